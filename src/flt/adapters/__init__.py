@@ -1,0 +1,1 @@
+"""Adapters: what is attached to the frozen backbone."""

@@ -1,0 +1,102 @@
+"""LoRA on a module's linear layers, by peft, with the head trained whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from flt.backbones import head_name, target_modules
+from flt.client import ClientModule
+from flt.errors import InputError
+from flt.layout import Layout
+
+
+@dataclasses.dataclass
+class LoraSettings:
+    """LoRA, W = W0 + (alpha / r) B A with B = 0 at first (arXiv 2106.09685).
+
+    Attributes:
+        name: Always ``lora``.
+        rank: r, the initial rank of every adapted layer.
+        alpha: The scale's numerator. alpha / r stays what it is on every client and in every round.
+        dropout: On the adapter's input, while training.
+        target_modules: Names, or ends of names, of the layers to adapt; None: found for the model's type.
+        head: Name of the module that is trained whole; None: the last linear layer; ``none``: no head.
+    """
+
+    name: str = "lora"
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: list[str] | None = None
+    head: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise InputError.of("adapter.rank", self.rank, "an integer >= 1")
+        if not 0 < self.alpha < float("inf"):
+            raise InputError.of("adapter.alpha", self.alpha, "a number > 0")
+        if not 0 <= self.dropout < 1:
+            raise InputError.of("adapter.dropout", self.dropout, "a number in [0, 1)")
+
+
+def attach(module: nn.Module, settings: LoraSettings, seed: int) -> Layout:
+    """Freezes a module, puts LoRA on its linear layers and says which of its tensors have which role.
+
+    A module that already holds peft layers keeps them, and what it lets train: only ``head`` is added, where given.
+
+    Args:
+        module: Changed in place.
+        settings: Rank, scale, layers, head.
+        seed: Of A's initial values; the global generator is left as it was.
+
+    Raises:
+        InputError: A target or the head isn't there.
+    """
+    root, prefix = (module.model, "model.") if isinstance(module, ClientModule) else (module, "")
+    if any(isinstance(sub, LoraLayer) for sub in module.modules()):
+        head = [settings.head] if settings.head not in (None, "none") else _whole_modules(root)
+    else:
+        head = [] if settings.head == "none" else [settings.head or head_name(root)]
+        _inject(root, settings, head, seed)
+    head = [f"{prefix}{name}" for name in head if name]
+    for name in head:
+        _submodule(module, name).requires_grad_(True)
+    return Layout.of(module, head)
+
+
+def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed: int) -> None:
+    targets = settings.target_modules or target_modules(module)
+    linear = [name for name, sub in module.named_modules() if not list(sub.children())]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            raise InputError.of(
+                "adapter.target_modules", target, f"ends of the names of layers, such as {', '.join(linear[:8])}"
+            )
+    for name in head:
+        _submodule(module, name)
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,  # type: ignore[arg-type]  # alpha may be a fraction
+        target_modules=list(targets), exclude_modules=list(head) or None,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, module)
+
+
+def _submodule(module: nn.Module, name: str) -> nn.Module:
+    try:
+        return module.get_submodule(name)
+    except AttributeError:
+        names = [n for n, sub in module.named_modules() if isinstance(sub, nn.Linear)]
+        raise InputError.of("adapter.head", name, f"none, or a module's name such as {', '.join(names[-4:])}") from None
+
+
+def _whole_modules(module: nn.Module) -> list[str]:
+    """Copies that are trained whole, as peft's ``modules_to_save`` makes them."""
+    return [name for name, _ in module.named_modules() if name.endswith("modules_to_save.default")]

@@ -1,0 +1,123 @@
+"""The ten-line way in, on which the command line stands too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
+from torch.utils.data import ConcatDataset, Dataset
+
+from flt import build, runs
+from flt.build import Federation
+from flt.callbacks.base import FedCallback
+from flt.client import ClientSpec
+from flt.config import TrainConfig
+from flt.data.collect import partition
+from flt.errors import InputError
+from flt.run import Result, Run
+
+__all__ = ["Result", "fit", "partition", "train"]
+
+
+def fit(
+    module: pl.LightningModule,
+    clients: Sequence[ClientSpec],
+    algo: str | TrainConfig = "hafl",
+    rounds: int = 10,
+    *,
+    seed: int = 0,
+    batch_size: int = 16,
+    target_modules: Sequence[str] | None = None,
+    head: str | None = None,
+    validation: Dataset | Mapping[str, Dataset] | None = None,
+    test: Dataset | Mapping[str, Dataset] | None = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    callbacks: Sequence[pl.Callback | FedCallback] = (),
+    logger: Logger | Sequence[Logger] | None = None,
+    progress: bool = True,
+    source: str = "",
+    overrides: Sequence[str] = (),
+) -> Result:
+    """Federates the fine-tuning of a LightningModule.
+
+    LoRA goes on the module's linear layers and the last linear layer is the head, trained whole; a module that already
+    holds peft layers keeps them. The module is changed in place.
+
+    Args:
+        module: Trained by a Lightning Trainer on each client, as it is: its own steps, optimisers and logs.
+        clients: From :func:`partition`.
+        algo: Name of a recipe in conf/algo, or a whole configuration, before which all the numbers here give way.
+        rounds: Rounds in all.
+        seed: Of everything that is drawn.
+        batch_size: Examples per batch.
+        target_modules: Ends of the names of the layers to adapt.
+        head: Name of the module that is trained whole; ``none`` for no head.
+        validation: Examples on which the global model is evaluated in each round, of one task or by task; None: what
+            the clients hold out.
+        test: Examples for one evaluation at the end.
+        collate_fn: Builds a batch from a list of examples.
+        callbacks: Lightning callbacks, of which each fit gets copies, and callbacks of the federation.
+        logger: Lightning loggers in the place of TensorBoard's.
+        progress: Show the progress and the table at the end.
+        source: What ``from_pretrained`` loads the base by, for the adapter's card.
+        overrides: Further keys of the configuration, such as ``local.steps=5``, ``resume=last``.
+
+    Raises:
+        InputError: Something of it is wrong; the message is one line.
+    """
+    given: dict[str, Any] = {"rounds": rounds, "seed": seed, "batch_size": batch_size, "adapter.head": head}
+    given["adapter.target_modules"] = target_modules
+    cfg = algo if isinstance(algo, TrainConfig) else _configured(algo, overrides, **given)
+    if not clients:
+        raise InputError.of("clients", "[]", "at least one client, as flt.partition makes them")
+    sets = _by_task(validation, clients) or _held_out(clients)
+    federated = Federation(module, clients, sets, _by_task(test, clients), collate_fn, source)
+    lightning = [callback for callback in callbacks if isinstance(callback, pl.Callback)]
+    own = [callback for callback in callbacks if isinstance(callback, FedCallback)]
+    loggers = [logger] if isinstance(logger, Logger) else list(logger or ())
+    return Run(cfg, federated, lightning, own, loggers, progress)()
+
+
+def train(cfg: TrainConfig) -> Result:
+    """Runs a whole configuration: what ``flt train`` does."""
+    made = build.federation(cfg)
+    return fit(
+        made.module,
+        made.clients,
+        cfg,
+        validation=made.validation,
+        test=made.test,
+        collate_fn=made.collate,
+        source=made.source,
+    )
+
+
+def _configured(algo: str, overrides: Sequence[str], **given: Any) -> TrainConfig:
+    """The recipe with the arguments of :func:`fit` as overrides, before those that the user spelt out."""
+    listed = {key: _spelt(value) for key, value in given.items() if value is not None}
+    return runs.configure([f"algo={algo}", *(f"{key}={value}" for key, value in listed.items()), *overrides])
+
+
+def _spelt(value: Any) -> str:
+    """A value as Hydra's command line spells it."""
+    return json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _by_task(dataset: Dataset | Mapping[str, Dataset] | None, clients: Sequence[ClientSpec]) -> dict[str, Dataset]:
+    if dataset is None:
+        return {}
+    if isinstance(dataset, Mapping):
+        return dict(dataset)
+    return {clients[0].data[0].task: dataset}
+
+
+def _held_out(clients: Sequence[ClientSpec]) -> dict[str, Dataset]:
+    """Task -> all that its clients hold out."""
+    sets: dict[str, list[Dataset]] = {}
+    for job in (job for client in clients for job in client.data):
+        if len(job.held_out):
+            sets.setdefault(job.task, []).append(job.validation_set(None))
+    return {task: ConcatDataset(parts) for task, parts in sets.items()}

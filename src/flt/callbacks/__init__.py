@@ -1,0 +1,1 @@
+"""Callbacks: of the server, of the federation, of local training."""

@@ -1,0 +1,140 @@
+"""Checkpoints: after every round, atomic, and enough to go on to the same bits.
+
+::
+
+    checkpoints/
+        round_0003.safetensors            server state, metrics of all rounds, states of the callbacks
+        clients/4_0_0003.safetensors      private state of client 4, job 0, as of round 3
+        round_0003.json                   names the files above with their checksums; written last
+
+A round counts once its manifest is there. A private state belongs to the round whose manifest names it, so a kill or a
+lost update applies nothing twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from flt.callbacks.base import FedCallback
+from flt.errors import InputError
+from flt.federator import Federator
+from flt.messages import JobId, decode, encode, message
+from flt.state import ClientState, ServerState
+
+FORMAT = 1
+_log = logging.getLogger(__name__)
+
+
+@message
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """All that a federation is between two rounds, but for the private states."""
+
+    server: ServerState
+    history: tuple[dict[str, float], ...]
+    callbacks: dict[str, dict[str, Any]]
+    """Class of a callback -> its state."""
+
+
+class Checkpoint(FedCallback):
+    """Writes a checkpoint after each round, and keeps the last few.
+
+    Args:
+        folder: Where they go; made with the first one.
+        keep: How many are kept.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        if keep < 1:
+            raise InputError.of("checkpoint.keep", keep, "an integer >= 1")
+        self.folder, self.keep = folder, keep
+        self.private: dict[JobId, str] = {}  # job -> the file of its private state
+        self.checksums: dict[str, str] = {}
+
+    def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
+        """Called when all callbacks have left their figures of the round."""
+        (self.folder / "clients").mkdir(parents=True, exist_ok=True)
+        for job in (update.job for update in federator.updates):
+            self._write_private(job, federator.client_states[job], federator.state.rounds)
+        states = {type(callback).__name__: callback.state_dict() for callback in federator.callbacks}
+        snapshot = Snapshot(federator.state, tuple(federator.history), states)
+        name = f"round_{federator.state.rounds:04d}"
+        files = {f"{name}.safetensors": self._write(f"{name}.safetensors", encode(snapshot))}
+        files |= {file: self.checksums[file] for file in self.private.values()}
+        private = [[*job, file] for job, file in sorted(self.private.items())]
+        manifest = {"format": FORMAT, "round": federator.state.rounds, "files": files, "private": private}
+        write_atomically(self.folder / f"{name}.json", json.dumps(manifest, indent=1).encode())
+        self._tidy()
+
+    def restore(self, federator: Federator) -> None:
+        """Brings a federator to the newest whole checkpoint; without one it stays as it is."""
+        found = newest(self.folder)
+        if found is None:
+            return
+        snapshot, manifest = found
+        federator.state, federator.history = snapshot.server, list(snapshot.history)
+        for callback in federator.callbacks:
+            callback.load_state_dict(snapshot.callbacks.get(type(callback).__name__, {}))
+        self.private = {(client, index): file for client, index, file in manifest["private"]}
+        self.checksums = {file: manifest["files"][file] for file in self.private.values()}
+        states = {job: decode((self.folder / file).read_bytes()) for job, file in self.private.items()}
+        federator.client_states = states
+
+    def _write_private(self, job: JobId, state: ClientState, rounds: int) -> None:
+        if state == ClientState():
+            return
+        file = f"clients/{job[0]}_{job[1]}_{rounds:04d}.safetensors"
+        self.checksums[file] = self._write(file, encode(state))
+        self.private[job] = file
+
+    def _write(self, file: str, data: bytes) -> str:
+        write_atomically(self.folder / file, data)
+        return hashlib.sha256(data).hexdigest()
+
+    def _tidy(self) -> None:
+        """Removes what no kept manifest names; the manifests go first, so none ever names a file that is gone."""
+        manifests = sorted(self.folder.glob("round_*.json"))
+        for old in manifests[: -self.keep]:
+            old.unlink()
+        named = {file for kept in manifests[-self.keep :] for file in json.loads(kept.read_text())["files"]}
+        for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("clients/*")]:
+            if path.relative_to(self.folder).as_posix() not in named:
+                path.unlink()
+        self.checksums = {file: checksum for file, checksum in self.checksums.items() if file in named}
+
+
+def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
+    """The newest checkpoint whose files are all there and whole, with its manifest; a damaged one is passed over."""
+    for path in sorted(folder.glob("round_*.json"), reverse=True):
+        try:
+            manifest = json.loads(path.read_text())
+            if manifest["format"] != FORMAT:
+                raise InputError.of(path.name, manifest["format"], str(FORMAT), "a checkpoint of another format")
+            for file, checksum in manifest["files"].items():
+                if hashlib.sha256((folder / file).read_bytes()).hexdigest() != checksum:
+                    raise InputError.of(file, "<damaged>", "the bytes that were written")
+            return decode((folder / f"{path.stem}.safetensors").read_bytes()), manifest
+        except (OSError, KeyError, ValueError) as error:
+            _log.warning("checkpoint %s can't be used, trying the one before: %s", path.name, error)
+    return None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file that is either there in full or not at all, also after a crash of the machine."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

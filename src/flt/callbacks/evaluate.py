@@ -1,0 +1,128 @@
+"""Evaluation of the global models and of the distributed client models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from torch.utils.data import Dataset
+
+from flt.callbacks.base import FedCallback
+from flt.federator import Federator
+from flt.messages import JobId
+from flt.state import ServerState
+
+
+class Evaluate(FedCallback):
+    """Leaves ``round/*``, ``clients/*`` and, with several tasks, ``task/*`` and ``round/clustering_acc``.
+
+    ``clients/X`` is the mean over the cohort's jobs of what the module logs as X for the model as distributed, on the
+    job's own held-out examples; ``clients/X_worst10`` the mean over the worst tenth of them, ``clients/fitted_X`` the
+    same after the fit.
+
+    Args:
+        datasets: Task -> the examples on which the global model is evaluated; one task for most federations.
+        tasks: Job -> its task. Known here, where everything is, and never to the server.
+        every: Rounds from one evaluation of the global model to the next; the last round always has one.
+        test: Task -> the examples of the one evaluation at the end, which leaves ``test/*``.
+    """
+
+    def __init__(
+        self,
+        datasets: Mapping[str, Dataset],
+        tasks: Mapping[JobId, str],
+        every: int = 1,
+        test: Mapping[str, Dataset] | None = None,
+    ) -> None:
+        self.datasets, self.tasks, self.every, self.test = datasets, tasks, every, test or {}
+
+    def on_round_end(self, federator: Federator) -> None:
+        """Called when a round has been aggregated."""
+        self._log_clients(federator)
+        if federator.round % self.every == 0 or federator.round == federator.rounds:
+            federator.log(self.global_metrics(federator))
+
+    def on_fit_end(self, federator: Federator) -> None:
+        """Called when the last round has ended."""
+        for key, value in _means(self._evaluate(federator, self.test)).items():
+            federator.history[-1][f"test/{key.removeprefix('val_')}"] = value
+
+    def global_metrics(self, federator: Federator) -> dict[str, float]:
+        """The global model of each task, and the mean over the tasks."""
+        results = self._evaluate(federator, self.datasets)
+        metrics = {f"round/{key}": value for key, value in _means(results).items()}
+        if len(results) > 1:
+            metrics |= {f"task/{task}/{key}": value for task, r in results.items() for key, value in r.items()}
+        if len(federator.state.groups) > 1:
+            metrics["round/clustering_acc"] = clustering_accuracy(federator.state, self.tasks)
+        return metrics
+
+    def _evaluate(self, federator: Federator, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
+        state = federator.state
+        groups = task_groups(state, self.tasks)
+        return {
+            task: federator.engine.evaluate(state, groups.get(task, state.home), dataset)
+            for task, dataset in datasets.items()
+        }
+
+    def _log_clients(self, federator: Federator) -> None:
+        federator.log({"clients/steps": sum(update.steps for update in federator.updates)})
+        for stage, prefix in (("distributed", "clients/"), ("fitted", "clients/fitted_"), ("fit", "clients/fit_")):
+            for key, values in gather(federator, stage).items():
+                federator.log({f"{prefix}{key}": float(np.mean(values))})
+                if stage == "distributed":
+                    federator.log({f"clients/{key}_worst10": worst_tenth(values, key)})
+
+
+def _means(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Metric -> its mean over the tasks."""
+    keys = sorted({key for result in results.values() for key in result})
+    return {key: float(np.mean([result[key] for result in results.values() if key in result])) for key in keys}
+
+
+def gather(federator: Federator, stage: str) -> dict[str, list[float]]:
+    """Metric -> its values over the round's jobs, at one stage: distributed, fit or fitted."""
+    found: dict[str, list[float]] = {}
+    for update in federator.updates:
+        for key, value in update.metrics.items():
+            at, _, metric = key.partition("/")
+            if at == stage:
+                found.setdefault(metric, []).append(value)
+    return found
+
+
+def worst_tenth(values: list[float], key: str) -> float:
+    """The mean over the worst tenth of the values, at least one: the highest of a loss, the lowest of anything else.
+
+    Example:
+        >>> worst_tenth([0.5, 0.9, 0.7], "val_acc")
+        0.5
+    """
+    ordered = sorted(values, reverse="loss" in key)
+    return float(np.mean(ordered[: max(1, len(ordered) // 10)]))
+
+
+def task_groups(state: ServerState, tasks: Mapping[JobId, str]) -> dict[str, int]:
+    """Task -> the group by which it is evaluated: the one-to-one matching that most jobs agree with."""
+    if len(state.groups) == 1:
+        return dict.fromkeys(tasks.values(), state.home)
+    counts, names, gids = _contingency(state, tasks)
+    rows, columns = linear_sum_assignment(-counts)
+    return {names[row]: gids[column] for row, column in zip(rows, columns, strict=True)}
+
+
+def clustering_accuracy(state: ServerState, tasks: Mapping[JobId, str]) -> float:
+    """Share of the assigned jobs that are in the group of their task, under the best one-to-one matching."""
+    counts, _, _ = _contingency(state, tasks)
+    rows, columns = linear_sum_assignment(-counts)
+    return float(counts[rows, columns].sum() / max(1, counts.sum()))
+
+
+def _contingency(state: ServerState, tasks: Mapping[JobId, str]) -> tuple[np.ndarray, list[str], list[int]]:
+    names, gids = sorted(set(tasks.values())), sorted(set(state.groups) - {state.home})
+    counts = np.zeros((len(names), len(gids)), dtype=int)
+    for job, gid in state.assignment.items():
+        if gid != state.home:
+            counts[names.index(tasks[job]), gids.index(gid)] += 1
+    return counts, names, gids

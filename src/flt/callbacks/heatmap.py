@@ -1,0 +1,109 @@
+"""Drawing of heat maps, without pyplot: what the pictures of a federation share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap, ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch, Rectangle
+
+DPI = 120
+ROOMY = 40
+"""The most rows or columns between which there is room for a line."""
+COVERED: dict[str, Any] = {"facecolor": "#cfcfcf", "edgecolor": "#969696", "hatch": "/////", "linewidth": 0}
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """An empty figure; sizes in inches."""
+    layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def row_height(rows: int) -> float:
+    """Height of a row, in inches: smaller where there are many."""
+    return 0.24 if rows <= 24 else 0.16
+
+
+def name_rows(axes: Axes, names: Sequence[str], what: str) -> None:
+    """Names the rows from the top; panels that share them need no ticks."""
+    axes.set_yticks(range(len(names)), names, fontsize=8 if len(names) <= 24 else 7)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylabel(what, fontsize=9)
+    for other in (axes, *axes.get_shared_y_axes().get_siblings(axes)):
+        other.tick_params(axis="y", which="both", length=0)
+
+
+def grid(axes: Axes, values: np.ndarray, colours: str | Colormap, scale: Normalize) -> AxesImage:
+    """A heat map with thin lines between the cells where there is room for them."""
+    image = axes.imshow(values, cmap=colours, norm=scale, aspect="auto", interpolation="nearest")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(labelsize=8)
+    for axis, cells in ((axes.yaxis, values.shape[0]), (axes.xaxis, values.shape[1])):
+        if cells <= ROOMY:
+            axis.set_ticks(np.arange(cells + 1) - 0.5, minor=True)
+            axis.grid(which="minor", color="white", linewidth=0.8)
+    axes.tick_params(which="minor", length=0)
+    return image
+
+
+def annotate(axes: Axes, values: np.ndarray, text: Callable[[float], str], colour: Callable[[float], str]) -> None:
+    """Writes cells' values into them."""
+    for (y, x), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            axes.text(x, y, text(value), ha="center", va="center", fontsize=6.5, color=colour(value))
+
+
+def cover(axes: Axes, cells: np.ndarray) -> None:
+    """Makes cells grey, and hatches them where there is room for it."""
+    grey = ListedColormap([COVERED["facecolor"]])
+    axes.imshow(np.where(cells, 0.0, np.nan), cmap=grey, aspect="auto", interpolation="nearest")
+    if max(cells.shape) <= ROOMY:
+        for y, x in np.argwhere(cells):
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **COVERED))
+
+
+def colour_bar(axes: Axes, image: AxesImage) -> Axes:
+    """As high as the heat map, which a bar that takes room of its own is not."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    width = 0.12 / (axes.get_position().width * figure.get_figwidth())
+    bar = figure.colorbar(image, cax=axes.inset_axes((1 + width, 0, width, 1)))
+    bar.ax.tick_params(which="both", labelsize=7, length=2)
+    bar.outline.set_visible(False)
+    return bar.ax
+
+
+def legend(figure: Figure, patches: list[Patch], where: Any, title: str = "") -> None:
+    """A legend beside the panels; ``where`` as matplotlib names places."""
+    shown = figure.legend(handles=patches, loc=where, fontsize=8, frameon=False, title=title)
+    shown.get_title().set_fontsize(8)
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """The picture as (height, width, 3), of uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def categories(count: int, then: str) -> list[Any]:
+    """Colours that are told apart, and one more; beyond twenty they come closer."""
+    if count <= 20:
+        return [*(matplotlib.colormaps["tab10" if count <= 10 else "tab20"](i) for i in range(count)), then]
+    return [*(matplotlib.colormaps["turbo"](i / (count - 1)) for i in range(count)), then]
+
+
+def padded(rows: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
+    """Rows of unequal lengths as one array (rows, longest), filled up with NaN."""
+    return np.array(list(zip_longest(*rows, fillvalue=np.nan)), dtype=float).T.reshape(len(rows), -1)

@@ -1,0 +1,156 @@
+"""Passes the rounds' figures on to Lightning's loggers, and to TensorBoard also pictures, histograms and a table."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+
+from flt import readable
+from flt.callbacks import pictures
+from flt.callbacks.base import FedCallback
+from flt.callbacks.evaluate import gather
+from flt.callbacks.heatmap import pixels
+from flt.federator import Federator
+from flt.messages import JobId, Update
+
+STAGES = (("distributed", "clients/"), ("fitted", "clients/fitted_"), ("fit", "clients/fit_"))
+"""Where a job's figure was measured -> how the key of its mean over the jobs begins."""
+
+
+class Loggers(FedCallback):
+    """Logs each round at step = round, and the hyperparameters once, with the last figures where a logger takes them.
+
+    TensorBoard also gets the partition, a map of the pairs, the assignment to groups, the worst ten clients as a
+    table, and a histogram of each client figure. No key ever names a client: a thousand of them make no thousand
+    charts.
+
+    It goes after all callbacks that leave figures, and before the one that writes checkpoints. A run that goes on after
+    round n shows no round twice if whoever builds the logger says where the new part begins:
+    ``TensorBoardLogger(..., purge_step=n + 1)``.
+
+    Args:
+        loggers: TensorBoardLogger, CSVLogger, or any other of Lightning's.
+        hyperparameters: Config key -> value, flat.
+        tasks: Job -> its task, for the picture of the groups.
+        most: About how many pictures of a kind a run makes, at even distances; 0 makes none.
+    """
+
+    def __init__(
+        self,
+        loggers: Sequence[Logger],
+        hyperparameters: Mapping[str, Any],
+        tasks: Mapping[JobId, str],
+        most: int = 20,
+    ) -> None:
+        self.loggers, self.hyperparameters, self.tasks, self.most = loggers, dict(hyperparameters), tasks, most
+        self._logged: set[str] = set()
+
+    def on_fit_start(self, federator: Federator) -> None:
+        """Called when the federation begins, or goes on after a resume."""
+        self._logged = set(federator.history[-1]) if federator.history else set()
+        for logger in self.loggers:
+            # without figures TensorBoard would make up one called hp_metric
+            logger.log_hyperparams(self.hyperparameters, *([{}] if _takes_metrics(logger) else []))
+            logger.save()
+        if self.most and not federator.state.rounds:
+            for writer in self._writers():
+                _write_picture(writer, "partition", pictures.partition(federator.clients), 0)
+
+    def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
+        """Called when all callbacks have left their figures of the round."""
+        self._log(metrics, federator.round)
+        for writer in self._writers():
+            _write_clients(writer, federator)
+            if self.most and self._is_pictured(federator):
+                _write_state(writer, federator, self.tasks)
+        for logger in self.loggers:
+            logger.save()  # a run that is killed leaves all of its rounds
+
+    def on_fit_end(self, federator: Federator) -> None:
+        """Called when the last round has ended; figures that were left after it are logged with it."""
+        last = federator.history[-1] if federator.history else {}
+        self._log({key: value for key, value in last.items() if key not in self._logged}, federator.round)
+        final = {f"final/{key}": value for key, value in last.items() if key != "round"}
+        for logger in self.loggers:
+            if final and _takes_metrics(logger):
+                logger.log_hyperparams(self.hyperparameters, final, federator.round)
+            logger.finalize("success")
+
+    def on_exception(self, federator: Federator, exception: BaseException) -> None:
+        """Called when the federation is interrupted."""
+        for logger in self.loggers:
+            logger.finalize("failed")
+
+    def _log(self, metrics: Mapping[str, float], step: int) -> None:
+        figures = {key: value for key, value in metrics.items() if key != "round"}
+        self._logged = set(metrics)
+        for logger in self.loggers if figures else ():
+            logger.log_metrics(figures, step=step)
+
+    def _writers(self) -> Iterator[SummaryWriter]:
+        for logger in self.loggers:
+            if isinstance(experiment := getattr(logger, "experiment", None), SummaryWriter):
+                yield experiment
+
+    def _is_pictured(self, federator: Federator) -> bool:
+        every = math.ceil(federator.rounds / self.most)
+        return federator.round % every == 0 or federator.round == federator.rounds
+
+
+def worst_ten(federator: Federator) -> str:
+    """The ten jobs for which the distributed model is worst, as a Markdown table; empty where nothing was measured."""
+    names, updates = gather(federator, "distributed"), federator.updates
+    by = readable.score(names) or readable.loss(names)
+    if by is None:
+        return ""
+    worst = sorted((u for u in updates if f"distributed/{by}" in u.metrics), key=lambda u: (_rank(u, by), u.job))[:10]
+    figures = [by, *(name for name in names if name != by)][:3]
+    columns = ["client", "job", "examples", *figures, f"{by} after the fit"]
+    keys = [*(f"distributed/{name}" for name in figures), f"fitted/{by}"]
+    rows = [[*map(str, (*u.job, u.examples)), *(_cell(u.metrics.get(key)) for key in keys)] for u in worst]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (columns, ["---:"] * len(columns), *rows))
+
+
+def _rank(update: Update, by: str) -> float:
+    """Smaller is worse; what isn't a number is worst."""
+    value = update.metrics[f"distributed/{by}"]
+    return -math.inf if math.isnan(value) else -value if "loss" in by else value
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _write_clients(writer: SummaryWriter, federator: Federator) -> None:
+    for stage, prefix in STAGES:
+        for name, values in gather(federator, stage).items():
+            finite = np.array([value for value in values if math.isfinite(value)])
+            if finite.size:
+                # TensorBoard shows one kind per tag, and the mean has the plain one
+                writer.add_histogram(f"{prefix}{name}_histogram", finite, federator.round)
+    if table := worst_ten(federator):
+        writer.add_text("clients/worst_ten", table, federator.round)
+
+
+def _write_state(writer: SummaryWriter, federator: Federator, tasks: Mapping[JobId, str]) -> None:
+    layout, state = federator.server.layout, federator.state
+    if layout.layers:
+        _write_picture(writer, "pairs", pictures.rank_map(layout, state, federator.updates), federator.round)
+    if len(state.groups) > 1:
+        _write_picture(writer, "groups", pictures.assignment(state, tasks), federator.round)
+
+
+def _write_picture(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
+    # add_figure would import pyplot
+    writer.add_image(f"pictures/{tag}", pixels(figure), step, dataformats="HWC")
+
+
+def _takes_metrics(logger: Logger) -> bool:
+    return "metrics" in inspect.signature(logger.log_hyperparams).parameters

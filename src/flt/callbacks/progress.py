@@ -1,0 +1,158 @@
+"""Shows how far the federation is: one live display on a terminal, one line per round in a pipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from flt import readable
+from flt.callbacks.base import FedCallback
+from flt.federator import Federator
+from flt.messages import Payload, Update
+
+_GAP, _SECONDS = "  ", "time/round_seconds"
+
+
+class Progress(FedCallback):
+    """The one display of a whole federation.
+
+    A terminal shows a bar of rounds with the time left, a bar of the round's jobs with the client in work, and the last
+    figures; finished rounds stay readable above it. Elsewhere each round is one line.
+
+    Args:
+        title: What runs, for the first line.
+        console: Where to; standard output by default.
+    """
+
+    def __init__(self, title: str = "federation", console: Console | None = None) -> None:
+        self.title, self.console = title, console or Console()
+        self._display: _Display | None = None
+
+    def on_fit_start(self, federator: Federator) -> None:
+        """Called when the federation begins, or goes on after a resume."""
+        self._print(first_line(self.title, federator))
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            self._display = _Display(self.console, federator)
+
+    def on_round_start(self, federator: Federator) -> None:
+        """Called when a cohort has been drawn."""
+        if self._display:
+            self._display.begin_round(federator)
+
+    def on_job_start(self, federator: Federator, payload: Payload) -> None:
+        """Called when a job is sent its payload."""
+        if self._display:
+            self._display.begin_job(payload)
+
+    def on_job_end(self, federator: Federator, update: Update) -> None:
+        """Called when a job's update has arrived."""
+        if self._display:
+            self._display.end_job(federator, update)
+
+    def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
+        """Called when all callbacks have left their figures of the round."""
+        if self._display:
+            self._display.end_round(metrics)
+        self._print(round_line(federator, metrics))
+
+    def on_fit_end(self, federator: Federator) -> None:
+        """Called when the last round has ended."""
+        self._stop()
+
+    def on_exception(self, federator: Federator, exception: BaseException) -> None:
+        """Called when the federation is interrupted: gives the terminal back as it was."""
+        self._stop()
+
+    def _print(self, line: str) -> None:
+        # a Text is printed as it is: no markup, no colours; soft_wrap: a pipe has no width
+        self.console.print(Text(line), soft_wrap=True)
+
+    def _stop(self) -> None:
+        if self._display:
+            self._display.live.stop()
+            self._display = None
+
+
+class _Display:
+    """Two bars and a line of figures, redrawn by rich in the background."""
+
+    def __init__(self, console: Console, federator: Federator) -> None:
+        self.begun = time.perf_counter()
+        self.first = federator.state.rounds
+        self.loss: dict[str, float] = {}
+        self.last: dict[str, float] = federator.history[-1] if federator.history else {}
+        columns = (BarColumn(40), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+        self.bars = Bars(TextColumn("{task.description}"), *columns, console=console)
+        self.rounds = self.bars.add_task("rounds", total=federator.rounds, completed=self.first, note="")
+        self.jobs = self.bars.add_task("clients", total=None, note="")
+        self.live = Live(self._drawn(), console=console, refresh_per_second=4, transient=True)
+        self.live.start()
+
+    def begin_round(self, federator: Federator) -> None:
+        """A round's bar, empty."""
+        self.bars.reset(self.jobs, total=len({job.client for job in federator.cohort}), note="")
+
+    def begin_job(self, payload: Payload) -> None:
+        """The client that is in work."""
+        self.bars.update(self.jobs, note=f"client {payload.job[0]}")
+
+    def end_job(self, federator: Federator, update: Update) -> None:
+        """Moves both bars: the rounds' by the job's share of its round."""
+        losses = readable.under(update.metrics, "fit/")
+        self.loss = {"loss": losses[name]} if (name := readable.loss(losses)) else self.loss
+        share = (len(federator.updates) + 1) / len(federator.cohort)  # the update is added to the list after this hook
+        done = federator.state.rounds + share
+        ended = {u.job[0] for u in (*federator.updates, update)}
+        self.bars.update(self.jobs, completed=len(ended))
+        self.bars.update(self.rounds, completed=done, note=self._left(done - self.first, federator.rounds - done))
+        self.live.update(self._drawn())
+
+    def end_round(self, metrics: Mapping[str, float]) -> None:
+        """The figures of the round."""
+        self.last = {**self.last, **metrics}  # a round without an evaluation leaves the last one standing
+        self.bars.update(self.rounds, completed=metrics["round"])
+        self.live.update(self._drawn())
+
+    def _left(self, done: float, left: float) -> str:
+        return f"{readable.duration((time.perf_counter() - self.begun) / done * left)} left"
+
+    def _drawn(self) -> Group:
+        cells = [f"{name} {value:.3f}" for name, value in (self.loss | shown_score(self.last)).items()]
+        totals = readable.under(self.last, "comm/total_")
+        cells += [f"{way} {readable.size(total)}" for way, total in totals.items()]
+        return Group(self.bars, Text(_GAP.join(cells), style="dim", no_wrap=True, overflow="ellipsis"))
+
+
+def first_line(title: str, federator: Federator) -> str:
+    """What runs: its rounds, clients and jobs."""
+    first, last = federator.state.rounds + 1, federator.rounds
+    jobs = sum(len(client.data) for client in federator.clients.values())
+    cells = [title, f"rounds {first}-{last}", f"clients {len(federator.clients)}", f"jobs {jobs}"]
+    return _GAP.join(cells + ([f"goes on after round {first - 1}"] if first > 1 else []))
+
+
+def round_line(federator: Federator, metrics: Mapping[str, float]) -> str:
+    """One finished round, in columns that stay where they are from line to line."""
+    clients = len({job.client for job in federator.cohort})
+    digits, most = len(str(federator.rounds)), len(str(len(federator.clients)))
+    cells = [f"round {metrics['round']:>{digits}}/{federator.rounds}", f"clients {clients:>{most}}"]
+    losses = readable.under(metrics, "clients/fit_")
+    cells += [f"loss {losses[name]:.3f}"] if (name := readable.loss(losses)) else []
+    cells += [f"{name} {value:.3f}" for name, value in shown_score(metrics).items()]
+    cells += [f"{way} {readable.size(n):>8}" for way, n in readable.under(metrics, "comm/bytes_").items()]
+    cells += [f"{readable.duration(metrics[_SECONDS]):>6}"] if _SECONDS in metrics else []
+    return _GAP.join(cells)
+
+
+def shown_score(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The global model's score by its name; where there is no global model, the mean of the clients'."""
+    for prefix, figures in (("", readable.under(metrics, "round/")), ("clients/", readable.distributed(metrics))):
+        if name := readable.score(figures):
+            return {prefix + name: figures[name]}
+    return {}

@@ -1,0 +1,155 @@
+"""The server aggregation callback: the parts of a recipe, put together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from flt.callbacks.base import FedCallback
+from flt.callbacks.local import LearningRateFactor, LocalFit, Proximal
+from flt.clustering import Everyone, KMeansGrouping
+from flt.errors import InputError
+from flt.layout import TRAVELLING, Layout
+from flt.messages import JobId, Payload, Plan, Update
+from flt.plans import AdapterPlan
+from flt.ranks.importance import GradientSensitivity, NoImportance
+from flt.ranks.schedule import Constant
+from flt.ranks.selection import All, Freeze, Truncate
+from flt.rules.base import Rule
+from flt.state import GroupState, ServerState, zero_scores
+from flt.view import Job, View
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A method: one part of each kind. A paper is a choice of these in a YAML of conf/algo."""
+
+    rule: Rule
+    plan: Callable[[int], Plan] = AdapterPlan()
+    schedule: Callable[[ServerState], ServerState] = Constant()
+    selection: All | Freeze | Truncate = All()
+    importance: NoImportance | GradientSensitivity = NoImportance()
+    grouping: Everyone | KMeansGrouping = Everyone()
+
+    def __post_init__(self) -> None:
+        if self.grouping.several and self.rule.one_group:
+            rule, grouping = type(self.rule).__name__, type(self.grouping).__name__
+            raise InputError(f"rule {rule} with grouping {grouping}: {self.rule.one_group}; allowed is one group")
+
+    def callbacks(self, fit: LocalFit) -> list[Callback]:
+        """The local callbacks of one fit, in the order in which they read and change a gradient.
+
+        The meter sees the loss's own gradient; frozen gradients are zeroed last.
+        """
+        plan = fit.payload.plan
+        factor = [LearningRateFactor(fit)] if plan.lr_factor != 1 else []
+        proximal = [Proximal(fit)] if plan.mu else []
+        measured, corrected = self.importance.callbacks(fit), self.rule.callbacks(fit)
+        return [*factor, *measured, *proximal, *corrected, *self.selection.callbacks(fit)]
+
+
+class ServerAggregation(FedCallback):
+    """The one callback that returns values: payloads from ``broadcast``, the next state from ``aggregate``.
+
+    Both are pure, so any process can compute them, in any order.
+
+    Args:
+        recipe: The parts.
+        layout: Names and roles of the module's tensors.
+        jobs: Number of jobs in the whole federation.
+        seed: Of the selections, clusterings and fresh adapters.
+        base: The initial frozen weights that the rule may change; empty for the rules that change none.
+    """
+
+    def __init__(self, recipe: Recipe, layout: Layout, jobs: int, seed: int, base: Mapping[str, Tensor]) -> None:
+        self.recipe, self.layout, self.jobs, self.seed, self.base = recipe, layout, jobs, seed, base
+
+    def initial(self, weights: Mapping[str, Tensor]) -> ServerState:
+        """The state before round 1: one group, from the module as it was given."""
+        named = {name: weights[name].detach().cpu().clone() for name in self.layout.names(TRAVELLING)}
+        scores = zero_scores((name, layer.rank) for name, layer in self.layout.layers.items())
+        return ServerState(0, {0: GroupState(named, scores)}, self.layout.every_pair())
+
+    def broadcast(self, state: ServerState, job: Job, cohort: Sequence[Job]) -> Payload:
+        """What a job is sent.
+
+        Args:
+            state: The server's state.
+            job: The job.
+            cohort: All jobs of the round.
+        """
+        plan = self.recipe.plan(state.rounds)
+        held, kept = self.recipe.selection(self._view(state), job, cohort)
+        group = state.groups[state.group_of(job.id)]
+        public = self.layout.names(set(TRAVELLING) - set(plan.private))
+
+        def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: self.layout.take(name, tensors[name], held) for name in public if name in tensors}
+
+        slots = {slot: gather(group.slots[slot]) for slot in self.recipe.rule.sends if slot in group.slots}
+        base = state.base.since(state.base.seen.get(job.client, 0), self.base)
+        version = state.base.version
+        return Payload(job.id, state.rounds, plan, gather(group.weights), held, kept, slots, version, base)
+
+    def screen(self, state: ServerState, cohort: Sequence[Job], updates: Sequence[Update]) -> list[Update]:
+        """The updates that may be aggregated, sorted by job.
+
+        Raises:
+            InputError: An update has the wrong names or shapes, or holds a number that isn't finite.
+        """
+        names = self._sent_up(self.recipe.plan(state.rounds))
+        jobs = {job.id for job in cohort}
+        for update in updates:
+            self._check(update, names, jobs)
+        return sorted(updates, key=lambda update: update.job)
+
+    def aggregate(self, state: ServerState, updates: Sequence[Update]) -> ServerState:
+        """The state after a round.
+
+        Args:
+            state: The state that the round's payloads came from.
+            updates: What ``screen`` let through.
+        """
+        view = self._view(state)
+        members = self.recipe.grouping(view, updates)
+        groups, change = dict(state.groups), {}
+        for gid, its in sorted(members.items()):
+            out = self.recipe.rule.combine(view, gid, its)
+            groups[gid] = self.recipe.importance(GroupState(out.new, view.group(gid).scores, out.slots), its)
+            change.update(out.base)
+        assignment = {**state.assignment, **{u.job: gid for gid, its in members.items() for u in its}}
+        seen = {**state.base.seen, **{u.job[0]: u.base_version for u in updates if u.base_version}}
+        base = dataclasses.replace(state.base, seen=seen).advance(change, self.base)
+        done = dataclasses.replace(
+            state, rounds=state.rounds + 1, groups=groups, assignment=dict(sorted(assignment.items())), base=base
+        )
+        return self.recipe.schedule(done)
+
+    def _view(self, state: ServerState) -> View:
+        return View(self.layout, state, self.jobs, self.seed)
+
+    def _sent_up(self, plan: Plan) -> list[str]:
+        return self.layout.names(set(plan.train) - set(plan.private))
+
+    def _check(self, update: Update, names: Sequence[str], jobs: set[JobId]) -> None:
+        who = f"update of client {update.job[0]}, job {update.job[1]}"
+        if update.job not in jobs:
+            raise InputError.of(who, "?", "a job of the round's cohort")
+        if sorted(update.tensors) != list(names):
+            raise InputError.of(who, sorted(update.tensors), names, "other tensors than were asked for")
+        for name, tensor in update.tensors.items():
+            shape = self.layout.shape(name, update.kept)
+            if tuple(tensor.shape) != shape:
+                raise InputError.of(f"{who}: {name}", tuple(tensor.shape), str(shape))
+            if not bool(torch.isfinite(tensor).all()):
+                bad = int((~torch.isfinite(tensor)).sum())
+                raise InputError.of(
+                    f"{who}: {name}", f"{bad} of {tensor.numel()} not finite", "finite numbers; lower local.lr"
+                )
+        for layer, (_, values) in update.scores.items():
+            if not bool(torch.isfinite(values).all()):
+                raise InputError.of(f"{who}: scores of {layer}", values.tolist(), "finite numbers; lower local.lr")

@@ -1,0 +1,96 @@
+"""The command line: ``flt train key=value``, ``flt sweep key=a,b``.
+
+Heavy imports wait until the first line is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+
+import flt
+from flt.errors import InputError
+
+USAGE = """usage: flt [train] [key=value ...]     one run; flt key=value means train too
+       flt sweep key=a,b [key=value ...]     every combination of comma-separated values, one run each
+
+  flt train algo=hafl                        the main job on the embedded default
+  flt train algo=fl_tac grouping.k=2         parts and their settings by name
+  flt train algo=hafl resume=last            go on with the newest run
+
+Keys: conf/train.yaml and the groups beside it."""
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+        The exit code: 0, 2 for a mistake in the input, 130 for an interrupt.
+    """
+    command, rest = _command(list(sys.argv[1:] if arguments is None else arguments))
+    if command == "help":
+        print(USAGE)
+        return 0
+    if command == "version":
+        print(flt.__version__)
+        return 0
+    print(f"flt {flt.__version__}  {command} {' '.join(rest)}".rstrip(), flush=True)
+    try:
+        with _plain_errors():
+            return _sweep(rest) if command == "sweep" else _train(rest)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command with resume=last goes on after the last finished round", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _command(arguments: list[str]) -> tuple[str, list[str]]:
+    if any(argument in ("-h", "--help", "help") for argument in arguments):
+        return "help", []
+    if arguments[:1] in (["--version"], ["version"]):
+        return "version", []
+    if arguments[:1] in (["train"], ["sweep"]):
+        return arguments[0], arguments[1:]
+    return "train", arguments
+
+
+def _train(overrides: Sequence[str]) -> int:
+    from flt import runs
+    from flt.api import train
+
+    train(runs.configure(overrides))
+    return 0
+
+
+def _sweep(overrides: Sequence[str]) -> int:
+    """Every combination is checked before the first one runs."""
+    from flt import runs
+    from flt.api import train
+    from flt.config import expand
+
+    combinations = expand(overrides)
+    configurations = [runs.configure(combination) for combination in combinations]
+    for number, (combination, cfg) in enumerate(zip(combinations, configurations, strict=True), start=1):
+        print(f"run {number} of {len(combinations)}: {' '.join(combination)}", flush=True)
+        train(cfg)
+    return 0
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """A user's terminal shows our lines, not the libraries' advice; an interrupt inside a fit is an interrupt."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("flt").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers|peft|tensorboard)\b.*")
+    try:
+        yield
+    except SystemExit as error:  # what Lightning makes of Ctrl-C inside a fit
+        raise KeyboardInterrupt from error

@@ -1,0 +1,143 @@
+"""Clients: what they hold, and the LightningModule that flt gives them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+from torchmetrics.classification import MulticlassAccuracy
+
+from flt.errors import InputError
+from flt.view import Job
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
+
+@dataclasses.dataclass(frozen=True)
+class JobData:
+    """A job's share of a data set, as positions: a client that isn't in the cohort costs no more than these.
+
+    Attributes:
+        dataset: Map-style; shared by all clients.
+        train: Positions of its training examples (n,).
+        held_out: Positions of the examples on which its model is evaluated (m,).
+        task: Name of its task: for evaluation only, the server never sees it.
+        label_counts: Training examples of each label, for the picture of the partition.
+    """
+
+    dataset: Dataset
+    train: np.ndarray
+    held_out: np.ndarray
+    task: str = ""
+    label_counts: tuple[int, ...] = ()
+
+    @property
+    def training_set(self) -> Subset:
+        """The training examples."""
+        return Subset(self.dataset, self.train)  # type: ignore[arg-type]  # an array of positions serves as well as a list
+
+    def validation_set(self, most: int | None) -> Subset:
+        """The held-out examples, at most ``most`` of them."""
+        return Subset(self.dataset, self.held_out[:most])  # type: ignore[arg-type]  # as above
+
+
+@dataclasses.dataclass(frozen=True)
+class ClientSpec:
+    """A client: its jobs' data and its capacity.
+
+    Attributes:
+        id: The client's number.
+        data: One share per job; most clients have one.
+        rank: Pairs per layer that it can train; None: all of them.
+    """
+
+    id: int
+    data: tuple[JobData, ...]
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.data or any(len(job.train) == 0 for job in self.data):
+            raise InputError.of(
+                f"client {self.id}", "no training examples", "at least one example for each of its jobs"
+            )
+
+    def jobs(self, rank: int) -> tuple[Job, ...]:
+        """The client's jobs as the server knows them; ``rank`` is the adapter's initial rank."""
+        return tuple(Job(self.id, index, self.rank or rank) for index in range(len(self.data)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """How flt's own module trains; a user's LightningModule brings its own ``configure_optimizers``.
+
+    Attributes:
+        name: ``adamw`` or ``sgd``.
+        lr: Learning rate.
+        weight_decay: Weight decay.
+        momentum: Momentum, of SGD only.
+    """
+
+    name: str = "adamw"
+    lr: float = 5e-3
+    weight_decay: float = 0.01
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise InputError.of("local.optimizer", self.name, OPTIMIZERS)
+        for key in ("lr", "weight_decay", "momentum"):
+            if not 0 <= getattr(self, key) < float("inf") or (key == "lr" and self.lr == 0):
+                raise InputError.of(
+                    f"local.{key}", getattr(self, key), "a number > 0" if key == "lr" else "a number >= 0"
+                )
+
+    def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimiser."""
+        extra: dict[str, Any] = {"momentum": self.momentum} if self.name == "sgd" else {}
+        kind: Any = OPTIMIZERS[self.name]
+        return kind(parameters, lr=self.lr, weight_decay=self.weight_decay, **extra)
+
+
+class ClientModule(pl.LightningModule):
+    """A transformers model with a classification head, as every client of the command line trains it.
+
+    Args:
+        model: Called with a batch's tensors by name; returns an object with ``loss`` () and ``logits``
+            (batch, classes).
+        classes: Number of classes.
+        optimizer: How it trains.
+    """
+
+    def __init__(self, model: nn.Module, classes: int, optimizer: Optimizer) -> None:
+        super().__init__()
+        self.model = model
+        self.optimizer = optimizer
+        self.accuracy = MulticlassAccuracy(classes, average="micro")
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits (batch, classes)."""
+        return self.model(**inputs).logits
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """The loss () of a batch."""
+        loss = self.model(**batch).loss
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["labels"]))
+        return loss
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Leaves ``val_loss`` (mean negative log-likelihood) and ``val_acc``."""
+        out = self.model(**batch)
+        size = len(batch["labels"])
+        self.accuracy(out.logits, batch["labels"])
+        self.log("val_loss", out.loss, on_epoch=True, batch_size=size)
+        self.log("val_acc", self.accuracy, on_epoch=True, batch_size=size)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over what the round's plan lets train."""
+        return self.optimizer.build([parameter for parameter in self.parameters() if parameter.requires_grad])

@@ -1,0 +1,122 @@
+"""Labels of any kind (names, integers, the hub's ClassLabel) become int64 in 0..K-1 with a name for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from flt.data.columns import LABEL_NAMES, pick
+from flt.errors import InputError
+
+Splits = dict[str, datasets.Dataset]
+Codes = dict[str, NDArray[np.int64]]  # split -> label values as the source counts them, (n,)
+
+
+def relabel(
+    splits: Splits, label: str, label_name: str | None = None, classes: Sequence[int] | None = None
+) -> tuple[Splits, tuple[str, ...]]:
+    """Replaces the labels by int64 0..K-1, keeps only the chosen classes, drops splits with hidden labels.
+
+    Args:
+        splits: The data, train among them.
+        label: Column of the class: text, integers or ClassLabel.
+        label_name: Column with the names of integer classes; None takes a usual one where there is any.
+        classes: Label values to keep, in their new order; None is all of them, sorted.
+
+    Returns:
+        The splits and the name of each class.
+
+    Raises:
+        InputError: If labels are missing or no classes, or a chosen class doesn't exist.
+
+    Example:
+        >>> pets = datasets.Dataset.from_dict({"text": ["miau", "wau", "miau"], "label": ["cat", "dog", "cat"]})
+        >>> splits, names = relabel({"train": pets}, "label")
+        >>> splits["train"]["label"][:], names
+        ([0, 1, 0], ('cat', 'dog'))
+    """
+    arrays = {name: _column(split, label) for name, split in splits.items()}
+    codes, names = _codes(arrays, label, splits["train"].features[label])
+    codes = {name: values for name, values in codes.items() if name == "train" or (values >= 0).any()}
+    names = names or _names(splits, codes, label_name)
+    order = _order(codes, names, label, classes)
+    kept = {name: _renumbered(splits[name], label, values, order) for name, values in codes.items()}
+    if not len(kept["train"]):
+        raise InputError.of("data.classes", order, "classes that train has examples of")
+    return kept, tuple(names[value] for value in order)
+
+
+def _column(split: datasets.Dataset, label: str) -> pa.ChunkedArray:
+    """The labels as they are, none missing."""
+    column = split.select_columns(label).with_format("arrow")[:][label]
+    missing = column.null_count
+    if _is_text(column):
+        missing += pc.sum(pc.equal(column, "")).as_py() or 0
+    if missing:
+        raise InputError.of("data.label", label, "a class for every example", f"{missing} labels are missing")
+    return column
+
+
+def _is_text(column: pa.ChunkedArray) -> bool:
+    return pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+
+
+def _codes(arrays: Mapping[str, pa.ChunkedArray], label: str, feature: object) -> tuple[Codes, dict[int, str]]:
+    """Integers for the labels, and the names of the classes where the labels themselves tell."""
+    train = arrays["train"]
+    if _is_text(train):
+        texts = {split: np.asarray(column.to_pylist()) for split, column in arrays.items()}
+        names = np.unique(np.concatenate(list(texts.values())))
+        return {split: np.searchsorted(names, values) for split, values in texts.items()}, _numbered(names.tolist())
+    if not pa.types.is_integer(train.type) and not pa.types.is_boolean(train.type):
+        raise InputError.of("data.label", label, "a column of integers or class names", f"it holds {train.type}")
+    codes = {split: column.to_numpy().astype(np.int64) for split, column in arrays.items()}
+    return codes, _numbered(feature.names) if isinstance(feature, datasets.ClassLabel) else {}
+
+
+def _numbered(names: Sequence[str]) -> dict[int, str]:
+    return dict(enumerate(names))
+
+
+def _names(splits: Splits, codes: Codes, label_name: str | None) -> dict[int, str]:
+    """Names of integer classes: from their column, else the integers themselves; -1 is no class."""
+    present = splits["train"].column_names
+    if label_name is None and not set(LABEL_NAMES) & set(present):
+        return {int(value): str(value) for value in np.unique(np.concatenate(list(codes.values()))) if value >= 0}
+    column = pick("label_name", label_name, LABEL_NAMES, present)
+    pairs = {
+        pair for split, values in codes.items() for pair in zip(values.tolist(), splits[split][column], strict=True)
+    }
+    names = {value: str(name) for value, name in sorted(pairs) if value >= 0}
+    if len(names) < sum(value >= 0 for value, _ in pairs):
+        raise InputError.of("data.label_name", column, "one name for each class", "a class has two names")
+    return names
+
+
+def _order(codes: Codes, names: Mapping[int, str], label: str, classes: Sequence[int] | None) -> list[int]:
+    """The label values to keep, in their new order."""
+    order = sorted(names) if classes is None else list(classes)
+    if len(set(order)) < len(order) or not set(order) <= set(names):
+        raise InputError.of("data.classes", order, sorted(names), "different label values, each in the data")
+    if len(order) < 2:
+        raise InputError.of("data.label", label, "two classes or more", f"there are {len(order)}")
+    if classes is None and any((values < 0).any() for values in codes.values()):
+        raise InputError.of(
+            "data.label", label, "labels >= 0, or data.classes to keep some", "there are labels below 0"
+        )
+    return order
+
+
+def _renumbered(split: datasets.Dataset, label: str, values: NDArray[np.int64], order: list[int]) -> datasets.Dataset:
+    """One split with new labels; rows of other classes are left out, nothing is copied."""
+    new = np.full(len(values), -1)
+    for number, value in enumerate(order):
+        new[values == value] = number
+    # the column goes in before the rows go out: on selected rows add_column would rewrite the whole table
+    split = split.remove_columns(label).add_column(label, new)
+    return split.select(np.flatnonzero(new >= 0)) if (new < 0).any() else split

@@ -1,0 +1,97 @@
+"""From any map-style data set to clients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch.utils.data import Dataset
+
+from flt.client import ClientSpec, JobData
+from flt.data import partition as partitioners
+from flt.errors import InputError
+
+
+def partition(
+    dataset: Any,
+    by: str | None = "label",
+    alpha: float | None = None,
+    clients: int | None = 10,
+    *,
+    shards: int | None = None,
+    held_out: float = 0.2,
+    min_examples: int = 2,
+    seed: int = 0,
+) -> list[ClientSpec]:
+    """Deals a data set to clients.
+
+    ================================  ===================================================
+    ``by="label", alpha=0.5``         Dirichlet over the labels
+    ``by="label", shards=2``          sorted by label, two shards a client
+    ``by=None, alpha=0.5``            Dirichlet over how much a client has
+    ``by=None``                       iid
+    ``by="author"``                   a column that isn't the label: one value a client
+    ================================  ===================================================
+
+    Args:
+        dataset: A ``datasets.Dataset``, or any map-style data set of (input, label) or of dicts.
+        by: Column to deal by; of pairs, ``label`` is the second element.
+        alpha: Concentration of a Dirichlet distribution: the smaller, the more unequal.
+        clients: Number of clients; None: as many as the column has values.
+        shards: Shards a client.
+        held_out: Share of a client's examples on which its own model is evaluated.
+        min_examples: Fewest examples of a client, of a Dirichlet over labels.
+        seed: Of the deal.
+
+    Raises:
+        InputError: There are more clients than examples, a client would have none, or the column isn't there.
+
+    Example:
+        >>> clients = partition([(float(i), i % 2) for i in range(20)], by="label", alpha=1.0, clients=2)
+        >>> sum(len(client.data[0].train) + len(client.data[0].held_out) for client in clients)
+        20
+    """
+    size = len(dataset)
+    values = np.zeros(size, dtype=np.int64) if by is None else _values(dataset, by)
+    codes = np.unique(values, return_inverse=True)[1]
+    if shards is not None:
+        parts = partitioners.shards(codes, clients or 1, shards, seed)
+    elif alpha is not None and by is None:
+        parts = partitioners.quantity(size, clients or 1, alpha, seed)
+    elif alpha is not None:
+        parts = partitioners.dirichlet(codes, clients or 1, alpha, seed, min_examples)
+    elif by is None:
+        parts = partitioners.iid(size, clients or 1, seed)
+    else:
+        parts = partitioners.by_column(values, clients, seed)
+    return [ClientSpec(i, (job_data(dataset, codes, share, held_out, seed),)) for i, share in enumerate(parts)]
+
+
+def job_data(
+    dataset: Dataset, labels: NDArray[np.int64], share: NDArray[np.int64], held_out: float, seed: int, task: str = ""
+) -> JobData:
+    """One job's share of a data set, a stratified part of which is held out."""
+    train, held = partitioners.split(share, labels, held_out, seed)
+    counts = np.bincount(labels[train], minlength=int(labels.max()) + 1)
+    return JobData(dataset, train, held, task, tuple(int(count) for count in counts))
+
+
+def _values(dataset: Any, by: str) -> NDArray:
+    names = getattr(dataset, "column_names", None)
+    if names is not None:
+        if by not in names:
+            raise InputError.of("by", by, names, "there is no such column")
+        return np.asarray(dataset[by][:])
+    return np.asarray([_value(dataset[i], by) for i in range(len(dataset))])
+
+
+def _value(item: Any, by: str) -> ArrayLike:
+    if isinstance(item, Mapping):
+        if by not in item:
+            raise InputError.of("by", by, sorted(map(str, item)), "there is no such key")
+        return item[by]
+    if by != "label":
+        raise InputError.of("by", by, "label, for a data set of (input, label)")
+    return item[1]

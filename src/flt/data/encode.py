@@ -1,0 +1,220 @@
+"""From raw columns to tensors: encoded examples, of which clients hold views, batches, and tasks among the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import datasets
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from flt.data import stores
+from flt.data.draws import Positions, Seed, stratified_order
+from flt.data.sources import RawData
+from flt.data.stores import ImageStore, TextStore
+from flt.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BATCH = 1000  # rows read at once
+PADDED = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Encoded examples: one item is one row's inputs and its label, not padded.
+
+    The inputs lie in a store that all views share, so a client costs its positions and labels only.
+
+    Args:
+        store: Encoded inputs.
+        labels: Class of each example, (n,).
+        rows: Row of the store that each example is, (n,); None is all rows in order.
+
+    Example:
+        >>> examples = Examples(ImageStore(torch.zeros(3, 1, 2, 2), size=None, channels=None), [0, 1, 0])
+        >>> {name: tuple(value.shape) for name, value in examples[1].items()}
+        {'pixel_values': (1, 2, 2), 'labels': ()}
+    """
+
+    def __init__(self, store: TextStore | ImageStore, labels: ArrayLike, rows: ArrayLike | None = None) -> None:
+        self.store = store
+        self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
+        self.rows: Positions = np.arange(len(self.labels)) if rows is None else np.asarray(rows, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        """Text: input_ids, attention_mask and perhaps token_type_ids (length,); image: pixel_values (C, H, W)."""
+        return {**self.store.row(int(self.rows[i])), "labels": torch.tensor(int(self.labels[i]))}
+
+    def view(self, positions: ArrayLike, labels: ArrayLike | None = None) -> Examples:
+        """Selects examples without copying their inputs.
+
+        Args:
+            positions: Which examples, (m,).
+            labels: Their labels where they change, such as inside a task, (m,).
+        """
+        positions = np.asarray(positions, dtype=np.int64)
+        return Examples(self.store, self.labels[positions] if labels is None else labels, self.rows[positions])
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Makes a batch of items: text padded on the right to the longest of the batch, images stacked, labels (B,).
+
+    Attributes:
+        pad_token_id: What input_ids are padded with; masks and token types are padded with 0.
+
+    Example:
+        >>> items = [{"input_ids": torch.tensor(ids), "labels": torch.tensor(1)} for ids in ([5, 6], [7])]
+        >>> Collate(pad_token_id=9)(items)["input_ids"].tolist()
+        [[5, 6], [7, 9]]
+    """
+
+    pad_token_id: int = 0
+
+    def __call__(self, items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Collates items of one data set, so with the same keys."""
+        return {name: self._join(name, [item[name] for item in items]) for name in items[0]}
+
+    def _join(self, name: str, values: list[Tensor]) -> Tensor:
+        if name not in PADDED:
+            return torch.stack(values)
+        return pad_sequence(values, batch_first=True, padding_value=self.pad_token_id if name == "input_ids" else 0)
+
+
+def encode_text(
+    dataset: datasets.Dataset, raw: RawData, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Examples:
+    """Tokenises a split's text or pairs, truncated to max_length; a missing text counts as an empty one.
+
+    Args:
+        dataset: One of raw.splits.
+        raw: Says which columns.
+        tokenizer: A tokenizer of transformers.
+        max_length: Most tokens per example, the special ones included.
+
+    Raises:
+        InputError: If max_length is below 1.
+    """
+    if max_length < 1:
+        raise InputError.of("model.max_length", max_length, "an integer >= 1")
+    flat: dict[str, list[NDArray[np.int32]]] = {}
+    lengths = [0]
+    for batch in _batches(dataset, raw):
+        texts = [[text or "" for text in batch[column]] for column in raw.inputs]
+        encoded = stores.tokenize(texts, tokenizer, max_length)
+        lengths += map(len, encoded["input_ids"])
+        for name, rows in encoded.items():
+            flat.setdefault(name, []).append(stores.flatten(rows))
+    joined = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in flat.items()}
+    return Examples(TextStore(joined, np.cumsum(lengths)), dataset[raw.label][:])
+
+
+def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | None, channels: int | None) -> Examples:
+    """Reads a split's images; each is brought to the backbone's size and channels when it is asked for.
+
+    They are held as bytes where the source has bytes, and larger ones are scaled down once, here. Values are in [0, 1]:
+    a backbone that wants other means and deviations normalises itself.
+
+    Args:
+        dataset: One of raw.splits.
+        raw: Says which column.
+        image_size: Side that the backbone wants, pixels; None keeps the images' own.
+        channels: Channels that the backbone wants: grey images are repeated to 3; None keeps the images' own.
+
+    Raises:
+        InputError: If the column holds no images, they differ in size and image_size is None, or colour images meet a
+            backbone for grey ones.
+    """
+    if not isinstance(dataset.features[raw.inputs[0]], datasets.Image):
+        dataset = dataset.with_format("numpy")
+    column = (image for batch in _batches(dataset, raw) for image in batch[raw.inputs[0]])
+    pixels = stores.stack([stores.shrink(stores.to_tensor(image), image_size) for image in column], image_size)
+    if channels is not None and pixels.shape[1] not in (1, channels):
+        raise InputError.of("data.image", f"{pixels.shape[1]} channels", f"1 or {channels}, what the backbone takes")
+    return Examples(ImageStore(pixels, image_size, channels), dataset[raw.label][:])
+
+
+def tasks(
+    labels: ArrayLike, label_names: Sequence[str], tasks_cfg: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[Positions, NDArray[np.int64]]]:
+    """Splits examples into tasks by class; classes in no task are left out.
+
+    Args:
+        labels: Class of each example, (n,).
+        label_names: Name of each class.
+        tasks_cfg: Task -> class names, numbers, or patterns such as `comp.*`. A name goes before a number. Empty: one
+            task, `all`.
+
+    Returns:
+        Task -> its positions, sorted, and their labels counted from 0 within the task, in the order of the classes.
+
+    Raises:
+        InputError: If a task has no class, no examples, or a class of another task.
+
+    Example:
+        >>> found = tasks([0, 1, 2, 1], ["rec.autos", "sci.med", "sci.space"], {"sci": ["sci.*"]})
+        >>> [array.tolist() for array in found["sci"]]
+        [[1, 2, 3], [0, 1, 0]]
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    if not tasks_cfg:
+        return {"all": (np.arange(len(labels)), labels)}
+    taken: dict[int, str] = {}
+    found = {}
+    for task, patterns in tasks_cfg.items():
+        classes = _classes(task, patterns, label_names)
+        if shared := [k for k in classes if k in taken]:
+            name = label_names[shared[0]]
+            raise InputError.of(f"data.tasks.{task}", name, "classes of no other task", f"also in {taken[shared[0]]}")
+        taken |= dict.fromkeys(classes, task)
+        positions = np.flatnonzero(np.isin(labels, classes))
+        if not len(positions):
+            raise InputError.of(f"data.tasks.{task}", list(patterns), "classes with examples")
+        found[task] = (positions, np.searchsorted(classes, labels[positions]))
+    return found
+
+
+def take(examples: Examples, n: int, seed: Seed) -> Positions:
+    """Chooses a fixed stratified subsample of at most n examples, as sorted positions.
+
+    Raises:
+        InputError: If n is below 1.
+
+    Example:
+        >>> examples = Examples(ImageStore(torch.zeros(4, 1, 1, 1), None, None), [0, 0, 1, 1])
+        >>> sorted(examples.labels[take(examples, 2, seed=0)].tolist())
+        [0, 1]
+    """
+    if n < 1:
+        raise InputError.of("eval.examples", n, "an integer >= 1")
+    return np.sort(stratified_order(examples.labels, seed)[:n])
+
+
+def _batches(dataset: datasets.Dataset, raw: RawData) -> Iterator[dict]:
+    """The input columns, some rows at a time."""
+    inputs = dataset.select_columns(list(raw.inputs))
+    return (inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH))
+
+
+def _classes(task: str, patterns: Sequence[str], label_names: Sequence[str]) -> list[int]:
+    """Sorted classes that the patterns of one task name."""
+    found: set[int] = set()
+    for pattern in map(str, patterns):
+        exact = {k for k, name in enumerate(label_names) if pattern == name}
+        matches = exact or {k for k, name in enumerate(label_names) if fnmatchcase(name, pattern) or pattern == str(k)}
+        if not matches:
+            raise InputError.of(f"data.tasks.{task}", pattern, label_names, "no class has this name")
+        found |= matches
+    if not found:
+        raise InputError.of(f"data.tasks.{task}", list(patterns), "at least one class")
+    return sorted(found)

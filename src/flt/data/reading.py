@@ -1,0 +1,161 @@
+"""Reads files and the hub into named splits; whatever goes wrong there is one line that names the path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from flt.errors import InputError
+
+if TYPE_CHECKING:
+    from flt.data.sources import DataConfig
+
+Splits = dict[str, datasets.Dataset]
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "validation_matched", "train_dev"),
+    "test": ("test",),
+}
+CLASS_NAMES = ("class_names", "fine_names", "label_names")  # of an .npz file's y
+
+
+def read(cfg: DataConfig) -> Splits:
+    """Reads the local mirror where there is one, else the file or the hub data set that path names.
+
+    Args:
+        cfg: Its path, subset and local count.
+
+    Returns:
+        train, and validation and test where the source has them.
+
+    Raises:
+        InputError: If it can't be read, is empty, or has no train split.
+    """
+    folder = os.environ.get("FLT_DATA")
+    if folder and cfg.local and (mirror := Path(folder) / cfg.local).is_file():
+        return read_file(mirror)
+    if not cfg.path:
+        raise InputError.of("data.path", cfg.path, f"a hub id such as org/name, or a file ({', '.join(SUFFIXES)})")
+    path = Path(cfg.path).expanduser()
+    return read_file(path) if path.suffix in SUFFIXES else read_hub(cfg.path, cfg.subset)
+
+
+def read_file(path: Path) -> Splits:
+    """Reads a table or an .npz file; a table's `split` column makes the splits, without one all rows are train.
+
+    Raises:
+        InputError: If the file is missing, broken, empty, or its splits have no train.
+    """
+    if not path.is_file():
+        raise InputError.of("data.path", path, "an existing file")
+    try:
+        splits = SUFFIXES[path.suffix](path)
+    except Exception as error:  # each reader has exceptions of its own for a broken file
+        raise InputError.of("data.path", path, f"a readable {path.suffix} file", _first_line(error)) from error
+    return _standard(splits, str(path))
+
+
+def read_hub(path: str, subset: str | None) -> Splits:
+    """Loads a data set from the Hugging Face hub, or from its cache.
+
+    Raises:
+        InputError: If that fails for whatever reason, or there is no train split.
+    """
+    try:
+        splits = datasets.load_dataset(path, subset)
+    except Exception as error:  # the hub, the network and the readers raise dozens of unrelated types
+        allowed = "a data set on the hub that can be reached, with the right data.subset"
+        raise InputError.of("data.path", path, allowed, _first_line(error)) from error
+    return _standard(splits, path)
+
+
+def _standard(splits: Mapping[str, datasets.Dataset], path: str) -> Splits:
+    """Keeps the splits that have a use, under their usual names; empty ones are none."""
+    filled = {name: split for name, split in splits.items() if len(split)}
+    if not filled:
+        raise InputError.of("data.path", path, "a data set with examples", "it is empty")
+    found = {name: next((filled[n] for n in usual if n in filled), None) for name, usual in SPLIT_NAMES.items()}
+    if found["train"] is None:
+        raise InputError.of("data.path", path, "a data set with a train split", f"its splits are {', '.join(filled)}")
+    return {name: split for name, split in found.items() if split is not None}
+
+
+def _table(read_table: Callable[[Path], pa.Table]) -> Callable[[Path], Splits]:
+    """Makes a reader of splits from a reader of one table."""
+
+    def read_splits(path: Path) -> Splits:
+        table = read_table(path)
+        if "split" not in table.column_names:
+            return {"train": datasets.Dataset(table)}
+        names = pc.unique(table["split"]).to_pylist()
+        return {str(name): datasets.Dataset(table.filter(pc.equal(table["split"], name))) for name in names}
+
+    return read_splits
+
+
+def _csv(path: Path, delimiter: str = ",") -> pa.Table:
+    return pyarrow.csv.read_csv(
+        path,
+        read_options=pyarrow.csv.ReadOptions(block_size=_whole(path)),
+        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+    )
+
+
+def _json(path: Path) -> pa.Table:
+    return pyarrow.json.read_json(path, read_options=pyarrow.json.ReadOptions(block_size=_whole(path)))
+
+
+def _whole(path: Path) -> int:
+    """A block as large as the file: column types are inferred from the first block alone."""
+    return min(path.stat().st_size + 1, 2**31 - 1)
+
+
+def _npz(path: Path) -> Splits:
+    """Reads x_train, y_train, ... with images (n, H, W) or (n, H, W, C) uint8, kept so: 1 byte per value."""
+    with np.load(path, allow_pickle=False) as arrays:
+        splits: dict[str, dict[str, NDArray]] = {}
+        for key in arrays.files:
+            column, _, split = key.rpartition("_")
+            if column and any(split in usual for usual in SPLIT_NAMES.values()):
+                splits.setdefault(split, {})[{"x": "image", "y": "label"}.get(column, column)] = arrays[key]
+        names = {key: arrays[key].tolist() for key in arrays.files if key.endswith("_names")}
+    return {split: _from_arrays(columns, names) for split, columns in splits.items()}
+
+
+def _from_arrays(columns: dict[str, NDArray], names: dict[str, list[str]]) -> datasets.Dataset:
+    features = {name: _feature(name, array, names) for name, array in columns.items()}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def _feature(name: str, array: NDArray, names: dict[str, list[str]]) -> Any:
+    """The feature of one array: an image, a class with names, or a plain value."""
+    if array.ndim in (3, 4):
+        return {3: datasets.Array2D, 4: datasets.Array3D}[array.ndim](array.shape[1:], str(array.dtype))
+    known = next((names[key] for key in (f"{name}_names", *CLASS_NAMES * (name == "label")) if key in names), None)
+    return datasets.ClassLabel(names=known) if known else datasets.Value(str(array.dtype))
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no details'}"
+
+
+SUFFIXES: dict[str, Callable[[Path], Splits]] = {
+    ".parquet": _table(pyarrow.parquet.read_table),
+    ".csv": _table(_csv),
+    ".tsv": _table(lambda path: _csv(path, delimiter="\t")),
+    ".jsonl": _table(_json),
+    ".json": _table(_json),
+    ".npz": _npz,
+}

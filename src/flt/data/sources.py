@@ -1,0 +1,170 @@
+"""From a data set's name to its splits: digits, a file, or the Hugging Face hub, with int64 labels 0..K-1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+
+from flt.data import columns, partition, reading
+from flt.data.classes import relabel
+from flt.data.columns import Kind
+from flt.errors import InputError
+
+
+@dataclass
+class DataConfig:
+    """What `data=` chooses; a file of conf/data fills it.
+
+    Attributes:
+        name: digits, or any other name for what path says.
+        path: A hub id such as org/name, or a file: .parquet, .csv, .tsv, .jsonl, .json or .npz.
+        subset: The hub data set's configuration, such as sst2.
+        local: File name of a local mirror: where the folder in the environment variable FLT_DATA has it, it is used
+            instead of path.
+        text: Column of the text; None takes the first usual name present.
+        text_pair: Column of the second text of a pair.
+        image: Column of the image.
+        label: Column of the class; None takes the first usual name present.
+        label_name: Column with the class names, where the classes are integers.
+        column: Column that tells clients apart, checked to be there.
+        classes: Keep only these label values, which become 0.. in this order; None keeps all in sorted order.
+        tasks: Task -> its classes, as names, label values or patterns such as `comp.*`; empty is one task.
+        validation: Share of train held out for central validation where the source has none, in [0, 1).
+        test: Share of train held out for the central test where the source has none, in [0, 1).
+    """
+
+    name: str = "digits"
+    path: str | None = None
+    subset: str | None = None
+    local: str | None = None
+    text: str | None = None
+    text_pair: str | None = None
+    image: str | None = None
+    label: str | None = None
+    label_name: str | None = None
+    column: str | None = None
+    classes: list[int] | None = None
+    tasks: dict[str, list[str]] = field(default_factory=dict)
+    validation: float = 0.1
+    test: float = 0.0
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A data set before encoding.
+
+    Attributes:
+        splits: train always, validation and test where there are any; all columns of the source.
+        kind: What the inputs are.
+        inputs: One column, or two for a pair.
+        label: Column of the class, int64 in 0..len(label_names)-1.
+        label_names: Name of each class.
+    """
+
+    splits: dict[str, datasets.Dataset]
+    kind: Kind
+    inputs: tuple[str, ...]
+    label: str
+    label_names: tuple[str, ...]
+
+    def values(self, split: str, column: str) -> NDArray:
+        """Reads a column of a split, (n,), such as the labels or the column that tells clients apart."""
+        return np.asarray(self.splits[split][column][:])
+
+
+def load(cfg: DataConfig, seed: int = 0) -> RawData:
+    """Loads a data set and brings it into one form.
+
+    Splits named dev or valid count as validation, and so does train_dev where there is no other. A validation or test
+    split whose labels are all -1 has hidden labels and is dropped. Shares held out of train are stratified.
+
+    Args:
+        cfg: What to load.
+        seed: Of the shares held out of train.
+
+    Returns:
+        The splits, which columns are inputs, and the classes.
+
+    Raises:
+        InputError: If the data can't be read, is empty, lacks a column, or its labels are no classes.
+
+    Example:
+        >>> raw = load(DataConfig(classes=[5, 6, 7, 8, 9], test=0.2))
+        >>> raw.kind, raw.inputs, raw.label_names
+        ('image', ('image',), ('5', '6', '7', '8', '9'))
+        >>> {name: len(split) for name, split in raw.splits.items()}
+        {'train': 627, 'validation': 90, 'test': 179}
+    """
+    _check_shares(cfg)
+    splits = _digits_splits() if cfg.name == "digits" and cfg.path is None else reading.read(cfg)
+    names = splits["train"].column_names
+    kind, inputs = columns.choose_inputs(cfg, splits["train"].features)
+    label = columns.pick("label", cfg.label, columns.LABELS, names)
+    for key, column in (("column", cfg.column), ("label_name", cfg.label_name)):
+        if column is not None:
+            columns.pick(key, column, (), names)
+    splits, label_names = relabel(splits, label, cfg.label_name, cfg.classes)
+    return RawData(_hold_out(splits, label, cfg, seed), kind, inputs, label, label_names)
+
+
+def digits(classes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Loads the handwritten digits of scikit-learn that show some classes; nothing is downloaded.
+
+    Args:
+        classes: The digits to keep; they become labels 0.. in this order.
+
+    Returns:
+        Images (n, 1, 8, 8) in [0, 1] and labels (n,), in the order of the source.
+
+    Raises:
+        InputError: If a class is given twice or is no digit.
+
+    Example:
+        >>> images, labels = digits([7, 3])
+        >>> images.shape, labels[:4].tolist()
+        ((362, 1, 8, 8), [1, 0, 1, 0])
+    """
+    if not classes or len(set(classes)) < len(classes) or not set(classes) <= set(range(10)):
+        raise InputError.of("data.classes", list(classes), "different digits from 0 to 9")
+    source = load_digits()
+    lookup = np.full(10, -1)
+    lookup[list(classes)] = np.arange(len(classes))
+    labels = lookup[source.target]
+    images = (source.images / 16).astype(np.float32)[:, None]  # (1797, 1, 8, 8), grey levels are 0..16
+    return images[labels >= 0], labels[labels >= 0]
+
+
+def _digits_splits() -> dict[str, datasets.Dataset]:
+    images, labels = digits(range(10))
+    features = datasets.Features(
+        image=datasets.Array2D((8, 8), "float32"), label=datasets.ClassLabel(names=list(map(str, range(10))))
+    )
+    return {"train": datasets.Dataset.from_dict({"image": images[:, 0], "label": labels}, features=features)}
+
+
+def _check_shares(cfg: DataConfig) -> None:
+    for key, share in (("data.validation", cfg.validation), ("data.test", cfg.test)):
+        if not 0 <= share < 1:
+            raise InputError.of(key, share, "a share in [0, 1)")
+    if cfg.validation + cfg.test >= 1:
+        raise InputError.of("data.validation", cfg.validation, f"less than 1 together with data.test={cfg.test}")
+
+
+def _hold_out(
+    splits: dict[str, datasets.Dataset], label: str, cfg: DataConfig, seed: int
+) -> dict[str, datasets.Dataset]:
+    """Cuts the missing central splits off train, each a share of the whole train."""
+    train = splits["train"]
+    labels = np.asarray(train[label][:])
+    rest, size = np.arange(len(labels)), len(labels)
+    held: dict[str, datasets.Dataset] = {}
+    for stream, (name, share) in enumerate((("validation", cfg.validation), ("test", cfg.test))):
+        if share and name not in splits:
+            rest, cut = partition.split(rest, labels, share * size / len(rest), seed=(seed, stream))
+            held[name] = train.select(cut)
+    return {**splits, **held, "train": train.select(rest)} if held else splits

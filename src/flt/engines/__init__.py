@@ -1,0 +1,1 @@
+"""Engines: where jobs are trained, and how many at once."""

@@ -1,0 +1,54 @@
+"""The serial engine: one job after another on one resident module."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.utils.data import Dataset
+
+from flt.client import ClientSpec
+from flt.messages import Payload, Update
+from flt.site import Site
+from flt.state import ClientState, ServerState
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One job to train: what it was sent, what it kept, and its seed."""
+
+    payload: Payload
+    private: ClientState
+    seed: int
+
+
+class Serial:
+    """Trains jobs one after another; an engine decides where jobs run and how many at once, never what comes out.
+
+    Args:
+        site: The resident module.
+        clients: Client id -> its data.
+    """
+
+    def __init__(self, site: Site, clients: Mapping[int, ClientSpec]) -> None:
+        self.site, self.clients = site, clients
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Update, ClientState]]:
+        """Yields each job's update and private state as soon as it is there."""
+        for task in tasks:
+            client, index = task.payload.job
+            yield self.site.local_fit(self.clients[client].data[index], task.payload, task.private, task.seed)
+
+    def load(self, state: ServerState, gid: int) -> None:
+        """Puts one group's global model, at the living pairs, into the resident module."""
+        server = state.base
+        self.site.apply_base(server.since(self.site.base_version, self.site.base), server.version)
+        weights = state.groups[gid].weights
+        self.site.put({name: self.site.layout.take(name, full, state.alive) for name, full in weights.items()})
+
+    def evaluate(self, state: ServerState, gid: int, dataset: Dataset) -> dict[str, float]:
+        """What the module's ``validation_step`` logs for one group's global model."""
+        self.load(state, gid)
+        with isolate_rng():
+            return self.site.evaluate(dataset)

@@ -1,0 +1,135 @@
+"""What a federation leaves: a peft adapter per group, or a merged model where the base has changed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import safetensors.torch
+import torch
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from flt.client import ClientModule
+from flt.layout import Layout
+from flt.state import ServerState
+
+
+def export(module: pl.LightningModule, layout: Layout, state: ServerState, folder: Path, source: str) -> Path:
+    """Writes ``adapter/``, with one subfolder per group where there are several, or ``model/`` where the base changed.
+
+    Args:
+        module: The resident module; its base must be at the state's version.
+        layout: Names and roles of its tensors.
+        state: The last state.
+        folder: The run's folder.
+        source: What ``from_pretrained`` loads the base by; empty for a user's own module.
+
+    Returns:
+        The folder that was written.
+    """
+    temporary = folder / ".export"
+    shutil.rmtree(temporary, ignore_errors=True)
+    groups = sorted(set(state.groups) - {state.home}) or [state.home]
+    if state.base.version:
+        _export_model(module, layout, state, temporary)
+    for gid in () if state.base.version else groups:
+        target = temporary / f"group_{gid}" if len(groups) > 1 else temporary
+        _export_adapter(module, layout, state, gid, target, source)
+    target = folder / ("model" if state.base.version else "adapter")
+    shutil.rmtree(target, ignore_errors=True)
+    return temporary.rename(target)  # the whole folder or none of it
+
+
+def living(layout: Layout, state: ServerState, gid: int) -> dict[str, Tensor]:
+    """A group's tensors, gathered by the living pairs."""
+    return {name: layout.take(name, full, state.alive) for name, full in state.groups[gid].weights.items()}
+
+
+def _export_adapter(
+    module: pl.LightningModule, layout: Layout, state: ServerState, gid: int, target: Path, source: str
+) -> None:
+    prefix = _prefix(module)
+    tensors = {}
+    for name, tensor in living(layout, state, gid).items():
+        layer = layout.layers.get(layout.entries[name].layer)
+        if layer is None or state.alive[layout.entries[name].layer]:
+            tensors[_peft_name(name.removeprefix(prefix), layout, name)] = tensor.contiguous()
+    target.mkdir(parents=True, exist_ok=True)
+    _config(layout, state, prefix, _heads(module, layout), source).save_pretrained(str(target))
+    safetensors.torch.save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _config(layout: Layout, state: ServerState, prefix: str, heads: list[str], source: str) -> LoraConfig:
+    """Layers may differ in rank: alpha_k / r_k stays the layer's scale, which may be a fraction; no pairs, no layer."""
+    alive = {name.removeprefix(prefix): (layer, len(state.alive[name])) for name, layer in layout.layers.items()}
+    ranks = {name: rank for name, (_, rank) in alive.items() if rank}
+    alphas: dict[str, Any] = {name: layer.scale * rank for name, (layer, rank) in alive.items() if rank}
+    first = next(iter(ranks), None)
+    return LoraConfig(
+        r=ranks[first] if first else 1,
+        lora_alpha=alphas[first] if first else 1,
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
+        target_modules=sorted(ranks),
+        modules_to_save=[name.removeprefix(prefix) for name in heads] or None,
+        fan_in_fan_out=any(layer.transposed for layer in layout.layers.values()),
+        base_model_name_or_path=source or None,
+        inference_mode=True,
+    )
+
+
+def _peft_name(name: str, layout: Layout, full: str) -> str:
+    """Name in peft's files of a tensor: without the name of the adapter."""
+    entry = layout.entries[full]
+    if entry.axis is not None:
+        part, _, _ = name.rpartition(".")
+        name = f"{part.rpartition('.')[0]}.weight"
+    return f"base_model.model.{name.replace('.modules_to_save.default', '')}"
+
+
+def _heads(module: nn.Module, layout: Layout) -> list[str]:
+    """Modules that are trained whole: the owners of the head's tensors."""
+    return sorted({name.rpartition(".")[0].replace(".modules_to_save.default", "") for name in layout.names(["head"])})
+
+
+def _export_model(module: pl.LightningModule, layout: Layout, state: ServerState, target: Path) -> None:
+    """The base with every change, the group's adapter and the head merged into it."""
+    merged = merge(module, layout, living(layout, state, state.home))
+    target.mkdir(parents=True, exist_ok=True)
+    if isinstance(module, ClientModule):
+        model = module.model
+        kind: Any = type(model)
+        fresh = kind(copy.deepcopy(model.config))
+        fresh.load_state_dict(
+            {name.removeprefix("model."): value for name, value in merged.items() if name.startswith("model.")}
+        )
+        fresh.save_pretrained(str(target))
+    else:
+        safetensors.torch.save_file(merged, target / "model.safetensors", metadata={"format": "pt"})
+        (target / "config.json").write_text(json.dumps({"module": type(module).__name__}))
+
+
+def merge(module: nn.Module, layout: Layout, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of the module without adapters: W0 + scale B A in the place of W0, the head out of ``tensors``."""
+    merged = {}
+    bases = {layer.base: layer for layer in layout.layers.values()}
+    for name, value in module.state_dict().items():
+        if name in layout.entries and layout.entries[name].axis is not None:
+            continue
+        value = tensors.get(name, value).detach().cpu()
+        if name in bases:
+            layer = bases[name]
+            product = layer.scale * (tensors[layer.b].double() @ tensors[layer.a].double())
+            value = (value.double() + (product.T if layer.transposed else product)).to(value.dtype)
+        merged[name.replace(".base_layer.", ".")] = value.clone(memory_format=torch.contiguous_format)
+    return merged
+
+
+def _prefix(module: nn.Module) -> str:
+    """The prefix of flt's own module, which is a shell around a transformers model, which is what others load."""
+    return "model." if isinstance(module, ClientModule) else ""

@@ -1,0 +1,117 @@
+"""What keeps hundreds of inner Trainers silent and the backbone where it is."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from transformers.utils import logging as transformers_logging
+
+_LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+# what Lightning advises once per Trainer, which is right for one long fit and noise for a thousand short ones
+_ADVICE = (
+    r".*does not have many workers.*",
+    r".*`validation_step` but have no `val_dataloader`.*",
+    r".*number of training batches.*smaller than the logging interval.*",
+    r".*GPU available but not used.*",
+    r".*LeafSpec.*",
+    r".*`isinstance\(treespec.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*No `?device id`? is provided.*",
+    r".*found \d+ module\(s\) in eval mode.*",
+    r".*Found \d+ module\(s\) in eval mode.*",
+)
+
+
+class ResidentStrategy(SingleDeviceStrategy):
+    """Leaves the module on its device when a fit ends, where Lightning's own would move it to the CPU each time."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device=device)
+
+    def teardown(self) -> None:
+        """Called when a fit ends: frees what belongs to the fit, and nothing that belongs to the module."""
+        self.optimizers = []
+        self.precision_plugin.teardown()
+        self.checkpoint_io.teardown()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences Lightning's advice for as long as an inner Trainer runs, and nothing else."""
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for pattern in _ADVICE:
+                warnings.filterwarnings("ignore", pattern)
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences the logs and progress bars of transformers and leaves the user's settings as they were."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub_bars = not are_progress_bars_disabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+            if not hub_bars:
+                disable_progress_bars()
+
+
+class SharedLogger(Logger):
+    """Lets the fits of all clients log to the user's logger, on one count of steps for the whole federation.
+
+    Every fit has a Trainer of its own, whose steps begin at 0.
+
+    Args:
+        logger: The user's.
+        step: Steps that the federation had taken before.
+    """
+
+    def __init__(self, logger: Logger, step: int = 0) -> None:
+        self.logger, self.step = logger, step
+
+    @property
+    def name(self) -> str | None:
+        """The user's logger's."""
+        return self.logger.name
+
+    @property
+    def version(self) -> int | str | None:
+        """The user's logger's."""
+        return self.logger.version
+
+    @property
+    def save_dir(self) -> str | None:
+        """The user's logger's."""
+        return self.logger.save_dir
+
+    @property
+    def experiment(self) -> Any:
+        """What the user's logger writes to."""
+        return getattr(self.logger, "experiment", None)
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Hands on the metrics, at the federation's step."""
+        self.logger.log_metrics(metrics, step=self.step + (step or 0))
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: the federation logs them once."""

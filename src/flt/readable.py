@@ -1,0 +1,76 @@
+"""Figures as people read them, and which of them to show first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+WORST = "_worst10"
+"""How the key of the mean over the worst tenth of the jobs ends."""
+
+
+def size(count: float) -> str:
+    """Bytes, 1000-based.
+
+    Example:
+        >>> size(532), size(120_300), size(999_960)
+        ('532 B', '120.3 kB', '1.0 MB')
+    """
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if round(count, 1) < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """A length of time, in its two largest units.
+
+    Example:
+        >>> duration(4.12), duration(185), duration(7620)
+        ('4.1 s', '3 min 05 s', '2 h 07 min')
+    """
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def under(metrics: Mapping[str, float], prefix: str, suffix: str = "") -> dict[str, float]:
+    """The figures whose key begins and ends so, by what stands between.
+
+    Example:
+        >>> under({"round": 1, "round/val_acc": 0.5}, "round/")
+        {'val_acc': 0.5}
+    """
+    ends = len(prefix), -len(suffix) or None
+    return {key[slice(*ends)]: v for key, v in metrics.items() if key.startswith(prefix) and key.endswith(suffix)}
+
+
+def distributed(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The means over the clients' models as they were distributed: what there is a worst tenth of.
+
+    Example:
+        >>> distributed({"clients/steps": 9, "clients/val_acc": 0.5, "clients/val_acc_worst10": 0.1})
+        {'val_acc': 0.5}
+    """
+    return {name: metrics[f"clients/{name}"] for name in under(metrics, "clients/", WORST)}
+
+
+def score(names: Iterable[str]) -> str | None:
+    """The name of what measures how good a model is: an accuracy where there is one.
+
+    Example:
+        >>> score(["val_loss", "val_f1", "val_acc"])
+        'val_acc'
+    """
+    others = [name for name in names if "loss" not in name and name != "clustering_acc"]
+    return next((name for name in others if "acc" in name), others[0] if others else None)
+
+
+def loss(names: Iterable[str]) -> str | None:
+    """The name of the loss, where there is one."""
+    return next((name for name in names if "loss" in name), None)

@@ -1,0 +1,1 @@
+"""Aggregation rules, one class each; their algebra is in pure helpers."""

@@ -1,0 +1,177 @@
+"""One run: everything that a configuration and a federation need to become an adapter in a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from flt import build, runs, summary
+from flt.adapters.lora import LoraSettings, attach
+from flt.build import Federation
+from flt.callbacks.base import FedCallback
+from flt.callbacks.checkpoint import Checkpoint
+from flt.callbacks.communication import Communication
+from flt.callbacks.evaluate import Evaluate
+from flt.callbacks.loggers import Loggers
+from flt.callbacks.metrics_csv import MetricsCsv
+from flt.callbacks.progress import Progress
+from flt.callbacks.server import Recipe, ServerAggregation
+from flt.callbacks.timer import Timer
+from flt.client import ClientSpec
+from flt.config import TrainConfig, flat, typed
+from flt.engines.serial import Serial
+from flt.errors import InputError
+from flt.export import export
+from flt.federator import Federator
+from flt.layout import Layout
+from flt.quiet import SharedLogger
+from flt.site import Site
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a federation yields.
+
+    Attributes:
+        module: The global model; with several groups, that of the first.
+        metrics: Figures of the last round, and of the test split.
+        path: The run's folder.
+        history: Figures of every round.
+        exported: The folder of the adapter, or of the merged model.
+    """
+
+    module: pl.LightningModule
+    metrics: dict[str, float]
+    path: Path
+    history: list[dict[str, float]]
+    exported: Path
+
+
+@dataclasses.dataclass
+class Run:
+    """Puts a run together and lets it go.
+
+    Attributes:
+        cfg: The configuration.
+        made: Module, clients and data.
+        lightning: The user's Lightning callbacks.
+        own: The user's callbacks of the federation.
+        loggers: The user's loggers; none: TensorBoard's.
+        show: Whether to show the progress, and the table at the end.
+    """
+
+    cfg: TrainConfig
+    made: Federation
+    lightning: Sequence[pl.Callback] = ()
+    own: Sequence[FedCallback] = ()
+    loggers: Sequence[Logger] = ()
+    show: bool = True
+
+    def __call__(self) -> Result:
+        """Runs the rounds that are left, exports, and says where things are.
+
+        Raises:
+            InputError: Something of the input is wrong. Nothing was written then, unless the mistake is in an update.
+        """
+        began = time.perf_counter()
+        cfg, made = self.cfg, self.made
+        if cfg.threads is not None:
+            torch.set_num_threads(cfg.threads)
+        layout = attach(made.module, typed(LoraSettings, cfg.adapter, "adapter"), cfg.seed)
+        recipe = build.recipe(cfg, len(set(made.tasks().values())))
+        clients = with_capacities(made.clients, cfg.ranks, layout, recipe)
+        federator = self._federator(layout, recipe, clients)
+        exported = made_before(federator)
+        if exported is None:
+            federator.fit()
+            exported = export(made.module, layout, federator.state, self.folder, made.source)
+        else:
+            _log.warning("%s has finished all of its %d rounds; nothing is left to do", self.folder, federator.rounds)
+        groups = sorted(set(federator.state.groups) - {federator.state.home}) or [federator.state.home]
+        federator.engine.load(federator.state, groups[0])
+        made.module.eval()
+        if self.show:
+            summary.render(federator.history, self.folder, time.perf_counter() - began, logdir=cfg.root)
+        return Result(made.module, federator.history[-1], self.folder, federator.history, exported)
+
+    def _federator(self, layout: Layout, recipe: Recipe, clients: Mapping[int, ClientSpec]) -> Federator:
+        cfg, made = self.cfg, self.made
+        module = made.module.to(self._device())
+        weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+        base = {
+            layer.base: weights[layer.base].cpu().clone()
+            for layer in layout.layers.values()
+            if recipe.rule.changes_base
+        }
+        server = ServerAggregation(recipe, layout, len(made.tasks()), cfg.seed, base)
+        state, sampler, settings = server.initial(weights), build.sampler(cfg, len(clients)), build.local_settings(cfg)
+        self.folder = runs.folder_of(cfg)  # the first thing that is written, once all of the above was accepted
+        shared = SharedLogger(self.loggers[0]) if self.loggers else None
+        site = Site(module, layout, recipe, settings, base, made.collate, self.lightning, shared, self.folder)
+        evaluate = Evaluate(made.validation, made.tasks(), cfg.eval.every, made.test)
+        federator = Federator(server, clients, Serial(site, clients), sampler, (), cfg.rounds, cfg.seed, state)
+        checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
+        federator.callbacks = [evaluate, Communication(), Timer(), *self.own, checkpoint]
+        checkpoint.restore(federator)
+        if shared is not None:
+            shared.step = int(sum(metrics["clients/steps"] for metrics in federator.history))
+        sinks = [MetricsCsv(self.folder / "metrics.csv"), self._loggers(federator)]
+        federator.callbacks = [*federator.callbacks[:-1], *sinks, *self._progress(), checkpoint]
+        return federator
+
+    def _device(self) -> torch.device:
+        if self.cfg.devices > 1:
+            raise InputError.of("devices", self.cfg.devices, "1 with engine=serial, which uses one device")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _loggers(self, federator: Federator) -> Loggers:
+        """The user's loggers, or TensorBoard's; rounds that a killed run wrote and no checkpoint has are purged."""
+        chosen = list(self.loggers)
+        if not chosen:
+            parent, done = self.folder.parent, federator.state.rounds
+            chosen = [
+                TensorBoardLogger(
+                    parent.parent, parent.name, self.folder.name, default_hp_metric=False, purge_step=done + 1
+                )
+            ]
+        return Loggers(chosen, flat(self.cfg), self.made.tasks())
+
+    def _progress(self) -> list[FedCallback]:
+        return [Progress(f"{self.cfg.name} on {self.cfg.data['name']}")] if self.show else []
+
+
+def with_capacities(
+    clients: Sequence[ClientSpec], ranks: Sequence[int] | None, layout: Layout, recipe: Recipe
+) -> dict[int, ClientSpec]:
+    """Client id -> the client with its rank: its own, or one of the tiers, dealt in turn; without any, the adapter's.
+
+    Raises:
+        InputError: A rank is above the adapter's, two clients share an id, or the selection can't serve a rank.
+    """
+    most = max((layer.rank for layer in layout.layers.values()), default=1)
+    ranked = {}
+    for number, client in enumerate(clients):
+        rank = client.rank or (ranks[number % len(ranks)] if ranks else most)
+        if rank > most:
+            raise InputError.of("ranks", list(ranks or [rank]), f"integers up to adapter.rank={most}")
+        if client.id in ranked:
+            raise InputError.of("clients", client.id, "an id of its own for each client")
+        ranked[client.id] = dataclasses.replace(client, rank=rank)
+    recipe.selection.check([client.rank or most for client in ranked.values()], most)
+    return ranked
+
+
+def made_before(federator: Federator) -> Path | None:
+    """What a finished run has exported; None where rounds or the export are left to do."""
+    checkpoint = next(callback for callback in federator.callbacks if isinstance(callback, Checkpoint))
+    found = [checkpoint.folder.parent / name for name in ("adapter", "model")]
+    return next((path for path in found if federator.state.rounds >= federator.rounds and path.is_dir()), None)

@@ -1,0 +1,97 @@
+"""Run folders: ``<root>/<name>/version_N``, and going on with one."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from flt.callbacks.checkpoint import write_atomically
+from flt.config import TrainConfig, compose_config, load_config, to_yaml, typed
+from flt.errors import InputError
+
+MAY_DIFFER = ("resume", "rounds", "threads", "root", "algo", "devices")
+"""Keys that a resume may set otherwise: ``rounds`` makes a run longer, the rest doesn't change its numbers."""
+_log = logging.getLogger(__name__)
+
+
+def configure(overrides: Sequence[str]) -> TrainConfig:
+    """The configuration of a command line; with ``resume=`` the one that the run was started with.
+
+    Raises:
+        InputError: A key or value is wrong, or contradicts the run that is to go on.
+    """
+    cfg = load_config(overrides)
+    if cfg.resume is None:
+        return cfg
+    folder = _find(cfg)
+    if folder is None:
+        _log.warning("resume=%s: there is no run in %s/%s yet, so a new one starts", cfg.resume, cfg.root, cfg.name)
+        return dataclasses.replace(cfg, resume=None)
+    saved = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(saved, DictConfig)
+    given = {override.partition("=")[0] for override in overrides}
+    _compare(saved, compose_config(overrides), given - set(MAY_DIFFER))
+    for key in given & {"rounds", "threads"}:
+        saved[key] = getattr(cfg, key)
+    saved.root, saved.resume = cfg.root, str(folder)
+    return typed(TrainConfig, saved, "")
+
+
+def folder_of(cfg: TrainConfig) -> Path:
+    """The run's folder: the one to go on with, or the next version, made now with the configuration in it."""
+    if cfg.resume is not None:
+        folder = Path(cfg.resume)
+    else:
+        parent = Path(cfg.root) / cfg.name
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = _make_next(parent)
+    write_atomically(folder / "config.yaml", to_yaml(dataclasses.replace(cfg, resume=None)).encode())
+    return folder
+
+
+def versions(parent: Path) -> list[Path]:
+    """Folders of the versions of a run, oldest first."""
+    found = [path for path in parent.glob("version_*") if re.fullmatch(r"version_\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("version_")))
+
+
+def _make_next(parent: Path) -> Path:
+    """Another process may take the same number at the same time: then the next one."""
+    taken = versions(parent)
+    number = int(taken[-1].name.removeprefix("version_")) + 1 if taken else 0
+    while True:
+        folder = parent / f"version_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def _find(cfg: TrainConfig) -> Path | None:
+    assert cfg.resume is not None
+    if cfg.resume == "last":
+        started = [path for path in versions(Path(cfg.root) / cfg.name) if (path / "config.yaml").is_file()]
+        return started[-1] if started else None
+    folder = Path(cfg.resume)
+    if not (folder / "config.yaml").is_file():
+        raise InputError.of("resume", cfg.resume, "last, or the folder of a run", "there is no config.yaml in it")
+    return folder
+
+
+def _compare(saved: DictConfig, wanted: DictConfig, keys: set[str]) -> None:
+    for key in sorted(keys):
+        old, new = _plain(OmegaConf.select(saved, key)), _plain(OmegaConf.select(wanted, key))
+        if old != new:
+            raise InputError.of(key, new, str(old), "the run to go on with was started otherwise")
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

@@ -1,0 +1,260 @@
+"""A site: one resident module on one device, on which jobs are trained one after another.
+
+    local_fit = install -> evaluate -> Trainer.fit -> evaluate -> collect
+
+A job leaves nothing behind but its update and its client's private state: weights are put in anew by every install,
+buffers are put back, and the frozen backbone is never copied nor moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from flt.callbacks.local import LocalCallback, LocalFit
+from flt.callbacks.server import Recipe
+from flt.client import JobData
+from flt.errors import InputError
+from flt.layout import Layout
+from flt.messages import BaseDelta, Payload, Plan, Update
+from flt.quiet import ResidentStrategy, SharedLogger, quiet
+from flt.state import ClientState, apply_change
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalSettings:
+    """How long and how a client trains, and on what it is evaluated.
+
+    Attributes:
+        steps: Optimiser steps of a fit; None: ``epochs`` count.
+        epochs: Passes over the job's examples; None: ``steps`` count.
+        batch_size: Examples per batch.
+        eval_batch_size: Examples per batch in evaluation.
+        eval_examples: Held-out examples of a job on which its model is evaluated, at most; 0: none.
+        clip: Largest norm of a gradient; None: unclipped.
+        accumulate: Batches per optimiser step.
+        precision: Lightning's name of it, such as ``32-true`` or ``bf16-mixed``.
+    """
+
+    steps: int | None = 10
+    epochs: int | None = None
+    batch_size: int = 16
+    eval_batch_size: int = 64
+    eval_examples: int | None = None
+    clip: float | None = None
+    accumulate: int = 1
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise InputError.of(
+                "local.steps", self.steps, "a number for one of local.steps and local.epochs, null for the other"
+            )
+        for key in ("steps", "epochs", "batch_size", "eval_batch_size", "accumulate"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise InputError.of(key if "batch" in key else f"local.{key}", value, "an integer >= 1")
+        if self.clip is not None and not self.clip > 0:
+            raise InputError.of("local.clip", self.clip, "a number > 0, or null")
+
+    def length(self, plan: Plan) -> dict[str, int]:
+        """The Trainer's arguments that say how long a fit is."""
+        steps = plan.steps or self.steps
+        return {"max_steps": steps, "max_epochs": -1} if steps else {"max_epochs": self.epochs or 1}
+
+
+class Site:
+    """One resident module, and what training a job on it takes.
+
+    Args:
+        module: The LightningModule with its adapters attached, on its device.
+        layout: Names and roles of its tensors.
+        recipe: Whose local callbacks take part in every fit.
+        settings: Length and manner of the fits.
+        base: The initial values of the frozen weights that the recipe may change.
+        collate: Builds a batch from a list of examples; None: torch's default.
+        callbacks: The user's Lightning callbacks; each fit gets copies of its own.
+        logger: Of the fits; None: nothing is logged inside of them.
+        root: Where the user's callbacks may write; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        module: pl.LightningModule,
+        layout: Layout,
+        recipe: Recipe,
+        settings: LocalSettings,
+        base: Mapping[str, Tensor],
+        collate: Callable[[list[Any]], Any] | None = None,
+        callbacks: Sequence[pl.Callback] = (),
+        logger: SharedLogger | None = None,
+        root: Path | None = None,
+    ) -> None:
+        self.module, self.layout, self.recipe, self.settings = module, layout, recipe, settings
+        self.base = base
+        self.collate, self.callbacks, self.logger, self.root = collate, callbacks, logger, root
+        self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
+        self.base_version = 0
+
+    def local_fit(self, data: JobData, payload: Payload, private: ClientState, seed: int) -> tuple[Update, ClientState]:
+        """Trains one job.
+
+        Args:
+            data: The job's examples.
+            payload: What the server sent.
+            private: What stayed on the client from its last fit.
+            seed: Of the batches, dropout and augmentation of this fit.
+
+        Raises:
+            InputError: The fit took no step.
+        """
+        with self._leaving_no_trace(seed):
+            self.install(payload, private)
+            held_out = data.validation_set(self.settings.eval_examples)
+            metrics = {f"distributed/{key}": value for key, value in self.evaluate(held_out).items()}
+            fit = self._prepare(payload, private)
+            metrics |= self._train(fit, data, held_out, seed)
+            metrics |= {f"fitted/{key}": value for key, value in self.evaluate(held_out).items()}
+            return self._update(fit, data, metrics), self._private(fit)
+
+    def install(self, payload: Payload, private: ClientState) -> None:
+        """Puts a job's model into the module: base versions, public tensors, private tensors, what trains."""
+        self.apply_base(payload.base, payload.base_version)
+        own = {name: self.layout.take(name, full, payload.held) for name, full in private.tensors.items()}
+        self.put({**payload.tensors, **own})
+        for name, parameter in self.parameters.items():
+            parameter.requires_grad_(self.layout.entries[name].role in payload.plan.train)
+
+    def put(self, tensors: Mapping[str, Tensor]) -> None:
+        """Puts tensors in the place of parameters; a pair's tensor may have fewer pairs than the one before."""
+        for name, tensor in tensors.items():
+            parameter = self.parameters[name]
+            parameter.grad = None
+            parameter.data = tensor.to(device=parameter.device, dtype=parameter.dtype, copy=True)
+
+    def apply_base(self, deltas: Sequence[BaseDelta], version: int) -> None:
+        """Brings the frozen weights to a version; the versions that they already have are skipped."""
+        for delta in deltas:
+            if delta.version <= self.base_version:
+                continue
+            for name, change in delta.tensors.items():
+                parameter = self.parameters[name]
+                # on the CPU, as the server does it: the same operations, so the same bits
+                parameter.data = apply_change(parameter.detach().cpu(), change).to(parameter.device)
+        self.base_version = max(self.base_version, version)
+
+    def evaluate(self, dataset: Dataset) -> dict[str, float]:
+        """What the module's ``validation_step`` logs over a data set; nothing where it has none, or no examples."""
+        if len(dataset) == 0 or not _overrides(self.module, "validation_step"):  # type: ignore[arg-type]  # map-style
+            return {}
+        trainer = self._trainer([], logger=False)
+        with quiet():
+            results = trainer.validate(self.module, self._loader(dataset, None), verbose=False)
+        return {key: float(value) for key, value in results[0].items()}
+
+    def _prepare(self, payload: Payload, private: ClientState) -> LocalFit:
+        trains = {name for name, parameter in self.parameters.items() if parameter.requires_grad}
+        trained = {name: self.parameters[name] for name in sorted(trains)}
+        start = {name: parameter.detach().clone() for name, parameter in trained.items()}
+        return LocalFit(self.layout, payload, private, trained, start)
+
+    def _train(self, fit: LocalFit, data: JobData, held_out: Dataset, seed: int) -> dict[str, float]:
+        own = self.recipe.callbacks(fit)
+        users = copy.deepcopy(list(self.callbacks))
+        trainer = self._trainer([*own, *users], self.logger or False, **self.settings.length(fit.payload.plan))
+        loader = self._loader(data.training_set, seed)
+        # only a user's callback can want figures inside a fit
+        during = self._loader(held_out, None) if users and len(held_out) else None  # type: ignore[arg-type]  # map-style
+        self.module.train()
+        with quiet():
+            trainer.fit(self.module, loader, during)
+        fit.steps = trainer.global_step
+        if self.logger is not None:
+            self.logger.step += fit.steps
+        if fit.steps < 1:
+            raise InputError.of(f"client {fit.payload.job[0]}", "0 steps", "a fit of at least one optimiser step")
+        for callback in own:
+            if isinstance(callback, LocalCallback):
+                callback.report()
+        return {f"fit/{key}": float(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1}
+
+    def _update(self, fit: LocalFit, data: JobData, metrics: dict[str, float]) -> Update:
+        payload, plan = fit.payload, fit.payload.plan
+        tensors = {}
+        for name in self.layout.names(set(plan.train) - set(plan.private)):
+            value, frozen = self.parameters[name].detach(), fit.frozen(name)
+            if frozen is not None:
+                axis = self.layout.axis(name)
+                keep = torch.ones(value.shape[axis], dtype=torch.bool, device=value.device)
+                keep[frozen] = False
+                value = value.index_select(axis, keep.nonzero()[:, 0])
+            tensors[name] = value.cpu().clone()
+        return Update(
+            payload.job, payload.round, tensors, payload.kept, payload.base_version,
+            len(data.train), fit.steps, fit.scores, fit.scalars, metrics,
+        )  # fmt: skip
+
+    def _private(self, fit: LocalFit) -> ClientState:
+        tensors = {}
+        for name in self.layout.names(fit.payload.plan.private):
+            part = self.parameters[name].detach().cpu()
+            full = fit.private.tensors.get(name, torch.zeros(self.layout.entries[name].shape, dtype=part.dtype))
+            tensors[name] = self.layout.put(name, full, fit.payload.held, part)
+        return ClientState(tensors, {**fit.private.slots, **fit.slots})
+
+    def _trainer(self, callbacks: list[pl.Callback], logger: SharedLogger | bool, **length: int) -> pl.Trainer:
+        """A fresh, quiet Trainer: a used one would train no step, since ``fit`` doesn't reset its progress."""
+        with quiet():
+            return pl.Trainer(
+                accelerator=self.module.device.type if self.module.device.type != "cuda" else "gpu",
+                strategy=ResidentStrategy(self.module.device),
+                precision=self.settings.precision,  # type: ignore[arg-type]  # a config's string
+                logger=logger,
+                callbacks=callbacks,
+                gradient_clip_val=self.settings.clip,
+                accumulate_grad_batches=self.settings.accumulate,
+                enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                default_root_dir=self.root,
+                **length,  # type: ignore[arg-type]  # max_steps and max_epochs
+            )
+
+    def _loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        size = self.settings.eval_batch_size if seed is None else self.settings.batch_size
+        return DataLoader(dataset, size, shuffle=seed is not None, generator=generator, collate_fn=self.collate)
+
+    @contextlib.contextmanager
+    def _leaving_no_trace(self, seed: int) -> Iterator[None]:
+        """The module's buffers and the global generators are after a job what they were before."""
+        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        with isolate_rng():
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            try:
+                yield
+            finally:
+                for name, buffer in self.module.named_buffers():
+                    buffer.copy_(buffers[name])
+                for parameter in self.parameters.values():
+                    parameter.grad = None
+
+
+def _overrides(module: pl.LightningModule, method: str) -> bool:
+    return getattr(type(module), method) is not getattr(pl.LightningModule, method)

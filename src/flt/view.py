@@ -1,0 +1,64 @@
+"""What the parts of the server see of a round."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+from torch import Tensor
+
+from flt.layout import TRAVELLING, Layout
+from flt.messages import JobId, Update
+from flt.state import GroupState, ServerState
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The unit of local training, as the server knows it: no task, no data."""
+
+    client: int
+    index: int
+    rank: int
+    """Pairs per layer that the client can train."""
+
+    @property
+    def id(self) -> JobId:
+        """The key of the job in messages and states."""
+        return (self.client, self.index)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A read-only look at the state before aggregation, which keeps the parts short."""
+
+    layout: Layout
+    state: ServerState
+    jobs: int
+    """Jobs in the whole federation."""
+    seed: int
+
+    def sent_to(self, job: JobId) -> dict[str, Tensor]:
+        """The weights that the job was sent this round, at the initial rank."""
+        return self.state.groups[self.state.group_of(job)].weights
+
+    def group(self, gid: int) -> GroupState:
+        """The group before this round; one that is new this round begins as its members' home."""
+        return self.state.groups.get(gid, self.state.groups[self.state.home])
+
+    def full(self, update: Update) -> dict[str, Tensor]:
+        """An update at the initial rank: what wasn't sent takes its broadcast value."""
+        weights = dict(self.sent_to(update.job))
+        for name, part in update.tensors.items():
+            if name in weights:
+                weights[name] = self.layout.put(name, weights[name], update.kept, part)
+        return weights
+
+    def generator(self, *stream: int) -> np.random.Generator:
+        """The generator of one purpose in this round: the same in every process and after every resume."""
+        return np.random.default_rng([self.seed, self.state.rounds, *stream])
+
+    @functools.cached_property
+    def travelling(self) -> list[str]:
+        """Names of the tensors that groups hold, in name order."""
+        return self.layout.names(TRAVELLING)

@@ -1,0 +1,62 @@
+"""Sources on real data, where FLT_DATA names a folder of it: published sizes, no settings needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from flt.data.sources import DataConfig, RawData, load
+
+NEWSGROUPS = Path(__file__).parents[2] / "conf" / "data" / "newsgroups20.yaml"
+
+
+def sizes(raw: RawData) -> dict[str, int]:
+    return {name: len(split) for name, split in raw.splits.items()}
+
+
+def load_file(path: Path, **fields: Any) -> RawData:
+    return load(DataConfig(name="file", path=str(path), validation=0.0, **fields))
+
+
+@pytest.mark.usefixtures("flt_data")
+def test_newsgroups_have_their_published_sizes_and_empty_texts() -> None:
+    raw = load(DataConfig(**{**OmegaConf.to_object(OmegaConf.load(NEWSGROUPS)), "validation": 0.0}))
+    assert sizes(raw) == {"train": 11_314, "test": 7_532}
+    assert raw.inputs == ("text_stripped",)
+    assert raw.label_names[:2] == ("alt.atheism", "comp.graphics")
+    assert len(raw.label_names) == 20
+    texts = [text for split in raw.splits.values() for text in split["text_stripped"][:]]
+    assert sum(not text.strip() for text in texts) == 515
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "kind", "classes"),
+    [
+        ("glue_mrpc", {"train": 3_668, "validation": 408}, "pair", 2),  # its test labels are hidden
+        ("glue_rte", {"train": 2_490, "validation": 277}, "pair", 2),
+        ("glue_qnli", {"train": 8_999, "validation": 5_463}, "pair", 2),
+        ("glue_qqp", {"train": 8_999, "validation": 1_000}, "pair", 2),  # train_dev, for want of a validation split
+        ("glue_sst2", {"train": 67_349, "validation": 872}, "text", 2),
+        ("dolly15k", {"train": 14_931, "test": 80}, "text", 8),
+        ("multilingual_sib200", {"train": 16_824, "validation": 2_376, "test": 4_896}, "text", 7),
+    ],
+)
+def test_tables_load_without_settings(
+    flt_data: Path, name: str, expected: dict[str, int], kind: str, classes: int
+) -> None:
+    raw = load_file(flt_data / f"{name}.parquet")
+    assert sizes(raw) == expected
+    assert (raw.kind, len(raw.label_names)) == (kind, classes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "label", "classes"), [("cifar10", None, 10), ("cifar100", "coarse", 20)])
+def test_images_load_with_names_for_fine_and_coarse_classes(
+    flt_data: Path, name: str, label: str | None, classes: int
+) -> None:
+    raw = load_file(flt_data / f"{name}.npz", label=label)
+    assert (raw.kind, len(raw.label_names)) == ("image", classes)
+    assert sizes(raw) == {"train": 10_000, "test": 2_000}
