@@ -66,7 +66,7 @@ def test_yaml_has_every_field_of_the_config_and_its_types(name: str) -> None:
 
 
 def test_embedded_folder_is_written_once_and_reused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "flt.backbones"):
+    with caplog.at_level(logging.INFO, "flt.embedded"):
         first = embedded.embedded(tmp_path)
         stamp = (first / "model.safetensors").stat().st_mtime_ns
         assert embedded.embedded(tmp_path) == first

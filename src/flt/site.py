@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from flt.callbacks.local import LocalCallback, LocalFit
 from flt.callbacks.server import Recipe
@@ -74,6 +74,27 @@ class LocalSettings:
         """The Trainer's arguments that say how long a fit is."""
         steps = plan.steps or self.steps
         return {"max_steps": steps, "max_epochs": -1} if steps else {"max_epochs": self.epochs or 1}
+
+
+class Shuffled(Sampler[int]):
+    """One permutation of a data set per pass, and nothing else drawn.
+
+    torch's own draws more than one where a pass is run to its very end, and a loader draws whenever somebody asks it
+    for an iterator: the order of the second pass would depend on how Lightning goes about it.
+
+    Args:
+        size: Number of examples.
+        seed: Of the permutations.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.generator = size, torch.Generator().manual_seed(seed)
+
+    def __iter__(self) -> Iterator[int]:
+        yield from torch.randperm(self.size, generator=self.generator).tolist()
+
+    def __len__(self) -> int:
+        return self.size
 
 
 class Site:
@@ -235,9 +256,11 @@ class Site:
             )
 
     def _loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        size = self.settings.eval_batch_size if seed is None else self.settings.batch_size
-        return DataLoader(dataset, size, shuffle=seed is not None, generator=generator, collate_fn=self.collate)
+        """A loader over a data set: shuffled by the seed, or in order without one."""
+        if seed is None:
+            return DataLoader(dataset, self.settings.eval_batch_size, collate_fn=self.collate)
+        sampler = Shuffled(len(dataset), seed)  # type: ignore[arg-type]  # map-style
+        return DataLoader(dataset, self.settings.batch_size, sampler=sampler, collate_fn=self.collate)
 
     @contextlib.contextmanager
     def _leaving_no_trace(self, seed: int) -> Iterator[None]:

@@ -47,7 +47,7 @@ def table(history: History, path: Path, elapsed: float) -> Table:
         elapsed: Seconds that this process took, for a history without times.
     """
     rows = list(models(history[-1]))
-    columns = [next(filter(None, (pick(found) for _, found in rows)), what) for pick, what in _PICKS]
+    columns = [_header(next(filter(None, (pick(found) for _, found in rows)), what)) for pick, what in _PICKS]
     shown = Table(box=box.SIMPLE_HEAD, title=f"{path.parent.name} {path.name}".strip(), title_justify="left")
     shown.add_column("model")
     for column in columns:
@@ -91,6 +91,10 @@ def places(path: Path, logdir: str) -> dict[str, str]:
 
 
 _PICKS = ((readable.score, "accuracy"), (readable.loss, "loss"))
+
+
+def _header(name: str) -> str:
+    return {"acc": "accuracy"}.get(name.removeprefix("val_"), name.removeprefix("val_"))
 
 
 def _figure(found: Mapping[str, float], name: str | None) -> str:

@@ -22,6 +22,8 @@ from flt.messages import JobId, Update
 
 STAGES = (("distributed", "clients/"), ("fitted", "clients/fitted_"), ("fit", "clients/fit_"))
 """Where a job's figure was measured -> how the key of its mean over the jobs begins."""
+FINAL = ("round/", "test/", "clients/", "comm/total_", "time/total_")
+"""What of the last figures stands beside the hyperparameters."""
 
 
 class Loggers(FedCallback):
@@ -77,7 +79,7 @@ class Loggers(FedCallback):
         """Called when the last round has ended; figures that were left after it are logged with it."""
         last = federator.history[-1] if federator.history else {}
         self._log({key: value for key, value in last.items() if key not in self._logged}, federator.round)
-        final = {f"final/{key}": value for key, value in last.items() if key != "round"}
+        final = {f"final/{key}": value for key, value in last.items() if key.startswith(FINAL)}
         for logger in self.loggers:
             if final and _takes_metrics(logger):
                 logger.log_hyperparams(self.hyperparameters, final, federator.round)
@@ -148,7 +150,7 @@ def _write_state(writer: SummaryWriter, federator: Federator, tasks: Mapping[Job
 
 
 def _write_picture(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
-    # add_figure would import pyplot
+    # not add_figure, which goes through pyplot
     writer.add_image(f"pictures/{tag}", pixels(figure), step, dataformats="HWC")
 
 

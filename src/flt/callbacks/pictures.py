@@ -44,7 +44,8 @@ def partition(clients: Mapping[int, ClientSpec]) -> Figure:
     """Jobs x labels: how many training examples of each label a job has; where labels aren't counted, its size."""
     shown = _first_clients(clients)
     jobs = [data for client in shown for data in client.data]
-    names = [f"{client.id}  {data.task}".rstrip() for client in shown for data in client.data]
+    several = len({data.task for data in jobs}) > 1
+    names = [f"{c.id}  {data.task}" if several else str(c.id) for c in shown for data in c.data]
     counts = padded([data.label_counts for data in jobs])
     labels = counts.shape[1]
     wide, total = min(8.0, max(2.0, 0.42 * labels)), sum(len(d.train) for c in clients.values() for d in c.data)
@@ -57,7 +58,7 @@ def partition(clients: Mapping[int, ClientSpec]) -> Figure:
     else:
         first = last = figure.subplots()
     _sizes(last, [len(data.train) for data in jobs])
-    name_rows(first, names, "client and task" if any(data.task for data in jobs) else "client")
+    name_rows(first, names, "client and task" if several else "client")
     return figure
 
 

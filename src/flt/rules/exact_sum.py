@@ -15,8 +15,9 @@ from torch import Tensor
 HIGH = 2.0**24
 LOW = 2.0**64
 LARGEST = 2.0**38
-"""Terms must stay below this, so that 2^20 of them can be added in an int64."""
+"""The terms' largest magnitudes must add up to less than this: in units of 2^-24, that fits into an int64."""
 COUNT = 1 << 20
+"""Most terms: the second limb of each is at most 2^40."""
 
 
 @dataclasses.dataclass
@@ -27,6 +28,7 @@ class ExactSum:
         high: int64, in units of 2^-24.
         low: int64, in units of 2^-64.
         count: Terms added.
+        reach: Sum of the terms' largest magnitudes, each rounded up.
 
     Example:
         >>> total = ExactSum.zeros((1,))
@@ -39,6 +41,7 @@ class ExactSum:
     high: Tensor
     low: Tensor
     count: int = 0
+    reach: float = 0.0
 
     @staticmethod
     def zeros(shape: tuple[int, ...]) -> ExactSum:
@@ -49,22 +52,30 @@ class ExactSum:
         """Adds one float64 tensor.
 
         Raises:
-            OverflowError: A term is too large, or there are too many of them.
+            OverflowError: The terms are too large, or there are too many of them.
         """
-        if self.count >= COUNT or not bool((term.abs() < LARGEST).all()):
-            raise OverflowError(f"exact sum of {self.count + 1} terms: needs at most {COUNT}, each below 2^38")
+        self._grow(1, float(term.abs().ceil().max()) if term.numel() else 0.0)
         high = torch.floor(term * HIGH)
         self.high += high.to(torch.int64)
         # exact: the remainder has the term's own low bits and nothing else
         self.low += torch.round((term - high / HIGH) * LOW).to(torch.int64)
-        self.count += 1
 
     def merge(self, other: ExactSum) -> None:
-        """Adds another sum: what a process that held the rest of the cohort has gathered."""
+        """Adds another sum: what a process that held the rest of the cohort has gathered.
+
+        Raises:
+            OverflowError: As :meth:`add` does.
+        """
+        self._grow(other.count, other.reach)
         self.high += other.high
         self.low += other.low
-        self.count += other.count
 
     def value(self) -> Tensor:
         """The sum as float64."""
         return self.high.to(torch.float64) / HIGH + self.low.to(torch.float64) / LOW
+
+    def _grow(self, count: int, reach: float) -> None:
+        count, reach = self.count + count, self.reach + reach
+        if count > COUNT or not reach < LARGEST:
+            raise OverflowError(f"exact sum of {count} terms: needs at most {COUNT}, and magnitudes below 2^38 in all")
+        self.count, self.reach = count, reach

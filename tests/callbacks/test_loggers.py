@@ -1,0 +1,218 @@
+import csv
+import math
+from types import SimpleNamespace
+
+import pytest
+from fake_federator import clients_of, federator_of, figures, layout_of, metrics_of, state_of, update_of
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from flt.callbacks.base import FedCallback
+from flt.callbacks.loggers import Loggers, worst_ten
+
+HYPERPARAMETERS = {"algo": "hafl", "local.lr": 0.005, "cohort.size": None}
+
+
+def tensorboard(folder, **kwargs):
+    return TensorBoardLogger(folder, "hafl", "version_0", **kwargs)
+
+
+def events(folder):
+    everything = {"scalars": 0, "images": 0, "tensors": 0, "histograms": 0}
+    accumulator = EventAccumulator(str(folder / "hafl" / "version_0"), size_guidance=everything)
+    accumulator.Reload()
+    return accumulator
+
+
+def callback(*loggers, tasks=None, most=20):
+    return Loggers(loggers, HYPERPARAMETERS, tasks or {}, most)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """What TensorBoard reads after three rounds."""
+    folder = tmp_path_factory.mktemp("tensorboard")
+    federator_of([callback(tensorboard(folder))]).fit()
+    return events(folder)
+
+
+class TestTensorBoard:
+    def test_scalars_are_the_figures_with_the_round_as_step(self, written):
+        points = [(event.step, event.value) for event in written.Scalars("round/val_acc")]
+        assert points == [(1, pytest.approx(0.51)), (2, pytest.approx(0.52)), (3, pytest.approx(0.53))]
+        tags = {tag for tag in written.Tags()["scalars"] if not tag.startswith("final/")}
+        assert tags == set(figures(1))
+
+    def test_no_tag_names_a_client_so_their_number_adds_none(self, written, tmp_path):
+        federator_of([callback(tensorboard(tmp_path))], rounds=1, clients=40).fit()
+        assert {kind: tags for kind, tags in events(tmp_path).Tags().items() if kind != "run_metadata"} == {
+            kind: tags for kind, tags in written.Tags().items() if kind != "run_metadata"
+        }
+
+    def test_each_client_figure_has_a_histogram_over_the_jobs_per_round(self, written):
+        assert set(written.Tags()["histograms"]) == {
+            "clients/val_acc_histogram",
+            "clients/val_loss_histogram",
+            "clients/fit_train_loss_histogram",
+        }
+        histograms = written.Histograms("clients/val_acc_histogram")
+        assert [event.step for event in histograms] == [1, 2, 3]
+        assert histograms[0].histogram_value.num == 12
+        assert histograms[0].histogram_value.min == pytest.approx(0.51)
+        assert histograms[0].histogram_value.max == pytest.approx(0.521)
+
+    def test_worst_ten_clients_are_a_table_per_round(self, written):
+        tables = written.Tensors("clients/worst_ten/text_summary")
+        assert [event.step for event in tables] == [1, 2, 3]
+        lines = tables[0].tensor_proto.string_val[0].decode().splitlines()
+        assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {client}" for client in range(10)]
+
+    def test_partition_is_pictured_once_and_pairs_each_round(self, written):
+        assert set(written.Tags()["images"]) == {"pictures/partition", "pictures/pairs"}
+        assert [event.step for event in written.Images("pictures/partition")] == [0]
+        assert [event.step for event in written.Images("pictures/pairs")] == [1, 2, 3]
+        image = written.Images("pictures/pairs")[0]
+        assert image.encoded_image_string.startswith(b"\x89PNG")
+        assert image.width > 300
+
+    def test_hyperparameters_stand_beside_the_last_figures(self, written):
+        assert [event.step for event in written.Scalars("final/round/val_acc")] == [3]
+        assert not {"hp_metric", "final/comm/bytes_up"} & set(written.Tags()["scalars"])
+
+    def test_hyperparameters_are_in_a_file_from_the_start(self, tmp_path):
+        federator_of([callback(tensorboard(tmp_path))]).call("on_fit_start")
+        text = (tmp_path / "hafl" / "version_0" / "hparams.yaml").read_text()
+        assert "local.lr: 0.005" in text
+
+    def test_groups_are_pictured_where_there_are_several(self, tmp_path):
+        layout, specs = layout_of([4]), clients_of(3, tasks=("a", "b"))
+        tasks = {(client, index): name for client in specs for index, name in enumerate("ab")}
+        assignment = {job: 1 + "ab".index(task) for job, task in tasks.items()}
+        state = state_of(layout, groups=3, assignment=assignment)
+        loggers = callback(tensorboard(tmp_path), tasks=tasks)
+        federator_of([loggers], layout=layout, state=state, clients_=specs).fit(until=1)
+        assert [event.step for event in events(tmp_path).Images("pictures/groups")] == [1]
+
+    def test_a_long_run_makes_no_more_than_about_so_many_pictures(self, tmp_path):
+        federator_of([callback(tensorboard(tmp_path), most=2)], rounds=7, clients=2).fit()
+        assert [event.step for event in events(tmp_path).Images("pictures/pairs")] == [4, 7]
+
+    def test_pictures_can_be_turned_off(self, tmp_path):
+        federator_of([callback(tensorboard(tmp_path), most=0)], clients=2).fit()
+        assert not events(tmp_path).Tags()["images"]
+
+    def test_a_module_without_pairs_has_no_map_of_them(self, tmp_path):
+        federator_of([callback(tensorboard(tmp_path))], layout=layout_of([]), clients=2).fit()
+        assert events(tmp_path).Tags()["images"] == ["pictures/partition"]
+
+    def test_a_resumed_run_shows_each_round_once(self, tmp_path):
+        federator_of([callback(tensorboard(tmp_path))], clients=2).fit(until=2)
+        resumed = federator_of([], clients=2)
+        resumed.fit(until=1)  # the run was killed in round 2, after it was logged and before its checkpoint
+        resumed.callbacks = [callback(tensorboard(tmp_path, purge_step=2))]
+        resumed.fit()
+        read = events(tmp_path)
+        assert [event.step for event in read.Scalars("round/val_acc")] == [1, 2, 3]
+        assert [event.step for event in read.Images("pictures/pairs")] == [1, 2, 3]
+        assert [event.step for event in read.Images("pictures/partition")] == [0]
+        assert [event.step for event in read.Histograms("clients/val_acc_histogram")] == [1, 2, 3]
+
+    def test_a_killed_run_has_all_of_its_rounds(self, tmp_path):
+        federator_of([callback(tensorboard(tmp_path), most=0)], clients=2).fit(until=2)  # nothing is closed
+        assert [event.step for event in events(tmp_path).Scalars("round/val_acc")] == [1, 2]
+
+    def test_a_figure_that_is_no_number_leaves_its_histogram_out_and_stops_nothing(self, tmp_path):
+        bad = {"distributed/val_acc": math.nan, "distributed/val_loss": math.inf}
+        federator_of([callback(tensorboard(tmp_path), most=0)], measure=lambda job, round: bad, clients=2).fit()
+        assert not events(tmp_path).Tags()["histograms"]
+
+    def test_an_empty_cohort_is_logged_as_well(self, tmp_path):
+        federator_of([callback(tensorboard(tmp_path))], rounds=1, cohort=[], figures=lambda round: {}).fit()
+        assert [event.step for event in events(tmp_path).Images("pictures/pairs")] == [1]
+
+    def test_figures_left_after_the_last_round_are_logged_with_it(self, tmp_path):
+        class Test(FedCallback):
+            def on_fit_end(self, federator):
+                federator.history[-1]["test/acc"] = 0.75
+
+        federator_of([Test(), callback(tensorboard(tmp_path), most=0)], clients=2).fit()
+        read = events(tmp_path)
+        assert [(event.step, event.value) for event in read.Scalars("test/acc")] == [(3, 0.75)]
+        assert [event.step for event in read.Scalars("round/val_acc")] == [1, 2, 3]
+        assert read.Scalars("final/test/acc")[0].value == 0.75
+
+
+class Recorder(Logger):
+    """A logger that remembers its calls; like most, it takes no figures with the hyperparameters."""
+
+    name, version = "recorder", 0
+
+    def __init__(self):
+        self.calls = []
+
+    def log_metrics(self, metrics, step=None):
+        self.calls.append(("metrics", step, dict(metrics)))
+
+    def log_hyperparams(self, params):
+        self.calls.append(("hyperparameters", dict(params)))
+
+    def finalize(self, status):
+        self.calls.append(("finalize", status))
+
+
+class TestAnyLogger:
+    def test_users_logger_gets_hyperparameters_rounds_and_the_end(self):
+        recorder = Recorder()
+        federator_of([callback(recorder)], rounds=2).fit()
+        assert recorder.calls == [
+            ("hyperparameters", HYPERPARAMETERS),
+            ("metrics", 1, figures(1)),
+            ("metrics", 2, figures(2)),
+            ("finalize", "success"),
+        ]
+
+    def test_an_interrupted_run_is_finalized_as_failed(self):
+        recorder = Recorder()
+        federator = federator_of([callback(recorder)])
+        federator.fit(until=1)
+        federator.call("on_exception", KeyboardInterrupt())
+        assert recorder.calls[-1] == ("finalize", "failed")
+
+    def test_going_on_with_a_finished_run_logs_no_round_again(self):
+        federator, recorder = federator_of([]), Recorder()
+        federator.fit()
+        federator.callbacks = [callback(recorder)]
+        federator.fit()
+        assert [call[0] for call in recorder.calls] == ["hyperparameters", "finalize"]
+
+    def test_csv_logger_has_a_line_per_round(self, tmp_path):
+        federator_of([callback(CSVLogger(tmp_path, "hafl", 0))]).fit()
+        with (tmp_path / "hafl" / "version_0" / "metrics.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["step"], float(row["round/val_acc"])) for row in rows] == [("1", 0.51), ("2", 0.52), ("3", 0.53)]
+
+
+class TestWorstTen:
+    def table(self, *metrics):
+        layout = layout_of([2])
+        updates = [update_of((client, 0), 0, layout, its) for client, its in enumerate(metrics)]
+        rows = worst_ten(SimpleNamespace(updates=updates)).splitlines()
+        return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+    def test_lowest_accuracy_comes_first_with_the_other_figures_and_the_fitted_one(self):
+        low = {"distributed/val_acc": 0.2, "distributed/val_loss": 3.0, "fitted/val_acc": 0.6}
+        header, _, *rows = self.table(metrics_of((0, 0), 1), low)
+        assert header == ["client", "job", "examples", "val_acc", "val_loss", "val_acc after the fit"]
+        assert rows == [["1", "0", "10", "0.2000", "3.0000", "0.6000"], ["0", "0", "10", "0.5100", "0.4900", "-"]]
+
+    def test_where_only_a_loss_is_logged_the_highest_comes_first(self):
+        _, _, *rows = self.table({"distributed/val_loss": 1.0}, {"distributed/val_loss": 2.0})
+        assert [row[0] for row in rows] == ["1", "0"]
+
+    def test_what_is_no_number_is_worst_and_ties_go_by_job(self):
+        values = [0.5, math.nan, 0.5, 0.1]
+        _, _, *rows = self.table(*({"distributed/val_acc": value} for value in values))
+        assert [row[0] for row in rows] == ["1", "3", "0", "2"]
+
+    def test_nothing_measured_is_no_table(self):
+        assert self.table({"fit/train_loss": 1.0}) == []
