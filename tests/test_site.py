@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import itertools
 from typing import Any
@@ -17,7 +18,7 @@ from flt.callbacks.server import Recipe
 from flt.client import JobData
 from flt.clustering import KMeansGrouping
 from flt.errors import InputError
-from flt.messages import Payload, Update
+from flt.messages import Payload, Plan, Update
 from flt.ranks.importance import GradientSensitivity
 from flt.ranks.selection import Freeze, Truncate
 from flt.rules.mean import Mean
@@ -125,6 +126,42 @@ def test_the_backbone_is_unchanged_unless_the_recipe_says_that_it_changes_it(rec
     federator.fit()
     federator.engine.load(federator.state, federator.state.home)
     assert (hash_of_base(federator) != before) == recipe.rule.changes_base
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepsB:
+    """A plan as FedSA's: A is shared, B and the head stay on the client."""
+
+    def __call__(self, round: int) -> Plan:
+        return Plan(private=("B", "head"))
+
+
+def test_private_roles_neither_travel_nor_reach_another_client_and_persist() -> None:
+    """After one round: A as FedIT's, B and head as after a fit on one's own; then each goes on from its own."""
+    private, public = toy_federator(Recipe(Mean(), plan=KeepsB()), rounds=2), toy_federator()
+    public.rounds = 1
+    alone: dict[tuple[int, int], dict[str, Tensor]] = {}
+    public.transforms = [lambda updates: alone.update({u.job: u.tensors for u in updates}) or updates]
+    public.fit()
+    own = {"fc1.lora_B.default.weight", "fc2.lora_B.default.weight", "head.weight", "head.bias"}
+    private._round()
+    for job, state in private.client_states.items():
+        assert_same(state.tensors, {name: alone[job][name] for name in own})
+    for name, value in private.state.groups[0].weights.items():
+        start = toy_federator().state.groups[0].weights[name]
+        assert torch.equal(value, start if name in own else public.state.groups[0].weights[name])
+    second = private.server.broadcast(private.state, private.cohort[0], private.cohort)
+    assert not own & set(second.tensors)
+    private.engine.site.install(second, private.client_states[0, 0])
+    assert torch.equal(private.engine.site.parameters["head.bias"].detach(), alone[0, 0]["head.bias"])
+
+
+def test_nothing_is_moved_off_the_device_between_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    federator = toy_federator(rounds=2)
+    addresses = [p.data_ptr() for name, p in federator.engine.site.parameters.items() if "base_layer" in name]
+    monkeypatch.setattr(Toy, "cpu", lambda self: pytest.fail("the module was moved to the CPU"))
+    federator.fit()
+    assert addresses == [p.data_ptr() for n, p in federator.engine.site.parameters.items() if "base_layer" in n]
 
 
 def hash_of_base(federator: Any) -> str:

@@ -185,6 +185,9 @@ def _clients(
         }
         if all(any(len(of_one) for of_one in shares) for shares in zip(*parts.values(), strict=True)):
             break
+    else:
+        allowed = "fewer, a larger partition.alpha, or a smaller partition.min_share"
+        raise InputError.of("clients", cfg.clients, allowed, f"no draw out of {ATTEMPTS} gave each of them an example")
     clients: list[list[JobData]] = [[] for _ in next(iter(parts.values()))]
     for task, (positions, labels) in tasks.items():
         examples = train.view(positions, labels)

@@ -5,12 +5,11 @@ Heavy imports wait until the first line is printed.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import flt
 from flt.errors import InputError
@@ -40,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(flt.__version__)
         return 0
     print(f"flt {flt.__version__}  {command} {' '.join(rest)}".rstrip(), flush=True)
+    _quiet_libraries()
     try:
-        with _plain_errors():
-            return _sweep(rest) if command == "sweep" else _train(rest)
+        return _sweep(rest) if command == "sweep" else _train(rest)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -83,14 +82,9 @@ def _sweep(overrides: Sequence[str]) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
-    """A user's terminal shows our lines, not the libraries' advice; an interrupt inside a fit is an interrupt."""
+def _quiet_libraries() -> None:
+    """A user's terminal shows our lines, not the libraries' advice."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("flt").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers|peft|tensorboard)\b.*")
-    try:
-        yield
-    except SystemExit as error:  # what Lightning makes of Ctrl-C inside a fit
-        raise KeyboardInterrupt from error

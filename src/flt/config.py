@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -130,7 +130,12 @@ class TrainConfig:
             value = getattr(self.eval, key)
             if value is not None and value < least:
                 raise InputError.of(f"eval.{key}", value, f"an integer >= {least}")
-        if not self.name or Path(self.name).name != self.name:
+        if self.checkpoint.keep < 1:
+            raise InputError.of("checkpoint.keep", self.checkpoint.keep, "an integer >= 1")
+        for group in ("adapter", "engine"):
+            if getattr(self, group).get("name") not in choices(group):
+                raise InputError.of(f"{group}.name", getattr(self, group).get("name"), choices(group))
+        if self.name in ("", "..") or Path(self.name).name != self.name:
             raise InputError.of("name", self.name, "a folder's name")
 
 
@@ -147,6 +152,8 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The composed configuration, not yet typed."""
     named = [mapped for override in overrides for mapped in _map_paths(override)]
     parsed = [_parse(override) for override in named]
+    for text, override in zip(named, parsed, strict=True):
+        _check_value(override, text)
     groups = [text for text, override in zip(named, parsed, strict=True) if _is_group(override)]
     base = _compose(groups)
     for text, override in zip(named, parsed, strict=True):
@@ -216,12 +223,12 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return compose("train", overrides=list(overrides))
-    except MissingConfigException as error:
-        group, _, name = str(error.missing_cfg_file or "").rpartition("/")
-        raise InputError.of(group or "config", name, choices(group) or "a file of conf/") from None
+            cfg = compose("train", overrides=list(overrides))
+            OmegaConf.resolve(cfg)
+            return cfg
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(f"{' '.join(overrides)}: {_first_line(error)}") from None
+        allowed, why = "key=value for keys that are there", _first_line(error.__cause__ or error)
+        raise InputError.of("override", " ".join(overrides), allowed, why) from None
 
 
 def _map_paths(override: str) -> list[str]:
@@ -252,6 +259,14 @@ def _parse(override: str) -> Override:
 
 def _is_group(override: Override) -> bool:
     return override.key_or_group in groups()
+
+
+def _check_value(override: Override, text: str) -> None:
+    key, value = override.key_or_group, text.partition("=")[2]
+    if override.is_sweep_override():
+        raise InputError.of(key, value, "one value; flt sweep takes several")
+    if _is_group(override) and override.value() not in choices(key):
+        raise InputError.of(key, value, choices(key))
 
 
 def _check_key(base: DictConfig, override: Override, text: str) -> None:

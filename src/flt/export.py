@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import safetensors.torch
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from peft import LoraConfig
 from torch import Tensor, nn
 
@@ -104,7 +105,8 @@ def _export_model(module: pl.LightningModule, layout: Layout, state: ServerState
     if isinstance(module, ClientModule):
         model = module.model
         kind: Any = type(model)
-        fresh = kind(copy.deepcopy(model.config))
+        with isolate_rng():  # the weights that it draws are replaced
+            fresh = kind(copy.deepcopy(model.config))
         fresh.load_state_dict(
             {name.removeprefix("model."): value for name, value in merged.items() if name.startswith("model.")}
         )

@@ -80,6 +80,7 @@ class Federator:
         """Runs the rounds that are left and returns the last state."""
         try:
             self._call("on_fit_start")
+            self.engine.load(self.state, self.state.home)  # a resumed base: clients are sent only what they haven't seen
             while self.state.rounds < self.rounds:
                 self._round()
             self._call("on_fit_end")

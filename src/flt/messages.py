@@ -134,7 +134,7 @@ def decode(data: bytes) -> Any:
         size = int.from_bytes(data[:8], "little")
         text = json.loads(data[8 : 8 + size])["__metadata__"]["flt"]
         return _unpack(json.loads(text), safetensors.torch.load(data))
-    except (KeyError, TypeError, ValueError, AttributeError, safetensors.SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
         raise InputError.of("message", f"<{len(data)} bytes>", "a message written by flt", str(error)) from error
 
 

@@ -93,12 +93,12 @@ class Run:
         exported = made_before(federator)
         if exported is None:
             federator.fit()
-            exported = export(made.module, layout, federator.state, self.folder, made.source)
         else:
             _log.warning("%s has finished all of its %d rounds; nothing is left to do", self.folder, federator.rounds)
         groups = sorted(set(federator.state.groups) - {federator.state.home}) or [federator.state.home]
         federator.engine.load(federator.state, groups[0])
         made.module.eval()
+        exported = exported or export(made.module, layout, federator.state, self.folder, made.source)
         if self.show:
             summary.render(federator.history, self.folder, time.perf_counter() - began, logdir=cfg.root)
         return Result(made.module, federator.history[-1], self.folder, federator.history, exported)

@@ -49,8 +49,11 @@ def folder_of(cfg: TrainConfig) -> Path:
         folder = Path(cfg.resume)
     else:
         parent = Path(cfg.root) / cfg.name
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = _make_next(parent)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = _make_next(parent)
+        except OSError as error:
+            raise InputError.of("root", cfg.root, "a folder that can be written", str(error)) from error
     write_atomically(folder / "config.yaml", to_yaml(dataclasses.replace(cfg, resume=None)).encode())
     return folder
 

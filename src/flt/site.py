@@ -28,10 +28,12 @@ from flt.callbacks.local import LocalCallback, LocalFit
 from flt.callbacks.server import Recipe
 from flt.client import JobData
 from flt.errors import InputError
-from flt.layout import Layout
+from flt.layout import TRAVELLING, Layout
 from flt.messages import BaseDelta, Payload, Plan, Update
-from flt.quiet import ResidentStrategy, SharedLogger, quiet
+from flt.quiet import ResidentStrategy, SharedLogger, interruptible, quiet
 from flt.state import ClientState, apply_change
+
+PRECISIONS = ("32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class LocalSettings:
         eval_examples: Held-out examples of a job on which its model is evaluated, at most; 0: none.
         clip: Largest norm of a gradient; None: unclipped.
         accumulate: Batches per optimiser step.
-        precision: Lightning's name of it, such as ``32-true`` or ``bf16-mixed``.
+        precision: Lightning's name of it, one of ``PRECISIONS``.
     """
 
     steps: int | None = 10
@@ -69,6 +71,8 @@ class LocalSettings:
                 raise InputError.of(key if "batch" in key else f"local.{key}", value, "an integer >= 1")
         if self.clip is not None and not self.clip > 0:
             raise InputError.of("local.clip", self.clip, "a number > 0, or null")
+        if self.precision not in PRECISIONS:
+            raise InputError.of("precision", self.precision, PRECISIONS)
 
     def length(self, plan: Plan) -> dict[str, int]:
         """The Trainer's arguments that say how long a fit is."""
@@ -128,6 +132,7 @@ class Site:
         self.base = base
         self.collate, self.callbacks, self.logger, self.root = collate, callbacks, logger, root
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
+        self.initial = {name: self.parameters[name].detach().cpu().clone() for name in layout.names(TRAVELLING)}
         self.base_version = 0
 
     def local_fit(self, data: JobData, payload: Payload, private: ClientState, seed: int) -> tuple[Update, ClientState]:
@@ -154,8 +159,10 @@ class Site:
     def install(self, payload: Payload, private: ClientState) -> None:
         """Puts a job's model into the module: base versions, public tensors, private tensors, what trains."""
         self.apply_base(payload.base, payload.base_version)
-        own = {name: self.layout.take(name, full, payload.held) for name, full in private.tensors.items()}
-        self.put({**payload.tensors, **own})
+        own = {name: private.tensors.get(name, self.initial[name]) for name in self.layout.names(payload.plan.private)}
+        self.put(
+            {**payload.tensors, **{name: self.layout.take(name, full, payload.held) for name, full in own.items()}}
+        )
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(self.layout.entries[name].role in payload.plan.train)
 
@@ -182,7 +189,7 @@ class Site:
         if len(dataset) == 0 or not _overrides(self.module, "validation_step"):  # type: ignore[arg-type]  # map-style
             return {}
         trainer = self._trainer([], logger=False)
-        with quiet():
+        with quiet(), interruptible():
             results = trainer.validate(self.module, self._loader(dataset, None), verbose=False)
         return {key: float(value) for key, value in results[0].items()}
 
@@ -200,7 +207,7 @@ class Site:
         # only a user's callback can want figures inside a fit
         during = self._loader(held_out, None) if users and len(held_out) else None  # type: ignore[arg-type]  # map-style
         self.module.train()
-        with quiet():
+        with quiet(), interruptible():
             trainer.fit(self.module, loader, during)
         fit.steps = trainer.global_step
         if self.logger is not None:
@@ -232,9 +239,9 @@ class Site:
         tensors = {}
         for name in self.layout.names(fit.payload.plan.private):
             part = self.parameters[name].detach().cpu()
-            full = fit.private.tensors.get(name, torch.zeros(self.layout.entries[name].shape, dtype=part.dtype))
+            full = fit.private.tensors.get(name, self.initial[name])
             tensors[name] = self.layout.put(name, full, fit.payload.held, part)
-        return ClientState(tensors, {**fit.private.slots, **fit.slots})
+        return ClientState({**fit.private.tensors, **tensors}, {**fit.private.slots, **fit.slots})
 
     def _trainer(self, callbacks: list[pl.Callback], logger: SharedLogger | bool, **length: int) -> pl.Trainer:
         """A fresh, quiet Trainer: a used one would train no step, since ``fit`` doesn't reset its progress."""

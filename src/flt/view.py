@@ -12,6 +12,8 @@ from flt.layout import TRAVELLING, Layout
 from flt.messages import JobId, Update
 from flt.state import GroupState, ServerState
 
+_SERVER = 2  # keeps these streams apart from the cohort's of the same seed and round
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -56,7 +58,7 @@ class View:
 
     def generator(self, *stream: int) -> np.random.Generator:
         """The generator of one purpose in this round: the same in every process and after every resume."""
-        return np.random.default_rng([self.seed, self.state.rounds, *stream])
+        return np.random.default_rng([self.seed, self.state.rounds, _SERVER, *stream])
 
     @functools.cached_property
     def travelling(self) -> list[str]:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from toys import Toy, assert_same, toy_batches, toy_federator, toy_module
 
+from flt.callbacks import local
 from flt.callbacks.server import Recipe
 from flt.federator import Federator
 from flt.messages import Plan
 from flt.plans import AdapterPlan
 from flt.rules.mean import Mean
+from flt.rules.scaffold import Scaffold
 
 
 def first_update(federator: Federator) -> dict[str, Tensor]:
@@ -75,6 +77,16 @@ def test_the_plans_factor_reaches_the_users_schedule_too() -> None:
         return first_update(federator)
 
     assert_same(update(Slower(), 0.5), update(AdapterPlan(), 0.05), tolerance=1e-7)
+
+
+def test_scaffold_says_once_that_it_is_a_heuristic_without_sgd(caplog: pytest.LogCaptureFixture) -> None:
+    local._say_once.cache_clear()
+    toy_federator(Recipe(Scaffold()), optimizer="sgd").fit()
+    assert not caplog.records
+    toy_federator(Recipe(Scaffold()), optimizer="adamw").fit()
+    assert [record.message.partition(";")[2] for record in caplog.records] == [
+        " with another optimiser they are a heuristic"
+    ]
 
 
 def test_only_the_head_trains_and_travels_up_where_the_plan_says_so() -> None:

@@ -70,7 +70,7 @@ class Checkpoint(FedCallback):
         private = [[*job, file] for job, file in sorted(self.private.items())]
         manifest = {"format": FORMAT, "round": federator.state.rounds, "files": files, "private": private}
         write_atomically(self.folder / f"{name}.json", json.dumps(manifest, indent=1).encode())
-        self._tidy()
+        self._tidy(name)
 
     def restore(self, federator: Federator) -> None:
         """Brings a federator to the newest whole checkpoint; without one it stays as it is."""
@@ -97,21 +97,31 @@ class Checkpoint(FedCallback):
         write_atomically(self.folder / file, data)
         return hashlib.sha256(data).hexdigest()
 
-    def _tidy(self) -> None:
-        """Removes what no kept manifest names; the manifests go first, so none ever names a file that is gone."""
-        manifests = sorted(self.folder.glob("round_*.json"))
-        for old in manifests[: -self.keep]:
-            old.unlink()
-        named = {file for kept in manifests[-self.keep :] for file in json.loads(kept.read_text())["files"]}
+    def _tidy(self, last: str) -> None:
+        """Removes what no kept manifest names; the manifests go first, so none ever names a file that is gone.
+
+        A manifest after ``last`` was damaged, or the rounds would have gone on from it.
+        """
+        manifests = _manifests(self.folder)
+        done = [path.stem for path in manifests].index(last) + 1
+        kept = manifests[max(0, done - self.keep) : done]
+        for path in set(manifests) - set(kept):
+            path.unlink()
+        named = {file for path in kept for file in json.loads(path.read_text())["files"]}
         for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("clients/*")]:
             if path.relative_to(self.folder).as_posix() not in named:
                 path.unlink()
         self.checksums = {file: checksum for file, checksum in self.checksums.items() if file in named}
 
 
+def _manifests(folder: Path) -> list[Path]:
+    """Oldest first; after round 9999 the names are longer."""
+    return sorted(folder.glob("round_*.json"), key=lambda path: (len(path.name), path.name))
+
+
 def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
     """The newest checkpoint whose files are all there and whole, with its manifest; a damaged one is passed over."""
-    for path in sorted(folder.glob("round_*.json"), reverse=True):
+    for path in reversed(_manifests(folder)):
         try:
             manifest = json.loads(path.read_text())
             if manifest["format"] != FORMAT:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from flt.algebra import drift
 from flt.layout import Layout
 from flt.messages import Ids, Payload
 from flt.state import ClientState
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -137,6 +141,8 @@ class ControlVariate(LocalCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called when the train begins."""
+        if not all(isinstance(optimizer, torch.optim.SGD) for optimizer in trainer.optimizers):
+            _say_once("SCAFFOLD's control variates are exact for SGD; with another optimiser they are a heuristic")
         self.fit.scalars["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     @torch.no_grad()
@@ -163,6 +169,11 @@ class ControlVariate(LocalCallback):
 
     def _held(self, name: str, full: Tensor) -> Tensor:
         return self.fit.layout.take(name, full, self.fit.payload.held)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    _log.warning(text)
 
 
 class FrozenPairs(LocalCallback):

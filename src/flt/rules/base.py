@@ -12,9 +12,12 @@ from torch import Tensor
 from flt.callbacks.local import LocalFit
 from flt.errors import InputError
 from flt.messages import Update
+from flt.rules.exact_sum import ExactSum
 from flt.view import View
 
 WEIGHTS = ("examples", "uniform")
+Totals = dict[tuple[str, str], ExactSum]
+"""(what is summed, tensor) -> its running sum."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Combined:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Aggregation of one group's updates: ``combine`` is all that a new one has to write.
+    """Aggregation of one group's updates: a listwise rule writes ``combine``, sums over clients are :class:`Summable`.
 
     Attributes:
         weights: ``examples``: a client weighs as much as it has examples; ``uniform``: all clients weigh the same.
@@ -55,7 +58,7 @@ class Rule:
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
         """Combines a group's updates, which come sorted by job; there is at least one."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has to say how it combines updates")
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """What changes local training: nothing, for most rules."""
@@ -64,3 +67,37 @@ class Rule:
     def weight(self, update: Update) -> int:
         """A client's weight, an integer so that sums stay exact."""
         return update.examples if self.weights == "examples" else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Summable(Rule):
+    """A rule that is a function of exact sums over clients.
+
+    Updates can stream through it in any order and on any process: two sets of totals merge by adding their sums.
+    """
+
+    def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
+        """Sums, then finishes."""
+        totals: Totals = {}
+        for update in updates:
+            try:
+                self.summand(view, update, totals)
+            except OverflowError as error:
+                who = f"update of client {update.job[0]}, job {update.job[1]}"
+                raise InputError.of(who, error, "smaller numbers; lower local.lr") from error
+        return self.finish(view, gid, totals)
+
+    def summand(self, view: View, update: Update, totals: Totals) -> None:
+        """Adds one update to the totals, in place, by :func:`add`."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what it sums")
+
+    def finish(self, view: View, gid: int, totals: Totals) -> Combined:
+        """Makes the group's answer of the totals."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what becomes of its sums")
+
+
+def add(totals: Totals, key: tuple[str, str], term: Tensor) -> None:
+    """Adds a float64 tensor to one of the totals."""
+    if key not in totals:
+        totals[key] = ExactSum.zeros(tuple(term.shape))
+    totals[key].add(term)

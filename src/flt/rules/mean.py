@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
 
 from flt.errors import InputError
 from flt.messages import Update
-from flt.rules.base import Combined, Rule
-from flt.rules.exact_sum import ExactSum
+from flt.rules.base import Combined, Summable, Totals, add
 from flt.view import View
 
 PADS = ("none", "parameter", "update")
-Totals = dict[str, tuple[ExactSum, ExactSum]]
-"""Name -> (sum of weight * value, sum of weights), per entry."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Mean(Rule):
+class Mean(Summable):
     """Each entry is averaged over the clients that sent it: HAFL's adaptive aggregation, and FedAvg where all send all.
 
         none (adaptive)   w_i <- sum_{k: i in S_k} n_k w_{k,i} / sum_{k: i in S_k} n_k;  nobody sent i: it stays
         parameter         w_i <- sum_k n_k w_{k,i} [i in S_k] / n                        (zero-padding)
         update            w_i <- sum_k n_k (w_{k,i} if i in S_k else w_t,i) / n
-
-    The sums are exact, so the mean is summable: ``summand`` streams over updates in any order, on any process, and
-    ``finish`` divides once.
 
     Attributes:
         pad: What an entry counts as that a client didn't send: ``none`` (it doesn't count), ``parameter`` (zero),
@@ -42,32 +34,21 @@ class Mean(Rule):
         if self.pad not in PADS:
             raise InputError.of("rule.pad", self.pad, PADS)
 
-    def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
-        """The mean of one group's updates."""
-        totals: Totals = {}
-        for update in updates:
-            self.summand(view, update, totals)
-        return Combined(self.finish(view, gid, totals))
-
     def summand(self, view: View, update: Update, totals: Totals) -> None:
-        """Adds one update to the running totals, in place."""
+        """Adds weight * value, and the weight, per entry."""
         weight = self.weight(update)
         for name, part in update.tensors.items():
             start = view.sent_to(update.job)[name]
             fill = start if self.pad == "update" else torch.zeros_like(start)
-            counts = view.layout.mask(name, update.kept, start).double() if self.pad == "none" else torch.ones(())
-            value = view.layout.put(name, fill, update.kept, part).double()
-            total, weights = totals.setdefault(
-                name, (ExactSum.zeros(tuple(start.shape)), ExactSum.zeros(tuple(counts.shape)))
-            )
-            total.add(weight * value)
-            weights.add(weight * counts)
+            counts = view.layout.mask(name, update.kept, start) if self.pad == "none" else torch.ones(())
+            add(totals, ("value", name), weight * view.layout.put(name, fill, update.kept, part).double())
+            add(totals, ("weight", name), weight * counts.double())
 
-    def finish(self, view: View, gid: int, totals: Mapping[str, tuple[ExactSum, ExactSum]]) -> dict[str, Tensor]:
-        """The group's new weights; an entry that nobody sent keeps its value."""
+    def finish(self, view: View, gid: int, totals: Totals) -> Combined:
+        """Divides once; an entry that nobody sent keeps its value."""
         new = dict(view.group(gid).weights)
-        for name, (total, weights) in totals.items():
-            weight = weights.value()
-            mean = (total.value() / weight.clamp(min=1)).to(new[name].dtype)
+        for name in (name for what, name in totals if what == "value"):
+            weight = totals["weight", name].value()
+            mean = (totals["value", name].value() / weight.clamp(min=1)).to(new[name].dtype)
             new[name] = torch.where(weight > 0, mean, new[name])
-        return new
+        return Combined(new)

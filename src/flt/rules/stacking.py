@@ -22,7 +22,7 @@ class Stacking(Rule):
 
         A = rows [p_i s A_i],  B = columns [B_i],  W0 <- W0 + B A;  then A is drawn anew and B = 0
 
-    p_i = n_i / sum n over the round's clients. The head is averaged.
+    p_i = n_i / sum n over the round's clients. The head is averaged. Listwise: factors are listed, not added.
     """
 
     changes_base: ClassVar[bool] = True

@@ -1,0 +1,33 @@
+"""Runs the main job and draws what it printed, for the README: writes docs/run.svg.
+
+    .venv/bin/python benchmarks/picture.py
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+PICTURE = Path(__file__).parents[1] / "docs" / "run.svg"
+COMMAND = [sys.executable, "-m", "flt", "train", "algo=hafl"]
+
+
+def main() -> None:
+    """Runs, records, draws."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "COLUMNS": "100"}
+        done = subprocess.run(COMMAND, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    console = Console(record=True, width=100, file=open(os.devnull, "w"))  # noqa: SIM115  # closed with the process
+    console.print(Text("$ make train ALGO=hafl", style="bold"))
+    console.print(Text.from_ansi(done.stdout.rstrip()))
+    console.save_svg(str(PICTURE), title="flt")
+
+
+if __name__ == "__main__":
+    main()
