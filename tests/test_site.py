@@ -24,7 +24,8 @@ from flt.ranks.selection import Freeze, Truncate
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
-from flt.site import LocalSettings, Site
+from flt.settings import LocalSettings
+from flt.site import Site
 from flt.state import ClientState
 
 RECIPES = {

@@ -20,7 +20,8 @@ from flt.federator import Federator
 from flt.layout import Layout
 from flt.rules.mean import Mean
 from flt.sampling import FixedSize
-from flt.site import LocalSettings, Site
+from flt.settings import LocalSettings
+from flt.site import Site
 
 FEATURES, CLASSES = 6, 3
 

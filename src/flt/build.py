@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
 from flt.sampling import FixedSize, Poisson
-from flt.site import LocalSettings
+from flt.settings import LocalSettings
 
 PARTS: dict[str, dict[str, type]] = {
     "plan": {"adapter": AdapterPlan},
@@ -40,6 +41,7 @@ PARTS: dict[str, dict[str, type]] = {
 """Part -> name in conf/<part>/ -> its class: the table that a new part adds a line to."""
 
 
+_log = logging.getLogger(__name__)
 ATTEMPTS = 100
 """Draws of a partition, before a client without a job is an error."""
 
@@ -131,6 +133,8 @@ def federation(cfg: TrainConfig) -> Federation:
     names = encode.tasks(raw.values("train", raw.label), raw.label_names, _tasks(cfg, data))
     width = max(int(labels.max()) + 1 for _, labels in names.values())
     backbone = backbones.load(model, raw.kind, width, cfg.seed)
+    if raw.kind != "image":
+        _log.info("tokenising %s texts", f"{sum(map(len, raw.splits.values())):,}")
     splits = {name: _encode(raw, name, backbone, model.max_length) for name in raw.splits}
     by_task = {name: _by_task(examples, raw, _tasks(cfg, data)) for name, examples in splits.items()}
     column = raw.values("train", data.column) if data.column else None

@@ -234,9 +234,10 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 def _map_paths(override: str) -> list[str]:
     """``model=`` takes a folder or a hub id and ``data=`` a file or a hub id too, which no group of Hydra's does."""
     key, equals, value = override.partition("=")
+    value = value.strip("'\"")
     if not equals or key not in ("data", "model") or value in choices(key):
         return [override]
-    quoted = "'" + value.strip("'\"").replace("'", "\\'") + "'"
+    quoted = "'" + value.replace("'", "\\'") + "'"
     if key == "data":
         if value.endswith(FILES):
             return ["data=file", f"data.path={quoted}"]

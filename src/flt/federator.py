@@ -79,13 +79,15 @@ class Federator:
     def fit(self) -> ServerState:
         """Runs the rounds that are left and returns the last state."""
         try:
-            self._call("on_fit_start")
-            self.engine.load(self.state, self.state.home)  # a resumed base: clients are sent only what they haven't seen
+            self.call("on_fit_start")
+            self.engine.load(
+                self.state, self.state.home
+            )  # a resumed base: clients are sent only what they haven't seen
             while self.state.rounds < self.rounds:
                 self._round()
-            self._call("on_fit_end")
+            self.call("on_fit_end")
         except BaseException as exception:
-            self._call("on_exception", exception)
+            self.call("on_exception", exception)
             raise
         return self.state
 
@@ -93,22 +95,27 @@ class Federator:
         """Leaves figures of this round, for TensorBoard, the table and the checkpoint."""
         self.metrics.update(metrics)
 
+    def call(self, hook: str, *args: Any) -> None:
+        """Calls one hook of the server and of every callback, in their order: the one place where hooks are called."""
+        for callback in (self.server, *self.callbacks):
+            getattr(callback, hook)(self, *args)
+
     def _round(self) -> None:
         self.metrics, self.updates = {"round": self.state.rounds + 1}, []
         self.cohort = self._draw()
-        self._call("on_round_start")
+        self.call("on_round_start")
         private = {}
         for update, client_state in self.engine.run(self._tasks()):
-            self._call("on_job_end", update)
+            self.call("on_job_end", update)
             self.updates.append(update)
             private[update.job] = client_state
         self.updates = self._transformed()
         accepted = self.server.screen(self.state, self.cohort, self.updates)
         self.state = self.server.aggregate(self.state, accepted)
         self.client_states.update({update.job: private[update.job] for update in accepted})
-        self._call("on_round_end")
+        self.call("on_round_end")
         self.history.append(self.metrics)
-        self._call("on_log", self.metrics)
+        self.call("on_log", self.metrics)
 
     def _draw(self) -> list[Job]:
         chosen = self.sampler(sorted(self.clients), self.seed, self.state.rounds)
@@ -117,7 +124,7 @@ class Federator:
     def _tasks(self) -> Iterator[Task]:
         for job in self.cohort:
             payload = self.server.broadcast(self.state, job, self.cohort)
-            self._call("on_job_start", payload)
+            self.call("on_job_start", payload)
             yield Task(payload, self.client_states.get(job.id, ClientState()), self._job_seed(job))
 
     def _job_seed(self, job: Job) -> int:
@@ -131,7 +138,3 @@ class Federator:
     def _of_client(self, client: int) -> list[Update]:
         its = [update for update in self.updates if update.job[0] == client]
         return functools.reduce(lambda updates, transform: transform(updates), self.transforms, its)
-
-    def _call(self, hook: str, *args: Any) -> None:
-        for callback in (self.server, *self.callbacks):
-            getattr(callback, hook)(self, *args)

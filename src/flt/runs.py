@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from flt.callbacks.checkpoint import write_atomically
-from flt.config import TrainConfig, compose_config, load_config, to_yaml, typed
+from flt.config import TrainConfig, compose_config, config_folder, load_config, to_yaml, typed
 from flt.errors import InputError
 
 MAY_DIFFER = ("resume", "rounds", "threads", "root", "algo", "devices")
@@ -33,9 +34,7 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
     if folder is None:
         _log.warning("resume=%s: there is no run in %s/%s yet, so a new one starts", cfg.resume, cfg.root, cfg.name)
         return dataclasses.replace(cfg, resume=None)
-    saved = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(saved, DictConfig)
-    given = {override.partition("=")[0] for override in overrides}
+    saved, given = _saved(folder), set(_given(overrides))
     _compare(saved, compose_config(overrides), given - set(MAY_DIFFER))
     for key in given & {"rounds", "threads"}:
         saved[key] = getattr(cfg, key)
@@ -87,6 +86,26 @@ def _find(cfg: TrainConfig) -> Path | None:
     if not (folder / "config.yaml").is_file():
         raise InputError.of("resume", cfg.resume, "last, or the folder of a run", "there is no config.yaml in it")
     return folder
+
+
+def _saved(folder: Path) -> DictConfig:
+    try:
+        saved = OmegaConf.load(folder / "config.yaml")
+    except (OSError, YAMLError) as error:
+        why = str(error).splitlines()[0]
+        raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote", why) from error
+    if not isinstance(saved, DictConfig):
+        raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote")
+    return saved
+
+
+def _given(overrides: Sequence[str]) -> Iterator[str]:
+    """The keys that a command line sets, those in an experiment's file among them."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        yield key
+        if key == "experiment":
+            yield from map(str, OmegaConf.load(config_folder() / key / f"{value}.yaml"))
 
 
 def _compare(saved: DictConfig, wanted: DictConfig, keys: set[str]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,86 +18,20 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from flt.callbacks.local import LocalCallback, LocalFit
 from flt.callbacks.server import Recipe
 from flt.client import JobData
 from flt.errors import InputError
 from flt.layout import TRAVELLING, Layout
-from flt.messages import BaseDelta, Payload, Plan, Update
+from flt.messages import BaseDelta, Payload, Update
 from flt.quiet import ResidentStrategy, SharedLogger, interruptible, quiet
+from flt.settings import LocalSettings, Shuffled
 from flt.state import ClientState, apply_change
-
-PRECISIONS = ("32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed")
-
-
-@dataclasses.dataclass(frozen=True)
-class LocalSettings:
-    """How long and how a client trains, and on what it is evaluated.
-
-    Attributes:
-        steps: Optimiser steps of a fit; None: ``epochs`` count.
-        epochs: Passes over the job's examples; None: ``steps`` count.
-        batch_size: Examples per batch.
-        eval_batch_size: Examples per batch in evaluation.
-        eval_examples: Held-out examples of a job on which its model is evaluated, at most; 0: none.
-        clip: Largest norm of a gradient; None: unclipped.
-        accumulate: Batches per optimiser step.
-        precision: Lightning's name of it, one of ``PRECISIONS``.
-    """
-
-    steps: int | None = 10
-    epochs: int | None = None
-    batch_size: int = 16
-    eval_batch_size: int = 64
-    eval_examples: int | None = None
-    clip: float | None = None
-    accumulate: int = 1
-    precision: str = "32-true"
-
-    def __post_init__(self) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise InputError.of(
-                "local.steps", self.steps, "a number for one of local.steps and local.epochs, null for the other"
-            )
-        for key in ("steps", "epochs", "batch_size", "eval_batch_size", "accumulate"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise InputError.of(key if "batch" in key else f"local.{key}", value, "an integer >= 1")
-        if self.clip is not None and not self.clip > 0:
-            raise InputError.of("local.clip", self.clip, "a number > 0, or null")
-        if self.precision not in PRECISIONS:
-            raise InputError.of("precision", self.precision, PRECISIONS)
-
-    def length(self, plan: Plan) -> dict[str, int]:
-        """The Trainer's arguments that say how long a fit is."""
-        steps = plan.steps or self.steps
-        return {"max_steps": steps, "max_epochs": -1} if steps else {"max_epochs": self.epochs or 1}
-
-
-class Shuffled(Sampler[int]):
-    """One permutation of a data set per pass, and nothing else drawn.
-
-    torch's own draws more than one where a pass is run to its very end, and a loader draws whenever somebody asks it
-    for an iterator: the order of the second pass would depend on how Lightning goes about it.
-
-    Args:
-        size: Number of examples.
-        seed: Of the permutations.
-    """
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.generator = size, torch.Generator().manual_seed(seed)
-
-    def __iter__(self) -> Iterator[int]:
-        yield from torch.randperm(self.size, generator=self.generator).tolist()
-
-    def __len__(self) -> int:
-        return self.size
 
 
 class Site:
@@ -184,11 +117,21 @@ class Site:
                 parameter.data = apply_change(parameter.detach().cpu(), change).to(parameter.device)
         self.base_version = max(self.base_version, version)
 
-    def evaluate(self, dataset: Dataset) -> dict[str, float]:
-        """What the module's ``validation_step`` logs over a data set; nothing where it has none, or no examples."""
+    def evaluate(self, dataset: Dataset, watch: Callable[[int, int], None] | None = None) -> dict[str, float]:
+        """What the module's ``validation_step`` logs over a data set; nothing where it has none, or no examples.
+
+        Args:
+            dataset: The examples.
+            watch: Told after each batch how many of how many are done.
+        """
         if len(dataset) == 0 or not _overrides(self.module, "validation_step"):  # type: ignore[arg-type]  # map-style
             return {}
-        trainer = self._trainer([], logger=False)
+
+        def tell(trainer: pl.Trainer, module: pl.LightningModule, out: Any, batch: Any, done: int, *_: int) -> None:
+            if watch is not None:
+                watch(done + 1, int(trainer.num_val_batches[0]))
+
+        trainer = self._trainer([LambdaCallback(on_validation_batch_end=tell)], logger=False)
         with quiet(), interruptible():
             results = trainer.validate(self.module, self._loader(dataset, None), verbose=False)
         return {key: float(value) for key, value in results[0].items()}

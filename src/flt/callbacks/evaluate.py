@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -60,9 +61,9 @@ class Evaluate(FedCallback):
 
     def _evaluate(self, federator: Federator, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
         state = federator.state
-        groups = task_groups(state, self.tasks)
+        groups, watch = task_groups(state, self.tasks), functools.partial(federator.call, "on_evaluation")
         return {
-            task: federator.engine.evaluate(state, groups.get(task, state.home), dataset)
+            task: federator.engine.evaluate(state, groups.get(task, state.home), dataset, watch)
             for task, dataset in datasets.items()
         }
 

@@ -17,6 +17,8 @@ from flt.federator import Federator
 from flt.messages import Payload, Update
 
 _GAP, _SECONDS = "  ", "time/round_seconds"
+SILENCE = 10.0
+"""Seconds after which a pipe gets a line inside a round."""
 
 
 class Progress(FedCallback):
@@ -33,6 +35,7 @@ class Progress(FedCallback):
     def __init__(self, title: str = "federation", console: Console | None = None) -> None:
         self.title, self.console = title, console or Console()
         self._display: _Display | None = None
+        self._spoken = 0.0
 
     def on_fit_start(self, federator: Federator) -> None:
         """Called when the federation begins, or goes on after a resume."""
@@ -54,6 +57,16 @@ class Progress(FedCallback):
         """Called when a job's update has arrived."""
         if self._display:
             self._display.end_job(federator, update)
+        else:
+            done, all_jobs = len(federator.updates) + 1, len(federator.cohort)
+            self._say_at_times(f"  round {federator.round}/{federator.rounds}: {done} of {all_jobs} jobs done")
+
+    def on_evaluation(self, federator: Federator, done: int, batches: int) -> None:
+        """Called when a batch of an evaluation of a global model has ended."""
+        if self._display:
+            self._display.evaluate(done, batches)
+        else:
+            self._say_at_times(f"  evaluation: {done} of {batches} batches done")
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
         """Called when all callbacks have left their figures of the round."""
@@ -69,7 +82,13 @@ class Progress(FedCallback):
         """Called when the federation is interrupted: gives the terminal back as it was."""
         self._stop()
 
+    def _say_at_times(self, line: str) -> None:
+        """A line where the last one is long ago: a pipe shows that something goes on, and no more."""
+        if time.perf_counter() - self._spoken > SILENCE:
+            self._print(line)
+
     def _print(self, line: str) -> None:
+        self._spoken = time.perf_counter()
         # a Text is printed as it is: no markup, no colours; soft_wrap: a pipe has no width
         self.console.print(Text(line), soft_wrap=True)
 
@@ -112,6 +131,10 @@ class _Display:
         self.bars.update(self.jobs, completed=len(ended))
         self.bars.update(self.rounds, completed=done, note=self._left(done - self.first, federator.rounds - done))
         self.live.update(self._drawn())
+
+    def evaluate(self, done: int, batches: int) -> None:
+        """How far the evaluation of a global model is."""
+        self.bars.update(self.jobs, note=f"evaluation {done}/{batches}")
 
     def end_round(self, metrics: Mapping[str, float]) -> None:
         """The figures of the round."""

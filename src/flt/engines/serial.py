@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import Dataset
@@ -47,8 +47,17 @@ class Serial:
         weights = state.groups[gid].weights
         self.site.put({name: self.site.layout.take(name, full, state.alive) for name, full in weights.items()})
 
-    def evaluate(self, state: ServerState, gid: int, dataset: Dataset) -> dict[str, float]:
-        """What the module's ``validation_step`` logs for one group's global model."""
+    def evaluate(
+        self, state: ServerState, gid: int, dataset: Dataset, watch: Callable[[int, int], None] | None = None
+    ) -> dict[str, float]:
+        """What the module's ``validation_step`` logs for one group's global model.
+
+        Args:
+            state: The server's state.
+            gid: Whose model.
+            dataset: On what.
+            watch: Told after each batch how many of how many are done.
+        """
         self.load(state, gid)
         with isolate_rng():
-            return self.site.evaluate(dataset)
+            return self.site.evaluate(dataset, watch)
