@@ -1,6 +1,6 @@
 """Runs the main job and draws what it printed, for the README: writes docs/run.svg.
 
-    .venv/bin/python benchmarks/picture.py
+.venv/bin/python benchmarks/picture.py
 """
 
 from __future__ import annotations

@@ -80,9 +80,8 @@ class Federator:
         """Runs the rounds that are left and returns the last state."""
         try:
             self.call("on_fit_start")
-            self.engine.load(
-                self.state, self.state.home
-            )  # a resumed base: clients are sent only what they haven't seen
+            # after a resume the resident module lacks versions of the base that the clients have, and won't be sent
+            self.engine.load(self.state, self.state.home)
             while self.state.rounds < self.rounds:
                 self._round()
             self.call("on_fit_end")

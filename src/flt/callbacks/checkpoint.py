@@ -62,15 +62,12 @@ class Checkpoint(FedCallback):
         (self.folder / "clients").mkdir(parents=True, exist_ok=True)
         for job in (update.job for update in federator.updates):
             self._write_private(job, federator.client_states[job], federator.state.rounds)
-        states = {type(callback).__name__: callback.state_dict() for callback in federator.callbacks}
-        snapshot = Snapshot(federator.state, tuple(federator.history), states)
-        name = f"round_{federator.state.rounds:04d}"
-        files = {f"{name}.safetensors": self._write(f"{name}.safetensors", encode(snapshot))}
-        files |= {file: self.checksums[file] for file in self.private.values()}
-        private = [[*job, file] for job, file in sorted(self.private.items())]
-        manifest = {"format": FORMAT, "round": federator.state.rounds, "files": files, "private": private}
-        write_atomically(self.folder / f"{name}.json", json.dumps(manifest, indent=1).encode())
-        self._tidy(name)
+        self._write_round(federator)
+
+    def on_fit_end(self, federator: Federator) -> None:
+        """Called when the last round has ended: what was measured after it belongs to its checkpoint."""
+        if federator.history:
+            self._write_round(federator)
 
     def restore(self, federator: Federator) -> None:
         """Brings a federator to the newest whole checkpoint; without one it stays as it is."""
@@ -85,6 +82,17 @@ class Checkpoint(FedCallback):
         self.checksums = {file: manifest["files"][file] for file in self.private.values()}
         states = {job: decode((self.folder / file).read_bytes()) for job, file in self.private.items()}
         federator.client_states = states
+
+    def _write_round(self, federator: Federator) -> None:
+        states = {type(callback).__name__: callback.state_dict() for callback in federator.callbacks}
+        snapshot = Snapshot(federator.state, tuple(federator.history), states)
+        name = f"round_{federator.state.rounds:04d}"
+        files = {f"{name}.safetensors": self._write(f"{name}.safetensors", encode(snapshot))}
+        files |= {file: self.checksums[file] for file in self.private.values()}
+        private = [[*job, file] for job, file in sorted(self.private.items())]
+        manifest = {"format": FORMAT, "round": federator.state.rounds, "files": files, "private": private}
+        write_atomically(self.folder / f"{name}.json", json.dumps(manifest, indent=1).encode())
+        self._tidy(name)
 
     def _write_private(self, job: JobId, state: ClientState, rounds: int) -> None:
         if state == ClientState():
