@@ -27,10 +27,10 @@ sweep: $(STAMP) ## every combination of comma-separated values: make sweep ALGO=
 	@exec $(BIN)/flt sweep $(OPTIONS)
 
 test: $(STAMP) ## the fast tests (TESTARGS="-k mean" goes to pytest)
-	@exec $(BIN)/python -m pytest -m "not slow" $(TESTARGS)
+	@exec $(BIN)/python -m pytest -n auto -m "not slow" $(TESTARGS)
 
 test-all: $(STAMP) ## all tests, the slow ones too
-	@exec $(BIN)/python -m pytest $(TESTARGS)
+	@exec $(BIN)/python -m pytest -n auto $(TESTARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	@$(BIN)/ruff check .

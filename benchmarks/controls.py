@@ -54,9 +54,9 @@ def page(cells: dict[tuple[str, int], list[float]]) -> str:
     lines += [
         "",
         "The backbone was pre-trained on the digits 0-4 only, and stays frozen. A random backbone starts far behind;",
-        "by round 20 it has caught up: adapters and head can learn this task by themselves, given the rounds. The backbone's",
-        "settings were chosen on a validation share of the training part of the digits 5-9, among about twenty, so its rows are",
-        "slightly optimistic.",
+        "by round 20 it has caught up: adapters and head can learn this task by themselves, given the rounds. The",
+        "backbone's settings were chosen on a validation share of the training part of the digits 5-9, among about",
+        "twenty, so its rows are slightly optimistic.",
         "",
         "Made by `.venv/bin/python benchmarks/controls.py`, one thread of a "
         f"{platform.machine()} CPU, Python {platform.python_version()}, {versions}.",

@@ -32,7 +32,9 @@ def flt_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder that ``FLT_CACHE`` names; where it names none, one that the whole session shares."""
     with pytest.MonkeyPatch.context() as patch:
         if "FLT_CACHE" not in os.environ:
-            patch.setenv("FLT_CACHE", str(tmp_path_factory.mktemp("flt_cache")))
+            folder = tmp_path_factory.getbasetemp()
+            # workers of one session have folders side by side, and one cache
+            patch.setenv("FLT_CACHE", str((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "flt_cache"))
         yield Path(os.environ["FLT_CACHE"])
 
 

@@ -31,7 +31,9 @@ def layout_of(rank: int = 4, scale: float = 2.0, transposed: bool = False) -> La
 def random_weights(layout: Layout, seed: int) -> dict[str, Tensor]:
     """Every travelling tensor, normally distributed."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(layout.entries[name].shape, generator=generator) for name in layout.names(("A", "B", "head"))}
+    return {
+        name: torch.randn(layout.entries[name].shape, generator=generator) for name in layout.names(("A", "B", "head"))
+    }
 
 
 def view_of(

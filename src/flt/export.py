@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -60,23 +61,28 @@ def _export_adapter(
         layer = layout.layers.get(layout.entries[name].layer)
         if layer is None or state.alive[layout.entries[name].layer]:
             tensors[_peft_name(name.removeprefix(prefix), layout, name)] = tensor.contiguous()
+    alike = _alike(module, layout)
+    tensors |= {f"base_model.model.{name.removeprefix(prefix)}": value for name, value in alike.items()}
     target.mkdir(parents=True, exist_ok=True)
     _config(layout, state, prefix, _heads(module, layout), source).save_pretrained(str(target))
     safetensors.torch.save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _config(layout: Layout, state: ServerState, prefix: str, heads: list[str], source: str) -> LoraConfig:
-    """Layers may differ in rank: alpha_k / r_k stays the layer's scale, which may be a fraction; no pairs, no layer."""
-    alive = {name.removeprefix(prefix): (layer, len(state.alive[name])) for name, layer in layout.layers.items()}
+    """Layers may differ in rank: alpha_k / r_k stays the layer's scale, which may be a fraction; no pairs, no layer.
+
+    Names are whole, as patterns: peft's lists would also take the names that end like one of them.
+    """
+    alive = {re.escape(n.removeprefix(prefix)): (layer, len(state.alive[n])) for n, layer in layout.layers.items()}
     ranks = {name: rank for name, (_, rank) in alive.items() if rank}
     alphas: dict[str, Any] = {name: layer.scale * rank for name, (layer, rank) in alive.items() if rank}
     first = next(iter(ranks), None)
     return LoraConfig(
         r=ranks[first] if first else 1,
         lora_alpha=alphas[first] if first else 1,
-        rank_pattern=ranks,
-        alpha_pattern=alphas,
-        target_modules=sorted(ranks),
+        rank_pattern={f"^{name}": rank for name, rank in ranks.items()},
+        alpha_pattern={f"^{name}": alpha for name, alpha in alphas.items()},
+        target_modules="|".join(ranks),
         modules_to_save=[name.removeprefix(prefix) for name in heads] or None,
         fan_in_fan_out=any(layer.transposed for layer in layout.layers.values()),
         base_model_name_or_path=source or None,
@@ -96,6 +102,18 @@ def _peft_name(name: str, layout: Layout, full: str) -> str:
 def _heads(module: nn.Module, layout: Layout) -> list[str]:
     """Modules that are trained whole: the owners of the head's tensors."""
     return sorted({name.rpartition(".")[0].replace(".modules_to_save.default", "") for name in layout.names(["head"])})
+
+
+def _alike(module: nn.Module, layout: Layout) -> dict[str, Tensor]:
+    """Frozen tensors of modules whose names end like a head's: peft takes them for heads, and wants their values."""
+    heads = _heads(module, layout)
+    alike = [name for name, _ in module.named_modules() if name not in heads and name.endswith(tuple(heads))]
+    return {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name in alike
+        if "modules_to_save" not in name
+        for key, value in module.get_submodule(name).state_dict().items()
+    }
 
 
 def _export_model(module: pl.LightningModule, layout: Layout, state: ServerState, target: Path) -> None:

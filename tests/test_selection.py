@@ -1,0 +1,184 @@
+"""Which pairs a job holds and trains, against NumPy's argsort."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from made import jobs_of, layout_of, view_of
+
+from flt.errors import InputError
+from flt.ranks.selection import All, Freeze, Truncate, deal
+from flt.view import Job, View
+
+RANK = 8
+SCORES = {name: np.random.default_rng(seed).random(RANK).tolist() for seed, name in enumerate("xy")}
+ALIVE = {"x": (0, 2, 3, 5, 7), "y": tuple(range(RANK))}
+JOB = Job(0, 0, 3)
+
+ranks = st.lists(st.integers(1, 10), min_size=1, max_size=8)
+
+
+def scored(**given: object) -> View:
+    return view_of(layout_of(RANK), scores=SCORES, **given)  # type: ignore[arg-type]
+
+
+def top(layer: str, count: int, alive: tuple[int, ...]) -> tuple[int, ...]:
+    known = np.array(SCORES[layer])[list(alive)]
+    return tuple(sorted(np.array(alive)[np.argsort(-known, kind="stable")[:count]].tolist()))
+
+
+# ---------------------------------------------------------------------------------------------- held and kept
+
+
+@pytest.mark.parametrize("rank", [1, 3, 5, 8, 12])
+@pytest.mark.parametrize("alive", [ALIVE, {"x": tuple(range(RANK)), "y": (6,)}], ids=["some alive", "one alive"])
+def test_kept_are_the_highest_scores_among_the_living(rank: int, alive: dict[str, tuple[int, ...]]) -> None:
+    expected = {name: top(name, rank, alive[name]) for name in alive}
+    view, job = scored(alive=alive), Job(0, 0, rank)
+    assert Freeze()(view, job, [job]) == (alive, expected)
+    assert Truncate()(view, job, [job]) == (expected, expected)
+    assert All()(view, job, [job]) == (alive, alive)
+
+
+@pytest.mark.parametrize("part", [Freeze("first"), Truncate("first")], ids=str)
+def test_first_takes_the_lowest_living_ids_whatever_the_scores(part: Freeze | Truncate) -> None:
+    assert part(scored(alive=ALIVE), JOB, [JOB])[1] == {"x": (0, 2, 3), "y": (0, 1, 2)}
+
+
+def test_random_is_drawn_anew_for_each_round_layer_and_seed() -> None:
+    def kept(rounds: int, seed: int) -> dict[str, tuple[int, ...]]:
+        return Truncate("random")(scored(rounds=rounds, seed=seed), JOB, [JOB])[0]
+
+    drawn = [kept(rounds, seed) for rounds in range(20) for seed in range(2)]
+    assert all(len(set(ids)) == 3 for found in drawn for ids in found.values())
+    assert len({found["x"] for found in drawn}) > 10
+    assert sum(found["x"] == found["y"] for found in drawn) < 10
+    assert kept(3, 1) == drawn[7]
+
+
+def test_every_pair_is_as_likely_as_any_other_at_random() -> None:
+    """2000 draws of 3 out of 8: each pair 750 +- 5 * 22 times."""
+    drawn = [Freeze("random")(scored(seed=seed), JOB, [JOB])[1]["y"] for seed in range(2000)]
+    assert (abs(np.bincount(np.concatenate(drawn), minlength=RANK) - 750) < 110).all()
+
+
+def test_a_job_is_served_by_the_scores_of_its_own_group() -> None:
+    view = view_of(layout_of(RANK), groups=(0, 2), assignment={(0, 0): 2})
+    for gid, best in ((0, 6), (2, 4)):
+        scores = {name: torch.eye(RANK)[best] for name in "xy"}
+        view.state.groups[gid] = dataclasses.replace(view.state.groups[gid], scores=scores)
+    kept = [Freeze()(view, Job(client, 0, 1), [])[1] for client in (0, 1)]
+    assert kept == [{"x": (4,), "y": (4,)}, {"x": (6,), "y": (6,)}]
+
+
+def test_scores_that_tie_in_part_are_taken_by_the_lowest_id() -> None:
+    view = view_of(layout_of(4), scores={"x": [1.0, 2.0, 1.0, 1.0], "y": [0.0, 0.0, 3.0, 0.0]})
+    assert Freeze()(view, Job(0, 0, 2), jobs_of(2, 2))[1] == {"x": (0, 1), "y": (0, 2)}
+
+
+def test_a_layer_whose_scores_all_tie_is_dealt_even_where_they_are_not_zero() -> None:
+    view = view_of(layout_of(4), scores={"x": [7.0] * 4, "y": [0.0, 0.0, 3.0, 4.0]})
+    kept = [Freeze()(view, job, jobs_of(2, 2))[1] for job in jobs_of(2, 2)]
+    assert sorted(kept[0]["x"] + kept[1]["x"]) == [0, 1, 2, 3]
+    assert [found["y"] for found in kept] == [(2, 3), (2, 3)]
+
+
+def test_dead_pairs_do_not_break_a_tie() -> None:
+    view = view_of(layout_of(4), scores={"x": [9.0, 1.0, 1.0, 1.0], "y": [1.0] * 4}, alive={"x": (1, 2, 3), "y": (0,)})
+    kept = [Freeze()(view, job, jobs_of(1, 2))[1]["x"] for job in jobs_of(1, 2)]
+    assert sorted(kept[0] + kept[1]) == [1, 2, 3]
+
+
+# ---------------------------------------------------------------------------------------------- dealing
+
+
+@given(ranks, st.integers(1, 9), st.integers(0, 99))
+def test_as_many_pairs_are_dealt_as_the_ranks_allow_in_every_layer(of: list[int], alive: int, seed: int) -> None:
+    jobs = jobs_of(*of)
+    ids = tuple(range(3, 3 + alive))
+    view = view_of(layout_of(12), alive={"x": ids, "y": ids}, seed=seed)
+    for layer in "xy":
+        hands = [Freeze()(view, job, jobs)[1][layer] for job in jobs]
+        assert [len(set(hand)) for hand in hands] == [min(rank, alive) for rank in of]
+        assert all(hand == tuple(sorted(hand)) and set(hand) <= set(ids) for hand in hands)
+        assert len(set().union(*hands)) == min(sum(of), alive)
+
+
+@given(ranks, st.randoms(use_true_random=False))
+def test_a_hand_does_not_depend_on_the_order_in_which_the_cohort_is_listed(of: list[int], random: object) -> None:
+    jobs = jobs_of(*of)
+    shuffled = random.sample(jobs, len(jobs))  # type: ignore[attr-defined]
+    for part in (Freeze(), Truncate("random")):
+        view = view_of(layout_of(RANK))
+        assert [part(view, job, jobs) for job in jobs] == [part(view, job, shuffled) for job in jobs]
+
+
+def test_jobs_of_one_client_have_hands_of_their_own() -> None:
+    jobs = [Job(0, index, 2) for index in range(3)]
+    hands = [deal(tuple(range(6)), 2, job, jobs, np.random.default_rng(0)) for job in jobs]
+    assert sorted(pair for hand in hands for pair in hand) == list(range(6))
+
+
+def test_layers_are_dealt_apart_at_the_same_round() -> None:
+    view = view_of(layout_of(RANK))
+    kept = [Freeze()(view, job, jobs_of(4, 4))[1] for job in jobs_of(4, 4)]
+    assert kept[0]["x"] != kept[0]["y"]
+
+
+# ---------------------------------------------------------------------------------------------- purity and refusals
+
+
+@pytest.mark.parametrize("part", [Freeze(), Truncate("random")], ids=str)
+def test_the_global_generators_are_neither_read_nor_moved(part: Freeze | Truncate) -> None:
+    np.random.seed(0)
+    torch.manual_seed(0)
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    first = part(view_of(layout_of(RANK)), JOB, jobs_of(3, 3))
+    assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert part(view_of(layout_of(RANK)), JOB, jobs_of(3, 3)) == first
+
+
+def shown() -> str:
+    """Cohort, hands and clusters of one round."""
+    from made import update_of
+
+    from flt.clustering import KMeansGrouping
+    from flt.sampling import FixedSize
+
+    view = view_of(layout_of(RANK), rounds=2)
+    members = KMeansGrouping(2)(view, [update_of(view, (client, 0)) for client in range(6)])
+    hands = [Freeze()(view, job, jobs_of(3, 2, 5)) for job in jobs_of(3, 2, 5)]
+    return repr((FixedSize(3)(range(9), 0, 2), hands, {gid: [u.job for u in its] for gid, its in members.items()}))
+
+
+@pytest.mark.slow
+def test_another_process_with_another_hash_seed_draws_the_same() -> None:
+    env = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parent)}
+    code = "import numpy as np; np.random.seed(5); import test_selection; print(test_selection.shown())"
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert found.stdout.strip().splitlines()[-1] == shown()
+
+
+def test_ranks_below_the_adapters_are_refused_by_all_alone() -> None:
+    with pytest.raises(InputError, match="^selection=all: a client of rank 2 can't train all 8 pairs; allowed is"):
+        All().check([8, 2, 4], 8)
+    All().check([8, 8], 8)
+    Freeze().check([8, 2], 8)
+    Truncate().check([8, 2], 8)
+
+
+@pytest.mark.parametrize("part", [Freeze, Truncate])
+def test_an_unknown_order_is_refused_with_the_choices(part: type[Freeze]) -> None:
+    with pytest.raises(InputError, match="^selection.by=best: allowed is score, first, random$"):
+        part("best")
