@@ -33,8 +33,9 @@ def flt_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         if "FLT_CACHE" not in os.environ:
             folder = tmp_path_factory.getbasetemp()
-            # workers of one session have folders side by side, and one cache
-            patch.setenv("FLT_CACHE", str((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "flt_cache"))
+            if "PYTEST_XDIST_WORKER" in os.environ:
+                folder = folder.parent  # the workers of one session share it
+            patch.setenv("FLT_CACHE", str(folder / "flt_cache"))
         yield Path(os.environ["FLT_CACHE"])
 
 

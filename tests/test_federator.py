@@ -16,6 +16,7 @@ from flt.ranks.importance import GradientSensitivity
 from flt.ranks.selection import Freeze
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
+from flt.rules.stacking import Stacking
 
 
 class Recorder(FedCallback):
@@ -165,6 +166,14 @@ def test_a_non_finite_update_stops_the_run_naming_the_client_and_keeps_the_state
         federator.fit()
     assert federator.state is before
     assert recorder.calls[-1] == "exception InputError"
+
+
+def test_changes_of_the_base_travel_once_per_client_whatever_its_jobs() -> None:
+    recorder = Recorder()
+    toy_federator(Recipe(Stacking()), toy_clients(2, jobs=2), rounds=3, callbacks=[recorder]).fit()
+    payloads = [m for m in recorder.messages if isinstance(m, Payload)]
+    versions = [[delta.version for delta in payload.base] for payload in payloads if payload.job[0] == 1]
+    assert versions == [[], [], [1], [], [2], []]
 
 
 def test_private_states_stay_with_their_client() -> None:

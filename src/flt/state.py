@@ -67,12 +67,14 @@ class BaseState:
         return grown
 
     def since(self, version: int, initial: Mapping[str, Tensor]) -> tuple[BaseDelta, ...]:
-        """What a client that has seen ``version`` lacks: the missing changes, or a weight's value where smaller."""
+        """What a client that has seen ``version`` lacks: the missing changes, or a weight's value where smaller.
+
+        Changes of a weight that are larger together than its value have been folded into it by ``advance``.
+        """
         missing: dict[int, dict[str, tuple[Tensor, ...]]] = {}
         for name in self.changed():
             later = [(d.version, d.tensors[name]) for d in self.recent if d.version > version and name in d.tensors]
-            size = sum(_size(change) for _, change in later)
-            if (name in self.folded and self.folded[name][0] > version) or size > initial[name].numel():
+            if name in self.folded and self.folded[name][0] > version:
                 later = [(self.version, (self.value(name, initial),))]
             for at, change in later:
                 missing.setdefault(at, {})[name] = change

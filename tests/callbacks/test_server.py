@@ -161,6 +161,24 @@ BAD = {
         lambda u: dataclasses.replace(u, scores={"x": ((0,), torch.tensor([float("nan")]))}),
         r"scores of x=\[nan\]",
     ),
+    "score of no pair": (
+        lambda u: dataclasses.replace(u, scores={"x": ((9,), torch.ones(1))}),
+        r"scores of x=\(9,\)",
+    ),
+    "scores that aren't as many": (
+        lambda u: dataclasses.replace(u, scores={"x": ((0, 1), torch.ones(3))}),
+        r"scores of x=\(3,\)",
+    ),
+    "scalar": (lambda u: dataclasses.replace(u, scalars={"lr": float("nan")}), "lr=nan"),
+    "stale": (lambda u: dataclasses.replace(u, round=3), "round=3: it belongs to another round"),
+    "no examples": (lambda u: dataclasses.replace(u, examples=0), "examples=0"),
+    "no steps": (lambda u: dataclasses.replace(u, steps=0), "steps=0"),
+    "a layer less": (
+        lambda u: dataclasses.replace(u, kept={"x": u.kept["x"]}),
+        r"layers=\['x'\]",
+    ),
+    "pairs out of range": (lambda u: dataclasses.replace(u, kept=u.kept | {"x": (0, 4)}), r"pairs of x=\(0, 4\)"),
+    "pairs in disorder": (lambda u: dataclasses.replace(u, kept=u.kept | {"x": (1, 0)}), r"pairs of x=\(1, 0\)"),
 }
 
 
@@ -181,6 +199,12 @@ def test_an_update_of_who_was_not_in_the_cohort_is_refused(job: tuple[int, int])
     foreign = dataclasses.replace(updates[0], job=job)
     with pytest.raises(InputError, match=rf"^update of client {job[0]}, job {job[1]}=.*a job of the round's cohort$"):
         server.screen(state, COHORT, [*updates, foreign])
+
+
+def test_a_second_update_of_a_job_is_refused() -> None:
+    server, state, updates = round_of()
+    with pytest.raises(InputError, match="^update of client 1, job 0=twice"):
+        server.screen(state, COHORT, [*updates, updates[1]])
 
 
 # ---------------------------------------------------------------------------------------------- aggregate

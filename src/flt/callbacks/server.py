@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
@@ -14,12 +13,13 @@ from flt.callbacks.local import LearningRateFactor, LocalFit, Proximal
 from flt.clustering import Everyone, KMeansGrouping
 from flt.errors import InputError
 from flt.layout import TRAVELLING, Layout
-from flt.messages import JobId, Payload, Plan, Update
+from flt.messages import Payload, Plan, Update
 from flt.plans import AdapterPlan
 from flt.ranks.importance import GradientSensitivity, NoImportance
 from flt.ranks.schedule import Constant
 from flt.ranks.selection import All, Freeze, Truncate
 from flt.rules.base import Rule
+from flt.screening import screen
 from flt.state import GroupState, ServerState, zero_scores
 from flt.view import Job, View
 
@@ -91,21 +91,20 @@ class ServerAggregation(FedCallback):
             return {name: self.layout.take(name, tensors[name], held) for name in public if name in tensors}
 
         slots = {slot: gather(group.slots[slot]) for slot in self.recipe.rule.sends if slot in group.slots}
-        base = state.base.since(state.base.seen.get(job.client, 0), self.base)
-        version = state.base.version
+        first = min(other.index for other in cohort if other.client == job.client)
+        seen = state.base.seen.get(job.client, 0) if job.index == first else state.base.version  # once per client
+        base, version = state.base.since(seen, self.base), state.base.version
         return Payload(job.id, state.rounds, plan, gather(group.weights), held, kept, slots, version, base)
 
     def screen(self, state: ServerState, cohort: Sequence[Job], updates: Sequence[Update]) -> list[Update]:
         """The updates that may be aggregated, sorted by job.
 
         Raises:
-            InputError: An update has the wrong names or shapes, or holds a number that isn't finite.
+            InputError: An update isn't what was asked for, has the wrong shapes, or holds a number that isn't finite.
         """
-        names = self._sent_up(self.recipe.plan(state.rounds))
-        jobs = {job.id for job in cohort}
-        for update in updates:
-            self._check(update, names, jobs)
-        return sorted(updates, key=lambda update: update.job)
+        plan = self.recipe.plan(state.rounds)
+        names = self.layout.names(set(plan.train) - set(plan.private))
+        return screen(updates, self.layout, state.alive, names, cohort, state.rounds)
 
     def aggregate(self, state: ServerState, updates: Sequence[Update]) -> ServerState:
         """The state after a round.
@@ -131,25 +130,3 @@ class ServerAggregation(FedCallback):
 
     def _view(self, state: ServerState) -> View:
         return View(self.layout, state, self.jobs, self.seed)
-
-    def _sent_up(self, plan: Plan) -> list[str]:
-        return self.layout.names(set(plan.train) - set(plan.private))
-
-    def _check(self, update: Update, names: Sequence[str], jobs: set[JobId]) -> None:
-        who = f"update of client {update.job[0]}, job {update.job[1]}"
-        if update.job not in jobs:
-            raise InputError.of(who, "?", "a job of the round's cohort")
-        if sorted(update.tensors) != list(names):
-            raise InputError.of(who, sorted(update.tensors), names, "other tensors than were asked for")
-        for name, tensor in update.tensors.items():
-            shape = self.layout.shape(name, update.kept)
-            if tuple(tensor.shape) != shape:
-                raise InputError.of(f"{who}: {name}", tuple(tensor.shape), str(shape))
-            if not bool(torch.isfinite(tensor).all()):
-                bad = int((~torch.isfinite(tensor)).sum())
-                raise InputError.of(
-                    f"{who}: {name}", f"{bad} of {tensor.numel()} not finite", "finite numbers; lower local.lr"
-                )
-        for layer, (_, values) in update.scores.items():
-            if not bool(torch.isfinite(values).all()):
-                raise InputError.of(f"{who}: scores of {layer}", values.tolist(), "finite numbers; lower local.lr")
