@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -62,14 +61,12 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Lets Ctrl-C inside a Trainer be one: Lightning makes ``SystemExit`` of it, and ignores it from then on."""
-    handler = signal.getsignal(signal.SIGINT)
+    """Lets Ctrl-C inside a Trainer be one: Lightning makes ``SystemExit`` of it."""
     try:
         yield
     except SystemExit as error:
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from error
 
 
