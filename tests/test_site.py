@@ -212,12 +212,74 @@ def test_buffers_and_dropout_do_not_leak_between_jobs_or_into_the_global_generat
 
 
 def test_a_module_left_in_eval_mode_trains_in_train_mode() -> None:
-    site, payload = site_of(WithBuffersAndDropout())
+    site, payload = site_of(WithBuffersAndDropout().eval())
     seen: list[bool] = []
     site.module.dropout.register_forward_hook(lambda module, *_: seen.append(module.training))
-    site.module.eval()
     site.local_fit(toy_clients()[0].data[0], payload, ClientState(), 0)
     assert any(seen)
+
+
+def test_a_part_that_the_user_put_in_eval_mode_stays_there() -> None:
+    module = WithBuffersAndDropout()
+    module.norm.eval()
+    site, payload = site_of(module)
+    seen: list[bool] = []
+    site.module.norm.register_forward_hook(lambda module, *_: seen.append(module.training))
+    site.local_fit(toy_clients()[0].data[0], payload, ClientState(), 0)
+    assert seen
+    assert not any(seen)
+
+
+def test_what_is_evaluated_before_a_fit_does_not_change_it() -> None:
+    torch.manual_seed(0)
+    site, payload = site_of(WithBuffersAndDropout())
+    data, updates = toy_clients()[0].data[0], []
+    for examples in (0, None):
+        site.settings = LocalSettings(steps=3, batch_size=4, eval_examples=examples)
+        updates.append(site.local_fit(data, payload, ClientState(), 1)[0].tensors)
+    assert_same(*updates)
+
+
+def test_a_buffer_that_a_fit_creates_is_gone_after_it() -> None:
+    class Counts(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", None)
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            self.seen = torch.ones(1) if self.seen is None else self.seen + 1
+
+    site, payload = site_of(Counts())
+    site.local_fit(toy_clients()[0].data[0], payload, ClientState(), 1)
+    assert site.module.seen is None
+
+
+class Encodes(Toy):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.fc2(self.encoder(self.fc1(x)[:, None])[:, 0]))
+
+
+def test_transformer_layers_are_evaluated_with_their_lora() -> None:
+    """In eval mode torch's layers read their linear layers' weights unless they are kept from it."""
+    torch.manual_seed(0)
+    site, payload = site_of(Encodes())
+    data = toy_clients()[0].data[0]
+    update, _ = site.local_fit(data, payload, ClientState(), 1)
+    assert not [name for name in update.tensors if "out_proj" in name]
+    x, y = (column[data.held_out] for column in data.dataset.tensors)  # type: ignore[attr-defined]  # a TensorDataset
+    loss = nn.functional.cross_entropy(site.module.train()(x), y)
+    assert update.metrics["fitted/val_loss"] == pytest.approx(loss.item(), abs=1e-5)
+
+
+def test_a_sample_of_the_held_out_examples_spans_them_all() -> None:
+    data = JobData(toy_data(), np.arange(3), np.arange(10, 110))
+    assert list(data.validation_set(4).indices) == [10, 43, 76, 109]
+    assert list(data.validation_set(None).indices) == list(range(10, 110))
 
 
 def test_evaluation_reports_what_validation_step_logs() -> None:

@@ -142,7 +142,10 @@ def target_modules(model: nn.Module) -> list[str]:
     present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     usual = [name for name in PEFT_TARGETS.get(kind) or TARGETS.get(kind) or () if name in present]
     head = head_name(model)
-    names = usual or [name for name in _linear(model) if not _inside(name, head)]
+    # torch's attention reads its output layer's weight and never calls it
+    attention = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    unfit = [head, *attention]
+    names = usual or [name for name in _linear(model) if not any(_inside(name, other) for other in unfit)]
     if not names:
         raise InputError.of("adapter.target_modules", None, "names of layers", "the head is the only linear layer")
     return names

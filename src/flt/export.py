@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import lightning.pytorch as pl
 import safetensors.torch
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
 from flt.client import ClientModule
@@ -36,7 +37,7 @@ def export(module: pl.LightningModule, layout: Layout, state: ServerState, folde
     """
     temporary = folder / ".export"
     shutil.rmtree(temporary, ignore_errors=True)
-    groups = sorted(set(state.groups) - {state.home}) or [state.home]
+    groups = state.clusters
     if state.base.version:
         _export_model(module, layout, state, temporary)
     for gid in () if state.base.version else groups:
@@ -55,25 +56,27 @@ def living(layout: Layout, state: ServerState, gid: int) -> dict[str, Tensor]:
 def _export_adapter(
     module: pl.LightningModule, layout: Layout, state: ServerState, gid: int, target: Path, source: str
 ) -> None:
-    prefix = _prefix(module)
+    plain = _plain_names(module)
     tensors = {}
     for name, tensor in living(layout, state, gid).items():
         layer = layout.layers.get(layout.entries[name].layer)
         if layer is None or state.alive[layout.entries[name].layer]:
-            tensors[_peft_name(name.removeprefix(prefix), layout, name)] = tensor.contiguous()
+            tensors[_peft_name(plain(name), layout, name)] = tensor.contiguous()
     alike = _alike(module, layout)
-    tensors |= {f"base_model.model.{name.removeprefix(prefix)}": value for name, value in alike.items()}
+    tensors |= {f"base_model.model.{plain(name)}": value for name, value in alike.items()}
     target.mkdir(parents=True, exist_ok=True)
-    _config(layout, state, prefix, _heads(module, layout), source).save_pretrained(str(target))
+    _config(layout, state, plain, _heads(module, layout), source).save_pretrained(str(target))
     safetensors.torch.save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _config(layout: Layout, state: ServerState, prefix: str, heads: list[str], source: str) -> LoraConfig:
+def _config(
+    layout: Layout, state: ServerState, plain: Callable[[str], str], heads: list[str], source: str
+) -> LoraConfig:
     """Layers may differ in rank: alpha_k / r_k stays the layer's scale, which may be a fraction; no pairs, no layer.
 
     Names are whole, as patterns: peft's lists would also take the names that end like one of them.
     """
-    alive = {re.escape(n.removeprefix(prefix)): (layer, len(state.alive[n])) for n, layer in layout.layers.items()}
+    alive = {re.escape(plain(n)): (layer, len(state.alive[n])) for n, layer in layout.layers.items()}
     ranks = {name: rank for name, (_, rank) in alive.items() if rank}
     alphas: dict[str, Any] = {name: layer.scale * rank for name, (layer, rank) in alive.items() if rank}
     first = next(iter(ranks), None)
@@ -83,7 +86,7 @@ def _config(layout: Layout, state: ServerState, prefix: str, heads: list[str], s
         rank_pattern={f"^{name}": rank for name, rank in ranks.items()},
         alpha_pattern={f"^{name}": alpha for name, alpha in alphas.items()},
         target_modules="|".join(ranks),
-        modules_to_save=[name.removeprefix(prefix) for name in heads] or None,
+        modules_to_save=[plain(name) for name in heads] or None,
         fan_in_fan_out=any(layer.transposed for layer in layout.layers.values()),
         base_model_name_or_path=source or None,
         inference_mode=True,
@@ -148,6 +151,19 @@ def merge(module: nn.Module, layout: Layout, tensors: dict[str, Tensor]) -> dict
             value = (value.double() + (product.T if layer.transposed else product)).to(value.dtype)
         merged[name.replace(".base_layer.", ".")] = value.clone(memory_format=torch.contiguous_format)
     return merged
+
+
+def _plain_names(module: nn.Module) -> Callable[[str], str]:
+    """A tensor's name -> its name in the module as it was before flt, or the user's peft, wrapped it."""
+    shells = [f"{name}." for name, sub in module.named_modules() if isinstance(sub, PeftModel)]
+
+    def plain(name: str) -> str:
+        for shell in shells:
+            if name.startswith(f"{shell}base_model.model."):
+                name = shell + name.removeprefix(f"{shell}base_model.model.")
+        return name.removeprefix(_prefix(module))
+
+    return plain
 
 
 def _prefix(module: nn.Module) -> str:

@@ -92,7 +92,7 @@ class Federator:
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Leaves figures of this round, for TensorBoard, the table and the checkpoint."""
-        self.metrics.update(metrics)
+        self.metrics.update({key: value if isinstance(value, int) else float(value) for key, value in metrics.items()})
 
     def call(self, hook: str, *args: Any) -> None:
         """Calls one hook of the server and of every callback, in their order: the one place where hooks are called."""

@@ -149,7 +149,7 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"c": type(value).__name__, "f": fields}
     if isinstance(value, dict):
         return {"d": [[_pack(k, tensors), _pack(v, tensors)] for k, v in value.items()]}
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         return [_pack(item, tensors) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return {"n": str(value)}

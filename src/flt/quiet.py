@@ -19,6 +19,7 @@ _LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilitie
 _ADVICE = (
     r".*does not have many workers.*",
     r".*`validation_step` but have no `val_dataloader`.*",
+    r".*`val_dataloader` but have no `validation_step`.*",
     r".*number of training batches.*smaller than the logging interval.*",
     r".*GPU available but not used.*",
     r".*LeafSpec.*",
@@ -71,6 +72,17 @@ def interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def whole_layers() -> Iterator[None]:
+    """Has torch's transformer layers call their linear layers: in evaluation they read the weights and skip LoRA."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silences the logs and progress bars of transformers and leaves the user's settings as they were."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
@@ -93,12 +105,13 @@ class SharedLogger(Logger):
     Every fit has a Trainer of its own, whose steps begin at 0.
 
     Args:
-        logger: The user's.
+        logger: The user's, or the run's own.
         step: Steps that the federation had taken before.
+        forwards: Whether metrics are handed on; else a fit only finds the logger's ``experiment``.
     """
 
-    def __init__(self, logger: Logger, step: int = 0) -> None:
-        self.logger, self.step = logger, step
+    def __init__(self, logger: Logger, step: int = 0, forwards: bool = True) -> None:
+        self.logger, self.step, self.forwards = logger, step, forwards
 
     @property
     def name(self) -> str | None:
@@ -112,8 +125,8 @@ class SharedLogger(Logger):
 
     @property
     def save_dir(self) -> str | None:
-        """The user's logger's."""
-        return self.logger.save_dir
+        """None: what a fit's callbacks write goes under the Trainer's own root, not among the run's files."""
+        return None
 
     @property
     def experiment(self) -> Any:
@@ -122,7 +135,8 @@ class SharedLogger(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Hands on the metrics, at the federation's step."""
-        self.logger.log_metrics(metrics, step=self.step + (step or 0))
+        if self.forwards:
+            self.logger.log_metrics(metrics, step=self.step + (step or 0))
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Does nothing: the federation logs them once."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +26,7 @@ from flt.callbacks.metrics_csv import MetricsCsv
 from flt.callbacks.progress import Progress
 from flt.callbacks.server import Recipe, ServerAggregation
 from flt.callbacks.timer import Timer
-from flt.client import ClientSpec
+from flt.client import ClientModule, ClientSpec
 from flt.config import TrainConfig, flat, typed
 from flt.engines.serial import Serial
 from flt.errors import InputError
@@ -34,6 +36,7 @@ from flt.layout import Layout
 from flt.quiet import SharedLogger
 from flt.site import Site
 
+EXPORTS = ("adapter", "model")
 _log = logging.getLogger(__name__)
 
 
@@ -92,16 +95,29 @@ class Run:
         federator = self._federator(layout, recipe, clients)
         exported = made_before(federator)
         if exported is None:
-            federator.fit()
+            self._fit(federator)
         else:
             _log.warning("%s has finished all of its %d rounds; nothing is left to do", self.folder, federator.rounds)
-        groups = sorted(set(federator.state.groups) - {federator.state.home}) or [federator.state.home]
-        federator.engine.load(federator.state, groups[0])
+        federator.engine.load(federator.state, federator.state.clusters[0])
         made.module.eval()
         exported = exported or export(made.module, layout, federator.state, self.folder, made.source)
         if self.show:
             summary.render(federator.history, self.folder, time.perf_counter() - began, logdir=cfg.root)
         return Result(made.module, federator.history[-1], self.folder, federator.history, exported)
+
+    def _fit(self, federator: Federator) -> None:
+        """Runs the rounds that are left, beside no older export; a run refused in its first round leaves nothing."""
+        for name in EXPORTS:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        try:
+            federator.fit()
+        except InputError:
+            if not federator.state.rounds:
+                shutil.rmtree(self.folder)
+                with contextlib.suppress(OSError):  # others have runs there
+                    self.folder.parent.rmdir()
+                    self.folder.parent.parent.rmdir()
+            raise
 
     def _federator(self, layout: Layout, recipe: Recipe, clients: Mapping[int, ClientSpec]) -> Federator:
         cfg, made = self.cfg, self.made
@@ -115,16 +131,17 @@ class Run:
         server = ServerAggregation(recipe, layout, len(made.tasks()), cfg.seed, base)
         state, sampler, settings = server.initial(weights), build.sampler(cfg, len(clients)), build.local_settings(cfg)
         self.folder = runs.folder_of(cfg)  # the first thing that is written, once all of the above was accepted
-        shared = SharedLogger(self.loggers[0]) if self.loggers else None
-        site = Site(module, layout, recipe, settings, base, made.collate, self.lightning, shared, self.folder)
+        site = Site(module, layout, recipe, settings, base, made.collate, self.lightning, root=self.folder / "fits")
         evaluate = Evaluate(made.validation, made.tasks(), cfg.eval.every, made.test)
         federator = Federator(server, clients, Serial(site, clients), sampler, (), cfg.rounds, cfg.seed, state)
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
         federator.callbacks = [evaluate, Communication(), Timer(), *self.own, checkpoint]
         checkpoint.restore(federator)
-        if shared is not None:
-            shared.step = int(sum(metrics["clients/steps"] for metrics in federator.history))
-        sinks = [MetricsCsv(self.folder / "metrics.csv"), self._loggers(federator)]
+        loggers = self._loggers(federator)
+        if not isinstance(module, ClientModule):
+            steps = int(sum(metrics["clients/steps"] for metrics in federator.history))
+            site.loggers = [SharedLogger(logger, steps, forwards=bool(self.loggers)) for logger in loggers.loggers]
+        sinks = [MetricsCsv(self.folder / "metrics.csv"), loggers]
         federator.callbacks = [*federator.callbacks[:-1], *sinks, *self._progress(), checkpoint]
         return federator
 
@@ -173,5 +190,5 @@ def with_capacities(
 def made_before(federator: Federator) -> Path | None:
     """What a finished run has exported; None where rounds or the export are left to do."""
     checkpoint = next(callback for callback in federator.callbacks if isinstance(callback, Checkpoint))
-    found = [checkpoint.folder.parent / name for name in ("adapter", "model")]
+    found = [checkpoint.folder.parent / name for name in EXPORTS]
     return next((path for path in found if federator.state.rounds >= federator.rounds and path.is_dir()), None)

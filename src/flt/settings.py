@@ -11,7 +11,8 @@ from torch.utils.data import Sampler
 from flt.errors import InputError
 from flt.messages import Plan
 
-PRECISIONS = ("32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed")
+"""Weights stay float32: messages, base versions and checkpoints are exact only then."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,11 +25,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from flt.callbacks.local import LocalCallback, LocalFit
 from flt.callbacks.server import Recipe
-from flt.client import JobData
+from flt.client import ClientModule, JobData
 from flt.errors import InputError
 from flt.layout import TRAVELLING, Layout
 from flt.messages import BaseDelta, Payload, Update
-from flt.quiet import ResidentStrategy, SharedLogger, interruptible, quiet
+from flt.quiet import ResidentStrategy, SharedLogger, interruptible, quiet, whole_layers
 from flt.settings import LocalSettings, Shuffled
 from flt.state import ClientState, apply_change
 
@@ -45,7 +45,7 @@ class Site:
         base: The initial values of the frozen weights that the recipe may change.
         collate: Builds a batch from a list of examples; None: torch's default.
         callbacks: The user's Lightning callbacks; each fit gets copies of its own.
-        logger: Of the fits; None: nothing is logged inside of them.
+        loggers: What a module finds as its loggers inside a fit.
         root: Where the user's callbacks may write; None: nowhere.
     """
 
@@ -58,15 +58,17 @@ class Site:
         base: Mapping[str, Tensor],
         collate: Callable[[list[Any]], Any] | None = None,
         callbacks: Sequence[pl.Callback] = (),
-        logger: SharedLogger | None = None,
+        loggers: Sequence[SharedLogger] = (),
         root: Path | None = None,
     ) -> None:
         self.module, self.layout, self.recipe, self.settings = module, layout, recipe, settings
         self.base = base
-        self.collate, self.callbacks, self.logger, self.root = collate, callbacks, logger, root
+        self.collate, self.callbacks, self.loggers, self.root = collate, callbacks, loggers, root
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self.initial = {name: self.parameters[name].detach().cpu().clone() for name in layout.names(TRAVELLING)}
         self.base_version = 0
+        if not module.training or isinstance(module, ClientModule):
+            module.train()  # from_pretrained and an earlier fit leave eval mode; parts that a user froze stay so
 
     def local_fit(self, data: JobData, payload: Payload, private: ClientState, seed: int) -> tuple[Update, ClientState]:
         """Trains one job.
@@ -80,11 +82,13 @@ class Site:
         Raises:
             InputError: The fit took no step.
         """
-        with self._leaving_no_trace(seed):
+        with self._leaving_no_trace():
+            _seed(seed)
             self.install(payload, private)
             held_out = data.validation_set(self.settings.eval_examples)
             metrics = {f"distributed/{key}": value for key, value in self.evaluate(held_out).items()}
             fit = self._prepare(payload, private)
+            _seed(seed)  # anew, so that what was evaluated before doesn't matter
             metrics |= self._train(fit, data, held_out, seed)
             metrics |= {f"fitted/{key}": value for key, value in self.evaluate(held_out).items()}
             return self._update(fit, data, metrics), self._private(fit)
@@ -131,8 +135,8 @@ class Site:
             if watch is not None:
                 watch(done + 1, int(trainer.num_val_batches[0]))
 
-        trainer = self._trainer([LambdaCallback(on_validation_batch_end=tell)], logger=False)
-        with quiet(), interruptible():
+        trainer = self._trainer([LambdaCallback(on_validation_batch_end=tell)], [])
+        with quiet(), interruptible(), whole_layers():
             results = trainer.validate(self.module, self._loader(dataset, None), verbose=False)
         return {key: float(value) for key, value in results[0].items()}
 
@@ -145,16 +149,16 @@ class Site:
     def _train(self, fit: LocalFit, data: JobData, held_out: Dataset, seed: int) -> dict[str, float]:
         own = self.recipe.callbacks(fit)
         users = copy.deepcopy(list(self.callbacks))
-        trainer = self._trainer([*own, *users], self.logger or False, **self.settings.length(fit.payload.plan))
+        trainer = self._trainer([*own, *users], list(self.loggers), **self.settings.length(fit.payload.plan))
         loader = self._loader(data.training_set, seed)
-        # only a user's callback can want figures inside a fit
-        during = self._loader(held_out, None) if users and len(held_out) else None  # type: ignore[arg-type]  # map-style
-        self.module.train()
+        # a user's callbacks and schedules may want figures inside a fit, flt's own module doesn't
+        wanted = len(held_out) > 0 and not isinstance(self.module, ClientModule)  # type: ignore[arg-type]  # map-style
+        during = self._loader(held_out, None) if wanted else None
         with quiet(), interruptible():
             trainer.fit(self.module, loader, during)
         fit.steps = trainer.global_step
-        if self.logger is not None:
-            self.logger.step += fit.steps
+        for logger in self.loggers:
+            logger.step += fit.steps
         if fit.steps < 1:
             raise InputError.of(f"client {fit.payload.job[0]}", "0 steps", "a fit of at least one optimiser step")
         for callback in own:
@@ -186,14 +190,14 @@ class Site:
             tensors[name] = self.layout.put(name, full, fit.payload.held, part)
         return ClientState({**fit.private.tensors, **tensors}, {**fit.private.slots, **fit.slots})
 
-    def _trainer(self, callbacks: list[pl.Callback], logger: SharedLogger | bool, **length: int) -> pl.Trainer:
+    def _trainer(self, callbacks: list[pl.Callback], loggers: list[SharedLogger], **length: int) -> pl.Trainer:
         """A fresh, quiet Trainer: a used one would train no step, since ``fit`` doesn't reset its progress."""
         with quiet():
             return pl.Trainer(
                 accelerator=self.module.device.type if self.module.device.type != "cuda" else "gpu",
                 strategy=ResidentStrategy(self.module.device),
                 precision=self.settings.precision,  # type: ignore[arg-type]  # a config's string
-                logger=logger,
+                logger=loggers or False,
                 callbacks=callbacks,
                 gradient_clip_val=self.settings.clip,
                 accumulate_grad_batches=self.settings.accumulate,
@@ -201,7 +205,7 @@ class Site:
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
-                log_every_n_steps=1 if logger else None,  # fits are shorter than Lightning's interval of 50
+                log_every_n_steps=1 if loggers else None,  # fits are shorter than Lightning's interval of 50
                 default_root_dir=self.root,
                 **length,  # type: ignore[arg-type]  # max_steps and max_epochs
             )
@@ -214,20 +218,30 @@ class Site:
         return DataLoader(dataset, self.settings.batch_size, sampler=sampler, collate_fn=self.collate)
 
     @contextlib.contextmanager
-    def _leaving_no_trace(self, seed: int) -> Iterator[None]:
-        """The module's buffers and the global generators are after a job what they were before."""
-        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+    def _leaving_no_trace(self) -> Iterator[None]:
+        """The module's buffers, its modes and the global generators are after a job what they were before."""
+        kept = [(sub, _copied(sub._buffers)) for sub in self.module.modules()]
+        modes = [(sub, sub.training) for sub in self.module.modules()]
         with isolate_rng():
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
             try:
                 yield
             finally:
-                for name, buffer in self.module.named_buffers():
-                    buffer.copy_(buffers[name])
+                for sub, buffers in kept:
+                    sub._buffers.update(buffers)
+                for sub, training in modes:
+                    sub.training = training
                 for parameter in self.parameters.values():
                     parameter.grad = None
+
+
+def _copied(buffers: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+    return {name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()}
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def _overrides(module: pl.LightningModule, method: str) -> bool:

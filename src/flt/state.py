@@ -121,6 +121,11 @@ class ServerState:
     home: int = 0
     """The group of jobs that no grouping has met yet."""
 
+    @property
+    def clusters(self) -> list[int]:
+        """Ids of the groups that were trained: all but a home that only waits for jobs, ascending."""
+        return sorted(set(self.groups) - {self.home}) or [self.home]
+
     def group_of(self, job: JobId) -> int:
         """The group whose weights a job gets."""
         return self.assignment.get(job, self.home)

@@ -93,7 +93,7 @@ def halve(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, halve, Path.unlink], ids=["flipped", "cut", "gone"])
-@pytest.mark.parametrize("file", ["round_0003.safetensors", "clients/*_0003.safetensors"])
+@pytest.mark.parametrize("file", ["round_0003*.safetensors", "clients/*_0003.safetensors"])
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     damage: Callable[[Path], None],
     file: str,
@@ -180,10 +180,11 @@ def test_round_10000_is_newer_than_round_9999(tmp_path: Path) -> None:
     federation(tmp_path, rounds=1).fit()
     (manifest,) = tmp_path.glob("*.json")
     for number in (9999, 10000):
-        content = json.loads(manifest.read_text()) | {"round": number}
-        content["files"] = {f"round_{number}.safetensors": content["files"]["round_0001.safetensors"]}
+        content = json.loads(manifest.read_text())
+        old, new = content["state"], f"round_{number}.safetensors"
+        content |= {"round": number, "state": new, "files": {new: content["files"][old]}}
         (tmp_path / f"round_{number}.json").write_text(json.dumps(content))
-        (tmp_path / f"round_{number}.safetensors").write_bytes((tmp_path / "round_0001.safetensors").read_bytes())
+        (tmp_path / new).write_bytes((tmp_path / old).read_bytes())
     found = newest(tmp_path)
     assert found is not None
     assert found[1]["round"] == 10000

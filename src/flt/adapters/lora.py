@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from flt.backbones import head_name, target_modules
 from flt.client import ClientModule
@@ -60,6 +61,7 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int) -> Layout:
     """
     root, prefix = (module.model, "model.") if isinstance(module, ClientModule) else (module, "")
     if any(isinstance(sub, LoraLayer) for sub in module.modules()):
+        _check_layers(root)
         head = [settings.head] if settings.head not in (None, "none") else _whole_modules(root)
     else:
         head = [] if settings.head == "none" else [settings.head or head_name(root)]
@@ -68,6 +70,22 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int) -> Layout:
     for name in head:
         _submodule(module, name).requires_grad_(True)
     return Layout.of(module, head)
+
+
+def _check_layers(module: nn.Module) -> None:
+    """Refuses what peft can do and a federation of rank-1 pairs can't: its numbers would be wrong in silence."""
+    for name, layer in module.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        adapter = layer.active_adapters[0]
+        unlike = {
+            "several active adapters": len(layer.active_adapters) > 1,
+            "a layer that isn't linear": not isinstance(layer.get_base_layer(), nn.Linear | Conv1D),
+            "DoRA or another variant of LoRA": adapter in layer.lora_variant,
+            "a bias of LoRA": layer.lora_bias.get(adapter, False),
+        }
+        if found := [what for what, is_so in unlike.items() if is_so]:
+            raise InputError.of(f"module.{name}", found[0], "plain LoRA with one active adapter on linear layers")
 
 
 def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed: int) -> None:

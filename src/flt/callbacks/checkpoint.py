@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +61,14 @@ class Checkpoint(FedCallback):
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
         """Called when all callbacks have left their figures of the round."""
         (self.folder / "clients").mkdir(parents=True, exist_ok=True)
-        for job in (update.job for update in federator.updates):
+        for job in (update.job for update in federator.updates if update.job in federator.client_states):
             self._write_private(job, federator.client_states[job], federator.state.rounds)
         self._write_round(federator)
 
     def on_fit_end(self, federator: Federator) -> None:
         """Called when the last round has ended: what was measured after it belongs to its checkpoint."""
         if federator.history:
-            self._write_round(federator)
+            self._write_round(federator, "_end")  # beside the other, so that at any moment one of them is whole
 
     def restore(self, federator: Federator) -> None:
         """Brings a federator to the newest whole checkpoint; without one it stays as it is."""
@@ -76,21 +77,29 @@ class Checkpoint(FedCallback):
             return
         snapshot, manifest = found
         federator.state, federator.history = snapshot.server, list(snapshot.history)
-        for callback in federator.callbacks:
-            callback.load_state_dict(snapshot.callbacks.get(type(callback).__name__, {}))
+        for key, callback in _keyed(federator.callbacks).items():
+            if key in snapshot.callbacks:
+                callback.load_state_dict(snapshot.callbacks[key])
         self.private = {(client, index): file for client, index, file in manifest["private"]}
         self.checksums = {file: manifest["files"][file] for file in self.private.values()}
         states = {job: decode((self.folder / file).read_bytes()) for job, file in self.private.items()}
         federator.client_states = states
 
-    def _write_round(self, federator: Federator) -> None:
-        states = {type(callback).__name__: callback.state_dict() for callback in federator.callbacks}
+    def _write_round(self, federator: Federator, suffix: str = "") -> None:
+        states = {key: callback.state_dict() for key, callback in _keyed(federator.callbacks).items()}
         snapshot = Snapshot(federator.state, tuple(federator.history), states)
         name = f"round_{federator.state.rounds:04d}"
-        files = {f"{name}.safetensors": self._write(f"{name}.safetensors", encode(snapshot))}
+        file = f"{name}{suffix}.safetensors"
+        files = {file: self._write(file, encode(snapshot))}
         files |= {file: self.checksums[file] for file in self.private.values()}
         private = [[*job, file] for job, file in sorted(self.private.items())]
-        manifest = {"format": FORMAT, "round": federator.state.rounds, "files": files, "private": private}
+        manifest = {
+            "format": FORMAT,
+            "round": federator.state.rounds,
+            "state": file,
+            "files": files,
+            "private": private,
+        }
         write_atomically(self.folder / f"{name}.json", json.dumps(manifest, indent=1).encode())
         self._tidy(name)
 
@@ -137,10 +146,19 @@ def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
             for file, checksum in manifest["files"].items():
                 if hashlib.sha256((folder / file).read_bytes()).hexdigest() != checksum:
                     raise InputError.of(file, "<damaged>", "the bytes that were written")
-            return decode((folder / f"{path.stem}.safetensors").read_bytes()), manifest
+            return decode((folder / manifest["state"]).read_bytes()), manifest
         except (OSError, KeyError, ValueError) as error:
             _log.warning("checkpoint %s can't be used, trying the one before: %s", path.name, error)
     return None
+
+
+def _keyed(callbacks: Iterable[FedCallback]) -> dict[str, FedCallback]:
+    """Class and number among the callbacks of that class -> callback: where its state is kept."""
+    keyed: dict[str, FedCallback] = {}
+    for callback in callbacks:
+        number = sum(type(other) is type(callback) for other in keyed.values())
+        keyed[f"{type(callback).__name__} {number}"] = callback
+    return keyed
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -121,7 +121,7 @@ def clustering_accuracy(state: ServerState, tasks: Mapping[JobId, str]) -> float
 
 
 def _contingency(state: ServerState, tasks: Mapping[JobId, str]) -> tuple[np.ndarray, list[str], list[int]]:
-    names, gids = sorted(set(tasks.values())), sorted(set(state.groups) - {state.home})
+    names, gids = sorted(set(tasks.values())), state.clusters
     counts = np.zeros((len(names), len(gids)), dtype=int)
     for job, gid in state.assignment.items():
         if gid != state.home:

@@ -164,7 +164,7 @@ def _pruned(layout: Layout, state: ServerState) -> np.ndarray:
 
 def _peopled(state: ServerState) -> list[int]:
     """The groups; without the one that only waits for jobs that no grouping has met."""
-    return sorted(set(state.groups) - {state.home}) or [state.home]
+    return state.clusters
 
 
 def _label_counts(axes: Axes, counts: np.ndarray) -> None:

@@ -39,6 +39,10 @@ class Recipe:
         if self.grouping.several and self.rule.one_group:
             rule, grouping = type(self.rule).__name__, type(self.grouping).__name__
             raise InputError(f"rule {rule} with grouping {grouping}: {self.rule.one_group}; allowed is one group")
+        plan = self.plan(0)
+        if missing := set(self.rule.needs) - (set(plan.train) - set(plan.private)):
+            why = f"{type(self.rule).__name__} combines {', '.join(sorted(missing))}"
+            raise InputError.of("plan.train", plan.train, f"{', '.join(self.rule.needs)} among them", why)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """The local callbacks of one fit, in the order in which they read and change a gradient.

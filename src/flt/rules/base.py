@@ -49,6 +49,8 @@ class Rule:
     """Slots of the group that travel down with the weights."""
     changes_base: ClassVar[bool] = False
     """The rule writes into the frozen weights."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Roles without which the rule has nothing to combine: they have to train and to travel."""
     one_group: ClassVar[str] = ""
     """Why the rule has no meaning with several groups; empty where it has."""
 
