@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from flt import schema
 from flt.adapters.lora import LoraSettings
 from flt.backbones import ModelConfig
 from flt.build import PARTS
@@ -37,7 +38,7 @@ def test_keys_of_a_file_are_the_fields_of_its_class(group: str, name: str, kind:
 def test_keys_of_the_main_file_are_the_fields_of_its_classes(key: str | None) -> None:
     cfg = compose_config([])
     kind: Any = TrainConfig if key is None else next(f.type for f in dataclasses.fields(TrainConfig) if f.name == key)
-    kind = getattr(__import__("flt.config", fromlist=["config"]), kind) if isinstance(kind, str) else kind
+    kind = getattr(schema, kind) if isinstance(kind, str) else kind
     assert set(cfg if key is None else cfg[key]) == fields(kind)
 
 

@@ -66,6 +66,9 @@ class Backbone:
     channels: int | None
     pad_token_id: int
     """0 for images."""
+    mean: tuple[float, ...] | None = None
+    """Of the pixels, by channel, as the model's image processor normalises them; None: it doesn't."""
+    std: tuple[float, ...] | None = None
 
 
 def load(cfg: ModelConfig, kind: str, classes: int, seed: int) -> Backbone:
@@ -101,7 +104,9 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int) -> Backbone:
         _check_length(model, cfg.max_length)
     vision = getattr(config, "vision_config", config)
     size, channels = (getattr(vision, key, None) for key in ("image_size", "num_channels"))
-    return Backbone(model.eval(), tokenizer, source, size, channels, 0 if tokenizer is None else tokenizer.pad_token_id)
+    mean, std = _pixels(source, local) if kind == "image" else (None, None)
+    pad = 0 if tokenizer is None else tokenizer.pad_token_id
+    return Backbone(model.eval(), tokenizer, source, size, channels, pad, mean, std)
 
 
 def head_name(model: nn.Module) -> str:
@@ -258,6 +263,17 @@ def _renew_head(model: transformers.PreTrainedModel, seed: int) -> None:
                 module.weight.normal_(0.0, std, generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
+
+
+def _pixels(source: str, local: bool) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and deviation that the model's image processor brings pixels to; None where there is none."""
+    try:
+        found, _ = transformers.ImageProcessingMixin.get_image_processor_dict(source, local_files_only=local)
+    except OSError:  # the embedded backbone has none, and takes [0, 1]
+        return None, None
+    if not found.get("do_normalize", True) or not found.get("image_mean"):
+        return None, None
+    return tuple(found["image_mean"]), tuple(found["image_std"])
 
 
 def _tokenizer(source: str, local: bool) -> Any:

@@ -19,6 +19,7 @@ from flt.config import TrainConfig, typed
 from flt.data import encode, sources
 from flt.data.collect import job_data
 from flt.data.partition import partition, settings
+from flt.engines.serial import Serial
 from flt.errors import InputError
 from flt.plans import AdapterPlan
 from flt.ranks.importance import GradientSensitivity, NoImportance
@@ -29,6 +30,7 @@ from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
 from flt.sampling import FixedSize, Poisson
 from flt.settings import LocalSettings
+from flt.site import Site
 
 PARTS: dict[str, dict[str, type]] = {
     "plan": {"adapter": AdapterPlan},
@@ -44,6 +46,9 @@ PARTS: dict[str, dict[str, type]] = {
 _log = logging.getLogger(__name__)
 ATTEMPTS = 100
 """Draws of a partition, before a client without a job is an error."""
+
+
+ENGINES = {"serial": Serial}
 
 
 @dataclasses.dataclass
@@ -108,6 +113,14 @@ def sampler(cfg: TrainConfig, clients: int) -> FixedSize | Poisson:
     return chosen
 
 
+def engine(cfg: TrainConfig, site: Site, clients: Mapping[int, ClientSpec]) -> Serial:
+    """Where jobs are trained."""
+    name = cfg.engine.get("name")
+    if name not in ENGINES:
+        raise InputError.of("engine", name, ENGINES)
+    return ENGINES[name](site, clients)
+
+
 def local_settings(cfg: TrainConfig) -> LocalSettings:
     """Length and manner of the fits."""
     local = cfg.local
@@ -143,7 +156,7 @@ def federation(cfg: TrainConfig) -> Federation:
         clients=_clients(cfg, splits["train"], names, column),
         validation={task: _sample(cfg, examples) for task, examples in by_task.get("validation", {}).items()},
         test=by_task.get("test", {}),
-        collate=encode.Collate(backbone.pad_token_id),
+        collate=encode.Collate(backbone.pad_token_id, backbone.mean, backbone.std),
         source=backbone.source,
     )
 

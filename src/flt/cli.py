@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 
 import flt
+from flt.choices import choices, config_folder, groups
 from flt.errors import InputError
 
 USAGE = """usage: flt [train] [key=value ...]     one run; flt key=value means train too
@@ -21,7 +22,9 @@ USAGE = """usage: flt [train] [key=value ...]     one run; flt key=value means t
   flt train algo=fl_tac grouping.k=2         parts and their settings by name
   flt train algo=hafl resume=last            go on with the newest run
 
-Keys: conf/train.yaml and the groups beside it."""
+Parts and data, each a choice of <group>=<name>:
+{groups}
+Every key is explained in {train}"""
 INTERRUPTED = 130
 
 
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     command, rest = _command(list(sys.argv[1:] if arguments is None else arguments))
     if command == "help":
-        print(USAGE)
+        print(_usage())
         return 0
     if command == "version":
         print(flt.__version__)
@@ -50,8 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def _usage() -> str:
+    lines = [f"  {group:<11} {', '.join(choices(group))}" for group in groups()]
+    return USAGE.format(groups="\n".join(lines), train=config_folder() / "train.yaml")
+
+
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
-    if any(argument in ("-h", "--help", "help") for argument in arguments):
+    if not arguments or any(argument in ("-h", "--help", "help") for argument in arguments):
         return "help", []
     if arguments[:1] in (["--version"], ["version"]):
         return "version", []

@@ -1,14 +1,12 @@
-"""The configuration: its types, and how a command line becomes one."""
+"""How a command line becomes a configuration."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -18,125 +16,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from flt.choices import choices, config_folder, groups
 from flt.errors import InputError
+from flt.schema import TrainConfig
 
-JOBS = ("per_client", "per_task")
 FILES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".npz")
-
-
-@dataclasses.dataclass
-class PartitionConfig:
-    """How examples are dealt to clients; conf/train.yaml says what each key means."""
-
-    kind: str
-    alpha: float
-    min_examples: int
-    min_share: float
-    shards_per_client: int
-    held_out: float
-
-
-@dataclasses.dataclass
-class CohortConfig:
-    """Who takes part in a round."""
-
-    sampling: str
-    size: int | None
-    rate: float
-
-
-@dataclasses.dataclass
-class LocalConfig:
-    """How a client trains."""
-
-    steps: int | None
-    epochs: int | None
-    optimizer: str
-    lr: float
-    weight_decay: float
-    momentum: float
-    clip: float | None
-    accumulate: int
-
-
-@dataclasses.dataclass
-class EvalConfig:
-    """What is evaluated, and how often."""
-
-    examples: int | None
-    client_examples: int
-    batch_size: int
-    every: int
-
-
-@dataclasses.dataclass
-class CheckpointConfig:
-    """How many checkpoints are kept."""
-
-    keep: int
-
-
-@dataclasses.dataclass
-class TrainConfig:
-    """A run. The values come from conf/train.yaml; the parts are typed by the dataclasses that they name.
-
-    Raises:
-        InputError: A number is out of range.
-    """
-
-    name: str
-    root: str
-    seed: int
-    rounds: int
-    clients: int
-    ranks: list[int] | None
-    jobs: str
-    batch_size: int
-    precision: str
-    threads: int | None
-    devices: int
-    resume: str | None
-    partition: PartitionConfig
-    cohort: CohortConfig
-    local: LocalConfig
-    eval: EvalConfig
-    checkpoint: CheckpointConfig
-    data: dict[str, Any]
-    model: dict[str, Any]
-    adapter: dict[str, Any]
-    engine: dict[str, Any]
-    plan: dict[str, Any]
-    schedule: dict[str, Any]
-    selection: dict[str, Any]
-    importance: dict[str, Any]
-    grouping: dict[str, Any]
-    rule: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        for key in ("rounds", "clients", "batch_size", "devices"):
-            if getattr(self, key) < 1:
-                raise InputError.of(key, getattr(self, key), "an integer >= 1")
-        if self.seed < 0:
-            raise InputError.of("seed", self.seed, "an integer >= 0")
-        if self.threads is not None and self.threads < 1:
-            raise InputError.of("threads", self.threads, "an integer >= 1, or null")
-        if self.ranks is not None and (not self.ranks or min(self.ranks) < 1):
-            raise InputError.of("ranks", self.ranks, "a list of integers >= 1, or null")
-        if self.jobs not in JOBS:
-            raise InputError.of("jobs", self.jobs, JOBS)
-        if not 0 <= self.partition.held_out < 1:
-            raise InputError.of("partition.held_out", self.partition.held_out, "a number in [0, 1)")
-        for key, least in (("examples", 1), ("client_examples", 0), ("batch_size", 1), ("every", 1)):
-            value = getattr(self.eval, key)
-            if value is not None and value < least:
-                raise InputError.of(f"eval.{key}", value, f"an integer >= {least}")
-        if self.checkpoint.keep < 1:
-            raise InputError.of("checkpoint.keep", self.checkpoint.keep, "an integer >= 1")
-        for group in ("adapter", "engine"):
-            if getattr(self, group).get("name") not in choices(group):
-                raise InputError.of(f"{group}.name", getattr(self, group).get("name"), choices(group))
-        if self.name in ("", "..") or Path(self.name).name != self.name:
-            raise InputError.of("name", self.name, "a folder's name")
 
 
 def load_config(overrides: Sequence[str]) -> TrainConfig:
@@ -181,24 +65,17 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
         names = [f.name for f in dataclasses.fields(kind) if f.init]
         unknown = "not in" in str(error)
         value = OmegaConf.select(OmegaConf.create(settings), error.full_key or "", default="?")
-        raise InputError.of(key, value, names if unknown else "a value of its type", _first_line(error)) from None
+        raise InputError.of(
+            key, value, names if unknown else _expected(kind, error.full_key or ""), _first_line(error)
+        ) from None
 
 
-def choices(group: str) -> list[str]:
-    """The files of a group of conf/."""
-    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
-
-
-@functools.cache
-def config_folder() -> Path:
-    """Where conf/ is, in a checkout or in an installed wheel."""
-    return Path(str(files("flt.conf").joinpath("train.yaml"))).parent
-
-
-@functools.cache
-def groups() -> list[str]:
-    """Names of the folders of conf/."""
-    return sorted(path.name for path in config_folder().iterdir() if path.is_dir() and path.name != "__pycache__")
+def _expected(kind: type[Any], key: str) -> str:
+    """The type of a field, such as ``a value of type list[int] | None``."""
+    found: Any = kind
+    for part in key.partition("[")[0].split("."):
+        found = get_type_hints(found).get(part, Any) if dataclasses.is_dataclass(found) else found
+    return f"a value of type {found.__name__ if isinstance(found, type) and not get_args(found) else found}"
 
 
 def to_yaml(cfg: TrainConfig) -> str:
@@ -246,7 +123,7 @@ def _map_paths(override: str) -> list[str]:
         raise InputError.of(
             "model", value, f"{', '.join(choices('model'))}, a hub id, or a folder", "there is no such folder"
         )
-    return ["model=hub", f"model.path={quoted}"] if "/" in value or Path(value).is_dir() else [override]
+    return ["model=hub", f"model.path={quoted}"]
 
 
 def _parse(override: str) -> Override:
@@ -267,7 +144,8 @@ def _check_value(override: Override, text: str) -> None:
     if override.is_sweep_override():
         raise InputError.of(key, value, "one value; flt sweep takes several")
     if _is_group(override) and override.value() not in choices(key):
-        raise InputError.of(key, value, choices(key))
+        more = ["a file", "a hub id such as org/name"] if key == "data" else []
+        raise InputError.of(key, value, [*choices(key), *more])
 
 
 def _check_key(base: DictConfig, override: Override, text: str) -> None:

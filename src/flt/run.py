@@ -28,7 +28,6 @@ from flt.callbacks.server import Recipe, ServerAggregation
 from flt.callbacks.timer import Timer
 from flt.client import ClientModule, ClientSpec
 from flt.config import TrainConfig, flat, typed
-from flt.engines.serial import Serial
 from flt.errors import InputError
 from flt.export import export
 from flt.federator import Federator
@@ -133,7 +132,9 @@ class Run:
         self.folder = runs.folder_of(cfg)  # the first thing that is written, once all of the above was accepted
         site = Site(module, layout, recipe, settings, base, made.collate, self.lightning, root=self.folder / "fits")
         evaluate = Evaluate(made.validation, made.tasks(), cfg.eval.every, made.test)
-        federator = Federator(server, clients, Serial(site, clients), sampler, (), cfg.rounds, cfg.seed, state)
+        federator = Federator(
+            server, clients, build.engine(cfg, site, clients), sampler, (), cfg.rounds, cfg.seed, state
+        )
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
         federator.callbacks = [evaluate, Communication(), Timer(), *self.own, checkpoint]
         checkpoint.restore(federator)

@@ -36,6 +36,8 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
         return dataclasses.replace(cfg, resume=None)
     saved, given = _saved(folder), set(_given(overrides))
     _compare(saved, compose_config(overrides), given - set(MAY_DIFFER))
+    if "algo" in given and saved.get("name", cfg.name) != cfg.name:
+        raise InputError.of("algo", cfg.name, str(saved.name), f"{folder} was started otherwise")
     for key in given & {"rounds", "threads"}:
         saved[key] = getattr(cfg, key)
     saved.root, saved.resume = cfg.root, str(folder)

@@ -76,6 +76,9 @@ class Checkpoint(FedCallback):
         if found is None:
             return
         snapshot, manifest = found
+        if snapshot.server.rounds > federator.rounds:
+            done = snapshot.server.rounds
+            raise InputError.of("rounds", federator.rounds, f"an integer >= {done}", f"{done} have been run")
         federator.state, federator.history = snapshot.server, list(snapshot.history)
         for key, callback in _keyed(federator.callbacks).items():
             if key in snapshot.callbacks:

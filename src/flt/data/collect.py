@@ -27,13 +27,13 @@ def partition(
 ) -> list[ClientSpec]:
     """Deals a data set to clients.
 
-    ================================  ===================================================
+    ================================  ========================================================================
     ``by="label", alpha=0.5``         Dirichlet over the labels
     ``by="label", shards=2``          sorted by label, two shards a client
     ``by=None, alpha=0.5``            Dirichlet over how much a client has
     ``by=None``                       iid
-    ``by="author"``                   a column that isn't the label: one value a client
-    ================================  ===================================================
+    ``by="author"``                   a column: its values are dealt to the clients; one each with ``clients=None``
+    ================================  ========================================================================
 
     Args:
         dataset: A ``datasets.Dataset``, or any map-style data set of (input, label) or of dicts.

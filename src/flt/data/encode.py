@@ -72,6 +72,8 @@ class Collate:
 
     Attributes:
         pad_token_id: What input_ids are padded with; masks and token types are padded with 0.
+        mean: Of the pixels that the backbone was trained on, by channel; None leaves images in [0, 1].
+        std: Their deviation.
 
     Example:
         >>> items = [{"input_ids": torch.tensor(ids), "labels": torch.tensor(1)} for ids in ([5, 6], [7])]
@@ -80,12 +82,17 @@ class Collate:
     """
 
     pad_token_id: int = 0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __call__(self, items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Collates items of one data set, so with the same keys."""
         return {name: self._join(name, [item[name] for item in items]) for name in items[0]}
 
     def _join(self, name: str, values: list[Tensor]) -> Tensor:
+        if name == "pixel_values" and self.mean is not None and self.std is not None:
+            mean, std = (torch.tensor(figures).view(1, -1, 1, 1) for figures in (self.mean, self.std))
+            return (torch.stack(values) - mean) / std
         if name not in PADDED:
             return torch.stack(values)
         return pad_sequence(values, batch_first=True, padding_value=self.pad_token_id if name == "input_ids" else 0)
@@ -122,8 +129,8 @@ def encode_text(
 def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | None, channels: int | None) -> Examples:
     """Reads a split's images; each is brought to the backbone's size and channels when it is asked for.
 
-    They are held as bytes where the source has bytes, and larger ones are scaled down once, here. Values are in [0, 1]:
-    a backbone that wants other means and deviations normalises itself.
+    They are held as bytes where the source has bytes, and larger ones are scaled down once, here. Values are in [0, 1];
+    `Collate` brings them to the mean and deviation that a backbone wants.
 
     Args:
         dataset: One of raw.splits.

@@ -12,6 +12,7 @@ from torch import Tensor
 from flt.callbacks.local import LocalFit, SensitivityMeter
 from flt.errors import InputError
 from flt.messages import Update
+from flt.rules.exact_sum import ExactSum
 from flt.state import GroupState
 
 
@@ -61,11 +62,13 @@ class GradientSensitivity:
         return dataclasses.replace(group, scores=scores)
 
     def _smooth(self, layer: str, old: Tensor, updates: Sequence[Update]) -> Tensor:
-        total, weight = torch.zeros_like(old), torch.zeros_like(old)
+        total, weight = ExactSum.zeros(tuple(old.shape)), torch.zeros_like(old)
         for update in updates:
             if layer in update.scores:
                 ids, values = update.scores[layer]
-                total[list(ids)] += update.examples * values.to(old.dtype)
+                total.add(
+                    torch.zeros_like(old).index_copy(0, torch.tensor(ids), update.examples * values.to(old.dtype))
+                )
                 weight[list(ids)] += update.examples
-        fresh = self.beta1 * old + (1 - self.beta1) * total / weight.clamp(min=1)
+        fresh = self.beta1 * old + (1 - self.beta1) * total.value() / weight.clamp(min=1)
         return torch.where(weight > 0, fresh, old)

@@ -1,0 +1,127 @@
+"""The types of a configuration; conf/train.yaml holds the values, and says what each key means."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from flt.choices import choices
+from flt.errors import InputError
+
+JOBS = ("per_client", "per_task")
+
+
+@dataclasses.dataclass
+class PartitionConfig:
+    """How examples are dealt to clients; conf/train.yaml says what each key means."""
+
+    kind: str
+    alpha: float
+    min_examples: int
+    min_share: float
+    shards_per_client: int
+    held_out: float
+
+
+@dataclasses.dataclass
+class CohortConfig:
+    """Who takes part in a round."""
+
+    sampling: str
+    size: int | None
+    rate: float
+
+
+@dataclasses.dataclass
+class LocalConfig:
+    """How a client trains."""
+
+    steps: int | None
+    epochs: int | None
+    optimizer: str
+    lr: float
+    weight_decay: float
+    momentum: float
+    clip: float | None
+    accumulate: int
+
+
+@dataclasses.dataclass
+class EvalConfig:
+    """What is evaluated, and how often."""
+
+    examples: int | None
+    client_examples: int
+    batch_size: int
+    every: int
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """How many checkpoints are kept."""
+
+    keep: int
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """A run. The values come from conf/train.yaml; the parts are typed by the dataclasses that they name.
+
+    Raises:
+        InputError: A number is out of range.
+    """
+
+    name: str
+    root: str
+    seed: int
+    rounds: int
+    clients: int
+    ranks: list[int] | None
+    jobs: str
+    batch_size: int
+    precision: str
+    threads: int | None
+    devices: int
+    resume: str | None
+    partition: PartitionConfig
+    cohort: CohortConfig
+    local: LocalConfig
+    eval: EvalConfig
+    checkpoint: CheckpointConfig
+    data: dict[str, Any]
+    model: dict[str, Any]
+    adapter: dict[str, Any]
+    engine: dict[str, Any]
+    plan: dict[str, Any]
+    schedule: dict[str, Any]
+    selection: dict[str, Any]
+    importance: dict[str, Any]
+    grouping: dict[str, Any]
+    rule: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for key in ("rounds", "clients", "batch_size", "devices"):
+            if getattr(self, key) < 1:
+                raise InputError.of(key, getattr(self, key), "an integer >= 1")
+        if self.seed < 0:
+            raise InputError.of("seed", self.seed, "an integer >= 0")
+        if self.threads is not None and self.threads < 1:
+            raise InputError.of("threads", self.threads, "an integer >= 1, or null")
+        if self.ranks is not None and (not self.ranks or min(self.ranks) < 1):
+            raise InputError.of("ranks", self.ranks, "a list of integers >= 1, or null")
+        if self.jobs not in JOBS:
+            raise InputError.of("jobs", self.jobs, JOBS)
+        if not 0 <= self.partition.held_out < 1:
+            raise InputError.of("partition.held_out", self.partition.held_out, "a number in [0, 1)")
+        for key, least in (("examples", 1), ("client_examples", 0), ("batch_size", 1), ("every", 1)):
+            value = getattr(self.eval, key)
+            if value is not None and value < least:
+                raise InputError.of(f"eval.{key}", value, f"an integer >= {least}")
+        if self.checkpoint.keep < 1:
+            raise InputError.of("checkpoint.keep", self.checkpoint.keep, "an integer >= 1")
+        for group in ("adapter", "engine"):
+            if getattr(self, group).get("name") not in choices(group):
+                raise InputError.of(f"{group}.name", getattr(self, group).get("name"), choices(group))
+        if self.name in ("", "..") or Path(self.name).name != self.name:
+            raise InputError.of("name", self.name, "a folder's name")
