@@ -405,3 +405,12 @@ def test_copied_folder_gives_the_same_backbone(bert: Path, tmp_path: Path) -> No
     first, second = (backbones.load(hub(path), "text", 2, 0) for path in (bert, tmp_path / "copy"))
     assert torch.equal(body(first), body(second))
     assert torch.equal(head(first), head(second))
+
+
+def test_pixel_statistics_are_those_of_the_image_processor(tmp_path: Path) -> None:
+    folder = shutil.copytree(embedded.embedded(), tmp_path / "vit")
+    assert backbones.load(hub(folder), "image", 5, 0).mean is None
+    processor = '{"image_processor_type": "ViTImageProcessor", "image_mean": [0.25], "image_std": [0.5]}'
+    (folder / "preprocessor_config.json").write_text(processor)
+    found = backbones.load(hub(folder), "image", 5, 0)
+    assert (found.mean, found.std) == ((0.25,), (0.5,))

@@ -281,3 +281,17 @@ def test_make_passes_every_variable_on() -> None:
 def test_make_alone_runs_hafl(target: str) -> None:
     shown = subprocess.run(["make", "-n", target], cwd=REPO, text=True, capture_output=True, check=True).stdout
     assert shlex.split(shown)[-2:] == [target, "algo=hafl"]
+
+
+def test_the_help_lists_the_recipes_and_comes_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "fedit, fl_tac, flora, hafl, scaffold" in capsys.readouterr().out
+
+
+def test_a_plan_that_a_rule_can_not_use_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["algo=flora", "plan.train=[head]"]) == 2
+    assert "plan.train" in capsys.readouterr().err
+    assert not (tmp_path / "lightning_logs").exists()

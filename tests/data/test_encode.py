@@ -254,3 +254,9 @@ def test_overlapping_and_empty_tasks_are_refused_on_one_line(cfg: dict[str, list
 def test_lengths_and_sizes_below_one_are_refused(call: object) -> None:
     with pytest.raises(InputError, match="=0: allowed is an integer >= 1"):
         call()
+
+
+def test_pixels_are_brought_to_the_mean_and_deviation_of_the_backbone() -> None:
+    items = [{"pixel_values": torch.full((3, 2, 2), 0.5), "labels": torch.tensor(0)}]
+    batch = Collate(mean=(0.5, 0.25, 0.0), std=(1.0, 0.5, 2.0))(items)
+    assert batch["pixel_values"][0, :, 0, 0].tolist() == [0.0, 0.5, 0.25]
