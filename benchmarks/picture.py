@@ -1,4 +1,4 @@
-"""Runs the main job and draws what it printed, for the README: writes docs/run.svg.
+"""Runs the main job and draws what it printed and logged, for the README: writes docs/run.svg and docs/pairs.png.
 
 .venv/bin/python benchmarks/picture.py
 """
@@ -13,8 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-PICTURE = Path(__file__).parents[1] / "docs" / "run.svg"
+DOCS = Path(__file__).parents[1] / "docs"
 COMMAND = [sys.executable, "-m", "flt", "train", "algo=hafl"]
 
 
@@ -23,10 +24,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "COLUMNS": "100"}
         done = subprocess.run(COMMAND, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+        events = EventAccumulator(f"{folder}/lightning_logs/hafl/version_0", size_guidance={"images": 0}).Reload()
+        (DOCS / "pairs.png").write_bytes(events.Images("pictures/pairs")[-1].encoded_image_string)
     console = Console(record=True, width=100, file=open(os.devnull, "w"))  # noqa: SIM115  # closed with the process
     console.print(Text("$ make train ALGO=hafl", style="bold"))
     console.print(Text.from_ansi(done.stdout.rstrip()))
-    console.save_svg(str(PICTURE), title="flt")
+    console.save_svg(str(DOCS / "run.svg"), title="flt")
 
 
 if __name__ == "__main__":

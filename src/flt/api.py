@@ -44,7 +44,9 @@ def fit(
     """Federates the fine-tuning of a LightningModule.
 
     LoRA goes on the module's linear layers and the last linear layer is the head, trained whole; a module that already
-    holds peft layers keeps them. The module is changed in place.
+    holds peft layers keeps them. The module is changed in place. Its buffers, such as the statistics of a batch norm,
+    are put back after each fit: they aren't federated. In evaluation torch's transformer layers read their weights past
+    LoRA; flt keeps them from it, and so does ``flt.quiet.whole_layers()`` around your own inference.
 
     Args:
         module: Trained by a Lightning Trainer on each client, as it is: its own steps, optimisers and logs.

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from lightning.pytorch import Callback
 from torch import Tensor
 
 from flt.callbacks.base import FedCallback
 from flt.callbacks.local import LearningRateFactor, LocalFit, Proximal
-from flt.clustering import Everyone, KMeansGrouping
+from flt.clustering import Everyone
 from flt.errors import InputError
 from flt.layout import TRAVELLING, Layout
-from flt.messages import Payload, Plan, Update
+from flt.messages import Payload, Update
+from flt.parts import GroupingPart, ImportancePart, PlanPart, SchedulePart, SelectionPart
 from flt.plans import AdapterPlan
-from flt.ranks.importance import GradientSensitivity, NoImportance
+from flt.ranks.importance import NoImportance
 from flt.ranks.schedule import Constant
-from flt.ranks.selection import All, Freeze, Truncate
+from flt.ranks.selection import All
 from flt.rules.base import Rule
 from flt.screening import screen
 from flt.state import GroupState, ServerState, zero_scores
@@ -29,11 +30,11 @@ class Recipe:
     """A method: one part of each kind. A paper is a choice of these in a YAML of conf/algo."""
 
     rule: Rule
-    plan: Callable[[int], Plan] = AdapterPlan()
-    schedule: Callable[[ServerState], ServerState] = Constant()
-    selection: All | Freeze | Truncate = All()
-    importance: NoImportance | GradientSensitivity = NoImportance()
-    grouping: Everyone | KMeansGrouping = Everyone()
+    plan: PlanPart = AdapterPlan()
+    schedule: SchedulePart = Constant()
+    selection: SelectionPart = All()
+    importance: ImportancePart = NoImportance()
+    grouping: GroupingPart = Everyone()
 
     def __post_init__(self) -> None:
         if self.grouping.several and self.rule.one_group:

@@ -1,0 +1,61 @@
+"""What each part of a recipe is asked, and what it answers. A new part has these methods and needs no base class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from lightning.pytorch import Callback
+
+from flt.callbacks.local import LocalFit
+from flt.messages import Ids, Plan, Update
+from flt.state import GroupState, ServerState
+from flt.view import Job, View
+
+
+class PlanPart(Protocol):
+    """What trains and what travels."""
+
+    def __call__(self, round: int) -> Plan:
+        """The plan of the round that follows ``round`` finished ones."""
+
+
+class SchedulePart(Protocol):
+    """The rank budget."""
+
+    def __call__(self, state: ServerState) -> ServerState:
+        """The state with ``alive`` cut for the next round, and nothing else changed."""
+
+
+class SelectionPart(Protocol):
+    """Which pairs a job holds and which of these it trains."""
+
+    def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[dict[str, Ids], dict[str, Ids]]:
+        """(held, kept) pair ids by layer, ascending; kept is a part of held, held of the living pairs."""
+
+    def callbacks(self, fit: LocalFit) -> list[Callback]:
+        """What changes local training."""
+
+    def check(self, ranks: Sequence[int], rank: int) -> None:
+        """Raises InputError where the clients' ranks don't fit the adapter's."""
+
+
+class ImportancePart(Protocol):
+    """The score of each pair."""
+
+    def __call__(self, group: GroupState, updates: Sequence[Update]) -> GroupState:
+        """The group with its new scores, and nothing else changed."""
+
+    def callbacks(self, fit: LocalFit) -> list[Callback]:
+        """What changes local training, such as a meter."""
+
+
+class GroupingPart(Protocol):
+    """Who is averaged with whom."""
+
+    @property
+    def several(self) -> bool:
+        """Whether there can be more than one group."""
+
+    def __call__(self, view: View, updates: Sequence[Update]) -> dict[int, list[Update]]:
+        """Group -> its members among the updates; every update is in one group."""
