@@ -137,7 +137,7 @@ WRONG = {
     "root that is a file": ("root={tmp}/small.csv", "root={tmp}/small.csv", "can be written"),
 }
 MORE = {
-    "unknown model": ("model=nope", "model=nope", "embedded"),
+    "unknown model": ("model=nope", "model.path=nope", "hub id"),
     "folder without a model": ("model={tmp}", "model.path={tmp}", "save_pretrained"),
     "unknown adapter": ("adapter.name=mlp", "adapter.name=mlp", "lora"),
     "unknown engine's name": ("engine.name=warp", "engine.name=warp", "serial"),
@@ -270,7 +270,7 @@ def test_make_passes_every_variable_on() -> None:
         "ALGO": "fedit", "DATA": "my data.csv", "MODEL": "it's/here", "ADAPTER": "lora", "ENGINE": "serial",
         "DEVICES": "1", "ROUNDS": "2", "CLIENTS": "3", "SEED": "4", "RESUME": "last",
     }  # fmt: skip
-    command = ["make", "-n", "train", *(f"{k}={v}" for k, v in given.items()), 'ARGS=ranks=[2,4] "name=a b"']
+    command = ["make", "-n", "--no-print-directory", "train", *(f"{k}={v}" for k, v in given.items()), 'ARGS=ranks=[2,4] "name=a b"']
     shown = subprocess.run(command, cwd=REPO, text=True, capture_output=True, check=True).stdout.splitlines()[-1]
     program, *words = shlex.split(shown.removeprefix("exec "))
     assert program.endswith("bin/flt")
@@ -279,7 +279,7 @@ def test_make_passes_every_variable_on() -> None:
 
 @pytest.mark.parametrize("target", ["train", "sweep"])
 def test_make_alone_runs_hafl(target: str) -> None:
-    shown = subprocess.run(["make", "-n", target], cwd=REPO, text=True, capture_output=True, check=True).stdout
+    shown = subprocess.run(["make", "-n", "--no-print-directory", target], cwd=REPO, text=True, capture_output=True, check=True).stdout
     assert shlex.split(shown)[-2:] == [target, "algo=hafl"]
 
 
