@@ -21,6 +21,7 @@ from flt.cli import main
 from flt.client import ClientModule
 
 REPO = Path(__file__).parents[1]
+MAKE = ("make", "-n", "--no-print-directory")
 HEAVY = ("torch", "lightning", "hydra", "transformers", "numpy")
 
 
@@ -270,7 +271,7 @@ def test_make_passes_every_variable_on() -> None:
         "ALGO": "fedit", "DATA": "my data.csv", "MODEL": "it's/here", "ADAPTER": "lora", "ENGINE": "serial",
         "DEVICES": "1", "ROUNDS": "2", "CLIENTS": "3", "SEED": "4", "RESUME": "last",
     }  # fmt: skip
-    command = ["make", "-n", "--no-print-directory", "train", *(f"{k}={v}" for k, v in given.items()), 'ARGS=ranks=[2,4] "name=a b"']
+    command = [*MAKE, "train", *(f"{k}={v}" for k, v in given.items()), 'ARGS=ranks=[2,4] "name=a b"']
     shown = subprocess.run(command, cwd=REPO, text=True, capture_output=True, check=True).stdout.splitlines()[-1]
     program, *words = shlex.split(shown.removeprefix("exec "))
     assert program.endswith("bin/flt")
@@ -279,7 +280,7 @@ def test_make_passes_every_variable_on() -> None:
 
 @pytest.mark.parametrize("target", ["train", "sweep"])
 def test_make_alone_runs_hafl(target: str) -> None:
-    shown = subprocess.run(["make", "-n", "--no-print-directory", target], cwd=REPO, text=True, capture_output=True, check=True).stdout
+    shown = subprocess.run([*MAKE, target], cwd=REPO, text=True, capture_output=True, check=True).stdout
     assert shlex.split(shown)[-2:] == [target, "algo=hafl"]
 
 
