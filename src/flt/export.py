@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from flt.client import ClientModule
 from flt.layout import Layout
+from flt.quiet import quiet_transformers
 from flt.state import ServerState
 
 
@@ -131,7 +132,8 @@ def _export_model(module: pl.LightningModule, layout: Layout, state: ServerState
         fresh.load_state_dict(
             {name.removeprefix("model."): value for name, value in merged.items() if name.startswith("model.")}
         )
-        fresh.save_pretrained(str(target))
+        with quiet_transformers():
+            fresh.save_pretrained(str(target))
     else:
         safetensors.torch.save_file(merged, target / "model.safetensors", metadata={"format": "pt"})
         (target / "config.json").write_text(json.dumps({"module": type(module).__name__}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
@@ -36,7 +37,7 @@ class Combined:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class Rule(abc.ABC):
     """Aggregation of one group's updates: a listwise rule writes ``combine``, sums over clients are :class:`Summable`.
 
     Attributes:
@@ -58,9 +59,9 @@ class Rule:
         if self.weights not in WEIGHTS:
             raise InputError.of("rule.weights", self.weights, WEIGHTS)
 
+    @abc.abstractmethod
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
         """Combines a group's updates, which come sorted by job; there is at least one."""
-        raise NotImplementedError(f"{type(self).__name__} has to say how it combines updates")
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """What changes local training: nothing, for most rules."""
@@ -89,13 +90,13 @@ class Summable(Rule):
                 raise InputError.of(who, error, "smaller numbers; lower local.lr") from error
         return self.finish(view, gid, totals)
 
+    @abc.abstractmethod
     def summand(self, view: View, update: Update, totals: Totals) -> None:
         """Adds one update to the totals, in place, by :func:`add`."""
-        raise NotImplementedError(f"{type(self).__name__} has to say what it sums")
 
+    @abc.abstractmethod
     def finish(self, view: View, gid: int, totals: Totals) -> Combined:
         """Makes the group's answer of the totals."""
-        raise NotImplementedError(f"{type(self).__name__} has to say what becomes of its sums")
 
 
 def add(totals: Totals, key: tuple[str, str], term: Tensor) -> None:
