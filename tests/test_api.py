@@ -310,7 +310,7 @@ def test_callbacks_of_the_federation_leave_figures() -> None:
 
 
 def generators() -> tuple[bytes, Any, bytes]:
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), np.random.get_state()[1].tobytes()  # type: ignore[index]
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), np.random.get_state()[1].tobytes()  # type: ignore[index]  # a tuple
 
 
 SLOW = [pytest.param(algo, marks=pytest.mark.slow) for algo in ("fedit", "hafl", "scaffold")]

@@ -154,3 +154,15 @@ def test_fewer_rounds_than_were_run_are_refused() -> None:
     fit(Toy(), 2)
     with pytest.raises(InputError, match=r"^rounds=1: 2 have been run"):
         fit(Toy(), 1, ("resume=last",))
+    assert len(fit(Toy(), 2, ("resume=last",)).history) == 2  # the refusal has written nothing
+
+
+@pytest.mark.parametrize("there_before", [True, False], ids=["resumed", "new"])
+def test_a_refused_first_round_removes_the_folder_of_a_new_run_only(there_before: bool, folder: Path) -> None:
+    resume = ("resume=last",) if there_before else ()
+    if there_before:
+        for path in (fit(Toy(), 1).path / "checkpoints").glob("*.safetensors"):
+            path.write_bytes(b"damaged")
+    with pytest.raises(InputError, match="^update of client 0"):
+        fit(Toy("sgd", lr=1e30), 1, resume)
+    assert (folder / "lightning_logs/fedit/version_0").exists() == there_before

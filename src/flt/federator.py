@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -74,7 +74,7 @@ class Federator:
     @property
     def round(self) -> int:
         """The round that runs, counted from 1; between rounds, the one that ended last."""
-        return self.metrics["round"] if self.metrics else self.state.rounds  # type: ignore[return-value]  # set by us
+        return int(self.metrics.get("round", self.state.rounds))
 
     def fit(self) -> ServerState:
         """Runs the rounds that are left and returns the last state."""
@@ -131,9 +131,8 @@ class Federator:
         return int(np.random.SeedSequence([self.seed, self.state.rounds, *job.id]).generate_state(1)[0])
 
     def _transformed(self) -> list[Update]:
-        clients = sorted({update.job[0] for update in self.updates})
-        return [update for client in clients for update in self._of_client(client)]
-
-    def _of_client(self, client: int) -> list[Update]:
-        its = [update for update in self.updates if update.job[0] == client]
-        return functools.reduce(lambda updates, transform: transform(updates), self.transforms, its)
+        ordered = sorted(self.updates, key=lambda update: update.job)
+        clients = [list(its) for _, its in itertools.groupby(ordered, key=lambda update: update.job[0])]
+        for transform in self.transforms:
+            clients = [transform(its) for its in clients]
+        return [update for its in clients for update in its]

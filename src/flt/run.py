@@ -105,13 +105,13 @@ class Run:
         return Result(made.module, federator.history[-1], self.folder, federator.history, exported)
 
     def _fit(self, federator: Federator) -> None:
-        """Runs the rounds that are left, beside no older export; a run refused in its first round leaves nothing."""
+        """Runs the rounds that are left, beside no older export; a new run that is refused at once leaves nothing."""
         for name in EXPORTS:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         try:
             federator.fit()
         except InputError:
-            if not federator.state.rounds:
+            if self.cfg.resume is None and not federator.state.rounds:
                 shutil.rmtree(self.folder)
                 with contextlib.suppress(OSError):  # others have runs there
                     self.folder.parent.rmdir()
@@ -138,6 +138,7 @@ class Run:
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
         federator.callbacks = [evaluate, Communication(), Timer(), *self.own, checkpoint]
         checkpoint.restore(federator)
+        runs.record(self.folder, cfg)  # a longer run's rounds, once the checkpoint has agreed to them
         loggers = self._loggers(federator)
         if not isinstance(module, ClientModule):
             steps = int(sum(metrics["clients/steps"] for metrics in federator.history))

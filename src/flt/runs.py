@@ -47,16 +47,20 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
 def folder_of(cfg: TrainConfig) -> Path:
     """The run's folder: the one to go on with, or the next version, made now with the configuration in it."""
     if cfg.resume is not None:
-        folder = Path(cfg.resume)
-    else:
-        parent = Path(cfg.root) / cfg.name
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            folder = _make_next(parent)
-        except OSError as error:
-            raise InputError.of("root", cfg.root, "a folder that can be written", str(error)) from error
-    write_atomically(folder / "config.yaml", to_yaml(dataclasses.replace(cfg, resume=None)).encode())
+        return Path(cfg.resume)
+    parent = Path(cfg.root) / cfg.name
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = _make_next(parent)
+    except OSError as error:
+        raise InputError.of("root", cfg.root, "a folder that can be written", str(error)) from error
+    record(folder, cfg)
     return folder
+
+
+def record(folder: Path, cfg: TrainConfig) -> None:
+    """Writes the configuration into the run's folder, from which ``resume=`` reads it."""
+    write_atomically(folder / "config.yaml", to_yaml(dataclasses.replace(cfg, resume=None)).encode())
 
 
 def versions(parent: Path) -> list[Path]:

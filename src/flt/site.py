@@ -128,7 +128,7 @@ class Site:
             dataset: The examples.
             watch: Told after each batch how many of how many are done.
         """
-        if len(dataset) == 0 or not _overrides(self.module, "validation_step"):  # type: ignore[arg-type]  # map-style
+        if _size(dataset) == 0 or not _overrides(self.module, "validation_step"):
             return {}
 
         def tell(trainer: pl.Trainer, module: pl.LightningModule, out: Any, batch: Any, done: int, *_: int) -> None:
@@ -152,7 +152,7 @@ class Site:
         trainer = self._trainer([*own, *users], list(self.loggers), **self.settings.length(fit.payload.plan))
         loader = self._loader(data.training_set, seed)
         # a user's callbacks and schedules may want figures inside a fit, flt's own module doesn't
-        wanted = len(held_out) > 0 and not isinstance(self.module, ClientModule)  # type: ignore[arg-type]  # map-style
+        wanted = _size(held_out) > 0 and not isinstance(self.module, ClientModule)
         during = self._loader(held_out, None) if wanted else None
         with quiet(), interruptible():
             trainer.fit(self.module, loader, during)
@@ -214,7 +214,7 @@ class Site:
         """A loader over a data set: shuffled by the seed, or in order without one."""
         if seed is None:
             return DataLoader(dataset, self.settings.eval_batch_size, collate_fn=self.collate)
-        sampler = Shuffled(len(dataset), seed)  # type: ignore[arg-type]  # map-style
+        sampler = Shuffled(_size(dataset), seed)
         return DataLoader(dataset, self.settings.batch_size, sampler=sampler, collate_fn=self.collate)
 
     @contextlib.contextmanager
@@ -242,6 +242,10 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
+
+
+def _size(dataset: Dataset) -> int:
+    return len(dataset)  # type: ignore[arg-type]  # torch's base class has no length, a map-style one has
 
 
 def _overrides(module: pl.LightningModule, method: str) -> bool:

@@ -34,7 +34,7 @@ def state_of(layout: Layout, rounds: int = 0, groups: int = 1, assignment: Mappi
 def clients_of(count: int, labels: int = 3, tasks: Sequence[str] = ("",)) -> dict[int, ClientSpec]:
     def share(task: str) -> JobData:
         counts = tuple(range(1, labels + 1))
-        return JobData([], np.arange(max(1, sum(counts))), np.arange(2), task, counts)  # type: ignore[arg-type]
+        return JobData([], np.arange(max(1, sum(counts))), np.arange(2), task, counts)  # type: ignore[arg-type]  # never read
 
     return {client: ClientSpec(client, tuple(share(task) for task in tasks)) for client in range(count)}
 
