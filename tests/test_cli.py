@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,14 @@ def test_an_update_that_is_not_finite_names_its_client_and_the_last_checkpoint_s
     assert train("algo=fedit", "rounds=3", "local.steps=3", "resume=last") == 0
 
 
+@pytest.fixture
+def python_s_handler() -> Iterator[Any]:
+    """Python's own reaction to Ctrl-C, also where the tests run in a shell's background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
@@ -238,15 +247,19 @@ def interrupt(*_: object) -> None:
     ids=["in a fit", "in an evaluation", "between fits"],
 )
 def test_ctrl_c_exits_with_130_and_says_how_to_go_on(
-    owner: type, hook: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    owner: type,
+    hook: str,
+    python_s_handler: Any,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(owner, hook, interrupt)
         assert train("algo=fedit") == 130
     (line,) = capsys.readouterr().err.splitlines()
     assert "resume=last" in line
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is python_s_handler
     assert train("algo=fedit", "resume=last") == 0
     assert runs(folder) == ["fedit/version_0"]
 
