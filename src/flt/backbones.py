@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
 import transformers
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
 from lightning.pytorch.utilities.seed import isolate_rng
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from torch import nn
 
 from flt.embedded import embedded
 from flt.errors import InputError
-from flt.quiet import quiet_transformers
+from flt.label_names import LabelNameClassifier, label_name_classifier
+from flt.locate import LOADABLE, OFFLINE, loading, locate
+from flt.processors import load_tokenizer, pixels
 
 log = logging.getLogger(__name__)
 
 KINDS = ("text", "pair", "image")
+CLASSIFIERS = ("linear", "label_names")
+ATTENTION = ("auto", "eager", "sdpa")
 HEADS = ("classifier", "score", "classification_head")
 TARGETS = {"vit": ["q_proj", "v_proj"], "deit": ["q_proj", "v_proj"], "distilbert": ["q_lin", "v_lin"]}
 TARGETS |= {"albert": ["query", "value"], "mpnet": ["q", "v"]}
-LOADABLE = "a folder written by save_pretrained, or a hub id"
-OFFLINE = f"{LOADABLE} whose files are in the local cache (with a network: hf download <id>)"
 
 
 @dataclasses.dataclass
@@ -39,14 +37,28 @@ class ModelConfig:
     Attributes:
         name: embedded, or hub for what path says.
         path: A hub id such as org/name, or a local folder written by save_pretrained.
+        package: Folder of a Python package, such as name/folder: where it is installed, it is used instead of path.
         max_length: Longest text, in tokens.
+        adapt_layers: all, or top<k>: the adapter goes into the k uppermost blocks only.
+        head: linear, the model's own classifier, drawn anew and trained; or label_names: frozen embeddings of the
+            classes' names (flt.label_names), of which nothing trains.
+        label_scale: Inverse temperature of the label_names head.
+        attention: How transformers computes attention: eager, sdpa, or auto, which is eager in bf16 on a CPU, where the
+            backward pass of PyTorch's fused kernel takes several times as long, and else transformers' own choice.
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
         dropout: Probability of every dropout of the backbone, in [0, 1); it trains the same way each time at 0.
         random: Keep the architecture and draw its weights from the seed: the control of a frozen pre-trained backbone.
     """
 
     name: str = "embedded"
     path: str | None = None
+    package: str | None = None
     max_length: int = 128
+    adapt_layers: str = "all"
+    head: str = "linear"
+    label_scale: float = 20.0
+    attention: str = "auto"
+    gradient_checkpointing: bool = False
     dropout: float = 0.0
     random: bool = False
 
@@ -71,7 +83,7 @@ class Backbone:
     std: tuple[float, ...] | None = None
 
 
-def load(cfg: ModelConfig, kind: str, classes: int, seed: int) -> Backbone:
+def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[str] = ()) -> Backbone:
     """Loads a model and gives it a new head that depends on the seed alone, not on the global generators.
 
     Args:
@@ -79,6 +91,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int) -> Backbone:
         kind: What it reads: text, pair (two texts) or image.
         classes: Outputs of the new head.
         seed: Of the head, and of all weights where `cfg.random`.
+        texts: What stands for each class, for the label_names head.
 
     Returns:
         The model and what the data need to know of it.
@@ -87,30 +100,32 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int) -> Backbone:
         InputError: If the model can't be loaded, reads another kind of input, or a field of cfg is out of range.
     """
     _check(cfg, kind)
-    source, local = _locate(cfg)
-    with _loading(source, OFFLINE if local and not Path(source).is_dir() else LOADABLE):
+    source, local = locate(str(cfg.path), cfg.package) if cfg.name == "hub" else (str(embedded()), True)
+    with loading(source, OFFLINE if local and not Path(source).is_dir() else LOADABLE):
         config = transformers.AutoConfig.from_pretrained(
             source, num_labels=classes, local_files_only=local, trust_remote_code=False
         )
     _check_kind(config, kind, source)
     _set_dropout(config, cfg.dropout)
-    with _loading(source), isolate_rng():
+    with loading(source), isolate_rng():
         torch.manual_seed(seed)
         model = _build(cfg, kind, config, source, local)
-    _renew_head(model, seed)
-    tokenizer = None if kind == "image" else _tokenizer(source, local)
+    if cfg.gradient_checkpointing:
+        _checkpoint_gradients(model, source)
+    tokenizer = None if kind == "image" else load_tokenizer(source, local)
     if tokenizer is not None:
         model.config.pad_token_id = tokenizer.pad_token_id
         _check_length(model, cfg.max_length)
+    classifier = _with_head(cfg, model.eval(), tokenizer, seed, texts)
     vision = getattr(config, "vision_config", config)
     size, channels = (getattr(vision, key, None) for key in ("image_size", "num_channels"))
-    mean, std = _pixels(source, local) if kind == "image" else (None, None)
+    mean, std = pixels(source, local) if kind == "image" else (None, None)
     pad = 0 if tokenizer is None else tokenizer.pad_token_id
-    return Backbone(model.eval(), tokenizer, source, size, channels, pad, mean, std)
+    return Backbone(classifier, tokenizer, source, size, channels, pad, mean, std)
 
 
 def head_name(model: nn.Module) -> str:
-    """Name of the module that turns features into logits.
+    """Name of the module that turns features into logits; ``none`` where nothing of it can train.
 
     For a model of transformers it is the classifier whole, which may hold several layers; else the last linear layer.
 
@@ -121,6 +136,8 @@ def head_name(model: nn.Module) -> str:
         >>> head_name(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
         '2'
     """
+    if isinstance(model, LabelNameClassifier):
+        return "none"
     linear = _linear(model)
     if not linear:
         raise InputError.of("model", type(model).__name__, "a model that ends in a torch.nn.Linear", "it has no head")
@@ -177,44 +194,13 @@ def _check(cfg: ModelConfig, kind: str) -> None:
         raise InputError.of("model.dropout", cfg.dropout, "a probability in [0, 1)")
     if cfg.max_length < 1:
         raise InputError.of("model.max_length", cfg.max_length, "an integer >= 1")
-
-
-def _locate(cfg: ModelConfig) -> tuple[str, bool]:
-    """What from_pretrained takes, and whether only files of this machine are to be read."""
-    if cfg.name == "embedded":
-        return str(embedded()), True
-    path = str(cfg.path)
-    if Path(path).expanduser().is_dir():
-        return str(Path(path).expanduser()), True
-    try:
-        validate_repo_id(path)
-    except HFValidationError as error:
-        raise InputError.of("model.path", path, LOADABLE, "no such folder, and no hub id") from error
-    return path, not _on_the_hub(path)
-
-
-def _on_the_hub(path: str) -> bool:
-    """Asks once, for seconds; from_pretrained would retry for half a minute before it gave up without a network."""
-    try:
-        huggingface_hub.HfApi().model_info(path, timeout=5)
-    except RepositoryNotFoundError as error:
-        why = "no such folder, and the hub has no such public model (a private one needs: hf auth login)"
-        raise InputError.of("model.path", path, LOADABLE, why) from error
-    except Exception as error:  # whatever the HTTP client raises: the cache may still have the model
-        log.debug("the hub can't be reached: %s", error)
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _loading(source: str, allowed: str = LOADABLE) -> Iterator[None]:
-    """Makes one line of whatever a broken or missing file raises: the libraries below agree on no exception."""
-    try:
-        with quiet_transformers():
-            yield
-    except Exception as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError.of("model.path", source, allowed, why.rstrip(".")) from error
+    for key, allowed in (("head", CLASSIFIERS), ("attention", ATTENTION)):
+        if getattr(cfg, key) not in allowed:
+            raise InputError.of(f"model.{key}", getattr(cfg, key), allowed)
+    if cfg.head == "label_names" and kind == "image":
+        raise InputError.of("model.head", cfg.head, "linear", "an image model has no embedding of names")
+    if not 0 < cfg.label_scale < float("inf"):
+        raise InputError.of("model.label_scale", cfg.label_scale, "a number > 0")
 
 
 def _check_kind(config: Any, kind: str, source: str) -> None:
@@ -241,15 +227,35 @@ def _build(cfg: ModelConfig, kind: str, config: Any, source: str, local: bool) -
     auto: Any = transformers.AutoModelForSequenceClassification
     if kind == "image":
         auto = transformers.AutoModelForImageClassification
+    if cfg.head == "label_names":
+        auto = transformers.AutoModel
+    attention = None if cfg.attention == "auto" else cfg.attention
     if cfg.random:
-        return auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        return auto.from_config(config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False)
     model, report = auto.from_pretrained(
         source, config=config, dtype=torch.float32, local_files_only=local, trust_remote_code=False,
-        ignore_mismatched_sizes=True, output_loading_info=True,
+        ignore_mismatched_sizes=True, output_loading_info=True, attn_implementation=attention,
     )  # fmt: skip
     fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
-    if fresh := {key for key in fresh if not _inside(key, head_name(model))}:
+    head = head_name(model) if cfg.head == "linear" else "pooler"  # which the label_names head doesn't use
+    if fresh := {key for key in fresh if not _inside(key, head)}:
         log.warning("%s has no weights for %s: drawn from the seed", source, ", ".join(sorted(fresh)[:4]))
+    return model
+
+
+def _checkpoint_gradients(model: transformers.PreTrainedModel, source: str) -> None:
+    if not model.supports_gradient_checkpointing:
+        raise InputError.of("model.gradient_checkpointing", True, "false", f"{source} doesn't support it")
+    # the reentrant kind computes no gradient where a block's input needs none, as above frozen embeddings
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _with_head(
+    cfg: ModelConfig, model: transformers.PreTrainedModel, tokenizer: Any, seed: int, texts: Sequence[str]
+) -> nn.Module:
+    if cfg.head == "label_names":
+        return label_name_classifier(model, tokenizer, texts, cfg.label_scale, cfg.max_length).eval()
+    _renew_head(model, seed)
     return model
 
 
@@ -263,30 +269,6 @@ def _renew_head(model: transformers.PreTrainedModel, seed: int) -> None:
                 module.weight.normal_(0.0, std, generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
-
-
-def _pixels(source: str, local: bool) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Mean and deviation that the model's image processor brings pixels to; None where there is none."""
-    try:
-        found, _ = transformers.ImageProcessingMixin.get_image_processor_dict(source, local_files_only=local)
-    except OSError:  # the embedded backbone has none, and takes [0, 1]
-        return None, None
-    if not found.get("do_normalize", True) or not found.get("image_mean"):
-        return None, None
-    return tuple(found["image_mean"]), tuple(found["image_std"])
-
-
-def _tokenizer(source: str, local: bool) -> Any:
-    with _loading(source):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-    # from a folder without vocabulary, transformers makes a tokenizer that knows its special tokens only
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise InputError.of("model.path", source, "a folder with tokenizer files too", "it holds no vocabulary")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token_id is None:
-        raise InputError.of("model.path", source, "a tokenizer with a pad or eos token", "there is none to pad with")
-    return tokenizer
 
 
 def _check_length(model: transformers.PreTrainedModel, length: int) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from flt import backbones
@@ -21,8 +22,9 @@ from flt.data.collect import job_data
 from flt.data.partition import partition, settings
 from flt.engines.serial import Serial
 from flt.errors import InputError
+from flt.label_names import label_texts
 from flt.plans import AdapterPlan
-from flt.ranks.importance import GradientSensitivity, NoImportance
+from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, NoImportance
 from flt.ranks.schedule import Constant
 from flt.ranks.selection import All, Freeze, Truncate
 from flt.rules.mean import Mean
@@ -36,14 +38,13 @@ PARTS: dict[str, dict[str, type]] = {
     "plan": {"adapter": AdapterPlan},
     "schedule": {"constant": Constant},
     "selection": {"all": All, "freeze": Freeze, "truncate": Truncate},
-    "importance": {"none": NoImportance, "gradient": GradientSensitivity},
+    "importance": {"none": NoImportance, "gradient": GradientSensitivity, "delta": DeltaSensitivity},
     "grouping": {"everyone": Everyone, "kmeans": KMeansGrouping},
     "rule": {"mean": Mean, "stacking": Stacking, "scaffold": Scaffold},
 }
 """Part -> name in conf/<part>/ -> its class: the table that a new part adds a line to."""
 
 
-_log = logging.getLogger(__name__)
 ATTEMPTS = 100
 """Draws of a partition, before a client without a job is an error."""
 
@@ -128,6 +129,7 @@ def local_settings(cfg: TrainConfig) -> LocalSettings:
         steps=local.steps,
         epochs=local.epochs,
         batch_size=cfg.batch_size,
+        length_window=cfg.length_window,
         eval_batch_size=cfg.eval.batch_size,
         eval_examples=cfg.eval.client_examples,
         clip=local.clip,
@@ -142,23 +144,38 @@ def federation(cfg: TrainConfig) -> Federation:
     optimizer = Optimizer(local.optimizer, local.lr, local.weight_decay, local.momentum)
     data = typed(sources.DataConfig, cfg.data, "data")
     raw = sources.load(data, cfg.seed)
-    model = typed(backbones.ModelConfig, cfg.model, "model")
+    model = _model(cfg)
     names = encode.tasks(raw.values("train", raw.label), raw.label_names, _tasks(cfg, data))
     width = max(int(labels.max()) + 1 for _, labels in names.values())
-    backbone = backbones.load(model, raw.kind, width, cfg.seed)
-    if raw.kind != "image":
-        _log.info("tokenising %s texts", f"{sum(map(len, raw.splits.values())):,}")
-    splits = {name: _encode(raw, name, backbone, model.max_length) for name in raw.splits}
+    texts = _label_texts(cfg, model, raw, data)
+    backbone = backbones.load(model, raw.kind, width, cfg.seed, texts)
+    splits = {name: _encode(cfg, raw, name, backbone, model.max_length) for name in raw.splits}
     by_task = {name: _by_task(examples, raw, _tasks(cfg, data)) for name, examples in splits.items()}
     column = raw.values("train", data.column) if data.column else None
     return Federation(
         module=ClientModule(backbone.model, width, optimizer),
         clients=_clients(cfg, splits["train"], names, column),
-        validation={task: _sample(cfg, examples) for task, examples in by_task.get("validation", {}).items()},
-        test=by_task.get("test", {}),
+        validation=_sampled(by_task.get("validation", {}), cfg.eval.examples, cfg.seed),
+        test=_sampled(by_task.get("test", {}), cfg.eval.test_examples, cfg.seed),
         collate=encode.Collate(backbone.pad_token_id, backbone.mean, backbone.std),
         source=backbone.source,
     )
+
+
+def _model(cfg: TrainConfig) -> backbones.ModelConfig:
+    model = typed(backbones.ModelConfig, cfg.model, "model")
+    slow = model.attention == "auto" and cfg.precision == "bf16-mixed" and not torch.cuda.is_available()
+    return dataclasses.replace(model, attention="eager") if slow else model
+
+
+def _label_texts(
+    cfg: TrainConfig, model: backbones.ModelConfig, raw: sources.RawData, data: sources.DataConfig
+) -> list[str]:
+    if model.head != "label_names":
+        return []
+    if cfg.jobs == "per_task":
+        raise InputError.of("model.head", model.head, "linear with jobs=per_task", "tasks have classes of their own")
+    return label_texts(raw.label_names, data.label_texts)
 
 
 def _tasks(cfg: TrainConfig, data: sources.DataConfig) -> dict[str, list[str]]:
@@ -169,11 +186,15 @@ def _tasks(cfg: TrainConfig, data: sources.DataConfig) -> dict[str, list[str]]:
     return data.tasks
 
 
-def _encode(raw: sources.RawData, name: str, backbone: backbones.Backbone, max_length: int) -> encode.Examples:
+def _encode(
+    cfg: TrainConfig, raw: sources.RawData, name: str, backbone: backbones.Backbone, max_length: int
+) -> encode.Examples:
     if raw.kind == "image":
         return encode.encode_images(raw.splits[name], raw, backbone.image_size, backbone.channels)
     assert backbone.tokenizer is not None, "a text backbone has one"
-    return encode.encode_text(raw.splits[name], raw, backbone.tokenizer, max_length)
+    known = {"file": Path(str(cfg.data.get("path"))).name, "hub": str(cfg.data.get("path"))}
+    called = f"{known.get(cfg.data['name'], cfg.data['name'])} {name}"
+    return encode.encode_text(raw.splits[name], raw, backbone.tokenizer, max_length, called, cfg.cache.limit)
 
 
 def _by_task(
@@ -183,9 +204,11 @@ def _by_task(
     return {task: examples.view(positions, labels) for task, (positions, labels) in found.items()}
 
 
-def _sample(cfg: TrainConfig, examples: encode.Examples) -> encode.Examples:
-    size = cfg.eval.examples
-    return examples if size is None else examples.view(encode.take(examples, size, cfg.seed))
+def _sampled(by_task: Mapping[str, encode.Examples], size: int | None, seed: int) -> dict[str, encode.Examples]:
+    """A fixed stratified sample of each task; without a size, all of it."""
+    if size is None:
+        return dict(by_task)
+    return {task: examples.view(encode.take(examples, size, seed)) for task, examples in by_task.items()}
 
 
 def _clients(

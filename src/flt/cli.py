@@ -1,4 +1,4 @@
-"""The command line: ``flt train key=value``, ``flt sweep key=a,b``.
+"""The command line: ``flt train key=value``, ``flt sweep key=a,b``, ``flt cache``.
 
 Heavy imports wait until the first line is printed.
 """
@@ -17,6 +17,7 @@ from flt.errors import InputError
 
 USAGE = """usage: flt [train] [key=value ...]     one run; flt key=value means train too
        flt sweep key=a,b [key=value ...]     every combination of comma-separated values, one run each
+       flt cache [clear [kind]]              what is kept on disk, by kind, and removing it
 
   flt train algo=hafl                        the main job on the embedded default
   flt train algo=fl_tac grouping.k=2         parts and their settings by name
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"flt {flt.__version__}  {command} {' '.join(rest)}".rstrip(), flush=True)
     _quiet_libraries()
     try:
-        return _sweep(rest) if command == "sweep" else _train(rest)
+        return COMMANDS[command](rest)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -63,7 +64,7 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
         return "help", []
     if arguments[:1] in (["--version"], ["version"]):
         return "version", []
-    if arguments[:1] in (["train"], ["sweep"]):
+    if arguments[0] in COMMANDS:
         return arguments[0], arguments[1:]
     return "train", arguments
 
@@ -78,7 +79,7 @@ def _train(overrides: Sequence[str]) -> int:
 
 def _sweep(overrides: Sequence[str]) -> int:
     """Every combination is checked before the first one runs."""
-    from flt import runs
+    from flt import cache, runs
     from flt.api import train
     from flt.config import expand
 
@@ -87,7 +88,18 @@ def _sweep(overrides: Sequence[str]) -> int:
     for number, (combination, cfg) in enumerate(zip(combinations, configurations, strict=True), start=1):
         print(f"run {number} of {len(combinations)}: {' '.join(combination)}", flush=True)
         train(cfg)
+        cache.release()  # the next run may need the room
     return 0
+
+
+def _cache(arguments: Sequence[str]) -> int:
+    from flt import cache_cli
+
+    cache_cli.run(arguments)
+    return 0
+
+
+COMMANDS = {"train": _train, "sweep": _sweep, "cache": _cache}
 
 
 def _quiet_libraries() -> None:

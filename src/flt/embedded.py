@@ -5,6 +5,7 @@ It gives a first run a backbone worth freezing for the digits 5-9, without a dow
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,6 +21,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn import functional as F
 
+from flt.cache import folder as cache_folder
 from flt.errors import InputError
 from flt.quiet import quiet_transformers
 
@@ -65,7 +67,7 @@ def embedded(cache: Path | None = None) -> Path:
     Raises:
         InputError: If the cache can't be written.
     """
-    root = cache or _cache_root()
+    root = cache or cache_folder()
     made_by = [dataclasses.asdict(PRETRAINING), ARCHITECTURE, torch.__version__, transformers.__version__]
     digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:12]
     folder = root / f"embedded-vit-{digest}"
@@ -75,13 +77,9 @@ def embedded(cache: Path | None = None) -> Path:
             _write(folder)
         except OSError as error:
             raise InputError.of("FLT_CACHE", root, "a folder that can be written", str(error)) from error
+    with contextlib.suppress(OSError):  # a cache that can only be read is of use too
+        os.utime(folder)  # when it was last used
     return folder
-
-
-def _cache_root() -> Path:
-    if folder := os.environ.get("FLT_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flt"
 
 
 def _write(folder: Path) -> None:

@@ -18,6 +18,7 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
 from flt.client import ClientModule
+from flt.label_names import LabelNameClassifier
 from flt.layout import Layout
 from flt.quiet import quiet_transformers
 from flt.state import ServerState
@@ -45,6 +46,9 @@ def export(module: pl.LightningModule, layout: Layout, state: ServerState, folde
         target = temporary / f"group_{gid}" if len(groups) > 1 else temporary
         _export_adapter(module, layout, state, gid, target, source)
     target = folder / ("model" if state.base.version else "adapter")
+    if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
+        head = {"texts": module.model.texts, "scale": module.model.scale}
+        (temporary / "label_names.json").write_text(json.dumps(head, indent=1))
     shutil.rmtree(target, ignore_errors=True)
     return temporary.rename(target)  # the whole folder or none of it
 
@@ -125,12 +129,13 @@ def _export_model(module: pl.LightningModule, layout: Layout, state: ServerState
     merged = merge(module, layout, living(layout, state, state.home))
     target.mkdir(parents=True, exist_ok=True)
     if isinstance(module, ClientModule):
-        model = module.model
+        model = module.model.encoder if isinstance(module.model, LabelNameClassifier) else module.model
         kind: Any = type(model)
+        prefix = _prefix(module)
         with isolate_rng():  # the weights that it draws are replaced
             fresh = kind(copy.deepcopy(model.config))
         fresh.load_state_dict(
-            {name.removeprefix("model."): value for name, value in merged.items() if name.startswith("model.")}
+            {name.removeprefix(prefix): value for name, value in merged.items() if name.startswith(prefix)}
         )
         with quiet_transformers():
             fresh.save_pretrained(str(target))
@@ -169,5 +174,7 @@ def _plain_names(module: nn.Module) -> Callable[[str], str]:
 
 
 def _prefix(module: nn.Module) -> str:
-    """The prefix of flt's own module, which is a shell around a transformers model, which is what others load."""
-    return "model." if isinstance(module, ClientModule) else ""
+    """The prefix of flt's own modules, which are shells around a transformers model, which is what others load."""
+    if isinstance(module, ClientModule):
+        return "model.encoder." if isinstance(module.model, LabelNameClassifier) else "model."
+    return ""

@@ -68,6 +68,8 @@ class Federator:
         self.updates: list[Update] = []
         """Of the round that runs; once all have arrived, as the transforms left them."""
         self.metrics: dict[str, float] = {}
+        self.should_stop = False
+        """Set by a callback: no round follows the one that runs."""
         layers = server.layout.layers.values()
         self._rank = max((layer.rank for layer in layers), default=0)
 
@@ -77,12 +79,12 @@ class Federator:
         return int(self.metrics.get("round", self.state.rounds))
 
     def fit(self) -> ServerState:
-        """Runs the rounds that are left and returns the last state."""
+        """Runs the rounds that are left, or until a callback sets ``should_stop``, and returns the last state."""
         try:
             self.call("on_fit_start")
             # after a resume the resident module lacks versions of the base that the clients have, and won't be sent
             self.engine.load(self.state, self.state.home)
-            while self.state.rounds < self.rounds:
+            while self.state.rounds < self.rounds and not self.should_stop:
                 self._round()
             self.call("on_fit_end")
         except BaseException as exception:

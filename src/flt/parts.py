@@ -43,8 +43,15 @@ class SelectionPart(Protocol):
 class ImportancePart(Protocol):
     """The score of each pair."""
 
-    def __call__(self, group: GroupState, updates: Sequence[Update]) -> GroupState:
-        """The group with its new scores, and nothing else changed."""
+    @property
+    def compares(self) -> bool:
+        """Whether it compares a round's adapter with the one before it."""
+
+    def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
+        """The group after the aggregation with its new scores; it may keep slots of its own, and changes nothing else.
+
+        ``after`` has the scores of ``before``, and the slots of the rule alone.
+        """
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """What changes local training, such as a meter."""

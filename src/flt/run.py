@@ -20,11 +20,14 @@ from flt.build import Federation
 from flt.callbacks.base import FedCallback
 from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.communication import Communication
+from flt.callbacks.distributed import Distributed
 from flt.callbacks.evaluate import Evaluate
 from flt.callbacks.loggers import Loggers
 from flt.callbacks.metrics_csv import MetricsCsv
 from flt.callbacks.progress import Progress
+from flt.callbacks.selected import Selected
 from flt.callbacks.server import Recipe, ServerAggregation
+from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
 from flt.client import ClientModule, ClientSpec
 from flt.config import TrainConfig, flat, typed
@@ -32,6 +35,7 @@ from flt.errors import InputError
 from flt.export import export
 from flt.federator import Federator
 from flt.layout import Layout
+from flt.prefixed import prefixed
 from flt.quiet import SharedLogger
 from flt.site import Site
 
@@ -88,15 +92,23 @@ class Run:
         cfg, made = self.cfg, self.made
         if cfg.threads is not None:
             torch.set_num_threads(cfg.threads)
-        layout = attach(made.module, typed(LoraSettings, cfg.adapter, "adapter"), cfg.seed)
+        device = self._device()
+        adapter, layers = typed(LoraSettings, cfg.adapter, "adapter"), cfg.model.get("adapt_layers", "all")
+        layout = attach(made.module, adapter, cfg.seed, layers)
         recipe = build.recipe(cfg, len(set(made.tasks().values())))
+        made.module.to(device)
+        if cfg.prefix_cache:
+            made = self.made = prefixed(made, layout, recipe, cfg, device, self.show)
+        if cfg.compile:
+            made.module.compile() if not isinstance(made.module, ClientModule) else made.module.model.compile()
         clients = with_capacities(made.clients, cfg.ranks, layout, recipe)
         federator = self._federator(layout, recipe, clients)
         exported = made_before(federator)
         if exported is None:
             self._fit(federator)
         else:
-            _log.warning("%s has finished all of its %d rounds; nothing is left to do", self.folder, federator.rounds)
+            done = federator.state.rounds
+            _log.warning("%s has finished after %d of %d rounds; nothing is left to do", self.folder, done, cfg.rounds)
         federator.engine.load(federator.state, federator.state.clusters[0])
         made.module.eval()
         exported = exported or export(made.module, layout, federator.state, self.folder, made.source)
@@ -120,7 +132,7 @@ class Run:
 
     def _federator(self, layout: Layout, recipe: Recipe, clients: Mapping[int, ClientSpec]) -> Federator:
         cfg, made = self.cfg, self.made
-        module = made.module.to(self._device())
+        module = made.module
         weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
         base = {
             layer.base: weights[layer.base].cpu().clone()
@@ -136,7 +148,10 @@ class Run:
             server, clients, build.engine(cfg, site, clients), sampler, (), cfg.rounds, cfg.seed, state
         )
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
-        federator.callbacks = [evaluate, Communication(), Timer(), *self.own, checkpoint]
+        distributed = [Distributed(evaluate)] if cfg.eval.distributed else []  # behind the timer: part of the round
+        monitors = [evaluate, Selected(), Communication(), Timer(), *distributed]
+        stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
+        federator.callbacks = [*monitors, stop, *self.own, checkpoint]
         checkpoint.restore(federator)
         runs.record(self.folder, cfg)  # a longer run's rounds, once the checkpoint has agreed to them
         loggers = self._loggers(federator)
@@ -191,6 +206,8 @@ def with_capacities(
 
 def made_before(federator: Federator) -> Path | None:
     """What a finished run has exported; None where rounds or the export are left to do."""
+    stops = [callback for callback in federator.callbacks if isinstance(callback, Stop)]
+    finished = federator.state.rounds >= federator.rounds or any(stop.reason(federator.history) for stop in stops)
     checkpoint = next(callback for callback in federator.callbacks if isinstance(callback, Checkpoint))
     found = [checkpoint.folder.parent / name for name in EXPORTS]
-    return next((path for path in found if federator.state.rounds >= federator.rounds and path.is_dir()), None)
+    return next((path for path in found if finished and path.is_dir()), None)

@@ -16,7 +16,7 @@ from flt.callbacks.checkpoint import write_atomically
 from flt.config import TrainConfig, compose_config, config_folder, load_config, to_yaml, typed
 from flt.errors import InputError
 
-MAY_DIFFER = ("resume", "rounds", "threads", "root", "algo", "devices")
+MAY_DIFFER = ("resume", "rounds", "threads", "root", "algo", "devices", "cache.max_gb")
 """Keys that a resume may set otherwise: ``rounds`` makes a run longer, the rest doesn't change its numbers."""
 _log = logging.getLogger(__name__)
 
@@ -35,11 +35,12 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
         _log.warning("resume=%s: there is no run in %s/%s yet, so a new one starts", cfg.resume, cfg.root, cfg.name)
         return dataclasses.replace(cfg, resume=None)
     saved, given = _saved(folder), set(_given(overrides))
-    _compare(saved, compose_config(overrides), given - set(MAY_DIFFER))
+    wanted = compose_config(overrides)
+    _compare(saved, wanted, given - set(MAY_DIFFER))
     if "algo" in given and saved.get("name", cfg.name) != cfg.name:
         raise InputError.of("algo", cfg.name, str(saved.name), f"{folder} was started otherwise")
-    for key in given & {"rounds", "threads"}:
-        saved[key] = getattr(cfg, key)
+    for key in given & {"rounds", "threads", "cache.max_gb"}:
+        OmegaConf.update(saved, key, OmegaConf.select(wanted, key))
     saved.root, saved.resume = cfg.root, str(folder)
     return typed(TrainConfig, saved, "")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
+from flt.cache import BYTES_PER_GB
 from flt.choices import choices
 from flt.errors import InputError
 
@@ -52,9 +54,25 @@ class EvalConfig:
     """What is evaluated, and how often."""
 
     examples: int | None
+    test_examples: int | None
     client_examples: int
+    distributed: bool
     batch_size: int
     every: int
+
+
+@dataclasses.dataclass
+class StopConfig:
+    """When a run ends before its last round."""
+
+    accuracy: float | None
+    patience: int | None
+
+    def __post_init__(self) -> None:
+        if self.accuracy is not None and not 0 < self.accuracy <= 1:
+            raise InputError.of("stop.accuracy", self.accuracy, "a number in (0, 1], or null")
+        if self.patience is not None and self.patience < 1:
+            raise InputError.of("stop.patience", self.patience, "an integer >= 1, or null")
 
 
 @dataclasses.dataclass
@@ -62,6 +80,22 @@ class CheckpointConfig:
     """How many checkpoints are kept."""
 
     keep: int
+
+
+@dataclasses.dataclass
+class CacheConfig:
+    """What is kept on disk to be computed once."""
+
+    max_gb: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_gb < math.inf:
+            raise InputError.of("cache.max_gb", self.max_gb, "a number > 0")
+
+    @property
+    def limit(self) -> int:
+        """Bytes."""
+        return int(self.max_gb * BYTES_PER_GB)
 
 
 @dataclasses.dataclass
@@ -81,6 +115,9 @@ class TrainConfig:
     jobs: str
     batch_size: int
     precision: str
+    prefix_cache: bool
+    compile: bool
+    length_window: int
     threads: int | None
     devices: int
     resume: str | None
@@ -88,7 +125,9 @@ class TrainConfig:
     cohort: CohortConfig
     local: LocalConfig
     eval: EvalConfig
+    stop: StopConfig
     checkpoint: CheckpointConfig
+    cache: CacheConfig
     data: dict[str, Any]
     model: dict[str, Any]
     adapter: dict[str, Any]
@@ -101,7 +140,7 @@ class TrainConfig:
     rule: dict[str, Any]
 
     def __post_init__(self) -> None:
-        for key in ("rounds", "clients", "batch_size", "devices"):
+        for key in ("rounds", "clients", "batch_size", "length_window", "devices"):
             if getattr(self, key) < 1:
                 raise InputError.of(key, getattr(self, key), "an integer >= 1")
         if self.seed < 0:
@@ -114,7 +153,8 @@ class TrainConfig:
             raise InputError.of("jobs", self.jobs, JOBS)
         if not 0 <= self.partition.held_out < 1:
             raise InputError.of("partition.held_out", self.partition.held_out, "a number in [0, 1)")
-        for key, least in (("examples", 1), ("client_examples", 0), ("batch_size", 1), ("every", 1)):
+        least_of = {"examples": 1, "test_examples": 1, "client_examples": 0, "batch_size": 1, "every": 1}
+        for key, least in least_of.items():
             value = getattr(self.eval, key)
             if value is not None and value < least:
                 raise InputError.of(f"eval.{key}", value, f"an integer >= {least}")

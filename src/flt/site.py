@@ -30,7 +30,7 @@ from flt.errors import InputError
 from flt.layout import TRAVELLING, Layout
 from flt.messages import BaseDelta, Payload, Update
 from flt.quiet import ResidentStrategy, SharedLogger, interruptible, quiet, whole_layers
-from flt.settings import LocalSettings, Shuffled
+from flt.settings import LocalSettings, Shuffled, SimilarLengths, lengths_of
 from flt.state import ClientState, apply_change
 
 
@@ -211,11 +211,16 @@ class Site:
             )
 
     def _loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
-        """A loader over a data set: shuffled by the seed, or in order without one."""
+        """A loader over a data set: shuffled by the seed; without one in order, or from the shortest to the longest."""
+        settings, lengths = self.settings, lengths_of(dataset)
         if seed is None:
-            return DataLoader(dataset, self.settings.eval_batch_size, collate_fn=self.collate)
-        sampler = Shuffled(_size(dataset), seed)
-        return DataLoader(dataset, self.settings.batch_size, sampler=sampler, collate_fn=self.collate)
+            order = None if lengths is None else np.argsort(lengths, kind="stable").tolist()
+            return DataLoader(dataset, settings.eval_batch_size, sampler=order, collate_fn=self.collate)
+        if lengths is None or settings.length_window == 1:
+            sampler = Shuffled(_size(dataset), seed)
+            return DataLoader(dataset, settings.batch_size, sampler=sampler, collate_fn=self.collate)
+        batches = SimilarLengths(lengths, settings.batch_size, settings.length_window, seed)
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=self.collate)
 
     @contextlib.contextmanager
     def _leaving_no_trace(self) -> Iterator[None]:

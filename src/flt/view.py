@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from flt.layout import TRAVELLING, Layout
-from flt.messages import JobId, Update
+from flt.messages import JobId, Plan, Update
 from flt.state import GroupState, ServerState
 
 _SERVER = 2  # keeps these streams apart from the cohort's of the same seed and round
@@ -39,6 +39,8 @@ class View:
     jobs: int
     """Jobs in the whole federation."""
     seed: int
+    plan: Plan = Plan()
+    """Of the round that runs."""
 
     def sent_to(self, job: JobId) -> dict[str, Tensor]:
         """The weights that the job was sent this round, at the initial rank."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from flt.backbones import head_name, target_modules
+from flt.blocks import top_blocks
 from flt.client import ClientModule
 from flt.errors import InputError
 from flt.layout import Layout
@@ -46,7 +48,7 @@ class LoraSettings:
             raise InputError.of("adapter.dropout", self.dropout, "a number in [0, 1)")
 
 
-def attach(module: nn.Module, settings: LoraSettings, seed: int) -> Layout:
+def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "all") -> Layout:
     """Freezes a module, puts LoRA on its linear layers and says which of its tensors have which role.
 
     A module that already holds peft layers keeps them, and what it lets train: only ``head`` is added, where given.
@@ -55,17 +57,19 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int) -> Layout:
         module: Changed in place.
         settings: Rank, scale, layers, head.
         seed: Of A's initial values; the global generator is left as it was.
+        layers: ``all``, or ``top<k>``: only the k uppermost blocks are adapted.
 
     Raises:
-        InputError: A target or the head isn't there.
+        InputError: A target or the head isn't there, or the module has no such blocks.
     """
     root, prefix = (module.model, "model.") if isinstance(module, ClientModule) else (module, "")
     if any(isinstance(sub, LoraLayer) for sub in module.modules()):
         _check_layers(root)
         head = [settings.head] if settings.head not in (None, "none") else _whole_modules(root)
     else:
-        head = [] if settings.head == "none" else [settings.head or head_name(root)]
-        _inject(root, settings, head, seed)
+        chosen = settings.head or head_name(root)
+        head = [] if chosen == "none" else [chosen]
+        _inject(root, settings, head, seed, layers)
     head = [f"{prefix}{name}" for name in head if name]
     for name in head:
         _submodule(module, name).requires_grad_(True)
@@ -88,9 +92,12 @@ def _check_layers(module: nn.Module) -> None:
             raise InputError.of(f"module.{name}", found[0], "plain LoRA with one active adapter on linear layers")
 
 
-def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed: int) -> None:
+def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed: int, layers: str) -> None:
     targets = settings.target_modules or target_modules(module)
     linear = [name for name, sub in module.named_modules() if not list(sub.children())]
+    if layers != "all":
+        upper = top_blocks(module, layers)
+        linear = [name for name in linear if name.startswith(tuple(f"{block}." for block in upper))]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
             raise InputError.of(
@@ -98,9 +105,10 @@ def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed
             )
     for name in head:
         _submodule(module, name)
+    whole = [name for name in linear if any(name == target or name.endswith(f".{target}") for target in targets)]
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,  # type: ignore[arg-type]  # alpha may be a fraction
-        target_modules=list(targets), exclude_modules=list(head) or None,
+        target_modules="|".join(map(re.escape, whole)), exclude_modules=list(head) or None,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)

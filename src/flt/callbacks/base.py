@@ -32,7 +32,7 @@ class FedCallback:
         """Called when a round has been aggregated: ``federator.state`` is the new one."""
 
     def on_evaluation(self, federator: Federator, done: int, batches: int) -> None:
-        """Called when a batch of an evaluation of a global model has ended: ``done`` of ``batches``."""
+        """Called when a batch of a global or distributed model's evaluation has ended: ``done`` of ``batches``."""
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
         """Called when all callbacks have left their figures of the round."""

@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch.utils.data import Dataset
 
 from flt.callbacks.base import FedCallback
+from flt.callbacks.memo import Memo, fingerprint
 from flt.federator import Federator
 from flt.messages import JobId
 from flt.state import ServerState
@@ -20,7 +21,7 @@ class Evaluate(FedCallback):
 
     ``clients/X`` is the mean over the cohort's jobs of what the module logs as X for the model as distributed, on the
     job's own held-out examples; ``clients/X_worst10`` the mean over the worst tenth of them, ``clients/fitted_X`` the
-    same after the fit.
+    same after the fit. A global model that hasn't changed isn't evaluated again.
 
     Args:
         datasets: Task -> the examples on which the global model is evaluated; one task for most federations.
@@ -37,6 +38,11 @@ class Evaluate(FedCallback):
         test: Mapping[str, Dataset] | None = None,
     ) -> None:
         self.datasets, self.tasks, self.every, self.test = datasets, tasks, every, test or {}
+        self.memo = Memo()
+
+    def on_round_start(self, federator: Federator) -> None:
+        """Called when a cohort has been drawn."""
+        self.memo.turn()
 
     def on_round_end(self, federator: Federator) -> None:
         """Called when a round has been aggregated."""
@@ -59,12 +65,19 @@ class Evaluate(FedCallback):
             metrics["round/clustering_acc"] = clustering_accuracy(federator.state, self.tasks)
         return metrics
 
+    def of_group(self, federator: Federator, gid: int, dataset: Dataset) -> dict[str, float]:
+        """What one group's global model measures on a data set."""
+        state, layout = federator.state, federator.server.layout
+        living = {name: layout.take(name, full, state.alive) for name, full in state.groups[gid].weights.items()}
+        watch = functools.partial(federator.call, "on_evaluation")
+        run = functools.partial(federator.engine.evaluate, state, gid, dataset, watch)
+        return self.memo(fingerprint(state.base.version, living), dataset, run)
+
     def _evaluate(self, federator: Federator, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
         state = federator.state
-        groups, watch = task_groups(state, self.tasks), functools.partial(federator.call, "on_evaluation")
+        groups = task_groups(state, self.tasks)
         return {
-            task: federator.engine.evaluate(state, groups.get(task, state.home), dataset, watch)
-            for task, dataset in datasets.items()
+            task: self.of_group(federator, groups.get(task, state.home), dataset) for task, dataset in datasets.items()
         }
 
     def _log_clients(self, federator: Federator) -> None:

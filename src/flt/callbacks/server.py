@@ -40,6 +40,10 @@ class Recipe:
         if self.grouping.several and self.rule.one_group:
             rule, grouping = type(self.rule).__name__, type(self.grouping).__name__
             raise InputError(f"rule {rule} with grouping {grouping}: {self.rule.one_group}; allowed is one group")
+        if self.importance.compares and self.rule.starts_afresh:
+            rule, importance = type(self.rule).__name__, type(self.importance).__name__
+            why = "each round begins with a fresh adapter"
+            raise InputError(f"importance {importance} with rule {rule}: {why}; allowed is gradient or none")
         plan = self.plan(0)
         if missing := set(self.rule.needs) - (set(plan.train) - set(plan.private)):
             why = f"{type(self.rule).__name__} combines {', '.join(sorted(missing))}"
@@ -123,7 +127,9 @@ class ServerAggregation(FedCallback):
         groups, change = dict(state.groups), {}
         for gid, its in sorted(members.items()):
             out = self.recipe.rule.combine(view, gid, its)
-            groups[gid] = self.recipe.importance(GroupState(out.new, view.group(gid).scores, out.slots), its)
+            before = view.group(gid)
+            after = GroupState(out.new, before.scores, out.slots)
+            groups[gid] = self.recipe.importance(view, before, after, its)
             change.update(out.base)
         assignment = {**state.assignment, **{u.job: gid for gid, its in members.items() for u in its}}
         seen = {**state.base.seen, **{u.job[0]: u.base_version for u in updates if u.base_version}}
@@ -134,4 +140,4 @@ class ServerAggregation(FedCallback):
         return self.recipe.schedule(done)
 
     def _view(self, state: ServerState) -> View:
-        return View(self.layout, state, self.jobs, self.seed)
+        return View(self.layout, state, self.jobs, self.seed, self.recipe.plan(state.rounds))

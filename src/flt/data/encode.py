@@ -14,17 +14,17 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from flt.data import stores
+from flt.data import stores, tokens
 from flt.data.draws import Positions, Seed, stratified_order
 from flt.data.sources import RawData
-from flt.data.stores import ImageStore, TextStore
+from flt.data.stores import ImageStore, Store
 from flt.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 1000  # rows read at once
-PADDED = ("input_ids", "attention_mask", "token_type_ids")
+PADDED = ("input_ids", "attention_mask", "token_type_ids", "prefix")
 
 
 class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -43,7 +43,7 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         {'pixel_values': (1, 2, 2), 'labels': ()}
     """
 
-    def __init__(self, store: TextStore | ImageStore, labels: ArrayLike, rows: ArrayLike | None = None) -> None:
+    def __init__(self, store: Store, labels: ArrayLike, rows: ArrayLike | None = None) -> None:
         self.store = store
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
         self.rows: Positions = np.arange(len(self.labels)) if rows is None else np.asarray(rows, dtype=np.int64)
@@ -54,6 +54,12 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         """Text: input_ids, attention_mask and perhaps token_type_ids (length,); image: pixel_values (C, H, W)."""
         return {**self.store.row(int(self.rows[i])), "labels": torch.tensor(int(self.labels[i]))}
+
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        """Tokens of each example, (n,); None for images."""
+        lengths = self.store.lengths
+        return None if lengths is None else lengths[self.rows]
 
     def view(self, positions: ArrayLike, labels: ArrayLike | None = None) -> Examples:
         """Selects examples without copying their inputs.
@@ -99,31 +105,35 @@ class Collate:
 
 
 def encode_text(
-    dataset: datasets.Dataset, raw: RawData, tokenizer: PreTrainedTokenizerBase, max_length: int
+    dataset: datasets.Dataset,
+    raw: RawData,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    name: str = "",
+    limit: int = 20 * 10**9,
 ) -> Examples:
     """Tokenises a split's text or pairs, truncated to max_length; a missing text counts as an empty one.
+
+    The tokens are kept in the cache on disk, where the next call with the same texts and tokenizer finds them.
 
     Args:
         dataset: One of raw.splits.
         raw: Says which columns.
         tokenizer: A tokenizer of transformers.
         max_length: Most tokens per example, the special ones included.
+        name: What to call the data in the cache.
+        limit: Bytes that the cache may hold.
 
     Raises:
-        InputError: If max_length is below 1.
+        InputError: If max_length is below 1, or the cache has no room.
     """
     if max_length < 1:
         raise InputError.of("model.max_length", max_length, "an integer >= 1")
-    flat: dict[str, list[NDArray[np.int32]]] = {}
-    lengths = [0]
-    for batch in _batches(dataset, raw):
-        texts = [[text or "" for text in batch[column]] for column in raw.inputs]
-        encoded = stores.tokenize(texts, tokenizer, max_length)
-        lengths += map(len, encoded["input_ids"])
-        for name, rows in encoded.items():
-            flat.setdefault(name, []).append(stores.flatten(rows))
-    joined = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in flat.items()}
-    return Examples(TextStore(joined, np.cumsum(lengths)), dataset[raw.label][:])
+
+    def texts() -> Iterator[list[list[str | None]]]:
+        return ([batch[column] for column in raw.inputs] for batch in _batches(dataset, raw))
+
+    return Examples(tokens.stored(texts, tokenizer, max_length, name, limit), dataset[raw.label][:])
 
 
 def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | None, channels: int | None) -> Examples:

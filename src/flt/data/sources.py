@@ -34,6 +34,7 @@ class DataConfig:
         column: Column that tells clients apart, checked to be there.
         classes: Keep only these label values, which become 0.. in this order; None keeps all in sorted order.
         tasks: Task -> its classes, as names, label values or patterns such as `comp.*`; empty is one task.
+        label_texts: Class name -> the text that the label_names head embeds for it; others take their name.
         validation: Share of train held out for central validation where the source has none, in [0, 1).
         test: Share of train held out for the central test where the source has none, in [0, 1).
     """
@@ -50,6 +51,7 @@ class DataConfig:
     column: str | None = None
     classes: list[int] | None = None
     tasks: dict[str, list[str]] = field(default_factory=dict)
+    label_texts: dict[str, str] = field(default_factory=dict)
     validation: float = 0.1
     test: float = 0.0
 

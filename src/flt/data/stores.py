@@ -1,11 +1,12 @@
-"""How encoded inputs lie in memory: text as one flat run of token ids, images stacked at their smaller size."""
+"""How encoded inputs lie in memory or on disk: text as one flat run of token ids, images stacked at one size."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +19,23 @@ from flt.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+COLUMNS = ("input_ids", "token_type_ids")
+OFFSETS = "offsets"
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")  # Pillow's; every other mode has colours
+
+
+class Store(Protocol):
+    """Encoded inputs, from which views take rows."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        """Tokens of each row, (rows,); None for images."""
+
+    def row(self, i: int) -> dict[str, Tensor]:
+        """The inputs of one row."""
+
+    def arrays(self) -> list[NDArray]:
+        """All that the rows depend on, for a digest."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +45,37 @@ class TextStore:
     Attributes:
         columns: input_ids, and token_type_ids where the tokenizer has them, each (tokens of all rows,) int32.
         offsets: (rows + 1,) int64.
+        folder: Where they lie on disk, if they do.
     """
 
-    columns: dict[str, Tensor]
+    columns: dict[str, NDArray[np.int32]]
     offsets: NDArray[np.int64]
+    folder: Path | None = None
+
+    @classmethod
+    def mapped(cls, folder: Path) -> TextStore:
+        """The files of a folder, read where and when a row is asked for: nothing is copied, and nobody can write."""
+        columns = {name: _map(folder / name, np.int32) for name in COLUMNS if (folder / name).is_file()}
+        return cls(columns, _map(folder / OFFSETS, np.int64), folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A worker process gets the name of the folder, and not what is in it."""
+        return (TextStore.mapped, (self.folder,)) if self.folder else (TextStore, (self.columns, self.offsets))
 
     def row(self, i: int) -> dict[str, Tensor]:
         """The inputs of one row, each (its own length,) int64."""
         start, end = int(self.offsets[i]), int(self.offsets[i + 1])
-        inputs = {name: flat[start:end].long() for name, flat in self.columns.items()}
+        inputs = {name: torch.from_numpy(flat[start:end].astype(np.int64)) for name, flat in self.columns.items()}
         return {**inputs, "attention_mask": torch.ones(end - start, dtype=torch.int64)}
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row, (rows,)."""
+        return np.diff(self.offsets)
+
+    def arrays(self) -> list[NDArray]:
+        """All that the rows depend on, for a digest."""
+        return [self.offsets, *(flat for _, flat in sorted(self.columns.items()))]
 
 
 @dataclass(frozen=True)
@@ -59,6 +97,15 @@ class ImageStore:
         image = resize(as_float(self.pixels[i]), self.size)
         return {"pixel_values": image.repeat(self.channels or 1, 1, 1) if len(image) == 1 else image}
 
+    @property
+    def lengths(self) -> None:
+        """None: every image is as large as the others."""
+        return None
+
+    def arrays(self) -> list[NDArray]:
+        """All that the rows depend on, for a digest."""
+        return [self.pixels.numpy(), np.array([self.size or 0, self.channels or 0])]
+
 
 def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
     """Tokenises some rows, truncated and not padded.
@@ -75,7 +122,7 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase,
     encoded = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
     special = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
     lone = next((token for token in special if token is not None), 0)
-    fill = {"input_ids": lone, "token_type_ids": 0}
+    fill = dict(zip(COLUMNS, (lone, 0), strict=True))
     return {name: [row or [fill[name]] for row in encoded[name]] for name in fill if name in encoded}
 
 
@@ -146,6 +193,11 @@ def stack(images: Sequence[Tensor], size: int | None) -> Tensor:
             raise InputError.of("image_size", None, "a side in pixels", "the images differ in size")
         images = [_to_size(image, size) for image in images]
     return torch.stack(images)
+
+
+def _map(path: Path, dtype: type[np.integer]) -> NDArray:
+    """A file of numbers as an array of the plain class, whose slices are faster than memmap's."""
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
 
 def _to_size(image: Tensor, size: int) -> Tensor:

@@ -42,8 +42,7 @@ class Serial:
 
     def load(self, state: ServerState, gid: int) -> None:
         """Puts one group's global model, at the living pairs, into the resident module."""
-        server = state.base
-        self.site.apply_base(server.since(self.site.base_version, self.site.base), server.version)
+        self._catch_up(state)
         weights = state.groups[gid].weights
         self.site.put({name: self.site.layout.take(name, full, state.alive) for name, full in weights.items()})
 
@@ -61,3 +60,29 @@ class Serial:
         self.load(state, gid)
         with isolate_rng():
             return self.site.evaluate(dataset, watch)
+
+    def evaluate_payload(
+        self,
+        state: ServerState,
+        payload: Payload,
+        private: ClientState,
+        dataset: Dataset,
+        watch: Callable[[int, int], None] | None = None,
+    ) -> dict[str, float]:
+        """What the module's ``validation_step`` logs for the model that a job is sent.
+
+        Args:
+            state: The server's state that the payload came from.
+            payload: What the job is sent.
+            private: What stays on its client.
+            dataset: On what.
+            watch: Told after each batch how many of how many are done.
+        """
+        self._catch_up(state)  # the payload has the versions that its client lacks, the resident module lacks others
+        self.site.install(payload, private)
+        with isolate_rng():
+            return self.site.evaluate(dataset, watch)
+
+    def _catch_up(self, state: ServerState) -> None:
+        server = state.base
+        self.site.apply_base(server.since(self.site.base_version, self.site.base), server.version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,13 +50,21 @@ class _Top:
         by: ``score``: the highest importance; while all scores of a layer tie, the sets are drawn at random and spread
             over the cohort, so that as many pairs as the ranks allow are trained by somebody (our reconstruction).
             ``first``: the lowest ids, as HetLoRA does. ``random``: drawn anew each round.
+        explore: Share, in [0, 1), of a job's r_k pairs per layer that are drawn at random from outside its top, in the
+            place of the lowest of it (our reconstruction). A pair that nobody has measured keeps the score 0, so
+            without this the sets hardly change after round 1.
     """
 
     by: str = "score"
+    explore: float = 0.0
 
     def __post_init__(self) -> None:
         if self.by not in ORDERS:
             raise InputError.of("selection.by", self.by, ORDERS)
+        if not 0 <= self.explore < 1:
+            raise InputError.of("selection.explore", self.explore, "a number in [0, 1)")
+        if self.explore and self.by != "score":
+            raise InputError.of("selection.explore", self.explore, f"0 with selection.by={self.by}")
 
     def check(self, ranks: Sequence[int], rank: int) -> None:
         """Any ranks go."""
@@ -72,8 +81,10 @@ class _Top:
         known = scores[list(alive)]
         if self.by == "random" or bool((known == known[:1]).all()):
             return deal(alive, count, job, cohort, view.generator(layer))
-        order = torch.sort(known, descending=True, stable=True).indices[:count]
-        return tuple(sorted(alive[i] for i in order.tolist()))
+        ranking = [alive[i] for i in torch.sort(known, descending=True, stable=True).indices.tolist()]
+        if not self.explore:
+            return tuple(sorted(ranking[:count]))
+        return explored(ranking, count, self.explore, view.generator(layer, *job.id))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,3 +134,25 @@ def deal(alive: Ids, count: int, job: Job, cohort: Sequence[Job], generator: np.
     shuffled = [alive[i] for i in generator.permutation(len(alive))]
     before = sum(min(other.rank, len(alive)) for other in cohort if other.id < job.id)
     return tuple(sorted(shuffled[(before + i) % len(alive)] for i in range(count)))
+
+
+def explored(ranking: Sequence[int], count: int, share: float, generator: np.random.Generator) -> Ids:
+    """The first pairs of a ranking, but for a share that is drawn from those behind them.
+
+    The share is rounded to floor(share * count + u) with u uniform in [0, 1): as many as it says on average, so sets of
+    two pairs explore too. The lowest of the top make room.
+
+    Args:
+        ranking: Living pair ids, the best first.
+        count: Size of the set, at most ``len(ranking)``.
+        share: Of the set that is drawn, in [0, 1).
+        generator: A NumPy generator of this job and layer.
+
+    Example:
+        >>> import numpy as np
+        >>> explored((3, 1, 0, 2), 2, 0.5, np.random.default_rng(0))
+        (0, 3)
+    """
+    wanted = math.floor(share * count + generator.random())
+    drawn = generator.permutation(ranking[count:])[:wanted].tolist()
+    return tuple(sorted([*ranking[: count - len(drawn)], *drawn]))

@@ -50,6 +50,8 @@ class Rule(abc.ABC):
     """Slots of the group that travel down with the weights."""
     changes_base: ClassVar[bool] = False
     """The rule writes into the frozen weights."""
+    starts_afresh: ClassVar[bool] = False
+    """Each round begins with an adapter that was drawn anew."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Roles without which the rule has nothing to combine: they have to train and to travel."""
     one_group: ClassVar[str] = ""

@@ -26,6 +26,7 @@ class Stacking(Rule):
     """
 
     changes_base: ClassVar[bool] = True
+    starts_afresh: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("A", "B")
     one_group: ClassVar[str] = "there is one base, and stacking writes into it"
 

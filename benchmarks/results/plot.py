@@ -1,0 +1,134 @@
+"""The pictures of a table: curves over the rounds or over the bytes that have crossed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.results.cell import Record, rounded, write
+from benchmarks.results.reduce import CROSSED, MB, curve
+from benchmarks.results.table import Plot, Row, Table
+
+FORMAT = 1
+"""Changes when the same curves come to look otherwise."""
+INPUTS = "Inputs"
+"""Entry of a PNG with the digest of what it shows: another matplotlib's bytes differ, and aren't a reason to draw."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One row's curve; the lists have one entry for each round that has a value.
+
+    Attributes:
+        label: In the legend.
+        style: Matplotlib's short form, such as ``C0--``.
+        x: Round, or MB.
+        mean: Over the seeds.
+        low: Least of the seeds.
+        high: Greatest of them.
+    """
+
+    label: str
+    style: str
+    x: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def publish(table: Table, plot: Plot, records: Mapping[str, Sequence[Record]], folder: Path) -> list[Path]:
+    """Draws a plot, unless the file shows the same already.
+
+    Args:
+        table: Whose plot it is.
+        plot: What to show.
+        records: Row id -> its runs.
+        folder: Of the page.
+
+    Returns:
+        What was written.
+    """
+    path = folder / file_of(table, plot)
+    shown = lines(table, plot, records)
+    target = table.target if plot.y == table.target_key else None
+    said = json.dumps([FORMAT, dataclasses.asdict(plot), target, [dataclasses.asdict(line) for line in shown]])
+    digest = hashlib.sha256(said.encode()).hexdigest()[:16]
+    if not shown or _inputs(path) == digest:
+        return []
+    write(path, png(plot, shown, target, digest))
+    return [path]
+
+
+def file_of(table: Table, plot: Plot) -> str:
+    """Name of the picture."""
+    return f"{table.name}-{plot.file}.png"
+
+
+def lines(table: Table, plot: Plot, records: Mapping[str, Sequence[Record]]) -> list[Line]:
+    """The curves of the rows that have any, in the plot's order."""
+    styles = plot.styles or [f"C{n % 10}{('-', '--', ':')[n // 10 % 3]}" for n in range(len(plot.rows))]
+    made = (_line(table.row(id), style, plot, records.get(id, ())) for id, style in zip(plot.rows, styles, strict=True))
+    return [line for line in made if line.x]
+
+
+def _line(row: Row, style: str, plot: Plot, records: Sequence[Record]) -> Line:
+    curves = [found for record in records if (found := curve(record, plot.y))]
+    across = _across([curve(record, CROSSED) for record in records]) if plot.x == "bytes" else {}
+    values = _across(curves)
+    return Line(
+        row.label,
+        style,
+        [_short(statistics.fmean(across[n]) * MB) if across else float(n) for n in values],
+        *([_short(summary(found)) for found in values.values()] for summary in (statistics.fmean, min, max)),
+    )
+
+
+def _short(value: float) -> float:
+    return rounded(value) or 0.0
+
+
+def _across(curves: Sequence[Sequence[float | None]]) -> dict[int, list[float]]:
+    """Round -> the values of all seeds, where all have one."""
+    columns = enumerate(zip(*curves, strict=False), 1)
+    return {n: known for n, values in columns if len(known := [v for v in values if v is not None]) == len(values)}
+
+
+def _inputs(path: Path) -> str | None:
+    """The digest that a picture carries."""
+    from PIL import Image
+
+    if not path.is_file():
+        return None
+    with Image.open(path) as image:
+        return image.info.get(INPUTS)
+
+
+def png(plot: Plot, shown: Sequence[Line], target: float | None, digest: str) -> bytes:
+    """The picture; the same bytes each time, with the same matplotlib."""
+    from matplotlib.ticker import MaxNLocator
+
+    from flt.callbacks.heatmap import new_figure
+
+    figure = new_figure(8.6, 4.0, "")
+    axes = figure.subplots()
+    axes.set_title(plot.title, fontsize=10)  # over the curves only: a figure's title would meet the legend
+    for line in shown:
+        (drawn,) = axes.plot(line.x, line.mean, line.style, linewidth=1.6, label=line.label)
+        axes.fill_between(line.x, line.low, line.high, color=drawn.get_color(), alpha=0.1, linewidth=0)
+    if target is not None and math.isfinite(target):
+        axes.axhline(target, color="grey", linewidth=0.8, linestyle=(0, (1, 3)))
+    axes.set_xlabel("MB up and down, all clients" if plot.x == "bytes" else "round", fontsize=9)
+    axes.set_ylabel(plot.label or plot.y, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=plot.x == "round"))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None, INPUTS: digest})
+    return buffer.getvalue()

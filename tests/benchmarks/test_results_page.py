@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import toy_results
+from benchmarks.results import page, plot
+from benchmarks.results.made import index
+from benchmarks.results.table import Plot, Table
+from PIL import Image
+
+REPO = Path(__file__).parents[2]
+CALL = (
+    "import sys, pathlib; from benchmarks.results.cli import main;"
+    "code = main(['toy'], pathlib.Path('tables'), pathlib.Path('results'));"
+    "print([name for name in ('torch', 'lightning', 'matplotlib') if name in sys.modules]); sys.exit(code)"
+)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Table:
+    return toy_results.table(tmp_path)
+
+
+def text(toy: Table, folder: Path) -> str:
+    return page.text(toy, page.finished(toy, toy_results.finish(toy, folder)))
+
+
+def line(markdown: str, start: str) -> list[str]:
+    found = next(line for line in markdown.splitlines() if line.startswith(f"| {start}"))
+    return [cell.strip() for cell in found.strip("|").split("|")]
+
+
+def test_rows_have_mean_and_deviation_and_the_best_is_bold(toy: Table, tmp_path: Path) -> None:
+    shown = text(toy, tmp_path)
+    assert line(shown, "Plain") == ["Plain", "0.516 ± 0.016", "3.0 ± 0.0", "9.00 ± 0.00"]
+    assert line(shown, "Fancy") == ["Fancy", "**0.641 ± 0.016**", "2.0 ± 0.0", "6.00 ± 0.00"]
+    assert "are missing:" not in shown
+
+
+def test_equal_means_are_both_bold(toy: Table, tmp_path: Path) -> None:
+    store = toy_results.finish(toy, tmp_path)
+    for cell in toy.cells():
+        store.write(cell, toy_results.record(cell))
+    shown = page.text(toy, page.finished(toy, store))
+    assert line(shown, "Plain")[1] == line(shown, "Fancy")[1] == "**0.500 ± 0.000**"
+
+
+def test_pairs_have_difference_interval_and_signs(toy: Table, tmp_path: Path) -> None:
+    assert line(text(toy, tmp_path), "Fancy; Plain")[1:] == [
+        "**+0.125** ± 0.000 [+0.125, +0.125], 3/3",
+        "**-1.0** ± 0.0 [-1.0, -1.0], 3/3",
+    ]
+
+
+def test_a_target_that_some_seeds_do_not_reach_says_how_many_do(toy: Table, tmp_path: Path) -> None:
+    store = toy_results.finish(toy, tmp_path)
+    low = toy.cells(["plain"], [1])[0]
+    store.write(low, toy_results.record(low, (0.1, 0.2, 0.3)))
+    shown = page.text(toy, page.finished(toy, store))
+    assert line(shown, "Plain")[2:] == ["> 3 (2 of 3 reach it)", "> 9.00 (2 of 3 reach it)"]
+    assert line(shown, "Fancy; Plain")[2] == page.NONE
+
+
+def test_a_row_may_have_a_target_of_its_own(toy: Table, tmp_path: Path) -> None:
+    toy = dataclasses.replace(toy, rows=[toy.rows[0], dataclasses.replace(toy.rows[1], target=0.3)])
+    assert line(text(toy, tmp_path), "Fancy")[2] == "2.0 ± 0.0"
+    toy = dataclasses.replace(toy, rows=[toy.rows[0], dataclasses.replace(toy.rows[1], target=0.25)])
+    assert line(text(toy, tmp_path), "Fancy")[2] == "1.0 ± 0.0"
+
+
+def test_missing_cells_are_named_and_rows_without_any_left_out(toy: Table, tmp_path: Path) -> None:
+    store = toy_results.finish(toy, tmp_path)
+    for cell in toy.cells(["fancy"]) + toy.cells(["plain"], [2]):
+        store.path(cell).unlink()
+    shown = page.text(toy, page.finished(toy, store))
+    assert "**4 of 6 cells are missing:** `plain` with seed 2; `fancy`." in shown
+    assert line(shown, "Plain")[0] == "Plain (2 of 3 seeds)"
+    assert "| Fancy |" not in shown.partition("## How")[0]
+
+
+def test_the_page_says_how_it_was_made_and_nothing_of_the_machine(toy: Table, tmp_path: Path) -> None:
+    shown = text(dataclasses.replace(toy, notes="## What was found\n\nMuch.\n"), tmp_path)
+    assert "make results TABLE=toy" in shown
+    assert line(shown, "`fancy`") == ["`fancy`", "Fancy", "`algo=hafl` `rounds=4`"]
+    assert "6 cells took 30.0 s" in shown
+    assert "2 cores of a CPU" in shown
+    assert "torch 2.13.0" in shown
+    assert "## What was found\n\nMuch.\n\n## How" in shown
+    assert os.uname().nodename not in shown
+    assert str(tmp_path) not in shown
+
+
+def test_a_page_needs_a_finished_cell(toy: Table, tmp_path: Path) -> None:
+    store = toy_results.finish(toy, tmp_path)
+    for cell in toy.cells():
+        store.path(cell).unlink()
+    assert page.publish(toy, store, tmp_path / "results") == []
+
+
+def test_pictures_are_small_and_the_same_bytes_again(toy: Table, tmp_path: Path) -> None:
+    store = toy_results.finish(toy, tmp_path)
+    made = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        page.publish(toy, store, folder)
+        made.append((folder / "toy-acc.png").read_bytes())
+    assert made[0] == made[1]
+    assert len(made[0]) < 150_000
+
+
+def test_a_picture_is_drawn_anew_when_what_it_shows_has_changed(toy: Table, tmp_path: Path) -> None:
+    records = page.finished(toy, toy_results.finish(toy, tmp_path))
+    assert plot.publish(toy, toy.plots[0], records, tmp_path) == [tmp_path / "toy-acc.png"]
+    assert plot.publish(toy, toy.plots[0], records, tmp_path) == []
+    records["plain"][0].history["round/val_acc"][0] = 0.0
+    assert plot.publish(toy, toy.plots[0], records, tmp_path) == [tmp_path / "toy-acc.png"]
+    assert Image.open(tmp_path / "toy-acc.png").info.keys() >= {plot.INPUTS}
+
+
+def test_only_pictures_with_a_curve_are_shown(toy: Table, tmp_path: Path) -> None:
+    shown = text(dataclasses.replace(toy, plots=[*toy.plots, Plot("f1", "round/val_f1", ["plain"])]), tmp_path)
+    assert "](toy-acc.png)" in shown
+    assert "toy-f1.png" not in shown
+
+
+def test_curves_are_means_with_the_range_of_the_seeds(toy: Table, tmp_path: Path) -> None:
+    store = toy_results.finish(toy, tmp_path)
+    low = toy.cells(["plain"], [1])[0]
+    store.write(low, toy_results.record(low, (0.1, None, 0.2)))
+    across = dataclasses.replace(toy.plots[0], x="bytes")
+    line = plot.lines(toy, across, page.finished(toy, store))[0]
+    assert (line.x, line.mean, line.low, line.high) == ([3.0, 9.0], [0.2, 0.4], [0.1, 0.2], [0.25, 0.5])
+
+
+def test_the_list_of_the_tables_leaves_other_text_alone(toy: Table, tmp_path: Path) -> None:
+    store = toy_results.finish(toy, tmp_path)
+    (tmp_path / "README.md").write_text("Written by hand.\n")
+    assert index([toy], store, tmp_path) == [tmp_path / "README.md"]
+    assert index([toy], store, tmp_path) == []
+    shown = (tmp_path / "README.md").read_text()
+    assert "[A toy table](toy.md), `make results TABLE=toy`: 6 cells" in shown
+    assert shown.endswith("\nWritten by hand.\n")
+    store.path(toy.cells()[0]).unlink()
+    index([toy], store, tmp_path)
+    assert (tmp_path / "README.md").read_text() == shown.replace("6 cells", "5 of 6 cells")
+
+
+def test_a_second_call_changes_nothing_and_imports_nothing_heavy(toy: Table, tmp_path: Path) -> None:
+    toy_results.finish(toy, tmp_path)
+    said, states = [], []
+    for _ in range(2):
+        environment = {**os.environ, "PYTHONPATH": str(REPO)}
+        call = [sys.executable, "-c", CALL]
+        done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        said.append(done.stdout)
+        paths = sorted(path for path in (tmp_path / "results").rglob("*") if path.is_file())
+        states.append([(path.name, path.stat().st_mtime_ns, path.read_bytes()) for path in paths])
+    assert "wrote results/toy.md" in said[0]
+    assert states[0] == states[1]
+    assert said[1].splitlines() == ["every cell is finished and every page is up to date: nothing to do", "[]"]

@@ -1,0 +1,35 @@
+"""Blocks: found in every type of model, and counted from the top."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+from torch import nn
+
+from flt.blocks import blocks, top_blocks
+from flt.errors import InputError
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "llama", "vit"])
+def test_the_blocks_are_as_many_as_the_config_says_and_activations_pass_them_in_order(kind: str) -> None:
+    model = tiny.classifier(kind)
+    names = blocks(model)
+    assert len(names) == model.config.num_hidden_layers == tiny.LAYERS
+    assert len({type(model.get_submodule(name)) for name in names}) == 1
+    assert [int(name.rpartition(".")[2]) for name in names] == [0, 1, 2]
+
+
+def test_lists_inside_blocks_are_not_the_blocks() -> None:
+    inner = [nn.ModuleList([nn.Linear(2, 2) for _ in range(5)]) for _ in range(2)]
+    assert blocks(nn.ModuleDict({"stack": nn.ModuleList(inner)})) == ["stack.0", "stack.1"]
+
+
+def test_a_model_without_blocks_is_refused() -> None:
+    with pytest.raises(InputError, match="ModuleList of like blocks"):
+        blocks(nn.Sequential(nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize("layers", ["top0", "top4", "top", "bottom1", "2", "top-1", "topx"])
+def test_what_is_no_number_of_upper_blocks_is_refused_with_the_range(layers: str) -> None:
+    with pytest.raises(InputError, match=f"model.adapt_layers={layers}: allowed is all, or top1 to top3"):
+        top_blocks(tiny.classifier("bert"), layers)
