@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Subset, TensorDataset
 
+from flt.data.encode import Examples
+from flt.data.stores import TextStore
 from flt.errors import InputError
 from flt.settings import LocalSettings, Shuffled, SimilarLengths, lengths_of
 
@@ -57,9 +59,11 @@ def test_lengths_are_found_through_subsets_and_nowhere_else() -> None:
     class WithLengths(TensorDataset):
         lengths = np.array([3, 1, 2])
 
-    dataset = WithLengths(torch.zeros(3))
-    assert lengths_of(Subset(Subset(dataset, [2, 0]), [1])).tolist() == [3]
-    assert lengths_of(TensorDataset(torch.zeros(3))) is None
+    store = TextStore({"input_ids": np.zeros(6, dtype=np.int32)}, np.array([0, 3, 4, 6]))
+    examples = Examples(store, [0, 1, 0])
+    assert lengths_of(examples).tolist() == [3, 1, 2]
+    assert lengths_of(Subset(Subset(examples.view([1, 2]), [1, 0]), [0])).tolist() == [2]
+    assert lengths_of(WithLengths(torch.zeros(3))) is None
 
 
 @pytest.mark.parametrize("key", ["batch_size", "length_window", "eval_batch_size"])

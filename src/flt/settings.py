@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler, Subset
 
+from flt.data.encode import Examples
 from flt.errors import InputError
 from flt.messages import Plan
 
@@ -122,4 +123,4 @@ def lengths_of(dataset: Dataset) -> NDArray[np.int64] | None:
     if isinstance(dataset, Subset):
         inner = lengths_of(dataset.dataset)
         return None if inner is None else inner[np.asarray(dataset.indices)]
-    return getattr(dataset, "lengths", None)
+    return dataset.lengths if isinstance(dataset, Examples) else None  # a user's attribute may mean something else
