@@ -57,7 +57,7 @@ def adapter(result: Result) -> dict[str, Tensor]:
 
 def distance(one: Result, other: Result) -> float:
     pairs = zip(adapter(one).values(), adapter(other).values(), strict=True)
-    return max(float((a - b).abs().max()) for a, b in pairs)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
 
 
 @pytest.mark.parametrize("layers", ["top1", "top2"])
@@ -89,6 +89,14 @@ def test_ten_rounds_reach_the_same_accuracy(tmp_path: Path) -> None:
 def test_gradient_checkpointing_changes_no_bit_with_the_cache(tmp_path: Path) -> None:
     common = text(tmp_path, "prefix_cache=on")
     assert distance(run(common), run([*common, "model.gradient_checkpointing=true"])) == 0
+
+
+@pytest.mark.slow  # the compiler takes half a minute
+def test_a_compiled_model_trains_to_the_same_adapter_with_the_cache_and_without(tmp_path: Path) -> None:
+    common = text(tmp_path, "local.steps=2", "clients=2")
+    plain = run(common)
+    assert distance(plain, run([*common, "compile=true"])) < 1e-4
+    assert distance(plain, run([*common, "compile=true", "prefix_cache=on"])) < 1e-4
 
 
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:

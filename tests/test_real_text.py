@@ -67,3 +67,23 @@ def test_a_recipe_trains_on_newsgroups_and_its_export_has_the_same_logits(
         folder = min([path.parent for path in result.exported.rglob("adapter_config.json")])
         found = logits(PeftModel.from_pretrained(base(encoder, own.config.num_labels), folder), encoder)
     torch.testing.assert_close(found, logits(own, encoder), rtol=0, atol=1e-5)
+
+
+def trained(overrides: list[str]) -> dict[str, Tensor]:
+    module = train(load_config(overrides)).module
+    return {name: value.detach() for name, value in module.named_parameters() if "lora_" in name}
+
+
+@pytest.mark.parametrize("head", ["linear", "label_names"])
+def test_an_adapter_trained_on_cached_activations_is_that_of_the_whole_encoder(
+    head: str, encoder: Path, some_posts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+    monkeypatch.setenv("FLT_DATA", str(some_posts))
+    common = ["algo=hafl", "model=minilm", "model.adapt_layers=top2", f"model.head={head}", "rounds=1", *OVERRIDES]
+    common += ["local.steps=6"]
+    plain, cached, still = (
+        trained([*common, more]) for more in ("prefix_cache=off", "prefix_cache=on", "local.lr=1e-12")
+    )
+    assert max(float((plain[name] - cached[name]).abs().max()) for name in plain) < 1e-5
+    assert max(float((plain[name] - still[name]).abs().max()) for name in plain) > 1e-3
