@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flt.adapters.lora import LoraSettings, attach
 from flt.blocks import blocks
 from flt.errors import InputError
+from flt.label_names import LabelNameClassifier
 from flt.prefix import Prefix, lower_blocks
 
 KINDS = ["bert", "distilbert", "gpt2", "llama", "vit"]
@@ -97,6 +98,20 @@ def test_the_digest_does_not_change_with_a_weight_above_and_does_with_the_number
     model.get_parameter("bert.encoder.layer.2.output.dense.bias").data[0] += 1e-3
     assert Prefix(model, blocks(model)[:2]).digest() == before
     assert Prefix(model, blocks(model)[:1]).digest() != before
+
+
+def test_another_head_has_the_same_digest_and_another_architecture_has_not() -> None:
+    digests = {}
+    for classes in (2, 5):
+        model = tiny.classifier("bert")
+        other = tiny.classifier("bert", classes)
+        other.bert.load_state_dict(model.bert.state_dict())
+        digests[classes] = Prefix(other, blocks(other)[:2]).digest()
+    named = LabelNameClassifier(model.bert, torch.eye(3, 16), 20.0)
+    digests["names"] = Prefix(named, blocks(named)[:2]).digest()
+    assert len(set(digests.values())) == 1
+    model.config.layer_norm_eps *= 10
+    assert Prefix(model, blocks(model)[:2]).digest() not in digests.values()
 
 
 @pytest.mark.parametrize(("layers", "expected"), [("top1", [0, 1]), ("top2", [0])])

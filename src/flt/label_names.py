@@ -37,6 +37,11 @@ class LabelNameClassifier(nn.Module):
         self.config: Any = encoder.config
         self.register_buffer("names", names, persistent=False)
 
+    @property
+    def base_model(self) -> nn.Module:
+        """The encoder, under the name that transformers has for it."""
+        return self.encoder
+
     def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> SequenceClassifierOutput:
         """Logits (batch, classes) and, with labels (batch,), the loss ()."""
         embeddings = embed(self.encoder, inputs)

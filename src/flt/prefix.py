@@ -17,6 +17,9 @@ from flt.layout import Layout
 KEY = "prefix"
 """Under this name a batch carries the activations (batch, tokens, d)."""
 
+OUTSIDE = ("id2label", "label2id", "num_labels", "problem_type", "architectures", "_name_or_path")
+"""Keys of a config that the blocks don't depend on."""
+
 
 class _Reached(Exception):  # ends a forward pass that has yielded what it was run for
     pass
@@ -59,13 +62,19 @@ class Prefix:
         return found[0]
 
     def digest(self) -> str:
-        """Of everything that the activations depend on: the weights outside the blocks above, and the architecture."""
-        found = hashlib.sha256(repr((self.lower, str(getattr(self.model, "config", "")))).encode())
-        stack = self.lower[0].rpartition(".")[0]
-        for name, value in sorted(self.model.state_dict().items()):
-            if not name.startswith(f"{stack}.") or name.startswith(tuple(f"{block}." for block in self.lower)):
+        """Of everything that the activations depend on: the architecture, and the weights but for the blocks above.
+
+        The head isn't among them, so runs that differ in it alone share their activations.
+        """
+        inner = getattr(self.model, "base_model", self.model)
+        shell = next(f"{name}." if name else "" for name, sub in self.model.named_modules() if sub is inner)
+        lower = [f"{name.removeprefix(shell)}." for name in self.lower]
+        stack = lower[0].rstrip(".").rpartition(".")[0] + "."
+        found = hashlib.sha256(repr((type(inner).__name__, lower, _architecture(inner))).encode())
+        for name, value in sorted(inner.state_dict().items()):
+            if not name.startswith(stack) or name.startswith(tuple(lower)):
                 found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-                found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return found.hexdigest()
 
     def _take(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -89,6 +98,13 @@ class _Bypass:
         if current is None:
             return self.forward(*args, **kwargs)
         return (current,) if self.prefix.as_tuple else current
+
+
+def _architecture(model: nn.Module) -> str:
+    """The config without what only a head or a user needs to know."""
+    config = getattr(model, "config", None)
+    known = config.to_dict() if config is not None else {}
+    return repr(sorted((key, value) for key, value in known.items() if key not in OUTSIDE))
 
 
 def lower_blocks(model: nn.Module, layout: Layout, shell: str) -> list[str]:
