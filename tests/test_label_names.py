@@ -17,7 +17,7 @@ from flt import backbones
 from flt.api import train
 from flt.config import load_config
 from flt.errors import InputError
-from flt.label_names import LabelNameClassifier, label_name_classifier, label_texts
+from flt.label_names import LabelNameClassifier, embed, label_name_classifier, label_texts
 
 
 @pytest.fixture
@@ -55,6 +55,39 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(encoder: Path) -> None:
     out = classifier(**tokenizer(["film", "book"], return_tensors="pt"), labels=labels)
     expected = -out.logits.log_softmax(-1)[torch.arange(2), labels].mean()
     torch.testing.assert_close(out.loss, expected)
+
+
+def test_under_autocast_the_cosines_keep_the_digits_of_the_embeddings(encoder: Path) -> None:
+    model, tokenizer = parts(encoder)
+    classifier = label_name_classifier(model, tokenizer, ["good", "bad book"], 20.0, 16)
+    inputs = tokenizer(["good film"], return_tensors="pt")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits, embedding = classifier(**inputs).logits, embed(model, inputs)
+    torch.testing.assert_close(logits, 20 * embedding @ classifier.names.T, rtol=0, atol=1e-5)
+    assert logits.dtype == torch.float32
+
+
+def test_texts_for_classes_that_are_left_out_do_no_harm(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny.save_reviews(tmp_path / "reviews.csv")
+    in_empty_folder(tmp_path, monkeypatch)
+    cfg = load_config(["algo=fedit", *arguments(encoder, data)])
+    cfg.data["label_texts"] = {"good film": "good", "bad film": "bad", "neither": "not"}
+    with pytest.raises(InputError, match="data.label_texts=neither"):
+        train(cfg)
+    cfg.data["classes"] = [0, 1]
+    assert train(cfg).module.model.texts == ["good", "bad"]
+
+
+def test_a_plan_that_trains_nothing_of_this_module_is_refused_before_anything_is_written(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny.save_reviews(tmp_path / "reviews.csv")
+    in_empty_folder(tmp_path, monkeypatch)
+    with pytest.raises(InputError, match=r"plan.train.*head.*nothing else to train.*A, B"):
+        train(load_config(["algo=fedit", *arguments(encoder, data), "plan.train=[head]"]))
+    assert not (tmp_path / "lightning_logs").exists()
 
 
 def test_names_become_words_and_given_texts_win() -> None:

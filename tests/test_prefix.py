@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import transformers
 from torch import Tensor, nn
 
 from flt.adapters.lora import LoraSettings, attach
@@ -126,6 +127,16 @@ def test_without_a_block_below_the_adapters_there_is_no_prefix() -> None:
     layout = attach(model, LoraSettings(), 0, "top3")
     with pytest.raises(InputError, match="prefix_cache=on.*nothing lies below.*model.adapt_layers=top1 to top2"):
         lower_blocks(model, layout, "")
+
+
+def test_a_model_whose_blocks_hand_on_more_than_activations_is_refused_and_others_are_not() -> None:
+    size = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.DebertaV2Config(**size, vocab_size=12)
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    with pytest.raises(InputError, match="prefix_cache=on: the blocks of DebertaV2Model hand on more"):
+        Prefix(model, blocks(model)[:1]).check(batch("bert"))
+    for kind in KINDS:
+        Prefix(found := tiny.classifier(kind), blocks(found)[:1]).check(batch(kind))
 
 
 def test_embeddings_that_train_are_refused() -> None:

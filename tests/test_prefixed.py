@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,18 @@ from torch import Tensor
 from toys import toy_clients, toy_module
 
 import flt
-from flt import build, cache
+from flt import backbones, build, cache
+from flt.adapters.lora import LoraSettings, attach
 from flt.api import Result, train
+from flt.blocks import blocks
 from flt.config import load_config
 from flt.data import activations
-from flt.data.activations import PrefixedStore
+from flt.data.activations import Activations, PrefixedStore
+from flt.data.encode import Collate, Examples
+from flt.data.stores import TextStore
 from flt.errors import InputError
+from flt.prefix import Prefix
+from flt.prefixed import prefixed
 
 TEXT = ("model.max_length=16", "clients=3", "local.steps=3", "batch_size=4", "local.lr=0.05", "eval.examples=20")
 IMAGES = ("clients=3", "local.steps=3", "batch_size=4", "eval.examples=20")
@@ -71,6 +78,20 @@ def test_the_adapter_after_one_round_is_that_of_a_run_without_the_cache(layers: 
     assert cached.metrics["test/loss"] == pytest.approx(plain.metrics["test/loss"], abs=1e-5)
 
 
+def test_in_bf16_the_adapter_is_that_of_a_run_without_the_cache(tmp_path: Path) -> None:
+    common = text(tmp_path, "precision=bf16-mixed")
+    plain, cached = run(common), run([*common, "prefix_cache=on"])
+    assert distance(plain, cached) < 1e-5
+    assert distance(plain, run(text(tmp_path))) > 1e-5  # so it was bf16
+
+
+def test_without_a_validation_split_the_held_out_examples_have_activations_too(tmp_path: Path) -> None:
+    common = text(tmp_path, "data.validation=0")
+    plain, cached = run(common), run([*common, "prefix_cache=on"])
+    assert distance(plain, cached) < 1e-5
+    assert cached.metrics["round/val_acc"] == plain.metrics["round/val_acc"]
+
+
 def test_images_work_alike(tmp_path: Path) -> None:
     common = ["algo=hafl", "rounds=1", "model.adapt_layers=top1", *IMAGES]
     plain, cached = run(common), run([*common, "prefix_cache=on"])
@@ -93,8 +114,9 @@ def test_gradient_checkpointing_changes_no_bit_with_the_cache(tmp_path: Path) ->
 @pytest.mark.slow  # the compiler takes half a minute
 def test_a_compiled_model_trains_to_the_same_adapter_with_the_cache_and_without(tmp_path: Path) -> None:
     common = text(tmp_path, "local.steps=2", "clients=2")
-    plain = run(common)
-    assert distance(plain, run([*common, "compile=true"])) < 1e-4
+    plain, compiled = run(common), run([*common, "compile=true"])
+    assert compiled.module.model._compiled_call_impl is not None
+    assert distance(plain, compiled) < 1e-4
     assert distance(plain, run([*common, "compile=true", "prefix_cache=on"])) < 1e-4
 
 
@@ -103,9 +125,9 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     computed: list[int] = []
     original = activations.Activations._compute
 
-    def compute(self: activations.Activations, store: Any, rows: Any) -> Tensor:
+    def compute(self: activations.Activations, store: Any, rows: Any, check: bool = False) -> Tensor:
         computed.append(len(rows))
-        return original(self, store, rows)
+        return original(self, store, rows, check)
 
     monkeypatch.setattr(activations.Activations, "_compute", compute)
     return computed
@@ -126,7 +148,9 @@ def test_each_example_is_computed_once_and_a_second_run_computes_one_to_learn_th
     assert sum(computed) == probes
 
 
-@pytest.mark.parametrize("change", ["model.max_length=5", "precision=bf16-mixed", "model.random=true", "seed=1"])
+@pytest.mark.parametrize(
+    "change", ["model.max_length=5", "precision=bf16-mixed", "model.random=true", "seed=1", "model.attention=eager"]
+)
 def test_another_length_precision_model_or_data_is_another_entry(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +159,35 @@ def test_another_length_precision_model_or_data_is_another_entry(
     run([*text(tmp_path, "prefix_cache=on"), change])
     assert sum(computed) > 50
     assert before < {entry.key for entry in cache.entries() if entry.kind == "prefix"}
+
+
+def test_other_texts_of_the_same_lengths_and_other_rows_of_the_same_texts_are_other_entries(tmp_path: Path) -> None:
+    bert = backbones.load(
+        backbones.ModelConfig("hub", str(tiny.save_bert(tmp_path / "bert")), max_length=8), "text", 2, 0
+    )
+    prefix = Prefix(bert.model, blocks(bert.model)[:2])
+    made = Activations(prefix, {"model": "m", "data": "d"}, Collate(), "32-true", 10**9, torch.device("cpu"))
+    ids = np.array([2, 5, 3, 2, 6, 3, 2, 7, 3], dtype=np.int32)
+    offsets = np.arange(4) * 3
+    one, other = TextStore({"input_ids": ids}, offsets), TextStore({"input_ids": np.roll(ids, 3)}, offsets)
+    for store, rows in ((one, [0, 1]), (other, [0, 1]), (one, [1, 2])):
+        (found,) = made.beside([Examples(store, np.zeros(3)).view(rows)])
+        for i in range(2):
+            batch = {name: value[None] for name, value in store.row(rows[i]).items()}
+            torch.testing.assert_close(found[i]["prefix"], prefix.activations(batch)[0], rtol=0, atol=1e-5)
+    assert len([entry for entry in cache.entries() if entry.kind == "prefix"]) == 3
+
+
+def test_a_store_is_pickled_as_the_name_of_its_file(tmp_path: Path) -> None:
+    cfg = load_config(text(tmp_path, "prefix_cache=on"))
+    made = build.federation(cfg)
+    layout = attach(made.module, LoraSettings(), 0, "top1")
+    found = prefixed(made, layout, build.recipe(cfg, 1), cfg, torch.device("cpu"), show=False)
+    examples = found.clients[0].data[0].dataset
+    data = pickle.dumps(examples.store)
+    assert len(data) < examples.store.values.nbytes
+    i = int(found.clients[0].data[0].train[0])
+    torch.testing.assert_close(pickle.loads(data).row(i)["prefix"], examples[i]["prefix"])
 
 
 def test_the_entries_say_what_they_are_and_a_limit_holds(tmp_path: Path) -> None:
@@ -187,9 +240,6 @@ def test_a_module_of_the_users_own_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_row_is_what_the_model_computes_for_it_alone(tmp_path: Path) -> None:
-    from flt.adapters.lora import LoraSettings, attach
-    from flt.prefixed import prefixed
-
     cfg = load_config(text(tmp_path, "prefix_cache=on"))
     made = build.federation(cfg)
     layout = attach(made.module, LoraSettings(), 0, "top1")

@@ -24,6 +24,9 @@ def config(kind: str, **settings: Any) -> transformers.PreTrainedConfig:
     if kind == "gpt2":
         sizes = {"n_positions": 16, "n_embd": 16, "n_layer": LAYERS, "n_head": 2}
         return transformers.GPT2Config(**sizes, **words, pad_token_id=0, **settings)
+    if kind == "modernbert":
+        ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+        return transformers.ModernBertConfig(**wide, **words, **ids, **settings)
     if kind == "llama":
         return transformers.LlamaConfig(**wide, **words, pad_token_id=0, **settings)
     return transformers.BertConfig(**wide, **words, **settings)

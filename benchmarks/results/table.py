@@ -108,6 +108,7 @@ class Table:
         name: The file's; the YAML doesn't say it.
         title: The page's heading.
         text: What is compared, and how.
+        control: The row without an adapter, to which every gain is to be compared.
         common: Overrides of all rows.
         seeds: Of all rows.
         rows: The lines, in order.
@@ -125,6 +126,7 @@ class Table:
     seeds: list[int]
     rows: list[Row]
     columns: list[Column]
+    control: str
     common: list[str] = dataclasses.field(default_factory=list)
     target: float | None = None
     target_key: str = "round/val_acc"
@@ -143,7 +145,7 @@ class Table:
             if len(pair) not in (2, 3):
                 raise InputError.of(f"{self.name}.pairs", pair, "[row, row, label]")
         named = [*(id for pair in self.pairs for id in pair[:2]), *(id for plot in self.plots for id in plot.rows)]
-        self.picked(named)
+        self.picked([*named, self.control])
 
     def picked(self, ids: list[str]) -> list[Row]:
         """The rows of these ids, in the table's order.

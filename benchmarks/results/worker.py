@@ -59,12 +59,13 @@ def run(cell: Cell, root: str) -> Record:
     """Runs a cell."""
     import torch
 
-    from flt import runs
+    from flt import cache, runs
     from flt.api import train
 
     torch.set_num_threads(1)
     cfg = runs.configure([*cell.overrides, f"seed={cell.seed}", "threads=1", f"root={root}"])
     began = time.perf_counter()
+    cache.release()  # what the cells before have used may make room
     result = train(cfg)
     seconds = round(time.perf_counter() - began, 1)
     test = {key.removeprefix("test/"): value for key, value in result.metrics.items() if key.startswith("test/")}

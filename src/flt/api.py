@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from flt import build, runs
 from flt.build import Federation
@@ -16,6 +16,7 @@ from flt.callbacks.base import FedCallback
 from flt.client import ClientSpec
 from flt.config import TrainConfig
 from flt.data.collect import partition
+from flt.data.encode import Examples
 from flt.errors import InputError
 from flt.run import Result, Run
 
@@ -118,8 +119,17 @@ def _by_task(dataset: Dataset | Mapping[str, Dataset] | None, clients: Sequence[
 
 def _held_out(clients: Sequence[ClientSpec]) -> dict[str, Dataset]:
     """Task -> all that its clients hold out."""
-    sets: dict[str, list[Dataset]] = {}
+    sets: dict[str, list[Subset]] = {}
     for job in (job for client in clients for job in client.data):
         if len(job.held_out):
             sets.setdefault(job.task, []).append(job.validation_set(None))
-    return {task: ConcatDataset(parts) for task, parts in sets.items()}
+    return {task: _joined(parts) for task, parts in sets.items()}
+
+
+def _joined(parts: Sequence[Subset]) -> Dataset:
+    """One data set of several; of flt's own, a view that still knows its lengths."""
+    owners = {id(part.dataset): part.dataset for part in parts}
+    owner = next(iter(owners.values()))
+    if len(owners) == 1 and isinstance(owner, Examples):
+        return owner.view([position for part in parts for position in part.indices])
+    return ConcatDataset(parts)

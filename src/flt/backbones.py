@@ -247,7 +247,9 @@ def _checkpoint_gradients(model: transformers.PreTrainedModel, source: str) -> N
     if not model.supports_gradient_checkpointing:
         raise InputError.of("model.gradient_checkpointing", True, "false", f"{source} doesn't support it")
     # the reentrant kind computes no gradient where a block's input needs none, as above frozen embeddings
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    # version 6 of transformers knows it by the new name only
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
 
 
 def _with_head(

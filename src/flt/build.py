@@ -148,6 +148,7 @@ def federation(cfg: TrainConfig) -> Federation:
     names = encode.tasks(raw.values("train", raw.label), raw.label_names, _tasks(cfg, data))
     width = max(int(labels.max()) + 1 for _, labels in names.values())
     texts = _label_texts(cfg, model, raw, data)
+    width = max(width, len(texts))  # a class that train lacks has a name all the same
     backbone = backbones.load(model, raw.kind, width, cfg.seed, texts)
     splits = {name: _encode(cfg, raw, name, backbone, model.max_length) for name in raw.splits}
     by_task = {name: _by_task(examples, raw, _tasks(cfg, data)) for name, examples in splits.items()}
@@ -175,7 +176,9 @@ def _label_texts(
         return []
     if cfg.jobs == "per_task":
         raise InputError.of("model.head", model.head, "linear with jobs=per_task", "tasks have classes of their own")
-    return label_texts(raw.label_names, data.label_texts)
+    # texts for all classes of a data set may stay where some are left out
+    given = {name: text for name, text in data.label_texts.items() if data.classes is None or name in raw.label_names}
+    return label_texts(raw.label_names, given)
 
 
 def _tasks(cfg: TrainConfig, data: sources.DataConfig) -> dict[str, list[str]]:

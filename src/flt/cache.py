@@ -80,7 +80,8 @@ def entry(kind: str, about: Mapping[str, Any], build: Callable[[Path], None], si
         with _locked(path):
             if _read(path) is None:  # not built by another process while this one waited
                 _make_room(path, size, limit)
-                _build(path, about, build)
+                with _writing():
+                    _build(path, about, build)
     with contextlib.suppress(OSError):  # a cache that can only be read is of use too
         os.utime(path / ABOUT)
     return path
@@ -157,19 +158,26 @@ def _backbones() -> list[Entry]:
 def _locked(path: Path) -> Iterator[None]:
     """Holds the lock of an entry, which goes with a process that dies."""
     lock = _lock(path)
-    try:
+    with _writing():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(blocking=False)
         except Timeout:
             _log.info("waiting for another process, which is making %s", path)
             lock.acquire()
-    except OSError as error:
-        raise InputError.of("FLT_CACHE", folder(), "a folder that can be written", str(error)) from error
     try:
         yield
     finally:
         _unlock(lock)
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """Makes one line of a disk that is full, or that nobody may write."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError.of("FLT_CACHE", folder(), "a folder that can be written", str(error)) from error
 
 
 def _lock(path: Path) -> FileLock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from flt.blocks import blocks
 from flt.errors import InputError
 from flt.layout import Layout
+
+log = logging.getLogger(__name__)
 
 KEY = "prefix"
 """Under this name a batch carries the activations (batch, tokens, d)."""
@@ -44,6 +47,33 @@ class Prefix:
         self._bypasses = [_Bypass(self, model.get_submodule(name)) for name in lower]
         model.register_forward_pre_hook(self._take, with_kwargs=True)
         model.register_forward_hook(self._drop, always_call=True)
+
+    def check(self, batch: Mapping[str, Tensor]) -> None:
+        """Refuses models that can't do without what their lower blocks return besides activations.
+
+        Args:
+            batch: Any batch, without ``prefix``.
+
+        Raises:
+            InputError: The logits with the activations brought along aren't those without.
+        """
+        expected = self._logits(batch)
+        activations = self.activations(batch)
+        try:
+            same = activations.dim() == 3 and torch.allclose(
+                self._logits({**batch, KEY: activations}), expected, atol=1e-3
+            )
+        except Exception as error:  # whatever a model raises whose blocks hand on more than activations
+            log.debug("%s with the prefix: %s", type(self.model).__name__, error)
+            same = False
+        if not same:
+            name = type(getattr(self.model, "base_model", self.model)).__name__
+            why = f"the blocks of {name} hand on more than activations"
+            raise InputError.of("prefix_cache", "on", "off", why)
+
+    @torch.no_grad()
+    def _logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return self.model(**batch).logits
 
     @torch.no_grad()
     def activations(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -104,7 +134,8 @@ def _architecture(model: nn.Module) -> str:
     """The config without what only a head or a user needs to know."""
     config = getattr(model, "config", None)
     known = config.to_dict() if config is not None else {}
-    return repr(sorted((key, value) for key, value in known.items() if key not in OUTSIDE))
+    attention = getattr(config, "_attn_implementation", None)
+    return repr((attention, sorted((key, value) for key, value in known.items() if key not in OUTSIDE)))
 
 
 def lower_blocks(model: nn.Module, layout: Layout, shell: str) -> list[str]:
@@ -124,7 +155,7 @@ def lower_blocks(model: nn.Module, layout: Layout, shell: str) -> list[str]:
     touched = [i for i, block in enumerate(names) if any(name.startswith(f"{block}.") for name in moving)]
     lowest = min(touched, default=len(names))
     if lowest == 0:
-        allowed = f"off, or model.adapt_layers=top1 to top{len(names) - 1}"
+        allowed = f"off, or model.adapt_layers=top1 to top{len(names) - 1}" if len(names) > 1 else "off"
         raise InputError.of("prefix_cache", "on", allowed, "the adapter begins in the first block: nothing lies below")
     if outside := [name for name in moving if not name.startswith(f"{stack}.") and _feeds(model, name, stack)]:
         raise InputError.of("prefix_cache", "on", "off", f"{outside[0]} trains, and the blocks get what it yields")

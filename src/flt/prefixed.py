@@ -30,7 +30,7 @@ def prefixed(
         made: The federation, its adapters attached; the module gets hooks that skip the blocks below them.
         layout: Roles of its tensors.
         recipe: What trains.
-        cfg: Precision, batch size and the cache's limit.
+        cfg: Precision and the cache's limit.
         device: Where the module is.
         show: Whether to show the progress.
 
@@ -47,7 +47,6 @@ def prefixed(
             names={"model": str(cfg.model["path"] or cfg.model["name"]), "data": str(cfg.data["name"])},
             collate=made.collate or Collate(),
             precision=cfg.precision,
-            batch_size=cfg.eval.batch_size,
             limit=cfg.cache.limit,
             device=device,
             watch=lambda done, total: progress.update(task, completed=done, total=total, visible=True),

@@ -30,6 +30,7 @@ from flt.callbacks.server import Recipe, ServerAggregation
 from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
 from flt.client import ClientModule, ClientSpec
+from flt.compiling import compile_model
 from flt.config import TrainConfig, flat, typed
 from flt.errors import InputError
 from flt.export import export
@@ -96,11 +97,14 @@ class Run:
         adapter, layers = typed(LoraSettings, cfg.adapter, "adapter"), cfg.model.get("adapt_layers", "all")
         layout = attach(made.module, adapter, cfg.seed, layers)
         recipe = build.recipe(cfg, len(set(made.tasks().values())))
+        if not layout.names(recipe.plan(0).train):
+            known = sorted({entry.role for entry in layout.entries.values()} - {"base"})
+            raise InputError.of("plan.train", recipe.plan(0).train, known, "the module has nothing else to train")
         made.module.to(device)
         if cfg.prefix_cache:
             made = self.made = prefixed(made, layout, recipe, cfg, device, self.show)
         if cfg.compile:
-            made.module.compile() if not isinstance(made.module, ClientModule) else made.module.model.compile()
+            compile_model(made.module.model if isinstance(made.module, ClientModule) else made.module)
         clients = with_capacities(made.clients, cfg.ranks, layout, recipe)
         federator = self._federator(layout, recipe, clients)
         exported = made_before(federator)

@@ -16,8 +16,10 @@ from flt.callbacks.checkpoint import write_atomically
 from flt.config import TrainConfig, compose_config, config_folder, load_config, to_yaml, typed
 from flt.errors import InputError
 
-MAY_DIFFER = ("resume", "rounds", "threads", "root", "algo", "devices", "cache.max_gb")
-"""Keys that a resume may set otherwise: ``rounds`` makes a run longer, the rest doesn't change its numbers."""
+LATER = ("rounds", "threads", "cache.max_gb", "stop.accuracy", "stop.patience")
+MAY_DIFFER = ("resume", "root", "algo", "devices", *LATER)
+"""Keys that a resume may set otherwise: ``rounds`` and ``stop`` say how long a run is, the rest changes no number.
+Those of LATER are taken over."""
 _log = logging.getLogger(__name__)
 
 
@@ -39,7 +41,7 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
     _compare(saved, wanted, given - set(MAY_DIFFER))
     if "algo" in given and saved.get("name", cfg.name) != cfg.name:
         raise InputError.of("algo", cfg.name, str(saved.name), f"{folder} was started otherwise")
-    for key in given & {"rounds", "threads", "cache.max_gb"}:
+    for key in given & set(LATER):
         OmegaConf.update(saved, key, OmegaConf.select(wanted, key))
     saved.root, saved.resume = cfg.root, str(folder)
     return typed(TrainConfig, saved, "")

@@ -34,6 +34,8 @@ def test_cells_can_be_chosen_by_row_and_seed(tmp_path: Path) -> None:
 
 WRONG = {
     "unknown key": ("title: A toy", "titel: x\ntitle: A toy", "titel"),
+    "no control": ("control: plain", "", "control"),
+    "a control that isn't there": ("control: plain", "control: gone", "gone"),
     "missing key": ("seeds: [0, 1, 2]", "", "seeds"),
     "unknown key of a row": ("label: Plain", "lable: x, label: Plain", "lable"),
     "unknown reducer": ("reduce: test", "reduce: median", "median"),

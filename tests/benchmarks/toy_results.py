@@ -16,6 +16,7 @@ title: A toy table
 text: Two rows.
 common: [data=digits, model=embedded, rounds=3, clients=3, local.steps=1, eval.examples=20, eval.client_examples=0]
 seeds: [0, 1, 2]
+control: plain
 target: 0.5
 rows:
   - {id: plain, label: Plain, overrides: [algo=fedit], group: Recipes}

@@ -65,6 +65,8 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "
     root, prefix = (module.model, "model.") if isinstance(module, ClientModule) else (module, "")
     if any(isinstance(sub, LoraLayer) for sub in module.modules()):
         _check_layers(root)
+        if layers != "all":
+            raise InputError.of("model.adapt_layers", layers, "all", "the module holds adapters of its own")
         head = [settings.head] if settings.head not in (None, "none") else _whole_modules(root)
     else:
         chosen = settings.head or head_name(root)
@@ -95,9 +97,6 @@ def _check_layers(module: nn.Module) -> None:
 def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed: int, layers: str) -> None:
     targets = settings.target_modules or target_modules(module)
     linear = [name for name, sub in module.named_modules() if not list(sub.children())]
-    if layers != "all":
-        upper = top_blocks(module, layers)
-        linear = [name for name in linear if name.startswith(tuple(f"{block}." for block in upper))]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
             raise InputError.of(
@@ -106,6 +105,12 @@ def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed
     for name in head:
         _submodule(module, name)
     whole = [name for name in linear if any(name == target or name.endswith(f".{target}") for target in targets)]
+    if layers != "all":
+        upper = tuple(f"{block}." for block in top_blocks(module, layers))
+        whole = [name for name in whole if name.startswith(upper)]
+        if not whole:
+            why = f"none of {', '.join(targets[:4])} lies there"
+            raise InputError.of("model.adapt_layers", layers, "blocks that hold a layer to adapt", why)
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,  # type: ignore[arg-type]  # alpha may be a fraction
         target_modules="|".join(map(re.escape, whole)), exclude_modules=list(head) or None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,9 @@ from flt.data.encode import Examples
 from flt.data.stores import Store
 from flt.prefix import KEY, Prefix
 
-FILE, META = "activations.bin", "meta.json"
+FILE = "activations.bin"
+BATCH = 64
+"""Examples computed at once: another number would give other bits."""
 VERSION = 1
 """Of the code below: another number for files of another form."""
 
@@ -38,6 +39,7 @@ class PrefixedStore:
         dtype: Theirs.
         starts: First token of each row in values, (rows,); -1 where a row was left out.
         tokens: Tokens of each row, (rows,).
+        path: The file of the values.
     """
 
     inputs: Store
@@ -45,6 +47,19 @@ class PrefixedStore:
     dtype: torch.dtype
     starts: NDArray[np.int64]
     tokens: NDArray[np.int64]
+    path: Path
+
+    @classmethod
+    def mapped(
+        cls, inputs: Store, path: Path, shape: tuple[int, int], dtype: torch.dtype, starts: NDArray, tokens: NDArray
+    ) -> PrefixedStore:
+        """The file, read where and when a row is asked for: nothing is copied, and nobody can write."""
+        return cls(inputs, np.memmap(path, _numpy(dtype), "r", shape=shape), dtype, starts, tokens, path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A worker process gets the name of the file, and not what is in it."""
+        shape = (len(self.values), self.values.shape[1])
+        return (PrefixedStore.mapped, (self.inputs, self.path, shape, self.dtype, self.starts, self.tokens))
 
     def row(self, i: int) -> dict[str, Tensor]:
         """The inputs of one row, and its activations (tokens, d)."""
@@ -72,7 +87,6 @@ class Activations:
         names: What to call the model and the data.
         collate: Makes batches.
         precision: Lightning's name of it; the activations are those of this precision.
-        batch_size: Examples per batch.
         limit: Bytes that the cache may hold.
         device: Where the model is.
         watch: Told how many of how many examples are done; only while something is computed.
@@ -82,7 +96,6 @@ class Activations:
     names: dict[str, str]
     collate: Callable[[list[Any]], dict[str, Tensor]]
     precision: str
-    batch_size: int
     limit: int
     device: torch.device
     watch: Callable[[int, int], None] | None = None
@@ -100,21 +113,18 @@ class Activations:
         """Rows are computed in the order of their lengths, so that hardly anything is padding."""
         lengths = store.lengths
         ordered = rows if lengths is None else rows[np.argsort(lengths[rows], kind="stable")]
-        probe = self._compute(store, ordered[-1:])
+        probe = self._compute(store, ordered[-1:], check=True)
         tokens = np.full(len(rows), probe.shape[1]) if lengths is None else lengths[ordered]
         shape = (int(tokens.sum()), probe.shape[2])
         size = shape[0] * shape[1] * probe.element_size()
 
         def build(folder: Path) -> None:
             self._write(folder / FILE, store, ordered, tokens, shape, probe.dtype)
-            (folder / META).write_text(json.dumps({"as_tuple": self.prefix.as_tuple}))
 
         folder = cache.entry("prefix", self._about(store, ordered, probe.dtype), build, size, self.limit)
-        self.prefix.as_tuple = json.loads((folder / META).read_text())["as_tuple"]
         starts, counts = np.full(int(rows[-1]) + 1, -1), np.zeros(int(rows[-1]) + 1, dtype=np.int64)
         starts[ordered], counts[ordered] = np.cumsum(tokens) - tokens, tokens
-        values = np.memmap(folder / FILE, _numpy(probe.dtype), "r", shape=shape)
-        return PrefixedStore(store, values, probe.dtype, starts, counts)
+        return PrefixedStore.mapped(store, folder / FILE, shape, probe.dtype, starts, counts)
 
     def _about(self, store: Store, rows: NDArray[np.int64], dtype: torch.dtype) -> dict[str, Any]:
         found = hashlib.sha256(rows.tobytes())
@@ -125,6 +135,7 @@ class Activations:
             **self.names, "prefix": self.prefix.digest(), "blocks": len(self.prefix.lower), "inputs": found.hexdigest(),
             "examples": len(rows), "precision": self.precision, "dtype": str(dtype).removeprefix("torch."),
             "base_version": 0, "collate": repr(self.collate), "device": self.device.type, "version": VERSION,
+            "threads": torch.get_num_threads(),
             "torch": torch.__version__, "transformers": transformers.__version__, "lightning": lightning.__version__,
         }  # fmt: skip
 
@@ -132,8 +143,8 @@ class Activations:
         self, path: Path, store: Store, rows: NDArray[np.int64], tokens: NDArray, shape: tuple[int, int], dtype: Any
     ) -> None:
         values, done = np.memmap(path, _numpy(dtype), "w+", shape=shape), 0
-        for first in range(0, len(rows), self.batch_size):
-            batch = slice(first, first + self.batch_size)
+        for first in range(0, len(rows), BATCH):
+            batch = slice(first, first + BATCH)
             for activations, count in zip(self._compute(store, rows[batch]), tokens[batch], strict=True):
                 values[done : done + count] = _as_numpy(activations[:count])
                 done += int(count)
@@ -141,11 +152,14 @@ class Activations:
                 self.watch(min(batch.stop, len(rows)), len(rows))
         values.flush()
 
-    def _compute(self, store: Store, rows: NDArray[np.int64]) -> Tensor:
+    def _compute(self, store: Store, rows: NDArray[np.int64], check: bool = False) -> Tensor:
         """(batch, tokens, d), on the CPU."""
-        batch = self.collate([store.row(int(row)) for row in rows])
+        inputs = self.collate([store.row(int(row)) for row in rows])
+        batch = {name: value.to(self.device) for name, value in inputs.items()}
         with self._evaluating(), torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16-mixed"):
-            return self.prefix.activations({name: value.to(self.device) for name, value in batch.items()}).cpu()
+            if check:
+                self.prefix.check(batch)
+            return self.prefix.activations(batch).cpu()
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
