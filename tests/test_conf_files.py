@@ -10,13 +10,14 @@ import datasets
 import pytest
 import transformers
 from commands import in_empty_folder, train
+from omegaconf import OmegaConf
 
 from flt.config import config_folder
 
 CONF = config_folder()
 YAMLS = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))
 COMMAND = re.compile(r"#\s+((?:make|flt) train\b.*)")
-NAMES = ["comp.graphics", "comp.windows.x", "rec.autos", "rec.sport.hockey", "sci.med", "sci.space", "talk.a", "talk.b"]
+NAMES = list(OmegaConf.load(CONF / "data" / "newsgroups20.yaml").label_texts)
 STAND_INS = {
     "path/to/encoder": "bert",
     "distilbert/distilbert-base-uncased": "bert",
@@ -51,7 +52,9 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     transformers.BertModel(config).save_pretrained(folder / "bert")
     (folder / "bert" / "vocab.txt").write_text("\n".join(WORDS))
-    rows = [{"text": f"good film {i}", "label": i % 8, "label_name": NAMES[i % 8], "stars": i % 2} for i in range(160)]
+    rows = [
+        {"text": f"good film {i}", "label": i % 20, "label_name": NAMES[i % 20], "stars": i % 2} for i in range(160)
+    ]
     table = datasets.Dataset.from_list(rows)
     table.to_parquet(folder / "newsgroups20.parquet")
     table.remove_columns("label_name").to_csv(folder / "reviews.csv")
