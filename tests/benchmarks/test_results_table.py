@@ -43,7 +43,7 @@ WRONG = {
     "pair without a row": ("[fancy, plain]", "[fancy, gone]", "gone"),
     "plot without a row": ("rows: [plain, fancy]", "rows: [gone]", "gone"),
     "seed in an override": ("algo=fedit", "seed=3", "seed=3"),
-    "absolute path": ("algo=fedit", "model=/home/me/model", "/home/me/model"),
+    "absolute path": ("algo=fedit", "model=/models/mine", "/models/mine"),
     "text for a list": ("seeds: [0, 1, 2]", "seeds: many", "seeds"),
     "no YAML": ("title: A", "title: : A", "toy.yaml"),
 }

@@ -83,7 +83,7 @@ def counted(federator: Federator) -> Counter[int]:
         counts[id(dataset)] += 1
         return evaluate(dataset, watch)
 
-    federator.engine.site.evaluate = count  # type: ignore[method-assign]
+    federator.engine.site.evaluate = count  # type: ignore[method-assign]  # a stand-in
     return counts
 
 
@@ -118,7 +118,7 @@ def test_figures_are_those_of_the_models_that_were_sent_by_mean_worst_tenth_and_
     federator = federated(recipe)
     base, initial = base_of(federator), federator.engine.site.initial
     federator.fit()
-    for metrics, sent in zip(federator.history, federator.callbacks[-1].rounds, strict=True):  # type: ignore[attr-defined]
+    for metrics, sent in zip(federator.history, federator.callbacks[-1].rounds, strict=True):  # type: ignore[attr-defined]  # the last callback is Sent
         found: dict[str, dict[int, list[float]]] = {"val_acc": {}, "val_loss": {}}
         for payload, private in sent:
             own = {name: private.tensors.get(name, tensor) for name, tensor in initial.items()}
@@ -156,7 +156,7 @@ def test_a_client_that_was_absent_is_measured_on_the_base_as_it_is_now(every: in
     federator = federated(Recipe(Stacking()), every=every, rounds=7, cohort=1, clients=toy_clients(3), steps=8)
     base = base_of(federator)
     federator.fit()
-    sent: Sent = federator.callbacks[-1]  # type: ignore[assignment]
+    sent: Sent = federator.callbacks[-1]  # type: ignore[assignment]  # the last callback is Sent
     for number in range(0, 7, every):
         ((payload, _),) = sent.rounds[number]
         _, expected = by_hand(payload.tensors, {**base, **sent.bases[number]})
@@ -201,7 +201,7 @@ def test_each_job_is_measured_on_its_own_task_against_its_own_group() -> None:
     federator.fit()
     values = [
         by_hand(payload.tensors, base, (CENTRAL, OTHER)[payload.job[1]])[1]
-        for payload, _ in sent.rounds[1]  # type: ignore[attr-defined]
+        for payload, _ in sent.rounds[1]  # type: ignore[attr-defined]  # the last callback is Sent
     ]
     assert federator.history[1]["distributed/val_loss"] == pytest.approx(np.mean(values), abs=1e-6)
     assert losses(federator, "distributed/rise_loss") == [0.0, 0.0]
@@ -260,7 +260,7 @@ def test_a_module_that_measures_nothing_leaves_nothing(monkeypatch: pytest.Monke
 def test_a_loss_by_another_name_has_a_rise_and_no_loss_has_none() -> None:
     for logged, expected in (({"my_loss": 2.0, "val_acc": 0.5}, 0.0), ({"val_acc": 0.5}, None)):
         federator = federated(HAFL, rounds=1)
-        federator.engine.site.evaluate = lambda *_, found=logged: dict(found)  # type: ignore[method-assign]
+        federator.engine.site.evaluate = lambda *_, found=logged: dict(found)  # type: ignore[method-assign]  # a stand-in
         federator.fit()
         assert losses(federator, "distributed/rise_loss") == [expected]
 
@@ -268,6 +268,6 @@ def test_a_loss_by_another_name_has_a_rise_and_no_loss_has_none() -> None:
 def test_clients_of_a_task_without_central_examples_are_left_out() -> None:
     federator = federated(HAFL, jobs=2, rounds=1)
     evaluate, base, initial = federator.callbacks[0], base_of(federator), weights_of(federator)
-    evaluate.datasets = {"task0": CENTRAL}  # type: ignore[attr-defined]
+    evaluate.datasets = {"task0": CENTRAL}  # type: ignore[attr-defined]  # the last callback is Sent
     federator.fit()
     assert losses(federator) == [pytest.approx(by_hand(initial, base)[1], abs=1e-6)]
