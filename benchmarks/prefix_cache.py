@@ -29,7 +29,7 @@ from flt.site import Site
 from flt.state import ClientState
 from flt.view import Job
 
-EXAMPLES, EPOCHS, REPEATS, THREADS = 512, 5, 5, 2
+EXAMPLES, EPOCHS, REPEATS, THREADS = 512, 5, 3, 2
 PAGE = Path(__file__).parents[1] / "docs" / "prefix_cache.md"
 PACKAGES = ("torch", "lightning", "transformers", "peft")
 COMMON = [
