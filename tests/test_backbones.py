@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from flt import backbones, embedded
+from flt import backbones, embedded, targets
 from flt.backbones import Backbone, ModelConfig
 from flt.errors import InputError
 
@@ -44,7 +44,7 @@ def hub(path: Path | str, **fields: object) -> ModelConfig:
 
 
 def head(backbone: Backbone) -> torch.Tensor:
-    return backbone.model.get_submodule(backbones.head_name(backbone.model)).weight
+    return backbone.model.get_submodule(targets.head_name(backbone.model)).weight
 
 
 def body(backbone: Backbone) -> torch.Tensor:
@@ -195,7 +195,7 @@ def test_gpt_pads_with_its_end_of_text(tmp_path: Path) -> None:
     assert backbone.pad_token_id == backbone.model.config.pad_token_id == WORDS.index("[SEP]")
     batch = backbone.tokenizer(["good film", "bad"], padding=True, return_tensors="pt")
     assert backbone.model(**batch).logits.shape == (2, 2)
-    assert backbones.target_modules(backbone.model) == ["c_attn"]
+    assert targets.target_modules(backbone.model) == ["c_attn"]
 
 
 def words_only() -> object:
@@ -300,44 +300,6 @@ def test_roberta_has_fewer_positions_than_its_config_says() -> None:
         model(torch.full((1, 15), 5))
 
 
-@pytest.mark.parametrize(
-    ("model", "config", "targets", "head"),
-    [
-        ("BertForSequenceClassification", transformers.BertConfig(**TINY), ["query", "value"], "classifier"),
-        ("RobertaForSequenceClassification", transformers.RobertaConfig(**TINY), ["query", "value"], "classifier"),
-        ("ViTForImageClassification", transformers.ViTConfig(), ["q_proj", "v_proj"], "classifier"),
-        (
-            "DistilBertForSequenceClassification",
-            transformers.DistilBertConfig(dim=8, n_layers=1, n_heads=1, hidden_dim=8, vocab_size=8),
-            ["q_lin", "v_lin"],
-            "classifier",
-        ),
-    ],
-)
-def test_target_and_head_names_of_usual_models(model: str, config: object, targets: list[str], head: str) -> None:
-    with torch.device("meta"):
-        built = getattr(transformers, model)(config)
-    assert backbones.target_modules(built) == targets
-    assert backbones.head_name(built) == head
-
-
-def test_target_and_head_names_of_a_plain_module() -> None:
-    model = nn.ModuleDict(
-        {"classifier": nn.Linear(4, 4), "block": nn.Sequential(nn.Linear(4, 4)), "out": nn.Linear(4, 2)}
-    )
-    assert backbones.head_name(model) == "out"
-    assert backbones.target_modules(model) == ["classifier", "block.0"]
-
-
-def test_a_model_without_linear_layers_is_one_line() -> None:
-    with pytest.raises(InputError) as error:
-        backbones.head_name(nn.Sequential(nn.ReLU()))
-    assert_one_line(error, "no head")
-    with pytest.raises(InputError) as error:
-        backbones.target_modules(nn.Sequential(nn.Linear(2, 2)))
-    assert_one_line(error, "adapter.target_modules")
-
-
 def share_right(backbone: Backbone, lora: bool, steps: int = 100) -> float:
     """Validation accuracy on the digits 5-9 after centralised steps of 16 images."""
     from peft import LoraConfig, get_peft_model
@@ -348,11 +310,11 @@ def share_right(backbone: Backbone, lora: bool, steps: int = 100) -> float:
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(images), generator=generator)
     held_out, train = order[:200], order[200:]
-    head_module = backbones.head_name(backbone.model)
-    targets = backbones.target_modules(backbone.model)
+    head_module = targets.head_name(backbone.model)
+    adapted = targets.target_modules(backbone.model)
     model: nn.Module = backbone.model.requires_grad_(False)
     if lora:
-        model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=targets))
+        model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=adapted))
     for name, parameter in model.named_parameters():
         if f"{head_module}." in name:
             parameter.requires_grad_(True)
@@ -385,7 +347,7 @@ def test_minilm_package_loads_as_text() -> None:
     batch = backbone.tokenizer(["a cat"], ["an animal"], return_tensors="pt")
     assert backbone.model(**batch).logits.shape == (1, 2)
     assert sum(p.numel() for p in backbone.model.parameters()) > 22_000_000
-    assert backbones.target_modules(backbone.model) == ["query", "value"]
+    assert targets.target_modules(backbone.model) == ["query", "value"]
     assert {m.p for m in backbone.model.modules() if isinstance(m, nn.Dropout)} == {0.0}
 
 

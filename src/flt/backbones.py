@@ -11,23 +11,20 @@ from typing import Any
 import torch
 import transformers
 from lightning.pytorch.utilities.seed import isolate_rng
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from torch import nn
 
 from flt.embedded import embedded
 from flt.errors import InputError
-from flt.label_names import LabelNameClassifier, label_name_classifier
+from flt.label_names import label_name_classifier
 from flt.locate import LOADABLE, OFFLINE, loading, locate
 from flt.processors import load_tokenizer, pixels
+from flt.targets import head_name, inside
 
 log = logging.getLogger(__name__)
 
 KINDS = ("text", "pair", "image")
 CLASSIFIERS = ("linear", "label_names")
 ATTENTION = ("auto", "eager", "sdpa")
-HEADS = ("classifier", "score", "classification_head")
-TARGETS = {"vit": ["q_proj", "v_proj"], "deit": ["q_proj", "v_proj"], "distilbert": ["q_lin", "v_lin"]}
-TARGETS |= {"albert": ["query", "value"], "mpnet": ["q", "v"]}
 
 
 @dataclasses.dataclass
@@ -124,63 +121,6 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     return Backbone(classifier, tokenizer, source, size, channels, pad, mean, std)
 
 
-def head_name(model: nn.Module) -> str:
-    """Name of the module that turns features into logits; ``none`` where nothing of it can train.
-
-    For a model of transformers it is the classifier whole, which may hold several layers; else the last linear layer.
-
-    Raises:
-        InputError: If the model has no linear layer.
-
-    Example:
-        >>> head_name(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
-        '2'
-    """
-    if isinstance(model, LabelNameClassifier):
-        return "none"
-    linear = _linear(model)
-    if not linear:
-        raise InputError.of("model", type(model).__name__, "a model that ends in a torch.nn.Linear", "it has no head")
-    if isinstance(model, transformers.PreTrainedModel):
-        return next((name for name in HEADS if _inside(linear[-1], name)), linear[-1])
-    return linear[-1]
-
-
-def target_modules(model: nn.Module) -> list[str]:
-    """Names of the layers that LoRA adapts by default.
-
-    Returns:
-        The usual names for the model's type, such as query and value, as far as they occur; for a type without, the
-        full names of all linear layers outside the head.
-
-    Raises:
-        InputError: If no layer is left.
-
-    Example:
-        >>> target_modules(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
-        ['0']
-    """
-    kind = getattr(getattr(model, "config", None), "model_type", "")
-    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    usual = [name for name in PEFT_TARGETS.get(kind) or TARGETS.get(kind) or () if name in present]
-    head = head_name(model)
-    # torch's attention reads its output layer's weight and never calls it
-    attention = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
-    unfit = [head, *attention]
-    names = usual or [name for name in _linear(model) if not any(_inside(name, other) for other in unfit)]
-    if not names:
-        raise InputError.of("adapter.target_modules", None, "names of layers", "the head is the only linear layer")
-    return names
-
-
-def _linear(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-
-
-def _inside(name: str, module: str) -> bool:
-    return name == module or name.startswith(f"{module}.")
-
-
 def _check(cfg: ModelConfig, kind: str) -> None:
     if kind not in KINDS:
         raise InputError.of("kind", kind, KINDS)
@@ -238,7 +178,7 @@ def _build(cfg: ModelConfig, kind: str, config: Any, source: str, local: bool) -
     )  # fmt: skip
     fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     head = head_name(model) if cfg.head == "linear" else "pooler"  # which the label_names head doesn't use
-    if fresh := {key for key in fresh if not _inside(key, head)}:
+    if fresh := {key for key in fresh if not inside(key, head)}:
         log.warning("%s has no weights for %s: drawn from the seed", source, ", ".join(sorted(fresh)[:4]))
     return model
 
@@ -267,7 +207,7 @@ def _renew_head(model: transformers.PreTrainedModel, seed: int) -> None:
     std = getattr(model.config, "initializer_range", None) or 0.02
     with torch.no_grad():
         for name, module in model.named_modules():
-            if isinstance(module, nn.Linear) and _inside(name, head_name(model)):
+            if isinstance(module, nn.Linear) and inside(name, head_name(model)):
                 module.weight.normal_(0.0, std, generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()

@@ -12,11 +12,11 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from flt.backbones import head_name, target_modules
 from flt.blocks import top_blocks
 from flt.client import ClientModule
 from flt.errors import InputError
 from flt.layout import Layout
+from flt.targets import head_name, target_modules
 
 
 @dataclasses.dataclass
