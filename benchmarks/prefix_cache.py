@@ -23,6 +23,7 @@ from flt import build, cache, runs
 from flt.adapters.lora import LoraSettings, attach
 from flt.callbacks.server import Recipe, ServerAggregation
 from flt.client import JobData
+from flt.federation import federation
 from flt.prefixed import prefixed
 from flt.rules.mean import Mean
 from flt.site import Site
@@ -50,7 +51,7 @@ BOUNDS = {"float32, prefix cache": 0.68, "bf16, prefix cache": 0.40}
 def seconds(overrides: list[str]) -> tuple[float, float]:
     """Wall and CPU time of one fit of five epochs, the cache's making included; data and model are there before."""
     cfg = runs.configure([*COMMON, *overrides])
-    made = build.federation(cfg)
+    made = federation(cfg)
     layout, recipe = attach(made.module, LoraSettings(), 0, cfg.model["adapt_layers"]), Recipe(Mean())
     weights = {name: parameter.detach() for name, parameter in made.module.named_parameters()}
     server = ServerAggregation(recipe, layout, 1, 0, {})

@@ -27,6 +27,7 @@ from flt.data.activations import Activations, PrefixedStore
 from flt.data.encode import Collate, Examples
 from flt.data.stores import TextStore
 from flt.errors import InputError
+from flt.federation import federation
 from flt.prefix import Prefix
 from flt.prefixed import prefixed
 
@@ -138,7 +139,7 @@ def test_each_example_is_computed_once_and_a_second_run_computes_one_to_learn_th
 ) -> None:
     arguments, computed = text(tmp_path, "prefix_cache=on", "eval.examples=10"), counting(monkeypatch)
     run(arguments)
-    made = build.federation(load_config(arguments))
+    made = federation(load_config(arguments))
     jobs = [job for client in made.clients for job in client.data]
     examples = sum(len(job.train) + len(job.held_out) for job in jobs) + 10 + len(next(iter(made.test.values())))
     probes = 3  # one for each of train, validation and test
@@ -180,7 +181,7 @@ def test_other_texts_of_the_same_lengths_and_other_rows_of_the_same_texts_are_ot
 
 def test_a_store_is_pickled_as_the_name_of_its_file(tmp_path: Path) -> None:
     cfg = load_config(text(tmp_path, "prefix_cache=on"))
-    made = build.federation(cfg)
+    made = federation(cfg)
     layout = attach(made.module, LoraSettings(), 0, "top1")
     found = prefixed(made, layout, build.recipe(cfg, 1), cfg, torch.device("cpu"), show=False)
     examples = found.clients[0].data[0].dataset
@@ -241,7 +242,7 @@ def test_a_module_of_the_users_own_is_refused(tmp_path: Path) -> None:
 
 def test_a_row_is_what_the_model_computes_for_it_alone(tmp_path: Path) -> None:
     cfg = load_config(text(tmp_path, "prefix_cache=on"))
-    made = build.federation(cfg)
+    made = federation(cfg)
     layout = attach(made.module, LoraSettings(), 0, "top1")
     found = prefixed(made, layout, build.recipe(cfg, 1), cfg, torch.device("cpu"), show=False)
     base = transformers.AutoModel.from_pretrained(tmp_path / "bert").eval()

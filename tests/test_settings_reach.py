@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 from flt import build
 from flt.adapters.lora import LoraSettings, attach
 from flt.config import load_config
+from flt.federation import federation
 from flt.site import Site
 
 
@@ -27,7 +28,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def site_and_data(arguments: list[str]) -> tuple[Site, Subset]:
     cfg = load_config(arguments)
-    made = build.federation(cfg)
+    made = federation(cfg)
     layout, recipe = attach(made.module, LoraSettings(), 0), build.recipe(cfg, 1)
     return Site(made.module, layout, recipe, build.local_settings(cfg), {}, made.collate), made.clients[0].data[
         0
@@ -67,7 +68,7 @@ def test_in_bf16_on_a_cpu_attention_is_eager_unless_told_otherwise(
     overrides: list[str], expected: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    made = build.federation(load_config([*arguments, *overrides]))
+    made = federation(load_config([*arguments, *overrides]))
     assert made.module.model.config._attn_implementation == expected
 
 

@@ -10,14 +10,14 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from flt import build, runs
-from flt.build import Federation
+from flt import runs
 from flt.callbacks.base import FedCallback
 from flt.client import ClientSpec
 from flt.config import TrainConfig
 from flt.data.collect import partition
 from flt.data.encode import Examples
 from flt.errors import InputError
+from flt.federation import Federation, federation
 from flt.run import Result, Run
 
 __all__ = ["Result", "fit", "partition", "train"]
@@ -86,7 +86,7 @@ def fit(
 
 def train(cfg: TrainConfig) -> Result:
     """Runs a whole configuration: what ``flt train`` does."""
-    made = build.federation(cfg)
+    made = federation(cfg)
     return fit(
         made.module,
         made.clients,

@@ -10,13 +10,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flt.build import Federation
 from flt.callbacks.server import Recipe
 from flt.client import ClientModule
 from flt.config import TrainConfig
 from flt.data.activations import Activations
 from flt.data.encode import Collate, Examples
 from flt.errors import InputError
+from flt.federation import Federation
 from flt.layout import Layout
 from flt.prefix import Prefix, lower_blocks
 

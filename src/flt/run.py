@@ -16,7 +16,6 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from flt import build, runs, summary
 from flt.adapters.lora import LoraSettings, attach
-from flt.build import Federation
 from flt.callbacks.base import FedCallback
 from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.communication import Communication
@@ -34,6 +33,7 @@ from flt.compiling import compile_model
 from flt.config import TrainConfig, flat, typed
 from flt.errors import InputError
 from flt.export import export
+from flt.federation import Federation
 from flt.federator import Federator
 from flt.layout import Layout
 from flt.prefixed import prefixed
