@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import in_empty_folder
+from toys import Toy
 
 from flt import build
 from flt.build import PARTS, part, recipe, sampler
@@ -66,6 +68,12 @@ def test_every_part_is_built_by_its_name_alone(group: str, name: str) -> None:
 def test_anything_else_is_refused(chosen: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="rule.*allowed is"):
         part("rule", chosen)
+
+
+@pytest.mark.parametrize("chosen", [{"name": "nope"}, {}, {"name": "lora", "width": 3}], ids=str)
+def test_an_adapter_that_isnt_there_or_has_no_such_setting_is_refused(chosen: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="^adapter.*allowed is"):
+        build.attach(dataclasses.replace(load_config([]), adapter=chosen), Toy())
 
 
 def test_one_task_makes_one_group() -> None:

@@ -10,17 +10,17 @@ import pytest
 from omegaconf import OmegaConf
 
 from flt import schema
-from flt.adapters.lora import LoraSettings
 from flt.backbones import ModelConfig
-from flt.build import PARTS
+from flt.build import ADAPTERS, PARTS
 from flt.config import TrainConfig, choices, compose_config, config_folder, expand, flat, groups, load_config, to_yaml
 from flt.config import typed as build_typed
 from flt.data.sources import DataConfig
 from flt.errors import InputError
 
-CLASSES: dict[str, type] = {"adapter": LoraSettings, "data": DataConfig, "model": ModelConfig}
+CLASSES: dict[str, type] = {"data": DataConfig, "model": ModelConfig}
 OWN_NAME = {(group, name): kind for group, kinds in PARTS.items() for name, kind in kinds.items()}
 FILES = [(group, name, kind) for group, kind in CLASSES.items() for name in choices(group)]
+FILES += [("adapter", name, kind) for name, (kind, _) in ADAPTERS.items()]
 FILES += [(group, name, kind) for (group, name), kind in OWN_NAME.items()]
 
 
@@ -42,9 +42,9 @@ def test_keys_of_the_main_file_are_the_fields_of_its_classes(key: str | None) ->
     assert set(cfg if key is None else cfg[key]) == fields(kind)
 
 
-@pytest.mark.parametrize("group", PARTS)
-def test_every_part_has_a_file_and_every_file_a_part(group: str) -> None:
-    assert choices(group) == sorted(PARTS[group])
+@pytest.mark.parametrize(("group", "table"), [*PARTS.items(), ("adapter", ADAPTERS)], ids=[*PARTS, "adapter"])
+def test_every_part_has_a_file_and_every_file_a_part(group: str, table: dict[str, Any]) -> None:
+    assert choices(group) == sorted(table)
 
 
 def test_groups_are_the_folders_of_conf() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import lightning.pytorch as pl
+
+from flt.adapters import lora
 from flt.callbacks.server import Recipe
 from flt.client import ClientSpec
 from flt.clustering import Everyone, KMeansGrouping
 from flt.config import TrainConfig, typed
 from flt.engines.serial import Serial
 from flt.errors import InputError
+from flt.layout import Layout
 from flt.plans import AdapterPlan
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, NoImportance
 from flt.ranks.schedule import Constant
@@ -33,6 +37,10 @@ PARTS: dict[str, dict[str, type]] = {
 """Part -> name in conf/<part>/ -> its class: the table that a new part adds a line to."""
 
 
+ADAPTERS: dict[str, tuple[type, Callable[..., Layout]]] = {"lora": (lora.LoraSettings, lora.attach)}
+"""Name in conf/adapter/ -> its settings, and what attaches it: called with module, settings, seed and layers."""
+
+
 ENGINES = {"serial": Serial}
 
 
@@ -46,6 +54,16 @@ def part(group: str, chosen: Mapping[str, Any]) -> Any:
     if name not in PARTS[group]:
         raise InputError.of(group, name, PARTS[group])
     return typed(PARTS[group][name], {key: value for key, value in chosen.items() if key != "name"}, group)
+
+
+def attach(cfg: TrainConfig, module: pl.LightningModule) -> Layout:
+    """Freezes a module, attaches the adapter that was chosen and says which tensor has which role.
+
+    Raises:
+        InputError: The adapter's settings are wrong, or it doesn't fit the module.
+    """
+    kind, attach_to = ADAPTERS[cfg.adapter["name"]]
+    return attach_to(module, typed(kind, cfg.adapter, "adapter"), cfg.seed, cfg.model.get("adapt_layers", "all"))
 
 
 def recipe(cfg: TrainConfig, tasks: int) -> Recipe:

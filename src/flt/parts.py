@@ -23,12 +23,20 @@ class PlanPart(Protocol):
 class SchedulePart(Protocol):
     """The rank budget."""
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Roles that the module must have: A and B, or none."""
+
     def __call__(self, state: ServerState) -> ServerState:
         """The state with ``alive`` cut for the next round, and nothing else changed."""
 
 
 class SelectionPart(Protocol):
     """Which pairs a job holds and which of these it trains."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Roles that the module must have: A and B, or none."""
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[dict[str, Ids], dict[str, Ids]]:
         """(held, kept) pair ids by layer, ascending; kept is a part of held, held of the living pairs."""
@@ -42,6 +50,10 @@ class SelectionPart(Protocol):
 
 class ImportancePart(Protocol):
     """The score of each pair."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Roles that the module must have: A and B, or none."""
 
     @property
     def compares(self) -> bool:

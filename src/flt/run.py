@@ -15,7 +15,6 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from flt import build, runs, summary
-from flt.adapters.lora import LoraSettings, attach
 from flt.callbacks.base import FedCallback
 from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.communication import Communication
@@ -30,7 +29,7 @@ from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
 from flt.client import ClientModule, ClientSpec
 from flt.compiling import compile_model
-from flt.config import TrainConfig, flat, typed
+from flt.config import TrainConfig, flat
 from flt.errors import InputError
 from flt.export import export
 from flt.federation import Federation
@@ -94,12 +93,9 @@ class Run:
         if cfg.threads is not None:
             torch.set_num_threads(cfg.threads)
         device = self._device()
-        adapter, layers = typed(LoraSettings, cfg.adapter, "adapter"), cfg.model.get("adapt_layers", "all")
-        layout = attach(made.module, adapter, cfg.seed, layers)
+        layout = build.attach(cfg, made.module)
         recipe = build.recipe(cfg, len(set(made.tasks().values())))
-        if not layout.names(recipe.plan(0).train):
-            known = sorted({entry.role for entry in layout.entries.values()} - {"base"})
-            raise InputError.of("plan.train", recipe.plan(0).train, known, "the module has nothing else to train")
+        recipe.check(layout)
         made.module.to(device)
         if cfg.prefix_cache:
             made = self.made = prefixed(made, layout, recipe, cfg, device, self.show)

@@ -12,6 +12,7 @@ from flt.callbacks.base import FedCallback
 from flt.callbacks.selected import Selected
 from flt.callbacks.server import Recipe
 from flt.federator import Federator
+from flt.layout import PAIRS
 from flt.messages import Ids, JobId
 from flt.ranks.importance import GradientSensitivity
 from flt.ranks.selection import All, Freeze, Truncate
@@ -70,6 +71,8 @@ def test_sets_that_stay_leave_zero_and_a_round_of_newcomers_leaves_nothing() -> 
 
 class HalfFromRound2:
     """A budget: four pairs live in round 1, the first two after it."""
+
+    needs = PAIRS
 
     def __call__(self, state: ServerState) -> ServerState:
         return dataclasses.replace(state, alive={layer: ids[:2] for layer, ids in state.alive.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from flt.callbacks.local import ControlVariate, FrozenPairs, LearningRateFactor,
 from flt.callbacks.server import Recipe, ServerAggregation
 from flt.clustering import Everyone, KMeansGrouping
 from flt.errors import InputError
+from flt.layout import Entry, Layout
 from flt.messages import Plan, Update, encode
-from flt.ranks.importance import GradientSensitivity
+from flt.plans import AdapterPlan
+from flt.ranks.importance import DeltaSensitivity, GradientSensitivity
 from flt.ranks.selection import Freeze, Truncate
 from flt.rules.base import Rule
 from flt.rules.mean import Mean
@@ -42,6 +45,37 @@ def round_of(recipe: Recipe | None = None) -> tuple[ServerAggregation, ServerSta
         payload = server.broadcast(state, job, COHORT)
         updates.append(update_of(view, job.id, payload.kept, 10 + job.client))
     return server, state, updates
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+WITHOUT_PAIRS = Layout({"net": Entry("adapter", (2, 2)), "head": Entry("head", (2,)), "w": Entry("base", (2,))}, {})
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"selection": Freeze()},
+        {"selection": Truncate("first")},
+        {"importance": GradientSensitivity()},
+        {"importance": DeltaSensitivity()},
+        {"rule": Stacking()},
+    ],
+    ids=str,
+)
+def test_an_adapter_without_pairs_takes_no_part_that_works_on_them(parts: dict[str, Any]) -> None:
+    recipe = Recipe(**{"rule": Mean(), **parts})
+    ((group, part),) = parts.items()
+    name = type(part).__name__
+    with pytest.raises(InputError, match=rf"^{group}={name}: .*no A and no B; allowed is another {group}, or adapter"):
+        recipe.check(WITHOUT_PAIRS)
+    recipe.check(layout_of())
+    Recipe(Mean()).check(WITHOUT_PAIRS)
+
+
+def test_a_plan_that_lets_nothing_train_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^plan.train=\('A',\): .*nothing else to train; allowed is adapter, head$"):
+        Recipe(Mean(), plan=AdapterPlan(["A"])).check(WITHOUT_PAIRS)
 
 
 # ---------------------------------------------------------------------------------------------- broadcast

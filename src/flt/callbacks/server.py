@@ -49,6 +49,21 @@ class Recipe:
             why = f"{type(self.rule).__name__} combines {', '.join(sorted(missing))}"
             raise InputError.of("plan.train", plan.train, f"{', '.join(self.rule.needs)} among them", why)
 
+    def check(self, layout: Layout) -> None:
+        """Refuses a module that lacks what a part works on, or what the plan lets train.
+
+        Raises:
+            InputError: There are no rank-1 pairs and a part needs them, or no tensor of a role that trains.
+        """
+        roles = {entry.role for entry in layout.entries.values()} - {"base"}
+        if not roles & set(self.plan(0).train):
+            raise InputError.of("plan.train", self.plan(0).train, sorted(roles), "the module has nothing else to train")
+        for group in ("rule", "schedule", "selection", "importance"):
+            part = getattr(self, group)
+            if missing := sorted(set(part.needs) - roles):
+                why = f"it works on rank-1 pairs, and the adapter has no {' and no '.join(missing)}"
+                raise InputError.of(group, type(part).__name__, f"another {group}, or adapter=lora", why)
+
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """The local callbacks of one fit, in the order in which they read and change a gradient.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flt.callbacks.local import LocalFit, SensitivityMeter
 from flt.errors import InputError
+from flt.layout import PAIRS
 from flt.messages import Ids, Update
 from flt.rules.exact_sum import ExactSum
 from flt.state import GroupState
@@ -26,6 +27,7 @@ class NoImportance:
     """Nothing is measured: all pairs tie."""
 
     compares: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
         """The group with its new scores: the old ones."""
@@ -43,6 +45,8 @@ class _Smoothed:
     beta1: float = 0.85
     beta2: float = 0.85
     uncertainty: bool = False
+
+    needs: ClassVar[tuple[str, ...]] = PAIRS
 
     def __post_init__(self) -> None:
         for name in ("beta1", "beta2"):

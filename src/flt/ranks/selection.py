@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from lightning.pytorch import Callback
 
 from flt.callbacks.local import FrozenPairs, LocalFit
 from flt.errors import InputError
+from flt.layout import PAIRS
 from flt.messages import Ids
 from flt.view import Job, View
 
@@ -22,6 +24,8 @@ ORDERS = ("score", "first", "random")
 @dataclasses.dataclass(frozen=True)
 class All:
     """Every job holds and trains all living pairs: what FedAvg on LoRA does."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
         """(held, kept) pair ids of a job."""
@@ -57,6 +61,8 @@ class _Top:
 
     by: str = "score"
     explore: float = 0.0
+
+    needs: ClassVar[tuple[str, ...]] = PAIRS
 
     def __post_init__(self) -> None:
         if self.by not in ORDERS:
