@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from made import jobs_of, layout_of, view_of
 
 from flt.errors import InputError
-from flt.ranks.selection import All, Freeze, Truncate, deal
+from flt.ranks.selection import All, Freeze, Truncate
+from flt.ranks.sets import deal
 from flt.view import Job, View
 
 RANK = 8
@@ -124,7 +125,7 @@ def test_a_hand_does_not_depend_on_the_order_in_which_the_cohort_is_listed(of: l
 
 def test_jobs_of_one_client_have_hands_of_their_own() -> None:
     jobs = [Job(0, index, 2) for index in range(3)]
-    hands = [deal(tuple(range(6)), 2, job, jobs, np.random.default_rng(0)) for job in jobs]
+    hands = [deal(tuple(range(6)), job, jobs, np.random.default_rng(0)) for job in jobs]
     assert sorted(pair for hand in hands for pair in hand) == list(range(6))
 
 

@@ -29,7 +29,7 @@ from flt.client import ClientSpec, JobData
 from flt.clustering import KMeansGrouping
 from flt.federator import Federator
 from flt.plans import AdapterPlan
-from flt.ranks.importance import DeltaSensitivity, GradientSensitivity
+from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, Magnitude
 from flt.ranks.selection import Freeze, Truncate
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
@@ -46,6 +46,9 @@ METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "hafl truncate": (Recipe(Mean(), selection=Truncate(), importance=MEASURED), {}),
     "hafl delta": (Recipe(Mean(), selection=Freeze(), importance=DeltaSensitivity()), {}),
     "hafl explore": (Recipe(Mean(), selection=Truncate(explore=0.5), importance=MEASURED), {}),
+    "hafl global": (Recipe(Mean(), selection=Truncate(explore=0.2, scope="global"), importance=MEASURED), {}),
+    "hafl own scores": (Recipe(Mean(), selection=Freeze(scores="client"), importance=MEASURED), {}),
+    "hafl magnitude": (Recipe(Mean(), selection=Freeze(scope="global"), importance=Magnitude()), {}),
     "random sets": (Recipe(Mean(), selection=Freeze("random")), {}),
     "zero-pad": (Recipe(Mean(pad="parameter"), selection=Truncate("first")), {}),
     "pad the update": (Recipe(Mean(pad="update"), selection=Truncate("first")), {}),
@@ -81,7 +84,7 @@ def run(name: str, **given: Any) -> Federator:
 UNIFORM = Recipe(Mean("uniform"))
 SGD_ONCE = {**SGD, "rounds": 1}
 TRIVIAL: dict[str, tuple[Recipe, Recipe, dict[str, Any]]] = {
-    **{f"HAFL, {kind}": (METHODS[f"hafl {kind}"][0], FEDIT, {}) for kind in ("freeze", "truncate", "delta", "explore")},
+    **{name: (METHODS[name][0], FEDIT, {}) for name in METHODS if name.startswith("hafl")},
     "HAFL with uncertainty": (
         Recipe(Mean(), selection=Freeze(), importance=GradientSensitivity(uncertainty=True)), FEDIT, {},
     ),
@@ -145,7 +148,7 @@ def test_fedit_is_the_mean_of_what_the_clients_train_alone() -> None:
 
 # ---------------------------------------------------------------------------------------------- one client
 
-ALONE = ["fedit", "fl_tac", "hafl delta", "hafl explore", "hafl freeze", "hafl truncate", "pad the update"]
+ALONE = [*(name for name in METHODS if name.startswith("hafl")), "fedit", "fl_tac", "pad the update"]
 ALONE += ["random sets", "scaffold", "zero-pad"]
 
 

@@ -16,7 +16,7 @@ from flt.engines.serial import Serial
 from flt.errors import InputError
 from flt.layout import Layout
 from flt.plans import AdapterPlan
-from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, NoImportance
+from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, Magnitude, NoImportance
 from flt.ranks.schedule import Constant
 from flt.ranks.selection import All, Freeze, Truncate
 from flt.rules.mean import Mean
@@ -30,7 +30,12 @@ PARTS: dict[str, dict[str, type]] = {
     "plan": {"adapter": AdapterPlan},
     "schedule": {"constant": Constant},
     "selection": {"all": All, "freeze": Freeze, "truncate": Truncate},
-    "importance": {"none": NoImportance, "gradient": GradientSensitivity, "delta": DeltaSensitivity},
+    "importance": {
+        "none": NoImportance,
+        "gradient": GradientSensitivity,
+        "delta": DeltaSensitivity,
+        "magnitude": Magnitude,
+    },
     "grouping": {"everyone": Everyone, "kmeans": KMeansGrouping},
     "rule": {"mean": Mean, "stacking": Stacking, "scaffold": Scaffold},
 }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lightning.pytorch import Callback
+from torch import Tensor
 
 from flt.callbacks.local import LocalFit
 from flt.messages import Ids, Plan, Update
@@ -44,6 +45,10 @@ class SelectionPart(Protocol):
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """What changes local training."""
 
+    @property
+    def personal(self) -> bool:
+        """Whether it reads the scores that a job measured by itself."""
+
     def check(self, ranks: Sequence[int], rank: int) -> None:
         """Raises InputError where the clients' ranks don't fit the adapter's."""
 
@@ -56,14 +61,17 @@ class ImportancePart(Protocol):
         """Roles that the module must have: A and B, or none."""
 
     @property
-    def compares(self) -> bool:
-        """Whether it compares a round's adapter with the one before it."""
+    def source(self) -> str:
+        """Where scores come from: ``nothing``, ``clients`` measure them, the aggregate's ``change`` or ``weights``."""
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
         """The group after the aggregation with its new scores; it may keep slots of its own, and changes nothing else.
 
         ``after`` has the scores of ``before``, and the slots of the rule alone.
         """
+
+    def own(self, view: View, update: Update) -> dict[str, Tensor]:
+        """A job's own scores after its update, of any group; nan where it has none."""
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """What changes local training, such as a meter."""

@@ -120,6 +120,9 @@ class ServerState:
     base: BaseState = dataclasses.field(default_factory=BaseState)
     home: int = 0
     """The group of jobs that no grouping has met yet."""
+    scores: dict[JobId, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
+    """Job -> layer -> the importance of each pair as the job measured it (r,), nan where it never did; kept only for
+    selections that read it."""
 
     @property
     def clusters(self) -> list[int]:

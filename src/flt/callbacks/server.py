@@ -13,7 +13,7 @@ from flt.callbacks.local import LearningRateFactor, LocalFit, Proximal
 from flt.clustering import Everyone
 from flt.errors import InputError
 from flt.layout import TRAVELLING, Layout
-from flt.messages import Payload, Update
+from flt.messages import JobId, Payload, Update
 from flt.parts import GroupingPart, ImportancePart, PlanPart, SchedulePart, SelectionPart
 from flt.plans import AdapterPlan
 from flt.ranks.importance import NoImportance
@@ -40,8 +40,11 @@ class Recipe:
         if self.grouping.several and self.rule.one_group:
             rule, grouping = type(self.rule).__name__, type(self.grouping).__name__
             raise InputError(f"rule {rule} with grouping {grouping}: {self.rule.one_group}; allowed is one group")
-        if self.importance.compares and self.rule.starts_afresh:
-            rule, importance = type(self.rule).__name__, type(self.importance).__name__
+        rule, importance = type(self.rule).__name__, type(self.importance).__name__
+        if self.selection.personal and self.importance.source != "clients":
+            why = f"clients measure nothing for {importance}"
+            raise InputError.of("selection.scores", "client", "server, or importance=gradient", why)
+        if self.importance.source in ("change", "weights") and self.rule.starts_afresh:
             why = "each round begins with a fresh adapter"
             raise InputError(f"importance {importance} with rule {rule}: {why}; allowed is gradient or none")
         plan = self.plan(0)
@@ -150,9 +153,20 @@ class ServerAggregation(FedCallback):
         seen = {**state.base.seen, **{u.job[0]: u.base_version for u in updates if u.base_version}}
         base = dataclasses.replace(state.base, seen=seen).advance(change, self.base)
         done = dataclasses.replace(
-            state, rounds=state.rounds + 1, groups=groups, assignment=dict(sorted(assignment.items())), base=base
+            state,
+            rounds=state.rounds + 1,
+            groups=groups,
+            assignment=dict(sorted(assignment.items())),
+            base=base,
+            scores=self._own_scores(view, updates),
         )
         return self.recipe.schedule(done)
+
+    def _own_scores(self, view: View, updates: Sequence[Update]) -> dict[JobId, dict[str, Tensor]]:
+        if not self.recipe.selection.personal:
+            return view.state.scores
+        measured = {update.job: self.recipe.importance.own(view, update) for update in updates}
+        return dict(sorted({**view.state.scores, **measured}.items()))
 
     def _view(self, state: ServerState) -> View:
         return View(self.layout, state, self.jobs, self.seed, self.recipe.plan(state.rounds))

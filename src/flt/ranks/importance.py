@@ -22,20 +22,49 @@ MEAN, DEVIATION = "delta_mean", "delta_deviation"
 """Slots in which a group keeps the averages of each entry, where the uncertainty needs them."""
 
 
+class _AtServer:
+    """What the clients neither measure nor send."""
+
+    def callbacks(self, fit: LocalFit) -> list[Callback]:
+        """What changes local training: nothing."""
+        return []
+
+    def own(self, view: View, update: Update) -> dict[str, Tensor]:
+        """What a job knows by itself: nothing."""
+        return {}
+
+
 @dataclasses.dataclass(frozen=True)
-class NoImportance:
+class NoImportance(_AtServer):
     """Nothing is measured: all pairs tie."""
 
-    compares: ClassVar[bool] = False
+    source: ClassVar[str] = "nothing"
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
         """The group with its new scores: the old ones."""
         return after
 
-    def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """What changes local training: nothing."""
-        return []
+
+@dataclasses.dataclass(frozen=True)
+class Magnitude(_AtServer):
+    """|b_i| |a_i|, the Frobenius norm of the rank-1 matrix, of the group's weights after each round; not smoothed.
+
+    An indicator to compare HAFL's with (arXiv 2411.06581); which norm is our reconstruction. A pair that was never
+    trained has b_i = 0 and the lowest score.
+    """
+
+    source: ClassVar[str] = "weights"
+    needs: ClassVar[tuple[str, ...]] = PAIRS
+
+    def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
+        """The group with its new scores."""
+        weights = {name: after.weights[name].double() for name in view.layout.names(PAIRS)}
+        scores = {
+            name: weights[layer.b].norm(dim=0) * weights[layer.a].norm(dim=1)
+            for name, layer in view.layout.layers.items()
+        }
+        return dataclasses.replace(after, scores=scores)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +97,7 @@ class GradientSensitivity(_Smoothed):
         uncertainty: Multiply by the uncertainty, as AdaLoRA does.
     """
 
-    compares: ClassVar[bool] = False
+    source: ClassVar[str] = "clients"
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """What changes local training: the meter reads |w * dL/dw| before each step."""
@@ -79,21 +108,34 @@ class GradientSensitivity(_Smoothed):
         scores = {name: self._smooth(name, old, updates) for name, old in after.scores.items()}
         return dataclasses.replace(after, scores=scores)
 
+    def own(self, view: View, update: Update) -> dict[str, Tensor]:
+        """A job's own scores after its update: layer -> (r,), nan for pairs that it has never measured.
+
+        They are smoothed with ``beta1`` over the job's fits, beginning with the score that its group had then.
+        """
+        group = view.group(view.state.group_of(update.job)).scores
+        own = {name: torch.full_like(scores, torch.nan) for name, scores in group.items()}
+        own |= view.state.scores.get(update.job, {})
+        for name, (ids, _) in update.scores.items():
+            known = torch.where(own[name].isnan(), group[name], own[name])
+            index = torch.tensor(ids, dtype=torch.long)
+            own[name] = own[name].index_copy(0, index, self._smooth(name, known, [update])[index])
+        return own
+
     def _smooth(self, layer: str, old: Tensor, updates: Sequence[Update]) -> Tensor:
         total, weight = ExactSum.zeros(tuple(old.shape)), torch.zeros_like(old)
         for update in updates:
             if layer in update.scores:
                 ids, values = update.scores[layer]
-                total.add(
-                    torch.zeros_like(old).index_copy(0, torch.tensor(ids), update.examples * values.to(old.dtype))
-                )
-                weight[list(ids)] += update.examples
+                index = torch.tensor(ids, dtype=torch.long)  # there may be none
+                total.add(torch.zeros_like(old).index_copy(0, index, update.examples * values.to(old.dtype)))
+                weight[index] += update.examples
         fresh = self.beta1 * old + (1 - self.beta1) * total.value() / weight.clamp(min=1)
         return torch.where(weight > 0, fresh, old)
 
 
 @dataclasses.dataclass(frozen=True)
-class DeltaSensitivity(_Smoothed):
+class DeltaSensitivity(_Smoothed, _AtServer):
     """Smoothed sensitivity as the server sees it, once per round, from the aggregate alone: nothing of it goes up.
 
         I = |w * dw / f|,  dw = w - w of the round before
@@ -111,11 +153,7 @@ class DeltaSensitivity(_Smoothed):
         uncertainty: Multiply by the uncertainty, as AdaLoRA does.
     """
 
-    compares: ClassVar[bool] = True
-
-    def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """What changes local training: nothing."""
-        return []
+    source: ClassVar[str] = "change"
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
         """The group with its new scores; a pair that nobody trained keeps its score."""

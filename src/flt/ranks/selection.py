@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback
+from torch import Tensor
 
 from flt.callbacks.local import FrozenPairs, LocalFit
 from flt.errors import InputError
 from flt.layout import PAIRS
 from flt.messages import Ids
+from flt.ranks.sets import deal, explored
 from flt.view import Job, View
 
 Pairs = dict[str, Ids]
+Pair = tuple[str, int]
+"""Layer and pair id."""
+Scores = dict[str, list[float]]
 ORDERS = ("score", "first", "random")
+SCOPES = ("layer", "global")
+SOURCES = ("server", "client")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +31,7 @@ class All:
     """Every job holds and trains all living pairs: what FedAvg on LoRA does."""
 
     needs: ClassVar[tuple[str, ...]] = ()
+    personal: ClassVar[bool] = False
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
         """(held, kept) pair ids of a job."""
@@ -48,49 +54,76 @@ class All:
 
 @dataclasses.dataclass(frozen=True)
 class _Top:
-    """The top r_k living pairs of each layer.
+    """The top r_k living pairs of each layer, or the top r_k * L of all L layers.
 
     Attributes:
-        by: ``score``: the highest importance; while all scores of a layer tie, the sets are drawn at random and spread
-            over the cohort, so that as many pairs as the ranks allow are trained by somebody (our reconstruction).
+        by: ``score``: the highest importance; while all scores tie, the sets are drawn at random and spread over the
+            cohort, so that as many pairs as the ranks allow are trained by somebody (our reconstruction).
             ``first``: the lowest ids, as HetLoRA does. ``random``: drawn anew each round.
-        explore: Share, in [0, 1), of a job's r_k pairs per layer that are drawn at random from outside its top, in the
-            place of the lowest of it (our reconstruction). A pair that nobody has measured keeps the score 0, so
-            without this the sets hardly change after round 1.
+        explore: Share, in [0, 1), of a job's pairs that are drawn at random from outside its top, in the place of the
+            lowest of it (our reconstruction). A pair that nobody has measured keeps the score 0, so without this the
+            sets hardly change after round 1.
+        scope: ``layer``: r_k pairs of each layer. ``global``: r_k * L pairs wherever they are, so a layer may get none;
+            scores are compared over layers as they are. Random sets are dealt out of all pairs then.
+        scores: ``server``: the scores of the job's group. ``client``: those that this job itself has measured over its
+            fits, and its group's for pairs that it never measured (our reconstruction).
     """
 
     by: str = "score"
     explore: float = 0.0
+    scope: str = "layer"
+    scores: str = "server"
 
     needs: ClassVar[tuple[str, ...]] = PAIRS
 
     def __post_init__(self) -> None:
-        if self.by not in ORDERS:
-            raise InputError.of("selection.by", self.by, ORDERS)
+        for key, allowed in (("by", ORDERS), ("scope", SCOPES), ("scores", SOURCES)):
+            if getattr(self, key) not in allowed:
+                raise InputError.of(f"selection.{key}", getattr(self, key), allowed)
         if not 0 <= self.explore < 1:
             raise InputError.of("selection.explore", self.explore, "a number in [0, 1)")
         if self.explore and self.by != "score":
             raise InputError.of("selection.explore", self.explore, f"0 with selection.by={self.by}")
+        if self.personal and self.by != "score":
+            raise InputError.of("selection.scores", self.scores, f"server with selection.by={self.by}")
+        if self.scope == "global" and self.by == "first":
+            why = "ids have no order over layers"
+            raise InputError.of("selection.scope", self.scope, "layer with selection.by=first", why)
+
+    @property
+    def personal(self) -> bool:
+        """Whether a job is served by its own scores."""
+        return self.scores == "client"
 
     def check(self, ranks: Sequence[int], rank: int) -> None:
         """Any ranks go."""
 
     def _top(self, view: View, job: Job, cohort: Sequence[Job]) -> Pairs:
-        scores = view.group(view.state.group_of(job.id)).scores
-        alive = view.state.alive
-        return {name: self._layer(view, job, cohort, i, scores[name], alive[name]) for i, name in enumerate(alive)}
+        layers = [[(name, pair) for pair in ids] for name, ids in view.state.alive.items()]
+        pools = layers if self.scope == "layer" else [[pair for pairs in layers for pair in pairs]]
+        scores = {name: known.tolist() for name, known in self._scores(view, job).items()}
+        shares = [self._share(view, job, cohort, number, pool, scores) for number, pool in enumerate(pools)]
+        chosen = {pair for share in shares for pair in share}
+        return {name: tuple(i for i in ids if (name, i) in chosen) for name, ids in view.state.alive.items()}
 
-    def _layer(self, view: View, job: Job, cohort: Sequence[Job], layer: int, scores: torch.Tensor, alive: Ids) -> Ids:
-        count = min(job.rank, len(alive))
+    def _share(
+        self, view: View, job: Job, cohort: Sequence[Job], number: int, pool: Sequence[Pair], scores: Scores
+    ) -> Sequence[Pair]:
+        """What a job gets of a pool of living pairs: those of one layer, or all."""
+        layers = 1 if self.scope == "layer" else len(view.state.alive)
+        count = min(layers * job.rank, len(pool))
         if self.by == "first":
-            return alive[:count]
-        known = scores[list(alive)]
-        if self.by == "random" or bool((known == known[:1]).all()):
-            return deal(alive, count, job, cohort, view.generator(layer))
-        ranking = [alive[i] for i in torch.sort(known, descending=True, stable=True).indices.tolist()]
-        if not self.explore:
-            return tuple(sorted(ranking[:count]))
-        return explored(ranking, count, self.explore, view.generator(layer, *job.id))
+            return pool[:count]
+        known = {(name, pair): scores[name][pair] for name, pair in pool}
+        if self.by == "random" or len(set(known.values())) < 2:
+            return deal(pool, job, cohort, view.generator(number), layers)
+        ranking = sorted(pool, key=known.__getitem__, reverse=True)  # stable: ties by the lowest layer and id
+        return explored(ranking, count, self.explore, view.generator(number, *job.id))
+
+    def _scores(self, view: View, job: Job) -> dict[str, Tensor]:
+        scores = view.group(view.state.group_of(job.id)).scores
+        own = view.state.scores.get(job.id, {}) if self.personal else {}
+        return {**scores, **{name: torch.where(mine.isnan(), scores[name], mine) for name, mine in own.items()}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,47 +151,3 @@ class Truncate(_Top):
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """What changes local training: nothing, since the model holds what it trains."""
         return []
-
-
-def deal(alive: Ids, count: int, job: Job, cohort: Sequence[Job], generator: np.random.Generator) -> Ids:
-    """Deals shuffled pairs to the cohort's jobs in turn, like cards, and returns this job's hand.
-
-    Args:
-        alive: Living pair ids.
-        count: Size of this job's hand, at most ``len(alive)``.
-        job: The job to deal to.
-        cohort: All jobs of the round; the order in which they are listed doesn't matter.
-        generator: A NumPy generator in the same state for every job of the round.
-
-    Example:
-        >>> import numpy as np
-        >>> jobs = [Job(0, 0, 2), Job(1, 0, 2)]
-        >>> hands = [deal((0, 1, 2, 3), 2, job, jobs, np.random.default_rng(0)) for job in jobs]
-        >>> sorted(hands[0] + hands[1])
-        [0, 1, 2, 3]
-    """
-    shuffled = [alive[i] for i in generator.permutation(len(alive))]
-    before = sum(min(other.rank, len(alive)) for other in cohort if other.id < job.id)
-    return tuple(sorted(shuffled[(before + i) % len(alive)] for i in range(count)))
-
-
-def explored(ranking: Sequence[int], count: int, share: float, generator: np.random.Generator) -> Ids:
-    """The first pairs of a ranking, but for a share that is drawn from those behind them.
-
-    The share is rounded to floor(share * count + u) with u uniform in [0, 1): as many as it says on average, so sets of
-    two pairs explore too. The lowest of the top make room.
-
-    Args:
-        ranking: Living pair ids, the best first.
-        count: Size of the set, at most ``len(ranking)``.
-        share: Of the set that is drawn, in [0, 1).
-        generator: A NumPy generator of this job and layer.
-
-    Example:
-        >>> import numpy as np
-        >>> explored((3, 1, 0, 2), 2, 0.5, np.random.default_rng(0))
-        (0, 3)
-    """
-    wanted = math.floor(share * count + generator.random())
-    drawn = generator.permutation(ranking[count:])[:wanted].tolist()
-    return tuple(sorted([*ranking[: count - len(drawn)], *drawn]))
