@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import itertools
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import Toy, assert_same, toy_batches, toy_clients, toy_data, toy_federator, toy_module
+from toys import Planned, Toy, assert_same, toy_batches, toy_clients, toy_data, toy_federator, toy_module
 
 from flt.adapters.lora import LoraSettings, attach
 from flt.callbacks.server import Recipe
@@ -129,17 +128,13 @@ def test_the_backbone_is_unchanged_unless_the_recipe_says_that_it_changes_it(rec
     assert (hash_of_base(federator) != before) == recipe.rule.changes_base
 
 
-@dataclasses.dataclass(frozen=True)
-class KeepsB:
-    """A plan as FedSA's: A is shared, B and the head stay on the client."""
-
-    def __call__(self, round: int) -> Plan:
-        return Plan(private=("B", "head"))
+KEEPS_B = Planned(make=lambda round: Plan(private=("B", "head")))
+"""As FedSA's: A is shared, B and the head stay on the client."""
 
 
 def test_private_roles_neither_travel_nor_reach_another_client_and_persist() -> None:
     """After one round: A as FedIT's, B and head as after a fit on one's own; then each goes on from its own."""
-    private, public = toy_federator(Recipe(Mean(), plan=KeepsB()), rounds=2), toy_federator()
+    private, public = toy_federator(Recipe(Mean(), plan=KEEPS_B), rounds=2), toy_federator()
     public.rounds = 1
     alone: dict[tuple[int, int], dict[str, Tensor]] = {}
     public.transforms = [lambda updates: alone.update({u.job: u.tensors for u in updates}) or updates]

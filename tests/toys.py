@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,6 +19,8 @@ from flt.client import ClientSpec, JobData
 from flt.engines.serial import Serial
 from flt.federator import Federator
 from flt.layout import Layout
+from flt.messages import Plan
+from flt.plans import AdapterPlan
 from flt.rules.mean import Mean
 from flt.sampling import FixedSize
 from flt.settings import LocalSettings
@@ -50,6 +53,16 @@ class Toy(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         kind: Any = torch.optim.SGD if self.optimizer == "sgd" else torch.optim.AdamW
         return kind(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned(AdapterPlan):
+    """A plan that a function makes: finished rounds -> plan."""
+
+    make: Callable[[int], Plan] = Plan
+
+    def __call__(self, round: int) -> Plan:
+        return self.make(round)
 
 
 def toy_data(examples: int = 120, seed: int = 0, task: int = 0) -> TensorDataset:
@@ -97,7 +110,8 @@ def toy_federator(
     recipe, clients = recipe or Recipe(Mean()), clients or toy_clients()
     toy, layout = toy_module(rank, **module)
     weights = {name: parameter.detach() for name, parameter in toy.named_parameters()}
-    base = {layer.base: weights[layer.base].clone() for layer in layout.layers.values()}
+    names = {*(layer.base for layer in layout.layers.values()), *recipe.frozen(layout)}
+    base = {name: weights[name].clone() for name in sorted(names)}
     jobs = sum(len(client.data) for client in clients.values())
     server = ServerAggregation(recipe, layout, jobs, seed, base)
     site = Site(toy, layout, recipe, LocalSettings(steps=steps, batch_size=4, clip=clip), base)

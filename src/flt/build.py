@@ -15,9 +15,9 @@ from flt.config import TrainConfig, typed
 from flt.engines.serial import Serial
 from flt.errors import InputError
 from flt.layout import Layout
-from flt.plans import AdapterPlan
+from flt.plans import AdapterPlan, FullPlan, Stages
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, Magnitude, NoImportance
-from flt.ranks.schedule import Constant
+from flt.ranks.schedule import Annealed, Constant
 from flt.ranks.selection import All, Freeze, Truncate
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
@@ -27,8 +27,8 @@ from flt.settings import LocalSettings
 from flt.site import Site
 
 PARTS: dict[str, dict[str, type]] = {
-    "plan": {"adapter": AdapterPlan},
-    "schedule": {"constant": Constant},
+    "plan": {"adapter": AdapterPlan, "full": FullPlan, "stages": Stages},
+    "schedule": {"constant": Constant, "annealed": Annealed},
     "selection": {"all": All, "freeze": Freeze, "truncate": Truncate},
     "importance": {
         "none": NoImportance,
@@ -72,18 +72,28 @@ def attach(cfg: TrainConfig, module: pl.LightningModule) -> Layout:
 
 
 def recipe(cfg: TrainConfig, tasks: int) -> Recipe:
-    """The parts of a method; ``grouping.k=tasks`` becomes the number of tasks."""
+    """The parts of a method.
+
+    ``grouping.k=tasks`` becomes the number of tasks, ``rounds: null`` of a part the run's, and the schedule's
+    ``initiating: null`` the plan's first stage.
+    """
     grouping = dict(cfg.grouping)
     if grouping.get("k") == "tasks":
         grouping["k"] = tasks
+    plan = part("plan", _filled(cfg.plan, rounds=cfg.rounds))
     return Recipe(
         rule=part("rule", cfg.rule),
-        plan=part("plan", cfg.plan),
-        schedule=part("schedule", cfg.schedule),
+        plan=plan,
+        schedule=part("schedule", _filled(cfg.schedule, rounds=cfg.rounds, initiating=plan.initiating)),
         selection=part("selection", cfg.selection),
         importance=part("importance", cfg.importance),
         grouping=part("grouping", grouping),
     )
+
+
+def _filled(chosen: Mapping[str, Any], **values: int) -> dict[str, Any]:
+    """A part's settings with what the run knows in the place of null."""
+    return {key: values[key] if value is None and key in values else value for key, value in chosen.items()}
 
 
 def sampler(cfg: TrainConfig, clients: int) -> FixedSize | Poisson:

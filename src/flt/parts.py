@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from flt.callbacks.local import LocalFit
+from flt.layout import Layout
 from flt.messages import Ids, Plan, Update
 from flt.state import GroupState, ServerState
 from flt.view import Job, View
@@ -16,6 +17,14 @@ from flt.view import Job, View
 
 class PlanPart(Protocol):
     """What trains and what travels."""
+
+    @property
+    def initiating(self) -> int:
+        """Rounds of a first stage, after which a schedule begins."""
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Roles that train in some round."""
 
     def __call__(self, round: int) -> Plan:
         """The plan of the round that follows ``round`` finished ones."""
@@ -28,8 +37,19 @@ class SchedulePart(Protocol):
     def needs(self) -> tuple[str, ...]:
         """Roles that the module must have: A and B, or none."""
 
-    def __call__(self, state: ServerState) -> ServerState:
-        """The state with ``alive`` cut for the next round, and nothing else changed."""
+    @property
+    def cuts(self) -> bool:
+        """Whether the budget changes."""
+
+    @property
+    def by(self) -> str:
+        """What decides which pairs go: ``score``, or ``svd``, which writes new factors into those that stay."""
+
+    def __call__(self, state: ServerState, layout: Layout) -> ServerState:
+        """The state with ``alive`` cut for the next round."""
+
+    def check(self, rank: int) -> None:
+        """Raises InputError where the budget doesn't fit the adapter's rank."""
 
 
 class SelectionPart(Protocol):

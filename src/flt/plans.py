@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import ClassVar
 
 from flt.errors import InputError
 from flt.layout import TRAVELLING
 from flt.messages import Plan
+
+ADAPTER = ("A", "B", "adapter")
+"""Roles that a round of the full model leaves out."""
+SCOPES = ("full", "adapter")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +28,8 @@ class AdapterPlan:
         lr_floor: The smallest factor that the learning rate comes down to, in [0, 1].
     """
 
+    initiating: ClassVar[int] = 0
+
     train: list[str] = dataclasses.field(default_factory=lambda: list(TRAVELLING))
     mu: float = 0.0
     lr_decay: float = 1.0
@@ -30,14 +38,135 @@ class AdapterPlan:
     def __post_init__(self) -> None:
         if not self.train or not set(self.train) <= set(TRAVELLING):
             raise InputError.of("plan.train", self.train, f"some of {', '.join(TRAVELLING)}")
-        if not 0 <= self.mu < float("inf"):
-            raise InputError.of("plan.mu", self.mu, "a number >= 0")
+        _check_mu(self.mu)
         if not 0 < self.lr_decay <= 1:
             raise InputError.of("plan.lr_decay", self.lr_decay, "a number in (0, 1]")
         if not 0 <= self.lr_floor <= 1:
             raise InputError.of("plan.lr_floor", self.lr_floor, "a number in [0, 1]")
 
+    @property
+    def roles(self) -> frozenset[str]:
+        """Roles that train in some round."""
+        return frozenset(self.train)
+
     def __call__(self, round: int) -> Plan:
         """The plan of the round that follows ``round`` finished ones."""
         factor = max(self.lr_floor, self.lr_decay**round)
         return Plan(train=tuple(self.train), mu=self.mu, lr_factor=factor)
+
+
+@dataclasses.dataclass(frozen=True)
+class FullPlan:
+    """The whole model trains and travels, in every round: FedAvg (arXiv 1602.05629). An adapter stands still.
+
+    Attributes:
+        mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
+        lr_factor: Multiplies the learning rate, which is an adapter's elsewhere: a whole model wants a smaller one.
+    """
+
+    initiating: ClassVar[int] = 0
+
+    mu: float = 0.0
+    lr_factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_mu(self.mu)
+        _check_factor(self.lr_factor)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Roles that train in some round."""
+        return frozenset({"base", "head"})
+
+    def __call__(self, round: int) -> Plan:
+        """The plan of the round that follows ``round`` finished ones."""
+        return full(self.mu, self.lr_factor)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """SA-FedLoRA's two stages (arXiv 2405.09394v1): an initiating one with a proximal term, then the adapter.
+
+        min_w  L_k(w) + (mu / 2) |w - w_t|^2        rounds 1 .. T0, w the whole model or the adapter
+        min_w  L_k(w)                               later, w the adapter and the head
+
+    The abstract has the two stages and the regularisation; that the first one trains the whole model is from a
+    secondary source; scope ``adapter``, for clients that can't hold the whole model's optimiser, and the rest are our
+    reconstruction. The adapter is attached from the start, with B = 0, so nothing is rebuilt between the stages.
+
+    Attributes:
+        until: T0, the last round of the first stage: rounds, or as a fraction a share of all rounds, in [0, 1].
+        scope: What the first stage trains: ``full`` or ``adapter``.
+        mu: lambda, the weight of the proximal term in the first stage.
+        lr_factor: Multiplies the learning rate in the first stage.
+        rounds: Rounds in all, T; None: the run's.
+    """
+
+    until: int | float = 0.05
+    scope: str = "full"
+    mu: float = 0.01
+    lr_factor: float = 0.1
+    rounds: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_mu(self.mu)
+        _check_factor(self.lr_factor)
+        if self.scope not in SCOPES:
+            raise InputError.of("plan.scope", self.scope, SCOPES)
+        if self.rounds is not None:
+            of_rounds("plan.until", self.until, self.rounds)
+
+    @property
+    def initiating(self) -> int:
+        """T0 in rounds."""
+        assert self.rounds is not None, "build fills in the run's"
+        return of_rounds("plan.until", self.until, self.rounds)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Roles that train in some round."""
+        return frozenset(TRAVELLING) | ({"base"} if self.scope == "full" and self.initiating else set())
+
+    def __call__(self, round: int) -> Plan:
+        """The plan of the round that follows ``round`` finished ones."""
+        if round >= self.initiating:
+            return Plan()
+        if self.scope == "full":
+            return full(self.mu, self.lr_factor)
+        return Plan(mu=self.mu, lr_factor=self.lr_factor, stage="initiating")
+
+
+def full(mu: float, lr_factor: float) -> Plan:
+    """A round of the whole model: base and head train and travel, the adapter neither."""
+    return Plan(train=("base", "head"), private=ADAPTER, mu=mu, lr_factor=lr_factor, stage="full")
+
+
+def of_rounds(key: str, given: int | float, rounds: int) -> int:
+    """A number of rounds: an integer as it is, a fraction as a share of all rounds, to the nearest.
+
+    Args:
+        key: Of the configuration, for the error.
+        given: Rounds, or a share of them in [0, 1].
+        rounds: Rounds in all.
+
+    Raises:
+        InputError: There aren't as many rounds.
+
+    Example:
+        >>> of_rounds("plan.until", 0.05, 20), of_rounds("plan.until", 2, 20)
+        (1, 2)
+    """
+    share = isinstance(given, float)
+    if not 0 <= given <= (1 if share else rounds):
+        raise InputError.of(key, given, f"rounds from 0 to {rounds}, or a share of them from 0.0 to 1.0")
+    return math.floor(given * rounds + 0.5) if share else int(given)
+
+
+def _check_mu(mu: float) -> None:
+    if not 0 <= mu < float("inf"):
+        raise InputError.of("plan.mu", mu, "a number >= 0")
+
+
+def _check_factor(factor: float) -> None:
+    if not 0 < factor < float("inf"):
+        raise InputError.of("plan.lr_factor", factor, "a number > 0")

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from flt import build, runs, summary
 from flt.callbacks.base import FedCallback
+from flt.callbacks.budget import Budget
 from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.communication import Communication
 from flt.callbacks.distributed import Distributed
@@ -134,11 +135,7 @@ class Run:
         cfg, made = self.cfg, self.made
         module = made.module
         weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
-        base = {
-            layer.base: weights[layer.base].cpu().clone()
-            for layer in layout.layers.values()
-            if recipe.rule.changes_base
-        }
+        base = {name: weights[name].cpu().clone() for name in recipe.frozen(layout)}
         server = ServerAggregation(recipe, layout, len(made.tasks()), cfg.seed, base)
         state, sampler, settings = server.initial(weights), build.sampler(cfg, len(clients)), build.local_settings(cfg)
         self.folder = runs.folder_of(cfg)  # the first thing that is written, once all of the above was accepted
@@ -149,7 +146,7 @@ class Run:
         )
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
         distributed = [Distributed(evaluate)] if cfg.eval.distributed else []  # behind the timer: part of the round
-        monitors = [evaluate, Selected(), Communication(), Timer(), *distributed]
+        monitors = [evaluate, Selected(), Budget(), Communication(), Timer(), *distributed]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
         federator.callbacks = [*monitors, stop, *self.own, checkpoint]
         checkpoint.restore(federator)
@@ -201,6 +198,7 @@ def with_capacities(
             raise InputError.of("clients", client.id, "an id of its own for each client")
         ranked[client.id] = dataclasses.replace(client, rank=rank)
     recipe.selection.check([client.rank or most for client in ranked.values()], most)
+    recipe.schedule.check(most)
     return ranked
 
 

@@ -41,10 +41,17 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
     _compare(saved, wanted, given - set(MAY_DIFFER))
     if "algo" in given and saved.get("name", cfg.name) != cfg.name:
         raise InputError.of("algo", cfg.name, str(saved.name), f"{folder} was started otherwise")
+    if _counts_rounds(saved):
+        _compare(saved, wanted, given & {"rounds"})
     for key in given & set(LATER):
         OmegaConf.update(saved, key, OmegaConf.select(wanted, key))
     saved.root, saved.resume = cfg.root, str(folder)
     return typed(TrainConfig, saved, "")
+
+
+def _counts_rounds(saved: DictConfig) -> bool:
+    """Whether a part goes by the number of rounds in all: in a longer run the rounds that were run would be others."""
+    return any(OmegaConf.select(saved, f"{part}.rounds", default=0) is None for part in ("plan", "schedule"))
 
 
 def folder_of(cfg: TrainConfig) -> Path:

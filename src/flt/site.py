@@ -89,9 +89,12 @@ class Site:
             metrics = {f"distributed/{key}": value for key, value in self.evaluate(held_out).items()}
             fit = self._prepare(payload, private)
             _seed(seed)  # anew, so that what was evaluated before doesn't matter
-            metrics |= self._train(fit, data, held_out, seed)
-            metrics |= {f"fitted/{key}": value for key, value in self.evaluate(held_out).items()}
-            return self._update(fit, data, metrics), self._private(fit)
+            try:
+                metrics |= self._train(fit, data, held_out, seed)
+                metrics |= {f"fitted/{key}": value for key, value in self.evaluate(held_out).items()}
+                return self._update(fit, data, metrics), self._private(fit)
+            finally:
+                self._restore_base(fit)
 
     def install(self, payload: Payload, private: ClientState) -> None:
         """Puts a job's model into the module: base versions, public tensors, private tensors, what trains."""
@@ -166,6 +169,12 @@ class Site:
                 callback.report()
         return {f"fit/{key}": float(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1}
 
+    def _restore_base(self, fit: LocalFit) -> None:
+        """Takes back what a fit did to the base, which isn't put in anew by the next install."""
+        for name, start in fit.start.items():
+            if self.layout.entries[name].role not in TRAVELLING:
+                self.parameters[name].data = start
+
     def _update(self, fit: LocalFit, data: JobData, metrics: dict[str, float]) -> Update:
         payload, plan = fit.payload, fit.payload.plan
         tensors = {}
@@ -184,7 +193,8 @@ class Site:
 
     def _private(self, fit: LocalFit) -> ClientState:
         tensors = {}
-        for name in self.layout.names(fit.payload.plan.private):
+        plan = fit.payload.plan
+        for name in self.layout.names(set(plan.private) & set(plan.train)):
             part = self.parameters[name].detach().cpu()
             full = fit.private.tensors.get(name, self.initial[name])
             tensors[name] = self.layout.put(name, full, fit.payload.held, part)

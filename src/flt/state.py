@@ -123,6 +123,8 @@ class ServerState:
     scores: dict[JobId, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
     """Job -> layer -> the importance of each pair as the job measured it (r,), nan where it never did; kept only for
     selections that read it."""
+    pruned: float | None = None
+    """What the last round's cut took from the product: its relative error in Frobenius norm; None: nothing was cut."""
 
     @property
     def clusters(self) -> list[int]:

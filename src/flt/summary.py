@@ -80,6 +80,9 @@ def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:
     yield "rounds", str(rounds), ""
     for way, total in readable.under(last, "comm/total_").items():
         yield f"bytes {way}", readable.size(total), f"{readable.size(total / rounds)} per round"
+    if "comm/reduction" in last:
+        less, last_round = last["comm/reduction"], last["comm/reduction_round"]
+        yield "parameters up, fewer than the whole model's", f"{less:.2%}", f"{last_round:.2%} in the last round"
     seconds = last.get("time/total_seconds", elapsed)  # of all the processes that a resumed run took
     yield "time", readable.duration(seconds), f"{readable.duration(seconds / rounds)} per round"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import numpy as np
 from torch import Tensor
@@ -41,10 +42,22 @@ class View:
     seed: int
     plan: Plan = Plan()
     """Of the round that runs."""
+    base: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    """Initial values of the frozen weights that the recipe may change."""
 
     def sent_to(self, job: JobId) -> dict[str, Tensor]:
         """The weights that the job was sent this round, at the initial rank."""
         return self.state.groups[self.state.group_of(job)].weights
+
+    def sent(self, job: JobId, name: str) -> Tensor:
+        """One tensor that the job was sent this round, at the initial rank: of its group, or of the base."""
+        weights = self.sent_to(job)
+        return weights[name] if name in weights else self.frozen[name]
+
+    @functools.cached_property
+    def frozen(self) -> dict[str, Tensor]:
+        """The base weights that the recipe may change, as they are before this round."""
+        return {name: self.state.base.value(name, self.base) for name in self.base}
 
     def group(self, gid: int) -> GroupState:
         """The group before this round; one that is new this round begins as its members' home."""

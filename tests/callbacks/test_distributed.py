@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from toys import Toy, toy_clients, toy_data, toy_federator, weights_of
+from toys import Planned, Toy, toy_clients, toy_data, toy_federator, weights_of
 
 from flt.callbacks.base import FedCallback
 from flt.callbacks.communication import Communication
@@ -36,6 +36,9 @@ OTHER = toy_data(60, seed=8, task=1)
 
 def private_b(round: int) -> Plan:
     return Plan(train=("A", "B", "head"), private=("B",))
+
+
+PRIVATE = Recipe(Mean(), plan=Planned(make=private_b))
 
 
 class Sent(FedCallback):
@@ -113,7 +116,7 @@ def losses(federator: Federator, key: str = "distributed/val_loss") -> list[floa
 # ---------------------------------------------------------------------------------------------- what is measured
 
 
-@pytest.mark.parametrize("recipe", [HAFL, CUT, Recipe(Mean(), plan=private_b)], ids=["freeze", "truncate", "private"])
+@pytest.mark.parametrize("recipe", [HAFL, CUT, PRIVATE], ids=["freeze", "truncate", "private"])
 def test_figures_are_those_of_the_models_that_were_sent_by_mean_worst_tenth_and_rank(recipe: Recipe) -> None:
     federator = federated(recipe)
     base, initial = base_of(federator), federator.engine.site.initial
@@ -186,7 +189,7 @@ def test_freezing_loses_nothing_at_distribution_and_costs_one_evaluation_in_all(
 
 
 def test_where_all_ranks_are_equal_there_are_no_figures_by_rank_and_private_tensors_leave_no_rise() -> None:
-    federator = federated(Recipe(Mean(), plan=private_b), clients=toy_clients(3))
+    federator = federated(PRIVATE, clients=toy_clients(3))
     federator.fit()
     names = {"val_acc", "val_acc_worst10", "val_loss", "val_loss_worst10"}
     assert {key for key in federator.history[-1] if key.startswith("distributed/")} == {
@@ -221,7 +224,9 @@ def test_it_is_measured_in_the_rounds_that_follow_an_evaluated_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [CUT, Recipe(Stacking()), Recipe(Mean(), plan=private_b)], ids=["truncate", "stacking", "private"]
+    "recipe",
+    [CUT, Recipe(Stacking()), PRIVATE],
+    ids=["truncate", "stacking", "private"],
 )
 @pytest.mark.parametrize("rank", [4, 1])
 def test_measuring_changes_no_bit_of_the_run_and_counts_no_byte(recipe: Recipe, rank: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import Toy, assert_same, toy_batches, toy_federator, toy_module
+from toys import Planned, Toy, assert_same, toy_batches, toy_federator, toy_module
 
 from flt.callbacks import local
 from flt.callbacks.server import Recipe
@@ -52,15 +52,11 @@ def test_the_proximal_term_is_what_autograd_makes_of_half_mu_times_the_squared_d
     assert_same(first_update(federator), expected, tolerance=1e-6 if mu else 0.0)
 
 
-class Slower:
-    """A plan that lowers the learning rate."""
-
-    def __call__(self, round: int) -> Plan:
-        return Plan(lr_factor=0.1)
+SLOWER = Planned(make=lambda round: Plan(lr_factor=0.1))
 
 
 def test_the_plans_factor_multiplies_the_modules_learning_rate() -> None:
-    slowed = first_update(toy_federator(Recipe(Mean(), plan=Slower()), optimizer="sgd", lr=0.5))
+    slowed = first_update(toy_federator(Recipe(Mean(), plan=SLOWER), optimizer="sgd", lr=0.5))
     assert_same(slowed, first_update(toy_federator(optimizer="sgd", lr=0.05)), tolerance=1e-7)
 
 
@@ -76,7 +72,7 @@ def test_the_plans_factor_reaches_the_users_schedule_too() -> None:
         federator.engine.site.module.__class__ = Scheduled
         return first_update(federator)
 
-    assert_same(update(Slower(), 0.5), update(AdapterPlan(), 0.05), tolerance=1e-7)
+    assert_same(update(SLOWER, 0.5), update(AdapterPlan(), 0.05), tolerance=1e-7)
 
 
 def test_scaffold_says_once_that_it_is_a_heuristic_without_sgd(caplog: pytest.LogCaptureFixture) -> None:

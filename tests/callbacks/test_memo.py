@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from test_distributed import CENTRAL, OTHER, counted, federated, losses, private_b
-from toys import toy_clients
+from toys import Planned, toy_clients
 
 from flt.callbacks.evaluate import Evaluate
 from flt.callbacks.memo import Memo, fingerprint
@@ -28,7 +28,7 @@ def test_jobs_with_equal_sets_share_an_evaluation_and_the_full_model_is_the_glob
 
 
 def test_private_tensors_make_models_of_their_own_once_they_differ() -> None:
-    federator = federated(Recipe(Mean(), plan=private_b), rounds=3, cohort=None, clients=toy_clients(3))
+    federator = federated(Recipe(Mean(), plan=Planned(make=private_b)), rounds=3, cohort=None, clients=toy_clients(3))
     counts = counted(federator)
     federator.fit()
     assert counts[id(CENTRAL)] == 3 + (1 + 3 + 3)
@@ -37,7 +37,7 @@ def test_private_tensors_make_models_of_their_own_once_they_differ() -> None:
 
 def test_private_pairs_that_were_never_trained_are_told_apart_by_their_ids() -> None:
     plan = Plan(train=("A", "B", "head"), private=("A", "B"))
-    recipe = Recipe(Mean(), plan=lambda round: plan, selection=Truncate("random"))
+    recipe = Recipe(Mean(), plan=Planned(make=lambda round: plan), selection=Truncate("random"))
     federator = federated(recipe, rounds=1, cohort=None)
     for name, tensor in federator.engine.site.initial.items():
         federator.engine.site.initial[name] = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))

@@ -12,9 +12,10 @@ from flt.callbacks.base import FedCallback
 from flt.callbacks.selected import Selected
 from flt.callbacks.server import Recipe
 from flt.federator import Federator
-from flt.layout import PAIRS
+from flt.layout import PAIRS, Layout
 from flt.messages import Ids, JobId
 from flt.ranks.importance import GradientSensitivity
+from flt.ranks.schedule import Constant
 from flt.ranks.selection import All, Freeze, Truncate
 from flt.rules.mean import Mean
 from flt.state import ServerState
@@ -69,12 +70,14 @@ def test_sets_that_stay_leave_zero_and_a_round_of_newcomers_leaves_nothing() -> 
     assert logged(federator) == [None, None, 0.0]
 
 
-class HalfFromRound2:
+class HalfFromRound2(Constant):
     """A budget: four pairs live in round 1, the first two after it."""
 
     needs = PAIRS
 
-    def __call__(self, state: ServerState) -> ServerState:
+    def __call__(self, state: ServerState, layout: Layout) -> ServerState:
+        if not state.rounds:
+            return state
         return dataclasses.replace(state, alive={layer: ids[:2] for layer, ids in state.alive.items()})
 
 

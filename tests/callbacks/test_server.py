@@ -10,7 +10,7 @@ import pytest
 import torch
 from made import jobs_of, layout_of, random_weights, update_of, view_of
 from torch import Tensor
-from toys import toy_clients, toy_federator
+from toys import Planned, toy_clients, toy_federator
 
 from flt.callbacks.local import ControlVariate, FrozenPairs, LearningRateFactor, Proximal, SensitivityMeter
 from flt.callbacks.server import Recipe, ServerAggregation
@@ -20,6 +20,7 @@ from flt.layout import Entry, Layout
 from flt.messages import Plan, Update, encode
 from flt.plans import AdapterPlan
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity
+from flt.ranks.schedule import Constant
 from flt.ranks.selection import Freeze, Truncate
 from flt.rules.base import Rule
 from flt.rules.mean import Mean
@@ -121,7 +122,7 @@ def private_plan(round: int) -> Plan:
 
 
 def test_what_is_private_travels_neither_down_nor_up() -> None:
-    server, state, updates = round_of(Recipe(Mean(), plan=private_plan))
+    server, state, updates = round_of(Recipe(Mean(), plan=Planned(make=private_plan)))
     assert sorted(server.broadcast(state, COHORT[0], COHORT).tensors) == ["x.A", "x.B", "y.A", "y.B"]
     with pytest.raises(InputError, match="other tensors than were asked for"):
         server.screen(state, COHORT, updates)
@@ -299,11 +300,13 @@ def test_each_group_is_combined_by_itself_and_those_without_members_stay() -> No
 
 
 def test_schedule_cuts_what_is_alive_for_the_next_round() -> None:
-    def half(state: ServerState) -> ServerState:
-        assert state.rounds == 1
-        return dataclasses.replace(state, alive={name: ids[::2] for name, ids in state.alive.items()})
+    class Half(Constant):
+        def __call__(self, state: ServerState, layout: Layout) -> ServerState:
+            if not state.rounds:
+                return state
+            return dataclasses.replace(state, alive={name: ids[::2] for name, ids in state.alive.items()})
 
-    server, state, updates = round_of(Recipe(Mean(), schedule=half))
+    server, state, updates = round_of(Recipe(Mean(), schedule=Half()))
     after = server.aggregate(state, updates)
     payload = server.broadcast(after, COHORT[0], COHORT)
     assert payload.held == {"x": (0, 2), "y": (0, 2)}
@@ -327,7 +330,7 @@ def test_a_rule_of_one_group_with_several_groups_is_refused_saying_why(rule: Rul
 def test_callbacks_of_a_fit_measure_first_and_freeze_last() -> None:
     recipe = Recipe(
         Scaffold(),
-        plan=lambda round: Plan(mu=0.1, lr_factor=0.5),
+        plan=Planned(make=lambda round: Plan(mu=0.1, lr_factor=0.5)),
         selection=Freeze("first"),
         importance=GradientSensitivity(),
     )

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from flt.callbacks.base import FedCallback
 from flt.federator import Federator
+from flt.layout import Layout
 from flt.messages import Payload, encode
 
 
 class Communication(FedCallback):
-    """Leaves ``comm/bytes_up`` and ``comm/bytes_down`` of the round, and their totals: the length of the messages."""
+    """Leaves ``comm/bytes_up`` and ``comm/bytes_down`` of the round, and their totals: the length of the messages.
+
+    Besides ``comm/params_up``, the numbers that a client sends in a round, and what this saves against sending the
+    whole model, p of P numbers, counted as SA-FedLoRA (arXiv 2405.09394v1) may have counted it, in both ways:
+
+        comm/reduction_round    1 - p(t) / P
+        comm/reduction          1 - sum_t p(t) / (T P)      over the rounds t = 1 .. T until now
+    """
 
     def __init__(self) -> None:
         self.up = self.down = self.total_up = self.total_down = 0
+        self.numbers = 0.0
 
     def on_round_start(self, federator: Federator) -> None:
         """Called when a cohort has been drawn."""
@@ -30,11 +40,26 @@ class Communication(FedCallback):
         self.total_down += self.down
         federator.log({"comm/bytes_up": self.up, "comm/bytes_down": self.down})
         federator.log({"comm/total_up": self.total_up, "comm/total_down": self.total_down})
+        self._log_numbers(federator)
+
+    def _log_numbers(self, federator: Federator) -> None:
+        sent = sum(tensor.numel() for update in federator.updates for tensor in update.tensors.values())
+        each = sent / max(1, len({update.job[0] for update in federator.updates}))
+        self.numbers += each
+        whole = model_size(federator.server.layout)
+        reduction = {"_round": 1 - each / whole, "": 1 - self.numbers / (federator.round * whole)}
+        federator.log({"comm/params_up": each, **{f"comm/reduction{key}": value for key, value in reduction.items()}})
 
     def state_dict(self) -> dict[str, Any]:
         """The totals."""
-        return {"up": self.total_up, "down": self.total_down}
+        return {"up": self.total_up, "down": self.total_down, "numbers": self.numbers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Called before a resumed fit."""
         self.total_up, self.total_down = state.get("up", 0), state.get("down", 0)
+        self.numbers = state.get("numbers", 0.0)
+
+
+def model_size(layout: Layout) -> int:
+    """P, the numbers of a model without its adapter: the base and the head."""
+    return sum(math.prod(layout.entries[name].shape) for name in layout.names(["base", "head"]))

@@ -47,6 +47,10 @@ class Recipe:
         if self.importance.source in ("change", "weights") and self.rule.starts_afresh:
             why = "each round begins with a fresh adapter"
             raise InputError(f"importance {importance} with rule {rule}: {why}; allowed is gradient or none")
+        if "base" in self.plan.roles:
+            self._check_base()
+        if self.schedule.cuts:
+            self._check_cuts()
         plan = self.plan(0)
         if missing := set(self.rule.needs) - (set(plan.train) - set(plan.private)):
             why = f"{type(self.rule).__name__} combines {', '.join(sorted(missing))}"
@@ -58,7 +62,7 @@ class Recipe:
         Raises:
             InputError: There are no rank-1 pairs and a part needs them, or no tensor of a role that trains.
         """
-        roles = {entry.role for entry in layout.entries.values()} - {"base"}
+        roles = {entry.role for entry in layout.entries.values()} - ({"base"} - self.plan.roles)
         if not roles & set(self.plan(0).train):
             raise InputError.of("plan.train", self.plan(0).train, sorted(roles), "the module has nothing else to train")
         for group in ("rule", "schedule", "selection", "importance"):
@@ -66,6 +70,37 @@ class Recipe:
             if missing := sorted(set(part.needs) - roles):
                 why = f"it works on rank-1 pairs, and the adapter has no {' and no '.join(missing)}"
                 raise InputError.of(group, type(part).__name__, f"another {group}, or adapter=lora", why)
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether some round changes the frozen weights."""
+        return self.rule.changes_base or "base" in self.plan.roles
+
+    def frozen(self, layout: Layout) -> list[str]:
+        """Names of the frozen weights that some round may change."""
+        adapted = [layer.base for layer in layout.layers.values()] if self.rule.changes_base else []
+        return [*adapted, *(layout.names(["base"]) if "base" in self.plan.roles else [])]
+
+    def _check_base(self) -> None:
+        """There is one base, and one part alone may write into it."""
+        plan = f"plan {type(self.plan).__name__}, which trains the base"
+        rule, grouping = type(self.rule).__name__, type(self.grouping).__name__
+        if self.grouping.several:
+            raise InputError(f"{plan}, with grouping {grouping}: there is one base; allowed is everyone")
+        if self.rule.changes_base:
+            raise InputError(f"{plan}, with rule {rule}: it writes into the base too; allowed is mean")
+
+    def _check_cuts(self) -> None:
+        """What goes has to be known, and nothing may remember the factors that an SVD replaces."""
+        schedule = type(self.schedule).__name__
+        if self.schedule.by == "score" and isinstance(self.importance, NoImportance):
+            raise InputError.of("importance", "none", "gradient, delta or magnitude", f"{schedule} cuts by it")
+        if self.rule.starts_afresh:
+            why = "each round begins with a fresh adapter"
+            raise InputError(f"schedule {schedule} with rule {type(self.rule).__name__}: {why}; allowed is constant")
+        if self.schedule.by == "svd" and (self.grouping.several or self.rule.sends):
+            why = "the groups' factors, or what the rule keeps of them, would no longer belong together"
+            raise InputError.of("schedule.by", "svd", "score with several groups or a rule with slots", why)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """The local callbacks of one fit, in the order in which they read and change a gradient.
@@ -89,7 +124,7 @@ class ServerAggregation(FedCallback):
         layout: Names and roles of the module's tensors.
         jobs: Number of jobs in the whole federation.
         seed: Of the selections, clusterings and fresh adapters.
-        base: The initial frozen weights that the rule may change; empty for the rules that change none.
+        base: The initial frozen weights that the recipe may change; empty for the recipes that change none.
     """
 
     def __init__(self, recipe: Recipe, layout: Layout, jobs: int, seed: int, base: Mapping[str, Tensor]) -> None:
@@ -99,7 +134,8 @@ class ServerAggregation(FedCallback):
         """The state before round 1: one group, from the module as it was given."""
         named = {name: weights[name].detach().cpu().clone() for name in self.layout.names(TRAVELLING)}
         scores = zero_scores((name, layer.rank) for name, layer in self.layout.layers.items())
-        return ServerState(0, {0: GroupState(named, scores)}, self.layout.every_pair())
+        state = ServerState(0, {0: GroupState(named, scores)}, self.layout.every_pair())
+        return self.recipe.schedule(state, self.layout)  # a budget that rises begins below the adapter's rank
 
     def broadcast(self, state: ServerState, job: Job, cohort: Sequence[Job]) -> Payload:
         """What a job is sent.
@@ -112,7 +148,7 @@ class ServerAggregation(FedCallback):
         plan = self.recipe.plan(state.rounds)
         held, kept = self.recipe.selection(self._view(state), job, cohort)
         group = state.groups[state.group_of(job.id)]
-        public = self.layout.names(set(TRAVELLING) - set(plan.private))
+        public = self.layout.names({*TRAVELLING, *plan.train} - set(plan.private))
 
         def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: self.layout.take(name, tensors[name], held) for name in public if name in tensors}
@@ -146,9 +182,11 @@ class ServerAggregation(FedCallback):
         for gid, its in sorted(members.items()):
             out = self.recipe.rule.combine(view, gid, its)
             before = view.group(gid)
-            after = GroupState(out.new, before.scores, out.slots)
+            weights = {name: value for name, value in out.new.items() if name not in self.base}
+            after = GroupState(weights, before.scores, out.slots)
             groups[gid] = self.recipe.importance(view, before, after, its)
             change.update(out.base)
+            change.update({name: (value,) for name, value in out.new.items() if name in self.base})
         assignment = {**state.assignment, **{u.job: gid for gid, its in members.items() for u in its}}
         seen = {**state.base.seen, **{u.job[0]: u.base_version for u in updates if u.base_version}}
         base = dataclasses.replace(state.base, seen=seen).advance(change, self.base)
@@ -159,8 +197,9 @@ class ServerAggregation(FedCallback):
             assignment=dict(sorted(assignment.items())),
             base=base,
             scores=self._own_scores(view, updates),
+            pruned=None,
         )
-        return self.recipe.schedule(done)
+        return self.recipe.schedule(done, self.layout)
 
     def _own_scores(self, view: View, updates: Sequence[Update]) -> dict[JobId, dict[str, Tensor]]:
         if not self.recipe.selection.personal:
@@ -169,4 +208,4 @@ class ServerAggregation(FedCallback):
         return dict(sorted({**view.state.scores, **measured}.items()))
 
     def _view(self, state: ServerState) -> View:
-        return View(self.layout, state, self.jobs, self.seed, self.recipe.plan(state.rounds))
+        return View(self.layout, state, self.jobs, self.seed, self.recipe.plan(state.rounds), self.base)

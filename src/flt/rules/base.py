@@ -26,7 +26,7 @@ class Combined:
     """A rule's answer for one group.
 
     Attributes:
-        new: The group's weights, at the initial rank.
+        new: The group's weights, at the initial rank; where the plan trains the base, its new values too.
         slots: What the rule keeps in the group for the next round.
         base: Change of the base: name -> (value,) or (B, A).
     """

@@ -38,7 +38,7 @@ class Mean(Summable):
         """Adds weight * value, and the weight, per entry."""
         weight = self.weight(update)
         for name, part in update.tensors.items():
-            start = view.sent_to(update.job)[name]
+            start = view.sent(update.job, name)
             fill = start if self.pad == "update" else torch.zeros_like(start)
             counts = view.layout.mask(name, update.kept, start) if self.pad == "none" else torch.ones(())
             add(totals, ("value", name), weight * view.layout.put(name, fill, update.kept, part).double())
@@ -49,6 +49,7 @@ class Mean(Summable):
         new = dict(view.group(gid).weights)
         for name in (name for what, name in totals if what == "value"):
             weight = totals["weight", name].value()
-            mean = (totals["value", name].value() / weight.clamp(min=1)).to(new[name].dtype)
-            new[name] = torch.where(weight > 0, mean, new[name])
+            old = new[name] if name in new else view.frozen[name]
+            mean = (totals["value", name].value() / weight.clamp(min=1)).to(old.dtype)
+            new[name] = torch.where(weight > 0, mean, old)
         return Combined(new)

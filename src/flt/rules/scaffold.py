@@ -39,7 +39,7 @@ class Scaffold(Summable):
         self._mean().summand(view, update, totals)
         slots = view.group(view.state.group_of(update.job)).slots.get("c", {})
         for name, part in update.tensors.items():
-            start = view.sent_to(update.job)[name]
+            start = view.sent(update.job, name)
             c = view.layout.take(name, slots.get(name, torch.zeros_like(start)), update.kept)
             moved = view.layout.take(name, start, update.kept) - part
             change = drift(c, moved, update.steps, update.scalars["lr"]).double()

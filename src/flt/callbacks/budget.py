@@ -1,0 +1,27 @@
+"""Follows the rank budget."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flt.callbacks.base import FedCallback
+from flt.federator import Federator
+
+
+class Budget(FedCallback):
+    """Leaves, where a schedule changes the budget, ``ranks/living``, ``ranks/smallest`` and ``ranks/pruning_error``.
+
+    The first two are the mean and the smallest number of living pairs of a layer in this round. The last is what the
+    cut after the round took from the product, |P - P'| / |P| in Frobenius norm over all layers; without a cut, nothing.
+    """
+
+    def on_round_start(self, federator: Federator) -> None:
+        """Called when a cohort has been drawn."""
+        counts = [len(ids) for ids in federator.state.alive.values()]
+        if federator.server.recipe.schedule.cuts and counts:
+            federator.log({"ranks/living": float(np.mean(counts)), "ranks/smallest": min(counts)})
+
+    def on_round_end(self, federator: Federator) -> None:
+        """Called when a round has been aggregated."""
+        if federator.state.pruned is not None:
+            federator.log({"ranks/pruning_error": federator.state.pruned})
