@@ -10,8 +10,8 @@ import torch
 from commands import in_empty_folder, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_trivial_cases import FEDIT, clients_of
-from toys import assert_same, toy_federator, weights_of
+from test_trivial_cases import clients_of
+from toys import toy_federator, weights_of
 
 from flt.callbacks.server import Recipe
 from flt.clustering import KMeansGrouping
@@ -137,16 +137,6 @@ def test_a_cut_changes_the_product_by_the_removed_pairs_and_nothing_else(importa
 def _first(federator: Federator) -> tuple[Any, Any]:
     cohort = federator._draw()
     return cohort[0], cohort
-
-
-def test_without_annealing_it_is_fedit_bit_for_bit() -> None:
-    flat = Annealed(4, initiating=0, rounds=3)
-    recipe = Recipe(Mean(), plan=Stages(0.0, rounds=3), schedule=flat, importance=MEASURED)
-    found, fedit = (toy_federator(r, clients_of(3), rounds=3) for r in (recipe, FEDIT))
-    for federator in (found, fedit):
-        federator.fit()
-    assert_same(weights_of(found), weights_of(fedit))
-    assert found.state.pruned is None
 
 
 def test_global_allocation_keeps_the_best_pairs_of_all_layers() -> None:

@@ -28,8 +28,9 @@ from flt.callbacks.server import Recipe
 from flt.client import ClientSpec, JobData
 from flt.clustering import KMeansGrouping
 from flt.federator import Federator
-from flt.plans import AdapterPlan
+from flt.plans import AdapterPlan, FullPlan, Stages
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, Magnitude
+from flt.ranks.schedule import Annealed
 from flt.ranks.selection import Freeze, Truncate
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
@@ -55,7 +56,14 @@ METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "fl_tac": (Recipe(Mean("uniform"), grouping=KMeansGrouping(2)), {}),
     "flora": (Recipe(Stacking()), {}),
     "scaffold": (Recipe(Scaffold()), SGD),
-}
+    "fedavg": (Recipe(Mean(), plan=FullPlan(lr_factor=1.0)), {}),
+    "sa_fedlora": (
+        Recipe(
+            Mean(), plan=Stages(1, lr_factor=1.0, rounds=4), importance=MEASURED,
+            schedule=Annealed(2, "linear", heat=0, cool=1, initiating=1, rounds=4),
+        ), {},
+    ),
+}  # fmt: skip
 """Name -> recipe, settings of the toy."""
 
 methods = pytest.mark.parametrize("name", METHODS)
@@ -92,6 +100,11 @@ TRIVIAL: dict[str, tuple[Recipe, Recipe, dict[str, Any]]] = {
     "padding the parameter": (METHODS["zero-pad"][0], FEDIT, {}),
     "padding the update": (METHODS["pad the update"][0], FEDIT, {}),
     "FL-TAC, one task": (Recipe(Mean("uniform"), grouping=KMeansGrouping(1)), UNIFORM, {}),
+    "SA-FedLoRA, T0 = 0 and b_0 = b_T": (
+        Recipe(
+            Mean(), plan=Stages(0, rounds=3), importance=MEASURED, schedule=Annealed(4, initiating=0, rounds=3)
+        ), FEDIT, {},
+    ),
     "FedProx, mu 0": (Recipe(Mean(), plan=AdapterPlan(mu=0.0)), FEDIT, {}),
     "SCAFFOLD, round 1": (Recipe(Scaffold()), FEDIT, SGD_ONCE),
     "SCAFFOLD, round 1, uniform": (Recipe(Scaffold("uniform")), UNIFORM, SGD_ONCE),
