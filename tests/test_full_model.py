@@ -203,3 +203,11 @@ def test_two_writers_of_the_base_are_refused(parts: dict[str, Any], message: str
 def test_wrong_stages_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
         Stages(**given)
+
+
+def test_the_learning_rate_decays_over_both_stages() -> None:
+    plan = Stages(1, lr_factor=0.1, rounds=3, lr_decay=0.5)
+    assert [plan(finished).lr_factor for finished in range(3)] == [0.1, 0.5, 0.25]
+    assert [FullPlan(lr_factor=0.1, lr_decay=0.5, lr_floor=0.4)(r).lr_factor for r in range(3)] == pytest.approx(
+        [0.1, 0.05, 0.04]
+    )

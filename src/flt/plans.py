@@ -15,34 +15,50 @@ ADAPTER = ("A", "B", "adapter")
 SCOPES = ("full", "adapter")
 
 
-@dataclasses.dataclass(frozen=True)
-class AdapterPlan:
-    """The adapter and the head train, in every round alike.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Decaying:
+    """A learning rate that falls from round to round.
 
     Attributes:
-        train: Roles that train: A, B, adapter, head. The head alone is the control of every adapter.
-        mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
         lr_decay: What the learning rate is multiplied by from round to round, in (0, 1]. FedAvg needs a decay to
             converge with heterogeneous clients (Li et al., arXiv 1907.02189, theorem 4); that it is exponential is our
             choice. It doesn't depend on the number of rounds, so a longer run has the same first rounds.
         lr_floor: The smallest factor that the learning rate comes down to, in [0, 1].
     """
 
-    initiating: ClassVar[int] = 0
-
-    train: list[str] = dataclasses.field(default_factory=lambda: list(TRAVELLING))
-    mu: float = 0.0
     lr_decay: float = 1.0
     lr_floor: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.train or not set(self.train) <= set(TRAVELLING):
-            raise InputError.of("plan.train", self.train, f"some of {', '.join(TRAVELLING)}")
-        _check_mu(self.mu)
         if not 0 < self.lr_decay <= 1:
             raise InputError.of("plan.lr_decay", self.lr_decay, "a number in (0, 1]")
         if not 0 <= self.lr_floor <= 1:
             raise InputError.of("plan.lr_floor", self.lr_floor, "a number in [0, 1]")
+
+    def decayed(self, round: int) -> float:
+        """The factor after ``round`` finished rounds."""
+        return max(self.lr_floor, self.lr_decay**round)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterPlan(_Decaying):
+    """The adapter and the head train, in every round alike.
+
+    Attributes:
+        train: Roles that train: A, B, adapter, head. The head alone is the control of every adapter.
+        mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
+    """
+
+    initiating: ClassVar[int] = 0
+
+    train: list[str] = dataclasses.field(default_factory=lambda: list(TRAVELLING))
+    mu: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.train or not set(self.train) <= set(TRAVELLING):
+            raise InputError.of("plan.train", self.train, f"some of {', '.join(TRAVELLING)}")
+        _check_mu(self.mu)
 
     @property
     def roles(self) -> frozenset[str]:
@@ -51,12 +67,11 @@ class AdapterPlan:
 
     def __call__(self, round: int) -> Plan:
         """The plan of the round that follows ``round`` finished ones."""
-        factor = max(self.lr_floor, self.lr_decay**round)
-        return Plan(train=tuple(self.train), mu=self.mu, lr_factor=factor)
+        return Plan(train=tuple(self.train), mu=self.mu, lr_factor=self.decayed(round))
 
 
 @dataclasses.dataclass(frozen=True)
-class FullPlan:
+class FullPlan(_Decaying):
     """The whole model trains and travels, in every round: FedAvg (arXiv 1602.05629). An adapter stands still.
 
     Attributes:
@@ -70,6 +85,7 @@ class FullPlan:
     lr_factor: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_mu(self.mu)
         _check_factor(self.lr_factor)
 
@@ -80,11 +96,11 @@ class FullPlan:
 
     def __call__(self, round: int) -> Plan:
         """The plan of the round that follows ``round`` finished ones."""
-        return full(self.mu, self.lr_factor)
+        return full(self.mu, self.lr_factor * self.decayed(round))
 
 
 @dataclasses.dataclass(frozen=True)
-class Stages:
+class Stages(_Decaying):
     """SA-FedLoRA's two stages (arXiv 2405.09394v1): an initiating one with a proximal term, then the adapter.
 
         min_w  L_k(w) + (mu / 2) |w - w_t|^2        rounds 1 .. T0, w the whole model or the adapter
@@ -98,7 +114,7 @@ class Stages:
         until: T0, the last round of the first stage: rounds, or as a fraction a share of all rounds, in [0, 1].
         scope: What the first stage trains: ``full`` or ``adapter``.
         mu: lambda, the weight of the proximal term in the first stage.
-        lr_factor: Multiplies the learning rate in the first stage.
+        lr_factor: Multiplies the learning rate in the first stage, besides the decay.
         rounds: Rounds in all, T; None: the run's.
     """
 
@@ -109,6 +125,7 @@ class Stages:
     rounds: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_mu(self.mu)
         _check_factor(self.lr_factor)
         if self.scope not in SCOPES:
@@ -129,11 +146,12 @@ class Stages:
 
     def __call__(self, round: int) -> Plan:
         """The plan of the round that follows ``round`` finished ones."""
+        factor = self.decayed(round)
         if round >= self.initiating:
-            return Plan()
+            return Plan(lr_factor=factor)
         if self.scope == "full":
-            return full(self.mu, self.lr_factor)
-        return Plan(mu=self.mu, lr_factor=self.lr_factor, stage="initiating")
+            return full(self.mu, self.lr_factor * factor)
+        return Plan(mu=self.mu, lr_factor=self.lr_factor * factor, stage="initiating")
 
 
 def full(mu: float, lr_factor: float) -> Plan:
