@@ -12,9 +12,10 @@ from toys import Toy
 
 from flt import build
 from flt.build import PARTS, part, recipe, sampler
-from flt.clustering import Everyone, KMeansGrouping
 from flt.config import load_config
 from flt.errors import InputError
+from flt.grouping.base import Everyone
+from flt.grouping.kmeans import KMeansGrouping
 from flt.ranks.importance import GradientSensitivity
 from flt.ranks.selection import Freeze, Truncate
 from flt.rules.mean import Mean

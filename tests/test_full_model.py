@@ -12,9 +12,9 @@ from toys import Toy, toy_federator, toy_module, weights_of
 
 from flt.callbacks.communication import Communication
 from flt.callbacks.server import Recipe
-from flt.clustering import KMeansGrouping
 from flt.errors import InputError
 from flt.federator import Federator
+from flt.grouping.kmeans import KMeansGrouping
 from flt.messages import decode, encode
 from flt.plans import FullPlan, Stages
 from flt.ranks.importance import GradientSensitivity

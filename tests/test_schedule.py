@@ -14,9 +14,9 @@ from test_trivial_cases import clients_of
 from toys import toy_federator, weights_of
 
 from flt.callbacks.server import Recipe
-from flt.clustering import KMeansGrouping
 from flt.errors import InputError
 from flt.federator import Federator
+from flt.grouping.kmeans import KMeansGrouping
 from flt.messages import decode, encode
 from flt.plans import Stages
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, NoImportance

@@ -235,7 +235,7 @@ def shown() -> str:
     """Cohort, hands and clusters of one round."""
     from made import update_of
 
-    from flt.clustering import KMeansGrouping
+    from flt.grouping.kmeans import KMeansGrouping
     from flt.sampling import FixedSize
 
     view = view_of(layout_of(RANK), rounds=2)

@@ -15,8 +15,8 @@ from toys import Planned, Toy, assert_same, toy_batches, toy_clients, toy_data, 
 from flt.adapters.lora import LoraSettings, attach
 from flt.callbacks.server import Recipe
 from flt.client import JobData
-from flt.clustering import KMeansGrouping
 from flt.errors import InputError
+from flt.grouping.kmeans import KMeansGrouping
 from flt.messages import Payload, Plan, Update
 from flt.ranks.importance import GradientSensitivity
 from flt.ranks.selection import Freeze, Truncate

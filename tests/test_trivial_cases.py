@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader
 from toys import (
-    FEATURES,
     Toy,
     assert_same,
     toy_batches,
@@ -26,8 +25,12 @@ from toys import (
 
 from flt.callbacks.server import Recipe
 from flt.client import ClientSpec, JobData
-from flt.clustering import KMeansGrouping
 from flt.federator import Federator
+from flt.grouping.agglomerative import AgglomerativeGrouping
+from flt.grouping.base import Clustering
+from flt.grouping.density import DbscanGrouping, HdbscanGrouping
+from flt.grouping.kmeans import KMeansGrouping
+from flt.grouping.oracle import OracleGrouping
 from flt.plans import AdapterPlan, FullPlan, Stages
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, Magnitude
 from flt.ranks.schedule import Annealed
@@ -35,11 +38,22 @@ from flt.ranks.selection import Freeze, Truncate
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
-from flt.sampling import FixedSize
 
 SGD = {"optimizer": "sgd", "lr": 0.1}
 MEASURED = GradientSensitivity()
 FEDIT = Recipe(Mean())
+CHANGES: dict[str, Any] = {"features": "changes", "tensors": "lora"}
+TASKS = {(client, index): f"task{index}" for client in range(5) for index in range(2)}
+GROUPINGS: dict[str, Clustering] = {
+    "": KMeansGrouping(2),
+    ", unlocked": KMeansGrouping(2, cannot_link=True, **CHANGES),
+    ", silhouette": KMeansGrouping("silhouette", newcomers="nearest"),
+    ", agglomerative": AgglomerativeGrouping(2, cannot_link=True, **CHANGES),
+    ", dbscan": DbscanGrouping(1.4, **CHANGES),
+    ", hdbscan": HdbscanGrouping(2, **CHANGES, newcomers="nearest"),
+    ", oracle": OracleGrouping().knowing(TASKS),
+}
+"""Name after ``fl_tac`` -> a clustering of toys with two tasks."""
 METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "fedit": (FEDIT, {}),
     "fedprox": (Recipe(Mean(), plan=AdapterPlan(mu=0.5)), {}),
@@ -53,7 +67,7 @@ METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "random sets": (Recipe(Mean(), selection=Freeze("random")), {}),
     "zero-pad": (Recipe(Mean(pad="parameter"), selection=Truncate("first")), {}),
     "pad the update": (Recipe(Mean(pad="update"), selection=Truncate("first")), {}),
-    "fl_tac": (Recipe(Mean("uniform"), grouping=KMeansGrouping(2)), {}),
+    **{f"fl_tac{name}": (Recipe(Mean("uniform"), grouping=made), {}) for name, made in GROUPINGS.items()},
     "flora": (Recipe(Stacking()), {}),
     "scaffold": (Recipe(Scaffold()), SGD),
     "fedavg": (Recipe(Mean(), plan=FullPlan(lr_factor=1.0)), {}),
@@ -104,6 +118,13 @@ TRIVIAL: dict[str, tuple[Recipe, Recipe, dict[str, Any]]] = {
         Recipe(
             Mean(), plan=Stages(0, rounds=3), importance=MEASURED, schedule=Annealed(4, initiating=0, rounds=3)
         ), FEDIT, {},
+    ),
+    "FL-TAC unlocked, one task": (
+        Recipe(Mean("uniform"), grouping=KMeansGrouping(1, cannot_link=True, **CHANGES)), UNIFORM, {},
+    ),
+    "FL-TAC agglomerative, one task": (Recipe(Mean("uniform"), grouping=AgglomerativeGrouping(1)), UNIFORM, {}),
+    "FL-TAC by oracle, one task": (
+        Recipe(Mean("uniform"), grouping=OracleGrouping().knowing({(0, 0): "only"})), UNIFORM, {},
     ),
     "FedProx, mu 0": (Recipe(Mean(), plan=AdapterPlan(mu=0.0)), FEDIT, {}),
     "SCAFFOLD, round 1": (Recipe(Scaffold()), FEDIT, SGD_ONCE),
@@ -161,7 +182,7 @@ def test_fedit_is_the_mean_of_what_the_clients_train_alone() -> None:
 
 # ---------------------------------------------------------------------------------------------- one client
 
-ALONE = [*(name for name in METHODS if name.startswith("hafl")), "fedit", "fl_tac", "pad the update"]
+ALONE = [*(name for name in METHODS if name.startswith(("hafl", "fl_tac"))), "fedit", "pad the update"]
 ALONE += ["random sets", "scaffold", "zero-pad"]
 
 
@@ -268,49 +289,3 @@ def test_flora_adds_the_dense_weighted_mean_of_products_in_every_round() -> None
         for layer in layers:
             found = federator.state.base.value(layer.base, initial).double()
             torch.testing.assert_close(found, dense[layer.base], rtol=1e-6, atol=1e-6)
-
-
-# ---------------------------------------------------------------------------------------------- FL-TAC
-
-
-class OneTask(ClientSpec):
-    """A client of which one job alone takes part, under its own index."""
-
-    index = 0
-
-    def jobs(self, rank: int) -> tuple[Any, ...]:
-        return (super().jobs(rank)[self.index],)
-
-
-class OtherTask(OneTask):
-    index = 1
-
-
-def separated_clients(kind: type[ClientSpec] = ClientSpec) -> dict[int, ClientSpec]:
-    """Two tasks that pull a model apart: all labels are 0 in one and 2 in the other."""
-    x = torch.randn(120, FEATURES, generator=torch.Generator().manual_seed(0))
-    sets = [TensorDataset(x, torch.full((120,), label)) for label in (0, 2)]
-    return {
-        number: kind(number, tuple(job_data(s, number, f"task{task}") for task, s in enumerate(sets)))
-        for number in range(3)
-    }
-
-
-def job_data(dataset: Dataset, number: int, task: str) -> JobData:
-    return JobData(dataset, np.arange(number * 30, number * 30 + 12 + 4 * number), np.arange(0), task)
-
-
-@pytest.mark.parametrize("later", [3, 2], ids=["all", "partial cohorts"])
-def test_fl_tac_with_separated_clusters_is_fedit_per_task_bit_for_bit(later: int) -> None:
-    """All take part in round 1: a slot that is met later begins with v0, and not with the model of its task."""
-
-    def federated(recipe: Recipe, kind: type[ClientSpec]) -> Federator:
-        federator = toy_federator(recipe, separated_clients(kind), rounds=4, steps=8, lr=0.05)
-        federator.sampler = lambda ids, seed, round: FixedSize(later if round else 3)(ids, seed, round)
-        federator.fit()
-        return federator
-
-    together = federated(METHODS["fl_tac"][0], ClientSpec)
-    for index, kind in enumerate((OneTask, OtherTask)):
-        (gid,) = {gid for job, gid in together.state.assignment.items() if job[1] == index}
-        assert_same(weights_of(together, gid), weights_of(federated(UNIFORM, kind)))

@@ -10,11 +10,16 @@ import lightning.pytorch as pl
 from flt.adapters import lora
 from flt.callbacks.server import Recipe
 from flt.client import ClientSpec
-from flt.clustering import Everyone, KMeansGrouping
 from flt.config import TrainConfig, typed
 from flt.engines.serial import Serial
 from flt.errors import InputError
+from flt.grouping.agglomerative import AgglomerativeGrouping
+from flt.grouping.base import Everyone
+from flt.grouping.density import DbscanGrouping, HdbscanGrouping
+from flt.grouping.kmeans import KMeansGrouping
+from flt.grouping.oracle import OracleGrouping
 from flt.layout import Layout
+from flt.messages import JobId
 from flt.plans import AdapterPlan, FullPlan, Stages
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, Magnitude, NoImportance
 from flt.ranks.schedule import Annealed, Constant
@@ -36,7 +41,14 @@ PARTS: dict[str, dict[str, type]] = {
         "delta": DeltaSensitivity,
         "magnitude": Magnitude,
     },
-    "grouping": {"everyone": Everyone, "kmeans": KMeansGrouping},
+    "grouping": {
+        "everyone": Everyone,
+        "kmeans": KMeansGrouping,
+        "agglomerative": AgglomerativeGrouping,
+        "dbscan": DbscanGrouping,
+        "hdbscan": HdbscanGrouping,
+        "oracle": OracleGrouping,
+    },
     "rule": {"mean": Mean, "stacking": Stacking, "scaffold": Scaffold},
 }
 """Part -> name in conf/<part>/ -> its class: the table that a new part adds a line to."""
@@ -71,15 +83,23 @@ def attach(cfg: TrainConfig, module: pl.LightningModule) -> Layout:
     return attach_to(module, typed(kind, cfg.adapter, "adapter"), cfg.seed, cfg.model.get("adapt_layers", "all"))
 
 
-def recipe(cfg: TrainConfig, tasks: int) -> Recipe:
+def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = None) -> Recipe:
     """The parts of a method.
 
     ``grouping.k=tasks`` becomes the number of tasks, ``rounds: null`` of a part the run's, and the schedule's
     ``initiating: null`` the plan's first stage.
+
+    Args:
+        cfg: The configuration.
+        tasks: Number of tasks.
+        truth: Job -> its task, for ``grouping=oracle`` alone.
     """
-    grouping = dict(cfg.grouping)
-    if grouping.get("k") == "tasks":
-        grouping["k"] = tasks
+    chosen = dict(cfg.grouping)
+    if chosen.get("k") == "tasks":
+        chosen["k"] = tasks
+    grouping = part("grouping", chosen)
+    if isinstance(grouping, OracleGrouping):
+        grouping = grouping.knowing(truth or {})
     plan = part("plan", _filled(cfg.plan, rounds=cfg.rounds))
     return Recipe(
         rule=part("rule", cfg.rule),
@@ -87,7 +107,7 @@ def recipe(cfg: TrainConfig, tasks: int) -> Recipe:
         schedule=part("schedule", _filled(cfg.schedule, rounds=cfg.rounds, initiating=plan.initiating)),
         selection=part("selection", cfg.selection),
         importance=part("importance", cfg.importance),
-        grouping=part("grouping", grouping),
+        grouping=grouping,
     )
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from flt.callbacks.local import LocalFit
+from flt.grouping.base import Groups
 from flt.layout import Layout
 from flt.messages import Ids, Plan, Update
 from flt.state import GroupState, ServerState
@@ -104,5 +105,8 @@ class GroupingPart(Protocol):
     def several(self) -> bool:
         """Whether there can be more than one group."""
 
-    def __call__(self, view: View, updates: Sequence[Update]) -> dict[int, list[Update]]:
-        """Group -> its members among the updates; every update is in one group."""
+    def __call__(self, view: View, updates: Sequence[Update]) -> Groups:
+        """Who is averaged in which group; every update is a member of one, or only joins one."""
+
+    def check(self, jobs: int) -> None:
+        """Raises InputError where a client with so many jobs can't be served."""

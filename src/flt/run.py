@@ -95,7 +95,7 @@ class Run:
             torch.set_num_threads(cfg.threads)
         device = self._device()
         layout = build.attach(cfg, made.module)
-        recipe = build.recipe(cfg, len(set(made.tasks().values())))
+        recipe = build.recipe(cfg, len(set(made.tasks().values())), made.tasks())
         recipe.check(layout)
         made.module.to(device)
         if cfg.prefix_cache:
@@ -186,7 +186,7 @@ def with_capacities(
     """Client id -> the client with its rank: its own, or one of the tiers, dealt in turn; without any, the adapter's.
 
     Raises:
-        InputError: A rank is above the adapter's, two clients share an id, or the selection can't serve a rank.
+        InputError: A rank is above the adapter's, two clients share an id, or a part can't serve a client.
     """
     most = max((layer.rank for layer in layout.layers.values()), default=1)
     ranked = {}
@@ -199,6 +199,7 @@ def with_capacities(
         ranked[client.id] = dataclasses.replace(client, rank=rank)
     recipe.selection.check([client.rank or most for client in ranked.values()], most)
     recipe.schedule.check(most)
+    recipe.grouping.check(max(len(client.data) for client in ranked.values()))
     return ranked
 
 

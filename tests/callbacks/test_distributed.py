@@ -18,8 +18,8 @@ from flt.callbacks.communication import Communication
 from flt.callbacks.distributed import Distributed
 from flt.callbacks.evaluate import Evaluate, worst_tenth
 from flt.callbacks.server import Recipe
-from flt.clustering import KMeansGrouping
 from flt.federator import Federator
+from flt.grouping.kmeans import KMeansGrouping
 from flt.messages import Payload, Plan, encode
 from flt.ranks.importance import GradientSensitivity
 from flt.ranks.selection import Freeze, Truncate

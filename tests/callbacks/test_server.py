@@ -14,8 +14,9 @@ from toys import Planned, toy_clients, toy_federator
 
 from flt.callbacks.local import ControlVariate, FrozenPairs, LearningRateFactor, Proximal, SensitivityMeter
 from flt.callbacks.server import Recipe, ServerAggregation
-from flt.clustering import Everyone, KMeansGrouping
 from flt.errors import InputError
+from flt.grouping.base import Everyone
+from flt.grouping.kmeans import KMeansGrouping
 from flt.layout import Entry, Layout
 from flt.messages import Plan, Update, encode
 from flt.plans import AdapterPlan

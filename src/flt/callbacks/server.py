@@ -10,8 +10,8 @@ from torch import Tensor
 
 from flt.callbacks.base import FedCallback
 from flt.callbacks.local import LearningRateFactor, LocalFit, Proximal
-from flt.clustering import Everyone
 from flt.errors import InputError
+from flt.grouping.base import Everyone
 from flt.layout import TRAVELLING, Layout
 from flt.messages import JobId, Payload, Update
 from flt.parts import GroupingPart, ImportancePart, PlanPart, SchedulePart, SelectionPart
@@ -177,9 +177,9 @@ class ServerAggregation(FedCallback):
             updates: What ``screen`` let through.
         """
         view = self._view(state)
-        members = self.recipe.grouping(view, updates)
+        grouped = self.recipe.grouping(view, updates)
         groups, change = dict(state.groups), {}
-        for gid, its in sorted(members.items()):
+        for gid, its in sorted(grouped.members.items()):
             out = self.recipe.rule.combine(view, gid, its)
             before = view.group(gid)
             weights = {name: value for name, value in out.new.items() if name not in self.base}
@@ -187,7 +187,8 @@ class ServerAggregation(FedCallback):
             groups[gid] = self.recipe.importance(view, before, after, its)
             change.update(out.base)
             change.update({name: (value,) for name, value in out.new.items() if name in self.base})
-        assignment = {**state.assignment, **{u.job: gid for gid, its in members.items() for u in its}}
+        assigned = {u.job: gid for gid, its in grouped.members.items() for u in its}
+        assignment = {**state.assignment, **grouped.joining, **assigned}
         seen = {**state.base.seen, **{u.job[0]: u.base_version for u in updates if u.base_version}}
         base = dataclasses.replace(state.base, seen=seen).advance(change, self.base)
         done = dataclasses.replace(

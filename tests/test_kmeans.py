@@ -1,4 +1,4 @@
-"""Grouping: k-means against scikit-learn, and the identity of clusters over rounds."""
+"""FL-TAC's k-means against scikit-learn, and the identity of clusters over rounds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from sklearn.cluster import KMeans
 from toys import toy_clients, toy_federator
 
 from flt.callbacks.server import Recipe
-from flt.clustering import Everyone, KMeansGrouping, Members, match
 from flt.errors import InputError
+from flt.grouping.base import Everyone, Groups, match
+from flt.grouping.kmeans import KMeansGrouping
 from flt.messages import Ids, JobId, Update, encode
 from flt.rules.mean import Mean
 from flt.view import View
@@ -21,12 +22,12 @@ from flt.view import View
 JOBS = [(client, index) for client in range(6) for index in range(2)]
 
 
-def jobs_in(members: Members) -> dict[int, set[JobId]]:
-    return {gid: {update.job for update in its} for gid, its in members.items()}
+def jobs_in(groups: Groups) -> dict[int, set[JobId]]:
+    return {gid: {update.job for update in its} for gid, its in groups.members.items()}
 
 
-def sets_in(members: Members) -> set[frozenset[JobId]]:
-    return {frozenset(jobs) for jobs in jobs_in(members).values()}
+def sets_in(groups: Groups) -> set[frozenset[JobId]]:
+    return {frozenset(jobs) for jobs in jobs_in(groups).values()}
 
 
 def features_by_hand(view: View, update: Update) -> np.ndarray:
@@ -92,7 +93,7 @@ def test_at_most_k_uploads_are_a_cluster_each(count: int) -> None:
     updates = [around(view, job, 0, spread=0.0) for job in JOBS[:count]]  # k-means would put them together
     members = KMeansGrouping(4)(view, updates)
     assert sets_in(members) == {frozenset([job]) for job in JOBS[:count]}
-    assert sorted(members) == list(range(1, count + 1))
+    assert sorted(members.members) == list(range(1, count + 1))
 
 
 def test_fewer_distinct_uploads_than_clusters_leave_no_cluster_empty() -> None:
@@ -105,7 +106,7 @@ def test_fewer_distinct_uploads_than_clusters_leave_no_cluster_empty() -> None:
 
 def test_every_update_is_in_one_group_and_in_its_order() -> None:
     view = view_of()
-    members = KMeansGrouping(3)(view, [update_of(view, job) for job in JOBS])
+    members = KMeansGrouping(3)(view, [update_of(view, job) for job in JOBS]).members
     assert sorted(update.job for its in members.values() for update in its) == JOBS
     assert all([u.job for u in its] == sorted(u.job for u in its) for its in members.values())
 
@@ -147,7 +148,7 @@ def test_a_cluster_that_lies_at_home_is_not_taken_for_home() -> None:
         *(dataclasses.replace(home, job=(client, 0)) for client in range(3)),
         *(around(view, (9, i), 1) for i in range(3)),
     ]
-    assert sorted(KMeansGrouping(2)(view, updates)) == [1, 2]
+    assert sorted(KMeansGrouping(2)(view, updates).members) == [1, 2]
 
 
 def test_matching_is_the_best_in_all_and_not_greedy() -> None:
@@ -220,11 +221,11 @@ def test_one_group_is_home(grouping: Everyone | KMeansGrouping) -> None:
     updates = [update_of(view, job) for job in JOBS]
     assert jobs_in(grouping(view, updates)) == {0: set(JOBS)}
     assert not grouping.several
-    assert grouping(view, []) == {}
+    assert grouping(view, []) == Groups({})
 
 
 def test_nobody_in_the_cohort_is_in_no_group() -> None:
-    assert KMeansGrouping(3)(view_of(), []) == {}
+    assert KMeansGrouping(3)(view_of(), []) == Groups({})
 
 
 def test_the_global_generator_is_neither_read_nor_moved() -> None:
@@ -240,7 +241,7 @@ def test_the_global_generator_is_neither_read_nor_moved() -> None:
 
 @pytest.mark.parametrize("k", [0, -1, "many", 1.5])
 def test_a_number_of_clusters_that_makes_no_sense_is_refused(k: int | str) -> None:
-    with pytest.raises(InputError, match=f"^grouping.k={k}: allowed is an integer >= 1, or tasks$"):
+    with pytest.raises(InputError, match=f"^grouping.k={k}: allowed is an integer >= 1, tasks, or silhouette$"):
         KMeansGrouping(k)
     with pytest.raises(InputError, match="^grouping.n_init=0"):
         KMeansGrouping(2, n_init=0)

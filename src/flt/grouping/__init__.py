@@ -1,0 +1,1 @@
+"""Grouping: who is averaged with whom."""

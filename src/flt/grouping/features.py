@@ -1,0 +1,121 @@
+"""What uploads are clustered by: pure functions from updates to arrays (uploads, features)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from flt.layout import PAIRS
+from flt.messages import Update
+from flt.view import View
+
+TENSORS = ("all", "lora")
+LORA = (*PAIRS, "adapter")
+"""Roles of ``lora``: the adapter, whatever its kind, without the head."""
+
+
+def names(view: View, updates: Sequence[Update], tensors: str) -> list[str]:
+    """The tensors that features are made of, in name order.
+
+    Args:
+        view: The state before aggregation.
+        updates: Of the round.
+        tensors: ``all`` or ``lora``; heads that differ in name or shape can't be compared, so they make it ``lora``.
+    """
+    pairs = set(view.layout.names(PAIRS))
+    whole = {tuple((name, t.shape) for name, t in sorted(u.tensors.items()) if name not in pairs) for u in updates}
+    return view.layout.names(LORA) if tensors == "lora" or len(whole) > 1 else view.travelling
+
+
+def weights(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.ndarray:
+    """FL-TAC's features (arXiv 2404.15384, authors' code): the tensors at the living pairs, flattened, not normalised.
+
+    Returns:
+        (uploads, features), float32.
+    """
+    return np.stack([_flat(view, view.full(update), names) for update in updates])
+
+
+def changes(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.ndarray:
+    """What local training changed, less what it changed on average, at unit length (our reconstruction).
+
+    ::
+
+        c_i = u_i - (what job i was sent)        f_i = (c_i - mean_j c_j) / |c_i - mean_j c_j|
+
+    An upload that doesn't differ from the mean, such as an only one, is zero.
+
+    Returns:
+        (uploads, features), float32.
+    """
+    sent = np.stack([_flat(view, view.sent_to(update.job), names) for update in updates])
+    return unit(centred(weights(view, updates, names) - sent)).astype(np.float32)
+
+
+Function = Callable[[View, Sequence[Update], Sequence[str]], np.ndarray]
+FUNCTIONS: dict[str, Function] = {"weights": weights, "changes": changes}
+KINDS = tuple(FUNCTIONS)
+
+
+def groups(view: View, names: Sequence[str]) -> dict[int, np.ndarray]:
+    """Group -> its weights before the round (features,); without the home of jobs that no grouping has met."""
+    known = view.state.groups
+    return {gid: _flat(view, known[gid].weights, names) for gid in sorted(known) if gid != view.state.home}
+
+
+def distances_to_groups(
+    view: View, updates: Sequence[Update], names: Sequence[str], kind: str
+) -> tuple[list[int], np.ndarray]:
+    """How far updates from home are from each group.
+
+    Args:
+        view: The state before aggregation.
+        updates: Of jobs that were sent the home's v0.
+        names: Tensors to compare.
+        kind: ``weights``: squared distance to the group's weights. ``changes``: minus the cosine of the job's change
+            and the group's way from v0, less the mean of all groups' ways.
+
+    Returns:
+        Groups, ascending, and (updates, groups).
+    """
+    known, sent = groups(view, names), weights(view, updates, names).astype(np.float64)
+    at = np.stack([known[gid] for gid in known]).astype(np.float64)
+    if kind == "weights":
+        return list(known), squared_distances(sent, at)
+    home = _flat(view, view.state.groups[view.state.home].weights, names)
+    return list(known), -unit(sent - home) @ unit(centred(at - home)).T
+
+
+def centroids(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The mean of each cluster (clusters, features); labels from 0 without gaps."""
+    return np.stack([features[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
+
+
+def squared_distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Squared Euclidean distances (points, centres), of float64.
+
+    Example:
+        >>> squared_distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]))
+        array([[25.]])
+    """
+    lengths = (points**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1)
+    return np.maximum(lengths - 2 * points @ centres.T, 0)
+
+
+def centred(features: np.ndarray) -> np.ndarray:
+    """Less the mean of all rows, in float64."""
+    found = features.astype(np.float64)
+    return found - found.mean(axis=0)
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    """Each row at length 1; a row of zeros stays."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(lengths > 0, lengths, 1)
+
+
+def _flat(view: View, tensors: Mapping[str, Tensor], names: Sequence[str]) -> np.ndarray:
+    living = (view.layout.take(name, tensors[name], view.state.alive) for name in names)
+    return np.concatenate([tensor.float().numpy().ravel() for tensor in living])
