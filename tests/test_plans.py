@@ -9,9 +9,10 @@ import pytest
 import torch
 from test_trivial_cases import clients_of, job_seed
 from torch import Tensor, nn
-from toys import assert_same, toy_batches, toy_clients, toy_federator, toy_module, weights_of
+from toys import assert_same, toy_batches, toy_clients, toy_data, toy_federator, toy_module, weights_of
 
 from flt.callbacks.base import FedCallback
+from flt.callbacks.evaluate import Evaluate
 from flt.callbacks.server import Recipe
 from flt.errors import InputError
 from flt.federator import Federator
@@ -106,3 +107,25 @@ def test_a_decay_outside_of_0_to_1_is_refused(decay: float) -> None:
 def test_a_floor_outside_of_0_to_1_is_refused(floor: float) -> None:
     with pytest.raises(InputError, match=rf"^plan.lr_floor={floor}: allowed is a number in \[0, 1\]$"):
         AdapterPlan(lr_floor=floor)
+
+
+ALONE = AdapterPlan(private=["A", "B", "adapter", "head"])
+
+
+def test_with_everything_private_each_client_trains_alone_and_nothing_travels() -> None:
+    federator = toy_federator(Recipe(Mean(), plan=ALONE), clients_of(3), rounds=2)
+    federator.callbacks = [Evaluate({"": toy_data()}, {(client, 0): "" for client in range(3)})]
+    federator.fit()
+    start = weights_of(toy_federator())
+    assert_same(weights_of(federator), start)
+    for client, state in ((job[0], state) for job, state in federator.client_states.items()):
+        alone = toy_federator(clients={client: clients_of(3)[client]}, rounds=2)
+        alone.fit()
+        assert_same(state.tensors, weights_of(alone))
+    assert all(not update.tensors for update in federator.updates)
+    assert not any(key.startswith(("round/", "test/")) for key in federator.history[-1])
+
+
+def test_a_role_that_can_not_be_private_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^plan.private=\['base'\]: allowed is some of A, B, adapter, head"):
+        AdapterPlan(private=["base"])

@@ -47,17 +47,21 @@ class AdapterPlan(_Decaying):
     Attributes:
         train: Roles that train: A, B, adapter, head. The head alone is the control of every adapter.
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
+        private: Roles that stay on the client, of the same kinds: all of them is training without federation.
     """
 
     initiating: ClassVar[int] = 0
 
     train: list[str] = dataclasses.field(default_factory=lambda: list(TRAVELLING))
     mu: float = 0.0
+    private: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.train or not set(self.train) <= set(TRAVELLING):
             raise InputError.of("plan.train", self.train, f"some of {', '.join(TRAVELLING)}")
+        if not set(self.private) <= set(TRAVELLING):
+            raise InputError.of("plan.private", self.private, f"some of {', '.join(TRAVELLING)}")
         _check_mu(self.mu)
 
     @property
@@ -67,7 +71,7 @@ class AdapterPlan(_Decaying):
 
     def __call__(self, round: int) -> Plan:
         """The plan of the round that follows ``round`` finished ones."""
-        return Plan(train=tuple(self.train), mu=self.mu, lr_factor=self.decayed(round))
+        return Plan(tuple(self.train), tuple(self.private), self.mu, lr_factor=self.decayed(round))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,8 @@ class Evaluate(FedCallback):
 
     ``clients/X`` is the mean over the cohort's jobs of what the module logs as X for the model as distributed, on the
     job's own held-out examples; ``clients/X_worst10`` the mean over the worst tenth of them, ``clients/fitted_X`` the
-    same after the fit. A global model that hasn't changed isn't evaluated again.
+    same after the fit. A global model that hasn't changed isn't evaluated again; where clients train private tensors
+    there is none, and the clients' figures are all there is.
 
     Args:
         datasets: Task -> the examples on which the global model is evaluated; one task for most federations.
@@ -47,11 +48,13 @@ class Evaluate(FedCallback):
     def on_round_end(self, federator: Federator) -> None:
         """Called when a round has been aggregated."""
         self._log_clients(federator)
-        if federator.round % self.every == 0 or federator.round == federator.rounds:
+        if _has_global(federator) and (federator.round % self.every == 0 or federator.round == federator.rounds):
             federator.log(self.global_metrics(federator))
 
     def on_fit_end(self, federator: Federator) -> None:
         """Called when the last round has ended."""
+        if not _has_global(federator):
+            return
         for key, value in _means(self._evaluate(federator, self.test)).items():
             federator.history[-1][f"test/{key.removeprefix('val_')}"] = value
 
@@ -87,6 +90,12 @@ class Evaluate(FedCallback):
                 federator.log({f"{prefix}{key}": float(np.mean(values))})
                 if stage == "distributed":
                     federator.log({f"clients/{key}_worst10": worst_tenth(values, key)})
+
+
+def _has_global(federator: Federator) -> bool:
+    """Whether the server has all that the clients trained in this round."""
+    plan = federator.server.recipe.plan(federator.round - 1)
+    return not set(plan.train) & set(plan.private)
 
 
 def _means(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
