@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -65,11 +66,11 @@ class Planned(AdapterPlan):
         return self.make(round)
 
 
-def toy_data(examples: int = 120, seed: int = 0, task: int = 0) -> TensorDataset:
+def toy_data(examples: int = 120, seed: int = 0, task: int = 0, classes: int = CLASSES) -> TensorDataset:
     """Linearly separable, up to the seed; other tasks have other labels for the same inputs."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(examples, FEATURES, generator=generator)
-    truth = torch.randn(FEATURES, CLASSES, generator=torch.Generator().manual_seed(100 + task))
+    truth = torch.randn(FEATURES, classes, generator=torch.Generator().manual_seed(100 + task))
     return TensorDataset(x, (x @ truth).argmax(-1))
 
 
@@ -104,6 +105,7 @@ def toy_federator(
     steps: int = 3,
     clip: float | None = None,
     callbacks: Sequence[FedCallback] = (),
+    heads: Mapping[str, Mapping[str, Tensor]] | None = None,
     **module: Any,
 ) -> Federator:
     """A federation of toys, ready to ``fit``."""
@@ -113,8 +115,10 @@ def toy_federator(
     names = {*(layer.base for layer in layout.layers.values()), *recipe.frozen(layout)}
     base = {name: weights[name].clone() for name in sorted(names)}
     jobs = sum(len(client.data) for client in clients.values())
-    server = ServerAggregation(recipe, layout, jobs, seed, base)
-    site = Site(toy, layout, recipe, LocalSettings(steps=steps, batch_size=4, clip=clip), base)
+    served, sharers = layout.with_heads(heads or {}), Counter(job.head for c in clients.values() for job in c.data)
+    weights |= {f"{name}#{head}": value for head, own in (heads or {}).items() for name, value in own.items()}
+    server = ServerAggregation(recipe, served, jobs, seed, base, sharers)
+    site = Site(toy, layout, recipe, LocalSettings(steps=steps, batch_size=4, clip=clip), base, heads=heads)
     return Federator(
         server, clients, Serial(site, clients), FixedSize(cohort), callbacks, rounds, seed, server.initial(weights)
     )  # fmt: skip

@@ -87,15 +87,8 @@ def fit(
 def train(cfg: TrainConfig) -> Result:
     """Runs a whole configuration: what ``flt train`` does."""
     made = federation(cfg)
-    return fit(
-        made.module,
-        made.clients,
-        cfg,
-        validation=made.validation,
-        test=made.test,
-        collate_fn=made.collate,
-        source=made.source,
-    )
+    made.validation = made.validation or _held_out(made.clients)
+    return Run(cfg, made)()
 
 
 def _configured(algo: str, overrides: Sequence[str], **given: Any) -> TrainConfig:

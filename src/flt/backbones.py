@@ -15,6 +15,7 @@ from torch import nn
 
 from flt.embedded import embedded
 from flt.errors import InputError
+from flt.heads import renew
 from flt.label_names import label_name_classifier
 from flt.locate import LOADABLE, OFFLINE, loading, locate
 from flt.processors import load_tokenizer, pixels
@@ -197,20 +198,8 @@ def _with_head(
 ) -> nn.Module:
     if cfg.head == "label_names":
         return label_name_classifier(model, tokenizer, texts, cfg.label_scale, cfg.max_length).eval()
-    _renew_head(model, seed)
+    renew(model, seed)
     return model
-
-
-def _renew_head(model: transformers.PreTrainedModel, seed: int) -> None:
-    """Draws the head anew even where the checkpoint has one of the right size: its classes are others."""
-    generator = torch.Generator().manual_seed(seed)
-    std = getattr(model.config, "initializer_range", None) or 0.02
-    with torch.no_grad():
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear) and inside(name, head_name(model)):
-                module.weight.normal_(0.0, std, generator=generator)
-                if module.bias is not None:
-                    module.bias.zero_()
 
 
 def _check_length(model: transformers.PreTrainedModel, length: int) -> None:

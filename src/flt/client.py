@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -29,6 +30,7 @@ class JobData:
         held_out: Positions of the examples on which its model is evaluated (m,).
         task: Name of its task: for evaluation only, the server never sees it.
         label_counts: Training examples of each label, for the picture of the partition.
+        head: Which head its module gets, where jobs have different ones.
     """
 
     dataset: Dataset
@@ -36,6 +38,7 @@ class JobData:
     held_out: np.ndarray
     task: str = ""
     label_counts: tuple[int, ...] = ()
+    head: str = ""
 
     @property
     def training_set(self) -> Subset:
@@ -71,7 +74,7 @@ class ClientSpec:
 
     def jobs(self, rank: int) -> tuple[Job, ...]:
         """The client's jobs as the server knows them; ``rank`` is the adapter's initial rank."""
-        return tuple(Job(self.id, index, self.rank or rank) for index in range(len(self.data)))
+        return tuple(Job(self.id, index, self.rank or rank, data.head) for index, data in enumerate(self.data))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +113,8 @@ class ClientModule(pl.LightningModule):
     """A transformers model with a classification head, as every client of the command line trains it.
 
     Args:
-        model: Called with a batch's tensors by name; returns an object with ``loss`` () and ``logits``
-            (batch, classes).
-        classes: Number of classes.
+        model: Called with a batch's inputs by name; returns an object with ``logits`` (batch, classes).
+        classes: Number of classes; where jobs have different heads, the most that one has.
         optimizer: How it trains.
     """
 
@@ -128,18 +130,23 @@ class ClientModule(pl.LightningModule):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """The loss () of a batch."""
-        loss = self.model(**batch).loss
+        loss, _ = self._loss(batch)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["labels"]))
         return loss
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Leaves ``val_loss`` (mean negative log-likelihood) and ``val_acc``."""
-        out = self.model(**batch)
+        loss, logits = self._loss(batch)
         size = len(batch["labels"])
-        self.accuracy(out.logits, batch["labels"])
-        self.log("val_loss", out.loss, on_epoch=True, batch_size=size)
+        self.accuracy(logits.argmax(-1), batch["labels"])
+        self.log("val_loss", loss, on_epoch=True, batch_size=size)
         self.log("val_acc", self.accuracy, on_epoch=True, batch_size=size)
 
     def configure_optimizers(self) -> Any:
         """The optimiser over what the round's plan lets train."""
         return self.optimizer.build([parameter for parameter in self.parameters() if parameter.requires_grad])
+
+    def _loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Cross-entropy () and logits: transformers' own loss knows one number of classes, that of the config."""
+        logits = self(**{name: values for name, values in batch.items() if name != "labels"})
+        return F.cross_entropy(logits, batch["labels"]), logits

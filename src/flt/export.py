@@ -6,7 +6,7 @@ import copy
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,56 +22,71 @@ from flt.label_names import LabelNameClassifier
 from flt.layout import Layout
 from flt.quiet import quiet_transformers
 from flt.state import ServerState
+from flt.targets import output_layer
 
 
-def export(module: pl.LightningModule, layout: Layout, state: ServerState, folder: Path, source: str) -> Path:
-    """Writes ``adapter/``, with one subfolder per group where there are several, or ``model/`` where the base changed.
+def export(
+    module: pl.LightningModule,
+    layout: Layout,
+    state: ServerState,
+    folder: Path,
+    source: str,
+    heads: Mapping[int, Sequence[str]] | None = None,
+) -> Path:
+    """Writes ``adapter/``, or ``model/`` where the base changed.
+
+    It has one subfolder per group where there are several, and in it one per head where jobs have different ones.
 
     Args:
         module: The resident module; its base must be at the state's version.
-        layout: Names and roles of its tensors.
+        layout: Names and roles of the server's tensors.
         state: The last state.
         folder: The run's folder.
         source: What ``from_pretrained`` loads the base by; empty for a user's own module.
+        heads: Group -> the heads that its jobs have, where jobs have different ones.
 
     Returns:
         The folder that was written.
     """
     temporary = folder / ".export"
     shutil.rmtree(temporary, ignore_errors=True)
-    groups = state.clusters
-    if state.base.version:
-        _export_model(module, layout, state, temporary)
-    for gid in () if state.base.version else groups:
-        target = temporary / f"group_{gid}" if len(groups) > 1 else temporary
-        _export_adapter(module, layout, state, gid, target, source)
+    groups = [state.home] if state.base.version else state.clusters
+    for gid in groups:
+        of_group = temporary / f"group_{gid}" if len(groups) > 1 else temporary
+        for head in (heads or {}).get(gid) or [""]:
+            target = of_group / f"head_{head}" if head else of_group
+            tensors = layout.model(state.groups[gid].weights, state.alive, head)
+            if state.base.version:
+                _export_model(module, layout.for_head(head), tensors, target)
+            else:
+                _export_adapter(module, layout.for_head(head), state, tensors, target, source)
     target = folder / ("model" if state.base.version else "adapter")
     if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
-        head = {"texts": module.model.texts, "scale": module.model.scale}
-        (temporary / "label_names.json").write_text(json.dumps(head, indent=1))
+        names = {"texts": module.model.texts, "scale": module.model.scale}
+        (temporary / "label_names.json").write_text(json.dumps(names, indent=1))
     shutil.rmtree(target, ignore_errors=True)
     return temporary.rename(target)  # the whole folder or none of it
 
 
-def living(layout: Layout, state: ServerState, gid: int) -> dict[str, Tensor]:
-    """A group's tensors, gathered by the living pairs."""
-    return {name: layout.take(name, full, state.alive) for name, full in state.groups[gid].weights.items()}
-
-
 def _export_adapter(
-    module: pl.LightningModule, layout: Layout, state: ServerState, gid: int, target: Path, source: str
+    module: pl.LightningModule,
+    layout: Layout,
+    state: ServerState,
+    tensors: Mapping[str, Tensor],
+    target: Path,
+    source: str,
 ) -> None:
     plain = _plain_names(module)
-    tensors = {}
-    for name, tensor in living(layout, state, gid).items():
+    named = {}
+    for name, tensor in tensors.items():
         layer = layout.layers.get(layout.entries[name].layer)
         if layer is None or state.alive[layout.entries[name].layer]:
-            tensors[_peft_name(plain(name), layout, name)] = tensor.contiguous()
+            named[_peft_name(plain(name), layout, name)] = tensor.contiguous()
     alike = _alike(module, layout)
-    tensors |= {f"base_model.model.{plain(name)}": value for name, value in alike.items()}
+    named |= {f"base_model.model.{plain(name)}": value for name, value in alike.items()}
     target.mkdir(parents=True, exist_ok=True)
     _config(layout, state, plain, _heads(module, layout), source).save_pretrained(str(target))
-    safetensors.torch.save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+    safetensors.torch.save_file(named, target / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _config(
@@ -124,16 +139,19 @@ def _alike(module: nn.Module, layout: Layout) -> dict[str, Tensor]:
     }
 
 
-def _export_model(module: pl.LightningModule, layout: Layout, state: ServerState, target: Path) -> None:
+def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[str, Tensor], target: Path) -> None:
     """The base with every change, the group's adapter and the head merged into it."""
-    merged = merge(module, layout, living(layout, state, state.home))
+    merged = merge(module, layout, tensors)
     target.mkdir(parents=True, exist_ok=True)
     if isinstance(module, ClientModule):
         model = module.model.encoder if isinstance(module.model, LabelNameClassifier) else module.model
         kind: Any = type(model)
         prefix = _prefix(module)
+        config: Any = copy.deepcopy(model.config)
+        if model is module.model:
+            config.num_labels = merged[f"{prefix}{output_layer(model)}.weight"].shape[0]
         with isolate_rng():  # the weights that it draws are replaced
-            fresh = kind(copy.deepcopy(model.config))
+            fresh = kind(config)
         fresh.load_state_dict(
             {name.removeprefix(prefix): value for name, value in merged.items() if name.startswith(prefix)}
         )
@@ -144,7 +162,7 @@ def _export_model(module: pl.LightningModule, layout: Layout, state: ServerState
         (target / "config.json").write_text(json.dumps({"module": type(module).__name__}))
 
 
-def merge(module: nn.Module, layout: Layout, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def merge(module: nn.Module, layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State dict of the module without adapters: W0 + scale B A in the place of W0, the head out of ``tensors``."""
     merged = {}
     bases = {layer.base: layer for layer in layout.layers.values()}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from flt import backbones
+from flt import backbones, heads
 from flt.client import ClientModule, ClientSpec, Optimizer
 from flt.config import TrainConfig, typed
-from flt.data import encode, sources
-from flt.data.deal import deal
+from flt.data import encode
+from flt.data.deal import TaskData, deal
+from flt.data.sets import DataSet, load_all
 from flt.errors import InputError
 from flt.label_names import label_texts
 
@@ -31,6 +32,7 @@ class Federation:
         test: Task -> examples for the one evaluation at the end.
         collate: Builds a batch from a list of examples; None: torch's default.
         source: What ``from_pretrained`` loads the base by; empty for a user's own module.
+        heads: Head -> its initial values by name, where jobs have different ones.
     """
 
     module: pl.LightningModule
@@ -39,34 +41,36 @@ class Federation:
     test: Mapping[str, Dataset]
     collate: Callable[[list[Any]], Any] | None = None
     source: str = ""
+    heads: Mapping[str, Mapping[str, Tensor]] = dataclasses.field(default_factory=dict)
 
     def tasks(self) -> dict[tuple[int, int], str]:
         """Job -> its task, for evaluation."""
         return {(client.id, index): job.task for client in self.clients for index, job in enumerate(client.data)}
+
+    def task_heads(self) -> dict[str, str]:
+        """Task -> the head of its jobs, where jobs have different ones."""
+        return {job.task: job.head for client in self.clients for job in client.data}
 
 
 def federation(cfg: TrainConfig) -> Federation:
     """The federation that a configuration describes: data, backbone, clients."""
     local = cfg.local
     optimizer = Optimizer(local.optimizer, local.lr, local.weight_decay, local.momentum)
-    data = typed(sources.DataConfig, cfg.data, "data")
-    raw = sources.load(data, cfg.seed)
-    model = _model(cfg)
-    names = encode.tasks(raw.values("train", raw.label), raw.label_names, _tasks(cfg, data))
-    width = max(int(labels.max()) + 1 for _, labels in names.values())
-    texts = _label_texts(cfg, model, raw, data)
-    width = max(width, len(texts))  # a class that train lacks has a name all the same
-    backbone = backbones.load(model, raw.kind, width, cfg.seed, texts)
-    splits = {name: _encode(cfg, raw, name, backbone, model.max_length) for name in raw.splits}
-    by_task = {name: _by_task(examples, raw, _tasks(cfg, data)) for name, examples in splits.items()}
-    column = raw.values("train", data.column) if data.column else None
+    sets, model = load_all(cfg), _model(cfg)
+    classes = {task: width for found in sets for task, width in found.classes.items()}
+    texts = _label_texts(cfg, model, sets)
+    widest = max([*classes.values(), len(texts)])  # a class that train lacks has a name all the same
+    backbone = backbones.load(model, sets[0].raw.kind, widest, cfg.seed, texts)
+    head_of = heads.variants(cfg.heads, classes)
+    tasks = [task for found in sets for task in _encoded(cfg, found, backbone, model.max_length, head_of)]
     return Federation(
-        module=ClientModule(backbone.model, width, optimizer),
-        clients=deal(cfg, splits["train"], names, column),
-        validation=_sampled(by_task.get("validation", {}), cfg.eval.examples, cfg.seed),
-        test=_sampled(by_task.get("test", {}), cfg.eval.test_examples, cfg.seed),
+        module=ClientModule(backbone.model, widest, optimizer),
+        clients=deal(cfg, tasks),
+        validation=_sampled(tasks, "validation", cfg.eval.examples, cfg.seed),
+        test=_sampled(tasks, "test", cfg.eval.test_examples, cfg.seed),
         collate=encode.Collate(backbone.pad_token_id, backbone.mean, backbone.std),
         source=backbone.source,
+        heads=_initial(backbone.model, {head_of[task]: width for task, width in classes.items()}, cfg.seed),
     )
 
 
@@ -76,46 +80,59 @@ def _model(cfg: TrainConfig) -> backbones.ModelConfig:
     return dataclasses.replace(model, attention="eager") if slow else model
 
 
-def _label_texts(
-    cfg: TrainConfig, model: backbones.ModelConfig, raw: sources.RawData, data: sources.DataConfig
-) -> list[str]:
+def _label_texts(cfg: TrainConfig, model: backbones.ModelConfig, sets: Sequence[DataSet]) -> list[str]:
     if model.head != "label_names":
         return []
     if cfg.jobs == "per_task":
         raise InputError.of("model.head", model.head, "linear with jobs=per_task", "tasks have classes of their own")
+    (found,) = sets
+    names, data = found.raw.label_names, found.data
     # texts for all classes of a data set may stay where some are left out
-    given = {name: text for name, text in data.label_texts.items() if data.classes is None or name in raw.label_names}
-    return label_texts(raw.label_names, given)
+    given = {name: text for name, text in data.label_texts.items() if data.classes is None or name in names}
+    return label_texts(names, given)
 
 
-def _tasks(cfg: TrainConfig, data: sources.DataConfig) -> dict[str, list[str]]:
-    if cfg.jobs == "per_client":
-        return {}
-    if not data.tasks:
-        raise InputError.of("data.tasks", "{}", "task: [classes], as jobs=per_task needs them")
-    return data.tasks
+def _encoded(
+    cfg: TrainConfig, found: DataSet, backbone: backbones.Backbone, max_length: int, head_of: Mapping[str, str]
+) -> list[TaskData]:
+    """The tasks of a data set; a split is encoded once for all of them."""
+    raw = found.raw
+    splits = {split: _encode(cfg, found, split, backbone, max_length) for split in raw.splits}
+    column = raw.values("train", found.data.column) if found.data.column else None
+    return [
+        TaskData(
+            task,
+            {split: splits[split].view(*part) for split, part in parts.items()},
+            None if column is None else column[parts["train"][0]],
+            head_of[task],
+        )
+        for task, parts in found.tasks.items()
+    ]
 
 
 def _encode(
-    cfg: TrainConfig, raw: sources.RawData, name: str, backbone: backbones.Backbone, max_length: int
+    cfg: TrainConfig, found: DataSet, split: str, backbone: backbones.Backbone, max_length: int
 ) -> encode.Examples:
+    raw = found.raw
     if raw.kind == "image":
-        return encode.encode_images(raw.splits[name], raw, backbone.image_size, backbone.channels)
+        return encode.encode_images(raw.splits[split], raw, backbone.image_size, backbone.channels)
     assert backbone.tokenizer is not None, "a text backbone has one"
-    known = {"file": Path(str(cfg.data.get("path"))).name, "hub": str(cfg.data.get("path"))}
-    called = f"{known.get(cfg.data['name'], cfg.data['name'])} {name}"
-    return encode.encode_text(raw.splits[name], raw, backbone.tokenizer, max_length, called, cfg.cache.limit)
+    called = f"{found.name} {split}"
+    return encode.encode_text(raw.splits[split], raw, backbone.tokenizer, max_length, called, cfg.cache.limit)
 
 
-def _by_task(
-    examples: encode.Examples, raw: sources.RawData, tasks: Mapping[str, Sequence[str]]
-) -> dict[str, encode.Examples]:
-    found = encode.tasks(examples.labels, raw.label_names, tasks)
-    return {task: examples.view(positions, labels) for task, (positions, labels) in found.items()}
+def _initial(model: nn.Module, widths: Mapping[str, int], seed: int) -> dict[str, dict[str, Tensor]]:
+    """Head -> its initial values under their names in the client's module; empty where there is one head."""
+    return {
+        head: {f"model.{name}": value for name, value in heads.draw(model, seed, width).items()}
+        for head, width in widths.items()
+        if head
+    }
 
 
-def _sampled(by_task: Mapping[str, encode.Examples], size: int | None, seed: int) -> dict[str, encode.Examples]:
-    """A fixed stratified sample of each task; without a size, all of it."""
+def _sampled(tasks: Sequence[TaskData], split: str, size: int | None, seed: int) -> dict[str, encode.Examples]:
+    """Task -> a fixed stratified sample of one of its splits; without a size, all of it."""
+    found = {task.name: task.splits[split] for task in tasks if split in task.splits}
     if size is None:
-        return dict(by_task)
-    return {task: examples.view(encode.take(examples, size, seed)) for task, examples in by_task.items()}
+        return found
+    return {task: examples.view(encode.take(examples, size, seed)) for task, examples in found.items()}

@@ -9,12 +9,15 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from flt.errors import InputError
 from flt.messages import Ids
 
 PAIRS = ("A", "B")
 """Roles that have a rank axis."""
 TRAVELLING = ("A", "B", "adapter", "head")
 """Roles that a server holds; everything else is the base, which changes by versioned deltas."""
+MARK = "#"
+"""Between the name of a head's tensor and its variant."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Entry:
     """The adapted layer that a pair's tensor belongs to."""
     axis: int | None = None
     """The rank axis: 0 for A (r, in), 1 for B (out, r)."""
+    variant: str = ""
+    """Which head it is of, where jobs have different ones: ``head.weight#5`` on the server is their ``head.weight``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +75,45 @@ class Layout:
             role, layer, axis = pairs.get(name, (_role(name, parameter, tuple(head)), "", None))
             entries[name] = Entry(role, tuple(parameter.shape), layer, axis)
         return Layout(entries, layers)
+
+    def with_heads(self, heads: Mapping[str, Mapping[str, Tensor]]) -> Layout:
+        """The server's layout where jobs have different heads: each of them, as ``name#variant``.
+
+        Args:
+            heads: Variant -> name -> initial value; empty where there is one head: nothing changes.
+
+        Raises:
+            InputError: The head isn't among what travels.
+        """
+        varied = {name for tensors in heads.values() for name in tensors}
+        if varied - set(self.names(["head"])):
+            why = "tasks with heads of their own send them"
+            raise InputError.of("adapter.head", "none", "the model's classifier, or heads=shared", why)
+        entries = {name: entry for name, entry in self.entries.items() if name not in varied}
+        for variant, tensors in heads.items():
+            for name, value in tensors.items():
+                entries[f"{name}{MARK}{variant}"] = Entry("head", tuple(value.shape), variant=variant)
+        return Layout(entries, self.layers)
+
+    def for_head(self, head: str) -> Layout:
+        """The layout as a job with this head knows it: its module's names, nothing of the other heads."""
+        if not any(entry.variant for entry in self.entries.values()):
+            return self
+        own = {name: entry for name, entry in self.entries.items() if entry.variant in ("", head)}
+        return Layout({_plain(name, e): dataclasses.replace(e, variant="") for name, e in own.items()}, self.layers)
+
+    def at(self, name: str, head: str) -> str:
+        """The server's name of a tensor of a job with this head."""
+        varied = f"{name}{MARK}{head}"
+        return varied if varied in self.entries else name
+
+    def model(self, weights: Mapping[str, Tensor], pairs: Mapping[str, Ids], head: str = "") -> dict[str, Tensor]:
+        """A group's tensors under the names of a module with this head, gathered by pair id."""
+        return {
+            _plain(name, self.entries[name]): self.take(name, full, pairs)
+            for name, full in weights.items()
+            if self.entries[name].variant in ("", head)
+        }
 
     def names(self, roles: Iterable[str]) -> list[str]:
         """Names of the tensors with one of these roles, in name order."""
@@ -121,6 +165,10 @@ class Layout:
         axis = self.entries[name].axis
         assert axis is not None
         return axis
+
+
+def _plain(name: str, entry: Entry) -> str:
+    return name.removesuffix(f"{MARK}{entry.variant}") if entry.variant else name
 
 
 def _index(ids: Ids, like: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -110,9 +111,11 @@ class Run:
         else:
             done = federator.state.rounds
             _log.warning("%s has finished after %d of %d rounds; nothing is left to do", self.folder, done, cfg.rounds)
-        federator.engine.load(federator.state, federator.state.clusters[0])
+        heads, first = heads_of(federator), federator.state.clusters[0]
+        federator.engine.load(federator.state, first, heads[first][0])
         made.module.eval()
-        exported = exported or export(made.module, layout, federator.state, self.folder, made.source)
+        served = federator.server.layout
+        exported = exported or export(made.module, served, federator.state, self.folder, made.source, heads)
         if self.show:
             summary.render(federator.history, self.folder, time.perf_counter() - began, logdir=cfg.root)
         return Result(made.module, federator.history[-1], self.folder, federator.history, exported)
@@ -136,11 +139,14 @@ class Run:
         module = made.module
         weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
         base = {name: weights[name].cpu().clone() for name in recipe.frozen(layout)}
-        server = ServerAggregation(recipe, layout, len(made.tasks()), cfg.seed, base)
+        served, jobs_of = layout.with_heads(made.heads), Counter(job.head for c in made.clients for job in c.data)
+        weights |= {served.at(name, head): value for head, own in made.heads.items() for name, value in own.items()}
+        server = ServerAggregation(recipe, served, len(made.tasks()), cfg.seed, base, jobs_of)
         state, sampler, settings = server.initial(weights), build.sampler(cfg, len(clients)), build.local_settings(cfg)
         self.folder = runs.folder_of(cfg)  # the first thing that is written, once all of the above was accepted
-        site = Site(module, layout, recipe, settings, base, made.collate, self.lightning, root=self.folder / "fits")
-        evaluate = Evaluate(made.validation, made.tasks(), cfg.eval.every, made.test)
+        fits = self.folder / "fits"
+        site = Site(module, layout, recipe, settings, base, made.collate, self.lightning, (), fits, made.heads)
+        evaluate = Evaluate(made.validation, made.tasks(), cfg.eval.every, made.test, made.task_heads())
         federator = Federator(
             server, clients, build.engine(cfg, site, clients), sampler, (), cfg.rounds, cfg.seed, state
         )
@@ -201,6 +207,15 @@ def with_capacities(
     recipe.schedule.check(most)
     recipe.grouping.check(max(len(client.data) for client in ranked.values()))
     return ranked
+
+
+def heads_of(federator: Federator) -> dict[int, list[str]]:
+    """Group -> the heads that its jobs have; of a group that lost its jobs, all."""
+    own = {(c.id, i): data.head for c in federator.clients.values() for i, data in enumerate(c.data)}
+    state, every = federator.state, sorted(set(own.values()))
+    return {
+        gid: sorted({head for job, head in own.items() if state.group_of(job) == gid}) or every for gid in state.groups
+    }
 
 
 def made_before(federator: Federator) -> Path | None:

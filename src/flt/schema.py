@@ -12,6 +12,7 @@ from flt.choices import choices
 from flt.errors import InputError
 
 JOBS = ("per_client", "per_task")
+HEADS = ("shape", "task", "shared")
 
 
 @dataclasses.dataclass
@@ -113,6 +114,7 @@ class TrainConfig:
     clients: int
     ranks: list[int] | None
     jobs: str
+    heads: str
     batch_size: int
     precision: str
     prefix_cache: bool
@@ -151,6 +153,8 @@ class TrainConfig:
             raise InputError.of("ranks", self.ranks, "a list of integers >= 1, or null")
         if self.jobs not in JOBS:
             raise InputError.of("jobs", self.jobs, JOBS)
+        if self.heads not in HEADS:
+            raise InputError.of("heads", self.heads, HEADS)
         if not 0 <= self.partition.held_out < 1:
             raise InputError.of("partition.held_out", self.partition.held_out, "a number in [0, 1)")
         least_of = {"examples": 1, "test_examples": 1, "client_examples": 0, "batch_size": 1, "every": 1}

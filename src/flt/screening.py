@@ -20,7 +20,7 @@ def screen(
     updates: Sequence[Update],
     layout: Layout,
     alive: Mapping[str, Ids],
-    names: Sequence[str],
+    roles: Collection[str],
     cohort: Sequence[Job],
     round: int,
 ) -> list[Update]:
@@ -28,9 +28,9 @@ def screen(
 
     Args:
         updates: What arrived, in any order.
-        layout: Names and roles of the module's tensors.
+        layout: Names and roles of the server's tensors.
         alive: Layer -> living pairs.
-        names: The tensors that were asked for, in name order.
+        roles: Of the tensors that were asked for.
         cohort: The jobs that were asked.
         round: Rounds finished before this one.
 
@@ -38,16 +38,16 @@ def screen(
         InputError: An update isn't what was asked for, has the wrong shapes, or holds a number that isn't finite.
     """
     ordered = sorted(updates, key=lambda update: update.job)
-    jobs = {job.id for job in cohort}
+    layouts = {job.id: layout.for_head(job.head) for job in cohort}
     for number, update in enumerate(ordered):
         who = f"update of client {update.job[0]}, job {update.job[1]}"
-        if update.job not in jobs:
+        if update.job not in layouts:
             raise InputError.of(who, "?", "a job of the round's cohort")
         if number and ordered[number - 1].job == update.job:
             raise InputError.of(who, "twice", "one update of each job")
         _check_counts(who, update, round)
         _check_pairs(who, update, alive)
-        _check_tensors(who, update, layout, names)
+        _check_tensors(who, update, layouts[update.job], roles)
     return ordered
 
 
@@ -80,8 +80,9 @@ def _check_ids(what: str, ids: Ids, allowed: Collection[int]) -> None:
         raise InputError.of(what, ids, f"ascending ids out of {tuple(allowed)}")
 
 
-def _check_tensors(who: str, update: Update, layout: Layout, names: Sequence[str]) -> None:
-    if sorted(update.tensors) != list(names):
+def _check_tensors(who: str, update: Update, layout: Layout, roles: Collection[str]) -> None:
+    names = layout.names(roles)
+    if sorted(update.tensors) != names:
         raise InputError.of(who, sorted(update.tensors), names, "other tensors than were asked for")
     for name, tensor in update.tensors.items():
         _check_tensor(f"{who}: {name}", tensor, layout.shape(name, update.kept))

@@ -47,6 +47,7 @@ class Site:
         callbacks: The user's Lightning callbacks; each fit gets copies of its own.
         loggers: What a module finds as its loggers inside a fit.
         root: Where the user's callbacks may write; None: nowhere.
+        heads: Variant -> the head's initial values by name, where jobs have different heads.
     """
 
     def __init__(
@@ -60,9 +61,11 @@ class Site:
         callbacks: Sequence[pl.Callback] = (),
         loggers: Sequence[SharedLogger] = (),
         root: Path | None = None,
+        heads: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.module, self.layout, self.recipe, self.settings = module, layout, recipe, settings
-        self.base = base
+        self.base, self.heads = base, heads or {}
+        self.served = layout.with_heads(self.heads)  # the server's layout
         self.collate, self.callbacks, self.loggers, self.root = collate, callbacks, loggers, root
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self.initial = {name: self.parameters[name].detach().cpu().clone() for name in layout.names(TRAVELLING)}
@@ -84,10 +87,10 @@ class Site:
         """
         with self._leaving_no_trace():
             _seed(seed)
-            self.install(payload, private)
+            self.install(payload, private, data.head)
             held_out = data.validation_set(self.settings.eval_examples)
             metrics = {f"distributed/{key}": value for key, value in self.evaluate(held_out).items()}
-            fit = self._prepare(payload, private)
+            fit = self._prepare(payload, private, data.head)
             _seed(seed)  # anew, so that what was evaluated before doesn't matter
             try:
                 metrics |= self._train(fit, data, held_out, seed)
@@ -96,10 +99,17 @@ class Site:
             finally:
                 self._restore_base(fit)
 
-    def install(self, payload: Payload, private: ClientState) -> None:
-        """Puts a job's model into the module: base versions, public tensors, private tensors, what trains."""
+    def install(self, payload: Payload, private: ClientState, head: str = "") -> None:
+        """Puts a job's model into the module: base versions, public tensors, private tensors, what trains.
+
+        Args:
+            payload: What the server sent.
+            private: What stayed on the client.
+            head: Which head the job has, where jobs have different ones.
+        """
         self.apply_base(payload.base, payload.base_version)
-        own = {name: private.tensors.get(name, self.initial[name]) for name in self.layout.names(payload.plan.private)}
+        initial = {**self.initial, **self.heads.get(head, {})}
+        own = {name: private.tensors.get(name, initial[name]) for name in self.layout.names(payload.plan.private)}
         self.put(
             {**payload.tensors, **{name: self.layout.take(name, full, payload.held) for name, full in own.items()}}
         )
@@ -143,11 +153,11 @@ class Site:
             results = trainer.validate(self.module, self._loader(dataset, None), verbose=False)
         return {key: float(value) for key, value in results[0].items()}
 
-    def _prepare(self, payload: Payload, private: ClientState) -> LocalFit:
+    def _prepare(self, payload: Payload, private: ClientState, head: str = "") -> LocalFit:
         trains = {name for name, parameter in self.parameters.items() if parameter.requires_grad}
         trained = {name: self.parameters[name] for name in sorted(trains)}
         start = {name: parameter.detach().clone() for name, parameter in trained.items()}
-        return LocalFit(self.layout, payload, private, trained, start)
+        return LocalFit(self.served.for_head(head), payload, private, trained, start)
 
     def _train(self, fit: LocalFit, data: JobData, held_out: Dataset, seed: int) -> dict[str, float]:
         own = self.recipe.callbacks(fit)

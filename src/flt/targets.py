@@ -63,6 +63,16 @@ def target_modules(model: nn.Module) -> list[str]:
     return names
 
 
+def output_layer(model: nn.Module) -> str:
+    """Name of the linear layer whose outputs are the logits.
+
+    Example:
+        >>> output_layer(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
+        '2'
+    """
+    return _linear(model)[-1]
+
+
 def _linear(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
 

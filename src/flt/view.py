@@ -24,6 +24,8 @@ class Job:
     index: int
     rank: int
     """Pairs per layer that the client can train."""
+    head: str = ""
+    """Which head it has, where jobs have different ones: heads of different shapes can't be kept from the server."""
 
     @property
     def id(self) -> JobId:
@@ -44,6 +46,8 @@ class View:
     """Of the round that runs."""
     base: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     """Initial values of the frozen weights that the recipe may change."""
+    heads: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Head -> jobs that have it, where jobs have different ones."""
 
     def sent_to(self, job: JobId) -> dict[str, Tensor]:
         """The weights that the job was sent this round, at the initial rank."""
@@ -71,11 +75,15 @@ class View:
                 weights[name] = self.layout.put(name, weights[name], update.kept, part)
         return weights
 
+    def sharers(self, name: str) -> int:
+        """Jobs in the whole federation that have a tensor."""
+        return self.heads.get(self.layout.entries[name].variant, self.jobs)
+
     def generator(self, *stream: int) -> np.random.Generator:
         """The generator of one purpose in this round: the same in every process and after every resume."""
         return np.random.default_rng([self.seed, self.state.rounds, _SERVER, *stream])
 
     @functools.cached_property
     def travelling(self) -> list[str]:
-        """Names of the tensors that groups hold, in name order."""
-        return self.layout.names(TRAVELLING)
+        """Names of the tensors that every job has, in name order: where heads differ, without them."""
+        return [name for name in self.layout.names(TRAVELLING) if not self.layout.entries[name].variant]

@@ -11,6 +11,7 @@ from flt.callbacks.base import FedCallback
 from flt.callbacks.evaluate import Evaluate, worst_tenth
 from flt.callbacks.memo import fingerprint
 from flt.federator import Federator
+from flt.layout import Layout
 from flt.messages import Payload
 from flt.state import ClientState
 from flt.view import Job
@@ -58,15 +59,15 @@ class Distributed(FedCallback):
         private = federator.client_states.get(job.id, ClientState())
         watch = functools.partial(federator.call, "on_evaluation")
         run = functools.partial(federator.engine.evaluate_payload, state, payload, private, dataset, watch)
-        figures = self.evaluate.memo(_model(federator, payload, private), dataset, run)
+        layout = federator.server.layout.for_head(job.head)
+        figures = self.evaluate.memo(_model(layout, payload, private), dataset, run)
         name = readable.loss(figures)
         if name is None or payload.plan.private:
             return figures
-        of_group = self.evaluate.of_group(federator, state.group_of(job.id), dataset)
+        of_group = self.evaluate.of_group(federator, state.group_of(job.id), dataset, job.head)
         return {**figures, RISE: figures[name] - of_group[name]}
 
 
-def _model(federator: Federator, payload: Payload, private: ClientState) -> str:
-    own = {name: private.tensors[name] for name in federator.server.layout.names(payload.plan.private)
-           if name in private.tensors}  # fmt: skip
+def _model(layout: Layout, payload: Payload, private: ClientState) -> str:
+    own = {name: private.tensors[name] for name in layout.names(payload.plan.private) if name in private.tensors}
     return fingerprint(payload.base_version, {**payload.tensors, **own}, payload.held if payload.plan.private else None)

@@ -29,6 +29,7 @@ class Evaluate(FedCallback):
         tasks: Job -> its task. Known here, where everything is, and never to the server.
         every: Rounds from one evaluation of the global model to the next; the last round always has one.
         test: Task -> the examples of the one evaluation at the end, which leaves ``test/*``.
+        heads: Task -> the head that it is evaluated with, where jobs have different ones.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class Evaluate(FedCallback):
         tasks: Mapping[JobId, str],
         every: int = 1,
         test: Mapping[str, Dataset] | None = None,
+        heads: Mapping[str, str] | None = None,
     ) -> None:
         self.datasets, self.tasks, self.every, self.test = datasets, tasks, every, test or {}
+        self.heads = heads or {}
         self.memo = Memo()
 
     def on_round_start(self, federator: Federator) -> None:
@@ -68,19 +71,20 @@ class Evaluate(FedCallback):
             metrics["round/clustering_acc"] = clustering_accuracy(federator.state, self.tasks)
         return metrics
 
-    def of_group(self, federator: Federator, gid: int, dataset: Dataset) -> dict[str, float]:
-        """What one group's global model measures on a data set."""
-        state, layout = federator.state, federator.server.layout
-        living = {name: layout.take(name, full, state.alive) for name, full in state.groups[gid].weights.items()}
+    def of_group(self, federator: Federator, gid: int, dataset: Dataset, head: str = "") -> dict[str, float]:
+        """What one group's global model, with one of its heads, measures on a data set."""
+        state = federator.state
+        living = federator.server.layout.model(state.groups[gid].weights, state.alive, head)
         watch = functools.partial(federator.call, "on_evaluation")
-        run = functools.partial(federator.engine.evaluate, state, gid, dataset, watch)
+        run = functools.partial(federator.engine.evaluate, state, gid, dataset, watch, head)
         return self.memo(fingerprint(state.base.version, living), dataset, run)
 
     def _evaluate(self, federator: Federator, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
         state = federator.state
         groups = task_groups(state, self.tasks)
         return {
-            task: self.of_group(federator, groups.get(task, state.home), dataset) for task, dataset in datasets.items()
+            task: self.of_group(federator, groups.get(task, state.home), dataset, self.heads.get(task, ""))
+            for task, dataset in datasets.items()
         }
 
     def _log_clients(self, federator: Federator) -> None:

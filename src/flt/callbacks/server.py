@@ -125,10 +125,15 @@ class ServerAggregation(FedCallback):
         jobs: Number of jobs in the whole federation.
         seed: Of the selections, clusterings and fresh adapters.
         base: The initial frozen weights that the recipe may change; empty for the recipes that change none.
+        heads: Head -> jobs that have it, where the layout has several.
     """
 
-    def __init__(self, recipe: Recipe, layout: Layout, jobs: int, seed: int, base: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, recipe: Recipe, layout: Layout, jobs: int, seed: int, base: Mapping[str, Tensor],
+        heads: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         self.recipe, self.layout, self.jobs, self.seed, self.base = recipe, layout, jobs, seed, base
+        self.heads = heads or {}
 
     def initial(self, weights: Mapping[str, Tensor]) -> ServerState:
         """The state before round 1: one group, from the module as it was given."""
@@ -148,10 +153,12 @@ class ServerAggregation(FedCallback):
         plan = self.recipe.plan(state.rounds)
         held, kept = self.recipe.selection(self._view(state), job, cohort)
         group = state.groups[state.group_of(job.id)]
-        public = self.layout.names({*TRAVELLING, *plan.train} - set(plan.private))
+        layout = self.layout.for_head(job.head)
+        public = layout.names({*TRAVELLING, *plan.train} - set(plan.private))
 
         def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: self.layout.take(name, tensors[name], held) for name in public if name in tensors}
+            at = {name: self.layout.at(name, job.head) for name in public}
+            return {name: layout.take(name, tensors[at[name]], held) for name in public if at[name] in tensors}
 
         slots = {slot: gather(group.slots[slot]) for slot in self.recipe.rule.sends if slot in group.slots}
         first = min(other.index for other in cohort if other.client == job.client)
@@ -160,14 +167,15 @@ class ServerAggregation(FedCallback):
         return Payload(job.id, state.rounds, plan, gather(group.weights), held, kept, slots, version, base)
 
     def screen(self, state: ServerState, cohort: Sequence[Job], updates: Sequence[Update]) -> list[Update]:
-        """The updates that may be aggregated, sorted by job.
+        """The updates that may be aggregated, sorted by job, their tensors under the server's names.
 
         Raises:
             InputError: An update isn't what was asked for, has the wrong shapes, or holds a number that isn't finite.
         """
         plan = self.recipe.plan(state.rounds)
-        names = self.layout.names(set(plan.train) - set(plan.private))
-        return screen(updates, self.layout, state.alive, names, cohort, state.rounds)
+        roles, heads = set(plan.train) - set(plan.private), {job.id: job.head for job in cohort}
+        accepted = screen(updates, self.layout, state.alive, roles, cohort, state.rounds)
+        return [self._renamed(update, heads[update.job]) for update in accepted]
 
     def aggregate(self, state: ServerState, updates: Sequence[Update]) -> ServerState:
         """The state after a round.
@@ -208,5 +216,10 @@ class ServerAggregation(FedCallback):
         measured = {update.job: self.recipe.importance.own(view, update) for update in updates}
         return dict(sorted({**view.state.scores, **measured}.items()))
 
+    def _renamed(self, update: Update, head: str) -> Update:
+        tensors = {self.layout.at(name, head): tensor for name, tensor in update.tensors.items()}
+        return dataclasses.replace(update, tensors=tensors)
+
     def _view(self, state: ServerState) -> View:
-        return View(self.layout, state, self.jobs, self.seed, self.recipe.plan(state.rounds), self.base)
+        plan = self.recipe.plan(state.rounds)
+        return View(self.layout, state, self.jobs, self.seed, plan, self.base, self.heads)

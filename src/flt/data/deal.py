@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,44 +18,51 @@ ATTEMPTS = 100
 """Draws of a partition, before a client without a job is an error."""
 
 
-def deal(
-    cfg: TrainConfig,
-    train: Examples,
-    tasks: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    column: np.ndarray | None,
-) -> list[ClientSpec]:
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+    """One task: its examples, and what its jobs are.
+
+    Attributes:
+        name: Its name, for evaluation.
+        splits: train, and validation and test where there are any; labels are counted inside the task.
+        column: Value of the column that tells clients apart, for each training example (n,).
+        head: Which head its jobs have, where jobs have different ones.
+    """
+
+    name: str
+    splits: Mapping[str, Examples]
+    column: np.ndarray | None = None
+    head: str = ""
+
+
+def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
     """Deals each task to the clients on its own; drawn again until every client has something to do.
 
     Args:
         cfg: Number of clients, partition and seed.
-        train: The training examples.
-        tasks: Task -> its positions among them, and their labels inside the task.
-        column: Value of the column that tells clients apart, for each example (n,).
+        tasks: What is dealt.
 
     Raises:
         InputError: No draw gave each client an example.
     """
     for attempt in range(ATTEMPTS):
-        parts = {
-            task: _partition(cfg, labels, None if column is None else column[positions], (cfg.seed, number, attempt))
-            for number, (task, (positions, labels)) in enumerate(tasks.items())
-        }
-        if all(any(len(of_one) for of_one in shares) for shares in zip(*parts.values(), strict=True)):
+        parts = [_partition(cfg, task, (cfg.seed, number, attempt)) for number, task in enumerate(tasks)]
+        if all(any(len(of_one) for of_one in shares) for shares in zip(*parts, strict=True)):
             break
     else:
         allowed = "fewer, a larger partition.alpha, or a smaller partition.min_share"
         raise InputError.of("clients", cfg.clients, allowed, f"no draw out of {ATTEMPTS} gave each of them an example")
-    clients: list[list[JobData]] = [[] for _ in next(iter(parts.values()))]
-    for task, (positions, labels) in tasks.items():
-        examples = train.view(positions, labels)
-        for jobs, share in zip(clients, parts[task], strict=True):
+    clients: list[list[JobData]] = [[] for _ in parts[0]]
+    for task, shares in zip(tasks, parts, strict=True):
+        train = task.splits["train"]
+        for jobs, share in zip(clients, shares, strict=True):
             if len(share):
-                jobs.append(job_data(examples, labels, share, cfg.partition.held_out, cfg.seed, task))
+                job = job_data(train, train.labels, share, cfg.partition.held_out, cfg.seed, task.name)
+                jobs.append(dataclasses.replace(job, head=task.head))
     return [ClientSpec(client, tuple(jobs)) for client, jobs in enumerate(clients)]
 
 
-def _partition(
-    cfg: TrainConfig, labels: np.ndarray, column: np.ndarray | None, seed: tuple[int, ...]
-) -> list[np.ndarray]:
+def _partition(cfg: TrainConfig, task: TaskData, seed: tuple[int, ...]) -> list[np.ndarray]:
     known = {name: getattr(cfg.partition, name) for name in settings(cfg.partition.kind)}
-    return partition(cfg.partition.kind, labels=labels, column=column, clients=cfg.clients, seed=seed, **known)
+    kind, labels = cfg.partition.kind, task.splits["train"].labels
+    return partition(kind, labels=labels, column=task.column, clients=cfg.clients, seed=seed, **known)

@@ -40,14 +40,24 @@ class Serial:
             client, index = task.payload.job
             yield self.site.local_fit(self.clients[client].data[index], task.payload, task.private, task.seed)
 
-    def load(self, state: ServerState, gid: int) -> None:
-        """Puts one group's global model, at the living pairs, into the resident module."""
+    def load(self, state: ServerState, gid: int, head: str = "") -> None:
+        """Puts one group's global model, at the living pairs, into the resident module.
+
+        Args:
+            state: The server's state.
+            gid: Whose model.
+            head: With which head, where jobs have different ones; without, the module keeps the one that it has.
+        """
         self._catch_up(state)
-        weights = state.groups[gid].weights
-        self.site.put({name: self.site.layout.take(name, full, state.alive) for name, full in weights.items()})
+        self.site.put(self.site.served.model(state.groups[gid].weights, state.alive, head))
 
     def evaluate(
-        self, state: ServerState, gid: int, dataset: Dataset, watch: Callable[[int, int], None] | None = None
+        self,
+        state: ServerState,
+        gid: int,
+        dataset: Dataset,
+        watch: Callable[[int, int], None] | None = None,
+        head: str = "",
     ) -> dict[str, float]:
         """What the module's ``validation_step`` logs for one group's global model.
 
@@ -56,8 +66,9 @@ class Serial:
             gid: Whose model.
             dataset: On what.
             watch: Told after each batch how many of how many are done.
+            head: With which head, where jobs have different ones.
         """
-        self.load(state, gid)
+        self.load(state, gid, head)
         with isolate_rng():
             return self.site.evaluate(dataset, watch)
 
@@ -79,7 +90,8 @@ class Serial:
             watch: Told after each batch how many of how many are done.
         """
         self._catch_up(state)  # the payload has the versions that its client lacks, the resident module lacks others
-        self.site.install(payload, private)
+        client, index = payload.job
+        self.site.install(payload, private, self.clients[client].data[index].head)
         with isolate_rng():
             return self.site.evaluate(dataset, watch)
 

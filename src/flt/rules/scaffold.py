@@ -53,7 +53,7 @@ class Scaffold(Summable):
         c = dict(old)
         for name in (name for what, name in totals if what == "drift"):
             before = old.get(name, torch.zeros_like(new[name]))
-            c[name] = (before + totals["drift", name].value() / view.jobs).to(before.dtype)
+            c[name] = (before + totals["drift", name].value() / view.sharers(name)).to(before.dtype)
         return Combined(new, slots={"c": c})
 
     def _mean(self) -> Mean:
