@@ -12,6 +12,7 @@ from toys import Toy
 
 from flt import build
 from flt.build import PARTS, part, recipe, sampler
+from flt.compression import Quantised
 from flt.config import load_config
 from flt.errors import InputError
 from flt.grouping.base import Everyone
@@ -35,6 +36,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("fedit", {"rule": Mean()}),
         ("hafl", {"rule": Mean(), "selection": Freeze(), "importance": GradientSensitivity()}),
+        (
+            "haflq",
+            {
+                "rule": Mean(),
+                "selection": Freeze(),
+                "importance": GradientSensitivity(),
+                "compression": Quantised(ratio=0.5),
+            },
+        ),
         ("fl_tac", {"rule": Mean(weights="uniform"), "grouping": KMeansGrouping(k=2)}),
         ("scaffold", {"rule": Scaffold()}),
         ("flora", {"rule": Stacking()}),
@@ -52,7 +62,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recipe_is_its_parts(algo: str, parts: dict[str, Any]) -> None:
     made = recipe(load_config(f"algo={algo}".split()), tasks=2)
     defaults = recipe(load_config(["algo=fedit"]), tasks=2)
-    groups = ("rule", "plan", "schedule", "selection", "importance", "grouping")
+    groups = ("rule", "plan", "schedule", "selection", "importance", "grouping", "compression")
     assert {group: getattr(made, group) for group in groups} == {
         group: parts.get(group, getattr(defaults, group)) for group in groups
     }

@@ -19,7 +19,7 @@ from torch import Tensor
 from flt import messages
 from flt.callbacks.checkpoint import Snapshot
 from flt.errors import InputError
-from flt.messages import BaseDelta, Payload, Plan, Update, decode, encode
+from flt.messages import BaseDelta, Packed, PackedPayload, PackedUpdate, Payload, Plan, Update, decode, encode
 from flt.state import BaseState, ClientState, GroupState, ServerState
 
 
@@ -75,6 +75,7 @@ SERVER = ServerState(
     {(0, 0): 12, (3, 1): 0},
     BaseState(4, {"W": (2, ROWS)}, DELTAS, {5: 3}),
 )
+PACKED = Packed(torch.tensor([2, 32], dtype=torch.uint8), torch.ones(1), torch.arange(9, dtype=torch.uint8))
 EXAMPLES = [
     Plan(),
     Plan(("head",), ("B", "head"), 0.01, 5, 0.5, 'stage "1" – ü'),
@@ -82,6 +83,9 @@ EXAMPLES = [
     Payload((3, 1), 7, Plan(), WEIGHTS, PAIRS, {}, {"c": WEIGHTS, "empty": {}}, 4, DELTAS),
     Payload((0, 0), 0, Plan(), {}, {}, {}),
     Update((3, 1), 7, WEIGHTS, PAIRS, 4, 120, 10, {"layer": ((0, 2), torch.ones(2))}, SCALARS, SCALARS),
+    PACKED,
+    PackedPayload((0, 0), 0, Plan(), {}, {}, {}, packed=PACKED),
+    PackedUpdate((3, 1), 7, WEIGHTS, PAIRS, 4, 120, 10, packed=PACKED),
     ClientState({"B": ROWS}, {"c_i": WEIGHTS}),
     GROUP,
     SERVER.base,
@@ -103,6 +107,9 @@ def test_the_closed_list_is_these_classes_and_each_has_an_example_here() -> None
         "BaseDelta",
         "Payload",
         "Update",
+        "Packed",
+        "PackedPayload",
+        "PackedUpdate",
         "ClientState",
         "GroupState",
         "BaseState",

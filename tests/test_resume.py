@@ -16,7 +16,7 @@ from flt.callbacks.checkpoint import newest
 from flt.client import ClientModule
 from flt.messages import encode
 
-SLOW = [pytest.param(algo, marks=pytest.mark.slow) for algo in ("fedit", "fl_tac")]
+SLOW = [pytest.param(algo, marks=pytest.mark.slow) for algo in ("fedit", "fl_tac", "haflq")]
 ROUNDS, CLIENTS = 4, 3
 
 

@@ -25,6 +25,7 @@ from toys import (
 
 from flt.callbacks.server import Recipe
 from flt.client import ClientSpec, JobData
+from flt.compression import Channel, Quantised
 from flt.federator import Federator
 from flt.grouping.agglomerative import AgglomerativeGrouping
 from flt.grouping.base import Clustering
@@ -54,6 +55,7 @@ GROUPINGS: dict[str, Clustering] = {
     ", oracle": OracleGrouping().knowing(TASKS),
 }
 """Name after ``fl_tac`` -> a clustering of toys with two tasks."""
+CHANNEL = Channel(down=True, tau=0.027, distances=[1100.0, 1120.0])  # 2.4 kB: two jobs of a toy at few bits
 METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "fedit": (FEDIT, {}),
     "fedprox": (Recipe(Mean(), plan=AdapterPlan(mu=0.5)), {}),
@@ -64,6 +66,8 @@ METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "hafl global": (Recipe(Mean(), selection=Truncate(explore=0.2, scope="global"), importance=MEASURED), {}),
     "hafl own scores": (Recipe(Mean(), selection=Freeze(scores="client"), importance=MEASURED), {}),
     "hafl magnitude": (Recipe(Mean(), selection=Freeze(scope="global"), importance=Magnitude()), {}),
+    "haflq": (Recipe(Mean(), selection=Freeze(), importance=MEASURED, compression=Quantised(budget=2400)), {}),
+    "haflq channel": (Recipe(Mean(), selection=Truncate("random"), compression=CHANNEL), {}),
     "random sets": (Recipe(Mean(), selection=Freeze("random")), {}),
     "zero-pad": (Recipe(Mean(pad="parameter"), selection=Truncate("first")), {}),
     "pad the update": (Recipe(Mean(pad="update"), selection=Truncate("first")), {}),
@@ -103,10 +107,13 @@ def run(name: str, **given: Any) -> Federator:
 
 # ---------------------------------------------------------------------------------------------- equal to FedIT
 
+UNBOUNDED = Quantised(down=True, budget=None, ratio=None)
 UNIFORM = Recipe(Mean("uniform"))
 SGD_ONCE = {**SGD, "rounds": 1}
 TRIVIAL: dict[str, tuple[Recipe, Recipe, dict[str, Any]]] = {
-    **{name: (METHODS[name][0], FEDIT, {}) for name in METHODS if name.startswith("hafl")},
+    **{name: (METHODS[name][0], FEDIT, {}) for name in METHODS if name.startswith("hafl ")},
+    "HAFLQ, no budget": (dataclasses.replace(METHODS["haflq"][0], compression=UNBOUNDED), FEDIT, {}),
+    "FedIT, no budget": (Recipe(Mean(), compression=UNBOUNDED), FEDIT, {}),
     "HAFL with uncertainty": (
         Recipe(Mean(), selection=Freeze(), importance=GradientSensitivity(uncertainty=True)), FEDIT, {},
     ),
@@ -182,7 +189,7 @@ def test_fedit_is_the_mean_of_what_the_clients_train_alone() -> None:
 
 # ---------------------------------------------------------------------------------------------- one client
 
-ALONE = [*(name for name in METHODS if name.startswith(("hafl", "fl_tac"))), "fedit", "pad the update"]
+ALONE = [*(name for name in METHODS if name.startswith(("hafl ", "fl_tac"))), "fedit", "pad the update"]
 ALONE += ["random sets", "scaffold", "zero-pad"]
 
 

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from flt.adapters import lora
 from flt.callbacks.server import Recipe
 from flt.client import ClientSpec
+from flt.compression import Channel, NoCompression, Quantised
 from flt.config import TrainConfig, typed
 from flt.engines.serial import Serial
 from flt.errors import InputError
@@ -50,6 +51,7 @@ PARTS: dict[str, dict[str, type]] = {
         "oracle": OracleGrouping,
     },
     "rule": {"mean": Mean, "stacking": Stacking, "scaffold": Scaffold},
+    "compression": {"none": NoCompression, "quantised": Quantised, "channel": Channel},
 }
 """Part -> name in conf/<part>/ -> its class: the table that a new part adds a line to."""
 
@@ -108,6 +110,7 @@ def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = Non
         selection=part("selection", cfg.selection),
         importance=part("importance", cfg.importance),
         grouping=grouping,
+        compression=part("compression", cfg.compression),
     )
 
 

@@ -30,7 +30,7 @@ class Federator:
             for each client in the cohort, for each of its jobs:          the engine: where, and how many at once
                 payload = server.broadcast(state, job, cohort)
                 update, private = local_fit(job, payload, private, seed)
-            updates = transforms(the client's updates)
+            updates = compress(transforms(the client's updates))
             accepted = server.screen(updates)
             state = server.aggregate(state, accepted)                     pure
             evaluate, log, checkpoint                                     callbacks, return nothing
@@ -44,7 +44,7 @@ class Federator:
         rounds: Rounds in all.
         seed: Of the cohorts and of each fit.
         state: The state to begin with.
-        transforms: Act on a client's updates together, in their order.
+        transforms: Act on a client's updates together, in their order; what comes out is compressed.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Federator:
         self.history: list[dict[str, float]] = []
         self.cohort: list[Job] = []
         self.updates: list[Update] = []
-        """Of the round that runs; once all have arrived, as the transforms left them."""
+        """Of the round that runs; once all have arrived, as they were sent."""
         self.metrics: dict[str, float] = {}
         self.should_stop = False
         """Set by a callback: no round follows the one that runs."""
@@ -135,6 +135,6 @@ class Federator:
     def _transformed(self) -> list[Update]:
         ordered = sorted(self.updates, key=lambda update: update.job)
         clients = [list(its) for _, its in itertools.groupby(ordered, key=lambda update: update.job[0])]
-        for transform in self.transforms:
+        for transform in (*self.transforms, self.server.compress):
             clients = [transform(its) for its in clients]
         return [update for its in clients for update in its]

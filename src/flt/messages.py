@@ -109,6 +109,44 @@ class Update:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
+@message
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """The pairs of one message, each vector quantised at its pair's precision; which pairs, the message says.
+
+    Pairs are in the order of the layers and their ids, and of each pair a comes before b. :mod:`flt.packing` reads it.
+    """
+
+    bits: Tensor
+    """Of each pair (pairs,), uint8."""
+    scales: Tensor
+    """Of each vector below 32 bits, float32."""
+    codes: Tensor
+    """All vectors' codes, one after the other, uint8."""
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("bits", torch.uint8), ("scales", torch.float32), ("codes", torch.uint8)):
+            tensor = getattr(self, name)
+            if not isinstance(tensor, Tensor) or tensor.dim() != 1 or tensor.dtype != dtype:
+                raise InputError.of(name, type(tensor).__name__, f"a tensor (n,) of {dtype}")
+
+
+@message
+@dataclasses.dataclass(frozen=True)
+class PackedPayload(Payload):
+    """A payload whose pairs are quantised; ``tensors`` has everything else."""
+
+    packed: Packed = dataclasses.field(kw_only=True)
+
+
+@message
+@dataclasses.dataclass(frozen=True)
+class PackedUpdate(Update):
+    """An update whose pairs are quantised; ``tensors`` has everything else."""
+
+    packed: Packed = dataclasses.field(kw_only=True)
+
+
 def encode(value: Any) -> bytes:
     """Writes a registered dataclass as one safetensors file.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from lightning.pytorch import Callback
@@ -11,7 +11,7 @@ from torch import Tensor
 from flt.callbacks.local import LocalFit
 from flt.grouping.base import Groups
 from flt.layout import Layout
-from flt.messages import Ids, Plan, Update
+from flt.messages import Ids, Payload, Plan, Update
 from flt.state import GroupState, ServerState
 from flt.view import Job, View
 
@@ -110,3 +110,25 @@ class GroupingPart(Protocol):
 
     def check(self, jobs: int) -> None:
         """Raises InputError where a client with so many jobs can't be served."""
+
+
+class CompressionPart(Protocol):
+    """How precisely things travel."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Roles that the module must have: A and B, or none."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether anything arrives other than it was sent."""
+
+    @property
+    def down(self) -> bool:
+        """Whether payloads are packed too."""
+
+    def upward(self, layout: Layout, updates: list[Update]) -> list[Update]:
+        """What a client's jobs send instead of these updates of theirs, of which there is at least one."""
+
+    def downward(self, layout: Layout, payload: Payload, scores: Mapping[str, Tensor], jobs: int) -> Payload:
+        """What a job is sent instead of this payload; its client has so many jobs in the round."""

@@ -24,6 +24,7 @@ from flt.callbacks.distributed import Distributed
 from flt.callbacks.evaluate import Evaluate
 from flt.callbacks.loggers import Loggers
 from flt.callbacks.metrics_csv import MetricsCsv
+from flt.callbacks.precision import Precision
 from flt.callbacks.progress import Progress
 from flt.callbacks.selected import Selected
 from flt.callbacks.server import Recipe, ServerAggregation
@@ -152,7 +153,7 @@ class Run:
         )
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
         distributed = [Distributed(evaluate)] if cfg.eval.distributed else []  # behind the timer: part of the round
-        monitors = [evaluate, Selected(), Budget(), Communication(), Timer(), *distributed]
+        monitors = [evaluate, Selected(), Budget(), Communication(), Precision(), Timer(), *distributed]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
         federator.callbacks = [*monitors, stop, *self.own, checkpoint]
         checkpoint.restore(federator)

@@ -140,6 +140,7 @@ class TrainConfig:
     importance: dict[str, Any]
     grouping: dict[str, Any]
     rule: dict[str, Any]
+    compression: dict[str, Any]
 
     def __post_init__(self) -> None:
         for key in ("rounds", "clients", "batch_size", "length_window", "devices"):

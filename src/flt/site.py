@@ -29,6 +29,7 @@ from flt.client import ClientModule, JobData
 from flt.errors import InputError
 from flt.layout import TRAVELLING, Layout
 from flt.messages import BaseDelta, Payload, Update
+from flt.packing import opened_payload
 from flt.quiet import ResidentStrategy, SharedLogger, interruptible, quiet, whole_layers
 from flt.settings import LocalSettings, Shuffled, SimilarLengths, lengths_of
 from flt.state import ClientState, apply_change
@@ -85,6 +86,7 @@ class Site:
         Raises:
             InputError: The fit took no step.
         """
+        payload = opened_payload(payload, self.layout)
         with self._leaving_no_trace():
             _seed(seed)
             self.install(payload, private, data.head)
@@ -107,6 +109,7 @@ class Site:
             private: What stayed on the client.
             head: Which head the job has, where jobs have different ones.
         """
+        payload = opened_payload(payload, self.layout)
         self.apply_base(payload.base, payload.base_version)
         initial = {**self.initial, **self.heads.get(head, {})}
         own = {name: private.tensors.get(name, initial[name]) for name in self.layout.names(payload.plan.private)}

@@ -43,7 +43,8 @@ class Communication(FedCallback):
         self._log_numbers(federator)
 
     def _log_numbers(self, federator: Federator) -> None:
-        sent = sum(tensor.numel() for update in federator.updates for tensor in update.tensors.values())
+        updates = federator.server.opened(federator.round - 1, federator.updates)
+        sent = sum(tensor.numel() for update in updates for tensor in update.tensors.values())
         each = sent / max(1, len({update.job[0] for update in federator.updates}))
         self.numbers += each
         whole = model_size(federator.server.layout)

@@ -13,6 +13,7 @@ from flt.callbacks.memo import fingerprint
 from flt.federator import Federator
 from flt.layout import Layout
 from flt.messages import Payload
+from flt.packing import opened_payload
 from flt.state import ClientState
 from flt.view import Job
 
@@ -55,7 +56,9 @@ class Distributed(FedCallback):
 
     def _measure(self, federator: Federator, job: Job) -> dict[str, float]:
         state, dataset = federator.state, self.evaluate.datasets[self.evaluate.tasks[job.id]]
-        payload = federator.server.broadcast(state, job, federator.cohort)  # pure: neither counted nor seen
+        server = federator.server
+        sent = server.broadcast(state, job, federator.cohort)  # pure: neither counted nor seen
+        payload = opened_payload(sent, server.layout)
         private = federator.client_states.get(job.id, ClientState())
         watch = functools.partial(federator.call, "on_evaluation")
         run = functools.partial(federator.engine.evaluate_payload, state, payload, private, dataset, watch)

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from flt.callbacks.base import FedCallback
 from flt.callbacks.local import LearningRateFactor, LocalFit, Proximal
+from flt.compression import NoCompression
 from flt.errors import InputError
 from flt.grouping.base import Everyone
 from flt.layout import TRAVELLING, Layout
 from flt.messages import JobId, Payload, Update
-from flt.parts import GroupingPart, ImportancePart, PlanPart, SchedulePart, SelectionPart
+from flt.packing import opened_update
+from flt.parts import CompressionPart, GroupingPart, ImportancePart, PlanPart, SchedulePart, SelectionPart
 from flt.plans import AdapterPlan
 from flt.ranks.importance import NoImportance
 from flt.ranks.schedule import Constant
@@ -35,6 +37,7 @@ class Recipe:
     selection: SelectionPart = All()
     importance: ImportancePart = NoImportance()
     grouping: GroupingPart = Everyone()
+    compression: CompressionPart = NoCompression()
 
     def __post_init__(self) -> None:
         if self.grouping.several and self.rule.one_group:
@@ -51,6 +54,8 @@ class Recipe:
             self._check_base()
         if self.schedule.cuts:
             self._check_cuts()
+        if self.compression.packs:
+            self._check_compression()
         plan = self.plan(0)
         if missing := set(self.rule.needs) - (set(plan.train) - set(plan.private)):
             why = f"{type(self.rule).__name__} combines {', '.join(sorted(missing))}"
@@ -65,7 +70,7 @@ class Recipe:
         roles = {entry.role for entry in layout.entries.values()} - ({"base"} - self.plan.roles)
         if not roles & set(self.plan(0).train):
             raise InputError.of("plan.train", self.plan(0).train, sorted(roles), "the module has nothing else to train")
-        for group in ("rule", "schedule", "selection", "importance"):
+        for group in ("rule", "schedule", "selection", "importance", "compression"):
             part = getattr(self, group)
             if missing := sorted(set(part.needs) - roles):
                 why = f"it works on rank-1 pairs, and the adapter has no {' and no '.join(missing)}"
@@ -98,9 +103,18 @@ class Recipe:
         if self.rule.starts_afresh:
             why = "each round begins with a fresh adapter"
             raise InputError(f"schedule {schedule} with rule {type(self.rule).__name__}: {why}; allowed is constant")
-        if self.schedule.by == "svd" and (self.grouping.several or self.rule.sends):
-            why = "the groups' factors, or what the rule keeps of them, would no longer belong together"
-            raise InputError.of("schedule.by", "svd", "score with several groups or a rule with slots", why)
+        if self.schedule.by == "svd" and (self.grouping.several or self.rule.sends or self.selection.personal):
+            why = "the groups' factors, or what is kept of them, would no longer belong together"
+            raise InputError.of("schedule.by", "svd", "score with several groups, slots or clients' own scores", why)
+
+    def _check_compression(self) -> None:
+        """What the server derives from the weights that were sent has to be right after rounding."""
+        if self.rule.sends:
+            why = f"{type(self.rule).__name__} derives from exact weights what the clients keep"
+            raise InputError.of("compression", type(self.compression).__name__, "none", why)
+        if self.compression.down and self.importance.source == "change":
+            importance, why = type(self.importance).__name__, "the change would have the rounding on the way down in it"
+            raise InputError.of("compression.down", "true", f"false with importance {importance}", why)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """The local callbacks of one fit, in the order in which they read and change a gradient.
@@ -164,7 +178,13 @@ class ServerAggregation(FedCallback):
         first = min(other.index for other in cohort if other.client == job.client)
         seen = state.base.seen.get(job.client, 0) if job.index == first else state.base.version  # once per client
         base, version = state.base.since(seen, self.base), state.base.version
-        return Payload(job.id, state.rounds, plan, gather(group.weights), held, kept, slots, version, base)
+        payload = Payload(job.id, state.rounds, plan, gather(group.weights), held, kept, slots, version, base)
+        jobs = sum(other.client == job.client for other in cohort)
+        return self.recipe.compression.downward(self.layout, payload, group.scores, jobs)
+
+    def compress(self, updates: list[Update]) -> list[Update]:
+        """What a client's jobs send: done by the client, and here because it is the recipe's."""
+        return self.recipe.compression.upward(self.layout, updates)
 
     def screen(self, state: ServerState, cohort: Sequence[Job], updates: Sequence[Update]) -> list[Update]:
         """The updates that may be aggregated, sorted by job, their tensors under the server's names.
@@ -174,8 +194,18 @@ class ServerAggregation(FedCallback):
         """
         plan = self.recipe.plan(state.rounds)
         roles, heads = set(plan.train) - set(plan.private), {job.id: job.head for job in cohort}
-        accepted = screen(updates, self.layout, state.alive, roles, cohort, state.rounds)
+        opened = self.opened(state.rounds, updates)
+        accepted = screen(opened, self.layout, state.alive, roles, cohort, state.rounds)
         return [self._renamed(update, heads[update.job]) for update in accepted]
+
+    def opened(self, rounds: int, updates: Sequence[Update]) -> list[Update]:
+        """Updates of the round after ``rounds`` finished ones, with float32 pairs where they came packed.
+
+        Raises:
+            InputError: A packed update isn't what its pairs need.
+        """
+        plan = self.recipe.plan(rounds)
+        return [opened_update(update, self.layout, plan) for update in updates]
 
     def aggregate(self, state: ServerState, updates: Sequence[Update]) -> ServerState:
         """The state after a round.

@@ -1,0 +1,110 @@
+"""Symmetric uniform quantisation of vectors, and codes packed to bytes (HAFLQ, arXiv 2411.06581v2; our reconstruction).
+
+    scale = max |v| / L,  L = 2^(q - 1) - 1,  code = round(v / scale) in -L .. L,  v' = scale * code
+
+q = 32 stands for float32 as it is, without a scale.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+BITS = (2, 4, 8, 16, 32)
+"""The precisions, lowest first."""
+SCALE_BYTES = 4
+_FLOAT = 32
+
+
+def quantise(vector: np.ndarray, bits: int) -> tuple[np.ndarray, np.float32]:
+    """Codes and scale of a vector.
+
+    The scale is rounded up to float32, so that no code leaves its range and |v - v'| <= scale / 2. A vector that isn't
+    finite gets the scale nan, which whoever dequantises it finds.
+
+    Args:
+        vector: (n,), float32.
+        bits: q in 2, 4, 8, 16.
+
+    Returns:
+        Codes (n,), int32, and the scale: 0 for a vector of zeros.
+
+    Example:
+        >>> codes, scale = quantise(np.array([0.5, -1.0, 0.1], np.float32), 2)
+        >>> codes.tolist(), float(scale)
+        ([0, -1, 0], 1.0)
+    """
+    levels = 2 ** (bits - 1) - 1
+    exact = vector.astype(np.float64)
+    peak = float(np.abs(exact).max(initial=0.0))
+    if not np.isfinite(peak):
+        return np.zeros(len(vector), np.int32), np.float32(np.nan)
+    if peak == 0:
+        return np.zeros(len(vector), np.int32), np.float32(0)
+    scale = np.float32(peak / levels)
+    if float(scale) * levels < peak:
+        scale = np.nextafter(scale, np.float32(np.inf))
+    return np.rint(exact / float(scale)).astype(np.int32), scale
+
+
+def dequantise(codes: np.ndarray, scale: np.float32) -> np.ndarray:
+    """The vector (n,), float32, that codes and a scale stand for; finite where the scale is and the product fits."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (codes.astype(np.float64) * float(scale)).astype(np.float32)
+
+
+def packed_size(length: int, bits: int) -> int:
+    """Bytes of so many codes.
+
+    Example:
+        >>> [packed_size(5, bits) for bits in BITS]
+        [2, 3, 5, 10, 20]
+    """
+    return -(-length * bits // 8)
+
+
+def pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes as bytes: four or two per byte, the first in the lowest bits; int8; int16, little endian.
+
+    Args:
+        codes: (n,), integers of q bits in two's complement.
+        bits: q in 2, 4, 8, 16.
+
+    Returns:
+        (ceil(n q / 8),), uint8; the unused bits of the last byte are 0.
+    """
+    if bits == 16:
+        return codes.astype("<i2").view(np.uint8)
+    per_byte = 8 // bits
+    padded = np.zeros(packed_size(len(codes), bits) * per_byte, np.uint8)
+    padded[: len(codes)] = codes & (2**bits - 1)
+    shifts = np.arange(per_byte, dtype=np.uint8) * bits
+    return np.bitwise_or.reduce(padded.reshape(-1, per_byte) << shifts, axis=1).astype(np.uint8)
+
+
+def unpack(data: np.ndarray, length: int, bits: int) -> np.ndarray:
+    """The codes (n,), int32, that :func:`pack` made bytes of."""
+    if bits == 16:
+        return data.view("<i2").astype(np.int32)
+    shifts = np.arange(8 // bits, dtype=np.uint8) * bits
+    codes = ((data[:, None] >> shifts) & (2**bits - 1)).astype(np.int32).ravel()[:length]
+    return np.where(codes >= 2 ** (bits - 1), codes - 2**bits, codes)
+
+
+def encoded(vector: np.ndarray, bits: int) -> tuple[np.ndarray, list[np.float32]]:
+    """Bytes of a float32 vector at one precision, and its scale where it has one."""
+    if bits == _FLOAT:
+        return vector.astype("<f4").view(np.uint8), []
+    codes, scale = quantise(vector, bits)
+    return pack(codes, bits), [scale]
+
+
+def decoded(data: np.ndarray, length: int, bits: int, scale: np.float32) -> np.ndarray:
+    """The float32 vector (n,) of what :func:`encoded` made; the scale doesn't matter at 32 bits."""
+    if bits == _FLOAT:
+        return data.view("<f4").astype(np.float32)
+    return dequantise(unpack(data, length, bits), scale)
+
+
+def scales_of(bits: int) -> int:
+    """Scales that a vector has at one precision: one, or none at 32 bits."""
+    return 0 if bits == _FLOAT else 1

@@ -1,0 +1,343 @@
+"""Compression in whole federations: budgets that hold for what is counted, and what they do to a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made import layout_of, update_of, view_of
+from test_trivial_cases import clients_of
+from toys import assert_same, toy_federator, weights_of
+
+from flt.callbacks.communication import Communication
+from flt.callbacks.precision import Precision
+from flt.callbacks.server import Recipe
+from flt.client import ClientSpec
+from flt.compression import Channel, NoCompression, Quantised
+from flt.errors import InputError
+from flt.federator import Federator
+from flt.layout import Layout
+from flt.messages import PackedPayload, PackedUpdate, Payload, Update, encode
+from flt.packing import opened_payload
+from flt.plans import AdapterPlan
+from flt.quantise import dequantise, quantise
+from flt.ranks.importance import DeltaSensitivity, GradientSensitivity
+from flt.ranks.selection import Freeze, Truncate
+from flt.rules.mean import Mean
+from flt.rules.scaffold import Scaffold
+
+HAFLQ = Recipe(Mean(), selection=Freeze(), importance=GradientSensitivity(), compression=Quantised(ratio=0.9))
+frugal = settings(max_examples=25, deadline=None)
+
+
+def wide(rank: int, size: int = 64) -> Layout:
+    """Layers that are large enough for precisions to matter beside the framing."""
+    layout = layout_of(rank)
+    entries = dict(layout.entries)
+    for name, entry in layout.entries.items():
+        if entry.axis is not None:
+            entries[name] = dataclasses.replace(entry, shape=(rank, size) if entry.axis == 0 else (size, rank))
+    return Layout(entries, layout.layers)
+
+
+def sent(
+    layout: Layout, kept: dict[str, tuple[int, ...]], job: tuple[int, int] = (0, 0), scored: bool = True
+) -> Update:
+    made = update_of(view_of(layout), job, kept)
+    generator = torch.Generator().manual_seed(job[1])
+    scores = {layer: (ids, torch.rand(len(ids), generator=generator)) for layer, ids in kept.items()}
+    return dataclasses.replace(made, scores=scores if scored else {})
+
+
+def size(messages: list[Any]) -> int:
+    return sum(len(encode(message)) for message in messages)
+
+
+def bits(update: Update) -> list[int]:
+    assert isinstance(update, PackedUpdate)
+    return update.packed.bits.tolist()
+
+
+def fitted(
+    recipe: Recipe, clients: dict[int, ClientSpec] | None = None, **given: Any
+) -> tuple[Federator, list[Payload]]:
+    """A federation that has run, and all payloads that were sent."""
+    federator = toy_federator(
+        recipe, clients or clients_of(3, ranks=[1, 2, 4]), callbacks=[Communication(), Precision()], **given
+    )
+    seen: list[Payload] = []
+    broadcast = federator.server.broadcast
+    federator.server.broadcast = lambda *of: seen.append(broadcast(*of)) or seen[-1]  # type: ignore[method-assign,func-returns-value]  # a spy
+    federator.fit()
+    return federator, seen
+
+
+# ---------------------------------------------------------------------------------------------- the budget
+
+
+@frugal
+@given(st.integers(1, 6), st.integers(1, 3), st.floats(0, 1.2), st.booleans())
+def test_a_clients_messages_together_never_exceed_its_budget(rank: int, jobs: int, share: float, scored: bool) -> None:
+    """For exactly the bytes that are counted; and unless all travels at 32 bits, less than one step is left over."""
+    layout = wide(rank)
+    updates = [sent(layout, layout.every_pair(), (0, index), scored) for index in range(jobs)]
+    least = size(Quantised(budget=1 << 40).upward(layout, [dataclasses.replace(u, kept={"x": (), "y": ()}, tensors={
+        name: layout.take(name, torch.zeros(layout.entries[name].shape), {"x": (), "y": ()}) for name in u.tensors
+    }) for u in updates]))  # fmt: skip
+    budget = least + int(share * (size(updates) - least))
+    made = Quantised(budget=budget).upward(layout, updates)
+    assert size(made) <= budget
+    found = [q for update in made for q in bits(update)]
+    if set(found) - {32} and found:
+        assert size(made) > budget - 2 * (64 + 4) * 2 - 80
+
+
+def test_more_important_pairs_travel_more_precisely_over_layers_and_jobs() -> None:
+    layout = wide(4)
+    updates = [sent(layout, layout.every_pair(), (0, index)) for index in range(2)]
+    made = Quantised(ratio=0.45).upward(layout, updates)
+    scores = np.concatenate([values for u in updates for _, values in u.scores.values()])
+    found = np.array([q for update in made for q in bits(update)])
+    assert len(set(found)) > 1
+    assert (np.diff(found[np.argsort(scores)]) >= 0).all()
+
+
+def test_without_measured_scores_the_magnitudes_of_what_is_sent_decide() -> None:
+    layout = wide(4)
+    update = sent(layout, layout.every_pair(), scored=False)
+    found = bits(Quantised(ratio=0.45).upward(layout, [update])[0])
+    norms = [
+        update.tensors[f"{layer}.A"][i].norm() * update.tensors[f"{layer}.B"][:, i].norm()
+        for layer in "xy"
+        for i in range(4)
+    ]
+    assert len(set(found)) > 1
+    assert (np.diff(np.array(found)[np.argsort(norms)]) >= 0).all()
+
+
+def test_where_all_scores_tie_the_layers_get_the_same() -> None:
+    layout = wide(4)
+    update = dataclasses.replace(sent(layout, layout.every_pair()), scores={"x": (tuple(range(4)), torch.zeros(4))})
+    found = bits(Quantised(ratio=0.3).upward(layout, [update])[0])
+    assert len(set(found)) == 2
+    assert found[:4] == sorted(found[:4], reverse=True)
+    assert abs(sum(found[:4]) - sum(found[4:])) <= max(found) - min(found)
+
+
+def test_pairs_that_do_not_fit_stay_away_the_least_important_first() -> None:
+    layout = wide(4)
+    update = sent(layout, {"x": (0, 1, 3), "y": (2,)})
+    everything = Quantised(budget=None, ratio=None).upward(layout, [update])[0]
+    counts = set()
+    for budget in range(700, size([everything]), 20):
+        try:
+            (made,) = Quantised(budget=budget).upward(layout, [update])
+        except InputError:
+            continue
+        kept = {(layer, pair) for layer, ids in made.kept.items() for pair in ids}
+        known = {
+            (layer, i): float(s) for layer, (ids, its) in update.scores.items() for i, s in zip(ids, its, strict=True)
+        }
+        assert kept == set(sorted(known, key=known.__getitem__)[4 - len(kept) :])
+        assert made.scores is update.scores
+        counts.add(len(kept))
+    assert counts == {0, 1, 2, 3, 4}
+
+
+def test_a_budget_below_the_head_and_the_scalars_is_refused_in_one_line() -> None:
+    layout = wide(4)
+    with pytest.raises(
+        InputError, match=r"^compression=100 bytes for client 0: allowed is at least the \d+ besides its"
+    ):
+        Quantised(budget=100).upward(layout, [sent(layout, layout.every_pair())])
+
+
+def test_a_ratio_is_of_what_the_client_would_have_sent() -> None:
+    layout = wide(6)
+    updates = [sent(layout, layout.every_pair(), (0, index)) for index in range(2)]
+    for ratio in (0.3, 0.5, 0.8):
+        total = size(updates)
+        assert ratio * total - 500 < size(Quantised(ratio=ratio).upward(layout, updates)) <= ratio * total
+
+
+def test_a_round_in_which_no_pair_travels_is_left_alone() -> None:
+    recipe = dataclasses.replace(HAFLQ, plan=AdapterPlan(train=["head"]), compression=Quantised(budget=1))
+    federator, _ = fitted(recipe)
+    assert all(type(update) is Update and update.kept for update in federator.updates)
+    assert "comm/bits_mean" not in federator.history[0]
+
+
+# ---------------------------------------------------------------------------------------------- in a federation
+
+
+@pytest.mark.parametrize("budget", [1160, 1250, 1400])
+def test_what_is_counted_stays_within_the_budget_of_each_client_both_ways(budget: int) -> None:
+    recipe = dataclasses.replace(HAFLQ, compression=Quantised(budget=budget, down=True))
+    federator, payloads = fitted(recipe, rounds=2)
+    sizes = [len(encode(update)) for update in federator.updates]
+    assert max(sizes) <= budget
+    assert max(len(encode(payload)) for payload in payloads) <= budget
+    last = federator.history[-1]
+    assert last["comm/bytes_up"] == sum(sizes)
+    assert last["comm/bytes_up_most"] == max(sizes)
+    assert last["comm/params_up"] > 33  # the numbers of the head: those of the pairs are counted too
+    assert last["comm/bytes_down"] == sum(len(encode(payload)) for payload in payloads[3:])
+
+
+def test_a_clients_jobs_share_its_budget_both_ways() -> None:
+    recipe = dataclasses.replace(HAFLQ, compression=Quantised(budget=2400, down=True))
+    federator, payloads = fitted(recipe, clients_of(2, jobs=2))
+    for messages in (federator.updates, payloads):
+        for client in (0, 1):
+            assert 2300 < size([m for m in messages if m.job[0] == client]) <= 2400
+
+
+def test_the_aggregate_is_the_mean_of_the_dequantised_vectors() -> None:
+    recipe = dataclasses.replace(HAFLQ, selection=Truncate("first"), compression=Quantised(budget=1270))
+    federator = toy_federator(recipe, clients_of(3, ranks=[4]))
+    exact: list[Update] = []
+    federator.transforms = [lambda updates: exact.extend(updates) or updates]
+    before = {name: tensor.clone() for name, tensor in weights_of(federator).items()}
+    federator.fit()
+    layer = federator.server.layout.layers["fc2"]
+    total, weight = np.zeros((4, 8)), np.zeros(4)
+    for update, packed in zip(exact, federator.updates, strict=True):
+        chosen = iter(bits(packed))
+        known = {(name, pair): next(chosen) for name in federator.server.layout.layers for pair in packed.kept[name]}
+        for pair in packed.kept["fc2"]:
+            vector = update.tensors[layer.a][pair].numpy()
+            q = known["fc2", pair]
+            total[pair] += update.examples * (vector if q == 32 else dequantise(*quantise(vector, q)))
+            weight[pair] += update.examples
+    assert len({q for update in federator.updates for q in bits(update)}) > 1
+    expected = np.where(weight[:, None] > 0, total / np.maximum(weight, 1)[:, None], before[layer.a].numpy())
+    np.testing.assert_allclose(weights_of(federator)[layer.a].numpy(), expected, rtol=1e-6)
+
+
+def test_a_client_trains_and_is_evaluated_from_what_it_was_sent() -> None:
+    recipe = dataclasses.replace(HAFLQ, compression=Quantised(budget=1250, down=True))
+    federator, payloads = fitted(recipe, rounds=2, lr=0.0, weight_decay=0.0)
+    exact = weights_of(federator)
+    rounded = 0
+    for payload, update in zip(payloads[3:], federator.updates, strict=True):
+        assert isinstance(payload, PackedPayload)
+        opened = opened_payload(payload, federator.server.layout)
+        for name, tensor in opened.tensors.items():
+            full = federator.server.layout.take(name, exact[name], opened.held)
+            rounded += not torch.equal(tensor, full)
+        assert all(set(update.kept[layer]) <= set(opened.kept[layer]) for layer in update.kept)
+    assert rounded
+
+
+def test_nothing_is_quantised_for_good_where_nothing_moves_up() -> None:
+    """Down at few bits, with a learning rate of 0 and pad=update: what isn't sent counts as the server's own."""
+    recipe = Recipe(Mean(pad="update"), selection=Freeze("first"), compression=Quantised(budget=1250, down=True))
+    federator, _ = fitted(recipe, clients_of(1, ranks=[1]), lr=0.0, weight_decay=0.0)
+    before = weights_of(toy_federator(recipe))
+    for layer in federator.server.layout.layers.values():
+        assert torch.equal(weights_of(federator)[layer.a][1:], before[layer.a][1:])
+
+
+def test_without_a_budget_every_bit_is_that_of_no_compression() -> None:
+    unbounded = Quantised(down=True, budget=None, ratio=None)
+    states = []
+    for compression in (NoCompression(), unbounded):
+        federator, payloads = fitted(dataclasses.replace(HAFLQ, compression=compression), rounds=2)
+        states.append(federator)
+    assert_same(weights_of(states[1]), weights_of(states[0]))
+    assert encode(states[1].state) == encode(states[0].state)
+    assert isinstance(payloads[0], PackedPayload)
+    assert {q for update in states[1].updates for q in bits(update)} == {32}
+
+
+# ---------------------------------------------------------------------------------------------- figures
+
+
+def test_the_figures_are_those_of_the_updates() -> None:
+    recipe = dataclasses.replace(HAFLQ, compression=Quantised(budget=1200))
+    federator, payloads = fitted(recipe)
+    last, layers = federator.history[-1], list(federator.server.layout.layers)
+    by_layer: dict[str, list[int]] = {layer: [] for layer in layers}
+    for update in federator.updates:
+        at = 0
+        for layer in layers:
+            by_layer[layer] += bits(update)[at : at + len(update.kept[layer])]
+            at += len(update.kept[layer])
+    every = sum(by_layer.values(), [])
+    assert last["comm/bits_mean"] == pytest.approx(np.mean(every))
+    assert {layer: last[f"bits/{layer}"] for layer in layers} == {
+        layer: pytest.approx(np.mean(its) if its else 0) for layer, its in by_layer.items()
+    }
+    trained = sum(len(ids) for payload in payloads for ids in payload.kept.values())
+    assert last["comm/pairs_dropped"] == trained - len(every)
+    assert last["comm/pairs_dropped"] > 0
+
+
+def test_without_compression_there_are_no_such_figures() -> None:
+    federator, _ = fitted(dataclasses.replace(HAFLQ, compression=NoCompression()))
+    assert not [key for key in federator.history[-1] if "bits" in key or "most" in key or "dropped" in key]
+
+
+# ---------------------------------------------------------------------------------------------- the channel
+
+
+@frugal
+@given(st.floats(0.1, 5), st.floats(1e3, 1e7), st.floats(0.01, 2), st.floats(100, 5000))
+def test_a_channel_carries_what_shannon_says(tau: float, bandwidth: float, power: float, distance: float) -> None:
+    """In decibels throughout, another way than the code's."""
+    part = Channel(tau=tau, bandwidth=bandwidth, power=power, noise=-170.0, distances=[distance])
+    received = 10 * math.log10(power * 1000) - (128.1 + 37.6 * math.log10(distance / 1000))  # dBm
+    ratio = received - (-170.0 + 10 * math.log10(bandwidth))
+    expected = tau * bandwidth * math.log1p(10 ** (ratio / 10)) / math.log(2) / 8
+    assert abs(part.limit(3, []) - expected) <= 1 + 1e-9 * expected  # type: ignore[operator]  # never None
+
+
+def test_distances_are_dealt_to_the_clients_and_the_far_ones_get_less() -> None:
+    limits = [Channel().limit(client, []) for client in range(20)]
+    assert limits[:10] == sorted(limits[:10], reverse=True)  # type: ignore[type-var]  # never None
+    assert limits[10:] == limits[:10]
+    assert len(set(limits)) == 10
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "message"),
+    [
+        (Quantised, {"budget": 0}, "compression.budget=0: allowed is an integer >= 1, or null"),
+        (Quantised, {"ratio": 0.0}, "compression.ratio=0.0: allowed is a number in"),
+        (Quantised, {"ratio": 1.5}, "compression.ratio=1.5: allowed is a number in"),
+        (Channel, {"tau": 0.0}, "compression.tau=0.0: allowed is a number > 0"),
+        (Channel, {"power": math.inf}, "compression.power=inf: allowed is a number > 0"),
+        (Channel, {"noise": math.nan}, "compression.noise=nan: allowed is a number"),
+        (Channel, {"distances": []}, "compression.distances=.*: allowed is a list of numbers > 0"),
+        (Channel, {"distances": [1.0, -1.0]}, "compression.distances=.*: allowed is a list of numbers > 0"),
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range_are_refused(kind: Any, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        kind(**wrong)
+
+
+def test_combinations_without_meaning_are_refused() -> None:
+    with pytest.raises(
+        InputError, match="^compression=Quantised: Scaffold derives from exact weights .*allowed is none$"
+    ):
+        Recipe(Scaffold(), compression=Quantised())
+    with pytest.raises(InputError, match="^compression.down=true: the change would have the rounding"):
+        Recipe(Mean(), importance=DeltaSensitivity(), compression=Quantised(down=True))
+    Recipe(Mean(), importance=DeltaSensitivity(), compression=Quantised())
+
+
+def test_a_module_without_pairs_has_nothing_to_pack() -> None:
+    layout = Layout({name: e for name, e in layout_of().entries.items() if e.axis is None}, {})
+    with pytest.raises(InputError, match="^compression=Quantised: it works on rank-1 pairs"):
+        Recipe(Mean(), compression=Quantised()).check(layout)
