@@ -21,11 +21,13 @@ from flt.messages import decode, encode
 from flt.plans import Stages
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, NoImportance
 from flt.ranks.schedule import SHAPES, Annealed, Constant
+from flt.ranks.selection import Freeze
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
 
 MEASURED = GradientSensitivity()
+OWN = Freeze(scores="client")
 
 
 def reference(shape: str, start: int, end: int, rounds: int, first: int, heat: int, cool: int) -> list[int]:
@@ -215,8 +217,9 @@ def test_a_wrong_setting_is_refused(given: dict[str, Any], message: str) -> None
         ({"rule": Stacking(), "importance": MEASURED}, "schedule Annealed with rule Stacking"),
         ({"rule": Scaffold(), "schedule": Annealed(by="svd")}, "schedule.by=svd"),
         ({"rule": Mean(), "grouping": KMeansGrouping(2), "schedule": Annealed(by="svd")}, "schedule.by=svd"),
+        ({"rule": Mean(), "selection": OWN, "importance": MEASURED, "schedule": Annealed(by="svd")}, "schedule.by=svd"),
     ],
-    ids=["unmeasured", "stacking", "slots", "groups"],
+    ids=["unmeasured", "stacking", "slots", "groups", "own scores"],
 )
 def test_a_mix_without_meaning_is_refused(parts: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
