@@ -16,6 +16,7 @@ from made import layout_of, update_of, view_of
 from flt.callbacks.server import Recipe
 from flt.compression import Channel, Quantised
 from flt.errors import InputError
+from flt.grouping.kmeans import KMeansGrouping
 from flt.layout import Layout
 from flt.messages import PackedUpdate, Update, encode
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity
@@ -194,6 +195,9 @@ def test_combinations_without_meaning_are_refused() -> None:
     with pytest.raises(InputError, match="^compression.down=true: the change would have the rounding"):
         Recipe(Mean(), importance=DeltaSensitivity(), compression=Quantised(down=True))
     Recipe(Mean(), importance=DeltaSensitivity(), compression=Quantised())
+    with pytest.raises(InputError, match="^compression.down=true: .* allowed is false with grouping.features=changes$"):
+        Recipe(Mean(), grouping=KMeansGrouping(2, features="changes"), compression=Quantised(down=True))
+    Recipe(Mean(), grouping=KMeansGrouping(2), compression=Quantised(down=True))
 
 
 def test_a_module_without_pairs_has_nothing_to_pack() -> None:

@@ -12,7 +12,7 @@ from flt.callbacks.base import FedCallback
 from flt.callbacks.local import LearningRateFactor, LocalFit, Proximal
 from flt.compression import NoCompression
 from flt.errors import InputError
-from flt.grouping.base import Everyone
+from flt.grouping.base import Clustering, Everyone
 from flt.layout import TRAVELLING, Layout
 from flt.messages import JobId, Payload, Update
 from flt.packing import opened_update
@@ -115,6 +115,9 @@ class Recipe:
         if self.compression.down and self.importance.source == "change":
             importance, why = type(self.importance).__name__, "the change would have the rounding on the way down in it"
             raise InputError.of("compression.down", "true", f"false with importance {importance}", why)
+        if self.compression.down and isinstance(self.grouping, Clustering) and self.grouping.features == "changes":
+            why = "the changes would have the rounding on the way down in them"
+            raise InputError.of("compression.down", "true", "false with grouping.features=changes", why)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """The local callbacks of one fit, in the order in which they read and change a gradient.
