@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from test_compression import HAFLQ, bits, size
+from test_heads import several, toy_heads
 from test_trivial_cases import clients_of
 from toys import assert_same, toy_federator, weights_of
 
+from flt.callbacks.base import FedCallback
 from flt.callbacks.communication import Communication
 from flt.callbacks.precision import Precision
 from flt.callbacks.server import Recipe
@@ -26,18 +28,25 @@ from flt.ranks.selection import Freeze, Truncate
 from flt.rules.mean import Mean
 
 
+class Sent(FedCallback):
+    """Keeps what was sent down."""
+
+    def __init__(self) -> None:
+        self.payloads: list[Payload] = []
+
+    def on_job_start(self, federator: Federator, payload: Payload) -> None:
+        self.payloads.append(payload)
+
+
 def fitted(
     recipe: Recipe, clients: dict[int, ClientSpec] | None = None, **given: Any
 ) -> tuple[Federator, list[Payload]]:
     """A federation that has run, and all payloads that were sent."""
-    federator = toy_federator(
-        recipe, clients or clients_of(3, ranks=[1, 2, 4]), callbacks=[Communication(), Precision()], **given
-    )
-    seen: list[Payload] = []
-    broadcast = federator.server.broadcast
-    federator.server.broadcast = lambda *of: seen.append(broadcast(*of)) or seen[-1]  # type: ignore[method-assign,func-returns-value]  # a spy
+    sent = Sent()
+    callbacks = [sent, Communication(), Precision()]
+    federator = toy_federator(recipe, clients or clients_of(3, ranks=[1, 2, 4]), callbacks=callbacks, **given)
     federator.fit()
-    return federator, seen
+    return federator, sent.payloads
 
 
 def test_a_round_in_which_no_pair_travels_is_left_alone() -> None:
@@ -153,3 +162,16 @@ def test_the_figures_are_those_of_the_updates() -> None:
 def test_without_compression_there_are_no_such_figures() -> None:
     federator, _ = fitted(dataclasses.replace(HAFLQ, compression=NoCompression()))
     assert not [key for key in federator.history[-1] if "bits" in key or "most" in key or "dropped" in key]
+
+
+def test_jobs_with_heads_of_different_shapes_share_a_budget_and_get_their_heads_exactly() -> None:
+    names = ["sst2", "sst4"]
+    heads = toy_heads({"sst2": 2, "sst4": 4})
+    recipe = dataclasses.replace(HAFLQ, compression=Quantised(budget=3300, down=True))
+    federator, payloads = fitted(recipe, several(2, [2, 4], names), heads=heads)
+    assert {q for update in federator.updates for q in bits(update)} - {32}
+    for messages in (federator.updates, payloads):
+        assert all(size([m for m in messages if m.job[0] == client]) <= 3300 for client in (0, 1))
+    for head in (payload.tensors["head.weight"] for payload in payloads):
+        assert torch.equal(head, heads[f"sst{len(head)}"]["head.weight"])
+    assert {tuple(update.tensors["head.weight"].shape) for update in federator.updates} == {(2, 10), (4, 10)}
