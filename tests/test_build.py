@@ -17,6 +17,7 @@ from flt.config import load_config
 from flt.errors import InputError
 from flt.grouping.base import Everyone
 from flt.grouping.kmeans import KMeansGrouping
+from flt.grouping.oracle import OracleGrouping
 from flt.ranks.importance import GradientSensitivity
 from flt.ranks.selection import Freeze, Truncate
 from flt.rules.mean import Mean
@@ -24,6 +25,7 @@ from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
 from flt.run import with_capacities
 from flt.sampling import FixedSize, Poisson
+from flt.transfer import CosineTransfer
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +48,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             },
         ),
         ("fl_tac", {"rule": Mean(weights="uniform"), "grouping": KMeansGrouping(k=2)}),
+        (
+            "fl_tac_unlocked transfer=cosine",
+            {
+                "rule": Mean(weights="uniform"),
+                "grouping": KMeansGrouping(k=2, features="changes", tensors="lora", cannot_link=True),
+                "transfer": CosineTransfer(),
+            },
+        ),
         ("scaffold", {"rule": Scaffold()}),
         ("flora", {"rule": Stacking()}),
         (
@@ -62,10 +72,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recipe_is_its_parts(algo: str, parts: dict[str, Any]) -> None:
     made = recipe(load_config(f"algo={algo}".split()), tasks=2)
     defaults = recipe(load_config(["algo=fedit"]), tasks=2)
-    groups = ("rule", "plan", "schedule", "selection", "importance", "grouping", "compression")
+    groups = ("rule", "plan", "schedule", "selection", "importance", "grouping", "transfer", "compression")
     assert {group: getattr(made, group) for group in groups} == {
         group: parts.get(group, getattr(defaults, group)) for group in groups
     }
+
+
+def test_the_oracle_alone_is_told_the_tasks() -> None:
+    truth = {(0, 0): "a", (0, 1): "b"}
+    found = recipe(load_config(["algo=fl_tac", "grouping=oracle"]), 2, truth).grouping
+    assert found == OracleGrouping().knowing(truth)
+    assert found.several
+    assert recipe(load_config(["algo=fl_tac"]), 2, truth) == recipe(load_config(["algo=fl_tac"]), 2)
 
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group in PARTS for name in PARTS[group]])

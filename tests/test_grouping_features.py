@@ -6,10 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import layout_of, update_of, view_of
+from made import update_of, view_of
 
 from flt.grouping import features
 from flt.grouping.kmeans import KMeansGrouping
@@ -69,34 +68,23 @@ def test_an_only_upload_has_no_direction() -> None:
 
 @pytest.mark.parametrize(("tensors", "expected"), [("all", ["head", *LORA]), ("lora", LORA)])
 def test_the_tensors_that_count_are_chosen_by_role(tensors: str, expected: list[str]) -> None:
-    view = view_of()
-    assert features.names(view, [update_of(view, (0, 0)), update_of(view, (1, 0))], tensors) == expected
+    assert features.names(view_of(), tensors) == expected
 
 
 def test_adapters_of_other_kinds_count_as_lora_does() -> None:
     layout = Layout({"head": Entry("head", (2,)), "up": Entry("adapter", (2,)), "W": Entry("base", (2,))}, {})
-    assert features.names(view_of_any(layout), [], "lora") == ["up"]
-    assert features.names(view_of_any(layout), [], "all") == ["head", "up"]
+    assert features.names(view_of_any(layout), "lora") == ["up"]
+    assert features.names(view_of_any(layout), "all") == ["head", "up"]
 
 
 def view_of_any(layout: Layout) -> View:
     return dataclasses.replace(view_of(), layout=layout)
 
 
-@pytest.mark.parametrize("way", ["name", "shape"])
-def test_heads_that_differ_are_left_out(way: str) -> None:
-    """A head of five classes and one of two, under one name or under two."""
-    view = view_of()
-    first, second = update_of(view, (0, 0)), update_of(view, (1, 0))
-    head = second.tensors.pop("head")
-    second.tensors.update({"head#5": head} if way == "name" else {"head": torch.zeros(5, 3)})
-    assert features.names(view, [first, second], "all") == LORA
-
-
-def test_pairs_that_differ_in_number_are_no_reason_to_leave_the_head_out() -> None:
-    view = view_of(layout_of(4))
-    updates = [update_of(view, (0, 0), {"x": (0,), "y": (1, 2)}), update_of(view, (1, 0))]
-    assert "head" in features.names(view, updates, "all")
+def test_heads_that_differ_are_left_out() -> None:
+    entries = {f"head#{n}": Entry("head", (n,), variant=str(n)) for n in (2, 5)}
+    layout = Layout({**entries, "up": Entry("adapter", (2,))}, {})
+    assert features.names(view_of_any(layout), "all") == ["up"]
 
 
 @settings(max_examples=15)

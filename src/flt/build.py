@@ -31,6 +31,7 @@ from flt.rules.stacking import Stacking
 from flt.sampling import FixedSize, Poisson
 from flt.settings import LocalSettings
 from flt.site import Site
+from flt.transfer import CosineTransfer, NoTransfer
 
 PARTS: dict[str, dict[str, type]] = {
     "plan": {"adapter": AdapterPlan, "full": FullPlan, "stages": Stages},
@@ -50,6 +51,7 @@ PARTS: dict[str, dict[str, type]] = {
         "hdbscan": HdbscanGrouping,
         "oracle": OracleGrouping,
     },
+    "transfer": {"none": NoTransfer, "cosine": CosineTransfer},
     "rule": {"mean": Mean, "stacking": Stacking, "scaffold": Scaffold},
     "compression": {"none": NoCompression, "quantised": Quantised, "channel": Channel},
 }
@@ -111,6 +113,7 @@ def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = Non
         importance=part("importance", cfg.importance),
         grouping=grouping,
         compression=part("compression", cfg.compression),
+        transfer=part("transfer", cfg.transfer),
     )
 
 

@@ -31,6 +31,7 @@ class JobData:
         task: Name of its task: for evaluation only, the server never sees it.
         label_counts: Training examples of each label, for the picture of the partition.
         head: Which head its module gets, where jobs have different ones.
+        rounds: The first and the last round in which it takes part, counted from 1; None: to the end.
     """
 
     dataset: Dataset
@@ -39,6 +40,12 @@ class JobData:
     task: str = ""
     label_counts: tuple[int, ...] = ()
     head: str = ""
+    rounds: tuple[int, int | None] = (1, None)
+
+    def takes_part(self, round: int) -> bool:
+        """Whether the job is there in a round, counted from 1."""
+        first, last = self.rounds
+        return first <= round and (last is None or round <= last)
 
     @property
     def training_set(self) -> Subset:

@@ -119,8 +119,13 @@ class Federator:
         self.call("on_log", self.metrics)
 
     def _draw(self) -> list[Job]:
-        chosen = self.sampler(sorted(self.clients), self.seed, self.state.rounds)
-        return [job for client in chosen for job in self.clients[client].jobs(self._rank)]
+        """The jobs of the round; a client that has none in it isn't drawn, so a cohort may be smaller, or empty."""
+        there = {
+            number: [job for job in client.jobs(self._rank) if client.data[job.index].takes_part(self.state.rounds + 1)]
+            for number, client in self.clients.items()
+        }
+        chosen = self.sampler(sorted(number for number in there if there[number]), self.seed, self.state.rounds)
+        return [job for number in chosen for job in there[number]]
 
     def _tasks(self) -> Iterator[Task]:
         for job in self.cohort:

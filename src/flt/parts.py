@@ -98,6 +98,13 @@ class ImportancePart(Protocol):
         """What changes local training, such as a meter."""
 
 
+class TransferPart(Protocol):
+    """What clusters take over from each other."""
+
+    def __call__(self, view: View, new: Mapping[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
+        """The weights of the groups that had members, from those that the rule gave them."""
+
+
 class GroupingPart(Protocol):
     """Who is averaged with whom."""
 

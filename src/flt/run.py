@@ -41,6 +41,7 @@ from flt.layout import Layout
 from flt.prefixed import prefixed
 from flt.quiet import SharedLogger
 from flt.site import Site
+from flt.task_rounds import with_task_rounds
 
 EXPORTS = ("adapter", "model")
 _log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Run:
             made = self.made = prefixed(made, layout, recipe, cfg, device, self.show)
         if cfg.compile:
             compile_model(made.module.model if isinstance(made.module, ClientModule) else made.module)
-        clients = with_capacities(made.clients, cfg.ranks, layout, recipe)
+        clients = with_capacities(with_task_rounds(made.clients, cfg.task_rounds or {}), cfg.ranks, layout, recipe)
         federator = self._federator(layout, recipe, clients)
         exported = made_before(federator)
         if exported is None:

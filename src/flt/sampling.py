@@ -17,7 +17,7 @@ class FixedSize:
     """Always the same number of clients, without replacement.
 
     Attributes:
-        size: Clients per round; None: all of them.
+        size: Clients per round, or all that there are where they are fewer; None: all of them.
 
     Example:
         >>> FixedSize(2)(range(10), seed=0, round=0) == FixedSize(2)(range(10), seed=0, round=0)
@@ -33,7 +33,7 @@ class FixedSize:
 
     def __call__(self, clients: Sequence[int], seed: int, round: int) -> list[int]:
         """The round's clients, ascending."""
-        size = len(clients) if self.size is None else self.size
+        size = len(clients) if self.size is None else min(self.size, len(clients))
         chosen = np.random.default_rng([seed, round, _COHORT]).choice(len(clients), size, replace=False)
         return sorted(clients[i] for i in chosen)
 

@@ -115,6 +115,7 @@ class TrainConfig:
     ranks: list[int] | None
     jobs: str
     heads: str
+    task_rounds: dict[str, list[int | None]] | None
     batch_size: int
     precision: str
     prefix_cache: bool
@@ -141,6 +142,7 @@ class TrainConfig:
     grouping: dict[str, Any]
     rule: dict[str, Any]
     compression: dict[str, Any]
+    transfer: dict[str, Any]
 
     def __post_init__(self) -> None:
         for key in ("rounds", "clients", "batch_size", "length_window", "devices"):

@@ -131,12 +131,16 @@ def worst_tenth(values: list[float], key: str) -> float:
 
 
 def task_groups(state: ServerState, tasks: Mapping[JobId, str]) -> dict[str, int]:
-    """Task -> the group by which it is evaluated: the one-to-one matching that most jobs agree with."""
+    """Task -> the group by which it is evaluated: the one-to-one matching that most jobs agree with.
+
+    A task none of whose jobs has been in a group, since it hasn't appeared yet, isn't among them: home's v0 is its
+    model. One that has vanished keeps the group of its jobs.
+    """
     if len(state.groups) == 1:
         return dict.fromkeys(tasks.values(), state.home)
     counts, names, gids = _contingency(state, tasks)
     rows, columns = linear_sum_assignment(-counts)
-    return {names[row]: gids[column] for row, column in zip(rows, columns, strict=True)}
+    return {names[row]: gids[column] for row, column in zip(rows, columns, strict=True) if counts[row].any()}
 
 
 def clustering_accuracy(state: ServerState, tasks: Mapping[JobId, str]) -> float:

@@ -16,7 +16,7 @@ from flt.grouping.base import Clustering, Everyone
 from flt.layout import TRAVELLING, Layout
 from flt.messages import JobId, Payload, Update
 from flt.packing import opened_update
-from flt.parts import CompressionPart, GroupingPart, ImportancePart, PlanPart, SchedulePart, SelectionPart
+from flt.parts import CompressionPart, GroupingPart, ImportancePart, PlanPart, SchedulePart, SelectionPart, TransferPart
 from flt.plans import AdapterPlan
 from flt.ranks.importance import NoImportance
 from flt.ranks.schedule import Constant
@@ -24,6 +24,7 @@ from flt.ranks.selection import All
 from flt.rules.base import Rule
 from flt.screening import screen
 from flt.state import GroupState, ServerState, zero_scores
+from flt.transfer import NoTransfer
 from flt.view import Job, View
 
 
@@ -38,6 +39,7 @@ class Recipe:
     importance: ImportancePart = NoImportance()
     grouping: GroupingPart = Everyone()
     compression: CompressionPart = NoCompression()
+    transfer: TransferPart = NoTransfer()
 
     def __post_init__(self) -> None:
         if self.grouping.several and self.rule.one_group:
@@ -220,10 +222,11 @@ class ServerAggregation(FedCallback):
         view = self._view(state)
         grouped = self.recipe.grouping(view, updates)
         groups, change = dict(state.groups), {}
-        for gid, its in sorted(grouped.members.items()):
-            out = self.recipe.rule.combine(view, gid, its)
-            before = view.group(gid)
-            weights = {name: value for name, value in out.new.items() if name not in self.base}
+        combined = {gid: self.recipe.rule.combine(view, gid, its) for gid, its in sorted(grouped.members.items())}
+        new = self.recipe.transfer(view, {gid: out.new for gid, out in combined.items()})
+        for gid, out in combined.items():
+            before, its = view.group(gid), grouped.members[gid]
+            weights = {name: value for name, value in new[gid].items() if name not in self.base}
             after = GroupState(weights, before.scores, out.slots)
             groups[gid] = self.recipe.importance(view, before, after, its)
             change.update(out.base)

@@ -59,8 +59,8 @@ class Clustering(abc.ABC):
     Attributes:
         features: ``weights`` as they were sent (FL-TAC), or ``changes``: the update minus the job's own broadcast,
             centred over the uploads, each of unit length (our reconstruction).
-        tensors: ``all`` that travel, or ``lora``: the adapter without the head. Where the heads of the uploads differ
-            in name or shape, it is ``lora`` by itself.
+        tensors: ``all`` that every job sends, so no heads where tasks have different ones; or ``lora``: the adapter
+            without any head.
         newcomers: A job that no grouping has met begins with the home's v0. ``home``: what it trained is clustered and
             averaged like all others. ``nearest``: once there are clusters, it is not averaged in its first round, and
             starts from the nearest cluster in its next one (our reconstruction). Nearest is, of ``weights``, the group
@@ -107,7 +107,7 @@ class Clustering(abc.ABC):
 
     def describe(self, view: View, updates: Sequence[Update]) -> np.ndarray:
         """Features of the updates (n, d), float32."""
-        names = features.names(view, updates, self.tensors)
+        names = features.names(view, self.tensors)
         return features.FUNCTIONS[self.features](view, updates, names)
 
     def _clustered(self, view: View, updates: Sequence[Update]) -> dict[int, list[Update]]:
@@ -117,7 +117,7 @@ class Clustering(abc.ABC):
         return {gid: [u for u, at in zip(updates, found, strict=True) if at == label] for label, gid in names.items()}
 
     def _identities(self, view: View, updates: Sequence[Update], labels: np.ndarray) -> dict[int, int]:
-        names = features.names(view, updates, self.tensors)
+        names = features.names(view, self.tensors)
         known = features.groups(view, names)
         stay = None if self.features == "weights" else _staying(view, updates, labels, sorted(known))
         return match(features.centroids(features.weights(view, updates, names), labels), known, stay)
@@ -132,7 +132,7 @@ class Clustering(abc.ABC):
         return [update for update in new if not self.apart or jobs[update.job[0]] <= known]
 
     def _joining(self, view: View, members: Mapping[int, list[Update]], late: Sequence[Update]) -> dict[JobId, int]:
-        names = features.names(view, late, self.tensors)
+        names = features.names(view, self.tensors)
         gids, cost = features.distances_to_groups(view, late, names, self.features)
         if not self.apart:
             return {update.job: gids[int(at)] for update, at in zip(late, cost.argmin(axis=1), strict=True)}

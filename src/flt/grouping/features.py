@@ -16,17 +16,9 @@ LORA = (*PAIRS, "adapter")
 """Roles of ``lora``: the adapter, whatever its kind, without the head."""
 
 
-def names(view: View, updates: Sequence[Update], tensors: str) -> list[str]:
-    """The tensors that features are made of, in name order.
-
-    Args:
-        view: The state before aggregation.
-        updates: Of the round.
-        tensors: ``all`` or ``lora``; heads that differ in name or shape can't be compared, so they make it ``lora``.
-    """
-    pairs = set(view.layout.names(PAIRS))
-    whole = {tuple((name, t.shape) for name, t in sorted(u.tensors.items()) if name not in pairs) for u in updates}
-    return view.layout.names(LORA) if tensors == "lora" or len(whole) > 1 else view.travelling
+def names(view: View, tensors: str) -> list[str]:
+    """The tensors that features are made of, in name order: ``all`` that every job has, or the adapter (``lora``)."""
+    return view.layout.names(LORA) if tensors == "lora" else view.travelling
 
 
 def weights(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.ndarray:

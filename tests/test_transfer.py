@@ -1,0 +1,118 @@
+"""Transfer between related clusters, against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made import random_weights, view_of
+from test_trivial_cases import clients_of
+from torch import Tensor
+from toys import assert_same, toy_federator, weights_of
+
+from flt.callbacks.server import Recipe
+from flt.errors import InputError
+from flt.grouping.kmeans import KMeansGrouping
+from flt.rules.mean import Mean
+from flt.transfer import CosineTransfer, NoTransfer, mix
+from flt.view import View
+
+LORA = ["x.A", "x.B", "y.A", "y.B"]
+
+
+def by_hand(view: View, new: dict[int, dict[str, Tensor]], weight: float, threshold: float) -> dict[int, np.ndarray]:
+    """Cluster -> its LoRA weights, one after another, pair of clusters by pair."""
+
+    def flat(weights: dict[str, Tensor]) -> np.ndarray:
+        return np.concatenate([weights[name].numpy().astype(np.float64).ravel() for name in LORA])
+
+    start = {gid: flat(view.state.groups.get(gid, view.state.groups[0]).weights) for gid in new}
+    d = {gid: flat(new[gid]) - start[gid] for gid in new}
+    moved = {}
+    for n in new:
+        total, share = np.zeros_like(d[n]), 0.0
+        for m in new:
+            cosine = d[n] @ d[m] / np.sqrt((d[n] @ d[n]) * (d[m] @ d[m]))
+            if m != n and cosine > threshold:
+                total, share = total + cosine * d[m], share + cosine
+        moved[n] = start[n] + ((1 - weight) * d[n] + weight * total / share if share else d[n])
+    return moved
+
+
+def updated(view: View, gids: list[int], related: float) -> dict[int, dict[str, Tensor]]:
+    """New weights; ``related`` is how much of their changes the groups share."""
+    shared = random_weights(view.layout, 1)
+    new = {}
+    for gid in gids:
+        own, start = random_weights(view.layout, 50 + gid), view.group(gid).weights
+        new[gid] = {name: start[name] + 0.1 * (related * shared[name] + own[name]) for name in start}
+    return new
+
+
+@settings(max_examples=15)
+@given(
+    gids=st.sets(st.integers(1, 6), min_size=2, max_size=5),
+    weight=st.floats(0.05, 1.0),
+    threshold=st.sampled_from([0.0, 0.2, 0.9]),
+    related=st.sampled_from([0.0, 0.5, 2.0]),
+)
+def test_updates_are_mixed_as_the_formula_says(gids: set[int], weight: float, threshold: float, related: float) -> None:
+    """Groups 1 to 3 are known, the others begin at home."""
+    view = view_of(groups=(0, 1, 2, 3))
+    new = updated(view, sorted(gids), related)
+    found, expected = CosineTransfer(weight, threshold)(view, new), by_hand(view, new, weight, threshold)
+    for gid in gids:
+        flat = np.concatenate([found[gid][name].numpy().ravel() for name in LORA])
+        np.testing.assert_allclose(flat, expected[gid], atol=1e-6)
+
+
+def test_heads_belong_to_their_tasks() -> None:
+    view = view_of(groups=(0, 1, 2))
+    new = updated(view, [1, 2], related=2.0)
+    found = CosineTransfer(0.5)(view, new)
+    assert all(torch.equal(found[gid]["head"], new[gid]["head"]) for gid in (1, 2))
+    assert all(not torch.equal(found[gid]["x.A"], new[gid]["x.A"]) for gid in (1, 2))
+
+
+@pytest.mark.parametrize("transfer", [NoTransfer(), CosineTransfer(0.0), CosineTransfer(0.5, threshold=0.99)], ids=str)
+def test_what_mixes_nothing_leaves_every_bit(transfer: NoTransfer | CosineTransfer) -> None:
+    view = view_of(groups=(0, 1, 2))
+    new = updated(view, [1, 2], related=0.0)
+    for gid, weights in transfer(view, new).items():
+        assert_same(weights, new[gid])
+
+
+def test_an_only_cluster_and_a_cluster_that_did_not_move_take_over_nothing() -> None:
+    view = view_of(groups=(0, 1, 2))
+    new = updated(view, [1, 2], related=2.0)
+    assert_same(CosineTransfer(1.0)(view, {1: new[1]})[1], new[1])
+    still = {**new, 2: view.group(2).weights}
+    assert_same(CosineTransfer(1.0)(view, still)[1], new[1])
+
+
+def test_opposite_updates_are_not_mixed() -> None:
+    assert mix(np.array([[1.0, 0.1], [-1.0, 0.0]]), 1.0, 0.0) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("weight", "threshold", "named"), [(-0.1, 0.0, "weight"), (1.1, 0.0, "weight"), (0.5, 1.0, "threshold")]
+)
+def test_numbers_without_meaning_are_refused(weight: float, threshold: float, named: str) -> None:
+    with pytest.raises(InputError, match=f"^transfer.{named}="):
+        CosineTransfer(weight, threshold)
+
+
+def test_in_a_federation_weight_zero_is_fl_tac_to_the_bit_and_another_is_not() -> None:
+    found = {}
+    for weight in (None, 0.0, 0.5):
+        transfer = NoTransfer() if weight is None else CosineTransfer(weight)
+        recipe = Recipe(Mean("uniform"), grouping=KMeansGrouping(2), transfer=transfer)
+        federator = toy_federator(recipe, clients_of(3, jobs=2), rounds=2)
+        federator.fit()
+        found[weight] = [weights_of(federator, gid) for gid in (0, 1, 2)]
+    for ours, theirs in zip(found[0.0], found[None], strict=True):
+        assert_same(ours, theirs)
+    assert not torch.equal(found[0.5][1]["fc1.lora_B.default.weight"], found[None][1]["fc1.lora_B.default.weight"])
+    assert_same(found[0.5][0], found[None][0])  # home's v0
