@@ -11,6 +11,7 @@ import pytest
 import transformers
 from commands import in_empty_folder, train
 from omegaconf import OmegaConf
+from tiny import save_decoder, save_instructions
 
 from flt.config import config_folder
 
@@ -20,6 +21,7 @@ COMMAND = re.compile(r"#\s+((?:make|flt) train\b.*)")
 NAMES = list(OmegaConf.load(CONF / "data" / "newsgroups20.yaml").label_texts)
 STAND_INS = {
     "path/to/encoder": "bert",
+    "path/to/decoder": "gpt2",
     "distilbert/distilbert-base-uncased": "bert",
     "path/to/reviews.csv": "reviews.csv",
 }
@@ -45,7 +47,7 @@ def overrides(command: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny text encoder and a small data set."""
+    """A folder with a tiny text encoder, a tiny decoder and small data sets."""
     folder = tmp_path_factory.mktemp("examples")
     config = transformers.BertConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=8
@@ -57,6 +59,8 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     table = datasets.Dataset.from_list(rows)
     table.to_parquet(folder / "newsgroups20.parquet")
+    save_decoder(folder / "gpt2")
+    save_instructions(folder / "dolly15k.parquet", categories=tuple(OmegaConf.load(CONF / "data" / "dolly.yaml").tasks))
     table.remove_columns("label_name").to_csv(folder / "reviews.csv")
     return folder
 
@@ -91,7 +95,7 @@ def test_the_command_of_the_head_comment_runs_a_round(
     for name, stand_in in STAND_INS.items():
         command = command.replace(name, str(examples / stand_in))
     wanted = [override for override in overrides(command) if not override.startswith("rounds=")]
-    short = ["model.max_length=8"] if "bert" in command else []
+    short = ["model.max_length=8"] if "bert" in command or "gpt2" in command else []
     assert train(*wanted, *short, "batch_size=4") == 0
     (run,) = tmp_path.glob("lightning_logs/*/*")
     assert (run / "adapter").is_dir() or (run / "model").is_dir()

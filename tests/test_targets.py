@@ -7,6 +7,7 @@ import torch
 import transformers
 from torch import nn
 
+from flt.adapters.lora import LoraSettings, attach
 from flt.errors import InputError
 from flt.targets import head_name, target_modules
 
@@ -40,6 +41,18 @@ def test_target_and_head_names_of_a_plain_module() -> None:
     )
     assert head_name(model) == "out"
     assert target_modules(model) == ["classifier", "block.0"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_that_is_the_embedding_too_is_refused(tied: bool) -> None:
+    config = transformers.LlamaConfig(**TINY, tie_word_embeddings=tied, pad_token_id=0)
+    model = transformers.LlamaForCausalLM(config)
+    if tied:
+        with pytest.raises(InputError, match=r"^adapter\.head=lm_head: [^\n]*embedding[^\n]*none$"):
+            attach(model, LoraSettings(head="lm_head"), 0)
+    else:
+        assert attach(model, LoraSettings(head="lm_head"), 0).names(["head"]) == ["lm_head.weight"]
+    assert attach(transformers.LlamaForCausalLM(config), LoraSettings(), 0).names(["head"]) == []
 
 
 def test_a_model_without_linear_layers_is_one_line() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "book", "very", "not", "a"]
 LAYERS = 3
@@ -66,4 +68,40 @@ def save_reviews(path: Path, rows: int = 120) -> Path:
         labels.append(i % 2)
     names = [("good film", "bad film")[label] for label in labels]
     datasets.Dataset.from_dict({"text": texts, "label": labels, "label_name": names}).to_csv(path)
+    return path
+
+
+def word_tokenizer(**special: str) -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer that knows WORDS alone and adds nothing, as those of GPT-like models."""
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", **special)
+
+
+def save_decoder(folder: Path, kind: str = "gpt2", seed: int = 0) -> Path:
+    """A folder with a tiny causal language model, whose tokenizer ends texts with [SEP] and has nothing to pad with."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = config(kind, initializer_range=0.5, bos_token_id=3, eos_token_id=3)
+        transformers.AutoModelForCausalLM.from_config(made).save_pretrained(folder)
+    word_tokenizer(eos_token="[SEP]").save_pretrained(folder)
+    return folder
+
+
+def save_instructions(path: Path, rows: int = 120, categories: Sequence[str] = ("open_qa", "closed_qa")) -> Path:
+    """A table like Dolly's: every other context is empty, clients are three."""
+    generator = torch.Generator().manual_seed(0)
+
+    def text(most: int) -> str:
+        picked = torch.randint(
+            5, len(WORDS), (1 + int(torch.randint(most, (), generator=generator)),), generator=generator
+        )
+        return " ".join(WORDS[int(k)] for k in picked)
+
+    table = [
+        {"instruction": text(4), "context": text(6) if i % 2 else "", "response": text(5),
+         "category": categories[i % len(categories)], "client": i % 3}
+        for i in range(rows)
+    ]  # fmt: skip
+    datasets.Dataset.from_list(table).to_parquet(path)
     return path

@@ -19,11 +19,12 @@ from flt.heads import renew
 from flt.label_names import label_name_classifier
 from flt.locate import LOADABLE, OFFLINE, loading, locate
 from flt.processors import load_tokenizer, pixels
+from flt.quantised import quantisation
 from flt.targets import head_name, inside
 
 log = logging.getLogger(__name__)
 
-KINDS = ("text", "pair", "image")
+KINDS = ("text", "pair", "image", "causal")
 CLASSIFIERS = ("linear", "label_names")
 ATTENTION = ("auto", "eager", "sdpa")
 
@@ -39,12 +40,13 @@ class ModelConfig:
         max_length: Longest text, in tokens.
         adapt_layers: all, or top<k>: the adapter goes into the k uppermost blocks only.
         head: linear, the model's own classifier, drawn anew and trained; or label_names: frozen embeddings of the
-            classes' names (flt.label_names), of which nothing trains.
+            classes' names (flt.label_names), of which nothing trains. A causal model keeps its own, frozen.
         label_scale: Inverse temperature of the label_names head.
         attention: How transformers computes attention: eager, sdpa, or auto, which is eager in bf16 on a CPU, where the
             backward pass of PyTorch's fused kernel takes several times as long, and else transformers' own choice.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
         dropout: Probability of every dropout of the backbone, in [0, 1); it trains the same way each time at 0.
+        quantise: 8bit or 4bit: the frozen linear layers are kept so, by bitsandbytes on a CUDA device; None: float32.
         random: Keep the architecture and draw its weights from the seed: the control of a frozen pre-trained backbone.
     """
 
@@ -58,6 +60,7 @@ class ModelConfig:
     attention: str = "auto"
     gradient_checkpointing: bool = False
     dropout: float = 0.0
+    quantise: str | None = None
     random: bool = False
 
 
@@ -66,7 +69,7 @@ class Backbone:
     """A model with a new head, in eval mode, float32, nothing frozen yet."""
 
     model: nn.Module
-    """From transformers; its output has `logits` (batch, classes)."""
+    """From transformers; its output has `logits` (batch, classes), of a causal model (batch, tokens, vocabulary)."""
     tokenizer: Any | None
     """None for images."""
     source: str
@@ -86,7 +89,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
 
     Args:
         cfg: Which model.
-        kind: What it reads: text, pair (two texts) or image.
+        kind: What it reads: text, pair (two texts), image, or causal: text that it goes on with, without a new head.
         classes: Outputs of the new head.
         seed: Of the head, and of all weights where `cfg.random`.
         texts: What stands for each class, for the label_names head.
@@ -100,26 +103,33 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     _check(cfg, kind)
     source, local = locate(str(cfg.path), cfg.package) if cfg.name == "hub" else (str(embedded()), True)
     with loading(source, OFFLINE if local and not Path(source).is_dir() else LOADABLE):
-        config = transformers.AutoConfig.from_pretrained(
-            source, num_labels=classes, local_files_only=local, trust_remote_code=False
-        )
+        config = transformers.AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     _check_kind(config, kind, source)
+    if kind == "causal":
+        config.use_cache = False  # of keys and values, for generation: here every text passes once
+    else:
+        config.num_labels = classes
     _set_dropout(config, cfg.dropout)
     with loading(source), isolate_rng():
         torch.manual_seed(seed)
         model = _build(cfg, kind, config, source, local)
+    if kind == "causal":
+        model.loss_type = "ForCausalLM"  # which transformers takes in any case; of LMHead it would warn
     if cfg.gradient_checkpointing:
         _checkpoint_gradients(model, source)
     tokenizer = None if kind == "image" else load_tokenizer(source, local)
     if tokenizer is not None:
+        if kind == "causal" and tokenizer.eos_token_id is None:
+            raise InputError.of("model.path", source, "a tokenizer with an eos token", "nothing would end a response")
         model.config.pad_token_id = tokenizer.pad_token_id
         _check_length(model, cfg.max_length)
-    classifier = _with_head(cfg, model.eval(), tokenizer, seed, texts)
+    model.eval()
+    headed = model if kind == "causal" else _with_head(cfg, model, tokenizer, seed, texts)
     vision = getattr(config, "vision_config", config)
     size, channels = (getattr(vision, key, None) for key in ("image_size", "num_channels"))
     mean, std = pixels(source, local) if kind == "image" else (None, None)
     pad = 0 if tokenizer is None else tokenizer.pad_token_id
-    return Backbone(classifier, tokenizer, source, size, channels, pad, mean, std)
+    return Backbone(headed, tokenizer, source, size, channels, pad, mean, std)
 
 
 def _check(cfg: ModelConfig, kind: str) -> None:
@@ -133,22 +143,33 @@ def _check(cfg: ModelConfig, kind: str) -> None:
         raise InputError.of("model", "embedded", "model=<hub id or folder> of a text model", "it reads images only")
     if not 0 <= cfg.dropout < 1:
         raise InputError.of("model.dropout", cfg.dropout, "a probability in [0, 1)")
+    if cfg.quantise is not None:
+        quantisation(cfg.quantise)  # refused before anything is loaded
+        if cfg.random:
+            raise InputError.of("model.quantise", cfg.quantise, "null with model.random", "nothing is loaded then")
     if cfg.max_length < 1:
         raise InputError.of("model.max_length", cfg.max_length, "an integer >= 1")
     for key, allowed in (("head", CLASSIFIERS), ("attention", ATTENTION)):
         if getattr(cfg, key) not in allowed:
             raise InputError.of(f"model.{key}", getattr(cfg, key), allowed)
-    if cfg.head == "label_names" and kind == "image":
-        raise InputError.of("model.head", cfg.head, "linear", "an image model has no embedding of names")
+    if cfg.head == "label_names" and kind in ("image", "causal"):
+        why = "an image model has no embedding of names" if kind == "image" else "a causal model predicts tokens"
+        raise InputError.of("model.head", cfg.head, "linear", why)
     if not 0 < cfg.label_scale < float("inf"):
         raise InputError.of("model.label_scale", cfg.label_scale, "a number > 0")
 
 
 def _check_kind(config: Any, kind: str, source: str) -> None:
-    images = type(config) in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-    texts = type(config) in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    if not (images if kind == "image" else texts):
-        wanted = "a model that classifies images" if kind == "image" else "a model that classifies text"
+    known = {
+        "image": ("a model that classifies images", transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING),
+        "causal": ("a causal language model (a decoder)", transformers.MODEL_FOR_CAUSAL_LM_MAPPING),
+    }
+    wanted, models = known.get(
+        kind, ("a model that classifies text", transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)
+    )
+    # encoders such as BERT are among the causal models of transformers too, for those who made decoders of them
+    encoder = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if type(config) not in models or (kind == "causal" and encoder):
         raise InputError.of("model.path", source, wanted, f"the data is {kind}, the model of type {config.model_type}")
 
 
@@ -168,14 +189,19 @@ def _build(cfg: ModelConfig, kind: str, config: Any, source: str, local: bool) -
     auto: Any = transformers.AutoModelForSequenceClassification
     if kind == "image":
         auto = transformers.AutoModelForImageClassification
+    if kind == "causal":
+        auto = transformers.AutoModelForCausalLM
     if cfg.head == "label_names":
         auto = transformers.AutoModel
     attention = None if cfg.attention == "auto" else cfg.attention
+    rounded: dict[str, Any] = {}
+    if cfg.quantise is not None:
+        rounded = {"quantization_config": quantisation(cfg.quantise), "device_map": {"": torch.cuda.current_device()}}
     if cfg.random:
         return auto.from_config(config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False)
     model, report = auto.from_pretrained(
         source, config=config, dtype=torch.float32, local_files_only=local, trust_remote_code=False,
-        ignore_mismatched_sizes=True, output_loading_info=True, attn_implementation=attention,
+        ignore_mismatched_sizes=True, output_loading_info=True, attn_implementation=attention, **rounded,
     )  # fmt: skip
     fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     head = head_name(model) if cfg.head == "linear" else "pooler"  # which the label_names head doesn't use

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
+from flt.causal import CausalModule
 from flt.client import ClientModule
 from flt.label_names import LabelNameClassifier
 from flt.layout import Layout
@@ -82,10 +83,12 @@ def _export_adapter(
         layer = layout.layers.get(layout.entries[name].layer)
         if layer is None or state.alive[layout.entries[name].layer]:
             named[_peft_name(plain(name), layout, name)] = tensor.contiguous()
-    alike = _alike(module, layout)
+    alike = _alike(module, layout, plain)
     named |= {f"base_model.model.{plain(name)}": value for name, value in alike.items()}
     target.mkdir(parents=True, exist_ok=True)
-    _config(layout, state, plain, _heads(module, layout), source).save_pretrained(str(target))
+    config = _config(layout, state, plain, _heads(module, layout), source)
+    config.task_type = "CAUSAL_LM" if isinstance(module, CausalModule) else None  # peft's class for it can generate
+    config.save_pretrained(str(target))
     safetensors.torch.save_file(named, target / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
@@ -127,10 +130,11 @@ def _heads(module: nn.Module, layout: Layout) -> list[str]:
     return sorted({name.rpartition(".")[0].replace(".modules_to_save.default", "") for name in layout.names(["head"])})
 
 
-def _alike(module: nn.Module, layout: Layout) -> dict[str, Tensor]:
+def _alike(module: nn.Module, layout: Layout, plain: Callable[[str], str]) -> dict[str, Tensor]:
     """Frozen tensors of modules whose names end like a head's: peft takes them for heads, and wants their values."""
     heads = _heads(module, layout)
-    alike = [name for name, _ in module.named_modules() if name not in heads and name.endswith(tuple(heads))]
+    ends = tuple(plain(name) for name in heads)
+    alike = [name for name, _ in module.named_modules() if name not in heads and plain(name).endswith(ends)]
     return {
         f"{name}.{key}": value.detach().cpu().contiguous()
         for name in alike
@@ -148,7 +152,7 @@ def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[s
         kind: Any = type(model)
         prefix = _prefix(module)
         config: Any = copy.deepcopy(model.config)
-        if model is module.model:
+        if model is module.model and not isinstance(module, CausalModule):
             config.num_labels = merged[f"{prefix}{output_layer(model)}.weight"].shape[0]
         with isolate_rng():  # the weights that it draws are replaced
             fresh = kind(config)

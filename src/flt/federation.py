@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from flt import backbones, heads
+from flt.causal import CausalModule
 from flt.client import ClientModule, ClientSpec, Optimizer
 from flt.config import TrainConfig, typed
 from flt.data import encode
 from flt.data.deal import TaskData, deal
+from flt.data.instructions import encode_instructions
 from flt.data.sets import DataSet, load_all
 from flt.errors import InputError
 from flt.label_names import label_texts
@@ -58,13 +60,15 @@ def federation(cfg: TrainConfig) -> Federation:
     optimizer = Optimizer(local.optimizer, local.lr, local.weight_decay, local.momentum)
     sets, model = load_all(cfg), _model(cfg)
     classes = {task: width for found in sets for task, width in found.classes.items()}
+    if cfg.heads == "task" and sets[0].raw.kind == "causal":
+        raise InputError.of("heads", cfg.heads, "shape, shared", "a causal model has no head of its own for a task")
     texts = _label_texts(cfg, model, sets)
     widest = max([*classes.values(), len(texts)])  # a class that train lacks has a name all the same
     backbone = backbones.load(model, sets[0].raw.kind, widest, cfg.seed, texts)
     head_of = heads.variants(cfg.heads, classes)
     tasks = [task for found in sets for task in _encoded(cfg, found, backbone, model.max_length, head_of)]
     return Federation(
-        module=ClientModule(backbone.model, widest, optimizer),
+        module=_module(backbone, sets[0].raw.kind, widest, optimizer),
         clients=deal(cfg, tasks),
         validation=_sampled(tasks, "validation", cfg.eval.examples, cfg.seed),
         test=_sampled(tasks, "test", cfg.eval.test_examples, cfg.seed),
@@ -72,6 +76,12 @@ def federation(cfg: TrainConfig) -> Federation:
         source=backbone.source,
         heads=_initial(backbone.model, {head_of[task]: width for task, width in classes.items()}, cfg.seed),
     )
+
+
+def _module(backbone: backbones.Backbone, kind: str, classes: int, optimizer: Optimizer) -> ClientModule:
+    if kind == "causal":
+        return CausalModule(backbone.model, optimizer)
+    return ClientModule(backbone.model, classes, optimizer)
 
 
 def _model(cfg: TrainConfig) -> backbones.ModelConfig:
@@ -118,7 +128,8 @@ def _encode(
         return encode.encode_images(raw.splits[split], raw, backbone.image_size, backbone.channels)
     assert backbone.tokenizer is not None, "a text backbone has one"
     called = f"{found.name} {split}"
-    return encode.encode_text(raw.splits[split], raw, backbone.tokenizer, max_length, called, cfg.cache.limit)
+    encoder = encode_instructions if raw.kind == "causal" else encode.encode_text
+    return encoder(raw.splits[split], raw, backbone.tokenizer, max_length, called, cfg.cache.limit)
 
 
 def _initial(model: nn.Module, widths: Mapping[str, int], seed: int) -> dict[str, dict[str, Tensor]]:

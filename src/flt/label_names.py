@@ -76,6 +76,7 @@ def label_name_classifier(
         max_length: Longest text, in tokens.
     """
     inputs = tokenizer(list(texts), truncation=True, max_length=max_length, padding=True, return_tensors="pt")
+    inputs = inputs.to(next(encoder.parameters()).device)
     with torch.no_grad():
         names = embed(encoder, inputs)
     return LabelNameClassifier(encoder, names, scale, texts)

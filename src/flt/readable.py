@@ -61,14 +61,32 @@ def distributed(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def score(names: Iterable[str]) -> str | None:
-    """The name of what measures how good a model is: an accuracy where there is one.
+    """The name of what measures how good a model is: a perplexity or an accuracy where there is one.
 
     Example:
         >>> score(["val_loss", "val_f1", "val_acc"])
         'val_acc'
+        >>> score(["val_loss", "val_acc", "val_perplexity"])
+        'val_perplexity'
     """
     others = [name for name in names if "loss" not in name and name != "clustering_acc"]
-    return next((name for name in others if "acc" in name), others[0] if others else None)
+    known = (name for part in ("perplexity", "acc") for name in others if part in name)
+    return next(known, others[0] if others else None)
+
+
+def accuracy(names: Iterable[str]) -> str | None:
+    """The name of the accuracy, where there is one."""
+    return next((name for name in names if "acc" in name and name != "clustering_acc"), None)
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a figure is a loss or a perplexity.
+
+    Example:
+        >>> lower_is_better("val_loss"), lower_is_better("val_acc")
+        (True, False)
+    """
+    return "loss" in name or "perplexity" in name
 
 
 def loss(names: Iterable[str]) -> str | None:

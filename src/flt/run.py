@@ -100,6 +100,9 @@ class Run:
         layout = build.attach(cfg, made.module)
         recipe = build.recipe(cfg, len(set(made.tasks().values())), made.tasks())
         recipe.check(layout)
+        if cfg.model.get("quantise") and recipe.changes_base:
+            why = "the recipe changes the frozen weights, of which only rounded ones are left"
+            raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
         made.module.to(device)
         if cfg.prefix_cache:
             made = self.made = prefixed(made, layout, recipe, cfg, device, self.show)

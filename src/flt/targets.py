@@ -5,19 +5,23 @@ from __future__ import annotations
 import transformers
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from flt.errors import InputError
 from flt.label_names import LabelNameClassifier
 
 HEADS = ("classifier", "score", "classification_head")
-TARGETS = {"vit": ["q_proj", "v_proj"], "deit": ["q_proj", "v_proj"], "distilbert": ["q_lin", "v_lin"]}
-TARGETS |= {"albert": ["query", "value"], "mpnet": ["q", "v"]}
+ATTENTION = (
+    ("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("q", "v"), ("query_key_value",), ("c_attn",),
+)  # fmt: skip
+"""What models call query and value, or the layer that computes both, for types that peft doesn't know."""
 
 
 def head_name(model: nn.Module) -> str:
-    """Name of the module that turns features into logits; ``none`` where nothing of it can train.
+    """Name of the module that turns features into logits; ``none`` where nothing of it is to train.
 
-    For a model of transformers it is the classifier whole, which may hold several layers; else the last linear layer.
+    For a model of transformers it is the classifier whole, which may hold several layers; else the last linear layer. A
+    causal model keeps the one it has, which often is its embedding, too.
 
     Raises:
         InputError: If the model has no linear layer.
@@ -26,13 +30,13 @@ def head_name(model: nn.Module) -> str:
         >>> head_name(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
         '2'
     """
-    if isinstance(model, LabelNameClassifier):
+    if isinstance(model, LabelNameClassifier) or is_causal(model):
         return "none"
     linear = _linear(model)
     if not linear:
         raise InputError.of("model", type(model).__name__, "a model that ends in a torch.nn.Linear", "it has no head")
     if isinstance(model, transformers.PreTrainedModel):
-        return next((name for name in HEADS if inside(linear[-1], name)), linear[-1])
+        return next((name for name in HEADS if any(inside(layer, name) for layer in linear)), linear[-1])
     return linear[-1]
 
 
@@ -40,8 +44,8 @@ def target_modules(model: nn.Module) -> list[str]:
     """Names of the layers that LoRA adapts by default.
 
     Returns:
-        The usual names for the model's type, such as query and value, as far as they occur; for a type without, the
-        full names of all linear layers outside the head.
+        The names that peft has for the model's type, such as query and value, as far as they occur; for a type that it
+        doesn't know, what the model calls them; else the full names of all linear layers outside the head.
 
     Raises:
         InputError: If no layer is left.
@@ -50,13 +54,11 @@ def target_modules(model: nn.Module) -> list[str]:
         >>> target_modules(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
         ['0']
     """
-    kind = getattr(getattr(model, "config", None), "model_type", "")
-    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    usual = [name for name in PEFT_TARGETS.get(kind) or TARGETS.get(kind) or () if name in present]
+    usual = _usual(model)
     head = head_name(model)
     # torch's attention reads its output layer's weight and never calls it
     attention = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
-    unfit = [head, *attention]
+    unfit = [head, *attention, *_outputs(model)]
     names = usual or [name for name in _linear(model) if not any(inside(name, other) for other in unfit)]
     if not names:
         raise InputError.of("adapter.target_modules", None, "names of layers", "the head is the only linear layer")
@@ -64,13 +66,43 @@ def target_modules(model: nn.Module) -> list[str]:
 
 
 def output_layer(model: nn.Module) -> str:
-    """Name of the linear layer whose outputs are the logits.
+    """Name of the linear layer of the head whose outputs are the logits.
 
     Example:
         >>> output_layer(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
         '2'
     """
-    return _linear(model)[-1]
+    head = head_name(model)
+    return [name for name in _linear(model) if inside(name, head)][-1]
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether a model is one of transformers that predicts the next token."""
+    return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+def is_tied(model: nn.Module, head: str) -> bool:
+    """Whether a layer of a model of transformers shares its weights with the embedding of its inputs."""
+    if head not in _outputs(model):
+        return False
+    assert isinstance(model, transformers.PreTrainedModel), "which alone has outputs"
+    return model.get_submodule(head).weight is model.get_input_embeddings().weight
+
+
+def _usual(model: nn.Module) -> list[str]:
+    """Ends of the names of what is commonly adapted in a model of transformers; none of another."""
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if kind is None:
+        return []
+    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    known = [name for name in PEFT_TARGETS.get(kind, ()) if name in present]
+    return known or next((list(names) for names in ATTENTION if present.issuperset(names)), [])
+
+
+def _outputs(model: nn.Module) -> list[str]:
+    """Names of the layer that turns hidden states into tokens, where the model has one."""
+    output = model.get_output_embeddings() if isinstance(model, transformers.PreTrainedModel) else None
+    return [name for name, module in model.named_modules() if module is output]
 
 
 def _linear(model: nn.Module) -> list[str]:

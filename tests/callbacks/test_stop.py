@@ -82,12 +82,14 @@ def test_a_run_ends_with_the_round_whose_accuracy_is_reached(
 def test_a_run_ends_after_so_many_evaluations_in_a_row_without_a_better_one(
     patience: int | None, values: list[float | None], rounds: int
 ) -> None:
-    """By the accuracy though the loss falls; by the loss where no accuracy is logged; else by another score."""
+    """By the accuracy though the loss falls; by the loss of language models and where no accuracy is logged."""
     falling = [None if value is None else 1 - value for value in values]
     assert rounds_of(Stop(patience=patience), Scripted(values, val_loss=1.0)) == rounds
     assert rounds_of(Stop(patience=patience), Scripted(falling, "val_loss")) == rounds
     assert rounds_of(Stop(patience=patience), Scripted(falling, "val_loss", val_f1=0.5)) == rounds
     assert rounds_of(Stop(patience=patience), Scripted(values, "val_f1", clustering_acc=1.0)) == rounds
+    language = Scripted(falling, "val_loss", val_acc=0.5, val_perplexity=9.0)
+    assert rounds_of(Stop(patience=patience), language) == rounds
 
 
 def test_one_line_says_why(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,12 +9,17 @@ import pytest
 from omegaconf import OmegaConf
 
 from flt.data.sources import DataConfig, RawData, load
+from flt.data.templates import fitting
 
-NEWSGROUPS = Path(__file__).parents[2] / "conf" / "data" / "newsgroups20.yaml"
+CONF = Path(__file__).parents[2] / "conf" / "data"
 
 
 def sizes(raw: RawData) -> dict[str, int]:
     return {name: len(split) for name, split in raw.splits.items()}
+
+
+def load_yaml(name: str, **fields: Any) -> RawData:
+    return load(DataConfig(**{**OmegaConf.to_object(OmegaConf.load(CONF / f"{name}.yaml")), **fields}))
 
 
 def load_file(path: Path, **fields: Any) -> RawData:
@@ -23,13 +28,23 @@ def load_file(path: Path, **fields: Any) -> RawData:
 
 @pytest.mark.usefixtures("flt_data")
 def test_newsgroups_have_their_published_sizes_and_empty_texts() -> None:
-    raw = load(DataConfig(**{**OmegaConf.to_object(OmegaConf.load(NEWSGROUPS)), "validation": 0.0}))
+    raw = load_yaml("newsgroups20", validation=0.0)
     assert sizes(raw) == {"train": 11_314, "test": 7_532}
     assert raw.inputs == ("text_stripped",)
     assert raw.label_names[:2] == ("alt.atheism", "comp.graphics")
     assert len(raw.label_names) == 20
     texts = [text for split in raw.splits.values() for text in split["text_stripped"][:]]
     assert sum(not text.strip() for text in texts) == 515
+
+
+@pytest.mark.usefixtures("flt_data")
+def test_dolly_has_its_categories_and_a_context_in_some_rows() -> None:
+    raw = load_yaml("dolly", validation=0.0)
+    assert sizes(raw) == {"train": 14_931, "test": 80}
+    assert (raw.kind, raw.inputs, raw.response) == ("causal", ("instruction", "context"), "response")
+    assert len(raw.label_names) == 8
+    rows = [row for split in raw.splits.values() for row in split.select_columns(list(raw.inputs))]
+    assert sum(fitting(raw.templates, row) is raw.templates[1] for row in rows) == 10_544
 
 
 @pytest.mark.parametrize(

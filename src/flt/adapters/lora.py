@@ -16,7 +16,7 @@ from flt.blocks import top_blocks
 from flt.client import ClientModule
 from flt.errors import InputError
 from flt.layout import Layout
-from flt.targets import head_name, target_modules
+from flt.targets import head_name, is_tied, target_modules
 
 
 @dataclasses.dataclass
@@ -71,6 +71,10 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "
     else:
         chosen = settings.head or head_name(root)
         head = [] if chosen == "none" else [chosen]
+        if is_tied(root, chosen):
+            raise InputError.of(
+                "adapter.head", chosen, "none", "its weights are those of the embedding, which are frozen"
+            )
         _inject(root, settings, head, seed, layers)
     head = [f"{prefix}{name}" for name in head if name]
     for name in head:
@@ -114,6 +118,7 @@ def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,  # type: ignore[arg-type]  # alpha may be a fraction
         target_modules="|".join(map(re.escape, whole)), exclude_modules=list(head) or None,
+        fan_in_fan_out=all(isinstance(module.get_submodule(name), Conv1D) for name in whole),
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)

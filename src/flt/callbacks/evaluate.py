@@ -9,6 +9,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from torch.utils.data import Dataset
 
+from flt import readable
 from flt.callbacks.base import FedCallback
 from flt.callbacks.memo import Memo, fingerprint
 from flt.federator import Federator
@@ -120,13 +121,13 @@ def gather(federator: Federator, stage: str) -> dict[str, list[float]]:
 
 
 def worst_tenth(values: list[float], key: str) -> float:
-    """The mean over the worst tenth of the values, at least one: the highest of a loss, the lowest of anything else.
+    """The mean over the worst tenth of the values, at least one: the highest of a loss, the lowest of an accuracy.
 
     Example:
         >>> worst_tenth([0.5, 0.9, 0.7], "val_acc")
         0.5
     """
-    ordered = sorted(values, reverse="loss" in key)
+    ordered = sorted(values, reverse=readable.lower_is_better(key))
     return float(np.mean(ordered[: max(1, len(ordered) // 10)]))
 
 

@@ -123,7 +123,7 @@ def worst_ten(federator: Federator) -> str:
 def _rank(update: Update, by: str) -> float:
     """Smaller is worse; what isn't a number is worst."""
     value = update.metrics[f"distributed/{by}"]
-    return -math.inf if math.isnan(value) else -value if "loss" in by else value
+    return -math.inf if math.isnan(value) else -value if readable.lower_is_better(by) else value
 
 
 def _cell(value: float | None) -> str:

@@ -54,10 +54,10 @@ class Stop(FedCallback):
 
     def _reached(self, history: History) -> str | None:
         evaluated = _evaluated(history)
-        name = readable.score(evaluated[-1]) if evaluated else None
+        name = readable.accuracy(evaluated[-1]) if evaluated else None
         if self.accuracy is None or not evaluated:
             return None
-        if name is None or "acc" not in name:
+        if name is None:
             known = ", ".join(evaluated[-1])
             raise InputError.of("stop.accuracy", self.accuracy, "null", f"the module logs {known} and no accuracy")
         best = max(_values(evaluated, name, 1))

@@ -18,7 +18,7 @@ Codes = dict[str, NDArray[np.int64]]  # split -> label values as the source coun
 
 
 def relabel(
-    splits: Splits, label: str, label_name: str | None = None, classes: Sequence[int] | None = None
+    splits: Splits, label: str, label_name: str | None = None, classes: Sequence[int] | None = None, least: int = 2
 ) -> tuple[Splits, tuple[str, ...]]:
     """Replaces the labels by int64 0..K-1, keeps only the chosen classes, drops splits with hidden labels.
 
@@ -27,6 +27,7 @@ def relabel(
         label: Column of the class: text, integers or ClassLabel.
         label_name: Column with the names of integer classes; None takes a usual one where there is any.
         classes: Label values to keep, in their new order; None is all of them, sorted.
+        least: Fewest classes.
 
     Returns:
         The splits and the name of each class.
@@ -44,7 +45,7 @@ def relabel(
     codes, names = _codes(arrays, label, splits["train"].features[label])
     codes = {name: values for name, values in codes.items() if name == "train" or (values >= 0).any()}
     names = names or _names(splits, codes, label_name)
-    order = _order(codes, names, label, classes)
+    order = _order(codes, names, label, classes, least)
     kept = {name: _renumbered(splits[name], label, values, order) for name, values in codes.items()}
     if not len(kept["train"]):
         raise InputError.of("data.classes", order, "classes that train has examples of")
@@ -98,12 +99,12 @@ def _names(splits: Splits, codes: Codes, label_name: str | None) -> dict[int, st
     return names
 
 
-def _order(codes: Codes, names: Mapping[int, str], label: str, classes: Sequence[int] | None) -> list[int]:
+def _order(codes: Codes, names: Mapping[int, str], label: str, classes: Sequence[int] | None, least: int) -> list[int]:
     """The label values to keep, in their new order."""
     order = sorted(names) if classes is None else list(classes)
     if len(set(order)) < len(order) or not set(order) <= set(names):
         raise InputError.of("data.classes", order, sorted(names), "different label values, each in the data")
-    if len(order) < 2:
+    if len(order) < least:
         raise InputError.of("data.label", label, "two classes or more", f"there are {len(order)}")
     if classes is None and any((values < 0).any() for values in codes.values()):
         raise InputError.of(

@@ -12,7 +12,7 @@ from flt.errors import InputError
 if TYPE_CHECKING:
     from flt.data.sources import DataConfig
 
-Kind = Literal["text", "pair", "image"]
+Kind = Literal["text", "pair", "image", "causal"]
 
 TEXTS = ("text_stripped", "text", "sentence", "content", "instruction", "review", "document", "title")
 PAIRS = (
@@ -69,11 +69,11 @@ def choose_inputs(cfg: DataConfig, features: datasets.Features) -> tuple[Kind, t
         return "image", (_image(pick("image", cfg.image, IMAGES, names), features),)
     pair = next((both for both in PAIRS if set(both) <= set(names)), None)
     if free and pair:
-        return "pair", tuple(_text("text", name, features) for name in pair)
-    text = _text("text", pick("text", cfg.text, TEXTS, names), features)
+        return "pair", tuple(check_text("text", name, features) for name in pair)
+    text = check_text("text", pick("text", cfg.text, TEXTS, names), features)
     if cfg.text_pair is None:
         return "text", (text,)
-    return "pair", (text, _text("text_pair", pick("text_pair", cfg.text_pair, (), names), features))
+    return "pair", (text, check_text("text_pair", pick("text_pair", cfg.text_pair, (), names), features))
 
 
 def _image(name: str, features: datasets.Features) -> str:
@@ -82,7 +82,12 @@ def _image(name: str, features: datasets.Features) -> str:
     return name
 
 
-def _text(key: str, name: str, features: datasets.Features) -> str:
+def check_text(key: str, name: str, features: datasets.Features) -> str:
+    """Returns the name of a column of text.
+
+    Raises:
+        InputError: It holds something else.
+    """
     dtype = getattr(features[name], "dtype", type(features[name]).__name__)
     if dtype not in ("string", "large_string"):
         raise InputError.of(f"data.{key}", name, "a column of text", f"it holds {dtype}")

@@ -38,6 +38,8 @@ class TaskData:
 def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
     """Deals each task to the clients on its own; drawn again until every client has something to do.
 
+    A column that tells clients apart does so in all tasks: then a client has the jobs that its examples are of.
+
     Args:
         cfg: Number of clients, partition and seed.
         tasks: What is dealt.
@@ -46,7 +48,7 @@ def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
         InputError: No draw gave each client an example.
     """
     for attempt in range(ATTEMPTS):
-        parts = [_partition(cfg, task, (cfg.seed, number, attempt)) for number, task in enumerate(tasks)]
+        parts = _parts(cfg, tasks, attempt)
         if all(any(len(of_one) for of_one in shares) for shares in zip(*parts, strict=True)):
             break
     else:
@@ -62,7 +64,25 @@ def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
     return [ClientSpec(client, tuple(jobs)) for client, jobs in enumerate(clients)]
 
 
-def _partition(cfg: TrainConfig, task: TaskData, seed: tuple[int, ...]) -> list[np.ndarray]:
+def _parts(cfg: TrainConfig, tasks: Sequence[TaskData], attempt: int) -> list[list[np.ndarray]]:
+    """The positions that each client has, task by task."""
+    columns = [task.column for task in tasks if task.column is not None]
+    labels = [task.splits["train"].labels for task in tasks]
+    if cfg.partition.kind != "by_column" or len(columns) < len(tasks):
+        return [
+            _partition(cfg, own, task.column, (cfg.seed, number, attempt))
+            for number, (task, own) in enumerate(zip(tasks, labels, strict=True))
+        ]
+    shares = _partition(cfg, np.concatenate(labels), np.concatenate(columns), (cfg.seed, 0, attempt))
+    ends = np.cumsum([len(column) for column in columns])
+    return [
+        [share[(share >= end - len(column)) & (share < end)] - (end - len(column)) for share in shares]
+        for column, end in zip(columns, ends, strict=True)
+    ]
+
+
+def _partition(
+    cfg: TrainConfig, labels: np.ndarray, column: np.ndarray | None, seed: tuple[int, ...]
+) -> list[np.ndarray]:
     known = {name: getattr(cfg.partition, name) for name in settings(cfg.partition.kind)}
-    kind, labels = cfg.partition.kind, task.splits["train"].labels
-    return partition(kind, labels=labels, column=task.column, clients=cfg.clients, seed=seed, **known)
+    return partition(cfg.partition.kind, labels=labels, column=column, clients=cfg.clients, seed=seed, **known)

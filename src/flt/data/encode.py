@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 1000  # rows read at once
-PADDED = ("input_ids", "attention_mask", "token_type_ids", "prefix")
+PADDED = {"attention_mask": 0, "token_type_ids": 0, "prefix": 0, "labels": stores.IGNORED}
 
 
 class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Encoded examples: one item is one row's inputs and its label, not padded.
+    """Encoded examples: one item is one row's inputs and its label, or its tokens' labels, not padded.
 
     The inputs lie in a store that all views share, so a client costs its positions and labels only.
 
@@ -52,8 +52,12 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         return len(self.labels)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        """Text: input_ids, attention_mask and perhaps token_type_ids (length,); image: pixel_values (C, H, W)."""
-        return {**self.store.row(int(self.rows[i])), "labels": torch.tensor(int(self.labels[i]))}
+        """Text: input_ids, attention_mask and perhaps token_type_ids (length,); image: pixel_values (C, H, W).
+
+        ``labels`` is the class (), or with a response the label of each token (length,).
+        """
+        row = self.store.row(int(self.rows[i]))
+        return row if "labels" in row else {**row, "labels": torch.tensor(int(self.labels[i]))}
 
     @property
     def lengths(self) -> NDArray[np.int64] | None:
@@ -74,10 +78,10 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 @dataclass(frozen=True)
 class Collate:
-    """Makes a batch of items: text padded on the right to the longest of the batch, images stacked, labels (B,).
+    """Makes a batch of items: text padded on the right to the longest of the batch, images and classes stacked.
 
     Attributes:
-        pad_token_id: What input_ids are padded with; masks and token types are padded with 0.
+        pad_token_id: What input_ids are padded with; masks and token types are padded with 0, tokens' labels with -100.
         mean: Of the pixels that the backbone was trained on, by channel; None leaves images in [0, 1].
         std: Their deviation.
 
@@ -99,9 +103,10 @@ class Collate:
         if name == "pixel_values" and self.mean is not None and self.std is not None:
             mean, std = (torch.tensor(figures).view(1, -1, 1, 1) for figures in (self.mean, self.std))
             return (torch.stack(values) - mean) / std
-        if name not in PADDED:
+        filling = {"input_ids": self.pad_token_id, **PADDED}
+        if name not in filling or not values[0].dim():
             return torch.stack(values)
-        return pad_sequence(values, batch_first=True, padding_value=self.pad_token_id if name == "input_ids" else 0)
+        return pad_sequence(values, batch_first=True, padding_value=filling[name])
 
 
 def encode_text(
@@ -131,7 +136,7 @@ def encode_text(
         raise InputError.of("model.max_length", max_length, "an integer >= 1")
 
     def texts() -> Iterator[list[list[str | None]]]:
-        return ([batch[column] for column in raw.inputs] for batch in _batches(dataset, raw))
+        return ([batch[column] for column in raw.inputs] for batch in batches(dataset, raw.inputs))
 
     return Examples(tokens.stored(texts, tokenizer, max_length, name, limit), dataset[raw.label][:])
 
@@ -154,7 +159,7 @@ def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | Non
     """
     if not isinstance(dataset.features[raw.inputs[0]], datasets.Image):
         dataset = dataset.with_format("numpy")
-    column = (image for batch in _batches(dataset, raw) for image in batch[raw.inputs[0]])
+    column = (image for batch in batches(dataset, raw.inputs) for image in batch[raw.inputs[0]])
     pixels = stores.stack([stores.shrink(stores.to_tensor(image), image_size) for image in column], image_size)
     if channels is not None and pixels.shape[1] not in (1, channels):
         raise InputError.of("data.image", f"{pixels.shape[1]} channels", f"1 or {channels}, what the backbone takes")
@@ -217,9 +222,9 @@ def take(examples: Examples, n: int, seed: Seed) -> Positions:
     return np.sort(stratified_order(examples.labels, seed)[:n])
 
 
-def _batches(dataset: datasets.Dataset, raw: RawData) -> Iterator[dict]:
-    """The input columns, some rows at a time."""
-    inputs = dataset.select_columns(list(raw.inputs))
+def batches(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict]:
+    """Some columns, some rows at a time."""
+    inputs = dataset.select_columns(list(columns))
     return (inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH))
 
 

@@ -36,7 +36,9 @@ class DataSet:
 
     @property
     def classes(self) -> dict[str, int]:
-        """Task -> its number of classes."""
+        """Task -> its number of classes; a causal model's tasks have none: they predict the same tokens."""
+        if self.raw.kind == "causal":
+            return dict.fromkeys(self.tasks, 1)
         return {task: 1 + max(int(own.max()) for _, own in parts.values()) for task, parts in self.tasks.items()}
 
 

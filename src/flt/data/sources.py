@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from flt.data import columns, partition, reading
+from flt.data import columns, partition, reading, templates
 from flt.data.classes import relabel
 from flt.data.columns import Kind
+from flt.data.templates import Template
 from flt.errors import InputError
+
+ONE_CLASS = "flt.class"
+"""Column of the only class of data that has none."""
 
 
 @dataclass
@@ -28,8 +32,11 @@ class DataConfig:
             instead of path.
         text: Column of the text; None takes the first usual name present.
         text_pair: Column of the second text of a pair.
+        response: Column of the text that a causal model learns to write; None: it classifies.
+        prompts: What stands before a response: templates with columns in braces, of which a row takes the first whose
+            columns all have text. Empty: one of text, and of text_pair where a row has it.
         image: Column of the image.
-        label: Column of the class; None takes the first usual name present.
+        label: Column of the class; None takes the first usual name present. With a response there need be none.
         label_name: Column with the class names, where the classes are integers.
         column: Column that tells clients apart, checked to be there.
         classes: Keep only these label values, which become 0.. in this order; None keeps all in sorted order.
@@ -45,6 +52,8 @@ class DataConfig:
     local: str | None = None
     text: str | None = None
     text_pair: str | None = None
+    response: str | None = None
+    prompts: list[str] = field(default_factory=list)
     image: str | None = None
     label: str | None = None
     label_name: str | None = None
@@ -63,9 +72,11 @@ class RawData:
     Attributes:
         splits: train always, validation and test where there are any; all columns of the source.
         kind: What the inputs are.
-        inputs: One column, or two for a pair.
+        inputs: One column, two for a pair, those of the prompts for causal.
         label: Column of the class, int64 in 0..len(label_names)-1.
         label_names: Name of each class.
+        response: Column of the target, of kind causal only.
+        templates: Of the prompts.
     """
 
     splits: dict[str, datasets.Dataset]
@@ -73,6 +84,8 @@ class RawData:
     inputs: tuple[str, ...]
     label: str
     label_names: tuple[str, ...]
+    response: str = ""
+    templates: tuple[Template, ...] = ()
 
     def values(self, split: str, column: str) -> NDArray:
         """Reads a column of a split, (n,), such as the labels or the column that tells clients apart."""
@@ -104,14 +117,21 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
     """
     _check_shares(cfg)
     splits = _digits_splits() if cfg.name == "digits" and cfg.path is None else reading.read(cfg)
-    names = splits["train"].column_names
-    kind, inputs = columns.choose_inputs(cfg, splits["train"].features)
-    label = columns.pick("label", cfg.label, columns.LABELS, names)
+    features = splits["train"].features
+    names, prompts = list(features), templates.choose(cfg, features) if cfg.response is not None else ()
+    if prompts:
+        kind: Kind = "causal"
+        inputs = tuple(dict.fromkeys(name for template in prompts for name in template.columns))
+        splits, label = _with_class(cfg, splits, {*inputs, cfg.response})
+    else:
+        kind, inputs = columns.choose_inputs(cfg, features)
+        label = columns.pick("label", cfg.label, columns.LABELS, names)
     for key, column in (("column", cfg.column), ("label_name", cfg.label_name)):
         if column is not None:
             columns.pick(key, column, (), names)
-    splits, label_names = relabel(splits, label, cfg.label_name, cfg.classes)
-    return RawData(_hold_out(splits, label, cfg, seed), kind, inputs, label, label_names)
+    splits, label_names = relabel(splits, label, cfg.label_name, cfg.classes, least=1 if prompts else 2)
+    splits = _hold_out(splits, label, cfg, seed)
+    return RawData(splits, kind, inputs, label, label_names, cfg.response or "", prompts)
 
 
 def digits(classes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -147,6 +167,16 @@ def _digits_splits() -> dict[str, datasets.Dataset]:
         image=datasets.Array2D((8, 8), "float32"), label=datasets.ClassLabel(names=list(map(str, range(10))))
     )
     return {"train": datasets.Dataset.from_dict({"image": images[:, 0], "label": labels}, features=features)}
+
+
+def _with_class(
+    cfg: DataConfig, splits: dict[str, datasets.Dataset], taken: set[str | None]
+) -> tuple[dict[str, datasets.Dataset], str]:
+    """The column of the class among those that are no text of the model's; without any, one class for all."""
+    free = [name for name in splits["train"].column_names if name not in taken]
+    if cfg.label is not None or set(free) & set(columns.LABELS):
+        return splits, columns.pick("label", cfg.label, columns.LABELS, free)
+    return {name: split.add_column(ONE_CLASS, ["all"] * len(split)) for name, split in splits.items()}, ONE_CLASS
 
 
 def _check_shares(cfg: DataConfig) -> None:

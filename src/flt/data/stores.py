@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 COLUMNS = ("input_ids", "token_type_ids")
 OFFSETS = "offsets"
+TARGETS = "targets"
+IGNORED = -100
+"""Label of a token that is no target, as in PyTorch's losses."""
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")  # Pillow's; every other mode has colours
 
 
@@ -45,28 +48,39 @@ class TextStore:
     Attributes:
         columns: input_ids, and token_type_ids where the tokenizer has them, each (tokens of all rows,) int32.
         offsets: (rows + 1,) int64.
+        targets: Tokens of each row before its response, (rows,) int32; None for text to classify.
         folder: Where they lie on disk, if they do.
     """
 
     columns: dict[str, NDArray[np.int32]]
     offsets: NDArray[np.int64]
+    targets: NDArray[np.int32] | None = None
     folder: Path | None = None
 
     @classmethod
     def mapped(cls, folder: Path) -> TextStore:
         """The files of a folder, read where and when a row is asked for: nothing is copied, and nobody can write."""
         columns = {name: _map(folder / name, np.int32) for name in COLUMNS if (folder / name).is_file()}
-        return cls(columns, _map(folder / OFFSETS, np.int64), folder)
+        targets = _map(folder / TARGETS, np.int32) if (folder / TARGETS).is_file() else None
+        return cls(columns, _map(folder / OFFSETS, np.int64), targets, folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A worker process gets the name of the folder, and not what is in it."""
-        return (TextStore.mapped, (self.folder,)) if self.folder else (TextStore, (self.columns, self.offsets))
+        return (
+            (TextStore.mapped, (self.folder,))
+            if self.folder
+            else (TextStore, (self.columns, self.offsets, self.targets))
+        )
 
     def row(self, i: int) -> dict[str, Tensor]:
-        """The inputs of one row, each (its own length,) int64."""
+        """The inputs of one row, each (its own length,) int64; with a response its labels too."""
         start, end = int(self.offsets[i]), int(self.offsets[i + 1])
         inputs = {name: torch.from_numpy(flat[start:end].astype(np.int64)) for name, flat in self.columns.items()}
-        return {**inputs, "attention_mask": torch.ones(end - start, dtype=torch.int64)}
+        row = {**inputs, "attention_mask": torch.ones(end - start, dtype=torch.int64)}
+        if self.targets is not None:
+            row["labels"] = inputs["input_ids"].clone()
+            row["labels"][: int(self.targets[i])] = IGNORED
+        return row
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -75,7 +89,8 @@ class TextStore:
 
     def arrays(self) -> list[NDArray]:
         """All that the rows depend on, for a digest."""
-        return [self.offsets, *(flat for _, flat in sorted(self.columns.items()))]
+        targets = [] if self.targets is None else [self.targets]
+        return [self.offsets, *(flat for _, flat in sorted(self.columns.items())), *targets]
 
 
 @dataclass(frozen=True)

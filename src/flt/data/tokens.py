@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Texts = Callable[[], Iterator[list[list[str | None]]]]
 """Reads all rows, some at a time: a list for each column."""
+Tokenize = Callable[[Sequence[Sequence[str]], "PreTrainedTokenizerBase", int], dict[str, list]]
+"""Turns some rows, by column, into tokens of at most a length: input_ids and what else a store holds."""
 VERSION = 1
 """Of the code that tokenises: count it up whenever other tokens come out."""
 SPECIAL = 4
@@ -31,7 +33,14 @@ SPECIAL = 4
 _log = logging.getLogger(__name__)
 
 
-def stored(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int, name: str, limit: int) -> TextStore:
+def stored(
+    texts: Texts,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    name: str,
+    limit: int,
+    tokenize: Tokenize = stores.tokenize,
+) -> TextStore:
     """The tokens of texts, which the first call writes into the cache and the next ones find there.
 
     Args:
@@ -40,6 +49,7 @@ def stored(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int, na
         max_length: Most tokens per row.
         name: What to call the texts.
         limit: Bytes that the cache may hold.
+        tokenize: What makes tokens of the columns.
     """
     content, lengths = _digest(texts)
     about = {
@@ -49,12 +59,13 @@ def stored(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int, na
         "model": _name(tokenizer),
         "tokenizer": tokenizer_digest(tokenizer),
         "max_length": max_length,
+        "made_by": f"{tokenize.__module__}.{tokenize.__name__}",
         "version": f"{VERSION} transformers {transformers.__version__} tokenizers {tokenizers.__version__}",
     }
 
     def build(folder: Path) -> None:
         _log.info("tokenising %s texts", f"{len(lengths):,}")
-        _write(folder, texts, tokenizer, max_length)
+        _write(folder, texts, lambda columns: tokenize(columns, tokenizer, max_length))
 
     return TextStore.mapped(cache.entry("tokens", about, build, _size(lengths, tokenizer, max_length), limit))
 
@@ -105,15 +116,13 @@ def _digest(texts: Texts) -> tuple[str, NDArray[np.int64]]:
 def _size(lengths: NDArray[np.int64], tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
     """Bytes that the tokens take, at most: hardly any tokenizer makes more than one token of a byte."""
     columns = sum(name in tokenizer.model_input_names for name in stores.COLUMNS)
-    return int((lengths + SPECIAL).clip(max=max_length).sum()) * columns * 4 + (len(lengths) + 1) * 8
+    return int((lengths + SPECIAL).clip(max=max_length).sum()) * columns * 4 + (len(lengths) + 1) * 12
 
 
-def _write(folder: Path, texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+def _write(folder: Path, texts: Texts, tokenize: Callable[[list[list[str]]], dict[str, Any]]) -> None:
     lengths = [0]
     for columns in texts():
-        encoded: dict[str, Any] = stores.tokenize(
-            [[text or "" for text in column] for column in columns], tokenizer, max_length
-        )
+        encoded = tokenize([[text or "" for text in column] for column in columns])
         lengths += map(len, encoded["input_ids"])
         for name, rows in encoded.items():
             with (folder / name).open("ab") as file:

@@ -1,0 +1,120 @@
+"""Instruction data as tokens: a prompt and its response, cut to a length together; the response alone is the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import datasets
+
+from flt.data import tokens
+from flt.data.encode import Examples, batches
+from flt.data.sources import RawData
+from flt.data.templates import fitting
+from flt.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def encode_instructions(
+    dataset: datasets.Dataset,
+    raw: RawData,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    name: str = "",
+    limit: int = 20 * 10**9,
+) -> Examples:
+    """Tokenises a split's prompts and responses; a missing text counts as an empty one.
+
+    An item's ``labels`` (length,) are its tokens where the response stands and -100 elsewhere. The tokens are kept in
+    the cache on disk.
+
+    Args:
+        dataset: One of raw.splits.
+        raw: Its templates and its response column.
+        tokenizer: A tokenizer of transformers with a token that ends a text.
+        max_length: Most tokens per example.
+        name: What to call the data in the cache.
+        limit: Bytes that the cache may hold.
+
+    Raises:
+        InputError: If max_length is below 2, or the cache has no room.
+    """
+    if max_length < 2:
+        raise InputError.of("model.max_length", max_length, "an integer >= 2, for a prompt and a response")
+
+    def texts() -> Iterator[list[list[str | None]]]:
+        return (_columns(batch, raw) for batch in batches(dataset, (*raw.inputs, raw.response)))
+
+    return Examples(tokens.stored(texts, tokenizer, max_length, name, limit, tokenize), dataset[raw.label][:])
+
+
+def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
+    """Tokenises some rows, cut and not padded: what the tokenizer begins texts with, prompt, response, end of text.
+
+    Prompt and response are tokenised apart, so that the prompt has the same tokens when a response is generated.
+
+    Args:
+        texts: Prompts, what stands behind the last column in each of them, and responses.
+        tokenizer: A tokenizer of transformers with a token that ends a text.
+        max_length: Most tokens per row.
+
+    Returns:
+        input_ids, a list of lists, and targets, the number of tokens before the response, a list of one each.
+    """
+    prompts, tails, responses = (_plain(tokenizer, column) for column in texts)
+    first, end = _front(tokenizer), tokenizer.eos_token_id
+    rows, targets = [], []
+    for prompt, tail, response in zip(prompts, tails, responses, strict=True):
+        before, after = cut([*first, *prompt] or [end], len(tail), [*response, end], max_length)
+        rows.append([*before, *after])
+        targets.append([len(before)])
+    return {"input_ids": rows, "targets": targets}
+
+
+def cut(prompt: Sequence[int], tail: int, response: Sequence[int], most: int) -> tuple[Sequence[int], Sequence[int]]:
+    """Shortens a prompt and its response to a length together.
+
+    The response keeps what the prompt leaves to it, and half of the length in any case; beyond that it loses its end.
+    The prompt loses what stands right before its tail, so the end of its last column, which is the context where there
+    is one. Its first token stays.
+
+    Args:
+        prompt: At least one token.
+        tail: Tokens behind the prompt's last column.
+        response: At least one token.
+        most: Tokens of both together, at least 2.
+
+    Example:
+        >>> cut([1, 2, 3, 4, 5, 6, 7], 1, [8, 9, 10], 6)
+        ([1, 2, 7], [8, 9, 10])
+        >>> cut([1, 2], 1, [3, 4, 5, 6, 7], 6)
+        ([1, 2], [3, 4, 5, 6])
+    """
+    kept = min(len(response), max(most - len(prompt), most - most // 2))
+    room = most - kept
+    if len(prompt) > room:
+        end = min(tail, room - 1)
+        prompt = [*prompt[: room - end], *prompt[len(prompt) - end :]]
+    return prompt, response[:kept]
+
+
+def _columns(batch: dict[str, list[str | None]], raw: RawData) -> list[list[str | None]]:
+    """Prompts, their tails and the responses of some rows."""
+    given = [[text or "" for text in batch[name]] for name in raw.inputs]
+    rows = [dict(zip(raw.inputs, row, strict=True)) for row in zip(*given, strict=True)]
+    chosen = [fitting(raw.templates, row) for row in rows]
+    prompts: list[str | None] = [template.fill(row) for template, row in zip(chosen, rows, strict=True)]
+    return [prompts, [template.tail for template in chosen], batch[raw.response]]
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    # not verbose: it would warn of texts that are longer than the model's positions, which are cut here
+    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def _front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What a tokenizer puts before a text, such as Llama's beginning of sequence."""
+    whole, (inner,) = tokenizer("a")["input_ids"], _plain(tokenizer, ["a"])
+    return whole[: whole.index(inner[0])] if inner else []

@@ -1,0 +1,109 @@
+"""Prompts of instruction data: templates with columns in braces, and which of them a row takes."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import datasets
+
+from flt.data.columns import check_text, pick
+from flt.errors import InputError
+
+if TYPE_CHECKING:
+    from flt.data.sources import DataConfig
+
+TASKS = ("instruction", "prompt", "question", "text")
+CONTEXTS = ("context", "input")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prompt in which columns stand for their text.
+
+    Attributes:
+        pieces: A literal and the column behind it, in turn; the last piece may have no column.
+
+    Example:
+        >>> template = Template.parse("Task: {instruction} Answer:", ["instruction"])
+        >>> template.fill({"instruction": "Name a colour."}), template.tail
+        ('Task: Name a colour. Answer:', ' Answer:')
+    """
+
+    pieces: tuple[tuple[str, str | None], ...]
+
+    @classmethod
+    def parse(cls, text: str, present: Sequence[str]) -> Template:
+        """Reads a template; a doubled brace is a brace.
+
+        Raises:
+            InputError: A column isn't there, there is none at all, or a brace has no partner.
+        """
+        try:
+            found = list(string.Formatter().parse(text))
+        except ValueError as error:
+            raise InputError.of("data.prompts", repr(text), "text with columns in braces", str(error)) from None
+        for _, name, spec, conversion in found:
+            if name is not None and (name not in present or spec or conversion):
+                why = "no such column (a brace of the text itself is doubled)"
+                raise InputError.of("data.prompts", f"{{{name}}}", present, why)
+        if all(name is None for _, name, _, _ in found):
+            raise InputError.of("data.prompts", repr(text), f"one of {{{'}, {'.join(present)}}} in it")
+        return cls(tuple((literal, name) for literal, name, _, _ in found))
+
+    @property
+    def columns(self) -> list[str]:
+        """Its columns, in order."""
+        return [name for _, name in self.pieces if name is not None]
+
+    @property
+    def tail(self) -> str:
+        """What stands behind the last column."""
+        literal, name = self.pieces[-1]
+        return literal if name is None else ""
+
+    def fill(self, row: Mapping[str, str]) -> str:
+        """The prompt of one row."""
+        return "".join(literal + (row[name] if name else "") for literal, name in self.pieces)
+
+
+def choose(cfg: DataConfig, features: datasets.Features) -> tuple[Template, ...]:
+    """The templates of a data set: those given, else one with the task and, where there is such a column, its context.
+
+    Raises:
+        InputError: A column isn't there or holds no text, or the response is part of a prompt.
+    """
+    names = list(features)
+    response = pick("response", cfg.response, (), names)
+    if cfg.prompts:
+        found = tuple(Template.parse(text, names) for text in cfg.prompts)
+    else:
+        task = pick("text", cfg.text, TASKS, names)
+        given = pick("text_pair", cfg.text_pair, (), names) if cfg.text_pair else None
+        found = _usual(task, given or next((name for name in CONTEXTS if name in names), None))
+    for name in dict.fromkeys(["", *(name for template in found for name in template.columns)]):
+        check_text("prompts" if name else "response", name or response, features)
+        if name == response:
+            raise InputError.of("data.prompts", f"{{{name}}}", "other columns", "it is data.response, the target")
+    return found
+
+
+def fitting(templates: Sequence[Template], row: Mapping[str, str]) -> Template:
+    """The first template whose columns all have text in a row; the last one where none does.
+
+    Example:
+        >>> both = [Template.parse(text, ["a", "b"]) for text in ("{a} by {b}", "only {a}")]
+        >>> fitting(both, {"a": "x", "b": " "}).fill({"a": "x", "b": " "})
+        'only x'
+    """
+    full = (template for template in templates if all(row[name].strip() for name in template.columns))
+    return next(full, templates[-1])
+
+
+def _usual(task: str, context: str | None) -> tuple[Template, ...]:
+    """Short headings, as in common sets of instructions; the prompt of a row without a context speaks of none."""
+    end = ("\n\n### Answer:\n", None)
+    alone = Template((("### Task:\n", task), end))
+    return (Template((("### Task:\n", task), ("\n\n### Context:\n", context), end)), alone) if context else (alone,)
