@@ -179,7 +179,7 @@ def test_heads_that_differ_in_shape_are_no_feature_of_a_cluster() -> None:
     updates = federator.server.screen(
         dataclasses.replace(federator.state, rounds=0), federator.cohort, federator.updates
     )
-    view = federator.server._view(federator.state)
+    view = federator.server.view(federator.state)
     for round in (updates, [u for u in updates if "head.weight#sst2" in u.tensors]):
         names = features.names(view, "all")
         assert names == [name for name in sorted(view.layout.entries) if "lora" in name]

@@ -19,6 +19,7 @@ from flt import build, runs, summary
 from flt.callbacks.base import FedCallback
 from flt.callbacks.budget import Budget
 from flt.callbacks.checkpoint import Checkpoint
+from flt.callbacks.clusters import Clusters
 from flt.callbacks.communication import Communication
 from flt.callbacks.distributed import Distributed
 from flt.callbacks.evaluate import Evaluate
@@ -157,7 +158,8 @@ class Run:
         )
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
         distributed = [Distributed(evaluate)] if cfg.eval.distributed else []  # behind the timer: part of the round
-        monitors = [evaluate, Selected(), Budget(), Communication(), Precision(), Timer(), *distributed]
+        measured = [evaluate, Clusters(made.tasks()), Selected(), Budget(), Communication(), Precision()]
+        monitors = [*measured, Timer(), *distributed]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
         federator.callbacks = [*monitors, stop, *self.own, checkpoint]
         checkpoint.restore(federator)

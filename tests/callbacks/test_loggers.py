@@ -6,9 +6,14 @@ import pytest
 from fake_federator import clients_of, federator_of, figures, layout_of, metrics_of, state_of, update_of
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toys import toy_clients, toy_federator
 
 from flt.callbacks.base import FedCallback
+from flt.callbacks.clusters import Clusters
 from flt.callbacks.loggers import Loggers, worst_ten
+from flt.callbacks.server import Recipe
+from flt.grouping.kmeans import KMeansGrouping
+from flt.rules.mean import Mean
 
 HYPERPARAMETERS = {"algo": "hafl", "local.lr": 0.005, "cohort.size": None}
 
@@ -92,6 +97,16 @@ class TestTensorBoard:
         loggers = callback(tensorboard(tmp_path), tasks=tasks)
         federator_of([loggers], layout=layout, state=state, clients_=specs).fit(until=1)
         assert [event.step for event in events(tmp_path).Images("pictures/groups")] == [1]
+
+    def test_clusters_are_pictured_where_jobs_are_clustered(self, tmp_path):
+        tasks = {(client, index): f"task{index}" for client in range(2) for index in range(2)}
+        recipe = Recipe(Mean("uniform"), grouping=KMeansGrouping(2))
+        watching = [Clusters(tasks), callback(tensorboard(tmp_path), tasks=tasks)]
+        toy_federator(recipe, toy_clients(2, jobs=2), callbacks=watching).fit()
+        read = events(tmp_path)
+        kinds = {"partition", "pairs", "groups", "task_map", "group_cosines", "clusters"}
+        assert set(read.Tags()["images"]) == {f"pictures/{kind}" for kind in kinds}
+        assert {"cluster/within", "cluster/between", "cluster/ratio", "cluster/rand"} <= set(read.Tags()["scalars"])
 
     def test_a_long_run_makes_no_more_than_about_so_many_pictures(self, tmp_path):
         federator_of([callback(tensorboard(tmp_path), most=2)], rounds=7, clients=2).fit()

@@ -8,13 +8,14 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 
 DPI = 120
 ROOMY = 40
@@ -84,9 +85,9 @@ def colour_bar(axes: Axes, image: AxesImage) -> Axes:
     return bar.ax
 
 
-def legend(figure: Figure, patches: list[Patch], where: Any, title: str = "") -> None:
+def legend(figure: Figure, handles: Sequence[Artist], where: Any, title: str = "") -> None:
     """A legend beside the panels; ``where`` as matplotlib names places."""
-    shown = figure.legend(handles=patches, loc=where, fontsize=8, frameon=False, title=title)
+    shown = figure.legend(handles=list(handles), loc=where, fontsize=8, frameon=False, title=title)
     shown.get_title().set_fontsize(8)
 
 

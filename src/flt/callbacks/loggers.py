@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from flt import readable
-from flt.callbacks import pictures
+from flt.callbacks import cluster_pictures, pictures
 from flt.callbacks.base import FedCallback
+from flt.callbacks.clusters import Clustered, Clusters, cosines
 from flt.callbacks.evaluate import gather
 from flt.callbacks.heatmap import pixels
 from flt.federator import Federator
@@ -29,8 +30,9 @@ FINAL = ("round/", "test/", "clients/", "comm/total_", "time/total_")
 class Loggers(FedCallback):
     """Logs each round at step = round, and the hyperparameters once, with the last figures where a logger takes them.
 
-    TensorBoard also gets the partition, a map of the pairs, the assignment to groups, the worst ten clients as a
-    table, and a histogram of each client figure. No key ever names a client: a thousand of them make no thousand
+    TensorBoard also gets the partition, a map of the pairs, the assignment to groups, where jobs are clustered a map
+    of the uploads and what the clusters have in common, the worst ten clients as a table, and a histogram of each
+    client figure. No key ever names a client: a thousand of them make no thousand
     charts.
 
     It goes after all callbacks that leave figures, and before the one that writes checkpoints. A run that goes on after
@@ -147,6 +149,18 @@ def _write_state(writer: SummaryWriter, federator: Federator, tasks: Mapping[Job
         _write_picture(writer, "pairs", pictures.rank_map(layout, state, federator.updates), federator.round)
     if len(state.groups) > 1:
         _write_picture(writer, "groups", pictures.assignment(state, tasks), federator.round)
+    for callback in federator.callbacks:
+        if isinstance(callback, Clusters) and callback.found is not None:
+            _write_clusters(writer, federator, callback.found, tasks)
+
+
+def _write_clusters(writer: SummaryWriter, federator: Federator, found: Clustered, tasks: Mapping[JobId, str]) -> None:
+    rounds, (gids, values) = federator.round, cosines(federator)
+    _write_picture(writer, "task_map", cluster_pictures.task_map(found, tasks, rounds), rounds)
+    if len(gids) > 1:
+        _write_picture(writer, "group_cosines", cluster_pictures.cosine_matrix(gids, values, rounds), rounds)
+    if (figure := cluster_pictures.curves(federator.history)) is not None:
+        _write_picture(writer, "clusters", figure, rounds)
 
 
 def _write_picture(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:

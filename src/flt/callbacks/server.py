@@ -170,7 +170,7 @@ class ServerAggregation(FedCallback):
             cohort: All jobs of the round.
         """
         plan = self.recipe.plan(state.rounds)
-        held, kept = self.recipe.selection(self._view(state), job, cohort)
+        held, kept = self.recipe.selection(self.view(state), job, cohort)
         group = state.groups[state.group_of(job.id)]
         layout = self.layout.for_head(job.head)
         public = layout.names({*TRAVELLING, *plan.train} - set(plan.private))
@@ -219,7 +219,7 @@ class ServerAggregation(FedCallback):
             state: The state that the round's payloads came from.
             updates: What ``screen`` let through.
         """
-        view = self._view(state)
+        view = self.view(state)
         grouped = self.recipe.grouping(view, updates)
         groups, change = dict(state.groups), {}
         combined = {gid: self.recipe.rule.combine(view, gid, its) for gid, its in sorted(grouped.members.items())}
@@ -256,6 +256,7 @@ class ServerAggregation(FedCallback):
         tensors = {self.layout.at(name, head): tensor for name, tensor in update.tensors.items()}
         return dataclasses.replace(update, tensors=tensors)
 
-    def _view(self, state: ServerState) -> View:
+    def view(self, state: ServerState) -> View:
+        """What the parts see of a round that begins with this state."""
         plan = self.recipe.plan(state.rounds)
         return View(self.layout, state, self.jobs, self.seed, plan, self.base, self.heads)

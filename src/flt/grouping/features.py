@@ -57,6 +57,11 @@ def groups(view: View, names: Sequence[str]) -> dict[int, np.ndarray]:
     return {gid: _flat(view, known[gid].weights, names) for gid in sorted(known) if gid != view.state.home}
 
 
+def home(view: View, names: Sequence[str]) -> np.ndarray:
+    """v0: the weights of the home of jobs that no grouping has met (features,)."""
+    return _flat(view, view.state.groups[view.state.home].weights, names)
+
+
 def distances_to_groups(
     view: View, updates: Sequence[Update], names: Sequence[str], kind: str
 ) -> tuple[list[int], np.ndarray]:
@@ -76,8 +81,8 @@ def distances_to_groups(
     at = np.stack([known[gid] for gid in known]).astype(np.float64)
     if kind == "weights":
         return list(known), squared_distances(sent, at)
-    home = _flat(view, view.state.groups[view.state.home].weights, names)
-    return list(known), -unit(sent - home) @ unit(centred(at - home)).T
+    start = home(view, names)
+    return list(known), -unit(sent - start) @ unit(centred(at - start)).T
 
 
 def centroids(features: np.ndarray, labels: np.ndarray) -> np.ndarray:

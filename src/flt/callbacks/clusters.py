@@ -1,0 +1,106 @@
+"""Measures clusters: how far apart they are, and how well they are the true tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.spatial.distance import pdist
+from sklearn.metrics import adjusted_rand_score
+
+from flt.callbacks.base import FedCallback
+from flt.federator import Federator
+from flt.grouping import features
+from flt.grouping.base import Clustering
+from flt.messages import JobId
+from flt.state import ServerState
+
+
+@dataclasses.dataclass(frozen=True)
+class Clustered:
+    """A round's uploads as the grouping saw them.
+
+    Attributes:
+        jobs: The job of each upload.
+        groups: The group of each upload after the round.
+        features: In the grouping's own features (uploads, features).
+    """
+
+    jobs: tuple[JobId, ...]
+    groups: tuple[int, ...]
+    features: np.ndarray
+
+
+class Clusters(FedCallback):
+    """Leaves ``cluster/*`` where jobs are clustered.
+
+    ``cluster/within`` and ``cluster/between`` are the mean distances of two uploads of the round in the same and in
+    different clusters, in the grouping's own features; ``cluster/ratio`` is between / within, ``cluster/count`` the
+    number of clusters of the round's uploads. A figure that has no pair is missing. ``cluster/rand`` is the adjusted
+    Rand index (Hubert and Arabie, 1985) of groups and true tasks over all jobs that have a group. Distances are no
+    proof of right clusters: slots go on from the mean of their cluster, so a wrong clustering separates as well.
+
+    Args:
+        tasks: Job -> its task. Known here, where everything is, and never to the server.
+    """
+
+    def __init__(self, tasks: Mapping[JobId, str]) -> None:
+        self.tasks = tasks
+        self.found: Clustered | None = None
+        """Of the round that ended last; None where nothing was clustered in it."""
+        self._before: ServerState | None = None
+
+    def on_round_start(self, federator: Federator) -> None:
+        """Called when a cohort has been drawn."""
+        self._before = federator.state  # the updates began with it
+
+    def on_round_end(self, federator: Federator) -> None:
+        """Called when a round has been aggregated."""
+        grouping, before, after = federator.server.recipe.grouping, self._before, federator.state
+        assert before is not None
+        self.found = None
+        if not isinstance(grouping, Clustering) or not grouping.several or not federator.updates:
+            return
+        updates = federator.server.screen(before, federator.cohort, federator.updates)
+        gids = tuple(after.group_of(update.job) for update in updates)
+        described = grouping.describe(federator.server.view(before), updates)
+        self.found = Clustered(tuple(update.job for update in updates), gids, described)
+        federator.log({f"cluster/{key}": value for key, value in separation(described, gids).items()})
+        federator.log({"cluster/count": len(set(gids)), "cluster/rand": rand(after, self.tasks)})
+
+
+def separation(found: np.ndarray, groups: Sequence[int]) -> dict[str, float]:
+    """Mean Euclidean distances of pairs ``within`` and ``between`` clusters, and their ``ratio``.
+
+    Args:
+        found: Features (uploads, features).
+        groups: The group of each upload.
+
+    Example:
+        >>> separation(np.array([[0.0], [1.0], [4.0]]), [1, 1, 2])
+        {'within': 1.0, 'between': 3.5, 'ratio': 3.5}
+    """
+    distances, at = pdist(found.astype(np.float64)), np.asarray(groups)
+    first, second = np.triu_indices(len(at), 1)
+    same = at[first] == at[second]
+    means = {"within": distances[same], "between": distances[~same]}
+    figures = {key: float(its.mean()) for key, its in means.items() if its.size}
+    if len(figures) == 2 and figures["within"] > 0:
+        figures["ratio"] = figures["between"] / figures["within"]
+    return figures
+
+
+def rand(state: ServerState, tasks: Mapping[JobId, str]) -> float:
+    """Adjusted Rand index of the groups and the true tasks, over all jobs that have a group: 1 where they agree."""
+    jobs = sorted(state.assignment)
+    return float(adjusted_rand_score([tasks[job] for job in jobs], [state.assignment[job] for job in jobs]))
+
+
+def cosines(federator: Federator) -> tuple[list[int], np.ndarray]:
+    """How alike the clusters' ways from v0 are, over the adapter: the groups, and (groups, groups)."""
+    view = federator.server.view(federator.state)
+    names = features.names(view, "lora")
+    known = features.groups(view, names)
+    ways = features.unit(np.stack(list(known.values())).astype(np.float64) - features.home(view, names))
+    return list(known), ways @ ways.T

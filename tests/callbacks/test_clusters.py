@@ -1,0 +1,108 @@
+"""Figures of clusters, against NumPy, and what they read of a federation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import adjusted_rand_score
+from test_trivial_cases import GROUPINGS, METHODS, TASKS, clients_of
+from toys import toy_federator
+
+from flt.callbacks.clusters import Clusters, cosines, rand, separation
+from flt.callbacks.server import Recipe
+from flt.federator import Federator
+from flt.grouping.kmeans import KMeansGrouping
+from flt.rules.mean import Mean
+from flt.state import GroupState, ServerState
+
+
+@settings(max_examples=15)
+@given(groups=st.lists(st.integers(1, 3), min_size=2, max_size=9), seed=st.integers(0, 99))
+def test_distances_are_means_over_pairs(groups: list[int], seed: int) -> None:
+    features = np.random.default_rng(seed).normal(size=(len(groups), 4)).astype(np.float32)
+    within, between = [], []
+    for a in range(len(groups)):
+        for b in range(a):
+            apart = float(np.sqrt(((features[a].astype(float) - features[b]) ** 2).sum()))
+            (within if groups[a] == groups[b] else between).append(apart)
+    expected = {key: np.mean(its) for key, its in (("within", within), ("between", between)) if its}
+    if len(expected) == 2:
+        expected["ratio"] = expected["between"] / expected["within"]
+    assert separation(features, groups) == pytest.approx(expected)
+
+
+def test_equal_uploads_have_no_ratio() -> None:
+    assert separation(np.zeros((3, 2)), [1, 1, 2]) == {"within": 0.0, "between": 0.0}
+
+
+def test_rand_is_that_of_scikit_learn_over_the_jobs_that_have_a_group() -> None:
+    tasks = {(client, index): f"task{index}" for client in range(5) for index in range(2)}
+    assignment = {(client, index): 1 + (client + index) % 2 for client in range(4) for index in range(2)}
+    assignment[0, 1] = 1
+    state = ServerState(1, {gid: GroupState({}, {}) for gid in range(3)}, {}, assignment)
+    jobs = sorted(assignment)
+    assert rand(state, tasks) == adjusted_rand_score([tasks[j] for j in jobs], [assignment[j] for j in jobs])
+
+
+def watched(name: str, rounds: int = 2, **given: object) -> tuple[Federator, Clusters]:
+    clusters = Clusters(TASKS)
+    recipe, settings = METHODS[name]
+    federator = toy_federator(
+        recipe,
+        clients_of(3, jobs=2),
+        callbacks=[clusters],
+        rounds=rounds,
+        **{**settings, **given},  # type: ignore[arg-type]
+    )
+    federator.fit()
+    return federator, clusters
+
+
+@pytest.mark.parametrize("name", [f"fl_tac{name}" for name in GROUPINGS])
+def test_a_round_is_measured_in_the_features_that_were_clustered(name: str) -> None:
+    """Not in those of the groups that the round has made: the updates began with the state before."""
+    federator, clusters = watched(name)
+    assert clusters.found is not None
+    before = watched(name, rounds=1)[0].state
+    updates = federator.server.screen(before, federator.cohort, federator.updates)
+    described = federator.server.recipe.grouping.describe(federator.server.view(before), updates)  # type: ignore[attr-defined]
+    assert np.array_equal(clusters.found.features, described)
+    assert clusters.found.jobs == tuple(update.job for update in updates)
+    assert clusters.found.groups == tuple(federator.state.assignment[update.job] for update in updates)
+    figures = federator.history[-1]
+    expected = separation(described, clusters.found.groups)
+    assert {key: figures[f"cluster/{key}"] for key in expected} == expected
+    assert figures["cluster/count"] == len(set(clusters.found.groups))
+    assert figures["cluster/rand"] == rand(federator.state, TASKS)
+
+
+@pytest.mark.parametrize("grouping", [None, KMeansGrouping(1)], ids=["everyone", "k = 1"])
+def test_one_group_has_no_figures(grouping: KMeansGrouping | None) -> None:
+    clusters = Clusters(TASKS)
+    recipe = Recipe(Mean(), grouping=grouping) if grouping else Recipe(Mean())
+    federator = toy_federator(recipe, clients_of(2), callbacks=[clusters])
+    federator.fit()
+    assert clusters.found is None
+    assert not any(key.startswith("cluster/") for key in federator.history[-1])
+
+
+def test_an_empty_cohort_has_no_figures() -> None:
+    clusters = Clusters(TASKS)
+    federator = toy_federator(METHODS["fl_tac"][0], clients_of(2, jobs=2), callbacks=[clusters])
+    federator.sampler = lambda ids, seed, round: []
+    federator.fit()
+    assert clusters.found is None
+
+
+def test_cosines_are_those_of_the_ways_from_v0_over_the_adapter() -> None:
+    federator, _ = watched("fl_tac")
+    groups = federator.state.groups
+    names = [name for name in sorted(groups[0].weights) if "lora" in name]
+    flat = [np.concatenate([groups[gid].weights[n].double().numpy().ravel() for n in names]) for gid in range(3)]
+    ways = [flat[gid] - flat[0] for gid in (1, 2)]
+    expected = ways[0] @ ways[1] / np.linalg.norm(ways[0]) / np.linalg.norm(ways[1])
+    gids, found = cosines(federator)
+    assert gids == [1, 2]
+    np.testing.assert_allclose(found, [[1, expected], [expected, 1]], rtol=1e-5)
