@@ -25,6 +25,7 @@ from flt.api import Result
 from flt.api import train as train_cfg
 from flt.callbacks.checkpoint import newest
 from flt.callbacks.server import Recipe, ServerAggregation
+from flt.cards import Card
 from flt.config import load_config
 from flt.export import export, merge
 from flt.layout import Layout
@@ -92,7 +93,8 @@ def test_the_card_names_the_base_and_nothing_else_of_this_machine(
     result = run(tmp_path, monkeypatch, "algo=fedit")
     card = json.loads((result.exported / "adapter_config.json").read_text())
     assert card.pop("base_model_name_or_path") == str(embedded.embedded())
-    assert {path.name for path in result.exported.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    files = {"adapter_config.json", "adapter_model.safetensors", "flt_base.json"}
+    assert {path.name for path in result.exported.iterdir()} == files
     for place in (Path.home(), tmp_path, Path(__file__).parents[1], embedded.embedded().parent):
         assert str(place) not in json.dumps(card)
 
@@ -165,7 +167,7 @@ def test_layers_of_any_living_rank_load_with_equal_logits(
     module = bare(Toy)
     layout = attach(module, LoraSettings(rank=4, alpha=alpha), 0)
     state = trained(module, layout, alive)
-    folder = export(module, layout, state, tmp_path, "")
+    folder = export(module, layout, state, tmp_path, Card())
     model = loaded(bare(Toy), folder).eval()
     expected = with_dead_pairs_at_zero(module, layout, state)
     torch.testing.assert_close(model(X), expected(X), rtol=1e-6, atol=1e-5)
@@ -195,7 +197,7 @@ def test_names_that_end_alike_are_told_apart(alive: dict[str, tuple[int, ...]], 
     module = bare(Alike)
     layout = attach(module, LoraSettings(rank=4, alpha=8.0, target_modules=["fc"], head="head"), 0)
     state = trained(module, layout, {name: pairs for name, pairs in alive.items() if name in layout.layers})
-    folder = export(module, layout, state, tmp_path, "")
+    folder = export(module, layout, state, tmp_path, Card())
     model = loaded(bare(Alike), folder).eval()
     expected = with_dead_pairs_at_zero(module, layout, state)
     torch.testing.assert_close(model(X), expected(X), rtol=1e-6, atol=1e-5)
@@ -216,7 +218,7 @@ def test_an_export_replaces_the_one_before_and_leaves_no_other_folder(tmp_path: 
     (tmp_path / ".export").mkdir()
     (tmp_path / ".export/half").touch()
     for alive in ({"fc1": (0,)}, {}):
-        export(module, layout, trained(module, layout, alive), tmp_path, "")
+        export(module, layout, trained(module, layout, alive), tmp_path, Card())
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     tensors = safetensors.torch.load_file(tmp_path / "adapter/adapter_model.safetensors")
     assert tensors["base_model.model.fc1.lora_A.weight"].shape[0] == 4
@@ -226,7 +228,7 @@ def test_a_user_s_module_with_a_changed_base_is_a_state_dict(tmp_path: Path) -> 
     module, layout = toy_module()
     state: Any = trained(module, layout, {})
     state = dataclasses.replace(state, base=dataclasses.replace(state.base, version=1))
-    folder = export(module, layout, state, tmp_path, "")
+    folder = export(module, layout, state, tmp_path, Card())
     fresh = Toy()
     fresh.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
     module.load_state_dict(state.groups[0].weights, strict=False)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from flt.adapters.lora import LoraSettings, attach
 from flt.callbacks.server import Recipe, ServerAggregation
+from flt.cards import Card
 from flt.causal import CausalModule
 from flt.client import ClientModule, Optimizer
 from flt.export import export
@@ -100,7 +101,7 @@ def check(module: ClientModule, plain: nn.Module, labels: Tensor, folder: Path) 
     assert losses[-1] < losses[0]
     server = ServerAggregation(Recipe(Mean()), layout, 1, 0, {})
     state = server.initial({name: parameter.detach() for name, parameter in module.named_parameters()})
-    adapter = export(module, layout, state, folder, "base")
+    adapter = export(module, layout, state, folder, Card("base"))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*(missing|unexpected).*")
         loaded = PeftModel.from_pretrained(plain, adapter)  # type: ignore[arg-type]  # any module will do

@@ -54,7 +54,7 @@ def stop_in_fit(number: int, patch: pytest.MonkeyPatch) -> None:
     ["", pytest.param("cohort.size=2 model.dropout=0.1 adapter.dropout=0.1", marks=pytest.mark.slow)],
     ids=["all clients", "cohorts and dropout"],
 )
-@pytest.mark.parametrize("algo", ["hafl", "scaffold", "flora", *SLOW])
+@pytest.mark.parametrize("algo", ["hafl", "scaffold", "flora", "c2a", *SLOW])
 def test_a_stop_inside_a_fit_changes_no_bit(
     algo: str, overrides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from made import jobs_of, layout_of, view_of
 from toys import toy_clients, toy_federator
 
 from flt.callbacks.server import Recipe
+from flt.cards import Card
 from flt.errors import InputError
 from flt.export import export
 from flt.layout import Layer
@@ -131,7 +132,7 @@ def test_a_layer_without_pairs_goes_through_a_whole_run(by: str, tmp_path: Path)
     for name in ("fc1.lora_B.default.weight", "fc2.lora_B.default.weight", "fc2.lora_A.default.weight"):
         moved = (group.weights[name] - before[name]).abs().sum(dim=1 if "_A" in name else 0)
         assert moved.nonzero().ravel().tolist() == ([1, 3] if "fc1" in name else [])
-    assert export(federator.engine.site.module, federator.server.layout, federator.state, tmp_path, "").is_dir()
+    assert export(federator.engine.site.module, federator.server.layout, federator.state, tmp_path, Card()).is_dir()
 
 
 def test_without_pairs_a_layer_computes_as_its_base() -> None:

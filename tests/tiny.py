@@ -31,7 +31,7 @@ def config(kind: str, **settings: Any) -> transformers.PreTrainedConfig:
         return transformers.ModernBertConfig(**wide, **words, **ids, **settings)
     if kind == "llama":
         return transformers.LlamaConfig(**wide, **words, pad_token_id=0, **settings)
-    return transformers.BertConfig(**wide, **words, **settings)
+    return transformers.AutoConfig.for_model(kind, **wide, **words, **settings)
 
 
 def classifier(kind: str, classes: int = 3, seed: int = 0) -> transformers.PreTrainedModel:
@@ -49,11 +49,11 @@ def classifier(kind: str, classes: int = 3, seed: int = 0) -> transformers.PreTr
         return auto.from_config(wide).eval()
 
 
-def save_bert(folder: Path, seed: int = 0) -> Path:
-    """A folder with a tiny BERT and its vocabulary."""
+def save_bert(folder: Path, seed: int = 0, kind: str = "bert") -> Path:
+    """A folder with a tiny BERT, or DistilBERT, and its vocabulary."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        transformers.BertModel(config("bert", initializer_range=0.5)).save_pretrained(folder)
+        transformers.AutoModel.from_config(config(kind, initializer_range=0.5)).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(WORDS))
     return folder
 

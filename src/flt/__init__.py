@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "Result", "fit", "partition"]
+__all__ = ["InputError", "Result", "fit", "load", "partition"]
 
 if TYPE_CHECKING:
     from flt.api import Result, fit, partition
     from flt.errors import InputError
+    from flt.exported import load
 
 
 def __getattr__(name: str) -> Any:
     """Imports torch and its company only when something of them is asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'flt' has no attribute {name!r}")
-    if name == "InputError":
-        from flt.errors import InputError
-
-        return InputError
-    from flt import api
-
-    return getattr(api, name)
+    homes = {"InputError": "flt.errors", "load": "flt.exported"}
+    return getattr(importlib.import_module(homes.get(name, "flt.api")), name)

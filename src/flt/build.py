@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from flt.adapters import lora
+from flt.adapters import c2a, houlsby, lora
 from flt.callbacks.server import Recipe
 from flt.client import ClientSpec
 from flt.compression import Channel, NoCompression, Quantised
@@ -58,7 +58,11 @@ PARTS: dict[str, dict[str, type]] = {
 """Part -> name in conf/<part>/ -> its class: the table that a new part adds a line to."""
 
 
-ADAPTERS: dict[str, tuple[type, Callable[..., Layout]]] = {"lora": (lora.LoraSettings, lora.attach)}
+ADAPTERS: dict[str, tuple[type, Callable[..., Layout]]] = {
+    "lora": (lora.LoraSettings, lora.attach),
+    "c2a": (c2a.C2ASettings, c2a.attach),
+    "houlsby": (houlsby.HoulsbySettings, houlsby.attach),
+}
 """Name in conf/adapter/ -> its settings, and what attaches it: called with module, settings, seed and layers."""
 
 

@@ -1,4 +1,4 @@
-"""What a federation leaves: a peft adapter per group, or a merged model where the base has changed."""
+"""What a federation leaves: an adapter per group, in peft's format or our own, or a merged model."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
+from flt.cards import Card, write_base, write_label_names, write_own
 from flt.causal import CausalModule
 from flt.client import ClientModule
 from flt.label_names import LabelNameClassifier
@@ -31,10 +32,10 @@ def export(
     layout: Layout,
     state: ServerState,
     folder: Path,
-    source: str,
+    card: Card,
     heads: Mapping[int, Sequence[str]] | None = None,
 ) -> Path:
-    """Writes ``adapter/``, or ``model/`` where the base changed.
+    """Writes ``adapter/``, or ``model/`` where the base changed and what was changed can be merged into it.
 
     It has one subfolder per group where there are several, and in it one per head where jobs have different ones.
 
@@ -43,7 +44,7 @@ def export(
         layout: Names and roles of the server's tensors.
         state: The last state.
         folder: The run's folder.
-        source: What ``from_pretrained`` loads the base by; empty for a user's own module.
+        card: The base's source and how the adapter is attached.
         heads: Group -> the heads that its jobs have, where jobs have different ones.
 
     Returns:
@@ -51,25 +52,32 @@ def export(
     """
     temporary = folder / ".export"
     shutil.rmtree(temporary, ignore_errors=True)
-    groups = [state.home] if state.base.version else state.clusters
+    own = not layout.layers and bool(layout.names(["adapter"]))
+    merged = bool(state.base.version) and not own
+    groups = [state.home] if merged else state.clusters
     for gid in groups:
         of_group = temporary / f"group_{gid}" if len(groups) > 1 else temporary
         for head in (heads or {}).get(gid) or [""]:
             target = of_group / f"head_{head}" if head else of_group
             tensors = layout.model(state.groups[gid].weights, state.alive, head)
-            if state.base.version:
+            target.mkdir(parents=True, exist_ok=True)
+            if merged:
                 _export_model(module, layout.for_head(head), tensors, target)
+                continue
+            write_base(module, tensors, target)
+            if own:
+                changed = {name: module.get_parameter(name).detach().cpu() for name in state.base.changed()}
+                write_own({**changed, **tensors}, _shell(module), target, card)
             else:
-                _export_adapter(module, layout.for_head(head), state, tensors, target, source)
-    target = folder / ("model" if state.base.version else "adapter")
+                _export_lora(module, layout.for_head(head), state, tensors, target, card.source)
+    target = folder / ("model" if merged else "adapter")
     if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
-        names = {"texts": module.model.texts, "scale": module.model.scale}
-        (temporary / "label_names.json").write_text(json.dumps(names, indent=1))
+        write_label_names(module.model, temporary)
     shutil.rmtree(target, ignore_errors=True)
     return temporary.rename(target)  # the whole folder or none of it
 
 
-def _export_adapter(
+def _export_lora(
     module: pl.LightningModule,
     layout: Layout,
     state: ServerState,
@@ -85,7 +93,6 @@ def _export_adapter(
             named[_peft_name(plain(name), layout, name)] = tensor.contiguous()
     alike = _alike(module, layout, plain)
     named |= {f"base_model.model.{plain(name)}": value for name, value in alike.items()}
-    target.mkdir(parents=True, exist_ok=True)
     config = _config(layout, state, plain, _heads(module, layout), source)
     config.task_type = "CAUSAL_LM" if isinstance(module, CausalModule) else None  # peft's class for it can generate
     config.save_pretrained(str(target))
@@ -146,7 +153,6 @@ def _alike(module: nn.Module, layout: Layout, plain: Callable[[str], str]) -> di
 def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[str, Tensor], target: Path) -> None:
     """The base with every change, the group's adapter and the head merged into it."""
     merged = merge(module, layout, tensors)
-    target.mkdir(parents=True, exist_ok=True)
     if isinstance(module, ClientModule):
         model = module.model.encoder if isinstance(module.model, LabelNameClassifier) else module.model
         kind: Any = type(model)
@@ -197,6 +203,10 @@ def _plain_names(module: nn.Module) -> Callable[[str], str]:
 
 def _prefix(module: nn.Module) -> str:
     """The prefix of flt's own modules, which are shells around a transformers model, which is what others load."""
-    if isinstance(module, ClientModule):
-        return "model.encoder." if isinstance(module.model, LabelNameClassifier) else "model."
-    return ""
+    if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
+        return "model.encoder."
+    return _shell(module)
+
+
+def _shell(module: nn.Module) -> str:
+    return "model." if isinstance(module, ClientModule) else ""

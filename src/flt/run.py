@@ -31,6 +31,7 @@ from flt.callbacks.selected import Selected
 from flt.callbacks.server import Recipe, ServerAggregation
 from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
+from flt.cards import Card
 from flt.client import ClientModule, ClientSpec
 from flt.compiling import compile_model
 from flt.config import TrainConfig, flat
@@ -121,7 +122,7 @@ class Run:
         federator.engine.load(federator.state, first, heads[first][0])
         made.module.eval()
         served = federator.server.layout
-        exported = exported or export(made.module, served, federator.state, self.folder, made.source, heads)
+        exported = exported or export(made.module, served, federator.state, self.folder, self._card(), heads)
         if self.show:
             summary.render(federator.history, self.folder, time.perf_counter() - began, logdir=cfg.root)
         return Result(made.module, federator.history[-1], self.folder, federator.history, exported)
@@ -172,6 +173,9 @@ class Run:
         federator.callbacks = [*federator.callbacks[:-1], *sinks, *self._progress(), checkpoint]
         return federator
 
+    def _card(self) -> Card:
+        return Card(self.made.source, self.cfg.adapter, self.cfg.model.get("adapt_layers", "all"))
+
     def _device(self) -> torch.device:
         if self.cfg.devices > 1:
             raise InputError.of("devices", self.cfg.devices, "1 with engine=serial, which uses one device")
@@ -201,6 +205,8 @@ def with_capacities(
     Raises:
         InputError: A rank is above the adapter's, two clients share an id, or a part can't serve a client.
     """
+    if ranks and not layout.layers:
+        raise InputError.of("ranks", list(ranks), "null", "the adapter has no pairs that a client could do without")
     most = max((layer.rank for layer in layout.layers.values()), default=1)
     ranked = {}
     for number, client in enumerate(clients):

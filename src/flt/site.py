@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from flt.adapters.client_data import Batches, at_client, knowing
 from flt.callbacks.local import LocalCallback, LocalFit
 from flt.callbacks.server import Recipe
 from flt.client import ClientModule, JobData
@@ -68,6 +69,7 @@ class Site:
         self.base, self.heads = base, heads or {}
         self.served = layout.with_heads(self.heads)  # the server's layout
         self.collate, self.callbacks, self.loggers, self.root = collate, callbacks, loggers, root
+        self.told = knowing(module)
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self.initial = {name: self.parameters[name].detach().cpu().clone() for name in layout.names(TRAVELLING)}
         self.base_version = 0
@@ -87,7 +89,7 @@ class Site:
             InputError: The fit took no step.
         """
         payload = opened_payload(payload, self.layout)
-        with self._leaving_no_trace():
+        with self._leaving_no_trace(), at_client(self.told, data):
             _seed(seed)
             self.install(payload, private, data.head)
             held_out = data.validation_set(self.settings.eval_examples)
@@ -165,7 +167,9 @@ class Site:
     def _train(self, fit: LocalFit, data: JobData, held_out: Dataset, seed: int) -> dict[str, float]:
         own = self.recipe.callbacks(fit)
         users = copy.deepcopy(list(self.callbacks))
-        trainer = self._trainer([*own, *users], list(self.loggers), **self.settings.length(fit.payload.plan))
+        trainer = self._trainer(
+            [Batches(self.told), *own, *users], list(self.loggers), **self.settings.length(fit.payload.plan)
+        )
         loader = self._loader(data.training_set, seed)
         # a user's callbacks and schedules may want figures inside a fit, flt's own module doesn't
         wanted = _size(held_out) > 0 and not isinstance(self.module, ClientModule)

@@ -76,6 +76,19 @@ def output_layer(model: nn.Module) -> str:
     return [name for name in _linear(model) if inside(name, head)][-1]
 
 
+def submodule(module: nn.Module, name: str) -> nn.Module:
+    """The module that is trained whole, by its name.
+
+    Raises:
+        InputError: There is no such module.
+    """
+    try:
+        return module.get_submodule(name)
+    except AttributeError:
+        names = _linear(module)[-4:]
+        raise InputError.of("adapter.head", name, f"none, or a module's name such as {', '.join(names)}") from None
+
+
 def is_causal(model: nn.Module) -> bool:
     """Whether a model is one of transformers that predicts the next token."""
     return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()

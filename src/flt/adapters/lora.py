@@ -16,7 +16,7 @@ from flt.blocks import top_blocks
 from flt.client import ClientModule
 from flt.errors import InputError
 from flt.layout import Layout
-from flt.targets import head_name, is_tied, target_modules
+from flt.targets import head_name, is_tied, submodule, target_modules
 
 
 @dataclasses.dataclass
@@ -78,7 +78,7 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "
         _inject(root, settings, head, seed, layers)
     head = [f"{prefix}{name}" for name in head if name]
     for name in head:
-        _submodule(module, name).requires_grad_(True)
+        submodule(module, name).requires_grad_(True)
     return Layout.of(module, head)
 
 
@@ -107,7 +107,7 @@ def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed
                 "adapter.target_modules", target, f"ends of the names of layers, such as {', '.join(linear[:8])}"
             )
     for name in head:
-        _submodule(module, name)
+        submodule(module, name)
     whole = [name for name in linear if any(name == target or name.endswith(f".{target}") for target in targets)]
     if layers != "all":
         upper = tuple(f"{block}." for block in top_blocks(module, layers))
@@ -123,14 +123,6 @@ def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject_adapter_in_model(config, module)
-
-
-def _submodule(module: nn.Module, name: str) -> nn.Module:
-    try:
-        return module.get_submodule(name)
-    except AttributeError:
-        names = [n for n, sub in module.named_modules() if isinstance(sub, nn.Linear)]
-        raise InputError.of("adapter.head", name, f"none, or a module's name such as {', '.join(names[-4:])}") from None
 
 
 def _whole_modules(module: nn.Module) -> list[str]:

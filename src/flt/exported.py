@@ -1,0 +1,148 @@
+"""Loads what a federation has left: an adapter of any kind on its base, or a merged model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import transformers
+from lightning.pytorch.utilities.seed import isolate_rng
+from peft import PeftModel
+from torch import nn
+
+from flt.build import ADAPTERS
+from flt.cards import BASE, CARD, LABEL_NAMES, WEIGHTS
+from flt.client import ClientModule
+from flt.config import typed
+from flt.errors import InputError
+from flt.label_names import LabelNameClassifier
+from flt.layout import TRAVELLING
+from flt.locate import locate
+from flt.quiet import quiet_transformers
+
+PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
+
+
+def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """The global model of a run, in eval mode, from what the run has exported.
+
+    Args:
+        folder: ``adapter/`` or ``model/`` of a run, or the subfolder of one group or head.
+        model: The base without adapters, changed in place; None: loaded by what the folder says of it. A user's own
+            module has to be given.
+
+    Returns:
+        A model of transformers, peft's around it where the adapter is LoRA, a LabelNameClassifier, or ``model``.
+
+    Raises:
+        InputError: The folder holds nothing of flt's, is broken, or doesn't fit the model.
+
+    Example:
+        >>> load("lightning_logs/c2a/version_0/adapter")  # doctest: +SKIP
+    """
+    folder = Path(folder).expanduser()
+    found = next((name for name in _READERS if (folder / name).is_file()), None)
+    if found is None:
+        inner = sorted(path.name for pattern in ("group_*", "head_*") for path in folder.glob(pattern))
+        allowed = f"one of its folders: {', '.join(inner)}" if inner else "adapter/ or model/ of a finished run"
+        raise InputError.of("folder", folder, allowed, "" if inner else "nothing that flt exports is in it")
+    with _broken(folder):
+        return _READERS[found](folder, model).eval()
+
+
+def _own(folder: Path, model: nn.Module | None) -> nn.Module:
+    """C2A or bottleneck adapters, by flt's own code."""
+    card = json.loads((folder / CARD).read_text())
+    base = _with_head(_base(folder, card["source"], model), folder)
+    settings, attach = ADAPTERS[card["adapter"]["name"]]
+    layout = attach(base, typed(settings, card["adapter"], "adapter"), 0, card["adapt_layers"])
+    tensors = safetensors.torch.load_file(folder / WEIGHTS)
+    if lacking := sorted(set(layout.names(TRAVELLING)) - set(tensors)):
+        raise InputError.of("folder", folder, "the tensors of its adapter and head", f"{lacking[0]} is missing")
+    if strange := base.load_state_dict(tensors, strict=False).unexpected_keys:
+        raise InputError.of("folder", folder, "tensors of its model", f"{strange[0]} is none")
+    return base
+
+
+def _peft(folder: Path, model: nn.Module | None) -> nn.Module:
+    """LoRA, by peft, which would also take a pickle where the weights are missing."""
+    if not (folder / PEFT_WEIGHTS).is_file():
+        raise InputError.of("folder", folder, f"a folder with {PEFT_WEIGHTS}", "the tensors are missing")
+    source = json.loads((folder / PEFT_CARD).read_text()).get("base_model_name_or_path")
+    base: Any = _base(folder, source, model)
+    encoder = base.encoder if isinstance(base, LabelNameClassifier) else base
+    with quiet_transformers():
+        return _with_head(PeftModel.from_pretrained(encoder, folder), folder)
+
+
+def _merged(folder: Path, model: nn.Module | None) -> nn.Module:
+    """A whole model of transformers, or the weights of a user's module."""
+    card = json.loads((folder / MERGED_CARD).read_text())
+    if "module" not in card:
+        if model is not None:
+            raise InputError.of("model", type(model).__name__, "None", f"{folder} holds the whole model")
+        kind = _architecture(card["architectures"][0])
+        with quiet_transformers():
+            whole = kind.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True, use_safetensors=True)
+        return _with_head(whole, folder)
+    if model is None:
+        raise InputError.of("model", None, f"your {card['module']}", "the weights are those of a module of your own")
+    model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    return model
+
+
+_READERS = {CARD: _own, PEFT_CARD: _peft, MERGED_CARD: _merged}
+
+
+def _base(folder: Path, source: str | None, model: nn.Module | None) -> nn.Module:
+    """The model that was given, else the pre-trained one, with a head of the right size."""
+    if model is not None:
+        return model.model if isinstance(model, ClientModule) else model
+    if not source or not (folder / BASE).is_file():
+        raise InputError.of("model", None, "the module, without adapters", "the folder doesn't say what its base is")
+    about = json.loads((folder / BASE).read_text())
+    place, local = locate(source)
+    with quiet_transformers(), isolate_rng():
+        config = transformers.AutoConfig.from_pretrained(
+            place, **about["config"], local_files_only=local, trust_remote_code=False
+        )
+        return _architecture(about["architecture"]).from_pretrained(
+            place, config=config, dtype=torch.float32, local_files_only=local, ignore_mismatched_sizes=True
+        )
+
+
+def _architecture(name: str) -> Any:
+    """A class of transformers, and no other attribute of it."""
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise InputError.of("architecture", name, "a model class of transformers")
+    return found
+
+
+def _with_head(encoder: nn.Module, folder: Path) -> nn.Module:
+    """The label-name head on an encoder, where the run had one; several groups share theirs."""
+    places = [folder, *([folder.parent] if folder.name.startswith("group_") else [])]
+    place = next((place for place in places if (place / f"{LABEL_NAMES}.json").is_file()), None)
+    if place is None or isinstance(encoder, LabelNameClassifier):
+        return encoder
+    card = json.loads((place / f"{LABEL_NAMES}.json").read_text())
+    names = safetensors.torch.load_file(place / f"{LABEL_NAMES}.safetensors")["names"]
+    return LabelNameClassifier(encoder, names, card["scale"], card["texts"])
+
+
+@contextlib.contextmanager
+def _broken(folder: Path) -> Iterator[None]:
+    """Makes one line of whatever a broken or foreign file raises: the libraries below agree on no exception."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(".")
+        raise InputError.of("folder", folder, "an export of flt, and the base that it was made of", why) from error
