@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from flt.adapters import c2a, houlsby, lora
+from flt.adapters import c2a, houlsby, lora, none
 from flt.callbacks.server import Recipe
 from flt.client import ClientSpec
 from flt.compression import Channel, NoCompression, Quantised
@@ -62,6 +62,7 @@ ADAPTERS: dict[str, tuple[type, Callable[..., Layout]]] = {
     "lora": (lora.LoraSettings, lora.attach),
     "c2a": (c2a.C2ASettings, c2a.attach),
     "houlsby": (houlsby.HoulsbySettings, houlsby.attach),
+    "none": (none.NoAdapterSettings, none.attach),
 }
 """Name in conf/adapter/ -> its settings, and what attaches it: called with module, settings, seed and layers."""
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from flt.adapters.whole import freeze_but_head
 from flt.blocks import blocks, top_blocks
 from flt.client import ClientModule
 from flt.errors import InputError
 from flt.label_names import LabelNameClassifier
-from flt.targets import head_name, submodule
 
 _BERT = ("attention.output.dropout", "output.dropout")
 PLACES = {
@@ -72,10 +72,7 @@ def prepare(module: nn.Module, adapter: str, head: str | None, layers: str) -> H
         raise InputError.of("adapter", adapter, f"a model of type {', '.join(PLACES)}; or adapter=lora", why)
     if any(isinstance(sub, LoraLayer) for sub in module.modules()):
         raise InputError.of("adapter", adapter, "lora", "the module holds LoRA layers of its own")
-    names = _heads(module, head)
-    module.requires_grad_(False)
-    for name in names:
-        submodule(module, name).requires_grad_(True)
+    names = freeze_but_head(module, head)
     adapted = [root.get_submodule(name) for name in (blocks(root) if layers == "all" else top_blocks(root, layers))]
     attention, feed_forward = PLACES[kind]
     places = [(block.get_submodule(attention), block.get_submodule(feed_forward)) for block in adapted]
@@ -96,15 +93,6 @@ def bottleneck(z: Tensor, u: Tensor, d: Tensor, b1: Tensor, b2: Tensor) -> Tenso
         A(Z) (batch, time, H), of the type of Z.
     """
     return (z + F.gelu(z @ u + b1) @ d + b2).to(z.dtype)
-
-
-def _heads(module: nn.Module, head: str | None) -> list[str]:
-    inner, prefix = (module.model, "model.") if isinstance(module, ClientModule) else (module, "")
-    chosen = head or head_name(inner)
-    if chosen == "none":
-        return []
-    before = [name for name, _ in inner.named_modules() if head is None and name.rpartition(".")[2] == "pre_classifier"]
-    return [f"{prefix}{name}" for name in (*before, chosen)]
 
 
 def _classes(module: nn.Module) -> int:
