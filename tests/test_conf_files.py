@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import transformers
 from commands import in_empty_folder, train
@@ -22,6 +23,7 @@ NAMES = list(OmegaConf.load(CONF / "data" / "newsgroups20.yaml").label_texts)
 STAND_INS = {
     "path/to/encoder": "bert",
     "path/to/decoder": "gpt2",
+    "path/to/vit": "vit",
     "distilbert/distilbert-base-uncased": "bert",
     "path/to/reviews.csv": "reviews.csv",
 }
@@ -57,6 +59,25 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [
         {"text": f"good film {i}", "label": i % 20, "label_name": NAMES[i % 20], "stars": i % 2} for i in range(160)
     ]
+    transformers.ViTForImageClassification(
+        transformers.ViTConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            image_size=32,
+            patch_size=16,
+        )
+    ).save_pretrained(folder / "vit")
+    images = np.random.default_rng(0).integers(256, size=(200, 32, 32, 3), dtype=np.uint8)
+    for name, classes in (("cifar10", 10), ("cifar100", 100)):
+        labels = np.arange(200) % classes
+        np.savez(folder / f"{name}.npz", x_train=images, y_train=labels, x_test=images[:100], y_test=labels[:100])
+    languages = OmegaConf.load(CONF / "data" / "sib200.yaml").where.language
+    topics = [
+        {**row, "language": name, "split": s} for row in rows[:9] for name in languages for s in ("train", "test")
+    ]
+    datasets.Dataset.from_list(topics).to_parquet(folder / "multilingual_sib200.parquet")
     table = datasets.Dataset.from_list(rows)
     table.to_parquet(folder / "newsgroups20.parquet")
     save_decoder(folder / "gpt2")

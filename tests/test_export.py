@@ -28,6 +28,7 @@ from flt.callbacks.server import Recipe, ServerAggregation
 from flt.cards import Card
 from flt.config import load_config
 from flt.export import export, merge
+from flt.federation import federation
 from flt.layout import Layout
 from flt.rules.mean import Mean
 from flt.state import ServerState
@@ -112,6 +113,39 @@ def test_several_groups_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.M
         seen.append(logits(loaded(backbone(2), result.exported / f"group_{gid}")))
         torch.testing.assert_close(seen[-1], logits(result.module.model), rtol=0, atol=1e-6)
     assert not torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("algo", ["fedit", "flora"])
+def test_each_head_has_a_folder_of_its_own(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = ["data=digits_two", "jobs=per_task", "partition.kind=iid"]
+    result = run(tmp_path, monkeypatch, f"algo={algo}", *tasks)
+    assert sorted(path.name for path in result.exported.iterdir()) == ["head_2", "head_5"]
+    found = newest(result.path / "checkpoints")
+    assert found is not None
+    weights = found[0].server.groups[0].weights
+    adapter = {name: value for name, value in weights.items() if "#" not in name}
+    classifier = result.module.model.classifier
+    for classes in (2, 5):
+        result.module.load_state_dict(adapter, strict=False)
+        for part in ("weight", "bias"):
+            getattr(classifier, part).data = weights[f"model.classifier.{part}#{classes}"]
+        folder = result.exported / f"head_{classes}"
+        if algo == "flora":
+            model: nn.Module = transformers.AutoModelForImageClassification.from_pretrained(folder)
+        else:
+            model = loaded(backbone(classes), folder)
+        assert logits(model).shape == (6, classes)
+        torch.testing.assert_close(logits(model), logits(result.module.model), rtol=0, atol=1e-6)
+
+
+def test_a_cluster_leaves_the_heads_of_its_own_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run(tmp_path, monkeypatch, "algo=fl_tac", "data=digits_two", "grouping.k=2")
+    found = newest(result.path / "checkpoints")
+    assert found is not None
+    tasks = federation(load_config([f"clients={QUICK['clients']}", "algo=fl_tac", "data=digits_two"]))
+    heads = {(client.id, i): data.head for client in tasks.clients for i, data in enumerate(client.data)}
+    expected = {f"group_{gid}/head_{heads[job]}" for job, gid in found[0].server.assignment.items()}
+    assert {str(path.relative_to(result.exported)) for path in result.exported.glob("*/*")} == expected
 
 
 @pytest.mark.parametrize("overrides", ["", "ranks=[2,4,8] selection=truncate"], ids=["one rank", "several ranks"])

@@ -87,3 +87,16 @@ def test_an_adapter_trained_on_cached_activations_is_that_of_the_whole_encoder(
     )
     assert max(float((plain[name] - cached[name]).abs().max()) for name in plain) < 1e-5
     assert max(float((plain[name] - still[name]).abs().max()) for name in plain) > 1e-3
+
+
+@pytest.mark.usefixtures("flt_data")
+def test_tasks_of_glue_are_trained_with_heads_of_their_own(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+    sets = ["data=glue", "data.use=[sst2,mrpc]", "data.train_examples=60", "heads=task"]
+    result = train(load_config(["algo=fedit", "jobs=per_task", *sets, f"model={encoder}", "rounds=1", *OVERRIDES[1:]]))
+    assert {"task/sst2/val_acc", "task/mrpc/val_acc"} <= set(result.metrics)
+    assert sorted(path.name for path in result.exported.iterdir()) == ["head_mrpc", "head_sst2"]
+    found = logits(PeftModel.from_pretrained(base(encoder, 2), result.exported / "head_mrpc"), encoder)
+    torch.testing.assert_close(found, logits(result.module.model, encoder), rtol=0, atol=1e-5)

@@ -16,7 +16,8 @@ from flt.callbacks.checkpoint import newest
 from flt.client import ClientModule
 from flt.messages import encode
 
-SLOW = [pytest.param(algo, marks=pytest.mark.slow) for algo in ("fedit", "fl_tac", "haflq")]
+OTHERS = ("fedit", "fl_tac", "haflq", "fl_tac data=digits_two")
+SLOW = [pytest.param(algo, marks=pytest.mark.slow) for algo in OTHERS]
 ROUNDS, CLIENTS = 4, 3
 
 
@@ -59,7 +60,7 @@ def test_a_stop_inside_a_fit_changes_no_bit(
     algo: str, overrides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_empty_folder(tmp_path, monkeypatch)
-    arguments = [f"algo={algo}", f"rounds={ROUNDS}", "eval.every=2", *overrides.split()]
+    arguments = [*f"algo={algo}".split(), f"rounds={ROUNDS}", "eval.every=2", *overrides.split()]
     assert train(*arguments, "name=straight") == 0
     straight, stopped = (tmp_path / "lightning_logs" / name / "version_0" for name in ("straight", "stopped"))
     jobs = [int(float(row["clients/steps"])) for row in metrics(straight)]  # a step each

@@ -18,7 +18,7 @@ from flt.config import TrainConfig, typed
 from flt.data import encode
 from flt.data.deal import TaskData, deal
 from flt.data.instructions import encode_instructions
-from flt.data.sets import DataSet, load_all
+from flt.data.sets import DataSet, kind_of, load_all
 from flt.errors import InputError
 from flt.label_names import label_texts
 
@@ -60,15 +60,16 @@ def federation(cfg: TrainConfig) -> Federation:
     optimizer = Optimizer(local.optimizer, local.lr, local.weight_decay, local.momentum)
     sets, model = load_all(cfg), _model(cfg)
     classes = {task: width for found in sets for task, width in found.classes.items()}
-    if cfg.heads == "task" and sets[0].raw.kind == "causal":
+    kind = kind_of(sets)
+    if cfg.heads == "task" and kind == "causal":
         raise InputError.of("heads", cfg.heads, "shape, shared", "a causal model has no head of its own for a task")
     texts = _label_texts(cfg, model, sets)
     widest = max([*classes.values(), len(texts)])  # a class that train lacks has a name all the same
-    backbone = backbones.load(model, sets[0].raw.kind, widest, cfg.seed, texts)
+    backbone = backbones.load(model, kind, widest, cfg.seed, texts)
     head_of = heads.variants(cfg.heads, classes)
     tasks = [task for found in sets for task in _encoded(cfg, found, backbone, model.max_length, head_of)]
     return Federation(
-        module=_module(backbone, sets[0].raw.kind, widest, optimizer),
+        module=_module(backbone, kind, widest, optimizer),
         clients=deal(cfg, tasks),
         validation=_sampled(tasks, "validation", cfg.eval.examples, cfg.seed),
         test=_sampled(tasks, "test", cfg.eval.test_examples, cfg.seed),

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from flt.config import TrainConfig, load_config
+from flt.data.partition import by_column
+from flt.data.sets import load_all
 from flt.data.sources import DataConfig, RawData, load
 from flt.data.templates import fitting
 
@@ -75,3 +78,42 @@ def test_images_load_with_names_for_fine_and_coarse_classes(
     raw = load_file(flt_data / f"{name}.npz", label=label)
     assert (raw.kind, len(raw.label_names)) == ("image", classes)
     assert sizes(raw) == {"train": 10_000, "test": 2_000}
+
+
+def configured(*overrides: str) -> TrainConfig:
+    return load_config(["algo=fl_tac", *overrides])
+
+
+@pytest.mark.usefixtures("flt_data")
+def test_glue_is_five_tasks_of_two_classes_with_capped_training_sets() -> None:
+    sets = {found.name.removeprefix("glue "): found for found in load_all(configured("data=glue"))}
+    validation = {"sst2": 872, "mrpc": 408, "rte": 277, "qnli": 5_463, "qqp": 1_000}
+    assert {name: sizes(one.raw) for name, one in sets.items()} == {
+        name: {"train": 2_000, "validation": size} for name, size in validation.items()
+    }
+    assert {name: one.raw.kind for name, one in sets.items()} == {
+        name: "text" if name == "sst2" else "pair" for name in validation
+    }
+    assert all(one.classes == {name: 2} for name, one in sets.items())
+    (chosen,) = load_all(load_config(["algo=fedit", "data=glue", "data.use=[qqp]", "data.train_examples=null"]))
+    assert sizes(chosen.raw) == {"train": 8_999, "validation": 1_000}
+
+
+def test_one_language_per_client_and_no_translation_of_a_test_sentence_in_train(flt_data: Path) -> None:
+    (found,) = load_all(load_config(["algo=fedit", "data=sib200", "experiment=languages"]))
+    assert sizes(found.raw) == {"train": 11 * 701, "validation": 11 * 99, "test": 11 * 204}
+    sentences = {name: set(split["index_id"][:]) for name, split in found.raw.splits.items()}
+    assert not sentences["train"] & (sentences["test"] | sentences["validation"])
+    languages = found.raw.values("train", "language")
+    parts = by_column(languages, clients=11, seed=0)
+    assert [set(languages[part]) for part in parts] == [{language} for language in sorted(set(languages))]
+    assert all(language.endswith("_Latn") for language in languages)
+
+
+@pytest.mark.slow
+def test_cifar_is_two_tasks_whose_heads_differ_in_shape(flt_data: Path) -> None:
+    found = load_all(configured("data=cifar"))
+    assert [(one.classes, one.raw.kind, sizes(one.raw)) for one in found] == [
+        ({name: classes}, "image", {"train": 9_000, "validation": 1_000, "test": 2_000})
+        for name, classes in (("cifar10", 10), ("cifar100", 100))
+    ]

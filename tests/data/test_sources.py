@@ -95,6 +95,40 @@ def test_held_out_splits_are_disjoint_stratified_and_move_with_the_seed_only() -
     assert (raw.values("test", "label") != other.values("test", "label")).any()
 
 
+# ---------------------------------------------------------------------------------------------- rows and classes
+
+
+def test_rows_are_chosen_by_the_values_of_columns(tmp_path: Path) -> None:
+    rows = {**ROWS, "label": ["dog", "cat", "cat", "cat", "dog", "cat"], "year": [1, 2, 1, 2, 1, 2]}
+    raw = load_rows(tmp_path, rows, where={"author": ["a", "b"], "year": ["1"]})
+    assert {name: split["text"][:] for name, split in raw.splits.items()} == {"train": ["one", "three"]}
+    assert raw.values("train", "label").tolist() == [1, 0]
+
+
+def test_merged_classes_are_named_and_numbered_by_their_group_and_the_rest_is_left_out() -> None:
+    plain = load(DataConfig(validation=0.2, test=0.1), seed=3)
+    raw = load(DataConfig(validation=0.2, test=0.1, merge={"round": ["0", "8"], "straight": ["1", "7"]}), seed=3)
+    assert raw.label_names == ("round", "straight")
+    for split in plain.splits:
+        labels = plain.values(split, "label")
+        kept = np.isin(labels, [0, 1, 7, 8])
+        np.testing.assert_array_equal(raw.values(split, "label"), np.isin(labels[kept], [1, 7]))
+        images = [np.asarray(one.splits[split].with_format("numpy")["image"][:]) for one in (plain, raw)]
+        np.testing.assert_array_equal(images[0][kept], images[1])
+
+
+@pytest.mark.parametrize(("most", "size"), [(50, 50), (None, 896), (5000, 896)])
+def test_training_examples_are_capped_by_a_stratified_sample_and_no_other_split_is(most: int | None, size: int) -> None:
+    given: dict[str, Any] = {"classes": [5, 6, 7, 8, 9], "test": 0.0, "validation": 0.0}
+    whole, raw, again = load(DataConfig(**given)), *(load(DataConfig(**given, train_examples=most)) for _ in range(2))
+    labels = raw.values("train", "label")
+    assert len(labels) == size
+    assert max(np.bincount(labels)) - min(np.bincount(labels)) <= max(2, size // 50)
+    assert raw.splits["train"]["image"][:] == again.splits["train"]["image"][:]
+    held = load(DataConfig(**{**given, "test": 0.5}, train_examples=most))
+    assert len(held.splits["test"]) == len(whole.splits["train"]) // 2
+
+
 # ---------------------------------------------------------------------------------------------- files
 
 
@@ -234,6 +268,13 @@ def test_without_the_mirrors_file_the_hub_is_asked(tmp_path: Path, monkeypatch: 
         ({**pick("text"), "label": [0, 1] * 3, "label_name": list("abacab")}, {}, ["data.label_name=label_name"]),
         (pick("text", "label"), {"classes": [0, 5]}, ["data.classes=[0, 5]", "0, 1"]),
         (pick("text", "label"), {"classes": [0, 0]}, ["data.classes=[0, 0]"]),
+        (ROWS, {"where": {"writer": ["a"]}}, ["data.where.writer=writer", "text, label"]),
+        (ROWS, {"where": {"author": ["a", "z"]}}, ["data.where.author=['a', 'z']", "a, b"]),
+        (ROWS, {"where": {"author": []}}, ["data.where.author=[]"]),
+        (ROWS, {"merge": {"pets": ["*"]}}, ["data.merge=['pets']", "two classes or more"]),
+        (ROWS, {"merge": {"pets": ["*"], "cats": ["cat"]}}, ["data.merge.cats=cat", "no other group"]),
+        (ROWS, {"merge": {"pets": ["cat"], "birds": ["hen"]}}, ["data.merge.birds=hen", "cat, dog"]),
+        (pick("text", "label"), {"train_examples": 0}, ["data.train_examples=0", ">= 1"]),
         (pick("text", "label"), {"validation": 1.0}, ["data.validation=1.0"]),
         (pick("text", "label"), {"test": -0.1}, ["data.test=-0.1"]),
         (pick("text", "label"), {"validation": 0.5, "test": 0.5}, ["data.validation=0.5", "data.test=0.5"]),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import datasets
 import numpy as np
@@ -50,6 +52,61 @@ def relabel(
     if not len(kept["train"]):
         raise InputError.of("data.classes", order, "classes that train has examples of")
     return kept, tuple(names[value] for value in order)
+
+
+def merge(
+    splits: Splits, label: str, label_names: tuple[str, ...], groups: Mapping[str, Sequence[str]]
+) -> tuple[Splits, tuple[str, ...]]:
+    """Makes one class of several; examples of classes in no group are left out.
+
+    Args:
+        splits: The data, labels int64 in 0..K-1.
+        label: Their column.
+        label_names: Name of each class.
+        groups: New class -> its classes, as :func:`matching` takes them; empty: nothing changes.
+
+    Raises:
+        InputError: A group names no class, or one of another group; or there is one group.
+    """
+    if not groups:
+        return splits, label_names
+    if len(groups) < 2:
+        raise InputError.of("data.merge", list(groups), "two classes or more")
+    lookup = np.full(len(label_names), -1)
+    for new, (name, patterns) in enumerate(groups.items()):
+        classes = matching(f"data.merge.{name}", patterns, label_names)
+        if taken := [k for k in classes if lookup[k] >= 0]:
+            raise InputError.of(f"data.merge.{name}", label_names[taken[0]], "classes of no other group")
+        lookup[classes] = new
+    made = {name: _relabelled(split, label, lookup[np.asarray(split[label][:])]) for name, split in splits.items()}
+    return made, tuple(groups)
+
+
+def matching(key: str, patterns: Sequence[str], label_names: Sequence[str]) -> list[int]:
+    """Sorted classes that some patterns name: names, numbers, or such as `comp.*`; a name goes before a number.
+
+    Args:
+        key: Config key, for the error.
+        patterns: The patterns.
+        label_names: Name of each class.
+
+    Raises:
+        InputError: A pattern names no class, or there is no pattern.
+
+    Example:
+        >>> matching("data.tasks.sci", ["sci.*", "0"], ["rec.autos", "sci.med", "sci.space"])
+        [0, 1, 2]
+    """
+    found: set[int] = set()
+    for pattern in map(str, patterns):
+        exact = {k for k, name in enumerate(label_names) if pattern == name}
+        matches = exact or {k for k, name in enumerate(label_names) if fnmatchcase(name, pattern) or pattern == str(k)}
+        if not matches:
+            raise InputError.of(key, pattern, label_names, "no class has this name")
+        found |= matches
+    if not found:
+        raise InputError.of(key, list(patterns), "at least one class")
+    return sorted(found)
 
 
 def _column(split: datasets.Dataset, label: str) -> pa.ChunkedArray:
@@ -114,10 +171,28 @@ def _order(codes: Codes, names: Mapping[int, str], label: str, classes: Sequence
 
 
 def _renumbered(split: datasets.Dataset, label: str, values: NDArray[np.int64], order: list[int]) -> datasets.Dataset:
-    """One split with new labels; rows of other classes are left out, nothing is copied."""
+    """One split with its label values numbered by their place in the order."""
     new = np.full(len(values), -1)
     for number, value in enumerate(order):
         new[values == value] = number
+    return _relabelled(split, label, new)
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Rows that were chosen before are written anew, which datasets would show as progress."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _relabelled(split: datasets.Dataset, label: str, new: NDArray[np.int64]) -> datasets.Dataset:
+    """The split with other labels; rows whose label is below 0 are left out, nothing is copied."""
     # the column goes in before the rows go out: on selected rows add_column would rewrite the whole table
-    split = split.remove_columns(label).add_column(label, new)
+    with _without_bars():
+        split = split.remove_columns(label).add_column(label, new)
     return split.select(np.flatnonzero(new >= 0)) if (new < 0).any() else split

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import datasets
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from flt.data import stores, tokens
+from flt.data.classes import matching
 from flt.data.draws import Positions, Seed, stratified_order
 from flt.data.sources import RawData
 from flt.data.stores import ImageStore, Store
@@ -194,7 +194,7 @@ def tasks(
     taken: dict[int, str] = {}
     found = {}
     for task, patterns in tasks_cfg.items():
-        classes = _classes(task, patterns, label_names)
+        classes = matching(f"data.tasks.{task}", patterns, label_names)
         if shared := [k for k in classes if k in taken]:
             name = label_names[shared[0]]
             raise InputError.of(f"data.tasks.{task}", name, "classes of no other task", f"also in {taken[shared[0]]}")
@@ -226,17 +226,3 @@ def batches(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict]
     """Some columns, some rows at a time."""
     inputs = dataset.select_columns(list(columns))
     return (inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH))
-
-
-def _classes(task: str, patterns: Sequence[str], label_names: Sequence[str]) -> list[int]:
-    """Sorted classes that the patterns of one task name."""
-    found: set[int] = set()
-    for pattern in map(str, patterns):
-        exact = {k for k, name in enumerate(label_names) if pattern == name}
-        matches = exact or {k for k, name in enumerate(label_names) if fnmatchcase(name, pattern) or pattern == str(k)}
-        if not matches:
-            raise InputError.of(f"data.tasks.{task}", pattern, label_names, "no class has this name")
-        found |= matches
-    if not found:
-        raise InputError.of(f"data.tasks.{task}", list(patterns), "at least one class")
-    return sorted(found)

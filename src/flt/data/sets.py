@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flt.config import TrainConfig, typed
 from flt.data import encode, sources
+from flt.data.columns import Kind
 from flt.data.draws import Positions
 from flt.errors import InputError
 
+OUTSIDE = ("sets", "use", "tasks")
+"""Fields that one of several data sets doesn't have."""
+ALL = "all"
+"""The task of a data set that is one."""
 Parts = Mapping[str, tuple[Positions, NDArray[np.int64]]]
 """Split -> positions among its examples, and their labels counted inside the task."""
 
@@ -42,17 +48,59 @@ class DataSet:
         return {task: 1 + max(int(own.max()) for _, own in parts.values()) for task, parts in self.tasks.items()}
 
 
+def kind_of(sets: Sequence[DataSet]) -> Kind:
+    """What a backbone of these data sets has to read: pairs, where some are pairs of texts and others texts."""
+    kinds = {found.raw.kind for found in sets}
+    return "pair" if "pair" in kinds else kinds.pop()
+
+
 def load_all(cfg: TrainConfig) -> list[DataSet]:
-    """The data sets that a configuration names.
+    """The data sets that a configuration names: one, with its tasks, or several, each of which is a task.
 
     Raises:
-        InputError: A data set can't be read, or there are no tasks where each job has one.
+        InputError: A data set can't be read, there are no tasks where each job has one, or the sets don't go together.
     """
     data = typed(sources.DataConfig, cfg.data, "data")
+    if data.sets:
+        return _several(cfg, data)
+    if data.use is not None:
+        raise InputError.of("data.use", data.use, "null", f"data={data.name} is one data set")
     if cfg.jobs == "per_task" and not data.tasks:
         raise InputError.of("data.tasks", "{}", "task: [classes], as jobs=per_task needs them")
     known = {"file": Path(str(data.path)).name, "hub": str(data.path)}
     return [_load(data, data.tasks if cfg.jobs == "per_task" else {}, known.get(data.name, data.name), cfg.seed)]
+
+
+def _several(cfg: TrainConfig, data: sources.DataConfig) -> list[DataSet]:
+    used = list(data.sets) if data.use is None else data.use
+    if not used or len(set(used)) < len(used) or not set(used) <= set(data.sets):
+        raise InputError.of("data.use", used, data.sets, "different sets of data.sets")
+    if data.tasks:
+        raise InputError.of("data.tasks", list(data.tasks), "{}", "each of data.sets is a task")
+    if cfg.jobs == "per_client" and len(used) > 1:
+        allowed = f"per_task, or one of them, such as data.use=[{used[0]}]"
+        raise InputError.of("jobs", cfg.jobs, allowed, f"the labels of {', '.join(used)} have nothing in common")
+    common = {key: value for key, value in cfg.data.items() if key not in OUTSIDE}
+    found = [_named(cfg, name, {**common, **data.sets[name]}) for name in used]
+    kinds = {one.name: one.raw.kind for one in found}
+    if len({"text" if kind == "pair" else kind for kind in kinds.values()}) > 1:
+        raise InputError.of("data.use", used, "sets of one kind; text and pairs go together", f"they are {kinds}")
+    return found
+
+
+def _named(cfg: TrainConfig, name: str, settings: dict[str, Any]) -> DataSet:
+    """One of several data sets: a task of the same name, where each job has one."""
+    if wrong := [key for key in OUTSIDE if key in settings]:
+        raise InputError.of(
+            f"data.sets.{name}.{wrong[0]}", settings[wrong[0]], "nothing: a set has no sets, and is a task"
+        )
+    data = typed(sources.DataConfig, settings, f"data.sets.{name}")
+    try:
+        loaded = _load(data, {}, f"{cfg.data['name']} {name}", cfg.seed)
+    except InputError as error:
+        raise InputError(f"data.sets.{name}: {error}") from error
+    task = name if cfg.jobs == "per_task" else ALL
+    return replace(loaded, tasks={task: loaded.tasks[ALL]})
 
 
 def _load(data: sources.DataConfig, tasks: Mapping[str, list[str]], name: str, seed: int) -> DataSet:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import datasets
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from flt.data import columns, partition, reading, templates
-from flt.data.classes import relabel
+from flt.data.classes import Splits, merge, relabel
 from flt.data.columns import Kind
+from flt.data.draws import stratified_order
 from flt.data.templates import Template
 from flt.errors import InputError
 
@@ -39,11 +41,17 @@ class DataConfig:
         label: Column of the class; None takes the first usual name present. With a response there need be none.
         label_name: Column with the class names, where the classes are integers.
         column: Column that tells clients apart, checked to be there.
+        where: Column -> the values that a row may have there, such as some languages; other rows are left out.
         classes: Keep only these label values, which become 0.. in this order; None keeps all in sorted order.
+        merge: New class -> the classes that it is made of, as names, label values or patterns; classes in none are left
+            out; empty leaves the classes as they are.
         tasks: Task -> its classes, as names, label values or patterns such as `comp.*`; empty is one task.
         label_texts: Class name -> the text that the label_names head embeds for it; others take their name.
         validation: Share of train held out for central validation where the source has none, in [0, 1).
         test: Share of train held out for the central test where the source has none, in [0, 1).
+        train_examples: Most training examples, a fixed stratified sample; None: all.
+        sets: Name -> the settings of one of several data sets, each a task; what one doesn't say it takes from here.
+        use: Which of the sets; None: all.
     """
 
     name: str = "digits"
@@ -58,11 +66,16 @@ class DataConfig:
     label: str | None = None
     label_name: str | None = None
     column: str | None = None
+    where: dict[str, list[str]] = field(default_factory=dict)
     classes: list[int] | None = None
+    merge: dict[str, list[str]] = field(default_factory=dict)
     tasks: dict[str, list[str]] = field(default_factory=dict)
     label_texts: dict[str, str] = field(default_factory=dict)
     validation: float = 0.1
     test: float = 0.0
+    train_examples: int | None = None
+    sets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    use: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +109,8 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
     """Loads a data set and brings it into one form.
 
     Splits named dev or valid count as validation, and so does train_dev where there is no other. A validation or test
-    split whose labels are all -1 has hidden labels and is dropped. Shares held out of train are stratified.
+    split whose labels are all -1 has hidden labels and is dropped. Shares held out of train are stratified by the
+    classes as they were before any are merged: two sets of one source hold out the same rows.
 
     Args:
         cfg: What to load.
@@ -115,7 +129,7 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
         >>> {name: len(split) for name, split in raw.splits.items()}
         {'train': 627, 'validation': 90, 'test': 179}
     """
-    _check_shares(cfg)
+    _check_numbers(cfg)
     splits = _digits_splits() if cfg.name == "digits" and cfg.path is None else reading.read(cfg)
     features = splits["train"].features
     names, prompts = list(features), templates.choose(cfg, features) if cfg.response is not None else ()
@@ -129,8 +143,10 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
     for key, column in (("column", cfg.column), ("label_name", cfg.label_name)):
         if column is not None:
             columns.pick(key, column, (), names)
-    splits, label_names = relabel(splits, label, cfg.label_name, cfg.classes, least=1 if prompts else 2)
-    splits = _hold_out(splits, label, cfg, seed)
+    least = 1 if prompts else 2
+    splits, label_names = relabel(_rows(splits, cfg.where), label, cfg.label_name, cfg.classes, least)
+    splits, label_names = merge(_hold_out(splits, label, cfg, seed), label, label_names, cfg.merge)
+    splits = _capped(splits, label, cfg.train_examples, seed)
     return RawData(splits, kind, inputs, label, label_names, cfg.response or "", prompts)
 
 
@@ -169,9 +185,7 @@ def _digits_splits() -> dict[str, datasets.Dataset]:
     return {"train": datasets.Dataset.from_dict({"image": images[:, 0], "label": labels}, features=features)}
 
 
-def _with_class(
-    cfg: DataConfig, splits: dict[str, datasets.Dataset], taken: set[str | None]
-) -> tuple[dict[str, datasets.Dataset], str]:
+def _with_class(cfg: DataConfig, splits: Splits, taken: set[str | None]) -> tuple[Splits, str]:
     """The column of the class among those that are no text of the model's; without any, one class for all."""
     free = [name for name in splits["train"].column_names if name not in taken]
     if cfg.label is not None or set(free) & set(columns.LABELS):
@@ -179,7 +193,9 @@ def _with_class(
     return {name: split.add_column(ONE_CLASS, ["all"] * len(split)) for name, split in splits.items()}, ONE_CLASS
 
 
-def _check_shares(cfg: DataConfig) -> None:
+def _check_numbers(cfg: DataConfig) -> None:
+    if cfg.train_examples is not None and cfg.train_examples < 1:
+        raise InputError.of("data.train_examples", cfg.train_examples, "an integer >= 1, or null")
     for key, share in (("data.validation", cfg.validation), ("data.test", cfg.test)):
         if not 0 <= share < 1:
             raise InputError.of(key, share, "a share in [0, 1)")
@@ -187,9 +203,29 @@ def _check_shares(cfg: DataConfig) -> None:
         raise InputError.of("data.validation", cfg.validation, f"less than 1 together with data.test={cfg.test}")
 
 
-def _hold_out(
-    splits: dict[str, datasets.Dataset], label: str, cfg: DataConfig, seed: int
-) -> dict[str, datasets.Dataset]:
+def _rows(splits: Splits, where: Mapping[str, Sequence[str]]) -> Splits:
+    """The rows whose columns have the wanted values."""
+    for column, wanted in where.items():
+        columns.pick(f"where.{column}", column, (), splits["train"].column_names)
+        values = {name: np.asarray(split[column][:]).astype(str) for name, split in splits.items()}
+        known = np.unique(values["train"])
+        if not wanted or not set(wanted) <= set(known):
+            raise InputError.of(f"data.where.{column}", list(wanted), known, "values that rows of train have")
+        kept = {name: np.flatnonzero(np.isin(found, wanted)) for name, found in values.items()}
+        splits = {name: splits[name].select(rows) for name, rows in kept.items() if len(rows)}
+    return splits
+
+
+def _capped(splits: Splits, label: str, most: int | None, seed: int) -> Splits:
+    """At most so many training examples: a stratified sample, in the order of the source."""
+    train = splits["train"]
+    if most is None or len(train) <= most:
+        return splits
+    order = stratified_order(train[label][:], (seed, most))
+    return {**splits, "train": train.select(np.sort(order[:most]))}
+
+
+def _hold_out(splits: Splits, label: str, cfg: DataConfig, seed: int) -> Splits:
     """Cuts the missing central splits off train, each a share of the whole train."""
     train = splits["train"]
     labels = np.asarray(train[label][:])
