@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from flt import config, embedded
+from flt import config, embedded, embedded_cifar
 from flt.callbacks import loggers
 from flt.cli import main
 
@@ -37,7 +37,8 @@ def in_empty_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(config, "_compose", composed_once)
     monkeypatch.setattr(loggers, "_write_picture", lambda *_: None)
-    monkeypatch.setattr(embedded, "PRETRAINING", dataclasses.replace(embedded.PRETRAINING, steps=2))
+    for backbone in (embedded, embedded_cifar):
+        monkeypatch.setattr(backbone, "PRETRAINING", dataclasses.replace(backbone.PRETRAINING, steps=2))
 
 
 def train(*arguments: str) -> int:

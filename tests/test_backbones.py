@@ -230,7 +230,7 @@ def test_weights_that_the_checkpoint_lacks_are_named(bert: Path, caplog: pytest.
 @pytest.mark.parametrize(
     ("fields", "kind", "parts"),
     [
-        ({"name": "other"}, "image", ["model.name=other", "embedded, hub"]),
+        ({"name": "other"}, "image", ["model.name=other", "embedded, embedded_cifar, hub"]),
         ({"name": "hub"}, "text", ["model.path=None"]),
         ({}, "text", ["model=embedded", "images only", "model=<hub id or folder>"]),
         ({}, "pair", ["images only"]),

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from flt.embedded import embedded
+from flt.embedded_cifar import embedded_cifar
 from flt.errors import InputError
 from flt.heads import renew
 from flt.label_names import label_name_classifier
@@ -24,6 +25,7 @@ from flt.targets import head_name, inside
 
 log = logging.getLogger(__name__)
 
+EMBEDDED = {"embedded": embedded, "embedded_cifar": embedded_cifar}
 KINDS = ("text", "pair", "image", "causal")
 CLASSIFIERS = ("linear", "label_names")
 ATTENTION = ("auto", "eager", "sdpa")
@@ -34,7 +36,7 @@ class ModelConfig:
     """What `model=` chooses; a file of conf/model fills it.
 
     Attributes:
-        name: embedded, or hub for what path says.
+        name: embedded, embedded_cifar, or hub for what path says.
         path: A hub id such as org/name, or a local folder written by save_pretrained.
         package: Folder of a Python package, such as name/folder: where it is installed, it is used instead of path.
         max_length: Longest text, in tokens.
@@ -101,7 +103,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
         InputError: If the model can't be loaded, reads another kind of input, or a field of cfg is out of range.
     """
     _check(cfg, kind)
-    source, local = locate(str(cfg.path), cfg.package) if cfg.name == "hub" else (str(embedded()), True)
+    source, local = locate(str(cfg.path), cfg.package) if cfg.name == "hub" else (str(EMBEDDED[cfg.name]()), True)
     with loading(source, OFFLINE if local and not Path(source).is_dir() else LOADABLE):
         config = transformers.AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     _check_kind(config, kind, source)
@@ -135,12 +137,12 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
 def _check(cfg: ModelConfig, kind: str) -> None:
     if kind not in KINDS:
         raise InputError.of("kind", kind, KINDS)
-    if cfg.name not in ("embedded", "hub"):
-        raise InputError.of("model.name", cfg.name, ("embedded", "hub"))
+    if cfg.name not in (*EMBEDDED, "hub"):
+        raise InputError.of("model.name", cfg.name, (*EMBEDDED, "hub"))
     if cfg.name == "hub" and not cfg.path:
         raise InputError.of("model.path", cfg.path, LOADABLE, "model.name=hub needs one")
-    if cfg.name == "embedded" and kind != "image":
-        raise InputError.of("model", "embedded", "model=<hub id or folder> of a text model", "it reads images only")
+    if cfg.name in EMBEDDED and kind != "image":
+        raise InputError.of("model", cfg.name, "model=<hub id or folder> of a text model", "it reads images only")
     if not 0 <= cfg.dropout < 1:
         raise InputError.of("model.dropout", cfg.dropout, "a probability in [0, 1)")
     if cfg.quantise is not None:

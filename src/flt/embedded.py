@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,32 @@ def embedded(cache: Path | None = None) -> Path:
     Raises:
         InputError: If the cache can't be written.
     """
-    root = cache or cache_folder()
-    made_by = [dataclasses.asdict(PRETRAINING), ARCHITECTURE, torch.__version__, transformers.__version__]
-    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:12]
-    folder = root / f"embedded-vit-{digest}"
+    made_by = [dataclasses.asdict(PRETRAINING), ARCHITECTURE]
+    return kept(cache or cache_folder(), "embedded-vit", made_by, _pretrain, "about 10 s")
+
+
+def kept(
+    root: Path, name: str, made_by: list[Any], pretrain: Callable[[], transformers.PreTrainedModel], takes: str
+) -> Path:
+    """Folder of a backbone that the first call pre-trains; the next ones find it.
+
+    Args:
+        root: Where backbones are kept.
+        name: Beginning of the folder's name.
+        made_by: What the weights depend on, besides versions.
+        pretrain: Makes the model.
+        takes: How long, in words.
+
+    Raises:
+        InputError: If the cache can't be written.
+    """
+    versions = [torch.__version__, transformers.__version__]
+    digest = hashlib.sha256(json.dumps([*made_by, *versions], sort_keys=True).encode()).hexdigest()[:12]
+    folder = root / f"{name}-{digest}"
     if not folder.is_dir():
-        log.info("pre-training the embedded backbone, once, in about 10 s; it is kept in %s", folder)
+        log.info("pre-training the embedded backbone, once, in %s; it is kept in %s", takes, folder)
         try:
-            _write(folder)
+            _write(folder, pretrain)
         except OSError as error:
             raise InputError.of("FLT_CACHE", root, "a folder that can be written", str(error)) from error
     with contextlib.suppress(OSError):  # a cache that can only be read is of use too
@@ -82,11 +101,11 @@ def embedded(cache: Path | None = None) -> Path:
     return folder
 
 
-def _write(folder: Path) -> None:
+def _write(folder: Path, pretrain: Callable[[], transformers.PreTrainedModel]) -> None:
     """Pre-trains and writes a folder whole or not at all; of two processes at once, the first one's stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch, quiet_transformers():
-        _pretrain().save_pretrained(Path(scratch) / "model")
+        pretrain().save_pretrained(Path(scratch) / "model")
         try:
             os.rename(Path(scratch) / "model", folder)
         except OSError:
@@ -95,29 +114,43 @@ def _write(folder: Path) -> None:
 
 
 def _pretrain() -> transformers.PreTrainedModel:
-    """Trains a vision transformer on moved, turned and scaled digits, on one thread: the bits don't depend on more."""
     from flt.data.sources import digits
 
-    how, threads = PRETRAINING, torch.get_num_threads()
-    images, labels = map(torch.as_tensor, digits(how.classes))
+    images, labels = map(torch.as_tensor, digits(PRETRAINING.classes))
+    return trained(PRETRAINING, ARCHITECTURE, images, labels)
+
+
+def trained(
+    how: Pretraining, architecture: dict[str, Any], images: Tensor, labels: Tensor
+) -> transformers.PreTrainedModel:
+    """Trains a vision transformer on moved, turned and scaled images, on one thread: the bits don't depend on more.
+
+    Args:
+        how: Length and manner.
+        architecture: Of the transformer.
+        images: In [0, 1] (n, channels, height, width).
+        labels: In 0..K-1, for K classes (n,).
+    """
+    threads = torch.get_num_threads()
     with isolate_rng():
         torch.manual_seed(how.seed)
         torch.set_num_threads(1)
         try:
-            config = transformers.ViTConfig(**ARCHITECTURE)
+            config = transformers.ViTConfig(**architecture)
             config.num_labels = len(how.classes)
-            return _fit(transformers.ViTForImageClassification(config), images, labels)
+            return _fit(how, transformers.ViTForImageClassification(config), images, labels)
         finally:
             torch.set_num_threads(threads)
 
 
-def _fit(model: transformers.PreTrainedModel, images: Tensor, labels: Tensor) -> transformers.PreTrainedModel:
-    how = PRETRAINING
+def _fit(
+    how: Pretraining, model: transformers.PreTrainedModel, images: Tensor, labels: Tensor
+) -> transformers.PreTrainedModel:
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.lr, weight_decay=how.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.lr, total_steps=how.steps, pct_start=0.2)
     for _ in range(how.steps):
         index = torch.randint(len(images), (how.batch,))
-        loss = F.cross_entropy(model(_moved(images[index])).logits, labels[index])
+        loss = F.cross_entropy(model(_moved(how, images[index])).logits, labels[index])
         loss.backward()
         optimizer.step()
         schedule.step()
@@ -125,12 +158,12 @@ def _fit(model: transformers.PreTrainedModel, images: Tensor, labels: Tensor) ->
     return model.eval()
 
 
-def _moved(images: Tensor) -> Tensor:
+def _moved(how: Pretraining, images: Tensor) -> Tensor:
     """Turns, scales and shifts each image (batch, channels, height, width) by its own random amounts."""
     angle, zoom, right, down = torch.rand(4, len(images)) * 2 - 1
-    angle, zoom = PRETRAINING.rotation * angle, 1 + PRETRAINING.scale * zoom
+    angle, zoom = how.rotation * angle, 1 + how.scale * zoom
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    first = torch.stack([cos, -sin, PRETRAINING.shift * right], dim=1)
-    second = torch.stack([sin, cos, PRETRAINING.shift * down], dim=1)
+    first = torch.stack([cos, -sin, how.shift * right], dim=1)
+    second = torch.stack([sin, cos, how.shift * down], dim=1)
     grid = F.affine_grid(torch.stack([first, second], dim=1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)

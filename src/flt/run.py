@@ -54,7 +54,7 @@ class Result:
     """What a federation yields.
 
     Attributes:
-        module: The global model; with several groups, that of the first.
+        module: The global model; with several groups or heads, that of the first.
         metrics: Figures of the last round, and of the test split.
         path: The run's folder.
         history: Figures of every round.

@@ -164,7 +164,7 @@ def test_pictures_of_all_modes_and_sizes_become_alike() -> None:
     ("images", "feature", "size", "channels", "words"),
     [
         ([Image.new("L", (2, 2)), Image.new("L", (3, 3))], datasets.Image(), None, None, ["image_size=None"]),
-        ([Image.new("RGB", (2, 2))], datasets.Image(), None, 1, ["data.image=3 channels", "1 or 1"]),
+        ([Image.new("RGB", (2, 2))], datasets.Image(), None, 1, ["data.image=3 channels", "allowed is 1, what"]),
         ([np.full((2, 2), 7.0)], datasets.Array2D((2, 2), "float32"), None, None, ["data.image=7.0 to 7.0", "255"]),
         ([np.full((2, 2), np.nan)], datasets.Array2D((2, 2), "float32"), None, None, ["data.image=nan"]),
         ([np.zeros((2, 2, 4))], datasets.Array3D((2, 2, 4), "uint8"), None, None, ["data.image=(2, 2, 4)"]),

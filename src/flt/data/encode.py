@@ -161,8 +161,9 @@ def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | Non
         dataset = dataset.with_format("numpy")
     column = (image for batch in batches(dataset, raw.inputs) for image in batch[raw.inputs[0]])
     pixels = stores.stack([stores.shrink(stores.to_tensor(image), image_size) for image in column], image_size)
+    taken = "1" if channels == 1 else f"1 or {channels}"
     if channels is not None and pixels.shape[1] not in (1, channels):
-        raise InputError.of("data.image", f"{pixels.shape[1]} channels", f"1 or {channels}, what the backbone takes")
+        raise InputError.of("data.image", f"{pixels.shape[1]} channels", f"{taken}, what the backbone takes")
     return Examples(ImageStore(pixels, image_size, channels), dataset[raw.label][:])
 
 
