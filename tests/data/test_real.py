@@ -87,16 +87,17 @@ def configured(*overrides: str) -> TrainConfig:
 @pytest.mark.usefixtures("flt_data")
 def test_glue_is_five_tasks_of_two_classes_with_capped_training_sets() -> None:
     sets = {found.name.removeprefix("glue "): found for found in load_all(configured("data=glue"))}
-    validation = {"sst2": 872, "mrpc": 408, "rte": 277, "qnli": 5_463, "qqp": 1_000}
+    test = {"sst2": 872, "mrpc": 408, "rte": 277, "qnli": 5_463, "qqp": 1_000}  # the official validation splits
+    validation = {"sst2": 6_735, "mrpc": 367, "rte": 249, "qnli": 900, "qqp": 900}  # a tenth of train
     assert {name: sizes(one.raw) for name, one in sets.items()} == {
-        name: {"train": 2_000, "validation": size} for name, size in validation.items()
+        name: {"train": 2_000, "validation": validation[name], "test": size} for name, size in test.items()
     }
     assert {name: one.raw.kind for name, one in sets.items()} == {
-        name: "text" if name == "sst2" else "pair" for name in validation
+        name: "text" if name == "sst2" else "pair" for name in test
     }
     assert all(one.classes == {name: 2} for name, one in sets.items())
     (chosen,) = load_all(load_config(["algo=fedit", "data=glue", "data.use=[qqp]", "data.train_examples=null"]))
-    assert sizes(chosen.raw) == {"train": 8_999, "validation": 1_000}
+    assert sizes(chosen.raw) == {"train": 8_099, "validation": 900, "test": 1_000}
 
 
 def test_one_language_per_client_and_no_translation_of_a_test_sentence_in_train(flt_data: Path) -> None:

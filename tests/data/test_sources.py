@@ -319,3 +319,23 @@ def test_digits_refuse_what_is_no_digit(classes: list[int]) -> None:
 def test_config_without_a_path_says_what_a_path_may_be() -> None:
     with pytest.raises(InputError, match=r"data\.path=None: allowed is a hub id such as org/name, or a file"):
         load(DataConfig(name="hub"))
+
+
+def test_the_validation_split_may_be_the_test_and_a_share_of_train_validates(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"{split} {i}", "label": i % 2, "split": split}
+        for split in SPLIT_SIZES
+        for i in range(SPLIT_SIZES[split])
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    usual = load(DataConfig(name="file", path=str(path)))
+    moved = load(DataConfig(name="file", path=str(path), test_split="validation"))
+    assert {name: len(split) for name, split in usual.splits.items()} == SPLIT_SIZES
+    assert {name: len(split) for name, split in moved.splits.items()} == {"train": 36, "validation": 4, "test": 10}
+    assert set(moved.splits["test"]["text"][:]) == {f"validation {i}" for i in range(10)}
+    with pytest.raises(InputError, match="^data.test_split=train: allowed is test, validation"):
+        load(DataConfig(test_split="train"))
+
+
+SPLIT_SIZES = {"train": 40, "validation": 10}

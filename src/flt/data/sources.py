@@ -18,6 +18,7 @@ from flt.data.draws import stratified_order
 from flt.data.templates import Template
 from flt.errors import InputError
 
+TESTS = ("test", "validation")
 ONE_CLASS = "flt.class"
 """Column of the only class of data that has none."""
 
@@ -49,6 +50,8 @@ class DataConfig:
         label_texts: Class name -> the text that the label_names head embeds for it; others take their name.
         validation: Share of train held out for central validation where the source has none, in [0, 1).
         test: Share of train held out for the central test where the source has none, in [0, 1).
+        test_split: Which of the source's splits is the test: test; or validation, where the labels of the test are
+            hidden: the rounds are then evaluated on a share of train, and numbers chosen there aren't tested there.
         train_examples: Most training examples, a fixed stratified sample; None: all.
         sets: Name -> the settings of one of several data sets, each a task; what one doesn't say it takes from here.
         use: Which of the sets; None: all.
@@ -73,6 +76,7 @@ class DataConfig:
     label_texts: dict[str, str] = field(default_factory=dict)
     validation: float = 0.1
     test: float = 0.0
+    test_split: str = "test"
     train_examples: int | None = None
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)
     use: list[str] | None = None
@@ -145,6 +149,8 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
             columns.pick(key, column, (), names)
     least = 1 if prompts else 2
     splits, label_names = relabel(_rows(splits, cfg.where), label, cfg.label_name, cfg.classes, least)
+    if cfg.test_split in splits:
+        splits["test"] = splits.pop(cfg.test_split)
     splits, label_names = merge(_hold_out(splits, label, cfg, seed), label, label_names, cfg.merge)
     splits = _capped(splits, label, cfg.train_examples, seed)
     return RawData(splits, kind, inputs, label, label_names, cfg.response or "", prompts)
@@ -201,6 +207,8 @@ def _check_numbers(cfg: DataConfig) -> None:
             raise InputError.of(key, share, "a share in [0, 1)")
     if cfg.validation + cfg.test >= 1:
         raise InputError.of("data.validation", cfg.validation, f"less than 1 together with data.test={cfg.test}")
+    if cfg.test_split not in TESTS:
+        raise InputError.of("data.test_split", cfg.test_split, TESTS)
 
 
 def _rows(splits: Splits, where: Mapping[str, Sequence[str]]) -> Splits:
