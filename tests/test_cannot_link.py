@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flt.errors import InputError
 from flt.grouping.agglomerative import AgglomerativeGrouping, merged
 from flt.grouping.counted import Counted
-from flt.grouping.kmeans import KMeansGrouping, assigned_apart, kmeans_apart
+from flt.grouping.kmeans import KMeansGrouping, _descended, assigned_apart, kmeans_apart
 
 KINDS = [KMeansGrouping, AgglomerativeGrouping]
 
@@ -85,6 +85,13 @@ def test_more_restarts_never_raise_the_inertia_and_the_seed_decides() -> None:
     again = kmeans_apart(features, clients, 5, 3, 3)
     assert np.array_equal(again, kmeans_apart(features, clients, 5, 3, 3))
     assert not all(np.array_equal(again, kmeans_apart(features, clients, 5, 3, seed)) for seed in range(5))
+
+
+def test_a_centre_that_loses_its_uploads_stays_where_it_is() -> None:
+    """At the origin, for one, it would win the first upload back."""
+    labels, left = _descended(np.array([[0.0], [1.0]]), [0, 1], np.array([[0.5], [100.0]]))
+    assert labels.tolist() == [0, 0]
+    assert left == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("kind", ["average", "complete", "ward"])

@@ -17,6 +17,7 @@ from test_kmeans import around, jobs_in, sets_in
 from flt.errors import InputError
 from flt.grouping.agglomerative import AgglomerativeGrouping
 from flt.grouping.base import Clustering, Groups, match
+from flt.grouping.counted import most_separate
 from flt.grouping.density import DbscanGrouping, HdbscanGrouping, without_noise
 from flt.grouping.kmeans import KMeansGrouping
 from flt.grouping.oracle import OracleGrouping
@@ -105,6 +106,12 @@ def test_where_nothing_separates_there_is_one_cluster() -> None:
     assert KMeansGrouping("silhouette").labels(noise, IDS[:30], 0).tolist() == [0] * 30
     assert KMeansGrouping("silhouette", min_silhouette=-1).labels(noise, IDS[:30], 0).max() > 0
     assert KMeansGrouping("silhouette").labels(np.eye(2), IDS[:2], 0).tolist() == [0, 0]  # it needs three
+
+
+def test_of_equal_silhouettes_the_fewest_clusters_count() -> None:
+    """A square is cut in halves one way or the other."""
+    square, cuts = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), {2: [0, 0, 1, 1], 3: [0, 1, 0, 1]}
+    assert most_separate(square, lambda k: np.array(cuts[k]), 1, 3, -1.0).tolist() == cuts[2]
 
 
 def test_max_k_bounds_the_silhouettes_search() -> None:
