@@ -104,12 +104,27 @@ def test_a_group_is_chosen_by_its_folder(adapter: str) -> None:
         flt.load(result.exported)
 
 
+@pytest.mark.parametrize("adapter", ["c2a", "houlsby"])
+def test_every_head_has_a_folder_where_jobs_have_different_ones(adapter: str) -> None:
+    tasks = ["data.tasks.low=['5','6']", "data.tasks.high=['7','8','9']"]
+    result = run("algo=fl_tac", "grouping=everyone", f"adapter={adapter}", "clients=3", *tasks)
+    loaded = [flt.load(path) for path in sorted(result.exported.glob("head_*"))]
+    assert [logits(model, images()).shape[1] for model in loaded] == [2, 3]
+    shared = [{n: p for n, p in m.named_parameters() if adapter in n} for m in loaded]
+    assert shared[0].keys() == shared[1].keys() != set()
+    for name, tensor in shared[0].items():
+        assert torch.equal(tensor, shared[1][name])
+    with pytest.raises(flt.InputError, match="allowed is one of its folders: head_2, head_3$"):
+        flt.load(result.exported)
+
+
 def test_the_card_has_the_settings_and_no_place_of_this_machine(folder: Path) -> None:
     result = run("algo=c2a", "adapter.rank=4")
     files = {"flt_base.json", "flt_adapter.json", "flt_adapter.safetensors"}
     assert {path.name for path in result.exported.iterdir()} == files
     card, base = (json.loads((result.exported / f"flt_{name}.json").read_text()) for name in ("adapter", "base"))
-    assert (card["adapter"]["name"], card["adapter"]["rank"], card["adapt_layers"]) == ("c2a", 4, "all")
+    assert (card["adapter"]["name"], card["adapter"]["rank"]) == ("c2a", 4)
+    assert (card["adapt_layers"], card["classes"]) == ("all", 5)
     assert (base["architecture"], base["config"]["num_labels"]) == ("ViTForImageClassification", 5)
     del card["source"]
     assert str(folder) not in json.dumps([card, base])
@@ -178,7 +193,8 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "a tensor too many": (add_a_tensor, "strange is none"),
     "no such adapter": (change(adapter={"name": "os"}), "KeyError"),
     "another setting": (change(adapter={"name": "c2a", "rank": 0}), "adapter.rank=0"),
-    "other sizes": (change(adapter={"name": "c2a", "rank": 5}), "size mismatch|Error"),
+    "other sizes": (change(adapter={"name": "c2a", "rank": 5}), "size mismatch for "),
+    "other classes": (change(classes=7), "size mismatch for "),
     "no class": (change("flt_base", architecture="os"), "architecture=os"),
     "no source": (change(source=""), "model=None"),
 }

@@ -31,11 +31,13 @@ class Card:
         source: What ``from_pretrained`` loads the base by; empty for a user's own module.
         adapter: The adapter's settings; peft has a file of its own.
         adapt_layers: Which blocks are adapted.
+        classes: The most that a head has, where jobs have different ones; None: of a user's own module.
     """
 
     source: str = ""
     adapter: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     adapt_layers: str = "all"
+    classes: int | None = None
 
 
 def write_base(module: pl.LightningModule, tensors: Mapping[str, Tensor], target: Path) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from flt.build import ADAPTERS
 from flt.cards import BASE, CARD, LABEL_NAMES, WEIGHTS
-from flt.client import ClientModule
+from flt.client import ClientModule, Optimizer
 from flt.config import typed
 from flt.errors import InputError
 from flt.label_names import LabelNameClassifier
@@ -27,6 +27,8 @@ from flt.locate import locate
 from flt.quiet import quiet_transformers
 
 PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
+LONGEST = 200
+"""Characters of another library's message that a line of ours repeats."""
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -60,10 +62,12 @@ def _own(folder: Path, model: nn.Module | None) -> nn.Module:
     """C2A or bottleneck adapters, by flt's own code."""
     card = json.loads((folder / CARD).read_text())
     base = _with_head(_base(folder, card["source"], model), folder)
+    shell = base if card["classes"] is None else ClientModule(base, card["classes"], Optimizer())
     settings, attach = ADAPTERS[card["adapter"]["name"]]
-    layout = attach(base, typed(settings, card["adapter"], "adapter"), 0, card["adapt_layers"])
+    layout = attach(shell, typed(settings, card["adapter"], "adapter"), 0, card["adapt_layers"])
     tensors = safetensors.torch.load_file(folder / WEIGHTS)
-    if lacking := sorted(set(layout.names(TRAVELLING)) - set(tensors)):
+    prefix = "" if shell is base else "model."
+    if lacking := sorted({name.removeprefix(prefix) for name in layout.names(TRAVELLING)} - set(tensors)):
         raise InputError.of("folder", folder, "the tensors of its adapter and head", f"{lacking[0]} is missing")
     if strange := base.load_state_dict(tensors, strict=False).unexpected_keys:
         raise InputError.of("folder", folder, "tensors of its model", f"{strange[0]} is none")
@@ -144,5 +148,5 @@ def _broken(folder: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        why = f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(".")
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST].rstrip(". ")
         raise InputError.of("folder", folder, "an export of flt, and the base that it was made of", why) from error

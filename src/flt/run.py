@@ -174,7 +174,9 @@ class Run:
         return federator
 
     def _card(self) -> Card:
-        return Card(self.made.source, self.cfg.adapter, self.cfg.model.get("adapt_layers", "all"))
+        module, layers = self.made.module, self.cfg.model.get("adapt_layers", "all")
+        classes = module.accuracy.num_classes if isinstance(module, ClientModule) else None
+        return Card(self.made.source, self.cfg.adapter, layers, classes)
 
     def _device(self) -> torch.device:
         if self.cfg.devices > 1:
