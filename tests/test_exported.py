@@ -63,7 +63,14 @@ def assert_same_logits(loaded: nn.Module, trained: nn.Module, batch: dict[str, T
 
 @pytest.mark.parametrize(
     "overrides",
-    ["algo=c2a", "algo=c2a plan=full", "algo=c2a adapter=houlsby model.adapt_layers=top1", "algo=fedit", "algo=flora"],
+    [
+        "algo=c2a",
+        "algo=c2a plan=full",
+        "algo=fedit adapter=none",
+        "algo=c2a adapter=houlsby model.adapt_layers=top1",
+        "algo=fedit",
+        "algo=flora",
+    ],
 )
 def test_an_image_model_is_loaded_by_its_folder_alone(overrides: str) -> None:
     result = run(*overrides.split())

@@ -52,8 +52,8 @@ def export(
     """
     temporary = folder / ".export"
     shutil.rmtree(temporary, ignore_errors=True)
-    own = not layout.layers and bool(layout.names(["adapter"]))
-    merged = bool(state.base.version) and not own
+    mergeable = bool(layout.layers) or not layout.names(["adapter"])
+    merged = bool(state.base.version) and mergeable
     groups = [state.home] if merged else state.clusters
     for gid in groups:
         of_group = temporary / f"group_{gid}" if len(groups) > 1 else temporary
@@ -65,11 +65,11 @@ def export(
                 _export_model(module, layout.for_head(head), tensors, target)
                 continue
             write_base(module, tensors, target)
-            if own:
+            if layout.layers:
+                _export_lora(module, layout.for_head(head), state, tensors, target, card.source)
+            else:
                 changed = {name: module.get_parameter(name).detach().cpu() for name in state.base.changed()}
                 write_own({**changed, **tensors}, _shell(module), target, card)
-            else:
-                _export_lora(module, layout.for_head(head), state, tensors, target, card.source)
     target = folder / ("model" if merged else "adapter")
     if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
         write_label_names(module.model, temporary)
