@@ -239,9 +239,9 @@ def shown() -> str:
     from flt.sampling import FixedSize
 
     view = view_of(layout_of(RANK), rounds=2)
-    members = KMeansGrouping(2)(view, [update_of(view, (client, 0)) for client in range(6)])
+    groups = KMeansGrouping(2)(view, [update_of(view, (client, 0)) for client in range(6)])
     hands = [Freeze()(view, job, jobs_of(3, 2, 5)) for job in jobs_of(3, 2, 5)]
-    return repr((FixedSize(3)(range(9), 0, 2), hands, {gid: [u.job for u in its] for gid, its in members.items()}))
+    return repr((FixedSize(3)(range(9), 0, 2), hands, {gid: [u.job for u in its] for gid, its in groups.members.items()}))
 
 
 @pytest.mark.slow
