@@ -6,14 +6,17 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import update_of, view_of
+from sklearn.metrics import adjusted_rand_score
 
 from flt.grouping import features
 from flt.grouping.kmeans import KMeansGrouping
 from flt.layout import Entry, Layout
 from flt.messages import Ids, Update
+from flt.state import GroupState, ServerState
 from flt.view import View
 
 LORA = ["x.A", "x.B", "y.A", "y.B"]
@@ -109,3 +112,54 @@ def test_distances_to_groups_leave_home_out_and_follow_the_docstring() -> None:
     cosines = [[(u - flat[0]) @ way[g] / np.linalg.norm(u - flat[0]) / np.linalg.norm(way[g]) for g in gids]
                for u in sent]  # fmt: skip
     np.testing.assert_allclose(-features.distances_to_groups(view, updates, LORA, "changes")[1], cosines, rtol=1e-6)
+
+
+def after_round(view: View, grouping: KMeansGrouping, updates: list[Update]) -> View:
+    """The next round's view: what the grouping remembers is kept, no weight moves."""
+    found = grouping(view, updates).directions
+    state = dataclasses.replace(view.state, rounds=view.state.rounds + 1, directions={**view.state.directions, **found})
+    return dataclasses.replace(view, state=state)
+
+
+@settings(max_examples=15)
+@given(memory=st.floats(0.1, 1.0), first=st.integers(2, 5))
+def test_directions_are_the_sum_of_the_rounds_changes_each_earlier_one_weaker(memory: float, first: int) -> None:
+    view, grouping = mixed_view(6), KMeansGrouping(2, features="changes", tensors="lora", memory=memory)
+    plain = KMeansGrouping(2, features="changes", tensors="lora")
+    cohorts = [range(first), range(1, 6), range(6)]
+    by_hand = np.zeros((6, plain.describe(view, [update_of(view, (0, 0))]).shape[1]))
+    for at, cohort in enumerate(cohorts):
+        updates = [update_of(view, (client, 0), examples=at + 1) for client in cohort]
+        for row, client in zip(plain.describe(view, updates), cohort, strict=True):
+            by_hand[client] = row + memory * by_hand[client]
+        expected = by_hand[cohort] / np.sqrt((by_hand[cohort] ** 2).sum(axis=1, keepdims=True))
+        np.testing.assert_allclose(grouping.describe(view, updates), expected, atol=1e-5)
+        view = after_round(view, grouping, updates)
+    assert set(view.state.directions) == {(client, 0) for client in range(6)}
+    assert not plain(view, updates).directions
+
+
+def test_what_was_seen_in_round_one_outlasts_rounds_of_noise() -> None:
+    """Two tasks that pull apart once, and then nothing but noise that is as large."""
+    generator = np.random.default_rng(0)
+    pull = generator.normal(size=(2, 200))
+    rounds = [np.repeat(pull, 4, axis=0) + generator.normal(size=(8, 200)) / 2]
+    rounds += [generator.normal(size=(8, 200)) for _ in range(2)]
+    layout = Layout({"up": Entry("adapter", (200,))}, {})
+    truth = np.repeat([0, 1], 4)
+
+    def agreement(memory: float) -> float:
+        state = ServerState(0, {gid: GroupState({"up": torch.zeros(200)}, {}) for gid in (0, 1, 2)}, {})
+        view = View(layout, state, 8, 0)
+        grouping = KMeansGrouping(2, features="changes", tensors="lora", memory=memory)
+        for values in rounds:
+            updates = [
+                Update((client, 0), 0, {"up": torch.from_numpy(row).float()}, {}, 0, 10, steps=1)
+                for client, row in enumerate(values)
+            ]
+            labels = grouping.labels(grouping.describe(view, updates), [u.job for u in updates], 0)
+            view = after_round(view, grouping, updates)
+        return float(adjusted_rand_score(truth, labels))
+
+    assert agreement(memory=1.0) == 1.0
+    assert agreement(memory=0.0) < 0.5

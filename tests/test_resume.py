@@ -16,7 +16,7 @@ from flt.callbacks.checkpoint import newest
 from flt.client import ClientModule
 from flt.messages import encode
 
-OTHERS = ("fedit", "fl_tac", "haflq", "fl_tac data=digits_two")
+OTHERS = ("fedit", "fl_tac", "fl_tac_unlocked", "haflq", "fl_tac data=digits_two")
 SLOW = [pytest.param(algo, marks=pytest.mark.slow) for algo in OTHERS]
 ROUNDS, CLIENTS = 4, 3
 

@@ -241,7 +241,8 @@ def shown() -> str:
     view = view_of(layout_of(RANK), rounds=2)
     groups = KMeansGrouping(2)(view, [update_of(view, (client, 0)) for client in range(6)])
     hands = [Freeze()(view, job, jobs_of(3, 2, 5)) for job in jobs_of(3, 2, 5)]
-    return repr((FixedSize(3)(range(9), 0, 2), hands, {gid: [u.job for u in its] for gid, its in groups.members.items()}))
+    clusters = {gid: [update.job for update in its] for gid, its in groups.members.items()}
+    return repr((FixedSize(3)(range(9), 0, 2), hands, clusters))
 
 
 @pytest.mark.slow

@@ -123,6 +123,8 @@ class ServerState:
     scores: dict[JobId, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
     """Job -> layer -> the importance of each pair as the job measured it (r,), nan where it never did; kept only for
     selections that read it."""
+    directions: dict[JobId, Tensor] = dataclasses.field(default_factory=dict)
+    """Job -> what its own training changed over the rounds (features,); kept only for groupings with a memory."""
     pruned: float | None = None
     """What the last round's cut took from the product: its relative error in Frobenius norm; None: nothing was cut."""
 

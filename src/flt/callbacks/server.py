@@ -242,6 +242,7 @@ class ServerAggregation(FedCallback):
             assignment=dict(sorted(assignment.items())),
             base=base,
             scores=self._own_scores(view, updates),
+            directions=dict(sorted({**state.directions, **grouped.directions}.items())),
             pruned=None,
         )
         return self.recipe.schedule(done, self.layout)

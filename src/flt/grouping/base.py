@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
+import torch
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from flt.errors import InputError
 from flt.grouping import features
@@ -26,10 +28,12 @@ class Groups:
     Attributes:
         members: Group -> those of the updates that are averaged in it.
         joining: Job -> the group from which it starts from now on, without being averaged into it this round.
+        directions: Job -> what the grouping will read in later rounds (features,), of a grouping with a memory.
     """
 
     members: dict[int, list[Update]]
     joining: dict[JobId, int] = dataclasses.field(default_factory=dict)
+    directions: dict[JobId, Tensor] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,16 +70,24 @@ class Clustering(abc.ABC):
             starts from the nearest cluster in its next one (our reconstruction). Nearest is, of ``weights``, the group
             with the smallest distance; of ``changes``, the one whose way from v0, less the mean of all groups' ways,
             has the largest cosine with the job's first change, which began at v0 as well.
+        memory: With ``changes``, in [0, 1]: how much of what it saw before stays. A job's direction d is its change of
+            the round plus ``memory`` times d, and is clustered at unit length: once a task is learnt, the change of
+            one round is mostly noise (our reconstruction). Costs the server one adapter for each job that took part.
     """
 
     features: str = "weights"
     tensors: str = "all"
     newcomers: str = "home"
+    memory: float = 0.0
 
     def __post_init__(self) -> None:
         for key, allowed in (("features", features.KINDS), ("tensors", features.TENSORS), ("newcomers", NEWCOMERS)):
             if getattr(self, key) not in allowed:
                 raise InputError.of(f"grouping.{key}", getattr(self, key), allowed)
+        if not 0 <= self.memory <= 1:
+            raise InputError.of("grouping.memory", self.memory, "a number in [0, 1]")
+        if self.memory and self.features != "changes":
+            raise InputError.of("grouping.memory", self.memory, "0 with grouping.features=weights, which are a memory")
 
     @property
     def several(self) -> bool:
@@ -102,16 +114,28 @@ class Clustering(abc.ABC):
             return Everyone()(view, updates)
         late = self._late(view, updates)
         met = [update for update in updates if update not in late]
-        members = self._clustered(view, met) if met else {}
-        return Groups(members, self._joining(view, members, late) if late else {})
+        directions = self._directions(view, met) if met else np.empty((0, 0))
+        members = self._clustered(view, met, self._of(directions)) if met else {}
+        joining = self._joining(view, members, late) if late else {}
+        kept = zip((update.job for update in met), torch.from_numpy(directions), strict=True) if self.memory else ()
+        return Groups(members, joining, {job: direction.clone() for job, direction in kept})
 
     def describe(self, view: View, updates: Sequence[Update]) -> np.ndarray:
         """Features of the updates (n, d), float32."""
-        names = features.names(view, self.tensors)
-        return features.FUNCTIONS[self.features](view, updates, names)
+        return self._of(self._directions(view, updates))
 
-    def _clustered(self, view: View, updates: Sequence[Update]) -> dict[int, list[Update]]:
-        described = self.describe(view, updates)
+    def _directions(self, view: View, updates: Sequence[Update]) -> np.ndarray:
+        found = features.FUNCTIONS[self.features](view, updates, features.names(view, self.tensors))
+        before = view.state.directions if self.memory else {}
+        for row, update in enumerate(updates):
+            if update.job in before:
+                found[row] += self.memory * before[update.job].numpy()
+        return found
+
+    def _of(self, directions: np.ndarray) -> np.ndarray:
+        return features.unit(directions) if self.memory else directions
+
+    def _clustered(self, view: View, updates: Sequence[Update], described: np.ndarray) -> dict[int, list[Update]]:
         found = self.labels(described, [update.job for update in updates], int(view.generator().integers(2**31)))
         names = self._identities(view, updates, found)
         return {gid: [u for u, at in zip(updates, found, strict=True) if at == label] for label, gid in names.items()}

@@ -37,13 +37,13 @@ def changes(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.n
 
         c_i = u_i - (what job i was sent)        f_i = (c_i - mean_j c_j) / |c_i - mean_j c_j|
 
-    An upload that doesn't differ from the mean, such as an only one, is zero.
+    An upload that doesn't differ from the mean, such as an only one, is zero. Pairs that no longer live have changed
+    by zero, so that the number of features stays.
 
     Returns:
         (uploads, features), float32.
     """
-    sent = np.stack([_flat(view, view.sent_to(update.job), names) for update in updates])
-    return unit(centred(weights(view, updates, names) - sent)).astype(np.float32)
+    return unit(centred(np.stack([_changed(view, update, names) for update in updates]))).astype(np.float32)
 
 
 Function = Callable[[View, Sequence[Update], Sequence[str]], np.ndarray]
@@ -116,3 +116,8 @@ def unit(features: np.ndarray) -> np.ndarray:
 def _flat(view: View, tensors: Mapping[str, Tensor], names: Sequence[str]) -> np.ndarray:
     living = (view.layout.take(name, tensors[name], view.state.alive) for name in names)
     return np.concatenate([tensor.float().numpy().ravel() for tensor in living])
+
+
+def _changed(view: View, update: Update, names: Sequence[str]) -> np.ndarray:
+    after, before = view.full(update), view.sent_to(update.job)
+    return np.concatenate([(after[name].float() - before[name].float()).numpy().ravel() for name in names])

@@ -27,7 +27,7 @@ class OracleGrouping(Clustering):
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
         """Asked of :class:`KnowingOracle` alone."""
-        raise NotImplementedError("build tells the oracle the tasks")
+        raise AssertionError("build tells the oracle the tasks")
 
 
 @dataclasses.dataclass(frozen=True)
