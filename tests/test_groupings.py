@@ -128,7 +128,7 @@ METHODS: dict[str, Clustering] = {
     "agglomerative apart": AgglomerativeGrouping("silhouette", cannot_link=True, linkage="ward", **CHANGES),
     "dbscan": DbscanGrouping(0.5, **CHANGES),
     "hdbscan": HdbscanGrouping(**CHANGES),
-    "k-means with a memory": KMeansGrouping(3, memory=1.0, **CHANGES),
+    "k-means with a memory": KMeansGrouping(3, memory=True, **CHANGES),
     "oracle": OracleGrouping().knowing({job: "abc"[sum(job) % 3] for job in JOBS}),
 }
 methods = pytest.mark.parametrize("name", METHODS)
@@ -214,8 +214,10 @@ def test_new_clusters_of_changes_get_free_ids() -> None:
         (lambda: DbscanGrouping(min_samples=0), "grouping.min_samples=0"),
         (lambda: HdbscanGrouping(min_cluster_size=1), "grouping.min_cluster_size=1"),
         (lambda: HdbscanGrouping(min_samples=0), "grouping.min_samples=0"),
-        (lambda: KMeansGrouping(2, memory=1.1, **CHANGES), "grouping.memory=1.1: allowed is a number in"),
-        (lambda: KMeansGrouping(2, memory=0.5), "grouping.memory=0.5: allowed is 0 with grouping.features=weights"),
+        (
+            lambda: KMeansGrouping(2, memory=True),
+            "grouping.memory=true: allowed is false with",
+        ),
     ],
 )
 def test_settings_without_meaning_are_refused(make: Any, named: str) -> None:

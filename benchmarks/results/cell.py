@@ -18,7 +18,10 @@ from typing import Any
 
 FORMAT = 1
 """Changes when what a cell holds comes to mean something else: all cells run anew."""
-KEPT = ("round/", "distributed/", "clients/", "task/", "ranks/", "comm/total_", "time/total_seconds")
+KEPT = (
+    "round/", "distributed/", "clients/", "task/", "ranks/", "cluster/",
+    "comm/params_up", "comm/reduction", "comm/total_", "time/total_seconds",
+)  # fmt: skip
 """How the keys begin that are kept of each round."""
 DIGITS = 6
 """Significant digits that are kept."""

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks.results.cell import Cell, Record, Store, differences
 from benchmarks.results.made import index
 from benchmarks.results.progress import Progress
 from benchmarks.results.table import Table, load, names
+from benchmarks.results.worker import SMALL_LM
 from rich.console import Console
 
 from flt.choices import config_folder
@@ -98,6 +100,7 @@ class Job:
         if self.options.write:
             missing = []
         require_data(missing)
+        require_small_lm(missing)
         failed = self._run(missing) if missing else []
         self._write(chosen, ran=bool(missing))
         return FAILED if failed else 0
@@ -157,6 +160,7 @@ class Job:
         if unfinished := [name for name, record in kept.items() if record is None]:
             raise InputError.of("--again", ", ".join(unfinished), "a finished cell")
         require_data(cells)
+        require_small_lm(cells)
         return max([self._compare(kept[cell.name], cell, answer) for cell, answer in pool.run(cells, 1)], default=0)
 
     def _compare(self, old: Record | None, cell: Cell, answer: Record | str) -> int:
@@ -194,3 +198,15 @@ def require_data(cells: list[Cell]) -> None:
             raise InputError(f"FLT_DATA is not set: table {cell.table} reads {local} from the folder that it names")
         if local and not (Path(folder or "") / local).is_file():
             raise InputError.of("FLT_DATA", folder, f"a folder with {local}, which table {cell.table} reads")
+
+
+def require_small_lm(cells: list[Cell]) -> None:
+    """Trains the small causal language model once, before processes side by side would each train it.
+
+    Raises:
+        InputError: That failed, for the reason that it has said.
+    """
+    if any(SMALL_LM in cell.overrides for cell in cells):
+        done = subprocess.run([sys.executable, "-m", "benchmarks.small_lm"], stdout=subprocess.DEVNULL, check=False)
+        if done.returncode:
+            raise InputError("the small language model couldn't be made: make small-lm says why")

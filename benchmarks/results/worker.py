@@ -19,6 +19,7 @@ from benchmarks.results.cell import Cell, Record, rounded, series
 
 PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "scikit-learn", "numpy")
 CPU_FLAGS = {"amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
+SMALL_LM = "model=small_lm"
 TAIL = 25
 """Lines of a failed run that are shown."""
 
@@ -55,6 +56,15 @@ def answer(cell: Cell, folder: Path) -> Record | str:
             return _tail(log, error)
 
 
+def located(override: str) -> str:
+    """``model=small_lm`` names the project's small causal language model, which has no name of its own in conf/."""
+    if override != SMALL_LM:
+        return override
+    from benchmarks.small_lm import Settings, small_lm
+
+    return f"model={small_lm(Settings(), Path(os.environ['FLT_DATA']))}"
+
+
 def run(cell: Cell, root: str) -> Record:
     """Runs a cell."""
     import torch
@@ -63,7 +73,7 @@ def run(cell: Cell, root: str) -> Record:
     from flt.api import train
 
     torch.set_num_threads(1)
-    cfg = runs.configure([*cell.overrides, f"seed={cell.seed}", "threads=1", f"root={root}"])
+    cfg = runs.configure([*map(located, cell.overrides), f"seed={cell.seed}", "threads=1", f"root={root}"])
     began = time.perf_counter()
     cache.release()  # what the cells before have used may make room
     result = train(cfg)

@@ -70,24 +70,23 @@ class Clustering(abc.ABC):
             starts from the nearest cluster in its next one (our reconstruction). Nearest is, of ``weights``, the group
             with the smallest distance; of ``changes``, the one whose way from v0, less the mean of all groups' ways,
             has the largest cosine with the job's first change, which began at v0 as well.
-        memory: With ``changes``, in [0, 1]: how much of what it saw before stays. A job's direction d is its change of
-            the round plus ``memory`` times d, and is clustered at unit length: once a task is learnt, the change of
-            one round is mostly noise (our reconstruction). Costs the server one adapter for each job that took part.
+        memory: Changes of all rounds, not of this one alone: a job's direction is the sum of its centred changes, in
+            which round t counts 1 / t (our reconstruction). Tasks are told apart by what is learnt first; later on
+            changes are mostly noise, and what persists in them is the client. Costs the server one adapter for each
+            job that took part.
     """
 
     features: str = "weights"
     tensors: str = "all"
     newcomers: str = "home"
-    memory: float = 0.0
+    memory: bool = False
 
     def __post_init__(self) -> None:
         for key, allowed in (("features", features.KINDS), ("tensors", features.TENSORS), ("newcomers", NEWCOMERS)):
             if getattr(self, key) not in allowed:
                 raise InputError.of(f"grouping.{key}", getattr(self, key), allowed)
-        if not 0 <= self.memory <= 1:
-            raise InputError.of("grouping.memory", self.memory, "a number in [0, 1]")
         if self.memory and self.features != "changes":
-            raise InputError.of("grouping.memory", self.memory, "0 with grouping.features=weights, which are a memory")
+            raise InputError.of("grouping.memory", "true", "false with grouping.features=weights, which are a memory")
 
     @property
     def several(self) -> bool:
@@ -115,25 +114,29 @@ class Clustering(abc.ABC):
         late = self._late(view, updates)
         met = [update for update in updates if update not in late]
         directions = self._directions(view, met) if met else np.empty((0, 0))
-        members = self._clustered(view, met, self._of(directions)) if met else {}
+        members = self._clustered(view, met, self._scaled(directions)) if met else {}
         joining = self._joining(view, members, late) if late else {}
         kept = zip((update.job for update in met), torch.from_numpy(directions), strict=True) if self.memory else ()
         return Groups(members, joining, {job: direction.clone() for job, direction in kept})
 
     def describe(self, view: View, updates: Sequence[Update]) -> np.ndarray:
         """Features of the updates (n, d), float32."""
-        return self._of(self._directions(view, updates))
+        return self._scaled(self._directions(view, updates))
 
     def _directions(self, view: View, updates: Sequence[Update]) -> np.ndarray:
-        found = features.FUNCTIONS[self.features](view, updates, features.names(view, self.tensors))
-        before = view.state.directions if self.memory else {}
-        for row, update in enumerate(updates):
-            if update.job in before:
-                found[row] += self.memory * before[update.job].numpy()
+        names = features.names(view, self.tensors)
+        if self.features == "weights":
+            return features.weights(view, updates, names)
+        found = features.changes(view, updates, names)
+        if self.memory:
+            found /= view.state.rounds + 1
+            before = view.state.directions
+            return np.stack([row + before[u.job].numpy() if u.job in before else row
+                             for row, u in zip(found, updates, strict=True)])  # fmt: skip
         return found
 
-    def _of(self, directions: np.ndarray) -> np.ndarray:
-        return features.unit(directions) if self.memory else directions
+    def _scaled(self, directions: np.ndarray) -> np.ndarray:
+        return directions if self.features == "weights" else features.unit(directions)
 
     def _clustered(self, view: View, updates: Sequence[Update], described: np.ndarray) -> dict[int, list[Update]]:
         found = self.labels(described, [update.job for update in updates], int(view.generator().integers(2**31)))

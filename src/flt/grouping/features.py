@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -31,24 +31,22 @@ def weights(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.n
 
 
 def changes(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.ndarray:
-    """What local training changed, less what it changed on average, at unit length (our reconstruction).
+    """What local training changed, less what it changed on average (our reconstruction); clustered at unit length.
 
     ::
 
-        c_i = u_i - (what job i was sent)        f_i = (c_i - mean_j c_j) / |c_i - mean_j c_j|
+        d_i = c_i - mean_j c_j        c_i = u_i - (what job i was sent)        f_i = d_i / |d_i|
 
     An upload that doesn't differ from the mean, such as an only one, is zero. Pairs that no longer live have changed
     by zero, so that the number of features stays.
 
     Returns:
-        (uploads, features), float32.
+        d (uploads, features), float32.
     """
-    return unit(centred(np.stack([_changed(view, update, names) for update in updates]))).astype(np.float32)
+    return centred(np.stack([_changed(view, update, names) for update in updates])).astype(np.float32)
 
 
-Function = Callable[[View, Sequence[Update], Sequence[str]], np.ndarray]
-FUNCTIONS: dict[str, Function] = {"weights": weights, "changes": changes}
-KINDS = tuple(FUNCTIONS)
+KINDS = ("weights", "changes")
 
 
 def groups(view: View, names: Sequence[str]) -> dict[int, np.ndarray]:
