@@ -97,6 +97,7 @@ def test_a_client_computes_with_its_own_labels_and_the_global_evaluation_with_no
     assert trained == own if source == "client" else len(trained) == 4
 
 
+@pytest.mark.slow
 def test_evaluations_of_one_model_in_fixed_batches_agree_to_the_bit(folder: Path) -> None:
     _, keep = federated("algo=c2a", *texts(folder, "bert"), "eval.batch_size=7")
     again, _ = federated("algo=c2a", *texts(folder, "bert"), "eval.batch_size=7", "eval.client_examples=0")
@@ -107,6 +108,7 @@ def test_evaluations_of_one_model_in_fixed_batches_agree_to_the_bit(folder: Path
     assert len(keep.rounds) == 1
 
 
+@pytest.mark.slow
 def test_below_the_lowest_adapted_block_activations_come_from_the_cache(folder: Path) -> None:
     found = []
     for name in ("off", "on"):

@@ -194,6 +194,7 @@ def test_activations_from_the_cache_train_the_same_upper_blocks(
     assert cached.metrics["round/val_loss"] == pytest.approx(plain.metrics["round/val_loss"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_bf16_and_recomputed_activations_lower_the_loss_too(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

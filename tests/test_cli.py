@@ -269,6 +269,7 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(
     assert runs(folder) == ["fedit/version_0"]
 
 
+@pytest.mark.slow
 def test_sweep_runs_every_combination_in_a_folder_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = [f"{key}={value}" for key, value in QUICK.items()]
     assert main(["sweep", "algo=hafl,fedit", "seed=0,1", *quick]) == 0

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import update_of, view_of
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from flt.grouping import features
 from flt.grouping.kmeans import KMeansGrouping
@@ -122,16 +122,20 @@ def after_round(view: View, grouping: KMeansGrouping, updates: list[Update]) -> 
 
 @settings(max_examples=15)
 @given(first=st.integers(2, 5))
-def test_directions_are_the_sum_of_the_rounds_changes_each_over_its_number(first: int) -> None:
+def test_directions_are_the_sum_of_the_rounds_changes_by_their_squared_silhouettes(first: int) -> None:
     view, grouping = mixed_view(6), KMeansGrouping(2, features="changes", tensors="lora", memory=True)
     plain = KMeansGrouping(2, features="changes", tensors="lora")
     cohorts = [range(first), range(1, 6), range(6)]
     by_hand = np.zeros((6, len(change_by_hand(view, update_of(view, (0, 0))))))
-    for t, cohort in enumerate(cohorts, 1):
+    for cohort in cohorts:
         updates = [update_of(view, (client, 0)) for client in cohort]
         changed = np.stack([change_by_hand(view, update) for update in updates])
-        for row, client in zip(changed - changed.mean(axis=0), cohort, strict=True):
-            by_hand[client] += row / t
+        changed -= changed.mean(axis=0)
+        described = plain.describe(view, updates)
+        groups = {u.job: gid for gid, its in plain(view, updates).members.items() for u in its}
+        clear = silhouette_score(described, [groups[u.job] for u in updates]) if len(cohort) > 2 else 0
+        for row, client in zip(changed, cohort, strict=True):
+            by_hand[client] += row * max(clear, 0.01) ** 2
         expected = by_hand[cohort] / np.sqrt((by_hand[cohort] ** 2).sum(axis=1, keepdims=True))
         np.testing.assert_allclose(grouping.describe(view, updates), expected, atol=1e-5)
         view = after_round(view, grouping, updates)
@@ -139,12 +143,12 @@ def test_directions_are_the_sum_of_the_rounds_changes_each_over_its_number(first
     assert not plain(view, updates).directions
 
 
-def test_what_was_seen_in_round_one_outlasts_rounds_of_noise() -> None:
+def test_what_one_clear_round_shows_outlasts_rounds_of_noise() -> None:
     """Two tasks that pull apart once, and then nothing but noise that is as large."""
     generator = np.random.default_rng(0)
     pull = generator.normal(size=(2, 200))
-    rounds = [np.repeat(pull, 4, axis=0) + generator.normal(size=(8, 200)) / 2]
-    rounds += [generator.normal(size=(8, 200)) for _ in range(5)]
+    noise = [generator.normal(size=(8, 200)) for _ in range(9)]
+    rounds = [*noise[:2], np.repeat(pull, 4, axis=0) + noise[2] / 2, *noise[3:]]
     layout = Layout({"up": Entry("adapter", (200,))}, {})
     truth = np.repeat([0, 1], 4)
 

@@ -79,6 +79,7 @@ def test_the_adapter_after_one_round_is_that_of_a_run_without_the_cache(layers: 
     assert cached.metrics["test/loss"] == pytest.approx(plain.metrics["test/loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_in_bf16_the_adapter_is_that_of_a_run_without_the_cache(tmp_path: Path) -> None:
     common = text(tmp_path, "precision=bf16-mixed")
     plain, cached = run(common), run([*common, "prefix_cache=on"])
@@ -93,12 +94,14 @@ def test_without_a_validation_split_the_held_out_examples_have_activations_too(t
     assert cached.metrics["round/val_acc"] == plain.metrics["round/val_acc"]
 
 
+@pytest.mark.slow
 def test_images_work_alike(tmp_path: Path) -> None:
     common = ["algo=hafl", "rounds=1", "model.adapt_layers=top1", *IMAGES]
     plain, cached = run(common), run([*common, "prefix_cache=on"])
     assert distance(plain, cached) < 1e-5
 
 
+@pytest.mark.slow
 def test_ten_rounds_reach_the_same_accuracy(tmp_path: Path) -> None:
     common = text(tmp_path, "rounds=10")
     plain, cached = run(common), run([*common, "prefix_cache=on"])
@@ -107,6 +110,7 @@ def test_ten_rounds_reach_the_same_accuracy(tmp_path: Path) -> None:
     assert max(expected) > expected[0]
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_bit_with_the_cache(tmp_path: Path) -> None:
     common = text(tmp_path, "prefix_cache=on")
     assert distance(run(common), run([*common, "model.gradient_checkpointing=true"])) == 0
@@ -202,6 +206,7 @@ def test_the_entries_say_what_they_are_and_a_limit_holds(tmp_path: Path) -> None
     assert not [entry for entry in cache.entries() if entry.kind == "prefix"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_on_the_same_bits_also_when_the_cache_was_cleared(tmp_path: Path) -> None:
     arguments = text(tmp_path, "prefix_cache=on", "name=whole", "rounds=3")
     whole = run(arguments)

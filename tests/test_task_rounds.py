@@ -120,6 +120,7 @@ def test_other_tasks_keep_the_rounds_of_their_jobs() -> None:
     assert [job.rounds for job in found.data] == [(3, None), (2, 5)]
 
 
+@pytest.mark.slow
 def test_the_command_line_sets_them_and_an_empty_round_is_one_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

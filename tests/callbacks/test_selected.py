@@ -48,6 +48,7 @@ def logged(federator: Federator) -> list[float | None]:
     return [metrics.get("ranks/changed") for metrics in federator.history]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cohort", [None, 2], ids=["all", "partial cohorts"])
 @pytest.mark.parametrize("selection", [Freeze("random"), Truncate("random"), Truncate("score", 0.5)], ids=str)
 def test_new_pairs_are_counted_against_the_last_round_in_which_the_job_took_part(

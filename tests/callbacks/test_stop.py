@@ -155,6 +155,7 @@ RUN = ["algo=fedit", "eval.every=2", "rounds=9", "stop.patience=1", "local.lr=1e
 """Nothing is learned, so round 4 is no better than round 2."""
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_whole_and_a_resume_finds_nothing_left_to_do(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -175,6 +176,7 @@ def test_a_stopped_run_is_whole_and_a_resume_finds_nothing_left_to_do(
     assert "has finished after 4 of 9 rounds; nothing is left to do" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_stop_at_the_same_round_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from flt.errors import InputError
@@ -19,6 +20,8 @@ from flt.messages import JobId, Update
 from flt.view import View
 
 NEWCOMERS = ("home", "nearest")
+LEAST_CLARITY = 0.01
+"""Of a round, so that the directions of a first round without any are none of length zero."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +73,11 @@ class Clustering(abc.ABC):
             starts from the nearest cluster in its next one (our reconstruction). Nearest is, of ``weights``, the group
             with the smallest distance; of ``changes``, the one whose way from v0, less the mean of all groups' ways,
             has the largest cosine with the job's first change, which began at v0 as well.
-        memory: Changes of all rounds, not of this one alone: a job's direction is the sum of its centred changes, in
-            which round t counts 1 / t (our reconstruction). Tasks are told apart by what is learnt first; later on
-            changes are mostly noise, and what persists in them is the client. Costs the server one adapter for each
-            job that took part.
+        memory: Changes of all rounds, not of this one alone: a job's direction is the sum of its centred changes, each
+            times the square of its round's silhouette, that of the clusters found by the round's changes alone (our
+            reconstruction). In the rounds that tell tasks apart, mostly early ones, this is several times that of
+            rounds in which changes are noise and the clients' own. Costs the server one adapter for each job that
+            took part.
     """
 
     features: str = "weights"
@@ -128,18 +132,27 @@ class Clustering(abc.ABC):
         if self.features == "weights":
             return features.weights(view, updates, names)
         found = features.changes(view, updates, names)
-        if self.memory:
-            found /= view.state.rounds + 1
-            before = view.state.directions
-            return np.stack([row + before[u.job].numpy() if u.job in before else row
-                             for row, u in zip(found, updates, strict=True)])  # fmt: skip
-        return found
+        if not self.memory:
+            return found
+        found *= self._clarity(view, updates, features.unit(found)) ** 2
+        before = view.state.directions
+        return np.stack([row + before[u.job].numpy() if u.job in before else row
+                         for row, u in zip(found, updates, strict=True)])  # fmt: skip
+
+    def _clarity(self, view: View, updates: Sequence[Update], described: np.ndarray) -> np.float32:
+        """The silhouette of the clusters of these features alone; at least a little, where there is none as well."""
+        found = self._found(view, updates, described)
+        clear = silhouette_score(described, found) if 0 < found.max() < len(found) - 1 else 0
+        return np.float32(max(clear, LEAST_CLARITY))
+
+    def _found(self, view: View, updates: Sequence[Update], described: np.ndarray) -> np.ndarray:
+        return self.labels(described, [update.job for update in updates], int(view.generator().integers(2**31)))
 
     def _scaled(self, directions: np.ndarray) -> np.ndarray:
         return directions if self.features == "weights" else features.unit(directions)
 
     def _clustered(self, view: View, updates: Sequence[Update], described: np.ndarray) -> dict[int, list[Update]]:
-        found = self.labels(described, [update.job for update in updates], int(view.generator().integers(2**31)))
+        found = self._found(view, updates, described)
         names = self._identities(view, updates, found)
         return {gid: [u for u, at in zip(updates, found, strict=True) if at == label] for label, gid in names.items()}
 
