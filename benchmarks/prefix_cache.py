@@ -21,10 +21,11 @@ import torch
 
 from flt import build, cache, runs
 from flt.adapters.lora import LoraSettings, attach
-from flt.callbacks.server import Recipe, ServerAggregation
+from flt.callbacks.server import ServerAggregation
 from flt.client import JobData
 from flt.federation import federation
 from flt.prefixed import prefixed
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.site import Site
 from flt.state import ClientState

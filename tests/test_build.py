@@ -12,7 +12,7 @@ from toys import Toy
 
 from flt import build
 from flt.build import PARTS, part, recipe, sampler
-from flt.compression import Quantised
+from flt.compression.methods import Quantised
 from flt.config import load_config
 from flt.errors import InputError
 from flt.grouping.base import Everyone
@@ -52,7 +52,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "fl_tac_unlocked transfer=cosine",
             {
                 "rule": Mean(weights="uniform"),
-                "grouping": KMeansGrouping(k=2, features="changes", tensors="lora", cannot_link=True),
+                "grouping": KMeansGrouping(k=2, features="changes", tensors="lora", cannot_link=True, memory=True),
                 "transfer": CosineTransfer(),
             },
         ),

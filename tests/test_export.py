@@ -24,12 +24,13 @@ from flt.adapters.lora import LoraSettings, attach
 from flt.api import Result
 from flt.api import train as train_cfg
 from flt.callbacks.checkpoint import newest
-from flt.callbacks.server import Recipe, ServerAggregation
+from flt.callbacks.server import ServerAggregation
 from flt.cards import Card
 from flt.config import load_config
 from flt.export import export, merge
 from flt.federation import federation
 from flt.layout import Layout
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.state import ServerState
 

@@ -8,12 +8,12 @@ from toys import assert_same, toy_clients, toy_federator, weights_of
 
 from flt.callbacks.base import FedCallback
 from flt.callbacks.communication import Communication
-from flt.callbacks.server import Recipe
 from flt.errors import InputError
 from flt.federator import Federator
 from flt.messages import Payload, Update, decode, encode
 from flt.ranks.importance import GradientSensitivity
 from flt.ranks.selection import Freeze
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking

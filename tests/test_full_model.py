@@ -11,7 +11,6 @@ from test_trivial_cases import SGD, clients_of, job_seed, proximal_fit
 from toys import Toy, toy_federator, toy_module, weights_of
 
 from flt.callbacks.communication import Communication
-from flt.callbacks.server import Recipe
 from flt.errors import InputError
 from flt.federator import Federator
 from flt.grouping.kmeans import KMeansGrouping
@@ -19,6 +18,7 @@ from flt.messages import decode, encode
 from flt.plans import FullPlan, Stages
 from flt.ranks.importance import GradientSensitivity
 from flt.ranks.schedule import Annealed
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.stacking import Stacking
 

@@ -19,7 +19,6 @@ from toys import Planned, toy_clients, toy_data, toy_federator, toy_module
 from flt.callbacks.base import FedCallback
 from flt.callbacks.distributed import Distributed
 from flt.callbacks.evaluate import Evaluate
-from flt.callbacks.server import Recipe
 from flt.client import ClientSpec, JobData
 from flt.errors import InputError
 from flt.federator import Federator
@@ -27,6 +26,7 @@ from flt.grouping import features
 from flt.grouping.kmeans import KMeansGrouping
 from flt.heads import draw, renew, variants
 from flt.messages import Payload, Plan, encode
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 

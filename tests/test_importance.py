@@ -10,13 +10,13 @@ import torch
 from made import update_of, view_of
 from toys import Toy, toy_clients, toy_federator, weights_of
 
-from flt.callbacks.server import Recipe
 from flt.errors import InputError
 from flt.federator import Federator
 from flt.messages import Ids, Update
 from flt.plans import AdapterPlan
 from flt.ranks.importance import DEVIATION, MEAN, DeltaSensitivity, GradientSensitivity, NoImportance
 from flt.ranks.selection import Freeze, Truncate
+from flt.recipe import Recipe
 from flt.rules.base import Rule
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold

@@ -11,11 +11,11 @@ from made import layout_of, update_of, view_of
 from sklearn.cluster import KMeans
 from toys import toy_clients, toy_federator
 
-from flt.callbacks.server import Recipe
 from flt.errors import InputError
 from flt.grouping.base import Everyone, Groups, match
 from flt.grouping.kmeans import KMeansGrouping
 from flt.messages import Ids, JobId, Update, encode
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.view import View
 

@@ -14,11 +14,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from flt.adapters.lora import LoraSettings, attach
-from flt.callbacks.server import Recipe, ServerAggregation
+from flt.callbacks.server import ServerAggregation
 from flt.cards import Card
 from flt.causal import CausalModule
 from flt.client import ClientModule, Optimizer
 from flt.export import export
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.targets import head_name, target_modules
 

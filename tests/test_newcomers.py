@@ -11,10 +11,10 @@ from made import update_of, view_of
 from test_groupings import moved
 from test_kmeans import around, jobs_in
 
-from flt.callbacks.server import Recipe
 from flt.grouping.kmeans import KMeansGrouping
 from flt.grouping.oracle import OracleGrouping
 from flt.messages import JobId, Update
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.view import View
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from made import random_weights, update_of, view_of
 from toys import toy_clients, toy_federator
 
-from flt.callbacks.server import Recipe
 from flt.errors import InputError
 from flt.grouping.kmeans import KMeansGrouping
 from flt.messages import Update, decode, encode
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, Magnitude, NoImportance
 from flt.ranks.selection import Freeze, Truncate
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.stacking import Stacking
 from flt.view import Job, View

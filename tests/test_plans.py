@@ -13,10 +13,10 @@ from toys import assert_same, toy_batches, toy_clients, toy_data, toy_federator,
 
 from flt.callbacks.base import FedCallback
 from flt.callbacks.evaluate import Evaluate
-from flt.callbacks.server import Recipe
 from flt.errors import InputError
 from flt.federator import Federator
 from flt.plans import AdapterPlan
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 

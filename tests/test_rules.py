@@ -12,10 +12,10 @@ import torch
 from made import SIZES, layout_of, update_of, view_of
 from toys import toy_clients, toy_data, toy_federator, toy_module
 
-from flt.callbacks.server import Recipe
 from flt.errors import InputError
 from flt.messages import Update, encode
 from flt.ranks.selection import Truncate
+from flt.recipe import Recipe
 from flt.rules.base import Rule, Totals
 from flt.rules.mean import PADS, Mean
 from flt.rules.scaffold import Scaffold

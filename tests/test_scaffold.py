@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from toys import toy_clients, toy_federator
 
-from flt.callbacks.server import Recipe, ServerAggregation
+from flt.callbacks.server import ServerAggregation
 from flt.client import ClientSpec, JobData
 from flt.engines.serial import Serial
 from flt.federator import Federator
 from flt.layout import Layout
 from flt.messages import encode
 from flt.ranks.selection import Freeze
+from flt.recipe import Recipe
 from flt.rules.base import Rule
 from flt.rules.scaffold import Scaffold
 from flt.sampling import FixedSize

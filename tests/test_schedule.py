@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from test_trivial_cases import clients_of
 from toys import toy_federator, weights_of
 
-from flt.callbacks.server import Recipe
 from flt.errors import InputError
 from flt.federator import Federator
 from flt.grouping.kmeans import KMeansGrouping
@@ -22,6 +21,7 @@ from flt.plans import Stages
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, NoImportance
 from flt.ranks.schedule import SHAPES, Annealed, Constant
 from flt.ranks.selection import Freeze
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking

@@ -12,9 +12,9 @@ from test_trivial_cases import GROUPINGS, METHODS, UNIFORM
 from torch.utils.data import Dataset, TensorDataset
 from toys import FEATURES, assert_same, toy_federator, weights_of
 
-from flt.callbacks.server import Recipe
 from flt.client import ClientSpec, JobData
 from flt.federator import Federator
+from flt.recipe import Recipe
 from flt.sampling import FixedSize
 
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from made import jobs_of, layout_of, view_of
 from toys import toy_clients, toy_federator
 
-from flt.callbacks.server import Recipe
 from flt.cards import Card
 from flt.errors import InputError
 from flt.export import export
 from flt.layout import Layer
 from flt.ranks.importance import GradientSensitivity
 from flt.ranks.selection import Freeze, Truncate
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.state import ClientState
 from flt.view import Job, View

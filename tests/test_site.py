@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from toys import Planned, Toy, assert_same, toy_batches, toy_clients, toy_data, toy_federator, toy_module
 
 from flt.adapters.lora import LoraSettings, attach
-from flt.callbacks.server import Recipe
 from flt.client import JobData
 from flt.errors import InputError
 from flt.grouping.kmeans import KMeansGrouping
 from flt.messages import Payload, Plan, Update
 from flt.ranks.importance import GradientSensitivity
 from flt.ranks.selection import Freeze, Truncate
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking

@@ -12,9 +12,9 @@ from test_trivial_cases import clients_of
 from torch import Tensor
 from toys import assert_same, toy_federator, weights_of
 
-from flt.callbacks.server import Recipe
 from flt.errors import InputError
 from flt.grouping.kmeans import KMeansGrouping
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.transfer import CosineTransfer, NoTransfer, mix
 from flt.view import View

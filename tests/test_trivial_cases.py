@@ -23,9 +23,8 @@ from toys import (
     weights_of,
 )
 
-from flt.callbacks.server import Recipe
 from flt.client import ClientSpec, JobData
-from flt.compression import Channel, Quantised
+from flt.compression.methods import Channel, Quantised
 from flt.federator import Federator
 from flt.grouping.agglomerative import AgglomerativeGrouping
 from flt.grouping.base import Clustering
@@ -36,6 +35,7 @@ from flt.plans import AdapterPlan, FullPlan, Stages
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, Magnitude
 from flt.ranks.schedule import Annealed
 from flt.ranks.selection import Freeze, Truncate
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking

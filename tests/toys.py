@@ -15,13 +15,14 @@ from torch.utils.data import TensorDataset
 
 from flt.adapters.lora import LoraSettings, attach
 from flt.callbacks.base import FedCallback
-from flt.callbacks.server import Recipe, ServerAggregation
+from flt.callbacks.server import ServerAggregation
 from flt.client import ClientSpec, JobData
 from flt.engines.serial import Serial
 from flt.federator import Federator
 from flt.layout import Layout
 from flt.messages import Plan
 from flt.plans import AdapterPlan
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.sampling import FixedSize
 from flt.settings import LocalSettings

@@ -8,9 +8,8 @@ from typing import Any
 import lightning.pytorch as pl
 
 from flt.adapters import c2a, houlsby, lora, none
-from flt.callbacks.server import Recipe
 from flt.client import ClientSpec
-from flt.compression import Channel, NoCompression, Quantised
+from flt.compression.methods import Channel, NoCompression, Quantised
 from flt.config import TrainConfig, typed
 from flt.engines.serial import Serial
 from flt.errors import InputError
@@ -25,6 +24,7 @@ from flt.plans import AdapterPlan, FullPlan, Stages
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, Magnitude, NoImportance
 from flt.ranks.schedule import Annealed, Constant
 from flt.ranks.selection import All, Freeze, Truncate
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking

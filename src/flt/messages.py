@@ -114,7 +114,8 @@ class Update:
 class Packed:
     """The pairs of one message, each vector quantised at its pair's precision; which pairs, the message says.
 
-    Pairs are in the order of the layers and their ids, and of each pair a comes before b. :mod:`flt.packing` reads it.
+    Pairs are in the order of the layers and their ids, and of each pair a comes before b; see
+    :mod:`flt.compression.packing`.
     """
 
     bits: Tensor

@@ -10,7 +10,6 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flt.callbacks.server import Recipe
 from flt.client import ClientModule
 from flt.config import TrainConfig
 from flt.data.activations import Activations
@@ -19,6 +18,7 @@ from flt.errors import InputError
 from flt.federation import Federation
 from flt.layout import Layout
 from flt.prefix import Prefix, lower_blocks
+from flt.recipe import Recipe
 
 
 def prefixed(

@@ -28,7 +28,7 @@ from flt.callbacks.metrics_csv import MetricsCsv
 from flt.callbacks.precision import Precision
 from flt.callbacks.progress import Progress
 from flt.callbacks.selected import Selected
-from flt.callbacks.server import Recipe, ServerAggregation
+from flt.callbacks.server import ServerAggregation
 from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
 from flt.cards import Card
@@ -42,6 +42,7 @@ from flt.federator import Federator
 from flt.layout import Layout
 from flt.prefixed import prefixed
 from flt.quiet import SharedLogger
+from flt.recipe import Recipe
 from flt.site import Site
 from flt.task_rounds import with_task_rounds
 

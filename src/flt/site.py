@@ -25,13 +25,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from flt.adapters.client_data import Batches, at_client, knowing
 from flt.callbacks.local import LocalCallback, LocalFit
-from flt.callbacks.server import Recipe
 from flt.client import ClientModule, JobData
+from flt.compression.packing import opened_payload
 from flt.errors import InputError
 from flt.layout import TRAVELLING, Layout
 from flt.messages import BaseDelta, Payload, Update
-from flt.packing import opened_payload
 from flt.quiet import ResidentStrategy, SharedLogger, interruptible, quiet, whole_layers
+from flt.recipe import Recipe
 from flt.settings import LocalSettings, Shuffled, SimilarLengths, lengths_of
 from flt.state import ClientState, apply_change
 

@@ -14,9 +14,9 @@ from toys import toy_clients, toy_federator
 from flt.callbacks import checkpoint as module
 from flt.callbacks.base import FedCallback
 from flt.callbacks.checkpoint import Checkpoint, newest, write_atomically
-from flt.callbacks.server import Recipe
 from flt.federator import Federator
 from flt.messages import decode, encode
+from flt.recipe import Recipe
 from flt.rules.scaffold import Scaffold
 
 ROUNDS = 4

@@ -11,9 +11,9 @@ from test_trivial_cases import GROUPINGS, METHODS, TASKS, clients_of
 from toys import toy_federator
 
 from flt.callbacks.clusters import Clusters, cosines, rand, separation
-from flt.callbacks.server import Recipe
 from flt.federator import Federator
 from flt.grouping.kmeans import KMeansGrouping
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.state import GroupState, ServerState
 

@@ -17,12 +17,12 @@ from flt.callbacks.base import FedCallback
 from flt.callbacks.communication import Communication
 from flt.callbacks.distributed import Distributed
 from flt.callbacks.evaluate import Evaluate, worst_tenth
-from flt.callbacks.server import Recipe
 from flt.federator import Federator
 from flt.grouping.kmeans import KMeansGrouping
 from flt.messages import Payload, Plan, encode
 from flt.ranks.importance import GradientSensitivity
 from flt.ranks.selection import Freeze, Truncate
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.stacking import Stacking
 from flt.state import ClientState

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from toys import Planned, Toy, assert_same, toy_batches, toy_federator, toy_module
 
 from flt.callbacks import local
-from flt.callbacks.server import Recipe
 from flt.federator import Federator
 from flt.messages import Plan
 from flt.plans import AdapterPlan
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 

@@ -11,8 +11,8 @@ from toys import toy_clients, toy_federator
 from flt.callbacks.base import FedCallback
 from flt.callbacks.clusters import Clusters
 from flt.callbacks.loggers import Loggers, worst_ten
-from flt.callbacks.server import Recipe
 from flt.grouping.kmeans import KMeansGrouping
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 
 HYPERPARAMETERS = {"algo": "hafl", "local.lr": 0.005, "cohort.size": None}

@@ -11,9 +11,9 @@ from toys import Planned, toy_clients
 
 from flt.callbacks.evaluate import Evaluate
 from flt.callbacks.memo import Memo, fingerprint
-from flt.callbacks.server import Recipe
 from flt.messages import Plan
 from flt.ranks.selection import Truncate
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.stacking import Stacking
 

@@ -10,13 +10,13 @@ from toys import toy_clients, toy_federator
 
 from flt.callbacks.base import FedCallback
 from flt.callbacks.selected import Selected
-from flt.callbacks.server import Recipe
 from flt.federator import Federator
 from flt.layout import PAIRS, Layout
 from flt.messages import Ids, JobId
 from flt.ranks.importance import GradientSensitivity
 from flt.ranks.schedule import Constant
 from flt.ranks.selection import All, Freeze, Truncate
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.state import ServerState
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from toys import Planned, toy_clients, toy_federator
 
 from flt.callbacks.local import ControlVariate, FrozenPairs, LearningRateFactor, Proximal, SensitivityMeter
-from flt.callbacks.server import Recipe, ServerAggregation
+from flt.callbacks.server import ServerAggregation
 from flt.errors import InputError
 from flt.grouping.base import Everyone
 from flt.grouping.kmeans import KMeansGrouping
@@ -23,6 +23,7 @@ from flt.plans import AdapterPlan
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity
 from flt.ranks.schedule import Constant
 from flt.ranks.selection import Freeze, Truncate
+from flt.recipe import Recipe
 from flt.rules.base import Rule
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold

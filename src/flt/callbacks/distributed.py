@@ -10,10 +10,10 @@ from flt import readable
 from flt.callbacks.base import FedCallback
 from flt.callbacks.evaluate import Evaluate, worst_tenth
 from flt.callbacks.memo import fingerprint
+from flt.compression.packing import opened_payload
 from flt.federator import Federator
 from flt.layout import Layout
 from flt.messages import Payload
-from flt.packing import opened_payload
 from flt.state import ClientState
 from flt.view import Job
 

@@ -5,132 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from lightning.pytorch import Callback
 from torch import Tensor
 
 from flt.callbacks.base import FedCallback
-from flt.callbacks.local import LearningRateFactor, LocalFit, Proximal
-from flt.compression import NoCompression
-from flt.errors import InputError
-from flt.grouping.base import Clustering, Everyone
+from flt.compression.packing import opened_update
 from flt.layout import TRAVELLING, Layout
 from flt.messages import JobId, Payload, Update
-from flt.packing import opened_update
-from flt.parts import CompressionPart, GroupingPart, ImportancePart, PlanPart, SchedulePart, SelectionPart, TransferPart
-from flt.plans import AdapterPlan
-from flt.ranks.importance import NoImportance
-from flt.ranks.schedule import Constant
-from flt.ranks.selection import All
-from flt.rules.base import Rule
+from flt.recipe import Recipe
 from flt.screening import screen
 from flt.state import GroupState, ServerState, zero_scores
-from flt.transfer import NoTransfer
 from flt.view import Job, View
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """A method: one part of each kind. A paper is a choice of these in a YAML of conf/algo."""
-
-    rule: Rule
-    plan: PlanPart = AdapterPlan()
-    schedule: SchedulePart = Constant()
-    selection: SelectionPart = All()
-    importance: ImportancePart = NoImportance()
-    grouping: GroupingPart = Everyone()
-    compression: CompressionPart = NoCompression()
-    transfer: TransferPart = NoTransfer()
-
-    def __post_init__(self) -> None:
-        if self.grouping.several and self.rule.one_group:
-            rule, grouping = type(self.rule).__name__, type(self.grouping).__name__
-            raise InputError(f"rule {rule} with grouping {grouping}: {self.rule.one_group}; allowed is one group")
-        rule, importance = type(self.rule).__name__, type(self.importance).__name__
-        if self.selection.personal and self.importance.source != "clients":
-            why = f"clients measure nothing for {importance}"
-            raise InputError.of("selection.scores", "client", "server, or importance=gradient", why)
-        if self.importance.source in ("change", "weights") and self.rule.starts_afresh:
-            why = "each round begins with a fresh adapter"
-            raise InputError(f"importance {importance} with rule {rule}: {why}; allowed is gradient or none")
-        if "base" in self.plan.roles:
-            self._check_base()
-        if self.schedule.cuts:
-            self._check_cuts()
-        if self.compression.packs:
-            self._check_compression()
-        plan = self.plan(0)
-        if missing := set(self.rule.needs) - (set(plan.train) - set(plan.private)):
-            why = f"{type(self.rule).__name__} combines {', '.join(sorted(missing))}"
-            raise InputError.of("plan.train", plan.train, f"{', '.join(self.rule.needs)} among them", why)
-
-    def check(self, layout: Layout) -> None:
-        """Refuses a module that lacks what a part works on, or what the plan lets train.
-
-        Raises:
-            InputError: There are no rank-1 pairs and a part needs them, or no tensor of a role that trains.
-        """
-        roles = {entry.role for entry in layout.entries.values()} - ({"base"} - self.plan.roles)
-        if not roles & set(self.plan(0).train):
-            raise InputError.of("plan.train", self.plan(0).train, sorted(roles), "the module has nothing else to train")
-        for group in ("rule", "schedule", "selection", "importance", "compression"):
-            part = getattr(self, group)
-            if missing := sorted(set(part.needs) - roles):
-                why = f"it works on rank-1 pairs, and the adapter has no {' and no '.join(missing)}"
-                raise InputError.of(group, type(part).__name__, f"another {group}, or adapter=lora", why)
-
-    @property
-    def changes_base(self) -> bool:
-        """Whether some round changes the frozen weights."""
-        return self.rule.changes_base or "base" in self.plan.roles
-
-    def frozen(self, layout: Layout) -> list[str]:
-        """Names of the frozen weights that some round may change."""
-        adapted = [layer.base for layer in layout.layers.values()] if self.rule.changes_base else []
-        return [*adapted, *(layout.names(["base"]) if "base" in self.plan.roles else [])]
-
-    def _check_base(self) -> None:
-        """There is one base, and one part alone may write into it."""
-        plan = f"plan {type(self.plan).__name__}, which trains the base"
-        rule, grouping = type(self.rule).__name__, type(self.grouping).__name__
-        if self.grouping.several:
-            raise InputError(f"{plan}, with grouping {grouping}: there is one base; allowed is everyone")
-        if self.rule.changes_base:
-            raise InputError(f"{plan}, with rule {rule}: it writes into the base too; allowed is mean")
-
-    def _check_cuts(self) -> None:
-        """What goes has to be known, and nothing may remember the factors that an SVD replaces."""
-        schedule = type(self.schedule).__name__
-        if self.schedule.by == "score" and isinstance(self.importance, NoImportance):
-            raise InputError.of("importance", "none", "gradient, delta or magnitude", f"{schedule} cuts by it")
-        if self.rule.starts_afresh:
-            why = "each round begins with a fresh adapter"
-            raise InputError(f"schedule {schedule} with rule {type(self.rule).__name__}: {why}; allowed is constant")
-        if self.schedule.by == "svd" and (self.grouping.several or self.rule.sends or self.selection.personal):
-            why = "the groups' factors, or what is kept of them, would no longer belong together"
-            raise InputError.of("schedule.by", "svd", "score with several groups, slots or clients' own scores", why)
-
-    def _check_compression(self) -> None:
-        """What the server derives from the weights that were sent has to be right after rounding."""
-        if self.rule.sends:
-            why = f"{type(self.rule).__name__} derives from exact weights what the clients keep"
-            raise InputError.of("compression", type(self.compression).__name__, "none", why)
-        if self.compression.down and self.importance.source == "change":
-            importance, why = type(self.importance).__name__, "the change would have the rounding on the way down in it"
-            raise InputError.of("compression.down", "true", f"false with importance {importance}", why)
-        if self.compression.down and isinstance(self.grouping, Clustering) and self.grouping.features == "changes":
-            why = "the changes would have the rounding on the way down in them"
-            raise InputError.of("compression.down", "true", "false with grouping.features=changes", why)
-
-    def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """The local callbacks of one fit, in the order in which they read and change a gradient.
-
-        The meter sees the loss's own gradient; frozen gradients are zeroed last.
-        """
-        plan = fit.payload.plan
-        factor = [LearningRateFactor(fit)] if plan.lr_factor != 1 else []
-        proximal = [Proximal(fit)] if plan.mu else []
-        measured, corrected = self.importance.callbacks(fit), self.rule.callbacks(fit)
-        return [*factor, *measured, *proximal, *corrected, *self.selection.callbacks(fit)]
 
 
 class ServerAggregation(FedCallback):

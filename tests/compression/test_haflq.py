@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_compression import HAFLQ, bits, size
 from test_heads import several, toy_heads
+from test_methods import HAFLQ, bits, size
 from test_trivial_cases import clients_of
 from toys import assert_same, toy_federator, weights_of
 
 from flt.callbacks.base import FedCallback
 from flt.callbacks.communication import Communication
 from flt.callbacks.precision import Precision
-from flt.callbacks.server import Recipe
 from flt.client import ClientSpec
-from flt.compression import NoCompression, Quantised
+from flt.compression.methods import NoCompression, Quantised
+from flt.compression.packing import opened_payload
+from flt.compression.quantise import dequantise, quantise
 from flt.federator import Federator
 from flt.messages import PackedPayload, Payload, Update, encode
-from flt.packing import opened_payload
 from flt.plans import AdapterPlan
-from flt.quantise import dequantise, quantise
 from flt.ranks.selection import Freeze, Truncate
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 
 

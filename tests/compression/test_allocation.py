@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from flt.allocation import allocate, cost, utility
-from flt.quantise import BITS
+from flt.compression.allocation import allocate, cost, utility
+from flt.compression.quantise import BITS
 
 LADDER = (0, *BITS)
 frugal = settings(max_examples=40, deadline=None)

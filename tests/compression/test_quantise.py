@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from flt.quantise import BITS, decoded, dequantise, encoded, pack, packed_size, quantise, scales_of, unpack
+from flt.compression.quantise import BITS, decoded, dequantise, encoded, pack, packed_size, quantise, scales_of, unpack
 
 LOW = BITS[:-1]
 of_bits = pytest.mark.parametrize("bits", LOW)

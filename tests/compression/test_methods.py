@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import layout_of, update_of, view_of
 
-from flt.callbacks.server import Recipe
-from flt.compression import Channel, Quantised
+from flt.compression.methods import Channel, Quantised
 from flt.errors import InputError
 from flt.grouping.kmeans import KMeansGrouping
 from flt.layout import Layout
 from flt.messages import PackedUpdate, Update, encode
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity
 from flt.ranks.selection import Freeze
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 

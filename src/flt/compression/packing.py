@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flt.compression.quantise import BITS, decoded, encoded, packed_size, scales_of
 from flt.errors import InputError
 from flt.layout import PAIRS, Layout
 from flt.messages import Ids, Packed, PackedPayload, PackedUpdate, Payload, Plan, Update
-from flt.quantise import BITS, decoded, encoded, packed_size, scales_of
 
 Place = tuple[str, int]
 """A pair in a message: its layer and position there."""

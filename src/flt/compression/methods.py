@@ -8,6 +8,7 @@ travels, goes in float32.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +17,12 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from flt.allocation import DROPPED, allocate
+from flt.compression.allocation import DROPPED, allocate
+from flt.compression.packing import Place, closed_payload, closed_update, vectors
+from flt.compression.quantise import BITS
 from flt.errors import InputError
 from flt.layout import PAIRS, Layout
 from flt.messages import Ids, Payload, Update, encode
-from flt.packing import Place, closed_payload, closed_update, vectors
-from flt.quantise import BITS
 
 M = TypeVar("M", Payload, Update)
 
@@ -44,7 +45,7 @@ class NoCompression:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Packing:
+class _Packing(abc.ABC):
     """Pairs are quantised at precisions that allocate a client's budget.
 
     Up, a pair counts by the score that its client measured, or where clients measure none by |b_i| |a_i|; down, by its
@@ -65,9 +66,9 @@ class _Packing:
     packs: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = PAIRS
 
+    @abc.abstractmethod
     def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload]) -> int | None:
         """The client's budget in bytes for all of these float32 messages together; None: as many as it takes."""
-        raise NotImplementedError
 
     def upward(self, layout: Layout, updates: list[Update]) -> list[Update]:
         """What a client's jobs send.

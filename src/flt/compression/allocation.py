@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from flt.quantise import BITS, SCALE_BYTES, packed_size, scales_of
+from flt.compression.quantise import BITS, SCALE_BYTES, packed_size, scales_of
 
 DROPPED = 0
 _LADDER = (DROPPED, *BITS)

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import jobs_of, layout_of, random_weights, update_of, view_of
 
-from flt.callbacks.server import Recipe, ServerAggregation
+from flt.callbacks.server import ServerAggregation
+from flt.compression.packing import closed_payload, closed_update, opened_payload, opened_update
+from flt.compression.quantise import BITS, dequantise, quantise
 from flt.errors import InputError
 from flt.messages import Packed, PackedUpdate, Payload, Plan, Update, decode, encode
-from flt.packing import closed_payload, closed_update, opened_payload, opened_update
-from flt.quantise import BITS, dequantise, quantise
 from flt.ranks.selection import Freeze
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 
 LAYOUT = layout_of(6)

@@ -1,0 +1,1 @@
+"""The precision of what travels, under a budget of bytes per client."""
