@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -170,6 +171,19 @@ def test_both_reductions_are_those_of_the_numbers_sent() -> None:
     assert last["comm/params_up"] == adapter[1]
     assert last["comm/reduction_round"] == pytest.approx(1 - adapter[1] / whole)
     assert last["comm/reduction"] == pytest.approx(1 - (whole + sum(adapter)) / (3 * whole))
+
+
+def test_a_round_without_uploads_saves_nothing() -> None:
+    clients = {
+        number: dataclasses.replace(client, data=tuple(dataclasses.replace(d, rounds=(1, 1)) for d in client.data))
+        for number, client in clients_of(3).items()
+    }
+    federator = toy_federator(Recipe(Mean()), clients, rounds=3, callbacks=[Communication()])
+    federator.fit()
+    first, *empty = federator.history
+    assert 0 < first["comm/reduction"] < 1
+    assert not any(key.startswith(("comm/reduction", "comm/params")) for metrics in empty for key in metrics)
+    assert federator.callbacks[0].state_dict()["rounds"] == 1
 
 
 @pytest.mark.parametrize(

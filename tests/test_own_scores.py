@@ -128,13 +128,13 @@ def test_own_scores_that_no_client_measures_are_refused(importance: Magnitude) -
 # ---------------------------------------------------------------------------------------------- magnitude
 
 
-def test_the_magnitude_is_the_frobenius_norm_of_the_rank_1_matrix() -> None:
+def test_the_magnitude_is_the_frobenius_norm_of_the_pairs_part_of_the_product() -> None:
     view = view_of()
     after = dataclasses.replace(view.group(0), weights=random_weights(view.layout, 3))
     scores = Magnitude()(view, view.group(0), after, []).scores
     for layer in "xy":
         a, b = (after.weights[f"{layer}.{part}"].double().numpy() for part in "AB")
-        expected = [np.linalg.norm(np.outer(b[:, i], a[i])) for i in range(4)]
+        expected = [np.linalg.norm(2.0 * np.outer(b[:, i], a[i])) for i in range(4)]  # alpha / r = 2
         np.testing.assert_allclose(scores[layer].numpy(), expected, rtol=1e-12)
         assert scores[layer].dtype == torch.float64
 

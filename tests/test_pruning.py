@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -121,3 +123,32 @@ def test_of_several_groups_the_mean_score_decides() -> None:
         ServerState(1, {0: state.groups[0], **groups}, state.alive), layout, {"fc1": 2, "fc2": 2}, "layer"
     )
     assert set(cut.alive.values()) == {(0, 2)}
+
+
+def test_across_layers_what_counts_is_the_product_with_its_scale() -> None:
+    """The best error is that of the smallest scaled singular values; a user's own layers may differ in scale."""
+    layout, state = state_of(3)
+    small = dataclasses.replace(layout.layers["fc1"], scale=0.01)
+    scaled = dataclasses.replace(layout, layers={**layout.layers, "fc1": small})
+    values = np.concatenate([
+        scaled.layers[name].scale / 2.0 * np.linalg.svd(product(layout, state, name), compute_uv=False)[:4]
+        for name in scaled.layers
+    ])  # fmt: skip
+    lost = np.sqrt((np.sort(values)[:4] ** 2).sum() / (values**2).sum())
+    assert pruning.svd(state, scaled, {"fc1": 2, "fc2": 2}, "global").pruned == pytest.approx(lost, rel=1e-6)
+
+
+def test_an_svd_leaves_nothing_that_was_kept_of_the_old_factors() -> None:
+    layout, state = state_of(4)
+    group = dataclasses.replace(state.groups[0], slots={"delta_mean": dict(state.groups[0].weights)})
+    cut = pruning.svd(dataclasses.replace(state, groups={0: group}), layout, {"fc1": 2, "fc2": 2}, "layer")
+    assert not cut.groups[0].slots
+
+
+def test_groups_that_no_job_is_in_do_not_vote() -> None:
+    layout, state = state_of(5)
+    ours, theirs = (dataclasses.replace(state.groups[0], scores={name: torch.tensor(values, dtype=torch.float64)
+                    for name in layout.layers}) for values in ([9.0, 1, 1, 1], [0.0, 0, 0, 99]))  # fmt: skip
+    both = dataclasses.replace(state, groups={0: state.groups[0], 1: ours, 2: theirs}, assignment={(0, 0): 1})
+    cut = pruning.by_score(both, layout, {"fc1": 1, "fc2": 1}, "layer")
+    assert cut.alive == {"fc1": (0,), "fc2": (0,)}

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made import SIZES, layout_of, update_of, view_of
 from toys import toy_clients, toy_data, toy_federator, toy_module
 
@@ -82,6 +84,65 @@ def test_pairs_that_nobody_sent_keep_their_bits_and_become_zero_by_zero_padding(
         new = Mean(pad=pad).combine(view, 1, updates).new
         assert torch.equal(new["x.A"][3], expected["x.A"][3])
         assert torch.equal(new["y.B"][:, 2:], expected["y.B"][:, 2:])
+
+
+@pytest.mark.parametrize("pad", PADS)
+def test_pairs_that_do_not_live_keep_their_bits_under_any_padding(pad: str) -> None:
+    alive = {"x": (0, 2), "y": (1,)}
+    view = view_of(alive=alive)
+    new = Mean(pad=pad).combine(view, 0, [update_of(view, (client, 0), alive) for client in range(3)]).new
+    start = view.state.groups[0].weights
+    assert torch.equal(new["x.A"][[1, 3]], start["x.A"][[1, 3]])
+    assert torch.equal(new["y.B"][:, [0, 2, 3]], start["y.B"][:, [0, 2, 3]])
+
+
+@settings(max_examples=25)
+@given(data=st.data(), clients=st.integers(1, 7), rank=st.integers(1, 5), pad=st.sampled_from(PADS))
+def test_over_any_clients_ranks_and_groups_the_mean_is_numpys(
+    data: st.DataObject, clients: int, rank: int, pad: str
+) -> None:
+    """Members come from any group, send any pairs, and what nobody sends is the mean of what they were sent."""
+    layout = layout_of(rank)
+    jobs = {(client, 0): data.draw(st.integers(0, 2)) for client in range(clients)}
+    view = view_of(layout, groups=(0, 1, 2), assignment=jobs)
+    pairs = st.sets(st.integers(0, rank - 1)).map(lambda ids: tuple(sorted(ids)))
+    updates = [
+        update_of(view, job, {"x": data.draw(pairs), "y": data.draw(pairs)}, data.draw(st.integers(1, 99)))
+        for job in jobs
+    ]
+    rule, gid = Mean(pad=pad), data.draw(st.integers(1, 3))
+    found = rule.combine(view.starting({gid: updates}, rule.weight), gid, updates).new
+    for name, tensor in found.items():
+        sent = np.stack([full_of(update, name, tuple(tensor.shape)) for update in updates])
+        before = np.stack([view.state.groups[jobs[u.job]].weights[name].numpy().astype(np.float64) for u in updates])
+        n = np.array([update.examples for update in updates])[:, None, None]
+        filled = np.where(np.isnan(sent), {"parameter": 0.0, "update": before, "none": np.nan}[pad], sent)
+        counts = n * ~np.isnan(filled)
+        mean = (n * np.nan_to_num(filled)).sum(0) / np.maximum(counts.sum(0), 1)
+        expected = np.where(counts.sum(0) > 0, mean, (n * before).sum(0) / n.sum())
+        np.testing.assert_allclose(tensor.numpy(), expected, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_group_whose_members_come_from_one_group_begins_with_its_bits() -> None:
+    view = view_of(groups=(0, 1, 2), assignment={(client, 0): 2 for client in range(3)})
+    updates = [update_of(view, (client, 0), examples=7 + client) for client in range(3)]
+    for gid in (1, 2, 3):
+        begun = view.starting({gid: updates}, lambda update: update.examples).group(gid)
+        assert begun.weights is view.state.groups[2].weights
+
+
+def test_a_new_groups_scores_and_slots_begin_with_the_mean_of_its_members_groups() -> None:
+    view = view_of(groups=(0, 1, 2), assignment={(0, 0): 1, (1, 0): 2})
+    for gid, value in ((1, 1.0), (2, 5.0)):
+        slots = {"c": {"x.A": torch.full((4, 4), value)}} if gid == 2 else {}
+        scores = {"x": torch.full((4,), value, dtype=torch.float64)}
+        view.state.groups[gid] = dataclasses.replace(view.state.groups[gid], scores=scores, slots=slots)
+    updates = [update_of(view, (client, 0), examples=examples) for client, examples in ((0, 30), (1, 10))]
+    begun = view.starting({3: updates, 1: updates}, lambda update: update.examples)
+    assert begun.group(3).scores["x"].tolist() == [2.0] * 4
+    assert begun.group(3).slots["c"]["x.A"].flatten().tolist() == [1.25] * 16
+    assert begun.group(1).scores["x"].tolist() == [1.0] * 4
+    assert torch.equal(begun.group(1).weights["head"], begun.group(3).weights["head"])
 
 
 @pytest.mark.parametrize("rule", [Mean(), Mean("uniform"), *map(Mean, ["examples"] * 2, PADS[1:]), Scaffold()], ids=str)

@@ -17,8 +17,8 @@ from flt.errors import InputError
 from flt.federator import Federator
 from flt.grouping.kmeans import KMeansGrouping
 from flt.messages import decode, encode
-from flt.plans import Stages
-from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, NoImportance
+from flt.plans import AdapterPlan, Stages
+from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, Magnitude, NoImportance
 from flt.ranks.schedule import SHAPES, Annealed, Constant
 from flt.ranks.selection import Freeze
 from flt.recipe import Recipe
@@ -28,6 +28,7 @@ from flt.rules.stacking import Stacking
 
 MEASURED = GradientSensitivity()
 OWN = Freeze(scores="client")
+PRIVATE = AdapterPlan(private=["B"])
 
 
 def reference(shape: str, start: int, end: int, rounds: int, first: int, heat: int, cool: int) -> list[int]:
@@ -114,7 +115,9 @@ def test_tensors_and_bytes_shrink_with_the_budget() -> None:
     assert tensors["fc2.lora_B.default.weight"].shape == (10, 1)
 
 
-@pytest.mark.parametrize("importance", [MEASURED, DeltaSensitivity()], ids=["gradient", "delta"])
+@pytest.mark.parametrize(
+    "importance", [MEASURED, DeltaSensitivity(), Magnitude()], ids=["gradient", "delta", "magnitude"]
+)
 def test_a_cut_changes_the_product_by_the_removed_pairs_and_nothing_else(importance: Any) -> None:
     federator = toy_federator(Recipe(Mean(), schedule=LINEAR, importance=importance), clients_of(3), rounds=6, lr=0.05)
     federator._round()  # b(1) = 4, then the cut to b(2) = 3
@@ -201,6 +204,7 @@ def test_a_resumed_run_has_the_same_bits(by: str) -> None:
         ),
         ({"heat": 0, "rounds": 5}, "schedule.heat=0: 0 initiating, 0 heating, 1 cooling; allowed is at least one"),
         ({"cool": 1.5, "rounds": 5}, "schedule.cool=1.5: allowed is rounds from 0 to 5, or a share"),
+        ({"allocation": "global", "reversed": True}, "schedule.allocation=global: a budget that rises wakes"),
         ({"by": "svd", "reversed": True}, "schedule.by=svd: a budget that rises cuts nothing; allowed is score"),
     ],
     ids=str,
@@ -218,12 +222,45 @@ def test_a_wrong_setting_is_refused(given: dict[str, Any], message: str) -> None
         ({"rule": Scaffold(), "schedule": Annealed(by="svd")}, "schedule.by=svd"),
         ({"rule": Mean(), "grouping": KMeansGrouping(2), "schedule": Annealed(by="svd")}, "schedule.by=svd"),
         ({"rule": Mean(), "selection": OWN, "importance": MEASURED, "schedule": Annealed(by="svd")}, "schedule.by=svd"),
+        (
+            {"rule": Mean(), "plan": AdapterPlan(private=["B"]), "schedule": Annealed(by="svd")},
+            "schedule.by=svd: the server",
+        ),
+        (
+            {"rule": Mean(), "plan": AdapterPlan(private=["B"]), "importance": Magnitude()},
+            "schedule.by=score: the server",
+        ),
+        (
+            {
+                "rule": Mean(),
+                "plan": Stages(1, rounds=4),
+                "importance": MEASURED,
+                "schedule": Annealed(heat=0, initiating=1, rounds=4),
+            },
+            "schedule.heat=0: no round before the first cut trains the pairs",
+        ),
     ],
-    ids=["unmeasured", "stacking", "slots", "groups", "own scores"],
+    ids=["unmeasured", "stacking", "slots", "groups", "own scores", "private, svd", "private, magnitude", "unheated"],
 )
 def test_a_mix_without_meaning_is_refused(parts: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
         Recipe(**{"schedule": Annealed(), **parts})
+
+
+def test_a_share_of_heating_is_a_round_at_least_so_that_pairs_train_at_full_rank() -> None:
+    schedule = Annealed(1, initiating=1, rounds=4)
+    assert [schedule.budget(t, 16) for t in range(1, 5)][:2] == [16, 16]
+    assert Annealed(reversed=True, rounds=4).falls is False
+    Recipe(Mean(), schedule=Annealed(reversed=True, rounds=4))  # what only rises needs no importance
+
+
+def test_what_a_cut_takes_from_private_factors_is_not_known() -> None:
+    plan, schedule = PRIVATE, Annealed(2, heat=1, cool=0, initiating=0, rounds=2)
+    recipe = Recipe(Mean(), plan=plan, schedule=schedule, importance=MEASURED)
+    federator = toy_federator(recipe, clients_of(3), rounds=2)
+    federator._round()
+    assert set(map(len, federator.state.alive.values())) == {2}
+    assert federator.state.pruned is None
 
 
 def test_an_end_above_the_adapters_rank_is_refused() -> None:

@@ -102,6 +102,25 @@ def test_a_task_that_has_not_appeared_is_evaluated_by_v0_and_one_that_vanished_b
     assert clustering_accuracy(state, tasks) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ({"a": [1, 1, 1], "b": [1, 1, 1], "c": [2, 2, 2]}, {"a": 1, "b": 1, "c": 2}),
+        ({"a": [1, 1, 1], "b": [1, 1, 2], "c": [3, 3, 3]}, {"a": 1, "b": 1, "c": 3}),
+        ({"a": [1, 2, 2], "b": [1, 2, 1], "c": [3, 1, 3]}, {"a": 2, "b": 1, "c": 3}),
+        ({"a": [1, 2, 3], "b": [1, 1, 1], "c": [3, 3, 3]}, {"a": 2, "b": 1, "c": 3}),
+    ],
+    ids=["fewer clusters", "merged and split", "mixed", "a tie goes to the matching"],
+)
+def test_a_task_is_evaluated_by_the_group_that_most_of_its_jobs_are_in(
+    assignment: dict[str, list[int]], expected: dict[str, int]
+) -> None:
+    tasks = {(client, index): task for index, task in enumerate("abc") for client in range(3)}
+    given = {(client, index): assignment["abc"[index]][client] for client, index in tasks}
+    groups = {gid: GroupState({}, {}) for gid in (0, *sorted({*given.values()}))}
+    assert task_groups(ServerState(5, groups, {}, given), tasks) == expected
+
+
 @pytest.mark.parametrize("rounds", [[0, 2], [3, 2], [None, 2], [1], [1, 2, 3]], ids=str)
 def test_rounds_without_meaning_are_refused(rounds: list[int | None]) -> None:
     with pytest.raises(InputError, match=r"^task_rounds.task0=\[.*: allowed is \[first, last\]"):

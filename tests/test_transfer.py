@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import random_weights, view_of
+from made import random_weights, update_of, view_of
 from test_trivial_cases import clients_of
 from torch import Tensor
 from toys import assert_same, toy_federator, weights_of
 
 from flt.errors import InputError
 from flt.grouping.kmeans import KMeansGrouping
+from flt.messages import Update
 from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.transfer import CosineTransfer, NoTransfer, mix
@@ -22,13 +25,27 @@ from flt.view import View
 LORA = ["x.A", "x.B", "y.A", "y.B"]
 
 
-def by_hand(view: View, new: dict[int, dict[str, Tensor]], weight: float, threshold: float) -> dict[int, np.ndarray]:
+def members(view: View, gids: set[int], seed: int) -> dict[int, list[Update]]:
+    """Up to three jobs for each group, which come from groups drawn at random, of different sizes."""
+    drawn = np.random.default_rng(seed)
+    return {
+        gid: [
+            update_of(view, (10 * gid + i, 0), examples=int(drawn.integers(1, 50))) for i in range(drawn.integers(1, 4))
+        ]
+        for gid in sorted(gids)
+    }
+
+
+def flat(weights: Mapping[str, Tensor]) -> np.ndarray:
+    return np.concatenate([weights[name].numpy().astype(np.float64).ravel() for name in LORA])
+
+
+def by_hand(
+    view: View, its: dict[int, list[Update]], new: dict[int, dict[str, Tensor]], weight: float, threshold: float
+) -> dict[int, np.ndarray]:
     """Cluster -> its LoRA weights, one after another, pair of clusters by pair."""
-
-    def flat(weights: dict[str, Tensor]) -> np.ndarray:
-        return np.concatenate([weights[name].numpy().astype(np.float64).ravel() for name in LORA])
-
-    start = {gid: flat(view.state.groups.get(gid, view.state.groups[0]).weights) for gid in new}
+    sent = {gid: [flat(view.state.groups[view.state.assignment[u.job]].weights) for u in its[gid]] for gid in new}
+    start = {gid: np.average(sent[gid], axis=0, weights=[u.examples for u in its[gid]]) for gid in new}
     d = {gid: flat(new[gid]) - start[gid] for gid in new}
     moved = {}
     for n in new:
@@ -59,13 +76,15 @@ def updated(view: View, gids: list[int], related: float) -> dict[int, dict[str, 
     related=st.sampled_from([0.0, 0.5, 2.0]),
 )
 def test_updates_are_mixed_as_the_formula_says(gids: set[int], weight: float, threshold: float, related: float) -> None:
-    """Groups 1 to 3 are known, the others begin at home."""
-    view = view_of(groups=(0, 1, 2, 3))
-    new = updated(view, sorted(gids), related)
-    found, expected = CosineTransfer(weight, threshold)(view, new), by_hand(view, new, weight, threshold)
+    """Groups 1 to 3 are known, the others new; all members come from any of them or from home."""
+    jobs = {(10 * gid + i, 0): (gid + 2 * i) % 4 for gid in gids for i in range(3)}
+    view = view_of(groups=(0, 1, 2, 3), assignment=jobs)
+    its = members(view, gids, seed=len(gids))
+    begun = view.starting(its, lambda update: update.examples)
+    new = updated(begun, sorted(gids), related)
+    found, expected = CosineTransfer(weight, threshold)(begun, new), by_hand(view, its, new, weight, threshold)
     for gid in gids:
-        flat = np.concatenate([found[gid][name].numpy().ravel() for name in LORA])
-        np.testing.assert_allclose(flat, expected[gid], atol=1e-6)
+        np.testing.assert_allclose(flat(found[gid]), expected[gid], atol=1e-5)
 
 
 def test_heads_belong_to_their_tasks() -> None:

@@ -39,6 +39,7 @@ from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
+from flt.transfer import CosineTransfer
 
 SGD = {"optimizer": "sgd", "lr": 0.1}
 MEASURED = GradientSensitivity()
@@ -47,7 +48,7 @@ CHANGES: dict[str, Any] = {"features": "changes", "tensors": "lora"}
 TASKS = {(client, index): f"task{index}" for client in range(5) for index in range(2)}
 GROUPINGS: dict[str, Clustering] = {
     "": KMeansGrouping(2),
-    ", unlocked": KMeansGrouping(2, cannot_link=True, **CHANGES),
+    ", unlocked": KMeansGrouping(2, cannot_link=True, memory=True, **CHANGES),
     ", silhouette": KMeansGrouping("silhouette", newcomers="nearest"),
     ", agglomerative": AgglomerativeGrouping(2, cannot_link=True, **CHANGES),
     ", dbscan": DbscanGrouping(1.4, **CHANGES),
@@ -78,7 +79,14 @@ METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "sa_fedlora": (
         Recipe(
             Mean(), plan=Stages(1, lr_factor=1.0, rounds=4), importance=MEASURED,
-            schedule=Annealed(2, "linear", heat=0, cool=1, initiating=1, rounds=4),
+            schedule=Annealed(2, "linear", heat=1, cool=1, initiating=1, rounds=4),
+        ), {},
+    ),
+    "everything": (
+        Recipe(
+            Mean("uniform"), schedule=Annealed(2, "linear", heat=1, cool=1, initiating=0, rounds=4),
+            selection=Freeze(explore=0.3), importance=MEASURED, compression=Quantised(budget=2400),
+            grouping=KMeansGrouping("silhouette", memory=True, **CHANGES), transfer=CosineTransfer(),
         ), {},
     ),
 }  # fmt: skip
@@ -107,6 +115,7 @@ def run(name: str, **given: Any) -> Federator:
 
 # ---------------------------------------------------------------------------------------------- equal to FedIT
 
+ONE_CLUSTER = DbscanGrouping(eps=1e9)
 UNBOUNDED = Quantised(down=True, budget=None, ratio=None)
 UNIFORM = Recipe(Mean("uniform"))
 SGD_ONCE = {**SGD, "rounds": 1}
@@ -121,6 +130,7 @@ TRIVIAL: dict[str, tuple[Recipe, Recipe, dict[str, Any]]] = {
     "padding the parameter": (METHODS["zero-pad"][0], FEDIT, {}),
     "padding the update": (METHODS["pad the update"][0], FEDIT, {}),
     "FL-TAC, one task": (Recipe(Mean("uniform"), grouping=KMeansGrouping(1)), UNIFORM, {}),
+    "FL-TAC, one task, found": (Recipe(Mean("uniform"), grouping=ONE_CLUSTER), UNIFORM, {}),
     "SA-FedLoRA, T0 = 0 and b_0 = b_T": (
         Recipe(
             Mean(), plan=Stages(0, rounds=3), importance=MEASURED, schedule=Annealed(4, initiating=0, rounds=3)
@@ -160,9 +170,9 @@ def test_at_full_rank_the_model_is_fedits_bit_for_bit(name: str, cohort: int | N
     recipe, equal, settings = TRIVIAL[name]
     found = of_four_clients(recipe, cohort, settings)
     start = weights_of(toy_federator())
-    assert len(found.state.groups) == 1
-    assert_same(weights_of(found), reference(equal, cohort, settings))
-    assert all(not torch.equal(start[key], tensor) for key, tensor in weights_of(found).items())
+    (only,) = found.state.clusters
+    assert_same(weights_of(found, only), reference(equal, cohort, settings))
+    assert all(not torch.equal(start[key], tensor) for key, tensor in weights_of(found, only).items())
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"fedit", "flora"}))

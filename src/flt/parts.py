@@ -43,6 +43,14 @@ class SchedulePart(Protocol):
         """Whether the budget changes."""
 
     @property
+    def falls(self) -> bool:
+        """Whether pairs go at some time."""
+
+    @property
+    def heated(self) -> int:
+        """The last round before the first cut, of a budget that falls."""
+
+    @property
     def by(self) -> str:
         """What decides which pairs go: ``score``, or ``svd``, which writes new factors into those that stay."""
 

@@ -10,7 +10,7 @@ from flt.callbacks.local import LearningRateFactor, LocalFit, Proximal
 from flt.compression.methods import NoCompression
 from flt.errors import InputError
 from flt.grouping.base import Clustering, Everyone
-from flt.layout import Layout
+from flt.layout import PAIRS, Layout
 from flt.parts import CompressionPart, GroupingPart, ImportancePart, PlanPart, SchedulePart, SelectionPart, TransferPart
 from flt.plans import AdapterPlan
 from flt.ranks.importance import NoImportance
@@ -92,14 +92,23 @@ class Recipe:
     def _check_cuts(self) -> None:
         """What goes has to be known, and nothing may remember the factors that an SVD replaces."""
         schedule = type(self.schedule).__name__
-        if self.schedule.by == "score" and isinstance(self.importance, NoImportance):
-            raise InputError.of("importance", "none", "gradient, delta or magnitude", f"{schedule} cuts by it")
         if self.rule.starts_afresh:
             why = "each round begins with a fresh adapter"
             raise InputError(f"schedule {schedule} with rule {type(self.rule).__name__}: {why}; allowed is constant")
+        if not self.schedule.falls:
+            return
+        if self.schedule.by == "score" and self.importance.source == "nothing":
+            raise InputError.of("importance", "none", "gradient, delta or magnitude", f"{schedule} cuts by it")
         if self.schedule.by == "svd" and (self.grouping.several or self.rule.sends or self.selection.personal):
             why = "the groups' factors, or what is kept of them, would no longer belong together"
             raise InputError.of("schedule.by", "svd", "score with several groups, slots or clients' own scores", why)
+        private = sorted(set(PAIRS) & set(self.plan(max(0, self.schedule.heated - 1)).private))
+        if private and (self.schedule.by == "svd" or self.importance.source != "clients"):
+            why = f"the server would cut by what it has, and plan.private keeps {', '.join(private)} at the clients"
+            raise InputError.of("schedule.by", self.schedule.by, "score with importance=gradient", why)
+        if not any(set(PAIRS) & set(self.plan(done).train) for done in range(self.schedule.heated)):
+            why = "no round before the first cut trains the pairs"
+            raise InputError.of("schedule.heat", 0, "a number >= 1", why)
 
     def _check_compression(self) -> None:
         """What the server derives from the weights that were sent has to be right after rounding."""
@@ -112,6 +121,9 @@ class Recipe:
         if self.compression.down and isinstance(self.grouping, Clustering) and self.grouping.features == "changes":
             why = "the changes would have the rounding on the way down in them"
             raise InputError.of("compression.down", "true", "false with grouping.features=changes", why)
+        if self.compression.down and not isinstance(self.transfer, NoTransfer):
+            why = "the clusters' changes would have the rounding on the way down in them"
+            raise InputError.of("compression.down", "true", "false with a transfer between clusters", why)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """The local callbacks of one fit, in the order in which they read and change a gradient.

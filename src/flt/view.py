@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from flt.layout import TRAVELLING, Layout
@@ -63,9 +65,40 @@ class View:
         """The base weights that the recipe may change, as they are before this round."""
         return {name: self.state.base.value(name, self.base) for name in self.base}
 
+    starts: Mapping[int, GroupState] = dataclasses.field(default_factory=dict)
+    """Group -> what it begins the aggregation with, see :meth:`starting`."""
+
     def group(self, gid: int) -> GroupState:
-        """The group before this round; one that is new this round begins as its members' home."""
-        return self.state.groups.get(gid, self.state.groups[self.state.home])
+        """What a group begins the aggregation with: what nobody sends stays as it is there."""
+        return self.starts[gid] if gid in self.starts else self.state.groups[gid]
+
+    def starting(self, members: Mapping[int, Sequence[Update]], weight: Callable[[Update], int]) -> View:
+        """A view in which each group begins with the mean of what its members were sent.
+
+        For members that come from the group itself that is the group as it is. Where they come from several groups, a
+        part of the weights that nobody sent is the mean of the members' broadcasts, and a group's change is counted
+        from there. Scores and slots stay those of the group; one that is new has the mean of its members' groups'.
+
+        Args:
+            members: Group -> the updates that are averaged in it.
+            weight: Of an update in that mean.
+        """
+        return dataclasses.replace(self, starts={gid: self._start(gid, its, weight) for gid, its in members.items()})
+
+    def _start(self, gid: int, members: Sequence[Update], weight: Callable[[Update], int]) -> GroupState:
+        shares: Counter[int] = Counter()
+        for update in members:
+            shares[self.state.group_of(update.job)] += weight(update)
+        sources = [(shares[at], self.state.groups[at]) for at in sorted(shares)]
+        known = self.state.groups.get(gid)
+        if len(sources) == 1:
+            return dataclasses.replace(known or sources[0][1], weights=sources[0][1].weights)
+        weights = _mean([(share, group.weights) for share, group in sources])
+        if known is not None:
+            return dataclasses.replace(known, weights=weights)
+        slots = {slot: _mean([(share, group.slots.get(slot, {})) for share, group in sources])
+                 for slot in sorted({slot for _, group in sources for slot in group.slots})}  # fmt: skip
+        return GroupState(weights, _mean([(share, group.scores) for share, group in sources]), slots)
 
     def full(self, update: Update) -> dict[str, Tensor]:
         """An update at the initial rank: what wasn't sent takes its broadcast value."""
@@ -87,3 +120,14 @@ class View:
     def travelling(self) -> list[str]:
         """Names of the tensors that every job has, in name order: where heads differ, without them."""
         return [name for name in self.layout.names(TRAVELLING) if not self.layout.entries[name].variant]
+
+
+def _mean(parts: Sequence[tuple[int, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """The weighted mean of each tensor, in its own type; one that some parts lack counts as zero there."""
+    total = sum(share for share, _ in parts)
+    kinds = {name: tensor for _, tensors in reversed(parts) for name, tensor in tensors.items()}
+    means = {}
+    for name, kind in kinds.items():
+        terms = [share * tensors[name].double() for share, tensors in parts if name in tensors]
+        means[name] = (torch.stack(terms).sum(dim=0) / total).to(kind.dtype)
+    return means

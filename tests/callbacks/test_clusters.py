@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
-from test_trivial_cases import GROUPINGS, METHODS, TASKS, clients_of
+from test_trivial_cases import CHANGES, GROUPINGS, METHODS, TASKS, clients_of
 from toys import toy_federator
 
 from flt.callbacks.clusters import Clusters, cosines, rand, separation
@@ -76,6 +78,21 @@ def test_a_round_is_measured_in_the_features_that_were_clustered(name: str) -> N
     assert {key: figures[f"cluster/{key}"] for key in expected} == expected
     assert figures["cluster/count"] == len(set(clusters.found.groups))
     assert figures["cluster/rand"] == rand(federator.state, TASKS)
+
+
+def test_newcomers_that_only_join_are_no_part_of_the_figures() -> None:
+    """Client 4 comes in round 2: the centre of the changes is that of the others, as it was for the clustering."""
+    made = clients_of(5, jobs=2)
+    late = tuple(dataclasses.replace(data, rounds=(2, None)) for data in made[4].data)
+    made[4] = dataclasses.replace(made[4], data=late)
+    clusters = Clusters(TASKS)
+    grouping = KMeansGrouping(2, newcomers="nearest", **CHANGES)
+    federator = toy_federator(Recipe(Mean(), grouping=grouping), made, callbacks=[clusters], rounds=2)
+    federator._round()
+    federator._round()
+    assert clusters.found is not None
+    assert {job[0] for job in clusters.found.jobs} == {0, 1, 2, 3}
+    assert {update.job[0] for update in federator.updates} == {0, 1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("grouping", [None, KMeansGrouping(1)], ids=["everyone", "k = 1"])

@@ -42,6 +42,7 @@ def test_the_budget_is_never_exceeded_and_a_step_that_fits_is_taken(
     bits = allocate([score for score, _ in pairs], [of for _, of in pairs], budget)
     left = budget - sum(bytes_of(of, q) for (_, of), q in zip(pairs, bits, strict=True))
     assert left >= 0
+    assert all(q or bytes_of(of, 2) > left for (_, of), q in zip(pairs, bits, strict=True))
     if 0 not in bits:
         for (_, of), q in zip(pairs, bits, strict=True):
             assert q == 32 or bytes_of(of, LADDER[LADDER.index(q) + 1]) - bytes_of(of, q) > left
@@ -84,6 +85,10 @@ def test_where_the_lowest_precision_is_too_much_the_lowest_scores_stay_away() ->
         kept = {i for i, bits in enumerate(allocate(scores, [[8]] * 5, count * each)) if bits}
         assert kept == set(np.argsort(scores)[5 - count :].tolist())
     assert allocate(scores, [[8]] * 5, -7) == [0] * 5
+
+
+def test_short_pairs_come_back_where_a_long_one_had_to_go() -> None:
+    assert allocate([0.66, 0.80, 0.52], [(16, 4), (64, 64), (4, 16)], 34) == [4, 0, 2]
 
 
 def test_higher_scores_never_get_fewer_bits() -> None:

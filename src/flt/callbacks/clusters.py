@@ -19,7 +19,7 @@ from flt.state import ServerState
 
 @dataclasses.dataclass(frozen=True)
 class Clustered:
-    """A round's uploads as the grouping saw them.
+    """The uploads that a round clustered, as the grouping saw them: without newcomers that only join.
 
     Attributes:
         jobs: The job of each upload.
@@ -62,9 +62,13 @@ class Clusters(FedCallback):
         self.found = None
         if not isinstance(grouping, Clustering) or not grouping.several or not federator.updates:
             return
-        updates = federator.server.screen(before, federator.cohort, federator.updates)
+        view = federator.server.view(before)
+        screened = federator.server.screen(before, federator.cohort, federator.updates)
+        updates = grouping.clustered(view, screened)
+        if not updates:
+            return
         gids = tuple(after.group_of(update.job) for update in updates)
-        described = grouping.describe(federator.server.view(before), updates)
+        described = grouping.describe(view, updates)
         self.found = Clustered(tuple(update.job for update in updates), gids, described)
         federator.log({f"cluster/{key}": value for key, value in separation(described, gids).items()})
         federator.log({"cluster/count": len(set(gids)), "cluster/rand": rand(after, self.tasks)})

@@ -19,11 +19,13 @@ class Communication(FedCallback):
 
         comm/reduction_round    1 - p(t) / P
         comm/reduction          1 - sum_t p(t) / (T P)      over the rounds t = 1 .. T until now
+
+    A round in which nobody takes part has none of the three, and isn't one of the T.
     """
 
     def __init__(self) -> None:
         self.up = self.down = self.total_up = self.total_down = 0
-        self.numbers = 0.0
+        self.numbers, self.rounds = 0.0, 0
 
     def on_round_start(self, federator: Federator) -> None:
         """Called when a cohort has been drawn."""
@@ -40,25 +42,26 @@ class Communication(FedCallback):
         self.total_down += self.down
         federator.log({"comm/bytes_up": self.up, "comm/bytes_down": self.down})
         federator.log({"comm/total_up": self.total_up, "comm/total_down": self.total_down})
-        self._log_numbers(federator)
+        if federator.updates:
+            self._log_numbers(federator)
 
     def _log_numbers(self, federator: Federator) -> None:
         updates = federator.server.opened(federator.round - 1, federator.updates)
         sent = sum(tensor.numel() for update in updates for tensor in update.tensors.values())
-        each = sent / max(1, len({update.job[0] for update in federator.updates}))
-        self.numbers += each
+        each = sent / len({update.job[0] for update in federator.updates})
+        self.numbers, self.rounds = self.numbers + each, self.rounds + 1
         whole = model_size(federator.server.layout)
-        reduction = {"_round": 1 - each / whole, "": 1 - self.numbers / (federator.round * whole)}
+        reduction = {"_round": 1 - each / whole, "": 1 - self.numbers / (self.rounds * whole)}
         federator.log({"comm/params_up": each, **{f"comm/reduction{key}": value for key, value in reduction.items()}})
 
     def state_dict(self) -> dict[str, Any]:
         """The totals."""
-        return {"up": self.total_up, "down": self.total_down, "numbers": self.numbers}
+        return {"up": self.total_up, "down": self.total_down, "numbers": self.numbers, "rounds": self.rounds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Called before a resumed fit."""
         self.total_up, self.total_down = state.get("up", 0), state.get("down", 0)
-        self.numbers = state.get("numbers", 0.0)
+        self.numbers, self.rounds = state.get("numbers", 0.0), state.get("rounds", 0)
 
 
 def model_size(layout: Layout) -> int:

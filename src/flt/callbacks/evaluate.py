@@ -84,7 +84,7 @@ class Evaluate(FedCallback):
         state = federator.state
         groups = task_groups(state, self.tasks)
         return {
-            task: self.of_group(federator, groups.get(task, state.home), dataset, self.heads.get(task, ""))
+            task: self.of_group(federator, groups.get(task, state.newcomers), dataset, self.heads.get(task, ""))
             for task, dataset in datasets.items()
         }
 
@@ -132,16 +132,23 @@ def worst_tenth(values: list[float], key: str) -> float:
 
 
 def task_groups(state: ServerState, tasks: Mapping[JobId, str]) -> dict[str, int]:
-    """Task -> the group by which it is evaluated: the one-to-one matching that most jobs agree with.
+    """Task -> the group by which it is evaluated: the one that most of its jobs are in.
 
-    A task none of whose jobs has been in a group, since it hasn't appeared yet, isn't among them: home's v0 is its
-    model. One that has vanished keeps the group of its jobs.
+    Of several such groups, the one that the best one-to-one matching of tasks and groups gives it, else the first. A
+    task none of whose jobs has been in a group, since it hasn't appeared yet, isn't among them: its model is what
+    home has for newcomers. One that has vanished keeps the group of its jobs.
     """
     if len(state.groups) == 1:
         return dict.fromkeys(tasks.values(), state.home)
     counts, names, gids = _contingency(state, tasks)
-    rows, columns = linear_sum_assignment(-counts)
-    return {names[row]: gids[column] for row, column in zip(rows, columns, strict=True) if counts[row].any()}
+    matched = dict(zip(*linear_sum_assignment(-counts), strict=True))
+    found = {}
+    for row, name in enumerate(names):
+        most, own = counts[row].max(), matched.get(row)
+        if most:
+            at = own if own is not None and counts[row, own] == most else int(counts[row].argmax())
+            found[name] = gids[at]
+    return found
 
 
 def clustering_accuracy(state: ServerState, tasks: Mapping[JobId, str]) -> float:

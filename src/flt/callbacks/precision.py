@@ -12,10 +12,9 @@ from flt.messages import PackedUpdate, Payload, encode
 class Precision(FedCallback):
     """Leaves how precisely the pairs of a round went up; nothing where updates aren't packed.
 
-    ``comm/bits_mean`` is the mean bits per number of the pairs that were sent, and ``bits/<layer>`` that of a layer, 0
-    where none was;
-    ``comm/pairs_dropped`` is how many pairs were trained and not sent; ``comm/bytes_up_most`` the bytes of the client
-    that sent most, which its budget bounds.
+    ``comm/bits_mean`` is the mean precision, in bits, of the pairs that were sent, each of them counting once, and
+    ``bits/<layer>`` that of a layer, 0 where none was; ``comm/pairs_dropped`` is how many pairs were trained and not
+    sent; ``comm/bytes_up_most`` the bytes of the client that sent most, which its budget bounds.
     """
 
     def __init__(self) -> None:

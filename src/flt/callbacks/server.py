@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flt.callbacks.base import FedCallback
 from flt.compression.packing import opened_update
-from flt.layout import TRAVELLING, Layout
+from flt.layout import PAIRS, TRAVELLING, Layout
 from flt.messages import JobId, Payload, Update
 from flt.recipe import Recipe
 from flt.screening import screen
@@ -105,6 +105,7 @@ class ServerAggregation(FedCallback):
         """
         view = self.view(state)
         grouped = self.recipe.grouping(view, updates)
+        view = view.starting(grouped.members, self.recipe.rule.weight)
         groups, change = dict(state.groups), {}
         combined = {gid: self.recipe.rule.combine(view, gid, its) for gid, its in sorted(grouped.members.items())}
         new = self.recipe.transfer(view, {gid: out.new for gid, out in combined.items()})
@@ -129,7 +130,9 @@ class ServerAggregation(FedCallback):
             directions=dict(sorted({**state.directions, **grouped.directions}.items())),
             pruned=None,
         )
-        return self.recipe.schedule(done, self.layout)
+        cut = self.recipe.schedule(done, self.layout)
+        # what a cut takes from products whose factors are private, no server knows
+        return dataclasses.replace(cut, pruned=None) if set(PAIRS) & set(view.plan.private) else cut
 
     def _own_scores(self, view: View, updates: Sequence[Update]) -> dict[JobId, dict[str, Tensor]]:
         if not self.recipe.selection.personal:

@@ -30,10 +30,11 @@ def cost(lengths: Sequence[int], bits: int) -> int:
 def allocate(scores: Sequence[float], lengths: Sequence[Sequence[int]], budget: int) -> list[int]:
     """Maximises sum_i score_i u(q_i) subject to sum_i cost_i(q_i) <= budget, greedily.
 
-    All pairs begin at the lowest precision; where that doesn't fit, those of the lowest scores are dropped. Then the
-    step with the most gain per byte is taken for as long as one fits. u is concave, so the sum is that of the linear
-    relaxation but for less than one step. Scores that are all equal weigh the same, at zero too; ties go to the
-    lower precision, then to the earlier pair.
+    All pairs begin at the lowest precision; where that doesn't fit, those of the lowest scores are dropped, and taken
+    in again, the highest first, where what the others left is enough for them. Then the step with the most gain per
+    byte is taken for as long as one fits: where no pair had to go, the sum is that of the linear relaxation but for
+    less than one step, as u is concave. Scores that are all equal weigh the same, at zero too; ties go to the lower
+    precision, then to the earlier pair.
 
     Args:
         scores: Of each pair, >= 0.
@@ -49,13 +50,17 @@ def allocate(scores: Sequence[float], lengths: Sequence[Sequence[int]], budget: 
     """
     weights = list(scores) if len(set(scores)) > 1 else [1.0] * len(scores)
     lowest = [cost(of, BITS[0]) for of in lengths]
-    kept = set(range(len(weights)))
-    left = budget - sum(lowest)
-    for pair in sorted(kept, key=lambda pair: (weights[pair], -pair)):
+    kept, left = set(range(len(weights))), budget - sum(lowest)
+    order = sorted(kept, key=lambda pair: (weights[pair], -pair))
+    for pair in order:
         if left >= 0:
             break
         kept.remove(pair)
         left += lowest[pair]
+    for pair in reversed(order):  # a long pair may have gone after short ones that now fit
+        if pair not in kept and lowest[pair] <= left:
+            kept.add(pair)
+            left -= lowest[pair]
     bits = [BITS[0] if pair in kept else DROPPED for pair in range(len(weights))]
     steps = [step for pair in kept if (step := _step(weights[pair], lengths[pair], 1, pair))]
     heapq.heapify(steps)

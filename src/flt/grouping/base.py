@@ -115,13 +115,18 @@ class Clustering(abc.ABC):
             return Groups({})
         if not self.several:
             return Everyone()(view, updates)
-        late = self._late(view, updates)
-        met = [update for update in updates if update not in late]
+        met = self.clustered(view, updates)
+        late = [update for update in updates if update not in met]
         directions = self._directions(view, met) if met else np.empty((0, 0))
         members = self._clustered(view, met, self._scaled(directions)) if met else {}
         joining = self._joining(view, members, late) if late else {}
         kept = zip((update.job for update in met), torch.from_numpy(directions), strict=True) if self.memory else ()
         return Groups(members, joining, {job: direction.clone() for job, direction in kept})
+
+    def clustered(self, view: View, updates: Sequence[Update]) -> list[Update]:
+        """The updates without those of newcomers that only join."""
+        late = self._late(view, updates)
+        return [update for update in updates if update not in late]
 
     def describe(self, view: View, updates: Sequence[Update]) -> np.ndarray:
         """Features of the updates (n, d), float32."""

@@ -48,7 +48,7 @@ class NoImportance(_AtServer):
 
 @dataclasses.dataclass(frozen=True)
 class Magnitude(_AtServer):
-    """|b_i| |a_i|, the Frobenius norm of the rank-1 matrix, of the group's weights after each round; not smoothed.
+    """|s b_i a_i|, the Frobenius norm of the pair's part of the product, after each round; not smoothed.
 
     An indicator to compare HAFL's with (arXiv 2411.06581); which norm is our reconstruction. A pair that was never
     trained has b_i = 0 and the lowest score.
@@ -61,7 +61,7 @@ class Magnitude(_AtServer):
         """The group with its new scores."""
         weights = {name: after.weights[name].double() for name in view.layout.names(PAIRS)}
         scores = {
-            name: weights[layer.b].norm(dim=0) * weights[layer.a].norm(dim=1)
+            name: abs(layer.scale) * weights[layer.b].norm(dim=0) * weights[layer.a].norm(dim=1)
             for name, layer in view.layout.layers.items()
         }
         return dataclasses.replace(after, scores=scores)
@@ -113,7 +113,7 @@ class GradientSensitivity(_Smoothed):
 
         They are smoothed with ``beta1`` over the job's fits, beginning with the score that its group had then.
         """
-        group = view.group(view.state.group_of(update.job)).scores
+        group = view.state.groups[view.state.group_of(update.job)].scores
         own = {name: torch.full_like(scores, torch.nan) for name, scores in group.items()}
         own |= view.state.scores.get(update.job, {})
         for name, (ids, _) in update.scores.items():
@@ -163,7 +163,7 @@ class DeltaSensitivity(_Smoothed, _AtServer):
         for name, entry in view.layout.entries.items():
             if entry.axis is not None:
                 weight = after.weights[name].double()
-                moved = (weight - before.weights[name].double()) / (view.plan.lr_factor or 1.0)
+                moved = (weight - before.weights[name].double()) / (view.plan.lr_factor or 1.0)  # 0 once decayed away
                 part = (weight * moved).abs()
                 if self.uncertainty:
                     part = self._averaged(name, part, view.layout.mask(name, trained, part), slots)

@@ -19,6 +19,8 @@ Pairs = Mapping[str, Ids]
 def by_score(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocation: str) -> ServerState:
     """Keeps the pairs of the highest importance; of several groups, by the mean of their scores (our reconstruction).
 
+    Groups that no job is in any more don't count.
+
     Args:
         state: The state after a round.
         layout: Names of the layers' tensors.
@@ -26,7 +28,7 @@ def by_score(state: ServerState, layout: Layout, budgets: Mapping[str, int], all
         allocation: ``layer`` or ``global``.
     """
     scores = {
-        name: torch.stack([state.groups[gid].scores[name] for gid in state.clusters]).mean(0)[list(ids)]
+        name: torch.stack([state.groups[gid].scores[name] for gid in served(state)]).mean(0)[list(ids)]
         for name, ids in state.alive.items()
     }
     places = top(scores, budgets, allocation)
@@ -39,7 +41,8 @@ def svd(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocati
     """Replaces each product B A by its best approximation of lower rank, of one group.
 
     The factors come from the QR decompositions of B and A^T and the SVD of a small core (r, r): the dense matrix is
-    never formed. They lie in the first living pairs, whose scores begin anew.
+    never formed. They lie in the first living pairs, whose scores begin anew, and so does what rule and importance keep
+    of the factors. A layer keeps no more pairs than its product has singular values.
 
     Args:
         state: The state after a round, with one group.
@@ -50,7 +53,8 @@ def svd(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocati
     (gid,) = state.groups
     weights, scores = dict(state.groups[gid].weights), dict(state.groups[gid].scores)
     parts = {name: factors(*living(layer, weights, state.alive[name])) for name, layer in layout.layers.items()}
-    places = top({name: values for name, (_, values, _) in parts.items()}, budgets, allocation)
+    sizes = {name: layout.layers[name].scale * values for name, (_, values, _) in parts.items()}
+    places = top(sizes, budgets, allocation)
     alive = {name: state.alive[name][: len(at)] for name, at in places.items()}
     for name, layer in layout.layers.items():
         left, _, right = parts[name]
@@ -58,7 +62,7 @@ def svd(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocati
         weights[layer.b] = layout.put(layer.b, weights[layer.b], pairs, left[:, :count])
         weights[layer.a] = layout.put(layer.a, weights[layer.a], pairs, right[:count])
         scores[name] = torch.zeros_like(scores[name])
-    group = dataclasses.replace(state.groups[gid], weights=weights, scores=scores)
+    group = dataclasses.replace(state.groups[gid], weights=weights, scores=scores, slots={})
     cut = dataclasses.replace(state, alive=alive, groups={gid: group})
     return dataclasses.replace(cut, pruned=error(layout, state, cut))
 
@@ -66,6 +70,11 @@ def svd(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocati
 def grow(state: ServerState, budgets: Mapping[str, int]) -> ServerState:
     """Brings each layer to its budget of living pairs, the lowest ids first: what is added has its initial B = 0."""
     return dataclasses.replace(state, alive={name: tuple(range(budgets[name])) for name in state.alive})
+
+
+def served(state: ServerState) -> list[int]:
+    """The groups that jobs are in, ascending; before any job has been, all that were trained."""
+    return sorted(set(state.assignment.values()) & set(state.clusters)) or state.clusters
 
 
 def top(scores: Mapping[str, Tensor], budgets: Mapping[str, int], allocation: str) -> dict[str, list[int]]:
@@ -121,8 +130,9 @@ def factors(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def error(layout: Layout, before: ServerState, after: ServerState) -> float:
-    """|P - P'| / |P| over all layers, P = s B A of the living pairs, in Frobenius norm; the mean over the groups."""
-    return sum(_error(layout, before, after, gid) for gid in before.clusters) / len(before.clusters)
+    """|P - P'| / |P| over all layers, P = s B A of the living pairs, in Frobenius norm; the served groups' mean."""
+    gids = served(before)
+    return sum(_error(layout, before, after, gid) for gid in gids) / len(gids)
 
 
 def _error(layout: Layout, before: ServerState, after: ServerState, gid: int) -> float:

@@ -30,6 +30,8 @@ class Constant:
     needs: ClassVar[tuple[str, ...]] = ()
     cuts: ClassVar[bool] = False
     by: ClassVar[str] = "score"
+    falls: ClassVar[bool] = False
+    heated: ClassVar[int] = 0
 
     def __call__(self, state: ServerState, layout: Layout) -> ServerState:
         """Cuts ``alive`` for the next round: here, not at all."""
@@ -55,7 +57,7 @@ class Annealed:
     Attributes:
         end: b_T, pairs per layer in the end.
         shape: ``cubic``, ``linear``, ``cosine`` or ``exponential``.
-        heat: t_h, rounds at b_0 after the first stage: a number, or a fraction as a share of all.
+        heat: t_h, rounds at b_0 after the first stage: a number, or a fraction as a share of all, at least one round.
         cool: t_c, rounds at b_T in the end, alike. Shares are shortened where a run is too short for them.
         reversed: From b_T up to b_0, for the ablation.
         by: ``score``: the pairs of the lowest importance go; ``svd``: the best approximation takes the product's place.
@@ -88,6 +90,19 @@ class Annealed:
         if self.reversed and self.by == "svd":
             why = "a budget that rises cuts nothing"
             raise InputError.of("schedule.by", self.by, "score with schedule.reversed", why)
+        if self.reversed and self.allocation == "global":
+            why = "a budget that rises wakes pairs in order"
+            raise InputError.of("schedule.allocation", self.allocation, "layer with schedule.reversed", why)
+
+    @property
+    def falls(self) -> bool:
+        """Whether pairs go: a budget that rises only wakes them."""
+        return not self.reversed
+
+    @property
+    def heated(self) -> int:
+        """The last round before the first cut."""
+        return self._phases()[0]
 
     def check(self, rank: int) -> None:
         """Refuses an end above the adapter's rank, from which the budget starts.
@@ -131,9 +146,8 @@ class Annealed:
         """(last round of the heating, rounds of the cooling); in a short run shares give way, and numbers don't."""
         rounds, first = self.rounds or 1, self.initiating or 0
         heat, cool = (of_rounds(f"schedule.{key}", getattr(self, key), rounds) for key in ("heat", "cool"))
-        heat = min(heat, rounds - first) if isinstance(self.heat, float) else heat
-        if isinstance(self.heat, float) and first + heat < 1:
-            heat = 1
+        if isinstance(self.heat, float):
+            heat = min(max(heat, 1), rounds - first)
         cool = max(0, min(cool, rounds - first - heat)) if isinstance(self.cool, float) else cool
         if not 1 <= first + heat <= rounds - cool:
             allowed = f"at least one round before the first cut, and at most the run's {rounds} in all"

@@ -121,7 +121,7 @@ class _Top:
         return explored(ranking, count, self.explore, view.generator(number, *job.id))
 
     def _scores(self, view: View, job: Job) -> dict[str, Tensor]:
-        scores = view.group(view.state.group_of(job.id)).scores
+        scores = view.state.groups[view.state.group_of(job.id)].scores
         own = view.state.scores.get(job.id, {}) if self.personal else {}
         return {**scores, **{name: torch.where(mine.isnan(), scores[name], mine) for name, mine in own.items()}}
 

@@ -40,7 +40,8 @@ class Mean(Summable):
         for name, part in update.tensors.items():
             start = view.sent(update.job, name)
             fill = start if self.pad == "update" else torch.zeros_like(start)
-            counts = view.layout.mask(name, update.kept, start) if self.pad == "none" else torch.ones(())
+            # pairs that don't live keep what they hold, under any padding: a budget that rises wakes them
+            counts = view.layout.mask(name, update.kept if self.pad == "none" else view.state.alive, start)
             add(totals, ("value", name), weight * view.layout.put(name, fill, update.kept, part).double())
             add(totals, ("weight", name), weight * counts.double())
 

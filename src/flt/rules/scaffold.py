@@ -37,7 +37,7 @@ class Scaffold(Summable):
     def summand(self, view: View, update: Update, totals: Totals) -> None:
         """Adds what the mean adds, and c_i+ - c_i for the entries that trained."""
         self._mean().summand(view, update, totals)
-        slots = view.group(view.state.group_of(update.job)).slots.get("c", {})
+        slots = view.state.groups[view.state.group_of(update.job)].slots.get("c", {})
         for name, part in update.tensors.items():
             start = view.sent(update.job, name)
             c = view.layout.take(name, slots.get(name, torch.zeros_like(start)), update.kept)
