@@ -44,7 +44,8 @@ class C2ASettings:
         use_layer: Ablation: the block's part of it.
         factorise: Ablation: two factors, F and S, instead of one matrix (t, r H).
         normalise: Ablation: divide the rows of that matrix by their norms.
-        head: Name of the module that is trained whole; None: the classifier; ``none``: no head.
+        head: Name of the module that is trained whole; None: the classifier, and the layers before it that the
+            checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
     """
 
     name: str = "c2a"

@@ -57,8 +57,8 @@ def prepare(module: nn.Module, adapter: str, head: str | None, layers: str) -> H
     Args:
         module: Changed in place.
         adapter: What is to be attached, for messages.
-        head: Name of the module that is trained whole; None: the classifier, and the layer before it where the model
-            has a new one there (DistilBERT); ``none``: no head.
+        head: Name of the module that is trained whole; None: the classifier, and the layers before it that the
+            checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
         layers: ``all``, or ``top<k>``: only the k uppermost blocks are adapted.
 
     Raises:
