@@ -97,6 +97,24 @@ def test_a_users_module_is_adapted_in_the_model_that_it_holds() -> None:
     assert layout.entries["encoder.encoder.layer.0.c2a.label.weight"].shape == (8, 5)
 
 
+class HeadFirst(Own):
+    """A user's module that registers its head before the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        top = self.top
+        del self.top
+        self._modules = {"top": top, **self._modules}
+
+
+@pytest.mark.parametrize("module", [Own, HeadFirst])
+@pytest.mark.parametrize(("head", "classes"), [("top", 5), ("encoder.pooler.dense", 16), ("head", 3)])
+def test_the_classes_are_those_of_the_chosen_head(module: type[Own], head: str, classes: int) -> None:
+    made = module()
+    layout = c2a.attach(made, c2a.C2ASettings(rank=2, head=head), 0)
+    assert layout.entries["encoder.encoder.layer.0.c2a.label.weight"].shape == (8, classes)
+
+
 @pytest.mark.parametrize(
     ("module", "why"),
     [
