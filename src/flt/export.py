@@ -181,7 +181,7 @@ def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[s
         config: Any = copy.deepcopy(model.config)
         if model is module.model and not isinstance(module, CausalModule):
             config.num_labels = merged[f"{prefix}{output_layer(model)}.weight"].shape[0]
-        if isinstance(module, CausalModule):
+        if origin_of(model).use_cache is not None:
             config.use_cache = origin_of(model).use_cache
         with isolate_rng():  # the weights that it draws are replaced
             fresh = kind(config)
