@@ -129,10 +129,9 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
         _check_length(model, cfg.max_length)
     model.eval()
     headed = model if kind == "causal" else _with_head(cfg, model, tokenizer, seed, texts)
-    head = head_name(headed)
-    drawn = sorted({*fresh, *(name for name, _ in model.named_parameters() if inside(name, head))})
+    drawn = fresh | {name for name, _ in model.named_parameters() if inside(name, head_name(headed))}
     drawn_from, outputs = (seed if cfg.random else None), (None if kind == "causal" else classes)
-    tell(model, Origin(tuple(drawn), drawn_from, outputs, cfg.package, use_cache))
+    tell(model, Origin(tuple(sorted(drawn)), drawn_from, outputs, cfg.package, use_cache))
     vision = getattr(config, "vision_config", config)
     size, channels = (getattr(vision, key, None) for key in ("image_size", "num_channels"))
     mean, std = pixels(source, local) if kind == "image" else (None, None)
@@ -227,6 +226,9 @@ def _build(
     head = head_name(model) if cfg.head == "linear" else "pooler"  # which the label_names head doesn't use
     if fresh := {key for key in fresh if not inside(key, head)}:
         log.warning("%s has no weights for %s: drawn from the seed", source, ", ".join(sorted(fresh)[:4]))
+    if rounded and any(not value.is_floating_point() for name, value in model.state_dict().items() if name in fresh):
+        why = f"{source} has no weights for {min(fresh)}, and what is drawn can't be rounded"
+        raise InputError.of("model.quantise", cfg.quantise, "null", why)
     return model, fresh
 
 

@@ -64,16 +64,16 @@ def whole_modules(model: nn.Module, head: str | None) -> list[str]:
         return []
     if head is not None:
         return [chosen]
-    new = _new_layers(model)
+    new = _new_layers(model, chosen)
     before = [name for name in _linear(model) if name in new or name.rpartition(".")[2] == "pre_classifier"]
     return [*(name for name in before if not inside(name, chosen)), chosen]
 
 
-def _new_layers(model: nn.Module) -> set[str]:
-    """Names of the layers above the blocks that have a tensor of which the checkpoint knows nothing."""
-    owners = {name.rpartition(".")[0] for name in drawn_in(model)}
+def _new_layers(model: nn.Module, head: str) -> set[str]:
+    """Names of the layers above the blocks, besides the head, with a tensor of which the checkpoint knows nothing."""
+    owners = {name.rpartition(".")[0] for name in drawn_in(model) if not inside(name, head)}
     if not owners:
-        return set()
+        return set()  # of models without blocks, too
     names, uppermost = [name for name, _ in model.named_modules()], blocks(model)[-1]
     last = max(i for i, name in enumerate(names) if inside(name, uppermost))
     return owners & set(names[last + 1 :])
