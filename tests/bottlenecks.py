@@ -18,8 +18,10 @@ from flt.adapters import c2a
 Array = Any
 SMALL = c2a.C2ASettings(rank=3, embedding=2, factor=4)
 
+_BERT = [("attention.output.dense", "attention.output.LayerNorm"), ("output.dense", "output.LayerNorm")]
 SUBLAYERS = {
-    "bert": [("attention.output.dense", "attention.output.LayerNorm"), ("output.dense", "output.LayerNorm")],
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra", "deberta-v2"), _BERT),
+    "mpnet": [("attention.attn.o", "attention.LayerNorm"), ("output.dense", "output.LayerNorm")],
     "distilbert": [("attention.out_lin", "sa_layer_norm"), ("ffn.lin2", "output_layer_norm")],
     "vit": [("attention.o_proj", "layernorm_after"), ("mlp.fc2", "")],
 }
@@ -91,7 +93,7 @@ def adapted_sums(kind: str, attach: Callable[[nn.Module], Any], block: int) -> l
 
 
 def stack(kind: str) -> str:
-    return {"bert": "encoder.layer", "distilbert": "transformer.layer", "vit": "layers"}[kind]
+    return {"distilbert": "transformer.layer", "vit": "layers"}.get(kind, "encoder.layer")
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -11,8 +11,10 @@ import tiny
 from commands import QUICK, in_empty_folder, metrics, train
 
 from flt.adapters.c2a import HyperNetwork
+from flt.adapters.client_data import knowing
 from flt.api import Result, fit
 from flt.callbacks.base import FedCallback
+from flt.client import ClientModule
 from flt.config import load_config
 from flt.federation import federation
 from flt.federator import Federator
@@ -95,6 +97,22 @@ def test_a_client_computes_with_its_own_labels_and_the_global_evaluation_with_no
     assert seen[-1] == (False, uniform)
     assert at_test == ({uniform} if source == "batch" else {uniform, *own})
     assert trained == own if source == "client" else len(trained) == 4
+
+
+def test_at_test_the_classes_of_the_job_s_own_head_weigh_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[tuple[int, tuple[float, ...]]] = set()
+    forward = ClientModule.forward
+
+    def watched(self: ClientModule, **inputs: Any) -> Any:
+        logits = forward(self, **inputs)
+        if not self.training:
+            (network,) = knowing(self)
+            seen.add((logits.shape[1], tuple(np.round(network.distribution().tolist(), 4))))  # type: ignore[attr-defined]
+        return logits
+
+    monkeypatch.setattr(ClientModule, "forward", watched)
+    assert train("algo=c2a", "data=digits_two", "jobs=per_task", "partition.kind=iid") == 0
+    assert seen == {(2, (0.5, 0.5, 0, 0, 0)), (5, (0.2,) * 5)}
 
 
 @pytest.mark.slow

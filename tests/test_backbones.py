@@ -131,7 +131,8 @@ def test_embedded_reads_digits_into_the_wanted_classes() -> None:
     backbone = backbones.load(ModelConfig(), "image", 3, seed=0)
     assert backbone.model(torch.rand(2, 1, 8, 8)).logits.shape == (2, 3)
     assert (backbone.image_size, backbone.channels, backbone.tokenizer) == (8, 1, None)
-    again = transformers.AutoModelForImageClassification.from_pretrained(backbone.source)
+    again = transformers.AutoModelForImageClassification.from_pretrained(embedded.embedded())
+    assert backbone.source == "embedded"
     assert torch.equal(again.vit.layernorm.weight, backbone.model.vit.layernorm.weight)
 
 

@@ -217,6 +217,8 @@ def test_a_recipe_that_changes_the_base_leaves_a_model_with_the_logits_of_the_tr
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, result.module.model(ids).logits, atol=1e-4, rtol=0)
     assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
+    assert merged.config.use_cache
+    assert not any('"use_cache": false' in path.read_text() for path in result.exported.glob("*.json"))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import QUICK, in_empty_folder
 
+import flt
 from flt import backbones, embedded_cifar
+from flt.api import train
+from flt.config import load_config
 from flt.errors import InputError
 
 
@@ -47,6 +51,38 @@ def test_without_its_images_it_is_refused_in_one_line(folder: Path, monkeypatch:
         embedded_cifar.embedded_cifar()
     assert "\n" not in str(caught.value)
     assert list((folder / "cache").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["fl_tac", "c2a"])
+def test_two_tasks_of_colour_images_are_federated_on_it(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+    monkeypatch.setenv("FLT_DATA", str(tmp_path))
+    monkeypatch.setenv("FLT_CACHE", str(tmp_path / "cache"))
+    generator = np.random.default_rng(0)
+    for name, classes in (("cifar10", 10), ("cifar100", 100)):
+        parts = {}
+        for part, each in (("train", 12), ("test", 1)):
+            parts[f"y_{part}"] = np.repeat(np.arange(classes), each)
+            parts[f"x_{part}"] = generator.integers(256, size=(classes * each, 32, 32, 3), dtype=np.uint8)
+        np.savez(tmp_path / f"{name}.npz", **parts)
+    quick = [f"{key}={value}" for key, value in {**QUICK, "local.steps": 2, "batch_size": 4}.items()]
+    tasks = ["data=cifar", "model=embedded_cifar", "jobs=per_task", "partition.kind=iid"]
+    result = train(load_config([f"algo={algo}", *tasks, *quick]))
+    assert {"task/cifar10/val_acc", "task/cifar100/val_acc"} <= set(result.metrics)
+    assert np.isfinite(result.metrics["round/val_loss"])
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for path in sorted(result.exported.rglob("head_*")):
+        with torch.no_grad():
+            found[path.name] = flt.load(path)(pixel_values=x).logits
+            expected = result.module.model(pixel_values=x).logits
+        assert found[path.name].isfinite().all()
+        if path.name == f"head_{expected.shape[1]}" and algo == "c2a":
+            torch.testing.assert_close(found[path.name], expected, rtol=0, atol=1e-5)
+    assert {name: logits.shape[1] for name, logits in found.items()} == {"head_10": 10, "head_100": 100}
 
 
 def test_text_is_none_of_its_inputs() -> None:

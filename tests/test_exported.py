@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from toys import FEATURES, Toy, toy_clients
 
 import flt
+from flt import embedded
 from flt.api import Result
 from flt.api import train as train_cfg
 from flt.callbacks.checkpoint import newest
@@ -133,8 +135,30 @@ def test_the_card_has_the_settings_and_no_place_of_this_machine(folder: Path) ->
     assert (card["adapter"]["name"], card["adapter"]["rank"]) == ("c2a", 4)
     assert (card["adapt_layers"], card["classes"]) == ("all", 5)
     assert (base["architecture"], base["config"]["num_labels"]) == ("ViTForImageClassification", 5)
-    del card["source"]
+    assert (card["source"], base["package"]) == ("embedded", None)
     assert str(folder) not in json.dumps([card, base])
+    assert str(embedded.embedded().parent) not in json.dumps([card, base])
+
+
+@pytest.mark.parametrize("algo", ["fedit", "c2a"])
+def test_a_base_in_a_package_is_named_by_both_its_places(
+    algo: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "here/sentences").mkdir(parents=True)
+    (folder / "here/sentences/__init__.py").touch()
+    tiny.save_bert(folder / "here/sentences/model")
+    monkeypatch.syspath_prepend(folder / "here")
+    named = ["model=hub", "model.path=org/sentences", "model.package=sentences/model", "model.max_length=16"]
+    result = run(*named, f"data={tiny.save_reviews(folder / 'reviews.csv')}", f"algo={algo}")
+    said = "".join(path.read_text() for path in result.exported.glob("*.json"))
+    assert str(folder) not in said
+    assert '"org/sentences"' in said
+    monkeypatch.syspath_prepend(shutil.move(folder / "here", folder / "there"))  # another machine has it elsewhere
+    importlib.invalidate_caches()
+    assert_same_logits(flt.load(result.exported), result.module.model, words())
+    shutil.rmtree(folder / "there")  # and another one only the hub
+    with pytest.raises(flt.InputError, match="org/sentences"):
+        flt.load(result.exported)
 
 
 def of_a_user(folder: Path, algo: str) -> Any:

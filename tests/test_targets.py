@@ -9,7 +9,8 @@ from torch import nn
 
 from flt.adapters.lora import LoraSettings, attach
 from flt.errors import InputError
-from flt.targets import head_name, target_modules
+from flt.origin import Origin, tell
+from flt.targets import head_name, target_modules, whole_modules
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 8}
 
@@ -33,6 +34,12 @@ def test_target_and_head_names_of_usual_models(model: str, config: object, targe
         built = getattr(transformers, model)(config)
     assert target_modules(built) == targets
     assert head_name(built) == head
+
+
+def test_a_model_without_blocks_has_a_head_that_was_drawn() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    tell(model, Origin(("2.weight", "2.bias")))
+    assert whole_modules(model, None) == ["2"]
 
 
 def test_target_and_head_names_of_a_plain_module() -> None:

@@ -19,6 +19,7 @@ from flt.errors import InputError
 from flt.heads import renew
 from flt.label_names import label_name_classifier
 from flt.locate import LOADABLE, OFFLINE, loading, locate
+from flt.origin import Origin, tell
 from flt.processors import load_tokenizer, pixels
 from flt.quantised import quantisation
 from flt.targets import head_name, inside
@@ -75,7 +76,7 @@ class Backbone:
     tokenizer: Any | None
     """None for images."""
     source: str
-    """What from_pretrained takes to load the same weights again."""
+    """What names the same weights on another machine: embedded, embedded_cifar, a hub id; else the folder."""
     image_size: int | None
     """Height and width in pixels, where the model reads images and says it."""
     channels: int | None
@@ -107,6 +108,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     with loading(source, OFFLINE if local and not Path(source).is_dir() else LOADABLE):
         config = transformers.AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     _check_kind(config, kind, source)
+    use_cache = getattr(config, "use_cache", None)
     if kind == "causal":
         config.use_cache = False  # of keys and values, for generation: here every text passes once
     else:
@@ -114,7 +116,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     _set_dropout(config, cfg.dropout)
     with loading(source), isolate_rng():
         torch.manual_seed(seed)
-        model = _build(cfg, kind, config, source, local)
+        model, fresh = _build(cfg, kind, config, source, local)
     if kind == "causal":
         model.loss_type = "ForCausalLM"  # which transformers takes in any case; of LMHead it would warn
     if cfg.gradient_checkpointing:
@@ -127,11 +129,21 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
         _check_length(model, cfg.max_length)
     model.eval()
     headed = model if kind == "causal" else _with_head(cfg, model, tokenizer, seed, texts)
+    drawn = fresh | {name for name, _ in model.named_parameters() if inside(name, head_name(headed))}
+    drawn_from, outputs = (seed if cfg.random else None), (None if kind == "causal" else classes)
+    tell(model, Origin(tuple(sorted(drawn)), drawn_from, outputs, cfg.package, use_cache))
     vision = getattr(config, "vision_config", config)
     size, channels = (getattr(vision, key, None) for key in ("image_size", "num_channels"))
     mean, std = pixels(source, local) if kind == "image" else (None, None)
     pad = 0 if tokenizer is None else tokenizer.pad_token_id
-    return Backbone(headed, tokenizer, source, size, channels, pad, mean, std)
+    return Backbone(headed, tokenizer, _called(cfg, source), size, channels, pad, mean, std)
+
+
+def _called(cfg: ModelConfig, source: str) -> str:
+    """What names the weights on another machine, where the cache and packages lie elsewhere."""
+    if cfg.name in EMBEDDED:
+        return cfg.name
+    return str(cfg.path) if cfg.package else source
 
 
 def _check(cfg: ModelConfig, kind: str) -> None:
@@ -187,7 +199,10 @@ def _set_dropout(config: Any, probability: float) -> None:
                 setattr(config, key, 0.0)
 
 
-def _build(cfg: ModelConfig, kind: str, config: Any, source: str, local: bool) -> transformers.PreTrainedModel:
+def _build(
+    cfg: ModelConfig, kind: str, config: Any, source: str, local: bool
+) -> tuple[transformers.PreTrainedModel, set[str]]:
+    """The model, and the names of the tensors that its checkpoint lacks, but for the head's."""
     auto: Any = transformers.AutoModelForSequenceClassification
     if kind == "image":
         auto = transformers.AutoModelForImageClassification
@@ -200,16 +215,21 @@ def _build(cfg: ModelConfig, kind: str, config: Any, source: str, local: bool) -
     if cfg.quantise is not None:
         rounded = {"quantization_config": quantisation(cfg.quantise), "device_map": {"": torch.cuda.current_device()}}
     if cfg.random:
-        return auto.from_config(config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False)
+        drawn = auto.from_config(config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False)
+        return drawn, set()
     model, report = auto.from_pretrained(
         source, config=config, dtype=torch.float32, local_files_only=local, trust_remote_code=False,
-        ignore_mismatched_sizes=True, output_loading_info=True, attn_implementation=attention, **rounded,
+        ignore_mismatched_sizes=True, output_loading_info=True, attn_implementation=attention, use_safetensors=True,
+        **rounded,
     )  # fmt: skip
     fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     head = head_name(model) if cfg.head == "linear" else "pooler"  # which the label_names head doesn't use
     if fresh := {key for key in fresh if not inside(key, head)}:
         log.warning("%s has no weights for %s: drawn from the seed", source, ", ".join(sorted(fresh)[:4]))
-    return model
+    if rounded and any(not value.is_floating_point() for name, value in model.state_dict().items() if name in fresh):
+        why = f"{source} has no weights for {min(fresh)}, and what is drawn can't be rounded"
+        raise InputError.of("model.quantise", cfg.quantise, "null", why)
+    return model, fresh
 
 
 def _checkpoint_gradients(model: transformers.PreTrainedModel, source: str) -> None:

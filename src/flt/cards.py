@@ -15,6 +15,7 @@ from torch import Tensor
 from flt.causal import CausalModule
 from flt.client import ClientModule
 from flt.label_names import LabelNameClassifier
+from flt.origin import origin_of
 from flt.targets import output_layer
 
 BASE, CARD, WEIGHTS = "flt_base.json", "flt_adapter.json", "flt_adapter.safetensors"
@@ -40,13 +41,14 @@ class Card:
     classes: int | None = None
 
 
-def write_base(module: pl.LightningModule, tensors: Mapping[str, Tensor], target: Path) -> None:
-    """The base's class and what was set in its config, where it is a model of transformers in flt's own module.
+def write_base(module: pl.LightningModule, tensors: Mapping[str, Tensor], target: Path, source: str) -> None:
+    """The base's class, origin and what was set in its config, where it is a model of transformers in flt's own module.
 
     Args:
         module: The resident module.
         tensors: A group's tensors, a head among them.
         target: The folder.
+        source: What names the base.
     """
     if not isinstance(module, ClientModule):
         return
@@ -56,7 +58,10 @@ def write_base(module: pl.LightningModule, tensors: Mapping[str, Tensor], target
     if classifier and not isinstance(module, CausalModule):
         head = f"model.{output_layer(model)}.weight"
         config["num_labels"] = len(tensors[head]) if head in tensors else config["num_labels"]
-    about = {"architecture": type(model).__name__, "config": config}
+    origin = origin_of(model)
+    about = {"architecture": type(model).__name__, "config": config, "drawn": origin.drawn, "package": origin.package}
+    if origin.seed is not None:
+        about["random"] = {"seed": origin.seed, "classes": origin.classes, "source": source}
     (target / BASE).write_text(json.dumps(about, indent=1))
 
 

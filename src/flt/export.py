@@ -22,6 +22,7 @@ from flt.causal import CausalModule
 from flt.client import ClientModule
 from flt.label_names import LabelNameClassifier
 from flt.layout import Layout
+from flt.origin import drawn_in, origin_of
 from flt.quiet import quiet_transformers
 from flt.state import ServerState
 from flt.targets import output_layer
@@ -64,12 +65,12 @@ def export(
             if merged:
                 _export_model(module, layout.for_head(head), tensors, target)
                 continue
-            write_base(module, tensors, target)
+            write_base(module, tensors, target, card.source)
             if layout.layers:
                 _export_lora(module, layout.for_head(head), state, tensors, target, card.source)
             else:
                 changed = {name: module.get_parameter(name).detach().cpu() for name in state.base.changed()}
-                write_own({**changed, **tensors}, _shell(module), target, card)
+                write_own({**_drawn(module), **changed, **tensors}, _shell(module), target, card)
     target = folder / ("model" if merged else "adapter")
     if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
         write_label_names(module.model, temporary)
@@ -92,8 +93,14 @@ def _export_lora(
         if layer is None or state.alive[layout.entries[name].layer]:
             named[_peft_name(plain(name), layout, name)] = tensor.contiguous()
     alike = _alike(module, layout, plain)
-    named |= {f"base_model.model.{plain(name)}": value for name, value in alike.items()}
-    config = _config(layout, state, plain, _heads(module, layout), source)
+    drawn = {name: value for name, value in _drawn(module).items() if name not in tensors}
+    for name, value in {**alike, **drawn}.items():
+        layer_name, _, part = name.rpartition(".base_layer.")
+        if layer_name and not state.alive[layer_name]:  # peft leaves this layer as it is
+            name = f"{layer_name}.{part}"
+        named[f"base_model.model.{plain(name)}"] = value
+    named_base = "" if _is_random(module) else source  # peft would load the pre-trained weights
+    config = _config(layout, state, plain, _heads(module, layout), named_base)
     config.task_type = "CAUSAL_LM" if isinstance(module, CausalModule) else None  # peft's class for it can generate
     config.save_pretrained(str(target))
     safetensors.torch.save_file(named, target / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -150,6 +157,20 @@ def _alike(module: nn.Module, layout: Layout, plain: Callable[[str], str]) -> di
     }
 
 
+def _is_random(module: nn.Module) -> bool:
+    return any(origin_of(sub).seed is not None for sub in module.modules())
+
+
+def _drawn(module: nn.Module) -> dict[str, Tensor]:
+    """Tensors that were drawn, by the names that they have now: no base brings their values along."""
+    drawn = drawn_in(module)
+    return {
+        name: value.detach().cpu().contiguous()
+        for name, value in module.state_dict().items()
+        if name.replace(".base_layer.", ".") in drawn
+    }
+
+
 def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[str, Tensor], target: Path) -> None:
     """The base with every change, the group's adapter and the head merged into it."""
     merged = merge(module, layout, tensors)
@@ -160,6 +181,8 @@ def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[s
         config: Any = copy.deepcopy(model.config)
         if model is module.model and not isinstance(module, CausalModule):
             config.num_labels = merged[f"{prefix}{output_layer(model)}.weight"].shape[0]
+        if origin_of(model).use_cache is not None:
+            config.use_cache = origin_of(model).use_cache
         with isolate_rng():  # the weights that it draws are replaced
             fresh = kind(config)
         fresh.load_state_dict(

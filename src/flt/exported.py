@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from peft import PeftModel
 from torch import nn
 
+from flt.backbones import EMBEDDED
 from flt.build import ADAPTERS
 from flt.cards import BASE, CARD, LABEL_NAMES, WEIGHTS
 from flt.client import ClientModule, Optimizer
@@ -23,7 +24,8 @@ from flt.config import typed
 from flt.errors import InputError
 from flt.label_names import LabelNameClassifier
 from flt.layout import TRAVELLING
-from flt.locate import locate
+from flt.locate import LOADABLE, OFFLINE, loading, locate
+from flt.origin import Origin, tell
 from flt.quiet import quiet_transformers
 
 PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
@@ -61,11 +63,12 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 def _own(folder: Path, model: nn.Module | None) -> nn.Module:
     """C2A or bottleneck adapters, by flt's own code."""
     card = json.loads((folder / CARD).read_text())
-    base = _with_head(_base(folder, card["source"], model), folder)
+    tensors = safetensors.torch.load_file(folder / WEIGHTS)
+    held = {name.removeprefix("encoder.") if _named(folder) else name for name in tensors}
+    base = _with_head(_base(folder, card["source"], model, held), folder)
     shell = base if card["classes"] is None else ClientModule(base, card["classes"], Optimizer())
     settings, attach = ADAPTERS[card["adapter"]["name"]]
     layout = attach(shell, typed(settings, card["adapter"], "adapter"), 0, card["adapt_layers"])
-    tensors = safetensors.torch.load_file(folder / WEIGHTS)
     prefix = "" if shell is base else "model."
     if lacking := sorted({name.removeprefix(prefix) for name in layout.names(TRAVELLING)} - set(tensors)):
         raise InputError.of("folder", folder, "the tensors of its adapter and head", f"{lacking[0]} is missing")
@@ -79,7 +82,9 @@ def _peft(folder: Path, model: nn.Module | None) -> nn.Module:
     if not (folder / PEFT_WEIGHTS).is_file():
         raise InputError.of("folder", folder, f"a folder with {PEFT_WEIGHTS}", "the tensors are missing")
     source = json.loads((folder / PEFT_CARD).read_text()).get("base_model_name_or_path")
-    base: Any = _base(folder, source, model)
+    with safetensors.safe_open(folder / PEFT_WEIGHTS, "pt") as file:
+        held = {name.removeprefix("base_model.model.").replace(".base_layer.", ".") for name in file.keys()}  # noqa: SIM118  # no mapping
+    base: Any = _base(folder, source, model, held)
     encoder = base.encoder if isinstance(base, LabelNameClassifier) else base
     with quiet_transformers():
         return _with_head(PeftModel.from_pretrained(encoder, folder), folder)
@@ -104,21 +109,57 @@ def _merged(folder: Path, model: nn.Module | None) -> nn.Module:
 _READERS = {CARD: _own, PEFT_CARD: _peft, MERGED_CARD: _merged}
 
 
-def _base(folder: Path, source: str | None, model: nn.Module | None) -> nn.Module:
-    """The model that was given, else the pre-trained one, with a head of the right size."""
-    if model is not None:
-        return model.model if isinstance(model, ClientModule) else model
-    if not source or not (folder / BASE).is_file():
-        raise InputError.of("model", None, "the module, without adapters", "the folder doesn't say what its base is")
-    about = json.loads((folder / BASE).read_text())
-    place, local = locate(source)
-    with quiet_transformers(), isolate_rng():
-        config = transformers.AutoConfig.from_pretrained(
-            place, **about["config"], local_files_only=local, trust_remote_code=False
-        )
-        return _architecture(about["architecture"]).from_pretrained(
-            place, config=config, dtype=torch.float32, local_files_only=local, ignore_mismatched_sizes=True
-        )
+def _base(folder: Path, source: str | None, model: nn.Module | None, held: Collection[str]) -> nn.Module:
+    """The model that was given, else the one that the folder names, with a head of the right size.
+
+    Args:
+        folder: The export.
+        source: What its card names as the base.
+        model: What was given.
+        held: Names of the tensors that the export has.
+    """
+    about = json.loads((folder / BASE).read_text()) if (folder / BASE).is_file() else {}
+    if model is None:
+        source = about.get("random", {}).get("source") or source
+        if not source or not about:
+            why = "the folder doesn't say what its base is"
+            raise InputError.of("model", None, "the module, without adapters", why)
+        model = _loaded(folder, source, about, held)
+    base = model.model if isinstance(model, ClientModule) else model
+    if about.get("drawn"):
+        tell(base, Origin(tuple(about["drawn"])))  # which decides what counts as its head
+    return base
+
+
+def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collection[str]) -> nn.Module:
+    """The base of a run, pre-trained or drawn from its seed."""
+    place, local = (str(EMBEDDED[source]()), True) if source in EMBEDDED else locate(source, about.get("package"))
+    kind, only = _architecture(about["architecture"]), {"local_files_only": local, "trust_remote_code": False}
+    with loading(source, OFFLINE if local and not Path(place).is_dir() else LOADABLE), isolate_rng():
+        config = transformers.AutoConfig.from_pretrained(place, **about["config"], **only)
+        if "random" in about:
+            plain = transformers.AutoConfig.from_pretrained(place, **only)
+            return _drawn(kind, plain, config, about["random"])
+        model, report = kind.from_pretrained(
+            place, config=config, dtype=torch.float32, local_files_only=local, ignore_mismatched_sizes=True,
+            use_safetensors=True, output_loading_info=True,
+        )  # fmt: skip
+    unused = ("pooler",) if _named(folder) else ()  # by the label-name head
+    lacking = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])} - set(held)
+    if lacking := {name for name in lacking if not name.startswith(unused)}:
+        raise InputError.of("model", source, "a base with all weights that the export lacks", f"no {min(lacking)}")
+    return model
+
+
+def _drawn(kind: Any, plain: Any, config: Any, how: Mapping[str, Any]) -> nn.Module:
+    """A base of ``model.random`` once more; where its head has another size now, the rest is what it was."""
+    if how["classes"] is not None:
+        plain.num_labels = how["classes"]
+    torch.manual_seed(how["seed"])
+    drawn, model = kind._from_config(plain, dtype=torch.float32).state_dict(), kind(config)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    model.load_state_dict({n: value for n, value in drawn.items() if shapes[n] == value.shape}, strict=False)
+    return model
 
 
 def _architecture(name: str) -> Any:
@@ -131,13 +172,18 @@ def _architecture(name: str) -> Any:
 
 def _with_head(encoder: nn.Module, folder: Path) -> nn.Module:
     """The label-name head on an encoder, where the run had one; several groups share theirs."""
-    places = [folder, *([folder.parent] if folder.name.startswith("group_") else [])]
-    place = next((place for place in places if (place / f"{LABEL_NAMES}.json").is_file()), None)
+    place = _named(folder)
     if place is None or isinstance(encoder, LabelNameClassifier):
         return encoder
     card = json.loads((place / f"{LABEL_NAMES}.json").read_text())
     names = safetensors.torch.load_file(place / f"{LABEL_NAMES}.safetensors")["names"]
     return LabelNameClassifier(encoder, names, card["scale"], card["texts"])
+
+
+def _named(folder: Path) -> Path | None:
+    """The folder with the label-name head of an export, where it has one."""
+    places = [folder, *([folder.parent] if folder.name.startswith("group_") else [])]
+    return next((place for place in places if (place / f"{LABEL_NAMES}.json").is_file()), None)
 
 
 @contextlib.contextmanager

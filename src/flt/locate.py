@@ -69,6 +69,8 @@ def loading(source: str, allowed: str = LOADABLE) -> Iterator[None]:
     try:
         with quiet_transformers():
             yield
+    except InputError:
+        raise
     except Exception as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError.of("model.path", source, allowed, why.rstrip(".")) from error

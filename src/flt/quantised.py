@@ -11,8 +11,8 @@ from flt.errors import InputError
 from flt.targets import HEADS
 
 BITS = ("8bit", "4bit")
-KEPT = [*HEADS, "lm_head", "embed_out"]
-"""Layers that turn features into logits: heads train, and rounding the last layer costs the most."""
+KEPT = [*HEADS, "pooler.dense", "lm_head", "embed_out"]
+"""Layers that turn features into logits: heads train, a new pooler too, and rounding the last layer costs the most."""
 
 
 def quantisation(bits: str) -> transformers.BitsAndBytesConfig:

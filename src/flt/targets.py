@@ -7,8 +7,10 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from flt.blocks import blocks
 from flt.errors import InputError
 from flt.label_names import LabelNameClassifier
+from flt.origin import drawn_in
 
 HEADS = ("classifier", "score", "classification_head")
 ATTENTION = (
@@ -38,6 +40,43 @@ def head_name(model: nn.Module) -> str:
     if isinstance(model, transformers.PreTrainedModel):
         return next((name for name in HEADS if any(inside(layer, name) for layer in linear)), linear[-1])
     return linear[-1]
+
+
+def whole_modules(model: nn.Module, head: str | None) -> list[str]:
+    """Names of the modules that are trained whole beside an adapter.
+
+    A layer before the classifier that the checkpoint lacks, such as a pooler, is as new as the classifier itself, and
+    so is DistilBERT's ``pre_classifier``: frozen, each would stay what the seed drew.
+
+    Args:
+        model: The model.
+        head: What was chosen: a module's name; None: the classifier and the new layers before it; ``none``: nothing.
+
+    Raises:
+        InputError: If the model has no linear layer.
+
+    Example:
+        >>> whole_modules(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), None)
+        ['2']
+    """
+    chosen = head or head_name(model)
+    if chosen == "none":
+        return []
+    if head is not None:
+        return [chosen]
+    new = _new_layers(model, chosen)
+    before = [name for name in _linear(model) if name in new or name.rpartition(".")[2] == "pre_classifier"]
+    return [*(name for name in before if not inside(name, chosen)), chosen]
+
+
+def _new_layers(model: nn.Module, head: str) -> set[str]:
+    """Names of the layers above the blocks, besides the head, with a tensor of which the checkpoint knows nothing."""
+    owners = {name.rpartition(".")[0] for name in drawn_in(model) if not inside(name, head)}
+    if not owners:
+        return set()  # of models without blocks, too
+    names, uppermost = [name for name, _ in model.named_modules()], blocks(model)[-1]
+    last = max(i for i, name in enumerate(names) if inside(name, uppermost))
+    return owners & set(names[last + 1 :])
 
 
 def target_modules(model: nn.Module) -> list[str]:

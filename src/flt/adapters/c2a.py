@@ -37,14 +37,15 @@ class C2ASettings:
         factor: c, the inner size of the factors.
         label_source: ``batch``: the histogram of the mini-batch while training, as in the authors' code. ``client``: of
             the client's training examples, also where its model is evaluated on what it holds out (our reading of the
-            paper's figure). Else all classes weigh the same.
+            paper's figure). Else all classes of the head weigh the same.
         mask_padding: Leave padding out of the context; the authors' code counts it in.
         use_label: Ablation: the label's part of the embedding.
         use_context: Ablation: the activations' part of it.
         use_layer: Ablation: the block's part of it.
         factorise: Ablation: two factors, F and S, instead of one matrix (t, r H).
         normalise: Ablation: divide the rows of that matrix by their norms.
-        head: Name of the module that is trained whole; None: the classifier; ``none``: no head.
+        head: Name of the module that is trained whole; None: the classifier, and the layers before it that the
+            checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
     """
 
     name: str = "c2a"
@@ -120,11 +121,15 @@ class HyperNetwork(nn.Module):
         width: H.
         layers: L, the number of adapted blocks.
         classes: K.
+        output: The layer that yields the logits: its rows are the classes of the job at hand; None: all K.
     """
 
-    def __init__(self, settings: C2ASettings, width: int, layers: int, classes: int) -> None:
+    def __init__(
+        self, settings: C2ASettings, width: int, layers: int, classes: int, output: nn.Linear | None = None
+    ) -> None:
         super().__init__()
         self.settings, self.width, self.classes = settings, width, classes
+        self.output = (output,)  # in a tuple, so as not to become a part of this module
         r, t, c = settings.rank, settings.embedding, settings.factor
         if settings.factorise:
             self.f, self.s = nn.Parameter(STD * torch.randn(t * r, c)), nn.Parameter(STD * torch.randn(c, width))
@@ -196,7 +201,7 @@ class HyperNetwork(nn.Module):
         Raises:
             InputError: It is the batch's, and the model wasn't given the labels.
         """
-        uniform = self.b1.new_full((self.classes,), 1 / self.classes)
+        uniform = self._uniform()
         if self.settings.label_source == "client":
             counts = uniform.new_tensor([*self.counts, *[0] * (self.classes - len(self.counts))])
             return counts / counts.sum() if self.counts else uniform
@@ -206,6 +211,14 @@ class HyperNetwork(nn.Module):
             allowed = "client, or batches with labels; or adapter.use_label=false"
             raise InputError.of("adapter.label_source", "batch", allowed, "there are no labels")
         return histogram(self.labels, self.classes).to(uniform.dtype)
+
+    def _uniform(self) -> Tensor:
+        """p (K,) without any labels: jobs may have heads of several widths, and one is installed."""
+        (output,) = self.output
+        own = self.classes if output is None else len(output.weight)
+        p = self.b1.new_zeros(self.classes)
+        p[:own] = 1 / own
+        return p
 
     def rows(self) -> Tensor:
         """M (t, r H)."""
@@ -230,7 +243,7 @@ def attach(module: nn.Module, settings: C2ASettings, seed: int, layers: str = "a
     host = prepare(module, settings.name, settings.head, layers)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = HyperNetwork(settings, host.width, len(host.blocks), host.classes)
+        network = HyperNetwork(settings, host.width, len(host.blocks), host.classes, host.output)
     host.blocks[0].add_module("c2a", network)
     names = tuple(inspect.signature(host.root.forward).parameters)
     host.root.register_forward_pre_hook(functools.partial(network.take, names), with_kwargs=True)

@@ -25,7 +25,8 @@ class HoulsbySettings:
     Attributes:
         name: Always ``houlsby``.
         rank: r, the width of the bottleneck.
-        head: Name of the module that is trained whole; None: the classifier; ``none``: no head.
+        head: Name of the module that is trained whole; None: the classifier, and the layers before it that the
+            checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
     """
 
     name: str = "houlsby"

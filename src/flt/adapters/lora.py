@@ -16,7 +16,7 @@ from flt.blocks import top_blocks
 from flt.client import ClientModule
 from flt.errors import InputError
 from flt.layout import Layout
-from flt.targets import head_name, is_tied, submodule, target_modules
+from flt.targets import is_tied, submodule, target_modules, whole_modules
 
 
 @dataclasses.dataclass
@@ -29,7 +29,8 @@ class LoraSettings:
         alpha: The scale's numerator. alpha / r stays what it is on every client and in every round.
         dropout: On the adapter's input, while training.
         target_modules: Names, or ends of names, of the layers to adapt; None: found for the model's type.
-        head: Name of the module that is trained whole; None: the last linear layer; ``none``: no head.
+        head: Name of the module that is trained whole; None: the classifier, else the last linear layer, and
+            the layers before it that the checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
     """
 
     name: str = "lora"
@@ -69,12 +70,10 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "
             raise InputError.of("model.adapt_layers", layers, "all", "the module holds adapters of its own")
         head = [settings.head] if settings.head not in (None, "none") else _whole_modules(root)
     else:
-        chosen = settings.head or head_name(root)
-        head = [] if chosen == "none" else [chosen]
-        if is_tied(root, chosen):
-            raise InputError.of(
-                "adapter.head", chosen, "none", "its weights are those of the embedding, which are frozen"
-            )
+        head = whole_modules(root, settings.head)
+        if tied := [name for name in head if is_tied(root, name)]:
+            why = "its weights are those of the embedding, which are frozen"
+            raise InputError.of("adapter.head", tied[0], "none", why)
         _inject(root, settings, head, seed, layers)
     head = [f"{prefix}{name}" for name in head if name]
     for name in head:

@@ -17,7 +17,8 @@ class NoAdapterSettings:
 
     Attributes:
         name: Always ``none``.
-        head: Name of the module that is trained whole; None: the classifier; ``none``: no head.
+        head: Name of the module that is trained whole; None: the classifier, and the layers before it that the
+            checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
     """
 
     name: str = "none"

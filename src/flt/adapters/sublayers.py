@@ -15,6 +15,7 @@ from flt.blocks import blocks, top_blocks
 from flt.client import ClientModule
 from flt.errors import InputError
 from flt.label_names import LabelNameClassifier
+from flt.targets import head_name
 
 _BERT = ("attention.output.dropout", "output.dropout")
 PLACES = {
@@ -37,7 +38,8 @@ class Host:
     Attributes:
         root: The model that gets a batch's tensors by name.
         width: H, the size of its activations.
-        classes: K.
+        classes: K; where jobs have heads of several widths, the widest one's.
+        output: The layer that yields the logits, of the head that is in the module; None: no layer does.
         blocks: The adapted blocks, from the lowest to the uppermost.
         places: Of each of them, the modules that yield Z.
         head: Names of the modules that are trained whole.
@@ -46,6 +48,7 @@ class Host:
     root: nn.Module
     width: int
     classes: int
+    output: nn.Linear | None
     blocks: list[nn.Module]
     places: list[tuple[nn.Module, nn.Module]]
     head: list[str]
@@ -57,8 +60,8 @@ def prepare(module: nn.Module, adapter: str, head: str | None, layers: str) -> H
     Args:
         module: Changed in place.
         adapter: What is to be attached, for messages.
-        head: Name of the module that is trained whole; None: the classifier, and the layer before it where the model
-            has a new one there (DistilBERT); ``none``: no head.
+        head: Name of the module that is trained whole; None: the classifier, and the layers before it that the
+            checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
         layers: ``all``, or ``top<k>``: only the k uppermost blocks are adapted.
 
     Raises:
@@ -76,7 +79,8 @@ def prepare(module: nn.Module, adapter: str, head: str | None, layers: str) -> H
     adapted = [root.get_submodule(name) for name in (blocks(root) if layers == "all" else top_blocks(root, layers))]
     attention, feed_forward = PLACES[kind]
     places = [(block.get_submodule(attention), block.get_submodule(feed_forward)) for block in adapted]
-    return Host(root, config.hidden_size, _classes(module), adapted, places, names)
+    output = _output(module, names)
+    return Host(root, config.hidden_size, _classes(module, output), output, adapted, places, names)
 
 
 def bottleneck(z: Tensor, u: Tensor, d: Tensor, b1: Tensor, b2: Tensor) -> Tensor:
@@ -95,11 +99,22 @@ def bottleneck(z: Tensor, u: Tensor, d: Tensor, b1: Tensor, b2: Tensor) -> Tenso
     return (z + F.gelu(z @ u + b1) @ d + b2).to(z.dtype)
 
 
-def _classes(module: nn.Module) -> int:
+def _output(module: nn.Module, head: list[str]) -> nn.Linear | None:
+    """The last linear layer of the head, or of the classifier of flt's own module, whatever its head is."""
+    inner = module.model if isinstance(module, ClientModule) else module
+    if any(isinstance(sub, LabelNameClassifier) for sub in module.modules()):
+        return None
+    whole = inner.get_submodule(head_name(inner)) if inner is not module or not head else module.get_submodule(head[-1])
+    return next((sub for sub in reversed(list(whole.modules())) if isinstance(sub, nn.Linear)), None)
+
+
+def _classes(module: nn.Module, output: nn.Linear | None) -> int:
     if isinstance(module, ClientModule):
         assert module.accuracy.num_classes is not None, "which flt's module says"
         return module.accuracy.num_classes  # the most that one has, where jobs have different heads
+    if output is not None:
+        return output.out_features
     named = [sub for sub in module.modules() if isinstance(sub, LabelNameClassifier)]
-    if named:
-        return len(named[0].names)
-    return [sub for sub in module.modules() if isinstance(sub, nn.Linear)][-1].out_features
+    if not named:
+        raise InputError.of("adapter.head", "no linear layer", "a module that ends in one, which tells the classes")
+    return len(named[0].names)

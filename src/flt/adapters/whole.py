@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from flt.client import ClientModule
-from flt.targets import head_name, submodule
+from flt.targets import submodule, whole_modules
 
 
 def freeze_but_head(module: nn.Module, head: str | None) -> list[str]:
@@ -13,8 +13,8 @@ def freeze_but_head(module: nn.Module, head: str | None) -> list[str]:
 
     Args:
         module: Changed in place.
-        head: Name of the module that is trained whole; None: the classifier, and the layer before it where the model
-            has a new one there (DistilBERT); ``none``: no head.
+        head: Name of the module that is trained whole; None: the classifier, and the layers before it that the
+            checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
 
     Returns:
         Full names of what is trained whole.
@@ -23,16 +23,8 @@ def freeze_but_head(module: nn.Module, head: str | None) -> list[str]:
         InputError: There is no such head; nothing is changed then.
     """
     inner, prefix = (module.model, "model.") if isinstance(module, ClientModule) else (module, "")
-    whole = {name: submodule(inner, name) for name in _names(inner, head)}
+    whole = {name: submodule(inner, name) for name in whole_modules(inner, head)}
     module.requires_grad_(False)
     for part in whole.values():
         part.requires_grad_(True)
     return [f"{prefix}{name}" for name in whole]
-
-
-def _names(model: nn.Module, head: str | None) -> list[str]:
-    chosen = head or head_name(model)
-    if chosen == "none":
-        return []
-    before = [name for name, _ in model.named_modules() if head is None and name.rpartition(".")[2] == "pre_classifier"]
-    return [*before, chosen]
