@@ -154,7 +154,14 @@ def test_each_example_is_computed_once_and_a_second_run_computes_one_to_learn_th
 
 
 @pytest.mark.parametrize(
-    "change", ["model.max_length=5", "precision=bf16-mixed", "model.random=true", "seed=1", "model.attention=eager"]
+    "change",
+    [
+        "model.max_length=5",
+        *(
+            pytest.param(change, marks=pytest.mark.slow)
+            for change in ("precision=bf16-mixed", "model.random=true", "seed=1", "model.attention=eager")
+        ),
+    ],
 )
 def test_another_length_precision_model_or_data_is_another_entry(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

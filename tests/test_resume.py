@@ -16,7 +16,7 @@ from flt.callbacks.checkpoint import newest
 from flt.client import ClientModule
 from flt.messages import encode
 
-OTHERS = ("fedit", "fl_tac", "fl_tac_unlocked", "haflq", "fl_tac data=digits_two")
+OTHERS = ("fedit", "flora", "c2a", "fl_tac", "fl_tac_unlocked", "haflq", "fl_tac data=digits_two")
 SLOW = [pytest.param(algo, marks=pytest.mark.slow) for algo in OTHERS]
 ROUNDS, CLIENTS = 4, 3
 
@@ -55,7 +55,7 @@ def stop_in_fit(number: int, patch: pytest.MonkeyPatch) -> None:
     ["", pytest.param("cohort.size=2 model.dropout=0.1 adapter.dropout=0.1", marks=pytest.mark.slow)],
     ids=["all clients", "cohorts and dropout"],
 )
-@pytest.mark.parametrize("algo", ["hafl", "scaffold", "flora", "c2a", *SLOW])
+@pytest.mark.parametrize("algo", ["hafl", "scaffold", *SLOW])
 def test_a_stop_inside_a_fit_changes_no_bit(
     algo: str, overrides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,8 +73,8 @@ def test_every_pair_is_as_likely_as_any_other_at_random() -> None:
 
 
 def test_a_job_is_served_by_the_scores_of_its_own_group() -> None:
-    view = view_of(layout_of(RANK), groups=(0, 2), assignment={(0, 0): 2})
-    for gid, best in ((0, 6), (2, 4)):
+    view = view_of(layout_of(RANK), groups=(0, 2, 3), assignment={(0, 0): 2})
+    for gid, best in ((0, 6), (2, 4), (3, 1)):
         scores = {name: torch.eye(RANK)[best] for name in "xy"}
         view.state.groups[gid] = dataclasses.replace(view.state.groups[gid], scores=scores)
     kept = [Freeze()(view, Job(client, 0, 1), [])[1] for client in (0, 1)]

@@ -153,8 +153,13 @@ def test_a_weight_keeps_its_dtype(dtype: torch.dtype) -> None:
 
 
 def test_jobs_that_no_grouping_has_met_are_at_home() -> None:
-    state = view_of(groups=(0, 5), assignment={(1, 0): 5}).state
+    state = view_of(groups=(0, 5, 7), assignment={(1, 0): 5}).state
     assert [state.group_of(job) for job in ((1, 0), (1, 1), (2, 0))] == [5, 0, 0]
+
+
+def test_where_there_is_one_cluster_newcomers_start_from_it() -> None:
+    assert view_of(groups=(0, 5), assignment={(1, 0): 5}).state.group_of((2, 0)) == 5
+    assert view_of(groups=(0,)).state.group_of((2, 0)) == 0
 
 
 def test_all_pairs_tie_before_anything_was_measured() -> None:
