@@ -8,6 +8,7 @@ import io
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -71,9 +72,12 @@ def file_of(table: Table, plot: Plot) -> str:
 
 
 def lines(table: Table, plot: Plot, records: Mapping[str, Sequence[Record]]) -> list[Line]:
-    """The curves of the rows that have any, in the plot's order."""
+    """The curves of the rows that have any, in the plot's order; rows of one label are told apart by their headings."""
     styles = plot.styles or [f"C{n % 10}{('-', '--', ':')[n // 10 % 3]}" for n in range(len(plot.rows))]
-    made = (_line(table.row(id), style, plot, records.get(id, ())) for id, style in zip(plot.rows, styles, strict=True))
+    rows = [table.row(id) for id in plot.rows]
+    often = Counter(row.label for row in rows)
+    named = [dataclasses.replace(r, label=f"{r.label}, {r.group}") if often[r.label] > 1 else r for r in rows]
+    made = (_line(row, style, plot, records.get(row.id, ())) for row, style in zip(named, styles, strict=True))
     return [line for line in made if line.x]
 
 

@@ -121,6 +121,15 @@ def test_a_picture_is_drawn_anew_when_what_it_shows_has_changed(toy: Table, tmp_
     assert Image.open(tmp_path / "toy-acc.png").info.keys() >= {plot.INPUTS}
 
 
+def test_rows_of_one_label_are_told_apart_by_their_headings(tmp_path: Path) -> None:
+    text = toy_results.YAML.replace("label: Fancy", "label: Plain").replace(
+        "rounds=4], group: Recipes", "rounds=4], group: Ours"
+    )
+    made = toy_results.table(tmp_path, text)
+    records = page.finished(made, toy_results.finish(made, tmp_path))
+    assert [line.label for line in plot.lines(made, made.plots[0], records)] == ["Plain, Recipes", "Plain, Ours"]
+
+
 def test_only_pictures_with_a_curve_are_shown(toy: Table, tmp_path: Path) -> None:
     shown = text(dataclasses.replace(toy, plots=[*toy.plots, Plot("f1", "round/val_f1", ["plain"])]), tmp_path)
     assert "](toy-acc.png)" in shown
