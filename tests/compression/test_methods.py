@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from made import layout_of, update_of, view_of
 
 from flt.compression.methods import Channel, Quantised
+from flt.compression.packing import opened_update
 from flt.errors import InputError
 from flt.grouping.kmeans import KMeansGrouping
 from flt.layout import Layout
-from flt.messages import PackedUpdate, Update, encode
+from flt.messages import PackedUpdate, Plan, Update, encode
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity
 from flt.ranks.selection import Freeze
 from flt.recipe import Recipe
@@ -136,12 +137,23 @@ def test_a_budget_below_the_head_and_the_scalars_is_refused_in_one_line() -> Non
         Quantised(budget=100).upward(layout, [sent(layout, layout.every_pair())])
 
 
-def test_a_ratio_is_of_what_the_client_would_have_sent() -> None:
+def test_a_ratio_is_of_what_the_clients_pairs_would_have_been() -> None:
     layout = wide(6)
     updates = [sent(layout, layout.every_pair(), (0, index)) for index in range(2)]
+    pairs = sum(4 * tensor.numel() for u in updates for name, tensor in u.tensors.items() if name != "head")
+    besides = size(updates) - pairs
     for ratio in (0.3, 0.5, 0.8):
-        total = size(updates)
-        assert ratio * total - 500 < size(Quantised(ratio=ratio).upward(layout, updates)) <= ratio * total
+        made = size(Quantised(ratio=ratio).upward(layout, updates))
+        assert made - besides == pytest.approx(ratio * pairs, abs=700)
+
+
+@pytest.mark.parametrize("kept", [(0,), (0, 1, 2), tuple(range(6))])
+def test_a_ratio_leaves_room_for_the_head_however_few_pairs_live(kept: tuple[int, ...]) -> None:
+    """Ranks that fall under a schedule make the pairs' part small, and no round may fail for it."""
+    layout = wide(6)
+    update = sent(layout, {"x": kept, "y": ()})
+    made = Quantised(ratio=0.01).upward(layout, [update])
+    assert torch.equal(opened_update(made[0], layout, Plan()).tensors["head"], update.tensors["head"])
 
 
 # ---------------------------------------------------------------------------------------------- the channel
@@ -155,11 +167,11 @@ def test_a_channel_carries_what_shannon_says(tau: float, bandwidth: float, power
     received = 10 * math.log10(power * 1000) - (128.1 + 37.6 * math.log10(distance / 1000))  # dBm
     ratio = received - (-170.0 + 10 * math.log10(bandwidth))
     expected = tau * bandwidth * math.log1p(10 ** (ratio / 10)) / math.log(2) / 8
-    assert abs(part.limit(3, []) - expected) <= 1 + 1e-9 * expected  # type: ignore[operator]  # never None
+    assert abs(part.limit(3, [], 0) - expected) <= 1 + 1e-9 * expected  # type: ignore[operator]  # never None
 
 
 def test_distances_are_dealt_to_the_clients_and_the_far_ones_get_less() -> None:
-    limits = [Channel().limit(client, []) for client in range(20)]
+    limits = [Channel().limit(client, [], 0) for client in range(20)]
     assert limits[:10] == sorted(limits[:10], reverse=True)  # type: ignore[type-var]  # never None
     assert limits[10:] == limits[:10]
     assert len(set(limits)) == 10

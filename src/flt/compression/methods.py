@@ -67,8 +67,14 @@ class _Packing(abc.ABC):
     needs: ClassVar[tuple[str, ...]] = PAIRS
 
     @abc.abstractmethod
-    def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload]) -> int | None:
-        """The client's budget in bytes for all of these float32 messages together; None: as many as it takes."""
+    def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload], besides: int) -> int | None:
+        """The client's budget in bytes for all of these float32 messages together; None: as many as it takes.
+
+        Args:
+            client: Its number.
+            messages: What it would send, or be sent, in float32.
+            besides: Bytes of all that travels besides the pairs.
+        """
 
     def upward(self, layout: Layout, updates: list[Update]) -> list[Update]:
         """What a client's jobs send.
@@ -78,8 +84,9 @@ class _Packing(abc.ABC):
         """
         if not _has_pairs(layout, updates[0]):
             return updates
-        limit = self.limit(updates[0].job[0], updates)
         places = [_places(layout, update, update.kept) for update in updates]
+        besides = _besides(layout, updates, places, closed_update)
+        limit = self.limit(updates[0].job[0], updates, besides)
         scores = [_measured(layout, update) for update in updates]
         return _within(limit, layout, updates, places, scores, closed_update)
 
@@ -91,13 +98,14 @@ class _Packing(abc.ABC):
         """
         if not self.down or not _has_pairs(layout, payload):
             return payload
-        limit = self.limit(payload.job[0], [payload] * jobs)
+        places = _places(layout, payload, payload.held)
+        besides = _besides(layout, [payload], [places], closed_payload)
+        limit = self.limit(payload.job[0], [payload] * jobs, besides * jobs)
         known = {
             (layer, at): score
             for layer, ids in payload.held.items()
             for at, score in enumerate(scores[layer][list(ids)].tolist())
         }
-        places = _places(layout, payload, payload.held)
         share = None if limit is None else limit // jobs
         return _within(share, layout, [payload], [places], [known], closed_payload)[0]
 
@@ -109,7 +117,8 @@ class Quantised(_Packing):
     Attributes:
         down: What the server sends is quantised too, under the same budget.
         budget: Bytes per client, round and direction; None: ``ratio`` counts.
-        ratio: The budget as a share, in (0, 1], of what the same messages are in float32.
+        ratio: The budget as a share, in (0, 1], of what the same pairs are in float32; what else travels, such as the
+            head, comes on top. So a budget of ranks that falls never leaves less than the head needs.
     """
 
     budget: int | None = None
@@ -121,11 +130,11 @@ class Quantised(_Packing):
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise InputError.of("compression.ratio", self.ratio, "a number in (0, 1], or null")
 
-    def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload]) -> int | None:
+    def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload], besides: int) -> int | None:
         """The client's budget in bytes."""
         if self.budget is not None or self.ratio is None:
             return self.budget
-        return math.floor(self.ratio * sum(len(encode(message)) for message in messages))
+        return besides + math.floor(self.ratio * max(0, _size(messages) - besides))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +168,7 @@ class Channel(_Packing):
         if not self.distances or not all(0 < distance < math.inf for distance in self.distances):
             raise InputError.of("compression.distances", self.distances, "a list of numbers > 0")
 
-    def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload]) -> int | None:
+    def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload], besides: int) -> int | None:
         """The client's budget in bytes."""
         distance = self.distances[client % len(self.distances)]
         gain = 10 ** (-(128.1 + 37.6 * math.log10(distance / 1000)) / 10)
@@ -187,7 +196,7 @@ def _within(
 
     if limit is None:
         return closed([dict.fromkeys(its, BITS[-1]) for its in places])
-    besides = _size(closed([dict.fromkeys(its, DROPPED) for its in places]))
+    besides = _besides(layout, messages, places, close)
     if besides > limit:
         who = f"client {messages[0].job[0]}"
         raise InputError.of("compression", f"{limit} bytes for {who}", f"at least the {besides} besides its pairs")
@@ -204,6 +213,16 @@ def _within(
         if (over := _size(made) - limit) <= 0:
             return made
         room -= over
+
+
+def _besides(
+    layout: Layout,
+    messages: Sequence[M],
+    places: Sequence[Mapping[Place, Sequence[int]]],
+    close: Callable[[M, Layout, Mapping[Place, int]], M],
+) -> int:
+    """Bytes of the messages without any pair."""
+    return _size([close(m, layout, dict.fromkeys(its, DROPPED)) for m, its in zip(messages, places, strict=True)])
 
 
 def _size(messages: Sequence[Payload] | Sequence[Update]) -> int:
