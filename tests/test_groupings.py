@@ -223,3 +223,12 @@ def test_new_clusters_of_changes_get_free_ids() -> None:
 def test_settings_without_meaning_are_refused(make: Any, named: str) -> None:
     with pytest.raises(InputError, match=f"^{named}"):
         make()
+
+
+def test_where_their_number_is_found_one_cluster_is_home_and_a_given_number_keeps_v0() -> None:
+    view = view_of()
+    updates = [update_of(view, (0, 0)), update_of(view, (1, 0))]
+    assert list(DbscanGrouping(1e9)(view, updates).members) == [view.state.home]
+    assert list(KMeansGrouping(2)(view, updates[:1]).members) == [1]
+    known = view_of(groups=(0, 1), assignment={(0, 0): 1})
+    assert list(DbscanGrouping(1e9)(known, updates).members) == [1]

@@ -15,6 +15,7 @@ from made import SIZES, layout_of, update_of, view_of
 from toys import toy_clients, toy_data, toy_federator, toy_module
 
 from flt.errors import InputError
+from flt.layout import Entry
 from flt.messages import Update, encode
 from flt.ranks.selection import Truncate
 from flt.recipe import Recipe
@@ -123,12 +124,25 @@ def test_over_any_clients_ranks_and_groups_the_mean_is_numpys(
         np.testing.assert_allclose(tensor.numpy(), expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+def test_a_head_that_no_member_has_stays_the_groups_own() -> None:
+    """Job (0, 0) comes from group 1 into group 2, whose head of the other task has been trained by absent jobs."""
+    layout = layout_of()
+    entries = {**layout.entries, "head#b": Entry("head", (2,), variant="b")}
+    made = view_of(dataclasses.replace(layout, entries=entries), groups=(0, 1, 2), assignment={(0, 0): 1, (1, 0): 2})
+    assert not torch.equal(made.state.groups[1].weights["head#b"], made.state.groups[2].weights["head#b"])
+    update = update_of(made, (0, 0))
+    update = dataclasses.replace(update, tensors={n: t for n, t in update.tensors.items() if n != "head#b"})
+    begun = made.starting({2: [update]}, lambda _: 1).group(2).weights
+    assert torch.equal(begun["head#b"], made.state.groups[2].weights["head#b"])
+    assert torch.equal(begun["head"], made.state.groups[1].weights["head"])
+
+
 def test_a_group_whose_members_come_from_one_group_begins_with_its_bits() -> None:
     view = view_of(groups=(0, 1, 2), assignment={(client, 0): 2 for client in range(3)})
     updates = [update_of(view, (client, 0), examples=7 + client) for client in range(3)]
     for gid in (1, 2, 3):
         begun = view.starting({gid: updates}, lambda update: update.examples).group(gid)
-        assert begun.weights is view.state.groups[2].weights
+        assert all(begun.weights[name] is tensor for name, tensor in view.state.groups[2].weights.items())
 
 
 def test_a_new_groups_scores_and_slots_begin_with_the_mean_of_its_members_groups() -> None:

@@ -157,11 +157,6 @@ def test_jobs_that_no_grouping_has_met_are_at_home() -> None:
     assert [state.group_of(job) for job in ((1, 0), (1, 1), (2, 0))] == [5, 0, 0]
 
 
-def test_where_there_is_one_cluster_newcomers_start_from_it() -> None:
-    assert view_of(groups=(0, 5), assignment={(1, 0): 5}).state.group_of((2, 0)) == 5
-    assert view_of(groups=(0,)).state.group_of((2, 0)) == 0
-
-
 def test_all_pairs_tie_before_anything_was_measured() -> None:
     scores = zero_scores([("x", 2), ("y", 3)])
     assert {name: found.tolist() for name, found in scores.items()} == {"x": [0.0, 0.0], "y": [0.0, 0.0, 0.0]}

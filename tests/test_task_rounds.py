@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import in_empty_folder, metrics, train
 from test_trivial_cases import METHODS, clients_of
 from toys import assert_same, toy_federator, weights_of
@@ -100,6 +101,20 @@ def test_a_task_that_has_not_appeared_is_evaluated_by_v0_and_one_that_vanished_b
     state = ServerState(5, groups, {}, assignment)
     assert task_groups(state, tasks) == {"a": 1, "b": 2}
     assert clustering_accuracy(state, tasks) == 1.0
+
+
+@pytest.mark.parametrize("name", ["fl_tac", "fl_tac, oracle"])
+def test_a_task_that_comes_late_starts_from_v0_and_not_from_the_only_cluster_so_far(name: str) -> None:
+    federator = toy_federator(METHODS[name][0], dynamic({"task0": [1, None], "task1": [2, None]}), rounds=2)
+    start = federator.state.groups[0].weights
+    federator._round()
+    cohort = federator._draw()
+    late = next(job for job in cohort if job.index == 1)
+    early = next(job for job in cohort if job.index == 0)
+    b = "fc2.lora_B.default.weight"
+    sent = {job.id: federator.server.broadcast(federator.state, job, cohort).tensors[b] for job in (early, late)}
+    assert torch.equal(sent[late.id], start[b])
+    assert not torch.equal(sent[early.id], start[b])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from flt.errors import InputError
 from flt.label_names import LabelNameClassifier
 from flt.layout import TRAVELLING
 from flt.locate import LOADABLE, OFFLINE, loading, locate
-from flt.origin import Origin, tell
+from flt.origin import origin_of, tell
 from flt.quiet import quiet_transformers
 
 PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
@@ -126,8 +127,8 @@ def _base(folder: Path, source: str | None, model: nn.Module | None, held: Colle
             raise InputError.of("model", None, "the module, without adapters", why)
         model = _loaded(folder, source, about, held)
     base = model.model if isinstance(model, ClientModule) else model
-    if about.get("drawn"):
-        tell(base, Origin(tuple(about["drawn"])))  # which decides what counts as its head
+    if "drawn" in about:  # which decides what counts as its head
+        tell(base, dataclasses.replace(origin_of(base), drawn=tuple(about["drawn"])))
     return base
 
 

@@ -47,8 +47,8 @@ class SchedulePart(Protocol):
         """Whether pairs go at some time."""
 
     @property
-    def heated(self) -> int:
-        """The last round before the first cut, of a budget that falls."""
+    def heated(self) -> int | None:
+        """The last round before the first cut, of a budget that falls; None where it isn't known yet."""
 
     @property
     def by(self) -> str:

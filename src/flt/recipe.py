@@ -102,13 +102,15 @@ class Recipe:
         if self.schedule.by == "svd" and (self.grouping.several or self.rule.sends or self.selection.personal):
             why = "the groups' factors, or what is kept of them, would no longer belong together"
             raise InputError.of("schedule.by", "svd", "score with several groups, slots or clients' own scores", why)
-        private = sorted(set(PAIRS) & set(self.plan(max(0, self.schedule.heated - 1)).private))
+        heated = self.schedule.heated
+        private = sorted(set(PAIRS) & set(self.plan(max(0, (heated or 1) - 1)).private))
         if private and (self.schedule.by == "svd" or self.importance.source != "clients"):
             why = f"the server would cut by what it has, and plan.private keeps {', '.join(private)} at the clients"
             raise InputError.of("schedule.by", self.schedule.by, "score with importance=gradient", why)
-        if not any(set(PAIRS) & set(self.plan(done).train) for done in range(self.schedule.heated)):
+        if heated is not None and not any(set(PAIRS) & set(self.plan(done).train) for done in range(heated)):
             why = "no round before the first cut trains the pairs"
-            raise InputError.of("schedule.heat", 0, "a number >= 1", why)
+            allowed = "schedule.heat >= 1, with a plan that trains them"
+            raise InputError(f"schedule {schedule} with plan {type(self.plan).__name__}: {why}; allowed is {allowed}")
 
     def _check_compression(self) -> None:
         """What the server derives from the weights that were sent has to be right after rounding."""

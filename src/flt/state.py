@@ -116,7 +116,7 @@ class ServerState:
     alive: dict[str, Ids]
     """Layer -> living pairs, the same for all groups. Pruning changes nothing else: pairs never move."""
     assignment: dict[JobId, int] = dataclasses.field(default_factory=dict)
-    """Job -> group. A job that isn't here gets what ``newcomers`` says."""
+    """Job -> group. A job that isn't here is at home: in the group that ``home`` names."""
     base: BaseState = dataclasses.field(default_factory=BaseState)
     home: int = 0
     """The group of jobs that no grouping has met yet."""
@@ -133,20 +133,9 @@ class ServerState:
         """Ids of the groups that were trained: all but a home that only waits for jobs, ascending."""
         return sorted(set(self.groups) - {self.home}) or [self.home]
 
-    @property
-    def newcomers(self) -> int:
-        """The group that jobs start from that no grouping has met: home, or the only cluster where there is one.
-
-        One cluster is what a federation of one task has: whoever comes late then starts from what the others learnt,
-        as in FedAvg.
-        """
-        clusters = self.clusters
-        return clusters[0] if len(clusters) == 1 else self.home
-
     def group_of(self, job: JobId) -> int:
         """The group whose weights a job gets."""
-        gid = self.assignment.get(job)
-        return self.newcomers if gid is None else gid
+        return self.assignment.get(job, self.home)
 
 
 def apply_change(weight: Tensor, change: tuple[Tensor, ...]) -> Tensor:

@@ -73,8 +73,12 @@ def _new_layers(model: nn.Module, head: str) -> set[str]:
     """Names of the layers above the blocks, besides the head, with a tensor of which the checkpoint knows nothing."""
     owners = {name.rpartition(".")[0] for name in drawn_in(model) if not inside(name, head)}
     if not owners:
-        return set()  # of models without blocks, too
-    names, uppermost = [name for name, _ in model.named_modules()], blocks(model)[-1]
+        return set()
+    names = [name for name, _ in model.named_modules()]
+    try:
+        uppermost = blocks(model)[-1]
+    except InputError:  # a model without blocks has nothing above them
+        return set()
     last = max(i for i, name in enumerate(names) if inside(name, uppermost))
     return owners & set(names[last + 1 :])
 

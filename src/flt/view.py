@@ -50,6 +50,8 @@ class View:
     """Initial values of the frozen weights that the recipe may change."""
     heads: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Head -> jobs that have it, where jobs have different ones."""
+    starts: Mapping[int, GroupState] = dataclasses.field(default_factory=dict)
+    """Group -> what it begins the aggregation with, see :meth:`starting`."""
 
     def sent_to(self, job: JobId) -> dict[str, Tensor]:
         """The weights that the job was sent this round, at the initial rank."""
@@ -65,11 +67,8 @@ class View:
         """The base weights that the recipe may change, as they are before this round."""
         return {name: self.state.base.value(name, self.base) for name in self.base}
 
-    starts: Mapping[int, GroupState] = dataclasses.field(default_factory=dict)
-    """Group -> what it begins the aggregation with, see :meth:`starting`."""
-
     def group(self, gid: int) -> GroupState:
-        """What a group begins the aggregation with: what nobody sends stays as it is there."""
+        """What a group begins the aggregation with: entries that nobody sends stay as they are in it."""
         return self.starts[gid] if gid in self.starts else self.state.groups[gid]
 
     def starting(self, members: Mapping[int, Sequence[Update]], weight: Callable[[Update], int]) -> View:
@@ -77,7 +76,8 @@ class View:
 
         For members that come from the group itself that is the group as it is. Where they come from several groups, a
         part of the weights that nobody sent is the mean of the members' broadcasts, and a group's change is counted
-        from there. Scores and slots stay those of the group; one that is new has the mean of its members' groups'.
+        from there. Heads that no member has, scores and slots stay those of the group; one that is new has the mean of
+        its members' groups'.
 
         Args:
             members: Group -> the updates that are averaged in it.
@@ -91,11 +91,11 @@ class View:
             shares[self.state.group_of(update.job)] += weight(update)
         sources = [(shares[at], self.state.groups[at]) for at in sorted(shares)]
         known = self.state.groups.get(gid)
-        if len(sources) == 1:
-            return dataclasses.replace(known or sources[0][1], weights=sources[0][1].weights)
         weights = _mean([(share, group.weights) for share, group in sources])
         if known is not None:
-            return dataclasses.replace(known, weights=weights)
+            sent = {name for update in members for name in update.tensors}
+            theirs = {name for name in known.weights if self.layout.entries[name].variant} - sent
+            return dataclasses.replace(known, weights={**weights, **{name: known.weights[name] for name in theirs}})
         slots = {slot: _mean([(share, group.slots.get(slot, {})) for share, group in sources])
                  for slot in sorted({slot for _, group in sources for slot in group.slots})}  # fmt: skip
         return GroupState(weights, _mean([(share, group.scores) for share, group in sources]), slots)
@@ -124,6 +124,8 @@ class View:
 
 def _mean(parts: Sequence[tuple[int, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
     """The weighted mean of each tensor, in its own type; one that some parts lack counts as zero there."""
+    if len(parts) == 1:
+        return dict(parts[0][1])
     total = sum(share for share, _ in parts)
     kinds = {name: tensor for _, tensors in reversed(parts) for name, tensor in tensors.items()}
     means = {}

@@ -61,7 +61,7 @@ class Communication(FedCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Called before a resumed fit."""
         self.total_up, self.total_down = state.get("up", 0), state.get("down", 0)
-        self.numbers, self.rounds = state.get("numbers", 0.0), state.get("rounds", 0)
+        self.numbers, self.rounds = state["numbers"], state["rounds"]
 
 
 def model_size(layout: Layout) -> int:

@@ -84,7 +84,7 @@ class Evaluate(FedCallback):
         state = federator.state
         groups = task_groups(state, self.tasks)
         return {
-            task: self.of_group(federator, groups.get(task, state.newcomers), dataset, self.heads.get(task, ""))
+            task: self.of_group(federator, groups.get(task, state.home), dataset, self.heads.get(task, ""))
             for task, dataset in datasets.items()
         }
 
@@ -135,8 +135,8 @@ def task_groups(state: ServerState, tasks: Mapping[JobId, str]) -> dict[str, int
     """Task -> the group by which it is evaluated: the one that most of its jobs are in.
 
     Of several such groups, the one that the best one-to-one matching of tasks and groups gives it, else the first. A
-    task none of whose jobs has been in a group, since it hasn't appeared yet, isn't among them: its model is what
-    home has for newcomers. One that has vanished keeps the group of its jobs.
+    task none of whose jobs has been in a group, since it hasn't appeared yet, isn't among them: its model is
+    home's. One that has vanished keeps the group of its jobs.
     """
     if len(state.groups) == 1:
         return dict.fromkeys(tasks.values(), state.home)

@@ -21,7 +21,7 @@ from flt.view import View
 
 NEWCOMERS = ("home", "nearest")
 LEAST_CLARITY = 0.01
-"""Of a round, so that the directions of a first round without any are none of length zero."""
+"""The least that a round's silhouette counts as; a first round that separates nothing would leave no directions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Clustering(abc.ABC):
     A cluster keeps its identity from round to round. With ``features: weights`` clusters are matched to the groups of
     the last round so that the sum of squared distances between their centres is smallest (Hungarian). Changes have no
     centre that lasts for rounds, so with ``features: changes`` clusters are matched so that most of the jobs stay in
-    their group; among equals the distance of the mean weights decides.
+    their group; among equals the distance of the mean weights decides. Where the number of clusters is found and only
+    one has ever been, it is home itself, as in FedAvg.
 
     Attributes:
         features: ``weights`` as they were sent (FL-TAC), or ``changes``: the update minus the job's own broadcast,
@@ -74,10 +75,10 @@ class Clustering(abc.ABC):
             with the smallest distance; of ``changes``, the one whose way from v0, less the mean of all groups' ways,
             has the largest cosine with the job's first change, which began at v0 as well.
         memory: Changes of all rounds, not of this one alone: a job's direction is the sum of its centred changes, each
-            times the square of its round's silhouette, that of the clusters found by the round's changes alone (our
-            reconstruction). In the rounds that tell tasks apart, mostly early ones, this is several times that of
-            rounds in which changes are noise and the clients' own. Costs the server one adapter for each job that
-            took part.
+            times the square of its round's silhouette, that of the clusters found by the round's changes alone, or
+            times ``LEAST_CLARITY`` squared where it is below (our reconstruction). Rounds in which tasks pull apart so
+            outweigh those in which changes are noise and the clients' own. Costs the server one adapter for each job
+            that took part.
     """
 
     features: str = "weights"
@@ -95,6 +96,11 @@ class Clustering(abc.ABC):
     @property
     def several(self) -> bool:
         """Whether there can be more than one group."""
+        return True
+
+    @property
+    def open(self) -> bool:
+        """Whether the number of clusters is found, and not given."""
         return True
 
     @property
@@ -158,6 +164,10 @@ class Clustering(abc.ABC):
 
     def _clustered(self, view: View, updates: Sequence[Update], described: np.ndarray) -> dict[int, list[Update]]:
         found = self._found(view, updates, described)
+        if self.open and not found.max() and set(view.state.groups) == {view.state.home}:
+            return {
+                view.state.home: list(updates)
+            }  # one task so far: whoever comes late starts from what it has learnt
         names = self._identities(view, updates, found)
         return {gid: [u for u, at in zip(updates, found, strict=True) if at == label] for label, gid in names.items()}
 

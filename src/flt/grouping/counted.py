@@ -49,6 +49,11 @@ class Counted(Clustering):
         return self.k != 1
 
     @property
+    def open(self) -> bool:
+        """Whether the number of clusters is found, and not given."""
+        return self.k == "silhouette"
+
+    @property
     def apart(self) -> bool:
         """Whether one client's jobs of a round are in different clusters."""
         return self.cannot_link

@@ -20,6 +20,11 @@ class OracleGrouping(Clustering):
     them. Features only serve distances and pictures. A newcomer joins the group of its task, where there is one.
     """
 
+    @property
+    def open(self) -> bool:
+        """Whether the number of clusters is found, and not given."""
+        return False
+
     def knowing(self, tasks: Mapping[JobId, str]) -> KnowingOracle:
         """The grouping that knows the task of each job."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -31,7 +31,7 @@ class Constant:
     cuts: ClassVar[bool] = False
     by: ClassVar[str] = "score"
     falls: ClassVar[bool] = False
-    heated: ClassVar[int] = 0
+    heated: ClassVar[int | None] = None
 
     def __call__(self, state: ServerState, layout: Layout) -> ServerState:
         """Cuts ``alive`` for the next round: here, not at all."""
@@ -100,9 +100,9 @@ class Annealed:
         return not self.reversed
 
     @property
-    def heated(self) -> int:
-        """The last round before the first cut."""
-        return self._phases()[0]
+    def heated(self) -> int | None:
+        """The last round before the first cut; None: not known before the run's rounds are."""
+        return None if self.rounds is None else self._phases()[0]
 
     def check(self, rank: int) -> None:
         """Refuses an end above the adapter's rank, from which the budget starts.

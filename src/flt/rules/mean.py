@@ -18,8 +18,8 @@ PADS = ("none", "parameter", "update")
 class Mean(Summable):
     """Each entry is averaged over the clients that sent it: HAFL's adaptive aggregation, and FedAvg where all send all.
 
-        none (adaptive)   w_i <- sum_{k: i in S_k} n_k w_{k,i} / sum_{k: i in S_k} n_k;  nobody sent i: it stays
-        parameter         w_i <- sum_k n_k w_{k,i} [i in S_k] / n                        (zero-padding)
+        none (adaptive)   w_i <- sum_{k: i in S_k} n_k w_{k,i} / sum_{k: i in S_k} n_k;  nobody sent i: as it began
+        parameter         w_i <- sum_k n_k w_{k,i} [i in S_k] / n                        (zero-padding), of living pairs
         update            w_i <- sum_k n_k (w_{k,i} if i in S_k else w_t,i) / n
 
     Attributes:
@@ -46,7 +46,7 @@ class Mean(Summable):
             add(totals, ("weight", name), weight * counts.double())
 
     def finish(self, view: View, gid: int, totals: Totals) -> Combined:
-        """Divides once; an entry that nobody sent keeps its value."""
+        """Divides once; an entry that nobody sent is what the group begins with."""
         new = dict(view.group(gid).weights)
         for name in (name for what, name in totals if what == "value"):
             weight = totals["weight", name].value()
