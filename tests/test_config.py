@@ -101,6 +101,30 @@ def test_models_and_data_are_chosen_by_name_hub_id_or_path(
     assert (chosen["name"], chosen["path"]) == (name, path)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "group", "lacks"),
+    [
+        (["algo=fl_tac_unlocked", "grouping=dbscan"], "grouping", "cannot_link"),
+        (["algo=fl_tac", "transfer=none", "grouping=everyone"], "grouping", "k"),
+        (["algo=haflq", "compression=channel"], "compression", "ratio"),
+        (["algo=c2a", "adapter=houlsby"], "adapter", "factor"),
+    ],
+    ids=" ".join,
+)
+def test_a_part_in_anothers_place_leaves_the_recipes_settings_of_that_behind(
+    overrides: list[str], group: str, lacks: str
+) -> None:
+    cfg = load_config(overrides)
+    assert lacks not in getattr(cfg, group)
+    with pytest.raises(InputError, match=rf"^{group}.{lacks}=1: there is no such key; allowed is a key of {group}: "):
+        load_config([*overrides, f"{group}.{lacks}=1"])
+
+
+def test_settings_that_both_parts_have_stay_the_recipes() -> None:
+    cfg = load_config(["algo=fl_tac_unlocked", "grouping=agglomerative", "grouping.memory=false"])
+    assert (cfg.grouping["cannot_link"], cfg.grouping["features"], cfg.grouping["memory"]) == (True, "changes", False)
+
+
 def test_a_configuration_as_yaml_is_the_same_configuration_again() -> None:
     cfg = load_config(["algo=fl_tac", "ranks=[2,4]", "data=a/b.csv"])
     assert build_typed(TrainConfig, OmegaConf.create(to_yaml(cfg)), "") == cfg

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -39,11 +40,29 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     for text, override in zip(named, parsed, strict=True):
         _check_value(override, text)
     groups = [text for text, override in zip(named, parsed, strict=True) if _is_group(override)]
-    base = _compose(groups)
+    chosen = {override.key_or_group: override.value() for override in parsed if _is_group(override)}
+    base = _without_leftovers(_compose(groups), chosen)
     for text, override in zip(named, parsed, strict=True):
         if not _is_group(override):
             _check_key(base, override, text)
-    return _compose(named)
+    return _without_leftovers(_compose(named), chosen)
+
+
+def _without_leftovers(cfg: DictConfig, chosen: Mapping[str, Any]) -> DictConfig:
+    """Without what a recipe sets of a part whose place the command line has given to another, which lacks the key."""
+    found = {
+        group: _keys_of(group, str(name)) for group, name in chosen.items() if isinstance(cfg.get(group), DictConfig)
+    }
+    if all(set(cfg[group]) <= keys for group, keys in found.items()):
+        return cfg
+    rest = {group: {key: value for key, value in cfg[group].items() if key in keys} for group, keys in found.items()}
+    whole: Any = OmegaConf.to_container(cfg)
+    return OmegaConf.create({**whole, **rest})
+
+
+@functools.cache
+def _keys_of(group: str, name: str) -> set[str]:
+    return set(map(str, OmegaConf.load(config_folder() / group / f"{name}.yaml")))
 
 
 def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
