@@ -12,8 +12,10 @@ from sklearn.metrics import adjusted_rand_score
 from test_trivial_cases import CHANGES, GROUPINGS, METHODS, TASKS, clients_of
 from toys import toy_federator
 
+from flt.callbacks import cluster_pictures
 from flt.callbacks.clusters import Clusters, cosines, rand, separation
 from flt.federator import Federator
+from flt.grouping.density import DbscanGrouping
 from flt.grouping.kmeans import KMeansGrouping
 from flt.recipe import Recipe
 from flt.rules.mean import Mean
@@ -123,3 +125,15 @@ def test_cosines_are_those_of_the_ways_from_v0_over_the_adapter() -> None:
     gids, found = cosines(federator)
     assert gids == [1, 2]
     np.testing.assert_allclose(found, [[1, expected], [expected, 1]], rtol=1e-5)
+
+
+def test_an_only_cluster_that_was_found_is_home_and_has_no_way_from_itself() -> None:
+    recipe = Recipe(Mean(), grouping=DbscanGrouping(1e9, **CHANGES))
+    clusters = Clusters(TASKS)
+    federator = toy_federator(recipe, clients_of(3, jobs=2), callbacks=[clusters], rounds=1)
+    federator.fit()
+    gids, values = cosines(federator)
+    assert (gids, values.shape) == ([], (0, 0))
+    assert clusters.found is not None
+    assert set(clusters.found.groups) == {federator.state.home}
+    assert cluster_pictures.task_map(clusters.found, TASKS, 1).axes

@@ -102,9 +102,14 @@ def rand(state: ServerState, tasks: Mapping[JobId, str]) -> float:
 
 
 def cosines(federator: Federator) -> tuple[list[int], np.ndarray]:
-    """How alike the clusters' ways from v0 are, over the adapter: the groups, and (groups, groups)."""
+    """How alike the clusters' ways from v0 are, over the adapter: the groups, and (groups, groups).
+
+    Home has none, also where it is the only cluster that was found.
+    """
     view = federator.server.view(federator.state)
     names = features.names(view, "lora")
     known = features.groups(view, names)
+    if not known:
+        return [], np.empty((0, 0))
     ways = features.unit(np.stack(list(known.values())).astype(np.float64) - features.home(view, names))
     return list(known), ways @ ways.T
