@@ -58,7 +58,7 @@ def watched(name: str, rounds: int = 2, **given: object) -> tuple[Federator, Clu
         clients_of(3, jobs=2),
         callbacks=[clusters],
         rounds=rounds,
-        **{**settings, **given},  # type: ignore[arg-type]
+        **{**settings, **given},  # type: ignore[arg-type]  # of several types, by name
     )
     federator.fit()
     return federator, clusters
