@@ -18,6 +18,7 @@ from commands import QUICK, in_empty_folder
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
+from slowly import slowly
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from toys import CLASSES, FEATURES, Toy, toy_data
@@ -118,7 +119,7 @@ def test_ten_lines_yield_a_module_metrics_and_an_adapter(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["lightning_logs"]
 
 
-@pytest.mark.parametrize("algo", ["fedit", "hafl", "scaffold"])
+@pytest.mark.parametrize("algo", ["hafl", *slowly("fedit", "scaffold")])
 def test_the_adapter_loads_on_a_fresh_copy_of_the_module(algo: str) -> None:
     result = fit(fresh(), algo=algo)
     model = PeftModel.from_pretrained(fresh(), result.exported).eval()
@@ -313,10 +314,7 @@ def generators() -> tuple[bytes, Any, bytes]:
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), np.random.get_state()[1].tobytes()  # type: ignore[index]  # a tuple
 
 
-SLOW = [pytest.param(algo, marks=pytest.mark.slow) for algo in ("fedit", "hafl", "scaffold")]
-
-
-@pytest.mark.parametrize("algo", ["fl_tac", "flora", *SLOW])
+@pytest.mark.parametrize("algo", ["fl_tac", *slowly("flora", "fedit", "hafl", "scaffold")])
 def test_the_global_generators_are_left_as_they_were(algo: str) -> None:
     module, shares = fresh(), clients()
     before = generators()

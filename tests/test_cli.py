@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from commands import QUICK, in_empty_folder, train
+from slowly import slowly
 
 import flt
 import flt.federator
@@ -248,7 +249,10 @@ def interrupt(*_: object) -> None:
 
 @pytest.mark.parametrize(
     ("owner", "hook"),
-    [(ClientModule, "on_train_batch_end"), (ClientModule, "on_validation_start"), (flt.federator.Federator, "_draw")],
+    [
+        (ClientModule, "on_train_batch_end"),
+        *slowly((ClientModule, "on_validation_start"), (flt.federator.Federator, "_draw")),
+    ],
     ids=["in a fit", "in an evaluation", "between fits"],
 )
 def test_ctrl_c_exits_with_130_and_says_how_to_go_on(

@@ -96,7 +96,7 @@ def test_the_head_comment_has_a_command_that_chooses_the_file(yaml: str) -> None
         assert any(word.startswith(ways) for word in overrides(command)), command
 
 
-SOME = re.compile(r"algo/|data/file")
+SOME = re.compile(r"algo/(hafl|c2a|fl_tac_unlocked)\.|data/file")
 """Files whose first command is run by the fast tests; the slow ones run every command."""
 CASES = [
     pytest.param(command, id=f"{yaml}: {command}", marks=[] if SOME.match(yaml) and not number else [pytest.mark.slow])

@@ -16,6 +16,7 @@ import torch
 import transformers
 from commands import QUICK, in_empty_folder
 from peft import PeftModel
+from slowly import slowly
 from torch import Tensor, nn
 from toys import FEATURES, Toy, toy_module
 
@@ -72,7 +73,7 @@ def loaded(base: nn.Module, folder: Path) -> PeftModel:
         pytest.param("algo=scaffold", marks=pytest.mark.slow),
         "algo=fedit adapter.alpha=3.3 adapter.rank=7",
         pytest.param("algo=fedit adapter.target_modules=[fc1,layers.1.attention.v_proj]", marks=pytest.mark.slow),
-        "algo=fedit adapter.head=none",
+        pytest.param("algo=fedit adapter.head=none", marks=pytest.mark.slow),
     ],
 )
 def test_an_adapter_has_the_logits_of_the_trained_module(
@@ -97,6 +98,7 @@ def test_the_card_names_the_base_and_nothing_of_this_machine(tmp_path: Path, mon
         assert str(place) not in json.dumps([card, json.loads((result.exported / "flt_base.json").read_text())])
 
 
+@pytest.mark.slow
 def test_several_groups_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run(tmp_path, monkeypatch, "algo=fl_tac", "clients=4")
     found = newest(result.path / "checkpoints")
@@ -112,7 +114,7 @@ def test_several_groups_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.M
     assert not torch.equal(seen[0], seen[1])
 
 
-@pytest.mark.parametrize("algo", ["fedit", "flora"])
+@pytest.mark.parametrize("algo", ["flora", *slowly("fedit")])
 def test_each_head_has_a_folder_of_its_own(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = ["data=digits_two", "jobs=per_task", "partition.kind=iid"]
     result = run(tmp_path, monkeypatch, f"algo={algo}", *tasks)
@@ -145,7 +147,9 @@ def test_a_cluster_leaves_the_heads_of_its_own_jobs(tmp_path: Path, monkeypatch:
     assert {str(path.relative_to(result.exported)) for path in result.exported.glob("*/*")} == expected
 
 
-@pytest.mark.parametrize("overrides", ["", "ranks=[2,4,8] selection=truncate"], ids=["one rank", "several ranks"])
+@pytest.mark.parametrize(
+    "overrides", [*slowly(""), "ranks=[2,4,8] selection=truncate"], ids=["one rank", "several ranks"]
+)
 def test_flora_leaves_a_model_that_transformers_loads(
     overrides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

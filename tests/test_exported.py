@@ -15,6 +15,7 @@ import safetensors.torch
 import tiny
 import torch
 from commands import QUICK, in_empty_folder
+from slowly import slowly
 from torch import Tensor, nn
 from toys import FEATURES, Toy, toy_clients
 
@@ -69,9 +70,7 @@ def assert_same_logits(loaded: nn.Module, trained: nn.Module, batch: dict[str, T
         "algo=c2a",
         "algo=c2a plan=full",
         "algo=fedit adapter=none",
-        "algo=c2a adapter=houlsby model.adapt_layers=top1",
-        "algo=fedit",
-        "algo=flora",
+        *slowly("algo=c2a adapter=houlsby model.adapt_layers=top1", "algo=fedit", "algo=flora"),
     ],
 )
 def test_an_image_model_is_loaded_by_its_folder_alone(overrides: str) -> None:
@@ -84,10 +83,9 @@ def test_an_image_model_is_loaded_by_its_folder_alone(overrides: str) -> None:
     [
         ("distilbert", "algo=c2a adapter.label_source=client adapter.factorise=false"),
         ("bert", "algo=c2a adapter=houlsby"),
-        pytest.param("bert", "algo=fedit", marks=pytest.mark.slow),
-        ("bert", "algo=c2a model.head=label_names"),
         ("bert", "algo=fedit model.head=label_names"),
-        ("bert", "algo=flora model.head=label_names"),
+        *slowly(("bert", "algo=fedit"), ("bert", "algo=c2a model.head=label_names")),
+        *slowly(("bert", "algo=flora model.head=label_names")),
     ],
 )
 def test_a_text_model_is_loaded_with_its_head(kind: str, overrides: str, folder: Path) -> None:
@@ -97,7 +95,7 @@ def test_a_text_model_is_loaded_with_its_head(kind: str, overrides: str, folder:
     assert_same_logits(loaded, result.module.model, words())
 
 
-@pytest.mark.parametrize("adapter", ["c2a", "lora"])
+@pytest.mark.parametrize("adapter", ["c2a", *slowly("lora")])
 def test_a_group_is_chosen_by_its_folder(adapter: str) -> None:
     result = run("algo=fl_tac", f"adapter={adapter}", "clients=4")
     found = newest(result.path / "checkpoints")
@@ -113,7 +111,7 @@ def test_a_group_is_chosen_by_its_folder(adapter: str) -> None:
         flt.load(result.exported)
 
 
-@pytest.mark.parametrize("adapter", ["c2a", "houlsby"])
+@pytest.mark.parametrize("adapter", ["c2a", *slowly("houlsby")])
 def test_every_head_has_a_folder_where_jobs_have_different_ones(adapter: str) -> None:
     tasks = ["data.tasks.low=['5','6']", "data.tasks.high=['7','8','9']"]
     result = run("algo=fl_tac", "grouping=everyone", f"adapter={adapter}", "clients=3", *tasks)

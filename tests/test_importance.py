@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from made import update_of, view_of
+from slowly import slowly
 from toys import Toy, toy_clients, toy_federator, weights_of
 
 from flt.errors import InputError
@@ -197,7 +198,9 @@ def copied(federator: Federator) -> Weights:
 
 @pytest.mark.parametrize("uncertainty", [False, True], ids=["plain", "with uncertainty"])
 @pytest.mark.parametrize("selection", [Freeze("random"), Truncate("random")], ids=["freeze", "truncate"])
-@pytest.mark.parametrize("rule", [Mean(), Mean(pad="parameter"), Scaffold()], ids=["mean", "zero-pad", "scaffold"])
+@pytest.mark.parametrize(
+    "rule", [Mean(), *slowly(Mean(pad="parameter"), Scaffold())], ids=["mean", "zero-pad", "scaffold"]
+)
 def test_the_servers_own_scores_are_those_of_the_aggregates_changes(
     rule: Rule, selection: Freeze | Truncate, uncertainty: bool
 ) -> None:

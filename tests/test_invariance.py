@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_trivial_cases import METHODS, clients_of, methods, run
+from slowly import mostly_slowly
+from test_trivial_cases import METHODS, clients_of, run
 from toys import toy_federator
 
 from flt.federator import Federator
 from flt.messages import encode
+
+QUICK = ["fedavg", "scaffold", "flora", "hafl freeze", "haflq channel", "sa_fedlora", "fl_tac, unlocked", "everything"]
+methods = pytest.mark.parametrize("name", mostly_slowly(METHODS, QUICK))
 
 
 def mixed(**given: Any) -> dict[str, Any]:

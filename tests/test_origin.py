@@ -14,6 +14,7 @@ import transformers
 from commands import QUICK, in_empty_folder
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from slowly import slowly
 from torch import Tensor, nn
 
 import flt
@@ -79,18 +80,20 @@ def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize(
     ("kind", "lost", "overrides"),
     [
-        ("bert", ("pooler",), "algo=fedit"),
-        ("bert", ("pooler",), "algo=c2a"),
         ("bert", ("pooler",), "algo=fedit adapter.head=none"),
-        ("bert", ("pooler",), "algo=c2a adapter=houlsby adapter.head=classifier"),
-        ("bert", (QUERY, DENSE), "algo=fedit"),
-        ("bert", (QUERY, DENSE), "algo=fedit model.adapt_layers=top1"),
         ("bert", (QUERY, DENSE), "algo=c2a"),
         ("bert", (QUERY, "pooler"), "algo=fedit model.head=label_names"),
-        ("bert", (QUERY, "pooler"), "algo=c2a model.head=label_names"),
-        ("distilbert", (), "algo=fedit"),
-        ("deberta-v2", (), "algo=fedit"),
-        ("deberta-v2", (), "algo=c2a"),
+        *slowly(
+            ("bert", ("pooler",), "algo=fedit"),
+            ("bert", ("pooler",), "algo=c2a"),
+            ("bert", ("pooler",), "algo=c2a adapter=houlsby adapter.head=classifier"),
+            ("bert", (QUERY, DENSE), "algo=fedit"),
+            ("bert", (QUERY, DENSE), "algo=fedit model.adapt_layers=top1"),
+            ("bert", (QUERY, "pooler"), "algo=c2a model.head=label_names"),
+            ("distilbert", (), "algo=fedit"),
+            ("deberta-v2", (), "algo=fedit"),
+            ("deberta-v2", (), "algo=c2a"),
+        ),
     ],
     ids=str,
 )
@@ -165,14 +168,14 @@ def test_a_base_that_is_given_gets_the_new_layers_of_the_export(folder: Path) ->
 # ---------------------------------------------------------------------------------------------- random backbones
 
 
-@pytest.mark.parametrize("overrides", ["algo=fedit", "algo=c2a", "algo=fedit adapter.head=none", "algo=flora"])
+@pytest.mark.parametrize("overrides", ["algo=flora", *slowly("algo=fedit", "algo=c2a", "algo=fedit adapter.head=none")])
 def test_a_random_backbone_is_drawn_again(overrides: str) -> None:
     result = run(*overrides.split(), "model.random=true", "seed=3")
     expected = logits(result.module.model, images())
     torch.testing.assert_close(logits(flt.load(result.exported), images()), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("adapter", ["lora", "c2a"])
+@pytest.mark.parametrize("adapter", ["c2a", *slowly("lora")])
 def test_a_random_backbone_does_not_depend_on_the_width_of_the_exported_head(adapter: str) -> None:
     tasks = ["data=digits_two", "jobs=per_task", "partition.kind=iid"]
     result = run("algo=fedit", f"adapter={adapter}", "model.random=true", *tasks)

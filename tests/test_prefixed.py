@@ -13,6 +13,7 @@ import tiny
 import torch
 import transformers
 from commands import in_empty_folder
+from slowly import slowly
 from torch import Tensor
 from toys import toy_clients, toy_module
 
@@ -68,7 +69,7 @@ def distance(one: Result, other: Result) -> float:
     return max(float((a - b).detach().abs().max()) for a, b in pairs)
 
 
-@pytest.mark.parametrize(("layers", "head"), [("top1", "linear"), ("top2", "label_names")])
+@pytest.mark.parametrize(("layers", "head"), [("top2", "label_names"), *slowly(("top1", "linear"))])
 def test_the_adapter_after_one_round_is_that_of_a_run_without_the_cache(layers: str, head: str, tmp_path: Path) -> None:
     common = text(tmp_path, f"model.adapt_layers={layers}", f"model.head={head}")
     plain, cached = run(common), run([*common, "prefix_cache=on"])

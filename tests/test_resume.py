@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from commands import in_empty_folder, metrics, train
+from slowly import slowly
 
 from flt.callbacks.checkpoint import newest
 from flt.client import ClientModule
 from flt.messages import encode
 
-OTHERS = ("fedit", "flora", "c2a", "fl_tac", "fl_tac_unlocked", "haflq", "fl_tac data=digits_two")
-SLOW = [pytest.param(algo, marks=pytest.mark.slow) for algo in OTHERS]
+OTHERS = ("fedit", "scaffold", "flora", "c2a", "fl_tac", "fl_tac_unlocked", "haflq", "fl_tac data=digits_two")
 ROUNDS, CLIENTS = 4, 3
 
 
@@ -52,10 +52,10 @@ def stop_in_fit(number: int, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "overrides",
-    ["", pytest.param("cohort.size=2 model.dropout=0.1 adapter.dropout=0.1", marks=pytest.mark.slow)],
+    ["", *slowly("cohort.size=2 model.dropout=0.1 adapter.dropout=0.1")],
     ids=["all clients", "cohorts and dropout"],
 )
-@pytest.mark.parametrize("algo", ["hafl", "scaffold", *SLOW])
+@pytest.mark.parametrize("algo", ["hafl", *slowly(*OTHERS)])
 def test_a_stop_inside_a_fit_changes_no_bit(
     algo: str, overrides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

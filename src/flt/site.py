@@ -90,12 +90,12 @@ class Site:
         """
         payload = opened_payload(payload, self.layout)
         with self._leaving_no_trace(), at_client(self.told, data):
-            _seed(seed)
+            self._seed(seed)
             self.install(payload, private, data.head)
             held_out = data.validation_set(self.settings.eval_examples)
             metrics = {f"distributed/{key}": value for key, value in self.evaluate(held_out).items()}
             fit = self._prepare(payload, private, data.head)
-            _seed(seed)  # anew, so that what was evaluated before doesn't matter
+            self._seed(seed)  # anew, so that what was evaluated before doesn't matter
             try:
                 metrics |= self._train(fit, data, held_out, seed)
                 metrics |= {f"fitted/{key}": value for key, value in self.evaluate(held_out).items()}
@@ -153,8 +153,8 @@ class Site:
             if watch is not None:
                 watch(done + 1, int(trainer.num_val_batches[0]))
 
-        trainer = self._trainer([LambdaCallback(on_validation_batch_end=tell)], [])
         with quiet(), interruptible(), whole_layers():
+            trainer = self._trainer([LambdaCallback(on_validation_batch_end=tell)], [])
             results = trainer.validate(self.module, self._loader(dataset, None), verbose=False)
         return {key: float(value) for key, value in results[0].items()}
 
@@ -167,14 +167,14 @@ class Site:
     def _train(self, fit: LocalFit, data: JobData, held_out: Dataset, seed: int) -> dict[str, float]:
         own = self.recipe.callbacks(fit)
         users = copy.deepcopy(list(self.callbacks))
-        trainer = self._trainer(
-            [Batches(self.told), *own, *users], list(self.loggers), **self.settings.length(fit.payload.plan)
-        )
         loader = self._loader(data.training_set, seed)
         # a user's callbacks and schedules may want figures inside a fit, flt's own module doesn't
         wanted = _size(held_out) > 0 and not isinstance(self.module, ClientModule)
         during = self._loader(held_out, None) if wanted else None
         with quiet(), interruptible():
+            trainer = self._trainer(
+                [Batches(self.told), *own, *users], list(self.loggers), **self.settings.length(fit.payload.plan)
+            )
             trainer.fit(self.module, loader, during)
         fit.steps = trainer.global_step
         for logger in self.loggers:
@@ -218,24 +218,23 @@ class Site:
         return ClientState({**fit.private.tensors, **tensors}, {**fit.private.slots, **fit.slots})
 
     def _trainer(self, callbacks: list[pl.Callback], loggers: list[SharedLogger], **length: int) -> pl.Trainer:
-        """A fresh, quiet Trainer: a used one would train no step, since ``fit`` doesn't reset its progress."""
-        with quiet():
-            return pl.Trainer(
-                accelerator=self.module.device.type if self.module.device.type != "cuda" else "gpu",
-                strategy=ResidentStrategy(self.module.device),
-                precision=self.settings.precision,  # type: ignore[arg-type]  # a config's string
-                logger=loggers or False,
-                callbacks=callbacks,
-                gradient_clip_val=self.settings.clip,
-                accumulate_grad_batches=self.settings.accumulate,
-                enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                log_every_n_steps=1 if loggers else None,  # fits are shorter than Lightning's interval of 50
-                default_root_dir=self.root,
-                **length,  # type: ignore[arg-type]  # max_steps and max_epochs
-            )
+        """A fresh Trainer: a used one would train no step, since ``fit`` doesn't reset its progress."""
+        return pl.Trainer(
+            accelerator=self.module.device.type if self.module.device.type != "cuda" else "gpu",
+            strategy=ResidentStrategy(self.module.device),
+            precision=self.settings.precision,  # type: ignore[arg-type]  # a config's string
+            logger=loggers or False,
+            callbacks=callbacks,
+            gradient_clip_val=self.settings.clip,
+            accumulate_grad_batches=self.settings.accumulate,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1 if loggers else None,  # fits are shorter than Lightning's interval of 50
+            default_root_dir=self.root,
+            **length,  # type: ignore[arg-type]  # max_steps and max_epochs
+        )
 
     def _loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
         """A loader over a data set: shuffled by the seed; without one in order, or from the shortest to the longest."""
@@ -248,6 +247,13 @@ class Site:
             return DataLoader(dataset, settings.batch_size, sampler=sampler, collate_fn=self.collate)
         batches = SimilarLengths(lengths, settings.batch_size, settings.length_window, seed)
         return DataLoader(dataset, batch_sampler=batches, collate_fn=self.collate)
+
+    def _seed(self, seed: int) -> None:
+        torch.default_generator.manual_seed(seed)
+        if self.module.device.type != "cpu":
+            torch.manual_seed(seed)  # of each device; a millisecond even where there is none
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
 
     @contextlib.contextmanager
     def _leaving_no_trace(self) -> Iterator[None]:
@@ -268,12 +274,6 @@ class Site:
 
 def _copied(buffers: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
     return {name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()}
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
 
 
 def _size(dataset: Dataset) -> int:

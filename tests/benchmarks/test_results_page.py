@@ -158,6 +158,7 @@ def test_the_list_of_the_tables_leaves_other_text_alone(toy: Table, tmp_path: Pa
     assert (tmp_path / "README.md").read_text() == shown.replace("6 cells", "5 of 6 cells")
 
 
+@pytest.mark.slow
 def test_a_second_call_changes_nothing_and_imports_nothing_heavy(toy: Table, tmp_path: Path) -> None:
     toy_results.finish(toy, tmp_path)
     said, states = [], []

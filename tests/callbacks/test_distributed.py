@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from slowly import slowly
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from toys import Planned, Toy, toy_clients, toy_data, toy_federator, weights_of
@@ -228,7 +229,7 @@ def test_it_is_measured_in_the_rounds_that_follow_an_evaluated_one() -> None:
     [CUT, Recipe(Stacking()), PRIVATE],
     ids=["truncate", "stacking", "private"],
 )
-@pytest.mark.parametrize("rank", [4, 1])
+@pytest.mark.parametrize("rank", [4, *slowly(1)])
 def test_measuring_changes_no_bit_of_the_run_and_counts_no_byte(recipe: Recipe, rank: int) -> None:
     given = {"rounds": 4, "cohort": 1, "rank": rank, "clients": toy_clients(3, ranks=None if rank == 4 else [1])}
     states = []
@@ -241,7 +242,7 @@ def test_measuring_changes_no_bit_of_the_run_and_counts_no_byte(recipe: Recipe, 
     assert states[0] == states[1] == states[2]
 
 
-@pytest.mark.parametrize("recipe", [CUT, HAFL, Recipe(Stacking())], ids=["truncate", "freeze", "stacking"])
+@pytest.mark.parametrize("recipe", [CUT, *slowly(HAFL, Recipe(Stacking()))], ids=["truncate", "freeze", "stacking"])
 def test_a_resumed_run_measures_the_same(recipe: Recipe) -> None:
     given = {"rounds": 4, "cohort": 2, "clients": toy_clients(3, ranks=[4 if isinstance(recipe.rule, Stacking) else 2])}
     whole, half, rest = (federated(recipe, **{**given, "rounds": rounds}) for rounds in (4, 2, 4))

@@ -196,6 +196,7 @@ def test_a_killed_run_goes_on_to_stop_at_the_same_round_with_the_same_bits(
     assert state(killed) == state(straight)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_after_it_stopped_still_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_empty_folder(tmp_path, monkeypatch)
 
