@@ -16,10 +16,12 @@ from benchmarks.results.cell import Record, rounded, write
 from benchmarks.results.reduce import CROSSED, MB, curve
 from benchmarks.results.table import Plot, Row, Table
 
-FORMAT = 1
+FORMAT = 2
 """Changes when the same curves come to look otherwise."""
 INPUTS = "Inputs"
 """Entry of a PNG with the digest of what it shows: another matplotlib's bytes differ, and aren't a reason to draw."""
+WIDE = 30
+"""How many times the bytes of the cheapest row the dearest may have on a linear axis."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,12 @@ def _line(row: Row, style: str, plot: Plot, records: Sequence[Record]) -> Line:
     )
 
 
+def logarithmic(plot: Plot, shown: Sequence[Line]) -> bool:
+    """Whether rows differ so much in what they send that on a linear axis the cheap ones would be one vertical line."""
+    ends = [line.x[-1] for line in shown]
+    return plot.x == "bytes" and bool(ends) and max(ends) > WIDE * min(ends) > 0
+
+
 def _short(value: float) -> float:
     return rounded(value) or 0.0
 
@@ -130,7 +138,10 @@ def png(plot: Plot, shown: Sequence[Line], target: float | None, digest: str) ->
     axes.set_xlabel("MB up and down, all clients" if plot.x == "bytes" else "round", fontsize=9)
     axes.set_ylabel(plot.label or plot.y, fontsize=9)
     axes.tick_params(labelsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=plot.x == "round"))
+    if logarithmic(plot, shown):
+        axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=plot.x == "round"))
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     buffer = io.BytesIO()

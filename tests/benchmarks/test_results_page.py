@@ -145,6 +145,15 @@ def test_curves_are_means_with_the_range_of_the_seeds(toy: Table, tmp_path: Path
     assert (line.x, line.mean, line.low, line.high) == ([3.0, 9.0], [0.2, 0.4], [0.1, 0.2], [0.25, 0.5])
 
 
+@pytest.mark.parametrize(("cheapest", "expected"), [(10.0, False), (0.1, True)])
+def test_megabytes_are_on_a_logarithmic_axis_where_rows_differ_widely(
+    cheapest: float, expected: bool, toy: Table
+) -> None:
+    shown = [plot.Line("a", "-", [cheapest / 2, cheapest], *[[0.1, 0.2]] * 3), plot.Line("b", "-", [9.0], *[[0.1]] * 3)]
+    assert plot.logarithmic(dataclasses.replace(toy.plots[0], x="bytes"), shown) is expected
+    assert not plot.logarithmic(toy.plots[0], shown)
+
+
 def test_the_list_of_the_tables_leaves_other_text_alone(toy: Table, tmp_path: Path) -> None:
     store = toy_results.finish(toy, tmp_path)
     (tmp_path / "README.md").write_text("Written by hand.\n")
