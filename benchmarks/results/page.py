@@ -50,10 +50,10 @@ def text(table: Table, records: Records) -> str:
         "## Results",
         *main_tables(table, records),
     ]
-    parts += [legend(table)]
+    drawn = [(shown, lines) for shown in table.plots if (lines := plot.lines(table, shown, records))]
+    parts += [legend(table, any(plot.banded(lines) for _, lines in drawn))]
     parts += differences(table, records) if table.pairs else []
-    drawn = [shown for shown in table.plots if plot.lines(table, shown, records)]
-    parts += [f"![{shown.title or shown.y}]({plot.file_of(table, shown)})" for shown in drawn]
+    parts += [f"![{shown.title or shown.y}]({plot.file_of(table, shown)})" for shown, _ in drawn]
     parts += [table.notes.strip()] if table.notes.strip() else []
     return "\n\n".join([*parts, *made(table, records)]) + "\n"
 
@@ -143,10 +143,12 @@ def _seeds_there(table: Table, row: Row, records: Sequence[Record]) -> str:
     return "" if len(records) == count else f" ({len(records)} of {count} seeds)"
 
 
-def legend(table: Table) -> str:
-    """What the figures are."""
+def legend(table: Table, banded: bool) -> str:
+    """What the figures are, and what the bands of the pictures, where they have any."""
     seeds = ", ".join(map(str, table.seeds))
     said = f"Mean ± sample standard deviation over the seeds {seeds}; bold: the best mean under its heading."
+    if banded:
+        said += " A band in a picture reaches from the least to the greatest of the seeds."
     if any(column.reduce.endswith("_to_target") for column in table.columns):
         own = {row.group: row.target for row in table.rows if row.target is not None}
         others = "".join(f", {target} under *{group}*" if group else f", {target}" for group, target in own.items())

@@ -16,12 +16,16 @@ from benchmarks.results.cell import Record, rounded, write
 from benchmarks.results.reduce import CROSSED, MB, curve
 from benchmarks.results.table import Plot, Row, Table
 
-FORMAT = 2
+FORMAT = 3
 """Changes when the same curves come to look otherwise."""
 INPUTS = "Inputs"
 """Entry of a PNG with the digest of what it shows: another matplotlib's bytes differ, and aren't a reason to draw."""
 WIDE = 30
 """How many times the bytes of the cheapest row the dearest may have on a linear axis."""
+BANDS = 4
+"""More rows than these are drawn without the bands of their seeds: the bands would cover one another."""
+MARKED = 8
+"""So many points of a curve, or fewer, are marked: what lies between them wasn't measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +99,11 @@ def _line(row: Row, style: str, plot: Plot, records: Sequence[Record]) -> Line:
     )
 
 
+def banded(shown: Sequence[Line]) -> bool:
+    """Whether the picture has the seeds' bands."""
+    return len(shown) <= BANDS
+
+
 def logarithmic(plot: Plot, shown: Sequence[Line]) -> bool:
     """Whether rows differ so much in what they send that on a linear axis the cheap ones would be one vertical line."""
     ends = [line.x[-1] for line in shown]
@@ -131,8 +140,10 @@ def png(plot: Plot, shown: Sequence[Line], target: float | None, digest: str) ->
     axes = figure.subplots()
     axes.set_title(plot.title, fontsize=10)  # over the curves only: a figure's title would meet the legend
     for line in shown:
-        (drawn,) = axes.plot(line.x, line.mean, line.style, linewidth=1.6, label=line.label)
-        axes.fill_between(line.x, line.low, line.high, color=drawn.get_color(), alpha=0.1, linewidth=0)
+        marker = "o" if len(line.x) <= MARKED else None
+        (drawn,) = axes.plot(line.x, line.mean, line.style, linewidth=1.6, marker=marker, markersize=3.5, label=line.label)
+        if banded(shown):
+            axes.fill_between(line.x, line.low, line.high, color=drawn.get_color(), alpha=0.1, linewidth=0)
     if target is not None and math.isfinite(target):
         axes.axhline(target, color="grey", linewidth=0.8, linestyle=(0, (1, 3)))
     axes.set_xlabel("MB up and down, all clients" if plot.x == "bytes" else "round", fontsize=9)

@@ -73,7 +73,7 @@ class Column:
 
 @dataclasses.dataclass
 class Plot:
-    """One picture: a line per row, the mean over the seeds, with their range behind it.
+    """One picture: a line per row, the mean over the seeds; with few rows their range behind it.
 
     Attributes:
         file: ``<table>-<file>.png`` is written.

@@ -11,6 +11,7 @@ import toy_results
 from benchmarks.results import page, plot
 from benchmarks.results.made import index
 from benchmarks.results.table import Plot, Table
+from matplotlib.figure import Figure
 from PIL import Image
 
 REPO = Path(__file__).parents[2]
@@ -143,6 +144,30 @@ def test_curves_are_means_with_the_range_of_the_seeds(toy: Table, tmp_path: Path
     across = dataclasses.replace(toy.plots[0], x="bytes")
     line = plot.lines(toy, across, page.finished(toy, store))[0]
     assert (line.x, line.mean, line.low, line.high) == ([3.0, 9.0], [0.2, 0.4], [0.1, 0.2], [0.25, 0.5])
+
+
+@pytest.mark.parametrize(("rows", "bands"), [(4, 4), (5, 0)])
+def test_bands_of_the_seeds_are_drawn_and_told_where_they_do_not_cover_one_another(
+    rows: int, bands: int, toy: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[object] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.fill_between", lambda *args, **kwargs: drawn.append(args))
+    more = [dataclasses.replace(toy.rows[1], id=f"more{n}", label=f"More {n}") for n in range(rows - 2)]
+    shown = dataclasses.replace(toy.plots[0], rows=["plain", "fancy", *(row.id for row in more)])
+    toy = dataclasses.replace(toy, rows=[*toy.rows, *more], plots=[shown])
+    page.publish(toy, toy_results.finish(toy, tmp_path), tmp_path)
+    assert len(drawn) == bands
+    assert ("A band in a picture" in (tmp_path / "toy.md").read_text()) is bool(bands)
+
+
+@pytest.mark.parametrize(("points", "marker"), [(8, "o"), (9, "None")])
+def test_few_points_are_marked(points: int, marker: str, toy: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    real = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: (found.append(self), real(self, *args, **kw)))
+    line = plot.Line("a", "C0-", [float(n) for n in range(points)], *[[0.5] * points] * 3)
+    plot.png(toy.plots[0], [line], None, "")
+    assert found[0].axes[0].lines[0].get_marker() == marker
 
 
 @pytest.mark.parametrize(("cheapest", "expected"), [(10.0, False), (0.1, True)])
