@@ -8,9 +8,12 @@ from pathlib import Path
 
 from benchmarks.results.cell import Record, Store, write
 from benchmarks.results.table import Table
+from benchmarks.results.worker import SMALL_LM
 
 from flt.readable import duration
 
+BY_HAND = {SMALL_LM: 'model="$(make -s small-lm)"'}
+"""Override of a table -> what says the same on a command line, where it means nothing there."""
 BEGIN, END = "<!-- tables: written by make results -->", "<!-- end of the tables -->"
 
 
@@ -19,11 +22,12 @@ def made(table: Table, records: Mapping[str, Sequence[Record]]) -> Iterator[str]
     found = [record for runs in records.values() for record in runs]
     yield "## How it was made"
     yield f"`make results TABLE={table.name}` runs the cells that are missing and writes this page. One cell by hand:"
-    yield _wrapped(["flt train", *table.common, "<the row's>", "seed=0", "threads=1"])
+    common = (BY_HAND.get(override, override) for override in table.common)
+    yield _wrapped(["flt train", *common, "<the row's>", "seed=0", "threads=1"])
     rows = [f"| `{row.id}` | {row.label} | {' '.join(f'`{o}`' for o in row.overrides)} |" for row in table.rows]
     yield "\n".join(["| row | | overrides |", "|---|---|---|", *rows])
     seconds = sum(record.seconds for record in found)
-    ran = f"{len(found)} cells took {duration(seconds)} in all, one after the other."
+    ran = f"{len(found)} cells took {duration(seconds)}, added up."
     threads = _several(f"{record.threads} thread{'s' * (record.threads > 1)}" for record in found)
     hardware = _several(record.hardware for record in found)
     versions = _several(", ".join(f"{name} {v}" for name, v in record.versions.items()) for record in found)

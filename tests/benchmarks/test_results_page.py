@@ -88,12 +88,18 @@ def test_the_page_says_how_it_was_made_and_nothing_of_the_machine(toy: Table, tm
     shown = text(dataclasses.replace(toy, notes="## What was found\n\nMuch.\n"), tmp_path)
     assert "make results TABLE=toy" in shown
     assert line(shown, "`fancy`") == ["`fancy`", "Fancy", "`algo=hafl` `rounds=4`"]
-    assert "6 cells took 30.0 s" in shown
+    assert "6 cells took 30.0 s, added up" in shown
     assert "2 cores of a CPU" in shown
     assert "torch 2.13.0" in shown
     assert "## What was found\n\nMuch.\n\n## How" in shown
     assert os.uname().nodename not in shown
     assert str(tmp_path) not in shown
+
+
+def test_the_command_by_hand_makes_the_small_language_model(toy: Table, tmp_path: Path) -> None:
+    shown = text(dataclasses.replace(toy, common=[*toy.common, "model=small_lm"]), tmp_path)
+    assert 'model="$(make -s small-lm)"' in shown
+    assert "model=small_lm" not in shown.partition("One cell by hand")[2]
 
 
 def test_a_page_needs_a_finished_cell(toy: Table, tmp_path: Path) -> None:
