@@ -13,7 +13,8 @@ from commands import in_empty_folder, metrics, train
 from test_trivial_cases import METHODS, clients_of
 from toys import assert_same, toy_federator, weights_of
 
-from flt.callbacks.evaluate import clustering_accuracy, task_groups
+from flt.callbacks.clusters import clustering_accuracy
+from flt.callbacks.evaluate import task_groups
 from flt.client import ClientSpec
 from flt.errors import InputError
 from flt.federator import Federator

@@ -141,7 +141,9 @@ def png(plot: Plot, shown: Sequence[Line], target: float | None, digest: str) ->
     axes.set_title(plot.title, fontsize=10)  # over the curves only: a figure's title would meet the legend
     for line in shown:
         marker = "o" if len(line.x) <= MARKED else None
-        (drawn,) = axes.plot(line.x, line.mean, line.style, linewidth=1.6, marker=marker, markersize=3.5, label=line.label)
+        (drawn,) = axes.plot(
+            line.x, line.mean, line.style, linewidth=1.6, marker=marker, markersize=3.5, label=line.label
+        )
         if banded(shown):
             axes.fill_between(line.x, line.low, line.high, color=drawn.get_color(), alpha=0.1, linewidth=0)
     if target is not None and math.isfinite(target):

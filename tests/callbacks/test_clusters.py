@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from test_trivial_cases import CHANGES, GROUPINGS, METHODS, TASKS, clients_of
 from toys import toy_federator
 
 from flt.callbacks import cluster_pictures
-from flt.callbacks.clusters import Clusters, cosines, rand, separation
+from flt.callbacks.clusters import Clusters, clustering_accuracy, cosines, rand, separation
 from flt.federator import Federator
 from flt.grouping.density import DbscanGrouping
 from flt.grouping.kmeans import KMeansGrouping
@@ -48,6 +49,49 @@ def test_rand_is_that_of_scikit_learn_over_the_jobs_that_have_a_group() -> None:
     state = ServerState(1, {gid: GroupState({}, {}) for gid in range(3)}, {}, assignment)
     jobs = sorted(assignment)
     assert rand(state, tasks) == adjusted_rand_score([tasks[j] for j in jobs], [assignment[j] for j in jobs])
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), min_size=1, max_size=9))
+def test_clustering_accuracy_is_that_of_the_best_naming_of_the_groups(jobs: list[tuple[str, int]]) -> None:
+    tasks = {(client, 0): task for client, (task, _) in enumerate(jobs)}
+    assignment = {(client, 0): gid for client, (_, gid) in enumerate(jobs)}
+    right = []
+    for names in itertools.permutations([*"abc", "none"]):  # of the groups 0 to 3; 0 is home
+        right.append(sum(names[gid] == task for task, gid in jobs))
+    state = ServerState(1, {gid: GroupState({}, {}) for gid in range(4)}, {}, assignment)
+    assert clustering_accuracy(state, tasks) == pytest.approx(max(right) / len(jobs))
+
+
+def test_clustering_accuracy_counts_jobs_that_are_still_at_home_and_none_that_were_never_met() -> None:
+    tasks = {(client, index): "ab"[index] for client in range(4) for index in range(2)}
+    at_home = {(client, index): 0 for client in range(3) for index in range(2)}
+    state = ServerState(2, {gid: GroupState({}, {}) for gid in range(3)}, {}, {**at_home, (0, 0): 1, (0, 1): 2})
+    assert clustering_accuracy(state, tasks) == (2 + 1) / 6
+    assert clustering_accuracy(dataclasses.replace(state, assignment=at_home), tasks) == 3 / 6
+
+
+@pytest.mark.parametrize("name", ["fl_tac", "fl_tac, oracle"])
+def test_clustering_accuracy_is_logged_in_every_round_also_without_a_global_evaluation(name: str) -> None:
+    federator, _ = watched(name)
+    expected = [clustering_accuracy(federator.state, TASKS)] * 2 if "oracle" in name else None
+    found = [metrics["round/clustering_acc"] for metrics in federator.history]
+    assert found == (expected or found)
+    assert found[-1] == clustering_accuracy(federator.state, TASKS)
+
+
+def test_one_cluster_for_all_is_as_right_as_its_largest_task() -> None:
+    grouping = DbscanGrouping(eps=100.0)
+    federator = toy_federator(
+        Recipe(Mean(), grouping=grouping), clients_of(3, jobs=2), callbacks=[Clusters(TASKS)], rounds=1
+    )
+    federator.fit()
+    assert federator.history[0]["round/clustering_acc"] == 0.5
+
+
+def test_one_group_by_intent_has_no_clustering_accuracy() -> None:
+    federator, _ = watched("fedit")
+    assert "round/clustering_acc" not in federator.history[-1]
 
 
 def watched(name: str, rounds: int = 2, **given: object) -> tuple[Federator, Clusters]:

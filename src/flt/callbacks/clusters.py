@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import pdist
 from sklearn.metrics import adjusted_rand_score
 
@@ -33,8 +34,9 @@ class Clustered:
 
 
 class Clusters(FedCallback):
-    """Leaves ``cluster/*`` where jobs are clustered.
+    """Leaves ``round/clustering_acc`` where there may be several groups, and ``cluster/*`` where jobs are clustered.
 
+    The first is the share of jobs in the group of their task, under the best one-to-one matching of tasks and groups.
     ``cluster/within`` and ``cluster/between`` are the mean distances of two uploads of the round in the same and in
     different clusters, in the grouping's own features; ``cluster/ratio`` is between / within, ``cluster/count`` the
     number of clusters of the round's uploads. A figure that has no pair is missing. ``cluster/rand`` is the adjusted
@@ -60,7 +62,10 @@ class Clusters(FedCallback):
         grouping, before, after = federator.server.recipe.grouping, self._before, federator.state
         assert before is not None
         self.found = None
-        if not isinstance(grouping, Clustering) or not grouping.several or not federator.updates:
+        if not grouping.several or not after.assignment:
+            return
+        federator.log({"round/clustering_acc": clustering_accuracy(after, self.tasks)})
+        if not isinstance(grouping, Clustering) or not federator.updates:
             return
         view = federator.server.view(before)
         screened = federator.server.screen(before, federator.cohort, federator.updates)
@@ -99,6 +104,30 @@ def rand(state: ServerState, tasks: Mapping[JobId, str]) -> float:
     """Adjusted Rand index of the groups and the true tasks, over all jobs that have a group: 1 where they agree."""
     jobs = sorted(state.assignment)
     return float(adjusted_rand_score([tasks[job] for job in jobs], [state.assignment[job] for job in jobs]))
+
+
+def clustering_accuracy(state: ServerState, tasks: Mapping[JobId, str]) -> float:
+    """Share of the jobs that have a group that are in their task's, under the best matching of tasks and groups.
+
+    Home counts as a group where jobs were put into it: where one cluster was found, all are in it.
+
+    Example:
+        >>> tasks = {(0, 0): "a", (1, 0): "a", (0, 1): "b", (1, 1): "b"}
+        >>> clustering_accuracy(ServerState(1, {}, {}, {(0, 0): 1, (1, 0): 2, (0, 1): 2, (1, 1): 2}), tasks)
+        0.75
+    """
+    counts, _, _ = contingency(state, tasks)
+    rows, columns = linear_sum_assignment(-counts)
+    return float(counts[rows, columns].sum() / max(1, counts.sum()))
+
+
+def contingency(state: ServerState, tasks: Mapping[JobId, str]) -> tuple[np.ndarray, list[str], list[int]]:
+    """How many jobs of each task are in each group (tasks, groups), the tasks and the groups' ids, both ascending."""
+    names, gids = sorted(set(tasks.values())), sorted(set(state.assignment.values()))
+    counts = np.zeros((len(names), len(gids)), dtype=int)
+    for job, gid in state.assignment.items():
+        counts[names.index(tasks[job]), gids.index(gid)] += 1
+    return counts, names, gids
 
 
 def cosines(federator: Federator) -> tuple[list[int], np.ndarray]:

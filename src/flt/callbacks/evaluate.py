@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from flt import readable
 from flt.callbacks.base import FedCallback
+from flt.callbacks.clusters import contingency
 from flt.callbacks.memo import Memo, fingerprint
 from flt.federator import Federator
 from flt.messages import JobId
@@ -18,7 +19,7 @@ from flt.state import ServerState
 
 
 class Evaluate(FedCallback):
-    """Leaves ``round/*``, ``clients/*`` and, with several tasks, ``task/*`` and ``round/clustering_acc``.
+    """Leaves ``round/*``, ``clients/*`` and, with several tasks, ``task/*``.
 
     ``clients/X`` is the mean over the cohort's jobs of what the module logs as X for the model as distributed, on the
     job's own held-out examples; ``clients/X_worst10`` the mean over the worst tenth of them, ``clients/fitted_X`` the
@@ -68,8 +69,6 @@ class Evaluate(FedCallback):
         metrics = {f"round/{key}": value for key, value in _means(results).items()}
         if len(results) > 1:
             metrics |= {f"task/{task}/{key}": value for task, r in results.items() for key, value in r.items()}
-        if len(federator.state.groups) > 1:
-            metrics["round/clustering_acc"] = clustering_accuracy(federator.state, self.tasks)
         return metrics
 
     def of_group(self, federator: Federator, gid: int, dataset: Dataset, head: str = "") -> dict[str, float]:
@@ -132,15 +131,16 @@ def worst_tenth(values: list[float], key: str) -> float:
 
 
 def task_groups(state: ServerState, tasks: Mapping[JobId, str]) -> dict[str, int]:
-    """Task -> the group by which it is evaluated: the one that most of its jobs are in.
+    """Task -> the group by which it is evaluated: the one that most of its jobs are in (our reconstruction).
 
-    Of several such groups, the one that the best one-to-one matching of tasks and groups gives it, else the first. A
-    task none of whose jobs has been in a group, since it hasn't appeared yet, isn't among them: its model is
-    home's. One that has vanished keeps the group of its jobs.
+    FL-TAC takes the cluster whose majority is the task, which leaves out a task that is no cluster's majority. Of
+    several such groups, the one that the best one-to-one matching of tasks and groups gives it, else the first. A task
+    none of whose jobs has been in a group, since it hasn't appeared yet, isn't among them: its model is home's. One
+    that has vanished keeps the group of its jobs.
     """
     if len(state.groups) == 1:
         return dict.fromkeys(tasks.values(), state.home)
-    counts, names, gids = _contingency(state, tasks)
+    counts, names, gids = contingency(state, tasks)
     matched = dict(zip(*linear_sum_assignment(-counts), strict=True))
     found = {}
     for row, name in enumerate(names):
@@ -149,19 +149,3 @@ def task_groups(state: ServerState, tasks: Mapping[JobId, str]) -> dict[str, int
             at = own if own is not None and counts[row, own] == most else int(counts[row].argmax())
             found[name] = gids[at]
     return found
-
-
-def clustering_accuracy(state: ServerState, tasks: Mapping[JobId, str]) -> float:
-    """Share of the assigned jobs that are in the group of their task, under the best one-to-one matching."""
-    counts, _, _ = _contingency(state, tasks)
-    rows, columns = linear_sum_assignment(-counts)
-    return float(counts[rows, columns].sum() / max(1, counts.sum()))
-
-
-def _contingency(state: ServerState, tasks: Mapping[JobId, str]) -> tuple[np.ndarray, list[str], list[int]]:
-    names, gids = sorted(set(tasks.values())), state.clusters
-    counts = np.zeros((len(names), len(gids)), dtype=int)
-    for job, gid in state.assignment.items():
-        if gid != state.home:
-            counts[names.index(tasks[job]), gids.index(gid)] += 1
-    return counts, names, gids
