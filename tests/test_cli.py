@@ -193,6 +193,17 @@ MORE = {
     "clip below 0": ("local.clip=-1", "local.clip=-1.0", "or null"),
     "mu nan": ("plan.mu=nan", "plan.mu=nan", ">= 0"),
     "evaluation every 0 rounds": ("eval.every=0", "eval.every=0", ">= 1"),
+    "evaluation by no column": ("eval.by_column=true", "eval.by_column=true", "a data.column"),
+    "evaluation of tasks by column": (
+        "eval.by_column=true algo=fl_tac",
+        "eval.by_column=true",
+        "there are several tasks",
+    ),
+    "distributed models by column": (
+        "eval.by_column=true data.column=label eval.distributed=true",
+        "eval.distributed=true",
+        "false with eval.by_column",
+    ),
     "name of two folders": ("name=a/b", "name=a/b", "a folder's name"),
 }
 MISTAKES = [pytest.param(*case, id=name) for name, case in WRONG.items()]

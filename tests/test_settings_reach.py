@@ -72,6 +72,25 @@ def test_in_bf16_on_a_cpu_attention_is_eager_unless_told_otherwise(
     assert made.module.model.config._attn_implementation == expected
 
 
+def test_a_column_parts_the_evaluation_whose_figures_are_means_over_its_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+    given = ["algo=fedit", "clients=2", "rounds=2", "eval.examples=null", "eval.test_examples=40", "data.column=label"]
+    found = {}
+    for name, wanted in (("parted", "true"), ("whole", "false")):
+        assert train(*given, f"eval.by_column={wanted}", f"name={name}") == 0
+        found[name] = metrics(tmp_path / "lightning_logs" / name / "version_0")[-1]
+    validation = federation(load_config([*given, "eval.by_column=true"])).validation
+    assert [sorted({*map(int, part.labels)}) for part in validation.values()] == [
+        [label] for label in range(5)
+    ]  # the other digits pre-train the backbone
+    parts = [float(found["parted"][f"task/{name}/val_acc"]) for name in validation]
+    sizes = [len(part) for part in validation.values()]
+    assert float(found["parted"]["round/val_acc"]) == pytest.approx(np.mean(parts))
+    assert float(found["whole"]["round/val_acc"]) == pytest.approx(np.average(parts, weights=sizes))
+
+
 def test_distributed_models_are_evaluated_where_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_empty_folder(tmp_path, monkeypatch)
     found = []

@@ -34,6 +34,7 @@ class Federation:
         test: Task -> examples for the one evaluation at the end.
         collate: Builds a batch from a list of examples; None: torch's default.
         source: What ``from_pretrained`` loads the base by; empty for a user's own module.
+        parts: Name in ``validation`` and ``test`` -> its task, where a task is evaluated in parts.
         heads: Head -> its initial values by name, where jobs have different ones.
     """
 
@@ -43,6 +44,7 @@ class Federation:
     test: Mapping[str, Dataset]
     collate: Callable[[list[Any]], Any] | None = None
     source: str = ""
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Tensor]] = dataclasses.field(default_factory=dict)
 
     def tasks(self) -> dict[tuple[int, int], str]:
@@ -68,15 +70,32 @@ def federation(cfg: TrainConfig) -> Federation:
     backbone = backbones.load(model, kind, widest, cfg.seed, texts)
     head_of = heads.variants(cfg.heads, classes)
     tasks = [task for found in sets for task in _encoded(cfg, found, backbone, model.max_length, head_of)]
+    shown = _by_column(cfg, tasks) if cfg.eval.by_column else tasks
     return Federation(
         module=_module(backbone, kind, widest, optimizer),
         clients=deal(cfg, tasks),
-        validation=_sampled(tasks, "validation", cfg.eval.examples, cfg.seed),
-        test=_sampled(tasks, "test", cfg.eval.test_examples, cfg.seed),
+        validation=_sampled(shown, "validation", cfg.eval.examples, cfg.seed),
+        test=_sampled(shown, "test", cfg.eval.test_examples, cfg.seed),
         collate=encode.Collate(backbone.pad_token_id, backbone.mean, backbone.std),
         source=backbone.source,
+        parts={part.name: tasks[0].name for part in shown} if cfg.eval.by_column else {},
         heads=_initial(backbone.model, {head_of[task]: width for task, width in classes.items()}, cfg.seed),
     )
+
+
+def _by_column(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[TaskData]:
+    """What is evaluated apart.
+
+    Raises:
+        InputError: There is no column, or what else is evaluated goes by task.
+    """
+    found, lacking = tasks[0], sorted(set(tasks[0].splits) - set(tasks[0].columns))
+    if len(tasks) > 1 or lacking:
+        why = "there are several tasks" if len(tasks) > 1 else f"no data.column in {', '.join(lacking)}"
+        raise InputError.of("eval.by_column", "true", "false, or data of one task with a data.column", why)
+    if cfg.eval.distributed:
+        raise InputError.of("eval.distributed", "true", "false with eval.by_column=true")
+    return list(found.by_column())
 
 
 def _module(backbone: backbones.Backbone, kind: str, classes: int, optimizer: Optimizer) -> ClientModule:
@@ -109,12 +128,14 @@ def _encoded(
     """The tasks of a data set; a split is encoded once for all of them."""
     raw = found.raw
     splits = {split: _encode(cfg, found, split, backbone, max_length) for split in raw.splits}
-    column = raw.values("train", found.data.column) if found.data.column else None
+    column = found.data.column
+    there = [split for split, rows in raw.splits.items() if column in rows.column_names]
+    values = {split: raw.values(split, column) for split in there} if column else {}
     return [
         TaskData(
             task,
             {split: splits[split].view(*part) for split, part in parts.items()},
-            None if column is None else column[parts["train"][0]],
+            {split: its[parts[split][0]] for split, its in values.items()},
             head_of[task],
         )
         for task, parts in found.tasks.items()

@@ -154,7 +154,7 @@ class Run:
         self.folder = runs.folder_of(cfg)  # the first thing that is written, once all of the above was accepted
         fits = self.folder / "fits"
         site = Site(module, layout, recipe, settings, base, made.collate, self.lightning, (), fits, made.heads)
-        evaluate = Evaluate(made.validation, made.tasks(), cfg.eval.every, made.test, made.task_heads())
+        evaluate = Evaluate(made.validation, made.tasks(), cfg.eval.every, made.test, made.task_heads(), made.parts)
         federator = Federator(
             server, clients, build.engine(cfg, site, clients), sampler, (), cfg.rounds, cfg.seed, state
         )

@@ -60,6 +60,7 @@ class EvalConfig:
     distributed: bool
     batch_size: int
     every: int
+    by_column: bool
 
 
 @dataclasses.dataclass

@@ -19,7 +19,7 @@ from flt.state import ServerState
 
 
 class Evaluate(FedCallback):
-    """Leaves ``round/*``, ``clients/*`` and, with several tasks, ``task/*``.
+    """Leaves ``round/*``, ``clients/*`` and, with several tasks or parts, ``task/*``.
 
     ``clients/X`` is the mean over the cohort's jobs of what the module logs as X for the model as distributed, on the
     job's own held-out examples; ``clients/X_worst10`` the mean over the worst tenth of them, ``clients/fitted_X`` the
@@ -32,6 +32,7 @@ class Evaluate(FedCallback):
         every: Rounds from one evaluation of the global model to the next; the last round always has one.
         test: Task -> the examples of the one evaluation at the end, which leaves ``test/*``.
         heads: Task -> the head that it is evaluated with, where jobs have different ones.
+        parts: Name in ``datasets`` and ``test`` -> its task, where the examples of a task are evaluated in parts.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Evaluate(FedCallback):
         every: int = 1,
         test: Mapping[str, Dataset] | None = None,
         heads: Mapping[str, str] | None = None,
+        parts: Mapping[str, str] | None = None,
     ) -> None:
         self.datasets, self.tasks, self.every, self.test = datasets, tasks, every, test or {}
-        self.heads = heads or {}
+        self.heads, self.parts = heads or {}, parts or {}
         self.memo = Memo()
 
     def on_round_start(self, federator: Federator) -> None:
@@ -82,9 +84,12 @@ class Evaluate(FedCallback):
     def _evaluate(self, federator: Federator, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
         state = federator.state
         groups = task_groups(state, self.tasks)
+        task_of = {name: self.parts.get(name, name) for name in datasets}
         return {
-            task: self.of_group(federator, groups.get(task, state.home), dataset, self.heads.get(task, ""))
-            for task, dataset in datasets.items()
+            name: self.of_group(
+                federator, groups.get(task_of[name], state.home), dataset, self.heads.get(task_of[name], "")
+            )
+            for name, dataset in datasets.items()
         }
 
     def _log_clients(self, federator: Federator) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -25,14 +25,25 @@ class TaskData:
     Attributes:
         name: Its name, for evaluation.
         splits: train, and validation and test where there are any; labels are counted inside the task.
-        column: Value of the column that tells clients apart, for each training example (n,).
+        columns: Split -> the value of ``data.column`` of each of its examples (n,); in train it may tell clients apart.
         head: Which head its jobs have, where jobs have different ones.
     """
 
     name: str
     splits: Mapping[str, Examples]
-    column: np.ndarray | None = None
+    columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     head: str = ""
+
+    @property
+    def column(self) -> np.ndarray | None:
+        """The values of the training examples; None without a column."""
+        return self.columns.get("train")
+
+    def by_column(self) -> Iterator[TaskData]:
+        """A task for each value, with its part of the splits but train."""
+        for value in sorted({str(value) for values in self.columns.values() for value in values}):
+            at = {split: np.flatnonzero(values.astype(str) == value) for split, values in self.columns.items()}
+            yield TaskData(value, {split: self.splits[split].view(its) for split, its in at.items() if len(its)})
 
 
 def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
