@@ -27,14 +27,21 @@ def context_by_hand(z: Array, mask: Array | None = None) -> Array:
     return np.mean([mean / np.sqrt((mean**2).sum()) for mean in means], axis=0)
 
 
-def embedding_by_hand(weights: dict[str, Array], p: Array, g: Array, layer: int) -> Array:
-    e = weights["label.weight"] @ p + weights["label.bias"]
-    return e + weights["e_layer"][layer] + weights["context.weight"] @ g + weights["context.bias"]
+def embedding_by_hand(weights: dict[str, Array], p: Array, g: Array, layer: int, without: str = "") -> Array:
+    terms = {
+        "use_label": lambda: weights["label.weight"] @ p + weights["label.bias"],
+        "use_layer": lambda: weights["e_layer"][layer],
+        "use_context": lambda: weights["context.weight"] @ g + weights["context.bias"],
+    }
+    return sum(term() for switch, term in terms.items() if switch != without)
 
 
-def pair_by_hand(weights: dict[str, Array], e: Array, normalise: bool = True) -> tuple[Array, Array]:
-    t, width = len(e), weights["s"].shape[1]
-    m = (weights["f"] @ weights["s"]).reshape(t, -1) + weights["w_bias"]
+def pair_by_hand(
+    weights: dict[str, Array], e: Array, normalise: bool = True, factorise: bool = True
+) -> tuple[Array, Array]:
+    t, width = len(e), len(weights["b2"])
+    matrix = weights["f"] @ weights["s"] if factorise else weights["m"]
+    m = matrix.reshape(t, -1) + weights["w_bias"]
     if normalise:
         m = m / (np.sqrt((m**2).sum(1, keepdims=True)) + 1e-12)
     w = e @ m
@@ -42,6 +49,11 @@ def pair_by_hand(weights: dict[str, Array], e: Array, normalise: bool = True) ->
 
 
 # ---------------------------------------------------------------------------------------------- formulas
+
+
+def test_a_row_of_padding_alone_is_zero_in_the_context() -> None:
+    z, mask = normal(2, 3, 5), torch.tensor([[1, 1, 0], [0, 0, 0]])
+    np.testing.assert_allclose(context(z, mask), context(z[:1], mask[:1]) / 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -128,11 +140,14 @@ def test_the_initial_values_are_those_of_the_table() -> None:
 # ---------------------------------------------------------------------------------------------- in a model
 
 
-@pytest.mark.parametrize("block", [0, 2])
-@pytest.mark.parametrize("kind", SUBLAYERS)
-def test_one_network_adapts_both_places_of_every_block(kind: str, block: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "block", "without"),
+    [*((kind, block, "") for kind in SUBLAYERS for block in (0, 2)), *(("bert", 2, switch) for switch in SWITCHES)],
+)
+def test_one_network_adapts_both_places_of_every_block(kind: str, block: int, without: str) -> None:
     batch, own = batch_of(kind), []
-    sums = adapted_sums(kind, lambda model: own.append((model, attach(model, SMALL, 0))), block)
+    chosen = dataclasses.replace(SMALL, **{without: False} if without else {})
+    sums = adapted_sums(kind, lambda model: own.append((model, attach(model, chosen, 0))), block)
     ((model, layout),) = own
     weights = {
         n.rpartition(".c2a.")[2]: array(p) for n, p in model.named_parameters() if n in layout.names(["adapter"])
@@ -141,8 +156,9 @@ def test_one_network_adapts_both_places_of_every_block(kind: str, block: int) ->
     mask = array(batch["attention_mask"]) if kind != "vit" else None
     p = np.array([0.25, 0.5, 0.25])  # the network is new, so it trains: the batch's histogram
     for z, found, _ in sums:
-        e = embedding_by_hand(weights, p, context_by_hand(z, mask), block)
-        expected = by_hand(z, *pair_by_hand(weights, e), weights["b1"], weights["b2"])
+        e = embedding_by_hand(weights, p, context_by_hand(z, mask), block, without)
+        pair = pair_by_hand(weights, e, without != "normalise", without != "factorise")
+        expected = by_hand(z, *pair, weights["b1"], weights["b2"])
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
         assert not np.allclose(found, z, atol=0.1)
 

@@ -102,6 +102,20 @@ def test_a_client_without_counts_is_refused_where_they_are_wanted() -> None:
             pass
 
 
+def test_labels_that_are_no_classes_of_the_model_are_refused() -> None:
+    told = knowing(adapted(label_source="client"))
+    message = r"^adapter.label_source=client: the model has 3 classes, and a client's data 4; allowed is batch"
+    with pytest.raises(InputError, match=message), at_client(told, job(1, 0, 0, 1)):
+        pass
+
+
+@pytest.mark.parametrize("batch", [[], object(), None], ids=["an empty list", "an object", "nothing"])
+def test_a_batch_of_another_kind_has_no_labels(batch: Any) -> None:
+    network = next(sub for sub in adapted().modules() if isinstance(sub, HyperNetwork))
+    network.enter_batch(batch)
+    assert network.batch is None
+
+
 # ---------------------------------------------------------------------------------------------- switches
 
 

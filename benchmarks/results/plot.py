@@ -16,7 +16,7 @@ from benchmarks.results.cell import Record, rounded, write
 from benchmarks.results.reduce import CROSSED, MB, curve
 from benchmarks.results.table import Plot, Row, Table
 
-FORMAT = 3
+FORMAT = 4
 """Changes when the same curves come to look otherwise."""
 INPUTS = "Inputs"
 """Entry of a PNG with the digest of what it shows: another matplotlib's bytes differ, and aren't a reason to draw."""
@@ -25,7 +25,7 @@ WIDE = 30
 BANDS = 4
 """More rows than these are drawn without the bands of their seeds: the bands would cover one another."""
 MARKED = 8
-"""So many points of a curve, or fewer, are marked: what lies between them wasn't measured."""
+"""Curves of so many points, or fewer, have them marked: what lies between them wasn't measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +104,11 @@ def banded(shown: Sequence[Line]) -> bool:
     return len(shown) <= BANDS
 
 
+def marked(shown: Sequence[Line]) -> bool:
+    """Whether the points of the curves are marked."""
+    return max(len(line.x) for line in shown) <= MARKED
+
+
 def logarithmic(plot: Plot, shown: Sequence[Line]) -> bool:
     """Whether rows differ so much in what they send that on a linear axis the cheap ones would be one vertical line."""
     ends = [line.x[-1] for line in shown]
@@ -140,7 +145,7 @@ def png(plot: Plot, shown: Sequence[Line], target: float | None, digest: str) ->
     axes = figure.subplots()
     axes.set_title(plot.title, fontsize=10)  # over the curves only: a figure's title would meet the legend
     for line in shown:
-        marker = "o" if len(line.x) <= MARKED else None
+        marker = "o" if marked(shown) else None
         (drawn,) = axes.plot(
             line.x, line.mean, line.style, linewidth=1.6, marker=marker, markersize=3.5, label=line.label
         )

@@ -29,8 +29,8 @@ class JobData:
         train: Positions of its training examples (n,).
         held_out: Positions of the examples on which its model is evaluated (m,).
         task: Name of its task: for evaluation only, the server never sees it.
-        label_counts: Training examples of each label: for the picture of the partition, and what C2A computes with on
-            the client where ``adapter.label_source=client``.
+        label_counts: Training examples of each class: for the picture of the partition, and what C2A computes with on
+            the client where ``adapter.label_source=client``. Empty where they aren't known.
         head: Which head its module gets, where jobs have different ones.
         rounds: The first and the last round in which it takes part, counted from 1; None: to the end.
     """

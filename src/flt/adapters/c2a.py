@@ -82,10 +82,11 @@ def context(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Args:
         hidden: Z (batch, time, H).
-        mask: 1 where there is a token, 0 where there is padding (batch, time); None: tokens everywhere.
+        mask: 1 where there is a token, 0 where there is padding (batch, time); None: tokens everywhere. A row of
+            padding alone counts as zero.
     """
     weights = torch.ones_like(hidden[..., :1]) if mask is None else mask.unsqueeze(-1).to(hidden.dtype)
-    mean = (hidden * weights).sum(1) / weights.sum(1)
+    mean = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
     return F.normalize(mean, dim=-1).mean(0)
 
 
@@ -152,16 +153,21 @@ class HyperNetwork(nn.Module):
         """Called before a job's model is evaluated, trained and evaluated again.
 
         Raises:
-            InputError: The histogram is wanted, and nobody counted the labels.
+            InputError: The histogram is wanted, and nobody counted the labels, or they are no classes of the model.
         """
-        if self.settings.use_label and self.settings.label_source == "client" and not sum(data.label_counts):
-            why = "a client's data has no label_counts"
-            raise InputError.of("adapter.label_source", "client", "batch, or data of flt.partition(by=)", why)
+        if self.settings.use_label and self.settings.label_source == "client":
+            if not sum(data.label_counts):
+                why = "a client's data has no label_counts"
+                raise InputError.of("adapter.label_source", "client", "batch, or data of flt.partition(label=)", why)
+            if len(data.label_counts) > self.classes:
+                why = f"the model has {self.classes} classes, and a client's data {len(data.label_counts)}"
+                raise InputError.of("adapter.label_source", "client", "batch, or labels that are its classes", why)
         self.counts = data.label_counts
 
     def enter_batch(self, batch: Any) -> None:
         """Called before each training step: a batch is a mapping with ``labels`` (batch,), or ends in them."""
-        named = batch.get("labels") if isinstance(batch, Mapping) else batch[-1]
+        last = batch[-1] if isinstance(batch, Sequence) and len(batch) else None
+        named = batch.get("labels") if isinstance(batch, Mapping) else last
         self.batch = named if isinstance(named, Tensor) and named.dim() == 1 and not named.is_floating_point() else None
 
     def leave_client(self) -> None:

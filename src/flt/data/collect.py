@@ -24,6 +24,7 @@ def partition(
     held_out: float = 0.2,
     min_examples: int = 2,
     seed: int = 0,
+    label: str = "label",
 ) -> list[ClientSpec]:
     """Deals a data set to clients.
 
@@ -44,6 +45,9 @@ def partition(
         held_out: Share of a client's examples on which its own model is evaluated.
         min_examples: Fewest examples of a client, of a Dirichlet over labels.
         seed: Of the deal.
+        label: Column of the labels, classes from 0 on, which are counted for each client; of pairs the second element.
+            They aren't where there is no such column or its values are no classes, nor with ``by=None`` where data
+            have no columns: that would read every example.
 
     Raises:
         InputError: There are more clients than examples, a client would have none, or the column isn't there.
@@ -66,16 +70,36 @@ def partition(
         parts = partitioners.iid(size, clients or 1, seed)
     else:
         parts = partitioners.by_column(values, clients, seed)
-    return [ClientSpec(i, (job_data(dataset, codes, share, held_out, seed),)) for i, share in enumerate(parts)]
+    labels = _labels(dataset, by, values, label)
+    return [ClientSpec(i, (job_data(dataset, codes, labels, share, held_out, seed),)) for i, share in enumerate(parts)]
 
 
 def job_data(
-    dataset: Dataset, labels: NDArray[np.int64], share: NDArray[np.int64], held_out: float, seed: int, task: str = ""
+    dataset: Dataset,
+    strata: NDArray[np.int64],
+    labels: NDArray[np.int64] | None,
+    share: NDArray[np.int64],
+    held_out: float,
+    seed: int,
+    task: str = "",
 ) -> JobData:
-    """One job's share of a data set, a stratified part of which is held out."""
-    train, held = partitioners.split(share, labels, held_out, seed)
-    counts = np.bincount(labels[train], minlength=int(labels.max()) + 1)
-    return JobData(dataset, train, held, task, tuple(int(count) for count in counts))
+    """One job's share of a data set, a part of which, stratified, is held out; its labels counted where known."""
+    train, held = partitioners.split(share, strata, held_out, seed)
+    counts = [] if labels is None else np.bincount(labels[train], minlength=int(labels.max()) + 1).tolist()
+    return JobData(dataset, train, held, task, tuple(counts))
+
+
+def _labels(dataset: Any, by: str | None, values: NDArray, label: str) -> NDArray[np.int64] | None:
+    """The class of each example (n,), where that is known without reading what hasn't been read."""
+    if by != label:
+        if by is None and not hasattr(dataset, "column_names"):
+            return None
+        try:
+            values = _values(dataset, label)
+        except InputError:
+            return None
+    whole = values.ndim == 1 and np.issubdtype(values.dtype, np.integer) and int(values.min()) >= 0
+    return values.astype(np.int64) if whole else None
 
 
 def _values(dataset: Any, by: str) -> NDArray:

@@ -1,0 +1,43 @@
+"""Labels of a user's data set, counted for each client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+
+import flt
+
+ROWS = {"text": list("abcdefghij"), "author": list("xxyyzzxyzx"), "label": [0, 2, 2, 0, 2, 0, 0, 2, 2, 0]}
+TABLE = datasets.Dataset.from_dict(ROWS)
+DICTS = [{key: values[i] for key, values in ROWS.items()} for i in range(10)]
+PAIRS = list(zip(ROWS["text"], ROWS["label"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "by"),
+    [(TABLE, "label"), (TABLE, "author"), (TABLE, None), (DICTS, "label"), (DICTS, "author"), (PAIRS, "label")],
+    ids=["table by label", "table by author", "table iid", "dicts by label", "dicts by author", "pairs by label"],
+)
+def test_labels_are_counted_whatever_the_data_are_dealt_by(dataset: Any, by: str | None) -> None:
+    for client in flt.partition(dataset, by=by, clients=2, shards=2 if by == "label" else None, held_out=0.2):
+        data = client.data[0]
+        own = np.array(ROWS["label"])[data.train]
+        assert data.label_counts == ((own == 0).sum(), 0, (own == 2).sum())  # class 1 keeps its place
+
+
+@pytest.mark.parametrize(
+    ("dataset", "given"),
+    [
+        (PAIRS, {"by": None}),
+        (TABLE, {"by": "author", "label": "text"}),
+        (TABLE, {"by": "author", "label": "topic"}),
+        (TABLE.map(lambda row: {"label": row["label"] - 1}), {"by": None}),
+        (DICTS, {"by": "author", "label": "topic"}),
+    ],
+    ids=["pairs unread", "texts", "no such column", "below 0", "no such key"],
+)
+def test_what_is_no_class_is_not_counted(dataset: Any, given: dict[str, Any]) -> None:
+    assert {client.data[0].label_counts for client in flt.partition(dataset, clients=2, **given)} == {()}
