@@ -194,6 +194,26 @@ MORE = {
     "mu nan": ("plan.mu=nan", "plan.mu=nan", ">= 0"),
     "evaluation every 0 rounds": ("eval.every=0", "eval.every=0", ">= 1"),
     "evaluation by no column": ("eval.by_column=true", "eval.by_column=true", "a data.column"),
+    "nothing to cluster": (
+        "algo=fl_tac data=digits_two adapter=none plan.train=[head]",
+        "grouping=KMeansGrouping with grouping.tensors=all",
+        "everyone, or a plan that sends some",
+    ),
+    "an adapter to cluster that isn't there": (
+        "algo=fl_tac_unlocked adapter=none plan.train=[head]",
+        "grouping=KMeansGrouping with grouping.tensors=lora",
+        "everyone, or a plan that sends some",
+    ),
+    "private tensors to cluster": (
+        "algo=fl_tac plan.private=[A,B,adapter,head]",
+        "grouping=KMeansGrouping",
+        "everyone, or a plan that sends some",
+    ),
+    "transfer without clusters": (
+        "algo=fedit transfer=cosine",
+        "transfer=CosineTransfer",
+        "none with grouping=everyone",
+    ),
     "evaluation of tasks by column": (
         "eval.by_column=true algo=fl_tac",
         "eval.by_column=true",

@@ -70,13 +70,13 @@ def test_an_only_upload_has_no_direction() -> None:
 
 @pytest.mark.parametrize(("tensors", "expected"), [("all", ["head", *LORA]), ("lora", LORA)])
 def test_the_tensors_that_count_are_chosen_by_role(tensors: str, expected: list[str]) -> None:
-    assert features.names(view_of(), tensors) == expected
+    assert features.names(view_of().layout, tensors) == expected
 
 
 def test_adapters_of_other_kinds_count_as_lora_does() -> None:
     layout = Layout({"head": Entry("head", (2,)), "up": Entry("adapter", (2,)), "W": Entry("base", (2,))}, {})
-    assert features.names(view_of_any(layout), "lora") == ["up"]
-    assert features.names(view_of_any(layout), "all") == ["head", "up"]
+    assert features.names(layout, "lora") == ["up"]
+    assert features.names(layout, "all") == ["head", "up"]
 
 
 def view_of_any(layout: Layout) -> View:
@@ -86,7 +86,7 @@ def view_of_any(layout: Layout) -> View:
 def test_heads_that_differ_are_left_out() -> None:
     entries = {f"head#{n}": Entry("head", (n,), variant=str(n)) for n in (2, 5)}
     layout = Layout({**entries, "up": Entry("adapter", (2,))}, {})
-    assert features.names(view_of_any(layout), "all") == ["up"]
+    assert features.names(layout, "all") == ["up"]
 
 
 @settings(max_examples=15)

@@ -181,7 +181,7 @@ def test_heads_that_differ_in_shape_are_no_feature_of_a_cluster() -> None:
     )
     view = federator.server.view(federator.state)
     for round in (updates, [u for u in updates if "head.weight#sst2" in u.tensors]):
-        names = features.names(view, "all")
+        names = features.names(view.layout, "all")
         assert names == [name for name in sorted(view.layout.entries) if "lora" in name]
         assert len(set(map(bytes, features.weights(view, round, names)))) == 1
 

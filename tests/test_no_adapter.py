@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from commands import QUICK, in_empty_folder, train
+from commands import QUICK, in_empty_folder, metrics, train
 from transformers import AutoModelForImageClassification
 
 import flt
@@ -77,3 +77,10 @@ def test_a_recipe_of_pairs_is_refused(
     in_empty_folder(tmp_path, monkeypatch)
     assert train("algo=hafl", "adapter=none", "plan=full") == 2
     assert "it works on rank-1 pairs" in capsys.readouterr().err
+
+
+def test_heads_alone_are_clustered_and_pictured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+    given = ["clients=3", "rounds=2", "local.steps=1", "eval.examples=20", "eval.client_examples=0", "name=heads"]
+    assert train("algo=fl_tac", "adapter=none", "plan.train=[head]", *given) == 0
+    assert "round/clustering_acc" in metrics(tmp_path / "lightning_logs" / "heads" / "version_0")[-1]

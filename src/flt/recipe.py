@@ -44,6 +44,9 @@ class Recipe:
         if self.importance.source in ("change", "weights") and self.rule.starts_afresh:
             why = "each round begins with a fresh adapter"
             raise InputError(f"importance {importance} with rule {rule}: {why}; allowed is gradient or none")
+        if isinstance(self.grouping, Everyone) and not isinstance(self.transfer, NoTransfer):
+            why = "there are no clusters to take over from"
+            raise InputError.of("transfer", type(self.transfer).__name__, "none with grouping=everyone", why)
         if "base" in self.plan.roles:
             self._check_base()
         if self.schedule.cuts:
@@ -64,11 +67,22 @@ class Recipe:
         roles = {entry.role for entry in layout.entries.values()} - ({"base"} - self.plan.roles)
         if not roles & set(self.plan(0).train):
             raise InputError.of("plan.train", self.plan(0).train, sorted(roles), "the module has nothing else to train")
+        self._check_read(layout)
         for group in ("rule", "schedule", "selection", "importance", "compression"):
             part = getattr(self, group)
             if missing := sorted(set(part.needs) - roles):
                 why = f"it works on rank-1 pairs, and the adapter has no {' and no '.join(missing)}"
                 raise InputError.of(group, type(part).__name__, f"another {group}, or adapter=lora", why)
+
+    def _check_read(self, layout: Layout) -> None:
+        """Tensors to cluster have to train, and to travel from every job."""
+        if not isinstance(self.grouping, Clustering):
+            return
+        sent = self.plan.roles - set(self.plan(0).private)
+        if not any(layout.entries[name].role in sent for name in self.grouping.reads(layout)):
+            grouping = f"{type(self.grouping).__name__} with grouping.tensors={self.grouping.tensors}"
+            why = "none of the tensors that it clusters trains and is sent by every job"
+            raise InputError.of("grouping", grouping, "everyone, or a plan that sends some", why)
 
     @property
     def changes_base(self) -> bool:

@@ -102,7 +102,7 @@ class Run:
         device = self._device()
         layout = build.attach(cfg, made.module)
         recipe = build.recipe(cfg, len(set(made.tasks().values())), made.tasks())
-        recipe.check(layout)
+        recipe.check(layout.with_heads(made.heads))
         if cfg.model.get("quantise") and recipe.changes_base:
             why = "the recipe changes the frozen weights, of which only rounded ones are left"
             raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)

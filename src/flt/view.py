@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flt.layout import TRAVELLING, Layout
+from flt.layout import Layout
 from flt.messages import JobId, Plan, Update
 from flt.state import GroupState, ServerState
 
@@ -115,11 +115,6 @@ class View:
     def generator(self, *stream: int) -> np.random.Generator:
         """The generator of one purpose in this round: the same in every process and after every resume."""
         return np.random.default_rng([self.seed, self.state.rounds, _SERVER, *stream])
-
-    @functools.cached_property
-    def travelling(self) -> list[str]:
-        """Names of the tensors that every job has, in name order: where heads differ, without them."""
-        return [name for name in self.layout.names(TRAVELLING) if not self.layout.entries[name].variant]
 
 
 def _mean(parts: Sequence[tuple[int, Mapping[str, Tensor]]]) -> dict[str, Tensor]:

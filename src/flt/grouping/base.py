@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flt.errors import InputError
 from flt.grouping import features
+from flt.layout import Layout
 from flt.messages import JobId, Update
 from flt.view import View
 
@@ -98,6 +99,10 @@ class Clustering(abc.ABC):
         """Whether there can be more than one group."""
         return True
 
+    def reads(self, layout: Layout) -> list[str]:
+        """Names of the tensors that are clustered."""
+        return features.names(layout, self.tensors)
+
     @property
     def open(self) -> bool:
         """Whether the number of clusters is found, and not given."""
@@ -139,7 +144,7 @@ class Clustering(abc.ABC):
         return self._scaled(self._directions(view, updates))
 
     def _directions(self, view: View, updates: Sequence[Update]) -> np.ndarray:
-        names = features.names(view, self.tensors)
+        names = features.names(view.layout, self.tensors)
         if self.features == "weights":
             return features.weights(view, updates, names)
         found = features.changes(view, updates, names)
@@ -172,7 +177,7 @@ class Clustering(abc.ABC):
         return {gid: [u for u, at in zip(updates, found, strict=True) if at == label] for label, gid in names.items()}
 
     def _identities(self, view: View, updates: Sequence[Update], labels: np.ndarray) -> dict[int, int]:
-        names = features.names(view, self.tensors)
+        names = features.names(view.layout, self.tensors)
         known = features.groups(view, names)
         stay = None if self.features == "weights" else _staying(view, updates, labels, sorted(known))
         return match(features.centroids(features.weights(view, updates, names), labels), known, stay)
@@ -187,7 +192,7 @@ class Clustering(abc.ABC):
         return [update for update in new if not self.apart or jobs[update.job[0]] <= known]
 
     def _joining(self, view: View, members: Mapping[int, list[Update]], late: Sequence[Update]) -> dict[JobId, int]:
-        names = features.names(view, self.tensors)
+        names = features.names(view.layout, self.tensors)
         gids, cost = features.distances_to_groups(view, late, names, self.features)
         if not self.apart:
             return {update.job: gids[int(at)] for update, at in zip(late, cost.argmin(axis=1), strict=True)}

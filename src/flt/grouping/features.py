@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from flt.layout import PAIRS
+from flt.layout import PAIRS, TRAVELLING, Layout
 from flt.messages import Update
 from flt.view import View
 
@@ -16,9 +16,10 @@ LORA = (*PAIRS, "adapter")
 """Roles of ``lora``: the adapter, whatever its kind, without the head."""
 
 
-def names(view: View, tensors: str) -> list[str]:
+def names(layout: Layout, tensors: str) -> list[str]:
     """The tensors that features are made of, in name order: ``all`` that every job has, or the adapter (``lora``)."""
-    return view.layout.names(LORA) if tensors == "lora" else view.travelling
+    roles = LORA if tensors == "lora" else TRAVELLING
+    return [name for name in layout.names(roles) if not layout.entries[name].variant]
 
 
 def weights(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.ndarray:
