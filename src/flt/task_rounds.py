@@ -1,4 +1,4 @@
-"""Tasks that appear and vanish: the rounds in which their jobs take part."""
+"""Tasks that appear and vanish: the rounds in which their jobs take part (our reconstruction)."""
 
 from __future__ import annotations
 

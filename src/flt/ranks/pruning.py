@@ -17,8 +17,9 @@ Pairs = Mapping[str, Ids]
 
 
 def by_score(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocation: str) -> ServerState:
-    """Keeps the pairs of the highest importance; of several groups, by the mean of their scores (our reconstruction).
+    """Keeps the pairs of the highest importance; of several groups, by the mean of their scores.
 
+    Our reconstruction of SA-FedLoRA's pruning (arXiv 2405.09394v1).
     Groups that no job is in any more don't count.
 
     Args:
@@ -38,7 +39,7 @@ def by_score(state: ServerState, layout: Layout, budgets: Mapping[str, int], all
 
 
 def svd(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocation: str) -> ServerState:
-    """Replaces each product B A by its best approximation of lower rank, of one group.
+    """Replaces each product B A by its best approximation of lower rank, of one group (our reconstruction).
 
     The factors come from the QR decompositions of B and A^T and the SVD of a small core (r, r): the dense matrix is
     never formed. They lie in the first living pairs, whose scores begin anew, and so does what rule and importance keep

@@ -64,7 +64,8 @@ class _Top:
             lowest of it (our reconstruction). A pair that nobody has measured keeps the score 0, so without this the
             sets hardly change after round 1.
         scope: ``layer``: r_k pairs of each layer. ``global``: r_k * L pairs wherever they are, so a layer may get none;
-            scores are compared over layers as they are. Random sets are dealt out of all pairs then.
+            scores are compared over layers as they are. Random sets are dealt out of all pairs then (our
+            reconstruction).
         scores: ``server``: the scores of the job's group. ``client``: those that this job itself has measured over its
             fits, and its group's for pairs that it never measured (our reconstruction).
     """
@@ -128,7 +129,7 @@ class _Top:
 
 @dataclasses.dataclass(frozen=True)
 class Freeze(_Top):
-    """A job holds all living pairs, computes with all of them, and trains and sends its top r_k."""
+    """A job holds all living pairs, computes with all, and trains and sends its top r_k (HAFL, arXiv 2411.06581)."""
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
         """(held, kept) pair ids of a job."""
@@ -141,7 +142,7 @@ class Freeze(_Top):
 
 @dataclasses.dataclass(frozen=True)
 class Truncate(_Top):
-    """A job holds, trains and sends its top r_k only: its model is smaller than the one that the server has."""
+    """A job holds, trains and sends its top r_k only: its model is smaller than the server's (HAFL)."""
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
         """(held, kept) pair ids of a job."""

@@ -16,7 +16,9 @@ PADS = ("none", "parameter", "update")
 
 @dataclasses.dataclass(frozen=True)
 class Mean(Summable):
-    """Each entry is averaged over the clients that sent it: HAFL's adaptive aggregation, and FedAvg where all send all.
+    """Each entry is averaged over the clients that sent it: HAFL's adaptive aggregation (arXiv 2411.06581).
+
+    Where all send all it is FedAvg (arXiv 1602.05629).
 
         none (adaptive)   w_i <- sum_{k: i in S_k} n_k w_{k,i} / sum_{k: i in S_k} n_k;  nobody sent i: as it began
         parameter         w_i <- sum_k n_k w_{k,i} [i in S_k] / n                        (zero-padding), of living pairs
