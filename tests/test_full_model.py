@@ -225,3 +225,21 @@ def test_the_learning_rate_decays_over_both_stages() -> None:
     assert [FullPlan(lr_factor=0.1, lr_decay=0.5, lr_floor=0.4)(r).lr_factor for r in range(3)] == pytest.approx(
         [0.1, 0.05, 0.04]
     )
+
+
+@pytest.mark.parametrize(
+    ("scope", "given", "expected"),
+    [("full", None, 0.1), ("full", 0.02, 0.02), ("adapter", None, 1.0), ("adapter", 0.5, 0.5)],
+)
+def test_the_whole_model_has_a_smaller_learning_rate_than_the_adapter_unless_told_otherwise(
+    scope: str, given: float | None, expected: float
+) -> None:
+    plan = Stages(2, scope, lr_factor=given, rounds=4, lr_decay=0.5)
+    assert [plan(round).lr_factor for round in range(4)] == [expected, expected * 0.5, 0.25, 0.125]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "until", "expected"), [(5, 0.05, 1), (2, 0.05, 1), (1, 0.05, 0), (5, 0.0, 0), (5, 0, 0), (3, 1.0, 3)]
+)
+def test_a_share_of_rounds_is_at_least_one_where_one_is_left(rounds: int, until: float, expected: int) -> None:
+    assert Stages(until, rounds=rounds).initiating == expected

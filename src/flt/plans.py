@@ -13,6 +13,8 @@ from flt.messages import Plan
 ADAPTER = ("A", "B", "adapter")
 """Roles that a round of the full model leaves out."""
 SCOPES = ("full", "adapter")
+WHOLE = 0.1
+"""Multiplies the learning rate where the whole model trains, unless told otherwise."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ class FullPlan(_Decaying):
     initiating: ClassVar[int] = 0
 
     mu: float = 0.0
-    lr_factor: float = 0.1
+    lr_factor: float = WHOLE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,23 +117,25 @@ class Stages(_Decaying):
     reconstruction. The adapter is attached from the start, with B = 0, so nothing is rebuilt between the stages.
 
     Attributes:
-        until: T0, the last round of the first stage: rounds, or as a fraction a share of all rounds, in [0, 1].
+        until: T0, the last round of the first stage: rounds, or as a fraction a share of all rounds, in [0, 1]; a share
+            above 0 is at least one round, unless there is but one in all.
         scope: What the first stage trains: ``full`` or ``adapter``.
         mu: lambda, the weight of the proximal term in the first stage.
-        lr_factor: Multiplies the learning rate in the first stage, besides the decay.
+        lr_factor: Multiplies the learning rate in the first stage, besides the decay; None: ``WHOLE`` for the whole
+            model, which wants a smaller one than an adapter, and 1 for the adapter.
         rounds: Rounds in all, T; None: the run's.
     """
 
     until: int | float = 0.05
     scope: str = "full"
     mu: float = 0.01
-    lr_factor: float = 0.1
+    lr_factor: float | None = None
     rounds: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_mu(self.mu)
-        _check_factor(self.lr_factor)
+        _check_factor(1.0 if self.lr_factor is None else self.lr_factor)
         if self.scope not in SCOPES:
             raise InputError.of("plan.scope", self.scope, SCOPES)
         if self.rounds is not None:
@@ -141,7 +145,8 @@ class Stages(_Decaying):
     def initiating(self) -> int:
         """T0 in rounds."""
         assert self.rounds is not None, "build fills in the run's"
-        return of_rounds("plan.until", self.until, self.rounds)
+        found = of_rounds("plan.until", self.until, self.rounds)
+        return max(found, min(1, self.rounds - 1)) if isinstance(self.until, float) and self.until else found
 
     @property
     def roles(self) -> frozenset[str]:
@@ -154,8 +159,8 @@ class Stages(_Decaying):
         if round >= self.initiating:
             return Plan(lr_factor=factor)
         if self.scope == "full":
-            return full(self.mu, self.lr_factor * factor)
-        return Plan(mu=self.mu, lr_factor=self.lr_factor * factor, stage="initiating")
+            return full(self.mu, (WHOLE if self.lr_factor is None else self.lr_factor) * factor)
+        return Plan(mu=self.mu, lr_factor=(self.lr_factor or 1.0) * factor, stage="initiating")
 
 
 def full(mu: float, lr_factor: float) -> Plan:
