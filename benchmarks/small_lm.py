@@ -88,7 +88,7 @@ def small_lm(settings: Settings, data: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch:
             _make(settings, data, Path(scratch) / "model")
-            os.rename(Path(scratch) / "model", folder)  # the whole folder or none of it
+            cache.settle(Path(scratch) / "model", folder)
     return folder
 
 

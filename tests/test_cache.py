@@ -83,6 +83,16 @@ def test_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert found == [tmp_path / "own", tmp_path / "xdg" / "flt", tmp_path / "home" / ".cache" / "flt"]
 
 
+def test_of_two_finished_folders_the_first_one_stays(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "made").write_text(name)
+        cache.settle(tmp_path / name, tmp_path / "place")
+    assert (tmp_path / "place" / "made").read_text() == "first"
+    with pytest.raises(OSError, match="nowhere"):
+        cache.settle(tmp_path / "nowhere", tmp_path / "another")
+
+
 def test_built_once_and_found_afterwards(folder: Path) -> None:
     about = {"of": "a", "length": 3}
     path = cache.entry("tokens", about, of_size(5), 5, ROOM)

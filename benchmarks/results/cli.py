@@ -193,11 +193,12 @@ def require_data(cells: list[Cell]) -> None:
     for cell in cells:
         chosen = next((o.partition("=")[2] for o in cell.overrides if o.startswith("data=")), "digits")
         source = config_folder() / "data" / f"{chosen}.yaml"
-        local = yaml.safe_load(source.read_text()).get("local") if source.is_file() else None
-        if local and not folder:
-            raise InputError(f"FLT_DATA is not set: table {cell.table} reads {local} from the folder that it names")
-        if local and not (Path(folder or "") / local).is_file():
-            raise InputError.of("FLT_DATA", folder, f"a folder with {local}, which table {cell.table} reads")
+        settings = yaml.safe_load(source.read_text()) if source.is_file() else {}
+        for local in (own.get("local") for own in (settings, *settings.get("sets", {}).values())):
+            if local and not folder:
+                raise InputError(f"FLT_DATA is not set: table {cell.table} reads {local} from the folder that it names")
+            if local and not (Path(folder or "") / local).is_file():
+                raise InputError.of("FLT_DATA", folder, f"a folder with {local}, which table {cell.table} reads")
 
 
 def require_small_lm(cells: list[Cell]) -> None:

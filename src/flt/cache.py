@@ -58,6 +58,15 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "flt"
 
 
+def settle(made: Path, folder: Path) -> None:
+    """Moves a finished folder to its place, whole; of two processes at once, the first one's stays."""
+    try:
+        os.rename(made, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
 def entry(kind: str, about: Mapping[str, Any], build: Callable[[Path], None], size: int, limit: int) -> Path:
     """The folder of an entry; where it isn't there, `build` fills an empty folder, which takes its place when whole.
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flt.cache import folder as cache_folder
+from flt.cache import settle
 from flt.errors import InputError
 from flt.quiet import quiet_transformers
 
@@ -102,15 +103,11 @@ def kept(
 
 
 def _write(folder: Path, pretrain: Callable[[], transformers.PreTrainedModel]) -> None:
-    """Pre-trains and writes a folder whole or not at all; of two processes at once, the first one's stays."""
+    """Pre-trains and writes a folder, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch, quiet_transformers():
         pretrain().save_pretrained(Path(scratch) / "model")
-        try:
-            os.rename(Path(scratch) / "model", folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
+        settle(Path(scratch) / "model", folder)
 
 
 def _pretrain() -> transformers.PreTrainedModel:

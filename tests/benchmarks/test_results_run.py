@@ -170,11 +170,13 @@ def test_a_mistake_is_one_line(
     assert named in said
 
 
+@pytest.mark.parametrize(("data", "named"), [("newsgroups20", "newsgroups20.parquet"), ("glue", "glue_sst2.parquet")])
 @pytest.mark.parametrize("folder", [None, "empty"])
 def test_data_that_is_not_there_is_said_before_anything_runs(
-    folder: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    toy_results.table(tmp_path, toy_results.YAML.replace("data=digits", "data=newsgroups20"))
+    folder: str | None, data: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    toy_results.table(tmp_path, toy_results.YAML.replace("data=digits", f"data={data}"))
     monkeypatch.delattr(pool, "run")
     monkeypatch.delenv("FLT_DATA", raising=False)
     if folder:
@@ -182,7 +184,7 @@ def test_data_that_is_not_there_is_said_before_anything_runs(
     assert call(tmp_path) == 2
     said = capsys.readouterr().err
     assert "FLT_DATA" in said
-    assert "newsgroups20.parquet" in said
+    assert named in said
     assert said.count("\n") == 1
 
 
