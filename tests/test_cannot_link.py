@@ -94,6 +94,49 @@ def test_a_centre_that_loses_its_uploads_stays_where_it_is() -> None:
     assert left == pytest.approx(0.5)
 
 
+def merged_by_hand(features: np.ndarray, clients: Sequence[int], k: int, kind: str) -> list[set[int]]:
+    """The nearest two clusters that share no client, again and again."""
+
+    def apart(a: set[int], b: set[int]) -> float:
+        one, other = features[sorted(a)], features[sorted(b)]
+        if kind == "ward":
+            size = 2 * len(a) * len(b) / (len(a) + len(b))
+            return float(np.sqrt(size) * np.linalg.norm(one.mean(axis=0) - other.mean(axis=0)))
+        pairs = np.linalg.norm(one[:, None] - other[None], axis=2)
+        return float(pairs.mean() if kind == "average" else pairs.max())
+
+    clusters = [{n} for n in range(len(features))]
+    while len(clusters) > k:
+        allowed = [
+            (apart(a, b), i, j)
+            for (i, a), (j, b) in itertools.combinations(enumerate(clusters), 2)
+            if not {clients[n] for n in a} & {clients[n] for n in b}
+        ]
+        if not allowed:
+            break
+        _, i, j = min(allowed)
+        clusters[i] |= clusters.pop(j)
+    return clusters
+
+
+@settings(max_examples=60)
+@given(
+    jobs=federations,
+    k=st.integers(1, 5),
+    kind=st.sampled_from(["average", "complete", "ward"]),
+    seed=st.integers(0, 99),
+)
+def test_merges_are_those_of_the_nearest_clusters_that_share_no_client(
+    jobs: list[int], k: int, kind: str, seed: int
+) -> None:
+    clients = [client for client, count in enumerate(jobs) for _ in range(count)]
+    features = np.random.default_rng(seed).normal(size=(len(clients), 3))
+    k = min(k, len(clients))
+    labels = merged(features, clients, k, kind)
+    found = {frozenset(np.flatnonzero(labels == label).tolist()) for label in set(labels.tolist())}
+    assert found == {frozenset(cluster) for cluster in merged_by_hand(features, clients, k, kind)}
+
+
 @pytest.mark.parametrize("kind", ["average", "complete", "ward"])
 def test_merges_that_would_join_a_clients_jobs_are_passed_over(kind: str) -> None:
     """The first two are nearest, and of one client."""

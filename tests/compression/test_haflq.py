@@ -11,7 +11,8 @@ import torch
 from test_heads import several, toy_heads
 from test_methods import HAFLQ, bits, size
 from test_trivial_cases import clients_of
-from toys import assert_same, toy_federator, weights_of
+from torch import Tensor
+from toys import assert_same, toy_clients, toy_federator, weights_of
 
 from flt.callbacks.base import FedCallback
 from flt.callbacks.communication import Communication
@@ -29,10 +30,14 @@ from flt.rules.mean import Mean
 
 
 class Sent(FedCallback):
-    """Keeps what was sent down."""
+    """Keeps what was sent down, and what came of the fits before it was packed."""
 
     def __init__(self) -> None:
         self.payloads: list[Payload] = []
+        self.unpacked: list[Update] = []
+
+    def on_job_end(self, federator: Federator, update: Update) -> None:
+        self.unpacked.append(update)
 
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
         self.payloads.append(payload)
@@ -100,18 +105,36 @@ def test_the_aggregate_is_the_mean_of_the_dequantised_vectors() -> None:
     np.testing.assert_allclose(weights_of(federator)[layer.a].numpy(), expected, rtol=1e-6)
 
 
+def logits_by_hand(federator: Federator, opened: Payload, x: Tensor) -> Tensor:
+    """The toy with the weights of a payload, and nothing else of the module that trained."""
+    module, sent = federator.engine.site.module, opened.tensors
+    for layer, name in (("fc1", "fc1"), ("fc2", "fc2")):
+        base = getattr(module, layer).base_layer
+        a, b = (sent[f"{name}.lora_{side}.default.weight"] for side in "AB")
+        x = torch.relu(x @ (base.weight + 2.0 * b @ a).T + base.bias)
+    return x @ sent["head.weight"].T + sent["head.bias"]
+
+
 def test_a_client_trains_and_is_evaluated_from_what_it_was_sent() -> None:
-    recipe = dataclasses.replace(HAFLQ, compression=Quantised(budget=1250, down=True))
-    federator, payloads = fitted(recipe, rounds=2, lr=0.0, weight_decay=0.0)
-    exact = weights_of(federator)
-    rounded = 0
-    for payload, update in zip(payloads[3:], federator.updates, strict=True):
+    recipe = dataclasses.replace(HAFLQ, compression=Quantised(budget=1500, down=True))
+    clients, sent = toy_clients(3, ranks=[1, 2, 4]), Sent()
+    warm = toy_federator(recipe, clients, rounds=1, lr=0.1)
+    warm.fit()  # so that B isn't 0
+    federator = toy_federator(recipe, clients, rounds=2, lr=0.0, weight_decay=0.0, callbacks=[sent])
+    federator.state = warm.state
+    federator.fit()
+    layout, exact, rounded = federator.server.layout, weights_of(warm), 0
+    for payload, update in zip(sent.payloads, sent.unpacked, strict=True):
         assert isinstance(payload, PackedPayload)
-        opened = opened_payload(payload, federator.server.layout)
-        for name, tensor in opened.tensors.items():
-            full = federator.server.layout.take(name, exact[name], opened.held)
-            rounded += not torch.equal(tensor, full)
-        assert all(set(update.kept[layer]) <= set(opened.kept[layer]) for layer in update.kept)
+        opened = opened_payload(payload, layout)
+        for name, tensor in update.tensors.items():  # nothing moved: what goes up is what was sent down
+            full = layout.put(name, torch.zeros_like(exact[name]), opened.held, opened.tensors[name])
+            assert torch.equal(tensor, layout.take(name, full, update.kept))
+            rounded += not torch.equal(tensor, layout.take(name, exact[name], update.kept))
+        data = clients[update.job[0]].data[0]
+        x, y = (column[data.held_out] for column in data.dataset.tensors)  # type: ignore[attr-defined]  # a TensorDataset
+        loss = torch.nn.functional.cross_entropy(logits_by_hand(federator, opened, x), y)
+        assert update.metrics["distributed/val_loss"] == pytest.approx(float(loss), rel=1e-5)
     assert rounded
 
 
