@@ -12,6 +12,7 @@ import transformers
 from commands import in_empty_folder
 from peft import PeftModel
 from safetensors.torch import load_file
+from tiny import save_decoder
 from torch import Tensor, nn
 
 import flt
@@ -126,3 +127,40 @@ def test_tasks_of_glue_are_trained_with_heads_of_their_own(
     assert sorted(path.name for path in result.exported.iterdir()) == ["head_mrpc", "head_sst2"]
     found = logits(PeftModel.from_pretrained(base(encoder, 2), result.exported / "head_mrpc"), encoder)
     torch.testing.assert_close(found, logits(result.module.model, encoder), rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("flt_data")
+@pytest.mark.parametrize("algo", ["fl_tac heads=shape", "fl_tac_unlocked heads=task"])
+def test_all_five_tasks_of_glue_are_clustered(
+    algo: str, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+    given = [
+        "data=glue",
+        "data.train_examples=60",
+        f"model={encoder}",
+        "rounds=2",
+        "eval.test_examples=20",
+        *OVERRIDES[1:],
+    ]
+    result = train(load_config([*f"algo={algo}".split(), *given]))
+    tasks = {key.split("/")[1] for key in result.metrics if key.startswith("task/")}
+    assert tasks == {"sst2", "mrpc", "rte", "qnli", "qqp"}
+    assert 0 < result.metrics["round/clustering_acc"] <= 1
+    assert len(list(result.exported.glob("group_*"))) >= 2
+
+
+@pytest.mark.usefixtures("flt_data")
+@pytest.mark.parametrize("algo", ["fedit", "fl_tac", "sa_fedlora", "haflq"])
+def test_the_eight_categories_of_dolly_train_a_decoder(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+    save_decoder(tmp_path / "gpt2")
+    given = ["data=dolly", f"model={tmp_path / 'gpt2'}", "model.max_length=16", "eval.test_examples=8"]
+    result = train(load_config([f"algo={algo}", *given, "rounds=3", "local.lr=0.01", *OVERRIDES[2:]]))
+    assert result.history[-1]["round/val_loss"] < result.history[0]["round/val_loss"]
+    tasks = {key.split("/")[1] for key in result.metrics if key.startswith("task/")}
+    assert len(tasks) == (8 if algo == "fl_tac" else 0)
+    made = "config.json" if algo == "sa_fedlora" else "adapter_config.json"  # the whole model, where the base changed
+    assert list(result.exported.rglob(made))
