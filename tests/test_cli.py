@@ -219,6 +219,11 @@ MORE = {
         "eval.by_column=true",
         "there are several tasks",
     ),
+    "nothing to evaluate by column": (
+        "eval.by_column=true data.column=label data.validation=0",
+        "data.validation=0",
+        "with eval.by_column",
+    ),
     "distributed models by column": (
         "eval.by_column=true data.column=label eval.distributed=true",
         "eval.distributed=true",

@@ -239,7 +239,8 @@ def test_the_whole_model_has_a_smaller_learning_rate_than_the_adapter_unless_tol
 
 
 @pytest.mark.parametrize(
-    ("rounds", "until", "expected"), [(5, 0.05, 1), (2, 0.05, 1), (1, 0.05, 0), (5, 0.0, 0), (5, 0, 0), (3, 1.0, 3)]
+    ("rounds", "until", "expected"),
+    [(5, 0.05, 1), (3, 0.05, 1), (2, 0.05, 0), (1, 0.05, 0), (5, 0.0, 0), (5, 0, 0), (3, 1.0, 3)],
 )
-def test_a_share_of_rounds_is_at_least_one_where_one_is_left(rounds: int, until: float, expected: int) -> None:
+def test_a_share_of_rounds_is_at_least_one_where_two_are_left(rounds: int, until: float, expected: int) -> None:
     assert Stages(until, rounds=rounds).initiating == expected

@@ -79,8 +79,8 @@ def test_a_recipe_of_pairs_is_refused(
     assert "it works on rank-1 pairs" in capsys.readouterr().err
 
 
-def test_heads_alone_are_clustered_and_pictured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("given", ["algo=fl_tac", "algo=fl_tac grouping=oracle data=digits_two heads=task"])
+def test_heads_alone_are_clustered_and_pictured(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_empty_folder(tmp_path, monkeypatch)
-    given = ["clients=3", "rounds=2", "local.steps=1", "eval.examples=20", "eval.client_examples=0", "name=heads"]
-    assert train("algo=fl_tac", "adapter=none", "plan.train=[head]", *given) == 0
+    assert train(*given.split(), "adapter=none", "plan.train=[head]", "rounds=2", "name=heads") == 0
     assert "round/clustering_acc" in metrics(tmp_path / "lightning_logs" / "heads" / "version_0")[-1]

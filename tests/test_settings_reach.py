@@ -76,7 +76,14 @@ def test_a_column_parts_the_evaluation_whose_figures_are_means_over_its_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_empty_folder(tmp_path, monkeypatch)
-    given = ["algo=fedit", "clients=2", "rounds=2", "eval.examples=null", "eval.test_examples=40", "data.column=label"]
+    given = [
+        "algo=fedit",
+        "clients=2",
+        "rounds=2",
+        "eval.examples=null",
+        "eval.test_examples=null",
+        "data.column=label",
+    ]
     found = {}
     for name, wanted in (("parted", "true"), ("whole", "false")):
         assert train(*given, f"eval.by_column={wanted}", f"name={name}") == 0
@@ -88,6 +95,10 @@ def test_a_column_parts_the_evaluation_whose_figures_are_means_over_its_values(
     parts = [float(found["parted"][f"task/{name}/val_acc"]) for name in validation]
     sizes = [len(part) for part in validation.values()]
     assert float(found["parted"]["round/val_acc"]) == pytest.approx(np.mean(parts))
+    few = federation(load_config([*given, "eval.by_column=true", "eval.examples=4"])).validation
+    assert [len(part) for part in few.values()] == [4] * 5
+    # parts of 35 or 36 examples: the mean over them is nearly that over examples
+    assert float(found["parted"]["test/acc"]) == pytest.approx(float(found["whole"]["test/acc"]), abs=0.01)
     assert float(found["whole"]["round/val_acc"]) == pytest.approx(np.average(parts, weights=sizes))
 
 

@@ -191,10 +191,12 @@ def require_data(cells: list[Cell]) -> None:
     """
     folder = os.environ.get("FLT_DATA")
     for cell in cells:
-        chosen = next((o.partition("=")[2] for o in cell.overrides if o.startswith("data=")), "digits")
+        said = dict(override.split("=", 1) for override in cell.overrides)
+        chosen, used = said.get("data", "digits"), yaml.safe_load(said.get("data.use", "null"))
         source = config_folder() / "data" / f"{chosen}.yaml"
         settings = yaml.safe_load(source.read_text()) if source.is_file() else {}
-        for local in (own.get("local") for own in (settings, *settings.get("sets", {}).values())):
+        sets = {name: own for name, own in settings.get("sets", {}).items() if used is None or name in used}
+        for local in (own.get("local") for own in (settings, *sets.values())):
             if local and not folder:
                 raise InputError(f"FLT_DATA is not set: table {cell.table} reads {local} from the folder that it names")
             if local and not (Path(folder or "") / local).is_file():

@@ -93,6 +93,8 @@ def _by_column(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[TaskData]:
     if len(tasks) > 1 or lacking:
         why = "there are several tasks" if len(tasks) > 1 else f"no data.column in {', '.join(lacking)}"
         raise InputError.of("eval.by_column", "true", "false, or data of one task with a data.column", why)
+    if "validation" not in found.splits:
+        raise InputError.of("data.validation", cfg.data["validation"], "a share above 0 with eval.by_column=true")
     if cfg.eval.distributed:
         raise InputError.of("eval.distributed", "true", "false with eval.by_column=true")
     return list(found.by_column())

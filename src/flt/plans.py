@@ -118,7 +118,7 @@ class Stages(_Decaying):
 
     Attributes:
         until: T0, the last round of the first stage: rounds, or as a fraction a share of all rounds, in [0, 1]; a share
-            above 0 is at least one round, unless there is but one in all.
+            above 0 is at least one round where three or more leave room for a budget that falls.
         scope: What the first stage trains: ``full`` or ``adapter``.
         mu: lambda, the weight of the proximal term in the first stage.
         lr_factor: Multiplies the learning rate in the first stage, besides the decay; None: ``WHOLE`` for the whole
@@ -146,7 +146,7 @@ class Stages(_Decaying):
         """T0 in rounds."""
         assert self.rounds is not None, "build fills in the run's"
         found = of_rounds("plan.until", self.until, self.rounds)
-        return max(found, min(1, self.rounds - 1)) if isinstance(self.until, float) and self.until else found
+        return max(found, 1) if isinstance(self.until, float) and self.until and self.rounds >= 3 else found
 
     @property
     def roles(self) -> frozenset[str]:

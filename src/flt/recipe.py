@@ -76,7 +76,7 @@ class Recipe:
 
     def _check_read(self, layout: Layout) -> None:
         """Tensors to cluster have to train, and to travel from every job."""
-        if not isinstance(self.grouping, Clustering):
+        if not (isinstance(self.grouping, Clustering) and self.grouping.several and self.grouping.by_features):
             return
         sent = self.plan.roles - set(self.plan(0).private)
         if not any(layout.entries[name].role in sent for name in self.grouping.reads(layout)):

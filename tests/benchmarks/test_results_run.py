@@ -188,6 +188,17 @@ def test_data_that_is_not_there_is_said_before_anything_runs(
     assert said.count("\n") == 1
 
 
+def test_of_several_sets_only_those_that_are_used_have_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FLT_DATA", str(tmp_path))
+    monkeypatch.delattr(pool, "run")
+    (tmp_path / "glue_sst2.parquet").touch()
+    toy_results.table(tmp_path, toy_results.YAML.replace("data=digits", '"data=glue", "data.use=[sst2,rte]"'))
+    assert call(tmp_path) == 2
+    assert "glue_rte.parquet" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "arguments"),
     [

@@ -108,8 +108,8 @@ def test_the_aggregate_is_the_mean_of_the_dequantised_vectors() -> None:
 def logits_by_hand(federator: Federator, opened: Payload, x: Tensor) -> Tensor:
     """The toy with the weights of a payload, and nothing else of the module that trained."""
     module, sent = federator.engine.site.module, opened.tensors
-    for layer, name in (("fc1", "fc1"), ("fc2", "fc2")):
-        base = getattr(module, layer).base_layer
+    for name in ("fc1", "fc2"):
+        base = getattr(module, name).base_layer
         a, b = (sent[f"{name}.lora_{side}.default.weight"] for side in "AB")
         x = torch.relu(x @ (base.weight + 2.0 * b @ a).T + base.bias)
     return x @ sent["head.weight"].T + sent["head.bias"]

@@ -133,11 +133,11 @@ def contingency(state: ServerState, tasks: Mapping[JobId, str]) -> tuple[np.ndar
 def cosines(federator: Federator) -> tuple[list[int], np.ndarray]:
     """How alike the clusters' ways from v0 are, over the adapter: the groups, and (groups, groups).
 
-    Home has none, also where it is the only cluster that was found; and without an adapter there are no ways.
+    Home has none, also where it is the only cluster that was found; without an adapter all are 0.
     """
     view = federator.server.view(federator.state)
     names = features.names(view.layout, "lora")
-    known = features.groups(view, names) if names else {}
+    known = features.groups(view, names)
     if not known:
         return [], np.empty((0, 0))
     ways = features.unit(np.stack(list(known.values())).astype(np.float64) - features.home(view, names))

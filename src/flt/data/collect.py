@@ -13,6 +13,9 @@ from flt.client import ClientSpec, JobData
 from flt.data import partition as partitioners
 from flt.errors import InputError
 
+MOST_CLASSES = 10_000
+"""Integers from here on are ids, and no classes."""
+
 
 def partition(
     dataset: Any,
@@ -46,8 +49,8 @@ def partition(
         min_examples: Fewest examples of a client, of a Dirichlet over labels.
         seed: Of the deal.
         label: Column of the labels, classes from 0 on, which are counted for each client; of pairs the second element.
-            They aren't where there is no such column or its values are no classes, nor with ``by=None`` where data
-            have no columns: that would read every example.
+            They aren't where there is no such column or its values are no classes, nor where data have no columns and
+            are dealt by something else: that would read every example once more.
 
     Raises:
         InputError: There are more clients than examples, a client would have none, or the column isn't there.
@@ -92,17 +95,24 @@ def job_data(
 def _labels(dataset: Any, by: str | None, values: NDArray, label: str) -> NDArray[np.int64] | None:
     """The class of each example (n,), where that is known without reading what hasn't been read."""
     if by != label:
-        if by is None and not hasattr(dataset, "column_names"):
+        if label not in (getattr(dataset, "column_names", None) or ()):
             return None
         try:
             values = _values(dataset, label)
         except InputError:
             return None
-    whole = values.ndim == 1 and np.issubdtype(values.dtype, np.integer) and int(values.min()) >= 0
+    whole = values.ndim == 1 and values.dtype.kind in "biu" and 0 <= values.min() <= values.max() < MOST_CLASSES
     return values.astype(np.int64) if whole else None
 
 
 def _values(dataset: Any, by: str) -> NDArray:
+    try:
+        return _column(dataset, by)
+    except ValueError as error:  # lists of different lengths, such as a label for each token
+        raise InputError.of("by", by, "a column of single values", str(error).splitlines()[0]) from error
+
+
+def _column(dataset: Any, by: str) -> NDArray:
     names = getattr(dataset, "column_names", None)
     if names is not None:
         if by not in names:

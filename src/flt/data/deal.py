@@ -25,7 +25,8 @@ class TaskData:
     Attributes:
         name: Its name, for evaluation.
         splits: train, and validation and test where there are any; labels are counted inside the task.
-        columns: Split -> the value of ``data.column`` of each of its examples (n,); in train it may tell clients apart.
+        columns: Split -> the value of ``data.column`` of each of its examples (n,), for the splits that have that
+            column; in train it may tell clients apart.
         head: Which head its jobs have, where jobs have different ones.
     """
 
@@ -40,9 +41,10 @@ class TaskData:
         return self.columns.get("train")
 
     def by_column(self) -> Iterator[TaskData]:
-        """A task for each value, with its part of the splits but train."""
-        for value in sorted({str(value) for values in self.columns.values() for value in values}):
-            at = {split: np.flatnonzero(values.astype(str) == value) for split, values in self.columns.items()}
+        """A task for each value, with its part of each split."""
+        found = {split: values.astype(str) for split, values in self.columns.items()}
+        for value in sorted({str(value) for values in found.values() for value in values}):
+            at = {split: np.flatnonzero(values == value) for split, values in found.items()}
             yield TaskData(value, {split: self.splits[split].view(its) for split, its in at.items() if len(its)})
 
 

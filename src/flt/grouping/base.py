@@ -99,6 +99,9 @@ class Clustering(abc.ABC):
         """Whether there can be more than one group."""
         return True
 
+    by_features: ClassVar[bool] = True
+    """Whether features decide."""
+
     def reads(self, layout: Layout) -> list[str]:
         """Names of the tensors that are clustered."""
         return features.names(layout, self.tensors)

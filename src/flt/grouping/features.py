@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -114,9 +114,13 @@ def unit(features: np.ndarray) -> np.ndarray:
 
 def _flat(view: View, tensors: Mapping[str, Tensor], names: Sequence[str]) -> np.ndarray:
     living = (view.layout.take(name, tensors[name], view.state.alive) for name in names)
-    return np.concatenate([tensor.float().numpy().ravel() for tensor in living])
+    return _joined(tensor.float().numpy().ravel() for tensor in living)
 
 
 def _changed(view: View, update: Update, names: Sequence[str]) -> np.ndarray:
     after, before = view.full(update), view.sent_to(update.job)
-    return np.concatenate([(after[name].float() - before[name].float()).numpy().ravel() for name in names])
+    return _joined((after[name].float() - before[name].float()).numpy().ravel() for name in names)
+
+
+def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, np.float32), *parts])  # an oracle may have nothing to read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,6 +20,8 @@ class OracleGrouping(Clustering):
     An upper bound for evaluation, and no method: a server doesn't see tasks. :meth:`knowing` tells this part alone of
     them. Features only serve distances and pictures. A newcomer joins the group of its task, where there is one.
     """
+
+    by_features: ClassVar[bool] = False
 
     @property
     def open(self) -> bool:
