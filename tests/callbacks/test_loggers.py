@@ -6,6 +6,7 @@ import pytest
 from fake_federator import clients_of, federator_of, figures, layout_of, metrics_of, state_of, update_of
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from toys import toy_clients, toy_federator
 
 from flt.callbacks.base import FedCallback
@@ -120,7 +121,9 @@ class TestTensorBoard:
         federator_of([callback(tensorboard(tmp_path))], layout=layout_of([]), clients=2).fit()
         assert events(tmp_path).Tags()["images"] == ["pictures/partition"]
 
-    def test_a_resumed_run_shows_each_round_once(self, tmp_path):
+    def test_a_resumed_run_shows_each_round_once(self, tmp_path, monkeypatch):
+        # files are read in the order of their names: of the same second and process, the 10th comes before the 9th
+        monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
         federator_of([callback(tensorboard(tmp_path))], clients=2).fit(until=2)
         resumed = federator_of([], clients=2)
         resumed.fit(until=1)  # the run was killed in round 2, after it was logged and before its checkpoint
