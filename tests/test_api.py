@@ -350,7 +350,7 @@ def test_validation_test_and_collate_of_the_user_are_used() -> None:
     [
         ([], {}, "clients="),
         ("twice", {}, "clients=0: allowed is an id of its own"),
-        ("once", {"algo": "nope"}, "algo=nope: allowed is c2a, fedit"),
+        ("once", {"algo": "nope"}, "algo=nope: allowed is c2a, central"),
         ("once", {"rounds": 0}, "rounds=0"),
         ("once", {"head": "no"}, "adapter.head=no"),
         ("once", {"target_modules": ["no"]}, "adapter.target_modules=no"),

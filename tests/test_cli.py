@@ -345,7 +345,9 @@ def test_make_alone_runs_hafl(target: str) -> None:
 
 def test_the_help_lists_the_recipes_and_comes_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    assert "c2a, fedit, fl_tac, fl_tac_unlocked, flora, hafl, haflq, sa_fedlora, scaffold" in capsys.readouterr().out
+    assert (
+        "c2a, central, fedavg, fedit, fedprox, fedsa_lora, ffa_lora, fl_tac, fl_tac_unlocked" in capsys.readouterr().out
+    )
 
 
 def test_a_plan_that_a_rule_can_not_use_is_refused(

@@ -31,7 +31,7 @@ from flt.grouping.base import Clustering
 from flt.grouping.density import DbscanGrouping, HdbscanGrouping
 from flt.grouping.kmeans import KMeansGrouping
 from flt.grouping.oracle import OracleGrouping
-from flt.plans import AdapterPlan, FullPlan, Stages
+from flt.plans import AdapterPlan, Alternating, FullPlan, Stages
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, Magnitude
 from flt.ranks.schedule import Annealed
 from flt.ranks.selection import Freeze, Truncate
@@ -60,6 +60,10 @@ CHANNEL = Channel(down=True, tau=0.027, distances=[1100.0, 1120.0])  # 2.4 kB: t
 METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "fedit": (FEDIT, {}),
     "fedprox": (Recipe(Mean(), plan=AdapterPlan(mu=0.5)), {}),
+    "ffa_lora": (Recipe(Mean(), plan=AdapterPlan(train=["B", "head"], private=["A"])), {}),
+    "fedsa_lora": (Recipe(Mean(), plan=AdapterPlan(private=["B", "head"])), {}),
+    "rolora": (Recipe(Mean(), plan=Alternating()), {}),
+    "local": (Recipe(Mean(), plan=AdapterPlan(private=["A", "B", "adapter", "head"])), {}),
     "hafl freeze": (Recipe(Mean(), selection=Freeze(), importance=MEASURED), {}),
     "hafl truncate": (Recipe(Mean(), selection=Truncate(), importance=MEASURED), {}),
     "hafl delta": (Recipe(Mean(), selection=Freeze(), importance=DeltaSensitivity()), {}),

@@ -20,7 +20,7 @@ from flt.grouping.kmeans import KMeansGrouping
 from flt.grouping.oracle import OracleGrouping
 from flt.layout import Layout
 from flt.messages import JobId
-from flt.plans import AdapterPlan, FullPlan, Stages
+from flt.plans import AdapterPlan, Alternating, FullPlan, Stages
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, Magnitude, NoImportance
 from flt.ranks.schedule import Annealed, Constant
 from flt.ranks.selection import All, Freeze, Truncate
@@ -34,7 +34,7 @@ from flt.site import Site
 from flt.transfer import CosineTransfer, NoTransfer
 
 PARTS: dict[str, dict[str, type]] = {
-    "plan": {"adapter": AdapterPlan, "full": FullPlan, "stages": Stages},
+    "plan": {"adapter": AdapterPlan, "alternating": Alternating, "full": FullPlan, "stages": Stages},
     "schedule": {"constant": Constant, "annealed": Annealed},
     "selection": {"all": All, "freeze": Freeze, "truncate": Truncate},
     "importance": {

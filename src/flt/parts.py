@@ -20,6 +20,10 @@ class PlanPart(Protocol):
     """What trains and what travels."""
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """Roles that the module must have: A and B, or none."""
+
+    @property
     def initiating(self) -> int:
         """Rounds of a first stage, after which a schedule begins."""
 

@@ -7,7 +7,7 @@ import math
 from typing import ClassVar
 
 from flt.errors import InputError
-from flt.layout import TRAVELLING
+from flt.layout import PAIRS, TRAVELLING
 from flt.messages import Plan
 
 ADAPTER = ("A", "B", "adapter")
@@ -27,6 +27,8 @@ class _Decaying:
             choice. It doesn't depend on the number of rounds, so a longer run has the same first rounds.
         lr_floor: The smallest factor that the learning rate comes down to, in [0, 1].
     """
+
+    needs: ClassVar[tuple[str, ...]] = ()
 
     lr_decay: float = 1.0
     lr_floor: float = 0.0
@@ -74,6 +76,32 @@ class AdapterPlan(_Decaying):
     def __call__(self, round: int) -> Plan:
         """The plan of the round that follows ``round`` finished ones."""
         return Plan(tuple(self.train), tuple(self.private), self.mu, lr_factor=self.decayed(round))
+
+
+@dataclasses.dataclass(frozen=True)
+class Alternating(_Decaying):
+    """B and the head train in odd rounds, A and the head in even ones: RoLoRA (arXiv 2502.01755).
+
+    What a round averages has the other factor in common, so the product of the means is the mean of the products. B
+    comes first: as long as B = 0, the gradient of A is 0.
+
+    Attributes:
+        mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
+    """
+
+    needs: ClassVar[tuple[str, ...]] = PAIRS
+    initiating: ClassVar[int] = 0
+    roles: ClassVar[frozenset[str]] = frozenset({*PAIRS, "head"})
+
+    mu: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_mu(self.mu)
+
+    def __call__(self, round: int) -> Plan:
+        """The plan of the round that follows ``round`` finished ones."""
+        return Plan(("A" if round % 2 else "B", "head"), mu=self.mu, lr_factor=self.decayed(round))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Recipe:
         if not roles & set(self.plan(0).train):
             raise InputError.of("plan.train", self.plan(0).train, sorted(roles), "the module has nothing else to train")
         self._check_read(layout)
-        for group in ("rule", "schedule", "selection", "importance", "compression"):
+        for group in ("plan", "rule", "schedule", "selection", "importance", "compression"):
             part = getattr(self, group)
             if missing := sorted(set(part.needs) - roles):
                 why = f"it works on rank-1 pairs, and the adapter has no {' and no '.join(missing)}"

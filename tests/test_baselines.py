@@ -1,0 +1,142 @@
+"""Exactness of aggregation, and what stays on a client, of every method that promises it: a new one adds a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from test_trivial_cases import FEDIT, METHODS, clients_of
+from torch import Tensor
+from toys import assert_same, toy_federator, weights_of
+
+from flt.callbacks.base import FedCallback
+from flt.federator import Federator
+from flt.messages import JobId, Payload
+
+EXACT = ["ffa_lora", "rolora", "flora"]
+"""Methods after each round of which the product is the dense weighted mean of the clients' products."""
+INEXACT = ["fedit", "fedprox"]
+PRIVATE = {"fedsa_lora": ("B", "head"), "local": ("A", "B", "head")}
+"""Method -> roles of the tensors that stay on a client."""
+MARKER = 77.0
+
+
+def distances(name: str) -> Iterator[float]:
+    """Round by round, how far the global W0 + s B A is from sum_i p_i (W0 + s B_i A_i), in float64."""
+    recipe, settings = METHODS[name]
+    federator = toy_federator(recipe, clients_of(3), rounds=4, cohort=2, **{"lr": 0.05, **settings})
+    initial = federator.server.base
+    while federator.state.rounds < 4:
+        state = federator.state
+        federator._round()
+        view, total = federator.server.view(state), sum(update.examples for update in federator.updates)
+        for layer in federator.server.layout.layers.values():
+            expected = state.base.value(layer.base, initial).double().clone()
+            for update in federator.updates:
+                weights = view.full(update)  # a factor that wasn't sent is the one that the client was sent
+                product = weights[layer.b].double() @ weights[layer.a].double()
+                expected += update.examples / total * layer.scale * product
+            found = federator.state.base.value(layer.base, initial).double()
+            weights = weights_of(federator)
+            found = found + layer.scale * weights[layer.b].double() @ weights[layer.a].double()
+            yield float((found - expected).abs().max())
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_product_is_the_dense_weighted_mean_of_the_clients_products(name: str) -> None:
+    assert max(distances(name)) < 1e-6
+
+
+@pytest.mark.parametrize("name", INEXACT)
+def test_the_mean_of_both_factors_is_not(name: str) -> None:
+    assert max(distances(name)) > 1e-4
+
+
+def test_rolora_trains_b_first_and_then_the_factors_in_turn() -> None:
+    federator = toy_federator(METHODS["rolora"][0], clients_of(3), rounds=4, lr=0.05)
+    layout, moved = federator.server.layout, []
+    while federator.state.rounds < 4:
+        before = weights_of(federator)
+        federator._round()
+        after = weights_of(federator)
+        names = {name for name in before if not torch.equal(before[name], after[name])}
+        assert names == set(federator.updates[0].tensors)
+        moved.append({layout.entries[name].role for name in names} - {"head"})
+        assert "head.weight" in names
+    assert moved == [{"B"}, {"A"}, {"B"}, {"A"}]
+
+
+def test_ffa_lora_sends_neither_a_up_nor_down() -> None:
+    sent = Sent()
+    federator = toy_federator(METHODS["ffa_lora"][0], clients_of(3), rounds=2, callbacks=[sent])
+    start = weights_of(federator)
+    federator.fit()
+    roles = {federator.server.layout.entries[name].role for payload in sent.payloads for name in payload.tensors}
+    assert roles == {"B", "head"}
+    assert {federator.server.layout.entries[name].role for name in federator.updates[0].tensors} == {"B", "head"}
+    for layer in federator.server.layout.layers.values():
+        assert torch.equal(weights_of(federator)[layer.a], start[layer.a])
+        assert torch.equal(federator.engine.site.initial[layer.a], start[layer.a])  # what each client draws
+
+
+def test_fedsa_has_fedits_a_after_one_round_and_b_and_head_of_a_client_alone() -> None:
+    fedsa, fedit, local = (
+        toy_federator(METHODS[name][0], clients_of(3), rounds=1) for name in ("fedsa_lora", "fedit", "local")
+    )
+    for federator in (fedsa, fedit, local):
+        federator.fit()
+    layers = fedsa.server.layout.layers.values()
+    shared = {layer.a for layer in layers}
+    assert_same({name: weights_of(fedsa)[name] for name in shared}, {name: weights_of(fedit)[name] for name in shared})
+    for job, own in fedsa.client_states.items():
+        alone = local.client_states[job].tensors
+        assert_same(dict(own.tensors), {name: alone[name] for name in alone if name not in shared})
+
+
+def test_local_is_a_client_that_trains_alone_for_all_rounds() -> None:
+    together = toy_federator(METHODS["local"][0], clients_of(3), rounds=3)
+    together.fit()
+    alone = toy_federator(FEDIT, {1: clients_of(3)[1]}, rounds=3)
+    alone.fit()
+    assert_same(dict(together.client_states[1, 0].tensors), weights_of(alone))
+
+
+# ---------------------------------------------------------------------------------------------- privacy
+
+
+class Sent(FedCallback):
+    """Keeps what was sent down."""
+
+    def __init__(self) -> None:
+        self.payloads: list[Payload] = []
+
+    def on_job_start(self, federator: Federator, payload: Payload) -> None:
+        self.payloads.append(payload)
+
+
+def marked(tensors: dict[str, Tensor]) -> set[str]:
+    """Names of the tensors that hold the marker, or what a few small steps made of it."""
+    return {name for name, tensor in tensors.items() if ((tensor - MARKER).abs() < 5).any()}
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_a_marker_in_a_clients_private_tensors_shows_nowhere_else(name: str) -> None:
+    sent, owner = Sent(), (1, 0)
+    federator = toy_federator(METHODS[name][0], clients_of(3), rounds=3, lr=1e-3, callbacks=[sent])
+    federator._round()
+    own: dict[JobId, dict[str, Tensor]] = {job: dict(kept.tensors) for job, kept in federator.client_states.items()}
+    roles = {federator.server.layout.entries[key].role for key in own[owner]}
+    assert roles == set(PRIVATE[name])
+    for tensor in federator.client_states[owner].tensors.values():
+        tensor.fill_(MARKER)
+    sent.payloads.clear()
+    federator.fit()
+    assert marked(dict(federator.client_states[owner].tensors)) == set(own[owner])  # it is there, and trained on
+    for payload in sent.payloads:
+        assert not marked(dict(payload.tensors))
+    for update in federator.updates:
+        assert not marked(dict(update.tensors))
+    assert not marked(weights_of(federator))
+    for job, kept in federator.client_states.items():
+        assert job == owner or not marked(dict(kept.tensors))
