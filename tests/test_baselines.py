@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 import pytest
 import torch
 from test_trivial_cases import FEDIT, METHODS, clients_of
@@ -12,9 +13,10 @@ from toys import assert_same, toy_federator, weights_of
 
 from flt.callbacks.base import FedCallback
 from flt.federator import Federator
+from flt.layout import Layer
 from flt.messages import JobId, Payload
 
-EXACT = ["ffa_lora", "rolora", "flora"]
+EXACT = ["ffa_lora", "rolora", "flora", "fedex_lora"]
 """Methods after each round of which the product is the dense weighted mean of the clients' products."""
 INEXACT = ["fedit", "fedprox"]
 PRIVATE = {"fedsa_lora": ("B", "head"), "local": ("A", "B", "head")}
@@ -100,6 +102,57 @@ def test_local_is_a_client_that_trains_alone_for_all_rounds() -> None:
     alone = toy_federator(FEDIT, {1: clients_of(3)[1]}, rounds=3)
     alone.fit()
     assert_same(dict(together.client_states[1, 0].tensors), weights_of(alone))
+
+
+def test_fedex_with_one_client_is_fedit_and_leaves_the_base_alone() -> None:
+    fedex, fedit = (toy_federator(METHODS[name][0], clients_of(1), rounds=3) for name in ("fedex_lora", "fedit"))
+    fedex.fit()
+    fedit.fit()
+    assert_same(weights_of(fedex), weights_of(fedit))
+    assert fedex.state.base.version == 0
+
+
+def test_fedexs_adapter_of_one_round_is_fedits_and_its_residual_has_rank_k_minus_1_times_r() -> None:
+    fedex, fedit = (toy_federator(METHODS[name][0], clients_of(3), rounds=1) for name in ("fedex_lora", "fedit"))
+    fedex.fit()
+    fedit.fit()
+    assert_same(weights_of(fedex), weights_of(fedit))
+    view = fedex.server.view(toy_federator(METHODS["fedex_lora"][0], clients_of(3)).state)
+    for clients in (2, 3):
+        for left, right in fedex.server.recipe.rule.combine(view, 0, fedex.updates[:clients]).base.values():
+            assert left.shape[1] == right.shape[0] == (clients - 1) * 4
+
+
+# ---------------------------------------------------------------------------------------------- FlexLoRA
+
+
+def product(weights: Mapping[str, Tensor], layer: Layer, pairs: int | None = None) -> np.ndarray:
+    """B A of the first pairs, float64, without the scale."""
+    return weights[layer.b].double().numpy()[:, :pairs] @ weights[layer.a].double().numpy()[:pairs]
+
+
+@pytest.mark.parametrize("ranks", [[1, 1, 2], [4, 4, 4], [1, 2, 4]], ids=str)
+def test_flexlora_is_the_best_approximation_of_the_mean_product_in_every_round(ranks: list[int]) -> None:
+    federator = toy_federator(METHODS["flexlora"][0], clients_of(3, ranks=ranks), rounds=3, lr=0.05)
+    while federator.state.rounds < 3:
+        federator._round()
+        total = sum(update.examples for update in federator.updates)
+        for layer in federator.server.layout.layers.values():
+            mean = sum(update.examples / total * product(update.tensors, layer) for update in federator.updates)
+            u, s, v = np.linalg.svd(mean)
+            for pairs in (1, 2, 4):  # what a client of that rank is sent
+                best = (u[:, :pairs] * s[:pairs]) @ v[:pairs]
+                np.testing.assert_allclose(product(weights_of(federator), layer, pairs), best, atol=1e-6)
+            if sum(ranks) <= 4:
+                np.testing.assert_allclose(product(weights_of(federator), layer), mean, atol=1e-6)
+
+
+def test_flexlora_averages_the_head_alone() -> None:
+    federator = toy_federator(METHODS["flexlora"][0], clients_of(3), rounds=1)
+    federator.fit()
+    fedit = toy_federator(FEDIT, clients_of(3), rounds=1)
+    fedit.fit()
+    assert torch.equal(weights_of(federator)["head.weight"], weights_of(fedit)["head.weight"])
 
 
 # ---------------------------------------------------------------------------------------------- privacy

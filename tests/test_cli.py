@@ -194,6 +194,23 @@ MORE = {
     "mu nan": ("plan.mu=nan", "plan.mu=nan", ">= 0"),
     "evaluation every 0 rounds": ("eval.every=0", "eval.every=0", ">= 1"),
     "evaluation by no column": ("eval.by_column=true", "eval.by_column=true", "a data.column"),
+    "residual of different pairs": (
+        "algo=fedex_lora selection=truncate",
+        "rule Residual with selection Truncate",
+        "all",
+    ),
+    "residuals of clusters": (
+        "algo=fedex_lora grouping=kmeans grouping.k=2",
+        "rule Residual with grouping",
+        "one group",
+    ),
+    "scores of mixed pairs": (
+        "algo=flexlora importance=gradient",
+        "importance GradientSensitivity with rule Svd",
+        "none",
+    ),
+    "factors that aren't there": ("algo=flexlora adapter=houlsby ranks=null", "rule=Svd", "adapter=lora"),
+    "turns without factors": ("algo=rolora adapter=houlsby", "plan=Alternating", "adapter=lora"),
     "nothing to cluster": (
         "algo=fl_tac data=digits_two adapter=none plan.train=[head]",
         "grouping=KMeansGrouping with grouping.tensors=all",
@@ -346,7 +363,8 @@ def test_make_alone_runs_hafl(target: str) -> None:
 def test_the_help_lists_the_recipes_and_comes_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert (
-        "c2a, central, fedavg, fedit, fedprox, fedsa_lora, ffa_lora, fl_tac, fl_tac_unlocked" in capsys.readouterr().out
+        "c2a, central, fedavg, fedex_lora, fedit, fedprox, fedsa_lora, ffa_lora, fl_tac, fl_tac_unlocked"
+        in capsys.readouterr().out
     )
 
 

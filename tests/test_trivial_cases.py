@@ -37,8 +37,10 @@ from flt.ranks.schedule import Annealed
 from flt.ranks.selection import Freeze, Truncate
 from flt.recipe import Recipe
 from flt.rules.mean import Mean
+from flt.rules.residual import Residual
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
+from flt.rules.svd import Svd
 from flt.transfer import CosineTransfer
 
 SGD = {"optimizer": "sgd", "lr": 0.1}
@@ -78,6 +80,8 @@ METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "pad the update": (Recipe(Mean(pad="update"), selection=Truncate("first")), {}),
     **{f"fl_tac{name}": (Recipe(Mean("uniform"), grouping=made), {}) for name, made in GROUPINGS.items()},
     "flora": (Recipe(Stacking()), {}),
+    "flexlora": (Recipe(Svd(), selection=Truncate("first")), {}),
+    "fedex_lora": (Recipe(Residual()), {}),
     "scaffold": (Recipe(Scaffold()), SGD),
     "fedavg": (Recipe(Mean(), plan=FullPlan(lr_factor=1.0)), {}),
     "sa_fedlora": (

@@ -26,8 +26,10 @@ from flt.ranks.schedule import Annealed, Constant
 from flt.ranks.selection import All, Freeze, Truncate
 from flt.recipe import Recipe
 from flt.rules.mean import Mean
+from flt.rules.residual import Residual
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
+from flt.rules.svd import Svd
 from flt.sampling import FixedSize, Poisson
 from flt.settings import LocalSettings
 from flt.site import Site
@@ -52,7 +54,7 @@ PARTS: dict[str, dict[str, type]] = {
         "oracle": OracleGrouping,
     },
     "transfer": {"none": NoTransfer, "cosine": CosineTransfer},
-    "rule": {"mean": Mean, "stacking": Stacking, "scaffold": Scaffold},
+    "rule": {"mean": Mean, "stacking": Stacking, "svd": Svd, "residual": Residual, "scaffold": Scaffold},
     "compression": {"none": NoCompression, "quantised": Quantised, "channel": Channel},
 }
 """Part -> name in conf/<part>/ -> its class: the table that a new part adds a line to."""

@@ -51,6 +51,10 @@ class Layer:
     transposed: bool = False
     """W0 is stored (in, out), as in GPT-2's Conv1D."""
 
+    def stored(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of a change (out, n) and (n, in), in the order and shape in which W0 is stored."""
+        return (right.T.contiguous(), left.T.contiguous()) if self.transposed else (left, right)
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:

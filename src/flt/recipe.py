@@ -38,6 +38,12 @@ class Recipe:
             rule, grouping = type(self.rule).__name__, type(self.grouping).__name__
             raise InputError(f"rule {rule} with grouping {grouping}: {self.rule.one_group}; allowed is one group")
         rule, importance = type(self.rule).__name__, type(self.importance).__name__
+        if self.rule.whole and not isinstance(self.selection, All):
+            selection = type(self.selection).__name__
+            raise InputError(f"rule {rule} with selection {selection}: {self.rule.whole}; allowed is all")
+        if self.rule.mixes_pairs and self.importance.source != "nothing":
+            why = "its pairs are new mixtures, of which nothing was measured"
+            raise InputError(f"importance {importance} with rule {rule}: {why}; allowed is none")
         if self.selection.personal and self.importance.source != "clients":
             why = f"clients measure nothing for {importance}"
             raise InputError.of("selection.scores", "client", "server, or importance=gradient", why)

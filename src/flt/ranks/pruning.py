@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from flt.algebra import factors
 from flt.layout import Layer, Layout
 from flt.messages import Ids
 from flt.state import ServerState
@@ -108,26 +109,6 @@ def living(layer: Layer, weights: Mapping[str, Tensor], ids: Ids) -> tuple[Tenso
     """A layer's living factors B (out, n) and A (n, in), float64."""
     at = list(ids)
     return weights[layer.b].double()[:, at], weights[layer.a].double()[at]
-
-
-def factors(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Factors of B A in the order of its singular values.
-
-    The rows of the right one have the mean norm of A's (our choice): both factors train on at the pace that they had,
-    and a product of zero, as before the first step, leaves an A that can learn.
-
-    Args:
-        b: (out, n), float64.
-        a: (n, in), float64.
-
-    Returns:
-        Left factor (out, n), singular values (n,), right factor (n, in).
-    """
-    outer, upper = torch.linalg.qr(b)  # (out, m), (m, n), m = min(out, n)
-    inner, lower = torch.linalg.qr(a.T)
-    u, values, v = torch.linalg.svd(upper @ lower.T, full_matrices=False)
-    norm = float(a.norm(dim=1).mean()) or 1.0
-    return outer @ u * (values / norm), values, norm * v @ inner.T
 
 
 def error(layout: Layout, before: ServerState, after: ServerState) -> float:

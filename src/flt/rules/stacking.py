@@ -46,7 +46,7 @@ class Stacking(Rule):
         rows = [self.weight(u) / total * layer.scale * u.tensors[layer.a].double() for u in updates]
         columns = torch.cat([u.tensors[layer.b] for u in updates], dim=1)  # (out, sum r_i)
         stacked = torch.cat(rows).to(columns.dtype)  # (sum r_i, in)
-        return (stacked.T.contiguous(), columns.T.contiguous()) if layer.transposed else (columns, stacked)
+        return layer.stored(columns, stacked)
 
 
 def fresh_a(like: Tensor, seed: int) -> Tensor:
