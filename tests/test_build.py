@@ -20,6 +20,7 @@ from flt.grouping.kmeans import KMeansGrouping
 from flt.grouping.oracle import OracleGrouping
 from flt.ranks.importance import GradientSensitivity
 from flt.ranks.selection import Freeze, Truncate
+from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
@@ -72,7 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recipe_is_its_parts(algo: str, parts: dict[str, Any]) -> None:
     made = recipe(load_config(f"algo={algo}".split()), tasks=2)
     defaults = recipe(load_config(["algo=fedit"]), tasks=2)
-    groups = ("rule", "plan", "schedule", "selection", "importance", "grouping", "transfer", "compression")
+    groups = [field.name for field in dataclasses.fields(Recipe)]
     assert {group: getattr(made, group) for group in groups} == {
         group: parts.get(group, getattr(defaults, group)) for group in groups
     }

@@ -41,6 +41,7 @@ from flt.rules.residual import Residual
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
 from flt.rules.svd import Svd
+from flt.server_optimizer import Adam, Momentum
 from flt.transfer import CosineTransfer
 
 SGD = {"optimizer": "sgd", "lr": 0.1}
@@ -64,6 +65,8 @@ METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "fedprox": (Recipe(Mean(), plan=AdapterPlan(mu=0.5)), {}),
     "ffa_lora": (Recipe(Mean(), plan=AdapterPlan(train=["B", "head"], private=["A"])), {}),
     "fedsa_lora": (Recipe(Mean(), plan=AdapterPlan(private=["B", "head"])), {}),
+    "fedavgm": (Recipe(Mean(), server_optimizer=Momentum()), {}),
+    "fedadam": (Recipe(Mean(), server_optimizer=Adam()), {}),
     "rolora": (Recipe(Mean(), plan=Alternating()), {}),
     "local": (Recipe(Mean(), plan=AdapterPlan(private=["A", "B", "adapter", "head"])), {}),
     "hafl freeze": (Recipe(Mean(), selection=Freeze(), importance=MEASURED), {}),

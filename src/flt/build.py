@@ -31,6 +31,7 @@ from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
 from flt.rules.svd import Svd
 from flt.sampling import FixedSize, Poisson
+from flt.server_optimizer import Adagrad, Adam, Momentum, NoServerOptimizer, Yogi
 from flt.settings import LocalSettings
 from flt.site import Site
 from flt.transfer import CosineTransfer, NoTransfer
@@ -54,6 +55,13 @@ PARTS: dict[str, dict[str, type]] = {
         "oracle": OracleGrouping,
     },
     "transfer": {"none": NoTransfer, "cosine": CosineTransfer},
+    "server_optimizer": {
+        "none": NoServerOptimizer,
+        "momentum": Momentum,
+        "adagrad": Adagrad,
+        "adam": Adam,
+        "yogi": Yogi,
+    },
     "rule": {"mean": Mean, "stacking": Stacking, "svd": Svd, "residual": Residual, "scaffold": Scaffold},
     "compression": {"none": NoCompression, "quantised": Quantised, "channel": Channel},
 }
@@ -121,6 +129,7 @@ def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = Non
         grouping=grouping,
         compression=part("compression", cfg.compression),
         transfer=part("transfer", cfg.transfer),
+        server_optimizer=part("server_optimizer", cfg.server_optimizer),
     )
 
 

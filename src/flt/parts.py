@@ -12,6 +12,7 @@ from flt.callbacks.local import LocalFit
 from flt.grouping.base import Groups
 from flt.layout import Layout
 from flt.messages import Ids, Payload, Plan, Update
+from flt.rules.base import Combined
 from flt.state import GroupState, ServerState
 from flt.view import Job, View
 
@@ -108,6 +109,17 @@ class ImportancePart(Protocol):
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """What changes local training, such as a meter."""
+
+
+class ServerOptimizerPart(Protocol):
+    """How far the server goes along the change that the rule found."""
+
+    @property
+    def steps(self) -> bool:
+        """Whether the group becomes anything else than what the rule made of it."""
+
+    def __call__(self, view: View, gid: int, updates: Sequence[Update], out: Combined) -> Combined:
+        """The rule's answer for a group, with the server's step in the place of its change."""
 
 
 class TransferPart(Protocol):

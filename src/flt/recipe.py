@@ -11,12 +11,22 @@ from flt.compression.methods import NoCompression
 from flt.errors import InputError
 from flt.grouping.base import Clustering, Everyone
 from flt.layout import PAIRS, Layout
-from flt.parts import CompressionPart, GroupingPart, ImportancePart, PlanPart, SchedulePart, SelectionPart, TransferPart
+from flt.parts import (
+    CompressionPart,
+    GroupingPart,
+    ImportancePart,
+    PlanPart,
+    SchedulePart,
+    SelectionPart,
+    ServerOptimizerPart,
+    TransferPart,
+)
 from flt.plans import AdapterPlan
 from flt.ranks.importance import NoImportance
 from flt.ranks.schedule import Constant
 from flt.ranks.selection import All
 from flt.rules.base import Rule
+from flt.server_optimizer import NoServerOptimizer
 from flt.transfer import NoTransfer
 
 
@@ -32,6 +42,7 @@ class Recipe:
     grouping: GroupingPart = Everyone()
     compression: CompressionPart = NoCompression()
     transfer: TransferPart = NoTransfer()
+    server_optimizer: ServerOptimizerPart = NoServerOptimizer()
 
     def __post_init__(self) -> None:
         if self.grouping.several and self.rule.one_group:
@@ -44,6 +55,9 @@ class Recipe:
         if self.rule.mixes_pairs and self.importance.source != "nothing":
             why = "its pairs are new mixtures, of which nothing was measured"
             raise InputError(f"importance {importance} with rule {rule}: {why}; allowed is none")
+        if self.server_optimizer.steps and (self.rule.changes_base or self.rule.mixes_pairs):
+            optimizer, why = type(self.server_optimizer).__name__, "a part of its answer isn't the adapter's change"
+            raise InputError(f"server_optimizer {optimizer} with rule {rule}: {why}; allowed is none")
         if self.selection.personal and self.importance.source != "clients":
             why = f"clients measure nothing for {importance}"
             raise InputError.of("selection.scores", "client", "server, or importance=gradient", why)

@@ -35,7 +35,7 @@ class GroupState:
     scores: dict[str, Tensor]
     """Layer -> importance of each pair (r,)."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """What the rule and the importance keep, such as SCAFFOLD's ``c``."""
+    """What rule, importance and server optimiser keep, such as SCAFFOLD's ``c``."""
 
 
 @message

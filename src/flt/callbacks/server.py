@@ -12,6 +12,7 @@ from flt.compression.packing import opened_update
 from flt.layout import PAIRS, TRAVELLING, Layout
 from flt.messages import JobId, Payload, Update
 from flt.recipe import Recipe
+from flt.rules.base import Combined
 from flt.screening import screen
 from flt.state import GroupState, ServerState, zero_scores
 from flt.view import Job, View
@@ -107,7 +108,7 @@ class ServerAggregation(FedCallback):
         grouped = self.recipe.grouping(view, updates)
         view = view.starting(grouped.members, self.recipe.rule.weight)
         groups, change = dict(state.groups), {}
-        combined = {gid: self.recipe.rule.combine(view, gid, its) for gid, its in sorted(grouped.members.items())}
+        combined = {gid: self._combined(view, gid, its) for gid, its in sorted(grouped.members.items())}
         new = self.recipe.transfer(view, {gid: out.new for gid, out in combined.items()})
         for gid, out in combined.items():
             before, its = view.group(gid), grouped.members[gid]
@@ -133,6 +134,9 @@ class ServerAggregation(FedCallback):
         cut = self.recipe.schedule(done, self.layout)
         # what a cut takes from products whose factors are private, no server knows
         return dataclasses.replace(cut, pruned=None) if set(PAIRS) & set(view.plan.private) else cut
+
+    def _combined(self, view: View, gid: int, members: Sequence[Update]) -> Combined:
+        return self.recipe.server_optimizer(view, gid, members, self.recipe.rule.combine(view, gid, members))
 
     def _own_scores(self, view: View, updates: Sequence[Update]) -> dict[JobId, dict[str, Tensor]]:
         if not self.recipe.selection.personal:
