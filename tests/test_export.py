@@ -98,6 +98,17 @@ def test_the_card_names_the_base_and_nothing_of_this_machine(tmp_path: Path, mon
         assert str(place) not in json.dumps([card, json.loads((result.exported / "flt_base.json").read_text())])
 
 
+@pytest.mark.parametrize("algo", ["fedsa_lora", *slowly("local", "fedit plan.private=[head]")])
+def test_clients_that_keep_tensors_of_their_own_have_a_folder_each(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run(tmp_path, monkeypatch, *f"algo={algo}".split(), "clients=3", "local.lr=0.02")
+    assert sorted(path.name for path in result.exported.iterdir()) == ["client_0", "client_1", "client_2"]
+    found = [logits(loaded(backbone(5), result.exported / f"client_{number}")) for number in range(3)]
+    torch.testing.assert_close(found[0], logits(result.module.model), rtol=0, atol=1e-6)
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
+
+
 @pytest.mark.slow
 def test_several_groups_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run(tmp_path, monkeypatch, "algo=fl_tac", "clients=4")

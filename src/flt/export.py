@@ -22,6 +22,7 @@ from flt.causal import CausalModule
 from flt.client import ClientModule
 from flt.label_names import LabelNameClassifier
 from flt.layout import Layout
+from flt.models import Model, of_groups
 from flt.origin import drawn_in, origin_of
 from flt.quiet import quiet_transformers
 from flt.state import ServerState
@@ -34,11 +35,12 @@ def export(
     state: ServerState,
     folder: Path,
     card: Card,
-    heads: Mapping[int, Sequence[str]] | None = None,
+    models: Sequence[Model] | None = None,
 ) -> Path:
     """Writes ``adapter/``, or ``model/`` where the base changed and what was changed can be merged into it.
 
-    It has one subfolder per group where there are several, and in it one per head where jobs have different ones.
+    It has one subfolder per group where there are several, and in it one per head where jobs have different ones; where
+    clients trained tensors of their own, one per client.
 
     Args:
         module: The resident module; its base must be at the state's version.
@@ -46,7 +48,7 @@ def export(
         state: The last state.
         folder: The run's folder.
         card: The base's source and how the adapter is attached.
-        heads: Group -> the heads that its jobs have, where jobs have different ones.
+        models: What is written; None: the groups'.
 
     Returns:
         The folder that was written.
@@ -55,22 +57,18 @@ def export(
     shutil.rmtree(temporary, ignore_errors=True)
     mergeable = bool(layout.layers) or not layout.names(["adapter"])
     merged = bool(state.base.version) and mergeable
-    groups = [state.home] if merged else state.clusters
-    for gid in groups:
-        of_group = temporary / f"group_{gid}" if len(groups) > 1 else temporary
-        for head in (heads or {}).get(gid) or [""]:
-            target = of_group / f"head_{head}" if head else of_group
-            tensors = layout.model(state.groups[gid].weights, state.alive, head)
-            target.mkdir(parents=True, exist_ok=True)
-            if merged:
-                _export_model(module, layout.for_head(head), tensors, target)
-                continue
-            write_base(module, tensors, target, card.source)
-            if layout.layers:
-                _export_lora(module, layout.for_head(head), state, tensors, target, card.source)
-            else:
-                changed = {name: module.get_parameter(name).detach().cpu() for name in state.base.changed()}
-                write_own({**_drawn(module), **changed, **tensors}, _shell(module), target, card)
+    for model in of_groups(layout, state) if models is None else models:
+        target, own, tensors = temporary / model.folder, layout.for_head(model.head), model.tensors
+        target.mkdir(parents=True, exist_ok=True)
+        if merged:
+            _export_model(module, own, tensors, target)
+            continue
+        write_base(module, tensors, target, card.source)
+        if layout.layers:
+            _export_lora(module, own, state, tensors, target, card.source)
+        else:
+            changed = {name: module.get_parameter(name).detach().cpu() for name in state.base.changed()}
+            write_own({**_drawn(module), **changed, **tensors}, _shell(module), target, card)
     target = folder / ("model" if merged else "adapter")
     if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
         write_label_names(module.model, temporary)

@@ -38,7 +38,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     """The global model of a run, in eval mode, from what the run has exported.
 
     Args:
-        folder: ``adapter/`` or ``model/`` of a run, or the subfolder of one group or head.
+        folder: ``adapter/`` or ``model/`` of a run, or the subfolder of one group, head or client.
         model: The base without adapters, changed in place; None: loaded by what the folder says of it. A user's own
             module has to be given.
 
@@ -54,7 +54,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     folder = Path(folder).expanduser()
     found = next((name for name in _READERS if (folder / name).is_file()), None)
     if found is None:
-        inner = sorted(path.name for pattern in ("group_*", "head_*") for path in folder.glob(pattern))
+        inner = sorted(
+            path.name for pattern in ("group_*", "head_*", "client_*", "job_*") for path in folder.glob(pattern)
+        )
         allowed = f"one of its folders: {', '.join(inner)}" if inner else "adapter/ or model/ of a finished run"
         raise InputError.of("folder", folder, allowed, "" if inner else "nothing that flt exports is in it")
     with _broken(folder):

@@ -40,6 +40,7 @@ from flt.export import export
 from flt.federation import Federation
 from flt.federator import Federator
 from flt.layout import Layout
+from flt.models import made_by
 from flt.prefixed import prefixed
 from flt.quiet import SharedLogger
 from flt.recipe import Recipe
@@ -55,7 +56,8 @@ class Result:
     """What a federation yields.
 
     Attributes:
-        module: The global model; with several groups or heads, that of the first.
+        module: The global model; with several groups or heads that of the first, and where clients trained tensors of
+            their own the first client's.
         metrics: Figures of the last round, and of the test split.
         path: The run's folder.
         history: Figures of every round.
@@ -119,11 +121,11 @@ class Run:
         else:
             done = federator.state.rounds
             _log.warning("%s has finished after %d of %d rounds; nothing is left to do", self.folder, done, cfg.rounds)
-        heads, first = heads_of(federator), federator.state.clusters[0]
-        federator.engine.load(federator.state, first, heads[first][0])
+        models, served = made_by(federator), federator.server.layout
+        federator.engine.load(federator.state, models[0].gid, models[0].head)
+        federator.engine.site.put(models[0].tensors)  # what a client keeps too
         made.module.eval()
-        served = federator.server.layout
-        exported = exported or export(made.module, served, federator.state, self.folder, self._card(), heads)
+        exported = exported or export(made.module, served, federator.state, self.folder, self._card(), models)
         if self.show:
             summary.render(federator.history, self.folder, time.perf_counter() - began, logdir=cfg.root)
         return Result(made.module, federator.history[-1], self.folder, federator.history, exported)
@@ -223,15 +225,6 @@ def with_capacities(
     recipe.schedule.check(most)
     recipe.grouping.check(max(len(client.data) for client in ranked.values()))
     return ranked
-
-
-def heads_of(federator: Federator) -> dict[int, list[str]]:
-    """Group -> the heads that its jobs have; of a group that lost its jobs, all."""
-    own = {(c.id, i): data.head for c in federator.clients.values() for i, data in enumerate(c.data)}
-    state, every = federator.state, sorted(set(own.values()))
-    return {
-        gid: sorted({head for job, head in own.items() if state.group_of(job) == gid}) or every for gid in state.groups
-    }
 
 
 def made_before(federator: Federator) -> Path | None:
