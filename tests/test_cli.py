@@ -211,6 +211,24 @@ MORE = {
     ),
     "factors that aren't there": ("algo=flexlora adapter=houlsby ranks=null", "rule=Svd", "adapter=lora"),
     "turns without factors": ("algo=rolora adapter=houlsby", "plan=Alternating", "adapter=lora"),
+    "residual of what was dropped": (
+        "algo=fedex_lora compression=quantised",
+        "compression Quantised with rule",
+        "none",
+    ),
+    "frozen pairs in a product": ("algo=flexlora selection=freeze", "rule Svd with selection Freeze", "truncate"),
+    "mixtures of groups": ("algo=flexlora grouping=kmeans grouping.k=2", "rule Svd with grouping", "one group"),
+    "moments of factors that go": (
+        "algo=fedadam schedule=annealed schedule.by=svd",
+        "schedule.by=svd",
+        "score with several groups",
+    ),
+    "a server's step along nothing": ("algo=local server_optimizer=adam", "server_optimizer=Adam", "none"),
+    "a server's step along rounding": (
+        "algo=fedadam compression=quantised compression.down=true",
+        "compression.down=true",
+        "false with server_optimizer",
+    ),
     "a server's step where the base changes": (
         "algo=flora server_optimizer=adam",
         "server_optimizer Adam with rule Stacking",

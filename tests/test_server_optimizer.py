@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from flt.rules.residual import Residual
 from flt.rules.stacking import Stacking
 from flt.rules.svd import Svd
 from flt.server_optimizer import FIRST, SECOND, Adagrad, Adam, Momentum, Yogi
+from flt.state import GroupState
 
 KINDS: dict[str, Any] = {
     "momentum": Momentum(0.7, beta=0.6),
@@ -106,6 +108,26 @@ def test_each_cluster_has_moments_of_its_own_and_a_state_on_disk_has_them_all(na
     one, other = (federator.state.groups[gid].slots[FIRST]["head.weight"] for gid in federator.state.clusters)
     assert not torch.equal(one, other)
     assert encode(decode(encode(federator.state))) == encode(federator.state)
+
+
+@kinds
+def test_members_from_several_groups_that_trained_nothing_move_nothing(name: str) -> None:
+    """Each echoes another pair of another group: the mean of the broadcasts is not what the rule makes of them."""
+    recipe = Recipe(Mean("uniform"), server_optimizer=KINDS[name])
+    federator = toy_federator(recipe, clients_of(2), lr=0.05)
+    federator.fit()
+    (first, second), layout, state = federator.updates, federator.server.layout, federator.state
+    other = {key: tensor + 1 for key, tensor in state.groups[0].weights.items()}
+    groups = {0: state.groups[0], 1: dataclasses.replace(state.groups[0], slots={}), 2: GroupState(other, {}, {})}
+    view = federator.server.view(dataclasses.replace(state, groups=groups, assignment={(0, 0): 1, (1, 0): 2}))
+    members = [
+        federator.server._echo(view, dataclasses.replace(update, kept=dict.fromkeys(layout.layers, pairs)))
+        for update, pairs in ((first, (0, 1)), (second, (1, 2)))
+    ]
+    moved = federator.server._combined(view.starting({1: members}, lambda update: 1), 1, members)
+    plain = Mean("uniform").combine(view.starting({1: members}, lambda update: 1), 1, members)
+    assert_same(moved.new, plain.new, tolerance=1e-6)
+    assert all(not moment.any() for moment in moved.slots[FIRST].values())
 
 
 @pytest.mark.parametrize("rule", [Stacking(), Residual(), Svd()], ids=lambda rule: type(rule).__name__)

@@ -80,6 +80,10 @@ class SelectionPart(Protocol):
         """What changes local training."""
 
     @property
+    def freezes(self) -> bool:
+        """Whether a job computes with pairs that it doesn't send."""
+
+    @property
     def personal(self) -> bool:
         """Whether it reads the scores that a job measured by itself."""
 
@@ -118,8 +122,10 @@ class ServerOptimizerPart(Protocol):
     def steps(self) -> bool:
         """Whether the group becomes anything else than what the rule made of it."""
 
-    def __call__(self, view: View, gid: int, updates: Sequence[Update], out: Combined) -> Combined:
-        """The rule's answer for a group, with the server's step in the place of its change."""
+    def __call__(
+        self, view: View, gid: int, updates: Sequence[Update], out: Combined, start: Mapping[str, Tensor]
+    ) -> Combined:
+        """The rule's answer for a group, with the server's step in the place of its change from ``start``."""
 
 
 class TransferPart(Protocol):

@@ -49,15 +49,10 @@ class Recipe:
             rule, grouping = type(self.rule).__name__, type(self.grouping).__name__
             raise InputError(f"rule {rule} with grouping {grouping}: {self.rule.one_group}; allowed is one group")
         rule, importance = type(self.rule).__name__, type(self.importance).__name__
-        if self.rule.whole and not isinstance(self.selection, All):
-            selection = type(self.selection).__name__
-            raise InputError(f"rule {rule} with selection {selection}: {self.rule.whole}; allowed is all")
-        if self.rule.mixes_pairs and self.importance.source != "nothing":
-            why = "its pairs are new mixtures, of which nothing was measured"
-            raise InputError(f"importance {importance} with rule {rule}: {why}; allowed is none")
-        if self.server_optimizer.steps and (self.rule.changes_base or self.rule.mixes_pairs):
-            optimizer, why = type(self.server_optimizer).__name__, "a part of its answer isn't the adapter's change"
-            raise InputError(f"server_optimizer {optimizer} with rule {rule}: {why}; allowed is none")
+        if self.rule.whole or self.rule.mixes_pairs:
+            self._check_pairs()
+        if self.server_optimizer.steps:
+            self._check_steps()
         if self.selection.personal and self.importance.source != "clients":
             why = f"clients measure nothing for {importance}"
             raise InputError.of("selection.scores", "client", "server, or importance=gradient", why)
@@ -77,6 +72,35 @@ class Recipe:
         if missing := set(self.rule.needs) - (set(plan.train) - set(plan.private)):
             why = f"{type(self.rule).__name__} combines {', '.join(sorted(missing))}"
             raise InputError.of("plan.train", plan.train, f"{', '.join(self.rule.needs)} among them", why)
+
+    def _check_pairs(self) -> None:
+        """A rule on whole products needs all pairs of all clients, and leaves new ones."""
+        rule, importance, selection = (type(part).__name__ for part in (self.rule, self.importance, self.selection))
+        if self.rule.whole and not isinstance(self.selection, All):
+            raise InputError(f"rule {rule} with selection {selection}: {self.rule.whole}; allowed is all")
+        if self.compression.packs:
+            why = "a budget of bytes drops pairs, and the rule needs all that a client trained"
+            raise InputError(f"compression {type(self.compression).__name__} with rule {rule}: {why}; allowed is none")
+        if self.rule.mixes_pairs and self.selection.freezes:
+            why = "frozen pairs are a part of a client's product, and aren't sent"
+            raise InputError(
+                f"rule {rule} with selection {type(self.selection).__name__}: {why}; allowed is truncate, all"
+            )
+        if self.rule.mixes_pairs and self.importance.source != "nothing":
+            why = "its pairs are new mixtures, of which nothing was measured"
+            raise InputError(f"importance {importance} with rule {rule}: {why}; allowed is none")
+
+    def _check_steps(self) -> None:
+        """A server optimiser steps along the clients' change, and along nothing else."""
+        optimizer, rule = type(self.server_optimizer).__name__, type(self.rule).__name__
+        if self.rule.changes_base or self.rule.mixes_pairs:
+            why = "a part of its answer isn't the adapter's change"
+            raise InputError(f"server_optimizer {optimizer} with rule {rule}: {why}; allowed is none")
+        if not self.plan.roles - set(self.plan(0).private):
+            raise InputError.of("server_optimizer", optimizer, "none", "clients send nothing to step along")
+        if self.compression.down:
+            why = "the change would have the rounding on the way down in it"
+            raise InputError.of("compression.down", "true", f"false with server_optimizer {optimizer}", why)
 
     def check(self, layout: Layout) -> None:
         """Refuses a module that lacks what a part works on, or what the plan lets train.
@@ -133,9 +157,12 @@ class Recipe:
             return
         if self.schedule.by == "score" and self.importance.source == "nothing":
             raise InputError.of("importance", "none", "gradient, delta or magnitude", f"{schedule} cuts by it")
-        if self.schedule.by == "svd" and (self.grouping.several or self.rule.sends or self.selection.personal):
+        if self.schedule.by == "svd" and (
+            self.grouping.several or self.rule.sends or self.selection.personal or self.server_optimizer.steps
+        ):
             why = "the groups' factors, or what is kept of them, would no longer belong together"
-            raise InputError.of("schedule.by", "svd", "score with several groups, slots or clients' own scores", why)
+            allowed = "score with several groups, slots, clients' own scores or a server optimiser"
+            raise InputError.of("schedule.by", "svd", allowed, why)
         heated = self.schedule.heated
         private = sorted(set(PAIRS) & set(self.plan(max(0, (heated or 1) - 1)).private))
         if private and (self.schedule.by == "svd" or self.importance.source != "clients"):

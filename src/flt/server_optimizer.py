@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -26,37 +26,46 @@ class NoServerOptimizer:
 
     steps: ClassVar[bool] = False
 
-    def __call__(self, view: View, gid: int, updates: Sequence[Update], out: Combined) -> Combined:
+    def __call__(
+        self, view: View, gid: int, updates: Sequence[Update], out: Combined, start: Mapping[str, Tensor]
+    ) -> Combined:
         """The rule's answer as it is."""
         return out
 
 
 @dataclasses.dataclass(frozen=True)
 class _Stepping(abc.ABC):
-    """Steps along d = (what the rule made) - (what the group began with), entry by entry, in float64.
+    """Steps along d = (what the rule made) - (what it makes of what was sent to the members), in float64.
 
-    An entry that nobody sent keeps its value and its moments.
+    So d is the clients' change alone, also where members come from several groups. An entry that nobody sent is what
+    the rule left, and keeps its moments.
     """
 
     steps: ClassVar[bool] = True
 
-    def __call__(self, view: View, gid: int, updates: Sequence[Update], out: Combined) -> Combined:
+    def __call__(
+        self, view: View, gid: int, updates: Sequence[Update], out: Combined, start: Mapping[str, Tensor]
+    ) -> Combined:
         """The rule's answer with a step in the place of its change, and the moments among its slots."""
-        group, new = view.group(gid), dict(out.new)
-        slots = {slot: dict(group.slots.get(slot, {})) for slot in self.begins}
+        new = dict(out.new)
+        slots = {slot: dict(view.group(gid).slots.get(slot, {})) for slot in self.begins}
         for name in sorted({name for update in updates for name in update.tensors}):
-            start = group.weights[name] if name in group.weights else view.frozen[name]
-            change = new[name].double() - start.double()
-            before = {
-                slot: kept[name].double() if name in kept else torch.full_like(change, self.begins[slot])
-                for slot, kept in slots.items()
-            }
+            at, kind = start[name].double(), new[name].dtype
+            change = new[name].double() - at
+            before = {slot: self._kept(view, gid, kept.get(name), slot, change) for slot, kept in slots.items()}
             step, after = self.step(change, before)
-            sent = _sent(view, name, updates, start)
-            new[name] = torch.where(sent, (start.double() + step).to(start.dtype), start)
+            sent = _sent(view, name, updates, change)
+            new[name] = torch.where(sent, (at + step).to(kind), new[name])
             for slot, moment in after.items():
-                slots[slot][name] = torch.where(sent, moment, before[slot]).to(start.dtype)
+                slots[slot][name] = torch.where(sent, moment, before[slot]).to(kind)
         return dataclasses.replace(out, new=new, slots={**out.slots, **slots})
+
+    def _kept(self, view: View, gid: int, kept: Tensor | None, slot: str, like: Tensor) -> Tensor:
+        first = torch.full_like(like, self.begins[slot])
+        if kept is None:
+            return first
+        known = gid in view.state.groups or not self.begins[slot]
+        return kept.double() if known else torch.maximum(kept.double(), first)  # members' groups may have had none
 
     @property
     @abc.abstractmethod

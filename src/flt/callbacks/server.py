@@ -136,7 +136,18 @@ class ServerAggregation(FedCallback):
         return dataclasses.replace(cut, pruned=None) if set(PAIRS) & set(view.plan.private) else cut
 
     def _combined(self, view: View, gid: int, members: Sequence[Update]) -> Combined:
-        return self.recipe.server_optimizer(view, gid, members, self.recipe.rule.combine(view, gid, members))
+        rule, optimizer = self.recipe.rule, self.recipe.server_optimizer
+        out = rule.combine(view, gid, members)
+        if not optimizer.steps:
+            return out
+        start = rule.combine(view, gid, [self._echo(view, update) for update in members]).new
+        return optimizer(view, gid, members, out, start)
+
+    def _echo(self, view: View, update: Update) -> Update:
+        """What the job would have sent without training."""
+        names = update.tensors
+        sent = {name: view.layout.take(name, view.sent(update.job, name), update.kept) for name in names}
+        return dataclasses.replace(update, tensors=sent)
 
     def _own_scores(self, view: View, updates: Sequence[Update]) -> dict[JobId, dict[str, Tensor]]:
         if not self.recipe.selection.personal:

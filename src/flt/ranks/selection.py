@@ -32,6 +32,7 @@ class All:
 
     needs: ClassVar[tuple[str, ...]] = ()
     personal: ClassVar[bool] = False
+    freezes: ClassVar[bool] = False
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
         """(held, kept) pair ids of a job."""
@@ -69,6 +70,8 @@ class _Top:
         scores: ``server``: the scores of the job's group. ``client``: those that this job itself has measured over its
             fits, and its group's for pairs that it never measured (our reconstruction).
     """
+
+    freezes: ClassVar[bool] = False
 
     by: str = "score"
     explore: float = 0.0
@@ -130,6 +133,8 @@ class _Top:
 @dataclasses.dataclass(frozen=True)
 class Freeze(_Top):
     """A job holds all living pairs, computes with all, and trains and sends its top r_k (HAFL, arXiv 2411.06581)."""
+
+    freezes: ClassVar[bool] = True
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
         """(held, kept) pair ids of a job."""

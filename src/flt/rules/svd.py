@@ -33,11 +33,14 @@ class Svd(Rule):
 
     needs: ClassVar[tuple[str, ...]] = ("A", "B")
     mixes_pairs: ClassVar[bool] = True
+    one_group: ClassVar[str] = "each group's pairs would be mixtures of its own, which can't be compared"
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
         """Decomposes each layer's mean product, averages the rest."""
         new = Mean(weights=self.weights).combine(view, gid, updates).new
         for name, layer in view.layout.layers.items():
+            if not any(update.kept[name] for update in updates):
+                continue
             left, right = self._cut(layer, updates, len(view.state.alive[name]))
             held = {name: view.state.alive[name][: left.shape[1]]}
             new[layer.b] = view.layout.put(layer.b, torch.zeros_like(new[layer.b]), held, left)
