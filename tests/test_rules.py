@@ -21,6 +21,7 @@ from flt.ranks.selection import Truncate
 from flt.recipe import Recipe
 from flt.rules.base import Rule, Totals
 from flt.rules.mean import PADS, Mean
+from flt.rules.residual import Residual
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
 from flt.state import apply_change
@@ -264,6 +265,27 @@ def test_stacked_product_is_the_dense_weighted_mean_of_products(transposed: bool
         np.testing.assert_allclose(found.T if transposed else found, dense, rtol=1e-6, atol=1e-6)
         assert left.is_contiguous()
         assert right.is_contiguous()
+
+
+@pytest.mark.parametrize("weights", ["examples", "uniform"])
+@pytest.mark.parametrize("transposed", [False, True], ids=["linear", "conv1d"])
+def test_residual_and_product_of_the_means_are_the_dense_mean_of_products(transposed: bool, weights: str) -> None:
+    view = view_of(layout_of(scale=3.0, transposed=transposed))
+    updates = [update_of(view, (i, 0), examples=n) for i, n in enumerate((10, 30, 7))]
+    shares = np.array([10, 30, 7] if weights == "examples" else [1, 1, 1], dtype=np.float64)
+    out = Residual(weights).combine(view, 0, updates)
+    for layer, (height, width) in SIZES.items():
+        dense = np.zeros((height, width))
+        for share, update in zip(shares / shares.sum(), updates, strict=True):
+            a, b = (update.tensors[f"{layer}.{part}"].double().numpy() for part in "AB")
+            dense += share * 3.0 * b @ a
+        start = torch.zeros((width, height) if transposed else (height, width), dtype=torch.float64)
+        left, right = out.base[f"{layer}.W"]
+        residual = apply_change(start, (left.double(), right.double())).numpy()
+        a, b = (out.new[f"{layer}.{part}"].double().numpy() for part in "AB")
+        found = (residual.T if transposed else residual) + 3.0 * b @ a
+        np.testing.assert_allclose(found, dense, rtol=1e-5, atol=1e-5)
+        assert np.abs(residual).max() > 1e-3  # the product of the means alone is another
 
 
 def test_head_is_averaged_beside_the_stack() -> None:
