@@ -246,6 +246,12 @@ def test_unknown_settings_are_refused_with_the_choices(make: object, line: str) 
 # ---------------------------------------------------------------------------------------------- stacking
 
 
+def dense_mean(updates: Sequence[Update], shares: np.ndarray, layer: str) -> np.ndarray:
+    """The weighted mean of the products B A (out, in), float64, without the scale."""
+    factors = [[update.tensors[f"{layer}.{part}"].double().numpy() for part in "BA"] for update in updates]
+    return sum(share * b @ a for share, (b, a) in zip(shares, factors, strict=True))
+
+
 @pytest.mark.parametrize("weights", ["examples", "uniform"])
 @pytest.mark.parametrize("transposed", [False, True], ids=["linear", "conv1d"])
 def test_stacked_product_is_the_dense_weighted_mean_of_products(transposed: bool, weights: str) -> None:
@@ -255,10 +261,7 @@ def test_stacked_product_is_the_dense_weighted_mean_of_products(transposed: bool
     shares = np.array([10, 30, 7] if weights == "examples" else [1, 1, 1], dtype=np.float64)
     change = Stacking(weights).combine(view, 0, updates).base
     for layer, (out, inner) in SIZES.items():
-        dense = np.zeros((out, inner))
-        for share, update in zip(shares / shares.sum(), updates, strict=True):
-            a, b = (update.tensors[f"{layer}.{part}"].double().numpy() for part in "AB")
-            dense += share * 3.0 * b @ a
+        dense = 3.0 * dense_mean(updates, shares / shares.sum(), layer)
         start = torch.zeros((inner, out) if transposed else (out, inner), dtype=torch.float64)
         left, right = change[f"{layer}.W"]
         found = apply_change(start, (left.double(), right.double())).numpy()
@@ -275,10 +278,7 @@ def test_residual_and_product_of_the_means_are_the_dense_mean_of_products(transp
     shares = np.array([10, 30, 7] if weights == "examples" else [1, 1, 1], dtype=np.float64)
     out = Residual(weights).combine(view, 0, updates)
     for layer, (height, width) in SIZES.items():
-        dense = np.zeros((height, width))
-        for share, update in zip(shares / shares.sum(), updates, strict=True):
-            a, b = (update.tensors[f"{layer}.{part}"].double().numpy() for part in "AB")
-            dense += share * 3.0 * b @ a
+        dense = 3.0 * dense_mean(updates, shares / shares.sum(), layer)
         start = torch.zeros((width, height) if transposed else (height, width), dtype=torch.float64)
         left, right = out.base[f"{layer}.W"]
         residual = apply_change(start, (left.double(), right.double())).numpy()

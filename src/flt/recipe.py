@@ -45,10 +45,9 @@ class Recipe:
     server_optimizer: ServerOptimizerPart = NoServerOptimizer()
 
     def __post_init__(self) -> None:
+        rule, importance, grouping = (type(part).__name__ for part in (self.rule, self.importance, self.grouping))
         if self.grouping.several and self.rule.one_group:
-            rule, grouping = type(self.rule).__name__, type(self.grouping).__name__
             raise InputError(f"rule {rule} with grouping {grouping}: {self.rule.one_group}; allowed is one group")
-        rule, importance = type(self.rule).__name__, type(self.importance).__name__
         if self.rule.whole or self.rule.mixes_pairs:
             self._check_pairs()
         if self.server_optimizer.steps:
