@@ -18,6 +18,16 @@ def drift(c: Tensor, moved: Tensor, steps: int, lr: float) -> Tensor:
     return moved / (steps * lr) - c
 
 
+def product_norm(b: Tensor, a: Tensor) -> float:
+    """|B A| in Frobenius norm, by the r x r Gram matrices.
+
+    Args:
+        b: (out, r), float64.
+        a: (r, in), float64.
+    """
+    return float(((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt())
+
+
 def factors(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Factors of B A in the order of its singular values.
 

@@ -24,6 +24,7 @@ from flt.plans import AdapterPlan, Alternating, FullPlan, Stages
 from flt.ranks.importance import DeltaSensitivity, GradientSensitivity, Magnitude, NoImportance
 from flt.ranks.schedule import Annealed, Constant
 from flt.ranks.selection import All, Freeze, Truncate
+from flt.ranks.self_pruning import SelfPruning
 from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.residual import Residual
@@ -39,7 +40,7 @@ from flt.transfer import CosineTransfer, NoTransfer
 PARTS: dict[str, dict[str, type]] = {
     "plan": {"adapter": AdapterPlan, "alternating": Alternating, "full": FullPlan, "stages": Stages},
     "schedule": {"constant": Constant, "annealed": Annealed},
-    "selection": {"all": All, "freeze": Freeze, "truncate": Truncate},
+    "selection": {"all": All, "freeze": Freeze, "truncate": Truncate, "self_pruning": SelfPruning},
     "importance": {
         "none": NoImportance,
         "gradient": GradientSensitivity,

@@ -11,7 +11,7 @@ from torch import Tensor
 from flt.callbacks.local import LocalFit
 from flt.grouping.base import Groups
 from flt.layout import Layout
-from flt.messages import Ids, Payload, Plan, Update
+from flt.messages import Ids, JobId, Payload, Plan, Update
 from flt.rules.base import Combined
 from flt.state import GroupState, ServerState
 from flt.view import Job, View
@@ -86,6 +86,13 @@ class SelectionPart(Protocol):
     @property
     def personal(self) -> bool:
         """Whether it reads the scores that a job measured by itself."""
+
+    @property
+    def together(self) -> tuple[str, ...]:
+        """Roles that it needs to train in one round, from some round on."""
+
+    def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
+        """The ranks that jobs came down to in this round by themselves."""
 
     def check(self, ranks: Sequence[int], rank: int) -> None:
         """Raises InputError where the clients' ranks don't fit the adapter's."""

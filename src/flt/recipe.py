@@ -26,6 +26,7 @@ from flt.ranks.importance import NoImportance
 from flt.ranks.schedule import Constant
 from flt.ranks.selection import All
 from flt.rules.base import Rule
+from flt.rules.mean import NORM
 from flt.server_optimizer import NoServerOptimizer
 from flt.transfer import NoTransfer
 
@@ -67,10 +68,22 @@ class Recipe:
             self._check_cuts()
         if self.compression.packs:
             self._check_compression()
-        plan = self.plan(0)
-        if missing := set(self.rule.needs) - (set(plan.train) - set(plan.private)):
+        self._check_roles()
+
+    def _check_roles(self) -> None:
+        """What a part works on has to train, or to travel."""
+        plan, needed = self.plan(0), self.rule.combines
+        if missing := set(needed) - (set(plan.train) - set(plan.private)):
             why = f"{type(self.rule).__name__} combines {', '.join(sorted(missing))}"
-            raise InputError.of("plan.train", plan.train, f"{', '.join(self.rule.needs)} among them", why)
+            raise InputError.of("plan.train", plan.train, f"{', '.join(needed)} among them", why)
+        if self.rule.weights == NORM and (hidden := sorted(set(PAIRS) & set(plan.train) & set(plan.private))):
+            why = f"plan.private keeps {', '.join(hidden)} at the clients, and the server weighs by products"
+            raise InputError.of("rule.weights", NORM, "examples, uniform", why)
+        together = set(self.selection.together)
+        if not any(together <= set(self.plan(done).train) for done in range(self.plan.initiating + 1)):
+            selection, plan_name = type(self.selection).__name__, type(self.plan).__name__
+            why = f"no round trains {' and '.join(sorted(together))} together"
+            raise InputError(f"selection {selection} with plan {plan_name}: {why}; allowed is one that does")
 
     def _check_pairs(self) -> None:
         """A rule on whole products needs all pairs of all clients, and leaves new ones."""

@@ -204,7 +204,7 @@ class Site:
                 value = value.index_select(axis, keep.nonzero()[:, 0])
             tensors[name] = value.cpu().clone()
         return Update(
-            payload.job, payload.round, tensors, payload.kept, payload.base_version,
+            payload.job, payload.round, tensors, fit.kept, payload.base_version,
             len(data.train), fit.steps, fit.scores, fit.scalars, metrics,
         )  # fmt: skip
 

@@ -125,6 +125,8 @@ class ServerState:
     selections that read it."""
     directions: dict[JobId, Tensor] = dataclasses.field(default_factory=dict)
     """Job -> what its own training changed over the rounds (features,); kept only for groupings with a memory."""
+    ranks: dict[JobId, int] = dataclasses.field(default_factory=dict)
+    """Job -> the rank that it has come down to by itself."""
     pruned: float | None = None
     """What the last round's cut took from the product: its relative error in Frobenius norm; None: nothing was cut."""
 

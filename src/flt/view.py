@@ -50,6 +50,8 @@ class View:
     """Initial values of the frozen weights that the recipe may change."""
     heads: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Head -> jobs that have it, where jobs have different ones."""
+    arrived: Mapping[JobId, Update] = dataclasses.field(default_factory=dict)
+    """Job -> its update of this round, as it was sent."""
     starts: Mapping[int, GroupState] = dataclasses.field(default_factory=dict)
     """Group -> what it begins the aggregation with, see :meth:`starting`."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import in_empty_folder, metrics, train
+from test_self_pruning import fill_b
 from test_trivial_cases import clients_of
 from toys import toy_federator, weights_of
 
@@ -17,6 +18,7 @@ from flt.federator import Federator
 from flt.messages import Ids
 from flt.ranks.importance import Magnitude
 from flt.ranks.schedule import Annealed
+from flt.ranks.self_pruning import SelfPruning
 from flt.recipe import Recipe
 from flt.rules.mean import Mean
 
@@ -77,3 +79,15 @@ def test_a_run_of_sa_fedlora_tells_it(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [bool(row["ranks/pruning_error"]) for row in rows][-1] is False
     assert any(row["ranks/pruning_error"] for row in rows)
     assert float(rows[-1]["ranks/living"]) == 4
+
+
+def test_the_mean_rank_of_the_clients_is_left_once_some_have_given_up_pairs() -> None:
+    """Ranks 1, 2 and 4, halved by everyone that can: (1 + 1 + 2) / 3."""
+    recipe = Recipe(Mean(), selection=SelfPruning(0.5, 1.0))
+    federator = toy_federator(recipe, clients_of(3, ranks=[1, 2, 4]), callbacks=[Budget()], optimizer="sgd", lr=0.05)
+    fill_b(weights_of(federator))
+    federator.fit()
+    assert federator.history[-1]["ranks/clients"] == pytest.approx(4 / 3)
+    kept = toy_federator(Recipe(Mean()), clients_of(3), callbacks=[Budget()])
+    kept.fit()
+    assert "ranks/clients" not in kept.history[-1]

@@ -11,6 +11,9 @@ from flt.federator import Federator
 class Budget(FedCallback):
     """Leaves, where a schedule changes the budget, ``ranks/living``, ``ranks/smallest`` and ``ranks/pruning_error``.
 
+    Where jobs gave up pairs by themselves, ``ranks/clients`` is the mean over the round's jobs of the most pairs that
+    one has of a layer.
+
     The first two are the mean and the smallest number of living pairs of a layer in this round. The last is what the
     cut after the round took from the product, |P - P'| / |P| in Frobenius norm over all layers; without a cut, nothing.
     """
@@ -25,3 +28,6 @@ class Budget(FedCallback):
         """Called when a round has been aggregated."""
         if federator.state.pruned is not None:
             federator.log({"ranks/pruning_error": federator.state.pruned})
+        sent = [max(map(len, update.kept.values())) for update in federator.updates if update.kept]
+        if federator.state.ranks and sent:
+            federator.log({"ranks/clients": float(np.mean(sent))})

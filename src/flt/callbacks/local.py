@@ -42,6 +42,11 @@ class LocalFit:
     """Stays on the client, at the initial rank."""
     steps: int = 0
     """Optimiser steps taken; set when the fit has ended."""
+    kept: dict[str, Ids] = dataclasses.field(init=False)
+    """Goes up: the pairs that the update has; the payload's, unless a callback gives some of them up."""
+
+    def __post_init__(self) -> None:
+        self.kept = self.payload.kept
 
     def private_slot(self, slot: str, name: str) -> Tensor:
         """A private tensor at the initial rank; zeros before it was first kept."""
@@ -52,7 +57,7 @@ class LocalFit:
 
     def frozen(self, name: str) -> Tensor | None:
         """Positions along the rank axis that are held and not kept; None where every entry trains."""
-        held, kept = (self.layout.ids(name, pairs) for pairs in (self.payload.held, self.payload.kept))
+        held, kept = (self.layout.ids(name, pairs) for pairs in (self.payload.held, self.kept))
         if held is None or kept is None or held == kept:
             return None
         keep = set(kept)

@@ -104,7 +104,7 @@ class ServerAggregation(FedCallback):
             state: The state that the round's payloads came from.
             updates: What ``screen`` let through.
         """
-        view = self.view(state)
+        view = dataclasses.replace(self.view(state), arrived={update.job: update for update in updates})
         grouped = self.recipe.grouping(view, updates)
         view = view.starting(grouped.members, self.recipe.rule.weight)
         groups, change = dict(state.groups), {}
@@ -129,6 +129,7 @@ class ServerAggregation(FedCallback):
             base=base,
             scores=self._own_scores(view, updates),
             directions=dict(sorted({**state.directions, **grouped.directions}.items())),
+            ranks=dict(sorted({**state.ranks, **self.recipe.selection.ranks(updates)}.items())),
             pruned=None,
         )
         cut = self.recipe.schedule(done, self.layout)

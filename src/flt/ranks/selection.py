@@ -13,7 +13,7 @@ from torch import Tensor
 from flt.callbacks.local import FrozenPairs, LocalFit
 from flt.errors import InputError
 from flt.layout import PAIRS
-from flt.messages import Ids
+from flt.messages import Ids, JobId, Update
 from flt.ranks.sets import deal, explored
 from flt.view import Job, View
 
@@ -31,6 +31,7 @@ class All:
     """Every job holds and trains all living pairs: what FedAvg on LoRA does."""
 
     needs: ClassVar[tuple[str, ...]] = ()
+    together: ClassVar[tuple[str, ...]] = ()
     personal: ClassVar[bool] = False
     freezes: ClassVar[bool] = False
 
@@ -41,6 +42,10 @@ class All:
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """What changes local training: nothing."""
         return []
+
+    def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
+        """Every job keeps its rank."""
+        return {}
 
     def check(self, ranks: Sequence[int], rank: int) -> None:
         """Refuses clients that can't hold all pairs.
@@ -71,6 +76,7 @@ class _Top:
             fits, and its group's for pairs that it never measured (our reconstruction).
     """
 
+    together: ClassVar[tuple[str, ...]] = ()
     freezes: ClassVar[bool] = False
 
     by: str = "score"
@@ -101,6 +107,10 @@ class _Top:
 
     def check(self, ranks: Sequence[int], rank: int) -> None:
         """Any ranks go."""
+
+    def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
+        """Every job keeps its rank."""
+        return {}
 
     def _top(self, view: View, job: Job, cohort: Sequence[Job]) -> Pairs:
         layers = [[(name, pair) for pair in ids] for name, ids in view.state.alive.items()]

@@ -46,13 +46,15 @@ class Rule(abc.ABC):
 
     weights: str = "examples"
 
+    weighings: ClassVar[tuple[str, ...]] = WEIGHTS
+    """What ``weights`` may be."""
     sends: ClassVar[tuple[str, ...]] = ()
     """Slots of the group that travel down with the weights."""
     changes_base: ClassVar[bool] = False
     """The rule writes into the frozen weights."""
     starts_afresh: ClassVar[bool] = False
     """Each round begins with an adapter that was drawn anew."""
-    needs: ClassVar[tuple[str, ...]] = ()
+    combines: ClassVar[tuple[str, ...]] = ()
     """Roles without which the rule has nothing to combine: they have to train and to travel."""
     mixes_pairs: ClassVar[bool] = False
     """Pairs are new mixtures of those that were sent: what was known of one says nothing of it any more."""
@@ -62,8 +64,13 @@ class Rule(abc.ABC):
     """Why the rule has no meaning with several groups; empty where it has."""
 
     def __post_init__(self) -> None:
-        if self.weights not in WEIGHTS:
-            raise InputError.of("rule.weights", self.weights, WEIGHTS)
+        if self.weights not in self.weighings:
+            raise InputError.of("rule.weights", self.weights, self.weighings)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Roles that the module must have: what the rule combines, or weighs by."""
+        return self.combines
 
     @abc.abstractmethod
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
@@ -75,7 +82,7 @@ class Rule(abc.ABC):
 
     def weight(self, update: Update) -> int:
         """A client's weight, an integer so that sums stay exact."""
-        return update.examples if self.weights == "examples" else 1
+        return 1 if self.weights == "uniform" else update.examples
 
 
 @dataclasses.dataclass(frozen=True)

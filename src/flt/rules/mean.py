@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
+from flt.algebra import product_norm
 from flt.errors import InputError
+from flt.layout import PAIRS
 from flt.messages import Update
-from flt.rules.base import Combined, Summable, Totals, add
+from flt.rules.base import WEIGHTS, Combined, Summable, Totals, add
 from flt.view import View
 
+NORM = "norm"
 PADS = ("none", "parameter", "update")
+UNIT = 2.0**-20
+"""Norms are rounded to multiples of it, so that weights are integers and sums stay exact."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +33,14 @@ class Mean(Summable):
         update            w_i <- sum_k n_k (w_{k,i} if i in S_k else w_t,i) / n
 
     Attributes:
+        weights: Besides ``examples`` and ``uniform``, ``norm``: in the place of n_k, the pairs of a layer weigh as much
+            as the Frobenius norm |B_k A_k| of what the client has there, and everything else by examples (HetLoRA,
+            arXiv 2401.06432; that it is taken layer by layer is our reading).
         pad: What an entry counts as that a client didn't send: ``none`` (it doesn't count), ``parameter`` (zero),
             ``update`` (unchanged).
     """
+
+    weighings: ClassVar[tuple[str, ...]] = (*WEIGHTS, NORM)
 
     pad: str = "none"
 
@@ -36,10 +49,16 @@ class Mean(Summable):
         if self.pad not in PADS:
             raise InputError.of("rule.pad", self.pad, PADS)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Roles that the module must have: pairs, to weigh by their norms."""
+        return PAIRS if self.weights == NORM else ()
+
     def summand(self, view: View, update: Update, totals: Totals) -> None:
         """Adds weight * value, and the weight, per entry."""
-        weight = self.weight(update)
+        norms = self._norms(view, update) if self.weights == NORM else {}
         for name, part in update.tensors.items():
+            weight = norms.get(view.layout.entries[name].layer, self.weight(update))
             start = view.sent(update.job, name)
             fill = start if self.pad == "update" else torch.zeros_like(start)
             # pairs that don't live keep what they hold, under any padding: a budget that rises wakes them
@@ -56,3 +75,15 @@ class Mean(Summable):
             mean = (totals["value", name].value() / weight.clamp(min=1)).to(old.dtype)
             new[name] = torch.where(weight > 0, mean, old)
         return Combined(new)
+
+    def _norms(self, view: View, update: Update) -> dict[str, int]:
+        """Layer -> |B_k A_k| in units, at least 1, of the update as it arrived: also where another one is combined."""
+        arrived = view.arrived.get(update.job, update)
+
+        def factor(name: str) -> Tensor:
+            sent: Mapping[str, Tensor] = arrived.tensors
+            kept = sent[name] if name in sent else view.layout.take(name, view.sent(update.job, name), update.kept)
+            return kept.double()
+
+        layers = view.layout.layers.items()
+        return {name: max(1, round(product_norm(factor(at.b), factor(at.a)) / UNIT)) for name, at in layers}

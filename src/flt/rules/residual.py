@@ -28,7 +28,7 @@ class Residual(Rule):
     """
 
     changes_base: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ("A", "B")
+    combines: ClassVar[tuple[str, ...]] = ("A", "B")
     one_group: ClassVar[str] = "there is one base, and the residual goes into it"
     whole: ClassVar[str] = "the residual is that of factors with the same pairs"
 

@@ -27,7 +27,7 @@ class Stacking(Rule):
 
     changes_base: ClassVar[bool] = True
     starts_afresh: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ("A", "B")
+    combines: ClassVar[tuple[str, ...]] = ("A", "B")
     one_group: ClassVar[str] = "there is one base, and stacking writes into it"
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:

@@ -31,7 +31,7 @@ class Svd(Rule):
     Listwise: factors are listed, not added.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("A", "B")
+    combines: ClassVar[tuple[str, ...]] = ("A", "B")
     mixes_pairs: ClassVar[bool] = True
     one_group: ClassVar[str] = "each group's pairs would be mixtures of its own, which can't be compared"
 
