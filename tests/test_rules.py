@@ -231,9 +231,9 @@ def test_numbers_too_large_to_be_summed_are_refused_naming_the_client() -> None:
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda: Mean(weights="size"), "rule.weights=size: allowed is examples, uniform"),
+        (lambda: Mean(weights="size"), "rule.weights=size: allowed is examples, uniform, norm"),
         (lambda: Mean(pad="zero"), "rule.pad=zero: allowed is none, parameter, update"),
-        (lambda: Stacking(weights="size"), "rule.weights=size: allowed is examples, uniform"),
+        (lambda: Stacking(weights="size"), "rule.weights=size: allowed is examples, uniform, norm"),
     ],
     ids=["weights", "pad", "weights of another rule"],
 )
