@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from test_trivial_cases import FEDIT, METHODS, clients_of
 from torch import Tensor
-from toys import assert_same, toy_federator, weights_of
+from torch.utils.data import TensorDataset
+from toys import Toy, assert_same, toy_data, toy_federator, weights_of
 
+import flt
 from flt.callbacks.base import FedCallback
+from flt.client import ClientSpec, JobData
 from flt.federator import Federator
 from flt.layout import Layer
 from flt.messages import JobId, Payload
@@ -193,3 +198,68 @@ def test_a_marker_in_a_clients_private_tensors_shows_nowhere_else(name: str) -> 
     assert not marked(weights_of(federator))
     for job, kept in federator.client_states.items():
         assert job == owner or not marked(dict(kept.tensors))
+
+
+def test_a_marker_in_a_clients_control_variate_stays_there_while_it_is_absent_and_never_crosses() -> None:
+    """SCAFFOLD's c_i; in a round of its own the client replaces it by what it has learnt since."""
+    sent, owner = Sent(), (1, 0)
+    recipe, settings = METHODS["scaffold"]
+    federator = toy_federator(recipe, clients_of(3), rounds=4, callbacks=[sent], **{**settings, "lr": 1e-3})
+    federator._round()
+    own = federator.client_states[owner].slots["c_i"]
+    for tensor in own.values():
+        tensor.fill_(MARKER)
+    everyone, absent = federator.sampler, [client for client in range(3) if client != owner[0]]
+    for sampler in (lambda *_: absent, lambda *_: absent, everyone):
+        federator.sampler = sampler
+        sent.payloads.clear()
+        federator._round()
+        for payload in sent.payloads:
+            assert not marked({**payload.tensors, **payload.slots.get("c", {})})
+        for update in federator.updates:
+            assert not marked(dict(update.tensors))
+            assert set(update.scalars) == {"lr"}
+        assert not marked({**weights_of(federator), **federator.state.groups[0].slots["c"]})
+        for job, kept in federator.client_states.items():
+            assert job == owner or not marked(dict(kept.slots["c_i"]))
+        if sampler is not everyone:
+            assert marked(dict(federator.client_states[owner].slots["c_i"])) == set(own)
+
+
+class Counting(Toy):
+    """A user's module that keeps figures of its data: in a buffer, and in the statistics of a norm."""
+
+    def __init__(self) -> None:
+        super().__init__(lr=1e-3)
+        self.norm = torch.nn.BatchNorm1d(6, affine=False)
+        self.register_buffer("largest", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.largest = torch.maximum(self.largest, x.max().detach())
+        return super().forward(self.norm(x))
+
+
+def test_a_marker_in_a_clients_examples_shows_in_nothing_that_another_client_of_a_users_module_gets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With everything private, clients beside one whose examples are marked train as they do beside any other."""
+    monkeypatch.chdir(tmp_path)
+
+    def others(value: float) -> list[dict[str, Tensor]]:
+        data = [TensorDataset(toy_data(24, seed=client).tensors[0], toy_data(24, seed=client).tensors[1])
+                for client in range(3)]  # fmt: skip
+        data[1] = TensorDataset(torch.full_like(data[1].tensors[0], value), data[1].tensors[1])
+        clients = [
+            ClientSpec(number, (JobData(found, np.arange(20), np.arange(20, 24)),)) for number, found in enumerate(data)
+        ]
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            module = Counting()
+        result = flt.fit(module, clients, "local", 2, progress=False, overrides=["name=run", "local.steps=3"])
+        assert float(module.largest) == 0.0
+        assert not marked({name: tensor.float() for name, tensor in module.named_buffers()})
+        files = [result.exported / f"client_{client}" / "adapter_model.safetensors" for client in (0, 2)]
+        return [safetensors.torch.load_file(file) for file in files]
+
+    for marked_run, plain_run in zip(others(MARKER), others(0.0), strict=True):
+        assert_same(marked_run, plain_run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -18,11 +19,12 @@ from flt.engines.serial import Serial
 from flt.federator import Federator
 from flt.layout import Layout
 from flt.messages import encode
+from flt.plans import FullPlan
 from flt.ranks.selection import Freeze
 from flt.recipe import Recipe
-from flt.rules.base import Rule
 from flt.rules.scaffold import Scaffold
 from flt.sampling import FixedSize
+from flt.server_optimizer import Momentum
 from flt.site import LocalSettings, Site
 
 LR, STEPS, ROUNDS = 0.1, 4, 4
@@ -32,15 +34,18 @@ EXAMPLES = (2, 5, 3, 4)
 class Quadratic(pl.LightningModule):
     """Loss |w - t|^2 / 2 over targets t: its gradient is w - mean t."""
 
-    def __init__(self) -> None:
+    def __init__(self, decay: float = 1.0) -> None:
         super().__init__()
+        self.decay = decay
         self.w = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         return ((self.w - batch[0]) ** 2).sum(dim=1).mean() / 2
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=LR)
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=LR)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=self.decay)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def targets() -> list[Tensor]:
@@ -48,23 +53,26 @@ def targets() -> list[Tensor]:
     return [3 * torch.randn(n, 3, generator=generator) for n in EXAMPLES]
 
 
-def quadratic_federator(rule: Rule, cohort: int) -> Federator:
+def quadratic_federator(recipe: Recipe, cohort: int, decay: float = 1.0) -> Federator:
     clients = {
         number: ClientSpec(number, (JobData(TensorDataset(t), np.arange(len(t)), np.arange(0)),))
         for number, t in enumerate(targets())
     }
-    module = Quadratic()
-    layout, recipe = Layout.of(module), Recipe(rule)
-    server = ServerAggregation(recipe, layout, len(clients), 0, {})
-    site = Site(module, layout, recipe, LocalSettings(steps=STEPS, batch_size=8), {})
+    module = Quadratic(decay)
+    module.w.requires_grad_("base" not in recipe.plan.roles)
+    layout = Layout.of(module)
+    base = {name: module.w.detach().clone() for name in recipe.frozen(layout)}
+    server = ServerAggregation(recipe, layout, len(clients), 0, base)
+    site = Site(module, layout, recipe, LocalSettings(steps=STEPS, batch_size=8), base)
     state = server.initial(dict(module.named_parameters()))
     return Federator(server, clients, Serial(site, clients), FixedSize(cohort), (), ROUNDS, 3, state)
 
 
 class ScaffoldByHand:
-    """Algorithm 1 of arXiv 1910.06378 with option II and global step 1, weights by examples."""
+    """Algorithm 1 of arXiv 1910.06378 with option II, weights by examples."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: float = 1.0, decay: float = 1.0) -> None:
+        self.step, self.rates = step, [LR * decay**k for k in range(STEPS)]
         self.w, self.c = np.array([1.0, -2.0, 0.5]), np.zeros(3)
         self.own = [np.zeros(3) for _ in EXAMPLES]
 
@@ -72,27 +80,48 @@ class ScaffoldByHand:
         models, changes = [], []
         for client in cohort:
             w, centre = self.w.copy(), targets()[client].double().numpy().mean(axis=0)
-            for _ in range(STEPS):
-                w = w - LR * ((w - centre) - self.own[client] + self.c)
-            new = self.own[client] - self.c + (self.w - w) / (STEPS * LR)
+            for rate in self.rates:
+                w = w - rate * ((w - centre) - self.own[client] + self.c)
+            new = self.own[client] - self.c + (self.w - w) / sum(self.rates)
             models.append(EXAMPLES[client] * w)
             changes.append(new - self.own[client])
             self.own[client] = new
-        self.w = np.sum(models, axis=0) / sum(EXAMPLES[client] for client in cohort)
+        mean = np.sum(models, axis=0) / sum(EXAMPLES[client] for client in cohort)
+        self.w = self.w + self.step * (mean - self.w)
         self.c = self.c + np.sum(changes, axis=0) / len(EXAMPLES)
 
 
 @pytest.mark.parametrize("cohort", [4, 2, 1])
 def test_scaffold_follows_its_algorithm_over_rounds_of_partial_cohorts(cohort: int) -> None:
     """N in c's update is the number of all jobs, whatever the cohort's size."""
-    federator, hand = quadratic_federator(Scaffold(), cohort), ScaffoldByHand()
+    follow(quadratic_federator(Recipe(Scaffold()), cohort), ScaffoldByHand())
+
+
+@pytest.mark.parametrize("cohort", [4, 2])
+def test_a_schedule_of_the_learning_rate_inside_a_fit_counts_as_the_sum_of_its_rates(cohort: int) -> None:
+    follow(quadratic_federator(Recipe(Scaffold()), cohort, decay=0.5), ScaffoldByHand(decay=0.5))
+
+
+@pytest.mark.parametrize("step", [0.5, 1.5])
+def test_the_global_step_size_is_that_of_a_server_optimiser_without_momentum(step: float) -> None:
+    recipe = Recipe(Scaffold(), server_optimizer=Momentum(lr=step, beta=0.0))
+    follow(quadratic_federator(recipe, 2), ScaffoldByHand(step))
+
+
+@pytest.mark.parametrize("cohort", [4, 2])
+def test_scaffold_corrects_the_whole_model_too(cohort: int) -> None:
+    follow(quadratic_federator(Recipe(Scaffold(), plan=FullPlan(lr_factor=1.0)), cohort), ScaffoldByHand())
+
+
+def follow(federator: Federator, hand: ScaffoldByHand) -> None:
     for _ in range(ROUNDS):
         before = dict(federator.client_states)
         federator._round()
         chosen = [job.client for job in federator.cohort]
         hand.round(chosen)
         group = federator.state.groups[0]
-        np.testing.assert_allclose(group.weights["w"], hand.w, rtol=1e-5, atol=1e-5)
+        weights = {**group.weights, **federator.server.view(federator.state).frozen}
+        np.testing.assert_allclose(weights["w"], hand.w, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(group.slots["c"]["w"], hand.c, rtol=1e-5, atol=1e-5)
         for client in chosen:
             own = federator.client_states[client, 0].slots["c_i"]["w"]

@@ -85,6 +85,24 @@ def test_scaffold_says_once_that_it_is_a_heuristic_without_sgd(caplog: pytest.Lo
     ]
 
 
+@pytest.mark.parametrize("kind", ["momentum", "two rates"])
+def test_sgd_with_momentum_or_several_learning_rates_is_a_heuristic_too(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Other(Toy):
+        def configure_optimizers(self) -> Any:
+            first, *rest = (p for p in self.parameters() if p.requires_grad)
+            groups = [{"params": [first], "lr": 0.2 if kind == "two rates" else 0.1}, {"params": rest}]
+            return torch.optim.SGD(groups, lr=0.1, momentum=0.9 if kind == "momentum" else 0.0)
+
+    local._say_once.cache_clear()
+    federator = toy_federator(Recipe(Scaffold()))
+    federator.engine.site.module.__class__ = Other
+    federator.fit()
+    (record,) = caplog.records
+    assert record.message.endswith("they are a heuristic")
+
+
 def test_only_the_head_trains_and_travels_up_where_the_plan_says_so() -> None:
     federator = toy_federator(Recipe(Mean(), plan=AdapterPlan(train=["head"])))
     assert sorted(first_update(federator)) == ["head.bias", "head.weight"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import statistics
 from typing import Any
 
 import torch
@@ -136,19 +137,23 @@ class SensitivityMeter(LocalCallback):
 
 
 class ControlVariate(LocalCallback):
-    """SCAFFOLD's correction g <- g - c_i + c, and the client's next c_i (arXiv 1910.06378, algorithm 1, option II)."""
+    """SCAFFOLD's correction g <- g - c_i + c, and the client's next c_i (arXiv 1910.06378, algorithm 1, option II).
+
+    The learning rate that goes up is the mean over the steps, so K lr is the sum of theirs under a schedule too.
+    """
 
     def __init__(self, fit: LocalFit) -> None:
         super().__init__(fit)
         c = fit.payload.slots.get("c", {})
         self.c = {name: c[name].to(p.device) if name in c else torch.zeros_like(p) for name, p in fit.trained.items()}
         self.own = {name: self._held(name, fit.private_slot("c_i", name)) for name in fit.trained}
+        self.rates: list[float] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called when the train begins."""
-        if not all(isinstance(optimizer, torch.optim.SGD) for optimizer in trainer.optimizers):
-            _say_once("SCAFFOLD's control variates are exact for SGD; with another optimiser they are a heuristic")
-        self.fit.scalars["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        if not all(map(_is_plain_sgd, trainer.optimizers)):
+            _say_once("SCAFFOLD's control variates are exact for SGD without momentum and one learning rate for all "
+                      "parameters; with another optimiser they are a heuristic")  # fmt: skip
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -156,12 +161,13 @@ class ControlVariate(LocalCallback):
         for name, parameter in self.fit.trained.items():
             if parameter.grad is not None:
                 parameter.grad.add_(self.c[name] - self.own[name])
+        self.rates.append(float(optimizer.param_groups[0]["lr"]))
 
     @torch.no_grad()
     def report(self) -> None:
         """Called when the fit has ended: c_i+ = c_i - c + (w_t - w_i) / (K lr), for the pairs that trained."""
-        fit, lr = self.fit, self.fit.scalars["lr"]
-        self.fit.slots["c_i"] = {}
+        fit, lr = self.fit, statistics.fmean(self.rates)
+        self.fit.scalars["lr"], self.fit.slots["c_i"] = lr, {}
         for name, parameter in fit.trained.items():
             moved = fit.start[name] - parameter
             new = self.own[name] + drift(self.c[name], moved, fit.steps, lr)
@@ -174,6 +180,13 @@ class ControlVariate(LocalCallback):
 
     def _held(self, name: str, full: Tensor) -> Tensor:
         return self.fit.layout.take(name, full, self.fit.payload.held)
+
+
+def _is_plain_sgd(optimizer: Optimizer) -> bool:
+    groups = optimizer.param_groups
+    return isinstance(optimizer, torch.optim.SGD) and all(
+        not group["momentum"] and group["lr"] == groups[0]["lr"] for group in groups
+    )
 
 
 @functools.cache
