@@ -69,6 +69,20 @@ def distance(one: Result, other: Result) -> float:
     return max(float((a - b).detach().abs().max()) for a, b in pairs)
 
 
+@pytest.mark.parametrize("algo", ["flora", *slowly("fedex_lora")])
+def test_a_rule_that_writes_into_adapted_layers_leaves_what_lies_below_alone(algo: str, tmp_path: Path) -> None:
+    common = text(tmp_path, f"algo={algo}", "rounds=2")
+    plain, cached, start = run(common), run([*common, "prefix_cache=on"]), run([*common, "local.lr=1e-12"])
+
+    def adapted(result: Result) -> dict[str, Tensor]:
+        return {name: value for name, value in result.module.named_parameters() if "base_layer.weight" in name}
+
+    assert adapted(cached)
+    for name, value in adapted(cached).items():
+        torch.testing.assert_close(value, adapted(plain)[name], rtol=0, atol=1e-5)
+        assert not torch.allclose(value, adapted(start)[name], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize(("layers", "head"), [("top2", "label_names"), *slowly(("top1", "linear"))])
 def test_the_adapter_after_one_round_is_that_of_a_run_without_the_cache(layers: str, head: str, tmp_path: Path) -> None:
     common = text(tmp_path, f"model.adapt_layers={layers}", f"model.head={head}")
@@ -231,7 +245,7 @@ def test_a_resumed_run_ends_on_the_same_bits_also_when_the_cache_was_cleared(tmp
     ("overrides", "why"),
     [
         (["model.dropout=0.1"], "model.dropout=0.1 draws anew"),
-        (["algo=flora"], "the recipe changes the frozen weights"),
+        (["plan=full"], "the plan trains the whole model"),
         (["model.adapt_layers=all"], "nothing lies below"),
         (["model.adapt_layers=top3"], "nothing lies below"),
         (["adapter.target_modules=[layer.0.attention.self.query]", "model.adapt_layers=all"], "nothing lies below"),

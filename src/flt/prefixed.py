@@ -71,8 +71,8 @@ def _check(made: Federation, recipe: Recipe, cfg: TrainConfig) -> None:
         raise refuse("a module or data of the user's own may change from step to step")
     if cfg.model.get("dropout", 0):
         raise refuse(f"model.dropout={cfg.model['dropout']} draws anew in every step")
-    if recipe.changes_base:
-        raise refuse("the recipe changes the frozen weights")
+    if "base" in recipe.plan.roles:  # a rule writes into adapted layers alone, which lie above the prefix
+        raise refuse("the plan trains the whole model")
 
 
 def _sets(made: Federation) -> Iterator[Any]:
