@@ -260,7 +260,7 @@ def test_a_tree_that_is_no_message_is_refused(tree: Any) -> None:
 def test_a_tree_too_deep_for_python_is_refused() -> None:
     deep = "[" * 100_000 + "]" * 100_000
     refused(safetensors.torch.save({}, metadata={"flt": deep}))
-    refused(safetensors.torch.save({}, metadata={"flt": '{"d":[[1,' * 400 + "1" + "]]}" * 400}))
+    refused(safetensors.torch.save({}, metadata={"flt": '{"d":[[1,' * 5_000 + "1" + "]]}" * 5_000}))
 
 
 def test_safetensors_of_another_program_are_refused() -> None:

@@ -56,8 +56,8 @@ class Result:
     """What a federation yields.
 
     Attributes:
-        module: The global model; with several groups or heads that of the first, and where clients trained tensors of
-            their own the first client's.
+        module: The global model, on the device that it came from; with several groups or heads that of the first, and
+            where clients trained tensors of their own the first client's.
         metrics: Figures of the last round, and of the test split.
         path: The run's folder.
         history: Figures of every round.
@@ -108,6 +108,7 @@ class Run:
         if cfg.model.get("quantise") and recipe.changes_base:
             why = "the recipe changes the frozen weights, of which only rounded ones are left"
             raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
+        home = made.module.device
         made.module.to(device)
         if cfg.prefix_cache:
             made = self.made = prefixed(made, layout, recipe, cfg, device, self.show)
@@ -128,6 +129,8 @@ class Run:
         exported = exported or export(made.module, served, federator.state, self.folder, self._card(), models)
         if self.show:
             summary.render(federator.history, self.folder, time.perf_counter() - began, logdir=cfg.root)
+        if not cfg.model.get("quantise"):  # bits that were packed on a device stay there
+            made.module.to(home)
         return Result(made.module, federator.history[-1], self.folder, federator.history, exported)
 
     def _fit(self, federator: Federator) -> None:
