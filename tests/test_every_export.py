@@ -1,0 +1,155 @@
+"""What every recipe leaves, folder by folder: the logits of the model that the run made, by flt.load and without flt."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import safetensors.torch
+import tiny
+import torch
+import transformers
+from commands import QUICK, in_empty_folder
+from slowly import mostly_slowly, slowly
+from torch import Tensor, nn
+
+import flt
+from flt import embedded
+from flt.adapters.client_data import at_client
+from flt.api import train as train_cfg
+from flt.choices import choices
+from flt.config import TrainConfig, load_config
+from flt.federator import Federator
+from flt.models import Model, made_by
+
+LOADED_BY_PEFT = ("lora", "none")
+
+
+@dataclasses.dataclass
+class Made:
+    """A run that is over: its configuration, its federation, its folders and a batch to try them on."""
+
+    cfg: TrainConfig
+    federator: Federator
+    exported: Path
+    base: Path
+    batch: dict[str, Tensor]
+
+    @torch.no_grad()
+    def logits(self, model: Model) -> Tensor:
+        """What the resident module computes with one of the models that the run made, where its clients compute."""
+        site = self.federator.engine.site
+        self.federator.engine.load(self.federator.state, model.gid, model.head)
+        site.put(model.tensors)
+        module: Any = site.module.eval()
+        return module.model(**self.batch).logits
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Made]:
+    """Runs a federation of images, or of texts on a tiny BERT."""
+    in_empty_folder(tmp_path, monkeypatch)
+    seen: list[Federator] = []
+
+    def spy(federator: Federator) -> list[Model]:
+        seen.append(federator)
+        return made_by(federator)
+
+    def start(data: str, *overrides: str) -> Made:
+        monkeypatch.setattr("flt.run.made_by", spy)
+        quick = {**QUICK, "rounds": 3, "local.steps": 2, "local.lr": 0.02, "eval.client_examples": 0}
+        base, given = (texts if data == "texts" else images)(tmp_path)
+        cfg = load_config([*(f"{key}={value}" for key, value in quick.items()), *given, *overrides])
+        exported = train_cfg(cfg).exported
+        return Made(cfg, seen[-1], exported, base, words() if data == "texts" else pixels())
+
+    return start
+
+
+def images(folder: Path) -> tuple[Path, list[str]]:
+    return embedded.embedded(), []
+
+
+def texts(folder: Path) -> tuple[Path, list[str]]:
+    model, data = tiny.save_bert(folder / "bert"), tiny.save_reviews(folder / "reviews.csv")
+    return model, [f"model={model}", f"data={data}", "model.max_length=16", "batch_size=4"]
+
+
+def pixels() -> dict[str, Tensor]:
+    return {"pixel_values": torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))}
+
+
+def words() -> dict[str, Tensor]:
+    ids = torch.randint(5, len(tiny.WORDS), (4, 6), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(6) < torch.tensor([[6], [3], [4], [2]])).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+@torch.no_grad()
+def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    assert not any(sub.training for sub in model.modules())
+    return model(**batch).logits
+
+
+Ask = Callable[[Made, Path, int], Tensor]
+
+
+@pytest.fixture(scope="module")
+def without_flt() -> Iterator[Ask]:
+    """Logits of an export by peft and transformers in a process that lacks flt, which all tests of the file share."""
+    packages = {str(Path(str(m.__file__)).parents[1]) for m in (torch, transformers, peft, safetensors)}
+    script = Path(__file__).with_name("plainly.py")
+    process = subprocess.Popen(
+        [sys.executable, "-IS", str(script), *sorted(packages)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    lines, orders = process.stdout, process.stdin
+
+    def ask(made: Made, folder: Path, classes: int) -> Tensor:
+        batch = (made.exported.parent / "batch.safetensors").resolve()
+        safetensors.torch.save_file(made.batch, batch)
+        auto = f"AutoModelFor{'Sequence' if 'input_ids' in made.batch else 'Image'}Classification"
+        where = {"folder": str(folder.resolve()), "base": str(made.base), "batch": str(batch), "auto": auto}
+        print(json.dumps({**where, "classes": classes, "merged": made.exported.name == "model"}), file=orders, flush=True)
+        return torch.tensor(json.loads(lines.readline())["logits"])
+
+    yield ask
+    orders.close()
+    assert process.wait() == 0
+
+
+def check(made: Made, ask: Ask | None) -> list[Tensor]:
+    """Every folder has the logits of its model, by flt.load and, where asked for, without flt: these logits."""
+    models = made_by(made.federator)
+    files = {path.parent for path in made.exported.rglob("*.safetensors")}
+    assert files == {made.exported / model.folder for model in models}
+    found = []
+    for model in models:
+        folder, expected = made.exported / model.folder, made.logits(model)
+        torch.testing.assert_close(logits(flt.load(folder), made.batch), expected, rtol=0, atol=1e-6)
+        if ask is not None:
+            torch.testing.assert_close(ask(made, folder, expected.shape[1]), expected, rtol=0, atol=1e-6)
+        found.append(expected)
+    made.federator.engine.site.put(made.federator.engine.site.initial)
+    return found
+
+
+CASES = [f"{data} algo={algo}" for algo in choices("algo") for data in ("images", "texts")]
+QUICKLY = ("images algo=c2a",)
+
+
+@pytest.mark.parametrize("case", mostly_slowly(CASES, QUICKLY))
+def test_every_folder_of_every_recipe_has_the_logits_of_its_model(
+    case: str, run: Callable[..., Made], request: pytest.FixtureRequest
+) -> None:
+    made = run(*case.split())
+    plain = made.cfg.adapter["name"] in LOADED_BY_PEFT
+    check(made, request.getfixturevalue("without_flt") if plain else None)
