@@ -26,7 +26,8 @@ def load(folder: str, base: str, auto: str, classes: int, merged: bool) -> Any:
     kind = getattr(transformers, auto)
     if merged:
         return kind.from_pretrained(folder)
-    model = kind.from_pretrained(base, num_labels=classes, ignore_mismatched_sizes=True)
+    head = {} if auto.endswith("LM") else {"num_labels": classes, "ignore_mismatched_sizes": True}
+    model = kind.from_pretrained(base, **head)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*(missing|unexpected).*")
         return peft.PeftModel.from_pretrained(model, folder)

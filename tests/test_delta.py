@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_export import X, bare, loaded
+from test_export import X, loaded
 from toys import Toy, toy_federator
 
 from flt.cards import Card
 from flt.delta import with_change
 from flt.export import export
+from flt.federator import Federator
 from flt.layout import Entry, Layer, Layout
 from flt.models import made_by
 from flt.plans import FullPlan
@@ -79,32 +80,30 @@ RECIPES = {
 def test_peft_loads_a_delta_on_a_module_of_the_user_s_with_equal_logits(case: str, tmp_path: Path) -> None:
     recipe, rounds, rank = RECIPES[case]
     federator = toy_federator(recipe, rounds=rounds, rank=rank)
-    pristine = Toy()
-    pristine.load_state_dict({name.replace("base_layer.", ""): value for name, value in whole(federator).items()})
-    before = pristine(X)
+    base = untrained(federator)
+    before = base(X)
     federator.fit()
     federator.engine.load(federator.state, 0)
     module, layout = federator.engine.site.module.eval(), federator.server.layout
     folder = export(module, layout, federator.state, tmp_path, Card(), made_by(federator), "delta")
-    model = loaded(pristine, folder).eval()
+    model = loaded(base, folder).eval()
     torch.testing.assert_close(model(X), module(X), rtol=0, atol=1e-6)
     assert not torch.allclose(model(X), before, atol=1e-3)
 
 
-def whole(federator: object) -> dict[str, torch.Tensor]:
+def untrained(federator: Federator) -> Toy:
     """The toy as it is before a federation, without its adapters."""
-    state = federator.engine.site.module.state_dict()  # type: ignore[attr-defined]  # of a federator
-    return {name: value.clone() for name, value in state.items() if "lora" not in name}
+    toy, state = Toy(), federator.engine.site.module.state_dict()
+    toy.load_state_dict({n.replace("base_layer.", ""): value for n, value in state.items() if "lora" not in n})
+    return toy
 
 
 def test_a_layer_without_living_pairs_still_brings_its_base_s_change(tmp_path: Path) -> None:
     federator = toy_federator(Recipe(Mean(), plan=FullPlan(lr_factor=1.0)))
-    fresh = whole(federator)
+    base = untrained(federator)
     federator.fit()
     state = dataclasses.replace(federator.state, alive={"fc1": (), "fc2": (0, 1)})
     federator.engine.load(state, 0)
     module = federator.engine.site.module.eval()
     folder = export(module, federator.server.layout, state, tmp_path, Card(), None, "delta")
-    base = bare(Toy)
-    base.load_state_dict({name.replace("base_layer.", ""): value for name, value in fresh.items()})
     torch.testing.assert_close(loaded(base, folder).eval()(X), module(X), rtol=0, atol=1e-6)

@@ -29,6 +29,7 @@ from flt.choices import choices
 from flt.config import TrainConfig, load_config
 from flt.federator import Federator
 from flt.models import Model, made_by
+from flt.runs import configure
 
 LOADED_BY_PEFT = ("lora", "none")
 
@@ -42,6 +43,7 @@ class Made:
     exported: Path
     base: Path
     batch: dict[str, Tensor]
+    auto: str
 
     @torch.no_grad()
     def logits(self, model: Model) -> Tensor:
@@ -62,6 +64,7 @@ class Made:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Made]:
     """Runs a federation of images, or of texts on a tiny BERT."""
     in_empty_folder(tmp_path, monkeypatch)
+    monkeypatch.setenv("FLT_DATA", str(tmp_path))
     seen: list[Federator] = []
 
     def spy(federator: Federator) -> list[Model]:
@@ -72,10 +75,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Made]:
         monkeypatch.setattr("flt.run.made_by", spy)
         monkeypatch.setattr("flt.callbacks.loggers._write_state", lambda *_: None)  # pictures
         quick = {**QUICK, "rounds": 3, "local.steps": 2, "local.lr": 0.02, "eval.client_examples": 0}
-        base, given = (texts if data == "texts" else images)(tmp_path)
+        base, given = SOURCES[data](tmp_path)
         cfg = load_config([*(f"{key}={value}" for key, value in quick.items()), *given, *overrides])
         exported = train_cfg(cfg).exported
-        return Made(cfg, seen[-1], exported, base, words() if data == "texts" else pixels())
+        return Made(cfg, seen[-1], exported, base, pixels() if data == "images" else words(), AUTO[data])
 
     return start
 
@@ -87,6 +90,16 @@ def images(folder: Path) -> tuple[Path, list[str]]:
 def texts(folder: Path) -> tuple[Path, list[str]]:
     model, data = tiny.save_bert(folder / "bert"), tiny.save_reviews(folder / "reviews.csv")
     return model, [f"model={model}", f"data={data}", "model.max_length=16", "batch_size=4"]
+
+
+def decoder(folder: Path) -> tuple[Path, list[str]]:
+    model = tiny.save_decoder(folder / "gpt2")
+    tiny.save_instructions(folder / "rows.parquet", rows=60)
+    return model, ["data=dolly", "data.local=rows.parquet", f"model={model}", "model.max_length=16", "batch_size=4"]
+
+
+SOURCES = {"images": images, "texts": texts, "decoder": decoder}
+AUTO = {"images": "ImageClassification", "texts": "SequenceClassification", "decoder": "CausalLM"}
 
 
 def pixels() -> dict[str, Tensor]:
@@ -126,9 +139,8 @@ def without_flt() -> Iterator[Ask]:
     def ask(made: Made, folder: Path, classes: int) -> Tensor:
         batch = (made.exported.parent / "batch.safetensors").resolve()
         safetensors.torch.save_file(made.batch, batch)
-        auto = f"AutoModelFor{'Sequence' if 'input_ids' in made.batch else 'Image'}Classification"
-        order = {"folder": str(folder.resolve()), "base": str(made.base), "batch": str(batch), "auto": auto}
-        order |= {"classes": classes, "merged": made.exported.name == "model"}
+        order = {"folder": str(folder.resolve()), "base": str(made.base), "batch": str(batch)}
+        order |= {"auto": f"AutoModelFor{made.auto}", "classes": classes, "merged": made.exported.name == "model"}
         print(json.dumps(order), file=orders, flush=True)
         return torch.tensor(json.loads(lines.readline())["logits"])
 
@@ -159,6 +171,7 @@ def close(made: Made, found: Tensor, expected: Tensor) -> None:
 
 
 CASES = [f"{data} algo={algo}" for algo in choices("algo") for data in ("images", "texts")]
+CASES += ["decoder algo=fedit", "decoder algo=flora", "decoder algo=fedavg"]
 QUICKLY = ("images algo=c2a",)
 
 
@@ -180,6 +193,8 @@ DELTAS = [
     "texts algo=fedex_lora adapter.rank=1",
     "texts algo=flora ranks=[2,4,8] selection=truncate",
     "texts algo=sa_fedlora",
+    "decoder algo=flora",
+    "decoder algo=sa_fedlora",
 ]
 
 
@@ -238,3 +253,47 @@ GROUPS = [
 def test_every_group_of_bottlenecks_has_the_logits_of_its_model(case: str, run: Callable[..., Made]) -> None:
     found = check(run("images", *case.split(), "clients=4"), None)
     assert len(found) >= 2
+
+
+def test_a_client_s_model_has_the_loss_that_the_run_measured_on_that_client(run: Callable[..., Made]) -> None:
+    settings = ["algo=local", "adapter=c2a", "adapter.label_source=client"]
+    made = run("images", *settings, "local.lr=0.05", "eval.client_examples=50")
+    for update in made.federator.updates:
+        client = update.job[0]
+        data = made.federator.clients[client].data[0].validation_set(50)
+        batch = torch.utils.data.default_collate([data[i] for i in range(len(data))])
+        found = logits(flt.load(made.exported / f"client_{client}"), {"pixel_values": batch["pixel_values"]})
+        loss = torch.nn.functional.cross_entropy(found, batch["labels"]).item()
+        assert loss == pytest.approx(update.metrics["fitted/val_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("algo=local adapter=c2a adapter.label_source=client", True),
+        *slowly(
+            ("algo=local adapter=c2a", False),
+            ("algo=local adapter=c2a adapter.label_source=client adapter.use_label=false", False),
+            ("algo=c2a adapter.label_source=client", False),
+        ),
+    ],
+)
+def test_a_card_tells_a_client_s_labels_where_its_own_model_computes_with_them_and_nowhere_else(
+    settings: str, told: bool, run: Callable[..., Made]
+) -> None:
+    made = run("images", *settings.split(), "rounds=1")
+    for model in made_by(made.federator):
+        card = json.loads((made.exported / model.folder / "flt_adapter.json").read_text())
+        counts = list(model.data.label_counts) if model.data is not None else None
+        assert card["label_counts"] == (counts if told else [])
+
+
+def test_a_finished_run_is_exported_anew_in_the_other_way(run: Callable[..., Made]) -> None:
+    made = run("images", "algo=flora", "rounds=1")
+    assert made.exported.name == "model"
+    again = train_cfg(configure(["algo=flora", "rounds=1", "resume=last", "export.base=delta"]))
+    assert again.exported == made.exported.parent / "adapter"
+    assert not made.exported.exists()
+    torch.testing.assert_close(
+        logits(flt.load(again.exported), made.batch), made.logits(made_by(made.federator)[0]), rtol=0, atol=1e-5
+    )

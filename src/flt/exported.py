@@ -81,6 +81,8 @@ def _own(folder: Path, model: nn.Module | None) -> nn.Module:
     if strange := base.load_state_dict(tensors, strict=False).unexpected_keys:
         raise InputError.of("folder", folder, "tensors of its model", f"{strange[0]} is none")
     if counts := card.get("label_counts"):
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            raise InputError.of("folder", folder, "label_counts that are integers >= 0")
         nothing = np.arange(0)
         stay_at(knowing(base), JobData(Dataset(), nothing, nothing, label_counts=tuple(counts)))
     return base
