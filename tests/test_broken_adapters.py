@@ -35,6 +35,7 @@ def tensors(change: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path], None
     def write(export: Path) -> None:
         held = load_file(export / WEIGHTS)
         change(held)
+        (export / WEIGHTS).unlink()  # the tensors are views of the file
         save_file(held, export / WEIGHTS, metadata={"format": "pt"})
 
     return write
@@ -49,7 +50,8 @@ def truncate(export: Path) -> None:
 
 
 def pickled(export: Path) -> None:
-    torch.save(load_file(export / WEIGHTS), export / WEIGHTS)
+    beside(export)
+    (export / "adapter_model.bin").rename(export / WEIGHTS)
 
 
 def beside(export: Path) -> None:

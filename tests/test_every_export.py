@@ -1,4 +1,4 @@
-"""What every recipe leaves, folder by folder: the logits of the model that the run made, by flt.load and without flt."""
+"""What every recipe leaves, folder by folder, has the logits of the model that the run made: with flt and without."""
 
 from __future__ import annotations
 
