@@ -12,6 +12,7 @@ import pytest
 import torch
 from commands import QUICK, in_empty_folder
 from safetensors.torch import load_file, save_file
+from slowly import mostly_slowly
 from torch import Tensor
 
 import flt
@@ -83,7 +84,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
+QUICK_CASES = ("truncated", "another shape of the base", "a weight that isn't the base's")
+
+
+@pytest.mark.parametrize("case", mostly_slowly(BROKEN, QUICK_CASES))
 def test_a_broken_file_is_refused_in_one_line_and_never_unpickled(
     case: str, export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,62 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import peft
 import pytest
 import safetensors.torch
-import tiny
 import torch
 import transformers
 from commands import QUICK, in_empty_folder
+from exports import AUTO, SOURCES, Ask, Made, check, logits, pixels, words
 from slowly import mostly_slowly, slowly
-from torch import Tensor, nn
+from torch import Tensor
 
 import flt
-from flt import embedded
-from flt.adapters.client_data import at_client
 from flt.api import train as train_cfg
 from flt.choices import choices
-from flt.config import TrainConfig, load_config
+from flt.config import load_config
 from flt.federator import Federator
 from flt.models import Model, made_by
 from flt.runs import configure
 
 LOADED_BY_PEFT = ("lora", "none")
-
-
-@dataclasses.dataclass
-class Made:
-    """A run that is over: its configuration, its federation, its folders and a batch to try them on."""
-
-    cfg: TrainConfig
-    federator: Federator
-    exported: Path
-    base: Path
-    batch: dict[str, Tensor]
-    auto: str
-
-    @torch.no_grad()
-    def logits(self, model: Model) -> Tensor:
-        """What the resident module computes with one of the models that the run made, where its clients compute."""
-        site = self.federator.engine.site
-        self.federator.engine.load(self.federator.state, model.gid, model.head)
-        site.put(model.tensors)
-        module: Any = site.module.eval()
-        with contextlib.ExitStack() as stack:
-            if model.folder.startswith("client_"):
-                client, _, job = model.folder.removeprefix("client_").partition("/job_")
-                data = self.federator.clients[int(client)].data[int(job or 0)]
-                stack.enter_context(at_client(site.told, data))
-            return module.model(**self.batch).logits
 
 
 @pytest.fixture
@@ -83,44 +53,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Made]:
         return Made(cfg, seen[-1], exported, base, pixels() if data == "images" else words(), AUTO[data])
 
     return start
-
-
-def images(folder: Path) -> tuple[Path, list[str]]:
-    return embedded.embedded(), []
-
-
-def texts(folder: Path) -> tuple[Path, list[str]]:
-    model, data = tiny.save_bert(folder / "bert"), tiny.save_reviews(folder / "reviews.csv", classes=4)
-    return model, [f"model={model}", f"data={data}", "model.max_length=16", "batch_size=4"]
-
-
-def decoder(folder: Path) -> tuple[Path, list[str]]:
-    model = tiny.save_decoder(folder / "gpt2")
-    tiny.save_instructions(folder / "rows.parquet", rows=60)
-    return model, ["data=dolly", "data.local=rows.parquet", f"model={model}", "model.max_length=16", "batch_size=4"]
-
-
-SOURCES = {"images": images, "texts": texts, "decoder": decoder}
-AUTO = {"images": "ImageClassification", "texts": "SequenceClassification", "decoder": "CausalLM"}
-
-
-def pixels() -> dict[str, Tensor]:
-    return {"pixel_values": torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))}
-
-
-def words() -> dict[str, Tensor]:
-    ids = torch.randint(5, len(tiny.WORDS), (4, 6), generator=torch.Generator().manual_seed(0))
-    mask = (torch.arange(6) < torch.tensor([[6], [3], [4], [2]])).long()
-    return {"input_ids": ids * mask, "attention_mask": mask}
-
-
-@torch.no_grad()
-def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    assert not any(sub.training for sub in model.modules())
-    return model(**batch).logits
-
-
-Ask = Callable[[Made, Path, int], Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -149,27 +81,6 @@ def without_flt() -> Iterator[Ask]:
     yield ask
     orders.close()
     assert process.wait() == 0, "it failed, or flt was imported there"
-
-
-def check(made: Made, ask: Ask | None) -> list[Tensor]:
-    """Every folder has the logits of its model, by flt.load and, where asked for, without flt: these logits."""
-    models = made_by(made.federator)
-    files = {path.parent for path in made.exported.rglob("*model.safetensors")}
-    files |= {path.parent for path in made.exported.rglob("flt_adapter.safetensors")}
-    assert files == {made.exported / model.folder for model in models}
-    found = [made.logits(model) for model in models]
-    for model, expected in zip(models, found, strict=True):
-        folder = made.exported / model.folder
-        close(made, logits(flt.load(folder), made.batch), expected)
-        if ask is not None:
-            close(made, ask(made, folder, expected.shape[1]), expected)
-    return found
-
-
-def close(made: Made, found: Tensor, expected: Tensor) -> None:
-    """Equal bits, except where W0 and products were added in another order: then up to rounding."""
-    rounds = bool(made.federator.state.base.version) and bool(made.federator.server.layout.layers)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 if rounds else 0)
 
 
 CASES = [f"{data} algo={algo}" for algo in choices("algo") for data in ("images", "texts")]
@@ -209,10 +120,8 @@ def test_a_base_s_change_is_a_part_of_an_adapter_that_peft_loads(
     check(made, without_flt)
 
 
-@pytest.mark.parametrize("export", [*slowly("merged"), "delta"])
-def test_a_model_without_an_adapter_is_merged_and_bottlenecks_never_are(
-    export: str, run: Callable[..., Made], request: pytest.FixtureRequest
-) -> None:
+@pytest.mark.parametrize("export", slowly("merged", "delta"))
+def test_a_model_without_an_adapter_is_merged_and_bottlenecks_never_are(export: str, run: Callable[..., Made]) -> None:
     made = run("images", "algo=fedavg", f"export.base={export}")
     assert made.exported.name == "model"
     check(made, None)
