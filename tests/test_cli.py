@@ -140,6 +140,7 @@ WRONG = {
     "tasks that aren't there": ("jobs=per_task data={tmp}/small.csv", "data.tasks={}", "task: [classes]"),
     "dropout 2": ("model.dropout=2", "model.dropout=2.0", "[0, 1)"),
     "nothing kept": ("checkpoint.keep=0", "checkpoint.keep=0", ">= 1"),
+    "unknown export": ("export.base=file", "export.base=file", "merged, delta"),
     "a cache of nothing": ("cache.max_gb=0", "cache.max_gb=0.0", "a number > 0"),
     "name of the folder above": ("name=..", "name=..", "a folder's name"),
     "root that is a file": ("root={tmp}/small.csv", "root={tmp}/small.csv", "can be written"),

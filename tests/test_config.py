@@ -34,7 +34,7 @@ def test_keys_of_a_file_are_the_fields_of_its_class(group: str, name: str, kind:
     assert keys == fields(kind) | {"name"}
 
 
-@pytest.mark.parametrize("key", [None, "partition", "cohort", "local", "eval", "stop", "checkpoint", "cache"])
+@pytest.mark.parametrize("key", [None, "partition", "cohort", "local", "eval", "stop", "checkpoint", "cache", "export"])
 def test_keys_of_the_main_file_are_the_fields_of_its_classes(key: str | None) -> None:
     cfg = compose_config([])
     kind: Any = TrainConfig if key is None else next(f.type for f in dataclasses.fields(TrainConfig) if f.name == key)

@@ -225,6 +225,9 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "other sizes": (change(adapter={"name": "c2a", "rank": 5}), "size mismatch for "),
     "other classes": (change(classes=7), "size mismatch for "),
     "no class": (change("flt_base", architecture="os"), "architecture=os"),
+    "labels that are no numbers": (change(label_counts=["a"]), "label_counts"),
+    "labels below zero": (change(label_counts=[3, -1]), "label_counts"),
+    "no list of labels": (change(label_counts=7), "TypeError"),
     "no source": (change(source=""), "model=None"),
 }
 

@@ -58,15 +58,15 @@ def save_bert(folder: Path, seed: int = 0, kind: str = "bert") -> Path:
     return folder
 
 
-def save_reviews(path: Path, rows: int = 120) -> Path:
-    """A csv of texts of one to eight words, in two classes that words tell apart."""
+def save_reviews(path: Path, rows: int = 120, classes: int = 2) -> Path:
+    """A csv of texts of one to eight words, in two classes that words tell apart, or in more."""
     generator = torch.Generator().manual_seed(0)
     texts, labels = [], []
     for i in range(rows):
         words = [WORDS[int(k)] for k in torch.randint(7, len(WORDS), (1 + i % 8,), generator=generator)]
         texts.append(" ".join([("good", "bad")[i % 2], *words]))
-        labels.append(i % 2)
-    names = [("good film", "bad film")[label] for label in labels]
+        labels.append(i % classes)
+    names = [("good film", "bad film", "good book", "bad book")[label] for label in labels]
     datasets.Dataset.from_dict({"text": texts, "label": labels, "label_name": names}).to_csv(path)
     return path
 

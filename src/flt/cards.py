@@ -13,7 +13,7 @@ import safetensors.torch
 from torch import Tensor
 
 from flt.causal import CausalModule
-from flt.client import ClientModule
+from flt.client import ClientModule, JobData
 from flt.label_names import LabelNameClassifier
 from flt.origin import origin_of
 from flt.targets import output_layer
@@ -33,12 +33,21 @@ class Card:
         adapter: The adapter's settings; peft has a file of its own.
         adapt_layers: Which blocks are adapted.
         classes: The most that a head has, where jobs have different ones; None: of a user's own module.
+        label_counts: Of the client whose own model it is, training examples of each class; empty where its adapter
+            doesn't compute with them.
     """
 
     source: str = ""
     adapter: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     adapt_layers: str = "all"
     classes: int | None = None
+    label_counts: tuple[int, ...] = ()
+
+    def of_client(self, data: JobData | None) -> Card:
+        """The card of a client's own model: its labels are told where the adapter computes with them, only there."""
+        if data is None or self.adapter.get("label_source") != "client" or not self.adapter.get("use_label", True):
+            return self
+        return dataclasses.replace(self, label_counts=data.label_counts)
 
 
 def write_base(module: pl.LightningModule, tensors: Mapping[str, Tensor], target: Path, source: str) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from flt.cards import Card, write_base, write_label_names, write_own
 from flt.causal import CausalModule
 from flt.client import ClientModule
+from flt.delta import with_change
 from flt.label_names import LabelNameClassifier
 from flt.layout import Layout
 from flt.models import Model, of_groups
@@ -36,8 +37,9 @@ def export(
     folder: Path,
     card: Card,
     models: Sequence[Model] | None = None,
+    base: str = "merged",
 ) -> Path:
-    """Writes ``adapter/``, or ``model/`` where the base changed and what was changed can be merged into it.
+    """Writes the folder that :func:`kind` names.
 
     It has one subfolder per group where there are several, and in it one per head where jobs have different ones; where
     clients trained tensors of their own, one per client.
@@ -49,71 +51,93 @@ def export(
         folder: The run's folder.
         card: The base's source and how the adapter is attached.
         models: What is written; None: the groups'.
+        base: ``merged`` or ``delta``, see :func:`kind`.
 
     Returns:
         The folder that was written.
     """
     temporary = folder / ".export"
     shutil.rmtree(temporary, ignore_errors=True)
-    mergeable = bool(layout.layers) or not layout.names(["adapter"])
-    merged = bool(state.base.version) and mergeable
+    name = kind(layout, state, base)
     for model in of_groups(layout, state) if models is None else models:
         target, own, tensors = temporary / model.folder, layout.for_head(model.head), model.tensors
         target.mkdir(parents=True, exist_ok=True)
-        if merged:
+        if name == "model":
             _export_model(module, own, tensors, target)
             continue
         write_base(module, tensors, target, card.source)
         if layout.layers:
-            _export_lora(module, own, state, tensors, target, card.source)
+            wider, replaced = with_change(own, state.base, tensors)
+            _export_lora(module, own, wider, _values(module, replaced), target, card.source)
         else:
-            changed = {name: module.get_parameter(name).detach().cpu() for name in state.base.changed()}
-            write_own({**_drawn(module), **changed, **tensors}, _shell(module), target, card)
-    target = folder / ("model" if merged else "adapter")
+            changed = _values(module, state.base.changed())
+            write_own({**_drawn(module), **changed, **tensors}, _shell(module), target, card.of_client(model.data))
+    target = folder / name
     if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
         write_label_names(module.model, temporary)
     shutil.rmtree(target, ignore_errors=True)
     return temporary.rename(target)  # the whole folder or none of it
 
 
+def kind(layout: Layout, state: ServerState, base: str) -> str:
+    """``adapter``, or ``model`` where the base changed and everything is merged into it.
+
+    Args:
+        layout: Names and roles of the server's tensors.
+        state: The last state.
+        base: ``delta``: LoRA stays an adapter, which brings the base's change along. Bottlenecks always do, since they
+            are no change of any weight, and a model without an adapter is always merged.
+    """
+    if not state.base.version:
+        return "adapter"
+    if layout.layers:
+        return "model" if base == "merged" else "adapter"
+    return "adapter" if layout.names(["adapter"]) else "model"
+
+
+def _values(module: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    return {name: module.get_parameter(name).detach().cpu().contiguous() for name in names}
+
+
 def _export_lora(
     module: pl.LightningModule,
     layout: Layout,
-    state: ServerState,
     tensors: Mapping[str, Tensor],
+    changed: Mapping[str, Tensor],
     target: Path,
     source: str,
 ) -> None:
+    """An adapter of peft's, which puts every tensor of its file where the name says, those of the base as well."""
     plain = _plain_names(module)
+    ranks = {name: len(tensors[layer.a]) for name, layer in layout.layers.items()}
     named = {}
     for name, tensor in tensors.items():
-        layer = layout.layers.get(layout.entries[name].layer)
-        if layer is None or state.alive[layout.entries[name].layer]:
+        if ranks.get(layout.entries[name].layer, 1):
             named[_peft_name(plain(name), layout, name)] = tensor.contiguous()
     alike = _alike(module, layout, plain)
     drawn = {name: value for name, value in _drawn(module).items() if name not in tensors}
-    for name, value in {**alike, **drawn}.items():
+    for name, value in {**alike, **drawn, **changed}.items():
         layer_name, _, part = name.rpartition(".base_layer.")
-        if layer_name and not state.alive[layer_name]:  # peft leaves this layer as it is
+        if layer_name and not ranks[layer_name]:  # peft leaves this layer as it is
             name = f"{layer_name}.{part}"
         named[f"base_model.model.{plain(name)}"] = value
     named_base = "" if _is_random(module) else source  # peft would load the pre-trained weights
-    config = _config(layout, state, plain, _heads(module, layout), named_base)
+    config = _config(layout, ranks, plain, _heads(module, layout), named_base)
     config.task_type = "CAUSAL_LM" if isinstance(module, CausalModule) else None  # peft's class for it can generate
     config.save_pretrained(str(target))
     safetensors.torch.save_file(named, target / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _config(
-    layout: Layout, state: ServerState, plain: Callable[[str], str], heads: list[str], source: str
+    layout: Layout, pairs: Mapping[str, int], plain: Callable[[str], str], heads: list[str], source: str
 ) -> LoraConfig:
     """Layers may differ in rank: alpha_k / r_k stays the layer's scale, which may be a fraction; no pairs, no layer.
 
     Names are whole, as patterns: peft's lists would also take the names that end like one of them.
     """
-    alive = {re.escape(plain(n)): (layer, len(state.alive[n])) for n, layer in layout.layers.items()}
-    ranks = {name: rank for name, (_, rank) in alive.items() if rank}
-    alphas: dict[str, Any] = {name: layer.scale * rank for name, (layer, rank) in alive.items() if rank}
+    living = {re.escape(plain(n)): (layer, pairs[n]) for n, layer in layout.layers.items() if pairs[n]}
+    ranks = {name: rank for name, (_, rank) in living.items()}
+    alphas: dict[str, Any] = {name: layer.scale * rank for name, (layer, rank) in living.items()}
     first = next(iter(ranks), None)
     return LoraConfig(
         r=ranks[first] if first else 1,

@@ -9,18 +9,21 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 import transformers
 from lightning.pytorch.utilities.seed import isolate_rng
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
+from torch.utils.data import Dataset
 
+from flt.adapters.client_data import knowing, stay_at
 from flt.backbones import EMBEDDED
 from flt.build import ADAPTERS
 from flt.cards import BASE, CARD, LABEL_NAMES, WEIGHTS
-from flt.client import ClientModule, Optimizer
+from flt.client import ClientModule, JobData, Optimizer
 from flt.config import typed
 from flt.errors import InputError
 from flt.label_names import LabelNameClassifier
@@ -30,6 +33,8 @@ from flt.origin import origin_of, tell
 from flt.quiet import quiet_transformers
 
 PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
+PLACES = ("group", "head", "client", "job")
+"""What the folders inside an export are called, before their names or numbers."""
 LONGEST = 200
 """Characters of another library's message that a line of ours repeats."""
 
@@ -54,9 +59,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     folder = Path(folder).expanduser()
     found = next((name for name in _READERS if (folder / name).is_file()), None)
     if found is None:
-        inner = sorted(
-            path.name for pattern in ("group_*", "head_*", "client_*", "job_*") for path in folder.glob(pattern)
-        )
+        inner = sorted(path.name for place in PLACES for path in folder.glob(f"{place}_*"))
         allowed = f"one of its folders: {', '.join(inner)}" if inner else "adapter/ or model/ of a finished run"
         raise InputError.of("folder", folder, allowed, "" if inner else "nothing that flt exports is in it")
     with _broken(folder):
@@ -77,6 +80,11 @@ def _own(folder: Path, model: nn.Module | None) -> nn.Module:
         raise InputError.of("folder", folder, "the tensors of its adapter and head", f"{lacking[0]} is missing")
     if strange := base.load_state_dict(tensors, strict=False).unexpected_keys:
         raise InputError.of("folder", folder, "tensors of its model", f"{strange[0]} is none")
+    if counts := card.get("label_counts"):
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            raise InputError.of("folder", folder, "label_counts that are integers >= 0")
+        nothing = np.arange(0)
+        stay_at(knowing(base), JobData(Dataset(), nothing, nothing, label_counts=tuple(counts)))
     return base
 
 
@@ -86,11 +94,18 @@ def _peft(folder: Path, model: nn.Module | None) -> nn.Module:
         raise InputError.of("folder", folder, f"a folder with {PEFT_WEIGHTS}", "the tensors are missing")
     source = json.loads((folder / PEFT_CARD).read_text()).get("base_model_name_or_path")
     with safetensors.safe_open(folder / PEFT_WEIGHTS, "pt") as file:
-        held = {name.removeprefix("base_model.model.").replace(".base_layer.", ".") for name in file.keys()}  # noqa: SIM118  # no mapping
+        names = set(file.keys())
+    held = {name.removeprefix("base_model.model.").replace(".base_layer.", ".") for name in names}
     base: Any = _base(folder, source, model, held)
     encoder = base.encoder if isinstance(base, LabelNameClassifier) else base
     with quiet_transformers():
-        return _with_head(PeftModel.from_pretrained(encoder, folder), folder)
+        adapted = PeftModel.from_pretrained(encoder, folder)
+        wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if lacking := sorted(wanted - names):
+        raise InputError.of("folder", folder, "the tensors of its adapter and head", f"{lacking[0]} is missing")
+    if strange := sorted(names - wanted - set(adapted.state_dict())):  # peft would leave it out in silence
+        raise InputError.of("folder", folder, "tensors of its model", f"{strange[0]} is none")
+    return _with_head(adapted, folder)
 
 
 def _merged(folder: Path, model: nn.Module | None) -> nn.Module:
@@ -184,8 +199,10 @@ def _with_head(encoder: nn.Module, folder: Path) -> nn.Module:
 
 
 def _named(folder: Path) -> Path | None:
-    """The folder with the label-name head of an export, where it has one."""
-    places = [folder, *([folder.parent] if folder.name.startswith("group_") else [])]
+    """The folder with the label-name head of an export, where it has one: all groups and clients share it."""
+    places = [folder.absolute()]
+    while places[-1].name.partition("_")[0] in PLACES:
+        places.append(places[-1].parent)
     return next((place for place in places if (place / f"{LABEL_NAMES}.json").is_file()), None)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from flt.client import JobData
 from flt.federator import Federator
 from flt.layout import Layout
 from flt.messages import JobId
@@ -22,12 +23,14 @@ class Model:
         gid: The group that it is of.
         head: The head that it has, where jobs have different ones.
         tensors: Under the names of a module with this head, gathered by the living pairs.
+        data: Of a client's own model, the job that it was trained on.
     """
 
     folder: str
     gid: int
     head: str
     tensors: dict[str, Tensor]
+    data: JobData | None = None
 
 
 def made_by(federator: Federator) -> list[Model]:
@@ -37,7 +40,9 @@ def made_by(federator: Federator) -> list[Model]:
     head_of = {(c.id, i): data.head for c in federator.clients.values() for i, data in enumerate(c.data)}
     private = {job: kept for job, kept in sorted(federator.client_states.items()) if kept.tensors}
     if set(plan.train) & set(plan.private) and private:
-        return of_clients(layout, state, private, head_of)
+        models = of_clients(layout, state, private, head_of)
+        jobs = [federator.clients[client].data[index] for client, index in private]
+        return [dataclasses.replace(model, data=data) for model, data in zip(models, jobs, strict=True)]
     every = sorted(set(head_of.values()))
     heads = {  # of a group that lost its jobs, all
         gid: sorted({head for job, head in head_of.items() if state.group_of(job) == gid}) or every

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from flt import build, runs, summary
+from flt.adapters.client_data import stay_at
 from flt.callbacks.base import FedCallback
 from flt.callbacks.budget import Budget
 from flt.callbacks.checkpoint import Checkpoint
@@ -36,7 +37,7 @@ from flt.client import ClientModule, ClientSpec
 from flt.compiling import compile_model
 from flt.config import TrainConfig, flat
 from flt.errors import InputError
-from flt.export import export
+from flt.export import export, kind
 from flt.federation import Federation
 from flt.federator import Federator
 from flt.layout import Layout
@@ -116,7 +117,7 @@ class Run:
             compile_model(made.module.model if isinstance(made.module, ClientModule) else made.module)
         clients = with_capacities(with_task_rounds(made.clients, cfg.task_rounds or {}), cfg.ranks, layout, recipe)
         federator = self._federator(layout, recipe, clients)
-        exported = made_before(federator)
+        exported = made_before(federator, cfg.export.base)
         if exported is None:
             self._fit(federator)
         else:
@@ -125,8 +126,11 @@ class Run:
         models, served = made_by(federator), federator.server.layout
         federator.engine.load(federator.state, models[0].gid, models[0].head)
         federator.engine.site.put(models[0].tensors)  # what a client keeps too
+        if models[0].data is not None:
+            stay_at(federator.engine.site.told, models[0].data)
         made.module.eval()
-        exported = exported or export(made.module, served, federator.state, self.folder, self._card(), models)
+        written = (federator.state, self.folder, self._card(), models, cfg.export.base)
+        exported = exported or export(made.module, served, *written)
         if self.show:
             summary.render(federator.history, self.folder, time.perf_counter() - began, logdir=cfg.root)
         if not cfg.model.get("quantise"):  # bits that were packed on a device stay there
@@ -230,10 +234,10 @@ def with_capacities(
     return ranked
 
 
-def made_before(federator: Federator) -> Path | None:
-    """What a finished run has exported; None where rounds or the export are left to do."""
+def made_before(federator: Federator, base: str) -> Path | None:
+    """What a finished run has exported; None where rounds or this kind of export are left to do."""
     stops = [callback for callback in federator.callbacks if isinstance(callback, Stop)]
     finished = federator.state.rounds >= federator.rounds or any(stop.reason(federator.history) for stop in stops)
     checkpoint = next(callback for callback in federator.callbacks if isinstance(callback, Checkpoint))
-    found = [checkpoint.folder.parent / name for name in EXPORTS]
-    return next((path for path in found if finished and path.is_dir()), None)
+    path = checkpoint.folder.parent / kind(federator.server.layout, federator.state, base)
+    return path if finished and path.is_dir() else None

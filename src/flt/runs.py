@@ -16,7 +16,7 @@ from flt.callbacks.checkpoint import write_atomically
 from flt.config import TrainConfig, compose_config, config_folder, load_config, to_yaml, typed
 from flt.errors import InputError
 
-LATER = ("rounds", "threads", "cache.max_gb", "stop.accuracy", "stop.patience")
+LATER = ("rounds", "threads", "cache.max_gb", "export.base", "stop.accuracy", "stop.patience")
 MAY_DIFFER = ("resume", "root", "algo", "devices", *LATER)
 """Keys that a resume may set otherwise: ``rounds`` and ``stop`` say how long a run is, the rest changes no number.
 Those of LATER are taken over."""

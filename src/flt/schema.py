@@ -13,6 +13,7 @@ from flt.errors import InputError
 
 JOBS = ("per_client", "per_task")
 HEADS = ("shape", "task", "shared")
+BASES = ("merged", "delta")
 
 
 @dataclasses.dataclass
@@ -101,6 +102,17 @@ class CacheConfig:
 
 
 @dataclasses.dataclass
+class ExportConfig:
+    """How the result is written."""
+
+    base: str
+
+    def __post_init__(self) -> None:
+        if self.base not in BASES:
+            raise InputError.of("export.base", self.base, BASES)
+
+
+@dataclasses.dataclass
 class TrainConfig:
     """A run. The values come from conf/train.yaml; the parts are typed by the dataclasses that they name.
 
@@ -132,6 +144,7 @@ class TrainConfig:
     stop: StopConfig
     checkpoint: CheckpointConfig
     cache: CacheConfig
+    export: ExportConfig
     data: dict[str, Any]
     model: dict[str, Any]
     adapter: dict[str, Any]

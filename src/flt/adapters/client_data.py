@@ -43,6 +43,12 @@ def at_client(told: Sequence[KnowsClient], data: JobData) -> Iterator[None]:
             sub.leave_client()
 
 
+def stay_at(told: Sequence[KnowsClient], data: JobData) -> None:
+    """Tells modules for good: they are a client's own model, which computes as on that client."""
+    for sub in told:
+        sub.enter_client(data)
+
+
 class Batches(pl.Callback):
     """Tells modules of each batch that is trained on."""
 
