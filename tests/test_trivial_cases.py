@@ -42,7 +42,7 @@ from flt.rules.residual import Residual
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
 from flt.rules.svd import Svd
-from flt.server_optimizer import Adam, Momentum
+from flt.server_optimizer import Adagrad, Adam, Momentum, Yogi
 from flt.transfer import CosineTransfer
 
 SGD = {"optimizer": "sgd", "lr": 0.1}
@@ -67,7 +67,9 @@ METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "ffa_lora": (Recipe(Mean(), plan=AdapterPlan(train=["B", "head"], private=["A"])), {}),
     "fedsa_lora": (Recipe(Mean(), plan=AdapterPlan(private=["B", "head"])), {}),
     "fedavgm": (Recipe(Mean(), server_optimizer=Momentum()), {}),
+    "fedadagrad": (Recipe(Mean(), server_optimizer=Adagrad()), {}),
     "fedadam": (Recipe(Mean(), server_optimizer=Adam()), {}),
+    "fedyogi": (Recipe(Mean(), server_optimizer=Yogi()), {}),
     "rolora": (Recipe(Mean(), plan=Alternating()), {}),
     "local": (Recipe(Mean(), plan=AdapterPlan(private=["A", "B", "adapter", "head"])), {}),
     "hafl freeze": (Recipe(Mean(), selection=Freeze(), importance=MEASURED), {}),
@@ -89,6 +91,7 @@ METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "fedex_lora": (Recipe(Residual()), {}),
     "scaffold": (Recipe(Scaffold()), SGD),
     "fedavg": (Recipe(Mean(), plan=FullPlan(lr_factor=1.0)), {}),
+    "scaffold, whole model": (Recipe(Scaffold(), plan=FullPlan(lr_factor=1.0)), SGD),
     "sa_fedlora": (
         Recipe(
             Mean(), plan=Stages(1, lr_factor=1.0, rounds=4), importance=MEASURED,
