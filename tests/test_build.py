@@ -24,8 +24,8 @@ from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
-from flt.run import with_capacities
 from flt.sampling import FixedSize, Poisson
+from flt.start import with_capacities
 from flt.transfer import CosineTransfer
 
 

@@ -38,7 +38,6 @@ def prefixed(
         InputError: What lies below isn't the same in every step, or isn't known to be.
     """
     module = made.module
-    _check(made, recipe, cfg)
     assert isinstance(module, ClientModule)
     with _progress(show) as progress:
         task = progress.add_task("activations below the adapters", total=None, visible=False)
@@ -63,7 +62,13 @@ def prefixed(
     return dataclasses.replace(made, clients=clients, validation=validation, test=test)
 
 
-def _check(made: Federation, recipe: Recipe, cfg: TrainConfig) -> None:
+def check_prefix(made: Federation, recipe: Recipe, cfg: TrainConfig) -> None:
+    """Refuses examples whose activations below the adapters may change.
+
+    Raises:
+        InputError: What lies below isn't the same in every step, or isn't known to be.
+    """
+
     def refuse(why: str) -> InputError:
         return InputError.of("prefix_cache", "on", "off", why)
 

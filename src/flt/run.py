@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -33,20 +33,18 @@ from flt.callbacks.server import ServerAggregation
 from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
 from flt.cards import Card
-from flt.client import ClientModule, ClientSpec
+from flt.client import ClientModule
 from flt.compiling import compile_model
 from flt.config import TrainConfig, flat
 from flt.errors import InputError
 from flt.export import export, kind
 from flt.federation import Federation
 from flt.federator import Federator
-from flt.layout import Layout
 from flt.models import made_by
 from flt.prefixed import prefixed
 from flt.quiet import SharedLogger
-from flt.recipe import Recipe
 from flt.site import Site
-from flt.task_rounds import with_task_rounds
+from flt.start import Start, start
 
 EXPORTS = ("adapter", "model")
 _log = logging.getLogger(__name__)
@@ -103,20 +101,16 @@ class Run:
         if cfg.threads is not None:
             torch.set_num_threads(cfg.threads)
         device = self._device()
-        layout = build.attach(cfg, made.module)
-        recipe = build.recipe(cfg, len(set(made.tasks().values())), made.tasks())
-        recipe.check(layout.with_heads(made.heads))
-        if cfg.model.get("quantise") and recipe.changes_base:
-            why = "the recipe changes the frozen weights, of which only rounded ones are left"
-            raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
         home = made.module.device
+        ready = start(cfg, made)
+        layout, recipe = ready.layout, ready.recipe
+        made = self.made = dataclasses.replace(made, clients=list(ready.clients.values()))
         made.module.to(device)
         if cfg.prefix_cache:
             made = self.made = prefixed(made, layout, recipe, cfg, device, self.show)
         if cfg.compile:
             compile_model(made.module.model if isinstance(made.module, ClientModule) else made.module)
-        clients = with_capacities(with_task_rounds(made.clients, cfg.task_rounds or {}), cfg.ranks, layout, recipe)
-        federator = self._federator(layout, recipe, clients)
+        federator = self._federator(ready)
         exported = made_before(federator, cfg.export.base)
         if exported is None:
             self._fit(federator)
@@ -151,21 +145,21 @@ class Run:
                     self.folder.parent.parent.rmdir()
             raise
 
-    def _federator(self, layout: Layout, recipe: Recipe, clients: Mapping[int, ClientSpec]) -> Federator:
-        cfg, made = self.cfg, self.made
-        module = made.module
+    def _federator(self, ready: Start) -> Federator:
+        cfg, made, layout, recipe = self.cfg, self.made, ready.layout, ready.recipe
+        module, clients = made.module, {client.id: client for client in made.clients}
         weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
         base = {name: weights[name].cpu().clone() for name in recipe.frozen(layout)}
         served, jobs_of = layout.with_heads(made.heads), Counter(job.head for c in made.clients for job in c.data)
         weights |= {served.at(name, head): value for head, own in made.heads.items() for name, value in own.items()}
         server = ServerAggregation(recipe, served, len(made.tasks()), cfg.seed, base, jobs_of)
-        state, sampler, settings = server.initial(weights), build.sampler(cfg, len(clients)), build.local_settings(cfg)
+        state = server.initial(weights)
         self.folder = runs.folder_of(cfg)  # the first thing that is written, once all of the above was accepted
         fits = self.folder / "fits"
-        site = Site(module, layout, recipe, settings, base, made.collate, self.lightning, (), fits, made.heads)
+        site = Site(module, layout, recipe, ready.settings, base, made.collate, self.lightning, (), fits, made.heads)
         evaluate = Evaluate(made.validation, made.tasks(), cfg.eval.every, made.test, made.task_heads(), made.parts)
         federator = Federator(
-            server, clients, build.engine(cfg, site, clients), sampler, (), cfg.rounds, cfg.seed, state
+            server, clients, build.engine(cfg, site, clients), ready.sampler, (), cfg.rounds, cfg.seed, state
         )
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
         distributed = [Distributed(evaluate)] if cfg.eval.distributed else []  # behind the timer: part of the round
@@ -207,31 +201,6 @@ class Run:
 
     def _progress(self) -> list[FedCallback]:
         return [Progress(f"{self.cfg.name} on {self.cfg.data['name']}")] if self.show else []
-
-
-def with_capacities(
-    clients: Sequence[ClientSpec], ranks: Sequence[int] | None, layout: Layout, recipe: Recipe
-) -> dict[int, ClientSpec]:
-    """Client id -> the client with its rank: its own, or one of the tiers, dealt in turn; without any, the adapter's.
-
-    Raises:
-        InputError: A rank is above the adapter's, two clients share an id, or a part can't serve a client.
-    """
-    if ranks and not layout.layers:
-        raise InputError.of("ranks", list(ranks), "null", "the adapter has no pairs that a client could do without")
-    most = max((layer.rank for layer in layout.layers.values()), default=1)
-    ranked = {}
-    for number, client in enumerate(clients):
-        rank = client.rank or (ranks[number % len(ranks)] if ranks else most)
-        if rank > most:
-            raise InputError.of("ranks", list(ranks or [rank]), f"integers up to adapter.rank={most}")
-        if client.id in ranked:
-            raise InputError.of("clients", client.id, "an id of its own for each client")
-        ranked[client.id] = dataclasses.replace(client, rank=rank)
-    recipe.selection.check([client.rank or most for client in ranked.values()], most)
-    recipe.schedule.check(most)
-    recipe.grouping.check(max(len(client.data) for client in ranked.values()))
-    return ranked
 
 
 def made_before(federator: Federator, base: str) -> Path | None:
