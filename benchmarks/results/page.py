@@ -51,7 +51,7 @@ def text(table: Table, records: Records) -> str:
         *main_tables(table, records),
     ]
     drawn = [(shown, lines) for shown in table.plots if (lines := plot.lines(table, shown, records))]
-    parts += [legend(table, any(plot.banded(lines) for _, lines in drawn))]
+    parts += [legend(table, any(plot.banded(lines) for shown, lines in drawn if not shown.ends))]
     parts += differences(table, records) if table.pairs else []
     parts += [f"![{shown.title or shown.y}]({plot.file_of(table, shown)})" for shown, _ in drawn]
     parts += [table.notes.strip()] if table.notes.strip() else []

@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.results.cell import Record, rounded, write
 from benchmarks.results.reduce import CROSSED, MB, curve
@@ -24,6 +25,8 @@ WIDE = 30
 """How many times the bytes of the cheapest row the dearest may have on a linear axis."""
 BANDS = 4
 """More rows than these are drawn without the bands of their seeds: the bands would cover one another."""
+MARKERS = "os^DvPX*<>"
+"""Of points."""
 MARKED = 8
 """Curves of so many points, or fewer, have them marked: what lies between them wasn't measured."""
 
@@ -64,7 +67,8 @@ def publish(table: Table, plot: Plot, records: Mapping[str, Sequence[Record]], f
     path = folder / file_of(table, plot)
     shown = lines(table, plot, records)
     target = table.target if plot.y == table.target_key else None
-    said = json.dumps([FORMAT, dataclasses.asdict(plot), target, [dataclasses.asdict(line) for line in shown]])
+    settings = {key: value for key, value in dataclasses.asdict(plot).items() if key != "ends" or value}
+    said = json.dumps([FORMAT, settings, target, [dataclasses.asdict(line) for line in shown]])
     digest = hashlib.sha256(said.encode()).hexdigest()[:16]
     if not shown or _inputs(path) == digest:
         return []
@@ -79,11 +83,14 @@ def file_of(table: Table, plot: Plot) -> str:
 
 def lines(table: Table, plot: Plot, records: Mapping[str, Sequence[Record]]) -> list[Line]:
     """The curves of the rows that have any, in the plot's order; rows of one label are told apart by their headings."""
-    styles = plot.styles or [f"C{n % 10}{('-', '--', ':')[n // 10 % 3]}" for n in range(len(plot.rows))]
+    kinds = MARKERS if plot.ends else ("-", "--", ":")
+    turns = [(n + n // 10 if plot.ends else n // 10) % len(kinds) for n in range(len(plot.rows))]
+    styles = plot.styles or [f"C{n % 10}{kinds[turn]}" for n, turn in enumerate(turns)]
     rows = [table.row(id) for id in plot.rows]
     often = Counter(row.label for row in rows)
     named = [dataclasses.replace(r, label=f"{r.label}, {r.group}") if often[r.label] > 1 else r for r in rows]
-    made = (_line(row, style, plot, records.get(row.id, ())) for row, style in zip(named, styles, strict=True))
+    of_row = _end if plot.ends else _line
+    made = (of_row(row, style, plot, records.get(row.id, ())) for row, style in zip(named, styles, strict=True))
     return [line for line in made if line.x]
 
 
@@ -97,6 +104,18 @@ def _line(row: Row, style: str, plot: Plot, records: Sequence[Record]) -> Line:
         [_short(statistics.fmean(across[n]) * MB) if across else float(n) for n in values],
         *([_short(summary(found)) for found in values.values()] for summary in (statistics.fmean, min, max)),
     )
+
+
+def _end(row: Row, style: str, plot: Plot, records: Sequence[Record]) -> Line:
+    """Where a row's runs end: one point, and the deviation over the seeds below and above it."""
+    key = plot.y.removeprefix("test/")
+    values = [record.test[key] for record in records if key in record.test]
+    if not values:
+        return Line(row.label, style, [], [], [], [])
+    crossed = [curve(record, CROSSED)[-1] or 0.0 for record in records]
+    x = statistics.fmean(crossed) * MB if plot.x == "bytes" else float(len(curve(records[0], CROSSED)))
+    mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    return Line(row.label, style, [_short(x)], *([_short(y)] for y in (mean, mean - spread, mean + spread)))
 
 
 def banded(shown: Sequence[Line]) -> bool:
@@ -145,12 +164,10 @@ def png(plot: Plot, shown: Sequence[Line], target: float | None, digest: str) ->
     axes = figure.subplots()
     axes.set_title(plot.title, fontsize=10)  # over the curves only: a figure's title would meet the legend
     for line in shown:
-        marker = "o" if marked(shown) else None
-        (drawn,) = axes.plot(
-            line.x, line.mean, line.style, linewidth=1.6, marker=marker, markersize=3.5, label=line.label
-        )
-        if banded(shown):
-            axes.fill_between(line.x, line.low, line.high, color=drawn.get_color(), alpha=0.1, linewidth=0)
+        if plot.ends:
+            _draw_end(axes, line)
+        else:
+            _draw_line(axes, line, shown)
     if target is not None and math.isfinite(target):
         axes.axhline(target, color="grey", linewidth=0.8, linestyle=(0, (1, 3)))
     axes.set_xlabel("MB up and down, all clients" if plot.x == "bytes" else "round", fontsize=9)
@@ -165,3 +182,15 @@ def png(plot: Plot, shown: Sequence[Line], target: float | None, digest: str) ->
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None, INPUTS: digest})
     return buffer.getvalue()
+
+
+def _draw_line(axes: Any, line: Line, shown: Sequence[Line]) -> None:
+    marker = "o" if marked(shown) else None
+    (drawn,) = axes.plot(line.x, line.mean, line.style, linewidth=1.6, marker=marker, markersize=3.5, label=line.label)
+    if banded(shown):
+        axes.fill_between(line.x, line.low, line.high, color=drawn.get_color(), alpha=0.1, linewidth=0)
+
+
+def _draw_end(axes: Any, line: Line) -> None:
+    (x,), (y,), (low,) = line.x, line.mean, line.low
+    axes.errorbar(x, y, yerr=y - low, fmt=line.style, markersize=5, elinewidth=0.8, capsize=2, label=line.label)

@@ -73,16 +73,17 @@ class Column:
 
 @dataclasses.dataclass
 class Plot:
-    """One picture: a line per row, the mean over the seeds; with few rows their range behind it.
+    """One picture: a line per row, the mean over the seeds; with few rows their range behind it. Or a point per row.
 
     Attributes:
         file: ``<table>-<file>.png`` is written.
-        y: Metric, as in a column.
+        y: Metric, as in a column; with ``ends`` one of the test's, such as ``test/acc``.
         rows: Ids.
         title: Above it.
         label: Of the y axis; empty: the metric.
         x: round, or bytes: all that has crossed, up and down, in MB.
         styles: Of the rows' lines, as matplotlib abbreviates them, such as ``C0--``; empty: a colour for each.
+        ends: Only where runs end: a point at the mean over the seeds, and the deviation as a bar.
     """
 
     file: str
@@ -92,6 +93,7 @@ class Plot:
     label: str = ""
     x: str = "round"
     styles: list[str] = dataclasses.field(default_factory=list)
+    ends: bool = False
 
     def __post_init__(self) -> None:
         if self.x not in ("round", "bytes"):

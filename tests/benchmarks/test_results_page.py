@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toy_results
 from benchmarks.results import page, plot
@@ -150,6 +151,25 @@ def test_curves_are_means_with_the_range_of_the_seeds(toy: Table, tmp_path: Path
     across = dataclasses.replace(toy.plots[0], x="bytes")
     line = plot.lines(toy, across, page.finished(toy, store))[0]
     assert (line.x, line.mean, line.low, line.high) == ([3.0, 9.0], [0.2, 0.4], [0.1, 0.2], [0.25, 0.5])
+
+
+def test_ends_are_one_point_for_each_row_at_the_mean_with_the_deviation(
+    toy: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = toy_results.finish(toy, tmp_path)
+    records = page.finished(toy, store)
+    ends = dataclasses.replace(toy.plots[0], x="bytes", y="test/acc", ends=True, rows=["plain", "fancy", "plain"])
+    tests = [record.test["acc"] for record in records["plain"]]
+    line, *_ = shown = plot.lines(toy, ends, records)
+    assert line.mean == [pytest.approx(np.mean(tests))]
+    assert line.high[0] - line.mean[0] == pytest.approx(np.std(tests, ddof=1), abs=1e-6)
+    assert line.x == plot.lines(toy, dataclasses.replace(ends, ends=False, y="round/val_acc"), records)[0].x[-1:]
+    assert len({found.style for found in shown}) == 3
+    drawn: list[object] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.errorbar", lambda *args, **kwargs: drawn.append(kwargs["yerr"]))
+    plot.png(ends, shown, None, "")
+    assert len(drawn) == 3
+    assert plot.lines(toy, dataclasses.replace(ends, y="test/f1"), records) == []
 
 
 @pytest.mark.parametrize(("rows", "bands"), [(4, 4), (5, 0)])
