@@ -1,6 +1,6 @@
 """A process that lacks flt and loads exports as anybody would: a line of JSON in, a line out.
 
-    python -IS plainly.py <folder of packages> ...
+python -IS plainly.py <folder of packages> ...
 """
 
 from __future__ import annotations

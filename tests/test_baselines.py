@@ -200,8 +200,8 @@ def test_a_marker_in_a_clients_private_tensors_shows_nowhere_else(name: str) -> 
         assert job == owner or not marked(dict(kept.tensors))
 
 
-def test_a_marker_in_a_clients_control_variate_stays_there_while_it_is_absent_and_never_crosses() -> None:
-    """SCAFFOLD's c_i; in a round of its own the client replaces it by what it has learnt since."""
+def test_a_marker_in_a_clients_control_variate_stays_there_while_it_is_absent_and_is_never_sent_itself() -> None:
+    """SCAFFOLD's c_i; in a round of its own the client replaces it, and the server derives the difference."""
     sent, owner = Sent(), (1, 0)
     recipe, settings = METHODS["scaffold"]
     federator = toy_federator(recipe, clients_of(3), rounds=4, callbacks=[sent], **{**settings, "lr": 1e-3})

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from test_trivial_cases import METHODS, clients_of
 from toys import assert_same, toy_federator, weights_of
 
 from flt.models import made_by
+from flt.plans import AdapterPlan
+from flt.ranks.selection import Truncate
+from flt.ranks.self_pruning import SelfPruning
+from flt.recipe import Recipe
+from flt.rules.mean import Mean
 
 
 def test_one_group_has_one_model_at_the_living_pairs() -> None:
@@ -49,3 +56,20 @@ def test_a_private_factor_that_nobody_trains_makes_no_model_of_its_own() -> None
     federator.fit()
     (model,) = made_by(federator)
     assert_same(model.tensors, weights_of(federator))
+
+
+@pytest.mark.parametrize("selection", [Truncate("first"), SelfPruning(0.5, 5.0)], ids=["truncated", "self-pruned"])
+@pytest.mark.parametrize("private", [["A", "head"], ["B", "head"]], ids=str)
+def test_a_clients_own_model_has_the_logits_of_what_it_computes_with(private: list[str], selection: Any) -> None:
+    """Not with pairs that it doesn't hold, though its group has them."""
+    recipe = Recipe(Mean(), plan=AdapterPlan(private=private), selection=selection)
+    federator = toy_federator(recipe, clients_of(3, ranks=[1, 2, 4]), rounds=3, optimizer="sgd", lr=0.1)
+    federator.fit()
+    x, site = torch.randn(5, 6, generator=torch.Generator().manual_seed(0)), federator.engine.site
+    cohort = federator.cohort
+    for job, model in zip(cohort, made_by(federator), strict=True):
+        site.put(model.tensors)
+        found = site.module(x)
+        site.install(federator.server.broadcast(federator.state, job, cohort), federator.client_states[job.id])
+        assert torch.equal(found, site.module(x))
+        assert model.tensors["fc2.lora_A.default.weight"].shape[0] <= job.rank

@@ -73,6 +73,9 @@ def test_the_recipe_trains_by_its_name(copy: Path) -> None:
     done = run(copy, "flt", "train", "algo=rfa", *quick)
     assert done.returncode == 0, done.stderr
     assert (copy / "lightning_logs" / "rfa" / "version_0" / "adapter" / "adapter_model.safetensors").is_file()
+    mix = ["jobs=per_task", "grouping=kmeans", "schedule=annealed", "importance=gradient", "name=mix"]
+    mixed = run(copy, "flt", "train", "algo=rfa", *mix, *quick, "rounds=4")
+    assert mixed.returncode == 0, mixed.stderr
     refused = run(copy, "flt", "train", "algo=rfa", "selection=truncate", *quick)
     assert refused.returncode == 2
     assert "distances are between updates of the same pairs; allowed is all" in refused.stderr

@@ -18,7 +18,7 @@ from torch import Tensor
 from toys import toy_clients, toy_module
 
 import flt
-from flt import backbones, build, cache
+from flt import backbones, cache
 from flt.adapters.lora import LoraSettings, attach
 from flt.api import Result, train
 from flt.blocks import blocks
@@ -209,7 +209,7 @@ def test_a_store_is_pickled_as_the_name_of_its_file(tmp_path: Path) -> None:
     cfg = load_config(text(tmp_path, "prefix_cache=on"))
     made = federation(cfg)
     layout = attach(made.module, LoraSettings(), 0, "top1")
-    found = prefixed(made, layout, build.recipe(cfg, 1), cfg, torch.device("cpu"), show=False)
+    found = prefixed(made, layout, cfg, torch.device("cpu"), show=False)
     examples = found.clients[0].data[0].dataset
     data = pickle.dumps(examples.store)
     assert len(data) < examples.store.values.nbytes
@@ -271,7 +271,7 @@ def test_a_row_is_what_the_model_computes_for_it_alone(tmp_path: Path) -> None:
     cfg = load_config(text(tmp_path, "prefix_cache=on"))
     made = federation(cfg)
     layout = attach(made.module, LoraSettings(), 0, "top1")
-    found = prefixed(made, layout, build.recipe(cfg, 1), cfg, torch.device("cpu"), show=False)
+    found = prefixed(made, layout, cfg, torch.device("cpu"), show=False)
     base = transformers.AutoModel.from_pretrained(tmp_path / "bert").eval()
     job = found.clients[1].data[0]
     assert isinstance(job.dataset.store, PrefixedStore)

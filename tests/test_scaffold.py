@@ -11,17 +11,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
-from toys import toy_clients, toy_federator
+from toys import assert_same, toy_clients, toy_federator, weights_of
 
 from flt.callbacks.server import ServerAggregation
 from flt.client import ClientSpec, JobData
 from flt.engines.serial import Serial
+from flt.errors import InputError
 from flt.federator import Federator
 from flt.layout import Layout
 from flt.messages import encode
-from flt.plans import FullPlan
+from flt.plans import AdapterPlan, Alternating, FullPlan
 from flt.ranks.selection import Freeze
 from flt.recipe import Recipe
+from flt.rules.base import Rule
+from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 from flt.sampling import FixedSize
 from flt.server_optimizer import Momentum
@@ -158,3 +161,37 @@ def test_the_learning_rate_that_goes_up_is_that_of_the_optimizer() -> None:
     federator = toy_federator(Recipe(Scaffold()), optimizer="sgd", lr=0.03)
     federator.fit()
     assert [update.scalars["lr"] for update in federator.updates] == [0.03] * 3
+
+
+PLANS = {"adapter": AdapterPlan(), "alternating": Alternating(), "whole model": FullPlan(lr_factor=1.0)}
+PRIVATE = {"the head": AdapterPlan(private=["head"]), "B and the head": AdapterPlan(private=["B", "head"])}
+SGD: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_c_is_the_mean_of_all_c_i_whatever_the_rounds_train(plan: str) -> None:
+    federator = toy_federator(Recipe(Scaffold(), plan=PLANS[plan]), toy_clients(3), rounds=5, cohort=2, **SGD)
+    while federator.state.rounds < 5:
+        federator._round()
+        for name, c in federator.state.groups[0].slots["c"].items():
+            own = [kept.slots["c_i"].get(name, torch.zeros_like(c)) for kept in federator.client_states.values()]
+            torch.testing.assert_close(c, torch.stack(own).sum(dim=0) / 3, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("plan", {**PLANS, **PRIVATE})
+def test_with_one_client_nothing_drifts(plan: str) -> None:
+    """In every round the correction is zero, up to rounding; tensors that stay on the client have none at all."""
+
+    def trained(rule: Rule) -> dict[str, Tensor]:
+        recipe = Recipe(rule, plan={**PLANS, **PRIVATE}[plan])
+        federator = toy_federator(recipe, toy_clients(1), rounds=5, **SGD)
+        federator.fit()
+        own = federator.client_states[0, 0].tensors if federator.client_states else {}
+        return {**weights_of(federator), **federator.server.view(federator.state).frozen, **own}
+
+    assert_same(trained(Scaffold()), trained(Mean()), tolerance=1e-5)
+
+
+def test_a_fit_without_a_learning_rate_is_refused_naming_the_client() -> None:
+    with pytest.raises(InputError, match=r"^client 0: lr=0\.0: allowed is a learning rate above 0 in some step$"):
+        toy_federator(Recipe(Scaffold()), optimizer="sgd", lr=0.0).fit()

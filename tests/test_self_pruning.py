@@ -14,6 +14,7 @@ from test_trivial_cases import FEDIT, METHODS, clients_of, job_seed
 from torch import Tensor
 from toys import Toy, assert_same, toy_batches, toy_federator, toy_module, weights_of
 
+from flt.compression.methods import Quantised
 from flt.errors import InputError
 from flt.federator import Federator
 from flt.messages import encode
@@ -22,6 +23,7 @@ from flt.ranks.selection import Truncate
 from flt.ranks.self_pruning import SelfPruning
 from flt.recipe import Recipe
 from flt.rules.mean import Mean
+from flt.rules.stacking import Stacking
 from flt.server_optimizer import Momentum
 
 A, B = "fc2.lora_A.default.weight", "fc2.lora_B.default.weight"
@@ -91,13 +93,21 @@ def test_one_client_is_unchanged_whatever_its_norm() -> None:
 
 
 def test_a_server_optimiser_steps_along_the_change_under_the_weights_of_what_arrived() -> None:
-    """With beta 0 and rate 1 it is the mean itself, if what was sent is weighed by the same norms."""
-    given = {"rounds": 3, "clients": clients_of(3), **SGD}
-    plain = toy_federator(Recipe(Mean("norm")), **given)
-    stepped = toy_federator(Recipe(Mean("norm"), server_optimizer=Momentum(beta=0.0)), **given)
-    for federator in (plain, stepped):
-        federator.fit()
-    assert_same(weights_of(stepped), weights_of(plain), tolerance=1e-6)
+    """Half a step from the padded mean of what was sent, by the norms of the updates, in NumPy."""
+    recipe = Recipe(
+        Mean("norm", pad="parameter"), selection=Truncate("first"), server_optimizer=Momentum(lr=0.5, beta=0.0)
+    )
+    federator = toy_federator(recipe, clients_of(3, ranks=[1, 2, 4]), rounds=3, **{**SGD, "lr": 0.5})
+    while federator.state.rounds < 3:
+        before = {name: tensor.double().numpy() for name, tensor in weights_of(federator).items()}
+        federator._round()
+        for layer in federator.server.layout.layers.values():
+            new = by_hand(federator, layer.a, layer.a, layer.b)
+            norms = [np.linalg.norm((u.tensors[layer.b] @ u.tensors[layer.a]).numpy()) for u in federator.updates]
+            held = np.array([[pair < rank for pair in range(4)] for rank in (1, 2, 4)])
+            start = (np.array(norms) @ held / sum(norms))[:, None] * before[layer.a]
+            found = weights_of(federator)[layer.a]
+            np.testing.assert_allclose(found, start + 0.5 * (new - start), rtol=1e-3, atol=1e-6)
 
 
 def test_norms_of_products_that_the_server_lacks_are_refused() -> None:
@@ -113,6 +123,16 @@ def test_weights_by_norm_without_pairs_are_refused() -> None:
     )
     with pytest.raises(InputError, match="rule=Mean: .*no A and no B"):
         Recipe(Mean("norm")).check(bare)
+
+
+def test_a_round_without_the_clients_of_high_rank_leaves_their_pairs_as_they_are() -> None:
+    federator = pruning(rule=Mean("norm", pad="parameter"), gamma=1.0)
+    federator._round()
+    before = weights_of(federator)[A].clone()
+    federator.sampler = lambda *_: [0, 1]
+    federator._round()
+    assert torch.equal(weights_of(federator)[A][2:], before[2:])
+    assert not torch.equal(weights_of(federator)[A][:2], before[:2])
 
 
 # ---------------------------------------------------------------------------------------------- the penalty
@@ -174,8 +194,6 @@ def sizes(federator: Federator, job: int) -> int:
     assert {len(ids) for ids in update.kept.values()} == {update.tensors[A].shape[0]}
     assert update.tensors[B].shape[1] == update.tensors[A].shape[0]
     return len(update.kept["fc2"])
-
-
 
 
 def test_a_rank_falls_in_the_round_in_which_the_tail_is_smaller_than_what_was_sent_and_stays_down() -> None:
@@ -252,6 +270,13 @@ def test_a_plan_that_never_trains_both_factors_is_refused() -> None:
         Recipe(Mean(), plan=Alternating(), selection=SelfPruning())
     with pytest.raises(InputError, match="no round trains A and B together"):
         Recipe(Mean(), plan=AdapterPlan(train=["B", "head"], private=["A"]), selection=SelfPruning())
+
+
+def test_what_makes_fading_meaningless_is_refused() -> None:
+    with pytest.raises(InputError, match="selection SelfPruning with rule Stacking: .*no pair of it fades"):
+        Recipe(Stacking(), selection=SelfPruning())
+    with pytest.raises(InputError, match=r"compression\.down=true: a client takes the pairs .*selection SelfPruning"):
+        Recipe(Mean(), selection=SelfPruning(), compression=Quantised(down=True))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor
 from flt.client import JobData
 from flt.federator import Federator
 from flt.layout import Layout
-from flt.messages import JobId
+from flt.messages import Ids, JobId
 from flt.state import ClientState, ServerState
 
 
@@ -22,7 +22,7 @@ class Model:
         folder: Where it goes below the export's folder; empty: there is no other.
         gid: The group that it is of.
         head: The head that it has, where jobs have different ones.
-        tensors: Under the names of a module with this head, gathered by the living pairs.
+        tensors: Under the names of a module with this head, gathered by the living pairs, or those that a client holds.
         data: Of a client's own model, the job that it was trained on.
     """
 
@@ -40,7 +40,7 @@ def made_by(federator: Federator) -> list[Model]:
     head_of = {(c.id, i): data.head for c in federator.clients.values() for i, data in enumerate(c.data)}
     private = {job: kept for job, kept in sorted(federator.client_states.items()) if kept.tensors}
     if set(plan.train) & set(plan.private) and private:
-        models = of_clients(layout, state, private, head_of)
+        models = of_clients(layout, state, private, head_of, _held(federator))
         jobs = [federator.clients[client].data[index] for client, index in private]
         return [dataclasses.replace(model, data=data) for model, data in zip(models, jobs, strict=True)]
     every = sorted(set(head_of.values()))
@@ -49,6 +49,14 @@ def made_by(federator: Federator) -> list[Model]:
         for gid in state.groups
     }
     return of_groups(layout, state, heads)
+
+
+def _held(federator: Federator) -> dict[JobId, dict[str, Ids]]:
+    """Job -> the pairs that it would be sent next: its model has no others."""
+    server = federator.server
+    rank = max((layer.rank for layer in server.layout.layers.values()), default=0)
+    jobs = [job for _, client in sorted(federator.clients.items()) for job in client.jobs(rank)]
+    return {job.id: server.recipe.selection(server.view(federator.state), job, jobs)[0] for job in jobs}
 
 
 def of_groups(layout: Layout, state: ServerState, heads: Mapping[int, Sequence[str]] | None = None) -> list[Model]:
@@ -68,7 +76,11 @@ def of_groups(layout: Layout, state: ServerState, heads: Mapping[int, Sequence[s
 
 
 def of_clients(
-    layout: Layout, state: ServerState, private: Mapping[JobId, ClientState], head_of: Mapping[JobId, str]
+    layout: Layout,
+    state: ServerState,
+    private: Mapping[JobId, ClientState],
+    head_of: Mapping[JobId, str],
+    held: Mapping[JobId, Mapping[str, Ids]],
 ) -> list[Model]:
     """A model for each job that trained tensors of its own: these, and the others of its group.
 
@@ -77,14 +89,16 @@ def of_clients(
         state: The last state.
         private: Job -> what stayed on its client, at full rank.
         head_of: Job -> its head.
+        held: Job -> layer -> the pairs that it holds.
     """
     jobs = {client: sum(other == client for other, _ in head_of) for client, _ in head_of}
     made = []
     for (client, index), kept in private.items():
         gid, head = state.group_of((client, index)), head_of[client, index]
         own = layout.for_head(head)
-        tensors = layout.model(state.groups[gid].weights, state.alive, head)
-        tensors |= {name: own.take(name, full, state.alive) for name, full in kept.tensors.items()}
+        pairs = held[client, index]
+        tensors = layout.model(state.groups[gid].weights, pairs, head)
+        tensors |= {name: own.take(name, full, pairs) for name, full in kept.tensors.items()}
         folder = f"client_{client}" + (f"/job_{index}" if jobs[client] > 1 else "")
         made.append(Model(folder, gid, head, tensors))
     return made

@@ -22,14 +22,13 @@ from flt.recipe import Recipe
 
 
 def prefixed(
-    made: Federation, layout: Layout, recipe: Recipe, cfg: TrainConfig, device: torch.device, show: bool
+    made: Federation, layout: Layout, cfg: TrainConfig, device: torch.device, show: bool
 ) -> Federation:
     """Computes what lies below the adapters once per example, or finds it in the cache.
 
     Args:
         made: The federation, its adapters attached; the module gets hooks that skip the blocks below them.
         layout: Roles of its tensors.
-        recipe: What trains.
         cfg: Precision and the cache's limit.
         device: Where the module is.
         show: Whether to show the progress.

@@ -84,6 +84,10 @@ class Recipe:
             selection, plan_name = type(self.selection).__name__, type(self.plan).__name__
             why = f"no round trains {' and '.join(sorted(together))} together"
             raise InputError(f"selection {selection} with plan {plan_name}: {why}; allowed is one that does")
+        if together and self.rule.starts_afresh:
+            rule, selection = type(self.rule).__name__, type(self.selection).__name__
+            why = "each round begins with a fresh adapter, and no pair of it fades"
+            raise InputError(f"selection {selection} with rule {rule}: {why}; allowed is all, truncate or freeze")
 
     def _check_pairs(self) -> None:
         """A rule on whole products needs all pairs of all clients, and leaves new ones."""
@@ -190,6 +194,9 @@ class Recipe:
         if self.rule.sends:
             why = f"{type(self.rule).__name__} derives from exact weights what the clients keep"
             raise InputError.of("compression", type(self.compression).__name__, "none", why)
+        if self.compression.down and self.selection.together:
+            selection, why = type(self.selection).__name__, "a client takes the pairs that it is sent for its rank"
+            raise InputError.of("compression.down", "true", f"false with selection {selection}", why)
         if self.compression.down and self.importance.source == "change":
             importance, why = type(self.importance).__name__, "the change would have the rounding on the way down in it"
             raise InputError.of("compression.down", "true", f"false with importance {importance}", why)

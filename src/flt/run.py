@@ -103,11 +103,10 @@ class Run:
         device = self._device()
         home = made.module.device
         ready = start(cfg, made)
-        layout, recipe = ready.layout, ready.recipe
         made = self.made = dataclasses.replace(made, clients=list(ready.clients.values()))
         made.module.to(device)
         if cfg.prefix_cache:
-            made = self.made = prefixed(made, layout, recipe, cfg, device, self.show)
+            made = self.made = prefixed(made, ready.layout, cfg, device, self.show)
         if cfg.compile:
             compile_model(made.module.model if isinstance(made.module, ClientModule) else made.module)
         federator = self._federator(ready)

@@ -85,8 +85,8 @@ def test_scaffold_says_once_that_it_is_a_heuristic_without_sgd(caplog: pytest.Lo
     ]
 
 
-@pytest.mark.parametrize("kind", ["momentum", "two rates"])
-def test_sgd_with_momentum_or_several_learning_rates_is_a_heuristic_too(
+@pytest.mark.parametrize("kind", ["momentum", "two rates", "clipping"])
+def test_sgd_with_momentum_clipping_or_several_learning_rates_is_a_heuristic_too(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Other(Toy):
@@ -96,7 +96,7 @@ def test_sgd_with_momentum_or_several_learning_rates_is_a_heuristic_too(
             return torch.optim.SGD(groups, lr=0.1, momentum=0.9 if kind == "momentum" else 0.0)
 
     local._say_once.cache_clear()
-    federator = toy_federator(Recipe(Scaffold()))
+    federator = toy_federator(Recipe(Scaffold()), clip=0.1 if kind == "clipping" else None)
     federator.engine.site.module.__class__ = Other
     federator.fit()
     (record,) = caplog.records

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from flt.algebra import drift
+from flt.errors import InputError
 from flt.layout import Layout
 from flt.messages import Ids, Payload
 from flt.state import ClientState
@@ -140,26 +141,29 @@ class ControlVariate(LocalCallback):
     """SCAFFOLD's correction g <- g - c_i + c, and the client's next c_i (arXiv 1910.06378, algorithm 1, option II).
 
     The learning rate that goes up is the mean over the steps, so K lr is the sum of theirs under a schedule too.
+    Tensors that stay on the client drift from nobody, and train as they would without.
     """
 
     def __init__(self, fit: LocalFit) -> None:
         super().__init__(fit)
-        c = fit.payload.slots.get("c", {})
-        self.c = {name: c[name].to(p.device) if name in c else torch.zeros_like(p) for name, p in fit.trained.items()}
-        self.own = {name: self._held(name, fit.private_slot("c_i", name)) for name in fit.trained}
+        c, private = fit.payload.slots.get("c", {}), fit.payload.plan.private
+        self.sent = {name: p for name, p in fit.trained.items() if fit.layout.entries[name].role not in private}
+        self.c = {name: c[name].to(p.device) if name in c else torch.zeros_like(p) for name, p in self.sent.items()}
+        self.own = {name: self._held(name, fit.private_slot("c_i", name)) for name in self.sent}
         self.rates: list[float] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called when the train begins."""
-        if not all(map(_is_plain_sgd, trainer.optimizers)):
-            _say_once("SCAFFOLD's control variates are exact for SGD without momentum and one learning rate for all "
-                      "parameters; with another optimiser they are a heuristic")  # fmt: skip
+        if len(trainer.optimizers) > 1 or trainer.gradient_clip_val or not _is_plain_sgd(trainer.optimizers[0]):
+            _say_once("SCAFFOLD's control variates are exact for one SGD without momentum and clipping, and with one "
+                      "learning rate for all parameters; with another optimiser they are a heuristic")  # fmt: skip
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Called before each optimiser step."""
-        for name, parameter in self.fit.trained.items():
-            if parameter.grad is not None:
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for name, parameter in self.sent.items():
+            if parameter.grad is not None and id(parameter) in stepped:
                 parameter.grad.add_(self.c[name] - self.own[name])
         self.rates.append(float(optimizer.param_groups[0]["lr"]))
 
@@ -167,8 +171,11 @@ class ControlVariate(LocalCallback):
     def report(self) -> None:
         """Called when the fit has ended: c_i+ = c_i - c + (w_t - w_i) / (K lr), for the pairs that trained."""
         fit, lr = self.fit, statistics.fmean(self.rates)
-        self.fit.scalars["lr"], self.fit.slots["c_i"] = lr, {}
-        for name, parameter in fit.trained.items():
+        if lr <= 0:
+            raise InputError.of(f"client {fit.payload.job[0]}: lr", lr, "a learning rate above 0 in some step")
+        fit.scalars["lr"] = lr
+        fit.slots["c_i"] = dict(fit.private.slots.get("c_i", {}))  # what trains in other rounds keeps its own
+        for name, parameter in self.sent.items():
             moved = fit.start[name] - parameter
             new = self.own[name] + drift(self.c[name], moved, fit.steps, lr)
             frozen = fit.frozen(name)

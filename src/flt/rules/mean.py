@@ -18,7 +18,7 @@ from flt.view import View
 
 NORM = "norm"
 PADS = ("none", "parameter", "update")
-UNIT = 2.0**-20
+UNIT = 2.0**-24
 """Norms are rounded to multiples of it, so that weights are integers and sums stay exact."""
 
 
@@ -31,6 +31,9 @@ class Mean(Summable):
         none (adaptive)   w_i <- sum_{k: i in S_k} n_k w_{k,i} / sum_{k: i in S_k} n_k;  nobody sent i: as it began
         parameter         w_i <- sum_k n_k w_{k,i} [i in S_k] / n                        (zero-padding), of living pairs
         update            w_i <- sum_k n_k (w_{k,i} if i in S_k else w_t,i) / n
+
+    A pair that nobody sent stays as it is under zero-padding too (ours): with A and B both zero it could never learn
+    again.
 
     Attributes:
         weights: Besides ``examples`` and ``uniform``, ``norm``: in the place of n_k, the pairs of a layer weigh as much
@@ -65,6 +68,8 @@ class Mean(Summable):
             counts = view.layout.mask(name, update.kept if self.pad == "none" else view.state.alive, start)
             add(totals, ("value", name), weight * view.layout.put(name, fill, update.kept, part).double())
             add(totals, ("weight", name), weight * counts.double())
+            if self.pad == "parameter":
+                add(totals, ("sent", name), view.layout.mask(name, update.kept, start).double())
 
     def finish(self, view: View, gid: int, totals: Totals) -> Combined:
         """Divides once; an entry that nobody sent is what the group begins with."""
@@ -73,7 +78,8 @@ class Mean(Summable):
             weight = totals["weight", name].value()
             old = new[name] if name in new else view.frozen[name]
             mean = (totals["value", name].value() / weight.clamp(min=1)).to(old.dtype)
-            new[name] = torch.where(weight > 0, mean, old)
+            known = totals["sent", name].value() if ("sent", name) in totals else weight
+            new[name] = torch.where(known > 0, mean, old)
         return Combined(new)
 
     def _norms(self, view: View, update: Update) -> dict[str, int]:

@@ -24,8 +24,8 @@ class Scaffold(Summable):
         server   c <- c + (1 / N) sum_i (c_i+ - c_i)
 
     The server derives c_i+ - c_i from w_t, w_i, K and lr, so nothing but the weights and one scalar goes up. Exact for
-    SGD without momentum, under any schedule of its learning rate (lr is then the mean over the K steps); with another
-    optimiser it is a heuristic. The paper's global step size is ``server_optimizer=momentum`` with beta 0.
+    SGD without momentum or clipping, under any schedule of its learning rate (lr is then the mean over the K steps);
+    with another optimiser it is a heuristic. The paper's global step is ``server_optimizer=momentum`` with beta 0.
     """
 
     sends: ClassVar[tuple[str, ...]] = ("c",)
