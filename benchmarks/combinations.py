@@ -39,7 +39,10 @@ The ideas of three papers in one command, HAFL's freezing inside FL-TAC's cluste
 {mix}
 ```
 """
-MIX = "flt train algo=hafl jobs=per_task grouping=kmeans schedule=annealed schedule.end=2"
+MIX = (
+    "flt train algo=hafl ranks=[2,4] jobs=per_task grouping=kmeans grouping.features=changes grouping.cannot_link=true "
+    "grouping.memory=true schedule=annealed schedule.end=2"
+)
 RECIPES = """## Recipes, adapters and types of task
 
 `algo=` in the rows, `adapter=` and the type of task in the columns."""
@@ -91,22 +94,19 @@ def footnotes(numbers: Mapping[str, int]) -> str:
     return "\n".join(f"{number}. {why}" for why, number in numbers.items())
 
 
-def row(algo: str, found: Mapping[Case, str | None], numbers: Mapping[str, int]) -> str:
-    """A recipe's row."""
-    cells = []
-    for adapter in ADAPTERS:
-        for kind in MODULES:
-            lines = [found[adapter, kind, jobs] for jobs in TASKS]
-            said = [RUNS if line is None else str(numbers[reason(line)]) for line in lines]
-            cells.append(" / ".join(dict.fromkeys(said)))
-    return table_row([f"`{algo}`", *cells])
+def cells(adapter: str, found: Mapping[Case, str | None], numbers: Mapping[str, int]) -> list[str]:
+    """What a recipe's row says of an adapter: one cell for each type of task."""
+    lines = {kind: [found[adapter, kind, jobs] for jobs in TASKS] for kind in MODULES}
+    said = {kind: [RUNS if line is None else str(numbers[reason(line)]) for line in its] for kind, its in lines.items()}
+    return [" / ".join(dict.fromkeys(its)) for its in said.values()]
 
 
 def recipe_table(found: Mapping[str, Mapping[Case, str | None]]) -> Iterator[str]:
     """The table of recipes, and its reasons."""
     numbers = numbered(line for cases in found.values() for line in cases.values())
     heads = ["", *(f"{adapter}, {kind}" for adapter in ADAPTERS for kind in MODULES)]
-    rows = [row(algo, cases, numbers) for algo, cases in found.items()]
+    rows = [table_row([f"`{algo}`", *(cell for adapter in ADAPTERS for cell in cells(adapter, cases, numbers))])
+            for algo, cases in found.items()]  # fmt: skip
     yield "\n".join([table_row(heads), table_row(["---"] * len(heads)), *rows])
     yield footnotes(numbers)
 
@@ -145,11 +145,15 @@ def parts_text(on: Bench) -> str:
     return "\n\n".join([PAIRS.format(defaults=usual), *said, *pair_table(pair_refusals(on))])
 
 
+def head() -> str:
+    """The top of the page."""
+    return HEAD.format(rounds={3: "three"}.get(ROUNDS, ROUNDS), mix=MIX).rstrip()
+
+
 def text() -> str:
     """The whole page."""
     recipes = recipe_table({algo: recipe_refusals(algo) for algo in choices("algo")})
-    head = HEAD.format(rounds={3: "three"}.get(ROUNDS, ROUNDS), mix=MIX)
-    return "\n\n".join([head.rstrip(), RECIPES, *recipes, parts_text(bench())]) + "\n"
+    return "\n\n".join([head(), RECIPES, *recipes, parts_text(bench())]) + "\n"
 
 
 def main() -> None:
