@@ -126,7 +126,8 @@ class Recipe:
         """
         roles = {entry.role for entry in layout.entries.values()} - ({"base"} - self.plan.roles)
         if not roles & set(self.plan(0).train):
-            raise InputError.of("plan.train", self.plan(0).train, sorted(roles), "the module has nothing else to train")
+            allowed = sorted(roles) or "a plan that trains the base, or another adapter"
+            raise InputError.of("plan.train", self.plan(0).train, allowed, "the module has nothing else to train")
         self._check_read(layout)
         for group in ("plan", "rule", "schedule", "selection", "importance", "compression"):
             part = getattr(self, group)

@@ -50,14 +50,32 @@ def start(cfg: TrainConfig, made: Federation) -> Start:
     layout = build.attach(cfg, made.module)
     tasks = made.tasks()
     recipe = build.recipe(cfg, len(set(tasks.values())), tasks)
-    recipe.check(layout.with_heads(made.heads))
+    clients = with_task_rounds(made.clients, cfg.task_rounds or {})
+    ranked = served(recipe, layout.with_heads(made.heads), clients, cfg.ranks)
     if cfg.model.get("quantise") and recipe.changes_base:
         why = "the recipe changes the frozen weights, of which only rounded ones are left"
         raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
     if cfg.prefix_cache:
         check_prefix(made, recipe, cfg)
-    clients = with_capacities(with_task_rounds(made.clients, cfg.task_rounds or {}), cfg.ranks, layout, recipe)
-    return Start(layout, recipe, clients, build.sampler(cfg, len(clients)), build.local_settings(cfg))
+    return Start(layout, recipe, ranked, build.sampler(cfg, len(ranked)), build.local_settings(cfg))
+
+
+def served(
+    recipe: Recipe, layout: Layout, clients: Sequence[ClientSpec], ranks: Sequence[int] | None = None
+) -> dict[int, ClientSpec]:
+    """Client id -> the client with its rank, once the recipe's parts can work on the module and serve all of them.
+
+    Args:
+        recipe: The parts.
+        layout: The server's.
+        clients: With the rounds of their jobs.
+        ranks: Tiers, dealt in turn; None: all clients have the adapter's rank.
+
+    Raises:
+        InputError: They can't.
+    """
+    recipe.check(layout)
+    return with_capacities(clients, ranks, layout, recipe)
 
 
 def refusal(cfg: TrainConfig, made: Federation) -> str | None:
