@@ -51,7 +51,8 @@ PAIRS = """## Parts with parts
 Each part with each part of another place, on FedIT with LoRA and two tasks, as their YAMLs in `conf/` set them. A cell
 names what the part of the row is refused with, and the reason; `–`: it runs with all of them. Parts that every recipe
 has anyway are left out: {defaults}."""
-BROUGHT = "Some bring a part without which they have no meaning alone: {brought}."
+BROUGHT = """Some bring a part without which they have no meaning alone: {brought}. So a reason may be that of the part
+that was brought, and other settings may go together: `rule=svd` with `schedule=annealed schedule.by=svd`."""
 
 
 @functools.cache
