@@ -303,6 +303,15 @@ class Rounds(FedCallback):
         self.seen.append(federator.round)
 
 
+def test_the_module_goes_back_to_the_device_that_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[torch.device] = []
+    to = Toy.to
+    monkeypatch.setattr(Toy, "to", lambda self, device: moved.append(device) or to(self, device))
+    monkeypatch.setattr("flt.run.Run._device", lambda _: torch.device("cpu", 0))
+    fit(fresh())
+    assert [str(device) for device in (moved[0], moved[-1])] == ["cpu:0", "cpu"]
+
+
 def test_callbacks_of_the_federation_leave_figures() -> None:
     callback = Rounds()
     result = fit(fresh(), callbacks=[callback])

@@ -85,7 +85,7 @@ METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "zero-pad": (Recipe(Mean(pad="parameter"), selection=Truncate("first")), {}),
     "pad the update": (Recipe(Mean(pad="update"), selection=Truncate("first")), {}),
     **{f"fl_tac{name}": (Recipe(Mean("uniform"), grouping=made), {}) for name, made in GROUPINGS.items()},
-    "hetlora": (Recipe(Mean("norm", pad="parameter"), selection=SelfPruning(0.6, 0.5)), {}),
+    "hetlora": (Recipe(Mean("norm", pad="parameter"), selection=SelfPruning(0.6, 2.0)), SGD),  # so that ranks fall
     "flora": (Recipe(Stacking()), {}),
     "flexlora": (Recipe(Svd(), selection=Truncate("first")), {}),
     "fedex_lora": (Recipe(Residual()), {}),
