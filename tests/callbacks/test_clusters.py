@@ -116,7 +116,7 @@ def test_a_round_is_measured_in_the_features_that_were_clustered(name: str) -> N
     assert clusters.found is not None
     before = watched(name, rounds=1)[0].state
     updates = federator.server.screen(before, federator.cohort, federator.updates)
-    described = federator.server.recipe.grouping.describe(federator.server.view(before), updates)  # type: ignore[attr-defined]
+    described = federator.server.recipe.grouping.describe(federator.server.view(before), updates)  # type: ignore[attr-defined]  # a Clustering
     assert np.array_equal(clusters.found.features, described)
     assert clusters.found.jobs == tuple(update.job for update in updates)
     assert clusters.found.groups == tuple(federator.state.assignment[update.job] for update in updates)
