@@ -11,18 +11,12 @@ import sys
 import warnings
 from typing import Any
 
-sys.modules["flt"] = None  # type: ignore[assignment]  # not even where it is installed beside the others
-sys.path.extend(sys.argv[1:])
-assert importlib.util.find_spec("flt") is None
-
-import peft  # noqa: E402  # behind the check
-import safetensors.torch  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-
 
 def load(folder: str, base: str, auto: str, classes: int, merged: bool) -> Any:
     """The model of an export: merged, or peft's around a base with a head that was drawn."""
+    import peft
+    import transformers
+
     kind = getattr(transformers, auto)
     if merged:
         return kind.from_pretrained(folder)
@@ -33,12 +27,24 @@ def load(folder: str, base: str, auto: str, classes: int, merged: bool) -> Any:
         return peft.PeftModel.from_pretrained(model, folder)
 
 
-@torch.no_grad()
 def answer(batch: str, **order: Any) -> list[list[float]]:
     """Logits (batch, classes): what Python writes of a float is read as the same float."""
-    return load(**order).eval()(**safetensors.torch.load_file(batch)).logits.tolist()
+    import safetensors.torch
+    import torch
+
+    with torch.no_grad():
+        return load(**order).eval()(**safetensors.torch.load_file(batch)).logits.tolist()
 
 
-for line in sys.stdin:
-    print(json.dumps({"logits": answer(**json.loads(line))}), flush=True)
-assert not [name for name in sys.modules if name.startswith("flt.")]
+def main(packages: list[str]) -> None:
+    """Answers until there are no more lines; fails where flt was imported."""
+    sys.modules["flt"] = None  # type: ignore[assignment]  # not even where it is installed beside the others
+    sys.path.extend(packages)
+    assert importlib.util.find_spec("flt") is None
+    for line in sys.stdin:
+        print(json.dumps({"logits": answer(**json.loads(line))}), flush=True)
+    assert not [name for name in sys.modules if name.startswith("flt.")]
+
+
+if __name__ == "__main__":  # pytest imports every file here for its doctests
+    main(sys.argv[1:])
