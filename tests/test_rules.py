@@ -232,7 +232,7 @@ def test_numbers_too_large_to_be_summed_are_refused_naming_the_client() -> None:
     ("make", "line"),
     [
         (lambda: Mean(weights="size"), "rule.weights=size: allowed is examples, uniform, norm"),
-        (lambda: Mean(pad="zero"), "rule.pad=zero: allowed is none, parameter, update"),
+        (lambda: Mean(pad="zero"), "rule.pad=zero: allowed is none, parameter, update, sent"),
         (lambda: Stacking(weights="norm"), "rule.weights=norm: allowed is examples, uniform"),
     ],
     ids=["weights", "pad", "weights of another rule"],

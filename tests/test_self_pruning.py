@@ -126,7 +126,7 @@ def test_weights_by_norm_without_pairs_are_refused() -> None:
 
 
 def test_a_round_without_the_clients_of_high_rank_leaves_their_pairs_as_they_are() -> None:
-    federator = pruning(rule=Mean("norm", pad="parameter"), gamma=1.0)
+    federator = pruning(rule=Mean("norm", pad="sent"), gamma=1.0)
     federator._round()
     before = weights_of(federator)[A].clone()
     federator.sampler = lambda *_: [0, 1]

@@ -85,7 +85,7 @@ METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "zero-pad": (Recipe(Mean(pad="parameter"), selection=Truncate("first")), {}),
     "pad the update": (Recipe(Mean(pad="update"), selection=Truncate("first")), {}),
     **{f"fl_tac{name}": (Recipe(Mean("uniform"), grouping=made), {}) for name, made in GROUPINGS.items()},
-    "hetlora": (Recipe(Mean("norm", pad="parameter"), selection=SelfPruning(0.6, 2.0)), SGD),  # so that ranks fall
+    "hetlora": (Recipe(Mean("norm", pad="sent"), selection=SelfPruning(0.6, 2.0)), SGD),  # so that ranks fall
     "flora": (Recipe(Stacking()), {}),
     "flexlora": (Recipe(Svd(), selection=Truncate("first")), {}),
     "fedex_lora": (Recipe(Residual()), {}),
@@ -145,7 +145,7 @@ TRIVIAL: dict[str, tuple[Recipe, Recipe, dict[str, Any]]] = {
     "random sets": (METHODS["random sets"][0], FEDIT, {}),
     "padding the parameter": (METHODS["zero-pad"][0], FEDIT, {}),
     "padding the update": (METHODS["pad the update"][0], FEDIT, {}),
-    "HetLoRA, n_k weights, no penalty": (Recipe(Mean(pad="parameter"), selection=SelfPruning(1.0, 0.0)), FEDIT, {}),
+    "HetLoRA, n_k weights, no penalty": (Recipe(Mean(pad="sent"), selection=SelfPruning(1.0, 0.0)), FEDIT, {}),
     "FL-TAC, one task": (Recipe(Mean("uniform"), grouping=KMeansGrouping(1)), UNIFORM, {}),
     "FL-TAC, one task, found": (Recipe(Mean("uniform"), grouping=ONE_CLUSTER), UNIFORM, {}),
     "SA-FedLoRA, T0 = 0 and b_0 = b_T": (

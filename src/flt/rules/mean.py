@@ -17,7 +17,7 @@ from flt.rules.base import WEIGHTS, Combined, Summable, Totals, add
 from flt.view import View
 
 NORM = "norm"
-PADS = ("none", "parameter", "update")
+PADS = ("none", "parameter", "update", "sent")
 UNIT = 2.0**-24
 """Norms are rounded to multiples of it, so that weights are integers and sums stay exact."""
 
@@ -31,16 +31,16 @@ class Mean(Summable):
         none (adaptive)   w_i <- sum_{k: i in S_k} n_k w_{k,i} / sum_{k: i in S_k} n_k;  nobody sent i: as it began
         parameter         w_i <- sum_k n_k w_{k,i} [i in S_k] / n                        (zero-padding), of living pairs
         update            w_i <- sum_k n_k (w_{k,i} if i in S_k else w_t,i) / n
+        sent              as parameter, over the pairs that somebody sent: HetLoRA pads to the round's largest rank
 
-    A pair that nobody sent stays as it is under zero-padding too (ours): with A and B both zero it could never learn
-    again.
+    Under ``parameter`` a pair that nobody sent becomes zero, in A and in B, and never learns again.
 
     Attributes:
         weights: Besides ``examples`` and ``uniform``, ``norm``: in the place of n_k, the pairs of a layer weigh as much
             as the Frobenius norm |B_k A_k| of what the client has there, and everything else by examples (HetLoRA,
             arXiv 2401.06432; that it is taken layer by layer is our reading).
         pad: What an entry counts as that a client didn't send: ``none`` (it doesn't count), ``parameter`` (zero),
-            ``update`` (unchanged).
+            ``update`` (unchanged), ``sent`` (zero, where another client sent it).
     """
 
     weighings: ClassVar[tuple[str, ...]] = (*WEIGHTS, NORM)
@@ -68,7 +68,7 @@ class Mean(Summable):
             counts = view.layout.mask(name, update.kept if self.pad == "none" else view.state.alive, start)
             add(totals, ("value", name), weight * view.layout.put(name, fill, update.kept, part).double())
             add(totals, ("weight", name), weight * counts.double())
-            if self.pad == "parameter":
+            if self.pad == "sent":
                 add(totals, ("sent", name), view.layout.mask(name, update.kept, start).double())
 
     def finish(self, view: View, gid: int, totals: Totals) -> Combined:
