@@ -15,6 +15,7 @@ import safetensors.torch
 import tiny
 import torch
 from commands import QUICK, in_empty_folder
+from exports import pixels, words
 from slowly import slowly
 from torch import Tensor, nn
 from toys import FEATURES, Toy, toy_clients
@@ -44,16 +45,6 @@ def texts(folder: Path, kind: str) -> list[str]:
     return [f"model={model}", f"data={data}", "model.max_length=16", "batch_size=4"]
 
 
-def images() -> dict[str, Tensor]:
-    return {"pixel_values": torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))}
-
-
-def words() -> dict[str, Tensor]:
-    ids = torch.randint(5, len(tiny.WORDS), (4, 6), generator=torch.Generator().manual_seed(0))
-    mask = (torch.arange(6) < torch.tensor([[6], [3], [4], [2]])).long()
-    return {"input_ids": ids * mask, "attention_mask": mask}
-
-
 @torch.no_grad()
 def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return model(**batch).logits
@@ -75,7 +66,7 @@ def assert_same_logits(loaded: nn.Module, trained: nn.Module, batch: dict[str, T
 )
 def test_an_image_model_is_loaded_by_its_folder_alone(overrides: str) -> None:
     result = run(*overrides.split())
-    assert_same_logits(flt.load(result.exported), result.module.model, images())
+    assert_same_logits(flt.load(result.exported), result.module.model, pixels())
 
 
 @pytest.mark.parametrize(
@@ -104,8 +95,8 @@ def test_a_group_is_chosen_by_its_folder(adapter: str) -> None:
     for path in sorted(result.exported.glob("group_*")):
         weights = found[0].server.groups[int(path.name.removeprefix("group_"))].weights
         result.module.load_state_dict(weights, strict=False)
-        assert_same_logits(flt.load(path), result.module.model, images())
-        seen.append(logits(result.module.model, images()))
+        assert_same_logits(flt.load(path), result.module.model, pixels())
+        seen.append(logits(result.module.model, pixels()))
     assert not torch.allclose(seen[0], seen[1], atol=1e-4)
     with pytest.raises(flt.InputError, match=r"adapter: allowed is one of its folders: group_\d, group_\d$"):
         flt.load(result.exported)
@@ -116,7 +107,7 @@ def test_every_head_has_a_folder_where_jobs_have_different_ones(adapter: str) ->
     tasks = ["data.tasks.low=['5','6']", "data.tasks.high=['7','8','9']"]
     result = run("algo=fl_tac", "grouping=everyone", f"adapter={adapter}", "clients=3", *tasks)
     loaded = [flt.load(path) for path in sorted(result.exported.glob("head_*"))]
-    assert [logits(model, images()).shape[1] for model in loaded] == [2, 3]
+    assert [logits(model, pixels()).shape[1] for model in loaded] == [2, 3]
     shared = [{n: p for n, p in m.named_parameters() if adapter in n} for m in loaded]
     assert shared[0].keys() == shared[1].keys() != set()
     for name, tensor in shared[0].items():
