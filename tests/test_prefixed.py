@@ -117,12 +117,14 @@ def test_images_work_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ten_rounds_reach_the_same_accuracy(tmp_path: Path) -> None:
-    common = text(tmp_path, "rounds=10")
+def test_ten_rounds_reach_the_same_adapter_and_accuracy(tmp_path: Path) -> None:
+    # At a learning rate of 0.05 ten rounds of this tiny model amplify a last bit to 0.3: which pairs are kept may flip.
+    common = text(tmp_path, "rounds=10", "local.lr=0.01")
     plain, cached = run(common), run([*common, "prefix_cache=on"])
+    assert distance(plain, cached) < 1e-4
+    assert distance(plain, run([*common, "local.lr=1e-12"])) > 1e-2  # so that the line above says something
     found, expected = ([m["round/val_acc"] for m in result.history] for result in (cached, plain))
     assert found == expected
-    assert max(expected) > expected[0]
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def classes(folder: Path) -> int:
 ROUNDS = {
     "fedit": 1, "hafl": 2, "haflq": 2, "fl_tac": 1, "fl_tac_unlocked": 2, "scaffold": 1, "flora": 2, "sa_fedlora": 3,
     "c2a": 1, "fedavg": 1, "fedprox": 1, "ffa_lora": 1, "fedsa_lora": 1, "rolora": 2, "local": 1, "central": 1,
-    "fedex_lora": 2, "flexlora": 2,
+    "fedex_lora": 2, "flexlora": 2, "hetlora": 2,
     "fedavgm": 1, "fedadagrad": 1, "fedadam": 1, "fedyogi": 1,
 }  # fmt: skip
 """Recipe -> as many rounds as it takes to do all that it does."""
