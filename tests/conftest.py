@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.metadata
 import os
 import sys
@@ -35,6 +36,11 @@ def pytest_sessionstart() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what was imported stays: a full collection needn't look through it after every few tests
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -54,6 +54,7 @@ def federated(*overrides: str) -> tuple[Result, Keep]:
     return result, keep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "adapter"),
     [("vit", "houlsby"), ("bert", "c2a"), *slowly(("vit", "c2a"), ("distilbert", "c2a"), ("bert", "houlsby"))],
@@ -75,6 +76,7 @@ def test_adapter_and_head_travel_and_are_averaged_by_the_numbers_of_examples(
     assert heads == ({"pre_classifier", "classifier"} if kind == "distilbert" else {"classifier"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["batch", "client"])
 def test_a_client_computes_with_its_own_labels_and_the_global_evaluation_with_none(
     source: str, monkeypatch: pytest.MonkeyPatch
@@ -100,6 +102,7 @@ def test_a_client_computes_with_its_own_labels_and_the_global_evaluation_with_no
     assert trained == own if source == "client" else len(trained) == 4
 
 
+@pytest.mark.slow
 def test_at_test_the_classes_of_the_job_s_own_head_weigh_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[tuple[int, tuple[float, ...]]] = set()
     forward = ClientModule.forward

@@ -323,6 +323,7 @@ def generators() -> tuple[bytes, Any, bytes]:
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), np.random.get_state()[1].tobytes()  # type: ignore[index]  # a tuple
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["fl_tac", *slowly("flora", "fedit", "hafl", "scaffold")])
 def test_the_global_generators_are_left_as_they_were(algo: str) -> None:
     module, shares = fresh(), clients()
@@ -333,6 +334,7 @@ def test_the_global_generators_are_left_as_they_were(algo: str) -> None:
     assert generators() == before
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_global_seed_or_on_what_was_trained_before() -> None:
     found = []
     for seed in (1, 2):

@@ -239,6 +239,7 @@ class Counting(Toy):
         return super().forward(self.norm(x))
 
 
+@pytest.mark.slow
 def test_a_marker_in_a_clients_examples_shows_in_nothing_that_another_client_of_a_users_module_gets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

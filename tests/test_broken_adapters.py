@@ -91,6 +91,7 @@ QUICK_CASES = ("truncated", "another shape of the base", "a weight that isn't th
 def test_a_broken_file_is_refused_in_one_line_and_never_unpickled(
     case: str, export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
     shutil.copytree(export, tmp_path / "export")
     spoil, message = BROKEN[case]
     spoil(tmp_path / "export")

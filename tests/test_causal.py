@@ -117,6 +117,7 @@ def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *override
     return train_cfg(dataclasses.replace(cfg, data={**cfg.data, "tasks": tasks}))
 
 
+@pytest.mark.slow
 def test_a_federation_of_clients_by_a_column_lowers_the_loss_with_lora_alone(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +131,7 @@ def test_a_federation_of_clients_by_a_column_lowers_the_loss_with_lora_alone(
     assert all("lora_" in name for name in trains)
 
 
+@pytest.mark.slow
 def test_fl_tac_makes_a_job_of_each_category(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run(folder, tmp_path, monkeypatch, "algo=fl_tac", open=["open_qa"], closed=["closed_*", "summ*"])
     assert {key for key in result.metrics if key.startswith("task/") and key.endswith("val_loss")} == {
@@ -179,6 +181,7 @@ def adapter(result: Result) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in result.module.named_parameters() if "lora_" in name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_activations_from_the_cache_train_the_same_upper_blocks(
     kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -206,6 +209,7 @@ def test_bf16_and_recomputed_activations_lower_the_loss_too(
     assert rounded[-1]["round/val_loss"] == pytest.approx(exact[-1]["round/val_loss"], rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["algo=flora", "algo=sa_fedlora plan.until=1"])
 def test_a_recipe_that_changes_the_base_leaves_a_model_with_the_logits_of_the_trained_one(
     algo: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

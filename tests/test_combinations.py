@@ -72,6 +72,7 @@ def test_fedit_with_lora_is_refused_for_no_type_of_task(kind: str) -> None:
     assert set(found.values()) == {None}
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_the_line_of_the_page_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +94,7 @@ def test_the_page_begins_as_it_is_written_now_and_has_every_recipe_and_every_ada
     assert re.findall(r"^\| `(\w+)` \|", recipes, re.MULTILINE) == choices("algo"), AGAIN
 
 
+@pytest.mark.slow
 def test_the_page_says_of_parts_what_they_say_now() -> None:
     assert page().endswith(f"\n\n{combinations.parts_text(bench())}\n"), AGAIN
 

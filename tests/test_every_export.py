@@ -166,6 +166,7 @@ def test_every_group_of_bottlenecks_has_the_logits_of_its_model(case: str, run: 
     assert len(found) >= 2
 
 
+@pytest.mark.slow
 def test_a_client_s_model_has_the_loss_that_the_run_measured_on_that_client(run: Callable[..., Made]) -> None:
     settings = ["algo=local", "adapter=c2a", "adapter.label_source=client"]
     made = run("images", *settings, "eval.client_examples=50")
@@ -203,6 +204,7 @@ def test_a_card_tells_a_client_s_labels_where_its_own_model_computes_with_them_a
         assert card["label_counts"] == (counts if told else [])
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_exported_anew_in_the_other_way(run: Callable[..., Made]) -> None:
     made = run("images", "algo=flora", "rounds=1")
     assert made.exported.name == "model"

@@ -98,6 +98,7 @@ def test_the_card_names_the_base_and_nothing_of_this_machine(tmp_path: Path, mon
         assert str(place) not in json.dumps([card, json.loads((result.exported / "flt_base.json").read_text())])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["fedsa_lora", *slowly("local", "fedit plan.private=[head]")])
 def test_clients_that_keep_tensors_of_their_own_have_a_folder_each(
     algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -125,6 +126,7 @@ def test_several_groups_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.M
     assert not torch.equal(seen[0], seen[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["flora", *slowly("fedit")])
 def test_each_head_has_a_folder_of_its_own(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = ["data=digits_two", "jobs=per_task", "partition.kind=iid"]
@@ -148,6 +150,7 @@ def test_each_head_has_a_folder_of_its_own(algo: str, tmp_path: Path, monkeypatc
         torch.testing.assert_close(logits(model), logits(result.module.model), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cluster_leaves_the_heads_of_its_own_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run(tmp_path, monkeypatch, "algo=fl_tac", "data=digits_two", "grouping.k=2")
     found = newest(result.path / "checkpoints")

@@ -86,6 +86,7 @@ def test_a_text_model_is_loaded_with_its_head(kind: str, overrides: str, folder:
     assert_same_logits(loaded, result.module.model, words())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["c2a", *slowly("lora")])
 def test_a_group_is_chosen_by_its_folder(adapter: str) -> None:
     result = run("algo=fl_tac", f"adapter={adapter}", "clients=4")
@@ -102,6 +103,7 @@ def test_a_group_is_chosen_by_its_folder(adapter: str) -> None:
         flt.load(result.exported)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["c2a", *slowly("houlsby")])
 def test_every_head_has_a_folder_where_jobs_have_different_ones(adapter: str) -> None:
     tasks = ["data.tasks.low=['5','6']", "data.tasks.high=['7','8','9']"]
@@ -116,6 +118,7 @@ def test_every_head_has_a_folder_where_jobs_have_different_ones(adapter: str) ->
         flt.load(result.exported)
 
 
+@pytest.mark.slow
 def test_the_card_has_the_settings_and_no_place_of_this_machine(folder: Path) -> None:
     result = run("algo=c2a", "adapter.rank=4")
     files = {"flt_base.json", "flt_adapter.json", "flt_adapter.safetensors"}
@@ -129,6 +132,7 @@ def test_the_card_has_the_settings_and_no_place_of_this_machine(folder: Path) ->
     assert str(embedded.embedded().parent) not in json.dumps([card, base])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["fedit", "c2a"])
 def test_a_base_in_a_package_is_named_by_both_its_places(
     algo: str, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -257,6 +261,7 @@ def test_peft_never_unpickles_where_its_weights_are_missing(folder: Path) -> Non
         flt.load(exported)
 
 
+@pytest.mark.slow
 def test_a_whole_model_takes_no_other() -> None:
     exported = run("algo=flora").exported
     with pytest.raises(flt.InputError, match="^model=Linear: .*holds the whole model; allowed is None$"):

@@ -22,6 +22,7 @@ def built(*overrides: str) -> Federation:
     return federation(load_config(["clients=4", *overrides]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["iid", "dirichlet", "quantity", "shards", "by_column"])
 def test_clients_share_the_training_split_without_overlap(kind: str) -> None:
     made = built(f"partition.kind={kind}", "data.column=label")
@@ -68,6 +69,7 @@ def parts_of(made: Federation) -> list[list[int]]:
     return [job.train.tolist() for client in made.clients for job in client.data]
 
 
+@pytest.mark.slow
 def test_the_deal_depends_on_the_seed_alone() -> None:
     first, again, other = (parts_of(built("algo=fedit", f"seed={seed}")) for seed in (0, 0, 1))
     assert first == again

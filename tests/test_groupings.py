@@ -85,6 +85,7 @@ def test_noise_joins_the_nearest_centre_and_nothing_but_noise_is_one_cluster() -
 # ---------------------------------------------------------------------------------------------- K by silhouette
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(n=st.integers(8, 20), seed=st.integers(0, 99))
 def test_k_is_the_one_with_the_highest_silhouette_of_scikit_learn(n: int, seed: int) -> None:

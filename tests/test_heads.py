@@ -221,6 +221,7 @@ def by_hand(federator: Federator, task: JobData) -> float:
         return float((module(x).argmax(-1) == y).float().mean())
 
 
+@pytest.mark.slow
 def test_each_task_is_evaluated_with_its_own_head() -> None:
     names, widths = ["sst2", "sst4"], (2, 4)
     clients = several(3, widths, names)

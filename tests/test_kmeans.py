@@ -175,6 +175,7 @@ def separated(rounds: int, cohort: int | None = None, k: int = 2, clients: int =
     return recipe, {"clients": toy_clients(clients, jobs=2), "rounds": rounds, "cohort": cohort, "lr": 0.1, "steps": 6}
 
 
+@pytest.mark.slow
 def test_home_keeps_v0_and_members_get_the_weights_of_their_group() -> None:
     recipe, given = separated(3)
     federator = toy_federator(recipe, **given)  # type: ignore[arg-type]

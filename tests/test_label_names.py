@@ -67,6 +67,7 @@ def test_under_autocast_the_cosines_keep_the_digits_of_the_embeddings(encoder: P
     assert logits.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_texts_for_classes_that_are_left_out_do_no_harm(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +111,7 @@ def arguments(encoder: Path, data: Path, *more: str) -> list[str]:
     return [f"model={encoder}", f"data={data}", *common, *more]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["fedit", "flora"])
 def test_only_the_adapter_trains_and_plain_peft_loads_the_encoder(
     algo: str, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -79,6 +79,7 @@ def test_a_recipe_of_pairs_is_refused(
     assert "it works on rank-1 pairs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["algo=fl_tac", "algo=fl_tac grouping=oracle data=digits_two heads=task"])
 def test_heads_alone_are_clustered_and_pictured(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_empty_folder(tmp_path, monkeypatch)

@@ -77,6 +77,7 @@ def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 # ---------------------------------------------------------------------------------------------- new layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "lost", "overrides"),
     [
@@ -148,6 +149,7 @@ def test_all_adapters_agree_on_the_head(
     assert trains == set(layout.names(["head", "A", "B", "adapter"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["fedit", "c2a"])
 def test_weights_that_neither_base_nor_export_has_are_missed_in_one_line(algo: str, folder: Path) -> None:
     exported = run(*saved(folder, "bert", "pooler"), f"algo={algo}").exported
@@ -168,6 +170,7 @@ def test_a_base_that_is_given_gets_the_new_layers_of_the_export(folder: Path) ->
 # ---------------------------------------------------------------------------------------------- random backbones
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", ["algo=flora", *slowly("algo=fedit", "algo=c2a", "algo=fedit adapter.head=none")])
 def test_a_random_backbone_is_drawn_again(overrides: str) -> None:
     result = run(*overrides.split(), "model.random=true", "seed=3")
@@ -175,6 +178,7 @@ def test_a_random_backbone_is_drawn_again(overrides: str) -> None:
     torch.testing.assert_close(logits(flt.load(result.exported), images()), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["c2a", *slowly("lora")])
 def test_a_random_backbone_does_not_depend_on_the_width_of_the_exported_head(adapter: str) -> None:
     tasks = ["data=digits_two", "jobs=per_task", "partition.kind=iid"]
@@ -186,12 +190,14 @@ def test_a_random_backbone_does_not_depend_on_the_width_of_the_exported_head(ada
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_random_text_backbone_is_drawn_again_with_its_padding(folder: Path) -> None:
     result = run(*saved(folder, "bert"), "algo=fedit", "model.random=true", "model.head=label_names")
     expected = logits(result.module.model, words())
     torch.testing.assert_close(logits(flt.load(result.exported), words()), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_peft_is_not_told_of_weights_that_a_random_backbone_has_not() -> None:
     exported = run("algo=fedit", "model.random=true", "seed=3").exported
     assert json.loads((exported / "adapter_config.json").read_text())["base_model_name_or_path"] is None

@@ -83,6 +83,7 @@ def test_one_clients_own_scores_are_those_of_its_group() -> None:
     assert all(int((scores > 0).sum()) == 2 for scores in group.values())  # a pair that never trained has b_i = 0
 
 
+@pytest.mark.slow
 def test_clients_that_measure_apart_train_apart() -> None:
     """With the group's scores all jobs of a rank have one set; with their own they don't."""
     found = {}

@@ -69,6 +69,7 @@ def distance(one: Result, other: Result) -> float:
     return max(float((a - b).detach().abs().max()) for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["flora", *slowly("fedex_lora")])
 def test_a_rule_that_writes_into_adapted_layers_leaves_what_lies_below_alone(algo: str, tmp_path: Path) -> None:
     common = text(tmp_path, f"algo={algo}", "rounds=2")
@@ -102,6 +103,7 @@ def test_in_bf16_the_adapter_is_that_of_a_run_without_the_cache(tmp_path: Path) 
     assert distance(plain, run(text(tmp_path))) > 1e-5  # so it was bf16
 
 
+@pytest.mark.slow
 def test_without_a_validation_split_the_held_out_examples_have_activations_too(tmp_path: Path) -> None:
     common = text(tmp_path, "data.validation=0")
     plain, cached = run(common), run([*common, "prefix_cache=on"])
@@ -170,6 +172,7 @@ def test_each_example_is_computed_once_and_a_second_run_computes_one_to_learn_th
     assert sum(computed) == probes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -219,6 +222,7 @@ def test_a_store_is_pickled_as_the_name_of_its_file(tmp_path: Path) -> None:
     torch.testing.assert_close(pickle.loads(data).row(i)["prefix"], examples[i]["prefix"])
 
 
+@pytest.mark.slow
 def test_the_entries_say_what_they_are_and_a_limit_holds(tmp_path: Path) -> None:
     run(text(tmp_path, "prefix_cache=on"))
     found = [entry for entry in cache.entries() if entry.kind == "prefix"]

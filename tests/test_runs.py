@@ -69,12 +69,14 @@ def test_last_goes_on_with_the_run_of_the_same_name(folder: Path) -> None:
     assert (cfg.resume, cfg.seed) == ("lightning_logs/mine/version_0", 3)
 
 
+@pytest.mark.slow
 def test_without_a_run_yet_one_starts_and_says_so(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert train("algo=fedit", "resume=last") == 0
     assert "there is no run in lightning_logs/fedit yet, so a new one starts" in caplog.text
     assert (folder / "lightning_logs/fedit/version_0" / ADAPTER).is_file()
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_nothing_is_rewritten(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     before, made = contents(run), (run / ADAPTER).stat().st_mtime_ns
     assert train("algo=fedit", "resume=last") == 0
@@ -83,6 +85,7 @@ def test_a_finished_run_says_so_and_nothing_is_rewritten(run: Path, caplog: pyte
     assert (run / ADAPTER).stat().st_mtime_ns == made
 
 
+@pytest.mark.slow
 def test_a_run_without_its_export_is_exported_again(run: Path) -> None:
     before = (run / ADAPTER).read_bytes()
     (run / "adapter").rename(run.parent / "taken away")
@@ -90,6 +93,7 @@ def test_a_run_without_its_export_is_exported_again(run: Path) -> None:
     assert (run / ADAPTER).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_rounds_may_grow_and_the_run_is_that_of_the_larger_number(run: Path, folder: Path) -> None:
     assert train("algo=fedit", "rounds=2", "resume=last") == 0
     assert train("algo=fedit", "rounds=2", "name=straight") == 0
@@ -102,6 +106,7 @@ def test_rounds_may_grow_and_the_run_is_that_of_the_larger_number(run: Path, fol
     assert "rounds: 2\n" in (run / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_run_is_as_good_as_last(run: Path) -> None:
     assert train("algo=fedit", "rounds=2", f"resume={run}") == 0
     assert [row["round"] for row in metrics(run)] == ["1", "2"]

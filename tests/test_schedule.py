@@ -269,6 +269,7 @@ def test_an_end_above_the_adapters_rank_is_refused() -> None:
     Constant().check(1)
 
 
+@pytest.mark.slow
 def test_a_longer_run_of_a_schedule_is_refused(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

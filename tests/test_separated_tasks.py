@@ -58,6 +58,7 @@ def federated(name: str, kind: type[ClientSpec], later: int) -> Federator:
     return federator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("later", [3, 2], ids=["all", "partial cohorts"])
 @pytest.mark.parametrize("name", GROUPINGS)
 def test_fl_tac_with_separated_clusters_is_fedit_per_task_bit_for_bit(name: str, later: int) -> None:

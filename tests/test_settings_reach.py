@@ -72,6 +72,7 @@ def test_in_bf16_on_a_cpu_attention_is_eager_unless_told_otherwise(
     assert made.module.model.config._attn_implementation == expected
 
 
+@pytest.mark.slow
 def test_a_column_parts_the_evaluation_whose_figures_are_means_over_its_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_column_parts_the_evaluation_whose_figures_are_means_over_its_values(
     assert float(found["whole"]["round/val_acc"]) == pytest.approx(np.average(parts, weights=sizes))
 
 
+@pytest.mark.slow
 def test_distributed_models_are_evaluated_where_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_empty_folder(tmp_path, monkeypatch)
     found = []

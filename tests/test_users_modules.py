@@ -126,6 +126,7 @@ class Tally(FedCallback):
         self.seen = list(state["seen"])
 
 
+@pytest.mark.slow
 def test_two_callbacks_of_one_class_keep_their_own_state_over_a_resume() -> None:
     first = fit(Toy(), 1, callbacks=[Tally(1), Tally(10)])
     grown = fit(Toy(), 3, ("resume=last",), callbacks=[Tally(1), Tally(10)])
@@ -140,6 +141,7 @@ class Stops(FedCallback):
         raise RuntimeError("killed")
 
 
+@pytest.mark.slow
 def test_an_older_export_is_never_taken_for_that_of_a_longer_run() -> None:
     short = fit(Toy(), 1)
     before = (short.exported / "adapter_model.safetensors").read_bytes()
@@ -150,6 +152,7 @@ def test_an_older_export_is_never_taken_for_that_of_a_longer_run() -> None:
     assert (resumed.exported / "adapter_model.safetensors").read_bytes() != before
 
 
+@pytest.mark.slow
 def test_fewer_rounds_than_were_run_are_refused() -> None:
     fit(Toy(), 2)
     with pytest.raises(InputError, match=r"^rounds=1: 2 have been run"):

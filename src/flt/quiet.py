@@ -44,20 +44,25 @@ class ResidentStrategy(SingleDeviceStrategy):
         self.checkpoint_io.teardown()
 
 
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silences Lightning's advice for as long as an inner Trainer runs, and nothing else."""
-    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # filters, since a new level makes logging forget what it knows of every logger there is: 4 ms for each fit
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    for logger in loggers:
+        logger.addFilter(_is_error)
     try:
         with warnings.catch_warnings():
             for pattern in _ADVICE:
                 warnings.filterwarnings("ignore", pattern)
             yield
     finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        for logger in loggers:
+            logger.removeFilter(_is_error)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,7 @@ def fake_run(started: list[str], interrupt_after: int | None = None):
     return run
 
 
+@pytest.mark.slow
 def test_a_failing_cell_and_a_dying_process_do_not_stop_the_others(
     toy: Table, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

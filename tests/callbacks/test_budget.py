@@ -72,6 +72,7 @@ def test_a_budget_that_stays_is_not_told() -> None:
     assert not [key for key in federator.history[0] if key.startswith("ranks/")]
 
 
+@pytest.mark.slow
 def test_a_run_of_sa_fedlora_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_empty_folder(tmp_path, monkeypatch)
     assert train("algo=sa_fedlora", "rounds=6", "schedule.heat=1", "schedule.cool=1", "name=sa") == 0

@@ -211,6 +211,7 @@ def test_each_job_is_measured_on_its_own_task_against_its_own_group() -> None:
     assert losses(federator, "distributed/rise_loss") == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_it_is_measured_in_the_rounds_that_follow_an_evaluated_one() -> None:
     federator = federated(CUT, every=2, rounds=5)
     federator.fit()
@@ -242,6 +243,7 @@ def test_measuring_changes_no_bit_of_the_run_and_counts_no_byte(recipe: Recipe, 
     assert states[0] == states[1] == states[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [CUT, *slowly(HAFL, Recipe(Stacking()))], ids=["truncate", "freeze", "stacking"])
 def test_a_resumed_run_measures_the_same(recipe: Recipe) -> None:
     given = {"rounds": 4, "cohort": 2, "clients": toy_clients(3, ranks=[4 if isinstance(recipe.rule, Stacking) else 2])}

@@ -49,6 +49,7 @@ class TestTensorBoard:
         tags = {tag for tag in written.Tags()["scalars"] if not tag.startswith("final/")}
         assert tags == set(figures(1))
 
+    @pytest.mark.slow
     def test_no_tag_names_a_client_so_their_number_adds_none(self, written, tmp_path):
         federator_of([callback(tensorboard(tmp_path))], rounds=1, clients=40).fit()
         assert {kind: tags for kind, tags in events(tmp_path).Tags().items() if kind != "run_metadata"} == {
@@ -90,6 +91,7 @@ class TestTensorBoard:
         text = (tmp_path / "hafl" / "version_0" / "hparams.yaml").read_text()
         assert "local.lr: 0.005" in text
 
+    @pytest.mark.slow
     def test_groups_are_pictured_where_there_are_several(self, tmp_path):
         layout, specs = layout_of([4]), clients_of(3, tasks=("a", "b"))
         tasks = {(client, index): name for client in specs for index, name in enumerate("ab")}
@@ -99,6 +101,7 @@ class TestTensorBoard:
         federator_of([loggers], layout=layout, state=state, clients_=specs).fit(until=1)
         assert [event.step for event in events(tmp_path).Images("pictures/groups")] == [1]
 
+    @pytest.mark.slow
     def test_clusters_are_pictured_where_jobs_are_clustered(self, tmp_path):
         tasks = {(client, index): f"task{index}" for client in range(2) for index in range(2)}
         recipe = Recipe(Mean("uniform"), grouping=KMeansGrouping(2))

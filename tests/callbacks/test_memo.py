@@ -18,6 +18,7 @@ from flt.rules.mean import Mean
 from flt.rules.stacking import Stacking
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("by", "models"), [("first", 3), ("random", 4)])
 def test_jobs_with_equal_sets_share_an_evaluation_and_the_full_model_is_the_global_one(by: str, models: int) -> None:
     """Ranks 1, 2, 2 and 4: the last is the global model of the round before, which is known after round 1."""

@@ -29,6 +29,7 @@ def load_file(path: Path, **fields: Any) -> RawData:
     return load(DataConfig(name="file", path=str(path), validation=0.0, **fields))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("flt_data")
 def test_newsgroups_have_their_published_sizes_and_empty_texts() -> None:
     raw = load_yaml("newsgroups20", validation=0.0)
@@ -84,6 +85,7 @@ def configured(*overrides: str) -> TrainConfig:
     return load_config(["algo=fl_tac", *overrides])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("flt_data")
 def test_glue_is_five_tasks_of_two_classes_with_capped_training_sets() -> None:
     sets = {found.name.removeprefix("glue "): found for found in load_all(configured("data=glue"))}
@@ -100,6 +102,7 @@ def test_glue_is_five_tasks_of_two_classes_with_capped_training_sets() -> None:
     assert sizes(chosen.raw) == {"train": 8_099, "validation": 900, "test": 1_000}
 
 
+@pytest.mark.slow
 def test_one_language_per_client_and_no_translation_of_a_test_sentence_in_train(flt_data: Path) -> None:
     (found,) = load_all(load_config(["algo=fedit", "data=sib200", "experiment=languages"]))
     assert sizes(found.raw) == {"train": 11 * 701, "validation": 11 * 99, "test": 11 * 204}

@@ -48,6 +48,7 @@ def test_sets_of_one_source_hold_out_the_same_images() -> None:
     assert {name: one.classes for name, one in found.items()} == {"digit": {"digit": 5}, "parity": {"parity": 2}}
 
 
+@pytest.mark.slow
 def test_each_set_is_dealt_on_its_own_with_labels_and_a_head_of_its_own() -> None:
     made = federation(configured(*DIGITS, "clients=5"))
     assert set(made.tasks().values()) == {"digit", "parity"} == set(made.validation) == set(made.test)
@@ -60,6 +61,7 @@ def test_each_set_is_dealt_on_its_own_with_labels_and_a_head_of_its_own() -> Non
         assert {len(job.label_counts) for job in jobs} == {width}
 
 
+@pytest.mark.slow
 def test_a_set_that_is_used_alone_is_a_data_set_as_any_other() -> None:
     chosen = (("data=digits_two", "data.use=[digit]"), ("data=digits",))
     alone, single = (federation(configured("algo=fedit", *data)) for data in chosen)
@@ -74,6 +76,7 @@ def parts_of(made: Federation) -> list[list[int]]:
     return [job.train.tolist() for client in made.clients for job in client.data]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", ["shape", "task", "shared"])
 def test_heads_are_shared_as_the_config_says(heads: str) -> None:
     made = federation(configured(*DIGITS, f"heads={heads}"))
