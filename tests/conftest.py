@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import gc
-import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator
@@ -26,10 +24,6 @@ settings.register_profile("flt", deadline=None)
 settings.load_profile("flt")
 
 LITTER_OF_TOOLS = {"__pycache__", ".pytest_cache", ".hypothesis", ".mypy_cache", ".ruff_cache", ".coverage"}
-
-
-# Lightning reads the metadata of all installed packages for each Trainer: a quarter of what a toy federation takes
-importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
 
 
 def pytest_sessionstart() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.metadata
 import logging
 import warnings
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+from lightning.fabric.utilities import registry
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from transformers.utils import logging as transformers_logging
@@ -63,6 +66,24 @@ def quiet() -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeFilter(_is_error)
+
+
+_entry_points: Any = functools.cache(importlib.metadata.entry_points)
+
+
+@contextlib.contextmanager
+def known_packages() -> Iterator[None]:
+    """Lets Lightning look for callbacks of installed packages without reading what is installed for each Trainer anew.
+
+    Reading it takes several milliseconds, as long as some optimiser steps. What a package's factory makes is still made
+    for each Trainer.
+    """
+    found = registry.entry_points
+    registry.entry_points = _entry_points
+    try:
+        yield
+    finally:
+        registry.entry_points = found
 
 
 @contextlib.contextmanager

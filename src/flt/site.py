@@ -30,7 +30,7 @@ from flt.compression.packing import opened_payload
 from flt.errors import InputError
 from flt.layout import TRAVELLING, Layout
 from flt.messages import BaseDelta, Payload, Update
-from flt.quiet import ResidentStrategy, SharedLogger, interruptible, quiet, whole_layers
+from flt.quiet import ResidentStrategy, SharedLogger, interruptible, known_packages, quiet, whole_layers
 from flt.recipe import Recipe
 from flt.settings import LocalSettings, Shuffled, SimilarLengths, lengths_of
 from flt.state import ClientState, apply_change
@@ -219,22 +219,23 @@ class Site:
 
     def _trainer(self, callbacks: list[pl.Callback], loggers: list[SharedLogger], **length: int) -> pl.Trainer:
         """A fresh Trainer: a used one would train no step, since ``fit`` doesn't reset its progress."""
-        return pl.Trainer(
-            accelerator=self.module.device.type if self.module.device.type != "cuda" else "gpu",
-            strategy=ResidentStrategy(self.module.device),
-            precision=self.settings.precision,  # type: ignore[arg-type]  # a config's string
-            logger=loggers or False,
-            callbacks=callbacks,
-            gradient_clip_val=self.settings.clip,
-            accumulate_grad_batches=self.settings.accumulate,
-            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1 if loggers else None,  # fits are shorter than Lightning's interval of 50
-            default_root_dir=self.root,
-            **length,  # type: ignore[arg-type]  # max_steps and max_epochs
-        )
+        with known_packages():
+            return pl.Trainer(
+                accelerator=self.module.device.type if self.module.device.type != "cuda" else "gpu",
+                strategy=ResidentStrategy(self.module.device),
+                precision=self.settings.precision,  # type: ignore[arg-type]  # a config's string
+                logger=loggers or False,
+                callbacks=callbacks,
+                gradient_clip_val=self.settings.clip,
+                accumulate_grad_batches=self.settings.accumulate,
+                enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                log_every_n_steps=1 if loggers else None,  # fits are shorter than Lightning's interval of 50
+                default_root_dir=self.root,
+                **length,  # type: ignore[arg-type]  # max_steps and max_epochs
+            )
 
     def _loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
         """A loader over a data set: shuffled by the seed; without one in order, or from the shortest to the longest."""
