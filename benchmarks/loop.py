@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.loop
 
-Both train the same clients on the same batches with the same seeds, in turn, and their updates have equal bits before
-anything is timed. Prints the ratio of the medians of the rounds, of CPU time and of wall time.
+Both train the same clients on the same batches with the same seeds, in turn. Prints how far their updates are apart,
+and of pairs of rounds the median ratio of CPU time and of wall time.
 """
 
 from __future__ import annotations

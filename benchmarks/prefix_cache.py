@@ -67,7 +67,7 @@ def seconds(overrides: list[str]) -> tuple[float, float]:
     cache.release()
     wall, cpu = time.perf_counter(), time.process_time()
     if cfg.prefix_cache:
-        made = prefixed(made, layout, recipe, cfg, torch.device("cpu"), show=False)
+        made = prefixed(made, layout, cfg, torch.device("cpu"), show=False)
     site = Site(made.module, layout, recipe, build.local_settings(cfg), {}, made.collate)
     update, _ = site.local_fit(made.clients[0].data[0], payload, ClientState(), 0)
     assert update.steps == EPOCHS * EXAMPLES // 16
