@@ -19,6 +19,7 @@ from flt.client import ClientModule
 from flt.config import load_config
 from flt.federation import federation
 from flt.federator import Federator
+from flt.messages import Update
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +39,14 @@ class Keep(FedCallback):
     def __init__(self) -> None:
         self.rounds: list[tuple[Any, dict[str, Any]]] = []
 
+    def on_round_start(self, federator: Federator) -> None:
+        self.updates: list[Update] = []
+
+    def on_update(self, federator: Federator, update: Update) -> None:
+        self.updates.append(update)
+
     def on_round_end(self, federator: Federator) -> None:
-        self.rounds.append((federator.updates, federator.state.groups[0].weights))
+        self.rounds.append((self.updates, federator.state.groups[0].weights))
 
 
 def federated(*overrides: str) -> tuple[Result, Keep]:

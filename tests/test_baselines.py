@@ -12,7 +12,7 @@ import torch
 from test_trivial_cases import FEDIT, METHODS, clients_of
 from torch import Tensor
 from torch.utils.data import TensorDataset
-from toys import Toy, assert_same, toy_data, toy_federator, weights_of
+from toys import Toy, assert_same, toy_data, toy_federator, updates_of, weights_of
 
 import flt
 from flt.callbacks.base import FedCallback
@@ -37,10 +37,10 @@ def distances(name: str) -> Iterator[float]:
     while federator.state.rounds < 4:
         state = federator.state
         federator._round()
-        view, total = federator.server.view(state), sum(update.examples for update in federator.updates)
+        view, total = federator.server.view(state), sum(update.examples for update in updates_of(federator))
         for layer in federator.server.layout.layers.values():
             expected = state.base.value(layer.base, initial).double().clone()
-            for update in federator.updates:
+            for update in updates_of(federator):
                 weights = view.full(update)  # a factor that wasn't sent is the one that the client was sent
                 product = weights[layer.b].double() @ weights[layer.a].double()
                 expected += update.examples / total * layer.scale * product
@@ -68,7 +68,7 @@ def test_rolora_trains_b_first_and_then_the_factors_in_turn() -> None:
         federator._round()
         after = weights_of(federator)
         names = {name for name in before if not torch.equal(before[name], after[name])}
-        assert names == set(federator.updates[0].tensors)
+        assert names == set(updates_of(federator)[0].tensors)
         moved.append({layout.entries[name].role for name in names} - {"head"})
         assert "head.weight" in names
     assert moved == [{"B"}, {"A"}, {"B"}, {"A"}]
@@ -81,7 +81,7 @@ def test_ffa_lora_sends_neither_a_up_nor_down() -> None:
     federator.fit()
     roles = {federator.server.layout.entries[name].role for payload in sent.payloads for name in payload.tensors}
     assert roles == {"B", "head"}
-    assert {federator.server.layout.entries[name].role for name in federator.updates[0].tensors} == {"B", "head"}
+    assert {federator.server.layout.entries[name].role for name in updates_of(federator)[0].tensors} == {"B", "head"}
     for layer in federator.server.layout.layers.values():
         assert torch.equal(weights_of(federator)[layer.a], start[layer.a])
         assert torch.equal(federator.engine.site.initial[layer.a], start[layer.a])  # what each client draws
@@ -124,7 +124,7 @@ def test_fedexs_adapter_of_one_round_is_fedits_and_its_residual_has_rank_k_minus
     assert_same(weights_of(fedex), weights_of(fedit))
     view = fedex.server.view(toy_federator(METHODS["fedex_lora"][0], clients_of(3)).state)
     for clients in (2, 3):
-        for left, right in fedex.server.recipe.rule.combine(view, 0, fedex.updates[:clients]).base.values():
+        for left, right in fedex.server.recipe.rule.combine(view, 0, updates_of(fedex)[:clients]).base.values():
             assert left.shape[1] == right.shape[0] == (clients - 1) * 4
 
 
@@ -141,9 +141,9 @@ def test_flexlora_is_the_best_approximation_of_the_mean_product_in_every_round(r
     federator = toy_federator(METHODS["flexlora"][0], clients_of(3, ranks=ranks), rounds=3, lr=0.05)
     while federator.state.rounds < 3:
         federator._round()
-        total = sum(update.examples for update in federator.updates)
+        total = sum(update.examples for update in updates_of(federator))
         for layer in federator.server.layout.layers.values():
-            mean = sum(update.examples / total * product(update.tensors, layer) for update in federator.updates)
+            mean = sum(update.examples / total * product(update.tensors, layer) for update in updates_of(federator))
             u, s, v = np.linalg.svd(mean)
             for pairs in (1, 2, 4):  # what a client of that rank is sent
                 best = (u[:, :pairs] * s[:pairs]) @ v[:pairs]
@@ -193,7 +193,7 @@ def test_a_marker_in_a_clients_private_tensors_shows_nowhere_else(name: str) -> 
     assert marked(dict(federator.client_states[owner].tensors)) == set(own[owner])  # it is there, and trained on
     for payload in sent.payloads:
         assert not marked(dict(payload.tensors))
-    for update in federator.updates:
+    for update in updates_of(federator):
         assert not marked(dict(update.tensors))
     assert not marked(weights_of(federator))
     for job, kept in federator.client_states.items():
@@ -216,7 +216,7 @@ def test_a_marker_in_a_clients_control_variate_stays_there_while_it_is_absent_an
         federator._round()
         for payload in sent.payloads:
             assert not marked({**payload.tensors, **payload.slots.get("c", {})})
-        for update in federator.updates:
+        for update in updates_of(federator):
             assert not marked(dict(update.tensors))
             assert set(update.scalars) == {"lr"}
         assert not marked({**weights_of(federator), **federator.state.groups[0].slots["c"]})

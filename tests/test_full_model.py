@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from test_trivial_cases import SGD, clients_of, job_seed, proximal_fit
-from toys import Toy, toy_federator, toy_module, weights_of
+from toys import Sent, Toy, toy_federator, toy_module, updates_of, weights_of
 
 from flt.callbacks.communication import Communication
 from flt.errors import InputError
@@ -69,9 +69,9 @@ def test_base_and_head_go_up_and_the_adapter_neither_up_nor_down() -> None:
     payloads = []
     monitor = Communication()
     monitor.on_job_start = lambda _, payload: payloads.append(payload)  # type: ignore[method-assign]  # watches what is sent
-    federator.callbacks = [monitor]
+    federator.callbacks = [monitor, Sent()]
     federator.fit()
-    assert sorted(federator.updates[0].tensors) == [*BASE, "head.bias", "head.weight"]
+    assert sorted(updates_of(federator)[0].tensors) == [*BASE, "head.bias", "head.weight"]
     assert all(sorted(payload.tensors) == ["head.bias", "head.weight"] for payload in payloads)
     assert [len(payload.base) for payload in payloads] == [0, 0, 0, 1, 1, 1]  # round 2: the first version, whole
     start = weights_of(federated(FULL))
@@ -86,8 +86,8 @@ def test_one_clients_base_does_not_reach_the_next() -> None:
     alone = federated(FULL, rounds=1)
     alone.sampler = lambda ids, seed, round: [2]
     alone.fit()
-    last = {update.job[0]: update for update in federator.updates}[2]
-    (only,) = alone.updates
+    last = {update.job[0]: update for update in updates_of(federator)}[2]
+    (only,) = updates_of(alone)
     assert all(torch.equal(last.tensors[name], tensor) for name, tensor in only.tensors.items())
 
 
@@ -129,7 +129,7 @@ def test_after_the_first_stage_the_base_stands_and_the_adapter_trains() -> None:
     federator._round()
     assert federator.state.base.version == 1
     assert all(not torch.equal(weights_of(federator)[n], start[n]) for n in start)
-    assert "fc1.base_layer.weight" not in federator.updates[0].tensors
+    assert "fc1.base_layer.weight" not in updates_of(federator)[0].tensors
 
 
 def test_in_adapter_scope_the_proximal_term_holds_the_adapter_and_the_base_never_moves() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
-from toys import assert_same, toy_clients, toy_federator, weights_of
+from toys import assert_same, toy_clients, toy_federator, updates_of, weights_of
 
 from flt.callbacks.server import ServerAggregation
 from flt.client import ClientSpec, JobData
@@ -141,8 +141,8 @@ def test_c_travels_down_from_round_2_on_and_c_i_never() -> None:
     federator.fit()
     assert [sorted(payload.slots) for payload in sent] == [[], [], ["c"], ["c"]]
     assert set(sent[-1].slots["c"]) == set(federator.state.groups[0].weights)
-    assert all(b"c_i" not in encode(message) for message in [*sent, *federator.updates])
-    assert set(federator.updates[0].scalars) == {"lr"}
+    assert all(b"c_i" not in encode(message) for message in [*sent, *updates_of(federator)])
+    assert set(updates_of(federator)[0].scalars) == {"lr"}
     assert sorted(federator.client_states) == sorted({payload.job for payload in sent})
 
 
@@ -160,7 +160,7 @@ def test_private_variates_of_pairs_that_did_not_train_stay_as_they_were() -> Non
 def test_the_learning_rate_that_goes_up_is_that_of_the_optimizer() -> None:
     federator = toy_federator(Recipe(Scaffold()), optimizer="sgd", lr=0.03)
     federator.fit()
-    assert [update.scalars["lr"] for update in federator.updates] == [0.03] * 3
+    assert [update.scalars["lr"] for update in updates_of(federator)] == [0.03] * 3
 
 
 PLANS = {"adapter": AdapterPlan(), "alternating": Alternating(), "whole model": FullPlan(lr_factor=1.0)}

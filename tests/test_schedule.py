@@ -11,7 +11,7 @@ from commands import in_empty_folder, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_trivial_cases import clients_of
-from toys import toy_federator, weights_of
+from toys import toy_federator, updates_of, weights_of
 
 from flt.errors import InputError
 from flt.federator import Federator
@@ -94,8 +94,8 @@ def federated(schedule: Annealed, importance: Any = MEASURED, **given: Any) -> F
     while federator.state.rounds < federator.rounds:
         alive = federator.state.alive
         federator._round()
-        assert all(update.kept == alive for update in federator.updates)
-        sizes.append(sum(len(encode(update)) for update in federator.updates))
+        assert all(update.kept == alive for update in updates_of(federator))
+        sizes.append(sum(len(encode(update)) for update in updates_of(federator)))
     federator.metrics["sizes"] = sizes
     return federator
 
@@ -110,7 +110,7 @@ def test_tensors_and_bytes_shrink_with_the_budget() -> None:
     assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
     # what goes is 4 bytes for each number of a pair, (6 + 8) in fc1 and (8 + 10) in fc2, of three clients
     assert sizes[0] - sizes[1] == pytest.approx(3 * 4 * (14 + 18), rel=0.25)
-    tensors = federator.updates[0].tensors
+    tensors = updates_of(federator)[0].tensors
     assert tensors["fc1.lora_A.default.weight"].shape == (1, 6)
     assert tensors["fc2.lora_B.default.weight"].shape == (10, 1)
 
@@ -154,8 +154,8 @@ def test_global_allocation_keeps_the_best_pairs_of_all_layers() -> None:
     names = list(scores)
     assert {(names.index(n), i) for n, ids in federator.state.alive.items() for i in ids} == best
     federator._round()
-    assert {len(u.tensors["fc1.lora_A.default.weight"]) for u in federator.updates} == {
-        len(federator.updates[0].kept["fc1"])
+    assert {len(u.tensors["fc1.lora_A.default.weight"]) for u in updates_of(federator)} == {
+        len(updates_of(federator)[0].kept["fc1"])
     }
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_trivial_cases import FEDIT, METHODS, clients_of, job_seed
 from torch import Tensor
-from toys import Toy, assert_same, toy_batches, toy_federator, toy_module, weights_of
+from toys import Toy, assert_same, toy_batches, toy_federator, toy_module, updates_of, weights_of
 
 from flt.compression.methods import Quantised
 from flt.errors import InputError
@@ -40,7 +40,7 @@ def pruning(gamma: float = 0.5, penalty: float = 0.0, rule: Mean | None = None, 
 
 def by_hand(federator: Federator, name: str, a: str, b: str) -> np.ndarray:
     """sum_k |B_k A_k| w_k / sum_k |B_k A_k|, with zeros for the pairs that a client lacks, in NumPy."""
-    sent = [{key: value.double().numpy() for key, value in update.tensors.items()} for update in federator.updates]
+    sent = [{key: value.double().numpy() for key, value in update.tensors.items()} for update in updates_of(federator)]
     norms = [np.linalg.norm(tensors[b] @ tensors[a]) for tensors in sent]
     shape = federator.server.layout.entries[name].shape
     padded = [np.pad(t[name], [(0, most - least) for most, least in zip(shape, t[name].shape)]) for t in sent]  # noqa: B905  # both have two axes
@@ -77,7 +77,7 @@ def test_the_head_is_averaged_by_examples_all_the_same() -> None:
 def test_a_client_whose_product_is_zero_counts_for_next_to_nothing_and_alone_for_all() -> None:
     federator = toy_federator(Recipe(Mean("norm")), clients_of(2), rounds=1, **{**SGD, "lr": 0.5})
     federator.fit()
-    zero, learnt = federator.updates
+    zero, learnt = updates_of(federator)
     for name in (name for name in zero.tensors if "lora_B" in name):
         zero.tensors[name].zero_()
     view = federator.server.view(toy_federator(Recipe(Mean("norm")), clients_of(2)).state)
@@ -89,7 +89,7 @@ def test_a_client_whose_product_is_zero_counts_for_next_to_nothing_and_alone_for
 def test_one_client_is_unchanged_whatever_its_norm() -> None:
     federator = toy_federator(Recipe(Mean("norm")), clients_of(1), rounds=3, lr=0.3)
     federator.fit()
-    assert_same(weights_of(federator), dict(federator.updates[0].tensors))
+    assert_same(weights_of(federator), dict(updates_of(federator)[0].tensors))
 
 
 def test_a_server_optimiser_steps_along_the_change_under_the_weights_of_what_arrived() -> None:
@@ -103,7 +103,7 @@ def test_a_server_optimiser_steps_along_the_change_under_the_weights_of_what_arr
         federator._round()
         for layer in federator.server.layout.layers.values():
             new = by_hand(federator, layer.a, layer.a, layer.b)
-            norms = [np.linalg.norm((u.tensors[layer.b] @ u.tensors[layer.a]).numpy()) for u in federator.updates]
+            norms = [np.linalg.norm((u.tensors[layer.b] @ u.tensors[layer.a]).numpy()) for u in updates_of(federator)]
             held = np.array([[pair < rank for pair in range(4)] for rank in (1, 2, 4)])
             start = (np.array(norms) @ held / sum(norms))[:, None] * before[layer.a]
             found = weights_of(federator)[layer.a]
@@ -173,8 +173,8 @@ def test_the_penalty_is_what_autograd_makes_of_the_norms_of_the_last_pairs(
     federator._round()
     batches = itertools.islice(toy_batches(federator.clients[0].data[0], job_seed(0, 0)), 3)
     penalised(module, batches, int(4 * gamma), 0.7)
-    kept = federator.updates[0].kept["fc2"]
-    found, named = federator.updates[0].tensors, dict(module.named_parameters())
+    kept = updates_of(federator)[0].kept["fc2"]
+    found, named = updates_of(federator)[0].tensors, dict(module.named_parameters())
     torch.testing.assert_close(found[A], named[A].detach()[list(kept)], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found[B], named[B].detach()[:, list(kept)], rtol=1e-5, atol=1e-6)
     assert len(kept) == int(4 * gamma)  # under such a penalty the tail fades
@@ -190,7 +190,7 @@ def test_where_b_is_zero_the_penalty_adds_nothing_that_is_not_a_number() -> None
 
 
 def sizes(federator: Federator, job: int) -> int:
-    update = next(update for update in federator.updates if update.job == (job, 0))
+    update = next(update for update in updates_of(federator) if update.job == (job, 0))
     assert {len(ids) for ids in update.kept.values()} == {update.tensors[A].shape[0]}
     assert update.tensors[B].shape[1] == update.tensors[A].shape[0]
     return len(update.kept["fc2"])
@@ -208,7 +208,7 @@ def test_a_rank_falls_in_the_round_in_which_the_tail_is_smaller_than_what_was_se
         assert now in (rank, keep)
         assert federator.state.ranks.get((2, 0), 4) == now
         if fell:
-            assert "rank" in federator.updates[2].scalars
+            assert "rank" in updates_of(federator)[2].scalars
             # never in round 1, where B is zero
             assert sum(float(b.norm() * a.norm()) for b, a in tails(sent, keep, rank)) > 0
         rank = now
@@ -252,7 +252,7 @@ def test_a_client_that_keeps_its_pairs_to_itself_gives_them_up_too() -> None:
     federator = toy_federator(recipe, clients_of(2), rounds=3, **SGD)
     federator.fit()
     assert federator.state.ranks
-    assert federator.updates[0].tensors[A].shape[0] == federator.state.ranks[0, 0]
+    assert updates_of(federator)[0].tensors[A].shape[0] == federator.state.ranks[0, 0]
 
 
 def test_stages_of_the_whole_model_leave_the_ranks_alone() -> None:

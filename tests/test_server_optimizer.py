@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from test_trivial_cases import FEDIT, clients_of
-from toys import assert_same, toy_federator, weights_of
+from toys import assert_same, toy_federator, updates_of, weights_of
 
 from flt.errors import InputError
 from flt.grouping.kmeans import KMeansGrouping
@@ -55,9 +55,11 @@ def test_steps_are_those_of_the_paper(name: str) -> None:
     m, v = {key: np.zeros_like(value) for key, value in w.items()}, {key: np.full_like(w[key], 1e-4) for key in w}
     while federator.state.rounds < 4:
         federator._round()
-        total = sum(update.examples for update in federator.updates)
+        total = sum(update.examples for update in updates_of(federator))
         for key in w:
-            mean = sum(update.examples / total * update.tensors[key].double().numpy() for update in federator.updates)
+            mean = sum(
+                update.examples / total * update.tensors[key].double().numpy() for update in updates_of(federator)
+            )
             step, m[key], v[key] = by_hand(name, mean - w[key], m[key], v[key])
             w[key] = w[key] + step
             np.testing.assert_allclose(weights_of(federator)[key], w[key], rtol=1e-4, atol=2e-6, err_msg=key)
@@ -87,7 +89,7 @@ def test_pairs_that_nobody_sent_keep_value_and_moments(name: str) -> None:
         federator._round()
         after = federator.state.groups[0]
         for layer_name, layer in federator.server.layout.layers.items():
-            sent = {pair for update in federator.updates for pair in update.kept[layer_name]}
+            sent = {pair for update in updates_of(federator) for pair in update.kept[layer_name]}
             for pair in set(range(4)) - sent:
                 assert torch.equal(after.weights[layer.a][pair], before.weights[layer.a][pair])
                 assert torch.equal(after.weights[layer.b][:, pair], before.weights[layer.b][:, pair])
@@ -116,15 +118,15 @@ def test_members_from_several_groups_that_trained_nothing_move_nothing(name: str
     recipe = Recipe(Mean("uniform"), server_optimizer=KINDS[name])
     federator = toy_federator(recipe, clients_of(2), lr=0.05)
     federator.fit()
-    (first, second), layout, state = federator.updates, federator.server.layout, federator.state
+    (first, second), layout, state = updates_of(federator), federator.server.layout, federator.state
     other = {key: tensor + 1 for key, tensor in state.groups[0].weights.items()}
     groups = {0: state.groups[0], 1: dataclasses.replace(state.groups[0], slots={}), 2: GroupState(other, {}, {})}
     view = federator.server.view(dataclasses.replace(state, groups=groups, assignment={(0, 0): 1, (1, 0): 2}))
     members = [
-        federator.server._echo(view, dataclasses.replace(update, kept=dict.fromkeys(layout.layers, pairs)))
+        federator.server.echo(view, dataclasses.replace(update, kept=dict.fromkeys(layout.layers, pairs)))
         for update, pairs in ((first, (0, 1)), (second, (1, 2)))
     ]
-    moved = federator.server._combined(view.starting({1: members}, lambda update: 1), 1, members)
+    moved = federator.server._combined(view.starting({1: members}, lambda update: 1), 1, members, None)
     plain = Mean("uniform").combine(view.starting({1: members}, lambda update: 1), 1, members)
     assert_same(moved.new, plain.new, tolerance=1e-6)
     assert all(not moment.any() for moment in moved.slots[FIRST].values())

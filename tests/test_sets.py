@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import jobs_of, layout_of, view_of
-from toys import toy_clients, toy_federator
+from toys import toy_clients, toy_federator, updates_of
 
 from flt.cards import Card
 from flt.errors import InputError
@@ -122,7 +122,7 @@ def test_a_layer_without_pairs_goes_through_a_whole_run(by: str, tmp_path: Path)
     federator = toy_federator(recipe, toy_clients(2), rounds=2, clip=0.5)
     before = {name: tensor.clone() for name, tensor in federator.state.groups[0].weights.items()}
     federator.fit()
-    for update in federator.updates:
+    for update in updates_of(federator):
         assert update.tensors["fc2.lora_A.default.weight"].shape == (0, 8)
         assert update.tensors["fc2.lora_B.default.weight"].shape == (10, 0)
         assert update.scores["fc2"][0] == (() if by == "first" else (0, 1, 2, 3))

@@ -13,15 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from toys import (
-    Toy,
-    assert_same,
-    toy_batches,
-    toy_clients,
-    toy_federator,
-    toy_module,
-    weights_of,
-)
+from toys import Toy, assert_same, toy_batches, toy_clients, toy_federator, toy_module, updates_of, weights_of
 
 from flt.client import ClientSpec, JobData
 from flt.compression.methods import Channel, Quantised
@@ -259,7 +251,7 @@ def test_one_client_trains_as_a_plain_trainer_does_bit_for_bit(name: str) -> Non
 def test_jobs_of_one_client_with_the_same_examples_see_them_in_orders_of_their_own() -> None:
     client = clients_of(1)[0]
     federator = run("fedit", clients={0: dataclasses.replace(client, data=client.data * 2)})
-    first, second = federator.updates
+    first, second = updates_of(federator)
     assert not torch.equal(first.tensors["head.weight"], second.tensors["head.weight"])
 
 
@@ -316,8 +308,8 @@ def test_flora_adds_the_dense_weighted_mean_of_products_in_every_round() -> None
     dense = {name: value.double() for name, value in initial.items()}
     while federator.state.rounds < 3:
         federator._round()
-        total = sum(update.examples for update in federator.updates)
-        for update, layer in itertools.product(federator.updates, layers):
+        total = sum(update.examples for update in updates_of(federator))
+        for update, layer in itertools.product(updates_of(federator), layers):
             product = update.tensors[layer.b].double() @ update.tensors[layer.a].double()
             dense[layer.base] += update.examples / total * 2.0 * product
         for layer in layers:

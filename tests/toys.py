@@ -20,7 +20,7 @@ from flt.client import ClientSpec, JobData
 from flt.engines.serial import Serial
 from flt.federator import Federator
 from flt.layout import Layout
-from flt.messages import Plan
+from flt.messages import Plan, Update
 from flt.plans import AdapterPlan
 from flt.recipe import Recipe
 from flt.rules.mean import Mean
@@ -65,6 +65,24 @@ class Planned(AdapterPlan):
 
     def __call__(self, round: int) -> Plan:
         return self.make(round)
+
+
+class Sent(FedCallback):
+    """Keeps what the clients sent in the last round, as it was sent: a federation that streams doesn't."""
+
+    def __init__(self) -> None:
+        self.updates: list[Update] = []
+
+    def on_round_start(self, federator: Federator) -> None:
+        self.updates = []
+
+    def on_update(self, federator: Federator, update: Update) -> None:
+        self.updates.append(update)
+
+
+def updates_of(federator: Federator) -> list[Update]:
+    """What the clients of a toy federation sent in its last round."""
+    return next(callback for callback in federator.callbacks if isinstance(callback, Sent)).updates
 
 
 def toy_data(examples: int = 120, seed: int = 0, task: int = 0, classes: int = CLASSES) -> TensorDataset:
@@ -120,9 +138,8 @@ def toy_federator(
     weights |= {f"{name}#{head}": value for head, own in (heads or {}).items() for name, value in own.items()}
     server = ServerAggregation(recipe, served, jobs, seed, base, sharers)
     site = Site(toy, layout, recipe, LocalSettings(steps=steps, batch_size=4, clip=clip), base, heads=heads)
-    return Federator(
-        server, clients, Serial(site, clients), FixedSize(cohort), callbacks, rounds, seed, server.initial(weights)
-    )  # fmt: skip
+    state, callbacks = server.initial(weights), [*callbacks, Sent()]
+    return Federator(server, clients, Serial(site, clients), FixedSize(cohort), callbacks, rounds, seed, state)
 
 
 def toy_batches(data: JobData, seed: int, size: int = 4) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,13 +12,16 @@ from flt.adapters import c2a, houlsby, lora, none
 from flt.client import ClientSpec
 from flt.compression.methods import Channel, NoCompression, Quantised
 from flt.config import TrainConfig, typed
+from flt.engines.processes import Processes
 from flt.engines.serial import Serial
+from flt.engines.strategy import Strategy
 from flt.errors import InputError
 from flt.grouping.agglomerative import AgglomerativeGrouping
 from flt.grouping.base import Everyone
 from flt.grouping.density import DbscanGrouping, HdbscanGrouping
 from flt.grouping.kmeans import KMeansGrouping
 from flt.grouping.oracle import OracleGrouping
+from flt.launch import LaunchSettings
 from flt.layout import Layout
 from flt.messages import JobId
 from flt.plans import AdapterPlan, Alternating, FullPlan, Stages
@@ -78,7 +82,31 @@ ADAPTERS: dict[str, tuple[type, Callable[..., Layout]]] = {
 """Name in conf/adapter/ -> its settings, and what attaches it: called with module, settings, seed and layers."""
 
 
-ENGINES = {"serial": Serial}
+@dataclasses.dataclass
+class SerialSettings:
+    """The serial engine has none."""
+
+
+@dataclasses.dataclass
+class StrategySettings(LaunchSettings):
+    """How processes start, and the engine in each of them.
+
+    Attributes:
+        inside: An engine of one process.
+    """
+
+    inside: str = "serial"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inside not in INSIDE:
+            raise InputError.of("engine.inside", self.inside, INSIDE)
+
+
+INSIDE: dict[str, type[Serial]] = {"serial": Serial}
+"""Engines of one process."""
+ENGINES: dict[str, type] = {"serial": SerialSettings, "strategy": StrategySettings}
+"""Name in conf/engine/ -> its settings."""
 
 
 def part(group: str, chosen: Mapping[str, Any]) -> Any:
@@ -149,12 +177,24 @@ def sampler(cfg: TrainConfig, clients: int) -> FixedSize | Poisson:
     return chosen
 
 
-def engine(cfg: TrainConfig, site: Site, clients: Mapping[int, ClientSpec]) -> Serial:
+def engine(cfg: TrainConfig, site: Site, clients: Mapping[int, ClientSpec], processes: Processes) -> Serial:
     """Where jobs are trained."""
+    settings = engine_settings(cfg)
+    if isinstance(settings, StrategySettings):
+        return Strategy(INSIDE[settings.inside](site, clients), processes)
+    return Serial(site, clients)
+
+
+def engine_settings(cfg: TrainConfig) -> Any:
+    """The settings of the engine.
+
+    Raises:
+        InputError: There is no such engine, or its settings are wrong.
+    """
     name = cfg.engine.get("name")
     if name not in ENGINES:
         raise InputError.of("engine", name, ENGINES)
-    return ENGINES[name](site, clients)
+    return typed(ENGINES[name], {key: value for key, value in cfg.engine.items() if key != "name"}, "engine")
 
 
 def local_settings(cfg: TrainConfig) -> LocalSettings:

@@ -5,6 +5,7 @@ Heavy imports wait until the first line is printed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -27,6 +28,7 @@ Parts and data, each a choice of <group>=<name>:
 {groups}
 Every key is explained in {train}"""
 INTERRUPTED = 130
+RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,8 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command == "version":
         print(flt.__version__)
         return 0
-    print(f"flt {flt.__version__}  {command} {' '.join(rest)}".rstrip(), flush=True)
     _quiet_libraries()
+    if not _is_first():
+        # the first process says it all; an exit code of another one would have its launcher kill the first
+        with contextlib.suppress(InputError, KeyboardInterrupt):
+            COMMANDS[command](rest)
+        return 0
+    print(f"flt {flt.__version__}  {command} {' '.join(rest)}".rstrip(), flush=True)
     try:
         return COMMANDS[command](rest)
     except InputError as error:
@@ -52,6 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command with resume=last goes on after the last finished round", file=sys.stderr)
         return INTERRUPTED
+
+
+def _is_first() -> bool:
+    """Whether this is the process of a run that shows and writes, by what launchers leave in the environment."""
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 def _usage() -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from flt.arrivals import Arrivals
 from flt.callbacks.base import FedCallback
 from flt.callbacks.server import ServerAggregation
 from flt.client import ClientSpec
+from flt.client_states import ClientStates
 from flt.engines.serial import Serial, Task
-from flt.messages import JobId, Update
+from flt.messages import Update
 from flt.state import ClientState, ServerState
 from flt.view import Job
 
@@ -30,9 +32,10 @@ class Federator:
             for each client in the cohort, for each of its jobs:          the engine: where, and how many at once
                 payload = server.broadcast(state, job, cohort)
                 update, private = local_fit(job, payload, private, seed)
-            updates = compress(transforms(the client's updates))
-            accepted = server.screen(updates)
-            state = server.aggregate(state, accepted)                     pure
+                updates = compress(transforms(the client's updates))
+                arrivals.take(updates)                                    checked; added to the sums, or kept
+            arrivals = engine.exchange(arrivals)                          what other processes trained
+            state = server.aggregate(state, arrivals)                     pure
             evaluate, log, checkpoint                                     callbacks, return nothing
 
     Args:
@@ -62,11 +65,15 @@ class Federator:
         self.server, self.clients, self.engine, self.sampler = server, clients, engine, sampler
         self.callbacks, self.rounds, self.seed, self.state = callbacks, rounds, seed, state
         self.transforms = transforms
-        self.client_states: dict[JobId, ClientState] = {}
+        self.client_states = ClientStates()
         self.history: list[dict[str, float]] = []
         self.cohort: list[Job] = []
+        self.share: list[Job] = []
+        """The jobs of the cohort that this process trains."""
         self.updates: list[Update] = []
-        """Of the round that runs; once all have arrived, as they were sent."""
+        """What was accepted in the round that runs, sorted by job; where the recipe streams, without its numbers."""
+        self.counts: Counter[str] = Counter()
+        """What callbacks count at the jobs of the round; after the last job, over all processes."""
         self.metrics: dict[str, float] = {}
         self.should_stop = False
         """Set by a callback: no round follows the one that runs."""
@@ -88,6 +95,7 @@ class Federator:
                 self._round()
             self.call("on_fit_end")
         except BaseException as exception:
+            self.engine.fail(exception)
             self.call("on_exception", exception)
             raise
         return self.state
@@ -103,20 +111,21 @@ class Federator:
 
     def _round(self) -> None:
         self.metrics, self.updates = {"round": self.state.rounds + 1}, []
-        self.cohort = self._draw()
+        self.cohort, self.counts = self._draw(), Counter()
+        self.share = self.engine.share(self.cohort)
         self.call("on_round_start")
-        private = {}
-        for update, client_state in self.engine.run(self._tasks()):
-            self.call("on_job_end", update)
-            self.updates.append(update)
-            private[update.job] = client_state
-        self.updates = self._transformed()
-        accepted = self.server.screen(self.state, self.cohort, self.updates)
-        self.state = self.server.aggregate(self.state, accepted)
-        self.client_states.update({update.job: private[update.job] for update in accepted})
+        arrivals = Arrivals(self.server, self.state, self.cohort)
+        for update in self._sent():
+            self.call("on_update", update)
+            arrivals.take(update)
+        self.engine.exchange(arrivals, self.counts, self.client_states)
+        self.updates = arrivals.sorted()
+        self.state = self.server.aggregate(self.state, self.updates, arrivals.sums)
+        self.client_states.accept(arrivals.updates)
         self.call("on_round_end")
         self.history.append(self.metrics)
         self.call("on_log", self.metrics)
+        self.should_stop = self.engine.agree(self.should_stop)
 
     def _draw(self) -> list[Job]:
         """The jobs of the round; a client that has none in it isn't drawn, so a cohort may be smaller, or empty."""
@@ -128,7 +137,7 @@ class Federator:
         return [job for number in chosen for job in there[number]]
 
     def _tasks(self) -> Iterator[Task]:
-        for job in self.cohort:
+        for job in self.share:
             payload = self.server.broadcast(self.state, job, self.cohort)
             self.call("on_job_start", payload)
             yield Task(payload, self.client_states.get(job.id, ClientState()), self._job_seed(job))
@@ -137,9 +146,18 @@ class Federator:
         """Every fit has a seed of its own, so neither the order of clients nor the size of the cohort matters."""
         return int(np.random.SeedSequence([self.seed, self.state.rounds, *job.id]).generate_state(1)[0])
 
-    def _transformed(self) -> list[Update]:
-        ordered = sorted(self.updates, key=lambda update: update.job)
-        clients = [list(its) for _, its in itertools.groupby(ordered, key=lambda update: update.job[0])]
+    def _sent(self) -> Iterator[Update]:
+        """What this process's clients send, each once all of its jobs have been trained."""
+        jobs, fitted = Counter(job.client for job in self.share), defaultdict[int, list[Update]](list)
+        for update, client_state in self.engine.run(self._tasks()):
+            self.call("on_job_end", update)
+            self.client_states.put(update.job, client_state, self.state.rounds + 1)
+            fitted[update.job[0]].append(update)
+            if len(fitted[update.job[0]]) == jobs[update.job[0]]:
+                yield from self._transformed(fitted.pop(update.job[0]))
+
+    def _transformed(self, updates: list[Update]) -> list[Update]:
+        updates = sorted(updates, key=lambda update: update.job)
         for transform in (*self.transforms, self.server.compress):
-            clients = [transform(its) for its in clients]
-        return [update for its in clients for update in its]
+            updates = transform(updates)
+        return updates

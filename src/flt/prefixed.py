@@ -21,9 +21,7 @@ from flt.prefix import Prefix, lower_blocks
 from flt.recipe import Recipe
 
 
-def prefixed(
-    made: Federation, layout: Layout, cfg: TrainConfig, device: torch.device, show: bool
-) -> Federation:
+def prefixed(made: Federation, layout: Layout, cfg: TrainConfig, device: torch.device, show: bool) -> Federation:
     """Computes what lies below the adapters once per example, or finds it in the cache.
 
     Args:

@@ -87,6 +87,34 @@ def known_packages() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Lets a Trainer be the only one, however many processes the run has.
+
+    Metrics would be averaged over processes that train other clients, or wait for them for ever.
+    """
+    known = torch.distributed.is_initialized
+    torch.distributed.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        torch.distributed.is_initialized = known
+
+
+@contextlib.contextmanager
+def quiet_launch() -> Iterator[None]:
+    """Silences what Fabric says of the processes that it starts."""
+    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Lets Ctrl-C inside a Trainer be one: Lightning makes ``SystemExit`` of it."""
     try:

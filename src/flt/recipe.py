@@ -25,7 +25,7 @@ from flt.plans import AdapterPlan
 from flt.ranks.importance import NoImportance
 from flt.ranks.schedule import Constant
 from flt.ranks.selection import All
-from flt.rules.base import Rule
+from flt.rules.base import Rule, Summable
 from flt.rules.mean import NORM
 from flt.server_optimizer import NoServerOptimizer
 from flt.transfer import NoTransfer
@@ -144,6 +144,11 @@ class Recipe:
             grouping = f"{type(self.grouping).__name__} with grouping.tensors={self.grouping.tensors}"
             why = "none of the tensors that it clusters trains and is sent by every job"
             raise InputError.of("grouping", grouping, "everyone, or a plan that sends some", why)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the server needs no update once it was added to the sums."""
+        return isinstance(self.rule, Summable) and not self.grouping.several
 
     @property
     def changes_base(self) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from flt import build, runs, summary
 from flt.adapters.client_data import stay_at
@@ -34,12 +35,15 @@ from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
 from flt.cards import Card
 from flt.client import ClientModule
+from flt.client_states import ClientStates
 from flt.compiling import compile_model
 from flt.config import TrainConfig, flat
+from flt.engines.processes import Processes
 from flt.errors import InputError
 from flt.export import export, kind
 from flt.federation import Federation
 from flt.federator import Federator
+from flt.launch import launched
 from flt.models import made_by
 from flt.prefixed import prefixed
 from flt.quiet import SharedLogger
@@ -89,6 +93,7 @@ class Run:
     own: Sequence[FedCallback] = ()
     loggers: Sequence[Logger] = ()
     show: bool = True
+    processes: Processes = dataclasses.field(default_factory=Processes, init=False)
 
     def __call__(self) -> Result:
         """Runs the rounds that are left, exports, and says where things are.
@@ -96,48 +101,69 @@ class Run:
         Raises:
             InputError: Something of the input is wrong. Nothing was written then, unless the mistake is in an update.
         """
+        return launched(self.cfg, self._work)
+
+    def _work(self, processes: Processes) -> Result:
+        """What each process of the run does."""
         began = time.perf_counter()
+        self.processes, self.show = processes, self.show and processes.is_first
         cfg, made = self.cfg, self.made
         if cfg.threads is not None:
             torch.set_num_threads(cfg.threads)
-        device = self._device()
+        device = processes.device
         home = made.module.device
         ready = start(cfg, made)
         made = self.made = dataclasses.replace(made, clients=list(ready.clients.values()))
         made.module.to(device)
         if cfg.prefix_cache:
-            made = self.made = prefixed(made, ready.layout, cfg, device, self.show)
+            made = self.made = self._prefixed(ready, device)
         if cfg.compile:
             compile_model(made.module.model if isinstance(made.module, ClientModule) else made.module)
         federator = self._federator(ready)
-        exported = made_before(federator, cfg.export.base)
+        exported = self._made_before(federator)
         if exported is None:
             self._fit(federator)
         else:
             done = federator.state.rounds
             _log.warning("%s has finished after %d of %d rounds; nothing is left to do", self.folder, done, cfg.rounds)
-        models, served = made_by(federator), federator.server.layout
+        if not processes.is_first:
+            path = Path(processes.first(str))
+            return Result(made.module, federator.history[-1], self.folder, federator.history, path)
+        models = made_by(federator)
         federator.engine.load(federator.state, models[0].gid, models[0].head)
         federator.engine.site.put(models[0].tensors)  # what a client keeps too
         if models[0].data is not None:
             stay_at(federator.engine.site.told, models[0].data)
         made.module.eval()
-        written = (federator.state, self.folder, self._card(), models, cfg.export.base)
-        exported = exported or export(made.module, served, *written)
+        written = (federator.server.layout, federator.state, self.folder, self._card(), models, cfg.export.base)
+        path = Path(processes.first(lambda: str(exported or export(made.module, *written))))
         if self.show:
             summary.render(federator.history, self.folder, time.perf_counter() - began, logdir=cfg.root)
         if not cfg.model.get("quantise"):  # bits that were packed on a device stay there
             made.module.to(home)
-        return Result(made.module, federator.history[-1], self.folder, federator.history, exported)
+        return Result(made.module, federator.history[-1], self.folder, federator.history, path)
+
+    def _prefixed(self, ready: Start, device: torch.device) -> Federation:
+        """The first process computes what the cache lacks, the others find it there."""
+        work = (self.made, ready.layout, self.cfg, device, self.show)
+        if self.processes.is_first:
+            made = prefixed(*work)
+        self.processes.first(str)
+        return made if self.processes.is_first else prefixed(*work)
+
+    def _made_before(self, federator: Federator) -> Path | None:
+        """What a finished run has exported, as the first process finds it."""
+        found = self.processes.first(lambda: str(made_before(federator, self.cfg.export.base) or ""))
+        return Path(found) if found else None
 
     def _fit(self, federator: Federator) -> None:
         """Runs the rounds that are left, beside no older export; a new run that is refused at once leaves nothing."""
-        for name in EXPORTS:
+        for name in EXPORTS if self.processes.is_first else ():
             shutil.rmtree(self.folder / name, ignore_errors=True)
         try:
             federator.fit()
         except InputError:
-            if self.cfg.resume is None and not federator.state.rounds:
+            if self.cfg.resume is None and not federator.state.rounds and self.processes.is_first:
                 shutil.rmtree(self.folder)
                 with contextlib.suppress(OSError):  # others have runs there
                     self.folder.parent.rmdir()
@@ -153,38 +179,49 @@ class Run:
         weights |= {served.at(name, head): value for head, own in made.heads.items() for name, value in own.items()}
         server = ServerAggregation(recipe, served, len(made.tasks()), cfg.seed, base, jobs_of)
         state = server.initial(weights)
-        self.folder = runs.folder_of(cfg)  # the first thing that is written, once all of the above was accepted
+        self.folder = Path(
+            self.processes.first(lambda: str(runs.folder_of(cfg)))
+        )  # the first thing that is written, once all of the above was accepted
         fits = self.folder / "fits"
         site = Site(module, layout, recipe, ready.settings, base, made.collate, self.lightning, (), fits, made.heads)
+        engine = build.engine(cfg, site, clients, self.processes)
+        federator = Federator(server, clients, engine, ready.sampler, (), cfg.rounds, cfg.seed, state)
+        self._observe(federator)
+        return federator
+
+    def _observe(self, federator: Federator) -> None:
+        """Gives a federation its callbacks, and what its last checkpoint holds."""
+        cfg, made = self.cfg, self.made
         evaluate = Evaluate(made.validation, made.tasks(), cfg.eval.every, made.test, made.task_heads(), made.parts)
-        federator = Federator(
-            server, clients, build.engine(cfg, site, clients), ready.sampler, (), cfg.rounds, cfg.seed, state
-        )
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
         distributed = [Distributed(evaluate)] if cfg.eval.distributed else []  # behind the timer: part of the round
-        measured = [evaluate, Clusters(made.tasks()), Selected(), Budget(), Communication(), Precision()]
-        monitors = [*measured, Timer(), *distributed]
+        counting = [Communication(), Precision()]
+        monitors = [evaluate, Clusters(made.tasks()), Selected(), Budget(), *counting, Timer(), *distributed]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
         federator.callbacks = [*monitors, stop, *self.own, checkpoint]
+        federator.client_states = ClientStates(checkpoint.folder)
         checkpoint.restore(federator)
+        if not self.processes.is_first:
+            federator.callbacks = counting  # the first process evaluates, shows and writes
+            federator.engine.site.loggers = self._site_loggers(federator, [DummyLogger()])
+            return
         runs.record(self.folder, cfg)  # a longer run's rounds, once the checkpoint has agreed to them
         loggers = self._loggers(federator)
-        if not isinstance(module, ClientModule):
-            steps = int(sum(metrics["clients/steps"] for metrics in federator.history))
-            site.loggers = [SharedLogger(logger, steps, forwards=bool(self.loggers)) for logger in loggers.loggers]
+        federator.engine.site.loggers = self._site_loggers(federator, loggers.loggers)
         sinks = [MetricsCsv(self.folder / "metrics.csv"), loggers]
         federator.callbacks = [*federator.callbacks[:-1], *sinks, *self._progress(), checkpoint]
-        return federator
+
+    def _site_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:
+        """What a user's module finds as its loggers; flt's own logs nothing by itself."""
+        if isinstance(self.made.module, ClientModule):
+            return []
+        steps = int(sum(metrics["clients/steps"] for metrics in federator.history))
+        return [SharedLogger(logger, steps, forwards=bool(self.loggers)) for logger in loggers]
 
     def _card(self) -> Card:
         module, layers = self.made.module, self.cfg.model.get("adapt_layers", "all")
         classes = module.accuracy.num_classes if isinstance(module, ClientModule) else None
         return Card(self.made.source, self.cfg.adapter, layers, classes)
-
-    def _device(self) -> torch.device:
-        if self.cfg.devices > 1:
-            raise InputError.of("devices", self.cfg.devices, "1 with engine=serial, which uses one device")
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def _loggers(self, federator: Federator) -> Loggers:
         """The user's loggers, or TensorBoard's; rounds that a killed run wrote and no checkpoint has are purged."""

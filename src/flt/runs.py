@@ -12,9 +12,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from flt.callbacks.checkpoint import write_atomically
 from flt.config import TrainConfig, compose_config, config_folder, load_config, to_yaml, typed
 from flt.errors import InputError
+from flt.files import write_atomically
 
 LATER = ("rounds", "threads", "cache.max_gb", "export.base", "stop.accuracy", "stop.patience")
 MAY_DIFFER = ("resume", "root", "algo", "devices", *LATER)

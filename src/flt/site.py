@@ -18,6 +18,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ from flt.compression.packing import opened_payload
 from flt.errors import InputError
 from flt.layout import TRAVELLING, Layout
 from flt.messages import BaseDelta, Payload, Update
-from flt.quiet import ResidentStrategy, SharedLogger, interruptible, known_packages, quiet, whole_layers
+from flt.quiet import ResidentStrategy, SharedLogger, alone, interruptible, known_packages, quiet, whole_layers
 from flt.recipe import Recipe
 from flt.settings import LocalSettings, Shuffled, SimilarLengths, lengths_of
 from flt.state import ClientState, apply_change
@@ -153,7 +154,7 @@ class Site:
             if watch is not None:
                 watch(done + 1, int(trainer.num_val_batches[0]))
 
-        with quiet(), interruptible(), whole_layers():
+        with quiet(), alone(), interruptible(), whole_layers():
             trainer = self._trainer([LambdaCallback(on_validation_batch_end=tell)], [])
             results = trainer.validate(self.module, self._loader(dataset, None), verbose=False)
         return {key: float(value) for key, value in results[0].items()}
@@ -171,7 +172,7 @@ class Site:
         # a user's callbacks and schedules may want figures inside a fit, flt's own module doesn't
         wanted = _size(held_out) > 0 and not isinstance(self.module, ClientModule)
         during = self._loader(held_out, None) if wanted else None
-        with quiet(), interruptible():
+        with quiet(), alone(), interruptible():
             trainer = self._trainer(
                 [Batches(self.told), *own, *users], list(self.loggers), **self.settings.length(fit.payload.plan)
             )
@@ -223,6 +224,7 @@ class Site:
             return pl.Trainer(
                 accelerator=self.module.device.type if self.module.device.type != "cuda" else "gpu",
                 strategy=ResidentStrategy(self.module.device),
+                plugins=[LightningEnvironment()],  # a fit is one process's own, however many the run has
                 precision=self.settings.precision,  # type: ignore[arg-type]  # a config's string
                 logger=loggers or False,
                 callbacks=callbacks,

@@ -112,6 +112,7 @@ def federator_of(callbacks: Sequence[FedCallback], rounds: int = 3, clients: int
         "cohort": [job for spec in specs.values() for job in spec.jobs(RANK)],
         "history": [],
         "updates": [],
+        "share": changes.get("cohort", [job for spec in specs.values() for job in spec.jobs(RANK)]),
         "metrics": {},
         "figures": figures,
         "measure": metrics_of,

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from toys import toy_clients, toy_federator
 
-from flt.callbacks import checkpoint as module
 from flt.callbacks.base import FedCallback
-from flt.callbacks.checkpoint import Checkpoint, newest, write_atomically
+from flt.callbacks.checkpoint import Checkpoint, newest
 from flt.federator import Federator
 from flt.messages import decode, encode
 from flt.recipe import Recipe
@@ -219,15 +218,3 @@ def test_without_a_checkpoint_nothing_is_made_and_nothing_changes(tmp_path: Path
     federator = federation(tmp_path / "none")
     assert federator.state.rounds == 0
     assert not (tmp_path / "none").exists()
-
-
-def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_atomically(tmp_path / "file", b"old")
-
-    def full(_: int) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(module.os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        write_atomically(tmp_path / "file", b"new")
-    assert (tmp_path / "file").read_bytes() == b"old"

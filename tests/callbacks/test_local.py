@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import Planned, Toy, assert_same, toy_batches, toy_federator, toy_module
+from toys import Planned, Toy, assert_same, toy_batches, toy_federator, toy_module, updates_of
 
 from flt.callbacks import local
 from flt.federator import Federator
@@ -20,7 +20,7 @@ from flt.rules.scaffold import Scaffold
 
 def first_update(federator: Federator) -> dict[str, Tensor]:
     federator.fit()
-    return next(update.tensors for update in federator.updates if update.job == (0, 0))
+    return next(update.tensors for update in updates_of(federator) if update.job == (0, 0))
 
 
 def batches(steps: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,7 +12,7 @@ from test_heads import several, toy_heads
 from test_methods import HAFLQ, bits, size
 from test_trivial_cases import clients_of
 from torch import Tensor
-from toys import assert_same, toy_clients, toy_federator, weights_of
+from toys import assert_same, toy_clients, toy_federator, updates_of, weights_of
 
 from flt.callbacks.base import FedCallback
 from flt.callbacks.communication import Communication
@@ -57,7 +57,7 @@ def fitted(
 def test_a_round_in_which_no_pair_travels_is_left_alone() -> None:
     recipe = dataclasses.replace(HAFLQ, plan=AdapterPlan(train=["head"]), compression=Quantised(budget=1))
     federator, _ = fitted(recipe)
-    assert all(type(update) is Update and update.kept for update in federator.updates)
+    assert all(type(update) is Update and update.kept for update in updates_of(federator))
     assert "comm/bits_mean" not in federator.history[0]
 
 
@@ -65,7 +65,7 @@ def test_a_round_in_which_no_pair_travels_is_left_alone() -> None:
 def test_what_is_counted_stays_within_the_budget_of_each_client_both_ways(budget: int) -> None:
     recipe = dataclasses.replace(HAFLQ, compression=Quantised(budget=budget, down=True))
     federator, payloads = fitted(recipe, rounds=2)
-    sizes = [len(encode(update)) for update in federator.updates]
+    sizes = [len(encode(update)) for update in updates_of(federator)]
     assert max(sizes) <= budget
     assert max(len(encode(payload)) for payload in payloads) <= budget
     last = federator.history[-1]
@@ -78,7 +78,7 @@ def test_what_is_counted_stays_within_the_budget_of_each_client_both_ways(budget
 def test_a_clients_jobs_share_its_budget_both_ways() -> None:
     recipe = dataclasses.replace(HAFLQ, compression=Quantised(budget=2400, down=True))
     federator, payloads = fitted(recipe, clients_of(2, jobs=2))
-    for messages in (federator.updates, payloads):
+    for messages in (updates_of(federator), payloads):
         for client in (0, 1):
             assert 2300 < size([m for m in messages if m.job[0] == client]) <= 2400
 
@@ -92,7 +92,7 @@ def test_the_aggregate_is_the_mean_of_the_dequantised_vectors() -> None:
     federator.fit()
     layer = federator.server.layout.layers["fc2"]
     total, weight = np.zeros((4, 8)), np.zeros(4)
-    for update, packed in zip(exact, federator.updates, strict=True):
+    for update, packed in zip(exact, updates_of(federator), strict=True):
         chosen = iter(bits(packed))
         known = {(name, pair): next(chosen) for name in federator.server.layout.layers for pair in packed.kept[name]}
         for pair in packed.kept["fc2"]:
@@ -100,7 +100,7 @@ def test_the_aggregate_is_the_mean_of_the_dequantised_vectors() -> None:
             q = known["fc2", pair]
             total[pair] += update.examples * (vector if q == 32 else dequantise(*quantise(vector, q)))
             weight[pair] += update.examples
-    assert len({q for update in federator.updates for q in bits(update)}) > 1
+    assert len({q for update in updates_of(federator) for q in bits(update)}) > 1
     expected = np.where(weight[:, None] > 0, total / np.maximum(weight, 1)[:, None], before[layer.a].numpy())
     np.testing.assert_allclose(weights_of(federator)[layer.a].numpy(), expected, rtol=1e-6)
 
@@ -156,7 +156,7 @@ def test_without_a_budget_every_bit_is_that_of_no_compression() -> None:
     assert_same(weights_of(states[1]), weights_of(states[0]))
     assert encode(states[1].state) == encode(states[0].state)
     assert isinstance(payloads[0], PackedPayload)
-    assert {q for update in states[1].updates for q in bits(update)} == {32}
+    assert {q for update in updates_of(states[1]) for q in bits(update)} == {32}
 
 
 # ---------------------------------------------------------------------------------------------- figures
@@ -167,7 +167,7 @@ def test_the_figures_are_those_of_the_updates() -> None:
     federator, payloads = fitted(recipe)
     last, layers = federator.history[-1], list(federator.server.layout.layers)
     by_layer: dict[str, list[int]] = {layer: [] for layer in layers}
-    for update in federator.updates:
+    for update in updates_of(federator):
         at = 0
         for layer in layers:
             by_layer[layer] += bits(update)[at : at + len(update.kept[layer])]
@@ -192,9 +192,9 @@ def test_jobs_with_heads_of_different_shapes_share_a_budget_and_get_their_heads_
     heads = toy_heads({"sst2": 2, "sst4": 4})
     recipe = dataclasses.replace(HAFLQ, compression=Quantised(budget=3300, down=True))
     federator, payloads = fitted(recipe, several(2, [2, 4], names), heads=heads)
-    assert {q for update in federator.updates for q in bits(update)} - {32}
-    for messages in (federator.updates, payloads):
+    assert {q for update in updates_of(federator) for q in bits(update)} - {32}
+    for messages in (updates_of(federator), payloads):
         assert all(size([m for m in messages if m.job[0] == client]) <= 3300 for client in (0, 1))
     for head in (payload.tensors["head.weight"] for payload in payloads):
         assert torch.equal(head, heads[f"sst{len(head)}"]["head.weight"])
-    assert {tuple(update.tensors["head.weight"].shape) for update in federator.updates} == {(2, 10), (4, 10)}
+    assert {tuple(update.tensors["head.weight"].shape) for update in updates_of(federator)} == {(2, 10), (4, 10)}

@@ -26,7 +26,10 @@ class FedCallback:
         """Called when a job is sent its payload."""
 
     def on_job_end(self, federator: Federator, update: Update) -> None:
-        """Called when a job's update has arrived."""
+        """Called when a job's fit has ended, with its update before the client's transforms and compression."""
+
+    def on_update(self, federator: Federator, update: Update) -> None:
+        """Called when a client sends an update, compressed as it is sent."""
 
     def on_round_end(self, federator: Federator) -> None:
         """Called when a round has been aggregated: ``federator.state`` is the new one."""

@@ -17,16 +17,17 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from flt.callbacks.base import FedCallback
+from flt.client_states import FOLDER, ClientStates
 from flt.errors import InputError
 from flt.federator import Federator
-from flt.messages import JobId, decode, encode, message
-from flt.state import ClientState, ServerState
+from flt.files import write_atomically
+from flt.messages import decode, encode, message
+from flt.state import ServerState
 
 FORMAT = 1
 _log = logging.getLogger(__name__)
@@ -55,14 +56,16 @@ class Checkpoint(FedCallback):
         if keep < 1:
             raise InputError.of("checkpoint.keep", keep, "an integer >= 1")
         self.folder, self.keep = folder, keep
-        self.private: dict[JobId, str] = {}  # job -> the file of its private state
-        self.checksums: dict[str, str] = {}
+        self._last: str | None = None  # the manifest that this process wrote last
+        self._replaced: dict[str, list[str]] = {}  # manifest -> private states that it was the last to name
+
+    def on_fit_start(self, federator: Federator) -> None:
+        """Called when the federation begins, or goes on after a resume."""
+        if federator.client_states.folder is None:
+            federator.client_states.move_to(self.folder)
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
         """Called when all callbacks have left their figures of the round."""
-        (self.folder / "clients").mkdir(parents=True, exist_ok=True)
-        for job in (update.job for update in federator.updates if update.job in federator.client_states):
-            self._write_private(job, federator.client_states[job], federator.state.rounds)
         self._write_round(federator)
 
     def on_fit_end(self, federator: Federator) -> None:
@@ -83,19 +86,20 @@ class Checkpoint(FedCallback):
         for key, callback in _keyed(federator.callbacks).items():
             if key in snapshot.callbacks:
                 callback.load_state_dict(snapshot.callbacks[key])
-        self.private = {(client, index): file for client, index, file in manifest["private"]}
-        self.checksums = {file: manifest["files"][file] for file in self.private.values()}
-        states = {job: decode((self.folder / file).read_bytes()) for job, file in self.private.items()}
-        federator.client_states = states
+        files = {(client, index): file for client, index, file in manifest["private"]}
+        federator.client_states = ClientStates(self.folder)
+        federator.client_states.load(files, manifest["files"])
 
     def _write_round(self, federator: Federator, suffix: str = "") -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = federator.client_states
         states = {key: callback.state_dict() for key, callback in _keyed(federator.callbacks).items()}
         snapshot = Snapshot(federator.state, tuple(federator.history), states)
         name = f"round_{federator.state.rounds:04d}"
         file = f"{name}{suffix}.safetensors"
         files = {file: self._write(file, encode(snapshot))}
-        files |= {file: self.checksums[file] for file in self.private.values()}
-        private = [[*job, file] for job, file in sorted(self.private.items())]
+        files |= {file: kept.checksums[file] for file in kept.files.values()}
+        private = [[*job, file] for job, file in sorted(kept.files.items())]
         manifest = {
             "format": FORMAT,
             "round": federator.state.rounds,
@@ -104,34 +108,39 @@ class Checkpoint(FedCallback):
             "private": private,
         }
         write_atomically(self.folder / f"{name}.json", json.dumps(manifest, indent=1).encode())
-        self._tidy(name)
-
-    def _write_private(self, job: JobId, state: ClientState, rounds: int) -> None:
-        if state == ClientState():
-            return
-        file = f"clients/{job[0]}_{job[1]}_{rounds:04d}.safetensors"
-        self.checksums[file] = self._write(file, encode(state))
-        self.private[job] = file
+        if self._last is not None:
+            self._replaced.setdefault(self._last, []).extend(kept.taken_back())
+        self._tidy(name, whole=self._last is None or bool(suffix))
+        self._last = name
 
     def _write(self, file: str, data: bytes) -> str:
         write_atomically(self.folder / file, data)
         return hashlib.sha256(data).hexdigest()
 
-    def _tidy(self, last: str) -> None:
+    def _tidy(self, last: str, whole: bool) -> None:
         """Removes what no kept manifest names; the manifests go first, so none ever names a file that is gone.
 
-        A manifest after ``last`` was damaged, or the rounds would have gone on from it.
+        A manifest after ``last`` was damaged, or the rounds would have gone on from it. What a killed process left is
+        looked for once: a folder of many clients has many files.
         """
         manifests = _manifests(self.folder)
         done = [path.stem for path in manifests].index(last) + 1
         kept = manifests[max(0, done - self.keep) : done]
         for path in set(manifests) - set(kept):
             path.unlink()
-        named = {file for path in kept for file in json.loads(path.read_text())["files"]}
-        for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("clients/*")]:
-            if path.relative_to(self.folder).as_posix() not in named:
+        if whole:
+            named = {file for path in kept for file in json.loads(path.read_text())["files"]}
+            for path in [*self.folder.glob("*.safetensors"), *self.folder.glob(f"{FOLDER}/*")]:
+                if path.relative_to(self.folder).as_posix() not in named:
+                    path.unlink()
+            return
+        names = {path.stem for path in kept}
+        for path in self.folder.glob("round_*.safetensors"):
+            if path.stem not in names:
                 path.unlink()
-        self.checksums = {file: checksum for file, checksum in self.checksums.items() if file in named}
+        for manifest in [name for name in self._replaced if name not in names]:
+            for file in self._replaced.pop(manifest):
+                (self.folder / file).unlink(missing_ok=True)
 
 
 def _manifests(folder: Path) -> list[Path]:
@@ -162,18 +171,3 @@ def _keyed(callbacks: Iterable[FedCallback]) -> dict[str, FedCallback]:
         number = sum(type(other) is type(callback) for other in keyed.values())
         keyed[f"{type(callback).__name__} {number}"] = callback
     return keyed
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file that is either there in full or not at all, also after a crash of the machine."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

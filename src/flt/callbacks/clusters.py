@@ -68,8 +68,7 @@ class Clusters(FedCallback):
         if not isinstance(grouping, Clustering) or not federator.updates:
             return
         view = federator.server.view(before)
-        screened = federator.server.screen(before, federator.cohort, federator.updates)
-        updates = grouping.clustered(view, screened)
+        updates = grouping.clustered(view, federator.updates)
         if not updates:
             return
         gids = tuple(after.group_of(update.job) for update in updates)

@@ -8,7 +8,7 @@ from typing import Any
 from flt.callbacks.base import FedCallback
 from flt.federator import Federator
 from flt.layout import Layout
-from flt.messages import Payload, encode
+from flt.messages import Payload, Update, encode
 
 
 class Communication(FedCallback):
@@ -24,30 +24,29 @@ class Communication(FedCallback):
     """
 
     def __init__(self) -> None:
-        self.up = self.down = self.total_up = self.total_down = 0
+        self.total_up = self.total_down = 0
         self.numbers, self.rounds = 0.0, 0
-
-    def on_round_start(self, federator: Federator) -> None:
-        """Called when a cohort has been drawn."""
-        self.up = self.down = 0
 
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
         """Called when a job is sent its payload."""
-        self.down += len(encode(payload))
+        federator.counts["bytes_down"] += len(encode(payload))
+
+    def on_update(self, federator: Federator, update: Update) -> None:
+        """Called when a client sends an update."""
+        federator.counts["bytes_up"] += len(encode(update))
 
     def on_round_end(self, federator: Federator) -> None:
         """Called when a round has been aggregated."""
-        self.up = sum(len(encode(update)) for update in federator.updates)
-        self.total_up += self.up
-        self.total_down += self.down
-        federator.log({"comm/bytes_up": self.up, "comm/bytes_down": self.down})
+        up, down = federator.counts["bytes_up"], federator.counts["bytes_down"]
+        self.total_up += up
+        self.total_down += down
+        federator.log({"comm/bytes_up": up, "comm/bytes_down": down})
         federator.log({"comm/total_up": self.total_up, "comm/total_down": self.total_down})
         if federator.updates:
             self._log_numbers(federator)
 
     def _log_numbers(self, federator: Federator) -> None:
-        updates = federator.server.opened(federator.round - 1, federator.updates)
-        sent = sum(tensor.numel() for update in updates for tensor in update.tensors.values())
+        sent = sum(tensor.numel() for update in federator.updates for tensor in update.tensors.values())
         each = sent / len({update.job[0] for update in federator.updates})
         self.numbers, self.rounds = self.numbers + each, self.rounds + 1
         whole = model_size(federator.server.layout)

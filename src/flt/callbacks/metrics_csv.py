@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flt.callbacks.base import FedCallback
-from flt.callbacks.checkpoint import write_atomically
 from flt.federator import Federator
+from flt.files import write_atomically
 
 
 class MetricsCsv(FedCallback):

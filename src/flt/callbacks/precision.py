@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections import Counter
 
 from flt.callbacks.base import FedCallback
 from flt.federator import Federator
-from flt.messages import PackedUpdate, Payload, encode
+from flt.messages import PackedUpdate, Payload, Update, encode
 
 
 class Precision(FedCallback):
@@ -17,40 +17,35 @@ class Precision(FedCallback):
     sent; ``comm/bytes_up_most`` the bytes of the client that sent most, which its budget bounds.
     """
 
-    def __init__(self) -> None:
-        self.trained = 0
-
-    def on_round_start(self, federator: Federator) -> None:
-        """Called when a cohort has been drawn."""
-        self.trained = 0
-
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
         """Called when a job is sent its payload."""
-        self.trained += sum(map(len, payload.kept.values()))
+        federator.counts["trained"] += sum(map(len, payload.kept.values()))
+
+    def on_update(self, federator: Federator, update: Update) -> None:
+        """Called when a client sends an update."""
+        if not isinstance(update, PackedUpdate):
+            return
+        federator.counts["packed"] += 1
+        federator.counts[f"bytes_up of {update.job[0]}"] += len(encode(update))
+        bits = iter(update.packed.bits.tolist())
+        for layer in federator.server.layout.layers:
+            its = [next(bits) for _ in update.kept[layer]]
+            federator.counts[f"bits of {layer}"] += sum(its)
+            federator.counts[f"pairs of {layer}"] += len(its)
 
     def on_round_end(self, federator: Federator) -> None:
         """Called when a round has been aggregated."""
-        packed = [update for update in federator.updates if isinstance(update, PackedUpdate)]
-        if not packed:
+        counts = federator.counts
+        if not counts["packed"]:
             return
-        bits = by_layer(packed, list(federator.server.layout.layers))
-        sent = [precision for its in bits.values() for precision in its]
-        clients: dict[int, int] = {}
-        for update in packed:
-            clients[update.job[0]] = clients.get(update.job[0], 0) + len(encode(update))
-        federator.log({"comm/bits_mean": _mean(sent), **{f"bits/{layer}": _mean(its) for layer, its in bits.items()}})
-        federator.log({"comm/pairs_dropped": self.trained - len(sent), "comm/bytes_up_most": max(clients.values())})
+        layers = list(federator.server.layout.layers)
+        sent, bits = (sum(counts[f"{what} of {layer}"] for layer in layers) for what in ("pairs", "bits"))
+        by_layer = {f"bits/{layer}": _mean(counts, layer) for layer in layers}
+        most = max(counts[f"bytes_up of {client}"] for client in {update.job[0] for update in federator.updates})
+        federator.log({"comm/bits_mean": bits / sent if sent else 0.0, **by_layer})
+        federator.log({"comm/pairs_dropped": counts["trained"] - sent, "comm/bytes_up_most": most})
 
 
-def by_layer(updates: list[PackedUpdate], layers: list[str]) -> dict[str, list[int]]:
-    """Layer -> the bits of each pair of it in all of these updates."""
-    found: dict[str, list[int]] = {layer: [] for layer in layers}
-    for update in updates:
-        bits = iter(update.packed.bits.tolist())
-        for layer in layers:
-            found[layer] += [next(bits) for _ in update.kept[layer]]
-    return found
-
-
-def _mean(bits: list[int]) -> float:
-    return float(np.mean(bits)) if bits else 0.0
+def _mean(counts: Counter[str], layer: str) -> float:
+    pairs = counts[f"pairs of {layer}"]
+    return counts[f"bits of {layer}"] / pairs if pairs else 0.0

@@ -14,7 +14,7 @@ from rich.text import Text
 from flt import readable
 from flt.callbacks.base import FedCallback
 from flt.federator import Federator
-from flt.messages import Payload, Update
+from flt.messages import JobId, Payload, Update
 
 _GAP, _SECONDS = "  ", "time/round_seconds"
 SILENCE = 10.0
@@ -36,6 +36,7 @@ class Progress(FedCallback):
         self.title, self.console = title, console or Console()
         self._display: _Display | None = None
         self._spoken = 0.0
+        self._ended = 0
 
     def on_fit_start(self, federator: Federator) -> None:
         """Called when the federation begins, or goes on after a resume."""
@@ -45,6 +46,7 @@ class Progress(FedCallback):
 
     def on_round_start(self, federator: Federator) -> None:
         """Called when a cohort has been drawn."""
+        self._ended = 0
         if self._display:
             self._display.begin_round(federator)
 
@@ -58,7 +60,8 @@ class Progress(FedCallback):
         if self._display:
             self._display.end_job(federator, update)
         else:
-            done, all_jobs = len(federator.updates) + 1, len(federator.cohort)
+            self._ended += 1
+            done, all_jobs = self._ended, len(federator.share)
             self._say_at_times(f"  round {federator.round}/{federator.rounds}: {done} of {all_jobs} jobs done")
 
     def on_evaluation(self, federator: Federator, done: int, batches: int) -> None:
@@ -105,6 +108,7 @@ class _Display:
         self.begun = time.perf_counter()
         self.first = federator.state.rounds
         self.loss: dict[str, float] = {}
+        self.ended: list[JobId] = []
         self.last: dict[str, float] = federator.history[-1] if federator.history else {}
         columns = (BarColumn(40), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
         self.bars = Bars(TextColumn("{task.description}"), *columns, console=console)
@@ -115,7 +119,8 @@ class _Display:
 
     def begin_round(self, federator: Federator) -> None:
         """A round's bar, empty."""
-        self.bars.reset(self.jobs, total=len({job.client for job in federator.cohort}), note="")
+        self.ended = []
+        self.bars.reset(self.jobs, total=len({job.client for job in federator.share}), note="")
 
     def begin_job(self, payload: Payload) -> None:
         """The client that is in work."""
@@ -125,10 +130,9 @@ class _Display:
         """Moves both bars: the rounds' by the job's share of its round."""
         losses = readable.under(update.metrics, "fit/")
         self.loss = {"loss": losses[name]} if (name := readable.loss(losses)) else self.loss
-        share = (len(federator.updates) + 1) / len(federator.cohort)  # the update is added to the list after this hook
-        done = federator.state.rounds + share
-        ended = {u.job[0] for u in (*federator.updates, update)}
-        self.bars.update(self.jobs, completed=len(ended))
+        self.ended.append(update.job)
+        done = federator.state.rounds + len(self.ended) / len(federator.share)
+        self.bars.update(self.jobs, completed=len({client for client, _ in self.ended}))
         self.bars.update(self.rounds, completed=done, note=self._left(done - self.first, federator.rounds - done))
         self.live.update(self._drawn())
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from flt.arrivals import Sums
 from flt.callbacks.base import FedCallback
 from flt.compression.packing import opened_update
 from flt.layout import PAIRS, TRAVELLING, Layout
 from flt.messages import JobId, Payload, Update
 from flt.recipe import Recipe
-from flt.rules.base import Combined
+from flt.rules.base import Combined, Summable
 from flt.screening import screen
 from flt.state import GroupState, ServerState, zero_scores
 from flt.view import Job, View
@@ -97,18 +98,19 @@ class ServerAggregation(FedCallback):
         plan = self.recipe.plan(rounds)
         return [opened_update(update, self.layout, plan) for update in updates]
 
-    def aggregate(self, state: ServerState, updates: Sequence[Update]) -> ServerState:
+    def aggregate(self, state: ServerState, updates: Sequence[Update], sums: Sums | None = None) -> ServerState:
         """The state after a round.
 
         Args:
             state: The state that the round's payloads came from.
-            updates: What ``screen`` let through.
+            updates: What ``screen`` let through, sorted by job.
+            sums: Of these updates, where the recipe streams: their tensors aren't read then.
         """
         view = dataclasses.replace(self.view(state), arrived={update.job: update for update in updates})
         grouped = self.recipe.grouping(view, updates)
         view = view.starting(grouped.members, self.recipe.rule.weight)
         groups, change = dict(state.groups), {}
-        combined = {gid: self._combined(view, gid, its) for gid, its in sorted(grouped.members.items())}
+        combined = {gid: self._combined(view, gid, its, sums) for gid, its in sorted(grouped.members.items())}
         new = self.recipe.transfer(view, {gid: out.new for gid, out in combined.items()})
         for gid, out in combined.items():
             before, its = view.group(gid), grouped.members[gid]
@@ -136,15 +138,21 @@ class ServerAggregation(FedCallback):
         # what a cut takes from products whose factors are private, no server knows
         return dataclasses.replace(cut, pruned=None) if set(PAIRS) & set(view.plan.private) else cut
 
-    def _combined(self, view: View, gid: int, members: Sequence[Update]) -> Combined:
+    def _combined(self, view: View, gid: int, members: Sequence[Update], sums: Sums | None) -> Combined:
         rule, optimizer = self.recipe.rule, self.recipe.server_optimizer
-        out = rule.combine(view, gid, members)
+        if isinstance(rule, Summable) and sums is not None:
+            out = rule.finish(view, gid, sums.totals)
+        else:
+            out = rule.combine(view, gid, members)
         if not optimizer.steps:
             return out
-        start = rule.combine(view, gid, [self._echo(view, update) for update in members]).new
+        if isinstance(rule, Summable) and sums is not None:
+            start = rule.finish(view, gid, sums.start).new
+        else:
+            start = rule.combine(view, gid, [self.echo(view, update) for update in members]).new
         return optimizer(view, gid, members, out, start)
 
-    def _echo(self, view: View, update: Update) -> Update:
+    def echo(self, view: View, update: Update) -> Update:
         """What the job would have sent without training."""
         names = update.tensors
         sent = {name: view.layout.take(name, view.sent(update.job, name), update.kept) for name in names}

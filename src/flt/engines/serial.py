@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import Dataset
 
+from flt.arrivals import Arrivals
 from flt.client import ClientSpec
+from flt.client_states import ClientStates
 from flt.messages import Payload, Update
 from flt.site import Site
 from flt.state import ClientState, ServerState
+from flt.view import Job
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,20 @@ class Serial:
         for task in tasks:
             client, index = task.payload.job
             yield self.site.local_fit(self.clients[client].data[index], task.payload, task.private, task.seed)
+
+    def share(self, cohort: Sequence[Job]) -> list[Job]:
+        """The jobs that this process trains, a client's all of them: here all that there are."""
+        return list(cohort)
+
+    def exchange(self, arrivals: Arrivals, counts: Counter[str], states: ClientStates) -> None:
+        """Brings in what other processes have trained and counted: here there are none."""
+
+    def agree(self, stop: bool) -> bool:
+        """What the first process decides, where there are several."""
+        return stop
+
+    def fail(self, error: BaseException) -> None:
+        """Tells other processes that this one can't go on: here there are none."""
 
     def load(self, state: ServerState, gid: int, head: str = "") -> None:
         """Puts one group's global model, at the living pairs, into the resident module.

@@ -96,12 +96,20 @@ class Summable(Rule):
         """Sums, then finishes."""
         totals: Totals = {}
         for update in updates:
-            try:
-                self.summand(view, update, totals)
-            except OverflowError as error:
-                who = f"update of client {update.job[0]}, job {update.job[1]}"
-                raise InputError.of(who, error, "smaller numbers; lower local.lr") from error
+            self.include(view, update, totals)
         return self.finish(view, gid, totals)
+
+    def include(self, view: View, update: Update, totals: Totals) -> None:
+        """Adds one update to the totals, in place.
+
+        Raises:
+            InputError: Its numbers are too large for an exact sum.
+        """
+        try:
+            self.summand(view, update, totals)
+        except OverflowError as error:
+            who = f"update of client {update.job[0]}, job {update.job[1]}"
+            raise InputError.of(who, error, "smaller numbers; lower local.lr") from error
 
     @abc.abstractmethod
     def summand(self, view: View, update: Update, totals: Totals) -> None:

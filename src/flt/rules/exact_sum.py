@@ -48,6 +48,17 @@ class ExactSum:
         """An empty sum of tensors of this shape."""
         return ExactSum(torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64))
 
+    @staticmethod
+    def of(high: Tensor, low: Tensor, count: int, reach: float) -> ExactSum:
+        """A sum from its parts, as processes have added them up.
+
+        Raises:
+            OverflowError: The terms are too large together, or there are too many of them.
+        """
+        whole = ExactSum(high, low)
+        whole._grow(count, reach)
+        return whole
+
     def add(self, term: Tensor) -> None:
         """Adds one float64 tensor.
 

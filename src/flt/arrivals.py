@@ -1,0 +1,107 @@
+"""What has arrived of a round: all updates, or for sums over clients, the sums alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from flt.errors import InputError
+from flt.messages import JobId, Update
+from flt.rules.base import Summable, Totals
+from flt.state import ServerState
+from flt.view import Job
+
+if TYPE_CHECKING:
+    from flt.callbacks.server import ServerAggregation
+
+
+@dataclasses.dataclass
+class Sums:
+    """The running sums of a round whose recipe streams.
+
+    Attributes:
+        totals: Of what the members sent.
+        start: Of what they were sent, where a server optimiser steps from there.
+    """
+
+    totals: Totals = dataclasses.field(default_factory=dict)
+    start: Totals = dataclasses.field(default_factory=dict)
+
+
+class Arrivals:
+    """Takes the updates of a round one by one, in any order.
+
+    Where the recipe streams, an update is added to the sums as soon as it is there, and what stays of it has the
+    shapes of its tensors and no numbers: a cohort of any size takes the room of one update, and some kilobytes for
+    each job's metrics and pairs.
+
+    Args:
+        server: Checks and sums.
+        state: The state that the round's payloads came from.
+        cohort: The jobs that were asked.
+    """
+
+    def __init__(self, server: ServerAggregation, state: ServerState, cohort: Sequence[Job]) -> None:
+        self.server, self.state = server, state
+        self.asked = {job.id: job for job in cohort}
+        self.updates: dict[JobId, Update] = {}
+        self.sums = Sums() if server.recipe.streams else None
+        self._arrived: dict[JobId, Update] = {}
+        # one view for all updates, since it holds the base weights that it had to compute
+        self._view = dataclasses.replace(server.view(state), arrived=self._arrived)
+
+    def take(self, update: Update) -> None:
+        """Checks an update, and keeps it or adds it to the sums.
+
+        Raises:
+            InputError: It isn't what was asked for, has the wrong shapes, or holds a number that isn't finite.
+        """
+        job = self.asked.get(update.job)
+        (screened,) = self.server.screen(self.state, [job] if job else [], [update])
+        if update.job in self.updates:
+            raise InputError.of(f"update of client {update.job[0]}, job {update.job[1]}", "twice", "one of each job")
+        if self.sums is not None:
+            self._add(screened, self.sums)
+            screened = hollow(screened)
+        self.updates[update.job] = screened
+
+    def sendable(self) -> list[Update]:
+        """What another process needs of the updates, by job: without tensors where they were added to the sums."""
+        stripped = self.sums is not None
+        return [dataclasses.replace(u, tensors={}) if stripped else u for u in self.sorted()]
+
+    def receive(self, updates: Iterable[Update]) -> None:
+        """Takes what another process found ``sendable``; the sums come apart from it."""
+        for update in updates:
+            self.updates[update.job] = self._shaped(update) if self.sums is not None else update
+
+    def _shaped(self, update: Update) -> Update:
+        plan, head = self.server.recipe.plan(self.state.rounds), self.asked[update.job].head
+        layout = self.server.layout.for_head(head)
+        shapes = {
+            self.server.layout.at(name, head): torch.empty(layout.shape(name, update.kept), device="meta")
+            for name in layout.names(set(plan.train) - set(plan.private))
+        }
+        return dataclasses.replace(update, tensors=shapes)
+
+    def sorted(self) -> list[Update]:
+        """The updates by job."""
+        return [self.updates[job] for job in sorted(self.updates)]
+
+    def _add(self, update: Update, sums: Sums) -> None:
+        rule = self.server.recipe.rule
+        assert isinstance(rule, Summable), "recipes with others don't stream"
+        self._arrived[update.job] = update
+        rule.include(self._view, update, sums.totals)
+        if self.server.recipe.server_optimizer.steps:
+            rule.include(self._view, self.server.echo(self._view, update), sums.start)
+        del self._arrived[update.job]
+
+
+def hollow(update: Update) -> Update:
+    """An update with the names and shapes of its tensors, without their numbers."""
+    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in update.tensors.items()}
+    return dataclasses.replace(update, tensors=shapes)

@@ -1,0 +1,142 @@
+"""The processes of a run: which of them this one is, and what they tell each other.
+
+They talk in one way alone: each gives some bytes and gets those of all, in the order of their ranks. So a process that
+fails can say so wherever the others are, and none of them waits for it in vain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from flt.errors import InputError
+from flt.messages import decode, encode, message
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+@message
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """What one process tells the others.
+
+    Attributes:
+        text: What it says.
+        error: Why it can't go on; empty where it can.
+        mistaken: Whether the error is a mistake in the input.
+    """
+
+    text: str = ""
+    error: str = ""
+    mistaken: bool = False
+
+
+class PeerFailedError(RuntimeError):
+    """Another process of the run can't go on."""
+
+
+class Processes:
+    """One process alone; :class:`Launched` has others beside it.
+
+    Attributes:
+        rank: The number of this one among all.
+        size: How many there are.
+        device: On which this one trains.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.size = 0, 1
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._failed = False  # whether a failure is known to all, so that nobody listens any more
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one evaluates, shows and writes."""
+        return self.rank == 0
+
+    def gather(self, data: bytes) -> list[bytes]:
+        """What each process gave, by rank."""
+        return [data]
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """The sum over the processes of an int64 tensor, exact in any order."""
+        return numbers
+
+    def first(self, make: Callable[[], str]) -> str:
+        """What the first process makes, on all of them.
+
+        Raises:
+            InputError: It can't, for a mistake in the input.
+            PeerFailedError: It can't, for another reason.
+        """
+        if self.size == 1:
+            return make()
+        word = Word()
+        if self.is_first:
+            try:
+                word = Word(make())
+            except Exception as error:
+                self.fail(error)
+                raise
+        return self.listen(encode(word))[0].text
+
+    def listen(self, data: bytes) -> list:
+        """What each process gave, decoded.
+
+        Raises:
+            InputError: A process failed for a mistake in the input.
+            PeerFailedError: A process failed.
+        """
+        heard = [decode(its) for its in self.gather(data)]
+        for rank, word in enumerate(heard):
+            if isinstance(word, Word) and word.error:
+                self._failed = True
+                raise InputError(word.error) if word.mistaken else PeerFailedError(f"process {rank}: {word.error}")
+        return heard
+
+    def fail(self, error: BaseException) -> None:
+        """Tells the others that this one can't go on, wherever they wait for it."""
+        if self.size == 1 or self._failed:
+            return
+        self._failed = True
+        mistaken = isinstance(error, InputError)
+        text = str(error) if mistaken else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(RuntimeError):  # one that has died doesn't listen either
+            self.gather(encode(Word(error=text, mistaken=mistaken)))
+
+
+class Launched(Processes):
+    """A process that Lightning's Fabric has launched, or found itself launched with: torchrun, SLURM.
+
+    Args:
+        fabric: After its ``launch``.
+    """
+
+    def __init__(self, fabric: Fabric) -> None:
+        super().__init__()
+        self.rank, self.size, self.device = fabric.global_rank, fabric.world_size, fabric.device
+
+    def gather(self, data: bytes) -> list[bytes]:
+        """What each process gave, by rank: their lengths first, then the bytes as uint8 tensors of one length."""
+        length = torch.tensor([len(data)], dtype=torch.int64, device=self.device)
+        lengths = [torch.zeros_like(length) for _ in range(self.size)]
+        dist.all_gather(lengths, length)
+        sizes = [int(its) for its in lengths]
+        mine = torch.zeros(max(sizes), dtype=torch.uint8, device=self.device)
+        mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(found, mine)
+        return [its[:size].cpu().numpy().tobytes() for its, size in zip(found, sizes, strict=True)]
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """The sum over the processes of an int64 tensor, exact in any order."""
+        summed = numbers.to(self.device)
+        dist.all_reduce(summed, dist.ReduceOp.SUM)
+        return summed.to(numbers.device)

@@ -1,0 +1,167 @@
+"""The strategy engine: the cohort shared over processes that Lightning launches, on one machine or several.
+
+each process    share = its clients, longest first to whoever has least to do
+                arrivals = fits of the share, by the engine inside
+all             arrivals = arrivals of all: int64 sums added up, or updates gathered as bytes of safetensors
+                state = aggregate(state, arrivals)              in each process, from the same bits to the same bits
+the first       evaluates, shows, writes checkpoints
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flt.arrivals import Arrivals
+from flt.client_states import ClientStates
+from flt.engines.processes import Processes, Word
+from flt.engines.serial import Serial, Task
+from flt.errors import InputError
+from flt.messages import JobId, Update, encode, message
+from flt.rules.base import Totals
+from flt.rules.exact_sum import ExactSum
+from flt.settings import lengths_of
+from flt.state import ClientState
+from flt.view import Job
+
+AT_ONCE = 1 << 22
+"""Numbers that are added up over the processes in one call."""
+Key = tuple[str, str]
+
+
+@message
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one process has of a round.
+
+    Attributes:
+        updates: Of its jobs; without tensors where they were added to the sums.
+        sums: (of which totals, what, tensor) -> (shape, terms, reach), of its running sums.
+        counts: What callbacks counted.
+        files: Job -> file and checksum of the private state that it wrote.
+    """
+
+    updates: tuple[Update, ...]
+    sums: dict[tuple[str, str, str], tuple[tuple[int, ...], int, float]]
+    counts: dict[str, int]
+    files: dict[JobId, tuple[str, str]]
+
+
+class Strategy(Serial):
+    """Trains a share of each cohort; what comes out has the bits of the engine inside, for any number of processes.
+
+    Args:
+        inside: Trains the share: :class:`Serial`, or another engine of one process.
+        processes: Those of the run.
+    """
+
+    def __init__(self, inside: Serial, processes: Processes) -> None:
+        super().__init__(inside.site, inside.clients)
+        self.inside, self.processes = inside, processes
+
+    def share(self, cohort: Sequence[Job]) -> list[Job]:
+        """The jobs of the clients that are this process's, in the cohort's order."""
+        costs: Counter[int] = Counter()
+        for job in cohort:
+            costs[job.client] += self._cost(job)
+        mine = set(shares(costs, self.processes.size)[self.processes.rank])
+        return [job for job in cohort if job.client in mine]
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Update, ClientState]]:
+        """Yields each job's update and private state as soon as it is there."""
+        return self.inside.run(tasks)
+
+    def exchange(self, arrivals: Arrivals, counts: Counter[str], states: ClientStates) -> None:
+        """Brings in what the other processes have trained and counted, so that all have the same."""
+        sums = {} if arrivals.sums is None else {"totals": arrivals.sums.totals, "start": arrivals.sums.start}
+        described = {
+            (which, *key): (tuple(its.high.shape), its.count, its.reach)
+            for which, totals in sums.items()
+            for key, its in totals.items()
+        }
+        mine = Share(tuple(arrivals.sendable()), described, dict(counts), dict(states.pending))
+        found: list[Share] = self.processes.listen(encode(mine))
+        counts.clear()
+        for share in found:
+            arrivals.receive(share.updates)
+            states.pending.update(share.files)
+            counts.update(share.counts)
+        for which, totals in sums.items():
+            self._add_up(totals, [{key[1:]: its for key, its in s.sums.items() if key[0] == which} for s in found])
+
+    def agree(self, stop: bool) -> bool:
+        """What the first process decides."""
+        return bool(self.processes.listen(encode(Word("stop" if stop else "")))[0].text)
+
+    def fail(self, error: BaseException) -> None:
+        """Tells the others that this process can't go on."""
+        self.processes.fail(error)
+
+    def _cost(self, job: Job) -> int:
+        """Tokens of a fit, or examples where they are all alike."""
+        data, settings = self.clients[job.client].data[job.index], self.site.settings
+        size = len(data.train)
+        length = settings.steps * settings.accumulate if settings.steps else None
+        batches = length or (settings.epochs or 1) * math.ceil(size / settings.batch_size)
+        lengths = lengths_of(data.training_set)
+        return round(batches * min(settings.batch_size, size) * (1 if lengths is None else float(np.mean(lengths))))
+
+    def _add_up(self, totals: Totals, found: Sequence[dict[Key, tuple[tuple[int, ...], int, float]]]) -> None:
+        """Makes each sum that of all processes; a process that has had no term of one has zeros."""
+        keys = sorted({key for its in found for key in its})
+        shapes = {key: shape for its in found for key, (shape, _, _) in its.items()}
+        mine = {key: totals[key] if key in totals else ExactSum.zeros(shapes[key]) for key in keys}
+        for some in _in_parts(keys, shapes):
+            limbs = [limb.reshape(-1) for key in some for limb in (mine[key].high, mine[key].low)]
+            summed = iter(self.processes.total(torch.cat(limbs)).split([len(limb) for limb in limbs]))
+            for key in some:
+                terms = [its[key][1:] for its in found if key in its]
+                high, low = (next(summed).reshape(shapes[key]) for _ in range(2))
+                totals[key] = _whole(high, low, sum(n for n, _ in terms), sum(reach for _, reach in terms))
+
+
+def shares(costs: dict[int, int], processes: int) -> list[list[int]]:
+    """Clients to processes: the longest first, each to the process that has least to do.
+
+    Args:
+        costs: Client -> what its jobs cost.
+        processes: How many.
+
+    Example:
+        >>> shares({0: 1, 1: 5, 2: 2, 3: 3}, 2)
+        [[1], [3, 2, 0]]
+    """
+    dealt: list[list[int]] = [[] for _ in range(processes)]
+    load = [0] * processes
+    for client in sorted(costs, key=lambda client: (-costs[client], client)):
+        least = load.index(min(load))
+        dealt[least].append(client)
+        load[least] += costs[client]
+    return dealt
+
+
+def _whole(high: Tensor, low: Tensor, count: int, reach: float) -> ExactSum:
+    try:
+        return ExactSum.of(high, low, count, reach)
+    except OverflowError as error:
+        raise InputError.of("updates", error, "smaller numbers; lower local.lr") from error
+
+
+def _in_parts(keys: Sequence[Key], shapes: dict[Key, tuple[int, ...]]) -> Iterator[list[Key]]:
+    part: list[Key] = []
+    numbers = 0
+    for key in keys:
+        size = 2 * math.prod(shapes[key])
+        if part and numbers + size > AT_ONCE:
+            yield part
+            part, numbers = [], 0
+        part.append(key)
+        numbers += size
+    if part:
+        yield part
