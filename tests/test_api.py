@@ -29,6 +29,7 @@ from flt.api import train as train_cfg
 from flt.callbacks.base import FedCallback
 from flt.client import ClientSpec
 from flt.config import load_config
+from flt.engines.processes import Processes
 from flt.errors import InputError
 from flt.federator import Federator
 
@@ -307,7 +308,9 @@ def test_the_module_goes_back_to_the_device_that_it_came_from(monkeypatch: pytes
     moved: list[torch.device] = []
     to = Toy.to
     monkeypatch.setattr(Toy, "to", lambda self, device: moved.append(device) or to(self, device))
-    monkeypatch.setattr("flt.run.Run._device", lambda _: torch.device("cpu", 0))
+    elsewhere = Processes()
+    elsewhere.device = torch.device("cpu", 0)
+    monkeypatch.setattr("flt.launch.Processes", lambda: elsewhere)
     fit(fresh())
     assert [str(device) for device in (moved[0], moved[-1])] == ["cpu:0", "cpu"]
 

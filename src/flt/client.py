@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,9 +21,47 @@ from flt.view import Job
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
+class Later(abc.ABC):
+    """Fields of a job that are computed when one of them is first read."""
+
+    @property
+    @abc.abstractmethod
+    def examples(self) -> int:
+        """How many training examples the job has."""
+
+    @abc.abstractmethod
+    def read(self, field: str) -> Any:
+        """The value of a field: train, held_out or label_counts."""
+
+
+class _Read:
+    """A field that may be given as :class:`Later`."""
+
+    def __init__(self, *default: Any) -> None:
+        self.default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, job: Any, owner: type) -> Any:
+        if job is None:
+            if self.default:
+                return self.default[0]
+            raise AttributeError(self.name)  # by which dataclasses know that there is no default
+        value = job.__dict__[self.name]
+        if isinstance(value, Later):
+            value = job.__dict__[self.name] = value.read(self.name)
+        return value
+
+    def __set__(self, job: Any, value: Any) -> None:
+        job.__dict__[self.name] = value
+
+
 @dataclasses.dataclass(frozen=True)
 class JobData:
     """A job's share of a data set, as positions: a client that isn't in the cohort costs no more than these.
+
+    Positions and counts may be given as :class:`Later`: then those of a client that was in no cohort are one range.
 
     Attributes:
         dataset: Map-style; shared by all clients.
@@ -36,12 +75,23 @@ class JobData:
     """
 
     dataset: Dataset
-    train: np.ndarray
-    held_out: np.ndarray
+    train: np.ndarray = _Read()  # type: ignore[assignment]  # a descriptor, which dataclasses ask for the default
+    held_out: np.ndarray = _Read()  # type: ignore[assignment]  # as above
     task: str = ""
-    label_counts: tuple[int, ...] = ()
+    label_counts: tuple[int, ...] = _Read(())  # type: ignore[assignment]  # as above
     head: str = ""
     rounds: tuple[int, int | None] = (1, None)
+
+    @property
+    def examples(self) -> int:
+        """How many training examples the job has."""
+        train = self.__dict__["train"]
+        return train.examples if isinstance(train, Later) else len(train)
+
+    @property
+    def comes_and_goes(self) -> bool:
+        """Whether there are rounds in which it takes no part."""
+        return self.rounds != (1, None)
 
     def takes_part(self, round: int) -> bool:
         """Whether the job is there in a round, counted from 1."""
@@ -75,7 +125,7 @@ class ClientSpec:
     rank: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.data or any(len(job.train) == 0 for job in self.data):
+        if not self.data or any(job.examples == 0 for job in self.data):
             raise InputError.of(
                 f"client {self.id}", "no training examples", "at least one example for each of its jobs"
             )

@@ -79,6 +79,9 @@ class Federator:
         """Set by a callback: no round follows the one that runs."""
         layers = server.layout.layers.values()
         self._rank = max((layer.rank for layer in layers), default=0)
+        # who is there in every round isn't asked in each of them
+        self._guests = [number for number, client in clients.items() if any(job.comes_and_goes for job in client.data)]
+        self._regulars = sorted(set(clients) - set(self._guests))
 
     @property
     def round(self) -> int:
@@ -129,12 +132,14 @@ class Federator:
 
     def _draw(self) -> list[Job]:
         """The jobs of the round; a client that has none in it isn't drawn, so a cohort may be smaller, or empty."""
-        there = {
-            number: [job for job in client.jobs(self._rank) if client.data[job.index].takes_part(self.state.rounds + 1)]
-            for number, client in self.clients.items()
-        }
-        chosen = self.sampler(sorted(number for number in there if there[number]), self.seed, self.state.rounds)
-        return [job for number in chosen for job in there[number]]
+        there = {number: jobs for number in self._guests if (jobs := self._jobs(number))}
+        present = sorted([*self._regulars, *there]) if there else self._regulars
+        chosen = self.sampler(present, self.seed, self.state.rounds)
+        return [job for number in chosen for job in there.get(number) or self._jobs(number)]
+
+    def _jobs(self, number: int) -> list[Job]:
+        client = self.clients[number]
+        return [job for job in client.jobs(self._rank) if client.data[job.index].takes_part(self.state.rounds + 1)]
 
     def _tasks(self) -> Iterator[Task]:
         for job in self.share:

@@ -22,6 +22,8 @@ def with_task_rounds(
     Raises:
         InputError: There is no such task, or its rounds make no sense.
     """
+    if not task_rounds:
+        return list(clients)
     known = sorted({job.task for client in clients for job in client.data})
     for task, rounds in task_rounds.items():
         if task not in known:

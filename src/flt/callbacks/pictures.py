@@ -48,7 +48,7 @@ def partition(clients: Mapping[int, ClientSpec]) -> Figure:
     names = [f"{c.id}  {data.task}" if several else str(c.id) for c in shown for data in c.data]
     counts = padded([data.label_counts for data in jobs])
     labels = counts.shape[1]
-    wide, total = min(8.0, max(2.0, 0.42 * labels)), sum(len(d.train) for c in clients.values() for d in c.data)
+    wide, total = min(8.0, max(2.0, 0.42 * labels)), sum(d.examples for c in clients.values() for d in c.data)
     title = f"{total:,} training examples, {len(clients)} clients"
     title += f", the first {len(shown)} shown" if len(shown) < len(clients) else ""
     figure = new_figure(3.2 + wide, 1.4 + row_height(len(jobs)) * len(jobs), title)

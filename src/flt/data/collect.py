@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Dataset
 
-from flt.client import ClientSpec, JobData
+from flt.client import ClientSpec, JobData, Later
 from flt.data import partition as partitioners
 from flt.errors import InputError
 
@@ -85,11 +86,50 @@ def job_data(
     held_out: float,
     seed: int,
     task: str = "",
+    head: str = "",
 ) -> JobData:
-    """One job's share of a data set, a part of which, stratified, is held out; its labels counted where known."""
-    train, held = partitioners.split(share, strata, held_out, seed)
-    counts = [] if labels is None else np.bincount(labels[train], minlength=int(labels.max()) + 1).tolist()
-    return JobData(dataset, train, held, task, tuple(counts))
+    """One job's share of a data set, a part of which, stratified, is held out; its labels counted where known.
+
+    Which part is held out is drawn when somebody asks: most of a hundred thousand clients are never in a cohort.
+    """
+    partitioners.check_fraction(held_out)
+    split = Split(share, strata, labels, held_out, seed)
+    parts: Any = split  # stands for each of these fields until it is read
+    return JobData(dataset, parts, parts, task, parts, head)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Split(Later):
+    """A job's share of the examples, not split yet.
+
+    Attributes:
+        share: Positions of its examples.
+        strata: Class of every example of the data set by which it is split (n,).
+        labels: Class of every example that is counted (n,); None: not known.
+        held_out: Share that is held out.
+        seed: Of the draw.
+    """
+
+    share: NDArray[np.int64]
+    strata: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    held_out: float
+    seed: int
+
+    @property
+    def examples(self) -> int:
+        """How many training examples the job has."""
+        return len(self.share) - partitioners.held_out_size(len(self.share), self.held_out)
+
+    def read(self, field: str) -> Any:
+        """The value of a field: train, held_out or label_counts."""
+        train, held = partitioners.split(self.share, self.strata, self.held_out, self.seed)
+        if field == "label_counts":
+            return () if self.labels is None else self._counts(self.labels, train)
+        return train if field == "train" else held
+
+    def _counts(self, labels: NDArray[np.int64], train: NDArray[np.int64]) -> tuple[int, ...]:
+        return tuple(np.bincount(labels[train], minlength=int(labels.max()) + 1).tolist())
 
 
 def _labels(dataset: Any, by: str | None, values: NDArray, label: str) -> NDArray[np.int64] | None:

@@ -72,8 +72,8 @@ def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
         train = task.splits["train"]
         for jobs, share in zip(clients, shares, strict=True):
             if len(share):
-                job = job_data(train, train.labels, train.labels, share, cfg.partition.held_out, cfg.seed, task.name)
-                jobs.append(dataclasses.replace(job, head=task.head))
+                how = (cfg.partition.held_out, cfg.seed, task.name, task.head)
+                jobs.append(job_data(train, train.labels, train.labels, share, *how))
     return [ClientSpec(client, tuple(jobs)) for client, jobs in enumerate(clients)]
 
 

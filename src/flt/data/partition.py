@@ -231,12 +231,22 @@ def split(positions: ArrayLike, labels: ArrayLike, fraction: float, seed: Seed) 
         >>> [[0, 0, 0, 0, 1, 1][i] for i in held_out]
         [0, 1]
     """
-    if not 0 <= fraction < 1:
-        raise InputError.of("partition.held_out", fraction, "a number in [0, 1)")
+    check_fraction(fraction)
     positions = np.asarray(positions, dtype=np.int64)
     order = positions[draws.stratified_order(np.asarray(labels)[positions], seed)]
-    size = min(max(round(fraction * len(order)), 1), len(order) - 1) if fraction and len(order) else 0
+    size = held_out_size(len(order), fraction)
     return np.sort(order[size:]), np.sort(order[:size])
+
+
+def held_out_size(size: int, fraction: float) -> int:
+    """How many of so many examples are held out."""
+    return min(max(round(fraction * size), 1), size - 1) if fraction and size else 0
+
+
+def check_fraction(fraction: float) -> None:
+    """Refuses to hold out what isn't a share."""
+    if not 0 <= fraction < 1:
+        raise InputError.of("partition.held_out", fraction, "a number in [0, 1)")
 
 
 def _sorted(parts: Iterable[Positions]) -> list[Positions]:

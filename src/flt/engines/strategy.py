@@ -106,7 +106,7 @@ class Strategy(Serial):
     def _cost(self, job: Job) -> int:
         """Tokens of a fit, or examples where they are all alike."""
         data, settings = self.clients[job.client].data[job.index], self.site.settings
-        size = len(data.train)
+        size = data.examples
         length = settings.steps * settings.accumulate if settings.steps else None
         batches = length or (settings.epochs or 1) * math.ceil(size / settings.batch_size)
         lengths = lengths_of(data.training_set)
