@@ -16,7 +16,7 @@ import psutil
 
 LIMIT = 300.0
 """Seconds that a contestant may take for its start or a round."""
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 class ContestantError(RuntimeError):

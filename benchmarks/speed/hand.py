@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import torch
-
 from benchmarks.speed import plain, workload
 from benchmarks.speed.protocol import Line
 

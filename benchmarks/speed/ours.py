@@ -3,8 +3,8 @@
     .venv/bin/python -m benchmarks.speed.ours WORKLOAD FOLDER --engine serial
     .venv/bin/python -m benchmarks.speed.ours WORKLOAD FOLDER --engine batched --set engine.jobs=5
 
-Only adapters and heads are federated by the recipe ``fedit``. Evaluation, logging and checkpoints are left out, as they
-are of every other contestant. With ``--whole`` nothing is left out, and the first round ends where flt says it does.
+Adapters and head are federated by the recipe ``fedit``. Evaluation, logging and checkpoints are left out, as they are
+of every other contestant; what flt counts in each round stays. With ``--whole`` nothing is left out.
 """
 
 from __future__ import annotations
@@ -24,9 +24,14 @@ from torch.utils.data import Dataset  # isort: skip
 import flt  # isort: skip
 from benchmarks.speed import plain, workload  # isort: skip
 from flt.callbacks.base import FedCallback  # isort: skip
+from flt.callbacks.checkpoint import Checkpoint  # isort: skip
+from flt.callbacks.evaluate import Evaluate  # isort: skip
+from flt.callbacks.loggers import Loggers  # isort: skip
+from flt.callbacks.metrics_csv import MetricsCsv  # isort: skip
 from flt.client import ClientModule, ClientSpec, JobData, Optimizer  # isort: skip
 from flt.federator import Federator  # isort: skip
 
+LEFT_OUT = (Evaluate, Checkpoint, Loggers, MetricsCsv)
 ENDLESS = 10**6
 """Rounds: the coordinator ends the run."""
 
@@ -50,7 +55,7 @@ class Gate(FedCallback):
 
     Args:
         line: To the coordinator.
-        whole: Leave the run's other callbacks where they are.
+        whole: Leave the run's callbacks that evaluate and write where they are.
     """
 
     def __init__(self, line: Line, whole: bool) -> None:
@@ -59,7 +64,7 @@ class Gate(FedCallback):
     def on_fit_start(self, federator: Federator) -> None:
         """Puts itself around the rounds: drawing the cohort, which comes before every hook, is part of them."""
         if not self.whole:
-            federator.callbacks = [self]
+            federator.callbacks = [its for its in federator.callbacks if not isinstance(its, LEFT_OUT)]
         run = federator._round
 
         def gated() -> None:
@@ -94,7 +99,7 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def clients(given: workload.Workload) -> list[ClientSpec]:
     """The workload's clients; nothing is held out, so nothing is evaluated."""
     tokens = Tokens(given.data)
-    shares = {i: given.share(i) for i in range(given.size.shares)}
+    shares = {i: workload.share(i, given.size) for i in range(given.size.shares)}
     return [
         ClientSpec(i, (JobData(tokens, shares[i % given.size.shares], shares[0][:0]),))
         for i in range(given.size.clients)

@@ -7,9 +7,8 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 
-from safetensors.torch import load_file
-
 from benchmarks.speed.contestant import Contestant, Round
+from safetensors.torch import load_file
 
 CHECKED = 2
 """Rounds before the timed ones, after which the weights are compared."""
@@ -75,27 +74,37 @@ def ratio(ones: Sequence[Round], others: Sequence[Round], measure: str) -> Ratio
     return Ratio(statistics.median(values), min(values), max(values), len(values), dropped, too_few)
 
 
-def compare(contestants: Mapping[str, Contestant], reference: str, rounds: int, seed: int = 0) -> Timed:
+def compare(contestants: Mapping[str, Contestant], reference: str, rounds: int) -> Timed:
     """Compares the weights of the first rounds with the reference's, then times rounds of all in turn.
 
     Args:
         contestants: Those that are ready.
         reference: Whose weights the others are compared with.
         rounds: Timed ones.
-        seed: Of the order within each round.
     """
     differences = dict.fromkeys(contestants, 0.0)
     for _ in range(CHECKED):
         weights = {name: contestant.round().weights for name, contestant in contestants.items()}
         for name, path in weights.items():
             differences[name] = max(differences[name], furthest(path, weights[reference]))
+    return Timed(run(contestants, rounds), differences)
+
+
+def run(contestants: Mapping[str, Contestant], rounds: int, seed: int = 0) -> dict[str, list[Round]]:
+    """Rounds of all in turn, each time in another order.
+
+    Args:
+        contestants: Those that are ready.
+        rounds: How many.
+        seed: Of the orders.
+    """
     order, shuffle = list(contestants), random.Random(seed)
     timed: dict[str, list[Round]] = {name: [] for name in contestants}
     for _ in range(rounds):
         shuffle.shuffle(order)
         for name in order:
             timed[name].append(contestants[name].round())
-    return Timed(timed, differences)
+    return timed
 
 
 def furthest(one: str, other: str) -> float:

