@@ -90,16 +90,21 @@ class Contestant:
 
     def round(self) -> Round:
         """Lets it run one round, and returns once it waits again."""
-        return self.first()[0]
-
-    def first(self) -> tuple[Round, float]:
-        """As :meth:`round`, with the seconds from the process' start to the round's end."""
         before = _busy()
         self.go()
         said = self._read("round")
-        since, foreign = time.perf_counter() - self.began, _busy() - before - said["cpu"]
+        foreign = _busy() - before - said["cpu"]
         self.ready()
-        return Round(said["wall"], said["cpu"], max(0.0, foreign), said["peak_mb"], said["weights"]), since
+        return Round(said["wall"], said["cpu"], foreign, said["peak_mb"], said["weights"])
+
+    def first(self) -> Round:
+        """Starts it and lets it run its first round: what it took from the process' start to the round's end."""
+        before = _busy()
+        self.start()
+        self.go()
+        said = self._read("round")
+        wall, cpu = time.perf_counter() - self.began, said["cpu_so_far"]
+        return Round(wall, cpu, _busy() - before - cpu, said["peak_mb"], said["weights"])
 
     def go(self) -> None:
         """Lets the next round begin, now or as soon as it is ready."""

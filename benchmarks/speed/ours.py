@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.speed.protocol import Line  # before what takes seconds to import
@@ -106,6 +106,24 @@ def clients(given: workload.Workload) -> list[ClientSpec]:
     ]
 
 
+def fit(given: workload.Workload, root: Path, callback: FedCallback, overrides: Sequence[str], rounds: int) -> None:
+    """Federates the workload.
+
+    Args:
+        given: The workload.
+        root: Of the runs.
+        callback: Sees the rounds.
+        overrides: Of the engine.
+        rounds: How many.
+    """
+    size = given.size
+    settings = [f"root={root}", "threads=1", f"local.steps={size.steps}", f"cohort.size={size.cohort}"]
+    flt.fit(
+        module(given), clients(given), "fedit", rounds, seed=given.seed, batch_size=size.batch, head=plain.HEAD,
+        callbacks=[callback], progress=False, overrides=[*settings, f"adapter.rank={size.rank}", *overrides],
+    )  # fmt: skip
+
+
 def main() -> None:
     """Runs rounds for as long as the coordinator asks for them."""
     parser = argparse.ArgumentParser()
@@ -116,15 +134,9 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true")
     asked = parser.parse_args()
     line = Line(asked.folder)
-    given = workload.load(asked.workload)
-    size = given.size
-    overrides = [f"engine={asked.engine}", f"root={asked.folder / 'runs'}", "threads=1", f"local.steps={size.steps}"]
-    overrides += [f"cohort.size={size.cohort}", f"adapter.rank={size.rank}", *asked.set]
+    overrides = [f"engine={asked.engine}", *asked.set]
     try:
-        flt.fit(
-            module(given), clients(given), "fedit", ENDLESS, seed=given.seed, batch_size=size.batch,
-            head=plain.HEAD, callbacks=[Gate(line, asked.whole)], progress=False, overrides=overrides,
-        )  # fmt: skip
+        fit(workload.load(asked.workload), asked.folder / "runs", Gate(line, asked.whole), overrides, ENDLESS)
     except ValueError as error:  # an engine that this version doesn't have
         line.say(missing=str(error))
 

@@ -2,7 +2,7 @@
 
     contestant: {"ready": 0}                      it waits, and does nothing meanwhile
     coordinator: go
-    contestant: {"round": 1, "wall": ..., "cpu": ..., "weights": "round-1.safetensors", "peak_mb": ...}
+    contestant: {"round": 1, "wall": ..., "cpu": ..., "cpu_so_far": ..., "weights": "round-1.safetensors", ...}
     contestant: {"ready": 1}                      ... until the coordinator closes the line
 
 A contestant that can't take part says {"missing": why} instead and ends.
@@ -59,12 +59,13 @@ class Line:
         path = self.folder / f"round-{self.rounds}.safetensors"
         save_file({name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}, path)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        self.say(round=self.rounds, wall=wall, cpu=cpu, weights=str(path), peak_mb=peak)
+        self.say(round=self.rounds, wall=wall, cpu=cpu, cpu_so_far=cpu_seconds(), weights=str(path), peak_mb=peak)
 
 
 def cpu_seconds() -> float:
     """CPU time of this process and of all that it started, in seconds."""
-    total = time.process_time()
+    ended = os.times()
+    total = time.process_time() + ended.children_user + ended.children_system
     for child in psutil.Process().children(recursive=True):
         try:
             times = child.cpu_times()

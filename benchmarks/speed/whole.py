@@ -26,16 +26,12 @@ def first_round(source: Path, folder: Path, pairs: int) -> Verdict:
         for name in sorted(taken, reverse=i % 2 == 1):
             its = cases.contestant(name, source, folder, ["--whole"], "serial" if name == "start" else "")
             try:
-                its.start()
-                its.go()
-                round, since = its.first()
+                taken[name].append(its.first())
             except (OSError, MissingError, ContestantError) as error:
                 return Verdict(*_missing(cases.FIRST_ROUND, f"{name}: {error}"))
             finally:
                 its.stop()
-            # what else ran is known of the round alone, not of the imports before it
-            taken[name].append(Round(since, round.cpu, 0.0))
-            weights.append(round.weights)
+            weights.append(taken[name][-1].weights)
         difference = max(difference, pairing.furthest(*weights))
     name, bound = cases.FIRST_ROUND
     seconds = pairing.Timed(taken, {})

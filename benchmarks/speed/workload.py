@@ -38,7 +38,7 @@ class Size:
         batch: Examples per step.
         length: Tokens per example, padded.
         rank: Of LoRA.
-        examples: Of a client.
+        examples: Of a client; a multiple of ``batch``.
         shares: Clients with examples of their own; the others hold the same ones again, which costs no memory.
         rounds: For how many the order of the batches is written down.
     """
