@@ -38,7 +38,7 @@ class Bench:
     """
 
     folder: Path
-    found: dict[str, Any] = dataclasses.field(default_factory=lambda: {"lines": []})
+    found: dict[str, Any] = dataclasses.field(default_factory=lambda: {"lines": {}})
     wrong: bool = False
 
     def size(self, name: str) -> None:
@@ -94,7 +94,7 @@ class Bench:
     def say(self, its: cases.Verdict) -> None:
         """Prints and keeps a line."""
         print(its, flush=True)
-        self.found["lines"].append(str(its))
+        self.found["lines"][its.name] = str(its)
         self.wrong |= its.wrong
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.results.worker import hardware, versions
 from benchmarks.speed import curves, limits
-from benchmarks.speed.cases import ROOT
+from benchmarks.speed.cases import PEERS, ROOT
 
 DOCS = ROOT / "docs"
 BEGIN, END = "<!-- made by make bench: {} -->", "<!-- end of {} -->"
@@ -25,10 +25,12 @@ def publish(found: dict[str, Any], folder: Path = DOCS) -> None:
     """
     path, data = folder / "performance.md", folder / "performance.json"
     kept = json.loads(data.read_text()) if data.exists() else {}
-    made = {"command": "make bench BENCHARGS=--publish", "hardware": hardware(), "versions": versions()}
-    data.write_text(json.dumps({**kept, **{key: its for key, its in found.items() if its}, **made}, indent=1) + "\n")
+    made = {"command": "make bench BENCHARGS=--publish", "hardware": hardware(), "versions": {**versions(), **peers()}}
+    lines = {**kept.get("lines", {}), **found.get("lines", {})}
+    known = {**kept, **{key: its for key, its in found.items() if its}, "lines": lines, **made}
+    data.write_text(json.dumps(known, indent=1) + "\n")
     text = path.read_text()
-    for name, body in sections(json.loads(data.read_text())).items():
+    for name, body in sections(known).items():
         text = between(text, name, body)
     path.write_text(text)
     if found.get("curves"):
@@ -40,7 +42,7 @@ def sections(found: dict[str, Any]) -> dict[str, str]:
     made = ", ".join(f"{name} {its}" for name, its in found["versions"].items())
     parts = {"made": f"`{found['command']}`, {found['hardware']}; {made}."}
     if found.get("lines"):
-        parts["ratios"] = "\n".join(["```", *found["lines"], "```"])
+        parts["ratios"] = "\n".join(["```", *found["lines"].values(), "```"])
     for size in ("tiny", "minilm"):
         if size in found:
             rows = [(LABELS.get(n, n), f"{wall:.2f}", f"{cpu:.2f}", f"{d:.1e}") for n, wall, cpu, d in found[size]]
@@ -53,6 +55,13 @@ def sections(found: dict[str, Any]) -> dict[str, str]:
         heads = tuple(found["gpu"][0])
         parts["gpu"] = table(heads, [[_short(its) for its in row.values()] for row in found["gpu"]])
     return parts
+
+
+def peers() -> dict[str, str]:
+    """What the peers' environments pin that decides how fast they are."""
+    pins = [line for name in PEERS for line in (ROOT / "benchmarks" / "speed" / f"{name}.txt").read_text().split()]
+    found = dict(pin.split("==") for pin in pins)
+    return {name: found[name] for name in ("flwr", "ray", "pfl")}
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

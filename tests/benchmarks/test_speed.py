@@ -209,13 +209,13 @@ def test_the_page_gets_what_was_measured_and_keeps_the_rest(tmp_path: Path) -> N
         f"<!-- made by make bench: {it} -->\nold\n<!-- end of {it} -->" for it in ("made", "ratios", "tiny")
     )
     (tmp_path / "performance.md").write_text(f"prose\n{marks}\nmore prose\n")
-    page.publish({"lines": ["a line"], "curves": []}, tmp_path)
+    page.publish({"lines": {"a": "a line"}, "curves": []}, tmp_path)
     text = (tmp_path / "performance.md").read_text()
     assert text.startswith("prose\n")
     assert "```\na line\n```" in text
     assert text.count("old") == 1
     page.publish({"tiny": [["hand", 1.0, 2.0, 0.0]]}, tmp_path)
-    assert json.loads((tmp_path / "performance.json").read_text())["lines"] == ["a line"]
+    assert json.loads((tmp_path / "performance.json").read_text())["lines"] == {"a": "a line"}
     assert "| hand-written loop | 1.00 | 2.00 | 0.0e+00 |" in (tmp_path / "performance.md").read_text()
 
 
