@@ -19,6 +19,7 @@ from benchmarks.speed.protocol import Line  # before what takes seconds to impor
 import torch  # isort: skip
 from peft import LoraConfig, inject_adapter_in_model  # isort: skip
 from torch import Tensor, nn  # isort: skip
+from torch import distributed as dist  # isort: skip
 from torch.utils.data import Dataset  # isort: skip
 
 import flt  # isort: skip
@@ -50,30 +51,29 @@ class Tokens(Dataset):
         return {"input_ids": data["ids"][i], "attention_mask": data["mask"][i], "labels": data["labels"][i]}
 
 
-class Gate(FedCallback):
-    """Lets a round begin when the coordinator says so.
+def gate(line: Line, whole: bool) -> None:
+    """Lets every round of this process begin when the coordinator says so, the drawing of its cohort included.
 
     Args:
         line: To the coordinator.
         whole: Leave the run's callbacks that evaluate and write where they are.
     """
+    run = Federator._round  # no hook lies before the drawing of a cohort, and the later processes of a run have none
 
-    def __init__(self, line: Line, whole: bool) -> None:
-        self.line, self.whole = line, whole
-
-    def on_fit_start(self, federator: Federator) -> None:
-        """Puts itself around the rounds: drawing the cohort, which comes before every hook, is part of them."""
-        if not self.whole:
+    def gated(federator: Federator) -> None:
+        several = dist.is_initialized()
+        first = not several or dist.get_rank() == 0
+        if not (whole or federator.history):
             federator.callbacks = [its for its in federator.callbacks if not isinstance(its, LEFT_OUT)]
-        run = federator._round
+        if first and not line.begin():
+            os._exit(0)  # not through flt's own end of a run, which exports
+        if several:
+            dist.barrier()  # else the others would do their share of the round before its clock runs
+        run(federator)
+        if first:
+            line.end(by_plain_names(federator.state.groups[federator.state.home].weights))
 
-        def gated() -> None:
-            if not self.line.begin():
-                os._exit(0)  # not through flt's own end of a run, which exports
-            run()
-            self.line.end(by_plain_names(federator.state.groups[federator.state.home].weights))
-
-        federator._round = gated  # type: ignore[method-assign]  # no hook lies before the drawing of the cohort
+    Federator._round = gated  # type: ignore[method-assign]  # as above
 
 
 def by_plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,21 +106,23 @@ def clients(given: workload.Workload) -> list[ClientSpec]:
     ]
 
 
-def fit(given: workload.Workload, root: Path, callback: FedCallback, overrides: Sequence[str], rounds: int) -> None:
+def fit(
+    given: workload.Workload, root: Path, overrides: Sequence[str], rounds: int, callbacks: Sequence[FedCallback] = ()
+) -> None:
     """Federates the workload.
 
     Args:
         given: The workload.
         root: Of the runs.
-        callback: Sees the rounds.
         overrides: Of the engine.
         rounds: How many.
+        callbacks: See the rounds.
     """
     size = given.size
     settings = [f"root={root}", "threads=1", f"local.steps={size.steps}", f"cohort.size={size.cohort}"]
     flt.fit(
         module(given), clients(given), "fedit", rounds, seed=given.seed, batch_size=size.batch, head=plain.HEAD,
-        callbacks=[callback], progress=False, overrides=[*settings, f"adapter.rank={size.rank}", *overrides],
+        callbacks=callbacks, progress=False, overrides=[*settings, f"adapter.rank={size.rank}", *overrides],
     )  # fmt: skip
 
 
@@ -135,8 +137,9 @@ def main() -> None:
     asked = parser.parse_args()
     line = Line(asked.folder)
     overrides = [f"engine={asked.engine}", *asked.set]
+    gate(line, asked.whole)
     try:
-        fit(workload.load(asked.workload), asked.folder / "runs", Gate(line, asked.whole), overrides, ENDLESS)
+        fit(workload.load(asked.workload), asked.folder / "runs", overrides, ENDLESS)
     except ValueError as error:  # an engine that this version doesn't have
         line.say(missing=str(error))
 

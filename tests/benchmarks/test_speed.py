@@ -232,7 +232,7 @@ def test_what_flt_trains_has_the_bits_of_the_plain_loop(made: Path, tmp_path: Pa
         def on_round_end(self, federator: Federator) -> None:
             found.append(ours.by_plain_names(federator.state.groups[0].weights))
 
-    ours.fit(given, tmp_path, Seen(), ["checkpoint.keep=1"], 2)
+    ours.fit(given, tmp_path, ["engine=serial"], 2, [Seen()])
     for round in range(2):
         updates = []
         for order in given.order[round]:
