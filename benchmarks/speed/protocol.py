@@ -58,8 +58,18 @@ class Line:
         self.rounds += 1
         path = self.folder / f"round-{self.rounds}.safetensors"
         save_file({name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}, path)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        self.say(round=self.rounds, wall=wall, cpu=cpu, cpu_so_far=cpu_seconds(), weights=str(path), peak_mb=peak)
+        said = {"cpu_so_far": cpu_seconds(), "weights": str(path), "peak_mb": peak_mb()}
+        self.say(round=self.rounds, wall=wall, cpu=cpu, **said)
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # not ru_maxrss where there is a choice: on Linux a process inherits that of the one that started it
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def cpu_seconds() -> float:

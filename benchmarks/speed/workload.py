@@ -188,6 +188,8 @@ def _minilm(size: Size) -> tuple[dict[str, Any], int, dict[str, Tensor], dict[st
     """The published encoder with a fresh head, on posts of 20 Newsgroups, cut and padded to one length."""
     import pandas
 
+    transformers.utils.logging.set_verbosity_error()  # the head is fresh: it needn't say so
+    transformers.utils.logging.disable_progress_bar()
     folder = str(files(MINILM) / "model")
     config = transformers.AutoConfig.from_pretrained(folder).to_diff_dict()
     config = {key: value for key, value in config.items() if not isinstance(value, dict)} | NO_DROPOUT

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.speed import cases, ours, page, pairing, plain, workload
+from benchmarks.speed import cases, curves, ours, page, pairing, plain, workload
 from benchmarks.speed.cases import Target, Verdict
 from benchmarks.speed.contestant import Contestant, ContestantError, MissingError, Round
 from benchmarks.speed.pairing import Ratio, Timed
@@ -217,6 +218,19 @@ def test_the_page_gets_what_was_measured_and_keeps_the_rest(tmp_path: Path) -> N
     page.publish({"tiny": [["hand", 1.0, 2.0, 0.0]]}, tmp_path)
     assert json.loads((tmp_path / "performance.json").read_text())["lines"] == {"a": "a line"}
     assert "| hand-written loop | 1.00 | 2.00 | 0.0e+00 |" in (tmp_path / "performance.md").read_text()
+
+
+def test_the_curves_are_drawn(tmp_path: Path) -> None:
+    points = [
+        dataclasses.asdict(curves.Point(curve, at, "serial", 1.0, 1.0, 300.0, 0.0))
+        for curve, places in curves.CURVES.items()
+        for at in places
+    ]
+    page.draw(points, tmp_path / "its.png")
+    assert (tmp_path / "its.png").read_bytes().startswith(b"\x89PNG")
+    assert (
+        page.sections({"command": "", "hardware": "", "versions": {}, "curves": points})["curves"].count("10,000") == 1
+    )
 
 
 # ---------------------------------------------------------------------------------------------- flt and the plain loop
