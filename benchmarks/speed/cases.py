@@ -1,0 +1,169 @@
+"""Who takes part, and which ratios are bounded."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.speed.contestant import Contestant, ContestantError, MissingError
+from benchmarks.speed.pairing import TOLERANCE, Ratio, Timed
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = "hand"
+OURS = {
+    "serial": ["--engine", "serial"],
+    "batched": ["--engine", "batched"],
+    "two": ["--engine", "strategy", "--set", "devices=2"],
+}
+"""flt's engines; ``two``: the serial one in two processes of one thread each."""
+PEERS = {"flower": "benchmarks.speed.flower", "pfl": "benchmarks.speed.peer_pfl"}
+"""In the order of the tables; each in .bench/<name>, its own environment."""
+ONE_PROCESS = ("serial", "batched")
+EVERYBODY = (REFERENCE, *OURS, *PEERS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A bounded ratio of two contestants.
+
+    Attributes:
+        name: As it is printed.
+        size: Of the workload.
+        ones: The numerator: the fastest of these.
+        other: The denominator.
+        measure: ``cpu`` or ``wall``.
+        bound: Of the ratio.
+    """
+
+    name: str
+    size: str
+    ones: tuple[str, ...]
+    other: str
+    measure: str
+    bound: float
+
+
+TARGETS = (
+    Target("serial/loop tiny cpu", "tiny", ("serial",), REFERENCE, "cpu", 1.08),
+    Target("batched/loop tiny cpu", "tiny", ("batched",), REFERENCE, "cpu", 0.95),
+    Target("two/one tiny wall", "tiny", ("two",), "serial", "wall", 0.56),
+    Target("two/one minilm wall", "minilm", ("two",), "serial", "wall", 0.56),
+    Target("best/flower tiny wall", "tiny", tuple(OURS), "flower", "wall", 0.85),
+    Target("best/flower minilm wall", "minilm", tuple(OURS), "flower", "wall", 0.85),
+    Target("best/pfl tiny wall", "tiny", ONE_PROCESS, "pfl", "wall", 0.90),
+    Target("best/pfl minilm wall", "minilm", ONE_PROCESS, "pfl", "wall", 0.90),
+)
+FIRST_ROUND = ("start/flower tiny wall", 0.75)
+ROUND_OF_MANY, MEMORY_OF_MANY = ("10000/10 round wall", 1.10), ("10000/10 peak memory", 1.10)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """One line of the table.
+
+    Attributes:
+        name: Of the ratio.
+        ratio: None where a contestant is missing.
+        bound: Of the ratio.
+        difference: Largest difference of the weights; None where none were compared.
+        said: Why it is missing, or which engine was the fastest.
+    """
+
+    name: str
+    ratio: Ratio | None
+    bound: float
+    difference: float | None = None
+    said: str = ""
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the weights differ: then the times compare nothing."""
+        return self.difference is not None and not self.difference < TOLERANCE
+
+    @property
+    def word(self) -> str:
+        """``ok``, ``OVER``, ``WRONG`` or ``missing``."""
+        if self.wrong:
+            return "WRONG"
+        if self.ratio is None:
+            return "missing"
+        return "ok" if self.ratio.value <= self.bound else "OVER"
+
+    def __str__(self) -> str:
+        weights = "-" if self.difference is None else f"{self.difference:.1e}"
+        if self.ratio is None:
+            return f"{self.name:<24} {'-':>6} {self.bound:.2f} {self.word:<7} {weights:>7}  {self.said}"
+        ratio = self.ratio
+        dropped = f"{ratio.dropped} dropped" if not ratio.disturbed else "disturbed"
+        spread = f"{ratio.low:.3f} to {ratio.high:.3f}, {ratio.pairs} pairs, {dropped}"
+        figures = f"{ratio.value:6.3f} {self.bound:.2f} {self.word:<7} {weights:>7}"
+        return f"{self.name:<24} {figures}  {self.said} ({spread})"
+
+
+def verdict(target: Target, timed: Timed, why: dict[str, str]) -> Verdict:
+    """The line of a target.
+
+    Args:
+        target: Which.
+        timed: The size's rounds.
+        why: Contestant -> why it is missing.
+    """
+    one = timed.fastest(target.ones)
+    absent = [name for name in (*target.ones, target.other) if name not in timed.rounds]
+    if one is None or target.other in absent:
+        said = "; ".join(dict.fromkeys(f"{name}: {why.get(name, 'not asked')}" for name in absent))
+        return Verdict(target.name, None, target.bound, None, said)
+    difference = max(timed.differences[one], timed.differences[target.other])
+    said = f"{one}, without {', '.join(absent)}" if absent else one
+    return Verdict(target.name, timed.ratio(one, target.other, target.measure), target.bound, difference, said)
+
+
+def contestant(name: str, workload: Path, folder: Path, extra: Sequence[str] = (), engine: str = "") -> Contestant:
+    """One of ``EVERYBODY``, or flt under another name.
+
+    Args:
+        name: In the tables; names its files.
+        workload: The workload's folder.
+        folder: Where weights and logs go.
+        extra: Arguments of flt's.
+        engine: flt's engine, where the name isn't one.
+    """
+    own, where = engine or name, [str(workload), str(folder / name)]
+    if own in PEERS:
+        command = [str(ROOT / ".bench" / own / "bin" / "python"), "-m", PEERS[own], *where]
+    elif own == REFERENCE:
+        command = [sys.executable, "-m", "benchmarks.speed.hand", *where]
+    else:
+        command = [sys.executable, "-m", "benchmarks.speed.ours", *where, *OURS[own], *extra]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return Contestant(name, command, folder / f"{name}.log", {"PYTHONPATH": path})
+
+
+@contextlib.contextmanager
+def started(contestants: Sequence[Contestant], why: dict[str, str]) -> Iterator[dict[str, Contestant]]:
+    """Those that are ready, by name, one started after the other; ends them afterwards.
+
+    Args:
+        contestants: To start.
+        why: Gets the reasons of those that can't take part.
+    """
+    there: dict[str, Contestant] = {}
+    try:
+        for its in contestants:
+            try:
+                its.start()
+                there[its.name] = its
+                its.ready()
+            except (OSError, MissingError, ContestantError) as error:
+                why[its.name] = str(error) if isinstance(error, ContestantError) else f"missing: {error}"
+                if its.name in there:
+                    there.pop(its.name).stop()
+        yield there
+    finally:
+        for its in there.values():
+            its.stop()

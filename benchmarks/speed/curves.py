@@ -1,0 +1,65 @@
+"""Cost against the size of the cohort, the number of clients, and the rank: one changes, the rest is the tiny size."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.speed import cases, pairing, workload
+
+STEPS = 2
+"""Fewer than elsewhere: what a client costs beside its steps is what these curves are about."""
+ENGINES = (cases.REFERENCE, *cases.ONE_PROCESS)
+CURVES = {"cohort": (10, 30, 100), "clients": (10, 100, 1000, 10_000), "rank": (2, 8, 32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One contestant at one place of a curve.
+
+    Attributes:
+        curve: What changes.
+        at: Its value.
+        name: The contestant.
+        wall: Median seconds of a round.
+        cpu: Median CPU seconds of a round.
+        peak_mb: Largest resident memory.
+        difference: Largest difference of its weights to the loop's.
+    """
+
+    curve: str
+    at: int
+    name: str
+    wall: float
+    cpu: float
+    peak_mb: float
+    difference: float
+
+
+def sizes(rounds: int) -> Iterator[tuple[str, int, workload.Size]]:
+    """Curve, value and size of each place; a size that several curves share is measured once for each."""
+    base = workload.Size(steps=STEPS, rounds=rounds + pairing.CHECKED)
+    for at in CURVES["cohort"]:
+        yield "cohort", at, dataclasses.replace(base, clients=at, cohort=at)
+    for at in CURVES["clients"]:
+        yield "clients", at, dataclasses.replace(base, clients=at)
+    for at in CURVES["rank"]:
+        yield "rank", at, dataclasses.replace(base, rank=at)
+
+
+def measure(folder: Path, rounds: int) -> Iterator[Point]:
+    """All points of all curves, as soon as they are there.
+
+    Args:
+        folder: Of workloads, logs and weights.
+        rounds: Timed ones, at each place.
+    """
+    for curve, at, size in sizes(rounds):
+        where = folder / f"{curve}-{at}"
+        source = workload.make(where, size)
+        with cases.started([cases.contestant(name, source, where) for name in ENGINES], {}) as there:
+            timed = pairing.compare(there, cases.REFERENCE, rounds)
+        for name, ran in timed.rounds.items():
+            times = timed.median(name, "wall"), timed.median(name, "cpu")
+            yield Point(curve, at, name, *times, ran[-1].peak_mb, timed.differences[name])

@@ -1,0 +1,115 @@
+"""Paired rounds: all contestants run each round in turn, and ratios are taken within a round, never across."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+
+from benchmarks.speed.contestant import Contestant, Round
+from safetensors.torch import load_file
+
+CHECKED = 2
+"""Rounds before the timed ones, after which the weights are compared."""
+FEWEST = 3
+"""Undisturbed pairs, below which the disturbed ones are used too, and the table says so."""
+TOLERANCE = 1e-5
+"""Largest difference of two contestants' weights after the checked rounds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """The median of paired rounds.
+
+    Attributes:
+        value: The median.
+        low: Least.
+        high: Greatest.
+        pairs: Of how many pairs.
+        dropped: Disturbed pairs that were left out.
+        disturbed: Whether too few were undisturbed, so that all were taken.
+    """
+
+    value: float
+    low: float
+    high: float
+    pairs: int
+    dropped: int
+    disturbed: bool
+
+
+@dataclasses.dataclass
+class Timed:
+    """What came out of a size.
+
+    Attributes:
+        rounds: Contestant -> its timed rounds, in step.
+        differences: Contestant -> largest difference of its weights to the reference's in the checked rounds.
+    """
+
+    rounds: dict[str, list[Round]]
+    differences: dict[str, float]
+
+    def ratio(self, one: str, other: str, measure: str) -> Ratio:
+        """Of ``wall`` or ``cpu``."""
+        return ratio(self.rounds[one], self.rounds[other], measure)
+
+    def median(self, name: str, measure: str) -> float:
+        """A contestant's median, in seconds."""
+        return statistics.median(getattr(round, measure) for round in self.rounds[name])
+
+    def fastest(self, names: Sequence[str]) -> str | None:
+        """The contestant with the least median wall time, of those that ran."""
+        return min((n for n in names if n in self.rounds), key=lambda n: self.median(n, "wall"), default=None)
+
+
+def ratio(ones: Sequence[Round], others: Sequence[Round], measure: str) -> Ratio:
+    """The median ratio of paired rounds, without the disturbed pairs."""
+    pairs = list(zip(ones, others, strict=True))
+    calm = [(one, other) for one, other in pairs if not (one.disturbed or other.disturbed)]
+    too_few = len(calm) < FEWEST
+    values = [getattr(one, measure) / getattr(other, measure) for one, other in (pairs if too_few else calm)]
+    dropped = 0 if too_few else len(pairs) - len(calm)
+    return Ratio(statistics.median(values), min(values), max(values), len(values), dropped, too_few)
+
+
+def compare(contestants: Mapping[str, Contestant], reference: str, rounds: int) -> Timed:
+    """Compares the weights of the first rounds with the reference's, then times rounds of all in turn.
+
+    Args:
+        contestants: Those that are ready.
+        reference: Whose weights the others are compared with.
+        rounds: Timed ones.
+    """
+    differences = dict.fromkeys(contestants, 0.0)
+    for _ in range(CHECKED):
+        weights = {name: contestant.round().weights for name, contestant in contestants.items()}
+        for name, path in weights.items():
+            differences[name] = max(differences[name], furthest(path, weights[reference]))
+    return Timed(run(contestants, rounds), differences)
+
+
+def run(contestants: Mapping[str, Contestant], rounds: int, seed: int = 0) -> dict[str, list[Round]]:
+    """Rounds of all in turn, each time in another order.
+
+    Args:
+        contestants: Those that are ready.
+        rounds: How many.
+        seed: Of the orders.
+    """
+    order, shuffle = list(contestants), random.Random(seed)
+    timed: dict[str, list[Round]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        shuffle.shuffle(order)
+        for name in order:
+            timed[name].append(contestants[name].round())
+    return timed
+
+
+def furthest(one: str, other: str) -> float:
+    """The largest difference between the entries of two files of weights; infinite where they hold other tensors."""
+    ours, theirs = load_file(one), load_file(other)
+    if {name: t.shape for name, t in ours.items()} != {name: t.shape for name, t in theirs.items()}:
+        return float("inf")
+    return max(float((tensor - theirs[name]).abs().max()) for name, tensor in ours.items())
