@@ -1,0 +1,190 @@
+"""A cohort shared over processes: the bits of one process, whatever their number, and one error for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forked import forked
+from slowly import mostly_slowly
+from test_invariance import everything, mixed
+from test_trivial_cases import METHODS
+from toys import Sent, toy_clients, toy_federator
+
+from flt.arrivals import Arrivals
+from flt.callbacks.communication import Communication
+from flt.callbacks.precision import Precision
+from flt.client_states import ClientStates
+from flt.engines.processes import Processes
+from flt.engines.serial import Serial, Task
+from flt.engines.strategy import Strategy, shares
+from flt.errors import InputError
+from flt.federator import Federator
+from flt.recipe import Recipe
+from flt.rules.mean import Mean
+from flt.rules.scaffold import Scaffold
+from flt.rules.stacking import Stacking
+
+QUICK = ["scaffold", "flora", "haflq channel", "fl_tac, unlocked", "everything"]
+COUNTED = ("comm/bytes_up", "comm/bytes_down", "comm/params_up", "comm/bits_mean", "comm/pairs_dropped")
+
+
+def shared(name: str, folder: Path, processes: Processes) -> Federator:
+    """A federation of one of the methods, in one of its processes."""
+    recipe, settings = METHODS[name]
+    federator = toy_federator(recipe, **{**settings, **mixed()})
+    federator.callbacks = [Communication(), Precision()]
+    federator.client_states = ClientStates(folder)
+    federator.engine = Strategy(federator.engine, processes)
+    federator.fit()
+    return federator
+
+
+def bits(name: str, folder: Path, processes: Processes) -> tuple[list[bytes], list[dict[str, float]], int]:
+    federator = shared(name, folder, processes)
+    figures = [{key: of_round[key] for key in COUNTED if key in of_round} for of_round in federator.history]
+    return everything(federator), figures, len(federator.share)
+
+
+@pytest.mark.parametrize("name", mostly_slowly(METHODS, QUICK))
+def test_any_number_of_processes_has_the_bits_and_the_counts_of_one(name: str, tmp_path: Path) -> None:
+    expected, counted, jobs = bits(name, tmp_path / "1", Processes())
+    for size in (2, 4):
+        found = forked(functools.partial(bits, name, tmp_path / str(size)), size, tmp_path)
+        assert [its[:2] for its in found] == [(expected, counted)] * size
+        assert sum(its[2] for its in found) == jobs
+        assert max(its[2] for its in found) < jobs
+
+
+def test_one_process_has_the_bits_of_the_serial_engine(tmp_path: Path) -> None:
+    serial = toy_federator(METHODS["everything"][0], **{**METHODS["everything"][1], **mixed()})
+    serial.fit()
+    assert bits("everything", tmp_path, Processes())[0] == everything(serial)
+
+
+@pytest.mark.parametrize("costs", [{0: 3, 1: 3, 2: 3, 3: 3}, {0: 1, 1: 9, 2: 4, 3: 4}, {5: 0}, {}])
+def test_each_client_is_in_one_share_and_the_longest_is_not_more_than_a_third_above_the_best(
+    costs: dict[int, int],
+) -> None:
+    for processes in (1, 2, 3):
+        dealt = shares(costs, processes)
+        assert sorted(client for its in dealt for client in its) == sorted(costs)
+        loads = [sum(costs[client] for client in its) for its in dealt]
+        best = min(
+            max(sum(cost for cost, at in zip(costs.values(), chosen, strict=True) if at == p) for p in range(processes))
+            for chosen in itertools.product(range(processes), repeat=len(costs))
+        )
+        assert max(loads) <= 4 / 3 * best  # Graham 1969
+
+
+def test_a_longer_fit_is_begun_before_a_shorter_one_is_shared() -> None:
+    assert shares({0: 1, 1: 2, 2: 9}, 2) == [[2], [1, 0]]
+
+
+class Failing(Serial):
+    """An engine in which one client's fit can't be done."""
+
+    error: Exception
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Any]:
+        for task, out in zip(tasks := list(tasks), super().run(tasks), strict=True):
+            if task.payload.job[0] == 2:
+                raise self.error
+            yield out
+
+
+def failing(error: Exception, processes: Processes) -> str:
+    federator = toy_federator(Recipe(Mean()), rounds=2)
+    inside = Failing(federator.engine.site, federator.clients)
+    inside.error = error
+    federator.engine = Strategy(inside, processes)
+    try:
+        federator.fit()
+    except Exception as raised:
+        return f"{processes.rank} {type(raised).__name__}: {raised}"
+    return "went on"
+
+
+def test_a_mistake_that_one_process_finds_is_raised_in_all_of_them(tmp_path: Path) -> None:
+    found = forked(functools.partial(failing, InputError("a line")), 2, tmp_path)
+    assert found == ["0 InputError: a line", "1 InputError: a line"]
+
+
+def test_a_failure_of_one_process_ends_the_others_and_is_named(tmp_path: Path) -> None:
+    found = forked(functools.partial(failing, MemoryError("none left")), 2, tmp_path)
+    assert sorted(line[2:] for line in found) == [
+        "MemoryError: none left",
+        f"PeerFailedError: process {[line[2:4] for line in found].index('Me')}: MemoryError: none left",
+    ]
+
+
+def stopping(processes: Processes) -> int:
+    federator = toy_federator(rounds=5)
+
+    class Stop(Sent):
+        def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
+            federator.should_stop = federator.round == 2
+
+    federator.callbacks = [Stop()] if processes.is_first else []
+    federator.engine = Strategy(federator.engine, processes)
+    return federator.fit().rounds
+
+
+def test_what_the_first_process_decides_stops_all(tmp_path: Path) -> None:
+    assert forked(stopping, 2, tmp_path) == [2, 2]
+
+
+def larger(processes: Processes) -> str:
+    """Sums that fit in each process, and not together."""
+    federator = toy_federator(Recipe(Mean("uniform")), toy_clients(2))
+    federator.cohort = federator._draw()
+    arrivals = Arrivals(federator.server, federator.state, federator.cohort)
+    engine = Strategy(federator.engine, processes)
+    federator.share = engine.share(federator.cohort)
+    for update in federator._sent():
+        tensors = {name: torch.full_like(tensor, 2.0**37) for name, tensor in update.tensors.items()}
+        arrivals.take(dataclasses.replace(update, tensors=tensors))
+    try:
+        engine.exchange(arrivals, federator.counts, federator.client_states)
+    except InputError as error:
+        return str(error)
+    return "went on"
+
+
+def test_sums_that_are_too_large_together_are_refused(tmp_path: Path) -> None:
+    for line in forked(larger, 2, tmp_path):
+        assert line.startswith("updates=exact sum of 2 terms: ")
+        assert line.endswith("allowed is smaller numbers; lower local.lr")
+
+
+def halves(recipe: Recipe, folder: Path, processes: Processes) -> list[bytes]:
+    """One round in this process alone, then two more by all."""
+    first = toy_federator(recipe, optimizer="sgd")
+    if processes.is_first:
+        first.client_states = ClientStates(folder)
+        first.fit()
+    processes.first(str)
+    rest = toy_federator(recipe, rounds=3, optimizer="sgd")
+    if not processes.is_first:
+        first.fit()
+    rest.state, rest.client_states = first.state, ClientStates(folder)
+    files = {(client, 0): f"clients/{client}_0_0001.safetensors" for client in range(3)}
+    if isinstance(recipe.rule, Scaffold):
+        rest.client_states.load(files, dict.fromkeys(files.values(), ""))
+    rest.engine = Strategy(rest.engine, processes)
+    rest.fit()
+    return everything(rest)
+
+
+@pytest.mark.parametrize("rule", [Scaffold(), Stacking()], ids=["sums", "lists"])
+def test_processes_go_on_where_one_alone_has_stopped(rule: Any, tmp_path: Path) -> None:
+    whole = toy_federator(Recipe(rule), rounds=3, optimizer="sgd")
+    whole.fit()
+    found = forked(functools.partial(halves, Recipe(rule), tmp_path / "states"), 2, tmp_path)
+    assert found == [everything(whole)] * 2

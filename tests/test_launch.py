@@ -1,0 +1,111 @@
+"""Processes that Lightning launches for the command line: on one machine, on two nodes, and what refuses them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flt import build
+from flt.config import load_config
+from flt.errors import InputError
+from flt.launch import launched
+
+SHORT = ["algo=hafl", "rounds=2", "clients=4", "local.steps=2", "eval.examples=20", "eval.client_examples=4"]
+LIMIT = 300
+"""Seconds."""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["devices=2"], "devices=2: engine=strategy uses several; allowed is 1 with engine=serial"),
+        (["engine=strategy", "devices=0"], "devices=0: allowed is an integer from 1 to "),
+        (["engine=strategy", "engine.strategy=dp"], "engine.strategy=dp: allowed is ddp, ddp_spawn"),
+        (["engine=strategy", "engine.nodes=0"], "engine.nodes=0: allowed is an integer >= 1"),
+    ],
+)
+def test_what_cannot_be_launched_is_refused_in_a_line(overrides: list[str], line: str) -> None:
+    with pytest.raises(InputError) as raised:
+        launched(load_config(overrides), lambda processes: None)
+    assert str(raised.value).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("engine", "line"),
+    [
+        ({"name": "parallel"}, "engine=parallel: allowed is "),
+        ({"name": "strategy", "inside": "strategy"}, "engine.inside=strategy: allowed is "),
+        ({"name": "serial", "jobs": 3}, "engine.jobs=3: "),
+    ],
+)
+def test_settings_that_an_engine_does_not_have_are_refused(engine: dict[str, object], line: str) -> None:
+    with pytest.raises(InputError) as raised:
+        build.engine_settings(dataclasses.replace(load_config([]), engine=engine))
+    assert str(raised.value).startswith(line)
+
+
+def flt(folder: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flt", "train", *SHORT, *overrides],
+        cwd=folder, env={**os.environ, **environment}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def ended(*runs: subprocess.Popen[str]) -> list[str]:
+    """What the runs printed, once they have all ended well."""
+    printed = [run.communicate(timeout=LIMIT)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0] * len(runs), printed
+    return printed
+
+
+def bits(folder: Path, name: str) -> dict[str, bytes]:
+    """The adapter and the server's last state of a run."""
+    (run,) = (folder / "lightning_logs" / name).glob("version_*")
+    return {
+        "adapter": (run / "adapter" / "adapter_model.safetensors").read_bytes(),
+        "checkpoint": (run / "checkpoints" / "round_0002.json").read_bytes()
+        and (run / "metrics.csv").read_bytes()[:20],
+    }
+
+
+@pytest.mark.slow
+def test_processes_of_one_machine_have_the_bits_of_serial_and_one_of_them_speaks(tmp_path: Path) -> None:
+    (plain,) = ended(flt(tmp_path, "name=plain"))
+    for strategy in ("ddp", "ddp_spawn"):
+        options = ["engine=strategy", "devices=2", f"engine.strategy={strategy}", f"name={strategy}"]
+        (printed,) = ended(flt(tmp_path, *options))
+        assert bits(tmp_path, strategy) == bits(tmp_path, "plain")
+        assert len(printed.splitlines()) == len(plain.splitlines())
+        assert printed.count("round 2/2") == 1
+
+
+@pytest.mark.slow
+def test_two_nodes_share_a_cohort_over_loopback(tmp_path: Path) -> None:
+    ended(flt(tmp_path, "name=plain"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = ["engine=strategy", "engine.nodes=2", "devices=1", "name=nodes"]
+    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    nodes = [flt(tmp_path, *options, **there, NODE_RANK=str(rank)) for rank in range(2)]
+    first, second = ended(*nodes)
+    assert bits(tmp_path, "nodes") == bits(tmp_path, "plain")
+    assert "round 2/2" in first
+    assert second == ""
+
+
+@pytest.mark.slow
+def test_a_mistake_is_one_line_and_exit_code_2_with_several_processes_too(tmp_path: Path) -> None:
+    run = flt(tmp_path, "engine=strategy", "devices=2", "local.lr=1e30", "name=high")
+    printed = run.communicate(timeout=LIMIT)[0]
+    assert run.returncode == 2
+    assert [line for line in printed.splitlines() if line.startswith("error: ")] == [printed.splitlines()[-1]]
+    assert "Traceback" not in printed
+    assert not (tmp_path / "lightning_logs" / "high").exists()
