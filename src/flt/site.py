@@ -203,14 +203,13 @@ class Site:
                 logger=loggers or False,
                 callbacks=callbacks,
                 gradient_clip_val=self.settings.clip,
-                accumulate_grad_batches=self.settings.accumulate,
                 enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
                 log_every_n_steps=1 if loggers else None,  # fits are shorter than Lightning's interval of 50
                 default_root_dir=self.root,
-                **length,  # type: ignore[arg-type]  # max_steps and max_epochs
+                **{"accumulate_grad_batches": self.settings.accumulate, **length},  # type: ignore[arg-type]  # integers
             )
 
     def loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
