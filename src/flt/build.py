@@ -11,7 +11,8 @@ from flt.adapters import c2a, houlsby, lora, none
 from flt.client import ClientSpec
 from flt.compression.methods import Channel, NoCompression, Quantised
 from flt.config import TrainConfig, typed
-from flt.engines.serial import Serial
+from flt.engines.batched import Batched, BatchedSettings
+from flt.engines.serial import Serial, SerialSettings
 from flt.errors import InputError
 from flt.grouping.agglomerative import AgglomerativeGrouping
 from flt.grouping.base import Everyone
@@ -78,7 +79,11 @@ ADAPTERS: dict[str, tuple[type, Callable[..., Layout]]] = {
 """Name in conf/adapter/ -> its settings, and what attaches it: called with module, settings, seed and layers."""
 
 
-ENGINES = {"serial": Serial}
+ENGINES: dict[str, tuple[type, type[Serial]]] = {
+    "serial": (SerialSettings, Serial),
+    "batched": (BatchedSettings, Batched),
+}
+"""Name in conf/engine/ -> its settings, and the engine: called with site, clients and settings."""
 
 
 def part(group: str, chosen: Mapping[str, Any]) -> Any:
@@ -149,12 +154,25 @@ def sampler(cfg: TrainConfig, clients: int) -> FixedSize | Poisson:
     return chosen
 
 
-def engine(cfg: TrainConfig, site: Site, clients: Mapping[int, ClientSpec]) -> Serial:
-    """Where jobs are trained."""
+def engine(
+    cfg: TrainConfig,
+    site: Site,
+    clients: Mapping[int, ClientSpec],
+    found: Callable[[dict[str, Any]], None] | None = None,
+) -> Serial:
+    """Where jobs are trained.
+
+    Args:
+        cfg: The configuration.
+        site: The resident module.
+        clients: Client id -> its data.
+        found: Told the engine's settings, once it has found out for itself what was left open.
+    """
     name = cfg.engine.get("name")
     if name not in ENGINES:
         raise InputError.of("engine", name, ENGINES)
-    return ENGINES[name](site, clients)
+    kind, made = ENGINES[name]
+    return made(site, clients, typed(kind, cfg.engine, "engine"), found)
 
 
 def local_settings(cfg: TrainConfig) -> LocalSettings:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -157,9 +158,8 @@ class Run:
         fits = self.folder / "fits"
         site = Site(module, layout, recipe, ready.settings, base, made.collate, self.lightning, (), fits, made.heads)
         evaluate = Evaluate(made.validation, made.tasks(), cfg.eval.every, made.test, made.task_heads(), made.parts)
-        federator = Federator(
-            server, clients, build.engine(cfg, site, clients), ready.sampler, (), cfg.rounds, cfg.seed, state
-        )
+        engine = build.engine(cfg, site, clients, self._found)
+        federator = Federator(server, clients, engine, ready.sampler, (), cfg.rounds, cfg.seed, state)
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
         distributed = [Distributed(evaluate)] if cfg.eval.distributed else []  # behind the timer: part of the round
         measured = [evaluate, Clusters(made.tasks()), Selected(), Budget(), Communication(), Precision()]
@@ -175,6 +175,10 @@ class Run:
         sinks = [MetricsCsv(self.folder / "metrics.csv"), loggers]
         federator.callbacks = [*federator.callbacks[:-1], *sinks, *self._progress(), checkpoint]
         return federator
+
+    def _found(self, engine: dict[str, Any]) -> None:
+        """What the engine found out is a part of the run, so that a resume does the same."""
+        runs.record(self.folder, dataclasses.replace(self.cfg, engine=engine))
 
     def _card(self) -> Card:
         module, layers = self.made.module, self.cfg.model.get("adapt_layers", "all")

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from lightning.pytorch import Callback
 from torch import nn
@@ -58,14 +59,19 @@ class Batched(Serial):
     Args:
         site: The resident module.
         clients: Client id -> its data.
-        jobs: How many at once; None: timed with the first tasks.
+        settings: How many jobs at once.
+        found: Told the settings when how many was timed, or memory didn't suffice.
     """
 
-    def __init__(self, site: Site, clients: Mapping[int, ClientSpec], jobs: int | None = None) -> None:
-        super().__init__(site, clients)
-        self.jobs = jobs
-        self.watch: Callable[[int], None] = lambda jobs: None
-        """Told how many jobs go at once, when it was timed."""
+    def __init__(
+        self,
+        site: Site,
+        clients: Mapping[int, ClientSpec],
+        settings: BatchedSettings | None = None,
+        found: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        super().__init__(site, clients, settings or BatchedSettings(), found)
+        self.jobs: int | None = self.settings.jobs
         self._said: set[str] = set()
         self._proven: set[tuple[str, ...]] = set()
         self._refused: dict[tuple[str, ...], str] = {}
@@ -77,7 +83,7 @@ class Batched(Serial):
             first = list(itertools.islice(tasks, 1))
             if first and self.reason(first[0]) is None:
                 first += itertools.islice(tasks, tuning.MOST - 1)
-                self.jobs = self._timed(first)
+                self._time(first)
             tasks = itertools.chain(first, tasks)
         while chunk := list(itertools.islice(tasks, self.jobs or 1)):
             yield from self._chunk(chunk)
@@ -113,9 +119,8 @@ class Batched(Serial):
     def _halve(self, before: int, jobs: int) -> None:
         tuning.free()
         if self.jobs is None or jobs < self.jobs:
-            self.jobs = jobs
             _log.warning("out of memory with %d jobs at once; engine=batched goes on with %d", before, jobs)
-            self.watch(jobs)
+            self._found(jobs)
 
     def reason(self, task: Task) -> str | None:
         """Why jobs like this one are trained one after another, said once; None where they are stacked."""
@@ -224,20 +229,23 @@ class Batched(Serial):
         job.metrics |= {f"fitted/{key}": value for key, value in site.evaluate(held_out).items()}
         return job.fit.update(len(job.data.train), job.metrics), job.fit.private_state(site.initial)
 
-    def _timed(self, tasks: Sequence[Task]) -> int | None:
-        """How many jobs at once are fastest; None where there aren't two to be stacked yet."""
+    def _time(self, tasks: Sequence[Task]) -> None:
+        """Finds out how many jobs at once are fastest; not yet where there aren't two to be stacked."""
         alike = [task for task in tasks if self._kind(task) == self._kind(tasks[0])]
         if len(alike) < 2:
-            return None
+            return
         try:
             jobs = tuning.chosen(lambda jobs: self.seconds(alike[:jobs]), len(alike), self.site.module.device)
         except Unstackable as error:
             self._refused[tasks[0].payload.plan.train] = str(error)
             self.reason(tasks[0])
-            return None
+            return
         _log.info("engine=batched trains %d jobs at once", jobs)
-        self.watch(jobs)
-        return jobs
+        self._found(jobs)
+
+    def _found(self, jobs: int) -> None:
+        self.jobs = jobs
+        self.found(dataclasses.asdict(dataclasses.replace(self.settings, jobs=jobs)))
 
     def _kind(self, task: Task) -> tuple[str, str]:
         """Equal for tasks that can be stacked on each other."""
