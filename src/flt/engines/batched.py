@@ -73,7 +73,7 @@ class Batched(Serial):
         super().__init__(site, clients, settings or BatchedSettings(), found)
         self.jobs: int | None = self.settings.jobs
         self._said: set[str] = set()
-        self._proven: set[tuple[str, ...]] = set()
+        self._proven: dict[tuple[str, ...], nn.Module | None] = {}
         self._refused: dict[tuple[str, ...], str] = {}
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Result]:
@@ -214,8 +214,8 @@ class Batched(Serial):
         )  # fmt: skip
         stacked = StackedModule(module, stack, steps, settings.clip)
         if plan.train not in self._proven:
-            proof.check_equal(site, jobs[: proof.JOBS], stacked)
-            self._proven.add(plan.train)
+            self._proven[plan.train] = proof.proven(site, jobs[: proof.JOBS], stacked)
+        stack.behind = self._proven[plan.train]
         length = {"max_epochs": 1, "accumulate_grad_batches": 1}
         with quiet(), interruptible(), stack.computing():
             trainer = site.trainer([JobCallbacks(jobs, stack, steps), *watching], [], **length)

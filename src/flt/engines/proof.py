@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flt.client import ClientModule
+from flt.engines import first_token
 from flt.engines.frames import Unstackable, joined
 from flt.engines.stacked import StackedJob, StackedModule
 from flt.site import Site
 
+_log = logging.getLogger(__name__)
 JOBS = 3
 """On as many jobs it is tried."""
 TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1}
@@ -20,8 +23,8 @@ NEGLIGIBLE = 1e-4
 """Gradients smaller than that part of the job's whole gradient are rounding."""
 
 
-def check_equal(site: Site, jobs: Sequence[StackedJob], stacked: StackedModule) -> None:
-    """Compares the gradients of the jobs' first batches, stacked and alone.
+def proven(site: Site, jobs: Sequence[StackedJob], stacked: StackedModule) -> nn.Module | None:
+    """Where the first token may go on alone, with which the stack then computes; None: nowhere.
 
     Args:
         site: Whose module trains them alone; afterwards another job's tensors are in it.
@@ -29,9 +32,31 @@ def check_equal(site: Site, jobs: Sequence[StackedJob], stacked: StackedModule) 
         stacked: What trains them together.
 
     Raises:
-        Unstackable: They differ, or the model draws random numbers.
+        Unstackable: The gradients of the jobs' first batches differ, or the model draws random numbers.
     """
+    module, stack = site.module, stacked.stack
     batches = {i: next(iter(site.loader(job.data.training_set, job.seed))) for i, job in enumerate(jobs)}
+    if type(module) is ClientModule and not any(_is_single(batch) for batch in batches.values()):
+        stack.behind = first_token.place(module.model)
+    if stack.behind is not None:
+        try:
+            _check(site, jobs, stacked, batches)
+            return stack.behind
+        except Exception as error:  # whatever a model raises that wants all tokens
+            _log.debug("not with the first token alone: %s", error)
+            stack.behind = None
+    _check(site, jobs, stacked, batches)
+    return None
+
+
+def _is_single(batch: Mapping[str, Tensor]) -> bool:
+    """Texts of one token, which tell nothing of what a head would read of longer ones."""
+    return "input_ids" in batch and batch["input_ids"].shape[1] < 2
+
+
+def _check(
+    site: Site, jobs: Sequence[StackedJob], stacked: StackedModule, batches: Mapping[int, Mapping[str, Tensor]]
+) -> None:
     device, names = site.module.device, list(stacked.stack.trained)
     with torch.autocast(device.type, torch.bfloat16, enabled=site.settings.precision != "32-true"):
         before = _drawn(device)
@@ -46,7 +71,7 @@ def check_equal(site: Site, jobs: Sequence[StackedJob], stacked: StackedModule) 
             _compare(names, found, alone, TOLERANCE[site.settings.precision])
 
 
-def _alone(site: Site, job: StackedJob, batch: dict[str, Tensor], names: Sequence[str]) -> list[Tensor]:
+def _alone(site: Site, job: StackedJob, batch: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor]:
     module = site.module
     assert isinstance(module, ClientModule)
     site.put(job.tensors)

@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from flt.engines import first_token
 from flt.engines.frames import Unstackable
 from flt.layout import TRAVELLING, Layout
 
@@ -37,6 +38,8 @@ class Stack:
             for name in layout.names(TRAVELLING)
         }
         self.sizes = [{name: own[name].shape for name in self.tensors} for own in tensors]
+        self.behind: nn.Module | None = None
+        """From there on only the first token is computed."""
         self.current: dict[str, Tensor] = {}
         self.rows = 0
 
@@ -57,7 +60,8 @@ class Stack:
         try:
             for layer, (kind, names) in places.items():
                 layer.forward = functools.partial(kind, self, layer, names)
-            yield
+            with first_token.alone(self.behind):
+                yield
         finally:
             for layer in places:
                 del layer.forward  # back to the class's
