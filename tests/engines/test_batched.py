@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
 from stacks import Spy, assert_equal, batched, compared, federator_of, tasks_of
-from toys import Toy
 
 from flt.callbacks.local import LocalCallback, LocalFit
 from flt.choices import choices
 from flt.client import Optimizer
-from flt.messages import Update
 from flt.plans import AdapterPlan
 from flt.ranks.selection import Freeze, Truncate
 from flt.recipe import Recipe

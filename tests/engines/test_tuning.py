@@ -41,6 +41,7 @@ def rates(*seconds: float) -> tuple[list[int], Callable[[int], float]]:
         (7, (1.0, 0.6, 0.4, 0.3), [1, 2, 5, 7], 7),
         (30, (1.0, 1.2), [1, 2], 1),
         (5, (1.0, 0.99, 0.985), [1, 2, 5], 1),
+        (5, (1.0, 0.99, 0.975), [1, 2, 5], 5),
         (1000, (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4), [1, 2, 5, 10, 20, 50, 100], 100),
     ],
 )
@@ -53,7 +54,7 @@ def test_more_jobs_are_tried_until_it_gets_slower(
 
 
 def test_what_memory_would_not_hold_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    used = iter([0, 10, 10, 30, 30, 80])  # before and after each fit
+    used = iter([7, 17, 27, 57])  # before the first fit, and after each
     monkeypatch.setattr(tuning, "taken", lambda device: next(used))
     monkeypatch.setattr(tuning, "available_memory", lambda device: 100)
     tried, timed = rates(1.0, 0.6, 0.4)

@@ -54,11 +54,12 @@ def chosen(seconds: Callable[[int], float], jobs: int, device: torch.device) -> 
         jobs: The most that there are.
         device: Whose memory.
     """
-    best, least = 1, float("inf")
+    best, at_best, least = 1, float("inf"), float("inf")
     tried, grown = 1, 0
+    free()
+    start = taken(device)
     for count in sorted({count for count in CANDIDATES if count < jobs} | {min(jobs, MOST)}):
         free()
-        before = taken(device)
         if count > 1 and grown / tried * count > SHARE * available_memory(device):
             break
         try:
@@ -67,12 +68,12 @@ def chosen(seconds: Callable[[int], float], jobs: int, device: torch.device) -> 
             if not is_out_of_memory(error):
                 raise
             break
-        grown, tried = max(0, taken(device) - before), count
+        grown, tried = max(0, taken(device) - start), count
         _log.debug("%d jobs at once: %.4f s per step and job, %d bytes", count, found, grown)
         if found > least:
             break
-        if found < CLEARLY * least:
-            best = count
+        if found < CLEARLY * at_best:
+            best, at_best = count, found
         least = min(least, found)
     free()
     return best
