@@ -1,4 +1,4 @@
-"""A round of the serial and of the batched engine beside a hand-written loop, which swaps adapters on one shared backbone.
+"""Rounds of both engines beside those of a hand-written loop, which swaps adapters on one shared backbone.
 
     OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.loop
 
