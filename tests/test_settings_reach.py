@@ -37,7 +37,7 @@ def site_and_data(arguments: list[str]) -> tuple[Site, Subset]:
 
 def padded(site: Site, data: Subset) -> int:
     """Tokens of one pass that are nothing but padding."""
-    return sum(int((batch["attention_mask"] == 0).sum()) for batch in site._loader(data, 3))
+    return sum(int((batch["attention_mask"] == 0).sum()) for batch in site.loader(data, 3))
 
 
 def test_a_fit_sees_batches_of_similar_lengths_unless_the_window_is_one(arguments: list[str]) -> None:
@@ -48,7 +48,7 @@ def test_a_fit_sees_batches_of_similar_lengths_unless_the_window_is_one(argument
 
 def test_evaluation_goes_from_the_shortest_text_to_the_longest(arguments: list[str]) -> None:
     site, data = site_and_data(arguments)
-    lengths = [batch["attention_mask"].sum(1).tolist() for batch in site._loader(data, None)]
+    lengths = [batch["attention_mask"].sum(1).tolist() for batch in site.loader(data, None)]
     flat = list(itertools.chain.from_iterable(lengths))
     assert flat == sorted(flat)
     assert len(flat) == len(data)

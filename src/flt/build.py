@@ -12,8 +12,9 @@ from flt.adapters import c2a, houlsby, lora, none
 from flt.client import ClientSpec
 from flt.compression.methods import Channel, NoCompression, Quantised
 from flt.config import TrainConfig, typed
+from flt.engines.batched import Batched, BatchedSettings
 from flt.engines.processes import Processes
-from flt.engines.serial import Serial
+from flt.engines.serial import Serial, SerialSettings
 from flt.engines.strategy import Strategy
 from flt.errors import InputError
 from flt.grouping.agglomerative import AgglomerativeGrouping
@@ -82,9 +83,11 @@ ADAPTERS: dict[str, tuple[type, Callable[..., Layout]]] = {
 """Name in conf/adapter/ -> its settings, and what attaches it: called with module, settings, seed and layers."""
 
 
-@dataclasses.dataclass
-class SerialSettings:
-    """The serial engine has none."""
+INSIDE: dict[str, tuple[type, type[Serial]]] = {
+    "serial": (SerialSettings, Serial),
+    "batched": (BatchedSettings, Batched),
+}
+"""Engine of one process -> its settings, and the engine: called with site, clients and settings."""
 
 
 @dataclasses.dataclass
@@ -92,20 +95,30 @@ class StrategySettings(LaunchSettings):
     """How processes start, and the engine in each of them.
 
     Attributes:
+        name: Always ``strategy``.
         inside: An engine of one process.
+        jobs: Of ``inside=batched``: how many jobs at once.
     """
 
+    name: str = "strategy"
     inside: str = "serial"
+    jobs: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.inside not in INSIDE:
             raise InputError.of("engine.inside", self.inside, INSIDE)
+        if self.jobs is not None and self.inside != "batched":
+            raise InputError.of("engine.jobs", self.jobs, f"null with engine.inside={self.inside}")
+        self.of_inside()
+
+    def of_inside(self) -> Any:
+        """The settings of the engine inside."""
+        kind, _ = INSIDE[self.inside]
+        return kind(jobs=self.jobs) if self.inside == "batched" else kind()
 
 
-INSIDE: dict[str, type[Serial]] = {"serial": Serial}
-"""Engines of one process."""
-ENGINES: dict[str, type] = {"serial": SerialSettings, "strategy": StrategySettings}
+ENGINES: dict[str, type] = {**{name: kind for name, (kind, _) in INSIDE.items()}, "strategy": StrategySettings}
 """Name in conf/engine/ -> its settings."""
 
 
@@ -177,12 +190,31 @@ def sampler(cfg: TrainConfig, clients: int) -> FixedSize | Poisson:
     return chosen
 
 
-def engine(cfg: TrainConfig, site: Site, clients: Mapping[int, ClientSpec], processes: Processes) -> Serial:
-    """Where jobs are trained."""
+def engine(
+    cfg: TrainConfig,
+    site: Site,
+    clients: Mapping[int, ClientSpec],
+    processes: Processes,
+    found: Callable[[dict[str, Any]], None] | None = None,
+) -> Serial:
+    """Where jobs are trained.
+
+    Args:
+        cfg: The configuration.
+        site: The resident module.
+        clients: Client id -> its data.
+        processes: Those of the run.
+        found: Told the engine's settings, once it has found out for itself what was left open.
+    """
     settings = engine_settings(cfg)
-    if isinstance(settings, StrategySettings):
-        return Strategy(INSIDE[settings.inside](site, clients), processes)
-    return Serial(site, clients)
+    if not isinstance(settings, StrategySettings):
+        return INSIDE[settings.name][1](site, clients, settings, found)
+
+    def of_all(inside: dict[str, Any]) -> None:
+        if found is not None:
+            found(dataclasses.asdict(dataclasses.replace(settings, jobs=inside["jobs"])))
+
+    return Strategy(INSIDE[settings.inside][1](site, clients, settings.of_inside(), of_all), processes)
 
 
 def engine_settings(cfg: TrainConfig) -> Any:
@@ -194,7 +226,7 @@ def engine_settings(cfg: TrainConfig) -> Any:
     name = cfg.engine.get("name")
     if name not in ENGINES:
         raise InputError.of("engine", name, ENGINES)
-    return typed(ENGINES[name], {key: value for key, value in cfg.engine.items() if key != "name"}, "engine")
+    return typed(ENGINES[name], cfg.engine, "engine")
 
 
 def local_settings(cfg: TrainConfig) -> LocalSettings:

@@ -49,7 +49,7 @@ def launched(cfg: TrainConfig, work: Callable[[Processes], _T]) -> _T:
     Raises:
         InputError: Devices and engine don't fit together, or there are fewer devices.
     """
-    if "strategy" not in cfg.engine:
+    if cfg.engine.get("name") != "strategy":
         if cfg.devices != 1:
             name = cfg.engine.get("name")
             raise InputError.of("devices", cfg.devices, f"1 with engine={name}", "engine=strategy uses several")

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -184,7 +185,7 @@ class Run:
         )  # the first thing that is written, once all of the above was accepted
         fits = self.folder / "fits"
         site = Site(module, layout, recipe, ready.settings, base, made.collate, self.lightning, (), fits, made.heads)
-        engine = build.engine(cfg, site, clients, self.processes)
+        engine = build.engine(cfg, site, clients, self.processes, self._found)
         federator = Federator(server, clients, engine, ready.sampler, (), cfg.rounds, cfg.seed, state)
         self._observe(federator)
         return federator
@@ -217,6 +218,11 @@ class Run:
             return []
         steps = int(sum(metrics["clients/steps"] for metrics in federator.history))
         return [SharedLogger(logger, steps, forwards=bool(self.loggers)) for logger in loggers]
+
+    def _found(self, engine: dict[str, Any]) -> None:
+        """What the engine found out is a part of the run, so that a resume does the same."""
+        if self.processes.is_first:
+            runs.record(self.folder, dataclasses.replace(self.cfg, engine=engine))
 
     def _card(self) -> Card:
         module, layers = self.made.module, self.cfg.model.get("adapt_layers", "all")

@@ -16,7 +16,7 @@ from flt.config import TrainConfig, compose_config, config_folder, load_config, 
 from flt.errors import InputError
 from flt.files import write_atomically
 
-LATER = ("rounds", "threads", "cache.max_gb", "export.base", "stop.accuracy", "stop.patience")
+LATER = ("rounds", "threads", "cache.max_gb", "export.base", "stop.accuracy", "stop.patience", "engine.jobs")
 MAY_DIFFER = ("resume", "root", "algo", "devices", *LATER)
 """Keys that a resume may set otherwise: ``rounds`` and ``stop`` say how long a run is, the rest changes no number.
 Those of LATER are taken over."""
@@ -126,7 +126,9 @@ def _given(overrides: Sequence[str]) -> Iterator[str]:
 
 def _compare(saved: DictConfig, wanted: DictConfig, keys: set[str]) -> None:
     for key in sorted(keys):
-        old, new = _plain(OmegaConf.select(saved, key)), _plain(OmegaConf.select(wanted, key))
+        old, new = (_plain(OmegaConf.select(cfg, key)) for cfg in (saved, wanted))
+        if key == "engine":  # how many jobs at once the run has found out, and a resume may say
+            old, new = ({name: value for name, value in each.items() if name != "jobs"} for each in (old, new))
         if old != new:
             raise InputError.of(key, new, str(old), "the run to go on with was started otherwise")
 

@@ -25,10 +25,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from flt.adapters.client_data import Batches, at_client, knowing
-from flt.callbacks.local import LocalCallback, LocalFit
+from flt.callbacks.local import LocalFit
 from flt.client import ClientModule, JobData
 from flt.compression.packing import opened_payload
-from flt.errors import InputError
 from flt.layout import TRAVELLING, Layout
 from flt.messages import BaseDelta, Payload, Update
 from flt.quiet import ResidentStrategy, SharedLogger, alone, interruptible, known_packages, quiet, whole_layers
@@ -90,17 +89,17 @@ class Site:
             InputError: The fit took no step.
         """
         payload = opened_payload(payload, self.layout)
-        with self._leaving_no_trace(), at_client(self.told, data):
-            self._seed(seed)
+        with self.leaving_no_trace(), at_client(self.told, data):
+            self.seed(seed)
             self.install(payload, private, data.head)
             held_out = data.validation_set(self.settings.eval_examples)
             metrics = {f"distributed/{key}": value for key, value in self.evaluate(held_out).items()}
             fit = self._prepare(payload, private, data.head)
-            self._seed(seed)  # anew, so that what was evaluated before doesn't matter
+            self.seed(seed)  # anew, so that what was evaluated before doesn't matter
             try:
                 metrics |= self._train(fit, data, held_out, seed)
                 metrics |= {f"fitted/{key}": value for key, value in self.evaluate(held_out).items()}
-                return self._update(fit, data, metrics), self._private(fit)
+                return fit.update(len(data.train), metrics), fit.private_state(self.initial)
             finally:
                 self._restore_base(fit)
 
@@ -155,8 +154,8 @@ class Site:
                 watch(done + 1, int(trainer.num_val_batches[0]))
 
         with quiet(), alone(), interruptible(), whole_layers():
-            trainer = self._trainer([LambdaCallback(on_validation_batch_end=tell)], [])
-            results = trainer.validate(self.module, self._loader(dataset, None), verbose=False)
+            trainer = self.trainer([LambdaCallback(on_validation_batch_end=tell)], [])
+            results = trainer.validate(self.module, self.loader(dataset, None), verbose=False)
         return {key: float(value) for key, value in results[0].items()}
 
     def _prepare(self, payload: Payload, private: ClientState, head: str = "") -> LocalFit:
@@ -168,23 +167,19 @@ class Site:
     def _train(self, fit: LocalFit, data: JobData, held_out: Dataset, seed: int) -> dict[str, float]:
         own = self.recipe.callbacks(fit)
         users = copy.deepcopy(list(self.callbacks))
-        loader = self._loader(data.training_set, seed)
+        loader = self.loader(data.training_set, seed)
         # a user's callbacks and schedules may want figures inside a fit, flt's own module doesn't
         wanted = _size(held_out) > 0 and not isinstance(self.module, ClientModule)
-        during = self._loader(held_out, None) if wanted else None
+        during = self.loader(held_out, None) if wanted else None
         with quiet(), alone(), interruptible():
-            trainer = self._trainer(
+            trainer = self.trainer(
                 [Batches(self.told), *own, *users], list(self.loggers), **self.settings.length(fit.payload.plan)
             )
             trainer.fit(self.module, loader, during)
         fit.steps = trainer.global_step
         for logger in self.loggers:
             logger.step += fit.steps
-        if fit.steps < 1:
-            raise InputError.of(f"client {fit.payload.job[0]}", "0 steps", "a fit of at least one optimiser step")
-        for callback in own:
-            if isinstance(callback, LocalCallback):
-                callback.report()
+        fit.close(own)
         return {f"fit/{key}": float(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1}
 
     def _restore_base(self, fit: LocalFit) -> None:
@@ -193,33 +188,14 @@ class Site:
             if self.layout.entries[name].role not in TRAVELLING:
                 self.parameters[name].data = start
 
-    def _update(self, fit: LocalFit, data: JobData, metrics: dict[str, float]) -> Update:
-        payload, plan = fit.payload, fit.payload.plan
-        tensors = {}
-        for name in self.layout.names(set(plan.train) - set(plan.private)):
-            value, frozen = self.parameters[name].detach(), fit.frozen(name)
-            if frozen is not None:
-                axis = self.layout.axis(name)
-                keep = torch.ones(value.shape[axis], dtype=torch.bool, device=value.device)
-                keep[frozen] = False
-                value = value.index_select(axis, keep.nonzero()[:, 0])
-            tensors[name] = value.cpu().clone()
-        return Update(
-            payload.job, payload.round, tensors, fit.kept, payload.base_version,
-            len(data.train), fit.steps, fit.scores, fit.scalars, metrics,
-        )  # fmt: skip
+    def trainer(self, callbacks: list[pl.Callback], loggers: list[SharedLogger], **length: int) -> pl.Trainer:
+        """A fresh, quiet Trainer: a used one would train no step, since ``fit`` doesn't reset its progress.
 
-    def _private(self, fit: LocalFit) -> ClientState:
-        tensors = {}
-        plan = fit.payload.plan
-        for name in self.layout.names(set(plan.private) & set(plan.train)):
-            part = self.parameters[name].detach().cpu()
-            full = fit.private.tensors.get(name, self.initial[name])
-            tensors[name] = self.layout.put(name, full, fit.payload.held, part)
-        return ClientState({**fit.private.tensors, **tensors}, {**fit.private.slots, **fit.slots})
-
-    def _trainer(self, callbacks: list[pl.Callback], loggers: list[SharedLogger], **length: int) -> pl.Trainer:
-        """A fresh Trainer: a used one would train no step, since ``fit`` doesn't reset its progress."""
+        Args:
+            callbacks: Its own.
+            loggers: What the module finds as its loggers.
+            length: The Trainer's arguments that say how long the fit is; they may set others anew.
+        """
         with known_packages():
             return pl.Trainer(
                 accelerator=self.module.device.type if self.module.device.type != "cuda" else "gpu",
@@ -229,17 +205,16 @@ class Site:
                 logger=loggers or False,
                 callbacks=callbacks,
                 gradient_clip_val=self.settings.clip,
-                accumulate_grad_batches=self.settings.accumulate,
                 enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
                 log_every_n_steps=1 if loggers else None,  # fits are shorter than Lightning's interval of 50
                 default_root_dir=self.root,
-                **length,  # type: ignore[arg-type]  # max_steps and max_epochs
+                **{"accumulate_grad_batches": self.settings.accumulate, **length},  # type: ignore[arg-type]  # integers
             )
 
-    def _loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
+    def loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
         """A loader over a data set: shuffled by the seed; without one in order, or from the shortest to the longest."""
         settings, lengths = self.settings, lengths_of(dataset)
         if seed is None:
@@ -251,7 +226,8 @@ class Site:
         batches = SimilarLengths(lengths, settings.batch_size, settings.length_window, seed)
         return DataLoader(dataset, batch_sampler=batches, collate_fn=self.collate)
 
-    def _seed(self, seed: int) -> None:
+    def seed(self, seed: int) -> None:
+        """Seeds every global generator that a fit may draw from."""
         torch.default_generator.manual_seed(seed)
         if self.module.device.type != "cpu":
             torch.manual_seed(seed)  # of each device; a millisecond even where there is none
@@ -259,7 +235,7 @@ class Site:
         np.random.seed(seed % 2**32)
 
     @contextlib.contextmanager
-    def _leaving_no_trace(self) -> Iterator[None]:
+    def leaving_no_trace(self) -> Iterator[None]:
         """The module's buffers, its modes and the global generators are after a job what they were before."""
         kept = [(sub, _copied(sub._buffers)) for sub in self.module.modules()]
         modes = [(sub, sub.training) for sub in self.module.modules()]

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from flt.algebra import drift
 from flt.errors import InputError
 from flt.layout import Layout
-from flt.messages import Ids, Payload
+from flt.messages import Ids, Payload, Update
 from flt.state import ClientState
 
 _log = logging.getLogger(__name__)
@@ -64,6 +65,53 @@ class LocalFit:
             return None
         keep = set(kept)
         return torch.tensor([i for i, pair in enumerate(held) if pair not in keep], device=self.trained[name].device)
+
+    def close(self, callbacks: Sequence[Callback]) -> None:
+        """Called when the fit has ended and ``steps`` is set: the callbacks leave what goes up or stays.
+
+        Raises:
+            InputError: The fit took no step.
+        """
+        if self.steps < 1:
+            raise InputError.of(f"client {self.payload.job[0]}", "0 steps", "a fit of at least one optimiser step")
+        for callback in callbacks:
+            if isinstance(callback, LocalCallback):
+                callback.report()
+
+    def update(self, examples: int, metrics: dict[str, float]) -> Update:
+        """What goes up: the values that the trained parameters have now.
+
+        Args:
+            examples: The job's training examples.
+            metrics: Its figures.
+        """
+        payload, plan = self.payload, self.payload.plan
+        tensors = {}
+        for name in self.layout.names(set(plan.train) - set(plan.private)):
+            value, frozen = self.trained[name].detach(), self.frozen(name)
+            if frozen is not None:
+                axis = self.layout.axis(name)
+                keep = torch.ones(value.shape[axis], dtype=torch.bool, device=value.device)
+                keep[frozen] = False
+                value = value.index_select(axis, keep.nonzero()[:, 0])
+            tensors[name] = value.cpu().clone()
+        return Update(
+            payload.job, payload.round, tensors, self.kept, payload.base_version,
+            examples, self.steps, self.scores, self.scalars, metrics,
+        )  # fmt: skip
+
+    def private_state(self, initial: Mapping[str, Tensor]) -> ClientState:
+        """What stays on the client.
+
+        Args:
+            initial: The tensors' initial values, for pairs that it has never held.
+        """
+        tensors = {}
+        plan = self.payload.plan
+        for name in self.layout.names(set(plan.private) & set(plan.train)):
+            full = self.private.tensors.get(name, initial[name])
+            tensors[name] = self.layout.put(name, full, self.payload.held, self.trained[name].detach().cpu())
+        return ClientState({**self.private.tensors, **tensors}, {**self.private.slots, **self.slots})
 
 
 class LocalCallback(Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import Dataset
@@ -27,16 +28,36 @@ class Task:
     seed: int
 
 
+@dataclasses.dataclass
+class SerialSettings:
+    """One job after another: nothing to set.
+
+    Attributes:
+        name: Always ``serial``.
+    """
+
+    name: str = "serial"
+
+
 class Serial:
     """Trains jobs one after another; an engine decides where jobs run and how many at once, never what comes out.
 
     Args:
         site: The resident module.
         clients: Client id -> its data.
+        settings: The engine's own.
+        found: Told the settings, once the engine has found out what they leave open.
     """
 
-    def __init__(self, site: Site, clients: Mapping[int, ClientSpec]) -> None:
-        self.site, self.clients = site, clients
+    def __init__(
+        self,
+        site: Site,
+        clients: Mapping[int, ClientSpec],
+        settings: Any = None,
+        found: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.site, self.clients, self.found = site, clients, found or (lambda settings: None)
+        self.settings: Any = settings or SerialSettings()
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Update, ClientState]]:
         """Yields each job's update and private state as soon as it is there."""

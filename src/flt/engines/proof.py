@@ -1,0 +1,96 @@
+"""Whether a stack of jobs computes what each job would compute alone: asked of the model, once, with real batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from flt.client import ClientModule
+from flt.engines import first_token
+from flt.engines.frames import Unstackable, joined
+from flt.engines.stacked import StackedJob, StackedModule
+from flt.site import Site
+
+_log = logging.getLogger(__name__)
+JOBS = 3
+"""On as many jobs it is tried."""
+TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1}
+"""Of a tensor's gradient, relative to its norm; far above rounding, far below another job's or example's gradient."""
+NEGLIGIBLE = 1e-4
+"""Gradients smaller than that part of the job's whole gradient are rounding."""
+
+
+def proven(site: Site, jobs: Sequence[StackedJob], stacked: StackedModule) -> nn.Module | None:
+    """Where the first token may go on alone, with which the stack then computes; None: nowhere.
+
+    Args:
+        site: Whose module trains them alone; afterwards another job's tensors are in it.
+        jobs: The first of the stack's.
+        stacked: What trains them together.
+
+    Raises:
+        Unstackable: The gradients of the jobs' first batches differ, or the model draws random numbers.
+    """
+    module, stack = site.module, stacked.stack
+    batches = {i: next(iter(site.loader(job.data.training_set, job.seed))) for i, job in enumerate(jobs)}
+    if type(module) is ClientModule and not any(_is_single(batch) for batch in batches.values()):
+        stack.behind = first_token.place(module.model)
+    if stack.behind is not None:
+        try:
+            _check(site, jobs, stacked, batches)
+            return stack.behind
+        except Exception as error:  # whatever a model raises that wants all tokens
+            _log.debug("not with the first token alone: %s", error)
+            stack.behind = None
+    _check(site, jobs, stacked, batches)
+    return None
+
+
+def _is_single(batch: Mapping[str, Tensor]) -> bool:
+    """Texts of one token, which tell nothing of what a head would read of longer ones."""
+    return "input_ids" in batch and batch["input_ids"].shape[1] < 2
+
+
+def _check(
+    site: Site, jobs: Sequence[StackedJob], stacked: StackedModule, batches: Mapping[int, Mapping[str, Tensor]]
+) -> None:
+    device, names = site.module.device, list(stacked.stack.trained)
+    with torch.autocast(device.type, torch.bfloat16, enabled=site.settings.precision != "32-true"):
+        before = _drawn(device)
+        with stacked.stack.computing():
+            losses = stacked.loss(joined(batches, stacked.steps.padding))
+        if any(not torch.equal(one, other) for one, other in zip(before, _drawn(device), strict=True)):
+            raise Unstackable("the model draws random numbers, for each job its own")
+        together = _gradients(losses.sum(), [stacked.stack.tensors[name] for name in names])
+        for i, job in enumerate(jobs):
+            alone = _alone(site, job, batches[i], names)
+            found = [stacked.stack.part(i, name, value) for name, value in zip(names, together, strict=True)]
+            _compare(names, found, alone, TOLERANCE[site.settings.precision])
+
+
+def _alone(site: Site, job: StackedJob, batch: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor]:
+    module = site.module
+    assert isinstance(module, ClientModule)
+    site.put(job.tensors)
+    loss, _ = module._loss({name: value.to(module.device) for name, value in batch.items()})
+    return _gradients(loss, [site.parameters[name] for name in names])
+
+
+def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+
+def _compare(names: Sequence[str], found: Sequence[Tensor], alone: Sequence[Tensor], tolerance: float) -> None:
+    whole = torch.stack([gradient.norm() for gradient in alone]).norm()
+    for name, one, other in zip(names, found, alone, strict=True):
+        if not (one - other).norm() <= tolerance * other.norm() + NEGLIGIBLE * whole:
+            raise Unstackable(f"the gradient of {name} depends on which other jobs are computed beside")
+
+
+def _drawn(device: torch.device) -> list[Tensor]:
+    """The states of the generators that a model may draw from."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]

@@ -1,0 +1,111 @@
+"""How many jobs at once: timed on throw-away fits, capped by memory."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+
+_log = logging.getLogger(__name__)
+CANDIDATES = (1, 2, 5, 10, 20, 50, 100)
+MOST = CANDIDATES[-1]
+STEPS = 3
+"""Steps of a timed fit; the first warms up."""
+CLEARLY = 0.98
+"""More jobs at once have to be faster by that factor, since they cost memory."""
+SHARE = 0.8
+"""Of the free memory that may be taken."""
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
+"""What the allocators of torch and of the system say."""
+
+
+class Clock(Callback):
+    """Times the steps of a fit but the first: with as few, the quickest says most."""
+
+    def __init__(self) -> None:
+        self.seconds = float("inf")
+        self._last: float | None = None
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        """Called after each step."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        if self._last is not None:
+            self.seconds = min(self.seconds, now - self._last)
+        self._last = now
+
+
+def chosen(seconds: Callable[[int], float], jobs: int, device: torch.device) -> int:
+    """The number of jobs at once with which a job takes the least time.
+
+    Tried are more and more of them until it gets slower, or memory wouldn't suffice: what they take is taken to grow
+    with their number.
+
+    Args:
+        seconds: Number of jobs -> seconds per step and job, by a fit of so many.
+        jobs: The most that there are.
+        device: Whose memory.
+    """
+    best, at_best, least = 1, float("inf"), float("inf")
+    tried, grown = 1, 0
+    free()
+    start = taken(device)
+    for count in sorted({count for count in CANDIDATES if count < jobs} | {min(jobs, MOST)}):
+        free()
+        if count > 1 and grown / tried * count > SHARE * available_memory(device):
+            break
+        try:
+            found = seconds(count)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            break
+        grown, tried = max(0, taken(device) - start), count
+        _log.debug("%d jobs at once: %.4f s per step and job, %d bytes", count, found, grown)
+        if found > least:
+            break
+        if found < CLEARLY * at_best:
+            best, at_best = count, found
+        least = min(least, found)
+    free()
+    return best
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has an exception for it, the CPU's allocator a text."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY)
+
+
+def free() -> None:
+    """Gives back what failed or finished fits held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def taken(device: torch.device) -> int:
+    """The most bytes that were taken until now: on a GPU since :func:`free`, else by the process in its life."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
