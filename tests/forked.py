@@ -37,6 +37,8 @@ def forked(work: Callable[[Processes], Any], size: int, folder: Path) -> list[An
 
 def _process(work: Callable[[Processes], Any], rank: int, size: int, meeting: Path, queue: Any) -> None:
     try:
+        # as a launcher leaves it: the Trainers of these processes start no others
+        os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(size))
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
         fabric: Any = SimpleNamespace(global_rank=rank, world_size=size, device=torch.device("cpu"))
         queue.put((rank, work(Launched(fabric))))

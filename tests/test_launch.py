@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import metrics
+from safetensors.torch import load_file
 
 from flt import build
 from flt.config import load_config
@@ -25,7 +26,7 @@ LIMIT = 300
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["devices=2"], "devices=2: engine=strategy uses several; allowed is 1 with engine=serial"),
+        (["devices=2"], "devices=2: engine=strategy and engine=sharded use several; allowed is 1 with engine=serial"),
         (["engine=strategy", "devices=0"], "devices=0: allowed is an integer >= 1"),
         (["engine=strategy", "engine.strategy=dp"], "engine.strategy=dp: allowed is ddp, ddp_spawn"),
         (["engine=strategy", "engine.nodes=0"], "engine.nodes=0: allowed is an integer >= 1"),
@@ -77,14 +78,25 @@ def bits(folder: Path, name: str) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_processes_of_one_machine_have_the_bits_of_serial_and_one_of_them_speaks(tmp_path: Path) -> None:
-    (plain,) = ended(flt(tmp_path, "name=plain"))
+    ended(flt(tmp_path, "name=plain"))
     for strategy in ("ddp", "ddp_spawn"):
         options = ["engine=strategy", "devices=2", f"engine.strategy={strategy}", f"name={strategy}"]
         (printed,) = ended(flt(tmp_path, *options))
         assert bits(tmp_path, strategy) == bits(tmp_path, "plain")
         assert printed.splitlines()[1] == f"{strategy} on digits  rounds 1-2  clients 4  jobs 4"
-        assert len(printed.splitlines()) == len(plain.splitlines()) - 1  # which had to pre-train the backbone
         assert printed.count("round 2/2") == 1
+
+
+@pytest.mark.slow
+def test_the_fits_of_a_run_are_split_over_processes(tmp_path: Path) -> None:
+    ended(flt(tmp_path, "name=plain", "rounds=1"))
+    ended(flt(tmp_path, "engine=sharded", "devices=2", "name=sharded", "rounds=1"))
+    plain, split = (
+        load_file(tmp_path / "lightning_logs" / name / "version_0" / "adapter" / "adapter_model.safetensors")
+        for name in ("plain", "sharded")
+    )
+    assert plain.keys() == split.keys()
+    assert 0 < max(float((plain[key] - split[key]).abs().max()) for key in plain) < 1e-4  # not to the bit
 
 
 @pytest.mark.slow

@@ -23,9 +23,9 @@ from typing import Any
 from benchmarks.speed import cases, curves, gpu, limits, page, pairing, whole, workload
 
 PARTS = ("tiny", "minilm", "start", "many", "curves", "limits", "gpu")
-SIZES = {"tiny": (workload.TINY, 15), "minilm": (workload.MINILM_SIZE, 7)}
+SIZES = {"tiny": (workload.TINY, 11), "minilm": (workload.MINILM_SIZE, 5)}
 """Part -> size and timed rounds."""
-STARTS, MANY_ROUNDS, CURVE_ROUNDS = 5, 7, 3
+STARTS, MANY_ROUNDS, CURVE_ROUNDS = 3, 5, 3
 
 
 @dataclasses.dataclass

@@ -18,8 +18,9 @@ OURS = {
     "serial": ["--engine", "serial"],
     "batched": ["--engine", "batched"],
     "two": ["--engine", "strategy", "--set", "devices=2"],
+    "two-batched": ["--engine", "strategy", "--set", "devices=2", "--set", "engine.inside=batched"],
 }
-"""flt's engines; ``two``: the serial one in two processes of one thread each."""
+"""flt's engines; ``two``: the serial one in two processes of one thread each, or the batched one."""
 PEERS = {"flower": "benchmarks.speed.flower", "pfl": "benchmarks.speed.peer_pfl"}
 """In the order of the tables; each in .bench/<name>, its own environment."""
 ONE_PROCESS = ("serial", "batched")

@@ -13,7 +13,10 @@ from benchmarks.speed.cases import PEERS, ROOT
 
 DOCS = ROOT / "docs"
 BEGIN, END = "<!-- made by make bench: {} -->", "<!-- end of {} -->"
-LABELS = {"hand": "hand-written loop", "two": "two processes", "flower": "Flower", "pfl": "pfl-research"}
+LABELS = {
+    "hand": "hand-written loop", "two": "two processes", "two-batched": "two processes, batched", "flower": "Flower",
+    "pfl": "pfl-research",
+}  # fmt: skip
 
 
 def publish(found: dict[str, Any], folder: Path = DOCS) -> None:

@@ -15,6 +15,7 @@ from flt.config import TrainConfig, typed
 from flt.engines.batched import Batched, BatchedSettings
 from flt.engines.processes import Processes
 from flt.engines.serial import Serial, SerialSettings
+from flt.engines.sharded import Sharded
 from flt.engines.strategy import Strategy
 from flt.errors import InputError
 from flt.grouping.agglomerative import AgglomerativeGrouping
@@ -118,7 +119,28 @@ class StrategySettings(LaunchSettings):
         return kind(jobs=self.jobs) if self.inside == "batched" else kind()
 
 
-ENGINES: dict[str, type] = {**{name: kind for name, (kind, _) in INSIDE.items()}, "strategy": StrategySettings}
+@dataclasses.dataclass
+class ShardedSettings(LaunchSettings):
+    """How the fit of each client is split.
+
+    Attributes:
+        name: Always ``sharded``.
+        strategy: Of the Trainers: ``ddp``.
+    """
+
+    name: str = "sharded"
+
+    def __post_init__(self) -> None:
+        if self.strategy != "ddp":
+            raise InputError.of("engine.strategy", self.strategy, "ddp")
+        super().__post_init__()
+
+
+ENGINES: dict[str, type] = {
+    **{name: kind for name, (kind, _) in INSIDE.items()},
+    "strategy": StrategySettings,
+    "sharded": ShardedSettings,
+}
 """Name in conf/engine/ -> its settings."""
 
 
@@ -207,6 +229,8 @@ def engine(
         found: Told the engine's settings, once it has found out for itself what was left open.
     """
     settings = engine_settings(cfg)
+    if isinstance(settings, ShardedSettings):
+        return Sharded(site, clients, processes, settings.nodes)
     if not isinstance(settings, StrategySettings):
         return INSIDE[settings.name][1](site, clients, settings, found)
 

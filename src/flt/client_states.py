@@ -22,10 +22,11 @@ class ClientStates(Mapping[JobId, ClientState]):
 
     Args:
         folder: Where the states go, as ``clients/<client>_<job>_<round>.safetensors``; None: they stay in memory.
+        writes: Whether this process writes them; else another one does, that trains the same.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None = None, writes: bool = True) -> None:
+        self.folder, self.writes = folder, writes
         self.files: dict[JobId, str] = {}
         """Job -> the file of its state, below the folder."""
         self.checksums: dict[str, str] = {}
@@ -62,8 +63,9 @@ class ClientStates(Mapping[JobId, ClientState]):
             self._new[job] = state
             return
         file, data = f"{FOLDER}/{job[0]}_{job[1]}_{rounds:04d}.safetensors", encode(state)
-        (self.folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / file, data)
+        if self.writes:
+            (self.folder / FOLDER).mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / file, data)
         self.pending[job] = (file, hashlib.sha256(data).hexdigest())
 
     def accept(self, jobs: Iterable[JobId]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import pickle
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -49,22 +50,26 @@ def launched(cfg: TrainConfig, work: Callable[[Processes], _T]) -> _T:
     Raises:
         InputError: Devices and engine don't fit together, or there are fewer devices.
     """
-    if cfg.engine.get("name") != "strategy":
+    if "nodes" not in cfg.engine:
         if cfg.devices != 1:
             name = cfg.engine.get("name")
-            raise InputError.of("devices", cfg.devices, f"1 with engine={name}", "engine=strategy uses several")
+            raise InputError.of(
+                "devices", cfg.devices, f"1 with engine={name}", "engine=strategy and engine=sharded use several"
+            )
         return work(Processes())
     given = {field.name: cfg.engine[field.name] for field in dataclasses.fields(LaunchSettings)}
     fabric = _fabric(cfg, typed(LaunchSettings, given, "engine"))
     if cfg.engine["strategy"] == "ddp_spawn":
-        return fabric.launch(functools.partial(_spawned, work))
+        made: _T = pickle.loads(fabric.launch(functools.partial(_spawned, work)))
+        return made
     with quiet_launch():
         fabric.launch()
     return work(Launched(fabric))
 
 
-def _spawned(work: Callable[[Processes], _T], fabric: Fabric) -> _T:
-    return work(Launched(fabric))
+def _spawned(work: Callable[[Processes], _T], fabric: Fabric) -> bytes:
+    """The work in a process that this one has started and that ends with it: tensors go by value, not by its memory."""
+    return pickle.dumps(work(Launched(fabric)))
 
 
 def _fabric(cfg: TrainConfig, settings: LaunchSettings) -> Fabric:

@@ -29,6 +29,7 @@ _ADVICE = (
     r".*`isinstance\(treespec.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*No `?device id`? is provided.*",
+    r".*find_unused_parameters=True was specified.*",
     r".*found \d+ module\(s\) in eval mode.*",
     r".*Found \d+ module\(s\) in eval mode.*",
 )

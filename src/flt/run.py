@@ -40,6 +40,7 @@ from flt.client_states import ClientStates
 from flt.compiling import compile_model
 from flt.config import TrainConfig, flat
 from flt.engines.processes import Processes
+from flt.engines.sharded import Sharded
 from flt.errors import InputError
 from flt.export import export, kind
 from flt.federation import Federation
@@ -200,7 +201,9 @@ class Run:
         monitors = [evaluate, Clusters(made.tasks()), Selected(), Budget(), *counting, Timer(), *distributed]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
         federator.callbacks = [*monitors, stop, *self.own, checkpoint]
-        federator.client_states = ClientStates(checkpoint.folder)
+        # where all processes train the same, the first one writes it
+        writes = self.processes.is_first or not isinstance(federator.engine, Sharded)
+        federator.client_states = ClientStates(checkpoint.folder, writes)
         checkpoint.restore(federator)
         if not self.processes.is_first:
             federator.callbacks = counting  # the first process evaluates, shows and writes

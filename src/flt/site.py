@@ -18,7 +18,6 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
@@ -30,7 +29,8 @@ from flt.client import ClientModule, JobData
 from flt.compression.packing import opened_payload
 from flt.layout import TRAVELLING, Layout
 from flt.messages import BaseDelta, Payload, Update
-from flt.quiet import ResidentStrategy, SharedLogger, alone, interruptible, known_packages, quiet, whole_layers
+from flt.places import OneDevice
+from flt.quiet import SharedLogger, alone, interruptible, known_packages, quiet, whole_layers
 from flt.recipe import Recipe
 from flt.settings import LocalSettings, Shuffled, SimilarLengths, lengths_of
 from flt.state import ClientState, apply_change
@@ -69,6 +69,7 @@ class Site:
         self.base, self.heads = base, heads or {}
         self.served = layout.with_heads(self.heads)  # the server's layout
         self.collate, self.callbacks, self.loggers, self.root = collate, callbacks, loggers, root
+        self.place = OneDevice()
         self.told = knowing(module)
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self.initial = {name: self.parameters[name].detach().cpu().clone() for name in layout.names(TRAVELLING)}
@@ -167,13 +168,16 @@ class Site:
     def _train(self, fit: LocalFit, data: JobData, held_out: Dataset, seed: int) -> dict[str, float]:
         own = self.recipe.callbacks(fit)
         users = copy.deepcopy(list(self.callbacks))
-        loader = self.loader(data.training_set, seed)
+        loader = self.place.share(self.loader(data.training_set, seed))
         # a user's callbacks and schedules may want figures inside a fit, flt's own module doesn't
         wanted = _size(held_out) > 0 and not isinstance(self.module, ClientModule)
         during = self.loader(held_out, None) if wanted else None
-        with quiet(), alone(), interruptible():
+        with quiet(), self.place.around(), interruptible():
             trainer = self.trainer(
-                [Batches(self.told), *own, *users], list(self.loggers), **self.settings.length(fit.payload.plan)
+                [Batches(self.told), *own, *users],
+                list(self.loggers),
+                self.place,
+                **self.settings.length(fit.payload.plan),
             )
             trainer.fit(self.module, loader, during)
         fit.steps = trainer.global_step
@@ -188,19 +192,24 @@ class Site:
             if self.layout.entries[name].role not in TRAVELLING:
                 self.parameters[name].data = start
 
-    def trainer(self, callbacks: list[pl.Callback], loggers: list[SharedLogger], **length: int) -> pl.Trainer:
+    def trainer(
+        self,
+        callbacks: list[pl.Callback],
+        loggers: list[SharedLogger],
+        place: OneDevice | None = None,
+        **length: int,
+    ) -> pl.Trainer:
         """A fresh, quiet Trainer: a used one would train no step, since ``fit`` doesn't reset its progress.
 
         Args:
             callbacks: Its own.
             loggers: What the module finds as its loggers.
+            place: Where it runs; None: on the module's device.
             length: The Trainer's arguments that say how long the fit is; they may set others anew.
         """
         with known_packages():
             return pl.Trainer(
                 accelerator=self.module.device.type if self.module.device.type != "cuda" else "gpu",
-                strategy=ResidentStrategy(self.module.device),
-                plugins=[LightningEnvironment()],  # a fit is one process's own, however many the run has
                 precision=self.settings.precision,  # type: ignore[arg-type]  # a config's string
                 logger=loggers or False,
                 callbacks=callbacks,
@@ -212,6 +221,7 @@ class Site:
                 log_every_n_steps=1 if loggers else None,  # fits are shorter than Lightning's interval of 50
                 default_root_dir=self.root,
                 **{"accumulate_grad_batches": self.settings.accumulate, **length},  # type: ignore[arg-type]  # integers
+                **(place or OneDevice()).arguments(self.module),
             )
 
     def loader(self, dataset: Dataset, seed: int | None) -> DataLoader:

@@ -87,7 +87,7 @@ class Checkpoint(FedCallback):
             if key in snapshot.callbacks:
                 callback.load_state_dict(snapshot.callbacks[key])
         files = {(client, index): file for client, index, file in manifest["private"]}
-        federator.client_states = ClientStates(self.folder)
+        federator.client_states = ClientStates(self.folder, federator.client_states.writes)
         federator.client_states.load(files, manifest["files"])
 
     def _write_round(self, federator: Federator, suffix: str = "") -> None:

@@ -99,8 +99,8 @@ class Batched(Serial):
             yield found.pop(i)
 
     def _together(self, tasks: Sequence[Task]) -> list[Result]:
-        """What several tasks yield: out of memory they go in halves, and alone as the serial engine trains them."""
-        if len(tasks) < 2 or self.reason(tasks[0]) is not None:
+        """What several tasks yield: out of memory they go in halves."""
+        if self.reason(tasks[0]) is not None:
             return list(super().run(tasks))
         parts = [tasks]
         try:
@@ -108,7 +108,7 @@ class Batched(Serial):
         except Unstackable as error:
             self._refused[tasks[0].payload.plan.train] = str(error)
         except RuntimeError as error:
-            if not tuning.is_out_of_memory(error):
+            if len(tasks) == 1 or not tuning.is_out_of_memory(error):
                 raise
             half = len(tasks) // 2
             parts = [tasks[i : i + half] for i in range(0, len(tasks), half)]
@@ -216,9 +216,10 @@ class Batched(Serial):
         if plan.train not in self._proven:
             self._proven[plan.train] = proof.proven(site, jobs[: proof.JOBS], stacked)
         stack.behind = self._proven[plan.train]
-        length = {"max_epochs": 1, "accumulate_grad_batches": 1}
         with quiet(), alone(), interruptible(), stack.computing():
-            trainer = site.trainer([JobCallbacks(jobs, stack, steps), *watching], [], **length)
+            trainer = site.trainer(
+                [JobCallbacks(jobs, stack, steps), *watching], [], max_epochs=1, accumulate_grad_batches=1
+            )
             trainer.fit(stacked, steps)
         return stacked
 

@@ -87,6 +87,10 @@ class Processes:
                 raise
         return self.listen(encode(word))[0].text
 
+    def agree(self, stop: bool) -> bool:
+        """Whether the first process says so."""
+        return bool(self.first(lambda: "stop" if stop else ""))
+
     def listen(self, data: bytes) -> list:
         """What each process gave, decoded.
 

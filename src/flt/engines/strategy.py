@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flt.arrivals import Arrivals
 from flt.client_states import ClientStates
-from flt.engines.processes import Processes, Word
+from flt.engines.processes import Processes
 from flt.engines.serial import Serial, Task
 from flt.errors import InputError
 from flt.messages import JobId, Update, encode, message
@@ -97,7 +97,7 @@ class Strategy(Serial):
 
     def agree(self, stop: bool) -> bool:
         """What the first process decides."""
-        return bool(self.processes.listen(encode(Word("stop" if stop else "")))[0].text)
+        return self.processes.agree(stop)
 
     def fail(self, error: BaseException) -> None:
         """Tells the others that this process can't go on."""

@@ -18,6 +18,10 @@ CANDIDATES = (1, 2, 5, 10, 20, 50, 100)
 MOST = CANDIDATES[-1]
 STEPS = 3
 """Steps of a timed fit; the first warms up."""
+SLOWER = 1.15
+"""By so much a candidate has to be slower than the best to be out: less may be a disturbance."""
+AGAIN = 2
+"""How often those that are left are timed again, the other way round."""
 CLEARLY = 0.98
 """More jobs at once have to be faster by that factor, since they cost memory."""
 SHARE = 0.8
@@ -47,14 +51,14 @@ def chosen(seconds: Callable[[int], float], jobs: int, device: torch.device) -> 
     """The number of jobs at once with which a job takes the least time.
 
     Tried are more and more of them until it gets slower, or memory wouldn't suffice: what they take is taken to grow
-    with their number.
+    with their number. Those that are nearly as fast as the best are timed again, and their quickest time counts.
 
     Args:
         seconds: Number of jobs -> seconds per step and job, by a fit of so many.
         jobs: The most that there are.
         device: Whose memory.
     """
-    best, at_best, least = 1, float("inf"), float("inf")
+    found: dict[int, float] = {}
     tried, grown = 1, 0
     free()
     start = taken(device)
@@ -63,19 +67,28 @@ def chosen(seconds: Callable[[int], float], jobs: int, device: torch.device) -> 
         if count > 1 and grown / tried * count > SHARE * available_memory(device):
             break
         try:
-            found = seconds(count)
+            found[count] = seconds(count)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             break
         grown, tried = max(0, taken(device) - start), count
-        _log.debug("%d jobs at once: %.4f s per step and job, %d bytes", count, found, grown)
-        if found > least:
+        _log.debug("%d jobs at once: %.4f s per step and job, %d bytes", count, found[count], grown)
+        if found[count] > SLOWER * min(found.values()):
             break
-        if found < CLEARLY * at_best:
-            best, at_best = count, found
-        least = min(least, found)
+    for _ in range(AGAIN):
+        for count in [count for count in reversed(found) if found[count] <= SLOWER * min(found.values())]:
+            found[count] = min(found[count], seconds(count))
     free()
+    return _fewest(found)
+
+
+def _fewest(found: dict[int, float]) -> int:
+    """The fewest jobs than which no more are clearly faster."""
+    best, at_best = 1, float("inf")
+    for count, seconds in found.items():
+        if seconds < CLEARLY * at_best:
+            best, at_best = count, seconds
     return best
 
 

@@ -1,0 +1,42 @@
+"""The sharded engine: one client at a time, each fit on the devices of all processes by a strategy of its Trainer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from flt.arrivals import Arrivals
+from flt.client import ClientSpec
+from flt.client_states import ClientStates
+from flt.engines.processes import Processes
+from flt.engines.serial import Serial
+from flt.places import AllDevices
+from flt.site import Site
+
+
+class Sharded(Serial):
+    """Trains jobs one after another, every one of them in all processes together, which have the same after it.
+
+    Args:
+        site: The resident module; its fits go where the engine says.
+        clients: Client id -> its data.
+        processes: Those of the run.
+        nodes: Machines that they are on.
+    """
+
+    def __init__(self, site: Site, clients: Mapping[int, ClientSpec], processes: Processes, nodes: int) -> None:
+        super().__init__(site, clients)
+        self.processes = processes
+        site.place = AllDevices(processes.rank, processes.size, nodes)
+
+    def exchange(self, arrivals: Arrivals, counts: Counter[str], states: ClientStates) -> None:
+        """Waits until the first process has written the private states, which all have alike."""
+        self.processes.first(str)
+
+    def agree(self, stop: bool) -> bool:
+        """What the first process decides."""
+        return self.processes.agree(stop)
+
+    def fail(self, error: BaseException) -> None:
+        """Tells the others that this process can't go on."""
+        self.processes.fail(error)
