@@ -34,7 +34,8 @@ LIMIT = 300
 )
 def test_what_cannot_be_launched_is_refused_in_a_line(overrides: list[str], line: str) -> None:
     with pytest.raises(InputError) as raised:
-        launched(load_config(overrides), lambda processes: None)
+        cfg = load_config(overrides)
+        launched(cfg.devices, build.engine_settings(cfg), lambda processes: None)
     assert str(raised.value).startswith(line)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 
@@ -15,7 +15,7 @@ from flt.config import TrainConfig, typed
 from flt.engines.batched import Batched, BatchedSettings
 from flt.engines.processes import Processes
 from flt.engines.serial import Serial, SerialSettings
-from flt.engines.sharded import Sharded
+from flt.engines.sharded import STRATEGIES, Sharded
 from flt.engines.strategy import Strategy
 from flt.errors import InputError
 from flt.grouping.agglomerative import AgglomerativeGrouping
@@ -125,15 +125,12 @@ class ShardedSettings(LaunchSettings):
 
     Attributes:
         name: Always ``sharded``.
-        strategy: Of the Trainers: ``ddp``.
+        strategy: ``ddp``, or ``fsdp``.
     """
 
     name: str = "sharded"
 
-    def __post_init__(self) -> None:
-        if self.strategy != "ddp":
-            raise InputError.of("engine.strategy", self.strategy, "ddp")
-        super().__post_init__()
+    strategies: ClassVar[tuple[str, ...]] = STRATEGIES
 
 
 ENGINES: dict[str, type] = {
@@ -230,7 +227,7 @@ def engine(
     """
     settings = engine_settings(cfg)
     if isinstance(settings, ShardedSettings):
-        return Sharded(site, clients, processes, settings.nodes)
+        return Sharded(site, clients, processes, settings.nodes, settings.strategy)
     if not isinstance(settings, StrategySettings):
         return INSIDE[settings.name][1](site, clients, settings, found)
 

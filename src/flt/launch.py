@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import pickle
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from lightning.fabric import Fabric
 
-from flt.config import TrainConfig, typed
 from flt.engines.processes import Launched, Processes
 from flt.errors import InputError
 from flt.quiet import quiet_launch
 
-STRATEGIES = ("ddp", "ddp_spawn")
+SPAWN = "ddp_spawn"
 _T = TypeVar("_T")
 
 
@@ -33,33 +31,33 @@ class LaunchSettings:
     strategy: str = "ddp"
     nodes: int = 1
 
+    strategies: ClassVar[tuple[str, ...]] = ("ddp", SPAWN)
+
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise InputError.of("engine.strategy", self.strategy, STRATEGIES)
+        if self.strategy not in self.strategies:
+            raise InputError.of("engine.strategy", self.strategy, self.strategies)
         if self.nodes < 1:
             raise InputError.of("engine.nodes", self.nodes, "an integer >= 1")
 
 
-def launched(cfg: TrainConfig, work: Callable[[Processes], _T]) -> _T:
+def launched(devices: int, settings: Any, work: Callable[[Processes], _T]) -> _T:
     """Does the work in each process of the run, and returns what this one's made.
 
     Args:
-        cfg: Engine and devices; an engine of one process launches nothing.
+        devices: Of each machine.
+        settings: The engine's; those of an engine of one process are no :class:`LaunchSettings`.
         work: Called with the processes.
 
     Raises:
-        InputError: Devices and engine don't fit together, or there are fewer devices.
+        InputError: The engine has one process, or there are fewer devices.
     """
-    if "nodes" not in cfg.engine:
-        if cfg.devices != 1:
-            name = cfg.engine.get("name")
-            raise InputError.of(
-                "devices", cfg.devices, f"1 with engine={name}", "engine=strategy and engine=sharded use several"
-            )
+    if not isinstance(settings, LaunchSettings):
+        if devices != 1:
+            why = "engine=strategy and engine=sharded use several"
+            raise InputError.of("devices", devices, f"1 with engine={settings.name}", why)
         return work(Processes())
-    given = {field.name: cfg.engine[field.name] for field in dataclasses.fields(LaunchSettings)}
-    fabric = _fabric(cfg, typed(LaunchSettings, given, "engine"))
-    if cfg.engine["strategy"] == "ddp_spawn":
+    fabric = _fabric(devices, settings)
+    if settings.strategy == SPAWN:
         made: _T = pickle.loads(fabric.launch(functools.partial(_spawned, work)))
         return made
     with quiet_launch():
@@ -72,13 +70,13 @@ def _spawned(work: Callable[[Processes], _T], fabric: Fabric) -> bytes:
     return pickle.dumps(work(Launched(fabric)))
 
 
-def _fabric(cfg: TrainConfig, settings: LaunchSettings) -> Fabric:
+def _fabric(devices: int, settings: LaunchSettings) -> Fabric:
     found = torch.cuda.device_count()
-    most = found or os.cpu_count() or 1
-    if not cfg.devices >= 1 or (found and cfg.devices > found):
-        raise InputError.of("devices", cfg.devices, f"an integer from 1 to {most}")
+    if devices < 1 or (found and devices > found):
+        raise InputError.of("devices", devices, f"an integer from 1 to {found}" if found else "an integer >= 1")
+    # the fits of engine=sharded have other strategies; its processes start as all do
+    strategy = settings.strategy if settings.strategy == SPAWN else "ddp"
     with quiet_launch():
         return Fabric(
-            accelerator="gpu" if found else "cpu", devices=cfg.devices, num_nodes=settings.nodes,
-            strategy=settings.strategy,
+            accelerator="gpu" if found else "cpu", devices=devices, num_nodes=settings.nodes, strategy=strategy
         )  # fmt: skip

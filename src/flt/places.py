@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, Sampler
 
+from flt.blocks import blocks
 from flt.quiet import ResidentStrategy, alone
 
 
@@ -25,9 +31,16 @@ class OneDevice:
         """What holds while it runs."""
         return alone()
 
+    together = False
+    """Whether an evaluation needs all processes of the run."""
+
     def share(self, loader: DataLoader) -> DataLoader:
         """This process's part of each batch: all of it."""
         return loader
+
+    def callbacks(self) -> list[pl.Callback]:
+        """What a fit needs there before all other callbacks."""
+        return []
 
 
 class ResidentDDP(DDPStrategy):
@@ -62,15 +75,71 @@ class AllDevices(OneDevice):
             "strategy": ResidentDDP(), "devices": devices, "num_nodes": self.nodes, "use_distributed_sampler": False,
         }  # fmt: skip
 
-    @contextlib.contextmanager
-    def around(self) -> Iterator[None]:
+    def around(self) -> contextlib.AbstractContextManager[None]:
         """What holds while it runs: nothing; its processes are there to talk to each other."""
-        yield
+        return contextlib.nullcontext()
 
     def share(self, loader: DataLoader) -> DataLoader:
         """This process's part of each batch."""
         parts = Parts(loader.batch_sampler, self.rank, self.size)  # type: ignore[arg-type]  # an iterable of lists
         return DataLoader(loader.dataset, batch_sampler=parts, collate_fn=loader.collate_fn)
+
+
+class ShardedWeights(AllDevices):
+    """One fit on the devices of all processes, each of which keeps a part of every block's frozen weights.
+
+    A block's weights are put together when it computes, and let go of again (torch's FSDP2). Adapters and head are
+    small: every process has them whole, and their gradients are averaged before a step. Evaluations need all processes.
+    """
+
+    together = True
+
+    def arguments(self, module: pl.LightningModule) -> dict[str, Any]:
+        """The Trainer's: its strategy sees one device, since the weights themselves know of the others."""
+        return OneDevice().arguments(module)
+
+    def around(self) -> contextlib.AbstractContextManager[None]:
+        """What holds while it runs."""
+        return alone()
+
+    def callbacks(self) -> list[pl.Callback]:
+        """What averages the gradients."""
+        return [MeanGradients(self.size)]
+
+    def shard(self, module: nn.Module, kept: Collection[nn.Parameter]) -> None:
+        """Splits the weights of each block over the processes, in place.
+
+        Args:
+            module: With adapters attached, the same in all processes.
+            kept: Parameters that every process keeps whole.
+
+        Raises:
+            InputError: The model has no list of like blocks.
+        """
+        mesh = init_device_mesh(next(module.parameters()).device.type, (self.size,))
+        for name in blocks(module):
+            block = module.get_submodule(name)
+            fully_shard(block, mesh=mesh, ignored_params={p for p in block.parameters() if p in set(kept)})
+
+
+class MeanGradients(pl.Callback):
+    """Averages gradients over the processes, in one message, before anything else reads them.
+
+    Args:
+        size: Processes in all.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        """Called before each optimiser step."""
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
 
 class Parts(Sampler[list[int]]):

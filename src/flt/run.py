@@ -103,7 +103,7 @@ class Run:
         Raises:
             InputError: Something of the input is wrong. Nothing was written then, unless the mistake is in an update.
         """
-        return launched(self.cfg, self._work)
+        return launched(self.cfg.devices, build.engine_settings(self.cfg), self._work)
 
     def _work(self, processes: Processes) -> Result:
         """What each process of the run does."""
@@ -206,7 +206,9 @@ class Run:
         federator.client_states = ClientStates(checkpoint.folder, writes)
         checkpoint.restore(federator)
         if not self.processes.is_first:
-            federator.callbacks = counting  # the first process evaluates, shows and writes
+            # the first process evaluates, shows and writes; it can't evaluate alone what all have a part of
+            evaluating = [evaluate, *distributed] if federator.engine.site.place.together else []
+            federator.callbacks = [*evaluating, *counting]
             federator.engine.site.loggers = self._site_loggers(federator, [DummyLogger()])
             return
         runs.record(self.folder, cfg)  # a longer run's rounds, once the checkpoint has agreed to them

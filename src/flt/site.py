@@ -174,7 +174,7 @@ class Site:
         during = self.loader(held_out, None) if wanted else None
         with quiet(), self.place.around(), interruptible():
             trainer = self.trainer(
-                [Batches(self.told), *own, *users],
+                [Batches(self.told), *self.place.callbacks(), *own, *users],
                 list(self.loggers),
                 self.place,
                 **self.settings.length(fit.payload.plan),
@@ -218,6 +218,7 @@ class Site:
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
+                inference_mode=not self.place.together,  # what is put together in it could be used nowhere else
                 log_every_n_steps=1 if loggers else None,  # fits are shorter than Lightning's interval of 50
                 default_root_dir=self.root,
                 **{"accumulate_grad_batches": self.settings.accumulate, **length},  # type: ignore[arg-type]  # integers

@@ -10,8 +10,12 @@ from flt.client import ClientSpec
 from flt.client_states import ClientStates
 from flt.engines.processes import Processes
 from flt.engines.serial import Serial
-from flt.places import AllDevices
+from flt.errors import InputError
+from flt.layout import TRAVELLING
+from flt.places import AllDevices, ShardedWeights
 from flt.site import Site
+
+STRATEGIES = ("ddp", "fsdp")
 
 
 class Sharded(Serial):
@@ -22,12 +26,25 @@ class Sharded(Serial):
         clients: Client id -> its data.
         processes: Those of the run.
         nodes: Machines that they are on.
+        strategy: ``ddp``: each process has the whole model; ``fsdp``: a part of the frozen weights of each block.
+
+    Raises:
+        InputError: The recipe changes frozen weights, which ``fsdp`` has split.
     """
 
-    def __init__(self, site: Site, clients: Mapping[int, ClientSpec], processes: Processes, nodes: int) -> None:
+    def __init__(
+        self, site: Site, clients: Mapping[int, ClientSpec], processes: Processes, nodes: int, strategy: str = "ddp"
+    ) -> None:
         super().__init__(site, clients)
         self.processes = processes
-        site.place = AllDevices(processes.rank, processes.size, nodes)
+        kind = AllDevices if strategy == "ddp" else ShardedWeights
+        site.place = place = kind(processes.rank, processes.size, nodes)
+        if isinstance(place, ShardedWeights):
+            if site.recipe.changes_base:
+                why = "the recipe changes the frozen weights, of which each process has a part"
+                raise InputError.of("engine.strategy", strategy, "ddp", why)
+            place.shard(site.module, [site.parameters[name] for name in site.layout.names(TRAVELLING)])
+            site.parameters = dict(site.module.named_parameters())
 
     def exchange(self, arrivals: Arrivals, counts: Counter[str], states: ClientStates) -> None:
         """Waits until the first process has written the private states, which all have alike."""
