@@ -89,9 +89,10 @@ def test_processes_of_one_machine_have_the_bits_of_serial_and_one_of_them_speaks
 
 
 @pytest.mark.slow
-def test_the_fits_of_a_run_are_split_over_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_the_fits_of_a_run_are_split_over_processes(strategy: str, tmp_path: Path) -> None:
     ended(flt(tmp_path, "name=plain", "rounds=1"))
-    ended(flt(tmp_path, "engine=sharded", "devices=2", "name=sharded", "rounds=1"))
+    ended(flt(tmp_path, "engine=sharded", f"engine.strategy={strategy}", "devices=2", "name=sharded", "rounds=1"))
     plain, split = (
         load_file(tmp_path / "lightning_logs" / name / "version_0" / "adapter" / "adapter_model.safetensors")
         for name in ("plain", "sharded")
@@ -116,10 +117,23 @@ def test_two_nodes_share_a_cohort_over_loopback(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_mistake_is_one_line_and_exit_code_2_with_several_processes_too(tmp_path: Path) -> None:
-    run = flt(tmp_path, "engine=strategy", "devices=2", "local.lr=1e30", "name=high")
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    ended(flt(tmp_path, "name=plain"))
+    options = ["engine=strategy", "algo=hafl", "name=resumed"]
+    ended(flt(tmp_path, *options, "devices=2", "rounds=1"))
+    ended(flt(tmp_path, *options, "devices=3", "rounds=2", "resume=last"))
+    assert bits(tmp_path, "resumed")["adapter"] == bits(tmp_path, "plain")["adapter"]
+    (config,) = (tmp_path / "lightning_logs" / "resumed").glob("*/config.yaml")
+    assert "devices: 3" in config.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+def test_a_mistake_is_one_line_and_exit_code_2_with_several_processes_too(strategy: str, tmp_path: Path) -> None:
+    options = ["engine=strategy", f"engine.strategy={strategy}", "devices=2"]
+    run = flt(tmp_path, *options, "local.lr=1e30", "name=high")
     printed = run.communicate(timeout=LIMIT)[0]
     assert run.returncode == 2
-    assert [line for line in printed.splitlines() if line.startswith("error: ")] == [printed.splitlines()[-1]]
+    assert len([line for line in printed.splitlines() if line.startswith("error: ")]) == 1
     assert "Traceback" not in printed
     assert not (tmp_path / "lightning_logs" / "high").exists()

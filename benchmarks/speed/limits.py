@@ -11,8 +11,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from benchmarks.speed import gpu, plain, workload
@@ -21,14 +22,16 @@ from torch.profiler import ProfilerActivity, profile
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product", "linear")
 REPEATS, STEPS, COPIED = 15, 3, 1 << 26
-"""Timings of which the median counts; steps under the profiler; float32 numbers that the copy test copies."""
+SHARINGS, SHARED_STEPS = 5, 8
+"""Timings of which the median counts; steps under the profiler; float32 numbers that the copy test copies;
+rounds of sharing, and steps of each process in one."""
 
 
 def measure(source: Path) -> dict[str, float]:
     """Of the hand-written loop's step on one thread.
 
     Returns:
-        ``step_ms``; ``gflops`` that the step reaches; ``peak_gflops`` of the products of its own shapes; ``copy_gbs``;
+        ``step_ms``; ``gflops`` that the step reaches; ``peak_gflops`` of the widest product alone; ``copy_gbs``;
         and the shares of the step's time in matrix products (``products``), in the other operators, which move memory
         (``moving``), and outside of all operators (``python``: the interpreter, autograd, the dispatcher).
     """
@@ -69,7 +72,7 @@ def in_a_process(source: Path) -> dict[str, float]:
         [sys.executable, "-m", "benchmarks.speed.limits", str(source)],
         env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return json.loads(done.stdout.splitlines()[-1])
+    return {**json.loads(done.stdout.splitlines()[-1]), "two_to_one": shared_cores(source)}
 
 
 def sentence(found: dict[str, float]) -> str:
@@ -78,7 +81,8 @@ def sentence(found: dict[str, float]) -> str:
     name = {"products": "arithmetic", "moving": "memory bandwidth", "python": "Python"}[largest]
     shares = ", ".join(f"{key} {found[key]:.0%}" for key in ("products", "moving", "python"))
     rates = f"{found['gflops']:.0f} of {found['peak_gflops']:.0f} GFLOP/s, copies at {found['copy_gbs']:.1f} GB/s"
-    return f"{name} ({shares}; a step {found['step_ms']:.0f} ms, {rates})"
+    two = f"two processes that share nothing take {found['two_to_one']:.2f} of one's time"
+    return f"{name} ({shares}; a step {found['step_ms']:.0f} ms, {rates}; {two})"
 
 
 def _product_rate(given: workload.Workload) -> float:
@@ -103,5 +107,51 @@ def _median(run: Callable[[], object]) -> float:
     return statistics.median(timed() for _ in range(REPEATS))
 
 
+def shared_cores(source: Path) -> float:
+    """The wall time of two processes that take half of the loop's steps each, to that of one that takes them all.
+
+    No engine can have a smaller one: the processes have nothing to tell each other.
+    """
+    command = [sys.executable, "-m", "benchmarks.speed.limits", str(source), "--wait"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both: list[Any] = [subprocess.Popen(command, env={**os.environ, **ONE_THREAD}, **pipes) for _ in range(2)]  # type: ignore[call-overload]  # keywords by name
+    try:
+        _told(both, 1)
+        ratios = []
+        for _ in range(SHARINGS):
+            alone = _told(both[:1], 2 * SHARED_STEPS)
+            ratios.append(_told(both, SHARED_STEPS) / alone)
+        return statistics.median(ratios)
+    finally:
+        for its in both:
+            its.stdin.close()
+            its.wait()
+
+
+def _told(processes: Sequence[Any], steps: int) -> float:
+    """Seconds until all of the processes have taken so many steps."""
+    began = time.perf_counter()
+    for its in processes:
+        its.stdin.write(f"{steps}\n")
+        its.stdin.flush()
+    for its in processes:
+        its.stdout.readline()
+    return time.perf_counter() - began
+
+
+def _wait(source: Path) -> None:
+    """Takes as many steps as each line of the input says."""
+    torch.set_num_threads(1)
+    given = workload.load(source)
+    model, trained = given.model()
+    for line in sys.stdin:
+        for _ in range(int(line)):
+            plain.train(model, trained, given.data, given.order[0, 0][:1], given.hyper)
+        print("done", flush=True)
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(Path(sys.argv[1]))))
+    if "--wait" in sys.argv:
+        _wait(Path(sys.argv[1]))
+    else:
+        print(json.dumps(measure(Path(sys.argv[1]))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ CHECKED = 2
 FEWEST = 3
 """Undisturbed pairs, below which the disturbed ones are used too, and the table says so."""
 TOLERANCE = 1e-5
-"""Largest difference of two contestants' weights after the checked rounds."""
+"""Largest difference of two contestants' weights, for each round since they were equal."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Timed:
 
     Attributes:
         rounds: Contestant -> its timed rounds, in step.
-        differences: Contestant -> largest difference of its weights to the reference's in the checked rounds.
+        differences: Contestant -> largest difference of its weights to the reference's in the checked rounds, divided
+            by the number of rounds: rounding errors of the first round are in the start of the second.
     """
 
     rounds: dict[str, list[Round]]
@@ -83,10 +85,10 @@ def compare(contestants: Mapping[str, Contestant], reference: str, rounds: int) 
         rounds: Timed ones.
     """
     differences = dict.fromkeys(contestants, 0.0)
-    for _ in range(CHECKED):
+    for number in range(1, CHECKED + 1):
         weights = {name: contestant.round().weights for name, contestant in contestants.items()}
         for name, path in weights.items():
-            differences[name] = max(differences[name], furthest(path, weights[reference]))
+            differences[name] = max(differences[name], furthest(path, weights[reference]) / number)
     return Timed(run(contestants, rounds), differences)
 
 
@@ -112,4 +114,5 @@ def furthest(one: str, other: str) -> float:
     ours, theirs = load_file(one), load_file(other)
     if {name: t.shape for name, t in ours.items()} != {name: t.shape for name, t in theirs.items()}:
         return float("inf")
-    return max(float((tensor - theirs[name]).abs().max()) for name, tensor in ours.items())
+    found = [float((tensor - theirs[name]).abs().max()) for name, tensor in ours.items()]
+    return max(found) if all(map(math.isfinite, found)) else float("inf")

@@ -5,7 +5,6 @@ Heavy imports wait until the first line is printed.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
@@ -45,18 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(flt.__version__)
         return 0
     _quiet_libraries()
-    if not _is_first():
-        # the first process says it all; an exit code of another one would have its launcher kill the first
-        with contextlib.suppress(InputError, KeyboardInterrupt):
-            COMMANDS[command](rest)
-        return 0
-    print(f"flt {flt.__version__}  {command} {' '.join(rest)}".rstrip(), flush=True)
+    first = _is_first()
+    if first:
+        print(f"flt {flt.__version__}  {command} {' '.join(rest)}".rstrip(), flush=True)
     try:
         return COMMANDS[command](rest)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+    except (InputError, KeyboardInterrupt) as error:
+        if not first and getattr(error, "told", False):
+            return 0  # the first process says it; another exit code would have the launcher kill it before
+        if isinstance(error, InputError):
+            print(f"error: {error}", file=sys.stderr)
+            return 2
         print("interrupted; the same command with resume=last goes on after the last finished round", file=sys.stderr)
         return INTERRUPTED
 
@@ -97,6 +95,10 @@ def _sweep(overrides: Sequence[str]) -> int:
 
     combinations = expand(overrides)
     configurations = [runs.configure(combination) for combination in combinations]
+    if len({(cfg.engine["name"], cfg.devices) for cfg in configurations}) > 1:
+        several = [cfg.engine["name"] for cfg in configurations if "nodes" in cfg.engine]
+        if several:
+            raise InputError.of("engine", several[0], "one engine and one number of devices in all of a sweep's runs")
     for number, (combination, cfg) in enumerate(zip(combinations, configurations, strict=True), start=1):
         print(f"run {number} of {len(combinations)}: {' '.join(combination)}", flush=True)
         train(cfg)

@@ -92,6 +92,7 @@ class Federator:
         """Runs the rounds that are left, or until a callback sets ``should_stop``, and returns the last state."""
         try:
             self.call("on_fit_start")
+            self.should_stop = self.engine.agree(self.should_stop)
             # after a resume the resident module lacks versions of the base that the clients have, and won't be sent
             self.engine.load(self.state, self.state.home)
             while self.state.rounds < self.rounds and not self.should_stop:

@@ -58,7 +58,9 @@ def launched(devices: int, settings: Any, work: Callable[[Processes], _T]) -> _T
         return work(Processes())
     fabric = _fabric(devices, settings)
     if settings.strategy == SPAWN:
-        made: _T = pickle.loads(fabric.launch(functools.partial(_spawned, work)))
+        made: _T | InputError = pickle.loads(fabric.launch(functools.partial(_spawned, work)))
+        if isinstance(made, InputError):
+            raise made
         return made
     with quiet_launch():
         fabric.launch()
@@ -66,8 +68,11 @@ def launched(devices: int, settings: Any, work: Callable[[Processes], _T]) -> _T
 
 
 def _spawned(work: Callable[[Processes], _T], fabric: Fabric) -> bytes:
-    """The work in a process that this one has started and that ends with it: tensors go by value, not by its memory."""
-    return pickle.dumps(work(Launched(fabric)))
+    """The work in a process that ends with it: its tensors go by value, and so does a mistake in the input."""
+    try:
+        return pickle.dumps(work(Launched(fabric)))
+    except InputError as error:
+        return pickle.dumps(error)
 
 
 def _fabric(devices: int, settings: LaunchSettings) -> Fabric:

@@ -106,7 +106,14 @@ class Run:
         return launched(self.cfg.devices, build.engine_settings(self.cfg), self._work)
 
     def _work(self, processes: Processes) -> Result:
-        """What each process of the run does."""
+        """What each process of the run does; where one can't go on, the others hear of it."""
+        try:
+            return self._run(processes)
+        except BaseException as error:
+            processes.fail(error)
+            raise
+
+    def _run(self, processes: Processes) -> Result:
         began = time.perf_counter()
         self.processes, self.show = processes, self.show and processes.is_first
         cfg, made = self.cfg, self.made

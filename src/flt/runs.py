@@ -16,8 +16,8 @@ from flt.config import TrainConfig, compose_config, config_folder, load_config, 
 from flt.errors import InputError
 from flt.files import write_atomically
 
-LATER = ("rounds", "threads", "cache.max_gb", "export.base", "stop.accuracy", "stop.patience", "engine.jobs")
-MAY_DIFFER = ("resume", "root", "algo", "devices", *LATER)
+LATER = ("rounds", "threads", "devices", "cache.max_gb", "export.base", "stop.accuracy", "stop.patience", "engine.jobs")
+MAY_DIFFER = ("resume", "root", "algo", *LATER)
 """Keys that a resume may set otherwise: ``rounds`` and ``stop`` say how long a run is, the rest changes no number.
 Those of LATER are taken over."""
 _log = logging.getLogger(__name__)

@@ -188,3 +188,20 @@ def test_processes_go_on_where_one_alone_has_stopped(rule: Any, tmp_path: Path) 
     whole.fit()
     found = forked(functools.partial(halves, Recipe(rule), tmp_path / "states"), 2, tmp_path)
     assert found == [everything(whole)] * 2
+
+
+def stopped_before(processes: Processes) -> int:
+    """A run that a callback of the first process stops before its first round, as a resumed one that has finished."""
+    federator = toy_federator(rounds=3)
+
+    class Finished(Sent):
+        def on_fit_start(self, federator: Federator) -> None:
+            federator.should_stop = True
+
+    federator.callbacks = [Finished()] if processes.is_first else []
+    federator.engine = Strategy(federator.engine, processes)
+    return federator.fit().rounds
+
+
+def test_no_process_trains_a_round_that_the_first_one_has_stopped_before(tmp_path: Path) -> None:
+    assert forked(stopped_before, 2, tmp_path) == [0, 0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,8 @@ from flt.messages import decode, encode, message
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+_E = TypeVar("_E", bound=BaseException)
 
 
 @message
@@ -40,6 +42,12 @@ class Word:
 
 class PeerFailedError(RuntimeError):
     """Another process of the run can't go on."""
+
+
+def told(error: _E) -> _E:
+    """Marks an error as one that all processes know of, so that the first one alone says it."""
+    error.told = True  # type: ignore[attr-defined]  # exceptions take attributes
+    return error
 
 
 class Processes:
@@ -102,7 +110,8 @@ class Processes:
         for rank, word in enumerate(heard):
             if isinstance(word, Word) and word.error:
                 self._failed = True
-                raise InputError(word.error) if word.mistaken else PeerFailedError(f"process {rank}: {word.error}")
+                error = InputError(word.error) if word.mistaken else PeerFailedError(f"process {rank}: {word.error}")
+                raise told(error)
         return heard
 
     def fail(self, error: BaseException) -> None:
@@ -114,6 +123,13 @@ class Processes:
         text = str(error) if mistaken else f"{type(error).__name__}: {error}"
         with contextlib.suppress(RuntimeError):  # one that has died doesn't listen either
             self.gather(encode(Word(error=text, mistaken=mistaken)))
+            told(error)
+
+    def leave(self) -> None:
+        """Closes the connection to the others."""
+        if self.size > 1 and not self._failed:
+            self._failed = True
+            dist.destroy_process_group()
 
 
 class Launched(Processes):

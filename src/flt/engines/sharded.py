@@ -55,5 +55,12 @@ class Sharded(Serial):
         return self.processes.agree(stop)
 
     def fail(self, error: BaseException) -> None:
-        """Tells the others that this process can't go on."""
-        self.processes.fail(error)
+        """Tells the others that this process can't go on.
+
+        A mistake in the input is found by all of them alike. Anything else may have happened in the middle of a fit,
+        where the others wait for gradients: they end with the connection.
+        """
+        if isinstance(error, InputError):
+            self.processes.fail(error)
+        else:
+            self.processes.leave()

@@ -78,7 +78,12 @@ def chosen(seconds: Callable[[int], float], jobs: int, device: torch.device) -> 
             break
     for _ in range(AGAIN):
         for count in [count for count in reversed(found) if found[count] <= SLOWER * min(found.values())]:
-            found[count] = min(found[count], seconds(count))
+            try:
+                found[count] = min(found[count], seconds(count))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                del found[count]
     free()
     return _fewest(found)
 
