@@ -12,6 +12,7 @@ from test_trivial_cases import SGD, clients_of, job_seed, proximal_fit
 from toys import Sent, Toy, toy_federator, toy_module, updates_of, weights_of
 
 from flt.callbacks.communication import Communication
+from flt.callbacks.local import LocalFit
 from flt.errors import InputError
 from flt.federator import Federator
 from flt.grouping.kmeans import KMeansGrouping
@@ -95,7 +96,7 @@ def test_a_fit_that_fails_leaves_the_base_as_it_was(monkeypatch: pytest.MonkeyPa
     federator = federated(FULL)
     site = federator.engine.site
     before = {name: site.parameters[name].detach().clone() for name in BASE}
-    monkeypatch.setattr(site, "_update", lambda *_: 1 / 0)
+    monkeypatch.setattr(LocalFit, "update", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         federator.fit()
     assert all(torch.equal(site.parameters[name], before[name]) for name in BASE)

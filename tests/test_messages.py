@@ -18,6 +18,8 @@ from torch import Tensor
 
 from flt import messages
 from flt.callbacks.checkpoint import Snapshot
+from flt.engines.processes import Word
+from flt.engines.strategy import Share
 from flt.errors import InputError
 from flt.messages import BaseDelta, Packed, PackedPayload, PackedUpdate, Payload, Plan, Update, decode, encode
 from flt.state import BaseState, ClientState, GroupState, ServerState
@@ -90,6 +92,13 @@ EXAMPLES = [
     GROUP,
     SERVER.base,
     SERVER,
+    Word("said", "why", True),
+    Share(
+        (Update((3, 1), 7, {}, PAIRS, 4, 120, 10),),
+        {("totals", "value", "w"): ((2, 3), 4, 5.0)},
+        {"bytes_up": 1},
+        {(3, 1): ("clients/3_1_0001.safetensors", "abc")},
+    ),  # fmt: skip
     Snapshot(SERVER, (SCALARS, {}), {"Communication": {"up": 1, "deep": {(1, (2, "x")): (None, True, 1, 1.0)}}}),
 ]
 
@@ -115,6 +124,8 @@ def test_the_closed_list_is_these_classes_and_each_has_an_example_here() -> None
         "BaseState",
         "ServerState",
         "Snapshot",
+        "Word",
+        "Share",
     }
     assert set(messages._MESSAGES) == named == {type(value).__name__ for value in EXAMPLES}
 

@@ -135,7 +135,7 @@ def shares(costs: dict[int, int], processes: int) -> list[list[int]]:
 
     Example:
         >>> shares({0: 1, 1: 5, 2: 2, 3: 3}, 2)
-        [[1], [3, 2, 0]]
+        [[1, 0], [3, 2]]
     """
     dealt: list[list[int]] = [[] for _ in range(processes)]
     load = [0] * processes
