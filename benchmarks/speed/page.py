@@ -51,7 +51,8 @@ def sections(found: dict[str, Any]) -> dict[str, str]:
             rows = [(LABELS.get(n, n), f"{wall:.2f}", f"{cpu:.2f}", f"{d:.1e}") for n, wall, cpu, d in found[size]]
             parts[size] = table(("", "wall s", "CPU s", "weights apart"), rows)
     if found.get("curves"):
-        parts["curves"] = table(("", "of a round", "", "wall s", "CPU s", "peak MB"), [*map(_row, found["curves"])])
+        points = table(("", "of a round", "", "wall s", "CPU s", "peak MB"), [*map(_row, found["curves"])])
+        parts["curves"] = f"![Seconds of a round against cohort, clients and rank](performance.png)\n\n{points}"
     if found.get("limits"):
         parts["limits"] = "\n".join(f"- {name}: {limits.sentence(its)}" for name, its in found["limits"].items())
     if found.get("gpu"):
