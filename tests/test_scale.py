@@ -13,6 +13,7 @@ import flt
 from flt.callbacks.base import FedCallback
 from flt.data import partition as partitioners
 from flt.federator import Federator
+from flt.task_rounds import with_task_rounds
 
 MANY = 2_000
 
@@ -50,6 +51,16 @@ def test_only_the_cohorts_clients_are_split(splits: list[int], tmp_path: Any, mo
     assert len(cohorts) > 3
     pictured = 50  # the picture of the partition shows the first clients
     assert len(set(splits)) <= len(cohorts) + pictured
+
+
+def test_other_rounds_or_another_data_set_split_nobody(splits: list[int]) -> None:
+    data = toy_data(40)
+    clients = with_task_rounds(flt.partition(data, by=None, clients=4), {"": [2, None]})
+    moved = clients[0].data[0].but(dataset=toy_data(40, seed=1))
+    assert not splits
+    assert moved.rounds == (2, None)
+    assert moved.dataset is not data
+    assert moved.train.tolist() == flt.partition(data, by=None, clients=4)[0].data[0].train.tolist()
 
 
 def test_positions_and_counts_are_those_of_splitting_at_once() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning.pytorch as pl
 
@@ -12,18 +12,16 @@ from flt.adapters import c2a, houlsby, lora, none
 from flt.client import ClientSpec
 from flt.compression.methods import Channel, NoCompression, Quantised
 from flt.config import TrainConfig, typed
-from flt.engines.batched import Batched, BatchedSettings
 from flt.engines.processes import Processes
-from flt.engines.serial import Serial, SerialSettings
-from flt.engines.sharded import STRATEGIES, Sharded
-from flt.engines.strategy import Strategy
+from flt.engines.serial import Serial
+from flt.engines.sharded import Sharded, ShardedSettings
+from flt.engines.strategy import INSIDE, Strategy, StrategySettings
 from flt.errors import InputError
 from flt.grouping.agglomerative import AgglomerativeGrouping
 from flt.grouping.base import Everyone
 from flt.grouping.density import DbscanGrouping, HdbscanGrouping
 from flt.grouping.kmeans import KMeansGrouping
 from flt.grouping.oracle import OracleGrouping
-from flt.launch import LaunchSettings
 from flt.layout import Layout
 from flt.messages import JobId
 from flt.plans import AdapterPlan, Alternating, FullPlan, Stages
@@ -82,55 +80,6 @@ ADAPTERS: dict[str, tuple[type, Callable[..., Layout]]] = {
     "none": (none.NoAdapterSettings, none.attach),
 }
 """Name in conf/adapter/ -> its settings, and what attaches it: called with module, settings, seed and layers."""
-
-
-INSIDE: dict[str, tuple[type, type[Serial]]] = {
-    "serial": (SerialSettings, Serial),
-    "batched": (BatchedSettings, Batched),
-}
-"""Engine of one process -> its settings, and the engine: called with site, clients and settings."""
-
-
-@dataclasses.dataclass
-class StrategySettings(LaunchSettings):
-    """How processes start, and the engine in each of them.
-
-    Attributes:
-        name: Always ``strategy``.
-        inside: An engine of one process.
-        jobs: Of ``inside=batched``: how many jobs at once.
-    """
-
-    name: str = "strategy"
-    inside: str = "serial"
-    jobs: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.inside not in INSIDE:
-            raise InputError.of("engine.inside", self.inside, INSIDE)
-        if self.jobs is not None and self.inside != "batched":
-            raise InputError.of("engine.jobs", self.jobs, f"null with engine.inside={self.inside}")
-        self.of_inside()
-
-    def of_inside(self) -> Any:
-        """The settings of the engine inside."""
-        kind, _ = INSIDE[self.inside]
-        return kind(jobs=self.jobs) if self.inside == "batched" else kind()
-
-
-@dataclasses.dataclass
-class ShardedSettings(LaunchSettings):
-    """How the fit of each client is split.
-
-    Attributes:
-        name: Always ``sharded``.
-        strategy: ``ddp``, or ``fsdp``.
-    """
-
-    name: str = "sharded"
-
-    strategies: ClassVar[tuple[str, ...]] = STRATEGIES
 
 
 ENGINES: dict[str, type] = {

@@ -57,6 +57,11 @@ class _Read:
         job.__dict__[self.name] = value
 
 
+def _read(*default: Any) -> Any:
+    """The descriptor, of any type: the annotation says what is read through it."""
+    return _Read(*default)
+
+
 @dataclasses.dataclass(frozen=True)
 class JobData:
     """A job's share of a data set, as positions: a client that isn't in the cohort costs no more than these.
@@ -75,12 +80,16 @@ class JobData:
     """
 
     dataset: Dataset
-    train: np.ndarray = _Read()  # type: ignore[assignment]  # a descriptor, which dataclasses ask for the default
-    held_out: np.ndarray = _Read()  # type: ignore[assignment]  # as above
+    train: np.ndarray = _read()
+    held_out: np.ndarray = _read()
     task: str = ""
-    label_counts: tuple[int, ...] = _Read(())  # type: ignore[assignment]  # as above
+    label_counts: tuple[int, ...] = _read(())
     head: str = ""
     rounds: tuple[int, int | None] = (1, None)
+
+    def but(self, **changes: Any) -> JobData:
+        """The job with other values of some fields; unlike ``dataclasses.replace`` it reads none of the rest."""
+        return JobData(**{**self.__dict__, **changes})
 
     @property
     def examples(self) -> int:

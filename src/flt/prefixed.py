@@ -50,9 +50,7 @@ def prefixed(made: Federation, layout: Layout, cfg: TrainConfig, device: torch.d
         sets = list(dict.fromkeys(_sets(made)))
         beside = dict(zip(sets, activations.beside(sets), strict=True))
     clients = [
-        dataclasses.replace(
-            client, data=tuple(dataclasses.replace(job, dataset=beside[job.dataset]) for job in client.data)
-        )
+        dataclasses.replace(client, data=tuple(job.but(dataset=beside[job.dataset]) for job in client.data))
         for client in made.clients
     ]
     validation, test = ({task: beside[s] for task, s in sets.items()} for sets in (made.validation, made.test))

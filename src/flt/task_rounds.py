@@ -31,10 +31,7 @@ def with_task_rounds(
         _check(f"task_rounds.{task}", rounds)
     ranges = {task: (rounds[0] or 1, rounds[1]) for task, rounds in task_rounds.items()}
     return [
-        dataclasses.replace(
-            client,
-            data=tuple(dataclasses.replace(job, rounds=ranges.get(job.task, job.rounds)) for job in client.data),
-        )
+        dataclasses.replace(client, data=tuple(job.but(rounds=ranges.get(job.task, job.rounds)) for job in client.data))
         for client in clients
     ]
 

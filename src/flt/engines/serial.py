@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from flt.arrivals import Arrivals
 from flt.client import ClientSpec
 from flt.client_states import ClientStates
+from flt.engines.processes import Processes
 from flt.messages import Payload, Update
 from flt.site import Site
 from flt.state import ClientState, ServerState
@@ -58,6 +59,8 @@ class Serial:
     ) -> None:
         self.site, self.clients, self.found = site, clients, found or (lambda settings: None)
         self.settings: Any = settings or SerialSettings()
+        self.processes = Processes()
+        """Of the run: this one alone, unless an engine has others."""
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Update, ClientState]]:
         """Yields each job's update and private state as soon as it is there."""
@@ -73,11 +76,12 @@ class Serial:
         """Brings in what other processes have trained and counted: here there are none."""
 
     def agree(self, stop: bool) -> bool:
-        """What the first process decides, where there are several."""
-        return stop
+        """What the first process decides."""
+        return self.processes.agree(stop)
 
     def fail(self, error: BaseException) -> None:
-        """Tells other processes that this one can't go on: here there are none."""
+        """Tells the others that this process can't go on."""
+        self.processes.fail(error)
 
     def load(self, state: ServerState, gid: int, head: str = "") -> None:
         """Puts one group's global model, at the living pairs, into the resident module.

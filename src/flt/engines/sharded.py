@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
+from typing import ClassVar
 
 from flt.arrivals import Arrivals
 from flt.client import ClientSpec
@@ -11,11 +13,24 @@ from flt.client_states import ClientStates
 from flt.engines.processes import Processes
 from flt.engines.serial import Serial
 from flt.errors import InputError
+from flt.launch import LaunchSettings
 from flt.layout import TRAVELLING
 from flt.places import AllDevices, ShardedWeights
 from flt.site import Site
 
-STRATEGIES = ("ddp", "fsdp")
+
+@dataclasses.dataclass
+class ShardedSettings(LaunchSettings):
+    """How the fit of each client is split.
+
+    Attributes:
+        name: Always ``sharded``.
+        strategy: ``ddp``, or ``fsdp``.
+    """
+
+    name: str = "sharded"
+
+    strategies: ClassVar[tuple[str, ...]] = ("ddp", "fsdp")
 
 
 class Sharded(Serial):
@@ -50,10 +65,6 @@ class Sharded(Serial):
         """Waits until the first process has written the private states, which all have alike."""
         self.processes.first(str)
 
-    def agree(self, stop: bool) -> bool:
-        """What the first process decides."""
-        return self.processes.agree(stop)
-
     def fail(self, error: BaseException) -> None:
         """Tells the others that this process can't go on.
 
@@ -61,6 +72,6 @@ class Sharded(Serial):
         where the others wait for gradients: they end with the connection.
         """
         if isinstance(error, InputError):
-            self.processes.fail(error)
+            super().fail(error)
         else:
             self.processes.leave()

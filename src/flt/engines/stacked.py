@@ -183,8 +183,9 @@ class JobCallbacks(Callback):
         """Called before each optimiser step, and before the gradients are clipped."""
         for job in (self.jobs[i] for i in self.living):
             seen: Any = _JobTrainer(trainer, job.optimizer)
+            own: Any = job.optimizer  # a job with callbacks has one
             for callback in job.callbacks:
-                callback.on_before_optimizer_step(seen, pl_module.inner[0], job.optimizer)  # type: ignore[arg-type]  # a job with callbacks has one
+                callback.on_before_optimizer_step(seen, pl_module.inner[0], own)
         self._take_back()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:

@@ -13,6 +13,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,11 @@ from torch import Tensor
 
 from flt.arrivals import Arrivals
 from flt.client_states import ClientStates
+from flt.engines.batched import Batched, BatchedSettings
 from flt.engines.processes import Processes
-from flt.engines.serial import Serial, Task
+from flt.engines.serial import Serial, SerialSettings, Task
 from flt.errors import InputError
+from flt.launch import LaunchSettings
 from flt.messages import JobId, Update, encode, message
 from flt.rules.base import Totals
 from flt.rules.exact_sum import ExactSum
@@ -51,6 +54,41 @@ class Share:
     sums: dict[tuple[str, str, str], tuple[tuple[int, ...], int, float]]
     counts: dict[str, int]
     files: dict[JobId, tuple[str, str]]
+
+
+INSIDE: dict[str, tuple[type, type[Serial]]] = {
+    "serial": (SerialSettings, Serial),
+    "batched": (BatchedSettings, Batched),
+}
+"""Engine of one process -> its settings, and the engine: called with site, clients and settings."""
+
+
+@dataclasses.dataclass
+class StrategySettings(LaunchSettings):
+    """How processes start, and the engine in each of them.
+
+    Attributes:
+        name: Always ``strategy``.
+        inside: An engine of one process.
+        jobs: Of ``inside=batched``: how many jobs at once.
+    """
+
+    name: str = "strategy"
+    inside: str = "serial"
+    jobs: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inside not in INSIDE:
+            raise InputError.of("engine.inside", self.inside, INSIDE)
+        if self.jobs is not None and self.inside != "batched":
+            raise InputError.of("engine.jobs", self.jobs, f"null with engine.inside={self.inside}")
+        self.of_inside()
+
+    def of_inside(self) -> Any:
+        """The settings of the engine inside."""
+        kind, _ = INSIDE[self.inside]
+        return kind(jobs=self.jobs) if self.inside == "batched" else kind()
 
 
 class Strategy(Serial):
@@ -94,14 +132,6 @@ class Strategy(Serial):
             counts.update(share.counts)
         for which, totals in sums.items():
             self._add_up(totals, [{key[1:]: its for key, its in s.sums.items() if key[0] == which} for s in found])
-
-    def agree(self, stop: bool) -> bool:
-        """What the first process decides."""
-        return self.processes.agree(stop)
-
-    def fail(self, error: BaseException) -> None:
-        """Tells the others that this process can't go on."""
-        self.processes.fail(error)
 
     def _cost(self, job: Job) -> int:
         """Tokens of a fit, or examples where they are all alike."""
