@@ -83,7 +83,7 @@ def test_a_stop_inside_a_fit_changes_no_bit(
 
 MOMENTS = {
     "in a fit": "from flt.client import ClientModule as owner; hook = 'on_train_batch_end'; number = 8",
-    "in the aggregation": "from flt.rules.mean import Mean as owner; hook = 'combine'; number = 3",
+    "in the aggregation": "from flt.rules.mean import Mean as owner; hook = 'finish'; number = 3",
     "between a checkpoint's files": "from pathlib import Path as owner; hook = 'replace'; number = 8",
 }
 DRIVER = """

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import multiprocessing as mp
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
 
 from flt.engines.processes import Launched, Processes
 from flt.errors import InputError
@@ -40,6 +44,14 @@ class LaunchSettings:
             raise InputError.of("engine.nodes", self.nodes, "an integer >= 1")
 
 
+class _Quiet(DDPStrategy):
+    """Says nothing of the processes that it connects, in those that are spawned too."""
+
+    def setup_environment(self) -> None:
+        with quiet_launch():
+            super().setup_environment()
+
+
 def launched(devices: int, settings: Any, work: Callable[[Processes], _T]) -> _T:
     """Does the work in each process of the run, and returns what this one's made.
 
@@ -58,21 +70,37 @@ def launched(devices: int, settings: Any, work: Callable[[Processes], _T]) -> _T
         return work(Processes())
     fabric = _fabric(devices, settings)
     if settings.strategy == SPAWN:
-        made: _T | InputError = pickle.loads(fabric.launch(functools.partial(_spawned, work)))
-        if isinstance(made, InputError):
-            raise made
-        return made
-    with quiet_launch():
-        fabric.launch()
+        return _spawn(fabric, work)
+    fabric.launch()
     return work(Launched(fabric))
 
 
-def _spawned(work: Callable[[Processes], _T], fabric: Fabric) -> bytes:
+def _spawn(fabric: Fabric, work: Callable[[Processes], _T]) -> _T:
+    """What the first of the processes made, which all end with the work.
+
+    Lightning reads its own queue only once they have ended, and a process doesn't end before its result is read: one
+    that a pipe can't hold would wait for ever. So a thread reads here meanwhile.
+    """
+    here, there = mp.get_context("spawn").Pipe(duplex=False)
+    with here, ThreadPoolExecutor(1) as reader:
+        received = reader.submit(here.recv_bytes)
+        with there:  # closed here too, whatever comes: a process that sends nothing must not leave the thread waiting
+            fabric.launch(functools.partial(_spawned, work, there))
+        made: _T | InputError = pickle.loads(received.result())  # from a process that this one started
+    if isinstance(made, InputError):
+        raise made
+    return made
+
+
+def _spawned(work: Callable[[Processes], _T], there: Connection, fabric: Fabric) -> None:
     """The work in a process that ends with it: its tensors go by value, and so does a mistake in the input."""
+    made: _T | InputError
     try:
-        return pickle.dumps(work(Launched(fabric)))
+        made = work(Launched(fabric))
     except InputError as error:
-        return pickle.dumps(error)
+        made = error
+    if fabric.global_rank == 0:
+        there.send_bytes(pickle.dumps(made))
 
 
 def _fabric(devices: int, settings: LaunchSettings) -> Fabric:
@@ -80,7 +108,7 @@ def _fabric(devices: int, settings: LaunchSettings) -> Fabric:
     if devices < 1 or (found and devices > found):
         raise InputError.of("devices", devices, f"an integer from 1 to {found}" if found else "an integer >= 1")
     # the fits of engine=sharded have other strategies; its processes start as all do
-    strategy = settings.strategy if settings.strategy == SPAWN else "ddp"
+    strategy = _Quiet(start_method="spawn" if settings.strategy == SPAWN else "popen")
     with quiet_launch():
         return Fabric(
             accelerator="gpu" if found else "cpu", devices=devices, num_nodes=settings.nodes, strategy=strategy
