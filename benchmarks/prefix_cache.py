@@ -23,7 +23,7 @@ from flt import build, cache, runs
 from flt.adapters.lora import LoraSettings, attach
 from flt.callbacks.server import ServerAggregation
 from flt.client import JobData
-from flt.federation import federation
+from flt.from_config import federation
 from flt.prefixed import prefixed
 from flt.recipe import Recipe
 from flt.rules.mean import Mean

@@ -17,8 +17,8 @@ from flt.api import Result, fit
 from flt.callbacks.base import FedCallback
 from flt.client import ClientModule
 from flt.config import load_config
-from flt.federation import federation
 from flt.federator import Federator
+from flt.from_config import federation
 from flt.messages import Update
 
 

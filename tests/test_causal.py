@@ -23,10 +23,10 @@ from flt.causal import CausalModule
 from flt.client import Optimizer
 from flt.config import load_config
 from flt.data import sources
-from flt.data.encode import Collate, Examples
+from flt.data.examples import Collate, Examples
 from flt.data.instructions import encode_instructions
 from flt.errors import InputError
-from flt.federation import federation
+from flt.from_config import federation
 from flt.quiet import quiet
 
 PAD = 3

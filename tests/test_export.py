@@ -29,7 +29,7 @@ from flt.callbacks.server import ServerAggregation
 from flt.cards import Card
 from flt.config import load_config
 from flt.export import export, merge
-from flt.federation import federation
+from flt.from_config import federation
 from flt.layout import Layout
 from flt.recipe import Recipe
 from flt.rules.mean import Mean

@@ -10,7 +10,8 @@ from commands import in_empty_folder
 
 from flt.client import JobData
 from flt.config import load_config
-from flt.federation import Federation, federation
+from flt.federation import Federation
+from flt.from_config import federation
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from flt.adapters import c2a, houlsby, lora, none
 from flt.api import Result
 from flt.api import train as train_cfg
 from flt.config import load_config
-from flt.federation import federation
+from flt.from_config import federation
 from flt.layout import Layout
 
 ADAPTERS: dict[str, Callable[[nn.Module], Layout]] = {

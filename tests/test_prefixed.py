@@ -25,10 +25,10 @@ from flt.blocks import blocks
 from flt.config import load_config
 from flt.data import activations
 from flt.data.activations import Activations, PrefixedStore
-from flt.data.encode import Collate, Examples
+from flt.data.examples import Collate, Examples
 from flt.data.stores import TextStore
 from flt.errors import InputError
-from flt.federation import federation
+from flt.from_config import federation
 from flt.prefix import Prefix
 from flt.prefixed import prefixed
 

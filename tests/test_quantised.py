@@ -115,7 +115,7 @@ def test_a_recipe_that_changes_the_base_is_refused(
 ) -> None:
     in_empty_folder(tmp_path, monkeypatch)
     # as if the layers were rounded: the recipe is what is in question
-    monkeypatch.setattr("flt.federation.backbones.load", _unrounded(backbones.load))
+    monkeypatch.setattr("flt.from_config.backbones.load", _unrounded(backbones.load))
     assert train("algo=flora", "model.quantise=4bit") == 2
     assert "model.quantise=4bit" in (line := capsys.readouterr().err)
     assert "changes the frozen weights" in line

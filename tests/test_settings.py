@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Subset, TensorDataset
 
-from flt.data.encode import Examples
+from flt.data.examples import Examples
 from flt.data.stores import TextStore
 from flt.errors import InputError
 from flt.settings import LocalSettings, Shuffled, SimilarLengths, lengths_of

@@ -14,7 +14,7 @@ from torch.utils.data import Subset
 from flt import build
 from flt.adapters.lora import LoraSettings, attach
 from flt.config import load_config
-from flt.federation import federation
+from flt.from_config import federation
 from flt.site import Site
 
 

@@ -67,7 +67,7 @@ class Bench:
             self.say(its)
 
     def curves(self) -> None:
-        """Cost against cohort, clients and rank."""
+        """Cost against cohort, clients, rank and processes."""
         self.found["curves"] = []
         for point in curves.measure(self.folder / "curves", CURVE_ROUNDS):
             self.found["curves"].append(dataclasses.asdict(point))

@@ -17,6 +17,8 @@ import psutil
 LIMIT = 300.0
 """Seconds that a contestant may take for its start or a round."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+AS_INSTALLED = {"PYTHONDONTWRITEBYTECODE": ""}
+"""What is installed has its bytecode; flt, which runs from its sources, would be compiled at each start without."""
 
 
 class ContestantError(RuntimeError):
@@ -77,7 +79,7 @@ class Contestant:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 list(self.command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-                env={**os.environ, **ONE_THREAD, **self.environment},
+                env={**os.environ, **ONE_THREAD, **AS_INSTALLED, **self.environment},
             )  # fmt: skip
 
     def ready(self) -> None:
@@ -127,7 +129,7 @@ class Contestant:
 
     def _read(self, key: str) -> dict[str, Any]:
         """The next line that says ``key``."""
-        timer = threading.Timer(LIMIT, self.process.kill)
+        timer = threading.Timer(LIMIT, self.stop)
         timer.start()
         assert self.process.stdout
         try:

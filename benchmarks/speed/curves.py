@@ -1,4 +1,4 @@
-"""Cost against the size of the cohort, the number of clients, and the rank: one changes, the rest is the tiny size."""
+"""Cost against cohort, clients, rank and processes: one changes, the rest is the tiny size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from benchmarks.speed import cases, pairing, workload
 STEPS = 2
 """Fewer than elsewhere: what a client costs beside its steps is what these curves are about."""
 ENGINES = (cases.REFERENCE, *cases.ONE_PROCESS)
-CURVES = {"cohort": (10, 30, 100), "clients": (10, 100, 1000, 10_000), "rank": (2, 8, 32)}
+CURVES = {"cohort": (10, 30, 100), "clients": (10, 100, 1000, 10_000), "rank": (2, 8, 32), "processes": (1, 2)}
+IN_TWO = {"two": "serial", "two-batched": "batched"}
+"""Contestant of two processes -> the engine in each of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +23,10 @@ class Point:
     Attributes:
         curve: What changes.
         at: Its value.
-        name: The contestant.
+        name: The contestant; of several processes the engine in each.
         wall: Median seconds of a round.
         cpu: Median CPU seconds of a round.
-        peak_mb: Largest resident memory.
+        peak_mb: Largest resident memory, of the first process.
         difference: Largest difference of its weights to the loop's.
     """
 
@@ -46,6 +48,8 @@ def sizes(rounds: int) -> Iterator[tuple[str, int, workload.Size]]:
         yield "clients", at, dataclasses.replace(base, clients=at)
     for at in CURVES["rank"]:
         yield "rank", at, dataclasses.replace(base, rank=at)
+    for at in CURVES["processes"]:
+        yield "processes", at, base
 
 
 def measure(folder: Path, rounds: int) -> Iterator[Point]:
@@ -58,8 +62,9 @@ def measure(folder: Path, rounds: int) -> Iterator[Point]:
     for curve, at, size in sizes(rounds):
         where = folder / f"{curve}-{at}"
         source = workload.make(where, size)
-        with cases.started([cases.contestant(name, source, where) for name in ENGINES], {}) as there:
+        names = (cases.REFERENCE, *IN_TWO) if (curve, at) == ("processes", 2) else ENGINES
+        with cases.started([cases.contestant(name, source, where) for name in names], {}) as there:
             timed = pairing.compare(there, cases.REFERENCE, rounds)
         for name, ran in timed.rounds.items():
             times = timed.median(name, "wall"), timed.median(name, "cpu")
-            yield Point(curve, at, name, *times, ran[-1].peak_mb, timed.differences[name])
+            yield Point(curve, at, IN_TWO.get(name, name), *times, ran[-1].peak_mb, timed.differences[name])

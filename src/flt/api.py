@@ -15,9 +15,9 @@ from flt.callbacks.base import FedCallback
 from flt.client import ClientSpec
 from flt.config import TrainConfig
 from flt.data.collect import partition
-from flt.data.encode import Examples
+from flt.data.examples import Examples
 from flt.errors import InputError
-from flt.federation import Federation, federation
+from flt.federation import Federation
 from flt.run import Result, Run
 
 __all__ = ["Result", "fit", "partition", "train"]
@@ -86,6 +86,8 @@ def fit(
 
 def train(cfg: TrainConfig) -> Result:
     """Runs a whole configuration: what ``flt train`` does."""
+    from flt.from_config import federation  # reading data takes libraries that flt.fit needn't wait for
+
     made = federation(cfg)
     made.validation = made.validation or _held_out(made.clients)
     return Run(cfg, made)()

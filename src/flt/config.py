@@ -39,13 +39,17 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     parsed = [_parse(override) for override in named]
     for text, override in zip(named, parsed, strict=True):
         _check_value(override, text)
-    groups = [text for text, override in zip(named, parsed, strict=True) if _is_group(override)]
     chosen = {override.key_or_group: override.value() for override in parsed if _is_group(override)}
-    base = _without_leftovers(_compose(groups), chosen)
-    for text, override in zip(named, parsed, strict=True):
-        if not _is_group(override):
-            _check_key(base, override, text)
-    return _without_leftovers(_compose(named), chosen)
+    keys = [(text, override) for text, override in zip(named, parsed, strict=True) if not _is_group(override)]
+    try:
+        cfg = _without_leftovers(_compose(named), chosen)
+    except InputError:
+        # a key that isn't there is named with those that are
+        groups = [text for text, override in zip(named, parsed, strict=True) if _is_group(override)]
+        _check_keys(_without_leftovers(_compose(groups), chosen), keys)
+        raise
+    _check_keys(cfg, keys)
+    return cfg
 
 
 def _without_leftovers(cfg: DictConfig, chosen: Mapping[str, Any]) -> DictConfig:
@@ -165,6 +169,11 @@ def _check_value(override: Override, text: str) -> None:
     if _is_group(override) and override.value() not in choices(key):
         more = ["a file", "a hub id such as org/name"] if key == "data" else []
         raise InputError.of(key, value, [*choices(key), *more])
+
+
+def _check_keys(cfg: DictConfig, keys: Sequence[tuple[str, Override]]) -> None:
+    for text, override in keys:
+        _check_key(cfg, override, text)
 
 
 def _check_key(base: DictConfig, override: Override, text: str) -> None:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flt.client import ClientModule
 from flt.config import TrainConfig
 from flt.data.activations import Activations
-from flt.data.encode import Collate, Examples
+from flt.data.examples import Collate, Examples
 from flt.errors import InputError
 from flt.federation import Federation
 from flt.layout import Layout

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler, Subset
 
-from flt.data.encode import Examples
+from flt.data.examples import Examples
 from flt.errors import InputError
 from flt.messages import Plan
 

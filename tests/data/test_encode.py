@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn.functional import interpolate
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from flt.data.encode import Collate, Examples, encode_images, encode_text, take, tasks
+from flt.data.encode import encode_images, encode_text, tasks
+from flt.data.examples import Collate, Examples, take
 from flt.data.sources import DataConfig, Kind, RawData, load
 from flt.errors import InputError
 

@@ -14,7 +14,7 @@ from tiny import WORDS, save_instructions, word_tokenizer
 from tokenizers import processors
 
 from flt import cache
-from flt.data.encode import Collate, Examples
+from flt.data.examples import Collate, Examples
 from flt.data.instructions import cut, encode_instructions
 from flt.data.sources import DataConfig, RawData, load
 from flt.errors import InputError

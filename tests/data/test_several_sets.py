@@ -14,7 +14,8 @@ from tiny import save_bert
 from flt.config import TrainConfig, load_config
 from flt.data.sets import DataSet, kind_of, load_all
 from flt.errors import InputError
-from flt.federation import Federation, federation
+from flt.federation import Federation
+from flt.from_config import federation
 
 
 @pytest.fixture(autouse=True)

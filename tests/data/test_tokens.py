@@ -18,7 +18,8 @@ from transformers.tokenization_python import PythonBackend
 
 from flt import cache
 from flt.data import tokens
-from flt.data.encode import Examples, encode_text
+from flt.data.encode import encode_text
+from flt.data.examples import Examples
 from flt.data.stores import TextStore
 from flt.errors import InputError
 

@@ -18,7 +18,7 @@ from flt.callbacks.server import ServerAggregation
 from flt.causal import CausalModule
 from flt.client import ClientModule, ClientSpec, JobData, Optimizer
 from flt.config import load_config
-from flt.data.encode import Collate, Examples
+from flt.data.examples import Collate, Examples
 from flt.data.stores import TextStore
 from flt.engines.batched import Batched, BatchedSettings
 from flt.engines.serial import Serial, Task

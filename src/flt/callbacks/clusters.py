@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import pdist
-from sklearn.metrics import adjusted_rand_score
 
 from flt.callbacks.base import FedCallback
 from flt.federator import Federator
@@ -101,6 +100,8 @@ def separation(found: np.ndarray, groups: Sequence[int]) -> dict[str, float]:
 
 def rand(state: ServerState, tasks: Mapping[JobId, str]) -> float:
     """Adjusted Rand index of the groups and the true tasks, over all jobs that have a group: 1 where they agree."""
+    from sklearn.metrics import adjusted_rand_score  # a second of its own, for those who group
+
     jobs = sorted(state.assignment)
     return float(adjusted_rand_score([tasks[job] for job in jobs], [state.assignment[job] for job in jobs]))
 

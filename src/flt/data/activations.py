@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flt import cache
-from flt.data.encode import Examples
+from flt.data.examples import Examples
 from flt.data.stores import Store
 from flt.prefix import KEY, Prefix
 

@@ -10,7 +10,7 @@ import numpy as np
 from flt.client import ClientSpec, JobData
 from flt.config import TrainConfig
 from flt.data.collect import job_data
-from flt.data.encode import Examples
+from flt.data.examples import Examples
 from flt.data.partition import partition, settings
 from flt.errors import InputError
 

@@ -1,112 +1,26 @@
-"""From raw columns to tensors: encoded examples, of which clients hold views, batches, and tasks among the classes."""
+"""From raw columns to tensors: encoded examples, and tasks among the classes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from flt.data import stores, tokens
 from flt.data.classes import matching
-from flt.data.draws import Positions, Seed, stratified_order
+from flt.data.draws import Positions
+from flt.data.examples import Examples
 from flt.data.sources import RawData
-from flt.data.stores import ImageStore, Store
+from flt.data.stores import ImageStore
 from flt.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 1000  # rows read at once
-PADDED = {"attention_mask": 0, "token_type_ids": 0, "prefix": 0, "labels": stores.IGNORED}
-
-
-class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Encoded examples: one item is one row's inputs and its label, or its tokens' labels, not padded.
-
-    The inputs lie in a store that all views share, so a client costs its positions and labels only.
-
-    Args:
-        store: Encoded inputs.
-        labels: Class of each example, (n,).
-        rows: Row of the store that each example is, (n,); None is all rows in order.
-
-    Example:
-        >>> examples = Examples(ImageStore(torch.zeros(3, 1, 2, 2), size=None, channels=None), [0, 1, 0])
-        >>> {name: tuple(value.shape) for name, value in examples[1].items()}
-        {'pixel_values': (1, 2, 2), 'labels': ()}
-    """
-
-    def __init__(self, store: Store, labels: ArrayLike, rows: ArrayLike | None = None) -> None:
-        self.store = store
-        self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
-        self.rows: Positions = np.arange(len(self.labels)) if rows is None else np.asarray(rows, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        """Text: input_ids, attention_mask and perhaps token_type_ids (length,); image: pixel_values (C, H, W).
-
-        ``labels`` is the class (), or with a response the label of each token (length,).
-        """
-        row = self.store.row(int(self.rows[i]))
-        return row if "labels" in row else {**row, "labels": torch.tensor(int(self.labels[i]))}
-
-    @property
-    def lengths(self) -> NDArray[np.int64] | None:
-        """Tokens of each example, (n,); None for images."""
-        lengths = self.store.lengths
-        return None if lengths is None else lengths[self.rows]
-
-    def view(self, positions: ArrayLike, labels: ArrayLike | None = None) -> Examples:
-        """Selects examples without copying their inputs.
-
-        Args:
-            positions: Which examples, (m,).
-            labels: Their labels where they change, such as inside a task, (m,).
-        """
-        positions = np.asarray(positions, dtype=np.int64)
-        return Examples(self.store, self.labels[positions] if labels is None else labels, self.rows[positions])
-
-
-@dataclass(frozen=True)
-class Collate:
-    """Makes a batch of items: text padded on the right to the longest of the batch, images and classes stacked.
-
-    Attributes:
-        pad_token_id: What input_ids are padded with; masks and token types are padded with 0, tokens' labels with -100.
-        mean: Of the pixels that the backbone was trained on, by channel; None leaves images in [0, 1].
-        std: Their deviation.
-
-    Example:
-        >>> items = [{"input_ids": torch.tensor(ids), "labels": torch.tensor(1)} for ids in ([5, 6], [7])]
-        >>> Collate(pad_token_id=9)(items)["input_ids"].tolist()
-        [[5, 6], [7, 9]]
-    """
-
-    pad_token_id: int = 0
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    def __call__(self, items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Collates items of one data set, so with the same keys."""
-        return {name: self._join(name, [item[name] for item in items]) for name in items[0]}
-
-    def _join(self, name: str, values: list[Tensor]) -> Tensor:
-        if name == "pixel_values" and self.mean is not None and self.std is not None:
-            mean, std = (torch.tensor(figures).view(1, -1, 1, 1) for figures in (self.mean, self.std))
-            return (torch.stack(values) - mean) / std
-        filling = {"input_ids": self.pad_token_id, **PADDED}
-        if name not in filling or not values[0].dim():
-            return torch.stack(values)
-        return pad_sequence(values, batch_first=True, padding_value=filling[name])
 
 
 def encode_text(
@@ -205,22 +119,6 @@ def tasks(
             raise InputError.of(f"data.tasks.{task}", list(patterns), "classes with examples")
         found[task] = (positions, np.searchsorted(classes, labels[positions]))
     return found
-
-
-def take(examples: Examples, n: int, seed: Seed) -> Positions:
-    """Chooses a fixed stratified subsample of at most n examples, as sorted positions.
-
-    Raises:
-        InputError: If n is below 1.
-
-    Example:
-        >>> examples = Examples(ImageStore(torch.zeros(4, 1, 1, 1), None, None), [0, 0, 1, 1])
-        >>> sorted(examples.labels[take(examples, 2, seed=0)].tolist())
-        [0, 1]
-    """
-    if n < 1:
-        raise InputError.of("eval.examples", n, "an integer >= 1")
-    return np.sort(stratified_order(examples.labels, seed)[:n])
 
 
 def batches(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict]:

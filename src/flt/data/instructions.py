@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import datasets
 
 from flt.data import tokens
-from flt.data.encode import Examples, batches
+from flt.data.encode import batches
+from flt.data.examples import Examples
 from flt.data.sources import RawData
 from flt.data.templates import fitting
 from flt.errors import InputError

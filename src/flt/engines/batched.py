@@ -16,7 +16,7 @@ from flt.callbacks.local import LocalFit
 from flt.causal import CausalModule
 from flt.client import ClientModule, ClientSpec
 from flt.compression.packing import opened_payload
-from flt.data.encode import Collate
+from flt.data.examples import Collate
 from flt.engines import proof, tuning
 from flt.engines.frames import Steps, Unstackable
 from flt.engines.serial import Serial, Task

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from flt.data.encode import PADDED
+from flt.data.examples import PADDED
 from flt.data.stores import IGNORED
 
 Batch = Mapping[str, Tensor]

@@ -11,7 +11,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from flt.errors import InputError
@@ -160,6 +159,8 @@ class Clustering(abc.ABC):
 
     def _clarity(self, view: View, updates: Sequence[Update], described: np.ndarray) -> np.float32:
         """The silhouette of the clusters of these features alone; at least a little, where there is none as well."""
+        from sklearn.metrics import silhouette_score  # a second of its own, for those who group
+
         found = self._found(view, updates, described)
         clear = silhouette_score(described, found) if 0 < found.max() < len(found) - 1 else 0
         return np.float32(max(clear, LEAST_CLARITY))

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from sklearn.metrics import silhouette_score
 
 from flt.errors import InputError
 from flt.grouping.base import Clustering
@@ -97,6 +96,8 @@ def most_separate(
         most: Most clusters.
         enough: What a silhouette has to exceed for more than one cluster.
     """
+    from sklearn.metrics import silhouette_score  # a second of its own, for those who group
+
     best = np.zeros(len(features), dtype=int) if least == 1 else cut(least)
     score = enough if least == 1 else -np.inf
     for k in range(max(2, least), min(most, len(features) - 1) + 1):

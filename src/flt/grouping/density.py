@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.cluster import DBSCAN, HDBSCAN
 
 from flt.errors import InputError
 from flt.grouping.base import Clustering
@@ -36,6 +35,8 @@ class DbscanGrouping(Clustering):
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
         """The cluster of each upload (n,); nothing is drawn."""
+        from sklearn.cluster import DBSCAN  # a second of its own, for those who group
+
         return without_noise(features, DBSCAN(eps=self.eps, min_samples=self.min_samples).fit_predict(features))
 
 
@@ -60,6 +61,8 @@ class HdbscanGrouping(Clustering):
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
         """The cluster of each upload (n,); nothing is drawn."""
+        from sklearn.cluster import HDBSCAN  # a second of its own, for those who group
+
         if len(features) < max(self.min_cluster_size, self.min_samples):
             return np.zeros(len(features), dtype=int)
         found = HDBSCAN(min_cluster_size=self.min_cluster_size, min_samples=self.min_samples, copy=True)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans, kmeans_plusplus
 
 from flt.errors import InputError
 from flt.grouping.counted import Counted
@@ -33,6 +32,8 @@ class KMeansGrouping(Counted):
 
     def cut(self, features: np.ndarray, clients: Sequence[int], k: int, seed: int) -> np.ndarray:
         """The cluster of each upload (n,)."""
+        from sklearn.cluster import KMeans  # a second of its own, for those who group
+
         if self.cannot_link:
             return kmeans_apart(features, clients, k, self.n_init, seed)
         return KMeans(k, n_init=self.n_init, random_state=seed).fit_predict(features)
@@ -55,6 +56,8 @@ def kmeans_apart(features: np.ndarray, clients: Sequence[int], k: int, n_init: i
     Returns:
         The cluster of each upload (n,).
     """
+    from sklearn.cluster import kmeans_plusplus  # a second of its own, for those who group
+
     points = features.astype(np.float64)
     found = [_descended(points, clients, kmeans_plusplus(points, k, random_state=start)[0])
              for start in np.random.SeedSequence(seed).generate_state(n_init)]  # fmt: skip
