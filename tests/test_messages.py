@@ -21,7 +21,18 @@ from flt.callbacks.checkpoint import Snapshot
 from flt.engines.processes import Word
 from flt.engines.strategy import Share
 from flt.errors import InputError
-from flt.messages import BaseDelta, Packed, PackedPayload, PackedUpdate, Payload, Plan, Update, decode, encode
+from flt.messages import (
+    BaseDelta,
+    Packed,
+    PackedPayload,
+    PackedUpdate,
+    Payload,
+    Plan,
+    Update,
+    decode,
+    encode,
+    encoded_size,
+)
 from flt.state import BaseState, ClientState, GroupState, ServerState
 
 
@@ -110,6 +121,11 @@ def test_decoding_gives_back_what_was_encoded(value: Any) -> None:
     assert encode(found) == encode(value)
 
 
+@pytest.mark.parametrize("value", EXAMPLES, ids=lambda value: type(value).__name__)
+def test_the_size_of_a_message_is_known_without_writing_it(value: Any) -> None:
+    assert encoded_size(value) == len(encode(value))
+
+
 def test_the_closed_list_is_these_classes_and_each_has_an_example_here() -> None:
     named = {
         "Plan",
@@ -192,6 +208,7 @@ updates = st.builds(
 @given(payloads | updates)
 @settings(max_examples=150)
 def test_any_message_survives_the_way(value: Payload | Update) -> None:
+    assert encoded_size(value) == len(encode(value))
     assert same(decode(encode(value)), value)
 
 

@@ -52,7 +52,8 @@ def sections(found: dict[str, Any]) -> dict[str, str]:
             parts[size] = table(("", "wall s", "CPU s", "weights apart"), rows)
     if found.get("curves"):
         points = table(("", "of a round", "", "wall s", "CPU s", "peak MB"), [*map(_row, found["curves"])])
-        parts["curves"] = f"![Seconds of a round against cohort, clients, rank and processes](performance.png)\n\n{points}"
+        picture = "![Seconds of a round against cohort, clients, rank and processes](performance.png)"
+        parts["curves"] = f"{picture}\n\n{points}"
     if found.get("limits"):
         parts["limits"] = "\n".join(f"- {name}: {limits.sentence(its)}" for name, its in found["limits"].items())
     if found.get("gpu"):

@@ -202,6 +202,10 @@ class ClientModule(pl.LightningModule):
         self._losses.append((loss.detach(), len(batch["labels"])))
         return loss
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The batch, as it is where it needn't move: collated tensors are on the CPU."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def on_train_epoch_start(self) -> None:
         """Called when a pass over the training examples begins."""
         self._losses = []

@@ -10,6 +10,7 @@ bytes from a file or a peer ever run code.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from typing import Any, TypeVar
@@ -158,9 +159,34 @@ def encode(value: Any) -> bytes:
         >>> decode(encode(Plan(mu=0.01))) == Plan(mu=0.01)
         True
     """
-    tensors: dict[str, Tensor] = {}
-    text = json.dumps(_pack(value, tensors), separators=(",", ":"), allow_nan=False)
-    return safetensors.torch.save(tensors, metadata={"flt": text})
+    text, tensors = _text(value)
+    # a tensor may be a view of another one, and safetensors refuses shared memory
+    own = {key: its.detach().cpu().clone(memory_format=torch.contiguous_format) for key, its in tensors.items()}
+    return safetensors.torch.save(own, metadata={"flt": text})
+
+
+def encoded_size(value: Any) -> int:
+    """How many bytes :func:`encode` writes, without writing them.
+
+    Raises:
+        TypeError: A value is of a type that the codec doesn't know.
+
+    Example:
+        >>> encoded_size(Plan(mu=0.01)) == len(encode(Plan(mu=0.01)))
+        True
+    """
+    text, tensors = _text(value)
+    header = _header(tuple((its.dtype, its.shape) for its in tensors.values())) + len(json.dumps(text))
+    return 8 + -(-header // 8) * 8 + sum(its.numel() * its.element_size() for its in tensors.values())
+
+
+@functools.cache
+def _header(kinds: tuple[tuple[torch.dtype, torch.Size], ...]) -> int:
+    """Length of a file's header for tensors of these kinds, without the text in it and without its padding."""
+    data = safetensors.torch.save(
+        {str(i): torch.zeros(shape, dtype=dtype) for i, (dtype, shape) in enumerate(kinds)}, metadata={"flt": ""}
+    )
+    return len(data[8 : 8 + int.from_bytes(data[:8], "little")].rstrip(b" ")) - len(json.dumps(""))
 
 
 def decode(data: bytes) -> Any:
@@ -177,11 +203,15 @@ def decode(data: bytes) -> Any:
         raise InputError.of("message", f"<{len(data)} bytes>", "a message written by flt", str(error)) from error
 
 
+def _text(value: Any) -> tuple[str, dict[str, Tensor]]:
+    tensors: dict[str, Tensor] = {}
+    return json.dumps(_pack(value, tensors), separators=(",", ":"), allow_nan=False), tensors
+
+
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         key = str(len(tensors))
-        # a tensor may be a view of another one, and safetensors refuses shared memory
-        tensors[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        tensors[key] = value
         return {"t": key}
     if dataclasses.is_dataclass(value) and _MESSAGES.get(type(value).__name__) is type(value):
         fields = {f.name: _pack(getattr(value, f.name), tensors) for f in dataclasses.fields(value)}

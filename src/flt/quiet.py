@@ -41,6 +41,12 @@ class ResidentStrategy(SingleDeviceStrategy):
     def __init__(self, device: torch.device) -> None:
         super().__init__(device=device)
 
+    def model_to_device(self) -> None:
+        """Called when a fit begins: nothing moves that is there."""
+        assert self.model is not None
+        if any(its.device != self.root_device for its in (*self.model.parameters(), *self.model.buffers())):
+            super().model_to_device()
+
     def teardown(self) -> None:
         """Called when a fit ends: frees what belongs to the fit, and nothing that belongs to the module."""
         self.optimizers = []

@@ -172,9 +172,10 @@ class Site:
         # a user's callbacks and schedules may want figures inside a fit, flt's own module doesn't
         wanted = _size(held_out) > 0 and not isinstance(self.module, ClientModule)
         during = self.loader(held_out, None) if wanted else None
+        telling = [Batches(self.told)] if self.told else []  # a callback costs each step seven calls
         with quiet(), self.place.around(), interruptible():
             trainer = self.trainer(
-                [Batches(self.told), *self.place.callbacks(), *own, *users],
+                [*telling, *self.place.callbacks(), *own, *users],
                 list(self.loggers),
                 self.place,
                 **self.settings.length(fit.payload.plan),
@@ -248,15 +249,13 @@ class Site:
     @contextlib.contextmanager
     def leaving_no_trace(self) -> Iterator[None]:
         """The module's buffers, its modes and the global generators are after a job what they were before."""
-        kept = [(sub, _copied(sub._buffers)) for sub in self.module.modules()]
-        modes = [(sub, sub.training) for sub in self.module.modules()]
+        kept = [(sub, _copied(sub._buffers), sub.training) for sub in self.module.modules()]
         with isolate_rng():
             try:
                 yield
             finally:
-                for sub, buffers in kept:
+                for sub, buffers, training in kept:
                     sub._buffers.update(buffers)
-                for sub, training in modes:
                     sub.training = training
                 for parameter in self.parameters.values():
                     parameter.grad = None

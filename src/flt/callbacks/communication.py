@@ -8,7 +8,7 @@ from typing import Any
 from flt.callbacks.base import FedCallback
 from flt.federator import Federator
 from flt.layout import Layout
-from flt.messages import Payload, Update, encode
+from flt.messages import Payload, Update, encoded_size
 
 
 class Communication(FedCallback):
@@ -29,11 +29,11 @@ class Communication(FedCallback):
 
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
         """Called when a job is sent its payload."""
-        federator.counts["bytes_down"] += len(encode(payload))
+        federator.counts["bytes_down"] += encoded_size(payload)
 
     def on_update(self, federator: Federator, update: Update) -> None:
         """Called when a client sends an update."""
-        federator.counts["bytes_up"] += len(encode(update))
+        federator.counts["bytes_up"] += encoded_size(update)
 
     def on_round_end(self, federator: Federator) -> None:
         """Called when a round has been aggregated."""

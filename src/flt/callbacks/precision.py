@@ -6,7 +6,7 @@ from collections import Counter
 
 from flt.callbacks.base import FedCallback
 from flt.federator import Federator
-from flt.messages import PackedUpdate, Payload, Update, encode
+from flt.messages import PackedUpdate, Payload, Update, encoded_size
 
 
 class Precision(FedCallback):
@@ -26,7 +26,7 @@ class Precision(FedCallback):
         if not isinstance(update, PackedUpdate):
             return
         federator.counts["packed"] += 1
-        federator.counts[f"bytes_up of {update.job[0]}"] += len(encode(update))
+        federator.counts[f"bytes_up of {update.job[0]}"] += encoded_size(update)
         bits = iter(update.packed.bits.tolist())
         for layer in federator.server.layout.layers:
             its = [next(bits) for _ in update.kept[layer]]

@@ -22,7 +22,7 @@ from flt.compression.packing import Place, closed_payload, closed_update, vector
 from flt.compression.quantise import BITS
 from flt.errors import InputError
 from flt.layout import PAIRS, Layout
-from flt.messages import Ids, Payload, Update, encode
+from flt.messages import Ids, Payload, Update, encoded_size
 
 M = TypeVar("M", Payload, Update)
 
@@ -226,7 +226,7 @@ def _besides(
 
 
 def _size(messages: Sequence[Payload] | Sequence[Update]) -> int:
-    return sum(len(encode(message)) for message in messages)
+    return sum(encoded_size(message) for message in messages)
 
 
 def _places(layout: Layout, message: Payload | Update, pairs: Mapping[str, Sequence[int]]) -> dict[Place, list[int]]:
