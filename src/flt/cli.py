@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import flt
 from flt.choices import choices, config_folder, groups
 from flt.errors import InputError
+from flt.imports import heavy
 
 USAGE = """usage: flt [train] [key=value ...]     one run; flt key=value means train too
        flt sweep key=a,b [key=value ...]     every combination of comma-separated values, one run each
@@ -80,6 +81,7 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _train(overrides: Sequence[str]) -> int:
+    heavy("flt.api")
     from flt import runs
     from flt.api import train
 
