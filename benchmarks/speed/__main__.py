@@ -62,9 +62,11 @@ class Bench:
         self.say(whole.first_round(workload.make(self.folder / "first", workload.TINY), self.folder / "first", STARTS))
 
     def many(self) -> None:
-        """Many clients beside few."""
+        """Many clients beside few, a large cohort beside a small one, and very many that wait."""
         for its in whole.many_clients(self.folder / "many", MANY_ROUNDS):
             self.say(its)
+        self.say(whole.large_cohort(self.folder / "many"))
+        self.say(whole.ready(self.folder / "many"))
 
     def curves(self) -> None:
         """Cost against cohort, clients, rank and processes."""

@@ -59,6 +59,7 @@ TARGETS = (
     Target("best/pfl minilm wall", "minilm", ONE_PROCESS, "pfl", "wall", 0.90),
 )
 FIRST_ROUND = ("start/flower tiny wall", 0.75)
+READY, COHORT = ("100000 ready, of 10 s", 1.00), ("1000/10 cohort memory", 1.10)
 ROUND_OF_MANY, MEMORY_OF_MANY = ("10000/10 round wall", 1.10), ("10000/10 peak memory", 1.10)
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from benchmarks.speed import cases, pairing, workload
 from benchmarks.speed.cases import Verdict
-from benchmarks.speed.contestant import ContestantError, MissingError, Round
+from benchmarks.speed.contestant import AS_INSTALLED, LIMIT, ONE_THREAD, ContestantError, MissingError, Round
 
 MANY, FEW = 10_000, 10
+READY = 100_000
+"""Clients of which none has been drawn."""
+LARGE = workload.Size(clients=1000, cohort=1000, steps=1, batch=4, examples=4, length=16, rounds=pairing.CHECKED)
+"""A cohort whose updates would take half as much memory again as the process, were they kept."""
 
 
 def first_round(source: Path, folder: Path, pairs: int) -> Verdict:
@@ -61,14 +69,56 @@ def many_clients(folder: Path, rounds: int) -> list[Verdict]:
         timed = pairing.Timed(pairing.run({its.name: its for its in ours}, rounds), {})
     one, other = f"of-{MANY}", f"of-{FEW}"
     time = timed.ratio(one, other, "wall")
-    peaks = [timed.rounds[name][-1].peak_mb for name in (one, other)]
-    memory = pairing.Ratio(peaks[0] / peaks[1], peaks[0] / peaks[1], peaks[0] / peaks[1], 1, 0, False)
     said = f"{timed.median(one, 'wall'):.2f} s against {timed.median(other, 'wall'):.2f} s"
-    in_mb = f"{peaks[0]:.0f} MB against {peaks[1]:.0f} MB"
-    return [
-        Verdict(cases.ROUND_OF_MANY[0], time, cases.ROUND_OF_MANY[1], difference, said),
-        Verdict(cases.MEMORY_OF_MANY[0], memory, cases.MEMORY_OF_MANY[1], difference, in_mb),
-    ]
+    memory = _memory(cases.MEMORY_OF_MANY, *(timed.rounds[name][-1] for name in (one, other)), difference)
+    return [Verdict(cases.ROUND_OF_MANY[0], time, cases.ROUND_OF_MANY[1], difference, said), memory]
+
+
+def large_cohort(folder: Path) -> Verdict:
+    """The peak of the memory of a cohort of a thousand beside one of ten, of the same clients.
+
+    Args:
+        folder: Of workloads, logs and weights.
+    """
+    sizes = {at: dataclasses.replace(LARGE, cohort=at) for at in (LARGE.cohort, FEW)}
+    last: dict[int, Round] = {}
+    difference = 0.0
+    for at, size in sizes.items():
+        source, why = workload.make(folder / f"cohort-{at}", size), dict[str, str]()
+        ours = cases.contestant(f"cohort-{at}", source, folder, engine="serial")
+        loop = cases.contestant(f"loop-{at}", source, folder, engine=cases.REFERENCE)
+        with cases.started([loop, ours], why) as there:
+            if why:
+                return Verdict(*_missing(cases.COHORT, "; ".join(why.values())))
+            for number in range(1, pairing.CHECKED + 1):
+                theirs, last[at] = (there[its.name].round() for its in (loop, ours))
+                difference = max(difference, pairing.furthest(last[at].weights, theirs.weights) / number)
+    return _memory(cases.COHORT, last[LARGE.cohort], last[FEW], difference)
+
+
+def ready(folder: Path) -> Verdict:
+    """What 100,000 clients take from the end of the imports until the first round may begin, as a share of the bound.
+
+    Args:
+        folder: Of the workload and the run.
+    """
+    source = workload.make(folder / "ready", workload.TINY)
+    command = [sys.executable, "-m", "benchmarks.speed.ready", str(source), str(folder / "runs"), str(READY)]
+    environment = {**os.environ, **ONE_THREAD, **AS_INSTALLED, "PYTHONPATH": str(cases.ROOT)}
+    ran = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=LIMIT, check=False)
+    if ran.returncode:
+        return Verdict(*_missing(cases.READY, ran.stderr.strip().rpartition("\n")[2]))
+    seconds = float(ran.stdout.split()[-1])
+    return Verdict(cases.READY[0], _once(seconds / 10), cases.READY[1], None, f"{seconds:.1f} s")
+
+
+def _memory(of: tuple[str, float], one: Round, other: Round, difference: float) -> Verdict:
+    said = f"{one.peak_mb:.0f} MB against {other.peak_mb:.0f} MB"
+    return Verdict(of[0], _once(one.peak_mb / other.peak_mb), of[1], difference, said)
+
+
+def _once(value: float) -> pairing.Ratio:
+    return pairing.Ratio(value, value, value, 1, 0, False)
 
 
 def _missing(of: tuple[str, float], why: str) -> tuple[str, None, float, None, str]:

@@ -12,6 +12,7 @@ from flt.errors import InputError
 from flt.messages import JobId, Update
 from flt.rules.base import Summable, Totals
 from flt.state import ServerState
+from flt.tolerance import Failure
 from flt.view import Job
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Arrivals:
         self.server, self.state = server, state
         self.asked = {job.id: job for job in cohort}
         self.updates: dict[JobId, Update] = {}
+        self.failures: dict[JobId, Failure] = {}
+        """Of the jobs that the round goes on without."""
         self.sums = Sums() if server.recipe.streams else None
         self._arrived: dict[JobId, Update] = {}
         # one view for all updates, since it holds the base weights that it had to compute
@@ -73,8 +76,14 @@ class Arrivals:
         stripped = self.sums is not None
         return [dataclasses.replace(u, tensors={}) if stripped else u for u in self.sorted()]
 
-    def receive(self, updates: Iterable[Update]) -> None:
-        """Takes what another process found ``sendable``; the sums come apart from it."""
+    def fail(self, failure: Failure) -> None:
+        """Notes that a job sends no update."""
+        self.failures[failure.job] = failure
+
+    def receive(self, updates: Iterable[Update], failures: Iterable[Failure] = ()) -> None:
+        """Takes what another process found ``sendable``, and its failures; the sums come apart from it."""
+        for failure in failures:
+            self.fail(failure)
         for update in updates:
             self.updates[update.job] = self._shaped(update) if self.sums is not None else update
 

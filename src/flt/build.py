@@ -32,6 +32,7 @@ from flt.ranks.self_pruning import SelfPruning
 from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.residual import Residual
+from flt.rules.robust import Krum, Median, MultiKrum, NormBound, TrimmedMean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
 from flt.rules.svd import Svd
@@ -67,7 +68,18 @@ PARTS: dict[str, dict[str, type]] = {
         "adam": Adam,
         "yogi": Yogi,
     },
-    "rule": {"mean": Mean, "stacking": Stacking, "svd": Svd, "residual": Residual, "scaffold": Scaffold},
+    "rule": {
+        "mean": Mean,
+        "stacking": Stacking,
+        "svd": Svd,
+        "residual": Residual,
+        "scaffold": Scaffold,
+        "median": Median,
+        "trimmed_mean": TrimmedMean,
+        "krum": Krum,
+        "multi_krum": MultiKrum,
+        "norm_bound": NormBound,
+    },
     "compression": {"none": NoCompression, "quantised": Quantised, "channel": Channel},
 }
 """Part -> name in conf/<part>/ -> its class: the table that a new part adds a line to."""

@@ -34,6 +34,7 @@ from flt.quiet import SharedLogger, alone, interruptible, known_packages, quiet,
 from flt.recipe import Recipe
 from flt.settings import LocalSettings, Shuffled, SimilarLengths, lengths_of
 from flt.state import ClientState, apply_change
+from flt.tolerance import within
 
 
 class Site:
@@ -70,6 +71,7 @@ class Site:
         self.served = layout.with_heads(self.heads)  # the server's layout
         self.collate, self.callbacks, self.loggers, self.root = collate, callbacks, loggers, root
         self.place = OneDevice()
+        self.timeout: float | None = None  # seconds that the training of a job may take
         self.told = knowing(module)
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self.initial = {name: self.parameters[name].detach().cpu().clone() for name in layout.names(TRAVELLING)}
@@ -88,6 +90,7 @@ class Site:
 
         Raises:
             InputError: The fit took no step.
+            ClientTimeoutError: It took longer than ``timeout``.
         """
         payload = opened_payload(payload, self.layout)
         with self.leaving_no_trace(), at_client(self.told, data):
@@ -98,8 +101,9 @@ class Site:
             fit = self._prepare(payload, private, data.head)
             self.seed(seed)  # anew, so that what was evaluated before doesn't matter
             try:
-                metrics |= self._train(fit, data, held_out, seed)
-                metrics |= {f"fitted/{key}": value for key, value in self.evaluate(held_out).items()}
+                with within(self.timeout):
+                    metrics |= self._train(fit, data, held_out, seed)
+                    metrics |= {f"fitted/{key}": value for key, value in self.evaluate(held_out).items()}
                 return fit.update(len(data.train), metrics), fit.private_state(self.initial)
             finally:
                 self._restore_base(fit)
