@@ -131,13 +131,17 @@ def test_no_change_that_counts_is_longer_than_the_bound() -> None:
 def test_a_bound_that_nothing_reaches_is_the_mean_to_the_bit() -> None:
     view, updates = members(4)
     expected = Mean().combine(view, 0, updates).new
-    assert all(torch.equal(its, expected[name]) for name, its in NormBound(bound=1e9).combine(view, 0, updates).new.items())
+    assert all(
+        torch.equal(its, expected[name]) for name, its in NormBound(bound=1e9).combine(view, 0, updates).new.items()
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- attacks
 
 
-def attacked(view: View, updates: list[Update], by: int, attack: Callable[[torch.Tensor], torch.Tensor]) -> list[Update]:
+def attacked(
+    view: View, updates: list[Update], by: int, attack: Callable[[torch.Tensor], torch.Tensor]
+) -> list[Update]:
     """The last few updates with another change."""
     sent = view.state.groups[0].weights
 
@@ -155,7 +159,9 @@ def alike(clients: int) -> tuple[View, list[Update]]:
     generator = torch.Generator().manual_seed(0)
     noisy = [
         dataclasses.replace(
-            one, job=(i, 0), tensors={n: t + 0.05 * torch.randn(t.shape, generator=generator) for n, t in one.tensors.items()}
+            one,
+            job=(i, 0),
+            tensors={n: t + 0.05 * torch.randn(t.shape, generator=generator) for n, t in one.tensors.items()},
         )
         for i in range(clients)
     ]
@@ -187,7 +193,9 @@ def test_a_change_is_counted_from_what_the_job_was_sent_and_over_all_pairs() -> 
     view, updates = view_and_updates()
     for update in updates:
         sent = view.sent_to(update.job)
-        by_hand = [np.nan_to_num(full_of(update, name, sent[name].shape) - sent[name].double().numpy()) for name in NAMES]
+        by_hand = [
+            np.nan_to_num(full_of(update, name, sent[name].shape) - sent[name].double().numpy()) for name in NAMES
+        ]
         found = change(view, update, NAMES).numpy()
         np.testing.assert_allclose(found, np.concatenate([its.ravel() for its in by_hand]), atol=1e-6)
 

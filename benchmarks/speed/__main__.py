@@ -23,8 +23,8 @@ from typing import Any
 from benchmarks.speed import cases, curves, gpu, limits, page, pairing, whole, workload
 
 PARTS = ("tiny", "minilm", "start", "many", "curves", "limits", "gpu")
-SIZES = {"tiny": (workload.TINY, 11), "minilm": (workload.MINILM_SIZE, 5)}
-"""Part -> size and timed rounds."""
+SIZES = {"tiny": workload.TINY, "minilm": workload.MINILM_SIZE}
+"""Part -> size."""
 STARTS, MANY_ROUNDS, CURVE_ROUNDS = 3, 5, 3
 
 
@@ -46,16 +46,22 @@ class Bench:
         if why := workload.available(name):
             print(f"{name}: skipped, {why}", flush=True)
             return
-        size, rounds = SIZES[name]
-        source, reasons = workload.make(self.folder / name, size), {}
+        source, reasons = workload.make(self.folder / name, SIZES[name]), {}
         everybody = [cases.contestant(its, source, self.folder / name) for its in cases.EVERYBODY]
+        turns = []
         with cases.started(everybody, reasons) as there:
-            timed = pairing.compare(there, cases.REFERENCE, rounds)
+            differences = pairing.differences(there, cases.REFERENCE)
+            for names, rounds in cases.IN_TURN[name]:
+                ran = pairing.run({its: there[its] for its in names if its in there}, rounds)
+                turns.append((names, pairing.Timed(ran, differences)))
         for target in (its for its in cases.TARGETS if its.size == name):
-            self.say(cases.verdict(target, timed, reasons))
-        self.found[name] = [
-            [its, timed.median(its, "wall"), timed.median(its, "cpu"), timed.differences[its]] for its in timed.rounds
-        ]
+            self.say(cases.verdict(target, turns, reasons))
+        rows = {
+            its: [its, timed.median(its, "wall"), timed.median(its, "cpu"), differences[its]]
+            for _, timed in turns
+            for its in timed.rounds
+        }
+        self.found[name] = list(rows.values())
 
     def start(self) -> None:
         """Fresh processes to the end of round 1."""
@@ -83,7 +89,7 @@ class Bench:
     def limits(self) -> None:
         """What a step of each size runs into."""
         self.found["limits"] = {}
-        for name, (size, _) in SIZES.items():
+        for name, size in SIZES.items():
             if not workload.available(name):
                 source = workload.make(self.folder / f"limits-{name}", size)
                 self.found["limits"][name] = shares = limits.in_a_process(source)

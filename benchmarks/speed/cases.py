@@ -25,6 +25,11 @@ PEERS = {"flower": "benchmarks.speed.flower", "pfl": "benchmarks.speed.peer_pfl"
 """In the order of the tables; each in .bench/<name>, its own environment."""
 ONE_PROCESS = ("serial", "batched")
 EVERYBODY = (REFERENCE, *OURS, *PEERS)
+IN_TURN = {
+    "tiny": (((REFERENCE, *ONE_PROCESS), 21), ((*OURS, *PEERS), 9)),
+    "minilm": ((EVERYBODY, 5),),
+}
+"""Size -> who runs in turn, and how many rounds: few at once, since a machine's speed changes within a minute."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,14 +111,15 @@ class Verdict:
         return f"{self.name:<24} {figures}  {self.said} ({spread})"
 
 
-def verdict(target: Target, timed: Timed, why: dict[str, str]) -> Verdict:
+def verdict(target: Target, turns: Sequence[tuple[Sequence[str], Timed]], why: dict[str, str]) -> Verdict:
     """The line of a target.
 
     Args:
         target: Which.
-        timed: The size's rounds.
+        turns: Of the size: who ran in turn, and their rounds.
         why: Contestant -> why it is missing.
     """
+    timed = next(its for names, its in turns if {*target.ones, target.other} <= set(names))
     one = timed.fastest(target.ones)
     absent = [name for name in (*target.ones, target.other) if name not in timed.rounds]
     if one is None or target.other in absent:

@@ -68,6 +68,8 @@ class Contestant:
     command: Sequence[str]
     log: Path
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    peak_mb: float = dataclasses.field(default=0.0, init=False)
+    """Largest resident memory of its main process, as of its last round."""
 
     def start(self) -> None:
         """Starts the process; :meth:`ready` waits for it.
@@ -95,9 +97,9 @@ class Contestant:
         before = _busy()
         self.go()
         said = self._read("round")
-        foreign = _busy() - before - said["cpu"]
+        foreign, self.peak_mb = _busy() - before - said["cpu"], said["peak_mb"]
         self.ready()
-        return Round(said["wall"], said["cpu"], foreign, said["peak_mb"], said["weights"])
+        return Round(said["wall"], said["cpu"], foreign, self.peak_mb, said["weights"])
 
     def first(self) -> Round:
         """Starts it and lets it run its first round: what it took from the process' start to the round's end."""

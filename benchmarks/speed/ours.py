@@ -16,13 +16,13 @@ from pathlib import Path
 
 from benchmarks.speed.protocol import Line  # before what takes seconds to import
 
+from flt import fit as flt_fit  # isort: skip  # as a user's script begins: it brings torch along
 import torch  # isort: skip
 from peft import LoraConfig, inject_adapter_in_model  # isort: skip
 from torch import Tensor, nn  # isort: skip
 from torch import distributed as dist  # isort: skip
 from torch.utils.data import Dataset  # isort: skip
 
-import flt  # isort: skip
 from benchmarks.speed import plain, workload  # isort: skip
 from flt.callbacks.base import FedCallback  # isort: skip
 from flt.callbacks.checkpoint import Checkpoint  # isort: skip
@@ -120,7 +120,7 @@ def fit(
     """
     size = given.size
     settings = [f"root={root}", "threads=1", f"local.steps={size.steps}", f"cohort.size={size.cohort}"]
-    flt.fit(
+    flt_fit(
         module(given), clients(given), "fedit", rounds, seed=given.seed, batch_size=size.batch, head=plain.HEAD,
         callbacks=callbacks, progress=False, overrides=[*settings, f"adapter.rank={size.rank}", *overrides],
     )  # fmt: skip

@@ -84,12 +84,18 @@ def compare(contestants: Mapping[str, Contestant], reference: str, rounds: int) 
         reference: Whose weights the others are compared with.
         rounds: Timed ones.
     """
-    differences = dict.fromkeys(contestants, 0.0)
+    found = differences(contestants, reference)
+    return Timed(run(contestants, rounds), found)
+
+
+def differences(contestants: Mapping[str, Contestant], reference: str) -> dict[str, float]:
+    """How far the weights of each contestant's first rounds are from the reference's: ``Timed.differences``."""
+    found = dict.fromkeys(contestants, 0.0)
     for number in range(1, CHECKED + 1):
         weights = {name: contestant.round().weights for name, contestant in contestants.items()}
         for name, path in weights.items():
-            differences[name] = max(differences[name], furthest(path, weights[reference]) / number)
-    return Timed(run(contestants, rounds), differences)
+            found[name] = max(found[name], furthest(path, weights[reference]) / number)
+    return found
 
 
 def run(contestants: Mapping[str, Contestant], rounds: int, seed: int = 0) -> dict[str, list[Round]]:

@@ -64,13 +64,13 @@ def many_clients(folder: Path, rounds: int) -> list[Verdict]:
             said = "; ".join(why.values())
             return [Verdict(*_missing(its, said)) for its in (cases.ROUND_OF_MANY, cases.MEMORY_OF_MANY)]
         checked = {name: there[name] for name in ("loop", f"of-{MANY}")}
-        difference = pairing.compare(checked, "loop", 0).differences[f"of-{MANY}"]
+        difference = pairing.differences(checked, "loop")[f"of-{MANY}"]
         loop.stop()
         timed = pairing.Timed(pairing.run({its.name: its for its in ours}, rounds), {})
     one, other = f"of-{MANY}", f"of-{FEW}"
     time = timed.ratio(one, other, "wall")
     said = f"{timed.median(one, 'wall'):.2f} s against {timed.median(other, 'wall'):.2f} s"
-    memory = _memory(cases.MEMORY_OF_MANY, *(timed.rounds[name][-1] for name in (one, other)), difference)
+    memory = _memory(cases.MEMORY_OF_MANY, *(timed.rounds[name][-1].peak_mb for name in (one, other)), difference)
     return [Verdict(cases.ROUND_OF_MANY[0], time, cases.ROUND_OF_MANY[1], difference, said), memory]
 
 
@@ -81,7 +81,7 @@ def large_cohort(folder: Path) -> Verdict:
         folder: Of workloads, logs and weights.
     """
     sizes = {at: dataclasses.replace(LARGE, cohort=at) for at in (LARGE.cohort, FEW)}
-    last: dict[int, Round] = {}
+    peaks: dict[int, float] = {}
     difference = 0.0
     for at, size in sizes.items():
         source, why = workload.make(folder / f"cohort-{at}", size), dict[str, str]()
@@ -90,10 +90,9 @@ def large_cohort(folder: Path) -> Verdict:
         with cases.started([loop, ours], why) as there:
             if why:
                 return Verdict(*_missing(cases.COHORT, "; ".join(why.values())))
-            for number in range(1, pairing.CHECKED + 1):
-                theirs, last[at] = (there[its.name].round() for its in (loop, ours))
-                difference = max(difference, pairing.furthest(last[at].weights, theirs.weights) / number)
-    return _memory(cases.COHORT, last[LARGE.cohort], last[FEW], difference)
+            difference = max(difference, pairing.differences(there, loop.name)[ours.name])
+            peaks[at] = ours.peak_mb
+    return _memory(cases.COHORT, peaks[LARGE.cohort], peaks[FEW], difference)
 
 
 def ready(folder: Path) -> Verdict:
@@ -112,9 +111,8 @@ def ready(folder: Path) -> Verdict:
     return Verdict(cases.READY[0], _once(seconds / 10), cases.READY[1], None, f"{seconds:.1f} s")
 
 
-def _memory(of: tuple[str, float], one: Round, other: Round, difference: float) -> Verdict:
-    said = f"{one.peak_mb:.0f} MB against {other.peak_mb:.0f} MB"
-    return Verdict(of[0], _once(one.peak_mb / other.peak_mb), of[1], difference, said)
+def _memory(of: tuple[str, float], one: float, other: float, difference: float) -> Verdict:
+    return Verdict(of[0], _once(one / other), of[1], difference, f"{one:.0f} MB against {other:.0f} MB")
 
 
 def _once(value: float) -> pairing.Ratio:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from flt.imports import heavy
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "Result", "fit", "load", "partition"]
@@ -19,4 +20,4 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'flt' has no attribute {name!r}")
     homes = {"InputError": "flt.errors", "load": "flt.exported"}
-    return getattr(importlib.import_module(homes.get(name, "flt.api")), name)
+    return getattr(heavy(homes.get(name, "flt.api")), name)

@@ -40,6 +40,7 @@ from flt.sampling import FixedSize, Poisson
 from flt.server_optimizer import Adagrad, Adam, Momentum, NoServerOptimizer, Yogi
 from flt.settings import LocalSettings
 from flt.site import Site
+from flt.tolerance import STRICT, Tolerance
 from flt.transfer import CosineTransfer, NoTransfer
 
 PARTS: dict[str, dict[str, type]] = {
@@ -197,6 +198,28 @@ def engine(
             found(dataclasses.asdict(dataclasses.replace(settings, jobs=inside["jobs"])))
 
     return Strategy(INSIDE[settings.inside][1](site, clients, settings.of_inside(), of_all), processes)
+
+
+def tolerance(cfg: TrainConfig, engine: Serial, jobs: int) -> Tolerance:
+    """What a round puts up with, known to the engine too.
+
+    Args:
+        cfg: The configuration.
+        engine: Trains the jobs.
+        jobs: In the whole federation.
+
+    Raises:
+        InputError: A number is out of range, or a client's fit is in all processes, of which one can't fail alone.
+    """
+    found = Tolerance(cfg.min_updates, cfg.max_retries, cfg.client_timeout)
+    if found.min_updates is not None and found.min_updates > jobs:
+        raise InputError.of("min_updates", found.min_updates, f"an integer from 1 to {jobs}, the jobs that there are")
+    if isinstance(engine, Sharded) and found != STRICT:
+        key = next(key for key, its in dataclasses.asdict(STRICT).items() if getattr(found, key) != its)
+        why = "with engine=sharded all processes train each client together, and none fails alone"
+        raise InputError.of(key, getattr(found, key), str(getattr(STRICT, key)), why)
+    engine.site.timeout = found.client_timeout
+    return found
 
 
 def engine_settings(cfg: TrainConfig) -> Any:

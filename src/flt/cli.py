@@ -13,7 +13,9 @@ from collections.abc import Sequence
 
 import flt
 from flt.choices import choices, config_folder, groups
-from flt.errors import InputError
+from flt.errors import InputError, Terminated
+from flt.files import FULL, no_room
+from flt.imports import heavy
 
 USAGE = """usage: flt [train] [key=value ...]     one run; flt key=value means train too
        flt sweep key=a,b [key=value ...]     every combination of comma-separated values, one run each
@@ -26,7 +28,8 @@ USAGE = """usage: flt [train] [key=value ...]     one run; flt key=value means t
 Parts and data, each a choice of <group>=<name>:
 {groups}
 Every key is explained in {train}"""
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+"""128 and the number of the signal, as shells count."""
 RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        The exit code: 0, 2 for a mistake in the input, 130 for an interrupt.
+        The exit code: 0, 2 for a mistake in the input, 130 for an interrupt, 143 where the process was asked to end.
     """
     command, rest = _command(list(sys.argv[1:] if arguments is None else arguments))
     if command == "help":
@@ -49,14 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"flt {flt.__version__}  {command} {' '.join(rest)}".rstrip(), flush=True)
     try:
         return COMMANDS[command](rest)
-    except (InputError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         if not first and getattr(error, "told", False):
             return 0  # the first process says it; another exit code would have the launcher kill it before
+        if isinstance(error, OSError) and error.errno in FULL:  # a library's file
+            error = no_room(error, "a file")
         if isinstance(error, InputError):
             print(f"error: {error}", file=sys.stderr)
             return 2
-        print("interrupted; the same command with resume=last goes on after the last finished round", file=sys.stderr)
-        return INTERRUPTED
+        if isinstance(error, KeyboardInterrupt):
+            said = "interrupted; the same command with resume=last goes on after the last finished round"
+            print(said, file=sys.stderr)
+            return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        raise
 
 
 def _is_first() -> bool:
@@ -80,6 +88,7 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _train(overrides: Sequence[str]) -> int:
+    heavy("flt.api")
     from flt import runs
     from flt.api import train
 

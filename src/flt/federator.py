@@ -16,7 +16,7 @@ from flt.client_states import ClientStates
 from flt.engines.serial import Serial, Task
 from flt.messages import Update
 from flt.state import ClientState, ServerState
-from flt.tolerance import Failure, Tolerance
+from flt.tolerance import STRICT, Failure, Tolerance
 from flt.view import Job
 
 Sampler = Callable[[Sequence[int], int, int], list[int]]
@@ -64,7 +64,7 @@ class Federator:
         seed: int,
         state: ServerState,
         transforms: Sequence[Transform] = (),
-        tolerance: Tolerance = Tolerance(),
+        tolerance: Tolerance = STRICT,
     ) -> None:
         self.server, self.clients, self.engine, self.sampler = server, clients, engine, sampler
         self.callbacks, self.rounds, self.seed, self.state = callbacks, rounds, seed, state
@@ -165,7 +165,8 @@ class Federator:
         there = {number: jobs for number in self._guests if (jobs := self._jobs(number))}
         present = sorted([*self._regulars, *there]) if there else self._regulars
         # another cohort where the round is tried again
-        seed = int(np.random.SeedSequence([self.seed, self.attempt]).generate_state(1)[0]) if self.attempt else self.seed
+        again = np.random.SeedSequence([self.seed, self.attempt])
+        seed = int(again.generate_state(1)[0]) if self.attempt else self.seed
         chosen = self.sampler(present, seed, self.state.rounds)
         return [job for number in chosen for job in there.get(number) or self._jobs(number)]
 

@@ -35,6 +35,18 @@ _ADVICE = (
 )
 
 
+class NoSignals:
+    """In the place of what a Trainer does at SIGTERM: the run, not one of its fits, decides what a signal means."""
+
+    received_sigterm = False
+
+    def register_signal_handlers(self) -> None:
+        """Called when a fit begins."""
+
+    def teardown(self) -> None:
+        """Called when a fit ends."""
+
+
 class ResidentStrategy(SingleDeviceStrategy):
     """Leaves the module on its device when a fit ends, where Lightning's own would move it to the CPU each time."""
 

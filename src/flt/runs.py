@@ -16,10 +16,13 @@ from flt.config import TrainConfig, compose_config, config_folder, load_config, 
 from flt.errors import InputError
 from flt.files import write_atomically
 
-LATER = ("rounds", "threads", "devices", "cache.max_gb", "export.base", "stop.accuracy", "stop.patience", "engine.jobs")
+LATER = (
+    "rounds", "threads", "devices", "min_updates", "max_retries", "client_timeout", "checkpoint.keep", "cache.max_gb",
+    "export.base", "stop.accuracy", "stop.patience", "engine.jobs",
+)  # fmt: skip
 MAY_DIFFER = ("resume", "root", "algo", *LATER)
-"""Keys that a resume may set otherwise: ``rounds`` and ``stop`` say how long a run is, the rest changes no number.
-Those of LATER are taken over."""
+"""Keys that a resume may set otherwise: ``rounds`` and ``stop`` say how long a run is, what a round puts up with whether
+it goes on at all, the rest changes no number. Those of LATER are taken over."""
 _log = logging.getLogger(__name__)
 
 
@@ -125,12 +128,18 @@ def _given(overrides: Sequence[str]) -> Iterator[str]:
 
 
 def _compare(saved: DictConfig, wanted: DictConfig, keys: set[str]) -> None:
+    """Refuses keys that differ, all of them in one line."""
+    differing = {}
     for key in sorted(keys):
         old, new = (_plain(OmegaConf.select(cfg, key)) for cfg in (saved, wanted))
         if key == "engine":  # how many jobs at once the run has found out, and a resume may say
             old, new = ({name: value for name, value in each.items() if name != "jobs"} for each in (old, new))
         if old != new:
-            raise InputError.of(key, new, str(old), "the run to go on with was started otherwise")
+            differing[key] = (old, new)
+    if differing:
+        (key, (old, new)), *rest = differing.items()
+        others = "".join(f", and {key}={new}, allowed is {old}" for key, (old, new) in rest)
+        raise InputError.of(key, new, f"{old}{others}", "the run to go on with was started otherwise")
 
 
 def _plain(value: Any) -> Any:

@@ -30,7 +30,7 @@ from flt.compression.packing import opened_payload
 from flt.layout import TRAVELLING, Layout
 from flt.messages import BaseDelta, Payload, Update
 from flt.places import OneDevice
-from flt.quiet import SharedLogger, alone, interruptible, known_packages, quiet, whole_layers
+from flt.quiet import NoSignals, SharedLogger, alone, interruptible, known_packages, quiet, whole_layers
 from flt.recipe import Recipe
 from flt.settings import LocalSettings, Shuffled, SimilarLengths, lengths_of
 from flt.state import ClientState, apply_change
@@ -213,7 +213,7 @@ class Site:
             length: The Trainer's arguments that say how long the fit is; they may set others anew.
         """
         with known_packages():
-            return pl.Trainer(
+            trainer = pl.Trainer(
                 accelerator=self.module.device.type if self.module.device.type != "cuda" else "gpu",
                 precision=self.settings.precision,  # type: ignore[arg-type]  # a config's string
                 logger=loggers or False,
@@ -229,6 +229,8 @@ class Site:
                 **{"accumulate_grad_batches": self.settings.accumulate, **length},  # type: ignore[arg-type]  # integers
                 **(place or OneDevice()).arguments(self.module),
             )
+        trainer._signal_connector = NoSignals()  # type: ignore[assignment]  # Lightning has no setting for it
+        return trainer
 
     def loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
         """A loader over a data set: shuffled by the seed; without one in order, or from the shortest to the longest."""

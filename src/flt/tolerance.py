@@ -100,6 +100,10 @@ class Tolerance:
         return arrived >= (asked if self.min_updates is None else min(self.min_updates, asked))
 
 
+STRICT = Tolerance()
+"""The first failure ends the run."""
+
+
 @contextlib.contextmanager
 def within(seconds: float | None) -> Iterator[None]:
     """Interrupts the body when the time is up, also where it waits for something.

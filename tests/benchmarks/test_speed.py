@@ -181,19 +181,29 @@ def test_weights_of_other_names_are_infinitely_far(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- the lines
 
 
+def verdict_of(timed: Timed, why: dict[str, str] | None = None) -> Verdict:
+    return cases.verdict(TARGET, [(("hand",), Timed({}, {})), (("serial", "batched", "flower"), timed)], why or {})
+
+
+def test_every_target_is_in_one_turn_of_its_size() -> None:
+    for target in cases.TARGETS:
+        wanted = {*target.ones, target.other}
+        assert any(wanted <= set(names) for names, _ in cases.IN_TURN[target.size])
+
+
 def test_the_fastest_engine_is_compared() -> None:
     rounds = {"serial": [calm(4)] * 3, "batched": [calm(2)] * 3, "flower": [calm(4)] * 3}
-    line = cases.verdict(TARGET, Timed(rounds, {"serial": 1.0, "batched": 1e-7, "flower": 1e-6}), {})
+    line = verdict_of(Timed(rounds, {"serial": 1.0, "batched": 1e-7, "flower": 1e-6}))
     assert str(line).split()[:5] == ["one/other", "0.500", "0.85", "ok", "1.0e-06"]
     assert "batched" in line.said
 
 
 def test_a_missing_peer_and_an_engine_that_is_not_there_yet() -> None:
-    line = cases.verdict(TARGET, Timed({"serial": [calm(4)] * 3}, {"serial": 0.0}), {"flower": "missing: no file"})
+    line = verdict_of(Timed({"serial": [calm(4)] * 3}, {"serial": 0.0}), {"flower": "missing: no file"})
     assert (line.word, line.wrong) == ("missing", False)
     assert "flower: missing: no file" in str(line)
     rounds = {"serial": [calm(4)] * 3, "flower": [calm(4)] * 3}
-    line = cases.verdict(TARGET, Timed(rounds, {"serial": 0.0, "flower": 0.0}), {})
+    line = verdict_of(Timed(rounds, {"serial": 0.0, "flower": 0.0}))
     assert (line.word, line.said) == ("OVER", "serial, without batched")
 
 

@@ -18,7 +18,7 @@ from flt.engines.tuning import free
 from flt.messages import Payload, Update
 from flt.site import Site
 from flt.state import ClientState, ServerState
-from flt.tolerance import Failure, Tolerance
+from flt.tolerance import STRICT, Failure
 from flt.view import Job
 
 
@@ -65,7 +65,7 @@ class Serial:
     ) -> None:
         self.site, self.clients, self.found = site, clients, found or (lambda settings: None)
         self.settings: Any = settings or SerialSettings()
-        self.tolerance = Tolerance()
+        self.tolerance = STRICT
         """Whether a failing job ends the run, or is an outcome like others."""
         self.processes = Processes()
         """Of the run: this one alone, unless an engine has others."""
