@@ -21,8 +21,8 @@ LATER = (
     "export.base", "stop.accuracy", "stop.patience", "engine.jobs",
 )  # fmt: skip
 MAY_DIFFER = ("resume", "root", "algo", *LATER)
-"""Keys that a resume may set otherwise: ``rounds`` and ``stop`` say how long a run is, what a round puts up with whether
-it goes on at all, the rest changes no number. Those of LATER are taken over."""
+"""Keys that a resume may set otherwise: ``rounds`` and ``stop`` say how long a run is, what a round puts up with
+whether it goes on at all, the rest changes no number. Those of LATER are taken over."""
 _log = logging.getLogger(__name__)
 
 

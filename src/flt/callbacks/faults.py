@@ -1,4 +1,4 @@
-"""Faults and attacks on purpose, to see what they cost: drawn by the seed, so that a run has the same ones each time."""
+"""Faults and attacks on purpose, to see what they cost: drawn by the seed, so a run has the same ones each time."""
 
 from __future__ import annotations
 
