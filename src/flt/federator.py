@@ -195,7 +195,7 @@ class Federator:
                 update, client_state = outcome
                 client = update.job[0]
                 self.call("on_job_end", update)
-                self.client_states.put(update.job, client_state, self.state.rounds + 1)
+                self.client_states.put(update.job, client_state, self.state.rounds + 1, self.attempt)
                 fitted[client].append(update)
             left[client] -= 1
             if not left[client]:

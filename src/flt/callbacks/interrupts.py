@@ -64,5 +64,5 @@ class Interrupts(FedCallback):
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # none: one that Python can't name
         self._before = {}

@@ -250,6 +250,10 @@ class Batched(Serial):
             self._refused[tasks[0].payload.plan.train] = str(error)
             self.reason(tasks[0])
             return
+        except Exception:
+            if self.tolerance.strict:
+                raise
+            return  # a job fails: this round's go one at a time, and the next one's are timed
         _log.info("engine=batched trains %d jobs at once", jobs)
         self._found(jobs)
 
