@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import flt
 from flt.choices import choices, config_folder, groups
-from flt.errors import InputError, Terminated
+from flt.errors import InputError, PeerDiedError, Terminated
 from flt.files import FULL, no_room
 from flt.imports import heavy
 
@@ -30,6 +30,11 @@ Parts and data, each a choice of <group>=<name>:
 Every key is explained in {train}"""
 INTERRUPTED, TERMINATED = 130, 143
 """128 and the number of the signal, as shells count."""
+RESTARTS, MOST_RESTARTS = "FLT_RESTARTS", 3
+LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What Lightning's launcher leaves in the environment."""
+EXTERNAL = ("RANK", "SLURM_PROCID")
+"""What other launchers leave, which replace processes themselves, or don't."""
 RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 
@@ -55,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if not first and getattr(error, "told", False):
             return 0  # the first process says it; another exit code would have the launcher kill it before
+        if isinstance(error, PeerDiedError):
+            if not first:
+                return 0
+            if arguments is None:  # else this isn't a process of its own
+                _go_on(error, command, rest)
         if isinstance(error, OSError) and error.errno in FULL:  # a library's file
             error = no_room(error, "a file")
         if isinstance(error, InputError):
@@ -65,6 +75,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(said, file=sys.stderr)
             return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
         raise
+
+
+def _go_on(error: PeerDiedError, command: str, rest: Sequence[str]) -> None:
+    """Starts anew after the last checkpoint, with a process in the place of each, unless that happens too often."""
+    restarts = int(os.environ.get(RESTARTS, "0")) + 1
+    several = command != "train" or any(os.environ.get(name) for name in EXTERNAL)
+    if restarts > MOST_RESTARTS or several or not error.folder:
+        return
+    print(
+        f"a process has died and is replaced ({restarts} of at most {MOST_RESTARTS} times)", file=sys.stderr, flush=True
+    )
+    for name in LAUNCHED:  # what the launcher has left would make the new process one of the old ones
+        os.environ.pop(name, None)
+    os.environ[RESTARTS] = str(restarts)
+    kept = [override for override in rest if not override.startswith("resume=")]
+    quoted = error.folder.replace("'", "\\'")
+    os.execv(sys.executable, [sys.executable, "-m", "flt", command, *kept, f"resume='{quoted}'"])
 
 
 def _is_first() -> bool:

@@ -30,5 +30,15 @@ class InputError(ValueError):
         return cls(" ".join(f"{key}={value}: {reason}allowed is {choices}".split()))
 
 
+class PeerDiedError(RuntimeError):
+    """Another process of the run has died, and took nothing along that a checkpoint doesn't have.
+
+    Attributes:
+        folder: Of the run.
+    """
+
+    folder = ""
+
+
 class Terminated(KeyboardInterrupt):
     """The process was asked to end, by SIGTERM: what schedulers send before they take a machine away."""

@@ -44,7 +44,7 @@ from flt.compiling import compile_model
 from flt.config import TrainConfig, flat
 from flt.engines.processes import Processes
 from flt.engines.sharded import Sharded
-from flt.errors import InputError
+from flt.errors import InputError, PeerDiedError
 from flt.export import export, kind
 from flt.federation import Federation
 from flt.federator import Federator
@@ -115,6 +115,8 @@ class Run:
             return self._run(processes)
         except BaseException as error:
             processes.fail(error)
+            if isinstance(error, PeerDiedError):
+                error.folder = str(getattr(self, "folder", ""))
             raise
 
     def _run(self, processes: Processes) -> Result:

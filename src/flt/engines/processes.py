@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from flt.errors import InputError
+from flt.errors import InputError, PeerDiedError
 from flt.messages import decode, encode, message
 
 if TYPE_CHECKING:
@@ -144,19 +144,35 @@ class Launched(Processes):
         self.rank, self.size, self.device = fabric.global_rank, fabric.world_size, fabric.device
 
     def gather(self, data: bytes) -> list[bytes]:
-        """What each process gave, by rank: their lengths first, then the bytes as uint8 tensors of one length."""
+        """What each process gave, by rank: their lengths first, then the bytes as uint8 tensors of one length.
+
+        Raises:
+            PeerDiedError: One of them isn't there any more.
+        """
         length = torch.tensor([len(data)], dtype=torch.int64, device=self.device)
         lengths = [torch.zeros_like(length) for _ in range(self.size)]
-        dist.all_gather(lengths, length)
+        with _noticing():
+            dist.all_gather(lengths, length)
         sizes = [int(its) for its in lengths]
         mine = torch.zeros(max(sizes), dtype=torch.uint8, device=self.device)
         mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
         found = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(found, mine)
+        with _noticing():
+            dist.all_gather(found, mine)
         return [its[:size].cpu().numpy().tobytes() for its, size in zip(found, sizes, strict=True)]
 
     def total(self, numbers: Tensor) -> Tensor:
         """The sum over the processes of an int64 tensor, exact in any order."""
         summed = numbers.to(self.device)
-        dist.all_reduce(summed, dist.ReduceOp.SUM)
+        with _noticing():
+            dist.all_reduce(summed, dist.ReduceOp.SUM)
         return summed.to(numbers.device)
+
+
+@contextlib.contextmanager
+def _noticing() -> Iterator[None]:
+    """Notices that another process has died: the connection to it is closed."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerDiedError("another process of the run has died") from error
