@@ -33,8 +33,8 @@ INTERRUPTED, TERMINATED = 130, 143
 RESTARTS, MOST_RESTARTS = "FLT_RESTARTS", 3
 LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What Lightning's launcher leaves in the environment."""
-EXTERNAL = ("RANK", "SLURM_PROCID")
-"""What other launchers leave, which replace processes themselves, or don't."""
+EXTERNAL = ("RANK", "SLURM_PROCID", *LAUNCHED)
+"""What other launchers leave, and who starts one process on each of several machines."""
 RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 
@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     _quiet_libraries()
     first = _is_first()
+    # a process of its own, and the one that starts the others: nobody else would replace them
+    ours = arguments is None and not any(os.environ.get(name) for name in EXTERNAL)
     if first:
         print(f"flt {flt.__version__}  {command} {' '.join(rest)}".rstrip(), flush=True)
     try:
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, PeerDiedError):
             if not first:
                 return 0
-            if arguments is None:  # else this isn't a process of its own
+            if ours:
                 _go_on(error, command, rest)
         if isinstance(error, OSError) and error.errno in FULL:  # a library's file
             error = no_room(error, "a file")
@@ -80,12 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _go_on(error: PeerDiedError, command: str, rest: Sequence[str]) -> None:
     """Starts anew after the last checkpoint, with a process in the place of each, unless that happens too often."""
     restarts = int(os.environ.get(RESTARTS, "0")) + 1
-    several = command != "train" or any(os.environ.get(name) for name in EXTERNAL)
-    if restarts > MOST_RESTARTS or several or not error.folder:
+    if command != "train" or restarts > MOST_RESTARTS or not error.folder:
         return
-    print(
-        f"a process has died and is replaced ({restarts} of at most {MOST_RESTARTS} times)", file=sys.stderr, flush=True
-    )
+    said = f"a process has died and is replaced ({restarts} of at most {MOST_RESTARTS} times)"
+    print(said, file=sys.stderr, flush=True)
     for name in LAUNCHED:  # what the launcher has left would make the new process one of the old ones
         os.environ.pop(name, None)
     os.environ[RESTARTS] = str(restarts)
