@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        The exit code: 0, 2 for a mistake in the input, 130 for an interrupt, 143 where the process was asked to end.
+        The exit code: 0, 1 where a process of the run has died, 2 for a mistake in the input, 130 for an interrupt, 143 where the process was asked to end.
     """
     command, rest = _command(list(sys.argv[1:] if arguments is None else arguments))
     if command == "help":
@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 0
             if ours:
                 _go_on(error, command, rest)
+            print(f"error: {error}; the same command with resume=last goes on", file=sys.stderr)
+            return 1
         if isinstance(error, OSError) and error.errno in FULL:  # a library's file
             error = no_room(error, "a file")
         if isinstance(error, InputError):
