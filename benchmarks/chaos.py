@@ -111,7 +111,11 @@ def _run(case: Case, name: str, folder: Path, rank: int, meeting: Path) -> None:
 
 
 def ended(processes: Sequence[int], limit: float) -> list[int]:
-    """Waits for all; returns their exit codes, negative for signals. What takes longer is killed."""
+    """Waits for all; returns their exit codes, negative for signals.
+
+    Raises:
+        TimeoutError: One takes longer: all are killed.
+    """
     until, codes = time.monotonic() + limit, dict[int, int]()
     while len(codes) < len(processes):
         for process in set(processes) - set(codes):
@@ -119,7 +123,10 @@ def ended(processes: Sequence[int], limit: float) -> list[int]:
             if pid:
                 codes[process] = os.waitstatus_to_exitcode(status)
             elif time.monotonic() > until:
-                os.kill(process, signal.SIGKILL)
+                for left in set(processes) - set(codes):
+                    os.kill(left, signal.SIGKILL)
+                    os.waitpid(left, 0)
+                raise TimeoutError(f"a process took more than {limit:.0f} s")
         time.sleep(0.005)
     return [codes[process] for process in processes]
 
@@ -140,7 +147,7 @@ def undisturbed(case: Case, folder: Path) -> None:
 
 def exported(folder: Path) -> str:
     """Hash of what the run of this name exported; empty where it didn't."""
-    files = sorted(path for kind in ("adapter", "model") for path in folder.glob(f"version_0/{kind}/*.safetensors"))
+    files = sorted(path for kind in ("adapter", "model") for path in folder.glob(f"version_*/{kind}/*.safetensors"))
     together = hashlib.sha256()
     for path in files:
         together.update(path.name.encode())

@@ -38,13 +38,29 @@ class Signals(FedCallback):
         self.ended.append(update.job[0])
 
 
+def counted(federator: Federator) -> list[int]:
+    """The batches that fits have taken a step on, as they do."""
+    module: Any = federator.engine.site.module
+    step, steps = module.training_step, list[int]()
+
+    def training_step(batch: Any, batch_idx: int) -> Any:
+        steps.append(batch_idx)
+        return step(batch, batch_idx)
+
+    module.training_step = training_step
+    return steps
+
+
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 def test_the_job_that_runs_ends_and_no_other_begins(number: int, error: type[BaseException]) -> None:
     before = {its: signal.getsignal(its) for its in CODES}
     signals = Signals(number, at=1)
+    federator = toy_federator(clients=toy_clients(4), callbacks=[signals, Interrupts()], steps=3)
+    steps = counted(federator)
     with pytest.raises(error):
-        toy_federator(clients=toy_clients(4), callbacks=[Interrupts(), signals]).fit()
-    assert signals.ended == [0]  # the next one was asked to begin, and didn't
+        federator.fit()
+    assert signals.ended == [0]
+    assert len(steps) == 3  # the next one was sent its payload, and took no step
     assert {its: signal.getsignal(its) for its in CODES} == before
 
 
@@ -60,16 +76,32 @@ def test_a_signal_inside_a_fit_lets_it_end() -> None:
         return step(batch, batch_idx)
 
     module.training_step = training_step
+    steps = counted(federator)
     with pytest.raises(Terminated):
         federator.fit()
-    assert signals.ended in ([0, 1], [0, 1, 2])  # whether the end is told of before the run stops is left open
+    assert signals.ended == [0, 1]
+    assert len(steps) == 3 * 3  # the third fit took all of its steps
 
 
 def test_a_second_signal_stops_at_once() -> None:
     signals = Signals(signal.SIGINT, at=1, times=2)
+    federator = toy_federator(clients=toy_clients(4), callbacks=[Interrupts(), signals])
+    module: Any = federator.engine.site.module
+    step, calls = module.training_step, list[int]()
+
+    def training_step(batch: Any, batch_idx: int) -> Any:
+        calls.append(batch_idx)
+        if len(calls) == 4:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+        return step(batch, batch_idx)
+
+    module.training_step = training_step
+    signals.at = 99
     with pytest.raises(KeyboardInterrupt):
-        toy_federator(clients=toy_clients(4), callbacks=[Interrupts(), signals]).fit()
+        federator.fit()
     assert signals.ended == [0]
+    assert len(calls) == 4
 
 
 def test_handlers_are_put_back_when_a_federation_has_ended() -> None:

@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        The exit code: 0, 1 where a process of the run has died, 2 for a mistake in the input, 130 for an interrupt, 143 where the process was asked to end.
+        The exit code: 0, 1 where a process of the run has died, 2 for a mistake in the input, 130 for an interrupt, 143
+        where the process was asked to end.
     """
     command, rest = _command(list(sys.argv[1:] if arguments is None else arguments))
     if command == "help":

@@ -71,6 +71,8 @@ class Federator:
         self.transforms, self.tolerance, self.engine.tolerance = transforms, tolerance, tolerance
         self.attempt = 0
         """How often the round that runs has been begun before."""
+        self.spent: Counter[str] = Counter()
+        """What callbacks counted in attempts at the round that failed, over all processes."""
         self.client_states = ClientStates()
         self.history: list[dict[str, float]] = []
         self.cohort: list[Job] = []
@@ -120,11 +122,14 @@ class Federator:
             getattr(callback, hook)(self, *args)
 
     def _round(self) -> None:
-        self.attempt, arrivals = 0, self._arrivals()
+        self.attempt, self.spent = 0, Counter()
+        arrivals = self._arrivals()
         while not self.tolerance.enough(len(arrivals.updates), len(self.cohort)):
             self.client_states.accept(())
+            self.spent.update(self.counts)
             self.tolerance.again(self.attempt, self.round, len(arrivals.updates), len(self.cohort))
-            self.attempt, arrivals = self.attempt + 1, self._arrivals()
+            self.attempt += 1
+            arrivals = self._arrivals()
         self.updates = arrivals.sorted()
         self.state = self.server.aggregate(self.state, self.updates, arrivals.sums)
         self.client_states.accept(arrivals.updates)
@@ -139,20 +144,20 @@ class Federator:
         self.cohort, self.counts = self._draw(), Counter()
         self.share = self.engine.share(self.cohort)
         self.call("on_round_start")
-        arrivals = Arrivals(self.server, self.state, self.cohort)
+        arrivals = Arrivals(self.server, self.state, self.cohort, careful=not self.tolerance.strict)
         for sent in self._sent():
             failure = sent if isinstance(sent, Failure) else self._taken(arrivals, sent)
             if failure is not None:
                 arrivals.fail(failure)
         self.engine.exchange(arrivals, self.counts, self.client_states)
-        if arrivals.failures or self.attempt:
+        if arrivals.failures:
             self.call("on_failures", [arrivals.failures[job] for job in sorted(arrivals.failures)])
         return arrivals
 
     def _taken(self, arrivals: Arrivals, update: Update) -> Failure | None:
         """Lets an update arrive; why it doesn't, where the round may go on without it."""
+        self.call("on_update", update)
         try:
-            self.call("on_update", update)
             arrivals.take(update)
         except Exception as error:
             if self.tolerance.strict:
@@ -201,8 +206,16 @@ class Federator:
             if not left[client]:
                 yield from self._transformed(fitted.pop(client, []))
 
-    def _transformed(self, updates: list[Update]) -> list[Update]:
+    def _transformed(self, updates: list[Update]) -> list[Update | Failure]:
+        """What a client sends of its fits; a transform may keep some back."""
         updates = sorted(updates, key=lambda update: update.job)
-        for transform in (*self.transforms, self.server.compress):
-            updates = transform(updates)
-        return updates
+        sent = updates
+        try:
+            for transform in (*self.transforms, self.server.compress):
+                sent = transform(sent)
+        except Exception as error:
+            if self.tolerance.strict:
+                raise
+            return [Failure.of(update.job, error) for update in updates]
+        kept_back = {update.job for update in updates} - {update.job for update in sent}
+        return [*sent, *(Failure(job, "its update wasn't sent") for job in sorted(kept_back))]

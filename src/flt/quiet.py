@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.metadata
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -141,7 +142,8 @@ def interruptible() -> Iterator[None]:
     except SystemExit as error:
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        raise KeyboardInterrupt from error
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+        raise type(error.__context__)() from error
 
 
 @contextlib.contextmanager

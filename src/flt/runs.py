@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
@@ -41,6 +41,8 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
         return dataclasses.replace(cfg, resume=None)
     saved, given = _saved(folder), set(_given(overrides))
     wanted = compose_config(overrides)
+    for key in _lacking(saved, wanted):  # written before there was such a key, it does as by its default
+        OmegaConf.update(saved, key, OmegaConf.select(_defaults(), key), force_add=True)
     _compare(saved, wanted, given - set(MAY_DIFFER))
     if "algo" in given and saved.get("name", cfg.name) != cfg.name:
         raise InputError.of("algo", cfg.name, str(saved.name), f"{folder} was started otherwise")
@@ -50,6 +52,22 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
         OmegaConf.update(saved, key, OmegaConf.select(wanted, key))
     saved.root, saved.resume = cfg.root, str(folder)
     return typed(TrainConfig, saved, "")
+
+
+def _lacking(saved: DictConfig, wanted: DictConfig) -> list[str]:
+    """Keys of this version that a saved configuration doesn't have, outside of the parts."""
+    whole = [str(key) for key in wanted if key not in saved]
+    sections = [f.name for f in dataclasses.fields(TrainConfig) if dataclasses.is_dataclass(_type_of(f.name))]
+    inner = [f"{s}.{key}" for s in sections if s in saved for key in wanted[s] if key not in saved[s]]
+    return [*whole, *inner]
+
+
+def _type_of(field: str) -> Any:
+    return get_type_hints(TrainConfig)[field]
+
+
+def _defaults() -> DictConfig:
+    return compose_config([])
 
 
 def _counts_rounds(saved: DictConfig) -> bool:

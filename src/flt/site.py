@@ -138,10 +138,14 @@ class Site:
         for delta in deltas:
             if delta.version <= self.base_version:
                 continue
+            new = {}
             for name, change in delta.tensors.items():
                 parameter = self.parameters[name]
                 # on the CPU, as the server does it: the same operations, so the same bits
-                parameter.data = apply_change(parameter.detach().cpu(), change).to(parameter.device)
+                new[name] = apply_change(parameter.detach().cpu(), change).to(parameter.device)
+            for name, value in new.items():  # all of a version or nothing: memory may not suffice
+                self.parameters[name].data = value
+            self.base_version = delta.version
         self.base_version = max(self.base_version, version)
 
     def evaluate(self, dataset: Dataset, watch: Callable[[int, int], None] | None = None) -> dict[str, float]:

@@ -9,6 +9,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 from flt.errors import InputError
 from flt.messages import JobId, message
@@ -30,17 +31,17 @@ class Failure:
     @staticmethod
     def of(job: JobId, error: BaseException) -> Failure:
         """The failure that an error is."""
-        if isinstance(error, InputError | ClientTimeoutError):
+        if isinstance(error, InputError):
             return Failure(job, " ".join(str(error).split()))
         frames = traceback.extract_tb(error.__traceback__)
-        at = f" in {frames[-1].name}, line {frames[-1].lineno}" if frames else ""
+        at = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
         return Failure(job, f"{type(error).__name__}{at}")
 
     def __str__(self) -> str:
         return f"client {self.job[0]}, job {self.job[1]}: {self.why}"
 
 
-class ClientTimeoutError(RuntimeError):
+class ClientTimeoutError(InputError):
     """A fit took longer than ``client_timeout``."""
 
 
@@ -70,8 +71,12 @@ class Tolerance:
             raise InputError.of("min_updates", self.min_updates, "an integer >= 1, or null: the whole cohort")
         if self.max_retries < 0:
             raise InputError.of("max_retries", self.max_retries, "an integer >= 0")
-        if self.client_timeout is not None and not 0 < self.client_timeout < math.inf:
-            raise InputError.of("client_timeout", self.client_timeout, "seconds > 0, or null")
+        if self.client_timeout is not None:
+            if not 0 < self.client_timeout < math.inf:
+                raise InputError.of("client_timeout", self.client_timeout, "seconds > 0, or null")
+            if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+                why = "only the main thread of a process can be interrupted"
+                raise InputError.of("client_timeout", self.client_timeout, "null", why)
 
     @property
     def strict(self) -> bool:
@@ -93,7 +98,7 @@ class Tolerance:
         if attempt == self.max_retries:
             wanted = "the whole cohort" if self.min_updates is None else self.min_updates
             why = f"of {asked} jobs {arrived} sent an update, after {attempt} retries"
-            raise RoundFailedError(f"round {number} failed: {why}; min_updates is {wanted}")
+            raise RoundFailedError.of(f"round {number}", "failed", f"min_updates={wanted}", why)
 
     def enough(self, arrived: int, asked: int) -> bool:
         """Whether a round stands in which so many of the jobs that were asked sent an update."""
@@ -110,16 +115,13 @@ def within(seconds: float | None) -> Iterator[None]:
 
     Raises:
         ClientTimeoutError: The body took longer.
-        InputError: There is no timer: this isn't the process's main thread, or the system has none.
     """
     if seconds is None:
         yield
         return
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        raise InputError.of("client_timeout", seconds, "null", "only a process's main thread can be interrupted")
 
     def ring(*_: object) -> None:
-        raise ClientTimeoutError(f"took more than client_timeout={seconds} s")
+        raise ClientTimeoutError(f"client_timeout={seconds}: a fit took longer; allowed is a longer time, or null")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -127,4 +129,4 @@ def within(seconds: float | None) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)  # none: one that Python can't name

@@ -33,7 +33,7 @@ class FedCallback:
         """Called when a client sends an update, compressed as it is sent."""
 
     def on_failures(self, federator: Federator, failures: list[Failure]) -> None:
-        """Called when a round's jobs have ended and some of them failed, or when it has been tried again."""
+        """Called when a round's jobs have ended and some of them failed."""
 
     def on_round_end(self, federator: Federator) -> None:
         """Called when a round has been aggregated: ``federator.state`` is the new one."""

@@ -197,8 +197,14 @@ def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
                     raise InputError.of(path.name, file, "names of files that flt writes")
                 if hashlib.sha256((folder / file).read_bytes()).hexdigest() != checksum:
                     raise InputError.of(file, "<damaged>", "the bytes that were written")
-            return decode((folder / manifest["state"]).read_bytes()), manifest
-        except (OSError, KeyError, ValueError) as error:
+            for file in (manifest["state"], *(file for _, _, file in manifest["private"])):
+                if file not in manifest["files"]:
+                    raise InputError.of(path.name, file, "files with a checksum")
+            snapshot = decode((folder / manifest["state"]).read_bytes())
+            if not isinstance(snapshot, Snapshot):
+                raise InputError.of(manifest["state"], type(snapshot).__name__, Snapshot.__name__)
+            return snapshot, manifest
+        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             _log.warning("checkpoint %s can't be used, trying the one before: %s", path.name, error)
     return None
 

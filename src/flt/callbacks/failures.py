@@ -26,10 +26,10 @@ class Failures(FedCallback):
             self.failed = 0
 
     def on_failures(self, federator: Federator, failures: list[Failure]) -> None:
-        """Called when a round's jobs have ended and some of them failed, or when it has been tried again."""
+        """Called when a round's jobs have ended and some of them failed."""
         self.failed += len(failures)
         for failure in failures:
-            _log.warning("round %d goes on without %s", federator.round, failure)
+            _log.warning("round %d lacks %s", federator.round, failure)
 
     def on_round_end(self, federator: Federator) -> None:
         """Called when a round has been aggregated."""

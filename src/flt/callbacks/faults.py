@@ -44,30 +44,20 @@ class Faults(FedCallback):
         """Called when the federation begins, or goes on after a resume."""
         self._federator = federator
 
-    def on_update(self, federator: Federator, update: Update) -> None:
-        """Called when a client sends an update.
-
-        Raises:
-            InputError: The job was drawn to fail.
-        """
-        if self._draw(federator, update.job, 0) < self.faults.drop:
-            allowed = "0, or a min_updates or max_retries that puts up with it"
-            who = f"client {update.job[0]}, job {update.job[1]} was dropped"
-            raise InputError.of("faults.drop", self.faults.drop, allowed, who)
-
     def __call__(self, updates: list[Update]) -> list[Update]:
         """What a client sends instead of its updates."""
-        return [self._changed(update) for update in updates]
-
-    def _changed(self, update: Update) -> Update:
         federator = self._federator
         assert federator is not None, "on_fit_start comes first"
+        left = [update for update in updates if self._draw(federator, update.job, 0) >= self.faults.drop]
+        return [self._changed(federator, update) for update in left]
+
+    def _changed(self, federator: Federator, update: Update) -> Update:
         if update.job[0] in self.hostile and self.faults.attack != LABEL_FLIP:
             factor = -1.0 if self.faults.attack == "sign_flip" else self.faults.scale
             starts = _starts(federator, update)
             tensors = {name: start + factor * (update.tensors[name] - start) for name, start in starts.items()}
             update = dataclasses.replace(update, tensors=tensors)
-        if self._draw(federator, update.job, 1) < self.faults.nan:
+        if update.tensors and self._draw(federator, update.job, 1) < self.faults.nan:
             name = min(update.tensors)
             broken = update.tensors[name].clone()
             broken.view(-1)[:1] = torch.nan

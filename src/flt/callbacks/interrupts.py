@@ -30,7 +30,8 @@ class Interrupts(FedCallback):
     def on_fit_start(self, federator: Federator) -> None:
         """Called when the federation begins, or goes on after a resume."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._receive) for number in heard}
 
     def on_round_start(self, federator: Federator) -> None:
         """Called when a cohort has been drawn."""

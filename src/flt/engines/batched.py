@@ -170,10 +170,10 @@ class Batched(Serial):
             limit = self.site.timeout
             with within(None if limit is None else limit * len(tasks)):
                 module = self._train(jobs, stack)
-            for job, loss in zip(jobs, module.train_losses(len(jobs)), strict=True):
-                job.fit.close(job.callbacks)
-                job.metrics["fit/train_loss"] = loss
-            return [self._result(job) for job in jobs]
+                for job, loss in zip(jobs, module.train_losses(len(jobs)), strict=True):
+                    job.fit.close(job.callbacks)
+                    job.metrics["fit/train_loss"] = loss
+                return [self._result(job) for job in jobs]
 
     def seconds(self, tasks: Sequence[Task]) -> float:
         """Times a few steps of a fit that leaves no trace.
@@ -181,8 +181,8 @@ class Batched(Serial):
         Returns:
             Seconds per step and job.
         """
-        clock = tuning.Clock()
-        with self.site.leaving_no_trace():
+        clock, limit = tuning.Clock(), self.site.timeout
+        with self.site.leaving_no_trace(), within(None if limit is None else limit * len(tasks)):
             self._train(*self._stacked(tasks, lambda dataset: {}), tuning.STEPS, [clock])
         return clock.seconds / len(tasks)
 

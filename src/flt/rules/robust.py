@@ -114,6 +114,7 @@ class Krum(Rule):
     """
 
     weighings: ClassVar[tuple[str, ...]] = UNIFORM
+    one_group: ClassVar[str] = "a group may have fewer than 2 f + 3 updates"
 
     weights: str = "uniform"
     hostile: float = 0.2
