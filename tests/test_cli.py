@@ -340,8 +340,14 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    before = getattr(owner, hook)
+
+    def interrupted(*args: Any) -> Any:
+        interrupt()
+        return before(*args)
+
     with monkeypatch.context() as patch:
-        patch.setattr(owner, hook, interrupt)
+        patch.setattr(owner, hook, interrupted)
         assert train("algo=fedit") == 130
     (line,) = capsys.readouterr().err.splitlines()
     assert "resume=last" in line

@@ -39,7 +39,7 @@ def test_no_split_over_processes_changes_a_bit(terms: list[float], first: int, s
     parts = [summed(terms[:low]), summed(terms[low:high]), summed(terms[high:])]
     merged = ExactSum.zeros((1,))
     for part in parts[::-1]:
-        merged.merge(part)
+        merged = merged.plus(part)
     assert merged == summed(terms)
 
 
@@ -89,7 +89,7 @@ def test_terms_whose_sum_is_out_of_range_are_refused_and_not_wrapped_round(sign:
     with pytest.raises(OverflowError):
         total.add(torch.tensor([sign * LARGEST / 2], dtype=torch.float64))
     with pytest.raises(OverflowError):
-        total.merge(summed([-sign * LARGEST / 2]))
+        total = total.plus(summed([-sign * LARGEST / 2]))
     assert total.value().item() == sign * LARGEST / 2
 
 
@@ -100,7 +100,7 @@ def test_more_terms_than_the_low_limb_can_hold_are_refused() -> None:
     with pytest.raises(OverflowError, match=str(COUNT)):
         total.add(torch.ones(1, dtype=torch.float64))
     with pytest.raises(OverflowError, match=str(COUNT)):
-        total.merge(summed([1.0]))
+        total = total.plus(summed([1.0]))
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (2, 3)], ids=str)

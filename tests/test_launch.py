@@ -7,8 +7,10 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from commands import metrics
 from safetensors.torch import load_file
@@ -140,3 +142,20 @@ def test_a_mistake_is_one_line_and_exit_code_2_with_several_processes_too(strate
     assert len([line for line in printed.splitlines() if line.startswith("error: ")]) == 1
     assert "Traceback" not in printed
     assert not (tmp_path / "lightning_logs" / "high").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_replaced_and_no_bit_changes(tmp_path: Path) -> None:
+    longer = ["rounds=6", "local.steps=20"]
+    ended(flt(tmp_path, "name=plain", *longer))
+    run = flt(tmp_path, "engine=strategy", "devices=2", "name=replaced", *longer)
+    checkpoints = tmp_path / "lightning_logs" / "replaced" / "version_0" / "checkpoints"
+    until = time.monotonic() + LIMIT
+    while not list(checkpoints.glob("round_*.json")) and time.monotonic() < until:
+        time.sleep(0.02)
+    (other,) = psutil.Process(run.pid).children()
+    other.kill()
+    (printed,) = ended(run)
+    assert "a process has died and is replaced (1 of at most 3 times)" in printed
+    assert "Traceback" not in printed
+    assert bits(tmp_path, "replaced") == bits(tmp_path, "plain")

@@ -34,6 +34,7 @@ from flt.messages import (
     encoded_size,
 )
 from flt.state import BaseState, ClientState, GroupState, ServerState
+from flt.tolerance import Failure
 
 
 def same(found: Any, expected: Any) -> bool:
@@ -109,7 +110,9 @@ EXAMPLES = [
         {("totals", "value", "w"): ((2, 3), 4, 5.0)},
         {"bytes_up": 1},
         {(3, 1): ("clients/3_1_0001.safetensors", "abc")},
+        (Failure((4, 0), "why"),),
     ),  # fmt: skip
+    Failure((3, 1), "RuntimeError in step.py, line 3"),
     Snapshot(SERVER, (SCALARS, {}), {"Communication": {"up": 1, "deep": {(1, (2, "x")): (None, True, 1, 1.0)}}}),
 ]
 
@@ -142,6 +145,7 @@ def test_the_closed_list_is_these_classes_and_each_has_an_example_here() -> None
         "Snapshot",
         "Word",
         "Share",
+        "Failure",
     }
     assert set(messages._MESSAGES) == named == {type(value).__name__ for value in EXAMPLES}
 

@@ -181,7 +181,7 @@ def test_totals_gathered_on_two_processes_merge_to_the_same_bits(rule: Mean | Sc
     for update, part in zip(updates, (1, 0, 1), strict=True):
         rule.summand(view, update, parts[part])
     for key, total in parts[0].items():
-        total.merge(parts[1][key])
+        parts[0][key] = total.plus(parts[1][key])
     assert encode(_as_tuple(rule.finish(view, 1, parts[0]))) == encode(_as_tuple(rule.combine(view, 1, updates)))
 
 

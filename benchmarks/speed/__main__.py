@@ -25,7 +25,7 @@ from benchmarks.speed import cases, curves, gpu, limits, page, pairing, whole, w
 PARTS = ("tiny", "minilm", "start", "many", "curves", "limits", "gpu")
 SIZES = {"tiny": workload.TINY, "minilm": workload.MINILM_SIZE}
 """Part -> size."""
-STARTS, MANY_ROUNDS, CURVE_ROUNDS = 3, 5, 3
+STARTS, MANY_ROUNDS, CURVE_ROUNDS = 3, 5, 2
 
 
 @dataclasses.dataclass

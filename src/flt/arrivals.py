@@ -12,6 +12,7 @@ from flt.errors import InputError
 from flt.messages import JobId, Update
 from flt.rules.base import Summable, Totals
 from flt.state import ServerState
+from flt.tolerance import Failure
 from flt.view import Job
 
 if TYPE_CHECKING:
@@ -30,6 +31,17 @@ class Sums:
     totals: Totals = dataclasses.field(default_factory=dict)
     start: Totals = dataclasses.field(default_factory=dict)
 
+    def merge(self, other: Sums) -> None:
+        """Adds other sums, all of them or none.
+
+        Raises:
+            InputError: They are too large together.
+        """
+        try:
+            self.totals, self.start = _together(self.totals, other.totals), _together(self.start, other.start)
+        except OverflowError as error:
+            raise InputError.of("updates", error, "smaller numbers; lower local.lr") from error
+
 
 class Arrivals:
     """Takes the updates of a round one by one, in any order.
@@ -42,12 +54,17 @@ class Arrivals:
         server: Checks and sums.
         state: The state that the round's payloads came from.
         cohort: The jobs that were asked.
+        careful: Whether the round goes on where an update can't be added: then nothing of it may be in the sums.
     """
 
-    def __init__(self, server: ServerAggregation, state: ServerState, cohort: Sequence[Job]) -> None:
-        self.server, self.state = server, state
+    def __init__(
+        self, server: ServerAggregation, state: ServerState, cohort: Sequence[Job], careful: bool = False
+    ) -> None:
+        self.server, self.state, self.careful = server, state, careful
         self.asked = {job.id: job for job in cohort}
         self.updates: dict[JobId, Update] = {}
+        self.failures: dict[JobId, Failure] = {}
+        """Of the jobs that the round goes on without."""
         self.sums = Sums() if server.recipe.streams else None
         self._arrived: dict[JobId, Update] = {}
         # one view for all updates, since it holds the base weights that it had to compute
@@ -73,8 +90,14 @@ class Arrivals:
         stripped = self.sums is not None
         return [dataclasses.replace(u, tensors={}) if stripped else u for u in self.sorted()]
 
-    def receive(self, updates: Iterable[Update]) -> None:
-        """Takes what another process found ``sendable``; the sums come apart from it."""
+    def fail(self, failure: Failure) -> None:
+        """Notes that a job sends no update."""
+        self.failures[failure.job] = failure
+
+    def receive(self, updates: Iterable[Update], failures: Iterable[Failure] = ()) -> None:
+        """Takes what another process found ``sendable``, and its failures; the sums come apart from it."""
+        for failure in failures:
+            self.fail(failure)
         for update in updates:
             self.updates[update.job] = self._shaped(update) if self.sums is not None else update
 
@@ -94,11 +117,20 @@ class Arrivals:
     def _add(self, update: Update, sums: Sums) -> None:
         rule = self.server.recipe.rule
         assert isinstance(rule, Summable), "recipes with others don't stream"
+        part = Sums() if self.careful else sums
         self._arrived[update.job] = update
-        rule.include(self._view, update, sums.totals)
-        if self.server.recipe.server_optimizer.steps:
-            rule.include(self._view, self.server.echo(self._view, update), sums.start)
-        del self._arrived[update.job]
+        try:
+            rule.include(self._view, update, part.totals)
+            if self.server.recipe.server_optimizer.steps:
+                rule.include(self._view, self.server.echo(self._view, update), part.start)
+        finally:
+            del self._arrived[update.job]
+        if self.careful:
+            sums.merge(part)
+
+
+def _together(one: Totals, other: Totals) -> Totals:
+    return {**one, **{key: one[key].plus(term) if key in one else term for key, term in other.items()}}
 
 
 def hollow(update: Update) -> Update:

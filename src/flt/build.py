@@ -32,6 +32,7 @@ from flt.ranks.self_pruning import SelfPruning
 from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.residual import Residual
+from flt.rules.robust import Krum, Median, MultiKrum, NormBound, TrimmedMean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
 from flt.rules.svd import Svd
@@ -39,6 +40,7 @@ from flt.sampling import FixedSize, Poisson
 from flt.server_optimizer import Adagrad, Adam, Momentum, NoServerOptimizer, Yogi
 from flt.settings import LocalSettings
 from flt.site import Site
+from flt.tolerance import STRICT, Tolerance
 from flt.transfer import CosineTransfer, NoTransfer
 
 PARTS: dict[str, dict[str, type]] = {
@@ -67,7 +69,18 @@ PARTS: dict[str, dict[str, type]] = {
         "adam": Adam,
         "yogi": Yogi,
     },
-    "rule": {"mean": Mean, "stacking": Stacking, "svd": Svd, "residual": Residual, "scaffold": Scaffold},
+    "rule": {
+        "mean": Mean,
+        "stacking": Stacking,
+        "svd": Svd,
+        "residual": Residual,
+        "scaffold": Scaffold,
+        "median": Median,
+        "trimmed_mean": TrimmedMean,
+        "krum": Krum,
+        "multi_krum": MultiKrum,
+        "norm_bound": NormBound,
+    },
     "compression": {"none": NoCompression, "quantised": Quantised, "channel": Channel},
 }
 """Part -> name in conf/<part>/ -> its class: the table that a new part adds a line to."""
@@ -185,6 +198,26 @@ def engine(
             found(dataclasses.asdict(dataclasses.replace(settings, jobs=inside["jobs"])))
 
     return Strategy(INSIDE[settings.inside][1](site, clients, settings.of_inside(), of_all), processes)
+
+
+def tolerance(cfg: TrainConfig, jobs: int) -> Tolerance:
+    """What a round puts up with.
+
+    Args:
+        cfg: The configuration.
+        jobs: In the whole federation.
+
+    Raises:
+        InputError: A number is out of range, or a client's fit is in all processes, of which one can't fail alone.
+    """
+    found = Tolerance(cfg.min_updates, cfg.max_retries, cfg.client_timeout)
+    if found.min_updates is not None and found.min_updates > jobs:
+        raise InputError.of("min_updates", found.min_updates, f"an integer from 1 to {jobs}, the jobs that there are")
+    if isinstance(engine_settings(cfg), ShardedSettings) and found != STRICT:
+        key = next(key for key, its in dataclasses.asdict(STRICT).items() if getattr(found, key) != its)
+        why = "with engine=sharded all processes train each client together, and none fails alone"
+        raise InputError.of(key, getattr(found, key), str(getattr(STRICT, key)), why)
+    return found
 
 
 def engine_settings(cfg: TrainConfig) -> Any:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import flt
 from flt.choices import choices, config_folder, groups
-from flt.errors import InputError
+from flt.errors import InputError, PeerDiedError, Terminated
+from flt.files import FULL, no_room
 from flt.imports import heavy
 
 USAGE = """usage: flt [train] [key=value ...]     one run; flt key=value means train too
@@ -27,7 +28,13 @@ USAGE = """usage: flt [train] [key=value ...]     one run; flt key=value means t
 Parts and data, each a choice of <group>=<name>:
 {groups}
 Every key is explained in {train}"""
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+"""128 and the number of the signal, as shells count."""
+RESTARTS, MOST_RESTARTS = "FLT_RESTARTS", 3
+LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What Lightning's launcher leaves in the environment."""
+EXTERNAL = ("RANK", "SLURM_PROCID", *LAUNCHED)
+"""What other launchers leave, and who starts one process on each of several machines."""
 RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 
@@ -35,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        The exit code: 0, 2 for a mistake in the input, 130 for an interrupt.
+        The exit code: 0, 1 where a process of the run has died, 2 for a mistake in the input, 130 for an interrupt, 143
+        where the process was asked to end.
     """
     command, rest = _command(list(sys.argv[1:] if arguments is None else arguments))
     if command == "help":
@@ -46,18 +54,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     _quiet_libraries()
     first = _is_first()
+    # a process of its own, and the one that starts the others: nobody else would replace them
+    ours = arguments is None and not any(os.environ.get(name) for name in EXTERNAL)
     if first:
         print(f"flt {flt.__version__}  {command} {' '.join(rest)}".rstrip(), flush=True)
     try:
         return COMMANDS[command](rest)
-    except (InputError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         if not first and getattr(error, "told", False):
             return 0  # the first process says it; another exit code would have the launcher kill it before
+        if isinstance(error, PeerDiedError):
+            if not first:
+                return 0
+            if ours:
+                _go_on(error, command, rest)
+            print(f"error: {error}; the same command with resume=last goes on", file=sys.stderr)
+            return 1
+        if isinstance(error, OSError) and error.errno in FULL:  # a library's file
+            error = no_room(error, "a file")
         if isinstance(error, InputError):
             print(f"error: {error}", file=sys.stderr)
             return 2
-        print("interrupted; the same command with resume=last goes on after the last finished round", file=sys.stderr)
-        return INTERRUPTED
+        if isinstance(error, KeyboardInterrupt):
+            said = "interrupted; the same command with resume=last goes on after the last finished round"
+            print(said, file=sys.stderr)
+            return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        raise
+
+
+def _go_on(error: PeerDiedError, command: str, rest: Sequence[str]) -> None:
+    """Starts anew after the last checkpoint, with a process in the place of each, unless that happens too often."""
+    restarts = int(os.environ.get(RESTARTS, "0")) + 1
+    if command != "train" or restarts > MOST_RESTARTS or not error.folder:
+        return
+    said = f"a process has died and is replaced ({restarts} of at most {MOST_RESTARTS} times)"
+    print(said, file=sys.stderr, flush=True)
+    for name in LAUNCHED:  # what the launcher has left would make the new process one of the old ones
+        os.environ.pop(name, None)
+    os.environ[RESTARTS] = str(restarts)
+    kept = [override for override in rest if not override.startswith("resume=")]
+    quoted = error.folder.replace("'", "\\'")
+    os.execv(sys.executable, [sys.executable, "-m", "flt", command, *kept, f"resume='{quoted}'"])
 
 
 def _is_first() -> bool:

@@ -49,20 +49,22 @@ class ClientStates(Mapping[JobId, ClientState]):
     def __len__(self) -> int:
         return len(self._kept if self.folder is None else self.files)
 
-    def put(self, job: JobId, state: ClientState, rounds: int) -> None:
+    def put(self, job: JobId, state: ClientState, rounds: int, attempt: int = 0) -> None:
         """Keeps what came out of a fit, apart from what counts.
 
         Args:
             job: Whose fit.
             state: What stays on its client.
             rounds: Rounds finished, with this one.
+            attempt: How often the round has been begun before: another process may still remove the files of the last.
         """
         if not state.tensors and not state.slots:
             return
         if self.folder is None:
             self._new[job] = state
             return
-        file, data = f"{FOLDER}/{job[0]}_{job[1]}_{rounds:04d}.safetensors", encode(state)
+        again = f"_{attempt}" if attempt else ""
+        file, data = f"{FOLDER}/{job[0]}_{job[1]}_{rounds:04d}{again}.safetensors", encode(state)
         if self.writes:
             (self.folder / FOLDER).mkdir(parents=True, exist_ok=True)
             write_atomically(self.folder / file, data)

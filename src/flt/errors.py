@@ -28,3 +28,17 @@ class InputError(ValueError):
         choices = allowed if isinstance(allowed, str) else ", ".join(map(str, allowed))
         reason = f"{why}; " if why else ""
         return cls(" ".join(f"{key}={value}: {reason}allowed is {choices}".split()))
+
+
+class PeerDiedError(RuntimeError):
+    """Another process of the run has died, and took nothing along that a checkpoint doesn't have.
+
+    Attributes:
+        folder: Of the run.
+    """
+
+    folder = ""
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end, by SIGTERM: what schedulers send before they take a machine away."""

@@ -16,6 +16,7 @@ from flt.client_states import ClientStates
 from flt.engines.serial import Serial, Task
 from flt.messages import Update
 from flt.state import ClientState, ServerState
+from flt.tolerance import STRICT, Failure, Tolerance
 from flt.view import Job
 
 Sampler = Callable[[Sequence[int], int, int], list[int]]
@@ -35,6 +36,7 @@ class Federator:
                 updates = compress(transforms(the client's updates))
                 arrivals.take(updates)                                    checked; added to the sums, or kept
             arrivals = engine.exchange(arrivals)                          what other processes trained
+            again with another cohort, unless enough arrived              tolerance
             state = server.aggregate(state, arrivals)                     pure
             evaluate, log, checkpoint                                     callbacks, return nothing
 
@@ -48,6 +50,7 @@ class Federator:
         seed: Of the cohorts and of each fit.
         state: The state to begin with.
         transforms: Act on a client's updates together, in their order; what comes out is compressed.
+        tolerance: What a round puts up with.
     """
 
     def __init__(
@@ -61,10 +64,16 @@ class Federator:
         seed: int,
         state: ServerState,
         transforms: Sequence[Transform] = (),
+        tolerance: Tolerance = STRICT,
     ) -> None:
         self.server, self.clients, self.engine, self.sampler = server, clients, engine, sampler
         self.callbacks, self.rounds, self.seed, self.state = callbacks, rounds, seed, state
-        self.transforms = transforms
+        self.transforms, self.tolerance = transforms, tolerance
+        engine.bear(tolerance)
+        self.attempt = 0
+        """How often the round that runs has been begun before."""
+        self.spent: Counter[str] = Counter()
+        """What callbacks counted in attempts at the round that failed, over all processes."""
         self.client_states = ClientStates()
         self.history: list[dict[str, float]] = []
         self.cohort: list[Job] = []
@@ -114,15 +123,14 @@ class Federator:
             getattr(callback, hook)(self, *args)
 
     def _round(self) -> None:
-        self.metrics, self.updates = {"round": self.state.rounds + 1}, []
-        self.cohort, self.counts = self._draw(), Counter()
-        self.share = self.engine.share(self.cohort)
-        self.call("on_round_start")
-        arrivals = Arrivals(self.server, self.state, self.cohort)
-        for update in self._sent():
-            self.call("on_update", update)
-            arrivals.take(update)
-        self.engine.exchange(arrivals, self.counts, self.client_states)
+        self.attempt, self.spent = 0, Counter()
+        arrivals = self._arrivals()
+        while not self.tolerance.enough(len(arrivals.updates), len(self.cohort)):
+            self.client_states.accept(())
+            self.spent.update(self.counts)
+            self.tolerance.again(self.attempt, self.round, len(arrivals.updates), len(self.cohort))
+            self.attempt += 1
+            arrivals = self._arrivals()
         self.updates = arrivals.sorted()
         self.state = self.server.aggregate(self.state, self.updates, arrivals.sums)
         self.client_states.accept(arrivals.updates)
@@ -131,11 +139,41 @@ class Federator:
         self.call("on_log", self.metrics)
         self.should_stop = self.engine.agree(self.should_stop)
 
+    def _arrivals(self) -> Arrivals:
+        """One attempt at a round: what comes of a cohort."""
+        self.metrics, self.updates = {"round": self.state.rounds + 1}, []
+        self.cohort, self.counts = self._draw(), Counter()
+        self.share = self.engine.share(self.cohort)
+        self.call("on_round_start")
+        arrivals = Arrivals(self.server, self.state, self.cohort, careful=not self.tolerance.strict)
+        for sent in self._sent():
+            failure = sent if isinstance(sent, Failure) else self._taken(arrivals, sent)
+            if failure is not None:
+                arrivals.fail(failure)
+        self.engine.exchange(arrivals, self.counts, self.client_states)
+        if arrivals.failures:
+            self.call("on_failures", [arrivals.failures[job] for job in sorted(arrivals.failures)])
+        return arrivals
+
+    def _taken(self, arrivals: Arrivals, update: Update) -> Failure | None:
+        """Lets an update arrive; why it doesn't, where the round may go on without it."""
+        self.call("on_update", update)
+        try:
+            arrivals.take(update)
+        except Exception as error:
+            if self.tolerance.strict:
+                raise
+            return Failure.of(update.job, error)
+        return None
+
     def _draw(self) -> list[Job]:
         """The jobs of the round; a client that has none in it isn't drawn, so a cohort may be smaller, or empty."""
         there = {number: jobs for number in self._guests if (jobs := self._jobs(number))}
         present = sorted([*self._regulars, *there]) if there else self._regulars
-        chosen = self.sampler(present, self.seed, self.state.rounds)
+        # another cohort where the round is tried again
+        again = np.random.SeedSequence([self.seed, self.attempt])
+        seed = int(again.generate_state(1)[0]) if self.attempt else self.seed
+        chosen = self.sampler(present, seed, self.state.rounds)
         return [job for number in chosen for job in there.get(number) or self._jobs(number)]
 
     def _jobs(self, number: int) -> list[Job]:
@@ -152,18 +190,33 @@ class Federator:
         """Every fit has a seed of its own, so neither the order of clients nor the size of the cohort matters."""
         return int(np.random.SeedSequence([self.seed, self.state.rounds, *job.id]).generate_state(1)[0])
 
-    def _sent(self) -> Iterator[Update]:
-        """What this process's clients send, each once all of its jobs have been trained."""
-        jobs, fitted = Counter(job.client for job in self.share), defaultdict[int, list[Update]](list)
-        for update, client_state in self.engine.run(self._tasks()):
-            self.call("on_job_end", update)
-            self.client_states.put(update.job, client_state, self.state.rounds + 1)
-            fitted[update.job[0]].append(update)
-            if len(fitted[update.job[0]]) == jobs[update.job[0]]:
-                yield from self._transformed(fitted.pop(update.job[0]))
+    def _sent(self) -> Iterator[Update | Failure]:
+        """What this process's clients send, each once all of its jobs have been trained, and which jobs failed."""
+        left, fitted = Counter(job.client for job in self.share), defaultdict[int, list[Update]](list)
+        for outcome in self.engine.run(self._tasks()):
+            if isinstance(outcome, Failure):
+                client = outcome.job[0]
+                yield outcome
+            else:
+                update, client_state = outcome
+                client = update.job[0]
+                self.call("on_job_end", update)
+                self.client_states.put(update.job, client_state, self.state.rounds + 1, self.attempt)
+                fitted[client].append(update)
+            left[client] -= 1
+            if not left[client]:
+                yield from self._transformed(fitted.pop(client, []))
 
-    def _transformed(self, updates: list[Update]) -> list[Update]:
+    def _transformed(self, updates: list[Update]) -> list[Update | Failure]:
+        """What a client sends of its fits; a transform may keep some back."""
         updates = sorted(updates, key=lambda update: update.job)
-        for transform in (*self.transforms, self.server.compress):
-            updates = transform(updates)
-        return updates
+        sent = updates
+        try:
+            for transform in (*self.transforms, self.server.compress):
+                sent = transform(sent)
+        except Exception as error:
+            if self.tolerance.strict:
+                raise
+            return [Failure.of(update.job, error) for update in updates]
+        kept_back = {update.job for update in updates} - {update.job for update in sent}
+        return [*sent, *(Failure(job, "its update wasn't sent") for job in sorted(kept_back))]

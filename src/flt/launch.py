@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import multiprocessing as mp
+import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,12 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver, _SubprocessScriptLauncher
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+from torch.multiprocessing import ProcessExitedException
 
 from flt.engines.processes import Launched, Processes
-from flt.errors import InputError
+from flt.errors import InputError, PeerDiedError
 from flt.quiet import quiet_launch
 
 SPAWN = "ddp_spawn"
@@ -44,12 +48,44 @@ class LaunchSettings:
             raise InputError.of("engine.nodes", self.nodes, "an integer >= 1")
 
 
+class _Launcher(_SubprocessScriptLauncher):
+    """Starts the others; Lightning's observer, which kills this process where one of them dies, ends with the start.
+
+    From then on whoever exchanges something with a process that has died notices, and the run decides what follows.
+    """
+
+    observer: _ChildProcessObserver | None = None
+
+    def launch(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        """Starts the processes, then calls the function here."""
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            self._call_children_scripts()
+            self.observer = _ChildProcessObserver(os.getpid(), list(self.procs))
+            self.observer.start()
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **kwargs)
+
+    def started(self) -> None:
+        """Called when all processes have met."""
+        if self.observer is not None:
+            self.observer._child_processes = []  # it ends when it has none left
+
+
 class _Quiet(DDPStrategy):
     """Says nothing of the processes that it connects, in those that are spawned too."""
+
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        if isinstance(self._launcher, _SubprocessScriptLauncher):
+            assert self.cluster_environment is not None
+            self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     def setup_environment(self) -> None:
         with quiet_launch():
             super().setup_environment()
+        if isinstance(self._launcher, _Launcher):
+            self._launcher.started()
 
 
 def launched(devices: int, settings: Any, work: Callable[[Processes], _T]) -> _T:
@@ -72,7 +108,13 @@ def launched(devices: int, settings: Any, work: Callable[[Processes], _T]) -> _T
     if settings.strategy == SPAWN:
         return _spawn(fabric, work)
     fabric.launch()
-    return work(Launched(fabric))
+    try:
+        return work(Launched(fabric))
+    except PeerDiedError:
+        for process in getattr(fabric.strategy.launcher, "procs", ()):  # none where another launcher has started them
+            process.kill()
+            process.wait()
+        raise
 
 
 def _spawn(fabric: Fabric, work: Callable[[Processes], _T]) -> _T:
@@ -85,7 +127,10 @@ def _spawn(fabric: Fabric, work: Callable[[Processes], _T]) -> _T:
     with here, ThreadPoolExecutor(1) as reader:
         received = reader.submit(here.recv_bytes)
         with there:  # closed here too, whatever comes: a process that sends nothing must not leave the thread waiting
-            fabric.launch(functools.partial(_spawned, work, there))
+            try:
+                fabric.launch(functools.partial(_spawned, work, there))
+            except ProcessExitedException as error:
+                raise PeerDiedError("a process of the run has died") from error
         made: _T | InputError = pickle.loads(received.result())  # from a process that this one started
     if isinstance(made, InputError):
         raise made

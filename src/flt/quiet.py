@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.metadata
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -33,6 +34,18 @@ _ADVICE = (
     r".*found \d+ module\(s\) in eval mode.*",
     r".*Found \d+ module\(s\) in eval mode.*",
 )
+
+
+class NoSignals:
+    """In the place of what a Trainer does at SIGTERM: the run, not one of its fits, decides what a signal means."""
+
+    received_sigterm = False
+
+    def register_signal_handlers(self) -> None:
+        """Called when a fit begins."""
+
+    def teardown(self) -> None:
+        """Called when a fit ends."""
 
 
 class ResidentStrategy(SingleDeviceStrategy):
@@ -129,7 +142,8 @@ def interruptible() -> Iterator[None]:
     except SystemExit as error:
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        raise KeyboardInterrupt from error
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+        raise type(error.__context__)() from error
 
 
 @contextlib.contextmanager

@@ -26,6 +26,9 @@ from flt.callbacks.clusters import Clusters
 from flt.callbacks.communication import Communication
 from flt.callbacks.distributed import Distributed
 from flt.callbacks.evaluate import Evaluate
+from flt.callbacks.failures import Failures
+from flt.callbacks.faults import LABEL_FLIP, Faults, hostile, with_flipped_labels
+from flt.callbacks.interrupts import Interrupts
 from flt.callbacks.loggers import Loggers
 from flt.callbacks.metrics_csv import MetricsCsv
 from flt.callbacks.precision import Precision
@@ -35,13 +38,13 @@ from flt.callbacks.server import ServerAggregation
 from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
 from flt.cards import Card
-from flt.client import ClientModule
+from flt.client import ClientModule, ClientSpec
 from flt.client_states import ClientStates
 from flt.compiling import compile_model
 from flt.config import TrainConfig, flat
 from flt.engines.processes import Processes
 from flt.engines.sharded import Sharded
-from flt.errors import InputError
+from flt.errors import InputError, PeerDiedError
 from flt.export import export, kind
 from flt.federation import Federation
 from flt.federator import Federator
@@ -51,6 +54,7 @@ from flt.prefixed import prefixed
 from flt.quiet import SharedLogger
 from flt.site import Site
 from flt.start import Start, start
+from flt.tolerance import RoundFailedError
 
 EXPORTS = ("adapter", "model")
 _log = logging.getLogger(__name__)
@@ -111,6 +115,8 @@ class Run:
             return self._run(processes)
         except BaseException as error:
             processes.fail(error)
+            if isinstance(error, PeerDiedError):
+                error.folder = str(getattr(self, "folder", ""))
             raise
 
     def _run(self, processes: Processes) -> Result:
@@ -122,7 +128,7 @@ class Run:
         device = processes.device
         home = made.module.device
         ready = start(cfg, made)
-        made = self.made = dataclasses.replace(made, clients=list(ready.clients.values()))
+        made = self.made = dataclasses.replace(made, clients=self._clients(list(ready.clients.values())))
         made.module.to(device)
         if cfg.prefix_cache:
             made = self.made = self._prefixed(ready, device)
@@ -152,6 +158,12 @@ class Run:
             made.module.to(home)
         return Result(made.module, federator.history[-1], self.folder, federator.history, path)
 
+    def _clients(self, clients: list[ClientSpec]) -> list[ClientSpec]:
+        """The clients, some with wrong labels where that is the attack."""
+        faults, seed = self.cfg.faults, self.cfg.seed
+        flips = faults.attack == LABEL_FLIP
+        return with_flipped_labels(clients, hostile(faults, seed, [its.id for its in clients])) if flips else clients
+
     def _prefixed(self, ready: Start, device: torch.device) -> Federation:
         """The first process computes what the cache lacks, the others find it there."""
         work = (self.made, ready.layout, self.cfg, device, self.show)
@@ -171,8 +183,9 @@ class Run:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         try:
             federator.fit()
-        except InputError:
-            if self.cfg.resume is None and not federator.state.rounds and self.processes.is_first:
+        except InputError as error:
+            lasting = isinstance(error, RoundFailedError)  # another attempt may do better
+            if self.cfg.resume is None and not federator.state.rounds and self.processes.is_first and not lasting:
                 shutil.rmtree(self.folder)
                 with contextlib.suppress(OSError):  # others have runs there
                     self.folder.parent.rmdir()
@@ -188,17 +201,21 @@ class Run:
         weights |= {served.at(name, head): value for head, own in made.heads.items() for name, value in own.items()}
         server = ServerAggregation(recipe, served, len(made.tasks()), cfg.seed, base, jobs_of)
         state = server.initial(weights)
+        tolerance = build.tolerance(cfg, sum(len(client.data) for client in made.clients))
         self.folder = Path(
             self.processes.first(lambda: str(runs.folder_of(cfg)))
         )  # the first thing that is written, once all of the above was accepted
         fits = self.folder / "fits"
         site = Site(module, layout, recipe, ready.settings, base, made.collate, self.lightning, (), fits, made.heads)
         engine = build.engine(cfg, site, clients, self.processes, self._found)
-        federator = Federator(server, clients, engine, ready.sampler, (), cfg.rounds, cfg.seed, state)
-        self._observe(federator)
+        faults = Faults(cfg.faults, cfg.seed, list(clients))
+        federator = Federator(
+            server, clients, engine, ready.sampler, (), cfg.rounds, cfg.seed, state, (faults,), tolerance
+        )
+        self._observe(federator, faults)
         return federator
 
-    def _observe(self, federator: Federator) -> None:
+    def _observe(self, federator: Federator, faults: Faults) -> None:
         """Gives a federation its callbacks, and what its last checkpoint holds."""
         cfg, made = self.cfg, self.made
         evaluate = Evaluate(made.validation, made.tasks(), cfg.eval.every, made.test, made.task_heads(), made.parts)
@@ -207,7 +224,8 @@ class Run:
         counting = [Communication(), Precision()]
         monitors = [evaluate, Clusters(made.tasks()), Selected(), Budget(), *counting, Timer(), *distributed]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
-        federator.callbacks = [*monitors, stop, *self.own, checkpoint]
+        always = [Interrupts(), faults]
+        federator.callbacks = [*always, *monitors, Failures(), stop, *self.own, checkpoint]
         # where all processes train the same, the first one writes it
         writes = self.processes.is_first or not isinstance(federator.engine, Sharded)
         federator.client_states = ClientStates(checkpoint.folder, writes)
@@ -215,7 +233,7 @@ class Run:
         if not self.processes.is_first:
             # the first process evaluates, shows and writes; it can't evaluate alone what all have a part of
             evaluating = [evaluate, *distributed] if federator.engine.site.place.together else []
-            federator.callbacks = [*evaluating, *counting]
+            federator.callbacks = [*always, *evaluating, *counting]
             federator.engine.site.loggers = self._site_loggers(federator, [DummyLogger()])
             return
         runs.record(self.folder, cfg)  # a longer run's rounds, once the checkpoint has agreed to them

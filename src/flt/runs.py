@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
@@ -16,10 +16,13 @@ from flt.config import TrainConfig, compose_config, config_folder, load_config, 
 from flt.errors import InputError
 from flt.files import write_atomically
 
-LATER = ("rounds", "threads", "devices", "cache.max_gb", "export.base", "stop.accuracy", "stop.patience", "engine.jobs")
+LATER = (
+    "rounds", "threads", "devices", "min_updates", "max_retries", "client_timeout", "checkpoint.keep", "cache.max_gb",
+    "export.base", "stop.accuracy", "stop.patience", "engine.jobs",
+)  # fmt: skip
 MAY_DIFFER = ("resume", "root", "algo", *LATER)
-"""Keys that a resume may set otherwise: ``rounds`` and ``stop`` say how long a run is, the rest changes no number.
-Those of LATER are taken over."""
+"""Keys that a resume may set otherwise: ``rounds`` and ``stop`` say how long a run is, what a round puts up with
+whether it goes on at all, the rest changes no number. Those of LATER are taken over."""
 _log = logging.getLogger(__name__)
 
 
@@ -38,6 +41,8 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
         return dataclasses.replace(cfg, resume=None)
     saved, given = _saved(folder), set(_given(overrides))
     wanted = compose_config(overrides)
+    for key in _lacking(saved, wanted):  # written before there was such a key, it does as by its default
+        OmegaConf.update(saved, key, OmegaConf.select(_defaults(), key), force_add=True)
     _compare(saved, wanted, given - set(MAY_DIFFER))
     if "algo" in given and saved.get("name", cfg.name) != cfg.name:
         raise InputError.of("algo", cfg.name, str(saved.name), f"{folder} was started otherwise")
@@ -47,6 +52,22 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
         OmegaConf.update(saved, key, OmegaConf.select(wanted, key))
     saved.root, saved.resume = cfg.root, str(folder)
     return typed(TrainConfig, saved, "")
+
+
+def _lacking(saved: DictConfig, wanted: DictConfig) -> list[str]:
+    """Keys of this version that a saved configuration doesn't have, outside of the parts."""
+    whole = [str(key) for key in wanted if key not in saved]
+    sections = [f.name for f in dataclasses.fields(TrainConfig) if dataclasses.is_dataclass(_type_of(f.name))]
+    inner = [f"{s}.{key}" for s in sections if s in saved for key in wanted[s] if key not in saved[s]]
+    return [*whole, *inner]
+
+
+def _type_of(field: str) -> Any:
+    return get_type_hints(TrainConfig)[field]
+
+
+def _defaults() -> DictConfig:
+    return compose_config([])
 
 
 def _counts_rounds(saved: DictConfig) -> bool:
@@ -125,12 +146,18 @@ def _given(overrides: Sequence[str]) -> Iterator[str]:
 
 
 def _compare(saved: DictConfig, wanted: DictConfig, keys: set[str]) -> None:
+    """Refuses keys that differ, all of them in one line."""
+    differing = {}
     for key in sorted(keys):
         old, new = (_plain(OmegaConf.select(cfg, key)) for cfg in (saved, wanted))
         if key == "engine":  # how many jobs at once the run has found out, and a resume may say
             old, new = ({name: value for name, value in each.items() if name != "jobs"} for each in (old, new))
         if old != new:
-            raise InputError.of(key, new, str(old), "the run to go on with was started otherwise")
+            differing[key] = (old, new)
+    if differing:
+        (key, (old, new)), *rest = differing.items()
+        others = "".join(f", and {key}={new}, allowed is {old}" for key, (old, new) in rest)
+        raise InputError.of(key, new, f"{old}{others}", "the run to go on with was started otherwise")
 
 
 def _plain(value: Any) -> Any:

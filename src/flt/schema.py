@@ -14,6 +14,7 @@ from flt.errors import InputError
 JOBS = ("per_client", "per_task")
 HEADS = ("shape", "task", "shared")
 BASES = ("merged", "delta")
+ATTACKS = ("sign_flip", "scale", "label_flip")
 
 
 @dataclasses.dataclass
@@ -86,6 +87,26 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass
+class FaultsConfig:
+    """What is made to go wrong, to see what it costs."""
+
+    drop: float
+    nan: float
+    attack: str | None
+    hostile: float
+    scale: float
+
+    def __post_init__(self) -> None:
+        for key in ("drop", "nan", "hostile"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise InputError.of(f"faults.{key}", getattr(self, key), "a number in [0, 1]")
+        if self.attack is not None and self.attack not in ATTACKS:
+            raise InputError.of("faults.attack", self.attack, [*ATTACKS, "null"])
+        if not math.isfinite(self.scale):
+            raise InputError.of("faults.scale", self.scale, "a finite number")
+
+
+@dataclasses.dataclass
 class CacheConfig:
     """What is kept on disk to be computed once."""
 
@@ -137,12 +158,16 @@ class TrainConfig:
     threads: int | None
     devices: int
     resume: str | None
+    min_updates: int | None
+    max_retries: int
+    client_timeout: float | None
     partition: PartitionConfig
     cohort: CohortConfig
     local: LocalConfig
     eval: EvalConfig
     stop: StopConfig
     checkpoint: CheckpointConfig
+    faults: FaultsConfig
     cache: CacheConfig
     export: ExportConfig
     data: dict[str, Any]

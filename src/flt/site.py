@@ -30,10 +30,11 @@ from flt.compression.packing import opened_payload
 from flt.layout import TRAVELLING, Layout
 from flt.messages import BaseDelta, Payload, Update
 from flt.places import OneDevice
-from flt.quiet import SharedLogger, alone, interruptible, known_packages, quiet, whole_layers
+from flt.quiet import NoSignals, SharedLogger, alone, interruptible, known_packages, quiet, whole_layers
 from flt.recipe import Recipe
 from flt.settings import LocalSettings, Shuffled, SimilarLengths, lengths_of
 from flt.state import ClientState, apply_change
+from flt.tolerance import within
 
 
 class Site:
@@ -70,6 +71,7 @@ class Site:
         self.served = layout.with_heads(self.heads)  # the server's layout
         self.collate, self.callbacks, self.loggers, self.root = collate, callbacks, loggers, root
         self.place = OneDevice()
+        self.timeout: float | None = None  # seconds that the training of a job may take
         self.told = knowing(module)
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self.initial = {name: self.parameters[name].detach().cpu().clone() for name in layout.names(TRAVELLING)}
@@ -88,6 +90,7 @@ class Site:
 
         Raises:
             InputError: The fit took no step.
+            ClientTimeoutError: It took longer than ``timeout``.
         """
         payload = opened_payload(payload, self.layout)
         with self.leaving_no_trace(), at_client(self.told, data):
@@ -98,8 +101,9 @@ class Site:
             fit = self._prepare(payload, private, data.head)
             self.seed(seed)  # anew, so that what was evaluated before doesn't matter
             try:
-                metrics |= self._train(fit, data, held_out, seed)
-                metrics |= {f"fitted/{key}": value for key, value in self.evaluate(held_out).items()}
+                with within(self.timeout):
+                    metrics |= self._train(fit, data, held_out, seed)
+                    metrics |= {f"fitted/{key}": value for key, value in self.evaluate(held_out).items()}
                 return fit.update(len(data.train), metrics), fit.private_state(self.initial)
             finally:
                 self._restore_base(fit)
@@ -134,10 +138,14 @@ class Site:
         for delta in deltas:
             if delta.version <= self.base_version:
                 continue
+            new = {}
             for name, change in delta.tensors.items():
                 parameter = self.parameters[name]
                 # on the CPU, as the server does it: the same operations, so the same bits
-                parameter.data = apply_change(parameter.detach().cpu(), change).to(parameter.device)
+                new[name] = apply_change(parameter.detach().cpu(), change).to(parameter.device)
+            for name, value in new.items():  # all of a version or nothing: memory may not suffice
+                self.parameters[name].data = value
+            self.base_version = delta.version
         self.base_version = max(self.base_version, version)
 
     def evaluate(self, dataset: Dataset, watch: Callable[[int, int], None] | None = None) -> dict[str, float]:
@@ -209,7 +217,7 @@ class Site:
             length: The Trainer's arguments that say how long the fit is; they may set others anew.
         """
         with known_packages():
-            return pl.Trainer(
+            trainer = pl.Trainer(
                 accelerator=self.module.device.type if self.module.device.type != "cuda" else "gpu",
                 precision=self.settings.precision,  # type: ignore[arg-type]  # a config's string
                 logger=loggers or False,
@@ -225,6 +233,8 @@ class Site:
                 **{"accumulate_grad_batches": self.settings.accumulate, **length},  # type: ignore[arg-type]  # integers
                 **(place or OneDevice()).arguments(self.module),
             )
+        trainer._signal_connector = NoSignals()  # type: ignore[assignment]  # Lightning has no setting for it
+        return trainer
 
     def loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
         """A loader over a data set: shuffled by the seed; without one in order, or from the shortest to the longest."""

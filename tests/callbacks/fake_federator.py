@@ -51,6 +51,8 @@ def metrics_of(job: JobId, round: int) -> dict[str, float]:
 class FakeFederator(SimpleNamespace):
     """Calls the hooks in the order of the real one; the rounds' figures come from ``metrics_of`` and ``figures``."""
 
+    attempt = 0
+
     @property
     def round(self) -> int:
         return int(self.metrics["round"]) if self.metrics else self.state.rounds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ from toys import toy_clients, toy_federator
 
 from flt.callbacks.base import FedCallback
 from flt.callbacks.checkpoint import Checkpoint, newest
+from flt.errors import InputError
 from flt.federator import Federator
-from flt.messages import decode, encode
+from flt.messages import Plan, decode, encode
 from flt.recipe import Recipe
 from flt.rules.scaffold import Scaffold
 
@@ -109,7 +111,34 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     assert bits(again) == undisturbed
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"format": 2}', '{"format": 1}'], ids=["empty", "cut", "newer", "no files"])
+def test_a_checkpoint_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
+    federation(tmp_path, rounds=2).fit()
+    (tmp_path / "round_0002.json").write_text('{"format": 2}')
+    with pytest.raises(InputError, match=r"checkpoint format=2: round_0002.json .*allowed is 1"):
+        federation(tmp_path)
+
+
+def test_a_state_that_is_another_message_is_passed_over(tmp_path: Path) -> None:
+    federation(tmp_path, rounds=2).fit()
+    manifest, data = json.loads((tmp_path / "round_0002.json").read_text()), encode(Plan())
+    (tmp_path / manifest["state"]).write_bytes(data)
+    manifest["files"][manifest["state"]] = hashlib.sha256(data).hexdigest()
+    (tmp_path / "round_0002.json").write_text(json.dumps(manifest))
+    assert federation(tmp_path).state.rounds == 1
+
+
+DAMAGED = {
+    "empty": "",
+    "cut": "{",
+    "no files": '{"format": 1}',
+    "a list of files": '{"format": 1, "files": []}',
+    "a state without a checksum": '{"format": 1, "files": {}, "state": "round_0002.safetensors", "private": []}',
+    "a path out of the folder": '{"format": 1, "files": {"../x.safetensors": ""}, "state": "", "private": []}',
+    "a private state without a checksum": '{"format": 1, "files": {}, "state": "", "private": [[0, 0, "clients/a"]]}',
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_manifest_is_passed_over(text: str, tmp_path: Path, undisturbed: list[bytes]) -> None:
     federation(tmp_path, rounds=3).fit()
     (tmp_path / "round_0003.json").write_text(text)
@@ -181,7 +210,7 @@ def test_round_10000_is_newer_than_round_9999(tmp_path: Path) -> None:
     for number in (9999, 10000):
         content = json.loads(manifest.read_text())
         old, new = content["state"], f"round_{number}.safetensors"
-        content |= {"round": number, "state": new, "files": {new: content["files"][old]}}
+        content |= {"round": number, "state": new, "files": {**content["files"], new: content["files"][old]}}
         (tmp_path / f"round_{number}.json").write_text(json.dumps(content))
         (tmp_path / new).write_bytes((tmp_path / old).read_bytes())
     found = newest(tmp_path)

@@ -165,6 +165,14 @@ class TestTimer:
         assert all(second > 0 for second in seconds)
         assert federator.history[-1]["time/total_seconds"] == pytest.approx(sum(seconds))
 
+    def test_an_attempt_that_failed_is_part_of_its_rounds_time(self):
+        timer, federator = Timer(), federator_of([], figures=lambda round: {})
+        timer.on_round_start(federator)
+        begun = timer._start
+        federator.attempt = 1
+        timer.on_round_start(federator)
+        assert timer._start == begun
+
     def test_total_survives_a_resume(self):
         timer, resumed = Timer(), Timer()
         timer.total = 100.0

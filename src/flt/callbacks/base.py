@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flt.federator import Federator
     from flt.messages import Payload, Update
+    from flt.tolerance import Failure
 
 
 class FedCallback:
@@ -30,6 +31,9 @@ class FedCallback:
 
     def on_update(self, federator: Federator, update: Update) -> None:
         """Called when a client sends an update, compressed as it is sent."""
+
+    def on_failures(self, federator: Federator, failures: list[Failure]) -> None:
+        """Called when a round's jobs have ended and some of them failed."""
 
     def on_round_end(self, federator: Federator) -> None:
         """Called when a round has been aggregated: ``federator.state`` is the new one."""

@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ from flt.federator import Federator
 from flt.files import write_atomically
 from flt.messages import decode, encode, message
 from flt.state import ServerState
+from flt.tolerance import RoundFailedError
 
 FORMAT = 1
+_NAME = re.compile(rf"({FOLDER}/)?[0-9a-z_]+\.safetensors")
 _log = logging.getLogger(__name__)
 
 
@@ -73,6 +76,12 @@ class Checkpoint(FedCallback):
         if federator.history:
             self._write_round(federator, "_end")  # beside the other, so that at any moment one of them is whole
 
+    def on_exception(self, federator: Federator, exception: BaseException) -> None:
+        """Called when the federation is interrupted: one that goes on later has something to go on from."""
+        lasting = isinstance(exception, KeyboardInterrupt | RoundFailedError)
+        if lasting and not federator.state.rounds and not _manifests(self.folder):
+            self._write_round(federator)
+
     def restore(self, federator: Federator) -> None:
         """Brings a federator to the newest whole checkpoint; without one it stays as it is."""
         found = newest(self.folder)
@@ -82,6 +91,7 @@ class Checkpoint(FedCallback):
         if snapshot.server.rounds > federator.rounds:
             done = snapshot.server.rounds
             raise InputError.of("rounds", federator.rounds, f"an integer >= {done}", f"{done} have been run")
+        _check(snapshot.server, federator)
         federator.state, federator.history = snapshot.server, list(snapshot.history)
         for key, callback in _keyed(federator.callbacks).items():
             if key in snapshot.callbacks:
@@ -143,23 +153,58 @@ class Checkpoint(FedCallback):
                 (self.folder / file).unlink(missing_ok=True)
 
 
+def _check(state: ServerState, federator: Federator) -> None:
+    """Whether a state is one of this model and adapter.
+
+    Raises:
+        InputError: It has other tensors, or other shapes.
+    """
+    layout = federator.server.layout
+    expected = {name: layout.entries[name].shape for name in federator.state.groups[federator.state.home].weights}
+    for group in state.groups.values():
+        found = {name: tuple(tensor.shape) for name, tensor in group.weights.items()}
+        for name in sorted(expected.keys() ^ found.keys()) or [n for n in sorted(found) if found[n] != expected[n]]:
+            allowed = f"{name} {expected.get(name, 'not there')}, as the model has it"
+            raise InputError.of(
+                "resume", f"{name} {found.get(name, 'not there')}", allowed, "the checkpoint is of another model"
+            )
+
+
 def _manifests(folder: Path) -> list[Path]:
     """Oldest first; after round 9999 the names are longer."""
     return sorted(folder.glob("round_*.json"), key=lambda path: (len(path.name), path.name))
 
 
 def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
-    """The newest checkpoint whose files are all there and whole, with its manifest; a damaged one is passed over."""
+    """The newest checkpoint whose files are all there and whole, with its manifest; a damaged one is passed over.
+
+    Raises:
+        InputError: It is of another version of flt, which is no reason to go back to an older one.
+    """
     for path in reversed(_manifests(folder)):
         try:
             manifest = json.loads(path.read_text())
-            if manifest["format"] != FORMAT:
-                raise InputError.of(path.name, manifest["format"], str(FORMAT), "a checkpoint of another format")
+            version = manifest["format"]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            _log.warning("checkpoint %s can't be used, trying the one before: %s", path.name, error)
+            continue
+        if version != FORMAT:
+            why = f"{path.name} was written by another version of flt"
+            raise InputError.of("checkpoint format", version, f"{FORMAT}, which this version reads and writes", why)
+        try:
             for file, checksum in manifest["files"].items():
+                if not _NAME.fullmatch(file):
+                    raise InputError.of(path.name, file, "names of files that flt writes")
                 if hashlib.sha256((folder / file).read_bytes()).hexdigest() != checksum:
                     raise InputError.of(file, "<damaged>", "the bytes that were written")
-            return decode((folder / manifest["state"]).read_bytes()), manifest
-        except (OSError, KeyError, ValueError) as error:
+            for file in (manifest["state"], *(file for _, _, file in manifest["private"])):
+                if file not in manifest["files"]:
+                    raise InputError.of(path.name, file, "files with a checksum")
+            snapshot = decode((folder / manifest["state"]).read_bytes())
+            if not isinstance(snapshot, Snapshot):
+                raise InputError.of(manifest["state"], type(snapshot).__name__, Snapshot.__name__)
+            return snapshot, manifest
+        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             _log.warning("checkpoint %s can't be used, trying the one before: %s", path.name, error)
     return None
 

@@ -20,7 +20,8 @@ class Communication(FedCallback):
         comm/reduction_round    1 - p(t) / P
         comm/reduction          1 - sum_t p(t) / (T P)      over the rounds t = 1 .. T until now
 
-    A round in which nobody takes part has none of the three, and isn't one of the T.
+    Attempts at a round that failed are part of its bytes. A round in which nobody takes part has none of the three, and
+    isn't one of the T.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class Communication(FedCallback):
 
     def on_round_end(self, federator: Federator) -> None:
         """Called when a round has been aggregated."""
-        up, down = federator.counts["bytes_up"], federator.counts["bytes_down"]
+        up, down = (federator.counts[key] + federator.spent[key] for key in ("bytes_up", "bytes_down"))
         self.total_up += up
         self.total_down += down
         federator.log({"comm/bytes_up": up, "comm/bytes_down": down})

@@ -21,7 +21,8 @@ class Timer(FedCallback):
 
     def on_round_start(self, federator: Federator) -> None:
         """Called when a cohort has been drawn."""
-        self._start = time.perf_counter()
+        if not federator.attempt:
+            self._start = time.perf_counter()
 
     def on_round_end(self, federator: Federator) -> None:
         """Called when a round has been aggregated."""

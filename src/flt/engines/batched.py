@@ -19,7 +19,7 @@ from flt.compression.packing import opened_payload
 from flt.data.examples import Collate
 from flt.engines import proof, tuning
 from flt.engines.frames import Steps, Unstackable
-from flt.engines.serial import Serial, Task
+from flt.engines.serial import Outcome, Serial, Task
 from flt.engines.stack import Stack, layers
 from flt.engines.stacked import JobCallbacks, StackedJob, StackedModule
 from flt.errors import InputError
@@ -28,6 +28,7 @@ from flt.messages import Update
 from flt.quiet import alone, interruptible, quiet
 from flt.site import Site
 from flt.state import ClientState
+from flt.tolerance import within
 
 _log = logging.getLogger(__name__)
 Result = tuple[Update, ClientState]
@@ -76,8 +77,8 @@ class Batched(Serial):
         self._proven: dict[tuple[str, ...], nn.Module | None] = {}
         self._refused: dict[tuple[str, ...], str] = {}
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Result]:
-        """Yields each job's update and private state, in the order of the tasks."""
+    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        """Yields each job's update and private state, or why there are none, in the order of the tasks."""
         tasks = iter(tasks)
         if self.jobs is None:
             first = list(itertools.islice(tasks, 1))
@@ -88,9 +89,9 @@ class Batched(Serial):
         while chunk := list(itertools.islice(tasks, self.jobs or 1)):
             yield from self._chunk(chunk)
 
-    def _chunk(self, tasks: Sequence[Task]) -> Iterator[Result]:
+    def _chunk(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
         """Tasks of one plan and one head go together; what can't is trained when its turn comes."""
-        found: dict[int, Result] = {}
+        found: dict[int, Outcome] = {}
         for i, task in enumerate(tasks):
             if i not in found:
                 alone = self.reason(task) is not None
@@ -98,23 +99,29 @@ class Batched(Serial):
                 found |= zip(its, self._together([tasks[j] for j in its]), strict=True)
             yield found.pop(i)
 
-    def _together(self, tasks: Sequence[Task]) -> list[Result]:
-        """What several tasks yield: out of memory they go in halves."""
+    def _together(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """What several tasks yield: out of memory they go in halves, and where one fails, one after another."""
         if self.reason(tasks[0]) is not None:
             return list(super().run(tasks))
         parts = [tasks]
         try:
-            return self._fit(tasks)
+            return list(self._fit(tasks))
         except Unstackable as error:
             self._refused[tasks[0].payload.plan.train] = str(error)
-        except RuntimeError as error:
-            if len(tasks) == 1 or not tuning.is_out_of_memory(error):
+        except Exception as error:
+            if len(tasks) > 1 and isinstance(error, RuntimeError) and tuning.is_out_of_memory(error):
+                half = len(tasks) // 2
+                parts = [tasks[i : i + half] for i in range(0, len(tasks), half)]
+            elif self.tolerance.strict:
                 raise
-            half = len(tasks) // 2
-            parts = [tasks[i : i + half] for i in range(0, len(tasks), half)]
-        if len(parts) > 1:  # outside the handler, whose exception keeps what the failed fit holds
+            else:
+                parts = []
+        # outside the handler, whose exception keeps what the failed fit holds
+        if not parts:
+            return list(super().run(tasks))
+        if len(parts) > 1:
             self._halve(len(tasks), len(parts[0]))
-        return [result for part in parts for result in self._together(part)]
+        return [outcome for part in parts for outcome in self._together(part)]
 
     def _halve(self, before: int, jobs: int) -> None:
         tuning.free()
@@ -160,11 +167,13 @@ class Batched(Serial):
         """Trains tasks together."""
         with self.site.leaving_no_trace():
             jobs, stack = self._stacked(tasks, self.site.evaluate)
-            module = self._train(jobs, stack)
-            for job, loss in zip(jobs, module.train_losses(len(jobs)), strict=True):
-                job.fit.close(job.callbacks)
-                job.metrics["fit/train_loss"] = loss
-            return [self._result(job) for job in jobs]
+            limit = self.site.timeout
+            with within(None if limit is None else limit * len(tasks)):
+                module = self._train(jobs, stack)
+                for job, loss in zip(jobs, module.train_losses(len(jobs)), strict=True):
+                    job.fit.close(job.callbacks)
+                    job.metrics["fit/train_loss"] = loss
+                return [self._result(job) for job in jobs]
 
     def seconds(self, tasks: Sequence[Task]) -> float:
         """Times a few steps of a fit that leaves no trace.
@@ -172,8 +181,8 @@ class Batched(Serial):
         Returns:
             Seconds per step and job.
         """
-        clock = tuning.Clock()
-        with self.site.leaving_no_trace():
+        clock, limit = tuning.Clock(), self.site.timeout
+        with self.site.leaving_no_trace(), within(None if limit is None else limit * len(tasks)):
             self._train(*self._stacked(tasks, lambda dataset: {}), tuning.STEPS, [clock])
         return clock.seconds / len(tasks)
 
@@ -241,6 +250,10 @@ class Batched(Serial):
             self._refused[tasks[0].payload.plan.train] = str(error)
             self.reason(tasks[0])
             return
+        except Exception:
+            if self.tolerance.strict:
+                raise
+            return  # a job fails: this round's go one at a time, and the next one's are timed
         _log.info("engine=batched trains %d jobs at once", jobs)
         self._found(jobs)
 

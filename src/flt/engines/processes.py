@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from flt.errors import InputError
+from flt.errors import InputError, PeerDiedError, Terminated
 from flt.messages import decode, encode, message
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ class Word:
         text: What it says.
         error: Why it can't go on; empty where it can.
         mistaken: Whether the error is a mistake in the input.
+        signal: Which signal ends the run; 0: none.
     """
 
     text: str = ""
     error: str = ""
     mistaken: bool = False
+    signal: int = 0
 
 
 class PeerFailedError(RuntimeError):
@@ -110,6 +113,8 @@ class Processes:
         for rank, word in enumerate(heard):
             if isinstance(word, Word) and word.error:
                 self._failed = True
+                if word.signal:
+                    raise told(Terminated() if word.signal == signal.SIGTERM else KeyboardInterrupt())
                 error = InputError(word.error) if word.mistaken else PeerFailedError(f"process {rank}: {word.error}")
                 raise told(error)
         return heard
@@ -121,8 +126,11 @@ class Processes:
         self._failed = True
         mistaken = isinstance(error, InputError)
         text = str(error) if mistaken else f"{type(error).__name__}: {error}"
+        number = 0
+        if isinstance(error, KeyboardInterrupt):
+            number = int(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
         with contextlib.suppress(RuntimeError):  # one that has died doesn't listen either
-            self.gather(encode(Word(error=text, mistaken=mistaken)))
+            self.gather(encode(Word(error=text, mistaken=mistaken, signal=number)))
             told(error)
 
     def leave(self) -> None:
@@ -142,21 +150,41 @@ class Launched(Processes):
     def __init__(self, fabric: Fabric) -> None:
         super().__init__()
         self.rank, self.size, self.device = fabric.global_rank, fabric.world_size, fabric.device
+        # messages lie in the CPU's memory, and gloo says at once that a process has died, where NCCL waits
+        self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
     def gather(self, data: bytes) -> list[bytes]:
-        """What each process gave, by rank: their lengths first, then the bytes as uint8 tensors of one length."""
-        length = torch.tensor([len(data)], dtype=torch.int64, device=self.device)
+        """What each process gave, by rank: their lengths first, then the bytes as uint8 tensors of one length.
+
+        Raises:
+            PeerDiedError: One of them isn't there any more.
+        """
+        length = torch.tensor([len(data)], dtype=torch.int64)
         lengths = [torch.zeros_like(length) for _ in range(self.size)]
-        dist.all_gather(lengths, length)
+        with _noticing():
+            dist.all_gather(lengths, length, group=self._group)
         sizes = [int(its) for its in lengths]
-        mine = torch.zeros(max(sizes), dtype=torch.uint8, device=self.device)
-        mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
+        mine = torch.zeros(max(sizes), dtype=torch.uint8)
+        mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         found = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(found, mine)
-        return [its[:size].cpu().numpy().tobytes() for its, size in zip(found, sizes, strict=True)]
+        with _noticing():
+            dist.all_gather(found, mine, group=self._group)
+        return [its[:size].numpy().tobytes() for its, size in zip(found, sizes, strict=True)]
 
     def total(self, numbers: Tensor) -> Tensor:
         """The sum over the processes of an int64 tensor, exact in any order."""
-        summed = numbers.to(self.device)
-        dist.all_reduce(summed, dist.ReduceOp.SUM)
+        summed = numbers.cpu()
+        with _noticing():
+            dist.all_reduce(summed, dist.ReduceOp.SUM, group=self._group)
         return summed.to(numbers.device)
+
+
+@contextlib.contextmanager
+def _noticing() -> Iterator[None]:
+    """Notices that another process has died: the connection to it is closed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "timed out" in str(error).lower():  # it may be there, and late
+            raise
+        raise PeerDiedError("another process of the run has died") from error

@@ -14,9 +14,11 @@ from flt.arrivals import Arrivals
 from flt.client import ClientSpec
 from flt.client_states import ClientStates
 from flt.engines.processes import Processes
+from flt.engines.tuning import free
 from flt.messages import Payload, Update
 from flt.site import Site
 from flt.state import ClientState, ServerState
+from flt.tolerance import STRICT, Failure, Tolerance
 from flt.view import Job
 
 
@@ -27,6 +29,10 @@ class Task:
     payload: Payload
     private: ClientState
     seed: int
+
+
+Outcome = tuple[Update, ClientState] | Failure
+"""What comes out of a task: an update and what stays on the client, or why there is none."""
 
 
 @dataclasses.dataclass
@@ -59,14 +65,30 @@ class Serial:
     ) -> None:
         self.site, self.clients, self.found = site, clients, found or (lambda settings: None)
         self.settings: Any = settings or SerialSettings()
+        self.tolerance = STRICT
         self.processes = Processes()
         """Of the run: this one alone, unless an engine has others."""
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Update, ClientState]]:
-        """Yields each job's update and private state as soon as it is there."""
+    def bear(self, tolerance: Tolerance) -> None:
+        """Takes over whether a failing job ends the run or is an outcome like others, and how long one may take."""
+        self.tolerance, self.site.timeout = tolerance, tolerance.client_timeout
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        """Yields each job's update and private state, or why there are none, as soon as it is known."""
         for task in tasks:
-            client, index = task.payload.job
-            yield self.site.local_fit(self.clients[client].data[index], task.payload, task.private, task.seed)
+            yield self.outcome(task)
+
+    def outcome(self, task: Task) -> Outcome:
+        """Trains one job."""
+        client, index = task.payload.job
+        try:
+            return self.site.local_fit(self.clients[client].data[index], task.payload, task.private, task.seed)
+        except Exception as error:
+            if self.tolerance.strict:
+                raise
+            failure = Failure.of(task.payload.job, error)
+        free()  # outside the handler, whose exception keeps what the failed fit holds
+        return failure
 
     def share(self, cohort: Sequence[Job]) -> list[Job]:
         """The jobs that this process trains, a client's all of them: here all that there are."""

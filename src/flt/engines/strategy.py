@@ -23,14 +23,14 @@ from flt.arrivals import Arrivals
 from flt.client_states import ClientStates
 from flt.engines.batched import Batched, BatchedSettings
 from flt.engines.processes import Processes
-from flt.engines.serial import Serial, SerialSettings, Task
+from flt.engines.serial import Outcome, Serial, SerialSettings, Task
 from flt.errors import InputError
 from flt.launch import LaunchSettings
 from flt.messages import JobId, Update, encode, message
 from flt.rules.base import Totals
 from flt.rules.exact_sum import ExactSum
 from flt.settings import lengths_of
-from flt.state import ClientState
+from flt.tolerance import Failure, Tolerance
 from flt.view import Job
 
 AT_ONCE = 1 << 22
@@ -48,12 +48,14 @@ class Share:
         sums: (of which totals, what, tensor) -> (shape, terms, reach), of its running sums.
         counts: What callbacks counted.
         files: Job -> file and checksum of the private state that it wrote.
+        failures: Of its jobs without an update.
     """
 
     updates: tuple[Update, ...]
     sums: dict[tuple[str, str, str], tuple[tuple[int, ...], int, float]]
     counts: dict[str, int]
     files: dict[JobId, tuple[str, str]]
+    failures: tuple[Failure, ...] = ()
 
 
 INSIDE: dict[str, tuple[type, type[Serial]]] = {
@@ -111,8 +113,13 @@ class Strategy(Serial):
         mine = set(shares(costs, self.processes.size)[self.processes.rank])
         return [job for job in cohort if job.client in mine]
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Update, ClientState]]:
-        """Yields each job's update and private state as soon as it is there."""
+    def bear(self, tolerance: Tolerance) -> None:
+        """Takes over what the run puts up with, for the engine inside too."""
+        super().bear(tolerance)
+        self.inside.bear(tolerance)
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        """Yields each job's update and private state, or why there are none, as soon as it is known."""
         return self.inside.run(tasks)
 
     def exchange(self, arrivals: Arrivals, counts: Counter[str], states: ClientStates) -> None:
@@ -123,11 +130,12 @@ class Strategy(Serial):
             for which, totals in sums.items()
             for key, its in totals.items()
         }
-        mine = Share(tuple(arrivals.sendable()), described, dict(counts), dict(states.pending))
+        failures = tuple(arrivals.failures.values())
+        mine = Share(tuple(arrivals.sendable()), described, dict(counts), dict(states.pending), failures)
         found: list[Share] = self.processes.listen(encode(mine))
         counts.clear()
         for share in found:
-            arrivals.receive(share.updates)
+            arrivals.receive(share.updates, share.failures)
             states.pending.update(share.files)
             counts.update(share.counts)
         for which, totals in sums.items():

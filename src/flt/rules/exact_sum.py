@@ -71,15 +71,15 @@ class ExactSum:
         # exact: the remainder has the term's own low bits and nothing else
         self.low += torch.round((term - high / HIGH) * LOW).to(torch.int64)
 
-    def merge(self, other: ExactSum) -> None:
-        """Adds another sum: what a process that held the rest of the cohort has gathered.
+    def plus(self, other: ExactSum) -> ExactSum:
+        """The sum of both, which stay as they are: another process may have gathered the rest of the cohort.
 
         Raises:
             OverflowError: As :meth:`add` does.
         """
-        self._grow(other.count, other.reach)
-        self.high += other.high
-        self.low += other.low
+        return ExactSum.of(
+            self.high + other.high, self.low + other.low, self.count + other.count, self.reach + other.reach
+        )
 
     def value(self) -> Tensor:
         """The sum as float64."""

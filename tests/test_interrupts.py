@@ -1,0 +1,140 @@
+"""Ctrl-C and SIGTERM: after the job that runs, with a checkpoint, to the same bits after a resume."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import in_empty_folder, metrics, train
+from toys import toy_clients, toy_federator
+
+from flt.callbacks.base import FedCallback
+from flt.callbacks.checkpoint import newest
+from flt.callbacks.interrupts import Interrupts
+from flt.client import ClientModule
+from flt.errors import Terminated
+from flt.federator import Federator
+from flt.messages import Payload, Update
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class Signals(FedCallback):
+    """Sends this process a signal when a fit is about to begin, and writes down which fits ended."""
+
+    def __init__(self, number: int, at: int, times: int = 1) -> None:
+        self.number, self.at, self.times = number, at, times
+        self.ended: list[int] = []
+
+    def on_job_start(self, federator: Federator, payload: Payload) -> None:
+        if len(self.ended) == self.at:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+
+    def on_job_end(self, federator: Federator, update: Update) -> None:
+        self.ended.append(update.job[0])
+
+
+def counted(federator: Federator) -> list[int]:
+    """The batches that fits have taken a step on, as they do."""
+    module: Any = federator.engine.site.module
+    step, steps = module.training_step, list[int]()
+
+    def training_step(batch: Any, batch_idx: int) -> Any:
+        steps.append(batch_idx)
+        return step(batch, batch_idx)
+
+    module.training_step = training_step
+    return steps
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_the_job_that_runs_ends_and_no_other_begins(number: int, error: type[BaseException]) -> None:
+    before = {its: signal.getsignal(its) for its in CODES}
+    signals = Signals(number, at=1)
+    federator = toy_federator(clients=toy_clients(4), callbacks=[signals, Interrupts()], steps=3)
+    steps = counted(federator)
+    with pytest.raises(error):
+        federator.fit()
+    assert signals.ended == [0]
+    assert len(steps) == 3  # the next one was sent its payload, and took no step
+    assert {its: signal.getsignal(its) for its in CODES} == before
+
+
+def test_a_signal_inside_a_fit_lets_it_end() -> None:
+    signals = Signals(signal.SIGTERM, at=99)
+    federator = toy_federator(clients=toy_clients(4), callbacks=[Interrupts(), signals])
+    module: Any = federator.engine.site.module
+    step = module.training_step
+
+    def training_step(batch: Any, batch_idx: int) -> Any:
+        if len(signals.ended) == 2 and batch_idx == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(batch, batch_idx)
+
+    module.training_step = training_step
+    steps = counted(federator)
+    with pytest.raises(Terminated):
+        federator.fit()
+    assert signals.ended == [0, 1]
+    assert len(steps) == 3 * 3  # the third fit took all of its steps
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    signals = Signals(signal.SIGINT, at=1, times=2)
+    federator = toy_federator(clients=toy_clients(4), callbacks=[Interrupts(), signals])
+    module: Any = federator.engine.site.module
+    step, calls = module.training_step, list[int]()
+
+    def training_step(batch: Any, batch_idx: int) -> Any:
+        calls.append(batch_idx)
+        if len(calls) == 4:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+        return step(batch, batch_idx)
+
+    module.training_step = training_step
+    signals.at = 99
+    with pytest.raises(KeyboardInterrupt):
+        federator.fit()
+    assert signals.ended == [0]
+    assert len(calls) == 4
+
+
+def test_handlers_are_put_back_when_a_federation_has_ended() -> None:
+    before = {its: signal.getsignal(its) for its in CODES}
+    toy_federator(callbacks=[Interrupts()]).fit()
+    assert {its: signal.getsignal(its) for its in CODES} == before
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("fits", [2, 5], ids=["in the first round", "in the second"])
+def test_the_command_line_ends_with_its_code_and_goes_on_to_the_same_bits(
+    number: int, fits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+    assert train("algo=fedit", "rounds=2", "name=straight") == 0
+    seen, end = list[int](), ClientModule.on_train_epoch_end
+
+    def on_train_epoch_end(self: ClientModule) -> None:
+        seen.append(1)
+        if len(seen) == fits:
+            os.kill(os.getpid(), number)
+        end(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClientModule, "on_train_epoch_end", on_train_epoch_end)
+        assert train("algo=fedit", "rounds=2", "name=stopped") == CODES[signal.Signals(number)]
+    assert "resume=last" in capsys.readouterr().err
+    straight, stopped = (tmp_path / "lightning_logs" / name / "version_0" for name in ("straight", "stopped"))
+    found = newest(stopped / "checkpoints")
+    assert found is not None
+    assert found[0].server.rounds == (0 if fits == 2 else 1)
+    assert len(seen) == fits
+    assert train("algo=fedit", "rounds=2", "name=stopped", "resume=last") == 0
+    exported = "adapter/adapter_model.safetensors"
+    assert (stopped / exported).read_bytes() == (straight / exported).read_bytes()
+    assert metrics(stopped) == metrics(straight)
