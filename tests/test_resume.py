@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 from commands import in_empty_folder, metrics, train
 from slowly import slowly
 
@@ -79,6 +81,41 @@ def test_a_stop_inside_a_fit_changes_no_bit(
     assert exported(stopped)
     assert state(stopped) == state(straight)
     assert metrics(stopped) == metrics(straight)
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "export"])
+def test_a_full_disk_ends_a_run_in_a_line_and_the_last_checkpoint_stands(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+    assert train("algo=fedit", "rounds=2", "name=straight") == 0
+    straight, stopped = (tmp_path / "lightning_logs" / name / "version_0" for name in ("straight", "stopped"))
+    write = Path.open
+
+    def no_second_round(self: Path, *args: Any, **named: Any) -> Any:
+        if self.name.startswith(".round_0002"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, *args, **named)
+
+    def no_export(tensors: Any, path: Any, *args: Any, **named: Any) -> None:
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        if what == "checkpoint":
+            patch.setattr(Path, "open", no_second_round)
+        else:
+            patch.setattr(safetensors.torch, "save_file", no_export)
+        capsys.readouterr()
+        assert train("algo=fedit", "rounds=2", "name=stopped") == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "no space is left for it" in line
+    found = newest(stopped / "checkpoints")
+    assert found is not None
+    assert found[0].server.rounds == (1 if what == "checkpoint" else 2)
+    assert not exported(stopped)
+    assert train("algo=fedit", "rounds=2", "name=stopped", "resume=last") == 0
+    assert exported(stopped) == exported(straight)
+    assert exported(stopped)
 
 
 MOMENTS = {

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import flt
 from flt.choices import choices, config_folder, groups
 from flt.errors import InputError, PeerDiedError, Terminated
-from flt.files import FULL, no_room
+from flt.files import is_full, no_room
 from flt.imports import heavy
 
 USAGE = """usage: flt [train] [key=value ...]     one run; flt key=value means train too
@@ -70,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _go_on(error, command, rest)
             print(f"error: {error}; the same command with resume=last goes on", file=sys.stderr)
             return 1
-        if isinstance(error, OSError) and error.errno in FULL:  # a library's file
-            error = no_room(error, "a file")
+        if is_full(error):  # for a library's file
+            error = no_room("a file")
         if isinstance(error, InputError):
             print(f"error: {error}", file=sys.stderr)
             return 2

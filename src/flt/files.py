@@ -28,8 +28,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if error.errno in FULL:
-            raise no_room(error, path.name) from error
+        if is_full(error):
+            raise no_room(path.name) from error
         raise
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -39,12 +39,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def no_room(error: OSError, what: str) -> InputError:
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a file finds no room, also one of safetensors, which has the number in its text."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return any(f"(os error {number})" in str(error) for number in FULL)
+
+
+def no_room(what: str) -> InputError:
     """The line of a full disk.
 
     Args:
-        error: What the system said.
         what: What had no room.
     """
     allowed = "a disk with room; resume=last then goes on after the last checkpoint"
-    return InputError.of("root", os.strerror(error.errno or errno.ENOSPC), allowed, f"{what} wasn't written")
+    return InputError.of(what, "?", allowed, "no space is left for it")
