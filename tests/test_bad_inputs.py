@@ -166,6 +166,8 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a share above one": (given("faults.drop=2"), "faults.drop=2.0"),
     "an attack that isn't there": (given("faults.attack=bribery"), "faults.attack=bribery"),
     "more updates than jobs": (given("min_updates=4"), "min_updates=4"),
+    "too few updates for Krum": (given("algo=fedit", "rule=krum", "cohort.size=2"), "rule.hostile=0.2: a round may"),
+    "a group in which Krum has nobody to compare": (given("algo=fl_tac", "rule=krum"), "rule Krum with grouping"),
     "no time": (given("client_timeout=0"), "client_timeout=0.0"),
     "a cohort of nobody": (given("cohort.size=0"), "cohort.size=0"),
     "no checkpoint": (given("checkpoint.keep=0"), "checkpoint.keep=0"),

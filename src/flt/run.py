@@ -201,7 +201,6 @@ class Run:
         weights |= {served.at(name, head): value for head, own in made.heads.items() for name, value in own.items()}
         server = ServerAggregation(recipe, served, len(made.tasks()), cfg.seed, base, jobs_of)
         state = server.initial(weights)
-        tolerance = build.tolerance(cfg, sum(len(client.data) for client in made.clients))
         self.folder = Path(
             self.processes.first(lambda: str(runs.folder_of(cfg)))
         )  # the first thing that is written, once all of the above was accepted
@@ -210,7 +209,7 @@ class Run:
         engine = build.engine(cfg, site, clients, self.processes, self._found)
         faults = Faults(cfg.faults, cfg.seed, list(clients))
         federator = Federator(
-            server, clients, engine, ready.sampler, (), cfg.rounds, cfg.seed, state, (faults,), tolerance
+            server, clients, engine, ready.sampler, (), cfg.rounds, cfg.seed, state, (faults,), ready.tolerance
         )
         self._observe(federator, faults)
         return federator

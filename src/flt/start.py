@@ -16,6 +16,7 @@ from flt.recipe import Recipe
 from flt.sampling import FixedSize, Poisson
 from flt.settings import LocalSettings
 from flt.task_rounds import with_task_rounds
+from flt.tolerance import Tolerance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Start:
         clients: Client id -> the client with its rank and its jobs' rounds.
         sampler: Who takes part in a round.
         settings: Length and manner of the fits.
+        tolerance: What a round puts up with.
     """
 
     layout: Layout
@@ -35,6 +37,7 @@ class Start:
     clients: dict[int, ClientSpec]
     sampler: FixedSize | Poisson
     settings: LocalSettings
+    tolerance: Tolerance
 
 
 def start(cfg: TrainConfig, made: Federation) -> Start:
@@ -57,7 +60,11 @@ def start(cfg: TrainConfig, made: Federation) -> Start:
         raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
     if cfg.prefix_cache:
         check_prefix(made, recipe, cfg)
-    return Start(layout, recipe, ranked, build.sampler(cfg, len(ranked)), build.local_settings(cfg))
+    sampler, tolerance = build.sampler(cfg, len(ranked)), build.tolerance(cfg, len(tasks))
+    if isinstance(sampler, FixedSize):
+        asked = cfg.cohort.size or len(ranked)
+        recipe.rule.check(asked if tolerance.min_updates is None else min(asked, tolerance.min_updates))
+    return Start(layout, recipe, ranked, sampler, build.local_settings(cfg), tolerance)
 
 
 def served(

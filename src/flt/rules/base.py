@@ -76,6 +76,15 @@ class Rule(abc.ABC):
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
         """Combines a group's updates, which come sorted by job; there is at least one."""
 
+    def check(self, updates: int) -> None:
+        """Whether so many updates of a group suffice, before a run begins too.
+
+        Raises:
+            InputError: They don't.
+        """
+        if updates < 1:
+            raise InputError.of("updates", updates, "at least 1")
+
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """What changes local training: nothing, for most rules."""
         return []

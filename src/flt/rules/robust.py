@@ -139,17 +139,24 @@ class Krum(Rule):
         Raises:
             InputError: There are fewer than 2 f + 3 of them.
         """
-        n = len(updates)
-        f = math.floor(self.hostile * n)
-        if n < 2 * f + 3:
-            allowed = f"at least {2 * f + 3} updates of a group in a round"
-            raise InputError.of("rule.hostile", self.hostile, allowed, f"a round has {n}, of which {f} may be hostile")
+        self.check(len(updates))
+        n, f = len(updates), self._hostile(len(updates))
         names = sorted({name for update in updates for name in update.tensors})
         changes = torch.stack([change(view, update, names) for update in updates])
         apart = torch.cdist(changes, changes, compute_mode="donot_use_mm_for_euclid_dist").square()
         apart.fill_diagonal_(math.inf)  # an update is no neighbour of its own
         scores = apart.sort(dim=1).values[:, : n - f - 2].sum(dim=1).tolist()
         return sorted(range(n), key=lambda i: (scores[i], i))[: self.count(n, f)]
+
+    def check(self, updates: int) -> None:
+        """Refuses fewer than 2 f + 3."""
+        f = self._hostile(updates)
+        if updates < 2 * f + 3:
+            why = f"a round may have {updates} updates, of which {f} are hostile"
+            raise InputError.of("rule.hostile", self.hostile, f"at least {2 * f + 3} updates of a round", why)
+
+    def _hostile(self, n: int) -> int:
+        return math.floor(self.hostile * n)
 
     def count(self, n: int, f: int) -> int:
         """How many of n updates count, where f may be hostile."""
