@@ -43,12 +43,12 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     keys = [(text, override) for text, override in zip(named, parsed, strict=True) if not _is_group(override)]
     try:
         cfg = _without_leftovers(_compose(named), chosen)
+        _check_keys(cfg, keys)
     except InputError:
-        # a key that isn't there is named with those that are
+        # a key that isn't there is named with those that are; what an override itself has taken away was there
         groups = [text for text, override in zip(named, parsed, strict=True) if _is_group(override)]
         _check_keys(_without_leftovers(_compose(groups), chosen), keys)
-        raise
-    _check_keys(cfg, keys)
+        cfg = _without_leftovers(_compose(named), chosen)
     return cfg
 
 
