@@ -186,6 +186,12 @@ def test_without_tolerance_the_first_failure_is_the_runs_end_with_the_error_itse
         federator.fit()
 
 
+def test_without_tolerance_a_fit_that_takes_too_long_is_named() -> None:
+    federator = toy_federator(clients=toy_clients(3), callbacks=[Breaks([1], hangs)])
+    with pytest.raises(ClientTimeoutError, match=r"client 1, job 0: client_timeout=3.0: a fit took longer"):
+        tolerant(federator, client_timeout=3.0).fit()
+
+
 def test_nothing_of_a_failed_fit_is_left_in_the_module() -> None:
     federator = toy_federator(Recipe(Stacking()), toy_clients(3), callbacks=[Breaks([0], raises)])
     module = federator.engine.site.module

@@ -114,11 +114,11 @@ def _flipped(dataset: Dataset, classes: int) -> Dataset:
 class _Flipped(Dataset):
     """A user's data set of (input, label), or of dicts with ``labels`` or ``label``."""
 
-    def __init__(self, dataset: Dataset, classes: int) -> None:
+    def __init__(self, dataset: Any, classes: int) -> None:
         self.dataset, self.classes = dataset, classes
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]  # torch's base class has no length, a map-style one has
+        return len(self.dataset)
 
     def __getitem__(self, i: int) -> Any:
         item = self.dataset[i]

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -167,13 +168,16 @@ class Batched(Serial):
         """Trains tasks together."""
         with self.site.leaving_no_trace():
             jobs, stack = self._stacked(tasks, self.site.evaluate)
-            limit = self.site.timeout
-            with within(None if limit is None else limit * len(tasks)):
+            with self._within(len(tasks)):
                 module = self._train(jobs, stack)
                 for job, loss in zip(jobs, module.train_losses(len(jobs)), strict=True):
                     job.fit.close(job.callbacks)
                     job.metrics["fit/train_loss"] = loss
                 return [self._result(job) for job in jobs]
+
+    def _within(self, jobs: int) -> AbstractContextManager[None]:
+        """The time that so many jobs may take one after another: which of them is slow, only single fits show."""
+        return within(None if self.site.timeout is None else self.site.timeout * jobs)
 
     def seconds(self, tasks: Sequence[Task]) -> float:
         """Times a few steps of a fit that leaves no trace.
@@ -181,8 +185,8 @@ class Batched(Serial):
         Returns:
             Seconds per step and job.
         """
-        clock, limit = tuning.Clock(), self.site.timeout
-        with self.site.leaving_no_trace(), within(None if limit is None else limit * len(tasks)):
+        clock = tuning.Clock()
+        with self.site.leaving_no_trace(), self._within(len(tasks)):
             self._train(*self._stacked(tasks, lambda dataset: {}), tuning.STEPS, [clock])
         return clock.seconds / len(tasks)
 

@@ -18,7 +18,7 @@ from flt.engines.tuning import free
 from flt.messages import Payload, Update
 from flt.site import Site
 from flt.state import ClientState, ServerState
-from flt.tolerance import STRICT, Failure, Tolerance
+from flt.tolerance import STRICT, ClientTimeoutError, Failure, Tolerance
 from flt.view import Job
 
 
@@ -84,6 +84,8 @@ class Serial:
         try:
             return self.site.local_fit(self.clients[client].data[index], task.payload, task.private, task.seed)
         except Exception as error:
+            if self.tolerance.strict and isinstance(error, ClientTimeoutError):
+                raise ClientTimeoutError(str(Failure.of(task.payload.job, error))) from error
             if self.tolerance.strict:
                 raise
             failure = Failure.of(task.payload.job, error)
