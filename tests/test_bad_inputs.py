@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -15,9 +16,10 @@ import pytest
 import safetensors.torch
 import torch
 from commands import in_empty_folder, train
+from toys import Toy, toy_data
 
+import flt
 from flt.errors import InputError
-from flt.messages import Plan, decode, encode
 
 MARK = "executed"
 """A file that appears in the working folder where a pickle or a name of a function is obeyed."""
@@ -89,6 +91,25 @@ OVERLAP = rewritten(
 def pickled_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
+
+
+def weights_of_nan(folder: Path) -> None:
+    held = safetensors.torch.load((folder / "model.safetensors").read_bytes())
+    broken = {name: torch.full_like(tensor, torch.nan) for name, tensor in held.items()}
+    (folder / "model.safetensors").write_bytes(safetensors.torch.save(broken, {"format": "pt"}))
+
+
+def adapter_alone(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    card = {"peft_type": "LORA", "base_model_name_or_path": "./nowhere", "r": 2, "target_modules": ["query"]}
+    (folder / "adapter_config.json").write_text(json.dumps(card))
+
+
+def pickled_adapter(folder: Path) -> None:
+    card = {"peft_type": "LORA", "base_model_name_or_path": str(folder), "r": 2, "target_modules": ["query"]}
+    (folder / "adapter_config.json").write_text(json.dumps(card))
+    (folder / "adapter_model.bin").write_bytes(pickle.dumps(Evil()))
 
 
 def own_code(folder: Path) -> None:
@@ -178,6 +199,8 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a file without labels": (csv("text,other\nword,1\n"), "data"),
     "rows of different lengths": (csv("text,label\nword,1,2,3\nword\n" + ROWS), "data"),
     "bytes that are no text": (csv(b"text,label\n\xff\xfe\xfa,1\n" + ROWS.encode()), "data"),
+    "a label that is missing": (csv("text,label\nword,\n" + ROWS), "data"),
+    "a column twice": (csv("text,text,label\n" + ROWS.replace(",", ",b,")), "data"),
     "a column of binary zeros": (csv(b"\0" * 100), "data"),
     "a broken line of json": (file("data.jsonl", b'{"text": "a", "label": 1}\n{"text": \n'), "data"),
     "a parquet that was cut off": (file("data.parquet", b"PAR1\x15\x04"), "data"),
@@ -202,6 +225,9 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a tensor that declares a huge size": (weights(VAST), "model"),
     "tensors that overlap": (weights(OVERLAP), "model"),
     "a model with code of its own": (model(own_code), "model"),
+    "weights that aren't numbers": (model(weights_of_nan), "updates"),
+    "an adapter without its base": (model(adapter_alone), "model"),
+    "a pickled adapter in a model's folder": (model(pickled_adapter), "model"),
     # ---------------------------------------------------------------------------------------------------- checkpoints
     "a run that isn't there": (given("resume=nowhere"), "resume=nowhere"),
     "a run's configuration that is no yaml": (
@@ -230,7 +256,7 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(
     in_empty_folder(tmp_path, monkeypatch)
     prepare, start = BAD[what]
     arguments = prepare(tmp_path)
-    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    before = contents(tmp_path)
     capsys.readouterr()
     code = train(*arguments)
     printed = capsys.readouterr()
@@ -239,33 +265,17 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(
     assert code == 2
     assert "Traceback" not in printed.err
     assert not (tmp_path / MARK).exists()
-    assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before
+    assert contents(tmp_path) == before
 
 
-MESSAGES = {
-    "a pickle": pickle.dumps(Evil()),
-    "a pickled tensor": pickle.dumps(torch.ones(2)),
-    "nothing": b"",
-    "cut off": encode(Plan())[:-3],
-    "a huge header": HUGE,
-    "a tensor of a huge size": VAST,
-    "tensors that overlap": OVERLAP,
-    "safetensors of others": safetensors.torch.save({"x": torch.ones(1)}),
-    "a class that isn't known": safetensors.torch.save(
-        {}, metadata={"flt": json.dumps({"c": "os.system", "f": {"command": f"touch {MARK}"}})}
-    ),
-    "a tensor that isn't there": safetensors.torch.save({}, metadata={"flt": '{"t": "7"}'}),
-}
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    """All files and folders."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("what", MESSAGES)
-def test_a_bad_message_is_refused_in_one_line(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_clients_with_one_id_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError) as raised:
-        decode(MESSAGES[what])
-    assert "\n" not in str(raised.value)
+    first, second = flt.partition(toy_data(40), by=None, clients=2)
+    with pytest.raises(InputError, match=r"^clients=0: allowed is an id of its own for each client$"):
+        flt.fit(Toy(), [first, dataclasses.replace(second, id=first.id)], "fedit", 1, progress=False)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_there_are_at_least_forty() -> None:
-    assert len(BAD) + len(MESSAGES) >= 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from pathlib import Path
@@ -9,12 +10,16 @@ from typing import Any
 
 import pytest
 from commands import in_empty_folder, metrics, train
+from forked import forked
 from toys import toy_clients, toy_federator
 
 from flt.callbacks.base import FedCallback
 from flt.callbacks.checkpoint import newest
 from flt.callbacks.interrupts import Interrupts
 from flt.client import ClientModule
+from flt.engines.processes import Processes
+from flt.engines.sharded import Sharded
+from flt.engines.strategy import Strategy
 from flt.errors import Terminated
 from flt.federator import Federator
 from flt.messages import Payload, Update
@@ -138,3 +143,26 @@ def test_the_command_line_ends_with_its_code_and_goes_on_to_the_same_bits(
     exported = "adapter/adapter_model.safetensors"
     assert (stopped / exported).read_bytes() == (straight / exported).read_bytes()
     assert metrics(stopped) == metrics(straight)
+
+
+def sharing(kind: str, processes: Processes) -> str:
+    """A federation of two processes, of which the second alone is sent SIGTERM, when its second fit begins."""
+    federator = toy_federator(clients=toy_clients(5), rounds=2, steps=3)
+    federator.callbacks = [Interrupts(processes.is_first)]
+    if not processes.is_first:
+        federator.callbacks.insert(0, Signals(signal.SIGTERM, at=1))
+    if kind == "sharded":
+        federator.engine = Sharded(federator.engine.site, federator.clients, processes, nodes=1)
+    else:
+        federator.engine = Strategy(federator.engine, processes)
+    try:
+        federator.fit()
+    except BaseException as error:
+        return f"{type(error).__name__} in round {federator.round} after {federator.state.rounds}"
+    return "went on"
+
+
+@pytest.mark.parametrize("kind", ["strategy", "sharded"])
+def test_a_signal_to_one_process_ends_all_in_the_same_round(kind: str, tmp_path: Path) -> None:
+    found = forked(functools.partial(sharing, kind), 2, tmp_path)
+    assert found == ["Terminated in round 1 after 0"] * 2

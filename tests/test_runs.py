@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import QUICK, in_empty_folder, metrics, train
 
 from flt import build, runs
@@ -162,3 +163,13 @@ def test_the_saved_configuration_is_the_run_s_whatever_the_defaults_become(folde
     runs.folder_of(cfg)
     again = runs.configure(["algo=hafl", "resume=last"])
     assert dataclasses.replace(again, resume=None) == cfg
+
+
+def test_a_configuration_from_before_there_was_a_key_goes_on_by_its_default(run: Path, folder: Path) -> None:
+    older = yaml.safe_load((run / "config.yaml").read_text())
+    for key in ("min_updates", "max_retries", "client_timeout", "faults"):
+        del older[key]
+    del older["checkpoint"]["keep"]
+    (run / "config.yaml").write_text(yaml.safe_dump(older))
+    again = runs.configure(["algo=fedit", "resume=last", "max_retries=2"])
+    assert (again.min_updates, again.max_retries, again.faults.drop, again.checkpoint.keep) == (None, 2, 0.0, 2)

@@ -15,6 +15,7 @@ from toys import Toy, assert_same, toy_clients, toy_federator, weights_of
 from flt.callbacks.base import FedCallback
 from flt.callbacks.failures import Failures
 from flt.callbacks.faults import Faults, hostile, with_flipped_labels
+from flt.client import ClientSpec
 from flt.errors import InputError
 from flt.federator import Federator
 from flt.messages import Payload, Update
@@ -278,19 +279,23 @@ def test_an_attack_changes_the_change_of_the_hostile_alone(attack: str, factor: 
             torch.testing.assert_close(tensor, expected)
 
 
-def test_flipped_labels_are_the_last_class_for_the_first_on_the_chosen_clients_alone() -> None:
+def test_flipped_labels_are_the_last_class_for_the_first_where_the_chosen_clients_train() -> None:
     clients = list(toy_clients(3).values())
     with pytest.raises(InputError, match=r"faults.attack=label_flip: the classes"):
         with_flipped_labels(clients, frozenset([1]))
     counted = [
-        type(its)(its.id, tuple(job.but(label_counts=(4, 4, 4)) for job in its.data), its.rank) for its in clients
+        ClientSpec(its.id, tuple(job.but(label_counts=(4, 5, 6)) for job in its.data), its.rank) for its in clients
     ]
     flipped = with_flipped_labels(counted, frozenset([1]))
     for before, after in zip(counted, flipped, strict=True):
+        hostile = before.id == 1
+        assert after.data[0].label_counts == ((6, 5, 4) if hostile else (4, 5, 6))
         for i in range(5):
             (x, y), (found_x, found_y) = before.data[0].training_set[i], after.data[0].training_set[i]
             assert torch.equal(x, found_x)
-            assert int(found_y) == (2 - int(y) if before.id == 1 else int(y))
+            assert int(found_y) == (2 - int(y) if hostile else int(y))
+        for honest, found in zip(before.data[0].validation_set(None), after.data[0].validation_set(None), strict=True):
+            assert int(honest[1]) == int(found[1])
 
 
 @pytest.mark.parametrize("rule", [Mean(), Scaffold()], ids=lambda rule: type(rule).__name__)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from benchmarks.results import page, pool
+from benchmarks.results import embedded, page, pool
 from benchmarks.results.cell import Cell, Record, Store, differences
 from benchmarks.results.made import index
 from benchmarks.results.progress import Progress
@@ -143,6 +143,7 @@ class Job:
 
     def _write(self, tables: list[Table], ran: bool) -> None:
         written = [path for table in tables for path in page.publish(table, self.store, self.results)]
+        written += embedded.publish(tables, self.store, self.results.parent)
         written += index(self._load(names(self.tables)), self.store, self.results)
         for path in written:
             self._say(f"wrote {os.path.relpath(path)}")

@@ -205,14 +205,14 @@ def tolerance(cfg: TrainConfig, jobs: int) -> Tolerance:
 
     Args:
         cfg: The configuration.
-        jobs: In the whole federation.
+        jobs: The most that a cohort can have.
 
     Raises:
         InputError: A number is out of range, or a client's fit is in all processes, of which one can't fail alone.
     """
     found = Tolerance(cfg.min_updates, cfg.max_retries, cfg.client_timeout)
     if found.min_updates is not None and found.min_updates > jobs:
-        raise InputError.of("min_updates", found.min_updates, f"an integer from 1 to {jobs}, the jobs that there are")
+        raise InputError.of("min_updates", found.min_updates, f"an integer from 1 to {jobs}, the most jobs of a cohort")
     if isinstance(engine_settings(cfg), ShardedSettings) and found != STRICT:
         key = next(key for key, its in dataclasses.asdict(STRICT).items() if getattr(found, key) != its)
         why = "with engine=sharded all processes train each client together, and none fails alone"

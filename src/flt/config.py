@@ -107,16 +107,21 @@ def to_yaml(cfg: TrainConfig) -> str:
 
 
 def flat(cfg: TrainConfig) -> dict[str, Any]:
-    """Dotted key -> value, for loggers of hyperparameters."""
+    """Dotted key -> value, for loggers of hyperparameters: of a user's paths the last name, since logs are shown around."""
 
     def walk(value: Any, key: str) -> Iterable[tuple[str, Any]]:
         if isinstance(value, dict) and value:
             for name, item in value.items():
                 yield from walk(item, f"{key}.{name}" if key else name)
         else:
-            yield key, value
+            yield key, Path(value).name if _is_path(value) else value
 
     return dict(walk(dataclasses.asdict(cfg), ""))
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a value leads to a place on this machine; a hub id looks alike."""
+    return isinstance(value, str) and (value.startswith(("/", "~", ".")) or ("/" in value and Path(value).exists()))
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

@@ -223,7 +223,7 @@ class Run:
         counting = [Communication(), Precision()]
         monitors = [evaluate, Clusters(made.tasks()), Selected(), Budget(), *counting, Timer(), *distributed]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
-        always = [Interrupts(), faults]
+        always = [Interrupts(self.processes.is_first), faults]
         federator.callbacks = [*always, *monitors, Failures(), stop, *self.own, checkpoint]
         # where all processes train the same, the first one writes it
         writes = self.processes.is_first or not isinstance(federator.engine, Sharded)

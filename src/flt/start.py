@@ -60,9 +60,11 @@ def start(cfg: TrainConfig, made: Federation) -> Start:
         raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
     if cfg.prefix_cache:
         check_prefix(made, recipe, cfg)
-    sampler, tolerance = build.sampler(cfg, len(ranked)), build.tolerance(cfg, len(tasks))
+    sampler = build.sampler(cfg, len(ranked))
+    asked = (sampler.size if isinstance(sampler, FixedSize) else None) or len(ranked)
+    jobs = sorted((len(client.data) for client in ranked.values()), reverse=True)
+    tolerance = build.tolerance(cfg, sum(jobs[:asked]))
     if isinstance(sampler, FixedSize):
-        asked = cfg.cohort.size or len(ranked)
         recipe.rule.check(asked if tolerance.min_updates is None else min(asked, tolerance.min_updates))
     return Start(layout, recipe, ranked, sampler, build.local_settings(cfg), tolerance)
 

@@ -7,13 +7,18 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from stacks import assert_equal, batched, compared, federator_of, tasks_of
+from stacks import Spy, assert_equal, batched, compared, federator_of, tasks_of, texts
+from torch.utils.data import Dataset
 from toys import Toy
 
 from flt.callbacks.local import LocalFit
+from flt.data.examples import Examples
+from flt.engines import batched as batched_engine
+from flt.federator import Federator
 from flt.ranks.selection import Freeze
 from flt.recipe import Recipe
 from flt.rules.mean import Mean
+from flt.tolerance import Failure, Tolerance, within
 
 
 def test_a_fit_leaves_no_trace() -> None:
@@ -90,3 +95,86 @@ class Hooked(Freeze):
 class Early(Callback):
     def on_train_batch_start(self, *args: Any) -> None:
         pass
+
+
+class Poisoned(Dataset):
+    """Examples of which some can't be read."""
+
+    def __init__(self, dataset: Examples, positions: range) -> None:
+        self.dataset, self.positions = dataset, positions
+        self.reads = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> Any:
+        if i in self.positions:
+            self.reads += 1
+            raise ValueError("a text of a user's example")
+        return self.dataset[i]
+
+
+def poisoned() -> Federator:
+    """Four clients, the third of which can't read what it trains on."""
+    return federator_of(data=Poisoned(texts(55), range(23, 40)))
+
+
+def test_where_a_job_of_a_stack_fails_the_others_are_trained_one_by_one_to_the_bits_of_serial() -> None:
+    federator = poisoned()
+    tolerance = Tolerance(min_updates=3)
+    federator.engine.bear(tolerance)
+    tasks = tasks_of(federator, rounds=0)
+    expected = list(federator.engine.run(tasks))
+    engine = batched(federator)
+    spy = Spy().on(engine)
+    engine.bear(tolerance)
+    found: list[Any] = list(engine.run(tasks))
+    assert spy.sizes == [4]
+    assert isinstance(found[2], Failure)
+    assert str(found[2]).startswith("client 2, job 0: ValueError in test_falling_back.py")
+    assert found.pop(2) == expected.pop(2)  # type: ignore[comparison-overlap]  # both are failures
+    assert_equal(found, expected, 0.0)
+
+
+def test_without_tolerance_a_job_of_a_stack_that_fails_ends_the_run() -> None:
+    federator = poisoned()
+    with pytest.raises(ValueError, match="a text of a user's example"):
+        list(batched(federator).run(tasks_of(federator, rounds=0)))
+
+
+def test_a_job_that_fails_alone_is_not_tried_a_second_time() -> None:
+    federator = poisoned()
+    tasks, engine = tasks_of(federator, rounds=0), batched(federator)
+    engine.bear(Tolerance(min_updates=1))
+    (failure,) = engine.run([tasks[2]])
+    assert isinstance(failure, Failure)
+    data: Any = federator.clients[2].data[0].dataset
+    assert data.reads == 1
+
+
+def test_how_many_at_once_is_timed_when_no_job_fails_any_more() -> None:
+    federator = poisoned()
+    data: Any = federator.clients[2].data[0].dataset
+    engine = batched(federator, jobs=None)
+    engine.bear(Tolerance(min_updates=3))
+    tasks = tasks_of(federator, rounds=0)
+    assert [isinstance(outcome, Failure) for outcome in engine.run(tasks)] == [False, False, True, False]
+    assert engine.jobs is None
+    data.positions = range(0)
+    assert not any(isinstance(outcome, Failure) for outcome in engine.run(tasks))
+    assert engine.jobs is not None
+
+
+def test_a_stack_has_the_time_of_its_jobs_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float | None] = []
+
+    def noted(seconds: float | None) -> Any:
+        given.append(seconds)
+        return within(seconds)
+
+    monkeypatch.setattr(batched_engine, "within", noted)
+    federator = federator_of()
+    tasks, engine = tasks_of(federator, rounds=0), batched(federator)
+    engine.bear(Tolerance(min_updates=3, client_timeout=50.0))
+    list(engine.run(tasks))
+    assert given == [200.0]

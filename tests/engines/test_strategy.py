@@ -14,11 +14,13 @@ import torch
 from forked import forked
 from slowly import mostly_slowly
 from test_invariance import everything, mixed
+from test_tolerance import Breaks, raises, tolerant
 from test_trivial_cases import METHODS
 from toys import Sent, toy_clients, toy_federator
 
 from flt.arrivals import Arrivals
 from flt.callbacks.communication import Communication
+from flt.callbacks.failures import Failures
 from flt.callbacks.precision import Precision
 from flt.client_states import ClientStates
 from flt.engines.processes import Processes
@@ -205,3 +207,34 @@ def stopped_before(processes: Processes) -> int:
 
 def test_no_process_trains_a_round_that_the_first_one_has_stopped_before(tmp_path: Path) -> None:
     assert forked(stopped_before, 2, tmp_path) == [0, 0]
+
+
+def enduring(times: int, settings: dict[str, int], folder: Path, processes: Processes) -> tuple[list[bytes], Any]:
+    """SCAFFOLD, which keeps something on the clients, with a client whose fits fail so often."""
+    recipe, given = METHODS["scaffold"]
+    federator = toy_federator(recipe, **{**given, **mixed(), "cohort": None})
+    failures = Failures()
+    said = list[str]()
+    failures.on_failures = lambda federator, found: said.extend(map(str, found))  # type: ignore[method-assign]  # to watch
+    federator.callbacks = [Breaks([1], raises, times), failures]
+    federator.client_states = ClientStates(folder)
+    if processes.size > 1:
+        federator.engine = Strategy(federator.engine, processes)
+    tolerant(federator, **settings).fit()
+    return everything(federator), [said, [metrics["faults/retries"] for metrics in federator.history]]
+
+
+@pytest.mark.parametrize(
+    ("times", "settings", "failed", "retries"),
+    [(99, {"min_updates": 6}, 2, [0, 0]), (1, {"max_retries": 2}, 1, [1, 0]), (2, {"max_retries": 2}, 2, [2, 0])],
+    ids=["the round stands", "a round is tried again", "twice"],
+)
+def test_a_failure_in_one_process_is_one_in_all_and_the_bits_are_those_of_one_process(
+    times: int, settings: dict[str, int], failed: int, retries: list[int], tmp_path: Path
+) -> None:
+    expected, (said, again) = enduring(times, settings, tmp_path / "1", Processes())
+    assert len(said) == failed
+    assert again == retries
+    found = forked(functools.partial(enduring, times, settings, tmp_path / "2"), 2, tmp_path)
+    assert [its[0] for its in found] == [expected, expected]
+    assert [its[1] for its in found] == [[said, again], [said, again]]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from flt.callbacks.base import FedCallback
-from flt.client import ClientSpec
+from flt.client import ClientSpec, JobData
 from flt.data.examples import Examples
 from flt.errors import InputError
 from flt.federator import Federator
@@ -87,7 +87,7 @@ def _starts(federator: Federator, update: Update) -> dict[str, Tensor]:
 
 
 def with_flipped_labels(clients: Sequence[ClientSpec], chosen: frozenset[int]) -> list[ClientSpec]:
-    """Clients of which some have wrong labels: class c of C becomes C - 1 - c.
+    """Clients of which some train on wrong labels: class c of C becomes C - 1 - c; what they hold out stays right.
 
     Args:
         clients: All clients.
@@ -96,32 +96,44 @@ def with_flipped_labels(clients: Sequence[ClientSpec], chosen: frozenset[int]) -
     Raises:
         InputError: The number of classes isn't known, since the labels weren't counted when the data were dealt.
     """
+    doubled: dict[tuple[int, int], Dataset] = {}
+
+    def turned(job: JobData) -> JobData:
+        classes, data = len(job.label_counts), cast(Sized, job.dataset)
+        if not classes:
+            raise InputError.of("faults.attack", LABEL_FLIP, "sign_flip, scale", "the classes of the data aren't known")
+        key = id(data), classes
+        doubled[key] = doubled.get(key) or _doubled(job.dataset, classes)
+        return job.but(dataset=doubled[key], train=job.train + len(data), label_counts=job.label_counts[::-1])
+
     return [
-        dataclasses.replace(client, data=tuple(job.but(dataset=_flipped(job.dataset, len(job.label_counts)))
-                                               for job in client.data)) if client.id in chosen else client
+        dataclasses.replace(client, data=tuple(map(turned, client.data))) if client.id in chosen else client
         for client in clients
-    ]  # fmt: skip
+    ]
 
 
-def _flipped(dataset: Dataset, classes: int) -> Dataset:
-    if not classes:
-        raise InputError.of("faults.attack", LABEL_FLIP, "sign_flip, scale", "the classes of the data aren't known")
+def _doubled(dataset: Dataset, classes: int) -> Dataset:
+    """The examples, and behind them the same with wrong labels: one data set for all that are hostile."""
     if isinstance(dataset, Examples):
-        return dataset.view(np.arange(len(dataset)), classes - 1 - dataset.labels)
-    return _Flipped(dataset, classes)
+        labels = np.concatenate([dataset.labels, classes - 1 - dataset.labels])
+        return dataset.view(np.tile(np.arange(len(dataset)), 2), labels)
+    return _Doubled(dataset, classes)
 
 
-class _Flipped(Dataset):
+class _Doubled(Dataset):
     """A user's data set of (input, label), or of dicts with ``labels`` or ``label``."""
 
     def __init__(self, dataset: Any, classes: int) -> None:
         self.dataset, self.classes = dataset, classes
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return 2 * len(self.dataset)
 
     def __getitem__(self, i: int) -> Any:
-        item = self.dataset[i]
+        size = len(self.dataset)
+        item = self.dataset[i % size]
+        if i < size:
+            return item
         if not isinstance(item, Mapping):
             first, label = item
             return first, self.classes - 1 - label

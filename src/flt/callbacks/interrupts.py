@@ -21,9 +21,13 @@ class Interrupts(FedCallback):
 
     The jobs of the round that was cut off are trained again after a resume, to the same bits. Only the main thread of a
     process gets signals: in another one nothing changes.
+
+    Args:
+        says: Whether to say that a signal has arrived: a terminal sends it to all processes of a run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, says: bool = True) -> None:
+        self.says = says
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -35,15 +39,15 @@ class Interrupts(FedCallback):
 
     def on_round_start(self, federator: Federator) -> None:
         """Called when a cohort has been drawn."""
-        self._end()
+        self._end(federator)
 
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
         """Called when a job is sent its payload."""
-        self._end()
+        self._end(federator)
 
     def on_job_end(self, federator: Federator, update: Update) -> None:
         """Called when a job's fit has ended."""
-        self._end()
+        self._end(federator)
 
     def on_fit_end(self, federator: Federator) -> None:
         """Called when the last round has ended."""
@@ -57,11 +61,13 @@ class Interrupts(FedCallback):
         if self.received is not None:
             raise SIGNALS[signal.Signals(number)]
         self.received = signal.Signals(number)
-        _log.warning("%s: stopping after the job that runs; once more stops at once", self.received.name)
+        if self.says:
+            _log.warning("%s: stopping after the job that runs; once more stops at once", self.received.name)
 
-    def _end(self) -> None:
-        if self.received is not None:
-            raise SIGNALS[self.received]
+    def _end(self, federator: Federator) -> None:
+        number = federator.engine.signalled(self.received or 0)
+        if number:
+            raise SIGNALS[signal.Signals(number)]
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -29,7 +29,7 @@ from flt.messages import Update
 from flt.quiet import alone, interruptible, quiet
 from flt.site import Site
 from flt.state import ClientState
-from flt.tolerance import within
+from flt.tolerance import Failure, within
 
 _log = logging.getLogger(__name__)
 Result = tuple[Update, ClientState]
@@ -104,7 +104,7 @@ class Batched(Serial):
         """What several tasks yield: out of memory they go in halves, and where one fails, one after another."""
         if self.reason(tasks[0]) is not None:
             return list(super().run(tasks))
-        parts = [tasks]
+        parts, failed = [tasks], list[Outcome]()
         try:
             return list(self._fit(tasks))
         except Unstackable as error:
@@ -115,17 +115,19 @@ class Batched(Serial):
                 parts = [tasks[i : i + half] for i in range(0, len(tasks), half)]
             elif self.tolerance.strict:
                 raise
+            elif len(tasks) == 1:
+                failed = [Failure.of(tasks[0].payload.job, error)]
             else:
                 parts = []
         # outside the handler, whose exception keeps what the failed fit holds
-        if not parts:
-            return list(super().run(tasks))
+        tuning.free()
+        if failed or not parts:
+            return failed or list(super().run(tasks))
         if len(parts) > 1:
             self._halve(len(tasks), len(parts[0]))
         return [outcome for part in parts for outcome in self._together(part)]
 
     def _halve(self, before: int, jobs: int) -> None:
-        tuning.free()
         if self.jobs is None or jobs < self.jobs:
             _log.warning("out of memory with %d jobs at once; engine=batched goes on with %d", before, jobs)
             self._found(jobs)

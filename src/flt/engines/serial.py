@@ -103,6 +103,10 @@ class Serial:
         """What the first process decides."""
         return self.processes.agree(stop)
 
+    def signalled(self, number: int) -> int:
+        """Which signal ends the run before the next job: the one that this process has received; 0: none."""
+        return number
+
     def fail(self, error: BaseException) -> None:
         """Tells the others that this process can't go on."""
         self.processes.fail(error)

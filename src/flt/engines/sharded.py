@@ -10,11 +10,12 @@ from typing import ClassVar
 from flt.arrivals import Arrivals
 from flt.client import ClientSpec
 from flt.client_states import ClientStates
-from flt.engines.processes import Processes
+from flt.engines.processes import Processes, Word
 from flt.engines.serial import Serial
 from flt.errors import InputError
 from flt.launch import LaunchSettings
 from flt.layout import TRAVELLING
+from flt.messages import encode
 from flt.places import AllDevices, ShardedWeights
 from flt.site import Site
 
@@ -64,6 +65,10 @@ class Sharded(Serial):
     def exchange(self, arrivals: Arrivals, counts: Counter[str], states: ClientStates) -> None:
         """Waits until the first process has written the private states, which all have alike."""
         self.processes.first(str)
+
+    def signalled(self, number: int) -> int:
+        """Which signal ends the run before the next job: one that any process has received, since all train it."""
+        return max(word.signal for word in self.processes.listen(encode(Word(signal=number))))
 
     def fail(self, error: BaseException) -> None:
         """Tells the others that this process can't go on.
