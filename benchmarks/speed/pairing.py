@@ -90,12 +90,20 @@ def compare(contestants: Mapping[str, Contestant], reference: str, rounds: int) 
 
 def differences(contestants: Mapping[str, Contestant], reference: str) -> dict[str, float]:
     """How far the weights of each contestant's first rounds are from the reference's: ``Timed.differences``."""
-    found = dict.fromkeys(contestants, 0.0)
-    for number in range(1, CHECKED + 1):
-        weights = {name: contestant.round().weights for name, contestant in contestants.items()}
-        for name, path in weights.items():
-            found[name] = max(found[name], furthest(path, weights[reference]) / number)
-    return found
+    expected = first_rounds(contestants[reference])
+    others = {name: first_rounds(its) for name, its in contestants.items() if name != reference}
+    return {reference: 0.0, **{name: apart(files, expected) for name, files in others.items()}}
+
+
+def first_rounds(contestant: Contestant) -> list[str]:
+    """Runs the rounds that aren't timed; the files of their weights."""
+    return [contestant.round().weights for _ in range(CHECKED)]
+
+
+def apart(files: Sequence[str], expected: Sequence[str]) -> float:
+    """The largest difference of the first rounds' weights, for each round since they were equal."""
+    each = zip(files, expected, strict=True)
+    return max(furthest(one, other) / number for number, (one, other) in enumerate(each, start=1))
 
 
 def run(contestants: Mapping[str, Contestant], rounds: int, seed: int = 0) -> dict[str, list[Round]]:

@@ -169,7 +169,8 @@ def test_rounds_are_run_in_turn_and_checked_first(tmp_path: Path) -> None:
     timed = pairing.compare(fakes, "one", 4)  # type: ignore[arg-type]  # two fakes
     assert timed.differences == {"one": 0.0, "two": 0.5}
     assert [len(rounds) for rounds in timed.rounds.values()] == [4, 4]
-    assert all({*called[i : i + 2]} == {*fakes} for i in range(0, len(called), 2))
+    assert called[:4] == ["one", "one", "two", "two"]
+    assert all({*called[i : i + 2]} == {*fakes} for i in range(4, len(called), 2))
 
 
 def test_weights_of_other_names_are_infinitely_far(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from toys import Toy
 from flt.callbacks.local import LocalFit
 from flt.data.examples import Examples
 from flt.engines import batched as batched_engine
+from flt.engines.first_token import Shortcut
 from flt.federator import Federator
 from flt.ranks.selection import Freeze
 from flt.recipe import Recipe
@@ -34,12 +35,33 @@ def test_a_fit_leaves_no_trace() -> None:
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
+def narrowed(engine: Any) -> set[str]:
+    """Names of the layers that one token goes through alone, in the one block that has some."""
+    (shortcut,) = engine._proven.values()
+    named = {module: name for name, module in engine.site.module.model.named_modules()}
+    return {named[layer].partition(".layer.")[2] for layer in shortcut.narrow}
+
+
 def test_tokens_that_no_head_reads_are_not_computed() -> None:
     _, _, engine = compared(federator_of())
-    last = engine.site.module.model.bert.encoder.layer[-1]
-    assert list(engine._proven.values()) == [last.attention]
+    model = engine.site.module.model
+    (shortcut,) = engine._proven.values()
+    assert shortcut is not None
+    assert shortcut.behind is model.bert.encoder.layer[-1].attention
+    last = len(model.bert.encoder.layer) - 1
+    assert narrowed(engine) == {f"{last}.attention.self.query", f"{last}.attention.output.dense"}
     _, _, engine = compared(federator_of(kind="gpt2"))
     assert list(engine._proven.values()) == [None]
+
+
+def test_where_a_queries_layer_mixes_tokens_all_of_them_go_through_the_attention() -> None:
+    federator = federator_of()
+    attention = federator.engine.site.module.model.bert.encoder.layer[-1].attention
+    dense = attention.output.dense.forward
+    attention.output.dense.forward = lambda x: dense(x) + x.mean(1, keepdim=True)
+    _, _, engine = compared(federator)
+    (shortcut,) = engine._proven.values()
+    assert shortcut == Shortcut(attention)
 
 
 class Mixing(torch.nn.Module):

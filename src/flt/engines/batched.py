@@ -19,6 +19,7 @@ from flt.client import ClientModule, ClientSpec
 from flt.compression.packing import opened_payload
 from flt.data.examples import Collate
 from flt.engines import proof, tuning
+from flt.engines.first_token import Shortcut
 from flt.engines.frames import Steps, Unstackable
 from flt.engines.serial import Outcome, Serial, Task
 from flt.engines.stack import Stack, layers
@@ -75,7 +76,7 @@ class Batched(Serial):
         super().__init__(site, clients, settings or BatchedSettings(), found)
         self.jobs: int | None = self.settings.jobs
         self._said: set[str] = set()
-        self._proven: dict[tuple[str, ...], nn.Module | None] = {}
+        self._proven: dict[tuple[str, ...], Shortcut | None] = {}
         self._refused: dict[tuple[str, ...], str] = {}
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
@@ -230,7 +231,7 @@ class Batched(Serial):
         stacked = StackedModule(module, stack, steps, settings.clip)
         if plan.train not in self._proven:
             self._proven[plan.train] = proof.proven(site, jobs[: proof.JOBS], stacked)
-        stack.behind = self._proven[plan.train]
+        stack.shortcut = self._proven[plan.train]
         with quiet(), alone(), interruptible(), stack.computing():
             trainer = site.trainer(
                 [JobCallbacks(jobs, stack, steps), *watching], [], max_epochs=1, accumulate_grad_batches=1

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flt.client import ClientModule
 from flt.engines import first_token
+from flt.engines.first_token import Shortcut
 from flt.engines.frames import Unstackable, joined
 from flt.engines.stacked import StackedJob, StackedModule
 from flt.site import Site
@@ -23,8 +24,8 @@ NEGLIGIBLE = 1e-4
 """Gradients smaller than that part of the job's whole gradient are rounding."""
 
 
-def proven(site: Site, jobs: Sequence[StackedJob], stacked: StackedModule) -> nn.Module | None:
-    """Where the first token may go on alone, with which the stack then computes; None: nowhere.
+def proven(site: Site, jobs: Sequence[StackedJob], stacked: StackedModule) -> Shortcut | None:
+    """Where the first token may be computed alone, with which the stack then computes; None: nowhere.
 
     Args:
         site: Whose module trains them alone; afterwards another job's tensors are in it.
@@ -36,15 +37,15 @@ def proven(site: Site, jobs: Sequence[StackedJob], stacked: StackedModule) -> nn
     """
     module, stack = site.module, stacked.stack
     batches = {i: next(iter(site.loader(job.data.training_set, job.seed))) for i, job in enumerate(jobs)}
-    if type(module) is ClientModule and not any(_is_single(batch) for batch in batches.values()):
-        stack.behind = first_token.place(module.model)
-    if stack.behind is not None:
+    reads_one = type(module) is ClientModule and not any(_is_single(batch) for batch in batches.values())
+    for shortcut in first_token.shortcuts(module.model) if reads_one else ():
+        stack.shortcut = shortcut
         try:
             _check(site, jobs, stacked, batches)
-            return stack.behind
+            return shortcut
         except Exception as error:  # whatever a model raises that wants all tokens
             _log.debug("not with the first token alone: %s", error)
-            stack.behind = None
+    stack.shortcut = None
     _check(site, jobs, stacked, batches)
     return None
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 from flt.arrivals import Arrivals
 from flt.client import ClientSpec
 from flt.client_states import ClientStates
-from flt.engines.processes import Processes, Word
+from flt.engines.processes import Processes, Word, told
 from flt.engines.serial import Serial
 from flt.errors import InputError
 from flt.launch import LaunchSettings
@@ -73,10 +73,12 @@ class Sharded(Serial):
     def fail(self, error: BaseException) -> None:
         """Tells the others that this process can't go on.
 
-        A mistake in the input is found by all of them alike. Anything else may have happened in the middle of a fit,
-        where the others wait for gradients: they end with the connection.
+        A mistake in the input is found by all of them alike, and a signal goes round. Anything else may have happened in
+        the middle of a fit, where the others wait for gradients: they end with the connection.
         """
         if isinstance(error, InputError):
             super().fail(error)
-        else:
-            self.processes.leave()
+            return
+        if isinstance(error, KeyboardInterrupt):
+            told(error)  # the signal has gone round
+        self.processes.leave()

@@ -38,8 +38,8 @@ class Stack:
             for name in layout.names(TRAVELLING)
         }
         self.sizes = [{name: own[name].shape for name in self.tensors} for own in tensors]
-        self.behind: nn.Module | None = None
-        """From there on only the first token is computed."""
+        self.shortcut: first_token.Shortcut | None = None
+        """Where only the first token is computed."""
         self.current: dict[str, Tensor] = {}
         self.rows = 0
 
@@ -60,7 +60,7 @@ class Stack:
         try:
             for layer, (kind, names) in places.items():
                 layer.forward = functools.partial(kind, self, layer, names)
-            with first_token.alone(self.behind):
+            with first_token.alone(self.shortcut):
                 yield
         finally:
             for layer in places:
