@@ -1,4 +1,4 @@
-"""What flt says of bad input: runs each case of tests/test_bad_inputs.py, and writes the table into docs/reliability.md.
+"""What flt says of bad input: runs the cases of tests/test_bad_inputs.py, and writes docs/reliability.md's tables.
 
 python -m benchmarks.bad_inputs
 """

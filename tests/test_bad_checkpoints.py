@@ -28,23 +28,23 @@ CASES: dict[str, tuple[Callable[[bytes], bytes], bool]] = {
 """What becomes of the state's file, and whether the manifest says that it is right."""
 
 
-def gone_on(folder: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], Any]) -> str:
+def gone_on(folder: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], Any]) -> str:
     """Goes on with a run of two rounds after its newest checkpoint was damaged; returns what was said."""
     assert train("algo=fedit", "rounds=3", "name=straight") == 0
     assert train("algo=fedit", "rounds=2", "name=before") == 0
     damage(folder / "lightning_logs" / "before" / "version_0" / "checkpoints")
-    capsys.readouterr()
+    caplog.clear()
     assert train("algo=fedit", "rounds=3", "name=before", "resume=last") == 0
     straight, before = (folder / "lightning_logs" / name / "version_0" / ADAPTER for name in ("straight", "before"))
     assert straight.read_bytes() == before.read_bytes()
     assert not (folder / MARK).exists()
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if "can't be used" in line]
+    (said,) = [line for record in caplog.records if "can't be used" in (line := record.getMessage())]
     return said
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_one_before_a_damaged_checkpoint_is_used_and_the_bits_are_the_same(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_empty_folder(tmp_path, monkeypatch)
     change, claimed = CASES[case]
@@ -58,12 +58,12 @@ def test_the_one_before_a_damaged_checkpoint_is_used_and_the_bits_are_the_same(
             manifest["files"][manifest["state"]] = hashlib.sha256(state.read_bytes()).hexdigest()
             path.write_text(json.dumps(manifest))
 
-    assert "checkpoint round_0002.json can't be used, trying the one before" in gone_on(tmp_path, capsys, damage)
+    assert "checkpoint round_0002.json can't be used, trying the one before" in gone_on(tmp_path, caplog, damage)
 
 
 @pytest.mark.parametrize("file", ["../../../before", "/etc/hostname", "clients/../../x.safetensors", "clients"])
 def test_a_manifest_that_leads_out_of_the_folder_is_passed_over(
-    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_empty_folder(tmp_path, monkeypatch)
 
@@ -72,4 +72,4 @@ def test_a_manifest_that_leads_out_of_the_folder_is_passed_over(
         manifest = json.loads(path.read_text())
         path.write_text(json.dumps({**manifest, "files": {**manifest["files"], file: "0" * 64}}))
 
-    assert "allowed is names of files that flt writes" in gone_on(tmp_path, capsys, damage)
+    assert "allowed is names of files that flt writes" in gone_on(tmp_path, caplog, damage)

@@ -56,7 +56,7 @@ def test_logs_figures_checkpoints_and_cards_name_no_example_and_no_folder(
 
 
 def test_a_failure_quotes_no_example(
-    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     step, calls = ClientModule.training_step, list[int]()
 
@@ -68,6 +68,5 @@ def test_a_failure_quotes_no_example(
 
     monkeypatch.setattr(ClientModule, "training_step", failing)
     assert train(*given, "min_updates=1") == 0
-    out, err = capfd.readouterr()
-    assert "round 1 lacks client 1, job 0: ValueError in test_no_leaks.py" in err
-    assert_silent({**written(tmp_path), "stdout": out.encode(), "stderr": err.encode()})
+    assert "round 1 lacks client 1, job 0: ValueError in test_no_leaks.py" in caplog.text
+    assert_silent({**written(tmp_path), "log": caplog.text.encode()})

@@ -29,7 +29,7 @@ class Card:
     """What has to be known to attach an adapter again.
 
     Attributes:
-        source: What ``from_pretrained`` loads the base by; empty for a user's own module.
+        source: What ``from_pretrained`` loads the base by, of a folder its name alone; empty for a user's own module.
         adapter: The adapter's settings; peft has a file of its own.
         adapt_layers: Which blocks are adapted.
         classes: The most that a head has, where jobs have different ones; None: of a user's own module.

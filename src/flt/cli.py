@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import flt
 from flt.choices import choices, config_folder, groups
 from flt.errors import InputError, PeerDiedError, Terminated
-from flt.files import is_full, no_room
+from flt.files import is_full, last_name, no_room
 from flt.imports import heavy
 
 USAGE = """usage: flt [train] [key=value ...]     one run; flt key=value means train too
@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a process of its own, and the one that starts the others: nobody else would replace them
     ours = arguments is None and not any(os.environ.get(name) for name in EXTERNAL)
     if first:
-        print(f"flt {flt.__version__}  {command} {' '.join(rest)}".rstrip(), flush=True)
+        # of paths the last name: what is printed may become a log that others read
+        shown = (f"{key}{equals}{last_name(value)}" for key, equals, value in (its.partition("=") for its in rest))
+        print(f"flt {flt.__version__}  {command} {' '.join(shown)}".rstrip(), flush=True)
     try:
         return COMMANDS[command](rest)
     except (Exception, KeyboardInterrupt) as error:

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flt.choices import choices, config_folder, groups
 from flt.errors import InputError
+from flt.files import last_name
 from flt.schema import TrainConfig
 
 FILES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".npz")
@@ -107,21 +108,16 @@ def to_yaml(cfg: TrainConfig) -> str:
 
 
 def flat(cfg: TrainConfig) -> dict[str, Any]:
-    """Dotted key -> value, for loggers of hyperparameters: of a user's paths the last name, since logs are shown around."""
+    """Dotted key -> value, for loggers of hyperparameters; of a path the last name, since logs are shown to others."""
 
     def walk(value: Any, key: str) -> Iterable[tuple[str, Any]]:
         if isinstance(value, dict) and value:
             for name, item in value.items():
                 yield from walk(item, f"{key}.{name}" if key else name)
         else:
-            yield key, Path(value).name if _is_path(value) else value
+            yield key, last_name(value)
 
     return dict(walk(dataclasses.asdict(cfg), ""))
-
-
-def _is_path(value: Any) -> bool:
-    """Whether a value leads to a place on this machine; a hub id looks alike."""
-    return isinstance(value, str) and (value.startswith(("/", "~", ".")) or ("/" in value and Path(value).exists()))
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

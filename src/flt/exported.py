@@ -14,6 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 import transformers
+import yaml
 from lightning.pytorch.utilities.seed import isolate_rng
 from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
@@ -26,6 +27,7 @@ from flt.cards import BASE, CARD, LABEL_NAMES, WEIGHTS
 from flt.client import ClientModule, JobData, Optimizer
 from flt.config import typed
 from flt.errors import InputError
+from flt.files import last_name
 from flt.label_names import LabelNameClassifier
 from flt.layout import TRAVELLING
 from flt.locate import LOADABLE, OFFLINE, loading, locate
@@ -142,11 +144,20 @@ def _base(folder: Path, source: str | None, model: nn.Module | None, held: Colle
         if not source or not about:
             why = "the folder doesn't say what its base is"
             raise InputError.of("model", None, "the module, without adapters", why)
-        model = _loaded(folder, source, about, held)
+        model = _loaded(folder, _place(folder, source), about, held)
     base = model.model if isinstance(model, ClientModule) else model
     if "drawn" in about:  # which decides what counts as its head
         tell(base, dataclasses.replace(origin_of(base), drawn=tuple(about["drawn"])))
     return base
+
+
+def _place(folder: Path, source: str) -> str:
+    """What names the base: of a folder, cards have the name alone, and the run's configuration, the rest."""
+    configurations = (parent / "config.yaml" for parent in folder.absolute().parents)
+    found = next((path for path in configurations if path.is_file()), None)
+    cfg = yaml.safe_load(found.read_text()) if found else None
+    path = (cfg.get("model") or {}).get("path") if isinstance(cfg, dict) else None
+    return path if isinstance(path, str) and last_name(path) == source else source
 
 
 def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collection[str]) -> nn.Module:

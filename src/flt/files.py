@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 from flt.errors import InputError
 
@@ -37,6 +38,16 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def last_name(value: Any) -> Any:
+    """A value as others may see it: of a path, which tells where things lie on this machine, the last name.
+
+    A hub id looks like a path, and stays whole.
+    """
+    if not isinstance(value, str) or not (value.startswith(("/", "~", ".")) or ("/" in value and Path(value).exists())):
+        return value
+    return Path(os.path.abspath(Path(value).expanduser())).name  # resolve() would follow links
 
 
 def is_full(error: BaseException) -> bool:

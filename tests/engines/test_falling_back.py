@@ -58,7 +58,7 @@ def test_where_a_queries_layer_mixes_tokens_all_of_them_go_through_the_attention
     federator = federator_of()
     attention = federator.engine.site.module.model.bert.encoder.layer[-1].attention
     dense = attention.output.dense.forward
-    attention.output.dense.forward = lambda x: dense(x) + x.mean(1, keepdim=True)
+    attention.output.dense.forward = lambda x: dense(x) + x[:, 1:2]
     _, _, engine = compared(federator)
     (shortcut,) = engine._proven.values()
     assert shortcut == Shortcut(attention)

@@ -47,16 +47,13 @@ def shortcuts(model: nn.Module) -> list[Shortcut]:
     behind = next((getattr(last, name) for name in BEHIND_ATTENTION if hasattr(last, name)), None)
     if behind is None:
         return []
-    narrow = tuple(
-        layer
-        for name, layer in last.named_modules()
-        if isinstance(layer, nn.Linear | LoraLayer) and _of_one_token(name.split("."))
-    )
+    narrow = tuple(layer for name, layer in last.named_modules() if _of_one_token(name.split("."), layer))
     return [*([Shortcut(behind, narrow)] if narrow else []), Shortcut(behind)]
 
 
-def _of_one_token(path: list[str]) -> bool:
-    return path[-1] in OF_ONE_TOKEN and any(word in part for part in path[:-1] for word in ATTENTION)
+def _of_one_token(path: list[str], layer: nn.Module) -> bool:
+    in_attention = any(word in part for part in path[:-1] for word in ATTENTION)
+    return in_attention and path[-1] in OF_ONE_TOKEN and isinstance(layer, nn.Linear | LoraLayer)
 
 
 @contextlib.contextmanager

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flt.client import ClientModule
 from flt.engines import first_token
@@ -38,7 +39,7 @@ def proven(site: Site, jobs: Sequence[StackedJob], stacked: StackedModule) -> Sh
     module, stack = site.module, stacked.stack
     batches = {i: next(iter(site.loader(job.data.training_set, job.seed))) for i, job in enumerate(jobs)}
     reads_one = type(module) is ClientModule and not any(_is_single(batch) for batch in batches.values())
-    for shortcut in first_token.shortcuts(module.model) if reads_one else ():
+    for shortcut in first_token.shortcuts(cast(nn.Module, module.model)) if reads_one else ():
         stack.shortcut = shortcut
         try:
             _check(site, jobs, stacked, batches)

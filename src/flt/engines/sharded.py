@@ -73,8 +73,8 @@ class Sharded(Serial):
     def fail(self, error: BaseException) -> None:
         """Tells the others that this process can't go on.
 
-        A mistake in the input is found by all of them alike, and a signal goes round. Anything else may have happened in
-        the middle of a fit, where the others wait for gradients: they end with the connection.
+        A mistake in the input is found by all of them alike, and a signal goes round. Anything else may have happened
+        in the middle of a fit, where the others wait for gradients: they end with the connection.
         """
         if isinstance(error, InputError):
             super().fail(error)
