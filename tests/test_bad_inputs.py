@@ -207,11 +207,14 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a pickle called parquet": (file("data.parquet", pickle.dumps(Evil())), "data"),
     "a pickle called npz": (file("data.npz", pickle.dumps(Evil())), "data"),
     "pickled objects in an npz": (
-        file("data.npz", lambda path: np.savez(path, x=np.array([Evil()] * 30, dtype=object), y=np.zeros(30))),
-        "data",
+        file("data.npz", lambda path: np.savez(path, x_train=np.array([Evil()] * 30, dtype=object), y_train=np.zeros(30))),
+        "data.path=data.npz: ValueError: Object arrays cannot be loaded",
+    ),
+    "an npz with arrays of other names": (
+        file("data.npz", lambda path: np.savez(path, image=np.zeros((30, 8, 8)))), "data.path=data.npz: it holds image",
     ),
     "numbers that aren't in an npz": (
-        file("data.npz", lambda path: np.savez(path, image=np.full((30, 8, 8), np.nan), label=np.arange(30) % 2)),
+        file("data.npz", lambda path: np.savez(path, x_train=np.full((30, 8, 8), np.nan), y_train=np.arange(30) % 2)),
         "data",
     ),
     # --------------------------------------------------------------------------------------------------------- models
@@ -225,7 +228,7 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a tensor that declares a huge size": (weights(VAST), "model"),
     "tensors that overlap": (weights(OVERLAP), "model"),
     "a model with code of its own": (model(own_code), "model"),
-    "weights that aren't numbers": (model(weights_of_nan), "updates"),
+    "weights that aren't numbers": (model(weights_of_nan), "update of client 0, job 0: scores"),
     "an adapter without its base": (model(adapter_alone), "model"),
     "a pickled adapter in a model's folder": (model(pickled_adapter), "model"),
     # ---------------------------------------------------------------------------------------------------- checkpoints

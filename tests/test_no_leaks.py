@@ -49,7 +49,7 @@ def test_logs_figures_checkpoints_and_cards_name_no_example_and_no_folder(
 ) -> None:
     assert train(*given) == 0
     files = written(tmp_path)
-    assert {"adapter_config.json", "README.md", "metrics.csv"} <= files.keys()
+    assert {"adapter_config.json", "metrics.csv"} <= files.keys()
     assert any(name.startswith("events.") for name in files)
     out, err = capfd.readouterr()
     assert_silent({**files, "stdout": out.encode(), "stderr": err.encode()})

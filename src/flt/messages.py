@@ -200,7 +200,8 @@ def decode(data: bytes) -> Any:
         text = json.loads(data[8 : 8 + size])["__metadata__"]["flt"]
         return _unpack(json.loads(text), safetensors.torch.load(data))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
-        raise InputError.of("message", f"<{len(data)} bytes>", "a message written by flt", str(error)) from error
+        why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError.of("message", f"<{len(data)} bytes>", "a message written by flt", why) from error
 
 
 def _text(value: Any) -> tuple[str, dict[str, Tensor]]:

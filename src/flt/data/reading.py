@@ -62,6 +62,8 @@ def read_file(path: Path) -> Splits:
         raise InputError.of("data.path", path, "an existing file")
     try:
         splits = SUFFIXES[path.suffix](path)
+    except InputError:
+        raise
     except Exception as error:  # each reader has exceptions of its own for a broken file
         raise InputError.of("data.path", path, f"a readable {path.suffix} file", _first_line(error)) from error
     return _standard(splits, str(path))
@@ -130,6 +132,9 @@ def _npz(path: Path) -> Splits:
             column, _, split = key.rpartition("_")
             if column and any(split in usual for usual in SPLIT_NAMES.values()):
                 splits.setdefault(split, {})[{"x": "image", "y": "label"}.get(column, column)] = arrays[key]
+        if not splits:
+            had = ", ".join(arrays.files) or "nothing"
+            raise InputError.of("data.path", path, "arrays called x_train, y_train, x_test, y_test", f"it holds {had}")
         names = {key: arrays[key].tolist() for key in arrays.files if key.endswith("_names")}
     return {split: _from_arrays(columns, names) for split, columns in splits.items()}
 
