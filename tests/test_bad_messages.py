@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from test_bad_inputs import BAD, HUGE, MARK, OVERLAP, VAST, Evil
+from test_bad_inputs import BAD, HUGE, MARK, MESSAGE, OVERLAP, VAST, Evil, rewritten
 
 from flt.errors import InputError
 from flt.messages import Plan, decode, encode
@@ -22,6 +22,9 @@ MESSAGES = {
     "a huge header": HUGE,
     "a tensor of a huge size": VAST,
     "tensors that overlap": OVERLAP,
+    "a tensor that goes past the end": rewritten(
+        {**MESSAGE, "x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, b"\0" * 8
+    ),
     "safetensors of others": safetensors.torch.save({"x": torch.ones(1)}),
     "a class that isn't known": safetensors.torch.save(
         {}, metadata={"flt": json.dumps({"c": "os.system", "f": {"command": f"touch {MARK}"}})}
