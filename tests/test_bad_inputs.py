@@ -210,7 +210,7 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a pickle called parquet": (file("data.parquet", pickle.dumps(Evil())), "data"),
     "a pickle called npz": (file("data.npz", pickle.dumps(Evil())), "data"),
     "pickled objects in an npz": (
-        file("data.npz", lambda path: np.savez(path, x_train=np.array([Evil()] * 9, dtype=object), y_train=np.zeros(9))),
+        file("data.npz", lambda path: np.savez(path, x_train=np.array([Evil()] * 9, dtype=object), y_train=np.ones(9))),
         "data.path=data.npz: ValueError: Object arrays cannot be loaded",
     ),
     "an npz with arrays of other names": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.speed import cases, pairing, workload
@@ -40,7 +40,7 @@ class Point:
 
 
 def sizes(rounds: int) -> Iterator[tuple[str, int, workload.Size]]:
-    """Curve, value and size of each place; a size that several curves share is measured once for each."""
+    """Curve, value and size of each place."""
     base = workload.Size(steps=STEPS, rounds=rounds + pairing.CHECKED)
     for at in CURVES["cohort"]:
         yield "cohort", at, dataclasses.replace(base, clients=at, cohort=at)
@@ -59,12 +59,21 @@ def measure(folder: Path, rounds: int) -> Iterator[Point]:
         folder: Of workloads, logs and weights.
         rounds: Timed ones, at each place.
     """
+    done: dict[tuple[workload.Size, bool], list[Point]] = {}  # the curves cross in one place
     for curve, at, size in sizes(rounds):
-        where = folder / f"{curve}-{at}"
-        source = workload.make(where, size)
-        names = (cases.REFERENCE, *IN_TWO) if (curve, at) == ("processes", 2) else ENGINES
-        with cases.started([cases.contestant(name, source, where) for name in names], {}) as there:
-            timed = pairing.compare(there, cases.REFERENCE, rounds)
-        for name, ran in timed.rounds.items():
-            times = timed.median(name, "wall"), timed.median(name, "cpu")
-            yield Point(curve, at, IN_TWO.get(name, name), *times, ran[-1].peak_mb, timed.differences[name])
+        two = (curve, at) == ("processes", 2)
+        if (size, two) not in done:
+            done[size, two] = list(
+                _measured(folder / f"{curve}-{at}", size, rounds, tuple(IN_TWO) if two else cases.ONE_PROCESS)
+            )
+        yield from (dataclasses.replace(point, curve=curve, at=at) for point in done[size, two])
+
+
+def _measured(folder: Path, size: workload.Size, rounds: int, ours: Sequence[str]) -> Iterator[Point]:
+    source = workload.make(folder, size)
+    contestants = [cases.contestant(name, source, folder) for name in (cases.REFERENCE, *ours)]
+    with cases.started(contestants, {}) as there:
+        timed = pairing.compare(there, cases.REFERENCE, rounds)
+    for name, ran in timed.rounds.items():
+        times = timed.median(name, "wall"), timed.median(name, "cpu")
+        yield Point("", 0, IN_TWO.get(name, name), *times, ran[-1].peak_mb, timed.differences[name])
