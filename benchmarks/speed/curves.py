@@ -63,9 +63,8 @@ def measure(folder: Path, rounds: int) -> Iterator[Point]:
     for curve, at, size in sizes(rounds):
         two = (curve, at) == ("processes", 2)
         if (size, two) not in done:
-            done[size, two] = list(
-                _measured(folder / f"{curve}-{at}", size, rounds, tuple(IN_TWO) if two else cases.ONE_PROCESS)
-            )
+            ours = tuple(IN_TWO) if two else cases.ONE_PROCESS
+            done[size, two] = list(_measured(folder / f"{curve}-{at}", size, rounds, ours))
         yield from (dataclasses.replace(point, curve=curve, at=at) for point in done[size, two])
 
 
