@@ -26,6 +26,7 @@ from flt.api import Result
 from flt.api import train as train_cfg
 from flt.callbacks.checkpoint import newest
 from flt.config import load_config
+from flt.errors import InputError
 from flt.label_names import LabelNameClassifier
 
 
@@ -53,6 +54,18 @@ def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 def assert_same_logits(loaded: nn.Module, trained: nn.Module, batch: dict[str, Tensor]) -> None:
     assert not any(sub.training for sub in loaded.modules())
     torch.testing.assert_close(logits(loaded, batch), logits(trained.eval(), batch), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("overrides", ["algo=fedit", "algo=c2a", "algo=fedit model.random=true"])
+def test_where_the_bases_folder_lies_the_runs_configuration_knows_and_no_card(overrides: str, folder: Path) -> None:
+    result = run(*texts(folder, "bert"), *overrides.split())
+    cards = "".join(path.read_text() for path in result.exported.glob("*.json"))
+    assert str(folder) not in cards
+    expected = logits(result.module.model, words())
+    torch.testing.assert_close(logits(flt.load(result.exported), words()), expected, rtol=0, atol=1e-5)
+    alone = shutil.move(result.exported, folder / "alone")
+    with pytest.raises(InputError, match="model=None: its base was the folder bert; allowed is the module"):
+        flt.load(alone)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     BertForSequenceClassification(BertConfig(vocab_size=40, **shape)).save_pretrained(folder / "model")
     (folder / "model" / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word"]))
     (folder / "model" / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    return [f"data={folder / 'data.csv'}", f"model={folder / 'model'}", "algo=fedit", "name=run"]
+    return [f"data={folder / 'data.csv'}", f"model={folder / 'model'}", "name=run"]
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -44,12 +44,21 @@ def assert_silent(files: dict[str, bytes]) -> None:
             assert secret.encode() not in data, (name, secret)
 
 
+@pytest.mark.parametrize(
+    ("algo", "card"),
+    [
+        ("fedit", "adapter_config.json"),
+        ("flora", "config.json"),
+        ("c2a", "flt_adapter.json"),
+        ("local", "flt_base.json"),
+    ],
+)
 def test_logs_figures_checkpoints_and_cards_name_no_example_and_no_folder(
-    given: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    algo: str, card: str, given: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(*given) == 0
+    assert train(*given, f"algo={algo}") == 0
     files = written(tmp_path)
-    assert {"adapter_config.json", "metrics.csv"} <= files.keys()
+    assert {card, "metrics.csv"} <= files.keys()
     assert any(name.startswith("events.") for name in files)
     out, err = capfd.readouterr()
     assert_silent({**files, "stdout": out.encode(), "stderr": err.encode()})
@@ -67,6 +76,6 @@ def test_a_failure_quotes_no_example(
         return step(module, batch, batch_idx)
 
     monkeypatch.setattr(ClientModule, "training_step", failing)
-    assert train(*given, "min_updates=1") == 0
+    assert train(*given, "algo=fedit", "min_updates=1") == 0
     assert "round 1 lacks client 1, job 0: ValueError in test_no_leaks.py" in caplog.text
     assert_silent({**written(tmp_path), "log": caplog.text.encode()})

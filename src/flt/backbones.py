@@ -16,6 +16,7 @@ from torch import nn
 from flt.embedded import embedded
 from flt.embedded_cifar import embedded_cifar
 from flt.errors import InputError
+from flt.files import last_name
 from flt.heads import renew
 from flt.label_names import label_name_classifier
 from flt.locate import LOADABLE, OFFLINE, loading, locate
@@ -225,7 +226,7 @@ def _build(
     fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     head = head_name(model) if cfg.head == "linear" else "pooler"  # which the label_names head doesn't use
     if fresh := {key for key in fresh if not inside(key, head)}:
-        log.warning("%s has no weights for %s: drawn from the seed", source, ", ".join(sorted(fresh)[:4]))
+        log.warning("%s has no weights for %s: drawn from the seed", last_name(source), ", ".join(sorted(fresh)[:4]))
     if rounded and any(not value.is_floating_point() for name, value in model.state_dict().items() if name in fresh):
         why = f"{source} has no weights for {min(fresh)}, and what is drawn can't be rounded"
         raise InputError.of("model.quantise", cfg.quantise, "null", why)

@@ -29,12 +29,13 @@ class Card:
     """What has to be known to attach an adapter again.
 
     Attributes:
-        source: What ``from_pretrained`` loads the base by, of a folder its name alone; empty for a user's own module.
+        source: What ``from_pretrained`` loads the base by; empty for a folder and for a user's own module.
         adapter: The adapter's settings; peft has a file of its own.
         adapt_layers: Which blocks are adapted.
         classes: The most that a head has, where jobs have different ones; None: of a user's own module.
         label_counts: Of the client whose own model it is, training examples of each class; empty where its adapter
             doesn't compute with them.
+        folder: The last name of the base's folder, where it isn't on the hub: where it lies is nobody else's business.
     """
 
     source: str = ""
@@ -42,6 +43,7 @@ class Card:
     adapt_layers: str = "all"
     classes: int | None = None
     label_counts: tuple[int, ...] = ()
+    folder: str = ""
 
     def of_client(self, data: JobData | None) -> Card:
         """The card of a client's own model: its labels are told where the adapter computes with them, only there."""
@@ -50,14 +52,14 @@ class Card:
         return dataclasses.replace(self, label_counts=data.label_counts)
 
 
-def write_base(module: pl.LightningModule, tensors: Mapping[str, Tensor], target: Path, source: str) -> None:
+def write_base(module: pl.LightningModule, tensors: Mapping[str, Tensor], target: Path, card: Card) -> None:
     """The base's class, origin and what was set in its config, where it is a model of transformers in flt's own module.
 
     Args:
         module: The resident module.
         tensors: A group's tensors, a head among them.
         target: The folder.
-        source: What names the base.
+        card: What names the base.
     """
     if not isinstance(module, ClientModule):
         return
@@ -68,9 +70,16 @@ def write_base(module: pl.LightningModule, tensors: Mapping[str, Tensor], target
         head = f"model.{output_layer(model)}.weight"
         config["num_labels"] = len(tensors[head]) if head in tensors else config["num_labels"]
     origin = origin_of(model)
-    about = {"architecture": type(model).__name__, "config": config, "drawn": origin.drawn, "package": origin.package}
+    about: dict[str, Any] = {
+        "architecture": type(model).__name__,
+        "config": config,
+        "drawn": origin.drawn,
+        "package": origin.package,
+    }
     if origin.seed is not None:
-        about["random"] = {"seed": origin.seed, "classes": origin.classes, "source": source}
+        about["random"] = {"seed": origin.seed, "classes": origin.classes, "source": card.source}
+    if card.folder:
+        about["folder"] = card.folder
     (target / BASE).write_text(json.dumps(about, indent=1))
 
 

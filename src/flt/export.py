@@ -65,7 +65,7 @@ def export(
         if name == "model":
             _export_model(module, own, tensors, target)
             continue
-        write_base(module, tensors, target, card.source)
+        write_base(module, tensors, target, card)
         if layout.layers:
             wider, replaced = with_change(own, state.base, tensors)
             _export_lora(module, own, wider, _values(module, replaced), target, card.source)

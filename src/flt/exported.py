@@ -140,24 +140,25 @@ def _base(folder: Path, source: str | None, model: nn.Module | None, held: Colle
     """
     about = json.loads((folder / BASE).read_text()) if (folder / BASE).is_file() else {}
     if model is None:
-        source = about.get("random", {}).get("source") or source
+        name = about.get("folder")
+        source = about.get("random", {}).get("source") or source or (_place(folder, name) if name else None)
         if not source or not about:
-            why = "the folder doesn't say what its base is"
+            why = f"its base was the folder {name}" if name else "the folder doesn't say what its base is"
             raise InputError.of("model", None, "the module, without adapters", why)
-        model = _loaded(folder, _place(folder, source), about, held)
+        model = _loaded(folder, source, about, held)
     base = model.model if isinstance(model, ClientModule) else model
     if "drawn" in about:  # which decides what counts as its head
         tell(base, dataclasses.replace(origin_of(base), drawn=tuple(about["drawn"])))
     return base
 
 
-def _place(folder: Path, source: str) -> str:
-    """What names the base: of a folder, cards have the name alone, and the run's configuration, the rest."""
+def _place(folder: Path, name: str) -> str | None:
+    """The path of the base's folder, which the run's configuration knows, and a card has the last name of."""
     configurations = (parent / "config.yaml" for parent in folder.absolute().parents)
     found = next((path for path in configurations if path.is_file()), None)
     cfg = yaml.safe_load(found.read_text()) if found else None
     path = (cfg.get("model") or {}).get("path") if isinstance(cfg, dict) else None
-    return path if isinstance(path, str) and last_name(path) == source else source
+    return path if isinstance(path, str) and last_name(path) == name else None
 
 
 def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collection[str]) -> nn.Module:

@@ -40,14 +40,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def last_name(value: Any) -> Any:
-    """A value as others may see it: of a path, which tells where things lie on this machine, the last name.
+def is_path(value: Any) -> bool:
+    """Whether a value leads to something on this machine; a hub id only looks as if it did."""
+    return isinstance(value, str) and (value.startswith(("/", "~", ".")) or ("/" in value and Path(value).exists()))
 
-    A hub id looks like a path, and stays whole.
-    """
-    if not isinstance(value, str) or not (value.startswith(("/", "~", ".")) or ("/" in value and Path(value).exists())):
-        return value
-    return Path(os.path.abspath(Path(value).expanduser())).name  # resolve() would follow links
+
+def last_name(value: Any) -> Any:
+    """A value as others may see it: of a path, which tells where things lie on this machine, the last name."""
+    return Path(os.path.abspath(Path(value).expanduser())).name if is_path(value) else value
 
 
 def is_full(error: BaseException) -> bool:

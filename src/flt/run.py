@@ -48,7 +48,7 @@ from flt.errors import InputError, PeerDiedError
 from flt.export import export, kind
 from flt.federation import Federation
 from flt.federator import Federator
-from flt.files import last_name
+from flt.files import is_path, last_name
 from flt.launch import launched
 from flt.models import made_by
 from flt.prefixed import prefixed
@@ -257,7 +257,8 @@ class Run:
     def _card(self) -> Card:
         module, layers = self.made.module, self.cfg.model.get("adapt_layers", "all")
         classes = module.accuracy.num_classes if isinstance(module, ClientModule) else None
-        return Card(last_name(self.made.source), self.cfg.adapter, layers, classes)
+        source, folder = self.made.source, last_name(self.made.source) if is_path(self.made.source) else ""
+        return Card("" if folder else source, self.cfg.adapter, layers, classes, folder=folder)
 
     def _loggers(self, federator: Federator) -> Loggers:
         """The user's loggers, or TensorBoard's; rounds that a killed run wrote and no checkpoint has are purged."""
