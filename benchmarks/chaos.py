@@ -143,14 +143,16 @@ def undisturbed(case: Case, folder: Path) -> None:
     if any(codes):
         raise RuntimeError(f"{name}: exit codes {codes}\n{(folder / f'{name}-0.log').read_text()}")
     case.expected = exported(folder / "lightning_logs" / name)
+    if not case.expected:
+        raise RuntimeError(f"{name}: nothing was exported")
 
 
 def exported(folder: Path) -> str:
-    """Hash of what the run of this name exported; empty where it didn't."""
-    files = sorted(path for kind in ("adapter", "model") for path in folder.glob(f"version_*/{kind}/*.safetensors"))
-    together = hashlib.sha256()
+    """Hash of what the run in this folder exported, of each group, head or client; empty where it didn't."""
+    found = (path for kind in ("adapter", "model") for path in folder.glob(f"version_*/{kind}/**/*.safetensors"))
+    files, together = sorted(found), hashlib.sha256()
     for path in files:
-        together.update(path.name.encode())
+        together.update(path.relative_to(folder).as_posix().encode())
         together.update(path.read_bytes())
     return together.hexdigest() if files else ""
 
@@ -186,7 +188,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)  # threads of this process would be missing in forked ones
-    draw, same, began = random.Random(asked.seed), 0, time.monotonic()
+    draw, same, with_one, began = random.Random(asked.seed), 0, 0, time.monotonic()
     cases = [Case(algo, engine) for algo in choices("algo") for engine in ENGINES]
     folder = Path(tempfile.mkdtemp(prefix="flt-chaos-"))
     try:
@@ -196,6 +198,8 @@ def main(arguments: Sequence[str]) -> int:
                 undisturbed(case, folder)
             name = f"kill_{number}"
             after, ranks = killed(case, name, folder, draw)
+            checkpoints = len(list((folder / "lightning_logs" / name).glob("version_*/checkpoints/round_*.json")))
+            with_one += bool(checkpoints)
             codes = ended(started(case, name, folder), LIMIT)
             good = not any(codes) and exported(folder / "lightning_logs" / name) == case.expected
             same += good
@@ -205,7 +209,7 @@ def main(arguments: Sequence[str]) -> int:
             shutil.rmtree(folder / "lightning_logs" / name, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"{(time.monotonic() - began) / 60:.0f} minutes")
+    print(f"{(time.monotonic() - began) / 60:.0f} minutes, {with_one} of the killed runs had a checkpoint")
     print(f"{same} of {asked.kills}")
     return int(same != asked.kills)
 

@@ -13,6 +13,8 @@ import pytest
 from commands import in_empty_folder, train
 from test_bad_inputs import HUGE, MARK, OVERLAP, VAST, Evil
 
+from flt.callbacks.checkpoint import sealed
+
 ADAPTER = "adapter/adapter_model.safetensors"
 CASES: dict[str, tuple[Callable[[bytes], bytes], bool]] = {
     "cut off": (lambda data: data[: len(data) // 2], False),
@@ -56,7 +58,7 @@ def test_the_one_before_a_damaged_checkpoint_is_used_and_the_bits_are_the_same(
         state.write_bytes(change(state.read_bytes()))
         if claimed:
             manifest["files"][manifest["state"]] = hashlib.sha256(state.read_bytes()).hexdigest()
-            path.write_text(json.dumps(manifest))
+            path.write_text(json.dumps(sealed(manifest)))
 
     assert "checkpoint round_0002.json can't be used, trying the one before" in gone_on(tmp_path, caplog, damage)
 
@@ -70,6 +72,6 @@ def test_a_manifest_that_leads_out_of_the_folder_is_passed_over(
     def damage(checkpoints: Path) -> None:
         path = checkpoints / "round_0002.json"
         manifest = json.loads(path.read_text())
-        path.write_text(json.dumps({**manifest, "files": {**manifest["files"], file: "0" * 64}}))
+        path.write_text(json.dumps(sealed({**manifest, "files": {**manifest["files"], file: "0" * 64}})))
 
     assert "allowed is names of files that flt writes" in gone_on(tmp_path, caplog, damage)

@@ -19,6 +19,7 @@ from commands import in_empty_folder, train
 from toys import Toy, toy_data
 
 import flt
+from flt.callbacks.checkpoint import sealed
 from flt.errors import InputError
 
 MARK = "executed"
@@ -136,7 +137,7 @@ def run_folder(change: Callable[[Path], Any]) -> Callable[[Path], list[str]]:
 def manifest(**changes: Any) -> Callable[[Path], list[str]]:
     def change(run: Path) -> None:
         (path,) = (run / "checkpoints").glob("*.json")
-        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+        path.write_text(json.dumps(sealed({**json.loads(path.read_text()), **changes})))
 
     return run_folder(change)
 
@@ -191,6 +192,12 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "an attack that isn't there": (given("faults.attack=bribery"), "faults.attack=bribery"),
     "more updates than jobs": (given("min_updates=4"), "min_updates=4"),
     "too few updates for Krum": (given("algo=fedit", "rule=krum", "cohort.size=2"), "rule.hostile=0.2: a round may"),
+    "too many hostile for Krum once some fail": (
+        given("algo=fedit", "rule=krum", "clients=10", "rule.hostile=0.3", "min_updates=3"), "rule.hostile=0.3: a round may",
+    ),
+    "a cohort of which Krum may get nobody": (
+        given("algo=fedit", "rule=krum", "cohort.sampling=poisson"), "rule.hostile=0.2: a round may have 0 updates",
+    ),
     "a group in which Krum has nobody to compare": (given("algo=fl_tac", "rule=krum"), "rule Krum with grouping"),
     "no time": (given("client_timeout=0"), "client_timeout=0.0"),
     "a cohort of nobody": (given("cohort.size=0"), "cohort.size=0"),
@@ -245,6 +252,16 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "a run's configuration that is a list": (
         run_folder(lambda run: (run / "config.yaml").write_text("- 1\n")), "resume",
+    ),
+    "a run's configuration with a value for a section": (
+        run_folder(lambda run: (run / "config.yaml").write_text("local: 3\n")), "resume",
+    ),
+    "a run's configuration that is no text": (
+        run_folder(lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe\x00")), "resume",
+    ),
+    "another recipe than the run's": (
+        lambda folder: ["algo=hafl", *run_folder(lambda run: None)(folder)[1:]],
+        "algo=hafl: the run to go on with was started otherwise; allowed is fedit",
     ),
     "a checkpoint of another version": (manifest(format=0), "checkpoint format=0"),
     "a checkpoint of another model": (of_another_model, "resume="),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import signal
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_trivial_cases import METHODS
 from toys import Toy, assert_same, toy_clients, toy_federator, weights_of
 
 from flt.callbacks.base import FedCallback
@@ -20,6 +22,7 @@ from flt.errors import InputError
 from flt.federator import Federator
 from flt.messages import Payload, Update
 from flt.recipe import Recipe
+from flt.rules.exact_sum import LARGEST
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
 from flt.rules.stacking import Stacking
@@ -311,3 +314,61 @@ def test_an_update_that_is_too_large_for_the_sums_leaves_nothing_in_them(rule: A
     federator.transforms = [vast]
     tolerant(federator, min_updates=3).fit()
     assert_same(weights_of(federator), weights_of(without(2, rule)))
+
+
+@pytest.mark.parametrize("factor", [1e30, 1e9])
+def test_whether_an_update_is_too_large_depends_on_no_other(factor: float) -> None:
+    def vast(updates: list[Update]) -> list[Update]:
+        for update in updates:
+            if update.job[0] in (1, 2):
+                last = max(update.tensors)
+                update.tensors[last] = torch.full_like(update.tensors[last], factor * LARGEST / 2e9)
+        return updates
+
+    federator = toy_federator(Recipe(Mean()), toy_clients(4))
+    federator.transforms = [vast]
+    tolerant(federator, min_updates=1).fit()
+    assert [update.job[0] for update in federator.updates] == [0, 3]  # the one that came first, too
+
+
+@pytest.mark.parametrize("settings", [{"min_updates": 1}, {"max_retries": 1}, {}], ids=str)
+def test_a_client_that_sends_nothing_has_nothing_to_compress(settings: dict[str, int]) -> None:
+    recipe, given = METHODS["haflq channel"]
+
+    def dropped(updates: list[Update]) -> list[Update]:
+        return [update for update in updates if update.job[0] != 1]
+
+    federator = toy_federator(recipe, **{**given, "rounds": 1})
+    federator.transforms = [dropped]
+    tolerant(federator, **settings)
+    if "min_updates" in settings:
+        federator.fit()
+        assert 1 not in [update.job[0] for update in federator.updates]
+    else:
+        with pytest.raises(RoundFailedError):
+            federator.fit()
+
+
+def test_a_fit_that_would_leave_nan_on_its_client_is_a_failure() -> None:
+    def spoilt(federator: Federator) -> None:
+        run = federator.engine.run
+
+        def outcomes(tasks: Any) -> Any:
+            for update, state in run(tasks):
+                if update.job[0] == 1:
+                    slots = {"kept": {"x": torch.tensor([1.0, torch.nan])}}
+                    yield update, dataclasses.replace(state, slots=slots)
+                else:
+                    yield update, state
+
+        federator.engine.run = outcomes  # type: ignore[method-assign]  # to spoil what comes out
+
+    federator = toy_federator(clients=toy_clients(3), callbacks=[failures := Failures()])
+    spoilt(federator)
+    tolerant(federator, min_updates=2).fit()
+    assert failures.failed == 1
+    assert [update.job[0] for update in federator.updates] == [0, 2]
+    federator = toy_federator(clients=toy_clients(3))
+    spoilt(federator)
+    with pytest.raises(InputError, match=r"^private state of client 1, job 0: x=1 of 2 not finite"):
+        federator.fit()

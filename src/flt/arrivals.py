@@ -11,6 +11,7 @@ import torch
 from flt.errors import InputError
 from flt.messages import JobId, Update
 from flt.rules.base import Summable, Totals
+from flt.rules.exact_sum import LARGEST
 from flt.state import ServerState
 from flt.tolerance import Failure
 from flt.view import Job
@@ -126,7 +127,18 @@ class Arrivals:
         finally:
             del self._arrived[update.job]
         if self.careful:
+            self._check_reach(update, part)
             sums.merge(part)
+
+    def _check_reach(self, update: Update, part: Sums) -> None:
+        """Refuses an update of which as many as were asked could be too large together.
+
+        So what is dropped depends on the update alone, and neither on the order of arrival nor on who added it up.
+        """
+        reach = max((its.reach for its in (*part.totals.values(), *part.start.values())), default=0.0)
+        if not reach * len(self.asked) < LARGEST:
+            who = f"update of client {update.job[0]}, job {update.job[1]}"
+            raise InputError.of(who, f"numbers up to {reach:.1e}", "smaller numbers; lower local.lr")
 
 
 def _together(one: Totals, other: Totals) -> Totals:

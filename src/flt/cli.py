@@ -31,6 +31,7 @@ Every key is explained in {train}"""
 INTERRUPTED, TERMINATED = 130, 143
 """128 and the number of the signal, as shells count."""
 RESTARTS, MOST_RESTARTS = "FLT_RESTARTS", 3
+QUOTES = "'\""
 LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What Lightning's launcher leaves in the environment."""
 EXTERNAL = ("RANK", "SLURM_PROCID", *LAUNCHED)
@@ -58,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ours = arguments is None and not any(os.environ.get(name) for name in EXTERNAL)
     if first:
         # of paths the last name: what is printed may become a log that others read
-        shown = (f"{key}{equals}{last_name(value)}" for key, equals, value in (its.partition("=") for its in rest))
+        parts = (its.partition("=") for its in rest)
+        shown = (f"{key}{equals}{last_name(value.strip(QUOTES))}" for key, equals, value in parts)
         print(f"flt {flt.__version__}  {command} {' '.join(shown)}".rstrip(), flush=True)
     try:
         return COMMANDS[command](rest)

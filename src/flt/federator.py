@@ -13,8 +13,10 @@ from flt.callbacks.base import FedCallback
 from flt.callbacks.server import ServerAggregation
 from flt.client import ClientSpec
 from flt.client_states import ClientStates
-from flt.engines.serial import Serial, Task
+from flt.engines.serial import Outcome, Serial, Task
+from flt.errors import InputError
 from flt.messages import Update
+from flt.screening import check_state
 from flt.state import ClientState, ServerState
 from flt.tolerance import STRICT, Failure, Tolerance
 from flt.view import Job
@@ -193,7 +195,7 @@ class Federator:
     def _sent(self) -> Iterator[Update | Failure]:
         """What this process's clients send, each once all of its jobs have been trained, and which jobs failed."""
         left, fitted = Counter(job.client for job in self.share), defaultdict[int, list[Update]](list)
-        for outcome in self.engine.run(self._tasks()):
+        for outcome in map(self._sound, self.engine.run(self._tasks())):
             if isinstance(outcome, Failure):
                 client = outcome.job[0]
                 yield outcome
@@ -207,13 +209,26 @@ class Federator:
             if not left[client]:
                 yield from self._transformed(fitted.pop(client, []))
 
+    def _sound(self, outcome: Outcome) -> Outcome:
+        """What came of a job; a failure, where what would stay on its client isn't all numbers."""
+        if isinstance(outcome, Failure):
+            return outcome
+        update, client_state = outcome
+        try:
+            check_state(update.job, client_state)
+        except InputError as error:
+            if self.tolerance.strict:
+                raise
+            return Failure.of(update.job, error)
+        return outcome
+
     def _transformed(self, updates: list[Update]) -> list[Update | Failure]:
         """What a client sends of its fits; a transform may keep some back."""
         updates = sorted(updates, key=lambda update: update.job)
         sent = updates
         try:
             for transform in (*self.transforms, self.server.compress):
-                sent = transform(sent)
+                sent = transform(sent) if sent else sent
         except Exception as error:
             if self.tolerance.strict:
                 raise

@@ -19,7 +19,7 @@ from lightning.fabric.strategies.launchers.subprocess_script import _ChildProces
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from torch.multiprocessing import ProcessExitedException
 
-from flt.engines.processes import Launched, Processes
+from flt.engines.processes import PATIENCE, Launched, Processes
 from flt.errors import InputError, PeerDiedError
 from flt.quiet import quiet_launch
 
@@ -153,7 +153,8 @@ def _fabric(devices: int, settings: LaunchSettings) -> Fabric:
     if devices < 1 or (found and devices > found):
         raise InputError.of("devices", devices, f"an integer from 1 to {found}" if found else "an integer >= 1")
     # the fits of engine=sharded have other strategies; its processes start as all do
-    strategy = _Quiet(start_method="spawn" if settings.strategy == SPAWN else "popen")
+    # a process that has died is noticed at once; one that is late, for its clients or an evaluation, is waited for
+    strategy = _Quiet(timeout=PATIENCE, start_method="spawn" if settings.strategy == SPAWN else "popen")
     with quiet_launch():
         return Fabric(
             accelerator="gpu" if found else "cpu", devices=devices, num_nodes=settings.nodes, strategy=strategy

@@ -224,8 +224,8 @@ class Run:
         counting = [Communication(), Precision()]
         monitors = [evaluate, Clusters(made.tasks()), Selected(), Budget(), *counting, Timer(), *distributed]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
-        always = [Interrupts(self.processes.is_first), faults]
-        federator.callbacks = [*always, *monitors, Failures(), stop, *self.own, checkpoint]
+        last = [Interrupts(self.processes.is_first)]  # behind the checkpoint, which is written until the end
+        federator.callbacks = [faults, *monitors, Failures(), stop, *self.own, checkpoint, *last]
         # where all processes train the same, the first one writes it
         writes = self.processes.is_first or not isinstance(federator.engine, Sharded)
         federator.client_states = ClientStates(checkpoint.folder, writes)
@@ -233,14 +233,14 @@ class Run:
         if not self.processes.is_first:
             # the first process evaluates, shows and writes; it can't evaluate alone what all have a part of
             evaluating = [evaluate, *distributed] if federator.engine.site.place.together else []
-            federator.callbacks = [*always, *evaluating, *counting]
+            federator.callbacks = [faults, *evaluating, *counting, *last]
             federator.engine.site.loggers = self._site_loggers(federator, [DummyLogger()])
             return
         runs.record(self.folder, cfg)  # a longer run's rounds, once the checkpoint has agreed to them
         loggers = self._loggers(federator)
         federator.engine.site.loggers = self._site_loggers(federator, loggers.loggers)
         sinks = [MetricsCsv(self.folder / "metrics.csv"), loggers]
-        federator.callbacks = [*federator.callbacks[:-1], *sinks, *self._progress(), checkpoint]
+        federator.callbacks = [*federator.callbacks[:-2], *sinks, *self._progress(), checkpoint, *last]
 
     def _site_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:
         """What a user's module finds as its loggers; flt's own logs nothing by itself."""

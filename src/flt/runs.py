@@ -41,11 +41,13 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
         return dataclasses.replace(cfg, resume=None)
     saved, given = _saved(folder), set(_given(overrides))
     wanted = compose_config(overrides)
+    if "algo" not in saved:  # its name says as much, unless it was given one
+        OmegaConf.update(saved, "algo", cfg.algo, force_add=True)
     for key in _lacking(saved, wanted):  # written before there was such a key, it does as by its default
         OmegaConf.update(saved, key, OmegaConf.select(_defaults(), key), force_add=True)
     _compare(saved, wanted, given - set(MAY_DIFFER))
-    if "algo" in given and saved.get("name", cfg.name) != cfg.name:
-        raise InputError.of("algo", cfg.name, str(saved.name), f"{folder} was started otherwise")
+    if "algo" in given and (saved.algo != cfg.algo or saved.get("name", cfg.name) != cfg.name):
+        raise InputError.of("algo", cfg.algo, str(saved.algo), "the run to go on with was started otherwise")
     if _counts_rounds(saved):
         _compare(saved, wanted, given & {"rounds"})
     for key in given & set(LATER):
@@ -128,11 +130,16 @@ def _find(cfg: TrainConfig) -> Path | None:
 def _saved(folder: Path) -> DictConfig:
     try:
         saved = OmegaConf.load(folder / "config.yaml")
-    except (OSError, YAMLError) as error:
+    except (OSError, YAMLError, ValueError, RecursionError) as error:
         why = str(error).splitlines()[0]
         raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote", why) from error
     if not isinstance(saved, DictConfig):
         raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote")
+    for section in (f.name for f in dataclasses.fields(TrainConfig) if dataclasses.is_dataclass(_type_of(f.name))):
+        if section in saved and not isinstance(saved[section], DictConfig):
+            raise InputError.of(
+                "resume", folder, "a run with the config.yaml that flt wrote", f"{section} is no section"
+            )
     return saved
 
 

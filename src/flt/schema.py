@@ -142,6 +142,7 @@ class TrainConfig:
     """
 
     name: str
+    algo: str
     root: str
     seed: int
     rounds: int

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from flt.errors import InputError
 from flt.layout import Layout
-from flt.messages import Ids, Update
+from flt.messages import Ids, JobId, Update
+from flt.state import ClientState
 from flt.view import Job
 
 FINITE = "finite numbers; lower local.lr"
@@ -49,6 +50,20 @@ def screen(
         _check_pairs(who, update, alive)
         _check_tensors(who, update, layouts[update.job], roles)
     return ordered
+
+
+def check_state(job: JobId, state: ClientState) -> None:
+    """Whether what stays on a client can be gone on with.
+
+    Raises:
+        InputError: It holds a number that isn't finite.
+    """
+    for tensors in (state.tensors, *state.slots.values()):
+        for name, tensor in tensors.items():
+            bad = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
+            if bad:
+                who = f"private state of client {job[0]}, job {job[1]}: {name}"
+                raise InputError.of(who, f"{bad} of {tensor.numel()} not finite", FINITE)
 
 
 def _check_counts(who: str, update: Update, round: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 from toys import toy_clients, toy_federator
 
 from flt.callbacks.base import FedCallback
-from flt.callbacks.checkpoint import Checkpoint, newest
+from flt.callbacks.checkpoint import FORMAT, Checkpoint, newest, sealed
 from flt.errors import InputError
 from flt.federator import Federator
 from flt.messages import Plan, decode, encode
@@ -111,11 +111,22 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     assert bits(again) == undisturbed
 
 
-def test_a_checkpoint_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("manifest", [{"format": 1}, sealed({"format": 1}), sealed({"format": FORMAT + 1})])
+def test_a_checkpoint_of_another_version_is_refused_by_name(manifest: dict[str, Any], tmp_path: Path) -> None:
     federation(tmp_path, rounds=2).fit()
-    (tmp_path / "round_0002.json").write_text('{"format": 2}')
-    with pytest.raises(InputError, match=r"checkpoint format=2: round_0002.json .*allowed is 1"):
+    (tmp_path / "round_0002.json").write_text(json.dumps(manifest))
+    line = rf"checkpoint format={manifest['format']}: round_0002.json .*allowed is {FORMAT}"
+    with pytest.raises(InputError, match=line):
         federation(tmp_path)
+
+
+def test_an_older_manifest_that_is_damaged_is_in_nobodys_way(tmp_path: Path, undisturbed: list[bytes]) -> None:
+    federation(tmp_path, rounds=3, keep=3).fit()
+    halve(tmp_path / "round_0002.json")
+    again = federation(tmp_path, keep=3)
+    assert again.state.rounds == 3
+    again.fit()
+    assert bits(again) == undisturbed
 
 
 def test_a_state_that_is_another_message_is_passed_over(tmp_path: Path) -> None:
@@ -123,18 +134,23 @@ def test_a_state_that_is_another_message_is_passed_over(tmp_path: Path) -> None:
     manifest, data = json.loads((tmp_path / "round_0002.json").read_text()), encode(Plan())
     (tmp_path / manifest["state"]).write_bytes(data)
     manifest["files"][manifest["state"]] = hashlib.sha256(data).hexdigest()
-    (tmp_path / "round_0002.json").write_text(json.dumps(manifest))
+    (tmp_path / "round_0002.json").write_text(json.dumps(sealed(manifest)))
     assert federation(tmp_path).state.rounds == 1
 
 
+NOTHING = {"format": FORMAT, "files": {}, "state": "", "private": []}
 DAMAGED = {
     "empty": "",
     "cut": "{",
-    "no files": '{"format": 1}',
-    "a list of files": '{"format": 1, "files": []}',
-    "a state without a checksum": '{"format": 1, "files": {}, "state": "round_0002.safetensors", "private": []}',
-    "a path out of the folder": '{"format": 1, "files": {"../x.safetensors": ""}, "state": "", "private": []}',
-    "a private state without a checksum": '{"format": 1, "files": {}, "state": "", "private": [[0, 0, "clients/a"]]}',
+    "a list": "[]",
+    "deep": "[" * 100_000,
+    "no checksum": json.dumps(NOTHING),
+    "another version in a damaged one": json.dumps({**sealed(NOTHING), "format": FORMAT + 1}),
+    "no files": json.dumps(sealed({"format": FORMAT})),
+    "a list of files": json.dumps(sealed({**NOTHING, "files": []})),
+    "a state without a checksum": json.dumps(sealed({**NOTHING, "state": "round_0002.safetensors"})),
+    "a path out of the folder": json.dumps(sealed({**NOTHING, "files": {"../x.safetensors": ""}})),
+    "a private state without a checksum": json.dumps(sealed({**NOTHING, "private": [[0, 0, "clients/a"]]})),
 }
 
 

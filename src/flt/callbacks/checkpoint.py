@@ -18,7 +18,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,13 @@ from flt.messages import decode, encode, message
 from flt.state import ServerState
 from flt.tolerance import RoundFailedError
 
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(rf"({FOLDER}/)?[0-9a-z_]+\.safetensors")
 _log = logging.getLogger(__name__)
+
+
+class VersionError(InputError):
+    """A checkpoint is of another version of flt."""
 
 
 @message
@@ -117,7 +121,7 @@ class Checkpoint(FedCallback):
             "files": files,
             "private": private,
         }
-        write_atomically(self.folder / f"{name}.json", json.dumps(manifest, indent=1).encode())
+        write_atomically(self.folder / f"{name}.json", json.dumps(sealed(manifest), indent=1).encode())
         if self._last is not None:
             self._replaced.setdefault(self._last, []).extend(kept.taken_back())
         self._tidy(name, whole=self._last is None or bool(suffix))
@@ -139,7 +143,7 @@ class Checkpoint(FedCallback):
         for path in set(manifests) - set(kept):
             path.unlink()
         if whole:
-            named = {file for path in kept for file in json.loads(path.read_text())["files"]}
+            named = {file for path in kept for file in _files(path)}
             for path in [*self.folder.glob("*.safetensors"), *self.folder.glob(f"{FOLDER}/*")]:
                 if path.relative_to(self.folder).as_posix() not in named:
                     path.unlink()
@@ -170,6 +174,42 @@ def _check(state: ServerState, federator: Federator) -> None:
             )
 
 
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with the checksum of all that it says besides."""
+    body = {key: value for key, value in manifest.items() if key != "checksum"}
+    return {**body, "checksum": hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A manifest as it was written.
+
+    Raises:
+        InputError: It isn't, or another version of flt has written it.
+        OSError: It can't be read.
+    """
+    try:
+        manifest = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise InputError.of(path.name, "<damaged>", "the bytes that were written", str(error)) from error
+    if not isinstance(manifest, dict):
+        raise InputError.of(path.name, "<damaged>", "a manifest of flt")
+    whole = manifest == sealed(manifest)
+    if manifest.get("format", FORMAT) != FORMAT and (whole or "checksum" not in manifest):  # older ones had none
+        why = f"{path.name} was written by another version of flt"
+        raise VersionError.of("checkpoint format", manifest["format"], f"{FORMAT}, which this version reads", why)
+    if not whole:
+        raise InputError.of(path.name, "<damaged>", "the bytes that were written")
+    return manifest
+
+
+def _files(path: Path) -> list[str]:
+    """The files that a manifest names; none where it is damaged."""
+    try:
+        return list(_read(path)["files"])
+    except (OSError, InputError):
+        return []
+
+
 def _manifests(folder: Path) -> list[Path]:
     """Oldest first; after round 9999 the names are longer."""
     return sorted(folder.glob("round_*.json"), key=lambda path: (len(path.name), path.name))
@@ -183,30 +223,30 @@ def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
     """
     for path in reversed(_manifests(folder)):
         try:
-            manifest = json.loads(path.read_text())
-            version = manifest["format"]
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            _log.warning("checkpoint %s can't be used, trying the one before: %s", path.name, error)
-            continue
-        if version != FORMAT:
-            why = f"{path.name} was written by another version of flt"
-            raise InputError.of("checkpoint format", version, f"{FORMAT}, which this version reads and writes", why)
-        try:
-            for file, checksum in manifest["files"].items():
-                if not _NAME.fullmatch(file):
-                    raise InputError.of(path.name, file, "names of files that flt writes")
-                if hashlib.sha256((folder / file).read_bytes()).hexdigest() != checksum:
-                    raise InputError.of(file, "<damaged>", "the bytes that were written")
-            for file in (manifest["state"], *(file for _, _, file in manifest["private"])):
-                if file not in manifest["files"]:
-                    raise InputError.of(path.name, file, "files with a checksum")
-            snapshot = decode((folder / manifest["state"]).read_bytes())
-            if not isinstance(snapshot, Snapshot):
-                raise InputError.of(manifest["state"], type(snapshot).__name__, Snapshot.__name__)
-            return snapshot, manifest
+            manifest = _read(path)
+            return _snapshot(folder, path.name, manifest), manifest
+        except VersionError:
+            raise
         except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-            _log.warning("checkpoint %s can't be used, trying the one before: %s", path.name, error)
+            why = error.strerror if isinstance(error, OSError) else error  # without the folder
+            _log.warning("checkpoint %s can't be used, trying the one before: %s", path.name, why)
     return None
+
+
+def _snapshot(folder: Path, name: str, manifest: dict[str, Any]) -> Snapshot:
+    """What a manifest names, once all of its files are whole."""
+    for file, checksum in manifest["files"].items():
+        if not _NAME.fullmatch(file):
+            raise InputError.of(name, file, "names of files that flt writes")
+        if hashlib.sha256((folder / file).read_bytes()).hexdigest() != checksum:
+            raise InputError.of(file, "<damaged>", "the bytes that were written")
+    for file in (manifest["state"], *(file for _, _, file in manifest["private"])):
+        if file not in manifest["files"]:
+            raise InputError.of(name, file, "files with a checksum")
+    snapshot = decode((folder / manifest["state"]).read_bytes())
+    if not isinstance(snapshot, Snapshot) or not isinstance(snapshot.server, ServerState):
+        raise InputError.of(manifest["state"], type(snapshot).__name__, Snapshot.__name__)
+    return snapshot
 
 
 def _keyed(callbacks: Iterable[FedCallback]) -> dict[str, FedCallback]:

@@ -30,7 +30,7 @@ from flt.messages import Update
 from flt.quiet import alone, interruptible, quiet
 from flt.site import Site
 from flt.state import ClientState
-from flt.tolerance import Failure, within
+from flt.tolerance import ClientTimeoutError, Failure, within
 
 _log = logging.getLogger(__name__)
 Result = tuple[Update, ClientState]
@@ -114,12 +114,12 @@ class Batched(Serial):
             if len(tasks) > 1 and isinstance(error, RuntimeError) and tuning.is_out_of_memory(error):
                 half = len(tasks) // 2
                 parts = [tasks[i : i + half] for i in range(0, len(tasks), half)]
-            elif self.tolerance.strict:
+            elif self.tolerance.strict and not isinstance(error, ClientTimeoutError):
                 raise
-            elif len(tasks) == 1:
+            elif len(tasks) == 1 and not self.tolerance.strict:
                 failed = [Failure.of(tasks[0].payload.job, error)]
             else:
-                parts = []
+                parts = []  # which of them failed, or took too long, only single fits show
         # outside the handler, whose exception keeps what the failed fit holds
         tuning.free()
         if failed or not parts:

@@ -1,13 +1,14 @@
 """The processes of a run: which of them this one is, and what they tell each other.
 
-They talk in one way alone: each gives some bytes and gets those of all, in the order of their ranks. So a process that
-fails can say so wherever the others are, and none of them waits for it in vain.
+Each gives some bytes and gets those of all, in the order of their ranks: there a process that fails can say so, and
+none of them waits for it in vain. Sums, which are large, follow only after all have said that they have theirs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
@@ -22,6 +23,8 @@ from flt.messages import decode, encode, message
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
+PATIENCE = datetime.timedelta(days=30)
+"""How long processes wait for each other."""
 _E = TypeVar("_E", bound=BaseException)
 
 
@@ -151,7 +154,7 @@ class Launched(Processes):
         super().__init__()
         self.rank, self.size, self.device = fabric.global_rank, fabric.world_size, fabric.device
         # messages lie in the CPU's memory, and gloo says at once that a process has died, where NCCL waits
-        self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+        self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=PATIENCE)
 
     def gather(self, data: bytes) -> list[bytes]:
         """What each process gave, by rank: their lengths first, then the bytes as uint8 tensors of one length.

@@ -15,6 +15,7 @@ from flt.engines.first_token import Shortcut
 from flt.engines.frames import Unstackable, joined
 from flt.engines.stacked import StackedJob, StackedModule
 from flt.site import Site
+from flt.tolerance import ClientTimeoutError
 
 _log = logging.getLogger(__name__)
 JOBS = 3
@@ -44,6 +45,8 @@ def proven(site: Site, jobs: Sequence[StackedJob], stacked: StackedModule) -> Sh
         try:
             _check(site, jobs, stacked, batches)
             return shortcut
+        except ClientTimeoutError:
+            raise
         except Exception as error:  # whatever a model raises that wants all tokens
             _log.debug("not with the first token alone: %s", error)
     stack.shortcut = None

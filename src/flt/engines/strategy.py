@@ -134,6 +134,8 @@ class Strategy(Serial):
         mine = Share(tuple(arrivals.sendable()), described, dict(counts), dict(states.pending), failures)
         found: list[Share] = self.processes.listen(encode(mine))
         counts.clear()
+        if not self.processes.is_first:
+            states.taken_back()  # the first one's checkpoints remove the files
         for share in found:
             arrivals.receive(share.updates, share.failures)
             states.pending.update(share.files)
