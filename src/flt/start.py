@@ -64,10 +64,8 @@ def start(cfg: TrainConfig, made: Federation) -> Start:
     asked = (sampler.size if isinstance(sampler, FixedSize) else None) or len(ranked)
     jobs = sorted((len(client.data) for client in ranked.values()), reverse=True)
     tolerance = build.tolerance(cfg, sum(jobs[:asked]))
-    always = isinstance(sampler, FixedSize) and not any(
-        job.comes_and_goes for its in ranked.values() for job in its.data
-    )
-    fewest = tolerance.min_updates or (sum(jobs[-asked:]) if always else 0)
+    all_there = not any(job.comes_and_goes for client in ranked.values() for job in client.data)
+    fewest = tolerance.min_updates or (sum(jobs[-asked:]) if all_there and isinstance(sampler, FixedSize) else 0)
     for updates in range(fewest, sum(jobs[:asked]) + 1):
         recipe.rule.check(updates)
     return Start(layout, recipe, ranked, sampler, build.local_settings(cfg), tolerance)
