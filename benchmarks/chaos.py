@@ -2,9 +2,10 @@
 
     make chaos
     make chaos CHAOSARGS="--kills 10 --seed 3"
+    make chaos CHAOSARGS="--kills 24 --engines batched,sharded"
 
 All recipes in turn, each with the serial engine and with two processes that share the cohort, of which one or both are
-killed. Runs are those of the command line, small, in processes forked from this one, which has the imports. The last
+killed; or with the engines that are named. Runs are those of the command line, small, in processes forked from this one, which has the imports. The last
 line is ``<same bits> of <kills>``; the exit code is 1 unless all are the same.
 """
 
@@ -40,8 +41,14 @@ SHORT = [
     "rounds=3", "clients=4", "local.steps=2", "eval.examples=20", "eval.test_examples=20", "eval.client_examples=4",
     "threads=1",
 ]  # fmt: skip
-ENGINES = {"serial": 1, "strategy": 2}
-"""Engine -> processes."""
+ENGINES = {
+    "serial": (1, []),
+    "strategy": (2, ["engine=strategy", "devices=2"]),
+    "batched": (1, ["engine=batched", "engine.jobs=2"]),
+    "sharded": (2, ["engine=sharded", "devices=2"]),
+}
+"""Engine -> processes and overrides."""
+USUAL = "serial,strategy"
 LIMIT = 120.0
 """Seconds after which a run, or what is left of a killed one, is ended."""
 
@@ -65,12 +72,11 @@ class Case:
     @property
     def processes(self) -> int:
         """How many there are."""
-        return ENGINES[self.engine]
+        return ENGINES[self.engine][0]
 
     def command(self, name: str) -> list[str]:
         """Of the command line, to start a run of this name and to go on with it."""
-        engine = ["engine=strategy", f"devices={self.processes}"] if self.processes > 1 else []
-        return ["train", f"algo={self.algo}", *SHORT, *engine, f"name={name}", "resume=last"]
+        return ["train", f"algo={self.algo}", *SHORT, *ENGINES[self.engine][1], f"name={name}", "resume=last"]
 
 
 def started(case: Case, name: str, folder: Path) -> list[int]:
@@ -186,10 +192,14 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="make chaos")
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engines", default=USUAL, help=f"of {', '.join(ENGINES)}; %(default)s without")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)  # threads of this process would be missing in forked ones
     draw, same, with_one, began = random.Random(asked.seed), 0, 0, time.monotonic()
-    cases = [Case(algo, engine) for algo in choices("algo") for engine in ENGINES]
+    engines = asked.engines.split(",")
+    if unknown := set(engines) - set(ENGINES):
+        parser.error(f"{', '.join(sorted(unknown))}: allowed are {', '.join(ENGINES)}")
+    cases = [Case(algo, engine) for algo in choices("algo") for engine in engines]
     folder = Path(tempfile.mkdtemp(prefix="flt-chaos-"))
     try:
         for number in range(asked.kills):

@@ -193,7 +193,7 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "more updates than jobs": (given("min_updates=4"), "min_updates=4"),
     "too few updates for Krum": (given("algo=fedit", "rule=krum", "cohort.size=2"), "rule.hostile=0.2: a round may"),
     "too many hostile for Krum once some fail": (
-        given("algo=fedit", "rule=krum", "clients=10", "rule.hostile=0.3", "min_updates=3"), "rule.hostile=0.3: a round",
+        given("algo=fedit", "rule=krum", "clients=10", "rule.hostile=0.3", "min_updates=3"), "rule.hostile=0.3: a",
     ),
     "a cohort of which Krum may get nobody": (
         given("algo=fedit", "rule=krum", "cohort.sampling=poisson"), "rule.hostile=0.2: a round may have 0 updates",
