@@ -5,8 +5,8 @@
     make chaos CHAOSARGS="--kills 24 --engines batched,sharded"
 
 All recipes in turn, each with the serial engine and with two processes that share the cohort, of which one or both are
-killed; or with the engines that are named. Runs are those of the command line, small, in processes forked from this one, which has the imports. The last
-line is ``<same bits> of <kills>``; the exit code is 1 unless all are the same.
+killed; or with the engines that are named. Runs are those of the command line, small, in processes forked from this
+one, which has the imports. The last line is ``<same bits> of <kills>``; the exit code is 1 unless all are the same.
 """
 
 from __future__ import annotations
