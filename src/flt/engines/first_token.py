@@ -86,4 +86,5 @@ def alone(shortcut: Shortcut | None) -> Iterator[None]:
 
 def _of_first(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """What a layer makes of the first token of (rows, tokens, in), for all of them, as (rows, tokens, out)."""
-    return forward(x[:, :1]).expand(-1, x.shape[1], -1)
+    # contiguous: attention takes a quarter longer where tokens share their memory
+    return forward(x[:, :1]).expand(-1, x.shape[1], -1).contiguous()
