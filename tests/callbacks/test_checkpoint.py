@@ -228,7 +228,7 @@ def test_round_10000_is_newer_than_round_9999(tmp_path: Path) -> None:
         content = json.loads(manifest.read_text())
         old, new = content["state"], f"round_{number}.safetensors"
         content |= {"round": number, "state": new, "files": {**content["files"], new: content["files"][old]}}
-        (tmp_path / f"round_{number}.json").write_text(json.dumps(content))
+        (tmp_path / f"round_{number}.json").write_text(json.dumps(sealed(content)))
         (tmp_path / new).write_bytes((tmp_path / old).read_bytes())
     found = newest(tmp_path)
     assert found is not None
