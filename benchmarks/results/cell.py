@@ -20,7 +20,7 @@ FORMAT = 1
 """Changes when what a cell holds comes to mean something else: all cells run anew."""
 KEPT = (
     "round/", "distributed/", "clients/", "task/", "ranks/", "cluster/",
-    "comm/params_up", "comm/reduction", "comm/total_", "time/total_seconds",
+    "comm/params_up", "comm/reduction", "comm/total_", "faults/", "time/total_seconds",
 )  # fmt: skip
 """How the keys begin that are kept of each round."""
 DIGITS = 6
