@@ -10,6 +10,7 @@ from benchmarks.combinations import configured
 from benchmarks.toy_federation import toy
 
 from flt.federation import Federation
+from flt.schema import CohortConfig
 from flt.start import refusal, start
 
 
@@ -34,6 +35,15 @@ def test_a_run_starts_with_its_clients_ranks_and_no_example_is_read() -> None:
     assert [client.rank for client in ready.clients.values()] == [2, 4]
     assert {layer.rank for layer in ready.layout.layers.values()} == {8}
     assert ready.settings.steps == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"cohort": CohortConfig("poisson", None, 0.5)}, {"task_rounds": {"all": [1, 2]}}],
+    ids=["a cohort drawn empty", "no job at home"],
+)
+def test_a_round_may_have_no_update_of_which_no_rule_is_asked(change: dict[str, Any]) -> None:
+    assert refusal(dataclasses.replace(configured("hafl", "lora"), **change), unread()) is None
 
 
 def test_a_module_without_anything_to_train_is_refused_with_what_would_help() -> None:

@@ -66,7 +66,7 @@ def start(cfg: TrainConfig, made: Federation) -> Start:
     tolerance = build.tolerance(cfg, sum(jobs[:asked]))
     all_there = not any(job.comes_and_goes for client in ranked.values() for job in client.data)
     fewest = tolerance.min_updates or (sum(jobs[-asked:]) if all_there and isinstance(sampler, FixedSize) else 0)
-    for updates in range(fewest, sum(jobs[:asked]) + 1):
+    for updates in range(max(fewest, 1), sum(jobs[:asked]) + 1):  # of none no rule is asked
         recipe.rule.check(updates)
     return Start(layout, recipe, ranked, sampler, build.local_settings(cfg), tolerance)
 
