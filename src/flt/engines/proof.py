@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flt.client import ClientModule
+from flt.data.stores import IGNORED
 from flt.engines import first_token
 from flt.engines.first_token import Shortcut
 from flt.engines.frames import Unstackable, joined
@@ -27,7 +28,7 @@ NEGLIGIBLE = 1e-4
 
 
 def proven(site: Site, jobs: Sequence[StackedJob], stacked: StackedModule) -> Shortcut | None:
-    """Where the first token may be computed alone, with which the stack then computes; None: nowhere.
+    """What may be left out, without which the stack then computes; None: nothing.
 
     Args:
         site: Whose module trains them alone; afterwards another job's tensors are in it.
@@ -39,18 +40,26 @@ def proven(site: Site, jobs: Sequence[StackedJob], stacked: StackedModule) -> Sh
     """
     module, stack = site.module, stacked.stack
     batches = {i: next(iter(site.loader(job.data.training_set, job.seed))) for i, job in enumerate(jobs)}
-    reads_one = type(module) is ClientModule and not any(_is_single(batch) for batch in batches.values())
-    for shortcut in first_token.shortcuts(cast(nn.Module, module.model)) if reads_one else ():
-        stack.shortcut = shortcut
-        try:
-            _check(site, jobs, stacked, batches)
-            return shortcut
-        except ClientTimeoutError:
-            raise
-        except Exception as error:  # whatever a model raises that wants all tokens
-            _log.debug("not with the first token alone: %s", error)
-    stack.shortcut = None
-    _check(site, jobs, stacked, batches)
+    one = any(_is_single(batch) for batch in batches.values())
+    # elsewhere a call costs more than the padding of a small batch, and nobody has measured it
+    padded = site.module.device.type == "cpu" and not one and all("attention_mask" in its for its in batches.values())
+    if padded:
+        batches = {i: _shortened(batch, stacked.steps.padding) for i, batch in batches.items()}
+        padded = any(not batch["attention_mask"].all() for batch in batches.values())
+    with _autocast(site):
+        alone = [_alone(site, job, batches[i], list(stack.trained)) for i, job in enumerate(jobs)]
+        first = type(module) is ClientModule and not one
+        for shortcut in first_token.shortcuts(cast(nn.Module, module.model), first, padded):
+            stack.shortcut = shortcut
+            try:
+                _check(site, alone, stacked, batches)
+                return shortcut
+            except ClientTimeoutError:
+                raise
+            except Exception as error:  # whatever a model raises that wants all tokens
+                _log.debug("not with the first token alone: %s", error)
+        stack.shortcut = None
+        _check(site, alone, stacked, batches)
     return None
 
 
@@ -59,21 +68,36 @@ def _is_single(batch: Mapping[str, Tensor]) -> bool:
     return "input_ids" in batch and batch["input_ids"].shape[1] < 2
 
 
+def _shortened(batch: Mapping[str, Tensor], padding: int) -> Mapping[str, Tensor]:
+    """The batch with every other text cut to half of its tokens, so that there is padding; something stays to learn."""
+    mask, labels = batch["attention_mask"], batch["labels"]
+    cut = torch.zeros_like(mask, dtype=torch.bool)
+    cut[::2, (mask.shape[1] + 1) // 2 :] = True
+    if labels.dim() == 2:  # of tokens
+        cut &= (labels.masked_fill(cut, IGNORED)[:, 1:] != IGNORED).any(1, keepdim=True)
+        labels = labels.masked_fill(cut, IGNORED)
+    filled = {name: batch[name].masked_fill(cut, padding) for name in ("input_ids",) if name in batch}
+    return {**batch, **filled, "attention_mask": mask.masked_fill(cut, 0), "labels": labels}
+
+
+def _autocast(site: Site) -> torch.autocast:
+    return torch.autocast(site.module.device.type, torch.bfloat16, enabled=site.settings.precision != "32-true")
+
+
 def _check(
-    site: Site, jobs: Sequence[StackedJob], stacked: StackedModule, batches: Mapping[int, Mapping[str, Tensor]]
+    site: Site, alone: Sequence[Sequence[Tensor]], stacked: StackedModule, batches: Mapping[int, Mapping[str, Tensor]]
 ) -> None:
-    device, names = site.module.device, list(stacked.stack.trained)
-    with torch.autocast(device.type, torch.bfloat16, enabled=site.settings.precision != "32-true"):
-        before = _drawn(device)
-        with stacked.stack.computing():
-            losses = stacked.loss(joined(batches, stacked.steps.padding))
-        if any(not torch.equal(one, other) for one, other in zip(before, _drawn(device), strict=True)):
-            raise Unstackable("the model draws random numbers, for each job its own")
-        together = _gradients(losses.sum(), [stacked.stack.tensors[name] for name in names])
-        for i, job in enumerate(jobs):
-            alone = _alone(site, job, batches[i], names)
-            found = [stacked.stack.part(i, name, value) for name, value in zip(names, together, strict=True)]
-            _compare(names, found, alone, TOLERANCE[site.settings.precision])
+    stack, device = stacked.stack, site.module.device
+    before = _drawn(device)
+    with stack.computing():
+        losses = stacked.loss(joined(batches, stacked.steps.padding))
+    if any(not torch.equal(one, other) for one, other in zip(before, _drawn(device), strict=True)):
+        raise Unstackable("the model draws random numbers, for each job its own")
+    names = list(stack.trained)
+    together = _gradients(losses.sum(), [stack.tensors[name] for name in names])
+    for i, expected in enumerate(alone):
+        found = [stack.part(i, name, value) for name, value in zip(names, together, strict=True)]
+        _compare(names, found, expected, TOLERANCE[site.settings.precision])
 
 
 def _alone(site: Site, job: StackedJob, batch: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor]:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from flt.engines import first_token
 from flt.engines.frames import Unstackable
+from flt.engines.tokens import Tokens
 from flt.layout import TRAVELLING, Layout
 
 
@@ -39,7 +41,8 @@ class Stack:
         }
         self.sizes = [{name: own[name].shape for name in self.tensors} for own in tensors]
         self.shortcut: first_token.Shortcut | None = None
-        """Where only the first token is computed."""
+        """What isn't computed."""
+        self.tokens = Tokens()
         self.current: dict[str, Tensor] = {}
         self.rows = 0
 
@@ -60,23 +63,31 @@ class Stack:
         try:
             for layer, (kind, names) in places.items():
                 layer.forward = functools.partial(kind, self, layer, names)
-            with first_token.alone(self.shortcut):
+            with first_token.alone(self.shortcut, self.tokens):
                 yield
         finally:
             for layer in places:
                 del layer.forward  # back to the class's
 
-    def use(self, jobs: Sequence[int], rows: int) -> None:
-        """Says whose batches follow.
+    @contextlib.contextmanager
+    def forward(self, jobs: Sequence[int], rows: int, mask: Tensor | None) -> Iterator[None]:
+        """One forward pass lies in the context.
 
         Args:
-            jobs: Positions of the jobs that are in the next forward pass.
+            jobs: Positions of the jobs that are in it.
             rows: Examples in it, those of all jobs.
+            mask: (rows, length), 0 where padding is; None: nobody knows.
         """
         self.rows, self.current = rows, dict(self.tensors)
         if len(jobs) < self.jobs:
             index = torch.tensor(jobs, device=next(iter(self.tensors.values())).device)
             self.current = {name: tensor.index_select(0, index) for name, tensor in self.tensors.items()}
+        if self.shortcut is None:
+            yield
+            return
+        self.tokens.begin(mask if self.shortcut.packed else None, len(jobs))
+        with self.tokens:
+            yield
 
     def lora(self, layer: Any, names: Mapping[str, str], x: Tensor) -> Tensor:
         """W0 x + scale B A x, in which each job's rows meet its own A and B.
@@ -87,11 +98,12 @@ class Stack:
             x: (jobs * rows, ..., in).
         """
         a, b = self.current[names["a"]], self.current[names["b"]]  # (jobs, r, in), (jobs, out, r)
-        out = layer.base_layer(x)
+        out, scale = layer.base_layer(x), self.layout.layers[names["layer"]].scale
+        if (counts := self.tokens.counts(x)) is not None:
+            own = zip(out[0].split(counts), x[0].split(counts), a, b, strict=True)
+            return torch.cat([torch.addmm(o, i @ a.T, b.T, alpha=scale) for o, i, a, b in own]).unsqueeze(0)
         inner = torch.bmm(self._by_job(x, len(a)), a.transpose(1, 2))  # (jobs, rows * ..., r)
-        flat = self._by_job(out, len(a))
-        scale = self.layout.layers[names["layer"]].scale
-        return torch.baddbmm(flat, inner, b.transpose(1, 2), alpha=scale).view(out.shape)
+        return torch.baddbmm(self._by_job(out, len(a)), inner, b.transpose(1, 2), alpha=scale).view(out.shape)
 
     def linear(self, layer: nn.Linear, names: Mapping[str, str], x: Tensor) -> Tensor:
         """W x + b with each job's own W and b.
@@ -101,13 +113,12 @@ class Stack:
             names: ``weight`` and perhaps ``bias`` -> the names of its tensors.
             x: (jobs * rows, ..., in).
         """
-        weight = self.current[names["weight"]].transpose(1, 2)  # (jobs, in, out)
-        flat = self._by_job(x, len(weight))
-        out = (
-            torch.baddbmm(self.current[names["bias"]].unsqueeze(1), flat, weight)
-            if "bias" in names
-            else torch.bmm(flat, weight)
-        )
+        weight, bias = self.current[names["weight"]], self.current.get(names.get("bias", ""))
+        if (counts := self.tokens.counts(x)) is not None:
+            own = zip(x[0].split(counts), weight, [None] * len(weight) if bias is None else bias, strict=True)
+            return torch.cat([F.linear(i, w, b) for i, w, b in own]).unsqueeze(0)
+        flat, weight = self._by_job(x, len(weight)), weight.transpose(1, 2)  # (jobs, in, out)
+        out = torch.bmm(flat, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), flat, weight)
         return out.view(*x.shape[:-1], out.shape[-1])
 
     def _by_job(self, x: Tensor, jobs: int) -> Tensor:

@@ -99,8 +99,9 @@ class StackedModule(pl.LightningModule):
     def loss(self, frame: Frame) -> Tensor:
         """The loss of each job in a frame (jobs,), as the module has it: the mean over what has a label."""
         frame = frame.to(self.inner[0].device)
-        self.stack.use(frame.jobs, frame.labels.shape[0] * frame.labels.shape[1])
-        logits, labels = self.inner[0](**frame.inputs), frame.labels
+        rows = frame.labels.shape[0] * frame.labels.shape[1]
+        with self.stack.forward(frame.jobs, rows, frame.inputs.get("attention_mask")):
+            logits, labels = self.inner[0](**frame.inputs), frame.labels
         if labels.dim() == 3:  # of tokens: each is the target of the one before
             labels, logits = F.pad(labels, (0, 1), value=IGNORED)[..., 1:], logits.float()
         labels = labels.reshape(len(frame.jobs), -1)

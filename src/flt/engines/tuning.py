@@ -22,6 +22,8 @@ SLOWER = 1.15
 """By so much a candidate has to be slower than the best to be out: less may be a disturbance."""
 AGAIN = 2
 """How often those that are left are timed again, the other way round."""
+LONG = 10.0
+"""Seconds after which nothing is timed again: where steps take long, disturbances are small beside them."""
 CLEARLY = 0.98
 """More jobs at once have to be faster by that factor, since they cost memory."""
 SHARE = 0.8
@@ -59,7 +61,7 @@ def chosen(seconds: Callable[[int], float], jobs: int, device: torch.device) -> 
         device: Whose memory.
     """
     found: dict[int, float] = {}
-    tried, grown = 1, 0
+    tried, grown, began = 1, 0, time.perf_counter()
     free()
     start = taken(device)
     for count in sorted({count for count in CANDIDATES if count < jobs} | {min(jobs, MOST)}):
@@ -77,6 +79,8 @@ def chosen(seconds: Callable[[int], float], jobs: int, device: torch.device) -> 
         if found[count] > SLOWER * min(found.values()):
             break
     for _ in range(AGAIN):
+        if time.perf_counter() - began > LONG:
+            break
         for count in [count for count in reversed(found) if found[count] <= SLOWER * min(found.values())]:
             try:
                 found[count] = min(found[count], seconds(count))
