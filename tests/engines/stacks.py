@@ -146,7 +146,7 @@ def moved(task: Task, update: Update) -> float:
     )
 
 
-def compared(federator: Federator, jobs: int = 4, rounds: int = 1) -> tuple[list[Task], Results, Batched]:
+def compared(federator: Federator, jobs: int | None = 4, rounds: int = 1) -> tuple[list[Task], Results, Batched]:
     """Runs the tasks of one round by both engines, and asserts that they agree."""
     tasks = tasks_of(federator, rounds)
     expected = list(federator.engine.run(tasks))

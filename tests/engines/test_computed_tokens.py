@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from stacks import batched, compared, federator_of, tasks_of
+from stacks import assert_equal, batched, compared, federator_of, tasks_of
 from torch import Tensor
 from torch.nn import functional as F
 
 from flt.data.stores import IGNORED
-from flt.engines.proof import _shortened
+from flt.engines.frames import Frame
+from flt.engines.proof import _with_padding
 from flt.engines.tokens import Packing, Tokens
 
 LENGTHS = (3, 6, 1, 2)
@@ -162,14 +161,42 @@ def test_where_a_block_mixes_neighbours_padding_stays() -> None:
     assert not shortcut.packed
 
 
-def test_the_proof_sees_padding_and_something_to_learn() -> None:
-    ids, labels = torch.arange(24).view(4, 6) + 1, torch.arange(24).view(4, 6)
-    labels[2, :4] = IGNORED
-    batch: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones(4, 6).long(), "labels": labels}
-    found = _shortened(batch, 0)
-    assert found["attention_mask"].sum(1).tolist() == [3, 6, 6, 6]
-    assert found["input_ids"][0].tolist() == [1, 2, 3, 0, 0, 0]
-    assert found["labels"][0].tolist() == [0, 1, 2, IGNORED, IGNORED, IGNORED]
-    assert torch.equal(found["labels"][1:], labels[1:])
-    classes = _shortened({**batch, "labels": torch.arange(4)}, 0)
-    assert classes["attention_mask"].sum(1).tolist() == [3, 6, 3, 6]
+@pytest.mark.parametrize("jobs", [None, 4])
+def test_texts_one_by_one_are_not_taken_for_what_several_would_do(jobs: int | None) -> None:
+    """ModernBERT's residual adds the first token alone to all tokens: right for one text, wrong for several."""
+    federator = federator_of(kind="modernbert", sizes=(5, 6, 7, 4), batch_size=1)
+    _, _, engine = compared(federator, jobs)
+    (shortcut,) = engine._proven.values()
+    assert shortcut.behind is None
+
+
+def test_one_job_alone_proves_nothing_of_several() -> None:
+    federator = federator_of(kind="modernbert", sizes=(5, 6, 7, 4), batch_size=1)
+    tasks = tasks_of(federator)
+    engine = batched(federator, 4)
+    list(engine.run(tasks[:1]))
+    assert_equal(list(engine.run(tasks)), list(federator.engine.run(tasks)))
+
+
+def frame(rows: int = 4, labels: Tensor | None = None) -> Frame:
+    ids = torch.arange(rows * 6).view(rows, 6) + 1
+    inputs = {"input_ids": ids, "attention_mask": torch.ones(rows, 6).long()}
+    return Frame((0, 1), inputs, torch.zeros(2, rows // 2) if labels is None else labels, (2, 2))
+
+
+def test_the_proof_sees_padding_that_no_text_is_cut_for() -> None:
+    found = _with_padding(frame(), 0)
+    assert found.inputs["attention_mask"].sum(1).tolist() == [6, 6, 6, 6]
+    assert Packing.of(found.inputs["attention_mask"], 2) is not None
+    assert torch.equal(found.inputs["input_ids"][:, :6], frame().inputs["input_ids"])
+    assert torch.equal(found.labels, frame().labels)
+    tokens = _with_padding(frame(labels=torch.ones(2, 2, 6).long()), 0).labels
+    assert (tokens[..., 6:] == IGNORED).all()
+
+
+def test_an_engine_without_a_fused_attention_keeps_its_padding() -> None:
+    federator = federator_of()
+    federator.engine.site.module.model.set_attn_implementation("eager")
+    _, _, engine = compared(federator)
+    (shortcut,) = engine._proven.values()
+    assert not shortcut.packed

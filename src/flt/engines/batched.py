@@ -77,6 +77,8 @@ class Batched(Serial):
         self.jobs: int | None = self.settings.jobs
         self._said: set[str] = set()
         self._proven: dict[tuple[str, ...], Shortcut | None] = {}
+        self._proven_of: dict[tuple[str, ...], int] = {}
+        """Of how many jobs at once it was asked: one says nothing of several."""
         self._refused: dict[tuple[str, ...], str] = {}
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
@@ -220,6 +222,16 @@ class Batched(Serial):
     def _train(
         self, jobs: Sequence[StackedJob], stack: Stack, most: int | None = None, watching: Sequence[Callback] = ()
     ) -> StackedModule:
+        stacked = self._module(jobs, stack, most)
+        with quiet(), alone(), interruptible(), stack.computing():
+            trainer = self.site.trainer(
+                [JobCallbacks(jobs, stack, stacked.steps), *watching], [], max_epochs=1, accumulate_grad_batches=1
+            )
+            trainer.fit(stacked, stacked.steps)
+        return stacked
+
+    def _module(self, jobs: Sequence[StackedJob], stack: Stack, most: int | None = None) -> StackedModule:
+        """What trains the stack, with what it may leave out."""
         site, settings = self.site, self.site.settings
         module = site.module
         assert isinstance(module, ClientModule)
@@ -228,15 +240,11 @@ class Batched(Serial):
             [site.loader(job.data.training_set, job.seed) for job in jobs], settings.accumulate,
             most or plan.steps or settings.steps, settings.epochs or 1, self._padding(),
         )  # fmt: skip
-        stacked = StackedModule(module, stack, steps, settings.clip)
-        if plan.train not in self._proven:
-            self._proven[plan.train] = proof.proven(site, jobs[: proof.JOBS], stacked)
+        stacked, asked = StackedModule(module, stack, steps, settings.clip), jobs[: proof.JOBS]
+        if self._proven_of.get(plan.train, 0) < len(asked):
+            self._proven[plan.train] = proof.proven(site, asked, stacked)
+            self._proven_of[plan.train] = len(asked)
         stack.shortcut = self._proven[plan.train]
-        with quiet(), alone(), interruptible(), stack.computing():
-            trainer = site.trainer(
-                [JobCallbacks(jobs, stack, steps), *watching], [], max_epochs=1, accumulate_grad_batches=1
-            )
-            trainer.fit(stacked, steps)
         return stacked
 
     def _result(self, job: StackedJob) -> Result:
@@ -252,6 +260,8 @@ class Batched(Serial):
         if len(alike) < 2:
             return
         try:
+            with self.site.leaving_no_trace(), self._within(proof.JOBS):  # of several at once, whose steps are timed
+                self._module(*self._stacked(alike[: proof.JOBS], lambda dataset: {}), tuning.STEPS)
             jobs = tuning.chosen(lambda jobs: self.seconds(alike[:jobs]), len(alike), self.site.module.device)
         except Unstackable as error:
             self._refused[tasks[0].payload.plan.train] = str(error)

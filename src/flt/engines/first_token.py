@@ -116,8 +116,7 @@ def _hooks(shortcut: Shortcut, tokens: Tokens) -> Iterator[Any]:
         return args, {**kwargs, **angles}
 
     def first(module: nn.Module, args: Any, output: Any) -> Any:
-        tokens.one_query = False
-        return _changed(tokens.firsts, output)
+        return _changed(tokens.alone, output)
 
     def leave(module: nn.Module, args: Any, output: Any) -> Any:
         return _changed(tokens.unpack, output)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from flt.client import ClientModule
+from flt.data.examples import PADDED
 from flt.data.stores import IGNORED
 from flt.engines import first_token
 from flt.engines.first_token import Shortcut
-from flt.engines.frames import Unstackable, joined
+from flt.engines.frames import Frame, Unstackable, joined
 from flt.engines.stacked import StackedJob, StackedModule
 from flt.site import Site
 from flt.tolerance import ClientTimeoutError
@@ -40,26 +43,23 @@ def proven(site: Site, jobs: Sequence[StackedJob], stacked: StackedModule) -> Sh
     """
     module, stack = site.module, stacked.stack
     batches = {i: next(iter(site.loader(job.data.training_set, job.seed))) for i, job in enumerate(jobs)}
-    one = any(_is_single(batch) for batch in batches.values())
+    frame, padding = joined(batches, stacked.steps.padding), stacked.steps.padding
+    first = type(module) is ClientModule and not any(_is_single(batch) for batch in batches.values())
     # elsewhere a call costs more than the padding of a small batch, and nobody has measured it
-    padded = site.module.device.type == "cpu" and not one and all("attention_mask" in its for its in batches.values())
-    if padded:
-        batches = {i: _shortened(batch, stacked.steps.padding) for i, batch in batches.items()}
-        padded = any(not batch["attention_mask"].all() for batch in batches.values())
+    padded = module.device.type == "cpu" and "attention_mask" in frame.inputs
     with _autocast(site):
         alone = [_alone(site, job, batches[i], list(stack.trained)) for i, job in enumerate(jobs)]
-        first = type(module) is ClientModule and not one
         for shortcut in first_token.shortcuts(cast(nn.Module, module.model), first, padded):
             stack.shortcut = shortcut
             try:
-                _check(site, alone, stacked, batches)
+                _check(site, alone, stacked, _with_padding(frame, padding) if shortcut.packed else frame)
                 return shortcut
             except ClientTimeoutError:
                 raise
             except Exception as error:  # whatever a model raises that wants all tokens
-                _log.debug("not with the first token alone: %s", error)
+                _log.debug("%s can't be left out: %s", shortcut, error)
         stack.shortcut = None
-        _check(site, alone, stacked, batches)
+        _check(site, alone, stacked, frame)
     return None
 
 
@@ -68,31 +68,31 @@ def _is_single(batch: Mapping[str, Tensor]) -> bool:
     return "input_ids" in batch and batch["input_ids"].shape[1] < 2
 
 
-def _shortened(batch: Mapping[str, Tensor], padding: int) -> Mapping[str, Tensor]:
-    """The batch with every other text cut to half of its tokens, so that there is padding; something stays to learn."""
-    mask, labels = batch["attention_mask"], batch["labels"]
-    cut = torch.zeros_like(mask, dtype=torch.bool)
-    cut[::2, (mask.shape[1] + 1) // 2 :] = True
-    if labels.dim() == 2:  # of tokens
-        cut &= (labels.masked_fill(cut, IGNORED)[:, 1:] != IGNORED).any(1, keepdim=True)
-        labels = labels.masked_fill(cut, IGNORED)
-    filled = {name: batch[name].masked_fill(cut, padding) for name in ("input_ids",) if name in batch}
-    return {**batch, **filled, "attention_mask": mask.masked_fill(cut, 0), "labels": labels}
+def _with_padding(frame: Frame, padding: int) -> Frame:
+    """The frame with a quarter more places in each row, all of them padding, so that there is enough to be left out."""
+    shape, known = frame.inputs["attention_mask"].shape, {"input_ids": padding, **PADDED}
+    width = (0, shape[1] // 4 + 1)
+    inputs = {
+        name: F.pad(value, width, value=known[name]) if value.shape == shape else value
+        for name, value in frame.inputs.items()
+    }
+    labels = frame.labels if frame.labels.dim() == 2 else F.pad(frame.labels, width, value=IGNORED)
+    return dataclasses.replace(frame, inputs=inputs, labels=labels)
 
 
 def _autocast(site: Site) -> torch.autocast:
     return torch.autocast(site.module.device.type, torch.bfloat16, enabled=site.settings.precision != "32-true")
 
 
-def _check(
-    site: Site, alone: Sequence[Sequence[Tensor]], stacked: StackedModule, batches: Mapping[int, Mapping[str, Tensor]]
-) -> None:
+def _check(site: Site, alone: Sequence[Sequence[Tensor]], stacked: StackedModule, frame: Frame) -> None:
     stack, device = stacked.stack, site.module.device
     before = _drawn(device)
     with stack.computing():
-        losses = stacked.loss(joined(batches, stacked.steps.padding))
+        losses = stacked.loss(frame)
     if any(not torch.equal(one, other) for one, other in zip(before, _drawn(device), strict=True)):
         raise Unstackable("the model draws random numbers, for each job its own")
+    if stack.shortcut is not None and stack.shortcut.packed and not stack.tokens.came_packed:
+        raise Unstackable("the blocks saw padding all the same")
     names = list(stack.trained)
     together = _gradients(losses.sum(), [stack.tensors[name] for name in names])
     for i, expected in enumerate(alone):

@@ -62,13 +62,13 @@ class Packing:
 
     @classmethod
     def of(cls, mask: Tensor | None, jobs: int) -> Packing | None:
-        """The packing of a batch; None where little would be saved, or rows begin with padding.
+        """The packing of a batch; None where little would be saved, as in one row alone, or rows begin with padding.
 
         Args:
             mask: (jobs * rows, length), 0 where padding is; None: there is none.
             jobs: Whose rows follow each other.
         """
-        if mask is None or mask.dim() != 2:
+        if mask is None or mask.dim() != 2 or len(mask) < 2:
             return None
         flat = mask.bool().flatten()
         real = flat.nonzero().squeeze(1)
@@ -100,16 +100,18 @@ class Tokens(TorchFunctionMode):
         packing: Of the batch; None: its rows stay as they are.
         packed: Whether activations are packed at the moment.
         one_query: Whether attention is asked for the first token of each row alone at the moment.
+        came_packed: Whether activations have come out of the last block packed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.packing: Packing | None = None
-        self.packed = self.one_query = False
+        self.packed = self.one_query = self.came_packed = False
 
     def begin(self, mask: Tensor | None, jobs: int) -> None:
         """Called before each forward pass: see :meth:`Packing.of`."""
-        self.packing, self.packed, self.one_query = Packing.of(mask, jobs), False, False
+        self.packing = Packing.of(mask, jobs)
+        self.packed = self.one_query = self.came_packed = False
 
     def counts(self, x: Tensor) -> Sequence[int] | None:
         """Tokens of each job in (1, tokens, ...) activations; None where they aren't packed."""
@@ -130,8 +132,13 @@ class Tokens(TorchFunctionMode):
     def unpack(self, x: Tensor) -> Tensor:
         """The reverse of :meth:`pack`."""
         packing = self._of(x)
-        self.packed = False
+        self.packed, self.came_packed = False, self.came_packed or packing is not None
         return x if packing is None else packing.unpack(x)
+
+    def alone(self, x: Tensor) -> Tensor:
+        """Each row's first token, (rows, 1, width), which goes on alone."""
+        self.one_query, self.came_packed = False, self._of(x) is not None
+        return self.firsts(x)
 
     def firsts(self, x: Tensor) -> Tensor:
         """Each row's first token, (rows, 1, width)."""
