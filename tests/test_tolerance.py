@@ -38,7 +38,7 @@ class Breaks(FedCallback):
     """Lets the fits of some clients fail, the first so many times."""
 
     def __init__(self, clients: Sequence[int], how: Callable[[Toy], Any], times: int = 99) -> None:
-        self.clients, self.how, self.left, self.client = clients, how, times, -1
+        self.clients, self.how, self.times, self.left, self.client = clients, how, times, times, -1
 
     def on_fit_start(self, federator: Federator) -> None:
         module: Any = federator.engine.site.module

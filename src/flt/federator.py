@@ -80,7 +80,7 @@ class Federator:
         self.history: list[dict[str, float]] = []
         self.cohort: list[Job] = []
         self.share: list[Job] = []
-        """The jobs of the cohort that this process trains."""
+        """The jobs of the cohort that this process has begun to train."""
         self.updates: list[Update] = []
         """What was accepted in the round that runs, sorted by job; where the recipe streams, without its numbers."""
         self.counts: Counter[str] = Counter()
@@ -144,8 +144,7 @@ class Federator:
     def _arrivals(self) -> Arrivals:
         """One attempt at a round: what comes of a cohort."""
         self.metrics, self.updates = {"round": self.state.rounds + 1}, []
-        self.cohort, self.counts = self._draw(), Counter()
-        self.share = self.engine.share(self.cohort)
+        self.cohort, self.share, self.counts = self._draw(), [], Counter()
         self.call("on_round_start")
         arrivals = Arrivals(self.server, self.state, self.cohort, careful=not self.tolerance.strict)
         for sent in self._sent():
@@ -183,7 +182,8 @@ class Federator:
         return [job for job in client.jobs(self._rank) if client.data[job.index].takes_part(self.state.rounds + 1)]
 
     def _tasks(self) -> Iterator[Task]:
-        for job in self.share:
+        for job in self.engine.deal(self.cohort):
+            self.share.append(job)
             payload = self.server.broadcast(self.state, job, self.cohort)
             self.call("on_job_start", payload)
             yield Task(payload, self.client_states.get(job.id, ClientState()), self._job_seed(job))
@@ -194,7 +194,7 @@ class Federator:
 
     def _sent(self) -> Iterator[Update | Failure]:
         """What this process's clients send, each once all of its jobs have been trained, and which jobs failed."""
-        left, fitted = Counter(job.client for job in self.share), defaultdict[int, list[Update]](list)
+        left, fitted = Counter(job.client for job in self.cohort), defaultdict[int, list[Update]](list)
         for outcome in map(self._sound, self.engine.run(self._tasks())):
             if isinstance(outcome, Failure):
                 client = outcome.job[0]

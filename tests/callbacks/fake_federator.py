@@ -12,6 +12,7 @@ import torch
 
 from flt.callbacks.base import FedCallback
 from flt.client import ClientSpec, JobData
+from flt.engines.processes import Processes
 from flt.layout import Layer, Layout
 from flt.messages import JobId, Payload, Plan, Update
 from flt.state import GroupState, ServerState
@@ -52,6 +53,7 @@ class FakeFederator(SimpleNamespace):
     """Calls the hooks in the order of the real one; the rounds' figures come from ``metrics_of`` and ``figures``."""
 
     attempt = 0
+    engine: Any = SimpleNamespace(processes=Processes())
 
     @property
     def round(self) -> int:

@@ -97,7 +97,7 @@ def tasks_of(federator: Federator, rounds: int = 1) -> list[Task]:
     federator.rounds = rounds
     federator.fit()
     federator.metrics, federator.updates = {}, []
-    federator.cohort = federator.share = federator._draw()
+    federator.cohort = federator._draw()
     return list(federator._tasks())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from flt.callbacks.communication import Communication
 from flt.callbacks.failures import Failures
 from flt.callbacks.precision import Precision
 from flt.client_states import ClientStates
+from flt.engines.batched import Batched
 from flt.engines.processes import Processes
-from flt.engines.serial import Serial, Task
-from flt.engines.strategy import Strategy, shares
+from flt.engines.serial import Outcome, Serial, Task
+from flt.engines.strategy import Strategy, longest_first, shares
 from flt.errors import InputError
 from flt.federator import Federator
+from flt.messages import Payload
 from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
@@ -61,7 +64,6 @@ def test_any_number_of_processes_has_the_bits_and_the_counts_of_one(name: str, t
         found = forked(functools.partial(bits, name, tmp_path / str(size)), size, tmp_path)
         assert [its[:2] for its in found] == [(expected, counted)] * size
         assert sum(its[2] for its in found) == jobs
-        assert max(its[2] for its in found) < jobs
 
 
 def test_one_process_has_the_bits_of_the_serial_engine(tmp_path: Path) -> None:
@@ -87,6 +89,57 @@ def test_each_client_is_in_one_share_and_the_longest_is_not_more_than_a_third_ab
 
 def test_a_longer_fit_is_begun_before_a_shorter_one_is_shared() -> None:
     assert shares({0: 1, 1: 2, 2: 9}, 2) == [[2], [1, 0]]
+    assert longest_first({0: 2, 1: 1, 2: 9, 3: 2}) == [2, 0, 3, 1]
+
+
+class Slow(Serial):
+    """An engine on a processor that is slower than the others'."""
+
+    def outcome(self, task: Task) -> Outcome:
+        time.sleep(1.0)
+        return super().outcome(task)
+
+
+def uneven(processes: Processes) -> tuple[list[bytes], list[int]]:
+    federator = toy_federator(clients=toy_clients(5), rounds=2)
+    inside = federator.engine if processes.is_first else Slow(federator.engine.site, federator.clients)
+    federator.engine = Strategy(inside, processes)
+    federator.fit()
+    return everything(federator), [job.client for job in federator.share]
+
+
+def test_who_is_faster_trains_more_clients_and_no_bit_changes(tmp_path: Path) -> None:
+    alone = uneven(Processes())[0]
+    (one, fast), (other, slow) = forked(uneven, 2, tmp_path)
+    assert one == other == alone
+    assert sorted(fast + slow) == [0, 1, 2, 3, 4]
+    assert len(slow) < len(fast)
+
+
+def claiming(processes: Processes) -> list[list[str]]:
+    return [list(processes.claims(items)) for items in ("abcdefgh", "", "ij")]
+
+
+def test_each_item_is_claimed_once_list_by_list(tmp_path: Path) -> None:
+    assert claiming(Processes()) == [list("abcdefgh"), [], list("ij")]
+    for of_first, of_second, expected in zip(*forked(claiming, 2, tmp_path), ["abcdefgh", "", "ij"], strict=True):
+        assert sorted(of_first + of_second) == list(expected)
+
+
+def test_fits_whose_bits_depend_on_their_neighbours_are_dealt_beforehand() -> None:
+    federator = toy_federator(clients=toy_clients(5))
+    cohort = federator._draw()
+    inside = Batched(federator.engine.site, federator.clients)
+    dealt = []
+    for rank in range(2):
+        processes = Processes()
+        processes.rank, processes.size = rank, 2
+        processes.claims = lambda items: pytest.fail("claimed")  # type: ignore[method-assign]  # nobody is to call it
+        engine = Strategy(inside, processes)
+        dealt.append([job.client for job in engine.deal(cohort)])
+        assert dealt[-1] == [job.client for job in engine.deal(cohort)]
+    assert sorted(sum(dealt, [])) == [0, 1, 2, 3, 4]
+    assert max(map(len, dealt)) == 3
 
 
 class Failing(Serial):
@@ -148,7 +201,7 @@ def larger(processes: Processes) -> str:
     federator.cohort = federator._draw()
     arrivals = Arrivals(federator.server, federator.state, federator.cohort)
     engine = Strategy(federator.engine, processes)
-    federator.share = engine.share(federator.cohort)
+    federator.engine = engine
     for update in federator._sent():
         tensors = {name: torch.full_like(tensor, 2.0**37) for name, tensor in update.tensors.items()}
         arrivals.take(dataclasses.replace(update, tensors=tensors))
@@ -209,6 +262,14 @@ def test_no_process_trains_a_round_that_the_first_one_has_stopped_before(tmp_pat
     assert forked(stopped_before, 2, tmp_path) == [0, 0]
 
 
+class BreaksAttempts(Breaks):
+    """Lets one client's fits fail, by whatever process, in so many attempts at the first round; in 99: at any."""
+
+    def on_job_start(self, federator: Federator, payload: Payload) -> None:
+        super().on_job_start(federator, payload)
+        self.left = int(federator.attempt < self.times and (federator.round == 1 or self.times == 99))
+
+
 def enduring(times: int, settings: dict[str, int], folder: Path, processes: Processes) -> tuple[list[bytes], Any]:
     """SCAFFOLD, which keeps something on the clients, with a client whose fits fail so often."""
     recipe, given = METHODS["scaffold"]
@@ -216,7 +277,7 @@ def enduring(times: int, settings: dict[str, int], folder: Path, processes: Proc
     failures = Failures()
     said = list[str]()
     failures.on_failures = lambda federator, found: said.extend(map(str, found))  # type: ignore[method-assign]  # to watch
-    federator.callbacks = [Breaks([1], raises, times), failures]
+    federator.callbacks = [BreaksAttempts([1], raises, times), failures]
     federator.client_states = ClientStates(folder)
     if processes.size > 1:
         federator.engine = Strategy(federator.engine, processes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -61,7 +62,7 @@ class Progress(FedCallback):
             self._display.end_job(federator, update)
         else:
             self._ended += 1
-            done, all_jobs = self._ended, len(federator.share)
+            done, all_jobs = self._ended, max(self._ended, _expected(federator, len(federator.cohort)))
             self._say_at_times(f"  round {federator.round}/{federator.rounds}: {done} of {all_jobs} jobs done")
 
     def on_evaluation(self, federator: Federator, done: int, batches: int) -> None:
@@ -120,7 +121,7 @@ class _Display:
     def begin_round(self, federator: Federator) -> None:
         """A round's bar, empty."""
         self.ended = []
-        self.bars.reset(self.jobs, total=len({job.client for job in federator.share}), note="")
+        self.bars.reset(self.jobs, total=_expected(federator, len({job.client for job in federator.cohort})), note="")
 
     def begin_job(self, payload: Payload) -> None:
         """The client that is in work."""
@@ -131,7 +132,7 @@ class _Display:
         losses = readable.under(update.metrics, "fit/")
         self.loss = {"loss": losses[name]} if (name := readable.loss(losses)) else self.loss
         self.ended.append(update.job)
-        done = federator.state.rounds + len(self.ended) / len(federator.share)
+        done = federator.state.rounds + min(1.0, len(self.ended) / _expected(federator, len(federator.cohort)))
         self.bars.update(self.jobs, completed=len({client for client, _ in self.ended}))
         self.bars.update(self.rounds, completed=done, note=self._left(done - self.first, federator.rounds - done))
         self.live.update(self._drawn())
@@ -154,6 +155,11 @@ class _Display:
         totals = readable.under(self.last, "comm/total_")
         cells += [f"{way} {readable.size(total)}" for way, total in totals.items()]
         return Group(self.bars, Text(_GAP.join(cells), style="dim", no_wrap=True, overflow="ellipsis"))
+
+
+def _expected(federator: Federator, number: int) -> int:
+    """How many of what all processes share falls to this one, as long as they are equally fast."""
+    return math.ceil(number / federator.engine.processes.size)
 
 
 def first_line(title: str, federator: Federator) -> str:

@@ -7,7 +7,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import Callback
 from torch import nn
@@ -65,6 +65,8 @@ class Batched(Serial):
         settings: How many jobs at once.
         found: Told the settings when how many was timed, or memory didn't suffice.
     """
+
+    independent: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 PATIENCE = datetime.timedelta(days=30)
 """How long processes wait for each other."""
 _E = TypeVar("_E", bound=BaseException)
+_T = TypeVar("_T")
 
 
 @message
@@ -82,6 +84,13 @@ class Processes:
     def total(self, numbers: Tensor) -> Tensor:
         """The sum over the processes of an int64 tensor, exact in any order."""
         return numbers
+
+    def claims(self, items: Sequence[_T]) -> Iterator[_T]:
+        """Those that this process gets of items that all have alike: whenever it asks, the next that nobody has.
+
+        Called equally often by each of them.
+        """
+        return iter(items)
 
     def first(self, make: Callable[[], str]) -> str:
         """What the first process makes, on all of them.
@@ -155,6 +164,8 @@ class Launched(Processes):
         self.rank, self.size, self.device = fabric.global_rank, fabric.world_size, fabric.device
         # messages lie in the CPU's memory, and gloo says at once that a process has died, where NCCL waits
         self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=PATIENCE)
+        self._store = self._met()
+        self._claimed = 0  # lists of items
 
     def gather(self, data: bytes) -> list[bytes]:
         """What each process gave, by rank: their lengths first, then the bytes as uint8 tensors of one length.
@@ -173,6 +184,34 @@ class Launched(Processes):
         with _noticing():
             dist.all_gather(found, mine, group=self._group)
         return [its[:size].numpy().tobytes() for its, size in zip(found, sizes, strict=True)]
+
+    def claims(self, items: Sequence[_T]) -> Iterator[_T]:
+        """Those that this process gets of items that all have alike: whenever it asks, the next that nobody has.
+
+        Raises:
+            PeerDiedError: The first process, which counts, isn't there any more.
+        """
+        self._claimed += 1
+        if self.is_first:  # of the list before nobody asks for more: all have met since
+            self._store.delete_key(f"claims {self._claimed - 1}")
+        return self._claims(f"claims {self._claimed}", items)
+
+    def _claims(self, key: str, items: Sequence[_T]) -> Iterator[_T]:
+        while True:
+            with _noticing():
+                number = self._store.add(key, 1) - 1
+            if number >= len(items):
+                return
+            yield items[number]
+
+    def _met(self) -> dist.TCPStore:
+        """A store that the first process keeps, for what they count together."""
+        host = os.environ.get("MASTER_ADDR", "127.0.0.1")  # the launcher's
+        if self.is_first:
+            store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+            self.gather(str(store.port).encode())
+            return store
+        return dist.TCPStore(host, int(self.gather(b"no port")[0]), is_master=False)
 
     def total(self, numbers: Tensor) -> Tensor:
         """The sum over the processes of an int64 tensor, exact in any order."""

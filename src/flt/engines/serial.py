@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import Dataset
@@ -56,6 +56,9 @@ class Serial:
         found: Told the settings, once the engine has found out what they leave open.
     """
 
+    independent: ClassVar[bool] = True
+    """Whether the bits of a fit are the same whatever is trained before and beside it."""
+
     def __init__(
         self,
         site: Site,
@@ -92,9 +95,12 @@ class Serial:
         free()  # outside the handler, whose exception keeps what the failed fit holds
         return failure
 
-    def share(self, cohort: Sequence[Job]) -> list[Job]:
-        """The jobs that this process trains, a client's all of them: here all that there are."""
-        return list(cohort)
+    def deal(self, cohort: Sequence[Job]) -> Iterator[Job]:
+        """The jobs that this process trains, a client's one after another, each asked for when it can begin: here all.
+
+        Called once in each attempt at a round.
+        """
+        return iter(cohort)
 
     def exchange(self, arrivals: Arrivals, counts: Counter[str], states: ClientStates) -> None:
         """Brings in what other processes have trained and counted: here there are none."""

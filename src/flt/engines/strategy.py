@@ -1,7 +1,6 @@
 """The strategy engine: the cohort shared over processes that Lightning launches, on one machine or several.
 
-each process    share = its clients, longest first to whoever has least to do
-                arrivals = fits of the share, by the engine inside
+each process    arrivals = fits of clients by the engine inside, the longest first, each by whoever is free
 all             arrivals = arrivals of all: int64 sums added up, or updates gathered as bytes of safetensors
                 state = aggregate(state, arrivals)              in each process, from the same bits to the same bits
 the first       evaluates, shows, writes checkpoints
@@ -11,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -105,13 +104,21 @@ class Strategy(Serial):
         super().__init__(inside.site, inside.clients)
         self.inside, self.processes = inside, processes
 
-    def share(self, cohort: Sequence[Job]) -> list[Job]:
-        """The jobs of the clients that are this process's, in the cohort's order."""
-        costs: Counter[int] = Counter()
+    def deal(self, cohort: Sequence[Job]) -> Iterator[Job]:
+        """The jobs of the clients that this process trains.
+
+        Whoever is free takes the client that is longest of those that are left, since processes aren't equally fast.
+        Where the bits of a fit depend on which are stacked with it, shares are dealt beforehand.
+        """
+        jobs, costs = defaultdict[int, list[Job]](list), Counter[int]()
         for job in cohort:
+            jobs[job.client].append(job)
             costs[job.client] += self._cost(job)
-        mine = set(shares(costs, self.processes.size)[self.processes.rank])
-        return [job for job in cohort if job.client in mine]
+        if not self.inside.independent:
+            mine = set(shares(costs, self.processes.size)[self.processes.rank])
+            return (job for job in cohort if job.client in mine)
+        claimed = self.processes.claims(longest_first(costs))
+        return (job for client in claimed for job in jobs[client])
 
     def bear(self, tolerance: Tolerance) -> None:
         """Takes over what the run puts up with, for the engine inside too."""
@@ -166,6 +173,15 @@ class Strategy(Serial):
                 totals[key] = _whole(high, low, sum(n for n, _ in terms), sum(reach for _, reach in terms))
 
 
+def longest_first(costs: dict[int, int]) -> list[int]:
+    """Clients by what their jobs cost, the dearest first.
+
+    Args:
+        costs: Client -> what its jobs cost.
+    """
+    return sorted(costs, key=lambda client: (-costs[client], client))
+
+
 def shares(costs: dict[int, int], processes: int) -> list[list[int]]:
     """Clients to processes: the longest first, each to the process that has least to do.
 
@@ -179,7 +195,7 @@ def shares(costs: dict[int, int], processes: int) -> list[list[int]]:
     """
     dealt: list[list[int]] = [[] for _ in range(processes)]
     load = [0] * processes
-    for client in sorted(costs, key=lambda client: (-costs[client], client)):
+    for client in longest_first(costs):
         least = load.index(min(load))
         dealt[least].append(client)
         load[least] += costs[client]
