@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+from test_tolerance import tolerant
 from test_trivial_cases import METHODS, clients_of
-from toys import Sent, toy_clients, toy_federator
+from toys import Sent, assert_same, toy_clients, toy_federator, weights_of
 
 from flt.arrivals import Arrivals
 from flt.callbacks.base import FedCallback
@@ -18,6 +21,7 @@ from flt.federator import Federator
 from flt.messages import Update, encode
 from flt.recipe import Recipe
 from flt.rules.mean import Mean
+from flt.rules.robust import Krum, Median, MultiKrum
 from flt.rules.scaffold import Scaffold
 from flt.rules.svd import Svd
 from flt.server_optimizer import Adam
@@ -100,3 +104,89 @@ def test_what_another_process_sends_of_a_streamed_update_has_its_shapes() -> Non
     assert not sendable.tensors
     arrivals.receive([sendable])
     assert {name: tensor.shape for name, tensor in arrivals.updates[0, 0].tensors.items()} == expected
+
+
+# ---------------------------------------------------------------------------------------------- finite, and too large
+
+
+def vast_tensor(update: Update) -> Update:
+    last = max(update.tensors)
+    return dataclasses.replace(update, tensors={**update.tensors, last: torch.full_like(update.tensors[last], 1e30)})
+
+
+def vast_scores(update: Update) -> Update:
+    scores = {layer: (ids, torch.full_like(values, 1e30)) for layer, (ids, values) in update.scores.items()}
+    return dataclasses.replace(update, scores=scores)
+
+
+def vast_examples(update: Update) -> Update:
+    return dataclasses.replace(update, examples=2**70)
+
+
+class Vast(FedCallback):
+    """A transform that makes what client 2 sends too large."""
+
+    def __init__(self, spoil: Callable[[Update], Update]) -> None:
+        self.spoil = spoil
+
+    def __call__(self, updates: list[Update]) -> list[Update]:
+        return [self.spoil(update) if update.job[0] == 2 else update for update in updates]
+
+
+def of_five(recipe: Recipe, spoil: Callable[[Update], Update] | None = None, without: int | None = None) -> Federator:
+    """A federation of five clients, one of which sends something else, or isn't there."""
+    clients = {number: client for number, client in clients_of(5).items() if number != without}
+    federator = toy_federator(recipe, clients)
+    federator.server.jobs = 5
+    federator.transforms = [Vast(spoil)] if spoil else []
+    return federator
+
+
+LISTED = ["fl_tac", "fl_tac, unlocked", "flora", "flexlora", "fedex_lora"]
+RECIPES = {
+    **{name: METHODS[name][0] for name in (*LISTED, "fedit", "hafl freeze", "hafl own scores")},
+    "krum": Recipe(Krum()),
+    "multi-Krum": Recipe(MultiKrum()),
+    "scores in groups": dataclasses.replace(METHODS["fl_tac"][0], importance=METHODS["hafl freeze"][0].importance),
+}
+SCORED = ["hafl freeze", "hafl own scores", "scores in groups"]
+CASES = [
+    *((name, vast_tensor) for name in RECIPES),
+    *((name, vast_scores) for name in SCORED),
+    *((name, vast_examples) for name in (*SCORED, "fedit", "flora", "flexlora", "fedex_lora")),
+]
+
+
+@pytest.mark.parametrize(("name", "spoil"), CASES, ids=[f"{name}, {spoil.__name__}" for name, spoil in CASES])
+def test_an_update_that_is_too_large_is_a_failure_of_its_job_in_every_recipe(
+    name: str, spoil: Callable[[Update], Update]
+) -> None:
+    federator, expected = of_five(RECIPES[name], spoil), of_five(RECIPES[name], without=2)
+    tolerant(federator, min_updates=4).fit()
+    expected.fit()
+    assert [update.job[0] for update in federator.updates] == [0, 1, 3, 4]
+    assert federator.state.clusters == expected.state.clusters
+    for gid, group in expected.state.groups.items():
+        assert_same(weights_of(federator, gid), group.weights)
+        assert_same(federator.state.groups[gid].scores, group.scores)
+
+
+@pytest.mark.parametrize("name", SCORED)
+@pytest.mark.parametrize("spoil", [vast_scores, vast_examples])
+def test_scores_that_are_too_large_end_a_strict_run_in_a_line(name: str, spoil: Callable[[Update], Update]) -> None:
+    with pytest.raises(InputError, match=r"^update of client 2, job 0.*; lower local.lr$"):
+        of_five(RECIPES[name], spoil).fit()
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:Number of distinct clusters")
+@pytest.mark.parametrize("name", LISTED)
+def test_numbers_that_are_too_large_end_a_strict_run_in_a_line(name: str) -> None:
+    with pytest.raises(InputError, match=r"^update of client 2, job 0=.*; lower local.lr$"):
+        of_five(RECIPES[name], vast_tensor).fit()
+
+
+def test_a_rule_that_sorts_values_takes_one_of_any_size() -> None:
+    federator = of_five(Recipe(Median()), vast_tensor)
+    tolerant(federator, min_updates=4).fit()
+    assert len(federator.updates) == 5
+    assert all(float(tensor.abs().max()) < 100 for tensor in weights_of(federator).values())

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from flt.errors import InputError
 from flt.messages import JobId, Update
@@ -55,7 +56,8 @@ class Arrivals:
         server: Checks and sums.
         state: The state that the round's payloads came from.
         cohort: The jobs that were asked.
-        careful: Whether the round goes on where an update can't be added: then nothing of it may be in the sums.
+        careful: Whether the round goes on where an update can't be added: then nothing of it may be in the sums, and
+            what couldn't be added at the round's end is refused when it arrives.
     """
 
     def __init__(
@@ -75,16 +77,18 @@ class Arrivals:
         """Checks an update, and keeps it or adds it to the sums.
 
         Raises:
-            InputError: It isn't what was asked for, has the wrong shapes, or holds a number that isn't finite.
+            InputError: It isn't what was asked for, has the wrong shapes, or holds a number that isn't finite, or one
+                that is too large.
         """
         job = self.asked.get(update.job)
         (screened,) = self.server.screen(self.state, [job] if job else [], [update])
         if update.job in self.updates:
             raise InputError.of(f"update of client {update.job[0]}, job {update.job[1]}", "twice", "one of each job")
-        if self.sums is not None:
-            self._add(screened, self.sums)
-            screened = hollow(screened)
-        self.updates[update.job] = screened
+        if self.careful:
+            self._add_if_small(screened)
+        elif self.sums is not None:
+            self._include(screened, self.sums)
+        self.updates[update.job] = hollow(screened) if self.sums is not None else screened
 
     def sendable(self) -> list[Update]:
         """What another process needs of the updates, by job: without tensors where they were added to the sums."""
@@ -115,34 +119,45 @@ class Arrivals:
         """The updates by job."""
         return [self.updates[job] for job in sorted(self.updates)]
 
-    def _add(self, update: Update, sums: Sums) -> None:
+    def _include(self, update: Update, sums: Sums) -> None:
         rule = self.server.recipe.rule
         assert isinstance(rule, Summable), "recipes with others don't stream"
-        part = Sums() if self.careful else sums
         self._arrived[update.job] = update
         try:
-            rule.include(self._view, update, part.totals)
+            rule.include(self._view, update, sums.totals)
             if self.server.recipe.server_optimizer.steps:
-                rule.include(self._view, self.server.echo(self._view, update), part.start)
+                rule.include(self._view, self.server.echo(self._view, update), sums.start)
         finally:
             del self._arrived[update.job]
-        if self.careful:
-            self._check_reach(update, part)
-            sums.merge(part)
 
-    def _check_reach(self, update: Update, part: Sums) -> None:
-        """Refuses an update of which as many as were asked could be too large together.
+    def _add_if_small(self, update: Update) -> None:
+        """Refuses an update of which as many as were asked could be too large together, whether or not they stream.
 
-        So what is dropped depends on the update alone, and neither on the order of arrival nor on who added it up.
+        So the round's end meets no sum that is too large, and what is dropped depends on the update alone, and neither
+        on the order of arrival nor on who added it up.
         """
-        reach = max((its.reach for its in (*part.totals.values(), *part.start.values())), default=0.0)
+        rule, part = self.server.recipe.rule, Sums()
+        reaches = [update.examples * _largest(values) for _, values in update.scores.values()]
+        if isinstance(rule, Summable):
+            self._include(update, part)
+            reaches += [its.reach for its in (*part.totals.values(), *part.start.values())]
+        elif rule.adds:
+            reaches += [rule.weight(update) * max(1.0, _largest(tensor)) for tensor in update.tensors.values()]
+        reach = max(reaches, default=0.0)
         if not reach * len(self.asked) < LARGEST:
             who = f"update of client {update.job[0]}, job {update.job[1]}"
             raise InputError.of(who, f"numbers up to {reach:.1e}", "smaller numbers; lower local.lr")
+        if self.sums is not None:
+            self.sums.merge(part)
 
 
 def _together(one: Totals, other: Totals) -> Totals:
     return {**one, **{key: one[key].plus(term) if key in one else term for key, term in other.items()}}
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest magnitude, rounded up as exact sums do it."""
+    return float(tensor.abs().max().ceil()) if tensor.numel() else 0.0
 
 
 def hollow(update: Update) -> Update:

@@ -104,7 +104,11 @@ class GradientSensitivity(_Smoothed):
         return [SensitivityMeter(fit, self.beta1, self.beta2, self.uncertainty)]
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
-        """The group with its new scores; a pair that nobody measured keeps its score."""
+        """The group with its new scores; a pair that nobody measured keeps its score.
+
+        Raises:
+            InputError: Scores are too large for an exact sum.
+        """
         scores = {name: self._smooth(name, old, updates) for name, old in after.scores.items()}
         return dataclasses.replace(after, scores=scores)
 
@@ -128,8 +132,12 @@ class GradientSensitivity(_Smoothed):
             if layer in update.scores:
                 ids, values = update.scores[layer]
                 index = torch.tensor(ids, dtype=torch.long)  # there may be none
-                total.add(torch.zeros_like(old).index_copy(0, index, update.examples * values.to(old.dtype)))
-                weight[index] += update.examples
+                try:
+                    total.add(torch.zeros_like(old).index_copy(0, index, update.examples * values.to(old.dtype)))
+                    weight[index] += update.examples
+                except OverflowError as error:
+                    who = f"update of client {update.job[0]}, job {update.job[1]}: scores of {layer}"
+                    raise InputError.of(who, error, "smaller numbers; lower local.lr") from error
         fresh = self.beta1 * old + (1 - self.beta1) * total.value() / weight.clamp(min=1)
         return torch.where(weight > 0, fresh, old)
 

@@ -52,6 +52,8 @@ class Rule(abc.ABC):
     """Slots of the group that travel down with the weights."""
     changes_base: ClassVar[bool] = False
     """The rule writes into the frozen weights."""
+    adds: ClassVar[bool] = True
+    """The answer has sums of the updates' numbers in it, for which they may be too large."""
     starts_afresh: ClassVar[bool] = False
     """Each round begins with an adapter that was drawn anew."""
     combines: ClassVar[tuple[str, ...]] = ()

@@ -36,6 +36,7 @@ class EntryWise(Rule):
     """
 
     weighings: ClassVar[tuple[str, ...]] = UNIFORM
+    adds: ClassVar[bool] = False  # a value of any size is one more to sort
 
     weights: str = "uniform"
 
