@@ -218,6 +218,23 @@ def test_sums_that_are_too_large_together_are_refused(tmp_path: Path) -> None:
         assert line.endswith("allowed is smaller numbers; lower local.lr")
 
 
+def apart(processes: Processes) -> str:
+    """Processes that have gone on from different checkpoints."""
+    federator = toy_federator(clients=toy_clients(2), rounds=2)
+    federator.state = dataclasses.replace(federator.state, rounds=processes.rank)
+    federator.engine = Strategy(federator.engine, processes)
+    try:
+        federator.fit()
+    except InputError as error:
+        return str(error)
+    return "went on"
+
+
+def test_updates_of_different_rounds_are_not_added_up(tmp_path: Path) -> None:
+    line = "round=[1, 2]: machines have gone on from different checkpoints; allowed is one round in all processes"
+    assert [its.partition(": the same")[0] for its in forked(apart, 2, tmp_path)] == [line, line]
+
+
 def halves(recipe: Recipe, folder: Path, processes: Processes) -> list[bytes]:
     """One round in this process alone, then two more by all."""
     first = toy_federator(recipe, optimizer="sgd")

@@ -48,6 +48,7 @@ class Share:
         counts: What callbacks counted.
         files: Job -> file and checksum of the private state that it wrote.
         failures: Of its jobs without an update.
+        round: Rounds finished before this one.
     """
 
     updates: tuple[Update, ...]
@@ -55,6 +56,7 @@ class Share:
     counts: dict[str, int]
     files: dict[JobId, tuple[str, str]]
     failures: tuple[Failure, ...] = ()
+    round: int = 0
 
 
 INSIDE: dict[str, tuple[type, type[Serial]]] = {
@@ -130,16 +132,23 @@ class Strategy(Serial):
         return self.inside.run(tasks)
 
     def exchange(self, arrivals: Arrivals, counts: Counter[str], states: ClientStates) -> None:
-        """Brings in what the other processes have trained and counted, so that all have the same."""
+        """Brings in what the other processes have trained and counted, so that all have the same.
+
+        Raises:
+            InputError: They are in different rounds, or the sums are too large together.
+        """
         sums = {} if arrivals.sums is None else {"totals": arrivals.sums.totals, "start": arrivals.sums.start}
         described = {
             (which, *key): (tuple(its.high.shape), its.count, its.reach)
             for which, totals in sums.items()
             for key, its in totals.items()
         }
-        failures = tuple(arrivals.failures.values())
-        mine = Share(tuple(arrivals.sendable()), described, dict(counts), dict(states.pending), failures)
+        failures, done = tuple(arrivals.failures.values()), arrivals.state.rounds
+        mine = Share(tuple(arrivals.sendable()), described, dict(counts), dict(states.pending), failures, done)
         found: list[Share] = self.processes.listen(encode(mine))
+        if len(rounds := {share.round + 1 for share in found}) > 1:
+            why = "machines have gone on from different checkpoints"
+            raise InputError.of("round", sorted(rounds), "one round in all processes: the same folder on each", why)
         counts.clear()
         if not self.processes.is_first:
             states.taken_back()  # the first one's checkpoints remove the files
