@@ -219,6 +219,54 @@ def test_time_that_is_up_interrupts_what_waits_and_leaves_no_timer() -> None:
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+def test_a_body_that_swallows_an_interruption_is_interrupted_again() -> None:
+    swallowed = []
+
+    def body() -> None:
+        while len(swallowed) < 2:
+            try:
+                time.sleep(30)
+            except Exception as error:
+                swallowed.append(type(error))
+        time.sleep(30)
+
+    began = time.monotonic()
+    with pytest.raises(ClientTimeoutError), within(0.05):
+        body()
+    assert swallowed == [ClientTimeoutError] * 2
+    assert time.monotonic() - began < 20
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def sleep_and(clean: Callable[[], None]) -> None:
+    try:
+        time.sleep(30)
+    finally:
+        clean()
+
+
+def test_what_cleans_up_after_an_interruption_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flt.tolerance.AGAIN", 0.05)
+    cleaned = []
+
+    def clean() -> None:
+        time.sleep(0.5)
+        cleaned.append(True)
+
+    with pytest.raises(ClientTimeoutError), within(0.05):
+        sleep_and(clean)
+    assert cleaned
+
+
+def test_cleaning_up_without_end_is_interrupted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flt.tolerance.AGAIN", 0.05)
+    monkeypatch.setattr("flt.tolerance.GRACE", 0.2)
+    began = time.monotonic()
+    with pytest.raises(ClientTimeoutError), within(0.05):
+        sleep_and(lambda: time.sleep(30))
+    assert time.monotonic() - began < 20
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
