@@ -158,6 +158,8 @@ def given(*arguments: str) -> Callable[[Path], list[str]]:
     return lambda folder: list(arguments)
 
 
+LONG = "x" * 300
+"""Longer than a system lets a file's name be."""
 ROWS = "".join(f"{i},{i % 2}\n" for i in range(60))
 BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     # ------------------------------------------------------------------------------------------------- configuration
@@ -204,6 +206,8 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no checkpoint": (given("checkpoint.keep=0"), "checkpoint.keep=0"),
     # ----------------------------------------------------------------------------------------------------------- data
     "a file that isn't there": (given("data=nowhere.csv"), "data"),
+    "a file of a user who isn't there": (given("data=~nosuchuser/x.csv"), "data.path=~nosuchuser/x.csv: allowed is an"),
+    "a file with a name that is too long": (given(f"data=folder/{LONG}.csv"), f"data.path=folder/{LONG}.csv: allowed"),
     "an empty file": (csv(""), "data"),
     "a file without rows": (csv("text,label\n"), "data"),
     "a file without labels": (csv("text,other\nword,1\n"), "data"),
@@ -229,6 +233,9 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     # --------------------------------------------------------------------------------------------------------- models
     "a folder that isn't there": (given("model=./nowhere"), "model=./nowhere"),
+    "a folder of a user who isn't there": (given("model=~nosuchuser/model"), "model=~nosuchuser/model: there is no"),
+    "a folder with a name that is too long": (given(f"model=./{LONG}"), f"model=./{LONG}: there is no such folder"),
+    "a hub id that is too long": (given(f"model=org/{LONG}"), f"model.path=org/{LONG}: no such folder, and no hub id"),
     "a folder without a model": (model(lambda folder: [path.unlink() for path in folder.iterdir()]), "model"),
     "a model's card that is no json": (model(lambda folder: (folder / "config.json").write_text("{")), "model"),
     "weights that are a pickle": (model(pickled_weights), "model"),
@@ -243,6 +250,8 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a pickled adapter in a model's folder": (model(pickled_adapter), "model"),
     # ---------------------------------------------------------------------------------------------------- checkpoints
     "a run that isn't there": (given("resume=nowhere"), "resume=nowhere"),
+    "a run with a name that is too long": (given(f"resume={LONG}"), f"resume={LONG}: there is no config.yaml in it"),
+    "a root with a name that is too long": (given(f"root={LONG}"), f"root={LONG}: File name too long; allowed is a"),
     "a run's configuration that is no yaml": (
         run_folder(lambda run: (run / "config.yaml").write_text("a: [")), "resume",
     ),

@@ -10,7 +10,7 @@ import safetensors
 
 from flt import files
 from flt.errors import InputError
-from flt.files import is_full, write_atomically
+from flt.files import is_full, last_name, write_atomically
 
 
 def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +36,21 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path: Path, monkeyp
         write_atomically(tmp_path / "file", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("~nosuchuser/private/x.csv", "x.csv"),
+        ("~/x.csv", "x.csv"),
+        ("/private/x.csv", "x.csv"),
+        ("org/name", "org/name"),
+        ("org/" + "x" * 300, "org/" + "x" * 300),
+        (3, 3),
+    ],
+)
+def test_the_last_name_of_a_value_needs_no_such_path(value: object, shown: object) -> None:
+    assert last_name(value) == shown
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +34,35 @@ def run(folder: Path) -> Path:
 
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_run_in_a_folder_that_can_not_be_written_is_refused_in_a_line_and_stays_as_it_is(
+    number: int, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(path: Path, data: bytes) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    before = contents(run)
+    capsys.readouterr()
+    monkeypatch.setattr(runs, "write_atomically", refused)
+    assert train("algo=fedit", "rounds=2", f"resume={run}") == 2
+    line = f"error: resume=version_0: {os.strerror(number)}; allowed is a folder that can be written\n"
+    assert capsys.readouterr().err == line
+    assert contents(run) == before
+
+
+def test_a_folder_that_can_not_be_looked_into_is_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg, stat = load_config(["resume=somebody/version_0"]), os.stat
+
+    def denied(path: object, **how: object) -> os.stat_result:
+        if "somebody" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **how)  # type: ignore[arg-type]  # whatever it is called with
+
+    monkeypatch.setattr(os, "stat", denied)
+    with pytest.raises(InputError, match="^resume=somebody/version_0: there is no config.yaml in it"):
+        runs._find(cfg)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir
@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flt.choices import choices, config_folder, groups
 from flt.errors import InputError
-from flt.files import last_name
+from flt.files import expanded, last_name
 from flt.schema import TrainConfig
 
 FILES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".npz")
@@ -146,7 +146,7 @@ def _map_paths(override: str) -> list[str]:
         if value.endswith(FILES):
             return ["data=file", f"data.path={quoted}"]
         return ["data=hub", f"data.path={quoted}"] if value.count("/") == 1 else [override]
-    if value.startswith(("/", ".", "~")) and not Path(value).expanduser().is_dir():
+    if value.startswith(("/", ".", "~")) and not os.path.isdir(expanded(value)):
         raise InputError.of(
             "model", value, f"{', '.join(choices('model'))}, a hub id, or a folder", "there is no such folder"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from flt.cards import BASE, CARD, LABEL_NAMES, WEIGHTS
 from flt.client import ClientModule, JobData, Optimizer
 from flt.config import typed
 from flt.errors import InputError
-from flt.files import last_name
+from flt.files import expanded, last_name
 from flt.label_names import LabelNameClassifier
 from flt.layout import TRAVELLING
 from flt.locate import LOADABLE, OFFLINE, loading, locate
@@ -58,8 +59,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     Example:
         >>> load("lightning_logs/c2a/version_0/adapter")  # doctest: +SKIP
     """
-    folder = Path(folder).expanduser()
-    found = next((name for name in _READERS if (folder / name).is_file()), None)
+    folder = expanded(folder)
+    found = next((name for name in _READERS if os.path.isfile(folder / name)), None)
     if found is None:
         inner = sorted(path.name for place in PLACES for path in folder.glob(f"{place}_*"))
         allowed = f"one of its folders: {', '.join(inner)}" if inner else "adapter/ or model/ of a finished run"

@@ -42,12 +42,23 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def is_path(value: Any) -> bool:
     """Whether a value leads to something on this machine; a hub id only looks as if it did."""
-    return isinstance(value, str) and (value.startswith(("/", "~", ".")) or ("/" in value and Path(value).exists()))
+    # Path.exists would raise for a name that no system takes
+    return isinstance(value, str) and (value.startswith(("/", "~", ".")) or ("/" in value and os.path.exists(value)))
 
 
 def last_name(value: Any) -> Any:
     """A value as others may see it: of a path, which tells where things lie on this machine, the last name."""
-    return Path(os.path.abspath(Path(value).expanduser())).name if is_path(value) else value
+    return Path(os.path.abspath(expanded(value))).name if is_path(value) else value
+
+
+def expanded(value: str | Path) -> Path:
+    """A path with ~ as the folder that it stands for; Path.expanduser would raise where there is no such user."""
+    return Path(os.path.expanduser(value))
+
+
+def why_of(error: OSError) -> str:
+    """What a system says is wrong, without the path."""
+    return error.strerror or type(error).__name__
 
 
 def is_full(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from flt.errors import InputError
+from flt.files import expanded
 from flt.quiet import quiet_transformers
 
 log = logging.getLogger(__name__)
@@ -32,8 +34,8 @@ def locate(path: str, package: str | None = None) -> tuple[str, bool]:
         InputError: There is no such folder, nor such a model on the hub.
     """
     found = _in_package(package) if package else None
-    folder = found or Path(path).expanduser()
-    if folder.is_dir():
+    folder = found or expanded(path)
+    if os.path.isdir(folder):  # Path.is_dir would raise for a name that no system takes
         return str(folder), True
     try:
         validate_repo_id(path)
@@ -47,7 +49,7 @@ def _in_package(package: str) -> Path | None:
     name, _, inner = package.partition("/")
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     places = (spec.submodule_search_locations or []) if spec else []
-    return next((Path(place) / inner for place in places if (Path(place) / inner).is_dir()), None)
+    return next((Path(place) / inner for place in places if os.path.isdir(Path(place) / inner)), None)
 
 
 def _on_the_hub(path: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from yaml import YAMLError
 
 from flt.config import TrainConfig, compose_config, config_folder, load_config, to_yaml, typed
 from flt.errors import InputError
-from flt.files import write_atomically
+from flt.files import why_of, write_atomically
 
 LATER = (
     "rounds", "threads", "devices", "min_updates", "max_retries", "client_timeout", "checkpoint.keep", "cache.max_gb",
@@ -86,14 +87,22 @@ def folder_of(cfg: TrainConfig) -> Path:
         parent.mkdir(parents=True, exist_ok=True)
         folder = _make_next(parent)
     except OSError as error:
-        raise InputError.of("root", cfg.root, "a folder that can be written", str(error)) from error
+        raise InputError.of("root", cfg.root, "a folder that can be written", why_of(error)) from error
     record(folder, cfg)
     return folder
 
 
 def record(folder: Path, cfg: TrainConfig) -> None:
-    """Writes the configuration into the run's folder, from which ``resume=`` reads it."""
-    write_atomically(folder / "config.yaml", to_yaml(dataclasses.replace(cfg, resume=None)).encode())
+    """Writes the configuration into the run's folder, from which ``resume=`` reads it.
+
+    Raises:
+        InputError: The folder can't be written.
+    """
+    try:
+        write_atomically(folder / "config.yaml", to_yaml(dataclasses.replace(cfg, resume=None)).encode())
+    except OSError as error:
+        key, value = ("root", cfg.root) if cfg.resume is None else ("resume", folder.absolute().name)
+        raise InputError.of(key, value, "a folder that can be written", why_of(error)) from error
 
 
 def versions(parent: Path) -> list[Path]:
@@ -119,10 +128,10 @@ def _make_next(parent: Path) -> Path:
 def _find(cfg: TrainConfig) -> Path | None:
     assert cfg.resume is not None
     if cfg.resume == "last":
-        started = [path for path in versions(Path(cfg.root) / cfg.name) if (path / "config.yaml").is_file()]
+        started = [path for path in versions(Path(cfg.root) / cfg.name) if os.path.isfile(path / "config.yaml")]
         return started[-1] if started else None
     folder = Path(cfg.resume)
-    if not (folder / "config.yaml").is_file():
+    if not os.path.isfile(folder / "config.yaml"):  # Path.is_file would raise in a folder that can't be looked into
         raise InputError.of("resume", cfg.resume, "last, or the folder of a run", "there is no config.yaml in it")
     return folder
 
@@ -131,7 +140,7 @@ def _saved(folder: Path) -> DictConfig:
     try:
         saved = OmegaConf.load(folder / "config.yaml")
     except (OSError, YAMLError, ValueError, RecursionError) as error:
-        why = str(error).splitlines()[0]
+        why = why_of(error) if isinstance(error, OSError) else str(error).splitlines()[0]
         raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote", why) from error
     if not isinstance(saved, DictConfig):
         raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote")

@@ -17,6 +17,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from flt.errors import InputError
+from flt.files import expanded
 
 if TYPE_CHECKING:
     from flt.data.sources import DataConfig
@@ -44,11 +45,11 @@ def read(cfg: DataConfig) -> Splits:
         InputError: If it can't be read, is empty, or has no train split.
     """
     folder = os.environ.get("FLT_DATA")
-    if folder and cfg.local and (mirror := Path(folder) / cfg.local).is_file():
+    if folder and cfg.local and os.path.isfile(mirror := Path(folder) / cfg.local):
         return read_file(mirror)
     if not cfg.path:
         raise InputError.of("data.path", cfg.path, f"a hub id such as org/name, or a file ({', '.join(SUFFIXES)})")
-    path = Path(cfg.path).expanduser()
+    path = expanded(cfg.path)
     return read_file(path) if path.suffix in SUFFIXES else read_hub(cfg.path, cfg.subset)
 
 
@@ -58,7 +59,7 @@ def read_file(path: Path) -> Splits:
     Raises:
         InputError: If the file is missing, broken, empty, or its splits have no train.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file would raise for a name that no system takes
         raise InputError.of("data.path", path, "an existing file")
     try:
         splits = SUFFIXES[path.suffix](path)
