@@ -252,6 +252,10 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a run that isn't there": (given("resume=nowhere"), "resume=nowhere"),
     "a run with a name that is too long": (given(f"resume={LONG}"), f"resume={LONG}: there is no config.yaml in it"),
     "a root with a name that is too long": (given(f"root={LONG}"), f"root={LONG}: File name too long; allowed is a"),
+    "a run of which no checkpoint is whole": (
+        run_folder(lambda run: [path.write_text("{") for path in (run / "checkpoints").glob("*.json")]),
+        "resume=version_0: none of its 1 checkpoints can be used, and nothing was changed; allowed is a new run",
+    ),
     "a run's configuration that is no yaml": (
         run_folder(lambda run: (run / "config.yaml").write_text("a: [")), "resume",
     ),

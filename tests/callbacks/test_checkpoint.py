@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from toys import toy_clients, toy_federator
 
+from flt.callbacks import checkpoint
 from flt.callbacks.base import FedCallback
 from flt.callbacks.checkpoint import FORMAT, Checkpoint, newest, sealed
 from flt.errors import InputError
@@ -166,18 +168,31 @@ def test_a_damaged_manifest_is_passed_over(text: str, tmp_path: Path, undisturbe
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_where_all_are_damaged_the_run_starts_over_and_its_new_checkpoints_stay(
-    keep: int, tmp_path: Path, undisturbed: list[bytes]
+def test_where_all_are_damaged_the_run_is_refused_and_all_files_stay(
+    keep: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    federation(tmp_path, rounds=3, keep=keep).fit()
-    for path in tmp_path.glob("round_*.json"):
+    folder = tmp_path / "version_7" / "checkpoints"
+    federation(folder, rounds=3, keep=keep).fit()
+    for path in folder.glob("round_*.json"):
         halve(path)
-    assert federation(tmp_path).state.rounds == 0
-    federation(tmp_path, rounds=1, keep=keep).fit()
-    again = federation(tmp_path, keep=keep)
-    assert again.state.rounds == 1
-    again.fit()
-    assert bits(again) == undisturbed
+    before = {name: (folder / name).read_bytes() for name in names(folder)}
+    said = f"none of its {keep} checkpoints can be used, and nothing was changed"
+    with pytest.raises(InputError, match=f"^resume=version_7: {said}; allowed is a new run"):
+        federation(folder)
+    assert {name: (folder / name).read_bytes() for name in names(folder)} == before
+    lines = [record.getMessage() for record in caplog.records]
+    assert [("trying the one before" in line) for line in lines] == [True] * (keep - 1) + [False]
+
+
+def test_checkpoints_that_can_not_be_listed_are_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(checkpoint.os, "listdir", denied)
+    with pytest.raises(InputError, match="^resume=version_7: Permission denied; allowed is a run whose"):
+        newest(tmp_path / "version_7" / "checkpoints")
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 9])

@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from flt.callbacks.base import FedCallback
 from flt.client_states import FOLDER, ClientStates
 from flt.errors import InputError
 from flt.federator import Federator
-from flt.files import write_atomically
+from flt.files import why_of, write_atomically
 from flt.messages import decode, encode, message
 from flt.state import ServerState
 from flt.tolerance import RoundFailedError
@@ -87,7 +88,11 @@ class Checkpoint(FedCallback):
             self._write_round(federator)
 
     def restore(self, federator: Federator) -> None:
-        """Brings a federator to the newest whole checkpoint; without one it stays as it is."""
+        """Brings a federator to the newest whole checkpoint; before the first one it stays as it is.
+
+        Raises:
+            InputError: There are checkpoints, and none can be used here.
+        """
         found = newest(self.folder)
         if found is None:
             return
@@ -218,18 +223,35 @@ def _manifests(folder: Path) -> list[Path]:
 def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
     """The newest checkpoint whose files are all there and whole, with its manifest; a damaged one is passed over.
 
+    Returns:
+        None where no checkpoint has been written yet.
+
     Raises:
-        InputError: It is of another version of flt, which is no reason to go back to an older one.
+        InputError: None of those that there are can be used: to start over would remove what is left of them. Or one
+            is of another version of flt, which is no reason to go back to an older one.
     """
-    for path in reversed(_manifests(folder)):
+    name = folder.absolute().parent.name
+    try:
+        os.listdir(folder)  # glob finds none where it may not look
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError.of("resume", name, "a run whose checkpoints can be read", why_of(error)) from error
+    manifests = _manifests(folder)
+    for older, path in reversed(list(enumerate(manifests))):
         try:
             manifest = _read(path)
             return _snapshot(folder, path.name, manifest), manifest
         except VersionError:
             raise
         except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else error  # without the folder
-            _log.warning("checkpoint %s can't be used, trying the one before: %s", path.name, why)
+            why = why_of(error) if isinstance(error, OSError) else error
+            then = ", trying the one before" if older else ""
+            _log.warning("checkpoint %s can't be used%s: %s", path.name, then, why)
+    if manifests:
+        allowed = "a new run, or this one with a whole copy of one of them"
+        why = f"none of its {len(manifests)} checkpoints can be used, and nothing was changed"
+        raise InputError.of("resume", name, allowed, why)
     return None
 
 
