@@ -304,6 +304,32 @@ def test_missing_and_broken_files_are_one_line_naming_the_path(
     assert str(error.value).startswith("data.path=")
 
 
+QUOTED = "unmistakable"
+"""Which the readers' own errors repeat."""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("rows.csv", f"text,label\na,1\n{QUOTED},1,2\n", "CSV parse error: Row #3: Expected 2 columns, got 3"),
+        ("rows.tsv", f"text\tlabel\n{QUOTED}\n", "CSV parse error: Row #2: Expected 2 columns, got 1"),
+        ("rows.csv", f'a,b\n"{QUOTED},1\nin row 7', "CSV parse error: Row #2: Expected 2 columns, got 1, in row 7"),
+        ("rows.json", f'{{"{QUOTED}": 1}}\n{{"{QUOTED}": ""}}', "error, changed from number to string in row 1"),
+        ("rows.json", f'{{"{QUOTED}": 1, "{QUOTED}": 1}}', "JSON parse error, was specified twice in row 0"),
+        ("rows.jsonl", f"{QUOTED}\n", "JSON parse error: Invalid value, in row 0"),
+    ],
+)
+def test_a_readers_error_says_what_is_wrong_and_where_and_quotes_nothing(
+    name: str, content: str, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError) as error:
+        load(file_config(tmp_path / name))
+    assert f"{why}; allowed is a readable {Path(name).suffix} file" in str(error.value)
+    assert QUOTED not in str(error.value)
+    assert error.value.__suppress_context__  # a log that has the traceback quotes nothing either
+
+
 def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x_train=np.array([{"run": "code"}], dtype=object))
     with pytest.raises(InputError, match="data.path="):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,12 @@ SPLIT_NAMES = {
     "validation": ("validation", "valid", "val", "dev", "validation_matched", "train_dev"),
     "test": ("test",),
 }
+TEXT = (".csv", ".tsv", ".jsonl", ".json")
+KIND = re.compile(
+    r"(?:(?:CSV|JSON) parse error|Empty (?:CSV|JSON) file|Row #\d+|Expected \d+ columns, got \d+|Invalid value|[: ])*"
+)
+PLACE = re.compile(r"(?:changed from \w+ to \w+ |was specified twice )?in row \d+$")
+"""How an error of pyarrow's begins and ends; between the two stand a row of the file or the keys of one."""
 CLASS_NAMES = ("class_names", "fine_names", "label_names")  # of an .npz file's y
 
 
@@ -66,7 +73,10 @@ def read_file(path: Path) -> Splits:
     except InputError:
         raise
     except Exception as error:  # each reader has exceptions of its own for a broken file
-        raise InputError.of("data.path", path, f"a readable {path.suffix} file", _first_line(error)) from error
+        allowed = f"a readable {path.suffix} file"
+        if path.suffix not in TEXT:
+            raise InputError.of("data.path", path, allowed, _first_line(error)) from error
+        raise InputError.of("data.path", path, allowed, _without_rows(error)) from None  # which a log would show
     return _standard(splits, str(path))
 
 
@@ -100,6 +110,10 @@ def _table(read_table: Callable[[Path], pa.Table]) -> Callable[[Path], Splits]:
 
     def read_splits(path: Path) -> Splits:
         table = read_table(path)
+        if twice := [n for n, name in enumerate(table.column_names, 1) if name in table.column_names[: n - 1]]:
+            raise InputError.of(
+                "data.path", path, "a name of its own for each column", f"column {twice[0]} has another's"
+            )
         if "split" not in table.column_names:
             return {"train": datasets.Dataset(table)}
         names = pc.unique(table["split"]).to_pylist()
@@ -111,7 +125,7 @@ def _table(read_table: Callable[[Path], pa.Table]) -> Callable[[Path], Splits]:
 def _csv(path: Path, delimiter: str = ",") -> pa.Table:
     return pyarrow.csv.read_csv(
         path,
-        read_options=pyarrow.csv.ReadOptions(block_size=_whole(path)),
+        read_options=pyarrow.csv.ReadOptions(block_size=_whole(path), use_threads=False),  # else errors have no row
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
     )
 
@@ -151,6 +165,14 @@ def _feature(name: str, array: NDArray, names: dict[str, list[str]]) -> Any:
         return {3: datasets.Array2D, 4: datasets.Array3D}[array.ndim](array.shape[1:], str(array.dtype))
     known = next((names[key] for key in (f"{name}_names", *CLASS_NAMES * (name == "label")) if key in names), None)
     return datasets.ClassLabel(names=known) if known else datasets.Value(str(array.dtype))
+
+
+def _without_rows(error: Exception) -> str:
+    """The kind of a reader's error and its place, without what it quotes of the file."""
+    said = str(error).strip()
+    kind, place = KIND.match(said), PLACE.search(said)
+    parts = [kind[0].strip(": ") if kind else "", place[0] if place else ""]
+    return ": ".join(part for part in (type(error).__name__, ", ".join(filter(None, parts))) if part)
 
 
 def _first_line(error: Exception) -> str:
