@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from commands import in_empty_folder, train
 
+from flt.cli import main
 from flt.client import ClientModule
 
 WORD = "unmistakableword"
@@ -62,6 +63,18 @@ def test_logs_figures_checkpoints_and_cards_name_no_example_and_no_folder(
         assert any(Path(name).name.startswith(kind) for name in files), kind
     out, err = capfd.readouterr()
     assert_silent({**files, "stdout": out.encode(), "stderr": err.encode()})
+
+
+def test_a_sweep_names_no_folder(
+    given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flt.api.train", lambda cfg: None)
+    data = given[0].removeprefix("data=")
+    assert main(["sweep", f"data=digits,{data}", "ranks=[2,4]", "seed=0,1"]) == 0
+    out = capsys.readouterr().out
+    assert FOLDER not in out
+    assert "sweep data=digits,data.csv ranks=[2,4] seed=0,1\n" in out
+    assert "\nrun 4 of 4: data=data.csv ranks=[2,4] seed=1\n" in out
 
 
 def test_a_failure_quotes_no_example(

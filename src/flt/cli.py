@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import flt
 from flt.choices import choices, config_folder, groups
 from flt.errors import InputError, PeerDiedError, Terminated
-from flt.files import is_full, last_name, no_room
+from flt.files import is_full, is_path, last_name, no_room
 from flt.imports import heavy
 
 USAGE = """usage: flt [train] [key=value ...]     one run; flt key=value means train too
@@ -58,10 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a process of its own, and the one that starts the others: nobody else would replace them
     ours = arguments is None and not any(os.environ.get(name) for name in EXTERNAL)
     if first:
-        # of paths the last name: what is printed may become a log that others read
-        parts = (its.partition("=") for its in rest)
-        shown = (f"{key}{equals}{last_name(value.strip(QUOTES))}" for key, equals, value in parts)
-        print(f"flt {flt.__version__}  {command} {' '.join(shown)}".rstrip(), flush=True)
+        print(f"flt {flt.__version__}  {command} {_shown(rest)}".rstrip(), flush=True)
     try:
         return COMMANDS[command](rest)
     except (Exception, KeyboardInterrupt) as error:
@@ -99,6 +96,17 @@ def _go_on(error: PeerDiedError, command: str, rest: Sequence[str]) -> None:
     kept = [override for override in rest if not override.startswith("resume=")]
     quoted = error.folder.replace("'", "\\'")
     os.execv(sys.executable, [sys.executable, "-m", "flt", command, *kept, f"resume='{quoted}'"])
+
+
+def _shown(overrides: Sequence[str]) -> str:
+    """What was given, of paths the last name: what is printed may become a log that others read."""
+    shown = []
+    for key, equals, value in (override.partition("=") for override in overrides):
+        whole = value.strip(QUOTES)
+        parts = [whole] if is_path(whole) else whole.split(",")  # of a sweep, which may be paths too
+        bare = [last_name(its.strip(QUOTES)) if is_path(its.strip(QUOTES)) else its for its in parts]
+        shown.append(f"{key}{equals}{','.join(bare)}")
+    return " ".join(shown)
 
 
 def _is_first() -> bool:
@@ -143,7 +151,7 @@ def _sweep(overrides: Sequence[str]) -> int:
         if several:
             raise InputError.of("engine", several[0], "one engine and one number of devices in all of a sweep's runs")
     for number, (combination, cfg) in enumerate(zip(combinations, configurations, strict=True), start=1):
-        print(f"run {number} of {len(combinations)}: {' '.join(combination)}", flush=True)
+        print(f"run {number} of {len(combinations)}: {_shown(combination)}", flush=True)
         train(cfg)
         cache.release()  # the next run may need the room
     return 0
