@@ -155,10 +155,12 @@ def _base(folder: Path, source: str | None, model: nn.Module | None, held: Colle
 
 def _place(folder: Path, name: str) -> str | None:
     """The path of the base's folder, which the run's configuration knows, and a card has the last name of."""
-    configurations = (parent / "config.yaml" for parent in folder.absolute().parents)
-    found = next((path for path in configurations if path.is_file()), None)
-    cfg = yaml.safe_load(found.read_text()) if found else None
-    path = (cfg.get("model") or {}).get("path") if isinstance(cfg, dict) else None
+    try:
+        cfg = yaml.safe_load((_levels(folder)[-1].parent / "config.yaml").read_text())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # none, or another program's
+        return None
+    model = cfg.get("model") if isinstance(cfg, dict) else None
+    path = model.get("path") if isinstance(model, dict) else None
     return path if isinstance(path, str) and last_name(path) == name else None
 
 
@@ -213,10 +215,15 @@ def _with_head(encoder: nn.Module, folder: Path) -> nn.Module:
 
 def _named(folder: Path) -> Path | None:
     """The folder with the label-name head of an export, where it has one: all groups and clients share it."""
-    places = [folder.absolute()]
-    while places[-1].name.partition("_")[0] in PLACES:
-        places.append(places[-1].parent)
-    return next((place for place in places if (place / f"{LABEL_NAMES}.json").is_file()), None)
+    return next((place for place in _levels(folder) if (place / f"{LABEL_NAMES}.json").is_file()), None)
+
+
+def _levels(folder: Path) -> list[Path]:
+    """A folder of an export and those around it, up to the export's own, which lies in the run's."""
+    levels = [folder.absolute()]
+    while levels[-1].name.partition("_")[0] in PLACES:
+        levels.append(levels[-1].parent)
+    return levels
 
 
 @contextlib.contextmanager
