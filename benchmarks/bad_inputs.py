@@ -69,6 +69,7 @@ def shown(line: str, folder: str) -> str:
     """A line without the folder that it was made in, cut where it is long."""
     line = line.replace(f"{folder}/", "") if folder else line
     line = re.sub(r"[^\x20-\x7e]+", "?", line)
+    line = re.sub(r"(\w)\1{99,}", r"\1\1\1...", line)  # a name that is too long
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
