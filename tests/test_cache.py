@@ -83,6 +83,12 @@ def test_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert found == [tmp_path / "own", tmp_path / "xdg" / "flt", tmp_path / "home" / ".cache" / "flt"]
 
 
+def test_a_home_of_nobody_is_a_folder_like_any_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLT_CACHE", "~nosuchuser/cache")
+    assert cache.folder() == tmp_path / "~nosuchuser/cache"
+
+
 def test_of_two_finished_folders_the_first_one_stays(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()

@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from flt.errors import InputError
+from flt.files import expanded
 
 ABOUT = "entry.json"
 EMBEDDED = "embedded"
@@ -54,8 +55,8 @@ class Entry:
 def folder() -> Path:
     """Where the cache is: `$FLT_CACHE`, else `$XDG_CACHE_HOME/flt`, else `~/.cache/flt`."""
     if given := os.environ.get("FLT_CACHE"):
-        return Path(given).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "flt"
+        return expanded(given).absolute()
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache").absolute() / "flt"
 
 
 def settle(made: Path, folder: Path) -> None:
