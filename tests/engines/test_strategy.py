@@ -117,7 +117,11 @@ def test_who_is_faster_trains_more_clients_and_no_bit_changes(tmp_path: Path) ->
 
 
 def claiming(processes: Processes) -> list[list[str]]:
-    return [list(processes.claims(items)) for items in ("abcdefgh", "", "ij")]
+    found = []
+    for items in ("abcdefgh", "", "ij"):
+        found.append(list(processes.claims(items)))
+        processes.gather(b"done")  # as a round ends
+    return found
 
 
 def test_each_item_is_claimed_once_list_by_list(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class Processes:
     def claims(self, items: Sequence[_T]) -> Iterator[_T]:
         """Those that this process gets of items that all have alike: whenever it asks, the next that nobody has.
 
-        Called equally often by each of them.
+        Called equally often by each of them; between two calls they have to meet, as they do at the end of a round.
         """
         return iter(items)
 
