@@ -1,0 +1,91 @@
+"""Who trains which client: whoever is free the longest that is left, or shares that are dealt beforehand."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import pytest
+from forked import forked
+from test_invariance import everything
+from toys import toy_clients, toy_federator
+
+from flt.engines.batched import Batched
+from flt.engines.processes import Processes
+from flt.engines.serial import Outcome, Serial, Task
+from flt.engines.strategy import Strategy, longest_first, shares
+
+
+@pytest.mark.parametrize("costs", [{0: 3, 1: 3, 2: 3, 3: 3}, {0: 1, 1: 9, 2: 4, 3: 4}, {5: 0}, {}])
+def test_each_client_is_in_one_share_and_the_longest_is_not_more_than_a_third_above_the_best(
+    costs: dict[int, int],
+) -> None:
+    for processes in (1, 2, 3):
+        dealt = shares(costs, processes)
+        assert sorted(client for its in dealt for client in its) == sorted(costs)
+        loads = [sum(costs[client] for client in its) for its in dealt]
+        best = min(
+            max(sum(cost for cost, at in zip(costs.values(), chosen, strict=True) if at == p) for p in range(processes))
+            for chosen in itertools.product(range(processes), repeat=len(costs))
+        )
+        assert max(loads) <= 4 / 3 * best  # Graham 1969
+
+
+def test_a_longer_fit_is_begun_before_a_shorter_one_is_shared() -> None:
+    assert shares({0: 1, 1: 2, 2: 9}, 2) == [[2], [1, 0]]
+    assert longest_first({0: 2, 1: 1, 2: 9, 3: 2}) == [2, 0, 3, 1]
+
+
+class Slow(Serial):
+    """An engine on a processor that is slower than the others'."""
+
+    def outcome(self, task: Task) -> Outcome:
+        time.sleep(1.0)
+        return super().outcome(task)
+
+
+def uneven(processes: Processes) -> tuple[list[bytes], list[int]]:
+    federator = toy_federator(clients=toy_clients(5), rounds=2)
+    inside = federator.engine if processes.is_first else Slow(federator.engine.site, federator.clients)
+    federator.engine = Strategy(inside, processes)
+    federator.fit()
+    return everything(federator), [job.client for job in federator.share]
+
+
+def test_who_is_faster_trains_more_clients_and_no_bit_changes(tmp_path: Path) -> None:
+    alone = uneven(Processes())[0]
+    (one, fast), (other, slow) = forked(uneven, 2, tmp_path)
+    assert one == other == alone
+    assert sorted(fast + slow) == [0, 1, 2, 3, 4]
+    assert len(slow) < len(fast)
+
+
+def claiming(processes: Processes) -> list[list[str]]:
+    found = []
+    for items in ("abcdefgh", "", "ij"):
+        found.append(list(processes.claims(items)))
+        processes.gather(b"done")  # as a round ends
+    return found
+
+
+def test_each_item_is_claimed_once_list_by_list(tmp_path: Path) -> None:
+    assert claiming(Processes()) == [list("abcdefgh"), [], list("ij")]
+    for of_first, of_second, expected in zip(*forked(claiming, 2, tmp_path), ["abcdefgh", "", "ij"], strict=True):
+        assert sorted(of_first + of_second) == list(expected)
+
+
+def test_fits_whose_bits_depend_on_their_neighbours_are_dealt_beforehand() -> None:
+    federator = toy_federator(clients=toy_clients(5))
+    cohort = federator._draw()
+    inside = Batched(federator.engine.site, federator.clients)
+    dealt = []
+    for rank in range(2):
+        processes = Processes()
+        processes.rank, processes.size = rank, 2
+        processes.claims = lambda items: pytest.fail("claimed")  # type: ignore[method-assign]  # nobody is to call it
+        engine = Strategy(inside, processes)
+        dealt.append([job.client for job in engine.deal(cohort)])
+        assert dealt[-1] == [job.client for job in engine.deal(cohort)]
+    assert sorted(sum(dealt, [])) == [0, 1, 2, 3, 4]
+    assert max(map(len, dealt)) == 3
