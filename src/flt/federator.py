@@ -79,8 +79,6 @@ class Federator:
         self.client_states = ClientStates()
         self.history: list[dict[str, float]] = []
         self.cohort: list[Job] = []
-        self.share: list[Job] = []
-        """The jobs of the cohort that this process has begun to train."""
         self.updates: list[Update] = []
         """What was accepted in the round that runs, sorted by job; where the recipe streams, without its numbers."""
         self.counts: Counter[str] = Counter()
@@ -144,7 +142,7 @@ class Federator:
     def _arrivals(self) -> Arrivals:
         """One attempt at a round: what comes of a cohort."""
         self.metrics, self.updates = {"round": self.state.rounds + 1}, []
-        self.cohort, self.share, self.counts = self._draw(), [], Counter()
+        self.cohort, self.counts = self._draw(), Counter()
         self.call("on_round_start")
         arrivals = Arrivals(self.server, self.state, self.cohort, careful=not self.tolerance.strict)
         for sent in self._sent():
@@ -183,7 +181,6 @@ class Federator:
 
     def _tasks(self) -> Iterator[Task]:
         for job in self.engine.deal(self.cohort):
-            self.share.append(job)
             payload = self.server.broadcast(self.state, job, self.cohort)
             self.call("on_job_start", payload)
             yield Task(payload, self.client_states.get(job.id, ClientState()), self._job_seed(job))

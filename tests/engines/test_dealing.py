@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from forked import forked
 from test_invariance import everything
-from toys import toy_clients, toy_federator
+from toys import toy_clients, toy_federator, updates_of
 
 from flt.engines.batched import Batched
 from flt.engines.processes import Processes
@@ -50,7 +50,7 @@ def uneven(processes: Processes) -> tuple[list[bytes], list[int]]:
     inside = federator.engine if processes.is_first else Slow(federator.engine.site, federator.clients)
     federator.engine = Strategy(inside, processes)
     federator.fit()
-    return everything(federator), [job.client for job in federator.share]
+    return everything(federator), [update.job[0] for update in updates_of(federator)]
 
 
 def test_who_is_faster_trains_more_clients_and_no_bit_changes(tmp_path: Path) -> None:

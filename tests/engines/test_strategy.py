@@ -15,7 +15,7 @@ from slowly import mostly_slowly
 from test_invariance import everything, mixed
 from test_tolerance import Breaks, raises, tolerant
 from test_trivial_cases import METHODS
-from toys import Sent, toy_clients, toy_federator
+from toys import Sent, toy_clients, toy_federator, updates_of
 
 from flt.arrivals import Arrivals
 from flt.callbacks.communication import Communication
@@ -41,7 +41,7 @@ def shared(name: str, folder: Path, processes: Processes) -> Federator:
     """A federation of one of the methods, in one of its processes."""
     recipe, settings = METHODS[name]
     federator = toy_federator(recipe, **{**settings, **mixed()})
-    federator.callbacks = [Communication(), Precision()]
+    federator.callbacks = [Communication(), Precision(), Sent()]
     federator.client_states = ClientStates(folder)
     federator.engine = Strategy(federator.engine, processes)
     federator.fit()
@@ -51,7 +51,7 @@ def shared(name: str, folder: Path, processes: Processes) -> Federator:
 def bits(name: str, folder: Path, processes: Processes) -> tuple[list[bytes], list[dict[str, float]], int]:
     federator = shared(name, folder, processes)
     figures = [{key: of_round[key] for key in COUNTED if key in of_round} for of_round in federator.history]
-    return everything(federator), figures, len(federator.share)
+    return everything(federator), figures, len(updates_of(federator))
 
 
 @pytest.mark.parametrize("name", mostly_slowly(METHODS, QUICK))
