@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import os
 import random
@@ -51,6 +52,8 @@ ENGINES = {
 USUAL = "serial,strategy"
 LIMIT = 120.0
 """Seconds after which a run, or what is left of a killed one, is ended."""
+MEETING = datetime.timedelta(seconds=LIMIT / 2)
+"""How long a process waits for one that was killed before they met, as a launcher would have it wait."""
 
 
 @dataclasses.dataclass
@@ -102,7 +105,9 @@ def _run(case: Case, name: str, folder: Path, rank: int, meeting: Path) -> None:
         os.dup2(log, 2)
         if case.processes > 1:
             os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(case.processes))
-            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=case.processes)
+            dist.init_process_group(
+                "gloo", init_method=f"file://{meeting}", rank=rank, world_size=case.processes, timeout=MEETING
+            )
             fabric: Any = SimpleNamespace(global_rank=rank, world_size=case.processes, device=torch.device("cpu"))
 
             def launched(devices: int, settings: Any, work: Callable[[Launched], Any]) -> Any:

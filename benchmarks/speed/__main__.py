@@ -51,6 +51,7 @@ class Bench:
         source, reasons, turns = workload.make(self.folder / name, SIZES[name]), dict[str, str](), []
         there, expected = dict[str, Contestant](), list[str]()
         differences = {cases.REFERENCE: 0.0}
+        rounding = cases.rounding(source, self.folder / name)
         with contextlib.ExitStack() as running:
             for names, rounds in cases.IN_TURN[name]:
                 new = [its for its in names if its not in {*there, *reasons}]
@@ -62,7 +63,7 @@ class Bench:
                     differences[own] = pairing.apart(files, expected)
                 there |= found
                 ran = pairing.run({its: there[its] for its in names if its in there}, rounds)
-                turns.append((names, pairing.Timed(ran, differences)))
+                turns.append((names, pairing.Timed(ran, differences, pairing.allowed(rounding))))
         for target in (its for its in cases.TARGETS if its.size == name):
             self.say(cases.verdict(target, turns, reasons))
         rows = {
@@ -70,7 +71,7 @@ class Bench:
             for _, timed in turns
             for its in timed.rounds
         }
-        self.found[name] = list(rows.values())
+        self.found[name] = [*rows.values(), [cases.EXACT, None, None, rounding]]
 
     def start(self) -> None:
         """Fresh processes to the end of round 1."""

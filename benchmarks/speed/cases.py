@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.speed.contestant import Contestant, ContestantError, MissingError
-from benchmarks.speed.pairing import TOLERANCE, Ratio, Timed
+from benchmarks.speed.pairing import TOLERANCE, Ratio, Timed, differences
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = "hand"
+REFERENCE, EXACT = "hand", "exact"
+"""The hand-written loop, and the same in float64: how far apart two contestants may be."""
 OURS = {
     "serial": ["--engine", "serial"],
     "batched": ["--engine", "batched"],
@@ -84,6 +85,7 @@ class Verdict:
         bound: Of the ratio.
         difference: Largest difference of the weights; None where none were compared.
         said: Why it is missing, or which engine was the fastest.
+        allowed: How large the difference may be.
     """
 
     name: str
@@ -91,11 +93,12 @@ class Verdict:
     bound: float
     difference: float | None = None
     said: str = ""
+    allowed: float = TOLERANCE
 
     @property
     def wrong(self) -> bool:
         """Whether the weights differ: then the times compare nothing."""
-        return self.difference is not None and not self.difference < TOLERANCE
+        return self.difference is not None and not self.difference < self.allowed
 
     @property
     def word(self) -> str:
@@ -133,7 +136,8 @@ def verdict(target: Target, turns: Sequence[tuple[Sequence[str], Timed]], why: d
         return Verdict(target.name, None, target.bound, None, said)
     difference = max(timed.differences[one], timed.differences[target.other])
     said = f"{one}, without {', '.join(absent)}" if absent else one
-    return Verdict(target.name, timed.ratio(one, target.other, target.measure), target.bound, difference, said)
+    ratio = timed.ratio(one, target.other, target.measure)
+    return Verdict(target.name, ratio, target.bound, difference, said, timed.allowed)
 
 
 def contestant(name: str, workload: Path, folder: Path, extra: Sequence[str] = (), engine: str = "") -> Contestant:
@@ -149,13 +153,25 @@ def contestant(name: str, workload: Path, folder: Path, extra: Sequence[str] = (
     own, where = engine or name, [str(workload), str(folder / name)]
     if own in PEERS:
         command = [str(ROOT / ".bench" / own / "bin" / "python"), "-m", PEERS[own], *where]
-    elif own == REFERENCE:
-        command = [sys.executable, "-m", "benchmarks.speed.hand", *where]
+    elif own in (REFERENCE, EXACT):
+        exact = ["--float64"] if own == EXACT else []
+        command = [sys.executable, "-m", "benchmarks.speed.hand", *where, *exact]
     else:
         command = [sys.executable, "-m", "benchmarks.speed.ours", *where, *OURS[own], *extra]
     folder.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return Contestant(name, command, folder / f"{name}.log", {"PYTHONPATH": path})
+
+
+def rounding(workload: Path, folder: Path) -> float:
+    """How far the loop's weights are from those of the same loop in float64; 0 where that doesn't run.
+
+    Args:
+        workload: The workload's folder.
+        folder: Where weights and logs go.
+    """
+    with started([contestant(name, workload, folder) for name in (REFERENCE, EXACT)], {}) as there:
+        return differences(there, REFERENCE)[EXACT] if len(there) == 2 else 0.0
 
 
 @contextlib.contextmanager

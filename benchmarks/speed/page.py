@@ -14,8 +14,8 @@ from benchmarks.speed.cases import PEERS, ROOT
 DOCS = ROOT / "docs"
 BEGIN, END = "<!-- made by make bench: {} -->", "<!-- end of {} -->"
 LABELS = {
-    "hand": "hand-written loop", "two": "two processes", "two-batched": "two processes, batched", "flower": "Flower",
-    "pfl": "pfl-research",
+    "hand": "hand-written loop", "exact": "the loop in float64", "two": "two processes",
+    "two-batched": "two processes, batched", "flower": "Flower", "pfl": "pfl-research",
 }  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def sections(found: dict[str, Any]) -> dict[str, str]:
         parts["ratios"] = "\n".join(["```", *found["lines"].values(), "```"])
     for size in ("tiny", "minilm"):
         if size in found:
-            rows = [(LABELS.get(n, n), f"{wall:.2f}", f"{cpu:.2f}", f"{d:.1e}") for n, wall, cpu, d in found[size]]
+            rows = [(LABELS.get(n, n), _seconds(wall), _seconds(cpu), f"{d:.1e}") for n, wall, cpu, d in found[size]]
             parts[size] = table(("", "wall s", "CPU s", "weights apart"), rows)
     if found.get("curves"):
         points = table(("", "of a round", "", "wall s", "CPU s", "peak MB"), [*map(_row, found["curves"])])
@@ -111,6 +111,10 @@ def _row(point: dict[str, Any]) -> tuple[str, ...]:
     name = LABELS.get(point["name"], point["name"])
     times = (f"{point['wall']:.2f}", f"{point['cpu']:.2f}", f"{point['peak_mb']:.0f}")
     return (point["curve"], f"{point['at']:,}", name, *times)
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _short(value: Any) -> str:

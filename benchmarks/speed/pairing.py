@@ -16,7 +16,11 @@ CHECKED = 2
 FEWEST = 3
 """Undisturbed pairs, below which the disturbed ones are used too, and the table says so."""
 TOLERANCE = 1e-5
-"""Largest difference of two contestants' weights, for each round since they were equal."""
+"""Largest difference of two contestants' weights, for each round since they were equal; more only where float32's
+rounding alone comes to more."""
+ROUNDING = 2
+"""A contestant may be this many times as far from the loop as the loop is from itself in float64: two sets of rounding
+errors, of which neither is the right one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +52,12 @@ class Timed:
         rounds: Contestant -> its timed rounds, in step.
         differences: Contestant -> largest difference of its weights to the reference's in the checked rounds, divided
             by the number of rounds: rounding errors of the first round are in the start of the second.
+        allowed: How large they may be.
     """
 
     rounds: dict[str, list[Round]]
     differences: dict[str, float]
+    allowed: float = TOLERANCE
 
     def ratio(self, one: str, other: str, measure: str) -> Ratio:
         """Of ``wall`` or ``cpu``."""
@@ -74,6 +80,15 @@ def ratio(ones: Sequence[Round], others: Sequence[Round], measure: str) -> Ratio
     values = [getattr(one, measure) / getattr(other, measure) for one, other in (pairs if too_few else calm)]
     dropped = 0 if too_few else len(pairs) - len(calm)
     return Ratio(statistics.median(values), min(values), max(values), len(values), dropped, too_few)
+
+
+def allowed(rounding: float) -> float:
+    """How far a contestant's weights may be from the loop's.
+
+    Args:
+        rounding: How far the loop's are from the same loop's in float64.
+    """
+    return max(TOLERANCE, ROUNDING * rounding)
 
 
 def compare(contestants: Mapping[str, Contestant], reference: str, rounds: int) -> Timed:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 PATIENCE = datetime.timedelta(days=30)
 """How long processes wait for each other."""
+CONNECTING = datetime.timedelta(seconds=60)
+"""How long one tries to reach a store that is there already."""
 _E = TypeVar("_E", bound=BaseException)
 _T = TypeVar("_T")
 
@@ -211,7 +213,11 @@ class Launched(Processes):
             store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
             self.gather(str(store.port).encode())
             return store
-        return dist.TCPStore(host, int(self.gather(b"no port")[0]), is_master=False)
+        port = int(self.gather(b"no port")[0])
+        try:
+            return dist.TCPStore(host, port, is_master=False, timeout=CONNECTING)
+        except RuntimeError as error:  # refused until the time is over, where nobody is there any more
+            raise PeerDiedError(f"the run's first process keeps no store at {host}:{port}") from error
 
     def total(self, numbers: Tensor) -> Tensor:
         """The sum over the processes of an int64 tensor, exact in any order."""

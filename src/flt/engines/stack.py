@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from flt.engines import first_token
 from flt.engines.frames import Unstackable
+from flt.engines.low_rank import LowRank
 from flt.engines.tokens import Tokens
 from flt.layout import TRAVELLING, Layout
 
@@ -98,12 +99,14 @@ class Stack:
             x: (jobs * rows, ..., in).
         """
         a, b = self.current[names["a"]], self.current[names["b"]]  # (jobs, r, in), (jobs, out, r)
-        out, scale = layer.base_layer(x), self.layout.layers[names["layer"]].scale
-        if (counts := self.tokens.counts(x)) is not None:
-            own = zip(out[0].split(counts), x[0].split(counts), a, b, strict=True)
-            return torch.cat([torch.addmm(o, i @ a.T, b.T, alpha=scale) for o, i, a, b in own]).unsqueeze(0)
-        inner = torch.bmm(self._by_job(x, len(a)), a.transpose(1, 2))  # (jobs, rows * ..., r)
-        return torch.baddbmm(self._by_job(out, len(a)), inner, b.transpose(1, 2), alpha=scale).view(out.shape)
+        counts = self.tokens.counts(x)
+        if counts is None:
+            self._check(x)
+        flat = x.reshape(-1, x.shape[-1])
+        out = layer.base_layer(flat)
+        flat, a, b = (its.to(out.dtype) for its in (flat, a, b))  # under autocast
+        out = LowRank.apply(out, flat, a, b, self.layout.layers[names["layer"]].scale, counts)
+        return out.view(*x.shape[:-1], -1)
 
     def linear(self, layer: nn.Linear, names: Mapping[str, str], x: Tensor) -> Tensor:
         """W x + b with each job's own W and b.
@@ -117,15 +120,14 @@ class Stack:
         if (counts := self.tokens.counts(x)) is not None:
             own = zip(x[0].split(counts), weight, [None] * len(weight) if bias is None else bias, strict=True)
             return torch.cat([F.linear(i, w, b) for i, w, b in own]).unsqueeze(0)
-        flat, weight = self._by_job(x, len(weight)), weight.transpose(1, 2)  # (jobs, in, out)
+        self._check(x)
+        flat, weight = x.reshape(len(weight), -1, x.shape[-1]), weight.transpose(1, 2)  # (jobs, in, out)
         out = torch.bmm(flat, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), flat, weight)
         return out.view(*x.shape[:-1], out.shape[-1])
 
-    def _by_job(self, x: Tensor, jobs: int) -> Tensor:
-        """(jobs * rows, ..., n) -> (jobs, rows * ..., n)."""
+    def _check(self, x: Tensor) -> None:
         if len(x) != self.rows:
             raise Unstackable(f"a layer is called with {len(x)} rows where the batches have {self.rows} examples")
-        return x.reshape(jobs, -1, x.shape[-1])
 
 
 Forward = Callable[[Stack, Any, Mapping[str, str], Tensor], Tensor]
