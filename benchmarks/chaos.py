@@ -163,7 +163,8 @@ def exported(folder: Path) -> str:
     found = (path for kind in ("adapter", "model") for path in folder.glob(f"version_*/{kind}/**/*.safetensors"))
     files, together = sorted(found), hashlib.sha256()
     for path in files:
-        together.update(path.relative_to(folder).as_posix().encode())
+        # a run that was killed as soon as its folder was there leaves it to nobody: the one after it is version_1
+        together.update(Path(*path.relative_to(folder).parts[1:]).as_posix().encode())
         together.update(path.read_bytes())
     return together.hexdigest() if files else ""
 

@@ -16,6 +16,7 @@ from commands import metrics
 from safetensors.torch import load_file
 
 from flt import build
+from flt.cli import main
 from flt.config import load_config
 from flt.errors import InputError
 from flt.launch import launched
@@ -30,7 +31,7 @@ LIMIT = 300
     [
         (["devices=2"], "devices=2: engine=strategy and engine=sharded use several; allowed is 1 with engine=serial"),
         (["engine=strategy", "devices=0"], "devices=0: allowed is an integer "),
-        (["engine=strategy", "engine.strategy=dp"], "engine.strategy=dp: allowed is ddp, ddp_spawn"),
+        (["engine=strategy", "engine.strategy=dp"], "engine.strategy=dp: allowed is ddp, ddp_spawn, ddp_fork"),
         (["engine=strategy", "engine.nodes=0"], "engine.nodes=0: allowed is an integer >= 1"),
     ],
 )
@@ -82,10 +83,20 @@ def bits(folder: Path, name: str) -> dict[str, bytes]:
     }
 
 
+def test_forked_processes_have_one_thread_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["engine=strategy", "devices=2", "engine.strategy=ddp_fork", "threads=2"]
+    assert main(["train", *SHORT, *options]) == 2
+    assert "error: threads=2: " in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_processes_of_one_machine_have_the_bits_of_serial_and_one_of_them_speaks(tmp_path: Path) -> None:
     ended(flt(tmp_path, "name=plain"))
-    for strategy in ("ddp", "ddp_spawn"):
+    for strategy in ("ddp", "ddp_spawn", "ddp_fork"):
         options = ["engine=strategy", "devices=2", f"engine.strategy={strategy}", f"name={strategy}"]
         (printed,) = ended(flt(tmp_path, *options))
         assert bits(tmp_path, strategy) == bits(tmp_path, "plain")
@@ -133,7 +144,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn", "ddp_fork"])
 def test_a_mistake_is_one_line_and_exit_code_2_with_several_processes_too(strategy: str, tmp_path: Path) -> None:
     options = ["engine=strategy", f"engine.strategy={strategy}", "devices=2"]
     run = flt(tmp_path, *options, "local.lr=1e30", "name=high")

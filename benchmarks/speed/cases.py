@@ -19,9 +19,10 @@ OURS = {
     "serial": ["--engine", "serial"],
     "batched": ["--engine", "batched"],
     "two": ["--engine", "strategy", "--set", "devices=2"],
+    "two-forked": ["--engine", "strategy", "--set", "devices=2", "--set", "engine.strategy=ddp_fork"],
     "two-batched": ["--engine", "strategy", "--set", "devices=2", "--set", "engine.inside=batched"],
 }
-"""flt's engines; ``two``: the serial one in two processes of one thread each, or the batched one."""
+"""flt's engines; ``two``: the serial one in two processes, ``two-forked``: in copies of one. One thread in each."""
 PEERS = {"flower": "benchmarks.speed.flower", "pfl": "benchmarks.speed.peer_pfl"}
 """In the order of the tables; each in .bench/<name>, its own environment."""
 ONE_PROCESS = ("serial", "batched")
@@ -35,7 +36,7 @@ IN_TURN = {
 }  # fmt: skip
 """Size -> who runs in turn, and how many rounds: few at once, since a machine's speed changes within a minute.
 
-A contestant is started for the first turn that names it. Flower is last: its daemons work while others are timed.
+A contestant is started for the first turn that names it.
 """
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -14,6 +16,8 @@ from typing import Any
 
 import psutil
 
+SETTLING = 0.3
+"""Seconds after it may run again: daemons catch up."""
 LIMIT = 300.0
 """Seconds that a contestant may take for its start or a round."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -93,12 +97,15 @@ class Contestant:
         self._read("ready")
 
     def round(self) -> Round:
-        """Lets it run one round, and returns once it waits again."""
+        """Lets it run one round, and returns once it waits again; in between, none of its processes runs."""
+        self._all(signal.SIGCONT)
+        time.sleep(SETTLING)
         before = _busy()
         self.go()
         said = self._read("round")
         foreign, self.peak_mb = _busy() - before - said["cpu"], said["peak_mb"]
         self.ready()
+        self._all(signal.SIGSTOP)  # daemons of the one would take time from the others
         return Round(said["wall"], said["cpu"], foreign, self.peak_mb, said["weights"])
 
     def first(self) -> Round:
@@ -120,14 +127,15 @@ class Contestant:
         """Ends the process and what it started."""
         if self.process.poll() is not None:
             return
-        tree = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.kill()
-        for child in tree:
-            try:
-                child.kill()
-            except psutil.Error:  # ended with its parent
-                continue
+        self._all(signal.SIGKILL)
         self.process.wait()
+
+    def _all(self, number: int) -> None:
+        """Sends a signal to its processes."""
+        own = psutil.Process(self.process.pid)
+        for process in [own, *own.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):  # ended with its parent
+                process.send_signal(number)
 
     def _read(self, key: str) -> dict[str, Any]:
         """The next line that says ``key``."""

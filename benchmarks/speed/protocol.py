@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +36,7 @@ class Line:
         # frameworks print: what they write to stdout goes to the log, beside stderr, and never between the lines
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
+        self._in = os.fdopen(os.dup(0))  # multiprocessing closes the stdin of processes that it forks
         self._began = (0.0, 0.0)
 
     def say(self, **said: Any) -> None:
@@ -46,7 +46,7 @@ class Line:
     def begin(self) -> bool:
         """Waits until a round may begin; False where none follows."""
         self.say(ready=self.rounds)
-        if sys.stdin.readline().strip() != "go":
+        if self._in.readline().strip() != "go":
             return False
         self._began = (cpu_seconds(), time.perf_counter())
         return True

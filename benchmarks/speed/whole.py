@@ -20,7 +20,7 @@ LARGE = workload.Size(clients=1000, cohort=1000, steps=1, batch=4, examples=4, l
 
 
 def first_round(source: Path, folder: Path, pairs: int) -> Verdict:
-    """From the start of the process to the end of round 1: ``flt.fit`` as it is, and Flower, in turn.
+    """From the start of the process to the end of round 1: ``flt.fit`` as it is, in two processes, and Flower, in turn.
 
     Args:
         source: The workload.
@@ -32,7 +32,7 @@ def first_round(source: Path, folder: Path, pairs: int) -> Verdict:
     for i in range(pairs):
         weights = []
         for name in sorted(taken, reverse=i % 2 == 1):
-            its = cases.contestant(name, source, folder, ["--whole"], "serial" if name == "start" else "")
+            its = cases.contestant(name, source, folder, ["--whole"], "two-forked" if name == "start" else "")
             try:
                 taken[name].append(its.first())
             except (OSError, MissingError, ContestantError) as error:

@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from lightning.fabric import Fabric
@@ -23,7 +23,9 @@ from flt.engines.processes import PATIENCE, Launched, Processes
 from flt.errors import InputError, PeerDiedError
 from flt.quiet import quiet_launch
 
-SPAWN = "ddp_spawn"
+SPAWN, FORK = "ddp_spawn", "ddp_fork"
+START: dict[str, Literal["popen", "spawn", "fork"]] = {"ddp": "popen", SPAWN: "spawn", FORK: "fork"}
+"""Strategy -> how its processes start, in Python's terms."""
 _T = TypeVar("_T")
 
 
@@ -32,14 +34,14 @@ class LaunchSettings:
     """How the processes of an engine start.
 
     Attributes:
-        strategy: Lightning's name of it: ``ddp`` or ``ddp_spawn``.
+        strategy: Lightning's name of it: ``ddp``, ``ddp_spawn`` or ``ddp_fork``.
         nodes: Machines, each with ``devices`` processes.
     """
 
     strategy: str = "ddp"
     nodes: int = 1
 
-    strategies: ClassVar[tuple[str, ...]] = ("ddp", SPAWN)
+    strategies: ClassVar[tuple[str, ...]] = ("ddp", SPAWN, FORK)
 
     def __post_init__(self) -> None:
         if self.strategy not in self.strategies:
@@ -105,8 +107,8 @@ def launched(devices: int, settings: Any, work: Callable[[Processes], _T]) -> _T
             raise InputError.of("devices", devices, f"1 with engine={settings.name}", why)
         return work(Processes())
     fabric = _fabric(devices, settings)
-    if settings.strategy == SPAWN:
-        return _spawn(fabric, work)
+    if settings.strategy in (SPAWN, FORK):
+        return _spawn(fabric, functools.partial(_alone, work) if settings.strategy == FORK else work)
     fabric.launch()
     try:
         return work(Launched(fabric))
@@ -137,6 +139,12 @@ def _spawn(fabric: Fabric, work: Callable[[Processes], _T]) -> _T:
     return made
 
 
+def _alone(work: Callable[[Processes], _T], processes: Processes) -> _T:
+    """The work in a forked process, in which the threads of its parent are missing, and OpenMP would wait for them."""
+    torch.set_num_threads(1)
+    return work(processes)
+
+
 def _spawned(work: Callable[[Processes], _T], there: Connection, fabric: Fabric) -> None:
     """The work in a process that ends with it: its tensors go by value, and so does a mistake in the input."""
     made: _T | InputError
@@ -152,9 +160,12 @@ def _fabric(devices: int, settings: LaunchSettings) -> Fabric:
     found = torch.cuda.device_count()
     if devices < 1 or (found and devices > found):
         raise InputError.of("devices", devices, f"an integer from 1 to {found}" if found else "an integer >= 1")
+    if settings.strategy == FORK and ("fork" not in mp.get_all_start_methods() or torch.cuda.is_initialized()):
+        why = "this system can't fork, or a GPU is in use already"
+        raise InputError.of("engine.strategy", FORK, [its for its in settings.strategies if its != FORK], why)
     # the fits of engine=sharded have other strategies; its processes start as all do
     # a process that has died is noticed at once; one that is late, for its clients or an evaluation, is waited for
-    strategy = _Quiet(timeout=PATIENCE, start_method="spawn" if settings.strategy == SPAWN else "popen")
+    strategy = _Quiet(timeout=PATIENCE, start_method=START.get(settings.strategy, "popen"))
     with quiet_launch():
         return Fabric(
             accelerator="gpu" if found else "cpu", devices=devices, num_nodes=settings.nodes, strategy=strategy

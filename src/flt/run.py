@@ -49,7 +49,7 @@ from flt.export import export, kind
 from flt.federation import Federation
 from flt.federator import Federator
 from flt.files import is_path, last_name
-from flt.launch import launched
+from flt.launch import FORK, launched
 from flt.models import made_by
 from flt.prefixed import prefixed
 from flt.quiet import SharedLogger
@@ -108,7 +108,11 @@ class Run:
         Raises:
             InputError: Something of the input is wrong. Nothing was written then, unless the mistake is in an update.
         """
-        return launched(self.cfg.devices, build.engine_settings(self.cfg), self._work)
+        settings = build.engine_settings(self.cfg)
+        if getattr(settings, "strategy", "") == FORK and (self.cfg.threads or 1) > 1:
+            why = "a forked process has none of the threads of the one that it comes from"
+            raise InputError.of("threads", self.cfg.threads, f"1, or null, with engine.strategy={FORK}", why)
+        return launched(self.cfg.devices, settings, self._work)
 
     def _work(self, processes: Processes) -> Result:
         """What each process of the run does; where one can't go on, the others hear of it."""
