@@ -161,7 +161,8 @@ def contestant(name: str, workload: Path, folder: Path, extra: Sequence[str] = (
         command = [sys.executable, "-m", "benchmarks.speed.ours", *where, *OURS[own], *extra]
     folder.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return Contestant(name, command, folder / f"{name}.log", {"PYTHONPATH": path})
+    pinned = own in (REFERENCE, *ONE_PROCESS, "pfl")
+    return Contestant(name, command, folder / f"{name}.log", {"PYTHONPATH": path}, pinned)
 
 
 def rounding(workload: Path, folder: Path) -> float:

@@ -20,6 +20,7 @@ SETTLING = 0.3
 """Seconds after it may run again: daemons catch up."""
 LIMIT = 300.0
 """Seconds that a contestant may take for its start or a round."""
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 AS_INSTALLED = {"PYTHONDONTWRITEBYTECODE": ""}
 """What is installed has its bytecode; flt, which runs from its sources, would be compiled at each start without."""
@@ -66,12 +67,14 @@ class Contestant:
         command: What to start.
         log: Where everything goes that it prints.
         environment: On top of ours.
+        pinned: Whether each of its rounds runs on the one core that it is told.
     """
 
     name: str
     command: Sequence[str]
     log: Path
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    pinned: bool = False
     peak_mb: float = dataclasses.field(default=0.0, init=False)
     """Largest resident memory of its main process, as of its last round."""
 
@@ -96,8 +99,15 @@ class Contestant:
         """
         self._read("ready")
 
-    def round(self) -> Round:
-        """Lets it run one round, and returns once it waits again; in between, none of its processes runs."""
+    def round(self, number: int = 0) -> Round:
+        """Lets it run one round, and returns once it waits again; in between, none of its processes runs.
+
+        Args:
+            number: Of the round: who is pinned goes from core to core with it.
+        """
+        own = psutil.Process(self.process.pid)
+        if self.pinned and hasattr(own, "cpu_affinity"):  # not on macOS
+            own.cpu_affinity([CORES[number % len(CORES)]])
         self._all(signal.SIGCONT)
         time.sleep(SETTLING)
         before = _busy()

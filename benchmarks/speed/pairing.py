@@ -131,10 +131,10 @@ def run(contestants: Mapping[str, Contestant], rounds: int, seed: int = 0) -> di
     """
     order, shuffle = list(contestants), random.Random(seed)
     timed: dict[str, list[Round]] = {name: [] for name in contestants}
-    for _ in range(rounds):
+    for number in range(rounds):
         shuffle.shuffle(order)
         for name in order:
-            timed[name].append(contestants[name].round())
+            timed[name].append(contestants[name].round(number))
     return timed
 
 

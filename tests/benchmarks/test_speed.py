@@ -161,7 +161,7 @@ def test_rounds_are_run_in_turn_and_checked_first(tmp_path: Path) -> None:
             self.name, self.path = name, str(tmp_path / f"{name}.safetensors")
             save_file({"a": torch.tensor([value])}, self.path)
 
-        def round(self) -> Round:
+        def round(self, number: int = 0) -> Round:
             called.append(self.name)
             return Round(1.0, 1.0, 0.0, 0.0, self.path)
 
