@@ -27,7 +27,7 @@ from benchmarks.speed.contestant import Contestant
 PARTS = ("tiny", "minilm", "start", "many", "curves", "limits", "gpu")
 SIZES = {"tiny": workload.TINY, "minilm": workload.MINILM_SIZE}
 """Part -> size."""
-STARTS, MANY_ROUNDS, CURVE_ROUNDS = 5, 5, 2
+STARTS, MANY_ROUNDS, CURVE_ROUNDS = 4, 4, 2
 
 
 @dataclasses.dataclass
@@ -129,10 +129,12 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{'name':<24} {'ratio':>6} bound         weights", flush=True)
     try:
         for part in asked.parts or PARTS:
+            since = time.perf_counter()
             if part in SIZES:
                 bench.size(part)
             else:
                 getattr(bench, part)()
+            print(f"{part}: {(time.perf_counter() - since) / 60:.1f} minutes", flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(f"{(time.perf_counter() - began) / 60:.0f} minutes")

@@ -29,8 +29,8 @@ ONE_PROCESS = ("serial", "batched")
 TWO_PROCESSES = ("two", "two-batched")
 IN_TURN = {
     "tiny": (
-        ((REFERENCE, *ONE_PROCESS), 15), ((*ONE_PROCESS, "pfl"), 7),
-        (("serial", "two"), 11), ((*TWO_PROCESSES, "flower"), 11),
+        ((REFERENCE, *ONE_PROCESS), 11), ((*ONE_PROCESS, "pfl"), 5),
+        (("serial", "two"), 9), ((*TWO_PROCESSES, "flower"), 9),
     ),
     "minilm": (((REFERENCE, *ONE_PROCESS, "pfl"), 5), (("serial", "two"), 7), ((*TWO_PROCESSES, "flower"), 7)),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
     contestant: {"ready": 0}                      it waits, and does nothing meanwhile
     coordinator: go
-    contestant: {"round": 1, "wall": ..., "cpu": ..., "cpu_so_far": ..., "weights": "round-1.safetensors", ...}
+    contestant: {"round": 1, "wall": ..., "cpu": ..., "weights": "round-1.safetensors", ...}
     contestant: {"ready": 1}                      ... until the coordinator closes the line
 
 A contestant that can't take part says {"missing": why} instead and ends.
@@ -58,8 +58,7 @@ class Line:
         self.rounds += 1
         path = self.folder / f"round-{self.rounds}.safetensors"
         save_file({name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}, path)
-        said = {"cpu_so_far": cpu_seconds(), "weights": str(path), "peak_mb": peak_mb()}
-        self.say(round=self.rounds, wall=wall, cpu=cpu, **said)
+        self.say(round=self.rounds, wall=wall, cpu=cpu, weights=str(path), peak_mb=peak_mb())
 
 
 def peak_mb() -> float:
@@ -72,11 +71,17 @@ def peak_mb() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def cpu_seconds() -> float:
-    """CPU time of this process and of all that it started, in seconds."""
-    ended = os.times()
-    total = time.process_time() + ended.children_user + ended.children_system
-    for child in psutil.Process().children(recursive=True):
+def cpu_seconds(process: int | None = None) -> float:
+    """CPU time of a process and of all that it started, in seconds.
+
+    Args:
+        process: Its number; None: this one.
+    """
+    root = psutil.Process(process)
+    ended = root.cpu_times()
+    own = time.process_time() if process is None else ended.user + ended.system  # finer than the kernel's ticks
+    total = own + ended.children_user + ended.children_system
+    for child in root.children(recursive=True):
         try:
             times = child.cpu_times()
         except psutil.Error:  # it has ended meanwhile
