@@ -108,7 +108,8 @@ class Contestant:
         """
         own = psutil.Process(self.process.pid)
         if self.pinned and hasattr(own, "cpu_affinity"):  # not on macOS
-            own.cpu_affinity([CORES[number % len(CORES)]])
+            with contextlib.suppress(psutil.Error):  # it has ended, which what it doesn't say will tell
+                own.cpu_affinity([CORES[number % len(CORES)]])
         self._all(signal.SIGCONT)
         time.sleep(SETTLING)
         before = _busy()

@@ -41,7 +41,7 @@ class LaunchSettings:
     strategy: str = "ddp"
     nodes: int = 1
 
-    strategies: ClassVar[tuple[str, ...]] = ("ddp", SPAWN, FORK)
+    strategies: ClassVar[tuple[str, ...]] = tuple(START)
 
     def __post_init__(self) -> None:
         if self.strategy not in self.strategies:
