@@ -103,7 +103,7 @@ def draw(points: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set_xticks(curves.CURVES[curve], [f"{at:,}" for at in curves.CURVES[curve]], minor=False)
         axes.minorticks_off()
     figure.axes[0].set_ylabel("seconds of a round")
-    figure.axes[0].legend()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(curves.ENGINES))
     figure.savefig(path, dpi=120)
 
 
