@@ -47,3 +47,17 @@ def test_a_frozen_factor_gets_no_gradient() -> None:
     LowRank.apply(torch.zeros(3, OUT), torch.randn(3, IN), a, b, SCALE, None).sum().backward()
     assert a.grad is None
     assert b.grad is not None
+
+
+@pytest.mark.parametrize("counts", [None, (2, 4)])
+def test_a_layer_without_living_pairs_adds_nothing_and_its_input_has_the_frozen_gradient_alone(
+    counts: tuple[int, ...] | None,
+) -> None:
+    x, out = torch.randn(6, IN, requires_grad=True), torch.randn(6, OUT, requires_grad=True)
+    a, b = torch.zeros(2, 0, IN, requires_grad=True), torch.zeros(2, OUT, 0, requires_grad=True)
+    found = LowRank.apply(out.clone(), x, a, b, SCALE, counts)
+    assert torch.equal(found, out)
+    of_x, of_out, *of_pairs = torch.autograd.grad(found.sum(), [x, out, a, b])
+    assert torch.equal(of_x, torch.zeros(6, IN))
+    assert torch.equal(of_out, torch.ones(6, OUT))
+    assert [its.shape for its in of_pairs] == [a.shape, b.shape]

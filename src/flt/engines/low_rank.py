@@ -65,8 +65,8 @@ def _add(
 ) -> None:
     """beta out + alpha x w, in place: (tokens, n), (tokens, m) and (jobs, m, n)."""
     if counts is None:
-        by_job = out.view(len(w), -1, out.shape[1])
-        by_job.baddbmm_(x.reshape(len(w), -1, x.shape[1]), w, alpha=alpha, beta=beta)
+        by_job = out.view(_by_job(out, len(w)))
+        by_job.baddbmm_(x.reshape(_by_job(x, len(w))), w, alpha=alpha, beta=beta)
         return
     for its, own, weight in zip(out.split(counts), x.split(counts), w, strict=True):
         its.addmm_(own, weight, alpha=alpha, beta=beta)
@@ -75,8 +75,13 @@ def _add(
 def _products(x: Tensor, y: Tensor, counts: Sequence[int] | None, jobs: int) -> Tensor:
     """x^T y of each job (jobs, m, n), of (tokens, m) and (tokens, n)."""
     if counts is None:
-        return torch.bmm(x.view(jobs, -1, x.shape[1]).transpose(1, 2), y.reshape(jobs, -1, y.shape[1]))
+        return torch.bmm(x.view(_by_job(x, jobs)).transpose(1, 2), y.reshape(_by_job(y, jobs)))
     out = x.new_empty(jobs, x.shape[1], y.shape[1])
     for its, one, other in zip(out, x.split(counts), y.split(counts), strict=True):
         torch.mm(one.T, other, out=its)
     return out
+
+
+def _by_job(x: Tensor, jobs: int) -> tuple[int, int, int]:
+    """(tokens, n) -> (jobs, tokens of each, n); said in full, since n is 0 where a layer has no pair left."""
+    return jobs, len(x) // jobs, x.shape[1]
