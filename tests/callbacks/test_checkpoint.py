@@ -204,6 +204,14 @@ def test_the_last_few_are_kept_with_all_that_they_name_and_nothing_else(keep: in
     assert names(tmp_path) == named | {path.name for path in manifests}
 
 
+def test_a_run_that_goes_on_after_its_end_keeps_what_its_older_checkpoints_name(tmp_path: Path) -> None:
+    federation(tmp_path, rounds=2, keep=3).fit()
+    federation(tmp_path, rounds=4, keep=3).fit()
+    manifests = sorted(tmp_path.glob("round_*.json"))
+    assert [path.stem for path in manifests] == ["round_0002", "round_0003", "round_0004"]
+    assert {file for path in manifests for file in json.loads(path.read_text())["files"]} <= names(tmp_path)
+
+
 def test_every_kept_checkpoint_can_be_gone_on_from(tmp_path: Path, undisturbed: list[bytes]) -> None:
     federation(tmp_path, keep=9).fit()
     for rounds in (3, 2, 1):

@@ -79,7 +79,7 @@ class Checkpoint(FedCallback):
     def on_fit_end(self, federator: Federator) -> None:
         """Called when the last round has ended: what was measured after it belongs to its checkpoint."""
         if federator.history:
-            self._write_round(federator, "_end")  # beside the other, so that at any moment one of them is whole
+            self._write_round(federator, END)  # beside the other, so that at any moment one of them is whole
 
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
         """Called when the federation is interrupted: one that goes on later has something to go on from."""
@@ -155,7 +155,7 @@ class Checkpoint(FedCallback):
             return
         names = {path.stem for path in kept}
         for path in self.folder.glob("round_*.safetensors"):
-            if path.stem not in names:
+            if path.stem.removesuffix(END) not in names:
                 path.unlink()
         for manifest in [name for name in self._replaced if name not in names]:
             for file in self._replaced.pop(manifest):
@@ -278,3 +278,7 @@ def _keyed(callbacks: Iterable[FedCallback]) -> dict[str, FedCallback]:
         number = sum(type(other) is type(callback) for other in keyed.values())
         keyed[f"{type(callback).__name__} {number}"] = callback
     return keyed
+
+
+END = "_end"
+"""Behind the name of the state that is written when a run has ended."""
