@@ -380,3 +380,11 @@ def test_a_mistake_is_one_line_and_leaves_no_file(
         flt.fit(fresh(), made, **{"algo": "fedit", "progress": False, **settings})
     assert "\n" not in str(error.value)
     assert list(folder.iterdir()) == []
+
+
+def test_processes_meet_after_the_checkpoint_and_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[int] = []
+    monkeypatch.setattr(Processes, "meet", lambda self, rounds: met.append(rounds))
+    fit(fresh(), rounds=1, overrides=["name=met"])
+    fit(fresh(), rounds=2, overrides=["name=met", "resume=last"])
+    assert met == [0, 1]

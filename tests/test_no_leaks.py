@@ -92,3 +92,14 @@ def test_a_failure_quotes_no_example(
     assert train(*given, "algo=fedit", "min_updates=1") == 0
     assert "round 1 lacks client 1, job 0: ValueError in test_no_leaks.py" in caplog.text
     assert_silent({**written(tmp_path), "log": caplog.text.encode()})
+
+
+def test_going_on_names_no_folder_of_the_runs(
+    given: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = [*given, f"root={tmp_path / FOLDER / 'runs'}", "resume=last"]
+    for said in ("resume=last: there is no run in runs/run yet", "run/version_0 has finished after"):
+        assert train(*runs) == 0
+        assert said in caplog.text
+        assert FOLDER not in caplog.text
+        caplog.clear()

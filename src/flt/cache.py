@@ -173,7 +173,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            _log.info("waiting for another process, which is making %s", path)
+            _log.info("waiting for another process, which is making %s", path.name)
             lock.acquire()
     try:
         yield

@@ -145,7 +145,8 @@ class Run:
             self._fit(federator)
         else:
             done = federator.state.rounds
-            _log.warning("%s has finished after %d of %d rounds; nothing is left to do", self.folder, done, cfg.rounds)
+            name = f"{self.folder.parent.name}/{self.folder.name}"
+            _log.warning("%s has finished after %d of %d rounds; nothing is left to do", name, done, cfg.rounds)
         if not processes.is_first:
             path = Path(processes.first(str))
             return Result(made.module, federator.history[-1], self.folder, federator.history, path)
@@ -234,6 +235,7 @@ class Run:
         writes = self.processes.is_first or not isinstance(federator.engine, Sharded)
         federator.client_states = ClientStates(checkpoint.folder, writes)
         checkpoint.restore(federator)
+        self.processes.meet(federator.state.rounds)
         if not self.processes.is_first:
             # the first process evaluates, shows and writes; it can't evaluate alone what all have a part of
             evaluating = [evaluate, *distributed] if federator.engine.site.place.together else []

@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from flt.config import TrainConfig, compose_config, config_folder, load_config, to_yaml, typed
 from flt.errors import InputError
-from flt.files import why_of, write_atomically
+from flt.files import last_name, why_of, write_atomically
 
 LATER = (
     "rounds", "threads", "devices", "min_updates", "max_retries", "client_timeout", "checkpoint.keep", "cache.max_gb",
@@ -23,7 +23,8 @@ LATER = (
 )  # fmt: skip
 MAY_DIFFER = ("resume", "root", "algo", *LATER)
 """Keys that a resume may set otherwise: ``rounds`` and ``stop`` say how long a run is, what a round puts up with
-whether it goes on at all, the rest changes no number. Those of LATER are taken over."""
+whether it goes on at all, the rest changes no number, but for the rounding of jobs that are stacked otherwise. Those of
+LATER are taken over."""
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +39,8 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
         return cfg
     folder = _find(cfg)
     if folder is None:
-        _log.warning("resume=%s: there is no run in %s/%s yet, so a new one starts", cfg.resume, cfg.root, cfg.name)
+        where = f"{last_name(cfg.root)}/{cfg.name}"
+        _log.warning("resume=%s: there is no run in %s yet, so a new one starts", cfg.resume, where)
         return dataclasses.replace(cfg, resume=None)
     saved, given = _saved(folder), set(_given(overrides))
     wanted = compose_config(overrides)

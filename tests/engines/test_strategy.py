@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,25 @@ import pytest
 import torch
 from forked import forked
 from slowly import mostly_slowly
+from stacks import federator_of
 from test_invariance import everything, mixed
 from test_tolerance import Breaks, raises, tolerant
 from test_trivial_cases import METHODS
-from toys import Sent, toy_clients, toy_federator, updates_of
+from toys import Sent, assert_same, toy_clients, toy_federator, updates_of
 
 from flt.arrivals import Arrivals
+from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.communication import Communication
 from flt.callbacks.failures import Failures
 from flt.callbacks.precision import Precision
 from flt.client_states import ClientStates
-from flt.engines.processes import Processes
+from flt.engines.batched import Batched, BatchedSettings
+from flt.engines.processes import PeerFailedError, Processes, Word
 from flt.engines.serial import Serial, Task
 from flt.engines.strategy import Strategy
 from flt.errors import InputError
 from flt.federator import Federator
-from flt.messages import Payload
+from flt.messages import Payload, decode, encode
 from flt.recipe import Recipe
 from flt.rules.mean import Mean
 from flt.rules.scaffold import Scaffold
@@ -146,20 +150,75 @@ def test_sums_that_are_too_large_together_are_refused(tmp_path: Path) -> None:
 
 
 def apart(processes: Processes) -> str:
-    """Processes that have gone on from different checkpoints."""
-    federator = toy_federator(clients=toy_clients(2), rounds=2)
-    federator.state = dataclasses.replace(federator.state, rounds=processes.rank)
-    federator.engine = Strategy(federator.engine, processes)
+    """Processes that go on from different checkpoints."""
     try:
-        federator.fit()
+        processes.meet(processes.rank)
     except InputError as error:
         return str(error)
     return "went on"
 
 
-def test_updates_of_different_rounds_are_not_added_up(tmp_path: Path) -> None:
-    line = "round=[1, 2]: machines have gone on from different checkpoints; allowed is one round in all processes"
-    assert [its.partition(": the same")[0] for its in forked(apart, 2, tmp_path)] == [line, line]
+def test_processes_that_have_finished_different_rounds_do_not_go_on(tmp_path: Path) -> None:
+    line = "rounds that have been run=[0, 1]: machines go on from different checkpoints; allowed is the same"
+    assert [its.partition(" in all")[0] for its in forked(apart, 2, tmp_path)] == [line, line]
+    Processes().meet(3)
+
+
+def stacked(
+    jobs: Sequence[int | None], rounds: int, folder: Path, processes: Processes
+) -> tuple[int | None, list[int], bytes]:
+    """Rounds of stacked jobs, after those in the folder; each process has found another number of jobs to be best."""
+    federator, found, checkpoint = federator_of(sizes=(11, 6, 17, 9, 8, 12)), list[int](), Checkpoint(folder, 1)
+    inside = Batched(
+        federator.engine.site, federator.clients, BatchedSettings(jobs=jobs[processes.rank]),
+        lambda settings: found.append(settings["jobs"]),
+    )  # fmt: skip
+    federator.engine, federator.rounds = Strategy(inside, processes), rounds
+    federator.callbacks = [checkpoint] if processes.is_first else []
+    checkpoint.restore(federator)
+    federator.fit()
+    return inside.jobs, found, encode(federator.state)
+
+
+def test_all_processes_go_on_with_the_least_number_of_jobs_at_once_and_a_resume_to_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    def run(jobs: Sequence[int | None], rounds: int, folder: str) -> list[tuple[int | None, list[int], bytes]]:
+        return forked(functools.partial(stacked, jobs, rounds, tmp_path / folder), 2, tmp_path)
+
+    (jobs, recorded, state), (others, _, same) = run((3, 2), 3, "undisturbed")
+    assert (jobs, others, recorded) == (2, 2, [2])
+    assert state == same
+    run((3, 2), 1, "resumed")
+    (_, recorded, again), (_, unchanged, _) = run((2, 2), 3, "resumed")  # both read what was recorded
+    assert again == state
+    assert recorded == unchanged == []
+    serial = federator_of(sizes=(11, 6, 17, 9, 8, 12))
+    serial.rounds = 3
+    serial.fit()
+    assert_same(decode(state).groups[0].weights, serial.state.groups[0].weights, 1e-5)
+
+
+def claiming(processes: Processes) -> list[int]:
+    """Claims after the other process has failed at its first one."""
+    claimed, items = list[int](), range(10_000)
+    for item in processes.claims(items):
+        claimed.append(item)
+        if processes.is_first:
+            time.sleep(0.01)
+            continue
+        processes.fail(MemoryError("none left"))
+        return claimed
+    try:
+        processes.listen(encode(Word()))
+    except PeerFailedError:
+        return claimed
+    return []
+
+
+def test_nobody_claims_anything_once_another_process_has_failed(tmp_path: Path) -> None:
+    of_first, _ = forked(claiming, 2, tmp_path)
+    assert 0 < len(of_first) < 1000
 
 
 def halves(recipe: Recipe, folder: Path, processes: Processes) -> list[bytes]:

@@ -76,7 +76,7 @@ class Batched(Serial):
         found: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         super().__init__(site, clients, settings or BatchedSettings(), found)
-        self.jobs: int | None = self.settings.jobs
+        self.jobs = self.settings.jobs
         self._said: set[str] = set()
         self._proven: dict[tuple[str, ...], Shortcut | None] = {}
         self._proven_of: dict[tuple[str, ...], int] = {}
@@ -135,6 +135,11 @@ class Batched(Serial):
     def _halve(self, before: int, jobs: int) -> None:
         if self.jobs is None or jobs < self.jobs:
             _log.warning("out of memory with %d jobs at once; engine=batched goes on with %d", before, jobs)
+            self._found(jobs)
+
+    def settle(self, jobs: int) -> None:
+        """Takes over how many jobs at once other processes found best, since rounding depends on it."""
+        if jobs != self.jobs:
             self._found(jobs)
 
     def reason(self, task: Task) -> str | None:

@@ -28,6 +28,8 @@ PATIENCE = datetime.timedelta(days=30)
 """How long processes wait for each other."""
 CONNECTING = datetime.timedelta(seconds=60)
 """How long one tries to reach a store that is there already."""
+NOBODYS = 1 << 40
+"""More than there are items to claim."""
 _E = TypeVar("_E", bound=BaseException)
 _T = TypeVar("_T")
 
@@ -147,6 +149,17 @@ class Processes:
             self.gather(encode(Word(error=text, mistaken=mistaken, signal=number)))
             told(error)
 
+    def meet(self, rounds: int) -> None:
+        """Makes sure that all have finished equally many rounds.
+
+        Raises:
+            InputError: They haven't.
+        """
+        found = {int(word.text) for word in self.listen(encode(Word(str(rounds))))}
+        if len(found) > 1:
+            allowed, why = "the same in all processes: one folder", "machines go on from different checkpoints"
+            raise InputError.of("rounds that have been run", sorted(found), allowed, why)
+
     def leave(self) -> None:
         """Closes the connection to the others."""
         if self.size > 1 and not self._failed:
@@ -205,6 +218,14 @@ class Launched(Processes):
             if number >= len(items):
                 return
             yield items[number]
+
+    def fail(self, error: BaseException) -> None:
+        """Tells the others that this one can't go on; nobody claims anything any more, so that they hear it soon."""
+        if not self._failed:
+            with contextlib.suppress(RuntimeError):  # the store has died with the first process
+                for number in (self._claimed, self._claimed + 1):  # the others may have begun the next list
+                    self._store.add(f"claims {number}", NOBODYS)
+        super().fail(error)
 
     def _met(self) -> dist.TCPStore:
         """A store that the first process keeps, for what they count together."""

@@ -59,6 +59,9 @@ class Serial:
     independent: ClassVar[bool] = True
     """Whether the bits of a fit are the same whatever is trained before and beside it."""
 
+    jobs: int | None = 1
+    """How many at once; None: not known yet."""
+
     def __init__(
         self,
         site: Site,
@@ -108,6 +111,9 @@ class Serial:
     def agree(self, stop: bool) -> bool:
         """What the first process decides."""
         return self.processes.agree(stop)
+
+    def settle(self, jobs: int) -> None:
+        """Takes over how many jobs at once other processes found best: here it is one, always."""
 
     def signalled(self, number: int) -> int:
         """Which signal ends the run before the next job: the one that this process has received; 0: none."""

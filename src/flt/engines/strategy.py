@@ -48,7 +48,7 @@ class Share:
         counts: What callbacks counted.
         files: Job -> file and checksum of the private state that it wrote.
         failures: Of its jobs without an update.
-        round: Rounds finished before this one.
+        jobs: How many it trains at once; None: not known yet.
     """
 
     updates: tuple[Update, ...]
@@ -56,7 +56,7 @@ class Share:
     counts: dict[str, int]
     files: dict[JobId, tuple[str, str]]
     failures: tuple[Failure, ...] = ()
-    round: int = 0
+    jobs: int | None = None
 
 
 INSIDE: dict[str, tuple[type, type[Serial]]] = {
@@ -135,7 +135,7 @@ class Strategy(Serial):
         """Brings in what the other processes have trained and counted, so that all have the same.
 
         Raises:
-            InputError: They are in different rounds, or the sums are too large together.
+            InputError: The sums are too large together.
         """
         sums = {} if arrivals.sums is None else {"totals": arrivals.sums.totals, "start": arrivals.sums.start}
         described = {
@@ -143,12 +143,11 @@ class Strategy(Serial):
             for which, totals in sums.items()
             for key, its in totals.items()
         }
-        failures, done = tuple(arrivals.failures.values()), arrivals.state.rounds
-        mine = Share(tuple(arrivals.sendable()), described, dict(counts), dict(states.pending), failures, done)
+        failures, jobs = tuple(arrivals.failures.values()), self.inside.jobs
+        mine = Share(tuple(arrivals.sendable()), described, dict(counts), dict(states.pending), failures, jobs)
         found: list[Share] = self.processes.listen(encode(mine))
-        if len(rounds := {share.round + 1 for share in found}) > 1:
-            why = "machines have gone on from different checkpoints"
-            raise InputError.of("round", sorted(rounds), "one round in all processes: the same folder on each", why)
+        if known := [share.jobs for share in found if share.jobs is not None]:
+            self.inside.settle(min(known))  # before the round's checkpoint: a resume stacks as all do from now on
         counts.clear()
         if not self.processes.is_first:
             states.taken_back()  # the first one's checkpoints remove the files
