@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import shutil
 import sys
 import tempfile
@@ -58,11 +59,12 @@ class Bench:
                 made = [cases.contestant(its, source, self.folder / name) for its in new]
                 found = running.enter_context(cases.started(made, reasons))
                 for own, contestant in found.items():
-                    files = pairing.first_rounds(contestant)
-                    expected = expected or files  # the reference is the first of all
-                    differences[own] = pairing.apart(files, expected)
-                there |= found
-                ran = pairing.run({its: there[its] for its in names if its in there}, rounds)
+                    if files := cases.going({own: contestant}, reasons, pairing.first_rounds_of):
+                        expected = expected or files  # the reference is the first of all
+                        differences[own] = pairing.apart(files, expected)
+                        there[own] = contestant
+                taking_part = {its: there[its] for its in names if its in there}
+                ran = cases.going(taking_part, reasons, functools.partial(pairing.run, rounds=rounds)) or {}
                 turns.append((names, pairing.Timed(ran, differences, pairing.allowed(rounding))))
         for target in (its for its in cases.TARGETS if its.size == name):
             self.say(cases.verdict(target, turns, reasons))

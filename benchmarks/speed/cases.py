@@ -6,12 +6,14 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.speed.contestant import Contestant, ContestantError, MissingError
 from benchmarks.speed.pairing import TOLERANCE, Ratio, Timed, differences
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 REFERENCE, EXACT = "hand", "exact"
 """The hand-written loop, and the same in float64: how far apart two contestants may be."""
@@ -174,6 +176,23 @@ def rounding(workload: Path, folder: Path) -> float:
     """
     with started([contestant(name, workload, folder) for name in (REFERENCE, EXACT)], {}) as there:
         return differences(there, REFERENCE)[EXACT] if len(there) == 2 else 0.0
+
+
+def going(
+    contestants: dict[str, Contestant], why: dict[str, str], work: Callable[[dict[str, Contestant]], T]
+) -> T | None:
+    """What comes of work with contestants; None where one of them ends meanwhile.
+
+    Args:
+        contestants: That are ready.
+        why: Gets the reason, for all of them.
+        work: To do.
+    """
+    try:
+        return work(contestants)
+    except (OSError, ContestantError) as error:
+        why |= dict.fromkeys(contestants, str(error))
+        return None
 
 
 @contextlib.contextmanager

@@ -136,8 +136,8 @@ class Contestant:
         self.process.stdin.flush()
 
     def stop(self) -> None:
-        """Ends the process and what it started."""
-        if self.process.poll() is not None:
+        """Ends the process and what it started, if it was started."""
+        if "process" not in vars(self) or self.process.poll() is not None:
             return
         self._all(signal.SIGKILL)
         self.process.wait()

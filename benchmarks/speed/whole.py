@@ -58,14 +58,15 @@ def many_clients(folder: Path, rounds: int) -> list[Verdict]:
     sizes = {clients: workload.Size(clients=clients, rounds=rounds + pairing.CHECKED) for clients in (MANY, FEW)}
     made = {clients: workload.make(folder / f"clients-{clients}", size) for clients, size in sizes.items()}
     ours = [cases.contestant(f"of-{clients}", path, folder, engine="serial") for clients, path in made.items()]
-    loop = cases.contestant("loop", made[MANY], folder, engine=cases.REFERENCE)
-    with cases.started([loop, *ours], why) as there:
+    loops = [cases.contestant(f"loop-{clients}", its, folder, engine=cases.REFERENCE) for clients, its in made.items()]
+    with cases.started([*loops, *ours], why):
         if why:
             said = "; ".join(why.values())
             return [Verdict(*_missing(its, said)) for its in (cases.ROUND_OF_MANY, cases.MEMORY_OF_MANY)]
-        checked = {name: there[name] for name in ("loop", f"of-{MANY}")}
-        difference = pairing.differences(checked, "loop")[f"of-{MANY}"]
-        loop.stop()
+        difference = 0.0
+        for loop, its in zip(loops, ours, strict=True):  # both, so that both have as many rounds behind them
+            difference = max(difference, pairing.differences({loop.name: loop, its.name: its}, loop.name)[its.name])
+            loop.stop()
         timed = pairing.Timed(pairing.run({its.name: its for its in ours}, rounds), {})
     one, other = f"of-{MANY}", f"of-{FEW}"
     time = timed.ratio(one, other, "wall")

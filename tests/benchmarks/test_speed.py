@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.speed import cases, curves, ours, page, pairing, plain, workload
+from benchmarks.speed import cases, curves, ours, page, pairing, plain, whole, workload
 from benchmarks.speed.cases import Target, Verdict
 from benchmarks.speed.contestant import Contestant, ContestantError, MissingError, Round
 from benchmarks.speed.pairing import Ratio, Timed
@@ -131,6 +131,23 @@ def test_one_that_is_missing_says_why_and_the_others_go_on(tmp_path: Path) -> No
     assert there.process.poll() is not None
     with pytest.raises(MissingError):
         start(tmp_path, code).ready()
+
+
+def test_one_that_ends_in_a_round_is_missing_with_the_end_of_its_log(tmp_path: Path) -> None:
+    code = "import sys; print('{\"ready\": 0}', flush=True); input(); sys.exit('out of paper')"
+    its, why = Contestant("its", [sys.executable, "-c", code], tmp_path / "its.log"), dict[str, str]()
+    with cases.started([its], why) as there:
+        assert cases.going(there, why, lambda those: pairing.run(those, 1)) is None
+        assert cases.going(there, why, lambda those: pairing.run(those, 1)) is None  # nor is it asked again in vain
+    assert why
+
+
+def test_a_first_round_without_a_peer_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "ROOT", tmp_path)  # where there is no .bench
+    monkeypatch.setattr(whole, "sorted", lambda names, reverse: ["flower"], raising=False)
+    verdict = whole.first_round(tmp_path, tmp_path / "first", 1)
+    assert verdict.word == "missing"
+    assert "flower" in verdict.said
 
 
 # -------------------------------------------------------------------------------------------------------- the pairing
