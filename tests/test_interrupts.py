@@ -154,12 +154,24 @@ def test_the_command_line_ends_with_its_code_and_goes_on_to_the_same_bits(
     assert metrics(stopped) == metrics(straight)
 
 
+class Waits(FedCallback):
+    """Before a process' first fit, for those of the others: else the faster one might leave them nothing to train."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes, self.waited = processes, False
+
+    def on_job_start(self, federator: Federator, payload: Payload) -> None:
+        if not self.waited:
+            self.waited = True
+            self.processes.gather(b"begins")
+
+
 def sharing(kind: str, processes: Processes) -> str:
-    """A federation of two processes, of which the second alone is sent SIGTERM, when its second fit begins."""
+    """A federation of two processes, of which the second alone is sent SIGTERM, when its first fit begins."""
     federator = toy_federator(clients=toy_clients(5), rounds=2, steps=3)
-    federator.callbacks = [Interrupts(processes.is_first)]
+    federator.callbacks = [Waits(processes), Interrupts(processes.is_first)]
     if not processes.is_first:
-        federator.callbacks.insert(0, Signals(signal.SIGTERM, at=1))
+        federator.callbacks.insert(1, Signals(signal.SIGTERM, at=0))
     if kind == "sharded":
         federator.engine = Sharded(federator.engine.site, federator.clients, processes, nodes=1)
     else:

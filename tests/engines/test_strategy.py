@@ -221,7 +221,7 @@ def claiming(processes: Processes) -> list[int]:
 
 def test_nobody_claims_anything_once_another_process_has_failed(tmp_path: Path) -> None:
     of_first, _ = forked(claiming, 2, tmp_path)
-    assert 0 < len(of_first) < 1000
+    assert len(of_first) < 1000  # of 10,000; none, where the other was first
 
 
 def halves(recipe: Recipe, folder: Path, processes: Processes) -> list[bytes]:
