@@ -59,7 +59,8 @@ class Bench:
                 made = [cases.contestant(its, source, self.folder / name) for its in new]
                 found = running.enter_context(cases.started(made, reasons))
                 for own, contestant in found.items():
-                    if files := cases.going({own: contestant}, reasons, pairing.first_rounds_of):
+                    files = cases.going({own: contestant}, reasons, lambda its: pairing.first_rounds(*its.values()))
+                    if files:
                         expected = expected or files  # the reference is the first of all
                         differences[own] = pairing.apart(files, expected)
                         there[own] = contestant

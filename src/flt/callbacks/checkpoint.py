@@ -34,6 +34,8 @@ from flt.tolerance import RoundFailedError
 
 FORMAT = 2
 _NAME = re.compile(rf"({FOLDER}/)?[0-9a-z_]+\.safetensors")
+END = "_end"
+"""Behind the name of the state that is written when a run has ended."""
 _log = logging.getLogger(__name__)
 
 
@@ -278,7 +280,3 @@ def _keyed(callbacks: Iterable[FedCallback]) -> dict[str, FedCallback]:
         number = sum(type(other) is type(callback) for other in keyed.values())
         keyed[f"{type(callback).__name__} {number}"] = callback
     return keyed
-
-
-END = "_end"
-"""Behind the name of the state that is written when a run has ended."""
