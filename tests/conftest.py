@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +15,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # sums run in the same order everywhere: sa
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-# benchmarks/ lies beside src/ and isn't installed
-sys.path.append(str(Path(__file__).parents[1]))
 
 settings.register_profile("flt", deadline=None)
 settings.load_profile("flt")

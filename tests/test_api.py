@@ -26,12 +26,12 @@ from toys import CLASSES, FEATURES, Toy, toy_data
 import flt
 from flt.api import Result
 from flt.api import train as train_cfg
-from flt.callbacks.base import FedCallback
-from flt.client import ClientSpec
-from flt.config import load_config
-from flt.engines.processes import Processes
-from flt.errors import InputError
-from flt.federator import Federator
+from flt.core.errors import InputError
+from flt.engines.process_group import Processes
+from flt.models.module import ClientSpec
+from flt.run.compose import load_config
+from flt.server.callback import FedCallback
+from flt.server.federator import Federator
 
 SHORT = ("local.steps=3",)
 X = torch.randn(5, FEATURES, generator=torch.Generator().manual_seed(3))
@@ -310,7 +310,7 @@ def test_the_module_goes_back_to_the_device_that_it_came_from(monkeypatch: pytes
     monkeypatch.setattr(Toy, "to", lambda self, device: moved.append(device) or to(self, device))
     elsewhere = Processes()
     elsewhere.device = torch.device("cpu", 0)
-    monkeypatch.setattr("flt.launch.Processes", lambda: elsewhere)
+    monkeypatch.setattr("flt.engines.launcher.Processes", lambda: elsewhere)
     fit(fresh())
     assert [str(device) for device in (moved[0], moved[-1])] == ["cpu:0", "cpu"]
 

@@ -20,8 +20,8 @@ from benchmarks.results.table import Table, load, names
 from benchmarks.results.worker import SMALL_LM
 from rich.console import Console
 
-from flt.choices import config_folder
-from flt.errors import InputError
+from flt.core.errors import InputError
+from flt.run.conf_groups import config_folder
 
 TABLES = Path(__file__).parent / "tables"
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -211,6 +211,7 @@ def require_small_lm(cells: list[Cell]) -> None:
         InputError: That failed, for the reason that it has said.
     """
     if any(SMALL_LM in cell.overrides for cell in cells):
-        done = subprocess.run([sys.executable, "-m", "benchmarks.small_lm"], stdout=subprocess.DEVNULL, check=False)
+        command = [sys.executable, "-m", "benchmarks.tools.small_lm"]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
         if done.returncode:
             raise InputError("the small language model couldn't be made: make small-lm says why")

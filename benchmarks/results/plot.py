@@ -158,7 +158,7 @@ def png(plot: Plot, shown: Sequence[Line], target: float | None, digest: str) ->
     """The picture; the same bytes each time, with the same matplotlib."""
     from matplotlib.ticker import MaxNLocator
 
-    from flt.callbacks.heatmap import new_figure
+    from flt.callbacks.figures.heatmap import new_figure
 
     figure = new_figure(8.6, 4.0, "")
     axes = figure.subplots()

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from benchmarks.results.cell import Cell
 
-from flt.config import typed
-from flt.errors import InputError
+from flt.core.errors import InputError
+from flt.run.compose import typed
 
 REDUCERS = ("test", "last", "best", "mean", "total", "rounds_to_target", "bytes_to_target")
 NOTES = "notes.md"

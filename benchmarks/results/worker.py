@@ -69,8 +69,9 @@ def run(cell: Cell, root: str) -> Record:
     """Runs a cell."""
     import torch
 
-    from flt import cache, runs
     from flt.api import train
+    from flt.core import cache
+    from flt.run import folder as runs
 
     torch.set_num_threads(1)
     cfg = runs.configure([*map(located, cell.overrides), f"seed={cell.seed}", "threads=1", f"root={root}"])
@@ -113,7 +114,7 @@ def said_to(path: Path) -> Iterator[None]:
 
 def _tail(log: Path, error: Exception) -> str:
     """A mistake in the input is one line; anything else comes with what it said and where it came from."""
-    from flt.errors import InputError
+    from flt.core.errors import InputError
 
     if isinstance(error, InputError):
         return str(error)

@@ -24,13 +24,13 @@ from torch import distributed as dist  # isort: skip
 from torch.utils.data import Dataset  # isort: skip
 
 from benchmarks.speed import plain, workload  # isort: skip
-from flt.callbacks.base import FedCallback  # isort: skip
+from flt.server.callback import FedCallback  # isort: skip
 from flt.callbacks.checkpoint import Checkpoint  # isort: skip
 from flt.callbacks.evaluate import Evaluate  # isort: skip
 from flt.callbacks.loggers import Loggers  # isort: skip
 from flt.callbacks.metrics_csv import MetricsCsv  # isort: skip
-from flt.client import ClientModule, ClientSpec, JobData, Optimizer  # isort: skip
-from flt.federator import Federator  # isort: skip
+from flt.models.module import ClientModule, ClientSpec, JobData, Optimizer  # isort: skip
+from flt.server.federator import Federator  # isort: skip
 
 LEFT_OUT = (Evaluate, Checkpoint, Loggers, MetricsCsv)
 ENDLESS = 10**6

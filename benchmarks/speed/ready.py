@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import flt
-from flt.callbacks.base import FedCallback
-from flt.federator import Federator
+from flt.server.callback import FedCallback
+from flt.server.federator import Federator
 
 EACH = 10
 """Examples of a client."""

@@ -158,7 +158,7 @@ def share(client: int, size: Size) -> np.ndarray:
 
 
 def cohort(size: Size, seed: int, round: int) -> list[int]:
-    """The clients of a round, counted from 0, ascending: ``flt.sampling.FixedSize``, which the peers can't import."""
+    """The clients of a round, counted from 0, ascending, as flt's ``FixedSize`` draws them; peers can't import it."""
     return sorted(np.random.default_rng([seed, round, 1]).choice(size.clients, size.cohort, replace=False).tolist())
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flt.imports import heavy
+from flt.core.imports import heavy
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "Result", "fit", "load", "partition"]
 
 if TYPE_CHECKING:
     from flt.api import Result, fit, partition
-    from flt.errors import InputError
-    from flt.exported import load
+    from flt.core.errors import InputError
+    from flt.export.load import load
 
 
 def __getattr__(name: str) -> Any:
     """Imports torch and its company only when something of them is asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'flt' has no attribute {name!r}")
-    homes = {"InputError": "flt.errors", "load": "flt.exported"}
+    homes = {"InputError": "flt.core.errors", "load": "flt.export.load"}
     return getattr(heavy(homes.get(name, "flt.api")), name)

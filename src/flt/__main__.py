@@ -2,7 +2,7 @@
 
 import sys
 
-from flt.cli import main
+from flt.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

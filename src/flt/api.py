@@ -10,15 +10,15 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from flt import runs
-from flt.callbacks.base import FedCallback
-from flt.client import ClientSpec
-from flt.config import TrainConfig
-from flt.data.collect import partition
+from flt.core.errors import InputError
 from flt.data.examples import Examples
-from flt.errors import InputError
-from flt.federation import Federation
-from flt.run import Result, Run
+from flt.data.partition_dataset import partition
+from flt.models.module import ClientSpec
+from flt.run import folder as runs
+from flt.run.compose import TrainConfig
+from flt.run.federation import Federation
+from flt.run.run import Result, Run
+from flt.server.callback import FedCallback
 
 __all__ = ["Result", "fit", "partition", "train"]
 
@@ -47,7 +47,7 @@ def fit(
     LoRA goes on the module's linear layers and the last linear layer is the head, trained whole; a module that already
     holds peft layers keeps them. The module is changed in place. Its buffers, such as the statistics of a batch norm,
     are put back after each fit: they aren't federated. In evaluation torch's transformer layers read their weights past
-    LoRA; flt keeps them from it, and so does ``flt.quiet.whole_layers()`` around your own inference.
+    LoRA; flt keeps them from it, and so does ``flt.core.quiet.whole_layers()`` around your own inference.
 
     Args:
         module: Trained by a Lightning Trainer on each client, as it is: its own steps, optimisers and logs.
@@ -86,7 +86,7 @@ def fit(
 
 def train(cfg: TrainConfig) -> Result:
     """Runs a whole configuration: what ``flt train`` does."""
-    from flt.from_config import federation  # reading data takes libraries that flt.fit needn't wait for
+    from flt.run.workload import federation  # reading data takes libraries that flt.fit needn't wait for
 
     made = federation(cfg)
     made.validation = made.validation or _held_out(made.clients)

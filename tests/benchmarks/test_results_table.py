@@ -7,8 +7,8 @@ import toy_results
 from benchmarks.results.cli import TABLES
 from benchmarks.results.table import load, names
 
-from flt.config import load_config
-from flt.errors import InputError
+from flt.core.errors import InputError
+from flt.run.compose import load_config
 
 
 def test_a_row_replaces_the_common_value_of_its_key(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from benchmarks import small_lm
 from benchmarks.small_lm import HELD_OUT, SOURCES, Settings
+from benchmarks.tools import small_lm
 
-from flt.errors import InputError
+from flt.core.errors import InputError
 
 TINY = Settings(steps=4, vocabulary=280, layers=1, width=16, heads=2, context=12, batch=2)
 

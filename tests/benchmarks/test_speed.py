@@ -15,9 +15,9 @@ from benchmarks.speed.contestant import Contestant, ContestantError, MissingErro
 from benchmarks.speed.pairing import Ratio, Timed
 from safetensors.torch import save_file
 
-from flt.callbacks.base import FedCallback
-from flt.federator import Federator
-from flt.sampling import FixedSize
+from flt.server.callback import FedCallback
+from flt.server.client_sampling import FixedSize
+from flt.server.federator import Federator
 
 SMALL = workload.Size(clients=5, cohort=3, steps=3, batch=4, length=8, rank=2, examples=8, shares=2, rounds=3)
 ECHO = """

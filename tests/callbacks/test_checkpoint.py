@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from toys import toy_clients, toy_federator
 
+from flt.algorithm.recipe import Recipe
+from flt.algorithm.rule.scaffold import Scaffold
 from flt.callbacks import checkpoint
-from flt.callbacks.base import FedCallback
 from flt.callbacks.checkpoint import FORMAT, Checkpoint, newest, sealed
-from flt.errors import InputError
-from flt.federator import Federator
-from flt.messages import Plan, decode, encode
-from flt.recipe import Recipe
-from flt.rules.scaffold import Scaffold
+from flt.core.errors import InputError
+from flt.protocol.messages import Plan, decode, encode
+from flt.server.callback import FedCallback
+from flt.server.federator import Federator
 
 ROUNDS = 4
 CLIENTS = {

@@ -13,14 +13,14 @@ from sklearn.metrics import adjusted_rand_score
 from test_trivial_cases import CHANGES, GROUPINGS, METHODS, TASKS, clients_of
 from toys import toy_federator
 
-from flt.callbacks import cluster_pictures
+from flt.algorithm.grouping.density import DbscanGrouping
+from flt.algorithm.grouping.kmeans import KMeansGrouping
+from flt.algorithm.recipe import Recipe
+from flt.algorithm.rule.mean import Mean
 from flt.callbacks.clusters import Clusters, clustering_accuracy, cosines, rand, separation
-from flt.federator import Federator
-from flt.grouping.density import DbscanGrouping
-from flt.grouping.kmeans import KMeansGrouping
-from flt.recipe import Recipe
-from flt.rules.mean import Mean
-from flt.state import GroupState, ServerState
+from flt.callbacks.figures import cluster_pictures
+from flt.protocol.state import GroupState, ServerState
+from flt.server.federator import Federator
 
 
 @settings(max_examples=15)

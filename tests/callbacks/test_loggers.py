@@ -9,12 +9,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 from toys import toy_clients, toy_federator
 
-from flt.callbacks.base import FedCallback
+from flt.algorithm.grouping.kmeans import KMeansGrouping
+from flt.algorithm.recipe import Recipe
+from flt.algorithm.rule.mean import Mean
 from flt.callbacks.clusters import Clusters
 from flt.callbacks.loggers import Loggers, worst_ten
-from flt.grouping.kmeans import KMeansGrouping
-from flt.recipe import Recipe
-from flt.rules.mean import Mean
+from flt.server.callback import FedCallback
 
 HYPERPARAMETERS = {"algo": "hafl", "local.lr": 0.005, "cohort.size": None}
 

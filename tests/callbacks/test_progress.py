@@ -5,9 +5,9 @@ import pytest
 from fake_federator import federator_of, figures
 from rich.console import Console
 
-from flt.callbacks.base import FedCallback
 from flt.callbacks.progress import Progress
 from flt.callbacks.timer import Timer
+from flt.server.callback import FedCallback
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 

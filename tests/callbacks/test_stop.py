@@ -12,11 +12,11 @@ from commands import in_empty_folder, metrics, train
 from test_resume import Stopped, exported, state, stop_in_fit
 from toys import toy_federator
 
-from flt.callbacks.base import FedCallback
 from flt.callbacks.evaluate import Evaluate
 from flt.callbacks.stop import Stop
-from flt.errors import InputError
-from flt.federator import Federator
+from flt.core.errors import InputError
+from flt.server.callback import FedCallback
+from flt.server.federator import Federator
 
 
 class Scripted(FedCallback):

@@ -15,10 +15,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn.functional import interpolate
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from flt.core.errors import InputError
 from flt.data.encode import encode_images, encode_text, tasks
 from flt.data.examples import Collate, Examples, take
 from flt.data.sources import DataConfig, Kind, RawData, load
-from flt.errors import InputError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e"]
 NAMES = ("comp.graphics", "comp.windows", "rec.autos", "sci.med", "misc")

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tiny import WORDS, save_instructions, word_tokenizer
 from tokenizers import processors
 
-from flt import cache
+from flt.core import cache
+from flt.core.errors import InputError
 from flt.data.examples import Collate, Examples
 from flt.data.instructions import cut, encode_instructions
 from flt.data.sources import DataConfig, RawData, load
-from flt.errors import InputError
 
 END = WORDS.index("[SEP]")
 PROMPTS = ["very {instruction} not {context} a", "very {instruction} a"]

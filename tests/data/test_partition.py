@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flt.data import draws
+from flt.core.errors import InputError
+from flt.data import random_splits as draws
 from flt.data.partition import PARTITIONERS, by_column, dirichlet, iid, partition, quantity, shards, split
 from flt.data.partition import settings as settings_of
-from flt.errors import InputError
 
 LABELS = np.random.default_rng(0).integers(0, 5, 200)
 SETTINGS = {"dirichlet": {"alpha": 0.5}, "quantity": {"alpha": 0.5}, "shards": {"shards_per_client": 2}}

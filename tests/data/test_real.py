@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from flt.config import TrainConfig, load_config
 from flt.data.partition import by_column
 from flt.data.sets import load_all
 from flt.data.sources import DataConfig, RawData, load
 from flt.data.templates import fitting
+from flt.run.compose import TrainConfig, load_config
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 

@@ -11,11 +11,11 @@ import pytest
 from commands import in_empty_folder
 from tiny import save_bert
 
-from flt.config import TrainConfig, load_config
+from flt.core.errors import InputError
 from flt.data.sets import DataSet, kind_of, load_all
-from flt.errors import InputError
-from flt.federation import Federation
-from flt.from_config import federation
+from flt.run.compose import TrainConfig, load_config
+from flt.run.federation import Federation
+from flt.run.workload import federation
 
 
 @pytest.fixture(autouse=True)

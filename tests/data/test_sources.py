@@ -13,8 +13,8 @@ import pytest
 from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
+from flt.core.errors import InputError
 from flt.data.sources import DataConfig, RawData, digits, load
-from flt.errors import InputError
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 ROWS = {

@@ -9,9 +9,9 @@ import datasets
 import pytest
 from tiny import save_instructions
 
+from flt.core.errors import InputError
 from flt.data.sources import DataConfig, RawData, load
 from flt.data.templates import Template, fitting
-from flt.errors import InputError
 
 COLUMNS = ["instruction", "context", "response"]
 

@@ -16,12 +16,12 @@ from tokenizers.normalizers import Lowercase
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_python import PythonBackend
 
-from flt import cache
+from flt.core import cache
+from flt.core.errors import InputError
 from flt.data import tokens
 from flt.data.encode import encode_text
 from flt.data.examples import Examples
 from flt.data.stores import TextStore
-from flt.errors import InputError
 
 TEXTS = ["a b", "", None, "a b c d e a b c d e", "c"]
 

@@ -11,10 +11,10 @@ from forked import forked
 from test_invariance import everything
 from toys import toy_clients, toy_federator, updates_of
 
-from flt.engines.batched import Batched
-from flt.engines.processes import Processes
+from flt.engines.batched.engine import Batched
+from flt.engines.distributed import Strategy, longest_first, shares
+from flt.engines.process_group import Processes
 from flt.engines.serial import Outcome, Serial, Task
-from flt.engines.strategy import Strategy, longest_first, shares
 
 
 @pytest.mark.parametrize("costs", [{0: 3, 1: 3, 2: 3, 3: 3}, {0: 1, 1: 9, 2: 4, 3: 4}, {5: 0}, {}])

@@ -12,11 +12,11 @@ from test_invariance import everything
 from test_trivial_cases import METHODS, clients_of
 from toys import assert_same, toy_federator
 
-from flt.client_states import ClientStates
-from flt.engines.processes import Processes
+from flt.client.places import Parts
+from flt.engines.process_group import Processes
 from flt.engines.sharded import Sharded
-from flt.messages import decode
-from flt.places import Parts
+from flt.protocol.messages import decode
+from flt.server.client_state_store import ClientStates
 
 QUICK = ["scaffold", "hafl freeze", "sa_fedlora"]
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Subset
 
-from flt.engines.processes import Processes
+from flt.core.errors import InputError
+from flt.engines.process_group import Processes
 from flt.engines.sharded import Sharded
-from flt.errors import InputError
-from flt.federator import Federator
+from flt.server.federator import Federator
 
 
 def weights(federator: Federator) -> dict[str, Tensor]:

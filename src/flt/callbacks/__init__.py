@@ -1,1 +1,1 @@
-"""Callbacks: of the server, of the federation, of local training."""
+"""Observers of a federation: evaluation, checkpoints, logs. Read evaluate first."""

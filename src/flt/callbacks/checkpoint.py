@@ -23,14 +23,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flt.callbacks.base import FedCallback
-from flt.client_states import FOLDER, ClientStates
-from flt.errors import InputError
-from flt.federator import Federator
-from flt.files import why_of, write_atomically
-from flt.messages import decode, encode, message
-from flt.state import ServerState
-from flt.tolerance import RoundFailedError
+from flt.core.errors import InputError
+from flt.core.files import why_of, write_atomically
+from flt.protocol.messages import decode, encode, message
+from flt.protocol.state import ServerState
+from flt.server.callback import FedCallback
+from flt.server.client_state_store import FOLDER, ClientStates
+from flt.server.failure_policy import RoundFailedError
+from flt.server.federator import Federator
 
 FORMAT = 2
 _NAME = re.compile(rf"({FOLDER}/)?[0-9a-z_]+\.safetensors")

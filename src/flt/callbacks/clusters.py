@@ -9,12 +9,12 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import pdist
 
-from flt.callbacks.base import FedCallback
-from flt.federator import Federator
-from flt.grouping import features
-from flt.grouping.base import Clustering
-from flt.messages import JobId
-from flt.state import ServerState
+from flt.algorithm.grouping import features
+from flt.algorithm.grouping.base import Clustering
+from flt.protocol.messages import JobId
+from flt.protocol.state import ServerState
+from flt.server.callback import FedCallback
+from flt.server.federator import Federator
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from flt.callbacks.base import FedCallback
-from flt.federator import Federator
-from flt.layout import Layout
-from flt.messages import Payload, Update, encoded_size
+from flt.protocol.layout import Layout
+from flt.protocol.messages import Payload, Update, encoded_size
+from flt.server.callback import FedCallback
+from flt.server.federator import Federator
 
 
 class Communication(FedCallback):

@@ -9,13 +9,13 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from torch.utils.data import Dataset
 
-from flt import readable
-from flt.callbacks.base import FedCallback
 from flt.callbacks.clusters import contingency
-from flt.callbacks.memo import Memo, fingerprint
-from flt.federator import Federator
-from flt.messages import JobId
-from flt.state import ServerState
+from flt.callbacks.evaluation_memo import Memo, fingerprint
+from flt.core import format as readable
+from flt.protocol.messages import JobId
+from flt.protocol.state import ServerState
+from flt.server.callback import FedCallback
+from flt.server.federator import Federator
 
 
 class Evaluate(FedCallback):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from flt.callbacks.base import FedCallback
-from flt.federator import Federator
-from flt.tolerance import Failure
+from flt.server.callback import FedCallback
+from flt.server.failure_policy import Failure
+from flt.server.federator import Federator
 
 _log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import signal
 import threading
 from typing import Any
 
-from flt.callbacks.base import FedCallback
-from flt.errors import Terminated
-from flt.federator import Federator
-from flt.messages import Payload, Update
+from flt.core.errors import Terminated
+from flt.protocol.messages import Payload, Update
+from flt.server.callback import FedCallback
+from flt.server.federator import Federator
 
 _log = logging.getLogger(__name__)
 SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}

@@ -12,14 +12,14 @@ from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from flt import readable
-from flt.callbacks import cluster_pictures, pictures
-from flt.callbacks.base import FedCallback
 from flt.callbacks.clusters import Clustered, Clusters, cosines
 from flt.callbacks.evaluate import gather
-from flt.callbacks.heatmap import pixels
-from flt.federator import Federator
-from flt.messages import JobId, Update
+from flt.callbacks.figures import cluster_pictures, pictures
+from flt.callbacks.figures.heatmap import pixels
+from flt.core import format as readable
+from flt.protocol.messages import JobId, Update
+from flt.server.callback import FedCallback
+from flt.server.federator import Federator
 
 STAGES = (("distributed", "clients/"), ("fitted", "clients/fitted_"), ("fit", "clients/fit_"))
 """Where a job's figure was measured -> how the key of its mean over the jobs begins."""

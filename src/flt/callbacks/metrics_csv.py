@@ -7,9 +7,9 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flt.callbacks.base import FedCallback
-from flt.federator import Federator
-from flt.files import write_atomically
+from flt.core.files import write_atomically
+from flt.server.callback import FedCallback
+from flt.server.federator import Federator
 
 
 class MetricsCsv(FedCallback):

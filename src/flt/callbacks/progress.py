@@ -12,10 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from flt import readable
-from flt.callbacks.base import FedCallback
-from flt.federator import Federator
-from flt.messages import JobId, Payload, Update
+from flt.core import format as readable
+from flt.protocol.messages import JobId, Payload, Update
+from flt.server.callback import FedCallback
+from flt.server.federator import Federator
 
 _GAP, _SECONDS = "  ", "time/round_seconds"
 SILENCE = 10.0

@@ -6,11 +6,11 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 
-from flt import readable
-from flt.callbacks.base import FedCallback
-from flt.errors import InputError
-from flt.federator import Federator
-from flt.schema import StopConfig
+from flt.core import format as readable
+from flt.core.errors import InputError
+from flt.run.schema import StopConfig
+from flt.server.callback import FedCallback
+from flt.server.federator import Federator
 
 _log = logging.getLogger(__name__)
 History = Sequence[Mapping[str, float]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from flt.callbacks.base import FedCallback
-from flt.federator import Federator
+from flt.server.callback import FedCallback
+from flt.server.federator import Federator
 
 
 class Timer(FedCallback):

@@ -1,1 +1,1 @@
-"""Where examples come from, how clients share them out, and how they become tensors."""
+"""Examples, their encoding, and the clients that hold them. Read examples first, then partition."""

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from flt.core.errors import InputError
 from flt.data.columns import LABEL_NAMES, pick
-from flt.errors import InputError
 
 Splits = dict[str, datasets.Dataset]
 Codes = dict[str, NDArray[np.int64]]  # split -> label values as the source counts them, (n,)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import datasets
 
-from flt.errors import InputError
+from flt.core.errors import InputError
 
 if TYPE_CHECKING:
     from flt.data.sources import DataConfig

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from flt.client import ClientSpec, JobData
-from flt.config import TrainConfig
-from flt.data.collect import job_data
+from flt.core.errors import InputError
 from flt.data.examples import Examples
 from flt.data.partition import partition, settings
-from flt.errors import InputError
+from flt.data.partition_dataset import job_data
+from flt.models.module import ClientSpec, JobData
+from flt.run.compose import TrainConfig
 
 ATTEMPTS = 100
 """Draws of a partition, before a client without a job is an error."""

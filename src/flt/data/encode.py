@@ -9,13 +9,13 @@ import datasets
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flt.core.errors import InputError
 from flt.data import stores, tokens
 from flt.data.classes import matching
-from flt.data.draws import Positions
 from flt.data.examples import Examples
+from flt.data.random_splits import Positions
 from flt.data.sources import RawData
 from flt.data.stores import ImageStore
-from flt.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

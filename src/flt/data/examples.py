@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from flt.core.errors import InputError
 from flt.data import stores
-from flt.data.draws import Positions, Seed, stratified_order
+from flt.data.random_splits import Positions, Seed, stratified_order
 from flt.data.stores import Store
-from flt.errors import InputError
 
 PADDED = {"attention_mask": 0, "token_type_ids": 0, "prefix": 0, "labels": stores.IGNORED}
 

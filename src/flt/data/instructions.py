@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import datasets
 
+from flt.core.errors import InputError
 from flt.data import tokens
 from flt.data.encode import batches
 from flt.data.examples import Examples
 from flt.data.sources import RawData
 from flt.data.templates import fitting
-from flt.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

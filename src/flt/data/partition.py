@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flt.data import draws
-from flt.data.draws import Positions, Seed
-from flt.errors import InputError
+from flt.core.errors import InputError
+from flt.data import random_splits as draws
+from flt.data.random_splits import Positions, Seed
 
 
 def iid(examples: int, clients: int, seed: Seed) -> list[Positions]:

@@ -17,8 +17,8 @@ import pyarrow.json
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from flt.errors import InputError
-from flt.files import expanded
+from flt.core.errors import InputError
+from flt.core.files import expanded
 
 if TYPE_CHECKING:
     from flt.data.sources import DataConfig

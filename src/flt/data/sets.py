@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flt.config import TrainConfig, typed
+from flt.core.errors import InputError
 from flt.data import encode, sources
 from flt.data.columns import Kind
-from flt.data.draws import Positions
-from flt.errors import InputError
+from flt.data.random_splits import Positions
+from flt.run.compose import TrainConfig, typed
 
 OUTSIDE = ("sets", "use", "tasks")
 """Fields that one of several data sets doesn't have."""

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
+from flt.core.errors import InputError
 from flt.data import columns, partition, reading, templates
 from flt.data.classes import Splits, merge, relabel
 from flt.data.columns import Kind
-from flt.data.draws import stratified_order
+from flt.data.random_splits import stratified_order
 from flt.data.templates import Template
-from flt.errors import InputError
 
 TESTS = ("test", "validation")
 ONE_CLASS = "flt.class"

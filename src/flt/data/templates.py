@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import datasets
 
+from flt.core.errors import InputError
 from flt.data.columns import check_text, pick
-from flt.errors import InputError
 
 if TYPE_CHECKING:
     from flt.data.sources import DataConfig

@@ -15,7 +15,7 @@ import tokenizers
 import transformers
 from numpy.typing import NDArray
 
-from flt import cache
+from flt.core import cache
 from flt.data import stores
 from flt.data.stores import TextStore
 

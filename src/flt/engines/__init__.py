@@ -1,1 +1,1 @@
-"""Engines: where jobs are trained, and how many at once."""
+"""Where jobs are trained, and how many at once. Read serial first."""

@@ -10,16 +10,16 @@ from typing import Any, ClassVar
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import Dataset
 
-from flt.arrivals import Arrivals
-from flt.client import ClientSpec
-from flt.client_states import ClientStates
-from flt.engines.processes import Processes
-from flt.engines.tuning import free
-from flt.messages import Payload, Update
-from flt.site import Site
-from flt.state import ClientState, ServerState
-from flt.tolerance import STRICT, ClientTimeoutError, Failure, Tolerance
-from flt.view import Job
+from flt.algorithm.view import Job
+from flt.client.trainer import Site
+from flt.engines.batched.autotune import free
+from flt.engines.process_group import Processes
+from flt.models.module import ClientSpec
+from flt.protocol.messages import Payload, Update
+from flt.protocol.state import ClientState, ServerState
+from flt.server.accumulator import Arrivals
+from flt.server.client_state_store import ClientStates
+from flt.server.failure_policy import STRICT, ClientTimeoutError, Failure, Tolerance
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,17 +7,17 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import ClassVar
 
-from flt.arrivals import Arrivals
-from flt.client import ClientSpec
-from flt.client_states import ClientStates
-from flt.engines.processes import Processes, Word, told
+from flt.client.places import AllDevices, ShardedWeights
+from flt.client.trainer import Site
+from flt.core.errors import InputError
+from flt.engines.launcher import LaunchSettings
+from flt.engines.process_group import Processes, Word, told
 from flt.engines.serial import Serial
-from flt.errors import InputError
-from flt.launch import LaunchSettings
-from flt.layout import TRAVELLING
-from flt.messages import encode
-from flt.places import AllDevices, ShardedWeights
-from flt.site import Site
+from flt.models.module import ClientSpec
+from flt.protocol.layout import TRAVELLING
+from flt.protocol.messages import encode
+from flt.server.accumulator import Arrivals
+from flt.server.client_state_store import ClientStates
 
 
 @dataclasses.dataclass

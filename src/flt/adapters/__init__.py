@@ -1,1 +1,0 @@
-"""Adapters: what is attached to the frozen backbone."""

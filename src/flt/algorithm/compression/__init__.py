@@ -1,0 +1,1 @@
+"""The precision of what travels. Read methods first."""

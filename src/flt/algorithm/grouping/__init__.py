@@ -1,0 +1,1 @@
+"""Which jobs are averaged with each other. Read base first, then kmeans."""

@@ -1,0 +1,95 @@
+"""K-means, and k-means that keeps one client's jobs apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from flt.algorithm.grouping.counted import Counted
+from flt.algorithm.grouping.features import squared_distances
+from flt.core.errors import InputError
+
+ITERATIONS = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class KMeansGrouping(Counted):
+    """K-means over the uploads (FL-TAC, arXiv 2404.15384).
+
+    Attributes:
+        n_init: Restarts, the best of which counts.
+    """
+
+    n_init: int = dataclasses.field(default=10, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_init < 1:
+            raise InputError.of("grouping.n_init", self.n_init, "an integer >= 1")
+
+    def cut(self, features: np.ndarray, clients: Sequence[int], k: int, seed: int) -> np.ndarray:
+        """The cluster of each upload (n,)."""
+        from sklearn.cluster import KMeans  # a second of its own, for those who group
+
+        if self.cannot_link:
+            return kmeans_apart(features, clients, k, self.n_init, seed)
+        return KMeans(k, n_init=self.n_init, random_state=seed).fit_predict(features)
+
+
+def kmeans_apart(features: np.ndarray, clients: Sequence[int], k: int, n_init: int, seed: int) -> np.ndarray:
+    """K-means under the constraint that the uploads of one client are in different clusters.
+
+    After COP-k-means (Wagstaff et al., 2001), but instead of one upload after the other, all uploads of a client are
+    assigned at once, to the distinct centroids with the smallest sum of squared distances. Clients don't constrain each
+    other, so neither step raises the inertia, and no assignment can fail.
+
+    Args:
+        features: (n, d), n > k.
+        clients: The client of each upload, none with more than k.
+        k: Number of clusters.
+        n_init: Restarts from k-means++; the lowest inertia counts, of equals the first.
+        seed: Of the restarts.
+
+    Returns:
+        The cluster of each upload (n,).
+    """
+    from sklearn.cluster import kmeans_plusplus  # a second of its own, for those who group
+
+    points = features.astype(np.float64)
+    found = [_descended(points, clients, kmeans_plusplus(points, k, random_state=start)[0])
+             for start in np.random.SeedSequence(seed).generate_state(n_init)]  # fmt: skip
+    return min(found, key=lambda one: one[1])[0]
+
+
+def _descended(points: np.ndarray, clients: Sequence[int], centres: np.ndarray) -> tuple[np.ndarray, float]:
+    """Labels and inertia of one start, once no label changes any more; a centre that loses all points stays."""
+    labels = np.full(len(points), -1)
+    for _ in range(ITERATIONS):
+        distances = squared_distances(points, centres)
+        before, labels = labels, assigned_apart(distances, clients)
+        if np.array_equal(labels, before):
+            break
+        centres = np.stack([points[labels == k].mean(axis=0) if (labels == k).any() else at
+                            for k, at in enumerate(centres)])  # fmt: skip
+    return labels, float(distances[np.arange(len(points)), labels].sum())
+
+
+def assigned_apart(distances: np.ndarray, clients: Sequence[int]) -> np.ndarray:
+    """The nearest clusters of a client's uploads, all different (Hungarian).
+
+    Args:
+        distances: Squared distances (uploads, clusters).
+        clients: The client of each upload, none with more uploads than there are clusters.
+
+    Example:
+        >>> assigned_apart(np.array([[0.0, 2.0], [0.0, 9.0], [1.0, 5.0]]), [0, 0, 1])
+        array([1, 0, 0])
+    """
+    labels, of = np.empty(len(distances), dtype=int), np.asarray(clients)
+    for client in np.unique(of):
+        (rows,) = np.nonzero(of == client)
+        labels[rows] = linear_sum_assignment(distances[rows])[1]
+    return labels

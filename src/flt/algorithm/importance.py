@@ -1,0 +1,194 @@
+"""Importance: the score of each pair, on which selection and pruning rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from flt.algorithm.rule.exact_sum import ExactSum
+from flt.algorithm.view import View
+from flt.client.fit import LocalFit, SensitivityMeter
+from flt.core.errors import InputError
+from flt.protocol.layout import PAIRS
+from flt.protocol.messages import Ids, Update
+from flt.protocol.state import GroupState
+
+MEAN, DEVIATION = "delta_mean", "delta_deviation"
+"""Slots in which a group keeps the averages of each entry, where the uncertainty needs them."""
+
+
+class _AtServer:
+    """What the clients neither measure nor send."""
+
+    def callbacks(self, fit: LocalFit) -> list[Callback]:
+        """What changes local training: nothing."""
+        return []
+
+    def own(self, view: View, update: Update) -> dict[str, Tensor]:
+        """What a job knows by itself: nothing."""
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class NoImportance(_AtServer):
+    """Nothing is measured: all pairs tie."""
+
+    source: ClassVar[str] = "nothing"
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
+        """The group with its new scores: the old ones."""
+        return after
+
+
+@dataclasses.dataclass(frozen=True)
+class Magnitude(_AtServer):
+    """|s b_i a_i|, the Frobenius norm of the pair's part of the product, after each round; not smoothed.
+
+    An indicator to compare HAFL's with (arXiv 2411.06581); which norm is our reconstruction. A pair that was never
+    trained has b_i = 0 and the lowest score.
+    """
+
+    source: ClassVar[str] = "weights"
+    needs: ClassVar[tuple[str, ...]] = PAIRS
+
+    def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
+        """The group with its new scores."""
+        weights = {name: after.weights[name].double() for name in view.layout.names(PAIRS)}
+        scores = {
+            name: abs(layer.scale) * weights[layer.b].norm(dim=0) * weights[layer.a].norm(dim=1)
+            for name, layer in view.layout.layers.items()
+        }
+        return dataclasses.replace(after, scores=scores)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Smoothed:
+    """Two moving averages, as AdaLoRA's (arXiv 2303.10512, equations 5 and 6)."""
+
+    beta1: float = 0.85
+    beta2: float = 0.85
+    uncertainty: bool = False
+
+    needs: ClassVar[tuple[str, ...]] = PAIRS
+
+    def __post_init__(self) -> None:
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError.of(f"importance.{name}", getattr(self, name), "a number in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientSensitivity(_Smoothed):
+    """Smoothed sensitivity as AdaLoRA defines it (arXiv 2303.10512), measured by the clients at every local step.
+
+    One scalar per pair and layer goes up; the server averages it over the clients that measured the pair, by their
+    numbers of examples, and smooths it across rounds with ``beta1``. Where and when it is measured is our
+    reconstruction of HAFL.
+
+    Attributes:
+        beta1: Decay of the smoothed sensitivity.
+        beta2: Decay of the smoothed uncertainty.
+        uncertainty: Multiply by the uncertainty, as AdaLoRA does.
+    """
+
+    source: ClassVar[str] = "clients"
+
+    def callbacks(self, fit: LocalFit) -> list[Callback]:
+        """What changes local training: the meter reads |w * dL/dw| before each step."""
+        return [SensitivityMeter(fit, self.beta1, self.beta2, self.uncertainty)]
+
+    def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
+        """The group with its new scores; a pair that nobody measured keeps its score.
+
+        Raises:
+            InputError: Scores are too large for an exact sum.
+        """
+        scores = {name: self._smooth(name, old, updates) for name, old in after.scores.items()}
+        return dataclasses.replace(after, scores=scores)
+
+    def own(self, view: View, update: Update) -> dict[str, Tensor]:
+        """A job's own scores after its update: layer -> (r,), nan for pairs that it has never measured.
+
+        They are smoothed with ``beta1`` over the job's fits, beginning with the score that its group had then.
+        """
+        group = view.state.groups[view.state.group_of(update.job)].scores
+        own = {name: torch.full_like(scores, torch.nan) for name, scores in group.items()}
+        own |= view.state.scores.get(update.job, {})
+        for name, (ids, _) in update.scores.items():
+            known = torch.where(own[name].isnan(), group[name], own[name])
+            index = torch.tensor(ids, dtype=torch.long)
+            own[name] = own[name].index_copy(0, index, self._smooth(name, known, [update])[index])
+        return own
+
+    def _smooth(self, layer: str, old: Tensor, updates: Sequence[Update]) -> Tensor:
+        total, weight = ExactSum.zeros(tuple(old.shape)), torch.zeros_like(old)
+        for update in updates:
+            if layer in update.scores:
+                ids, values = update.scores[layer]
+                index = torch.tensor(ids, dtype=torch.long)  # there may be none
+                try:
+                    total.add(torch.zeros_like(old).index_copy(0, index, update.examples * values.to(old.dtype)))
+                    weight[index] += update.examples
+                except OverflowError as error:
+                    who = f"update of client {update.job[0]}, job {update.job[1]}: scores of {layer}"
+                    raise InputError.of(who, error, "smaller numbers; lower local.lr") from error
+        fresh = self.beta1 * old + (1 - self.beta1) * total.value() / weight.clamp(min=1)
+        return torch.where(weight > 0, fresh, old)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeltaSensitivity(_Smoothed, _AtServer):
+    """Smoothed sensitivity as the server sees it, once per round, from the aggregate alone: nothing of it goes up.
+
+        I = |w * dw / f|,  dw = w - w of the round before
+        Ibar <- beta1 Ibar + (1 - beta1) I;  Ubar <- beta2 Ubar + (1 - beta2) |I - Ibar|
+        score_i = mean_j s(A[i, j]) + mean_j s(B[j, i]),  s = Ibar, or Ibar * Ubar with uncertainty
+
+    Only pairs that some client trained this round are scored; without that a frozen pair would decay and never be
+    chosen again. A secondary source says that HAFLQ (arXiv 2411.06581v2) takes |w * dw / lr|, where dw / lr stands for
+    the gradient; all else is our reconstruction. The server doesn't know lr, which is the module's: f is the plan's
+    factor of it, so that rounds are comparable where it decays, and what is left out is the same for all pairs.
+
+    Attributes:
+        beta1: Decay of the smoothed sensitivity, over rounds.
+        beta2: Decay of the smoothed uncertainty, over rounds.
+        uncertainty: Multiply by the uncertainty, as AdaLoRA does.
+    """
+
+    source: ClassVar[str] = "change"
+
+    def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
+        """The group with its new scores; a pair that nobody trained keeps its score."""
+        trained = {layer: tuple(sorted({pair for u in updates for pair in u.kept[layer]})) for layer in before.scores}
+        fresh = {layer: torch.zeros_like(old) for layer, old in before.scores.items()}
+        slots = {slot: dict(before.slots.get(slot, {})) for slot in ((MEAN, DEVIATION) if self.uncertainty else ())}
+        for name, entry in view.layout.entries.items():
+            if entry.axis is not None:
+                weight = after.weights[name].double()
+                moved = (weight - before.weights[name].double()) / (view.plan.lr_factor or 1.0)  # 0 once decayed away
+                part = (weight * moved).abs()
+                if self.uncertainty:
+                    part = self._averaged(name, part, view.layout.mask(name, trained, part), slots)
+                fresh[entry.layer] += part.mean(dim=[d for d in range(part.dim()) if d != entry.axis])
+        scores = {layer: self._score(old, fresh[layer], trained[layer]) for layer, old in before.scores.items()}
+        return dataclasses.replace(after, scores=scores, slots={**after.slots, **slots})
+
+    def _averaged(self, name: str, now: Tensor, mask: Tensor, slots: dict[str, dict[str, Tensor]]) -> Tensor:
+        """Ibar * Ubar of each entry; both stay as they were where the mask is false."""
+        mean, deviation = (slots[slot].get(name, torch.zeros_like(now)) for slot in (MEAN, DEVIATION))
+        mean = torch.where(mask, self.beta1 * mean + (1 - self.beta1) * now, mean)
+        deviation = torch.where(mask, self.beta2 * deviation + (1 - self.beta2) * (now - mean).abs(), deviation)
+        slots[MEAN][name], slots[DEVIATION][name] = mean, deviation
+        return mean * deviation
+
+    def _score(self, old: Tensor, fresh: Tensor, trained: Ids) -> Tensor:
+        """The mean of averages is the average of means, so that without uncertainty the scores are all that is kept."""
+        new, ids = old.clone(), list(trained)
+        new[ids] = fresh[ids] if self.uncertainty else self.beta1 * old[ids] + (1 - self.beta1) * fresh[ids]
+        return new

@@ -1,0 +1,227 @@
+"""Plans: what trains and what travels in a round."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar
+
+from flt.core.errors import InputError
+from flt.protocol.layout import PAIRS, TRAVELLING
+from flt.protocol.messages import Plan
+
+ADAPTER = ("A", "B", "adapter")
+"""Roles that a round of the full model leaves out."""
+SCOPES = ("full", "adapter")
+WHOLE = 0.1
+"""Multiplies the learning rate where the whole model trains, unless told otherwise."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Decaying:
+    """A learning rate that falls from round to round.
+
+    Attributes:
+        lr_decay: What the learning rate is multiplied by from round to round, in (0, 1]. FedAvg needs a decay to
+            converge with heterogeneous clients (Li et al., arXiv 1907.02189, theorem 4); that it is exponential is our
+            choice. It doesn't depend on the number of rounds, so a longer run has the same first rounds.
+        lr_floor: The smallest factor that the learning rate comes down to, in [0, 1].
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    lr_decay: float = 1.0
+    lr_floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr_decay <= 1:
+            raise InputError.of("plan.lr_decay", self.lr_decay, "a number in (0, 1]")
+        if not 0 <= self.lr_floor <= 1:
+            raise InputError.of("plan.lr_floor", self.lr_floor, "a number in [0, 1]")
+
+    def decayed(self, round: int) -> float:
+        """The factor after ``round`` finished rounds."""
+        return max(self.lr_floor, self.lr_decay**round)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterPlan(_Decaying):
+    """The adapter and the head train, in every round alike.
+
+    Attributes:
+        train: Roles that train: A, B, adapter, head. The head alone is the control of every adapter.
+        mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
+        private: Roles that stay on the client, of the same kinds: all of them is training without federation.
+    """
+
+    initiating: ClassVar[int] = 0
+
+    train: list[str] = dataclasses.field(default_factory=lambda: list(TRAVELLING))
+    mu: float = 0.0
+    private: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.train or not set(self.train) <= set(TRAVELLING):
+            raise InputError.of("plan.train", self.train, f"some of {', '.join(TRAVELLING)}")
+        if not set(self.private) <= set(TRAVELLING):
+            raise InputError.of("plan.private", self.private, f"some of {', '.join(TRAVELLING)}")
+        _check_mu(self.mu)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Roles that train in some round."""
+        return frozenset(self.train)
+
+    def __call__(self, round: int) -> Plan:
+        """The plan of the round that follows ``round`` finished ones."""
+        return Plan(tuple(self.train), tuple(self.private), self.mu, lr_factor=self.decayed(round))
+
+
+@dataclasses.dataclass(frozen=True)
+class Alternating(_Decaying):
+    """B and the head train in odd rounds, A and the head in even ones: RoLoRA (arXiv 2502.01755).
+
+    What a round averages has the other factor in common, so the product of the means is the mean of the products. B
+    comes first: as long as B = 0, the gradient of A is 0.
+
+    Attributes:
+        mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
+    """
+
+    needs: ClassVar[tuple[str, ...]] = PAIRS
+    initiating: ClassVar[int] = 0
+    roles: ClassVar[frozenset[str]] = frozenset({*PAIRS, "head"})
+
+    mu: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_mu(self.mu)
+
+    def __call__(self, round: int) -> Plan:
+        """The plan of the round that follows ``round`` finished ones."""
+        return Plan(("A" if round % 2 else "B", "head"), mu=self.mu, lr_factor=self.decayed(round))
+
+
+@dataclasses.dataclass(frozen=True)
+class FullPlan(_Decaying):
+    """The whole model trains and travels, in every round: FedAvg (arXiv 1602.05629). An adapter stands still.
+
+    Attributes:
+        mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
+        lr_factor: Multiplies the learning rate, which is an adapter's elsewhere: a whole model wants a smaller one.
+    """
+
+    initiating: ClassVar[int] = 0
+
+    mu: float = 0.0
+    lr_factor: float = WHOLE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_mu(self.mu)
+        _check_factor(self.lr_factor)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Roles that train in some round."""
+        return frozenset({"base", "head"})
+
+    def __call__(self, round: int) -> Plan:
+        """The plan of the round that follows ``round`` finished ones."""
+        return full(self.mu, self.lr_factor * self.decayed(round))
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages(_Decaying):
+    """SA-FedLoRA's two stages (arXiv 2405.09394v1): an initiating one with a proximal term, then the adapter.
+
+        min_w  L_k(w) + (mu / 2) |w - w_t|^2        rounds 1 .. T0, w the whole model or the adapter
+        min_w  L_k(w)                               later, w the adapter and the head
+
+    The abstract has the two stages and the regularisation; that the first one trains the whole model is from a
+    secondary source; scope ``adapter``, for clients that can't hold the whole model's optimiser, and the rest are our
+    reconstruction. The adapter is attached from the start, with B = 0, so nothing is rebuilt between the stages.
+
+    Attributes:
+        until: T0, the last round of the first stage: rounds, or as a fraction a share of all rounds, in [0, 1]; a share
+            above 0 is at least one round where three or more leave room for a budget that falls.
+        scope: What the first stage trains: ``full`` or ``adapter``.
+        mu: lambda, the weight of the proximal term in the first stage.
+        lr_factor: Multiplies the learning rate in the first stage, besides the decay; None: ``WHOLE`` for the whole
+            model, which wants a smaller one than an adapter, and 1 for the adapter.
+        rounds: Rounds in all, T; None: the run's.
+    """
+
+    until: int | float = 0.05
+    scope: str = "full"
+    mu: float = 0.01
+    lr_factor: float | None = None
+    rounds: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_mu(self.mu)
+        _check_factor(1.0 if self.lr_factor is None else self.lr_factor)
+        if self.scope not in SCOPES:
+            raise InputError.of("plan.scope", self.scope, SCOPES)
+        if self.rounds is not None:
+            of_rounds("plan.until", self.until, self.rounds)
+
+    @property
+    def initiating(self) -> int:
+        """T0 in rounds."""
+        assert self.rounds is not None, "build fills in the run's"
+        found = of_rounds("plan.until", self.until, self.rounds)
+        return max(found, 1) if isinstance(self.until, float) and self.until and self.rounds >= 3 else found
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Roles that train in some round."""
+        return frozenset(TRAVELLING) | ({"base"} if self.scope == "full" and self.initiating else set())
+
+    def __call__(self, round: int) -> Plan:
+        """The plan of the round that follows ``round`` finished ones."""
+        factor = self.decayed(round)
+        if round >= self.initiating:
+            return Plan(lr_factor=factor)
+        if self.scope == "full":
+            return full(self.mu, (WHOLE if self.lr_factor is None else self.lr_factor) * factor)
+        return Plan(mu=self.mu, lr_factor=(self.lr_factor or 1.0) * factor, stage="initiating")
+
+
+def full(mu: float, lr_factor: float) -> Plan:
+    """A round of the whole model: base and head train and travel, the adapter neither."""
+    return Plan(train=("base", "head"), private=ADAPTER, mu=mu, lr_factor=lr_factor, stage="full")
+
+
+def of_rounds(key: str, given: int | float, rounds: int) -> int:
+    """A number of rounds: an integer as it is, a fraction as a share of all rounds, to the nearest.
+
+    Args:
+        key: Of the configuration, for the error.
+        given: Rounds, or a share of them in [0, 1].
+        rounds: Rounds in all.
+
+    Raises:
+        InputError: There aren't as many rounds.
+
+    Example:
+        >>> of_rounds("plan.until", 0.05, 20), of_rounds("plan.until", 2, 20)
+        (1, 2)
+    """
+    share = isinstance(given, float)
+    if not 0 <= given <= (1 if share else rounds):
+        raise InputError.of(key, given, f"rounds from 0 to {rounds}, or a share of them from 0.0 to 1.0")
+    return math.floor(given * rounds + 0.5) if share else int(given)
+
+
+def _check_mu(mu: float) -> None:
+    if not 0 <= mu < float("inf"):
+        raise InputError.of("plan.mu", mu, "a number >= 0")
+
+
+def _check_factor(factor: float) -> None:
+    if not 0 < factor < float("inf"):
+        raise InputError.of("plan.lr_factor", factor, "a number > 0")

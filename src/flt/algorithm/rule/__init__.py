@@ -1,0 +1,1 @@
+"""The aggregation of one group of updates. Read base first, then mean."""

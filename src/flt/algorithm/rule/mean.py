@@ -1,0 +1,95 @@
+"""The weighted mean, per entry over those who sent it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flt.algorithm.low_rank import product_norm
+from flt.algorithm.rule.base import WEIGHTS, Combined, Summable, Totals, add
+from flt.algorithm.view import View
+from flt.core.errors import InputError
+from flt.protocol.layout import PAIRS
+from flt.protocol.messages import Update
+
+NORM = "norm"
+PADS = ("none", "parameter", "update", "sent")
+UNIT = 2.0**-24
+"""Norms are rounded to multiples of it, so that weights are integers and sums stay exact."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean(Summable):
+    """Each entry is averaged over the clients that sent it: HAFL's adaptive aggregation (arXiv 2411.06581).
+
+    Where all send all it is FedAvg (arXiv 1602.05629).
+
+        none (adaptive)   w_i <- sum_{k: i in S_k} n_k w_{k,i} / sum_{k: i in S_k} n_k;  nobody sent i: as it began
+        parameter         w_i <- sum_k n_k w_{k,i} [i in S_k] / n                        (zero-padding), of living pairs
+        update            w_i <- sum_k n_k (w_{k,i} if i in S_k else w_t,i) / n
+        sent              as parameter, over the pairs that somebody sent: HetLoRA pads to the round's largest rank
+
+    Under ``parameter`` a pair that nobody sent becomes zero, in A and in B, and never learns again.
+
+    Attributes:
+        weights: Besides ``examples`` and ``uniform``, ``norm``: in the place of n_k, the pairs of a layer weigh as much
+            as the Frobenius norm |B_k A_k| of what the client has there, and everything else by examples (HetLoRA,
+            arXiv 2401.06432; that it is taken layer by layer is our reading).
+        pad: What an entry counts as that a client didn't send: ``none`` (it doesn't count), ``parameter`` (zero),
+            ``update`` (unchanged), ``sent`` (zero, where another client sent it).
+    """
+
+    weighings: ClassVar[tuple[str, ...]] = (*WEIGHTS, NORM)
+
+    pad: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pad not in PADS:
+            raise InputError.of("rule.pad", self.pad, PADS)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Roles that the module must have: pairs, to weigh by their norms."""
+        return PAIRS if self.weights == NORM else ()
+
+    def summand(self, view: View, update: Update, totals: Totals) -> None:
+        """Adds weight * value, and the weight, per entry."""
+        norms = self._norms(view, update) if self.weights == NORM else {}
+        for name, part in update.tensors.items():
+            weight = norms.get(view.layout.entries[name].layer, self.weight(update))
+            start = view.sent(update.job, name)
+            fill = start if self.pad == "update" else torch.zeros_like(start)
+            # pairs that don't live keep what they hold, under any padding: a budget that rises wakes them
+            counts = view.layout.mask(name, update.kept if self.pad == "none" else view.state.alive, start)
+            add(totals, ("value", name), weight * view.layout.put(name, fill, update.kept, part).double())
+            add(totals, ("weight", name), weight * counts.double())
+            if self.pad == "sent":
+                add(totals, ("sent", name), view.layout.mask(name, update.kept, start).double())
+
+    def finish(self, view: View, gid: int, totals: Totals) -> Combined:
+        """Divides once; an entry that nobody sent is what the group begins with."""
+        new = dict(view.group(gid).weights)
+        for name in (name for what, name in totals if what == "value"):
+            weight = totals["weight", name].value()
+            old = new[name] if name in new else view.frozen[name]
+            mean = (totals["value", name].value() / weight.clamp(min=1)).to(old.dtype)
+            known = totals["sent", name].value() if ("sent", name) in totals else weight
+            new[name] = torch.where(known > 0, mean, old)
+        return Combined(new)
+
+    def _norms(self, view: View, update: Update) -> dict[str, int]:
+        """Layer -> |B_k A_k| in units, at least 1, of the update as it arrived: also where another one is combined."""
+        arrived = view.arrived.get(update.job, update)
+
+        def factor(name: str) -> Tensor:
+            sent: Mapping[str, Tensor] = arrived.tensors
+            kept = sent[name] if name in sent else view.layout.take(name, view.sent(update.job, name), update.kept)
+            return kept.double()
+
+        layers = view.layout.layers.items()
+        return {name: max(1, round(product_norm(factor(at.b), factor(at.a)) / UNIT)) for name, at in layers}

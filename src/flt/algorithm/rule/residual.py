@@ -1,0 +1,52 @@
+"""FedEx-LoRA (arXiv 2410.09432): the mean of both factors, and what that leaves out goes into the frozen weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flt.algorithm.rule.base import Combined, Rule
+from flt.algorithm.rule.mean import Mean
+from flt.algorithm.view import View
+from flt.protocol.layout import Layer
+from flt.protocol.messages import Update
+
+
+@dataclasses.dataclass(frozen=True)
+class Residual(Rule):
+    """FedIT made exact: W0 takes the difference between the mean of the products and the product of the means.
+
+        A <- Abar = sum_i p_i A_i,   B <- Bbar = sum_i p_i B_i,   W0 <- W0 + s (sum_i p_i B_i A_i - Bbar Abar)
+
+    p_i = n_i / sum n over the round's clients. The residual is sum_{i < K} p_i (B_i - Bbar) (A_i - A_K), so it is sent
+    as factors of rank (K - 1) r; where these are larger than the weight, :class:`flt.protocol.state.BaseState` sends
+    that. The head is averaged. Listwise: factors are listed, not added.
+    """
+
+    changes_base: ClassVar[bool] = True
+    combines: ClassVar[tuple[str, ...]] = ("A", "B")
+    one_group: ClassVar[str] = "there is one base, and the residual goes into it"
+    whole: ClassVar[str] = "the residual is that of factors with the same pairs"
+
+    def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
+        """Averages all, and finds each layer's residual; of one client there is none."""
+        new = Mean(weights=self.weights).combine(view, gid, updates).new
+        if len(updates) == 1:
+            return Combined(new)
+        base = {layer.base: self._residual(layer, updates) for layer in view.layout.layers.values()}
+        return Combined(new, base=base)
+
+    def _residual(self, layer: Layer, updates: Sequence[Update]) -> tuple[Tensor, ...]:
+        total = sum(self.weight(update) for update in updates)
+        shares = [self.weight(update) / total for update in updates]
+        bs, rows = ([update.tensors[name].double() for update in updates] for name in (layer.b, layer.a))
+        mean = torch.stack([share * b for share, b in zip(shares, bs, strict=True)]).sum(dim=0)
+        parts = list(zip(shares, bs, rows, strict=True))[:-1]
+        left = torch.cat([layer.scale * share * (b - mean) for share, b, _ in parts], dim=1)  # (out, (K - 1) r)
+        right = torch.cat([a - rows[-1] for _, _, a in parts])  # ((K - 1) r, in)
+        kind = updates[0].tensors[layer.b].dtype
+        return layer.stored(left.to(kind), right.to(kind))

@@ -1,0 +1,56 @@
+"""FLoRA's stacking (arXiv 2409.05976): the product of the aggregate is the mean of the products, for any ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from flt.algorithm.rule.base import Combined, Rule
+from flt.algorithm.rule.mean import Mean
+from flt.algorithm.view import View
+from flt.protocol.layout import Layer
+from flt.protocol.messages import Update
+
+
+@dataclasses.dataclass(frozen=True)
+class Stacking(Rule):
+    """The clients' factors, one below the other, go into the frozen weights; each round begins with a fresh adapter.
+
+        A = rows [p_i s A_i],  B = columns [B_i],  W0 <- W0 + B A;  then A is drawn anew and B = 0
+
+    p_i = n_i / sum n over the round's clients. The head is averaged. Listwise: factors are listed, not added.
+    """
+
+    changes_base: ClassVar[bool] = True
+    starts_afresh: ClassVar[bool] = True
+    combines: ClassVar[tuple[str, ...]] = ("A", "B")
+    one_group: ClassVar[str] = "there is one base, and stacking writes into it"
+
+    def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
+        """Stacks the factors, averages the rest, draws the next adapter."""
+        new = Mean(weights=self.weights).combine(view, gid, updates).new
+        base: dict[str, tuple[Tensor, ...]] = {
+            layer.base: self._stack(layer, updates) for layer in view.layout.layers.values()
+        }
+        for number, layer in enumerate(view.layout.layers.values()):
+            new[layer.a] = fresh_a(new[layer.a], int(view.generator(number).integers(2**62)))
+            new[layer.b] = torch.zeros_like(new[layer.b])
+        return Combined(new, base=base)
+
+    def _stack(self, layer: Layer, updates: Sequence[Update]) -> tuple[Tensor, Tensor]:
+        total = sum(self.weight(update) for update in updates)
+        rows = [self.weight(u) / total * layer.scale * u.tensors[layer.a].double() for u in updates]
+        columns = torch.cat([u.tensors[layer.b] for u in updates], dim=1)  # (out, sum r_i)
+        stacked = torch.cat(rows).to(columns.dtype)  # (sum r_i, in)
+        return layer.stored(columns, stacked)
+
+
+def fresh_a(like: Tensor, seed: int) -> Tensor:
+    """A new A (r, in), drawn as peft draws it: Kaiming-uniform with a = sqrt(5)."""
+    fresh = torch.empty_like(like)
+    nn.init.kaiming_uniform_(fresh, a=5**0.5, generator=torch.Generator().manual_seed(seed))
+    return fresh

@@ -1,0 +1,156 @@
+"""Rank budgets: how many pairs live in a round."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+from flt.algorithm import pruning
+from flt.algorithm.plan import of_rounds
+from flt.core.errors import InputError
+from flt.protocol.layout import Layout
+from flt.protocol.state import ServerState
+
+SHAPES: dict[str, Callable[[float, float, float], float]] = {
+    "cubic": lambda start, end, x: end + (start - end) * (1 - x) ** 3,
+    "linear": lambda start, end, x: end + (start - end) * (1 - x),
+    "cosine": lambda start, end, x: end + (start - end) * (1 + math.cos(math.pi * x)) / 2,
+    "exponential": lambda start, end, x: start * (end / start) ** x,
+}
+"""Shape -> the budget at a share x of the annealing, in [0, 1], from ``start`` to ``end``."""
+CRITERIA = ("score", "svd")
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """Every pair lives from the first round to the last."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    cuts: ClassVar[bool] = False
+    by: ClassVar[str] = "score"
+    falls: ClassVar[bool] = False
+    heated: ClassVar[int | None] = None
+
+    def __call__(self, state: ServerState, layout: Layout) -> ServerState:
+        """Cuts ``alive`` for the next round: here, not at all."""
+        return state
+
+    def check(self, rank: int) -> None:
+        """Any rank goes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Annealed:
+    """SA-FedLoRA's rank budget: it heats, anneals and cools (arXiv 2405.09394v1).
+
+        b(t) = b_0                                            t <= T0 + t_h            heating
+        b(t) = floor(b_T + (b_0 - b_T) (1 - x)^3)             else                     annealing
+        b(t) = b_T                                            t > T - t_c              cooling
+        x = (t - T0 - t_h) / (T - T0 - t_h - t_c)
+
+    The abstract has the phases; the formula is AdaLoRA's (arXiv 2303.10512) over rounds, and with the other shapes our
+    reconstruction. b_0 is the adapter's rank. After round t the server cuts to b(t + 1), at most b(T). The pairs that
+    go are the same for everyone; the scale alpha / r stays, so the product changes by them and nothing else.
+
+    Attributes:
+        end: b_T, pairs per layer in the end.
+        shape: ``cubic``, ``linear``, ``cosine`` or ``exponential``.
+        heat: t_h, rounds at b_0 after the first stage: a number, or a fraction as a share of all, at least one round.
+        cool: t_c, rounds at b_T in the end, alike. Shares are shortened where a run is too short for them.
+        reversed: From b_T up to b_0, for the ablation.
+        by: ``score``: the pairs of the lowest importance go; ``svd``: the best approximation takes the product's place.
+        allocation: ``layer``: b(t) pairs in each layer; ``global``: b(t) on average, the best of all layers.
+        initiating: T0, rounds of the first stage; None: the plan's.
+        rounds: Rounds in all, T; None: the run's.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("A", "B")
+    cuts: ClassVar[bool] = True
+
+    end: int = 4
+    shape: str = "cubic"
+    heat: int | float = 0.1
+    cool: int | float = 0.2
+    reversed: bool = False
+    by: str = "score"
+    allocation: str = "layer"
+    initiating: int | None = None
+    rounds: int | None = None
+
+    def __post_init__(self) -> None:
+        for key, allowed in (("shape", SHAPES), ("by", CRITERIA), ("allocation", pruning.ALLOCATIONS)):
+            if getattr(self, key) not in allowed:
+                raise InputError.of(f"schedule.{key}", getattr(self, key), allowed)
+        if self.end < 1:
+            raise InputError.of("schedule.end", self.end, "an integer >= 1")
+        if self.rounds is not None:
+            self._phases()
+        if self.reversed and self.by == "svd":
+            why = "a budget that rises cuts nothing"
+            raise InputError.of("schedule.by", self.by, "score with schedule.reversed", why)
+        if self.reversed and self.allocation == "global":
+            why = "a budget that rises wakes pairs in order"
+            raise InputError.of("schedule.allocation", self.allocation, "layer with schedule.reversed", why)
+
+    @property
+    def falls(self) -> bool:
+        """Whether pairs go: a budget that rises only wakes them."""
+        return not self.reversed
+
+    @property
+    def heated(self) -> int | None:
+        """The last round before the first cut; None: not known before the run's rounds are."""
+        return None if self.rounds is None else self._phases()[0]
+
+    def check(self, rank: int) -> None:
+        """Refuses an end above the adapter's rank, from which the budget starts.
+
+        Raises:
+            InputError: It is above.
+        """
+        if self.end > rank:
+            raise InputError.of("schedule.end", self.end, f"1 to {rank}, the adapter's rank")
+
+    def budget(self, round: int, start: int) -> int:
+        """b(t), pairs per layer.
+
+        Args:
+            round: t, from 1 to T.
+            start: b_0.
+        """
+        assert self.rounds is not None, "build fills in the run's"
+        first, last = (self.end, start) if self.reversed else (start, self.end)
+        heated, cooling = self._phases()
+        if round <= heated:
+            return first
+        if round > self.rounds - cooling:
+            return last
+        x = (round - heated) / (self.rounds - heated - cooling)
+        return math.floor(SHAPES[self.shape](first, last, x) + 1e-9)  # 4 may come out as 3.9999999999999996
+
+    def __call__(self, state: ServerState, layout: Layout) -> ServerState:
+        """Cuts ``alive`` for the next round."""
+        assert self.rounds is not None, "build fills in the run's"
+        round = min(state.rounds + 1, self.rounds)
+        budgets = {name: self.budget(round, layer.rank) for name, layer in layout.layers.items()}
+        if self.reversed:
+            return pruning.grow(state, budgets)
+        if sum(map(len, state.alive.values())) <= sum(budgets.values()):
+            return state
+        cut = pruning.svd if self.by == "svd" else pruning.by_score
+        return cut(state, layout, budgets, self.allocation)
+
+    def _phases(self) -> tuple[int, int]:
+        """(last round of the heating, rounds of the cooling); in a short run shares give way, and numbers don't."""
+        rounds, first = self.rounds or 1, self.initiating or 0
+        heat, cool = (of_rounds(f"schedule.{key}", getattr(self, key), rounds) for key in ("heat", "cool"))
+        if isinstance(self.heat, float):
+            heat = min(max(heat, 1), rounds - first)
+        cool = max(0, min(cool, rounds - first - heat)) if isinstance(self.cool, float) else cool
+        if not 1 <= first + heat <= rounds - cool:
+            allowed = f"at least one round before the first cut, and at most the run's {rounds} in all"
+            why = f"{first} initiating, {heat} heating, {cool} cooling"
+            raise InputError.of("schedule.heat", self.heat, allowed, why)
+        return first + heat, cool

@@ -1,0 +1,115 @@
+"""Self-pruning: a client gives up the pairs at the end of its adapter (HetLoRA, arXiv 2401.06432)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from flt.algorithm.view import Job, View
+from flt.client.fit import LocalCallback, LocalFit
+from flt.core.errors import InputError
+from flt.protocol.layout import PAIRS
+from flt.protocol.messages import Ids, JobId, Update
+
+RANK = "rank"
+"""Scalar of an update: the rank that its job comes down to."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfPruning:
+    """A job holds, trains and sends its first r_k living pairs, and gives up the last of these where they fade.
+
+        local loss   L_k + penalty * sum_l |B_l[:, m:]| |A_l[m:]|,   m = max(1, floor(gamma r_k))
+        r_k <- m     where the same sum, after the fit, is below what it was in the model that the job was sent
+
+    The norms are Frobenius norms. That the sum runs over the layers, and one rank r_k holds for all of them, is our
+    reading. What is given up isn't sent any more, in the very round; a job that has one pair left keeps it.
+
+    Attributes:
+        gamma: Share of its pairs that a job keeps where it prunes, in (0, 1]; with 1 nothing is given up.
+        penalty: lambda, the weight of the tail's norm in the local loss.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = PAIRS
+    personal: ClassVar[bool] = False
+    freezes: ClassVar[bool] = False
+    together: ClassVar[tuple[str, ...]] = PAIRS
+
+    gamma: float = 0.99
+    penalty: float = 5e-3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma <= 1:
+            raise InputError.of("selection.gamma", self.gamma, "a number in (0, 1]")
+        if not 0 <= self.penalty < math.inf:
+            raise InputError.of("selection.penalty", self.penalty, "a number >= 0")
+
+    def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[dict[str, Ids], dict[str, Ids]]:
+        """(held, kept) pair ids of a job."""
+        rank = min(job.rank, view.state.ranks.get(job.id, job.rank))
+        first = {name: ids[:rank] for name, ids in view.state.alive.items()}
+        return first, first
+
+    def callbacks(self, fit: LocalFit) -> list[Callback]:
+        """What changes local training: the penalty, and the tail that is given up."""
+        keep = max(1, math.floor(self.gamma * max(map(len, fit.payload.held.values()), default=1)))
+        return [FadingTail(fit, keep, self.penalty)]
+
+    def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
+        """The ranks of the jobs that gave up pairs in this round."""
+        return {update.job: max(1, int(update.scalars[RANK])) for update in updates if RANK in update.scalars}
+
+    def check(self, ranks: Sequence[int], rank: int) -> None:
+        """Any ranks go."""
+
+
+class FadingTail(LocalCallback):
+    """Adds the gradient of the tail's penalty, and narrows the update where the tail has faded.
+
+    Args:
+        fit: The fit.
+        keep: Pairs of a layer that stay in any case; those behind them are its tail.
+        penalty: Weight of the tail's norm.
+    """
+
+    def __init__(self, fit: LocalFit, keep: int, penalty: float) -> None:
+        super().__init__(fit)
+        self.keep, self.penalty = keep, penalty
+        layers = {name: (layer.b, layer.a) for name, layer in fit.layout.layers.items()}
+        longer = {name for name, ids in fit.payload.held.items() if len(ids) > keep}
+        self.tails = [names for name, names in layers.items() if name in longer and set(names) <= set(fit.trained)]
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Called before each optimiser step."""
+        for b, a in self.tails if self.penalty else []:
+            left, right = self._tail(b, self.fit.trained[b]), self._tail(a, self.fit.trained[a])
+            sizes = left.norm(), right.norm()
+            for name, part, size, other in ((b, left, *sizes), (a, right, *sizes[::-1])):
+                gradient = self.fit.trained[name].grad
+                if gradient is not None and size > 0:  # at zero, where the norm has no gradient, none
+                    self._tail(name, gradient).add_(part * (self.penalty * other / size))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called when the train ends."""
+        if self._size(self.fit.trained) < self._size(self.fit.start):
+            self.fit.kept = {name: ids[: self.keep] for name, ids in self.fit.kept.items()}
+            self.fit.scalars[RANK] = float(self.keep)
+
+    @torch.no_grad()
+    def _size(self, tensors: Mapping[str, Any]) -> float:
+        """The sum over the layers of |B[:, m:]| |A[m:]|."""
+        norms = [self._tail(b, tensors[b]).norm() * self._tail(a, tensors[a]).norm() for b, a in self.tails]
+        return float(sum(norms))
+
+    def _tail(self, name: str, tensor: Tensor) -> Tensor:
+        """The pairs from ``keep`` on: a view."""
+        axis = self.fit.layout.axis(name)
+        return tensor.narrow(axis, self.keep, tensor.shape[axis] - self.keep)

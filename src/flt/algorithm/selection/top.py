@@ -1,0 +1,169 @@
+"""Selection: which pairs a job holds and which of these it trains (HAFL, arXiv 2411.06581)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from flt.algorithm.selection.sets import deal, explored
+from flt.algorithm.view import Job, View
+from flt.client.fit import FrozenPairs, LocalFit
+from flt.core.errors import InputError
+from flt.protocol.layout import PAIRS
+from flt.protocol.messages import Ids, JobId, Update
+
+Pairs = dict[str, Ids]
+Pair = tuple[str, int]
+"""Layer and pair id."""
+Scores = dict[str, list[float]]
+ORDERS = ("score", "first", "random")
+SCOPES = ("layer", "global")
+SOURCES = ("server", "client")
+
+
+@dataclasses.dataclass(frozen=True)
+class All:
+    """Every job holds and trains all living pairs: what FedAvg on LoRA does."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    together: ClassVar[tuple[str, ...]] = ()
+    personal: ClassVar[bool] = False
+    freezes: ClassVar[bool] = False
+
+    def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
+        """(held, kept) pair ids of a job."""
+        return dict(view.state.alive), dict(view.state.alive)
+
+    def callbacks(self, fit: LocalFit) -> list[Callback]:
+        """What changes local training: nothing."""
+        return []
+
+    def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
+        """Every job keeps its rank."""
+        return {}
+
+    def check(self, ranks: Sequence[int], rank: int) -> None:
+        """Refuses clients that can't hold all pairs.
+
+        Raises:
+            InputError: A client's rank is below the adapter's.
+        """
+        if min(ranks) < rank:
+            why = f"a client of rank {min(ranks)} can't train all {rank} pairs"
+            raise InputError.of("selection", "all", "truncate or freeze where ranks differ", why)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Top:
+    """The top r_k living pairs of each layer, or the top r_k * L of all L layers.
+
+    Attributes:
+        by: ``score``: the highest importance; while all scores tie, the sets are drawn at random and spread over the
+            cohort, so that as many pairs as the ranks allow are trained by somebody (our reconstruction).
+            ``first``: the lowest ids, as HetLoRA does. ``random``: drawn anew each round.
+        explore: Share, in [0, 1), of a job's pairs that are drawn at random from outside its top, in the place of the
+            lowest of it (our reconstruction). A pair that nobody has measured keeps the score 0, so without this the
+            sets hardly change after round 1.
+        scope: ``layer``: r_k pairs of each layer. ``global``: r_k * L pairs wherever they are, so a layer may get none;
+            scores are compared over layers as they are. Random sets are dealt out of all pairs then (our
+            reconstruction).
+        scores: ``server``: the scores of the job's group. ``client``: those that this job itself has measured over its
+            fits, and its group's for pairs that it never measured (our reconstruction).
+    """
+
+    together: ClassVar[tuple[str, ...]] = ()
+    freezes: ClassVar[bool] = False
+
+    by: str = "score"
+    explore: float = 0.0
+    scope: str = "layer"
+    scores: str = "server"
+
+    needs: ClassVar[tuple[str, ...]] = PAIRS
+
+    def __post_init__(self) -> None:
+        for key, allowed in (("by", ORDERS), ("scope", SCOPES), ("scores", SOURCES)):
+            if getattr(self, key) not in allowed:
+                raise InputError.of(f"selection.{key}", getattr(self, key), allowed)
+        if not 0 <= self.explore < 1:
+            raise InputError.of("selection.explore", self.explore, "a number in [0, 1)")
+        if self.explore and self.by != "score":
+            raise InputError.of("selection.explore", self.explore, f"0 with selection.by={self.by}")
+        if self.personal and self.by != "score":
+            raise InputError.of("selection.scores", self.scores, f"server with selection.by={self.by}")
+        if self.scope == "global" and self.by == "first":
+            why = "ids have no order over layers"
+            raise InputError.of("selection.scope", self.scope, "layer with selection.by=first", why)
+
+    @property
+    def personal(self) -> bool:
+        """Whether a job is served by its own scores."""
+        return self.scores == "client"
+
+    def check(self, ranks: Sequence[int], rank: int) -> None:
+        """Any ranks go."""
+
+    def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
+        """Every job keeps its rank."""
+        return {}
+
+    def _top(self, view: View, job: Job, cohort: Sequence[Job]) -> Pairs:
+        layers = [[(name, pair) for pair in ids] for name, ids in view.state.alive.items()]
+        pools = layers if self.scope == "layer" else [[pair for pairs in layers for pair in pairs]]
+        scores = {name: known.tolist() for name, known in self._scores(view, job).items()}
+        shares = [self._share(view, job, cohort, number, pool, scores) for number, pool in enumerate(pools)]
+        chosen = {pair for share in shares for pair in share}
+        return {name: tuple(i for i in ids if (name, i) in chosen) for name, ids in view.state.alive.items()}
+
+    def _share(
+        self, view: View, job: Job, cohort: Sequence[Job], number: int, pool: Sequence[Pair], scores: Scores
+    ) -> Sequence[Pair]:
+        """What a job gets of a pool of living pairs: those of one layer, or all."""
+        layers = 1 if self.scope == "layer" else len(view.state.alive)
+        count = min(layers * job.rank, len(pool))
+        if self.by == "first":
+            return pool[:count]
+        known = {(name, pair): scores[name][pair] for name, pair in pool}
+        if self.by == "random" or len(set(known.values())) < 2:
+            return deal(pool, job, cohort, view.generator(number), layers)
+        ranking = sorted(pool, key=known.__getitem__, reverse=True)  # stable: ties by the lowest layer and id
+        return explored(ranking, count, self.explore, view.generator(number, *job.id))
+
+    def _scores(self, view: View, job: Job) -> dict[str, Tensor]:
+        scores = view.state.groups[view.state.group_of(job.id)].scores
+        own = view.state.scores.get(job.id, {}) if self.personal else {}
+        return {**scores, **{name: torch.where(mine.isnan(), scores[name], mine) for name, mine in own.items()}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Freeze(_Top):
+    """A job holds all living pairs, computes with all, and trains and sends its top r_k (HAFL, arXiv 2411.06581)."""
+
+    freezes: ClassVar[bool] = True
+
+    def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
+        """(held, kept) pair ids of a job."""
+        return dict(view.state.alive), self._top(view, job, cohort)
+
+    def callbacks(self, fit: LocalFit) -> list[Callback]:
+        """What changes local training: the pairs that aren't kept stand still."""
+        return [FrozenPairs(fit)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Truncate(_Top):
+    """A job holds, trains and sends its top r_k only: its model is smaller than the server's (HAFL)."""
+
+    def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
+        """(held, kept) pair ids of a job."""
+        top = self._top(view, job, cohort)
+        return top, top
+
+    def callbacks(self, fit: LocalFit) -> list[Callback]:
+        """What changes local training: nothing, since the model holds what it trains."""
+        return []

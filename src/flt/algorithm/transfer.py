@@ -1,0 +1,95 @@
+"""Transfer: what a cluster takes over of related clusters' updates, once each has its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flt.algorithm.grouping.features import LORA, unit
+from flt.algorithm.view import View
+from flt.core.errors import InputError
+
+Weights = dict[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class NoTransfer:
+    """Each cluster learns from its own members alone (FL-TAC)."""
+
+    def __call__(self, view: View, new: Mapping[int, Weights]) -> dict[int, Weights]:
+        """The groups' new weights as they are."""
+        return dict(new)
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineTransfer:
+    """A cluster's update mixes in those of clusters that moved in a similar direction (our reconstruction).
+
+    ::
+
+        d_n  <-  (1 - weight) d_n + weight sum_{m != n} s_nm d_m / sum_{m != n} s_nm
+        s_nm  =  cos(d_n, d_m) where it is above the threshold, else 0
+
+    d_n is what the round changed in cluster n, over all tensors of the adapter; heads belong to their tasks. A cluster
+    without a related one keeps its update, and so do all where fewer than two clusters had members.
+
+    Attributes:
+        weight: Share of the others' updates, from 0 (FL-TAC, to the bit) to 1.
+        threshold: The cosine above which clusters are related.
+    """
+
+    weight: float = 0.1
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise InputError.of("transfer.weight", self.weight, "a number in [0, 1]")
+        if not 0 <= self.threshold < 1:
+            raise InputError.of("transfer.threshold", self.threshold, "a number in [0, 1)")
+
+    def __call__(self, view: View, new: Mapping[int, Weights]) -> dict[int, Weights]:
+        """The weights of the groups that had members, each with a share of the others' updates."""
+        names, gids = view.layout.names(LORA), sorted(new)
+        if not self.weight or len(gids) < 2 or not names:
+            return dict(new)
+        before = {gid: view.group(gid).weights for gid in gids}
+        changes = np.stack([_flat(new[gid], names) - _flat(before[gid], names) for gid in gids])
+        mixed = mix(changes, self.weight, self.threshold)
+        return {gid: new[gid] if row is None else {**new[gid], **_moved(before[gid], names, row)}
+                for gid, row in zip(gids, mixed, strict=True)}  # fmt: skip
+
+
+def mix(changes: np.ndarray, weight: float, threshold: float) -> list[np.ndarray | None]:
+    """The mixed updates (features,) of the clusters; None where there is no related one.
+
+    Args:
+        changes: Updates (clusters, features), float64.
+        weight: Share of the others.
+        threshold: The cosine above which clusters are related.
+
+    Example:
+        >>> [None if d is None else d.tolist() for d in mix(np.array([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]]), 0.5, 0.0)]
+        [[1.5, 0.0], [1.5, 0.0], None]
+    """
+    directions = unit(changes)
+    cosines = directions @ directions.T
+    np.fill_diagonal(cosines, 0)
+    related = np.where(cosines > threshold, cosines, 0)
+    shares = related.sum(axis=1)
+    return [(1 - weight) * own + weight * (row @ changes) / share if share > 0 else None
+            for own, row, share in zip(changes, related, shares, strict=True)]  # fmt: skip
+
+
+def _flat(tensors: Mapping[str, Tensor], names: Sequence[str]) -> np.ndarray:
+    return np.concatenate([tensors[name].double().numpy().ravel() for name in names])
+
+
+def _moved(start: Mapping[str, Tensor], names: Sequence[str], change: np.ndarray) -> Weights:
+    ends = np.cumsum([start[name].numel() for name in names])[:-1]
+    parts = {name: torch.from_numpy(part).view(start[name].shape)
+             for name, part in zip(names, np.split(change, ends), strict=True)}  # fmt: skip
+    return {name: (start[name].double() + part).to(start[name].dtype) for name, part in parts.items()}

@@ -1,0 +1,141 @@
+"""Faults and attacks on purpose, to see what they cost: drawn by the seed, so a run has the same ones each time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from flt.core.errors import InputError
+from flt.data.examples import Examples
+from flt.models.module import ClientSpec, JobData
+from flt.protocol.messages import JobId, Update
+from flt.run.schema import FaultsConfig
+from flt.server.callback import FedCallback
+from flt.server.federator import Federator
+
+_FAULTS, _HOSTILE = 4, 5  # keep these streams apart from others of the same seed
+LABEL_FLIP = "label_flip"
+
+
+class Faults(FedCallback):
+    """Lets jobs fail, puts NaN into updates, and lets clients attack.
+
+    The federator calls it with a client's updates, as its ``transforms``: what comes out of a fit is changed there,
+    before it is compressed. A client is hostile in all rounds or in none.
+
+    Args:
+        faults: What goes wrong, and how often.
+        seed: Of the run.
+        clients: All clients' ids.
+    """
+
+    def __init__(self, faults: FaultsConfig, seed: int, clients: Sequence[int]) -> None:
+        self.faults, self.seed = faults, seed
+        self.hostile = hostile(faults, seed, clients)
+        self._federator: Federator | None = None
+
+    def on_fit_start(self, federator: Federator) -> None:
+        """Called when the federation begins, or goes on after a resume."""
+        self._federator = federator
+
+    def __call__(self, updates: list[Update]) -> list[Update]:
+        """What a client sends instead of its updates."""
+        federator = self._federator
+        assert federator is not None, "on_fit_start comes first"
+        left = [update for update in updates if self._draw(federator, update.job, 0) >= self.faults.drop]
+        return [self._changed(federator, update) for update in left]
+
+    def _changed(self, federator: Federator, update: Update) -> Update:
+        if update.job[0] in self.hostile and self.faults.attack != LABEL_FLIP:
+            factor = -1.0 if self.faults.attack == "sign_flip" else self.faults.scale
+            starts = _starts(federator, update)
+            tensors = {name: start + factor * (update.tensors[name] - start) for name, start in starts.items()}
+            update = dataclasses.replace(update, tensors=tensors)
+        if update.tensors and self._draw(federator, update.job, 1) < self.faults.nan:
+            name = min(update.tensors)
+            broken = update.tensors[name].clone()
+            broken.view(-1)[:1] = torch.nan
+            update = dataclasses.replace(update, tensors={**update.tensors, name: broken})
+        return update
+
+    def _draw(self, federator: Federator, job: JobId, what: int) -> float:
+        stream = [self.seed, federator.state.rounds, _FAULTS, federator.attempt, what, *job]
+        return float(np.random.default_rng(stream).random())
+
+
+def hostile(faults: FaultsConfig, seed: int, clients: Sequence[int]) -> frozenset[int]:
+    """The clients that attack: a share of all, rounded to the nearest number, drawn once."""
+    if faults.attack is None:
+        return frozenset()
+    count = round(faults.hostile * len(clients))
+    return frozenset(np.random.default_rng([seed, _HOSTILE]).choice(sorted(clients), count, replace=False).tolist())
+
+
+def _starts(federator: Federator, update: Update) -> dict[str, Tensor]:
+    """What the job was sent, of the tensors that it sends."""
+    view = federator.server.view(federator.state)
+    head = next(job.head for job in federator.cohort if job.id == update.job)
+    layout = federator.server.layout
+    at = {name: layout.at(name, head) for name in update.tensors}
+    return {name: layout.take(its, view.sent(update.job, its), update.kept) for name, its in at.items()}
+
+
+def with_flipped_labels(clients: Sequence[ClientSpec], chosen: frozenset[int]) -> list[ClientSpec]:
+    """Clients of which some train on wrong labels: class c of C becomes C - 1 - c; what they hold out stays right.
+
+    Args:
+        clients: All clients.
+        chosen: Whose labels are wrong.
+
+    Raises:
+        InputError: The number of classes isn't known, since the labels weren't counted when the data were dealt.
+    """
+    doubled: dict[tuple[int, int], Dataset] = {}
+
+    def turned(job: JobData) -> JobData:
+        classes, data = len(job.label_counts), cast(Sized, job.dataset)
+        if not classes:
+            raise InputError.of("faults.attack", LABEL_FLIP, "sign_flip, scale", "the classes of the data aren't known")
+        key = id(data), classes
+        doubled[key] = doubled.get(key) or _doubled(job.dataset, classes)
+        return job.but(dataset=doubled[key], train=job.train + len(data), label_counts=job.label_counts[::-1])
+
+    return [
+        dataclasses.replace(client, data=tuple(map(turned, client.data))) if client.id in chosen else client
+        for client in clients
+    ]
+
+
+def _doubled(dataset: Dataset, classes: int) -> Dataset:
+    """The examples, and behind them the same with wrong labels: one data set for all that are hostile."""
+    if isinstance(dataset, Examples):
+        labels = np.concatenate([dataset.labels, classes - 1 - dataset.labels])
+        return dataset.view(np.tile(np.arange(len(dataset)), 2), labels)
+    return _Doubled(dataset, classes)
+
+
+class _Doubled(Dataset):
+    """A user's data set of (input, label), or of dicts with ``labels`` or ``label``."""
+
+    def __init__(self, dataset: Any, classes: int) -> None:
+        self.dataset, self.classes = dataset, classes
+
+    def __len__(self) -> int:
+        return 2 * len(self.dataset)
+
+    def __getitem__(self, i: int) -> Any:
+        size = len(self.dataset)
+        item = self.dataset[i % size]
+        if i < size:
+            return item
+        if not isinstance(item, Mapping):
+            first, label = item
+            return first, self.classes - 1 - label
+        key = "labels" if "labels" in item else "label"
+        return {**item, key: self.classes - 1 - item[key]}

@@ -1,0 +1,212 @@
+"""Pictures of a federation: who has which labels, which pairs train and matter, who is averaged with whom.
+
+All are pure functions from values to figures, without pyplot: no global state, and any thread may call them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from flt.callbacks.figures.heatmap import (
+    COVERED,
+    annotate,
+    categories,
+    colour_bar,
+    cover,
+    grid,
+    legend,
+    name_rows,
+    new_figure,
+    padded,
+    row_height,
+)
+from flt.models.module import ClientSpec
+from flt.protocol.layout import Layout
+from flt.protocol.messages import JobId, Update
+from flt.protocol.state import ServerState
+
+ROWS, COLUMNS, PANELS = 50, 300, 3
+"""The most jobs in all, jobs of a task, and groups' scores that one picture shows."""
+ANNOTATED = 30
+"""The most columns whose cells have room for a number."""
+EMPTY = "#f0f0f0"
+
+
+def partition(clients: Mapping[int, ClientSpec]) -> Figure:
+    """Jobs x labels: how many training examples of each label a job has; where labels aren't counted, its size."""
+    shown = _first_clients(clients)
+    jobs = [data for client in shown for data in client.data]
+    several = len({data.task for data in jobs}) > 1
+    names = [f"{c.id}  {data.task}" if several else str(c.id) for c in shown for data in c.data]
+    counts = padded([data.label_counts for data in jobs])
+    labels = counts.shape[1]
+    wide, total = min(8.0, max(2.0, 0.42 * labels)), sum(d.examples for c in clients.values() for d in c.data)
+    title = f"{total:,} training examples, {len(clients)} clients"
+    title += f", the first {len(shown)} shown" if len(shown) < len(clients) else ""
+    figure = new_figure(3.2 + wide, 1.4 + row_height(len(jobs)) * len(jobs), title)
+    if labels:
+        first, last = figure.subplots(1, 2, sharey=True, width_ratios=[wide, 1.3])
+        _label_counts(first, counts)
+    else:
+        first = last = figure.subplots()
+    _sizes(last, [len(data.train) for data in jobs])
+    name_rows(first, names, "client and task" if several else "client")
+    return figure
+
+
+def rank_map(layout: Layout, state: ServerState, updates: Sequence[Update]) -> Figure:
+    """Layers x pairs: how many clients trained each pair in the round, and the groups' scores where any are measured.
+
+    Args:
+        layout: Names and ranks of the layers.
+        state: The state after the round; pairs that it has pruned are hatched.
+        updates: Of the round.
+    """
+    scores = {gid: found for gid in _peopled(state) if np.nanmax(found := _scores(layout, state, gid)) > 0}
+    scores = dict(list(scores.items())[:PANELS])
+    layers, rank = len(layout.layers), max(layer.rank for layer in layout.layers.values())
+    width = 1.8 + (min(6.0, max(2.2, 0.2 * rank)) + 0.8) * (1 + len(scores))
+    figure = new_figure(width, 1.7 + row_height(layers) * layers, f"Pairs after round {state.rounds}")
+    pruned = _pruned(layout, state)
+    panels = figure.subplots(1, 1 + len(scores), sharey=True, squeeze=False)[0]
+    _trained(panels[0], _clients_per_pair(layout, updates))
+    for axes, (gid, values) in zip(panels[1:], scores.items(), strict=True):
+        _importance(axes, values, "importance" if len(scores) == 1 else f"importance in group {gid}")
+    for axes in panels:
+        cover(axes, pruned)
+        axes.set_xlabel("pair", fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+    name_rows(panels[0], short_names(list(layout.layers)), "layer")
+    if pruned.any():
+        legend(figure, [Patch(label="pruned", **COVERED)], "outside lower right")
+    return figure
+
+
+def assignment(state: ServerState, tasks: Mapping[JobId, str]) -> Figure:
+    """Tasks x jobs, each job in the colour of its group: a row of one colour is a task that was told apart.
+
+    Args:
+        state: The state after the round.
+        tasks: Job -> its task; the server never sees them.
+    """
+    names, gids = list(dict.fromkeys(tasks[job] for job in sorted(tasks))), _peopled(state)
+    rows = [[state.group_of(job) for job in sorted(tasks) if tasks[job] == name][:COLUMNS] for name in names]
+    codes = padded([[gids.index(gid) if gid in gids else len(gids) for gid in row] for row in rows])
+    columns = codes.shape[1]
+    size = (2.9 + min(8.0, max(2.0, 0.3 * columns)), max(1.7 + 0.34 * len(names), 1.2 + 0.2 * len(gids)))
+    figure = new_figure(*size, f"Groups after round {state.rounds}")
+    axes = figure.subplots()
+    colours = ListedColormap(categories(len(gids), then=EMPTY))
+    grid(axes, codes, colours, Normalize(-0.5, len(gids) + 0.5))
+    if columns <= ANNOTATED:
+        annotate(axes, codes, lambda code: str(gids[int(code)]) if code < len(gids) else "", lambda code: "white")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+    only = f", the first {COLUMNS}" if columns == COLUMNS else ""
+    axes.set_xlabel(f"jobs in the order of their clients{only}", fontsize=9)
+    name_rows(axes, [name or "all" for name in names], "task")
+    legend(figure, _group_patches(state, tasks, gids, colours), "outside right upper", "group  (jobs)")
+    return figure
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names without the parts that all of them share.
+
+    Example:
+        >>> short_names(["bert.layer.0.attention.query", "bert.layer.1.attention.value"])
+        ['0.query', '1.value']
+        >>> short_names(["vit.layer.0.query", "vit.layer.0.mlp.up"])
+        ['query', 'mlp.up']
+    """
+    parts = [name.split(".") for name in names]
+    if len(names) < 2:
+        return [its[-1] for its in parts]
+    if len({len(its) for its in parts}) == 1:
+        shared = [len(set(column)) == 1 for column in zip(*parts, strict=True)]
+        return [".".join(p for p, same in zip(its, shared, strict=True) if not same) for its in parts]
+    shortest = min(map(len, parts)) - 1  # of each name something is left
+    start = next((i for i in range(shortest) if len({its[i] for its in parts}) > 1), shortest)
+    return [".".join(its[start:]) for its in parts]
+
+
+def _first_clients(clients: Mapping[int, ClientSpec]) -> list[ClientSpec]:
+    ordered = [clients[client] for client in sorted(clients)]
+    jobs = np.cumsum([len(client.data) for client in ordered])
+    return ordered[: max(1, int((jobs <= ROWS).sum()))]
+
+
+def _clients_per_pair(layout: Layout, updates: Sequence[Update]) -> np.ndarray:
+    """How many clients trained each pair, (layers, rank); NaN where a layer has no such pair."""
+    sets = {(u.job[0], layer, pair) for u in updates for layer, pairs in u.kept.items() for pair in pairs}
+    counts = {name: np.zeros(layer.rank) for name, layer in layout.layers.items()}
+    for _, layer, pair in sets:
+        counts[layer][pair] += 1
+    return padded(list(counts.values()))
+
+
+def _scores(layout: Layout, state: ServerState, gid: int) -> np.ndarray:
+    """A group's importance scores (layers, rank); NaN where a layer has no such pair."""
+    return padded([state.groups[gid].scores[name].numpy() for name in layout.layers])
+
+
+def _pruned(layout: Layout, state: ServerState) -> np.ndarray:
+    """True where a pair lives no more, (layers, rank)."""
+    alive = [np.isin(np.arange(layer.rank), state.alive[name]) for name, layer in layout.layers.items()]
+    return padded(alive) == 0
+
+
+def _peopled(state: ServerState) -> list[int]:
+    """The groups; without the one that only waits for jobs that no grouping has met."""
+    return state.clusters
+
+
+def _label_counts(axes: Axes, counts: np.ndarray) -> None:
+    colours = ListedColormap(matplotlib.colormaps["magma_r"](np.linspace(0, 0.85, 256)))  # none is light, many are dark
+    most = np.nanmax(counts)
+    image = grid(axes, counts, colours, Normalize(0, most))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True))
+    axes.set_xlabel("label", fontsize=9)
+    if counts.shape[1] <= ANNOTATED:
+        annotate(axes, counts, lambda count: f"{count:.0f}", lambda count: "white" if count > 0.45 * most else "black")
+    else:
+        colour_bar(axes, image)
+
+
+def _sizes(axes: Axes, sizes: Sequence[int]) -> None:
+    axes.tick_params(labelsize=8)
+    axes.barh(range(len(sizes)), sizes, height=0.75, color="#5b7fa6")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+    axes.set_xlabel("examples", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _trained(axes: Axes, counts: np.ndarray) -> None:
+    most = max(1, int(np.nanmax(counts)))
+    colours = matplotlib.colormaps["viridis"].resampled(most + 1) if most < 12 else "viridis"
+    image = grid(axes, counts, colours, Normalize(-0.5, most + 0.5))
+    axes.set_title("clients that trained it", fontsize=9)
+    colour_bar(axes, image).yaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
+
+
+def _importance(axes: Axes, scores: np.ndarray, title: str) -> None:
+    """On a logarithmic scale: layers differ by orders of magnitude, and pairs within one should be told apart too."""
+    most = np.nanmax(scores)
+    least = max(np.min(scores[scores > 0]), most * 1e-4)
+    scale = LogNorm(min(least, most / 2), most)
+    image = grid(axes, np.where(scores > 0, scores, np.nan), "magma", scale)
+    axes.set_title(title, fontsize=9)
+    colour_bar(axes, image)
+
+
+def _group_patches(state: ServerState, tasks: Mapping[JobId, str], gids: list[int], colours: Colormap) -> list[Patch]:
+    sizes = [sum(state.group_of(job) == gid for job in tasks) for gid in gids]
+    patches = [Patch(color=colours(i), label=f"{gid}  ({sizes[i]})") for i, gid in enumerate(gids)]
+    waiting = len(tasks) - sum(sizes)
+    return patches + ([Patch(color=EMPTY, label=f"none yet  ({waiting})")] if waiting else [])

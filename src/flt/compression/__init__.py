@@ -1,1 +1,0 @@
-"""The precision of what travels, under a budget of bytes per client."""

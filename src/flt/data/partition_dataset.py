@@ -1,0 +1,171 @@
+"""From any map-style data set to clients."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch.utils.data import Dataset
+
+from flt.core.errors import InputError
+from flt.data import partition as partitioners
+from flt.models.module import ClientSpec, JobData, Later
+
+MOST_CLASSES = 10_000
+"""Integers from here on are ids, and no classes."""
+
+
+def partition(
+    dataset: Any,
+    by: str | None = "label",
+    alpha: float | None = None,
+    clients: int | None = 10,
+    *,
+    shards: int | None = None,
+    held_out: float = 0.2,
+    min_examples: int = 2,
+    seed: int = 0,
+    label: str = "label",
+) -> list[ClientSpec]:
+    """Deals a data set to clients.
+
+    ================================  ========================================================================
+    ``by="label", alpha=0.5``         Dirichlet over the labels
+    ``by="label", shards=2``          sorted by label, two shards a client
+    ``by=None, alpha=0.5``            Dirichlet over how much a client has
+    ``by=None``                       iid
+    ``by="author"``                   a column: its values are dealt to the clients; one each with ``clients=None``
+    ================================  ========================================================================
+
+    Args:
+        dataset: A ``datasets.Dataset``, or any map-style data set of (input, label) or of dicts.
+        by: Column to deal by; of pairs, ``label`` is the second element.
+        alpha: Concentration of a Dirichlet distribution: the smaller, the more unequal.
+        clients: Number of clients; None: as many as the column has values.
+        shards: Shards a client.
+        held_out: Share of a client's examples on which its own model is evaluated.
+        min_examples: Fewest examples of a client, of a Dirichlet over labels.
+        seed: Of the deal.
+        label: Column of the labels, classes from 0 on, which are counted for each client; of pairs the second element.
+            They aren't where there is no such column or its values are no classes, nor where data have no columns and
+            are dealt by something else: that would read every example once more.
+
+    Raises:
+        InputError: There are more clients than examples, a client would have none, or the column isn't there.
+
+    Example:
+        >>> clients = partition([(float(i), i % 2) for i in range(20)], by="label", alpha=1.0, clients=2)
+        >>> sum(len(client.data[0].train) + len(client.data[0].held_out) for client in clients)
+        20
+    """
+    size = len(dataset)
+    values = np.zeros(size, dtype=np.int64) if by is None else _values(dataset, by)
+    codes = np.unique(values, return_inverse=True)[1]
+    if shards is not None:
+        parts = partitioners.shards(codes, clients or 1, shards, seed)
+    elif alpha is not None and by is None:
+        parts = partitioners.quantity(size, clients or 1, alpha, seed)
+    elif alpha is not None:
+        parts = partitioners.dirichlet(codes, clients or 1, alpha, seed, min_examples)
+    elif by is None:
+        parts = partitioners.iid(size, clients or 1, seed)
+    else:
+        parts = partitioners.by_column(values, clients, seed)
+    labels = _labels(dataset, by, values, label)
+    return [ClientSpec(i, (job_data(dataset, codes, labels, share, held_out, seed),)) for i, share in enumerate(parts)]
+
+
+def job_data(
+    dataset: Dataset,
+    strata: NDArray[np.int64],
+    labels: NDArray[np.int64] | None,
+    share: NDArray[np.int64],
+    held_out: float,
+    seed: int,
+    task: str = "",
+    head: str = "",
+) -> JobData:
+    """One job's share of a data set, a part of which, stratified, is held out; its labels counted where known.
+
+    Which part is held out is drawn when somebody asks: most of a hundred thousand clients are never in a cohort.
+    """
+    partitioners.check_fraction(held_out)
+    split = Split(share, strata, labels, held_out, seed)
+    parts: Any = split  # stands for each of these fields until it is read
+    return JobData(dataset, parts, parts, task, parts, head)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Split(Later):
+    """A job's share of the examples, not split yet.
+
+    Attributes:
+        share: Positions of its examples.
+        strata: Class of every example of the data set by which it is split (n,).
+        labels: Class of every example that is counted (n,); None: not known.
+        held_out: Share that is held out.
+        seed: Of the draw.
+    """
+
+    share: NDArray[np.int64]
+    strata: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    held_out: float
+    seed: int
+
+    @property
+    def examples(self) -> int:
+        """How many training examples the job has."""
+        return len(self.share) - partitioners.held_out_size(len(self.share), self.held_out)
+
+    def read(self, field: str) -> Any:
+        """The value of a field: train, held_out or label_counts."""
+        train, held = partitioners.split(self.share, self.strata, self.held_out, self.seed)
+        if field == "label_counts":
+            return () if self.labels is None else self._counts(self.labels, train)
+        return train if field == "train" else held
+
+    def _counts(self, labels: NDArray[np.int64], train: NDArray[np.int64]) -> tuple[int, ...]:
+        return tuple(np.bincount(labels[train], minlength=int(labels.max()) + 1).tolist())
+
+
+def _labels(dataset: Any, by: str | None, values: NDArray, label: str) -> NDArray[np.int64] | None:
+    """The class of each example (n,), where that is known without reading what hasn't been read."""
+    if by != label:
+        if label not in (getattr(dataset, "column_names", None) or ()):
+            return None
+        try:
+            values = _values(dataset, label)
+        except InputError:
+            return None
+    whole = values.ndim == 1 and values.dtype.kind in "biu" and 0 <= values.min() <= values.max() < MOST_CLASSES
+    return values.astype(np.int64) if whole else None
+
+
+def _values(dataset: Any, by: str) -> NDArray:
+    try:
+        return _column(dataset, by)
+    except ValueError as error:  # lists of different lengths, such as a label for each token
+        raise InputError.of("by", by, "a column of single values", str(error).splitlines()[0]) from error
+
+
+def _column(dataset: Any, by: str) -> NDArray:
+    names = getattr(dataset, "column_names", None)
+    if names is not None:
+        if by not in names:
+            raise InputError.of("by", by, names, "there is no such column")
+        return np.asarray(dataset[by][:])
+    return np.asarray([_value(dataset[i], by) for i in range(len(dataset))])
+
+
+def _value(item: Any, by: str) -> ArrayLike:
+    if isinstance(item, Mapping):
+        if by not in item:
+            raise InputError.of("by", by, sorted(map(str, item)), "there is no such key")
+        return item[by]
+    if by != "label":
+        raise InputError.of("by", by, "label, for a data set of (input, label)")
+    return item[1]

@@ -1,0 +1,139 @@
+"""What the partitioners share: seeded generators, Dirichlet shares, stratified orders, and the checks."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from flt.core.errors import InputError
+
+Positions = NDArray[np.int64]
+Seed = int | Sequence[int]
+
+MAX_ALPHA = 1e6  # shares are equal to three digits here; far above it the gamma draws overflow
+DRAWS = 100  # how often a Dirichlet is drawn again before the request counts as impossible
+
+
+def generator(stream: str, seed: Seed) -> np.random.Generator:
+    """Makes a generator from a seed and the name of its use, so that two uses of one seed are unrelated.
+
+    Args:
+        stream: Name of the use.
+        seed: One integer >= 0, or several, such as (seed, client).
+
+    Raises:
+        InputError: If the seed is negative.
+
+    Example:
+        >>> [int(generator(use, 0).integers(100)) for use in ("iid", "iid", "shards")]
+        [25, 25, 60]
+    """
+    seeds = [seed] if isinstance(seed, int | np.integer) else list(seed)
+    if min(seeds, default=-1) < 0:
+        raise InputError.of("seed", seed, "integers >= 0")
+    return np.random.default_rng([zlib.crc32(stream.encode()), *map(int, seeds)])
+
+
+def stratified_order(labels: ArrayLike, seed: Seed) -> Positions:
+    """Orders positions so that every beginning of the order has nearly the classes' shares of the whole.
+
+    The j-th shuffled example of a class with m gets the place (j + 1/2) / m; equal places are in random order.
+
+    Args:
+        labels: Class of each example, (n,).
+        seed: One integer, or several.
+
+    Returns:
+        A permutation of 0..n-1.
+
+    Example:
+        >>> labels = np.array([0, 0, 0, 0, 1, 1])
+        >>> sorted(labels[stratified_order(labels, seed=0)[:3]].tolist())
+        [0, 0, 1]
+    """
+    labels = np.asarray(labels)
+    rng = generator("stratified_order", seed)
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.lexsort((rng.random(len(labels)), place))
+
+
+def redraw(draw: Callable[[], NDArray], accept: Callable[[NDArray], bool], error: InputError) -> NDArray:
+    """Draws until one is accepted, at most `DRAWS` times, else raises the error."""
+    for _ in range(DRAWS):
+        if accept(drawn := draw()):
+            return drawn
+    raise error
+
+
+def drop_small(shares: NDArray, smallest: float) -> NDArray:
+    """Sets shares below the smallest to zero and scales the rest up to 1; all zero if none is left.
+
+    Example:
+        >>> drop_small(np.array([0.05, 0.35, 0.6]), 0.1).round(3).tolist()
+        [0.0, 0.368, 0.632]
+    """
+    kept = np.where(shares < smallest, 0.0, shares)
+    return kept / kept.sum() if kept.any() else kept
+
+
+def counts(shares: NDArray, examples: int) -> NDArray[np.int64]:
+    """Turns shares (clients,) into whole numbers that sum to examples, by rounding where the parts are cut.
+
+    Example:
+        >>> counts(np.array([0.5, 0.25, 0.25]), 10).tolist()
+        [5, 3, 2]
+    """
+    cuts = np.floor(np.cumsum(shares)[:-1] * examples + 0.5).astype(np.int64)
+    return np.diff(np.concatenate([[0], np.minimum(cuts, examples), [examples]]))
+
+
+def deal(order: Positions, sizes: NDArray[np.int64]) -> list[Positions]:
+    """Cuts an order of positions in consecutive parts of the given sizes."""
+    return np.split(order, np.cumsum(sizes)[:-1])
+
+
+def check_clients(clients: int | None, examples: int) -> None:
+    """Raises InputError unless there is an example for each client."""
+    if isinstance(clients, bool) or not isinstance(clients, int | np.integer) or clients < 1:
+        raise InputError.of("clients", clients, "an integer >= 1")
+    if clients > examples:
+        raise InputError.of("clients", clients, f"at most {examples}, one example for each")
+
+
+def check_alpha(alpha: float) -> None:
+    """Raises InputError unless alpha is in (0, 1e6]."""
+    if not 0 < alpha <= MAX_ALPHA:  # nan fails this too
+        raise InputError.of("partition.alpha", alpha, "a number in (0, 1e6]")
+
+
+def unlucky(alpha: float, clients: int, wanted: str) -> InputError:
+    """The error for a Dirichlet that no draw satisfied."""
+    why = f"no draw out of {DRAWS} over clients={clients} gave {wanted}"
+    return InputError.of("partition.alpha", alpha, "a larger alpha or fewer clients", why)
+
+
+def groups(values: NDArray) -> list[Positions]:
+    """Positions of each value, in sorted order of the values."""
+    missing = [i for i, value in enumerate(values.tolist()) if value is None or value != value]
+    if missing:
+        raise InputError.of("data.column", values[missing[0]], "a value in every example", f"example {missing[0]}")
+    _, codes = np.unique(values, return_inverse=True)
+    return [np.flatnonzero(codes == k) for k in range(codes.max(initial=-1) + 1)]
+
+
+def seats(sizes: NDArray[np.int64], clients: int) -> NDArray[np.int64]:
+    """Clients per value: as even as can be, the spare ones to the values with most examples."""
+    each, spare = divmod(clients, len(sizes))
+    seats = np.full(len(sizes), each)
+    seats[np.argsort(-sizes, kind="stable")[:spare]] += 1
+    if (seats > sizes).any():
+        worst = int(np.argmax(seats - sizes))
+        allowed = f"fewer: a value with {sizes[worst]} examples would have {seats[worst]} clients"
+        raise InputError.of("clients", clients, allowed)
+    return seats

@@ -1,0 +1,42 @@
+"""Tasks that appear and vanish: the rounds in which their jobs take part (our reconstruction)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from flt.core.errors import InputError
+from flt.models.module import ClientSpec
+
+
+def with_task_rounds(
+    clients: Sequence[ClientSpec], task_rounds: Mapping[str, Sequence[int | None]]
+) -> list[ClientSpec]:
+    """The clients, each job of which takes part in the rounds of its task alone.
+
+    Args:
+        clients: Of the federation.
+        task_rounds: Task -> its first and its last round, counted from 1; null for the last: to the end. A job of
+            another task keeps its own rounds.
+
+    Raises:
+        InputError: There is no such task, or its rounds make no sense.
+    """
+    if not task_rounds:
+        return list(clients)
+    known = sorted({job.task for client in clients for job in client.data})
+    for task, rounds in task_rounds.items():
+        if task not in known:
+            raise InputError.of("task_rounds", task, known, "there is no such task")
+        _check(f"task_rounds.{task}", rounds)
+    ranges = {task: (rounds[0] or 1, rounds[1]) for task, rounds in task_rounds.items()}
+    return [
+        dataclasses.replace(client, data=tuple(job.but(rounds=ranges.get(job.task, job.rounds)) for job in client.data))
+        for client in clients
+    ]
+
+
+def _check(key: str, rounds: Sequence[int | None]) -> None:
+    first, last = rounds if len(rounds) == 2 else (None, None)
+    if first is None or first < 1 or (last is not None and last < first):
+        raise InputError.of(key, list(rounds), "[first, last] with 1 <= first <= last, or null for the last")

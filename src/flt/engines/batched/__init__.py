@@ -1,0 +1,1 @@
+"""Several jobs at once through one frozen backbone. Read engine first."""

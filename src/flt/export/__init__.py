@@ -1,0 +1,1 @@
+"""Results written, and loaded again. Read write first, then load."""

@@ -1,0 +1,238 @@
+"""Loads what a federation has left: an adapter of any kind on its base, or a merged model."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import transformers
+import yaml
+from lightning.pytorch.utilities.seed import isolate_rng
+from peft import PeftModel, get_peft_model_state_dict
+from torch import nn
+from torch.utils.data import Dataset
+
+from flt.core.errors import InputError
+from flt.core.files import expanded, last_name
+from flt.core.quiet import quiet_transformers
+from flt.export.metadata import BASE, CARD, LABEL_NAMES, WEIGHTS
+from flt.models.adapters.client_context import knowing, stay_at
+from flt.models.backbones import EMBEDDED
+from flt.models.hub import LOADABLE, OFFLINE, loading, locate
+from flt.models.label_name_head import LabelNameClassifier
+from flt.models.module import ClientModule, JobData, Optimizer
+from flt.models.provenance import origin_of, tell
+from flt.protocol.layout import TRAVELLING
+from flt.run.build import ADAPTERS
+from flt.run.compose import typed
+
+PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
+PLACES = ("group", "head", "client", "job")
+"""What the folders inside an export are called, before their names or numbers."""
+LONGEST = 200
+"""Characters of another library's message that a line of ours repeats."""
+
+
+def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """The global model of a run, in eval mode, from what the run has exported.
+
+    Args:
+        folder: ``adapter/`` or ``model/`` of a run, or the subfolder of one group, head or client.
+        model: The base without adapters, changed in place; None: loaded by what the folder says of it. A user's own
+            module has to be given.
+
+    Returns:
+        A model of transformers, peft's around it where the adapter is LoRA, a LabelNameClassifier, or ``model``.
+
+    Raises:
+        InputError: The folder holds nothing of flt's, is broken, or doesn't fit the model.
+
+    Example:
+        >>> load("lightning_logs/c2a/version_0/adapter")  # doctest: +SKIP
+    """
+    folder = expanded(folder)
+    found = next((name for name in _READERS if os.path.isfile(folder / name)), None)
+    if found is None:
+        inner = sorted(path.name for place in PLACES for path in folder.glob(f"{place}_*"))
+        allowed = f"one of its folders: {', '.join(inner)}" if inner else "adapter/ or model/ of a finished run"
+        raise InputError.of("folder", folder, allowed, "" if inner else "nothing that flt exports is in it")
+    with _broken(folder):
+        return _READERS[found](folder, model).eval()
+
+
+def _own(folder: Path, model: nn.Module | None) -> nn.Module:
+    """C2A or bottleneck adapters, by flt's own code."""
+    card = json.loads((folder / CARD).read_text())
+    tensors = safetensors.torch.load_file(folder / WEIGHTS)
+    held = {name.removeprefix("encoder.") if _named(folder) else name for name in tensors}
+    base = _with_head(_base(folder, card["source"], model, held), folder)
+    shell = base if card["classes"] is None else ClientModule(base, card["classes"], Optimizer())
+    settings, attach = ADAPTERS[card["adapter"]["name"]]
+    layout = attach(shell, typed(settings, card["adapter"], "adapter"), 0, card["adapt_layers"])
+    prefix = "" if shell is base else "model."
+    if lacking := sorted({name.removeprefix(prefix) for name in layout.names(TRAVELLING)} - set(tensors)):
+        raise InputError.of("folder", folder, "the tensors of its adapter and head", f"{lacking[0]} is missing")
+    if strange := base.load_state_dict(tensors, strict=False).unexpected_keys:
+        raise InputError.of("folder", folder, "tensors of its model", f"{strange[0]} is none")
+    if counts := card.get("label_counts"):
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            raise InputError.of("folder", folder, "label_counts that are integers >= 0")
+        nothing = np.arange(0)
+        stay_at(knowing(base), JobData(Dataset(), nothing, nothing, label_counts=tuple(counts)))
+    return base
+
+
+def _peft(folder: Path, model: nn.Module | None) -> nn.Module:
+    """LoRA, by peft, which would also take a pickle where the weights are missing."""
+    if not (folder / PEFT_WEIGHTS).is_file():
+        raise InputError.of("folder", folder, f"a folder with {PEFT_WEIGHTS}", "the tensors are missing")
+    source = json.loads((folder / PEFT_CARD).read_text()).get("base_model_name_or_path")
+    with safetensors.safe_open(folder / PEFT_WEIGHTS, "pt") as file:
+        names = set(file.keys())
+    held = {name.removeprefix("base_model.model.").replace(".base_layer.", ".") for name in names}
+    base: Any = _base(folder, source, model, held)
+    encoder = base.encoder if isinstance(base, LabelNameClassifier) else base
+    with quiet_transformers():
+        adapted = PeftModel.from_pretrained(encoder, folder)
+        wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if lacking := sorted(wanted - names):
+        raise InputError.of("folder", folder, "the tensors of its adapter and head", f"{lacking[0]} is missing")
+    if strange := sorted(names - wanted - set(adapted.state_dict())):  # peft would leave it out in silence
+        raise InputError.of("folder", folder, "tensors of its model", f"{strange[0]} is none")
+    return _with_head(adapted, folder)
+
+
+def _merged(folder: Path, model: nn.Module | None) -> nn.Module:
+    """A whole model of transformers, or the weights of a user's module."""
+    card = json.loads((folder / MERGED_CARD).read_text())
+    if "module" not in card:
+        if model is not None:
+            raise InputError.of("model", type(model).__name__, "None", f"{folder} holds the whole model")
+        kind = _architecture(card["architectures"][0])
+        with quiet_transformers():
+            whole = kind.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True, use_safetensors=True)
+        return _with_head(whole, folder)
+    if model is None:
+        raise InputError.of("model", None, f"your {card['module']}", "the weights are those of a module of your own")
+    model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    return model
+
+
+_READERS = {CARD: _own, PEFT_CARD: _peft, MERGED_CARD: _merged}
+
+
+def _base(folder: Path, source: str | None, model: nn.Module | None, held: Collection[str]) -> nn.Module:
+    """The model that was given, else the one that the folder names, with a head of the right size.
+
+    Args:
+        folder: The export.
+        source: What its card names as the base.
+        model: What was given.
+        held: Names of the tensors that the export has.
+    """
+    about = json.loads((folder / BASE).read_text()) if (folder / BASE).is_file() else {}
+    if model is None:
+        name = about.get("folder")
+        source = about.get("random", {}).get("source") or source or (_place(folder, name) if name else None)
+        if not source or not about:
+            why = f"its base was the folder {name}" if name else "the folder doesn't say what its base is"
+            raise InputError.of("model", None, "the module, without adapters", why)
+        model = _loaded(folder, source, about, held)
+    base = model.model if isinstance(model, ClientModule) else model
+    if "drawn" in about:  # which decides what counts as its head
+        tell(base, dataclasses.replace(origin_of(base), drawn=tuple(about["drawn"])))
+    return base
+
+
+def _place(folder: Path, name: str) -> str | None:
+    """The path of the base's folder, which the run's configuration knows, and a card has the last name of."""
+    try:
+        cfg = yaml.safe_load((_levels(folder)[-1].parent / "config.yaml").read_text())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # none, or another program's
+        return None
+    model = cfg.get("model") if isinstance(cfg, dict) else None
+    path = model.get("path") if isinstance(model, dict) else None
+    return path if isinstance(path, str) and last_name(path) == name else None
+
+
+def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collection[str]) -> nn.Module:
+    """The base of a run, pre-trained or drawn from its seed."""
+    place, local = (str(EMBEDDED[source]()), True) if source in EMBEDDED else locate(source, about.get("package"))
+    kind, only = _architecture(about["architecture"]), {"local_files_only": local, "trust_remote_code": False}
+    with loading(source, OFFLINE if local and not Path(place).is_dir() else LOADABLE), isolate_rng():
+        config = transformers.AutoConfig.from_pretrained(place, **about["config"], **only)
+        if "random" in about:
+            plain = transformers.AutoConfig.from_pretrained(place, **only)
+            return _drawn(kind, plain, config, about["random"])
+        model, report = kind.from_pretrained(
+            place, config=config, dtype=torch.float32, local_files_only=local, ignore_mismatched_sizes=True,
+            use_safetensors=True, output_loading_info=True,
+        )  # fmt: skip
+    unused = ("pooler",) if _named(folder) else ()  # by the label-name head
+    lacking = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])} - set(held)
+    if lacking := {name for name in lacking if not name.startswith(unused)}:
+        raise InputError.of("model", source, "a base with all weights that the export lacks", f"no {min(lacking)}")
+    return model
+
+
+def _drawn(kind: Any, plain: Any, config: Any, how: Mapping[str, Any]) -> nn.Module:
+    """A base of ``model.random`` once more; where its head has another size now, the rest is what it was."""
+    if how["classes"] is not None:
+        plain.num_labels = how["classes"]
+    torch.manual_seed(how["seed"])
+    drawn, model = kind._from_config(plain, dtype=torch.float32).state_dict(), kind(config)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    model.load_state_dict({n: value for n, value in drawn.items() if shapes[n] == value.shape}, strict=False)
+    return model
+
+
+def _architecture(name: str) -> Any:
+    """A class of transformers, and no other attribute of it."""
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise InputError.of("architecture", name, "a model class of transformers")
+    return found
+
+
+def _with_head(encoder: nn.Module, folder: Path) -> nn.Module:
+    """The label-name head on an encoder, where the run had one; several groups share theirs."""
+    place = _named(folder)
+    if place is None or isinstance(encoder, LabelNameClassifier):
+        return encoder
+    card = json.loads((place / f"{LABEL_NAMES}.json").read_text())
+    names = safetensors.torch.load_file(place / f"{LABEL_NAMES}.safetensors")["names"]
+    return LabelNameClassifier(encoder, names, card["scale"], card["texts"])
+
+
+def _named(folder: Path) -> Path | None:
+    """The folder with the label-name head of an export, where it has one: all groups and clients share it."""
+    return next((place for place in _levels(folder) if (place / f"{LABEL_NAMES}.json").is_file()), None)
+
+
+def _levels(folder: Path) -> list[Path]:
+    """A folder of an export and those around it, up to the export's own, which lies in the run's."""
+    levels = [folder.absolute()]
+    while levels[-1].name.partition("_")[0] in PLACES:
+        levels.append(levels[-1].parent)
+    return levels
+
+
+@contextlib.contextmanager
+def _broken(folder: Path) -> Iterator[None]:
+    """Makes one line of whatever a broken or foreign file raises: the libraries below agree on no exception."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST].rstrip(". ")
+        raise InputError.of("folder", folder, "an export of flt, and the base that it was made of", why) from error

@@ -1,0 +1,257 @@
+"""What a federation leaves: an adapter per group, in peft's format or our own, or a merged model."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import safetensors.torch
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from peft import LoraConfig, PeftModel
+from torch import Tensor, nn
+
+from flt.core.quiet import quiet_transformers
+from flt.export.base_delta import with_change
+from flt.export.final_models import Model, of_groups
+from flt.export.metadata import Card, write_base, write_label_names, write_own
+from flt.models.causal import CausalModule
+from flt.models.label_name_head import LabelNameClassifier
+from flt.models.layer_names import output_layer
+from flt.models.module import ClientModule
+from flt.models.provenance import drawn_in, origin_of
+from flt.protocol.layout import Layout
+from flt.protocol.state import ServerState
+
+
+def export(
+    module: pl.LightningModule,
+    layout: Layout,
+    state: ServerState,
+    folder: Path,
+    card: Card,
+    models: Sequence[Model] | None = None,
+    base: str = "merged",
+) -> Path:
+    """Writes the folder that :func:`kind` names.
+
+    It has one subfolder per group where there are several, and in it one per head where jobs have different ones; where
+    clients trained tensors of their own, one per client.
+
+    Args:
+        module: The resident module; its base must be at the state's version.
+        layout: Names and roles of the server's tensors.
+        state: The last state.
+        folder: The run's folder.
+        card: The base's source and how the adapter is attached.
+        models: What is written; None: the groups'.
+        base: ``merged`` or ``delta``, see :func:`kind`.
+
+    Returns:
+        The folder that was written.
+    """
+    temporary = folder / ".export"
+    shutil.rmtree(temporary, ignore_errors=True)
+    name = kind(layout, state, base)
+    for model in of_groups(layout, state) if models is None else models:
+        target, own, tensors = temporary / model.folder, layout.for_head(model.head), model.tensors
+        target.mkdir(parents=True, exist_ok=True)
+        if name == "model":
+            _export_model(module, own, tensors, target)
+            continue
+        write_base(module, tensors, target, card)
+        if layout.layers:
+            wider, replaced = with_change(own, state.base, tensors)
+            _export_lora(module, own, wider, _values(module, replaced), target, card.source)
+        else:
+            changed = _values(module, state.base.changed())
+            write_own({**_drawn(module), **changed, **tensors}, _shell(module), target, card.of_client(model.data))
+    target = folder / name
+    if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
+        write_label_names(module.model, temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    return temporary.rename(target)  # the whole folder or none of it
+
+
+def kind(layout: Layout, state: ServerState, base: str) -> str:
+    """``adapter``, or ``model`` where the base changed and everything is merged into it.
+
+    Args:
+        layout: Names and roles of the server's tensors.
+        state: The last state.
+        base: ``delta``: LoRA stays an adapter, which brings the base's change along. Bottlenecks always do, since they
+            are no change of any weight, and a model without an adapter is always merged.
+    """
+    if not state.base.version:
+        return "adapter"
+    if layout.layers:
+        return "model" if base == "merged" else "adapter"
+    return "adapter" if layout.names(["adapter"]) else "model"
+
+
+def _values(module: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    return {name: module.get_parameter(name).detach().cpu().contiguous() for name in names}
+
+
+def _export_lora(
+    module: pl.LightningModule,
+    layout: Layout,
+    tensors: Mapping[str, Tensor],
+    changed: Mapping[str, Tensor],
+    target: Path,
+    source: str,
+) -> None:
+    """An adapter of peft's, which puts every tensor of its file where the name says, those of the base as well."""
+    plain = _plain_names(module)
+    ranks = {name: len(tensors[layer.a]) for name, layer in layout.layers.items()}
+    named = {}
+    for name, tensor in tensors.items():
+        if ranks.get(layout.entries[name].layer, 1):
+            named[_peft_name(plain(name), layout, name)] = tensor.contiguous()
+    alike = _alike(module, layout, plain)
+    drawn = {name: value for name, value in _drawn(module).items() if name not in tensors}
+    for name, value in {**alike, **drawn, **changed}.items():
+        layer_name, _, part = name.rpartition(".base_layer.")
+        if layer_name and not ranks[layer_name]:  # peft leaves this layer as it is
+            name = f"{layer_name}.{part}"
+        named[f"base_model.model.{plain(name)}"] = value
+    named_base = "" if _is_random(module) else source  # peft would load the pre-trained weights
+    config = _config(layout, ranks, plain, _heads(module, layout), named_base)
+    config.task_type = "CAUSAL_LM" if isinstance(module, CausalModule) else None  # peft's class for it can generate
+    config.save_pretrained(str(target))
+    safetensors.torch.save_file(named, target / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _config(
+    layout: Layout, pairs: Mapping[str, int], plain: Callable[[str], str], heads: list[str], source: str
+) -> LoraConfig:
+    """Layers may differ in rank: alpha_k / r_k stays the layer's scale, which may be a fraction; no pairs, no layer.
+
+    Names are whole, as patterns: peft's lists would also take the names that end like one of them.
+    """
+    living = {re.escape(plain(n)): (layer, pairs[n]) for n, layer in layout.layers.items() if pairs[n]}
+    ranks = {name: rank for name, (_, rank) in living.items()}
+    alphas: dict[str, Any] = {name: layer.scale * rank for name, (layer, rank) in living.items()}
+    first = next(iter(ranks), None)
+    return LoraConfig(
+        r=ranks[first] if first else 1,
+        lora_alpha=alphas[first] if first else 1,
+        rank_pattern={f"^{name}": rank for name, rank in ranks.items()},
+        alpha_pattern={f"^{name}": alpha for name, alpha in alphas.items()},
+        target_modules="|".join(ranks),
+        modules_to_save=[plain(name) for name in heads] or None,
+        fan_in_fan_out=any(layer.transposed for layer in layout.layers.values()),
+        base_model_name_or_path=source or None,
+        inference_mode=True,
+    )
+
+
+def _peft_name(name: str, layout: Layout, full: str) -> str:
+    """Name in peft's files of a tensor: without the name of the adapter."""
+    entry = layout.entries[full]
+    if entry.axis is not None:
+        part, _, _ = name.rpartition(".")
+        name = f"{part.rpartition('.')[0]}.weight"
+    return f"base_model.model.{name.replace('.modules_to_save.default', '')}"
+
+
+def _heads(module: nn.Module, layout: Layout) -> list[str]:
+    """Modules that are trained whole: the owners of the head's tensors."""
+    return sorted({name.rpartition(".")[0].replace(".modules_to_save.default", "") for name in layout.names(["head"])})
+
+
+def _alike(module: nn.Module, layout: Layout, plain: Callable[[str], str]) -> dict[str, Tensor]:
+    """Frozen tensors of modules whose names end like a head's: peft takes them for heads, and wants their values."""
+    heads = _heads(module, layout)
+    ends = tuple(plain(name) for name in heads)
+    alike = [name for name, _ in module.named_modules() if name not in heads and plain(name).endswith(ends)]
+    return {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name in alike
+        if "modules_to_save" not in name
+        for key, value in module.get_submodule(name).state_dict().items()
+    }
+
+
+def _is_random(module: nn.Module) -> bool:
+    return any(origin_of(sub).seed is not None for sub in module.modules())
+
+
+def _drawn(module: nn.Module) -> dict[str, Tensor]:
+    """Tensors that were drawn, by the names that they have now: no base brings their values along."""
+    drawn = drawn_in(module)
+    return {
+        name: value.detach().cpu().contiguous()
+        for name, value in module.state_dict().items()
+        if name.replace(".base_layer.", ".") in drawn
+    }
+
+
+def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[str, Tensor], target: Path) -> None:
+    """The base with every change, the group's adapter and the head merged into it."""
+    merged = merge(module, layout, tensors)
+    if isinstance(module, ClientModule):
+        model = module.model.encoder if isinstance(module.model, LabelNameClassifier) else module.model
+        kind: Any = type(model)
+        prefix = _prefix(module)
+        config: Any = copy.deepcopy(model.config)
+        if model is module.model and not isinstance(module, CausalModule):
+            config.num_labels = merged[f"{prefix}{output_layer(model)}.weight"].shape[0]
+        if origin_of(model).use_cache is not None:
+            config.use_cache = origin_of(model).use_cache
+        with isolate_rng():  # the weights that it draws are replaced
+            fresh = kind(config)
+        fresh.load_state_dict(
+            {name.removeprefix(prefix): value for name, value in merged.items() if name.startswith(prefix)}
+        )
+        with quiet_transformers():
+            fresh.save_pretrained(str(target))
+    else:
+        safetensors.torch.save_file(merged, target / "model.safetensors", metadata={"format": "pt"})
+        (target / "config.json").write_text(json.dumps({"module": type(module).__name__}))
+
+
+def merge(module: nn.Module, layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of the module without adapters: W0 + scale B A in the place of W0, the head out of ``tensors``."""
+    merged = {}
+    bases = {layer.base: layer for layer in layout.layers.values()}
+    for name, value in module.state_dict().items():
+        if name in layout.entries and layout.entries[name].axis is not None:
+            continue
+        value = tensors.get(name, value).detach().cpu()
+        if name in bases:
+            layer = bases[name]
+            product = layer.scale * (tensors[layer.b].double() @ tensors[layer.a].double())
+            value = (value.double() + (product.T if layer.transposed else product)).to(value.dtype)
+        merged[name.replace(".base_layer.", ".")] = value.clone(memory_format=torch.contiguous_format)
+    return merged
+
+
+def _plain_names(module: nn.Module) -> Callable[[str], str]:
+    """A tensor's name -> its name in the module as it was before flt, or the user's peft, wrapped it."""
+    shells = [f"{name}." for name, sub in module.named_modules() if isinstance(sub, PeftModel)]
+
+    def plain(name: str) -> str:
+        for shell in shells:
+            if name.startswith(f"{shell}base_model.model."):
+                name = shell + name.removeprefix(f"{shell}base_model.model.")
+        return name.removeprefix(_prefix(module))
+
+    return plain
+
+
+def _prefix(module: nn.Module) -> str:
+    """The prefix of flt's own modules, which are shells around a transformers model, which is what others load."""
+    if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
+        return "model.encoder."
+    return _shell(module)
+
+
+def _shell(module: nn.Module) -> str:
+    return "model." if isinstance(module, ClientModule) else ""

@@ -1,1 +1,0 @@
-"""Grouping: who is averaged with whom."""

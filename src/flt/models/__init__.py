@@ -1,0 +1,1 @@
+"""Backbones, heads, adapters and the LightningModules around them. Read module first, then backbones."""

@@ -1,0 +1,61 @@
+"""How a module inside the LightningModule learns whose data it computes with, on the client."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import lightning.pytorch as pl
+from torch import nn
+
+from flt.models.module import JobData
+
+
+@runtime_checkable
+class KnowsClient(Protocol):
+    """A module that computes with figures of the client's data, such as its label histogram."""
+
+    def enter_client(self, data: JobData) -> None:
+        """Called before a job's model is evaluated, trained and evaluated again."""
+
+    def enter_batch(self, batch: Any) -> None:
+        """Called before each training step: the batch may hold more than the model is given."""
+
+    def leave_client(self) -> None:
+        """Called after a job: from here on there is no client, as in the evaluation of the global model."""
+
+
+def knowing(module: nn.Module) -> list[KnowsClient]:
+    """The modules that want to know."""
+    return [sub for sub in module.modules() if isinstance(sub, KnowsClient)]
+
+
+@contextlib.contextmanager
+def at_client(told: Sequence[KnowsClient], data: JobData) -> Iterator[None]:
+    """Tells modules, for as long as the context lasts."""
+    try:
+        for sub in told:
+            sub.enter_client(data)
+        yield
+    finally:
+        for sub in told:
+            sub.leave_client()
+
+
+def stay_at(told: Sequence[KnowsClient], data: JobData) -> None:
+    """Tells modules for good: they are a client's own model, which computes as on that client."""
+    for sub in told:
+        sub.enter_client(data)
+
+
+class Batches(pl.Callback):
+    """Tells modules of each batch that is trained on."""
+
+    def __init__(self, told: Sequence[KnowsClient]) -> None:
+        self.told = told
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any) -> None:
+        """Called before a training step."""
+        for sub in self.told:
+            sub.enter_batch(batch)

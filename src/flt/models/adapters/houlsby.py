@@ -1,0 +1,81 @@
+"""Bottleneck adapters (Houlsby et al., arXiv 1902.00751): two small networks in each block, and the head."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flt.core.errors import InputError
+from flt.models.adapters.sublayers import bottleneck, prepare
+from flt.protocol.layout import Layout
+
+STD = 0.01
+"""Of the initial weights, cut at two deviations: the adapter begins near the identity (section 2.1)."""
+
+
+@dataclasses.dataclass
+class HoulsbySettings:
+    """Z + GELU(Z U + b1) D + b2 after attention and after feed-forward, each with weights of its own.
+
+    2 L (2 H r + r + H) parameters: 304,320 for H = 768, L = 6, r = 16. Layer norms stay frozen, unlike the paper's.
+
+    Attributes:
+        name: Always ``houlsby``.
+        rank: r, the width of the bottleneck.
+        head: Name of the module that is trained whole; None: the classifier, and the layers before it that the
+            checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
+    """
+
+    name: str = "houlsby"
+    rank: int = 16
+    head: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise InputError.of("adapter.rank", self.rank, "an integer >= 1")
+
+
+class Bottleneck(nn.Module):
+    """The weights of one adapter.
+
+    Args:
+        width: H.
+        rank: r.
+    """
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        self.u, self.b1 = nn.Parameter(torch.empty(width, rank)), nn.Parameter(torch.zeros(rank))
+        self.d, self.b2 = nn.Parameter(torch.empty(rank, width)), nn.Parameter(torch.zeros(width))
+        for weight in (self.u, self.d):
+            nn.init.trunc_normal_(weight, std=STD, a=-2 * STD, b=2 * STD)
+
+    def after(self, place: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        """The forward hook of the sub-layer: Z (batch, time, H) -> A(Z)."""
+        return bottleneck(output, self.u, self.d, self.b1, self.b2)
+
+
+def attach(module: nn.Module, settings: HoulsbySettings, seed: int, layers: str = "all") -> Layout:
+    """Freezes a module, puts two adapters into each of its blocks and says which tensor has which role.
+
+    Args:
+        module: Changed in place.
+        settings: Width of the bottlenecks, head.
+        seed: Of the initial weights; the global generator is left as it was.
+        layers: ``all``, or ``top<k>``: only the k uppermost blocks are adapted.
+
+    Raises:
+        InputError: The model is of another type, or has no such head or blocks.
+    """
+    host = prepare(module, settings.name, settings.head, layers)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for block, places in zip(host.blocks, host.places, strict=True):
+            for name, place in zip(("houlsby_attention", "houlsby_feed_forward"), places, strict=True):
+                adapter = Bottleneck(host.width, settings.rank)
+                block.add_module(name, adapter)
+                place.register_forward_hook(adapter.after)
+    return Layout.of(module, host.head)

@@ -1,0 +1,261 @@
+"""Pre-trained models from a folder, from the hub, or embedded: what every client starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
+
+from flt.core.errors import InputError
+from flt.core.files import last_name
+from flt.models.bitsandbytes import quantisation
+from flt.models.embedded import embedded
+from flt.models.embedded_cifar import embedded_cifar
+from flt.models.heads import renew
+from flt.models.hub import LOADABLE, OFFLINE, loading, locate
+from flt.models.label_name_head import label_name_classifier
+from flt.models.layer_names import head_name, inside
+from flt.models.preprocessing import load_tokenizer, pixels
+from flt.models.provenance import Origin, tell
+
+log = logging.getLogger(__name__)
+
+EMBEDDED = {"embedded": embedded, "embedded_cifar": embedded_cifar}
+KINDS = ("text", "pair", "image", "causal")
+CLASSIFIERS = ("linear", "label_names")
+ATTENTION = ("auto", "eager", "sdpa")
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """What `model=` chooses; a file of conf/model fills it.
+
+    Attributes:
+        name: embedded, embedded_cifar, or hub for what path says.
+        path: A hub id such as org/name, or a local folder written by save_pretrained.
+        package: Folder of a Python package, such as name/folder: where it is installed, it is used instead of path.
+        max_length: Longest text, in tokens.
+        adapt_layers: all, or top<k>: the adapter goes into the k uppermost blocks only.
+        head: linear, the model's own classifier, drawn anew and trained; or label_names: frozen embeddings of the
+            classes' names (flt.models.label_name_head), of which nothing trains. A causal model keeps its own, frozen.
+        label_scale: Inverse temperature of the label_names head.
+        attention: How transformers computes attention: eager, sdpa, or auto, which is eager in bf16 on a CPU, where the
+            backward pass of PyTorch's fused kernel takes several times as long, and else transformers' own choice.
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
+        dropout: Probability of every dropout of the backbone, in [0, 1); it trains the same way each time at 0.
+        quantise: 8bit or 4bit: the frozen linear layers are kept so, by bitsandbytes on a CUDA device; None: float32.
+        random: Keep the architecture and draw its weights from the seed: the control of a frozen pre-trained backbone.
+    """
+
+    name: str = "embedded"
+    path: str | None = None
+    package: str | None = None
+    max_length: int = 128
+    adapt_layers: str = "all"
+    head: str = "linear"
+    label_scale: float = 20.0
+    attention: str = "auto"
+    gradient_checkpointing: bool = False
+    dropout: float = 0.0
+    quantise: str | None = None
+    random: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A model with a new head, in eval mode, float32, nothing frozen yet."""
+
+    model: nn.Module
+    """From transformers; its output has `logits` (batch, classes), of a causal model (batch, tokens, vocabulary)."""
+    tokenizer: Any | None
+    """None for images."""
+    source: str
+    """What names the same weights on another machine: embedded, embedded_cifar, a hub id; else the folder."""
+    image_size: int | None
+    """Height and width in pixels, where the model reads images and says it."""
+    channels: int | None
+    pad_token_id: int
+    """0 for images."""
+    mean: tuple[float, ...] | None = None
+    """Of the pixels, by channel, as the model's image processor normalises them; None: it doesn't."""
+    std: tuple[float, ...] | None = None
+
+
+def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[str] = ()) -> Backbone:
+    """Loads a model and gives it a new head that depends on the seed alone, not on the global generators.
+
+    Args:
+        cfg: Which model.
+        kind: What it reads: text, pair (two texts), image, or causal: text that it goes on with, without a new head.
+        classes: Outputs of the new head.
+        seed: Of the head, and of all weights where `cfg.random`.
+        texts: What stands for each class, for the label_names head.
+
+    Returns:
+        The model and what the data need to know of it.
+
+    Raises:
+        InputError: If the model can't be loaded, reads another kind of input, or a field of cfg is out of range.
+    """
+    _check(cfg, kind)
+    source, local = locate(str(cfg.path), cfg.package) if cfg.name == "hub" else (str(EMBEDDED[cfg.name]()), True)
+    with loading(source, OFFLINE if local and not Path(source).is_dir() else LOADABLE):
+        config = transformers.AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+    _check_kind(config, kind, source)
+    use_cache = getattr(config, "use_cache", None)
+    if kind == "causal":
+        config.use_cache = False  # of keys and values, for generation: here every text passes once
+    else:
+        config.num_labels = classes
+    _set_dropout(config, cfg.dropout)
+    with loading(source), isolate_rng():
+        torch.manual_seed(seed)
+        model, fresh = _build(cfg, kind, config, source, local)
+    if kind == "causal":
+        model.loss_type = "ForCausalLM"  # which transformers takes in any case; of LMHead it would warn
+    if cfg.gradient_checkpointing:
+        _checkpoint_gradients(model, source)
+    tokenizer = None if kind == "image" else load_tokenizer(source, local)
+    if tokenizer is not None:
+        if kind == "causal" and tokenizer.eos_token_id is None:
+            raise InputError.of("model.path", source, "a tokenizer with an eos token", "nothing would end a response")
+        model.config.pad_token_id = tokenizer.pad_token_id
+        _check_length(model, cfg.max_length)
+    model.eval()
+    headed = model if kind == "causal" else _with_head(cfg, model, tokenizer, seed, texts)
+    drawn = fresh | {name for name, _ in model.named_parameters() if inside(name, head_name(headed))}
+    drawn_from, outputs = (seed if cfg.random else None), (None if kind == "causal" else classes)
+    tell(model, Origin(tuple(sorted(drawn)), drawn_from, outputs, cfg.package, use_cache))
+    vision = getattr(config, "vision_config", config)
+    size, channels = (getattr(vision, key, None) for key in ("image_size", "num_channels"))
+    mean, std = pixels(source, local) if kind == "image" else (None, None)
+    pad = 0 if tokenizer is None else tokenizer.pad_token_id
+    return Backbone(headed, tokenizer, _called(cfg, source), size, channels, pad, mean, std)
+
+
+def _called(cfg: ModelConfig, source: str) -> str:
+    """What names the weights on another machine, where the cache and packages lie elsewhere."""
+    if cfg.name in EMBEDDED:
+        return cfg.name
+    return str(cfg.path) if cfg.package else source
+
+
+def _check(cfg: ModelConfig, kind: str) -> None:
+    if kind not in KINDS:
+        raise InputError.of("kind", kind, KINDS)
+    if cfg.name not in (*EMBEDDED, "hub"):
+        raise InputError.of("model.name", cfg.name, (*EMBEDDED, "hub"))
+    if cfg.name == "hub" and not cfg.path:
+        raise InputError.of("model.path", cfg.path, LOADABLE, "model.name=hub needs one")
+    if cfg.name in EMBEDDED and kind != "image":
+        raise InputError.of("model", cfg.name, "model=<hub id or folder> of a text model", "it reads images only")
+    if not 0 <= cfg.dropout < 1:
+        raise InputError.of("model.dropout", cfg.dropout, "a probability in [0, 1)")
+    if cfg.quantise is not None:
+        quantisation(cfg.quantise)  # refused before anything is loaded
+        if cfg.random:
+            raise InputError.of("model.quantise", cfg.quantise, "null with model.random", "nothing is loaded then")
+    if cfg.max_length < 1:
+        raise InputError.of("model.max_length", cfg.max_length, "an integer >= 1")
+    for key, allowed in (("head", CLASSIFIERS), ("attention", ATTENTION)):
+        if getattr(cfg, key) not in allowed:
+            raise InputError.of(f"model.{key}", getattr(cfg, key), allowed)
+    if cfg.head == "label_names" and kind in ("image", "causal"):
+        why = "an image model has no embedding of names" if kind == "image" else "a causal model predicts tokens"
+        raise InputError.of("model.head", cfg.head, "linear", why)
+    if not 0 < cfg.label_scale < float("inf"):
+        raise InputError.of("model.label_scale", cfg.label_scale, "a number > 0")
+
+
+def _check_kind(config: Any, kind: str, source: str) -> None:
+    known = {
+        "image": ("a model that classifies images", transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING),
+        "causal": ("a causal language model (a decoder)", transformers.MODEL_FOR_CAUSAL_LM_MAPPING),
+    }
+    wanted, models = known.get(
+        kind, ("a model that classifies text", transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)
+    )
+    # encoders such as BERT are among the causal models of transformers too, for those who made decoders of them
+    encoder = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if type(config) not in models or (kind == "causal" and encoder):
+        raise InputError.of("model.path", source, wanted, f"the data is {kind}, the model of type {config.model_type}")
+
+
+def _set_dropout(config: Any, probability: float) -> None:
+    """Sets every dropout of a config and the configs inside it; stochastic depth, which skips layers, goes off."""
+    for key, value in list(vars(config).items()):
+        if isinstance(value, transformers.PreTrainedConfig):
+            _set_dropout(value, probability)
+        elif isinstance(value, int | float | None) and not isinstance(value, bool):
+            if "dropout" in key or "pdrop" in key:
+                setattr(config, key, probability)
+            elif "drop_path" in key or "layerdrop" in key:
+                setattr(config, key, 0.0)
+
+
+def _build(
+    cfg: ModelConfig, kind: str, config: Any, source: str, local: bool
+) -> tuple[transformers.PreTrainedModel, set[str]]:
+    """The model, and the names of the tensors that its checkpoint lacks, but for the head's."""
+    auto: Any = transformers.AutoModelForSequenceClassification
+    if kind == "image":
+        auto = transformers.AutoModelForImageClassification
+    if kind == "causal":
+        auto = transformers.AutoModelForCausalLM
+    if cfg.head == "label_names":
+        auto = transformers.AutoModel
+    attention = None if cfg.attention == "auto" else cfg.attention
+    rounded: dict[str, Any] = {}
+    if cfg.quantise is not None:
+        rounded = {"quantization_config": quantisation(cfg.quantise), "device_map": {"": torch.cuda.current_device()}}
+    if cfg.random:
+        drawn = auto.from_config(config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False)
+        return drawn, set()
+    model, report = auto.from_pretrained(
+        source, config=config, dtype=torch.float32, local_files_only=local, trust_remote_code=False,
+        ignore_mismatched_sizes=True, output_loading_info=True, attn_implementation=attention, use_safetensors=True,
+        **rounded,
+    )  # fmt: skip
+    fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    head = head_name(model) if cfg.head == "linear" else "pooler"  # which the label_names head doesn't use
+    if fresh := {key for key in fresh if not inside(key, head)}:
+        log.warning("%s has no weights for %s: drawn from the seed", last_name(source), ", ".join(sorted(fresh)[:4]))
+    if rounded and any(not value.is_floating_point() for name, value in model.state_dict().items() if name in fresh):
+        why = f"{source} has no weights for {min(fresh)}, and what is drawn can't be rounded"
+        raise InputError.of("model.quantise", cfg.quantise, "null", why)
+    return model, fresh
+
+
+def _checkpoint_gradients(model: transformers.PreTrainedModel, source: str) -> None:
+    if not model.supports_gradient_checkpointing:
+        raise InputError.of("model.gradient_checkpointing", True, "false", f"{source} doesn't support it")
+    # the reentrant kind computes no gradient where a block's input needs none, as above frozen embeddings
+    # version 6 of transformers knows it by the new name only
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
+
+
+def _with_head(
+    cfg: ModelConfig, model: transformers.PreTrainedModel, tokenizer: Any, seed: int, texts: Sequence[str]
+) -> nn.Module:
+    if cfg.head == "label_names":
+        return label_name_classifier(model, tokenizer, texts, cfg.label_scale, cfg.max_length).eval()
+    renew(model, seed)
+    return model
+
+
+def _check_length(model: transformers.PreTrainedModel, length: int) -> None:
+    limit = getattr(model.config, "max_position_embeddings", None) or length
+    for name, module in model.named_modules():
+        # RoBERTa and MPNet count positions from the padding index on: theirs is smaller than the config says
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            limit = min(limit, module.num_embeddings - module.padding_idx - 1)
+    if length > limit:
+        raise InputError.of("model.max_length", length, f"1 to {limit}, the positions that the model has")

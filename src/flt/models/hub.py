@@ -1,0 +1,78 @@
+"""Where a pre-trained model lies: a folder, a folder of an installed package, the hub or its local cache."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from flt.core.errors import InputError
+from flt.core.files import expanded
+from flt.core.quiet import quiet_transformers
+
+log = logging.getLogger(__name__)
+
+LOADABLE = "a folder written by save_pretrained, or a hub id"
+OFFLINE = f"{LOADABLE} whose files are in the local cache (with a network: hf download <id>)"
+
+
+def locate(path: str, package: str | None = None) -> tuple[str, bool]:
+    """What from_pretrained takes, and whether only files of this machine are to be read.
+
+    Args:
+        path: A local folder, or a hub id.
+        package: A folder of a Python package, such as ``name/folder``, that is used instead where it is installed.
+
+    Raises:
+        InputError: There is no such folder, nor such a model on the hub.
+    """
+    found = _in_package(package) if package else None
+    folder = found or expanded(path)
+    if os.path.isdir(folder):  # Path.is_dir would raise for a name that no system takes
+        return str(folder), True
+    try:
+        validate_repo_id(path)
+    except HFValidationError as error:
+        raise InputError.of("model.path", path, LOADABLE, "no such folder, and no hub id") from error
+    return path, not _on_the_hub(path)
+
+
+def _in_package(package: str) -> Path | None:
+    """The folder, where the package is installed; the package itself isn't imported."""
+    name, _, inner = package.partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    places = (spec.submodule_search_locations or []) if spec else []
+    return next((Path(place) / inner for place in places if os.path.isdir(Path(place) / inner)), None)
+
+
+def _on_the_hub(path: str) -> bool:
+    """Asks once, for seconds; from_pretrained would retry for half a minute before it gave up without a network."""
+    try:
+        huggingface_hub.HfApi().model_info(path, timeout=5)
+    except RepositoryNotFoundError as error:
+        why = "no such folder, and the hub has no such public model (a private one needs: hf auth login)"
+        raise InputError.of("model.path", path, LOADABLE, why) from error
+    except Exception as error:  # whatever the HTTP client raises: the cache may still have the model
+        log.debug("the hub can't be reached: %s", error)
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def loading(source: str, allowed: str = LOADABLE) -> Iterator[None]:
+    """Makes one line of whatever a broken or missing file raises: the libraries below agree on no exception."""
+    try:
+        with quiet_transformers():
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError.of("model.path", source, allowed, why.rstrip(".")) from error

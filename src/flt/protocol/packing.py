@@ -1,0 +1,148 @@
+"""Quantised pairs in a message: how the two sides of the wire close and open it (HAFLQ, arXiv 2411.06581v2)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flt.core.errors import InputError
+from flt.protocol.layout import PAIRS, Layout
+from flt.protocol.messages import Ids, Packed, PackedPayload, PackedUpdate, Payload, Plan, Update
+from flt.protocol.quantise import BITS, decoded, encoded, packed_size, scales_of
+
+Place = tuple[str, int]
+"""A pair in a message: its layer and position there."""
+
+
+def closed_update(update: Update, layout: Layout, bits: Mapping[Place, int]) -> PackedUpdate:
+    """The update with its pairs quantised; those of 0 bits are left out.
+
+    Args:
+        update: As a client has trained it.
+        layout: Names and roles of its tensors.
+        bits: Of each of its pairs: 0, 2, 4, 8, 16 or 32.
+    """
+    kept = _without_dropped(update.kept, bits)
+    packed = _pack(update.tensors, layout, bits)
+    return PackedUpdate(**{**_fields(update), "tensors": _others(update, layout), "kept": kept}, packed=packed)
+
+
+def closed_payload(payload: Payload, layout: Layout, bits: Mapping[Place, int]) -> PackedPayload:
+    """The payload with its pairs quantised; those of 0 bits are neither held nor kept by the job."""
+    held = _without_dropped(payload.held, bits)
+    kept = {layer: tuple(pair for pair in ids if pair in held[layer]) for layer, ids in payload.kept.items()}
+    packed = _pack(payload.tensors, layout, bits)
+    changed = {"tensors": _others(payload, layout), "held": held, "kept": kept}
+    return PackedPayload(**{**_fields(payload), **changed}, packed=packed)
+
+
+def opened_update(update: Update, layout: Layout, plan: Plan) -> Update:
+    """The update with float32 pairs again; one that isn't packed stays as it is.
+
+    Args:
+        update: As it arrived.
+        layout: Names and roles of its tensors.
+        plan: Of its round: which of them travel up.
+
+    Raises:
+        InputError: Its precisions, scales or codes aren't what its pairs need; the message names the client.
+    """
+    if not isinstance(update, PackedUpdate):
+        return update
+    names = layout.names(set(PAIRS) & set(plan.train) - set(plan.private))
+    pairs = _unpack(f"update of client {update.job[0]}, job {update.job[1]}", update.packed, layout, names, update.kept)
+    return Update(**{**_fields(update), "tensors": {**update.tensors, **pairs}})
+
+
+def opened_payload(payload: Payload, layout: Layout) -> Payload:
+    """The payload with float32 pairs again; one that isn't packed stays as it is.
+
+    Raises:
+        InputError: Its precisions, scales or codes aren't what its pairs need.
+    """
+    if not isinstance(payload, PackedPayload):
+        return payload
+    names = layout.names(set(PAIRS) - set(payload.plan.private))
+    pairs = _unpack(f"payload of client {payload.job[0]}", payload.packed, layout, names, payload.held)
+    return Payload(**{**_fields(payload), "tensors": {**payload.tensors, **pairs}})
+
+
+def vectors(layout: Layout, names: Sequence[str], layer: str) -> list[tuple[str, int]]:
+    """(tensor, length) of the vectors of each pair of a layer, a before b; ``names``: the tensors that travel."""
+    about = layout.layers[layer]
+    found = [name for name in (about.a, about.b) if name in names]
+    return [(name, layout.entries[name].shape[1 - layout.axis(name)]) for name in found]
+
+
+def _pack(tensors: Mapping[str, Tensor], layout: Layout, bits: Mapping[Place, int]) -> Packed:
+    names, number = list(tensors), {layer: i for i, layer in enumerate(layout.layers)}
+    chosen, scales, codes = [], [], [np.zeros(0, np.uint8)]
+    for layer, position in sorted(bits, key=lambda place: (number[place[0]], place[1])):
+        precision = bits[layer, position]
+        if not precision:
+            continue
+        chosen.append(precision)
+        for name, _ in vectors(layout, names, layer):
+            vector = tensors[name].select(layout.axis(name), position)
+            data, scale = encoded(vector.float().numpy(), precision)
+            scales += scale
+            codes.append(data)
+    return Packed(
+        torch.tensor(chosen, dtype=torch.uint8),
+        torch.tensor(scales, dtype=torch.float32),
+        torch.from_numpy(np.concatenate(codes)),
+    )
+
+
+def _unpack(
+    who: str, packed: Packed, layout: Layout, names: Sequence[str], pairs: Mapping[str, Ids]
+) -> dict[str, Tensor]:
+    places = [(layer, at) for layer in layout.layers for at in range(len(pairs.get(layer, ())))]
+    chosen = packed.bits.tolist()
+    if len(chosen) != len(places) or not set(chosen) <= set(BITS):
+        raise InputError.of(f"{who}: bits", chosen, f"{len(places)} precisions out of {BITS}")
+    parts = [(name, length, bits) for (layer, _), bits in zip(places, chosen, strict=True)
+             for name, length in vectors(layout, names, layer)]  # fmt: skip
+    expected = {
+        "scales": sum(scales_of(bits) for _, _, bits in parts),
+        "codes": sum(packed_size(length, bits) for _, length, bits in parts),
+    }
+    for what, size in expected.items():
+        if (found := getattr(packed, what).numel()) != size:
+            raise InputError.of(f"{who}: {what}", found, str(size), "another number than its pairs need")
+    rows: dict[str, list[Tensor]] = {name: [] for name in names}
+    for name, vector in _decoded(packed, parts):
+        rows[name].append(vector)
+    nothing = dict.fromkeys(layout.layers, ())
+    return {
+        name: torch.stack(its, dim=layout.axis(name)) if its else torch.zeros(layout.shape(name, nothing))
+        for name, its in rows.items()
+    }
+
+
+def _decoded(packed: Packed, parts: Sequence[tuple[str, int, int]]) -> Iterator[tuple[str, Tensor]]:
+    codes, scales, at = packed.codes.numpy(), iter(packed.scales.numpy()), 0
+    for name, length, bits in parts:
+        size = packed_size(length, bits)
+        scale = next(scales) if scales_of(bits) else np.float32(1)
+        yield name, torch.from_numpy(decoded(codes[at : at + size], length, bits, scale))
+        at += size
+
+
+def _others(message: Payload | Update, layout: Layout) -> dict[str, Tensor]:
+    pairs = layout.names(PAIRS)  # by these: a head may have another name on the client
+    return {name: tensor for name, tensor in message.tensors.items() if name not in pairs}
+
+
+def _without_dropped(pairs: Mapping[str, Ids], bits: Mapping[Place, int]) -> dict[str, Ids]:
+    return {layer: tuple(pair for at, pair in enumerate(ids) if bits[layer, at]) for layer, ids in pairs.items()}
+
+
+def _fields(message: Any) -> dict[str, Any]:
+    """All but what is packed."""
+    return {field.name: getattr(message, field.name) for field in dataclasses.fields(message) if field.name != "packed"}

@@ -1,1 +1,0 @@
-"""Ranks: which pairs a job holds and trains, and what each of them is worth."""

@@ -1,1 +1,0 @@
-"""Aggregation rules, one class each; their algebra is in pure helpers."""

@@ -1,0 +1,248 @@
+"""Config -> objects: parts by name, sampler, engine, settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+
+from flt.algorithm.compression.methods import Channel, NoCompression, Quantised
+from flt.algorithm.grouping.agglomerative import AgglomerativeGrouping
+from flt.algorithm.grouping.base import Everyone
+from flt.algorithm.grouping.density import DbscanGrouping, HdbscanGrouping
+from flt.algorithm.grouping.kmeans import KMeansGrouping
+from flt.algorithm.grouping.oracle import OracleGrouping
+from flt.algorithm.importance import DeltaSensitivity, GradientSensitivity, Magnitude, NoImportance
+from flt.algorithm.plan import AdapterPlan, Alternating, FullPlan, Stages
+from flt.algorithm.recipe import Recipe
+from flt.algorithm.rule.mean import Mean
+from flt.algorithm.rule.residual import Residual
+from flt.algorithm.rule.robust import Krum, Median, MultiKrum, NormBound, TrimmedMean
+from flt.algorithm.rule.scaffold import Scaffold
+from flt.algorithm.rule.stacking import Stacking
+from flt.algorithm.rule.svd import Svd
+from flt.algorithm.schedule import Annealed, Constant
+from flt.algorithm.selection.self_pruning import SelfPruning
+from flt.algorithm.selection.top import All, Freeze, Truncate
+from flt.algorithm.server_optimizer import Adagrad, Adam, Momentum, NoServerOptimizer, Yogi
+from flt.algorithm.transfer import CosineTransfer, NoTransfer
+from flt.client.settings import LocalSettings
+from flt.client.trainer import Site
+from flt.core.errors import InputError
+from flt.engines.distributed import INSIDE, Strategy, StrategySettings
+from flt.engines.process_group import Processes
+from flt.engines.serial import Serial
+from flt.engines.sharded import Sharded, ShardedSettings
+from flt.models.adapters import c2a, houlsby, lora, none
+from flt.models.module import ClientSpec
+from flt.protocol.layout import Layout
+from flt.protocol.messages import JobId
+from flt.run.compose import TrainConfig, typed
+from flt.server.client_sampling import FixedSize, Poisson
+from flt.server.failure_policy import STRICT, Tolerance
+
+PARTS: dict[str, dict[str, type]] = {
+    "plan": {"adapter": AdapterPlan, "alternating": Alternating, "full": FullPlan, "stages": Stages},
+    "schedule": {"constant": Constant, "annealed": Annealed},
+    "selection": {"all": All, "freeze": Freeze, "truncate": Truncate, "self_pruning": SelfPruning},
+    "importance": {
+        "none": NoImportance,
+        "gradient": GradientSensitivity,
+        "delta": DeltaSensitivity,
+        "magnitude": Magnitude,
+    },
+    "grouping": {
+        "everyone": Everyone,
+        "kmeans": KMeansGrouping,
+        "agglomerative": AgglomerativeGrouping,
+        "dbscan": DbscanGrouping,
+        "hdbscan": HdbscanGrouping,
+        "oracle": OracleGrouping,
+    },
+    "transfer": {"none": NoTransfer, "cosine": CosineTransfer},
+    "server_optimizer": {
+        "none": NoServerOptimizer,
+        "momentum": Momentum,
+        "adagrad": Adagrad,
+        "adam": Adam,
+        "yogi": Yogi,
+    },
+    "rule": {
+        "mean": Mean,
+        "stacking": Stacking,
+        "svd": Svd,
+        "residual": Residual,
+        "scaffold": Scaffold,
+        "median": Median,
+        "trimmed_mean": TrimmedMean,
+        "krum": Krum,
+        "multi_krum": MultiKrum,
+        "norm_bound": NormBound,
+    },
+    "compression": {"none": NoCompression, "quantised": Quantised, "channel": Channel},
+}
+"""Part -> name in conf/<part>/ -> its class: the table that a new part adds a line to."""
+
+
+ADAPTERS: dict[str, tuple[type, Callable[..., Layout]]] = {
+    "lora": (lora.LoraSettings, lora.attach),
+    "c2a": (c2a.C2ASettings, c2a.attach),
+    "houlsby": (houlsby.HoulsbySettings, houlsby.attach),
+    "none": (none.NoAdapterSettings, none.attach),
+}
+"""Name in conf/adapter/ -> its settings, and what attaches it: called with module, settings, seed and layers."""
+
+
+ENGINES: dict[str, type] = {
+    **{name: kind for name, (kind, _) in INSIDE.items()},
+    "strategy": StrategySettings,
+    "sharded": ShardedSettings,
+}
+"""Name in conf/engine/ -> its settings."""
+
+
+def part(group: str, chosen: Mapping[str, Any]) -> Any:
+    """One part of a recipe, by name.
+
+    Raises:
+        InputError: There is no such part, or its settings are wrong.
+    """
+    name = chosen.get("name")
+    if name not in PARTS[group]:
+        raise InputError.of(group, name, PARTS[group])
+    return typed(PARTS[group][name], {key: value for key, value in chosen.items() if key != "name"}, group)
+
+
+def attach(cfg: TrainConfig, module: pl.LightningModule) -> Layout:
+    """Freezes a module, attaches the adapter that was chosen and says which tensor has which role.
+
+    Raises:
+        InputError: The adapter's settings are wrong, or it doesn't fit the module.
+    """
+    kind, attach_to = ADAPTERS[cfg.adapter["name"]]
+    return attach_to(module, typed(kind, cfg.adapter, "adapter"), cfg.seed, cfg.model.get("adapt_layers", "all"))
+
+
+def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = None) -> Recipe:
+    """The parts of a method.
+
+    ``grouping.k=tasks`` becomes the number of tasks, ``rounds: null`` of a part the run's, and the schedule's
+    ``initiating: null`` the plan's first stage.
+
+    Args:
+        cfg: The configuration.
+        tasks: Number of tasks.
+        truth: Job -> its task, for ``grouping=oracle`` alone.
+    """
+    chosen = dict(cfg.grouping)
+    if chosen.get("k") == "tasks":
+        chosen["k"] = tasks
+    grouping = part("grouping", chosen)
+    if isinstance(grouping, OracleGrouping):
+        grouping = grouping.knowing(truth or {})
+    plan = part("plan", _filled(cfg.plan, rounds=cfg.rounds))
+    return Recipe(
+        rule=part("rule", cfg.rule),
+        plan=plan,
+        schedule=part("schedule", _filled(cfg.schedule, rounds=cfg.rounds, initiating=plan.initiating)),
+        selection=part("selection", cfg.selection),
+        importance=part("importance", cfg.importance),
+        grouping=grouping,
+        compression=part("compression", cfg.compression),
+        transfer=part("transfer", cfg.transfer),
+        server_optimizer=part("server_optimizer", cfg.server_optimizer),
+    )
+
+
+def _filled(chosen: Mapping[str, Any], **values: int) -> dict[str, Any]:
+    """A part's settings with what the run knows in the place of null."""
+    return {key: values[key] if value is None and key in values else value for key, value in chosen.items()}
+
+
+def sampler(cfg: TrainConfig, clients: int) -> FixedSize | Poisson:
+    """Who takes part in a round."""
+    kinds: dict[str, FixedSize | Poisson] = {"fixed": FixedSize(cfg.cohort.size), "poisson": Poisson(cfg.cohort.rate)}
+    if cfg.cohort.sampling not in kinds:
+        raise InputError.of("cohort.sampling", cfg.cohort.sampling, kinds)
+    chosen = kinds[cfg.cohort.sampling]
+    chosen.check(clients)
+    return chosen
+
+
+def engine(
+    cfg: TrainConfig,
+    site: Site,
+    clients: Mapping[int, ClientSpec],
+    processes: Processes,
+    found: Callable[[dict[str, Any]], None] | None = None,
+) -> Serial:
+    """Where jobs are trained.
+
+    Args:
+        cfg: The configuration.
+        site: The resident module.
+        clients: Client id -> its data.
+        processes: Those of the run.
+        found: Told the engine's settings, once it has found out for itself what was left open.
+    """
+    settings = engine_settings(cfg)
+    if isinstance(settings, ShardedSettings):
+        return Sharded(site, clients, processes, settings.nodes, settings.strategy)
+    if not isinstance(settings, StrategySettings):
+        return INSIDE[settings.name][1](site, clients, settings, found)
+
+    def of_all(inside: dict[str, Any]) -> None:
+        if found is not None:
+            found(dataclasses.asdict(dataclasses.replace(settings, jobs=inside["jobs"])))
+
+    return Strategy(INSIDE[settings.inside][1](site, clients, settings.of_inside(), of_all), processes)
+
+
+def tolerance(cfg: TrainConfig, jobs: int) -> Tolerance:
+    """What a round puts up with.
+
+    Args:
+        cfg: The configuration.
+        jobs: The most that a cohort can have.
+
+    Raises:
+        InputError: A number is out of range, or a client's fit is in all processes, of which one can't fail alone.
+    """
+    found = Tolerance(cfg.min_updates, cfg.max_retries, cfg.client_timeout)
+    if found.min_updates is not None and found.min_updates > jobs:
+        raise InputError.of("min_updates", found.min_updates, f"an integer from 1 to {jobs}, the most jobs of a cohort")
+    if isinstance(engine_settings(cfg), ShardedSettings) and found != STRICT:
+        key = next(key for key, its in dataclasses.asdict(STRICT).items() if getattr(found, key) != its)
+        why = "with engine=sharded all processes train each client together, and none fails alone"
+        raise InputError.of(key, getattr(found, key), str(getattr(STRICT, key)), why)
+    return found
+
+
+def engine_settings(cfg: TrainConfig) -> Any:
+    """The settings of the engine.
+
+    Raises:
+        InputError: There is no such engine, or its settings are wrong.
+    """
+    name = cfg.engine.get("name")
+    if name not in ENGINES:
+        raise InputError.of("engine", name, ENGINES)
+    return typed(ENGINES[name], cfg.engine, "engine")
+
+
+def local_settings(cfg: TrainConfig) -> LocalSettings:
+    """Length and manner of the fits."""
+    local = cfg.local
+    return LocalSettings(
+        steps=local.steps,
+        epochs=local.epochs,
+        batch_size=cfg.batch_size,
+        length_window=cfg.length_window,
+        eval_batch_size=cfg.eval.batch_size,
+        eval_examples=cfg.eval.client_examples,
+        clip=local.clip,
+        accumulate=local.accumulate,
+        precision=cfg.precision,
+    )

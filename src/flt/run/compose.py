@@ -1,0 +1,212 @@
+"""How a command line becomes a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args, get_type_hints
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from flt.core.errors import InputError
+from flt.core.files import expanded, last_name
+from flt.run.conf_groups import choices, config_folder, groups
+from flt.run.schema import TrainConfig
+
+FILES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".npz")
+
+
+def load_config(overrides: Sequence[str]) -> TrainConfig:
+    """Composes conf/train.yaml with overrides such as ``algo=fedit`` or ``local.lr=1e-3``.
+
+    Raises:
+        InputError: A key isn't there, a value is of the wrong type, or a choice isn't among a group's files.
+    """
+    return typed(TrainConfig, compose_config(overrides), "")
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """The composed configuration, not yet typed."""
+    named = [mapped for override in overrides for mapped in _map_paths(override)]
+    parsed = [_parse(override) for override in named]
+    for text, override in zip(named, parsed, strict=True):
+        _check_value(override, text)
+    chosen = {override.key_or_group: override.value() for override in parsed if _is_group(override)}
+    keys = [(text, override) for text, override in zip(named, parsed, strict=True) if not _is_group(override)]
+    try:
+        cfg = _without_leftovers(_compose(named), chosen)
+        _check_keys(cfg, keys)
+    except InputError:
+        # a key that isn't there is named with those that are; what an override itself has taken away was there
+        groups = [text for text, override in zip(named, parsed, strict=True) if _is_group(override)]
+        _check_keys(_without_leftovers(_compose(groups), chosen), keys)
+        cfg = _without_leftovers(_compose(named), chosen)
+    return cfg
+
+
+def _without_leftovers(cfg: DictConfig, chosen: Mapping[str, Any]) -> DictConfig:
+    """Without what a recipe sets of a part whose place the command line has given to another, which lacks the key."""
+    found = {
+        group: _keys_of(group, str(name)) for group, name in chosen.items() if isinstance(cfg.get(group), DictConfig)
+    }
+    if all(set(cfg[group]) <= keys for group, keys in found.items()):
+        return cfg
+    rest = {group: {key: value for key, value in cfg[group].items() if key in keys} for group, keys in found.items()}
+    whole: Any = OmegaConf.to_container(cfg)
+    return OmegaConf.create({**whole, **rest})
+
+
+@functools.cache
+def _keys_of(group: str, name: str) -> set[str]:
+    return set(map(str, OmegaConf.load(config_folder() / group / f"{name}.yaml")))
+
+
+def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
+    """Builds a dataclass from settings, checking names and types.
+
+    Args:
+        kind: The dataclass.
+        settings: Its fields; missing ones take their defaults.
+        prefix: What to call it in an error, such as ``rule``.
+
+    Raises:
+        InputError: A field isn't there or has the wrong type; or the dataclass refuses a value.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(kind), settings)
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = ".".join(part for part in (prefix, error.full_key or str(error.key)) if part)
+        names = [f.name for f in dataclasses.fields(kind) if f.init]
+        unknown = "not in" in str(error)
+        value = OmegaConf.select(OmegaConf.create(settings), error.full_key or "", default="?")
+        raise InputError.of(
+            key, value, names if unknown else _expected(kind, error.full_key or ""), _first_line(error)
+        ) from None
+
+
+def _expected(kind: type[Any], key: str) -> str:
+    """The type of a field, such as ``a value of type list[int] | None``."""
+    found: Any = kind
+    for part in key.partition("[")[0].split("."):
+        found = get_type_hints(found).get(part, Any) if dataclasses.is_dataclass(found) else found
+    return f"a value of type {found.__name__ if isinstance(found, type) and not get_args(found) else found}"
+
+
+def to_yaml(cfg: TrainConfig) -> str:
+    """The resolved configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(cfg)))
+
+
+def flat(cfg: TrainConfig) -> dict[str, Any]:
+    """Dotted key -> value, for loggers of hyperparameters; of a path the last name, since logs are shown to others."""
+
+    def walk(value: Any, key: str) -> Iterable[tuple[str, Any]]:
+        if isinstance(value, dict) and value:
+            for name, item in value.items():
+                yield from walk(item, f"{key}.{name}" if key else name)
+        else:
+            yield key, last_name(value)
+
+    return dict(walk(dataclasses.asdict(cfg), ""))
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
+            with open_dict(cfg):
+                cfg.algo = cfg.hydra.runtime.choices.algo  # a run goes on with its recipe, whatever its name is
+                del cfg["hydra"]
+            OmegaConf.resolve(cfg)
+            return cfg
+    except (HydraException, OmegaConfBaseException) as error:
+        allowed, why = "key=value for keys that are there", _first_line(error.__cause__ or error)
+        raise InputError.of("override", " ".join(overrides), allowed, why) from None
+
+
+def _map_paths(override: str) -> list[str]:
+    """``model=`` takes a folder or a hub id and ``data=`` a file or a hub id too, which no group of Hydra's does."""
+    key, equals, value = override.partition("=")
+    value = value.strip("'\"")
+    if not equals or key not in ("data", "model") or value in choices(key):
+        return [override]
+    quoted = "'" + value.replace("'", "\\'") + "'"
+    if key == "data":
+        if value.endswith(FILES):
+            return ["data=file", f"data.path={quoted}"]
+        return ["data=hub", f"data.path={quoted}"] if value.count("/") == 1 else [override]
+    if value.startswith(("/", ".", "~")) and not os.path.isdir(expanded(value)):
+        raise InputError.of(
+            "model", value, f"{', '.join(choices('model'))}, a hub id, or a folder", "there is no such folder"
+        )
+    return ["model=hub", f"model.path={quoted}"]
+
+
+def _parse(override: str) -> Override:
+    try:
+        if "=" not in override:
+            raise InputError.of("override", override, "key=value")
+        return OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise InputError.of("override", override, "key=value", _first_line(error)) from None
+
+
+def _is_group(override: Override) -> bool:
+    return override.key_or_group in groups()
+
+
+def _check_value(override: Override, text: str) -> None:
+    key, value = override.key_or_group, text.partition("=")[2]
+    if override.is_sweep_override():
+        raise InputError.of(key, value, "one value; flt sweep takes several")
+    if _is_group(override) and override.value() not in choices(key):
+        more = ["a file", "a hub id such as org/name"] if key == "data" else []
+        raise InputError.of(key, value, [*choices(key), *more])
+
+
+def _check_keys(cfg: DictConfig, keys: Sequence[tuple[str, Override]]) -> None:
+    for text, override in keys:
+        _check_key(cfg, override, text)
+
+
+def _check_key(base: DictConfig, override: Override, text: str) -> None:
+    key = override.key_or_group
+    if override.is_add() or override.is_delete() or override.is_force_add():
+        raise InputError.of("override", text, "key=value for a key that is there")
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(base, parent) if parent else base
+    if isinstance(node, DictConfig) and name in node:
+        return
+    known = list(node) if isinstance(node, DictConfig) else [*base, *(g for g in groups() if g not in base)]
+    where = f"a key of {parent}: " if isinstance(node, DictConfig) and parent else ""
+    raise InputError.of(key, text.partition("=")[2], f"{where}{', '.join(map(str, known))}", "there is no such key")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """Every combination of comma-separated values, as Hydra's basic sweeper reads them.
+
+    Example:
+        >>> expand(["algo=hafl,fedit", "seed=0,1", "ranks=[2,4]"])[1]
+        ['algo=hafl', 'seed=1', 'ranks=[2,4]']
+    """
+    parsed = [(override, _parse(override)) for override in overrides]
+    values = [
+        [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()] if o.is_sweep_override() else [text]
+        for text, o in parsed
+    ]
+    return [list(combination) for combination in itertools.product(*values)]

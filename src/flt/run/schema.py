@@ -1,0 +1,215 @@
+"""The types of a configuration; conf/train.yaml holds the values, and says what each key means."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from flt.core.cache import BYTES_PER_GB
+from flt.core.errors import InputError
+from flt.run.conf_groups import choices
+
+JOBS = ("per_client", "per_task")
+HEADS = ("shape", "task", "shared")
+BASES = ("merged", "delta")
+ATTACKS = ("sign_flip", "scale", "label_flip")
+
+
+@dataclasses.dataclass
+class PartitionConfig:
+    """How examples are dealt to clients; conf/train.yaml says what each key means."""
+
+    kind: str
+    alpha: float
+    min_examples: int
+    min_share: float
+    shards_per_client: int
+    held_out: float
+
+
+@dataclasses.dataclass
+class CohortConfig:
+    """Who takes part in a round."""
+
+    sampling: str
+    size: int | None
+    rate: float
+
+
+@dataclasses.dataclass
+class LocalConfig:
+    """How a client trains."""
+
+    steps: int | None
+    epochs: int | None
+    optimizer: str
+    lr: float
+    weight_decay: float
+    momentum: float
+    clip: float | None
+    accumulate: int
+
+
+@dataclasses.dataclass
+class EvalConfig:
+    """What is evaluated, and how often."""
+
+    examples: int | None
+    test_examples: int | None
+    client_examples: int
+    distributed: bool
+    batch_size: int
+    every: int
+    by_column: bool
+
+
+@dataclasses.dataclass
+class StopConfig:
+    """When a run ends before its last round."""
+
+    accuracy: float | None
+    patience: int | None
+
+    def __post_init__(self) -> None:
+        if self.accuracy is not None and not 0 < self.accuracy <= 1:
+            raise InputError.of("stop.accuracy", self.accuracy, "a number in (0, 1], or null")
+        if self.patience is not None and self.patience < 1:
+            raise InputError.of("stop.patience", self.patience, "an integer >= 1, or null")
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """How many checkpoints are kept."""
+
+    keep: int
+
+
+@dataclasses.dataclass
+class FaultsConfig:
+    """What is made to go wrong, to see what it costs."""
+
+    drop: float
+    nan: float
+    attack: str | None
+    hostile: float
+    scale: float
+
+    def __post_init__(self) -> None:
+        for key in ("drop", "nan", "hostile"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise InputError.of(f"faults.{key}", getattr(self, key), "a number in [0, 1]")
+        if self.attack is not None and self.attack not in ATTACKS:
+            raise InputError.of("faults.attack", self.attack, [*ATTACKS, "null"])
+        if not math.isfinite(self.scale):
+            raise InputError.of("faults.scale", self.scale, "a finite number")
+
+
+@dataclasses.dataclass
+class CacheConfig:
+    """What is kept on disk to be computed once."""
+
+    max_gb: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_gb < math.inf:
+            raise InputError.of("cache.max_gb", self.max_gb, "a number > 0")
+
+    @property
+    def limit(self) -> int:
+        """Bytes."""
+        return int(self.max_gb * BYTES_PER_GB)
+
+
+@dataclasses.dataclass
+class ExportConfig:
+    """How the result is written."""
+
+    base: str
+
+    def __post_init__(self) -> None:
+        if self.base not in BASES:
+            raise InputError.of("export.base", self.base, BASES)
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """A run. The values come from conf/train.yaml; the parts are typed by the dataclasses that they name.
+
+    Raises:
+        InputError: A number is out of range.
+    """
+
+    name: str
+    algo: str
+    root: str
+    seed: int
+    rounds: int
+    clients: int
+    ranks: list[int] | None
+    jobs: str
+    heads: str
+    task_rounds: dict[str, list[int | None]] | None
+    batch_size: int
+    precision: str
+    prefix_cache: bool
+    compile: bool
+    length_window: int
+    threads: int | None
+    devices: int
+    resume: str | None
+    min_updates: int | None
+    max_retries: int
+    client_timeout: float | None
+    partition: PartitionConfig
+    cohort: CohortConfig
+    local: LocalConfig
+    eval: EvalConfig
+    stop: StopConfig
+    checkpoint: CheckpointConfig
+    faults: FaultsConfig
+    cache: CacheConfig
+    export: ExportConfig
+    data: dict[str, Any]
+    model: dict[str, Any]
+    adapter: dict[str, Any]
+    engine: dict[str, Any]
+    plan: dict[str, Any]
+    schedule: dict[str, Any]
+    selection: dict[str, Any]
+    importance: dict[str, Any]
+    grouping: dict[str, Any]
+    rule: dict[str, Any]
+    compression: dict[str, Any]
+    transfer: dict[str, Any]
+    server_optimizer: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for key in ("rounds", "clients", "batch_size", "length_window", "devices"):
+            if getattr(self, key) < 1:
+                raise InputError.of(key, getattr(self, key), "an integer >= 1")
+        if self.seed < 0:
+            raise InputError.of("seed", self.seed, "an integer >= 0")
+        if self.threads is not None and self.threads < 1:
+            raise InputError.of("threads", self.threads, "an integer >= 1, or null")
+        if self.ranks is not None and (not self.ranks or min(self.ranks) < 1):
+            raise InputError.of("ranks", self.ranks, "a list of integers >= 1, or null")
+        if self.jobs not in JOBS:
+            raise InputError.of("jobs", self.jobs, JOBS)
+        if self.heads not in HEADS:
+            raise InputError.of("heads", self.heads, HEADS)
+        if not 0 <= self.partition.held_out < 1:
+            raise InputError.of("partition.held_out", self.partition.held_out, "a number in [0, 1)")
+        least_of = {"examples": 1, "test_examples": 1, "client_examples": 0, "batch_size": 1, "every": 1}
+        for key, least in least_of.items():
+            value = getattr(self.eval, key)
+            if value is not None and value < least:
+                raise InputError.of(f"eval.{key}", value, f"an integer >= {least}")
+        if self.checkpoint.keep < 1:
+            raise InputError.of("checkpoint.keep", self.checkpoint.keep, "an integer >= 1")
+        for group in ("adapter", "engine"):
+            if getattr(self, group).get("name") not in choices(group):
+                raise InputError.of(f"{group}.name", getattr(self, group).get("name"), choices(group))
+        if self.name in ("", "..") or Path(self.name).name != self.name:
+            raise InputError.of("name", self.name, "a folder's name")

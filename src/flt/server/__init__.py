@@ -1,0 +1,1 @@
+"""The round loop and the aggregation. Read federator first, then aggregation."""

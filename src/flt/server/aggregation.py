@@ -1,0 +1,174 @@
+"""The server aggregation callback: the parts of a recipe, put together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from flt.algorithm.recipe import Recipe
+from flt.algorithm.rule.base import Combined, Summable
+from flt.algorithm.view import Job, View
+from flt.protocol.layout import PAIRS, TRAVELLING, Layout
+from flt.protocol.messages import JobId, Payload, Update
+from flt.protocol.packing import opened_update
+from flt.protocol.state import GroupState, ServerState, zero_scores
+from flt.server.accumulator import Sums
+from flt.server.callback import FedCallback
+from flt.server.validation import screen
+
+
+class ServerAggregation(FedCallback):
+    """The one callback that returns values: payloads from ``broadcast``, the next state from ``aggregate``.
+
+    Both are pure, so any process can compute them, in any order.
+
+    Args:
+        recipe: The parts.
+        layout: Names and roles of the module's tensors.
+        jobs: Number of jobs in the whole federation.
+        seed: Of the selections, clusterings and fresh adapters.
+        base: The initial frozen weights that the recipe may change; empty for the recipes that change none.
+        heads: Head -> jobs that have it, where the layout has several.
+    """
+
+    def __init__(
+        self, recipe: Recipe, layout: Layout, jobs: int, seed: int, base: Mapping[str, Tensor],
+        heads: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        self.recipe, self.layout, self.jobs, self.seed, self.base = recipe, layout, jobs, seed, base
+        self.heads = heads or {}
+
+    def initial(self, weights: Mapping[str, Tensor]) -> ServerState:
+        """The state before round 1: one group, from the module as it was given."""
+        named = {name: weights[name].detach().cpu().clone() for name in self.layout.names(TRAVELLING)}
+        scores = zero_scores((name, layer.rank) for name, layer in self.layout.layers.items())
+        state = ServerState(0, {0: GroupState(named, scores)}, self.layout.every_pair())
+        return self.recipe.schedule(state, self.layout)  # a budget that rises begins below the adapter's rank
+
+    def broadcast(self, state: ServerState, job: Job, cohort: Sequence[Job]) -> Payload:
+        """What a job is sent.
+
+        Args:
+            state: The server's state.
+            job: The job.
+            cohort: All jobs of the round.
+        """
+        plan = self.recipe.plan(state.rounds)
+        held, kept = self.recipe.selection(self.view(state), job, cohort)
+        group = state.groups[state.group_of(job.id)]
+        layout = self.layout.for_head(job.head)
+        public = layout.names({*TRAVELLING, *plan.train} - set(plan.private))
+
+        def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            at = {name: self.layout.at(name, job.head) for name in public}
+            return {name: layout.take(name, tensors[at[name]], held) for name in public if at[name] in tensors}
+
+        slots = {slot: gather(group.slots[slot]) for slot in self.recipe.rule.sends if slot in group.slots}
+        first = min(other.index for other in cohort if other.client == job.client)
+        seen = state.base.seen.get(job.client, 0) if job.index == first else state.base.version  # once per client
+        base, version = state.base.since(seen, self.base), state.base.version
+        payload = Payload(job.id, state.rounds, plan, gather(group.weights), held, kept, slots, version, base)
+        jobs = sum(other.client == job.client for other in cohort)
+        return self.recipe.compression.downward(self.layout, payload, group.scores, jobs)
+
+    def compress(self, updates: list[Update]) -> list[Update]:
+        """What a client's jobs send: done by the client, and here because it is the recipe's."""
+        return self.recipe.compression.upward(self.layout, updates)
+
+    def screen(self, state: ServerState, cohort: Sequence[Job], updates: Sequence[Update]) -> list[Update]:
+        """The updates that may be aggregated, sorted by job, their tensors under the server's names.
+
+        Raises:
+            InputError: An update isn't what was asked for, has the wrong shapes, or holds a number that isn't finite.
+        """
+        plan = self.recipe.plan(state.rounds)
+        roles, heads = set(plan.train) - set(plan.private), {job.id: job.head for job in cohort}
+        opened = self.opened(state.rounds, updates)
+        accepted = screen(opened, self.layout, state.alive, roles, cohort, state.rounds)
+        return [self._renamed(update, heads[update.job]) for update in accepted]
+
+    def opened(self, rounds: int, updates: Sequence[Update]) -> list[Update]:
+        """Updates of the round after ``rounds`` finished ones, with float32 pairs where they came packed.
+
+        Raises:
+            InputError: A packed update isn't what its pairs need.
+        """
+        plan = self.recipe.plan(rounds)
+        return [opened_update(update, self.layout, plan) for update in updates]
+
+    def aggregate(self, state: ServerState, updates: Sequence[Update], sums: Sums | None = None) -> ServerState:
+        """The state after a round.
+
+        Args:
+            state: The state that the round's payloads came from.
+            updates: What ``screen`` let through, sorted by job.
+            sums: Of these updates, where the recipe streams: their tensors aren't read then.
+        """
+        view = dataclasses.replace(self.view(state), arrived={update.job: update for update in updates})
+        grouped = self.recipe.grouping(view, updates)
+        view = view.starting(grouped.members, self.recipe.rule.weight)
+        groups, change = dict(state.groups), {}
+        combined = {gid: self._combined(view, gid, its, sums) for gid, its in sorted(grouped.members.items())}
+        new = self.recipe.transfer(view, {gid: out.new for gid, out in combined.items()})
+        for gid, out in combined.items():
+            before, its = view.group(gid), grouped.members[gid]
+            weights = {name: value for name, value in new[gid].items() if name not in self.base}
+            after = GroupState(weights, before.scores, out.slots)
+            groups[gid] = self.recipe.importance(view, before, after, its)
+            change.update(out.base)
+            change.update({name: (value,) for name, value in out.new.items() if name in self.base})
+        assigned = {u.job: gid for gid, its in grouped.members.items() for u in its}
+        assignment = {**state.assignment, **grouped.joining, **assigned}
+        seen = {**state.base.seen, **{u.job[0]: u.base_version for u in updates if u.base_version}}
+        base = dataclasses.replace(state.base, seen=seen).advance(change, self.base)
+        done = dataclasses.replace(
+            state,
+            rounds=state.rounds + 1,
+            groups=groups,
+            assignment=dict(sorted(assignment.items())),
+            base=base,
+            scores=self._own_scores(view, updates),
+            directions=dict(sorted({**state.directions, **grouped.directions}.items())),
+            ranks=dict(sorted({**state.ranks, **self.recipe.selection.ranks(updates)}.items())),
+            pruned=None,
+        )
+        cut = self.recipe.schedule(done, self.layout)
+        # what a cut takes from products whose factors are private, no server knows
+        return dataclasses.replace(cut, pruned=None) if set(PAIRS) & set(view.plan.private) else cut
+
+    def _combined(self, view: View, gid: int, members: Sequence[Update], sums: Sums | None) -> Combined:
+        rule, optimizer = self.recipe.rule, self.recipe.server_optimizer
+        if isinstance(rule, Summable) and sums is not None:
+            out = rule.finish(view, gid, sums.totals)
+        else:
+            out = rule.combine(view, gid, members)
+        if not optimizer.steps:
+            return out
+        if isinstance(rule, Summable) and sums is not None:
+            start = rule.finish(view, gid, sums.start).new
+        else:
+            start = rule.combine(view, gid, [self.echo(view, update) for update in members]).new
+        return optimizer(view, gid, members, out, start)
+
+    def echo(self, view: View, update: Update) -> Update:
+        """What the job would have sent without training."""
+        names = update.tensors
+        sent = {name: view.layout.take(name, view.sent(update.job, name), update.kept) for name in names}
+        return dataclasses.replace(update, tensors=sent)
+
+    def _own_scores(self, view: View, updates: Sequence[Update]) -> dict[JobId, dict[str, Tensor]]:
+        if not self.recipe.selection.personal:
+            return view.state.scores
+        measured = {update.job: self.recipe.importance.own(view, update) for update in updates}
+        return dict(sorted({**view.state.scores, **measured}.items()))
+
+    def _renamed(self, update: Update, head: str) -> Update:
+        tensors = {self.layout.at(name, head): tensor for name, tensor in update.tensors.items()}
+        return dataclasses.replace(update, tensors=tensors)
+
+    def view(self, state: ServerState) -> View:
+        """What the parts see of a round that begins with this state."""
+        plan = self.recipe.plan(state.rounds)
+        return View(self.layout, state, self.jobs, self.seed, plan, self.base, self.heads)

@@ -1,0 +1,234 @@
+"""The round loop and nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from flt.algorithm.view import Job
+from flt.core.errors import InputError
+from flt.engines.serial import Outcome, Serial, Task
+from flt.models.module import ClientSpec
+from flt.protocol.messages import Update
+from flt.protocol.state import ClientState, ServerState
+from flt.server.accumulator import Arrivals
+from flt.server.aggregation import ServerAggregation
+from flt.server.callback import FedCallback
+from flt.server.client_state_store import ClientStates
+from flt.server.failure_policy import STRICT, Failure, Tolerance
+from flt.server.validation import check_state
+
+Sampler = Callable[[Sequence[int], int, int], list[int]]
+Transform = Callable[[list[Update]], list[Update]]
+
+
+class Federator:
+    """Runs the rounds of a federation.
+
+    ::
+
+        for each round:
+            cohort = sampler(seed, round)
+            for each client in the cohort, for each of its jobs:          the engine: where, and how many at once
+                payload = server.broadcast(state, job, cohort)
+                update, private = local_fit(job, payload, private, seed)
+                updates = compress(transforms(the client's updates))
+                arrivals.take(updates)                                    checked; added to the sums, or kept
+            arrivals = engine.exchange(arrivals)                          what other processes trained
+            again with another cohort, unless enough arrived              tolerance
+            state = server.aggregate(state, arrivals)                     pure
+            evaluate, log, checkpoint                                     callbacks, return nothing
+
+    Args:
+        server: The server aggregation callback.
+        clients: Client id -> its data and capacity.
+        engine: Where jobs are trained.
+        sampler: Draws the cohort.
+        callbacks: In the order in which their hooks are called.
+        rounds: Rounds in all.
+        seed: Of the cohorts and of each fit.
+        state: The state to begin with.
+        transforms: Act on a client's updates together, in their order; what comes out is compressed.
+        tolerance: What a round puts up with.
+    """
+
+    def __init__(
+        self,
+        server: ServerAggregation,
+        clients: Mapping[int, ClientSpec],
+        engine: Serial,
+        sampler: Sampler,
+        callbacks: Sequence[FedCallback],
+        rounds: int,
+        seed: int,
+        state: ServerState,
+        transforms: Sequence[Transform] = (),
+        tolerance: Tolerance = STRICT,
+    ) -> None:
+        self.server, self.clients, self.engine, self.sampler = server, clients, engine, sampler
+        self.callbacks, self.rounds, self.seed, self.state = callbacks, rounds, seed, state
+        self.transforms, self.tolerance = transforms, tolerance
+        engine.bear(tolerance)
+        self.attempt = 0
+        """How often the round that runs has been begun before."""
+        self.spent: Counter[str] = Counter()
+        """What callbacks counted in attempts at the round that failed, over all processes."""
+        self.client_states = ClientStates()
+        self.history: list[dict[str, float]] = []
+        self.cohort: list[Job] = []
+        self.updates: list[Update] = []
+        """What was accepted in the round that runs, sorted by job; where the recipe streams, without its numbers."""
+        self.counts: Counter[str] = Counter()
+        """What callbacks count at the jobs of the round; after the last job, over all processes."""
+        self.metrics: dict[str, float] = {}
+        self.should_stop = False
+        """Set by a callback: no round follows the one that runs."""
+        layers = server.layout.layers.values()
+        self._rank = max((layer.rank for layer in layers), default=0)
+        # who is there in every round isn't asked in each of them
+        self._guests = [number for number, client in clients.items() if any(job.comes_and_goes for job in client.data)]
+        self._regulars = sorted(set(clients) - set(self._guests))
+
+    @property
+    def round(self) -> int:
+        """The round that runs, counted from 1; between rounds, the one that ended last."""
+        return int(self.metrics.get("round", self.state.rounds))
+
+    def fit(self) -> ServerState:
+        """Runs the rounds that are left, or until a callback sets ``should_stop``, and returns the last state."""
+        try:
+            self.call("on_fit_start")
+            self.should_stop = self.engine.agree(self.should_stop)
+            # after a resume the resident module lacks versions of the base that the clients have, and won't be sent
+            self.engine.load(self.state, self.state.home)
+            while self.state.rounds < self.rounds and not self.should_stop:
+                self._round()
+            self.call("on_fit_end")
+        except BaseException as exception:
+            self.engine.fail(exception)
+            self.call("on_exception", exception)
+            raise
+        return self.state
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Leaves figures of this round, for TensorBoard, the table and the checkpoint."""
+        self.metrics.update({key: value if isinstance(value, int) else float(value) for key, value in metrics.items()})
+
+    def call(self, hook: str, *args: Any) -> None:
+        """Calls one hook of the server and of every callback, in their order: the one place where hooks are called."""
+        for callback in (self.server, *self.callbacks):
+            getattr(callback, hook)(self, *args)
+
+    def _round(self) -> None:
+        self.attempt, self.spent = 0, Counter()
+        arrivals = self._arrivals()
+        while not self.tolerance.enough(len(arrivals.updates), len(self.cohort)):
+            self.client_states.accept(())
+            self.spent.update(self.counts)
+            self.tolerance.again(self.attempt, self.round, len(arrivals.updates), len(self.cohort))
+            self.attempt += 1
+            arrivals = self._arrivals()
+        self.updates = arrivals.sorted()
+        self.state = self.server.aggregate(self.state, self.updates, arrivals.sums)
+        self.client_states.accept(arrivals.updates)
+        self.call("on_round_end")
+        self.history.append(self.metrics)
+        self.call("on_log", self.metrics)
+        self.should_stop = self.engine.agree(self.should_stop)
+
+    def _arrivals(self) -> Arrivals:
+        """One attempt at a round: what comes of a cohort."""
+        self.metrics, self.updates = {"round": self.state.rounds + 1}, []
+        self.cohort, self.counts = self._draw(), Counter()
+        self.call("on_round_start")
+        arrivals = Arrivals(self.server, self.state, self.cohort, careful=not self.tolerance.strict)
+        for sent in self._sent():
+            failure = sent if isinstance(sent, Failure) else self._taken(arrivals, sent)
+            if failure is not None:
+                arrivals.fail(failure)
+        self.engine.exchange(arrivals, self.counts, self.client_states)
+        if arrivals.failures:
+            self.call("on_failures", [arrivals.failures[job] for job in sorted(arrivals.failures)])
+        return arrivals
+
+    def _taken(self, arrivals: Arrivals, update: Update) -> Failure | None:
+        """Lets an update arrive; why it doesn't, where the round may go on without it."""
+        self.call("on_update", update)
+        try:
+            arrivals.take(update)
+        except Exception as error:
+            if self.tolerance.strict:
+                raise
+            return Failure.of(update.job, error)
+        return None
+
+    def _draw(self) -> list[Job]:
+        """The jobs of the round; a client that has none in it isn't drawn, so a cohort may be smaller, or empty."""
+        there = {number: jobs for number in self._guests if (jobs := self._jobs(number))}
+        present = sorted([*self._regulars, *there]) if there else self._regulars
+        # another cohort where the round is tried again
+        again = np.random.SeedSequence([self.seed, self.attempt])
+        seed = int(again.generate_state(1)[0]) if self.attempt else self.seed
+        chosen = self.sampler(present, seed, self.state.rounds)
+        return [job for number in chosen for job in there.get(number) or self._jobs(number)]
+
+    def _jobs(self, number: int) -> list[Job]:
+        client = self.clients[number]
+        return [job for job in client.jobs(self._rank) if client.data[job.index].takes_part(self.state.rounds + 1)]
+
+    def _tasks(self) -> Iterator[Task]:
+        for job in self.engine.deal(self.cohort):
+            payload = self.server.broadcast(self.state, job, self.cohort)
+            self.call("on_job_start", payload)
+            yield Task(payload, self.client_states.get(job.id, ClientState()), self._job_seed(job))
+
+    def _job_seed(self, job: Job) -> int:
+        """Every fit has a seed of its own, so neither the order of clients nor the size of the cohort matters."""
+        return int(np.random.SeedSequence([self.seed, self.state.rounds, *job.id]).generate_state(1)[0])
+
+    def _sent(self) -> Iterator[Update | Failure]:
+        """What this process's clients send, each once all of its jobs have been trained, and which jobs failed."""
+        left, fitted = Counter(job.client for job in self.cohort), defaultdict[int, list[Update]](list)
+        for outcome in map(self._sound, self.engine.run(self._tasks())):
+            if isinstance(outcome, Failure):
+                client = outcome.job[0]
+                yield outcome
+            else:
+                update, client_state = outcome
+                client = update.job[0]
+                self.call("on_job_end", update)
+                self.client_states.put(update.job, client_state, self.state.rounds + 1, self.attempt)
+                fitted[client].append(update)
+            left[client] -= 1
+            if not left[client]:
+                yield from self._transformed(fitted.pop(client, []))
+
+    def _sound(self, outcome: Outcome) -> Outcome:
+        """What came of a job; a failure, where what would stay on its client isn't all numbers."""
+        if isinstance(outcome, Failure):
+            return outcome
+        update, client_state = outcome
+        try:
+            check_state(update.job, client_state)
+        except InputError as error:
+            if self.tolerance.strict:
+                raise
+            return Failure.of(update.job, error)
+        return outcome
+
+    def _transformed(self, updates: list[Update]) -> list[Update | Failure]:
+        """What a client sends of its fits; a transform may keep some back."""
+        updates = sorted(updates, key=lambda update: update.job)
+        sent = updates
+        try:
+            for transform in (*self.transforms, self.server.compress):
+                sent = transform(sent) if sent else sent
+        except Exception as error:
+            if self.tolerance.strict:
+                raise
+            return [Failure.of(update.job, error) for update in updates]
+        kept_back = {update.job for update in updates} - {update.job for update in sent}
+        return [*sent, *(Failure(job, "its update wasn't sent") for job in sorted(kept_back))]

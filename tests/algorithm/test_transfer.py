@@ -1,0 +1,137 @@
+"""Transfer between related clusters, against NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made import random_weights, update_of, view_of
+from test_trivial_cases import clients_of
+from torch import Tensor
+from toys import assert_same, toy_federator, weights_of
+
+from flt.algorithm.grouping.kmeans import KMeansGrouping
+from flt.algorithm.recipe import Recipe
+from flt.algorithm.rule.mean import Mean
+from flt.algorithm.transfer import CosineTransfer, NoTransfer, mix
+from flt.algorithm.view import View
+from flt.core.errors import InputError
+from flt.protocol.messages import Update
+
+LORA = ["x.A", "x.B", "y.A", "y.B"]
+
+
+def members(view: View, gids: set[int], seed: int) -> dict[int, list[Update]]:
+    """Up to three jobs for each group, which come from groups drawn at random, of different sizes."""
+    drawn = np.random.default_rng(seed)
+    return {
+        gid: [
+            update_of(view, (10 * gid + i, 0), examples=int(drawn.integers(1, 50))) for i in range(drawn.integers(1, 4))
+        ]
+        for gid in sorted(gids)
+    }
+
+
+def flat(weights: Mapping[str, Tensor]) -> np.ndarray:
+    return np.concatenate([weights[name].numpy().astype(np.float64).ravel() for name in LORA])
+
+
+def by_hand(
+    view: View, its: dict[int, list[Update]], new: dict[int, dict[str, Tensor]], weight: float, threshold: float
+) -> dict[int, np.ndarray]:
+    """Cluster -> its LoRA weights, one after another, pair of clusters by pair."""
+    sent = {gid: [flat(view.state.groups[view.state.assignment[u.job]].weights) for u in its[gid]] for gid in new}
+    start = {gid: np.average(sent[gid], axis=0, weights=[u.examples for u in its[gid]]) for gid in new}
+    d = {gid: flat(new[gid]) - start[gid] for gid in new}
+    moved = {}
+    for n in new:
+        total, share = np.zeros_like(d[n]), 0.0
+        for m in new:
+            cosine = d[n] @ d[m] / np.sqrt((d[n] @ d[n]) * (d[m] @ d[m]))
+            if m != n and cosine > threshold:
+                total, share = total + cosine * d[m], share + cosine
+        moved[n] = start[n] + ((1 - weight) * d[n] + weight * total / share if share else d[n])
+    return moved
+
+
+def updated(view: View, gids: list[int], related: float) -> dict[int, dict[str, Tensor]]:
+    """New weights; ``related`` is how much of their changes the groups share."""
+    shared = random_weights(view.layout, 1)
+    new = {}
+    for gid in gids:
+        own, start = random_weights(view.layout, 50 + gid), view.group(gid).weights
+        new[gid] = {name: start[name] + 0.1 * (related * shared[name] + own[name]) for name in start}
+    return new
+
+
+@settings(max_examples=15)
+@given(
+    gids=st.sets(st.integers(1, 6), min_size=2, max_size=5),
+    weight=st.floats(0.05, 1.0),
+    threshold=st.sampled_from([0.0, 0.2, 0.9]),
+    related=st.sampled_from([0.0, 0.5, 2.0]),
+)
+def test_updates_are_mixed_as_the_formula_says(gids: set[int], weight: float, threshold: float, related: float) -> None:
+    """Groups 1 to 3 are known, the others new; all members come from any of them or from home."""
+    jobs = {(10 * gid + i, 0): (gid + 2 * i) % 4 for gid in gids for i in range(3)}
+    view = view_of(groups=(0, 1, 2, 3), assignment=jobs)
+    its = members(view, gids, seed=len(gids))
+    begun = view.starting(its, lambda update: update.examples)
+    new = updated(begun, sorted(gids), related)
+    found, expected = CosineTransfer(weight, threshold)(begun, new), by_hand(view, its, new, weight, threshold)
+    for gid in gids:
+        np.testing.assert_allclose(flat(found[gid]), expected[gid], atol=1e-5)
+
+
+def test_heads_belong_to_their_tasks() -> None:
+    view = view_of(groups=(0, 1, 2))
+    new = updated(view, [1, 2], related=2.0)
+    found = CosineTransfer(0.5)(view, new)
+    assert all(torch.equal(found[gid]["head"], new[gid]["head"]) for gid in (1, 2))
+    assert all(not torch.equal(found[gid]["x.A"], new[gid]["x.A"]) for gid in (1, 2))
+
+
+@pytest.mark.parametrize("transfer", [NoTransfer(), CosineTransfer(0.0), CosineTransfer(0.5, threshold=0.99)], ids=str)
+def test_what_mixes_nothing_leaves_every_bit(transfer: NoTransfer | CosineTransfer) -> None:
+    view = view_of(groups=(0, 1, 2))
+    new = updated(view, [1, 2], related=0.0)
+    for gid, weights in transfer(view, new).items():
+        assert_same(weights, new[gid])
+
+
+def test_an_only_cluster_and_a_cluster_that_did_not_move_take_over_nothing() -> None:
+    view = view_of(groups=(0, 1, 2))
+    new = updated(view, [1, 2], related=2.0)
+    assert_same(CosineTransfer(1.0)(view, {1: new[1]})[1], new[1])
+    still = {**new, 2: view.group(2).weights}
+    assert_same(CosineTransfer(1.0)(view, still)[1], new[1])
+
+
+def test_opposite_updates_are_not_mixed() -> None:
+    assert mix(np.array([[1.0, 0.1], [-1.0, 0.0]]), 1.0, 0.0) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("weight", "threshold", "named"), [(-0.1, 0.0, "weight"), (1.1, 0.0, "weight"), (0.5, 1.0, "threshold")]
+)
+def test_numbers_without_meaning_are_refused(weight: float, threshold: float, named: str) -> None:
+    with pytest.raises(InputError, match=f"^transfer.{named}="):
+        CosineTransfer(weight, threshold)
+
+
+def test_in_a_federation_weight_zero_is_fl_tac_to_the_bit_and_another_is_not() -> None:
+    found = {}
+    for weight in (None, 0.0, 0.5):
+        transfer = NoTransfer() if weight is None else CosineTransfer(weight)
+        recipe = Recipe(Mean("uniform"), grouping=KMeansGrouping(2), transfer=transfer)
+        federator = toy_federator(recipe, clients_of(3, jobs=2), rounds=2)
+        federator.fit()
+        found[weight] = [weights_of(federator, gid) for gid in (0, 1, 2)]
+    for ours, theirs in zip(found[0.0], found[None], strict=True):
+        assert_same(ours, theirs)
+    assert not torch.equal(found[0.5][1]["fc1.lora_B.default.weight"], found[None][1]["fc1.lora_B.default.weight"])
+    assert_same(found[0.5][0], found[None][0])  # home's v0

@@ -1,0 +1,59 @@
+"""Labels of a user's data set, counted for each client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+
+import flt
+from flt.core.errors import InputError
+
+ROWS = {"text": list("abcdefghij"), "author": list("xxyyzzxyzx"), "label": [0, 2, 2, 0, 2, 0, 0, 2, 2, 0]}
+TABLE = datasets.Dataset.from_dict(ROWS)
+DICTS = [{key: values[i] for key, values in ROWS.items()} for i in range(10)]
+PAIRS = list(zip(ROWS["text"], ROWS["label"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "by"),
+    [(TABLE, "label"), (TABLE, "author"), (TABLE, None), (DICTS, "label"), (PAIRS, "label")],
+    ids=["table by label", "table by author", "table iid", "dicts by label", "pairs by label"],
+)
+def test_labels_are_counted_whatever_the_data_are_dealt_by(dataset: Any, by: str | None) -> None:
+    for client in flt.partition(dataset, by=by, clients=2, shards=2 if by == "label" else None, held_out=0.2):
+        data = client.data[0]
+        own = np.array(ROWS["label"])[data.train]
+        assert data.label_counts == ((own == 0).sum(), 0, (own == 2).sum())  # class 1 keeps its place
+
+
+@pytest.mark.parametrize(
+    ("dataset", "given"),
+    [
+        (PAIRS, {"by": None}),
+        (TABLE, {"by": "author", "label": "text"}),
+        (TABLE, {"by": "author", "label": "topic"}),
+        (TABLE.map(lambda row: {"label": row["label"] - 1}), {"by": None}),
+        (DICTS, {"by": "author"}),
+        (TABLE.map(lambda row: {"label": row["label"] + 2**60}), {"by": "label", "shards": 1}),
+        (TABLE.add_column("tags", [[0] * n for n in range(10)]), {"by": "author", "label": "tags"}),
+        (TABLE.add_column("share", [0.5] * 10), {"by": None, "label": "share"}),
+    ],
+    ids=["pairs unread", "texts", "no such column", "below 0", "dicts unread", "ids", "lists", "shares"],
+)
+def test_what_is_no_class_is_not_counted(dataset: Any, given: dict[str, Any]) -> None:
+    assert {client.data[0].label_counts for client in flt.partition(dataset, clients=2, **given)} == {()}
+
+
+def test_yes_and_no_are_two_classes() -> None:
+    table = datasets.Dataset.from_dict({"label": [True, False, True, True]})
+    (client,) = flt.partition(table, by=None, clients=1, held_out=0.0)
+    assert client.data[0].label_counts == (1, 3)
+
+
+def test_a_column_of_lists_is_no_column_to_deal_by() -> None:
+    table = TABLE.add_column("tags", [[0] * n for n in range(10)])
+    with pytest.raises(InputError, match=r"^by=tags: .*; allowed is a column of single values$"):
+        flt.partition(table, by="tags", clients=2)

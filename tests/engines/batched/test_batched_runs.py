@@ -1,0 +1,49 @@
+"""Whole runs of the batched engine: what the command line trains, with the parts around the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stacks import Spy
+from tiny import save_bert, save_reviews
+
+from flt.api import Result, train
+from flt.core import cache
+from flt.engines.batched.engine import Batched
+from flt.run.compose import load_config
+
+
+@pytest.mark.parametrize("cached", ["off", pytest.param("on", marks=pytest.mark.slow)])
+def test_a_run_is_the_serial_one_up_to_rounding(
+    cached: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flt_cache: Path
+) -> None:
+    monkeypatch.setattr(cache, "folder", lambda: tmp_path / "cache")
+    save_bert(tmp_path / "bert")
+    save_reviews(tmp_path / "reviews.csv")
+    spy = Spy()
+    fit = Batched._fit
+
+    def counted(engine: Batched, tasks: Any) -> Any:
+        spy.sizes.append(len(tasks))
+        return fit(engine, tasks)
+
+    monkeypatch.setattr(Batched, "_fit", counted)
+
+    def run(*overrides: str) -> Result:
+        given = [
+            "algo=fedit", f"model={tmp_path}/bert", f"data={tmp_path}/reviews.csv", f"root={tmp_path}/runs",
+            "clients=4", "rounds=1", "local.steps=3", "batch_size=4", "local.lr=1e-3", "cohort.size=null",
+            f"prefix_cache={cached}", "model.adapt_layers=top2",
+        ]  # fmt: skip
+        return train(load_config([*given, *overrides]))
+
+    one, other = run("engine=serial"), run("engine=batched", "engine.jobs=3")
+    assert spy.sizes == [3, 1]
+    assert one.metrics.keys() == other.metrics.keys()
+    # the bytes of a message count the digits of its figures
+    same = {key for key in one.metrics if not key.startswith(("time/", "comm/"))}
+    assert {"round/val_acc", "round/val_loss"} <= same
+    for key in same:
+        assert other.metrics[key] == pytest.approx(one.metrics[key], abs=1e-4), key

@@ -1,0 +1,90 @@
+"""What changes no bit of any method: the order of clients and of arrival, the global generators, a new process."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from slowly import mostly_slowly
+from test_trivial_cases import METHODS, clients_of, run
+from toys import toy_federator
+
+from flt.protocol.messages import encode
+from flt.server.federator import Federator
+
+QUICK = ["fedavg", "scaffold", "flora", "hafl freeze", "haflq channel", "sa_fedlora", "fl_tac, unlocked", "everything"]
+methods = pytest.mark.parametrize("name", mostly_slowly(METHODS, QUICK))
+
+
+def mixed(**given: Any) -> dict[str, Any]:
+    """Four clients of different ranks with one job or two."""
+    clients = clients_of(4, jobs=2, ranks=[1, 2, 3, 4])
+    clients[1] = dataclasses.replace(clients[1], data=clients[1].data[:1])
+    return {"clients": clients, "rounds": 2, "cohort": 3, "steps": 2, **given}
+
+
+def everything(federator: Federator) -> list[bytes]:
+    private = federator.client_states
+    return [encode(federator.state), *(encode(private[job]) for job in sorted(private))]
+
+
+@functools.cache
+def of_mixed(name: str) -> list[bytes]:
+    return everything(run(name, **mixed()))
+
+
+@methods
+def test_the_order_in_which_clients_are_listed_changes_no_bit(name: str) -> None:
+    given = mixed()
+    assert everything(run(name, **{**given, "clients": dict(reversed(given["clients"].items()))})) == of_mixed(name)
+
+
+@methods
+def test_the_order_of_the_cohort_and_of_arrival_changes_no_bit(name: str) -> None:
+    recipe, settings = METHODS[name]
+    federator = toy_federator(recipe, **{**settings, **mixed()})
+    sampler, arriving = federator.sampler, federator.engine.run
+    federator.sampler = lambda *of: sampler(*of)[::-1]
+    federator.engine.run = lambda tasks: rotated(arriving(tasks))  # type: ignore[method-assign]
+    federator.fit()
+    assert [job.client for job in federator.cohort] == sorted((job.client for job in federator.cohort), reverse=True)
+    assert everything(federator) == of_mixed(name)
+
+
+def rotated(arriving: Iterable[Any]) -> Iterator[Any]:
+    first, *rest = arriving
+    return iter([*rest, first])
+
+
+@methods
+def test_the_global_generators_are_neither_read_nor_moved(name: str) -> None:
+    expected = of_mixed(name)
+    torch.manual_seed(123)
+    np.random.seed(123)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    assert everything(run(name, **mixed())) == expected
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+
+
+@methods
+def test_another_seed_gives_another_model(name: str) -> None:
+    assert everything(run(name, **mixed(seed=1))) != of_mixed(name)
+
+
+@methods
+@pytest.mark.parametrize("rank", [4, 1])
+def test_going_on_from_a_state_in_a_new_federation_changes_no_bit(name: str, rank: int) -> None:
+    """At rank 1, changes of the base are kept as factors, and a client is sent only those that it lacks."""
+    given = mixed(rounds=4, rank=rank, clients=clients_of(2, ranks=[1, rank]), cohort=1)
+    whole, half = run(name, **given), run(name, **{**given, "rounds": 2})
+    recipe, settings = METHODS[name]
+    rest = toy_federator(recipe, **{**settings, **given})
+    rest.state, rest.client_states = half.state, half.client_states
+    rest.fit()
+    assert everything(rest) == everything(whole)

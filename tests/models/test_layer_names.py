@@ -1,0 +1,69 @@
+"""Heads and targets: names of layers, for the usual models and for plain modules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from flt.core.errors import InputError
+from flt.models.adapters.lora import LoraSettings, attach
+from flt.models.layer_names import head_name, target_modules, whole_modules
+from flt.models.provenance import Origin, tell
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "targets", "head"),
+    [
+        ("BertForSequenceClassification", transformers.BertConfig(**TINY), ["query", "value"], "classifier"),
+        ("RobertaForSequenceClassification", transformers.RobertaConfig(**TINY), ["query", "value"], "classifier"),
+        ("ViTForImageClassification", transformers.ViTConfig(), ["q_proj", "v_proj"], "classifier"),
+        (
+            "DistilBertForSequenceClassification",
+            transformers.DistilBertConfig(dim=8, n_layers=1, n_heads=1, hidden_dim=8, vocab_size=8),
+            ["q_lin", "v_lin"],
+            "classifier",
+        ),
+    ],
+)
+def test_target_and_head_names_of_usual_models(model: str, config: object, targets: list[str], head: str) -> None:
+    with torch.device("meta"):
+        built = getattr(transformers, model)(config)
+    assert target_modules(built) == targets
+    assert head_name(built) == head
+
+
+def test_a_model_without_blocks_has_a_head_that_was_drawn() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    tell(model, Origin(("2.weight", "2.bias")))
+    assert whole_modules(model, None) == ["2"]
+
+
+def test_target_and_head_names_of_a_plain_module() -> None:
+    model = nn.ModuleDict(
+        {"classifier": nn.Linear(4, 4), "block": nn.Sequential(nn.Linear(4, 4)), "out": nn.Linear(4, 2)}
+    )
+    assert head_name(model) == "out"
+    assert target_modules(model) == ["classifier", "block.0"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_that_is_the_embedding_too_is_refused(tied: bool) -> None:
+    config = transformers.LlamaConfig(**TINY, tie_word_embeddings=tied, pad_token_id=0)
+    model = transformers.LlamaForCausalLM(config)
+    if tied:
+        with pytest.raises(InputError, match=r"^adapter\.head=lm_head: [^\n]*embedding[^\n]*none$"):
+            attach(model, LoraSettings(head="lm_head"), 0)
+    else:
+        assert attach(model, LoraSettings(head="lm_head"), 0).names(["head"]) == ["lm_head.weight"]
+    assert attach(transformers.LlamaForCausalLM(config), LoraSettings(), 0).names(["head"]) == []
+
+
+def test_a_model_without_linear_layers_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"^[^\n]*no head[^\n]*$"):
+        head_name(nn.Sequential(nn.ReLU()))
+    with pytest.raises(InputError, match=r"^adapter\.target_modules[^\n]*$"):
+        target_modules(nn.Sequential(nn.Linear(2, 2)))

@@ -1,0 +1,54 @@
+"""The command line inside the test's process: small runs in an empty folder, on a backbone that is there at once."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from flt.callbacks import loggers
+from flt.cli.main import main
+from flt.models import embedded, embedded_cifar
+from flt.run import compose as config
+
+QUICK = {"rounds": 1, "clients": 3, "local.steps": 1, "eval.examples": 20, "eval.client_examples": 4}
+"""What a run takes unless its arguments say otherwise."""
+
+
+compose = config._compose
+
+
+def composed_once(overrides: Sequence[str]) -> DictConfig:
+    """A composition that a test before this one made: nobody changes them in place."""
+    return cached(tuple(overrides))
+
+
+@functools.cache
+def cached(overrides: tuple[str, ...]) -> DictConfig:
+    return compose(overrides)
+
+
+def in_empty_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Works in a folder, with what takes time left out: two steps of pre-training instead of 1100, no pictures."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(config, "_compose", composed_once)
+    monkeypatch.setattr(loggers, "_write_picture", lambda *_: None)
+    for backbone in (embedded, embedded_cifar):
+        monkeypatch.setattr(backbone, "PRETRAINING", dataclasses.replace(backbone.PRETRAINING, steps=2))
+
+
+def train(*arguments: str) -> int:
+    """Runs ``flt train`` and returns its exit code."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    return main(["train", *(f"{key}={value}" for key, value in QUICK.items() if key not in given), *arguments])
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    """The rounds of a run, without the times."""
+    with (run / "metrics.csv").open() as file:
+        return [{key: v for key, v in row.items() if not key.startswith("time/")} for row in csv.DictReader(file)]

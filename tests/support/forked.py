@@ -1,0 +1,49 @@
+"""The processes of a run, forked from the test's own, which has the imports already."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from flt.engines.process_group import Launched, Processes
+
+LIMIT = 120
+"""Seconds after which a process that waits for another one is ended."""
+
+
+def forked(work: Callable[[Processes], Any], size: int, folder: Path) -> list[Any]:
+    """What each of so many processes makes of the work, by rank; what a process raises, as text."""
+    context = get_context("fork")
+    queue = context.SimpleQueue()
+    meeting = folder / f"meeting_{size}_{os.getpid()}"
+    made = [context.Process(target=_process, args=(work, rank, size, meeting, queue)) for rank in range(size)]
+    for process in made:
+        process.start()
+    found = dict(queue.get() for _ in made)
+    for process in made:
+        process.join(LIMIT)
+        process.kill()
+    meeting.unlink(missing_ok=True)
+    return [found[rank] for rank in range(size)]
+
+
+def _process(work: Callable[[Processes], Any], rank: int, size: int, meeting: Path, queue: Any) -> None:
+    try:
+        # as a launcher leaves it: the Trainers of these processes start no others
+        os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(size))
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
+        fabric: Any = SimpleNamespace(global_rank=rank, world_size=size, device=torch.device("cpu"))
+        queue.put((rank, work(Launched(fabric))))
+    except BaseException as error:
+        traceback.print_exc()
+        queue.put((rank, f"{type(error).__name__}: {error}"))
+    finally:
+        os._exit(0)  # nothing of the test's own process is to be ended twice
