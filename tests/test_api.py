@@ -27,8 +27,8 @@ import flt
 from flt.api import Result
 from flt.api import train as train_cfg
 from flt.core.errors import InputError
+from flt.data.clients import ClientSpec
 from flt.engines.process_group import Processes
-from flt.models.module import ClientSpec
 from flt.run.compose import load_config
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from flt.core.errors import InputError
-from flt.protocol.messages import decode
+from flt.protocol.codec import decode
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests" / name) for name in ("support", "cli", "protocol")]

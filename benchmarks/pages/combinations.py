@@ -13,10 +13,12 @@ from pathlib import Path
 from benchmarks.pairs import ROUNDS, Bench, Part, bench, defaults, pairs, parts
 from benchmarks.toy_federation import MODULES, TASKS, toy
 
+from flt.algorithm.registry import PARTS
+from flt.models.adapters.registry import ADAPTERS
 from flt.run.assembly import refusal
-from flt.run.build import ADAPTERS, PARTS
-from flt.run.compose import TrainConfig, load_config
+from flt.run.compose import load_config
 from flt.run.conf_groups import choices
+from flt.run.schema import TrainConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "combinations.md"
 RUNS = "runs"

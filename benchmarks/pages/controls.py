@@ -15,7 +15,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from flt.api import train
-from flt.run import folder as runs
+from flt.run.resume import configure
 
 SEEDS, ROUNDS = (0, 1, 2), (5, 10, 20)
 ROWS = {
@@ -30,7 +30,7 @@ PACKAGES = ("torch", "lightning", "transformers", "peft", "scikit-learn")
 def accuracy(overrides: list[str], rounds: int, seed: int) -> float:
     """Test accuracy of one run of FedIT on the embedded default."""
     with tempfile.TemporaryDirectory() as root:
-        cfg = runs.configure(["algo=fedit", f"rounds={rounds}", f"seed={seed}", f"root={root}", *overrides])
+        cfg = configure(["algo=fedit", f"rounds={rounds}", f"seed={seed}", f"root={root}", *overrides])
         return train(cfg).metrics["test/acc"]
 
 

@@ -12,13 +12,15 @@ from benchmarks.toy_federation import toy
 from omegaconf import OmegaConf
 
 from flt.algorithm.recipe import Recipe
+from flt.algorithm.registry import PARTS
 from flt.core.errors import InputError
 from flt.protocol.layout import Layout
 from flt.run import build
 from flt.run.assembly import served
-from flt.run.build import PARTS
-from flt.run.compose import TrainConfig, config_folder, load_config
+from flt.run.compose import load_config
+from flt.run.conf_groups import config_folder
 from flt.run.federation import Federation
+from flt.run.schema import TrainConfig
 
 ROUNDS = 3
 """Enough for a first stage and for a cut after it."""

@@ -21,15 +21,15 @@ import torch
 
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
-from flt.algorithm.view import Job
 from flt.client.trainer import Site
 from flt.core import cache
+from flt.data.clients import JobData
 from flt.models.adapters.lora import LoraSettings, attach
-from flt.models.module import JobData
+from flt.protocol.job import Job
 from flt.protocol.state import ClientState
 from flt.run import build
-from flt.run import folder as runs
 from flt.run.prefix_cache import prefixed
+from flt.run.resume import configure
 from flt.run.workload import federation
 from flt.server.aggregation import ServerAggregation
 
@@ -53,7 +53,7 @@ BOUNDS = {"float32, prefix cache": 0.68, "bf16, prefix cache": 0.40}
 
 def seconds(overrides: list[str]) -> tuple[float, float]:
     """Wall and CPU time of one fit of five epochs, the cache's making included; data and model are there before."""
-    cfg = runs.configure([*COMMON, *overrides])
+    cfg = configure([*COMMON, *overrides])
     made = federation(cfg)
     layout, recipe = attach(made.module, LoraSettings(), 0, cfg.model["adapt_layers"]), Recipe(Mean())
     weights = {name: parameter.detach() for name, parameter in made.module.named_parameters()}

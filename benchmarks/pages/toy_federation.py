@@ -10,8 +10,9 @@ import torch
 import transformers
 from torch import Tensor
 
+from flt.data.clients import ClientSpec, JobData
 from flt.models.causal import CausalModule
-from flt.models.module import ClientModule, ClientSpec, JobData, Optimizer
+from flt.models.module import ClientModule, Optimizer
 from flt.run.federation import Federation
 
 CLIENTS, EXAMPLES, CLASSES = 2, 8, 3

@@ -10,7 +10,7 @@ from benchmarks.results.cell import Record, Store, write
 from benchmarks.results.table import Table
 from benchmarks.results.worker import SMALL_LM
 
-from flt.core.format import duration
+from flt.core.formatting import duration
 
 BY_HAND = {SMALL_LM: 'model="$(make -s small-lm)"'}
 """Override of a table -> what says the same on a command line, where it means nothing there."""

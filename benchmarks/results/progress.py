@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from flt.core.format import duration
+from flt.core.formatting import duration
 
 
 class Progress:

@@ -11,7 +11,7 @@ import yaml
 from benchmarks.results.cell import Cell
 
 from flt.core.errors import InputError
-from flt.run.compose import typed
+from flt.core.typed import typed
 
 REDUCERS = ("test", "last", "best", "mean", "total", "rounds_to_target", "bytes_to_target")
 NOTES = "notes.md"

@@ -71,10 +71,10 @@ def run(cell: Cell, root: str) -> Record:
 
     from flt.api import train
     from flt.core import cache
-    from flt.run import folder as runs
+    from flt.run.resume import configure
 
     torch.set_num_threads(1)
-    cfg = runs.configure([*map(located, cell.overrides), f"seed={cell.seed}", "threads=1", f"root={root}"])
+    cfg = configure([*map(located, cell.overrides), f"seed={cell.seed}", "threads=1", f"root={root}"])
     began = time.perf_counter()
     cache.release()  # what the cells before have used may make room
     result = train(cfg)

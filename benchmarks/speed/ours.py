@@ -29,7 +29,9 @@ from flt.callbacks.checkpoint import Checkpoint  # isort: skip
 from flt.callbacks.evaluate import Evaluate  # isort: skip
 from flt.callbacks.loggers import Loggers  # isort: skip
 from flt.callbacks.metrics_csv import MetricsCsv  # isort: skip
-from flt.models.module import ClientModule, ClientSpec, JobData, Optimizer  # isort: skip
+from flt.models.module import ClientModule, Optimizer
+
+from flt.data.clients import ClientSpec, JobData  # isort: skip
 from flt.server.federator import Federator  # isort: skip
 
 LEFT_OUT = (Evaluate, Checkpoint, Loggers, MetricsCsv)

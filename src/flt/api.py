@@ -11,13 +11,13 @@ from lightning.pytorch.loggers import Logger
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from flt.core.errors import InputError
+from flt.data.clients import ClientSpec
 from flt.data.examples import Examples
 from flt.data.partition_dataset import partition
-from flt.models.module import ClientSpec
-from flt.run import folder as runs
-from flt.run.compose import TrainConfig
 from flt.run.federation import Federation
+from flt.run.resume import configure
 from flt.run.run import Result, Run
+from flt.run.schema import TrainConfig
 from flt.server.callback import FedCallback
 
 __all__ = ["Result", "fit", "partition", "train"]
@@ -96,7 +96,7 @@ def train(cfg: TrainConfig) -> Result:
 def _configured(algo: str, overrides: Sequence[str], **given: Any) -> TrainConfig:
     """The recipe with the arguments of :func:`fit` as overrides, before those that the user spelt out."""
     listed = {key: _spelt(value) for key, value in given.items() if value is not None}
-    return runs.configure([f"algo={algo}", *(f"{key}={value}" for key, value in listed.items()), *overrides])
+    return configure([f"algo={algo}", *(f"{key}={value}" for key, value in listed.items()), *overrides])
 
 
 def _spelt(value: Any) -> str:

@@ -18,7 +18,8 @@ from flt.algorithm.rule.base import Rule
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
 from flt.algorithm.rule.stacking import Stacking
-from flt.algorithm.selection.top import Freeze, Truncate
+from flt.algorithm.selection.freeze import Freeze
+from flt.algorithm.selection.truncate import Truncate
 from flt.core.errors import InputError
 from flt.protocol.messages import Ids, Update
 from flt.protocol.state import GroupState

@@ -17,10 +17,13 @@ from flt.algorithm.importance import DeltaSensitivity, GradientSensitivity, Magn
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.stacking import Stacking
-from flt.algorithm.selection.top import Freeze, Truncate
-from flt.algorithm.view import Job, View
+from flt.algorithm.selection.freeze import Freeze
+from flt.algorithm.selection.truncate import Truncate
+from flt.algorithm.view import View
 from flt.core.errors import InputError
-from flt.protocol.messages import Update, decode, encode
+from flt.protocol.codec import decode, encode
+from flt.protocol.job import Job
+from flt.protocol.messages import Update
 
 OWN = Recipe(Mean(), selection=Truncate(scores="client"), importance=GradientSensitivity(beta1=0.6))
 

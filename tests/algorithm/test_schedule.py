@@ -21,9 +21,9 @@ from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
 from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.schedule import SHAPES, Annealed, Constant
-from flt.algorithm.selection.top import Freeze
+from flt.algorithm.selection.freeze import Freeze
 from flt.core.errors import InputError
-from flt.protocol.messages import decode, encode
+from flt.protocol.codec import decode, encode
 from flt.server.federator import Federator
 
 MEASURED = GradientSensitivity()

@@ -17,10 +17,10 @@ from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.residual import Residual
 from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.rule.svd import Svd
-from flt.algorithm.selection.top import Freeze
+from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.server_optimizer import FIRST, SECOND, Adagrad, Adam, Momentum, Yogi
 from flt.core.errors import InputError
-from flt.protocol.messages import decode, encode
+from flt.protocol.codec import decode, encode
 from flt.protocol.state import GroupState
 
 KINDS: dict[str, Any] = {

@@ -12,7 +12,7 @@ from toys import Planned, toy_clients
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.stacking import Stacking
-from flt.algorithm.selection.top import Truncate
+from flt.algorithm.selection.truncate import Truncate
 from flt.callbacks.evaluate import Evaluate
 from flt.callbacks.evaluation_memo import Memo, fingerprint
 from flt.protocol.messages import Plan

@@ -19,11 +19,13 @@ from flt.algorithm.importance import GradientSensitivity
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.stacking import Stacking
-from flt.algorithm.selection.top import Freeze, Truncate
+from flt.algorithm.selection.freeze import Freeze
+from flt.algorithm.selection.truncate import Truncate
 from flt.callbacks.communication import Communication
 from flt.callbacks.evaluate import Evaluate, worst_tenth
 from flt.callbacks.received_models import Distributed
-from flt.protocol.messages import Payload, Plan, encode
+from flt.protocol.codec import encode
+from flt.protocol.messages import Payload, Plan
 from flt.protocol.state import ClientState
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator

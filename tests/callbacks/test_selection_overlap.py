@@ -12,7 +12,9 @@ from flt.algorithm.importance import GradientSensitivity
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.schedule import Constant
-from flt.algorithm.selection.top import All, Freeze, Truncate
+from flt.algorithm.selection.all import All
+from flt.algorithm.selection.freeze import Freeze
+from flt.algorithm.selection.truncate import Truncate
 from flt.callbacks.selection_overlap import Selected
 from flt.protocol.layout import PAIRS, Layout
 from flt.protocol.messages import Ids, JobId

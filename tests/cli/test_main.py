@@ -19,7 +19,7 @@ from slowly import slowly
 import flt
 import flt.server.federator
 from flt.cli.main import main
-from flt.models import module as client
+from flt.models import module
 from flt.models.module import ClientModule
 
 REPO = Path(__file__).parents[2]
@@ -296,13 +296,13 @@ def test_an_update_that_is_not_finite_names_its_client_and_the_last_checkpoint_s
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fits: list[int] = []
-    build = client.Optimizer.build
+    build = module.Optimizer.build
 
-    def exploding(self: client.Optimizer, parameters: Any) -> torch.optim.Optimizer:
+    def exploding(self: module.Optimizer, parameters: Any) -> torch.optim.Optimizer:
         fits.append(1)
         return torch.optim.SGD(parameters, lr=1e30) if len(fits) == 5 else build(self, parameters)
 
-    monkeypatch.setattr(client.Optimizer, "build", exploding)
+    monkeypatch.setattr(module.Optimizer, "build", exploding)
     assert train("algo=fedit", "rounds=3", "local.steps=3") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: update of client 1, job 0: model.")

@@ -18,12 +18,13 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
 from flt.algorithm.rule.stacking import Stacking
-from flt.algorithm.selection.top import Freeze, Truncate
+from flt.algorithm.selection.freeze import Freeze
+from flt.algorithm.selection.truncate import Truncate
 from flt.client.settings import LocalSettings
 from flt.client.trainer import Site
 from flt.core.errors import InputError
+from flt.data.clients import JobData
 from flt.models.adapters.lora import LoraSettings, attach
-from flt.models.module import JobData
 from flt.protocol.messages import Payload, Plan, Update
 from flt.protocol.state import ClientState
 

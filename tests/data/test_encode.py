@@ -16,9 +16,10 @@ from torch.nn.functional import interpolate
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from flt.core.errors import InputError
+from flt.data.config import DataConfig
 from flt.data.encode import encode_images, encode_text, tasks
 from flt.data.examples import Collate, Examples, take
-from flt.data.sources import DataConfig, Kind, RawData, load
+from flt.data.sources import Kind, RawData, load
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e"]
 NAMES = ("comp.graphics", "comp.windows", "rec.autos", "sci.med", "misc")

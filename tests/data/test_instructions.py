@@ -15,9 +15,10 @@ from tokenizers import processors
 
 from flt.core import cache
 from flt.core.errors import InputError
+from flt.data.config import DataConfig
 from flt.data.examples import Collate, Examples
 from flt.data.instructions import cut, encode_instructions
-from flt.data.sources import DataConfig, RawData, load
+from flt.data.sources import RawData, load
 
 END = WORDS.index("[SEP]")
 PROMPTS = ["very {instruction} not {context} a", "very {instruction} a"]

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from flt.data.config import DataConfig
 from flt.data.partition import by_column
 from flt.data.sets import load_all
-from flt.data.sources import DataConfig, RawData, load
+from flt.data.sources import RawData, load
 from flt.data.templates import fitting
-from flt.run.compose import TrainConfig, load_config
+from flt.run.compose import load_config
+from flt.run.schema import TrainConfig
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 

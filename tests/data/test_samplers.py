@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Subset, TensorDataset
 
-from flt.client.settings import LocalSettings, Shuffled, SimilarLengths, lengths_of
+from flt.client.settings import LocalSettings
 from flt.core.errors import InputError
 from flt.data.examples import Examples
+from flt.data.samplers import Shuffled, SimilarLengths, lengths_of
 from flt.data.stores import TextStore
 
 

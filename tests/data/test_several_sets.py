@@ -13,8 +13,9 @@ from tiny import save_bert
 
 from flt.core.errors import InputError
 from flt.data.sets import DataSet, kind_of, load_all
-from flt.run.compose import TrainConfig, load_config
+from flt.run.compose import load_config
 from flt.run.federation import Federation
+from flt.run.schema import TrainConfig
 from flt.run.workload import federation
 
 

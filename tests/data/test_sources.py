@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
 from flt.core.errors import InputError
-from flt.data.sources import DataConfig, RawData, digits, load
+from flt.data.config import DataConfig
+from flt.data.sources import RawData, digits, load
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 ROWS = {

@@ -16,9 +16,10 @@ from toys import assert_same, toy_federator, weights_of
 from flt.callbacks.clusters import clustering_accuracy
 from flt.callbacks.evaluate import task_groups
 from flt.core.errors import InputError
+from flt.data.clients import ClientSpec
 from flt.data.task_rounds import with_task_rounds
-from flt.models.module import ClientSpec
-from flt.protocol.messages import JobId, encode
+from flt.protocol.codec import encode
+from flt.protocol.messages import JobId
 from flt.protocol.state import GroupState, ServerState
 from flt.server.client_sampling import FixedSize
 from flt.server.federator import Federator

@@ -10,7 +10,8 @@ import pytest
 from tiny import save_instructions
 
 from flt.core.errors import InputError
-from flt.data.sources import DataConfig, RawData, load
+from flt.data.config import DataConfig
+from flt.data.sources import RawData, load
 from flt.data.templates import Template, fitting
 
 COLUMNS = ["instruction", "context", "response"]

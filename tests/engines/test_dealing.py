@@ -14,7 +14,8 @@ from toys import toy_clients, toy_federator, updates_of
 from flt.engines.batched.engine import Batched
 from flt.engines.distributed import Strategy, longest_first, shares
 from flt.engines.process_group import Processes
-from flt.engines.serial import Outcome, Serial, Task
+from flt.engines.serial import Serial
+from flt.server.engine import Outcome, Task
 
 
 @pytest.mark.parametrize("costs", [{0: 3, 1: 3, 2: 3, 3: 3}, {0: 1, 1: 9, 2: 4, 3: 4}, {5: 0}, {}])

@@ -31,10 +31,12 @@ from flt.core.errors import InputError
 from flt.engines.batched.engine import Batched, BatchedSettings
 from flt.engines.distributed import Strategy
 from flt.engines.process_group import PeerFailedError, Processes, Word
-from flt.engines.serial import Serial, Task
-from flt.protocol.messages import Payload, decode, encode
+from flt.engines.serial import Serial
+from flt.protocol.codec import decode, encode
+from flt.protocol.messages import Payload
 from flt.server.accumulator import Arrivals
 from flt.server.client_state_store import ClientStates
+from flt.server.engine import Task
 from flt.server.federator import Federator
 
 QUICK = ["scaffold", "flora", "haflq channel", "fl_tac, unlocked", "everything"]

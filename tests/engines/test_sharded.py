@@ -12,10 +12,10 @@ from test_invariance import everything
 from test_trivial_cases import METHODS, clients_of
 from toys import assert_same, toy_federator
 
-from flt.client.places import Parts
 from flt.engines.process_group import Processes
 from flt.engines.sharded import Sharded
-from flt.protocol.messages import decode
+from flt.engines.sharded_placement import Parts
+from flt.protocol.codec import decode
 from flt.server.client_state_store import ClientStates
 
 QUICK = ["scaffold", "hafl freeze", "sa_fedlora"]

@@ -24,7 +24,7 @@ from flt.api import train as train_cfg
 from flt.export.final_models import Model, made_by
 from flt.run.compose import load_config
 from flt.run.conf_groups import choices
-from flt.run.folder import configure
+from flt.run.resume import configure
 from flt.server.federator import Federator
 
 LOADED_BY_PEFT = ("lora", "none")

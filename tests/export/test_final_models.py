@@ -13,7 +13,7 @@ from flt.algorithm.plan import AdapterPlan
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.selection.self_pruning import SelfPruning
-from flt.algorithm.selection.top import Truncate
+from flt.algorithm.selection.truncate import Truncate
 from flt.export.final_models import made_by
 
 

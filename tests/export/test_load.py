@@ -25,7 +25,7 @@ from flt.api import Result
 from flt.api import train as train_cfg
 from flt.callbacks.checkpoint import newest
 from flt.core.errors import InputError
-from flt.export import load as exported
+from flt.export import load
 from flt.models import embedded
 from flt.models.label_name_head import LabelNameClassifier
 from flt.run.compose import load_config
@@ -72,18 +72,18 @@ def test_where_the_bases_folder_lies_the_runs_configuration_knows_and_no_card(ov
 @pytest.mark.parametrize("foreign", ["bert", "- model", "model: bert", "model: !made {path: bert}", "model: [", "\0"])
 def test_another_programs_configuration_around_an_export_is_none(foreign: str, folder: Path) -> None:
     (folder / "config.yaml").write_text(foreign)
-    assert exported._place(folder / "adapter", "bert") is None
+    assert load._place(folder / "adapter", "bert") is None
 
 
 def test_where_a_base_lies_only_the_configuration_of_its_own_run_says(folder: Path) -> None:
     inner, base = folder / "run" / "adapter" / "group_0" / "head_1", folder / "bert"
     inner.mkdir(parents=True)
     (folder / "config.yaml").write_text(f"model: {{path: {base}}}")
-    assert exported._place(inner, "bert") is None
+    assert load._place(inner, "bert") is None
     (folder / "run" / "config.yaml").write_text(f"model: {{path: {base}}}")
     for place in (inner, folder / "run" / "adapter"):
-        assert exported._place(place, "bert") == str(base)
-        assert exported._place(place, "another") is None
+        assert load._place(place, "bert") == str(base)
+        assert load._place(place, "another") is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 from toys import Toy, assert_same, toy_data, toy_federator, updates_of, weights_of
 
 import flt
-from flt.models.module import ClientSpec, JobData
+from flt.data.clients import ClientSpec, JobData
 from flt.protocol.layout import Layer
 from flt.protocol.messages import JobId, Payload
 from flt.server.callback import FedCallback

@@ -20,7 +20,7 @@ from slowly import mostly_slowly
 
 from flt.client.trainer import Site
 from flt.core.errors import InputError
-from flt.run.build import ADAPTERS
+from flt.models.adapters.registry import ADAPTERS
 from flt.run.conf_groups import choices
 from flt.run.run import EXPORTS, Run
 

@@ -14,7 +14,7 @@ from slowly import mostly_slowly
 from test_trivial_cases import METHODS, clients_of, run
 from toys import toy_federator
 
-from flt.protocol.messages import encode
+from flt.protocol.codec import encode
 from flt.server.federator import Federator
 
 QUICK = ["fedavg", "scaffold", "flora", "hafl freeze", "haflq channel", "sa_fedlora", "fl_tac, unlocked", "everything"]

@@ -10,7 +10,7 @@ from slowly import mostly_slowly
 from toys import toy_clients, toy_federator, weights_of
 
 from flt.algorithm.recipe import Recipe
-from flt.algorithm.selection.top import All
+from flt.algorithm.selection.all import All
 
 QUICK = ["selection=freeze grouping=kmeans", "schedule=annealed server_optimizer=adam", "grouping=kmeans rule=scaffold"]
 ALL = [" ".join(f"{group}={name}" for group, name in pair) for pair in pairs()]

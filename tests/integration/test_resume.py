@@ -17,7 +17,7 @@ from slowly import slowly
 
 from flt.callbacks.checkpoint import newest
 from flt.models.module import ClientModule
-from flt.protocol.messages import encode
+from flt.protocol.codec import encode
 
 OTHERS = ("fedit", "scaffold", "flora", "c2a", "fl_tac", "fl_tac_unlocked", "haflq", "fl_tac data=digits_two")
 ROUNDS, CLIENTS = 4, 3

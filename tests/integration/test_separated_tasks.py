@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 from toys import FEATURES, assert_same, toy_federator, weights_of
 
 from flt.algorithm.recipe import Recipe
-from flt.models.module import ClientSpec, JobData
+from flt.data.clients import ClientSpec, JobData
 from flt.server.client_sampling import FixedSize
 from flt.server.federator import Federator
 

@@ -30,11 +30,12 @@ from flt.algorithm.rule.scaffold import Scaffold
 from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.rule.svd import Svd
 from flt.algorithm.schedule import Annealed
+from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.selection.self_pruning import SelfPruning
-from flt.algorithm.selection.top import Freeze, Truncate
+from flt.algorithm.selection.truncate import Truncate
 from flt.algorithm.server_optimizer import Adagrad, Adam, Momentum, Yogi
 from flt.algorithm.transfer import CosineTransfer
-from flt.models.module import ClientSpec, JobData
+from flt.data.clients import ClientSpec, JobData
 from flt.server.federator import Federator
 
 SGD = {"optimizer": "sgd", "lr": 0.1}

@@ -15,8 +15,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from flt.core.errors import InputError
-from flt.models import backbones, embedded
-from flt.models import layer_names as targets
+from flt.models import backbones, embedded, layer_names
 from flt.models.backbones import Backbone, ModelConfig
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -45,7 +44,7 @@ def hub(path: Path | str, **fields: object) -> ModelConfig:
 
 
 def head(backbone: Backbone) -> torch.Tensor:
-    return backbone.model.get_submodule(targets.head_name(backbone.model)).weight
+    return backbone.model.get_submodule(layer_names.head_name(backbone.model)).weight
 
 
 def body(backbone: Backbone) -> torch.Tensor:
@@ -197,7 +196,7 @@ def test_gpt_pads_with_its_end_of_text(tmp_path: Path) -> None:
     assert backbone.pad_token_id == backbone.model.config.pad_token_id == WORDS.index("[SEP]")
     batch = backbone.tokenizer(["good film", "bad"], padding=True, return_tensors="pt")
     assert backbone.model(**batch).logits.shape == (2, 2)
-    assert targets.target_modules(backbone.model) == ["c_attn"]
+    assert layer_names.target_modules(backbone.model) == ["c_attn"]
 
 
 def words_only() -> object:
@@ -312,8 +311,8 @@ def share_right(backbone: Backbone, lora: bool, steps: int = 100) -> float:
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(images), generator=generator)
     held_out, train = order[:200], order[200:]
-    head_module = targets.head_name(backbone.model)
-    adapted = targets.target_modules(backbone.model)
+    head_module = layer_names.head_name(backbone.model)
+    adapted = layer_names.target_modules(backbone.model)
     model: nn.Module = backbone.model.requires_grad_(False)
     if lora:
         model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=adapted))
@@ -349,7 +348,7 @@ def test_minilm_package_loads_as_text() -> None:
     batch = backbone.tokenizer(["a cat"], ["an animal"], return_tensors="pt")
     assert backbone.model(**batch).logits.shape == (1, 2)
     assert sum(p.numel() for p in backbone.model.parameters()) > 22_000_000
-    assert targets.target_modules(backbone.model) == ["query", "value"]
+    assert layer_names.target_modules(backbone.model) == ["query", "value"]
     assert {m.p for m in backbone.model.modules() if isinstance(m, nn.Dropout)} == {0.0}
 
 

@@ -24,9 +24,10 @@ from flt.algorithm.rule.scaffold import Scaffold
 from flt.callbacks.evaluate import Evaluate
 from flt.callbacks.received_models import Distributed
 from flt.core.errors import InputError
+from flt.data.clients import ClientSpec, JobData
 from flt.models.heads import draw, renew, variants
-from flt.models.module import ClientSpec, JobData
-from flt.protocol.messages import Payload, Plan, Update, encode
+from flt.protocol.codec import encode
+from flt.protocol.messages import Payload, Plan, Update
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 

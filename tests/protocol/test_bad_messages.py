@@ -12,7 +12,8 @@ import torch
 from test_bad_inputs import BAD, HUGE, MARK, MESSAGE, OVERLAP, VAST, Evil, rewritten
 
 from flt.core.errors import InputError
-from flt.protocol.messages import Plan, decode, encode
+from flt.protocol.codec import decode, encode
+from flt.protocol.messages import Plan
 
 MESSAGES = {
     "a pickle": pickle.dumps(Evil()),

@@ -21,20 +21,10 @@ from flt.core.errors import InputError
 from flt.engines.distributed import Share
 from flt.engines.process_group import Word
 from flt.protocol import messages
-from flt.protocol.messages import (
-    BaseDelta,
-    Packed,
-    PackedPayload,
-    PackedUpdate,
-    Payload,
-    Plan,
-    Update,
-    decode,
-    encode,
-    encoded_size,
-)
+from flt.protocol.codec import decode, encode, encoded_size
+from flt.protocol.failure import Failure
+from flt.protocol.messages import BaseDelta, Packed, PackedPayload, PackedUpdate, Payload, Plan, Update
 from flt.protocol.state import BaseState, ClientState, GroupState, ServerState
-from flt.server.failure_policy import Failure
 
 
 def same(found: Any, expected: Any) -> bool:

@@ -13,9 +13,10 @@ from made import jobs_of, layout_of, random_weights, update_of, view_of
 
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
-from flt.algorithm.selection.top import Freeze
+from flt.algorithm.selection.freeze import Freeze
 from flt.core.errors import InputError
-from flt.protocol.messages import Packed, PackedUpdate, Payload, Plan, Update, decode, encode
+from flt.protocol.codec import decode, encode
+from flt.protocol.messages import Packed, PackedUpdate, Payload, Plan, Update
 from flt.protocol.packing import closed_payload, closed_update, opened_payload, opened_update
 from flt.protocol.quantise import BITS, dequantise, quantise
 from flt.server.aggregation import ServerAggregation

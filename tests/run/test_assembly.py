@@ -11,7 +11,7 @@ from benchmarks.toy_federation import toy
 
 from flt.run.assembly import refusal, start
 from flt.run.federation import Federation
-from flt.run.schema import CohortConfig
+from flt.server.client_sampling import CohortConfig
 
 
 class Unread:

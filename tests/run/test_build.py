@@ -16,15 +16,17 @@ from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.grouping.oracle import OracleGrouping
 from flt.algorithm.importance import GradientSensitivity
 from flt.algorithm.recipe import Recipe
+from flt.algorithm.registry import PARTS, part
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
 from flt.algorithm.rule.stacking import Stacking
-from flt.algorithm.selection.top import Freeze, Truncate
+from flt.algorithm.selection.freeze import Freeze
+from flt.algorithm.selection.truncate import Truncate
 from flt.algorithm.transfer import CosineTransfer
 from flt.core.errors import InputError
 from flt.run import build
 from flt.run.assembly import with_capacities
-from flt.run.build import PARTS, part, recipe, sampler
+from flt.run.build import recipe, sampler
 from flt.run.compose import load_config
 from flt.server.client_sampling import FixedSize, Poisson
 

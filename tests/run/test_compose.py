@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from flt.algorithm.registry import PARTS
 from flt.core.errors import InputError
-from flt.data.sources import DataConfig
+from flt.core.typed import typed as build_typed
+from flt.data.config import DataConfig
+from flt.models.adapters.registry import ADAPTERS
 from flt.models.backbones import ModelConfig
 from flt.run import schema
-from flt.run.build import ADAPTERS, PARTS
 from flt.run.compose import (
     TrainConfig,
     choices,
@@ -25,7 +27,6 @@ from flt.run.compose import (
     load_config,
     to_yaml,
 )
-from flt.run.compose import typed as build_typed
 
 CLASSES: dict[str, type] = {"data": DataConfig, "model": ModelConfig}
 OWN_NAME = {(group, name): kind for group, kinds in PARTS.items() for name, kind in kinds.items()}

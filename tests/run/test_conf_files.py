@@ -14,7 +14,7 @@ from commands import in_empty_folder, train
 from omegaconf import OmegaConf
 from tiny import save_decoder, save_instructions
 
-from flt.run.compose import config_folder
+from flt.run.conf_groups import config_folder
 
 CONF = config_folder()
 YAMLS = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))

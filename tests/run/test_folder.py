@@ -14,8 +14,9 @@ from commands import QUICK, in_empty_folder, metrics, train
 
 from flt.core.errors import InputError
 from flt.run import build
-from flt.run import folder as runs
 from flt.run.compose import load_config
+from flt.run.folder import folder_of
+from flt.run.resume import _find, configure
 
 ADAPTER = "adapter/adapter_model.safetensors"
 
@@ -46,7 +47,7 @@ def test_a_run_in_a_folder_that_can_not_be_written_is_refused_in_a_line_and_stay
 
     before = contents(run)
     capsys.readouterr()
-    monkeypatch.setattr(runs, "write_atomically", refused)
+    monkeypatch.setattr("flt.run.folder.write_atomically", refused)
     assert train("algo=fedit", "rounds=2", f"resume={run}") == 2
     line = f"error: resume=version_0: {os.strerror(number)}; allowed is a folder that can be written\n"
     assert capsys.readouterr().err == line
@@ -63,7 +64,7 @@ def test_a_folder_that_can_not_be_looked_into_is_no_run(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "stat", denied)
     with pytest.raises(InputError, match="^resume=somebody/version_0: there is no config.yaml in it"):
-        runs._find(cfg)
+        _find(cfg)
 
 
 @pytest.mark.parametrize(
@@ -75,13 +76,13 @@ def test_a_new_run_takes_the_next_number(there: list[int], number: int, folder: 
     for taken in there:
         (folder / f"lightning_logs/fedit/version_{taken}").mkdir(parents=True)
     (folder / "lightning_logs/fedit/version_x").mkdir(parents=True)
-    assert runs.folder_of(load_config(["algo=fedit"])).name == f"version_{number}"
+    assert folder_of(load_config(["algo=fedit"])).name == f"version_{number}"
 
 
 def test_runs_that_start_at_once_have_folders_of_their_own() -> None:
     cfg = load_config(["algo=fedit"])
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: runs.folder_of(cfg), range(32)))
+        folders = list(pool.map(lambda _: folder_of(cfg), range(32)))
     assert len(set(folders)) == 32
     assert all((path / "config.yaml").is_file() for path in folders)
 
@@ -89,16 +90,16 @@ def test_runs_that_start_at_once_have_folders_of_their_own() -> None:
 def test_last_is_the_newest_run_that_was_started(folder: Path) -> None:
     cfg = load_config(["algo=fedit"])
     for _ in range(11):
-        newest = runs.folder_of(cfg)
+        newest = folder_of(cfg)
     (folder / "lightning_logs/fedit/version_99").mkdir()
-    assert runs.configure(["algo=fedit", "resume=last"]).resume == str(newest)
+    assert configure(["algo=fedit", "resume=last"]).resume == str(newest)
     assert newest.name == "version_10"
 
 
 def test_last_goes_on_with_the_run_of_the_same_name(folder: Path) -> None:
-    runs.folder_of(load_config(["algo=fedit", "name=mine", "seed=3"]))
-    runs.folder_of(load_config(["algo=fedit"]))
-    cfg = runs.configure(["algo=fedit", "name=mine", "resume=last"])
+    folder_of(load_config(["algo=fedit", "name=mine", "seed=3"]))
+    folder_of(load_config(["algo=fedit"]))
+    cfg = configure(["algo=fedit", "name=mine", "resume=last"])
     assert (cfg.resume, cfg.seed) == ("lightning_logs/mine/version_0", 3)
 
 
@@ -161,7 +162,7 @@ def test_the_folder_of_a_run_is_as_good_as_last(run: Path) -> None:
 def test_a_key_that_contradicts_the_run_is_refused_by_name(
     override: str, old: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs.folder_of(load_config(["algo=fedit", *(f"{key}={value}" for key, value in QUICK.items())]))
+    folder_of(load_config(["algo=fedit", *(f"{key}={value}" for key, value in QUICK.items())]))
     before = contents(folder)
     assert train("algo=fedit", "resume=last", override) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -177,23 +178,23 @@ def test_a_key_that_contradicts_the_run_is_refused_by_name(
     ids=["broken", "list", "empty", "target in a part"],
 )
 def test_a_config_that_flt_did_not_write_is_one_line(text: str, folder: Path) -> None:
-    made = runs.folder_of(load_config(["algo=fedit"]))
+    made = folder_of(load_config(["algo=fedit"]))
     (made / "config.yaml").write_text(text)
     with pytest.raises(InputError, match="allowed is") as error:
-        build.recipe(runs.configure(["algo=fedit", "resume=last"]), 1)
+        build.recipe(configure(["algo=fedit", "resume=last"]), 1)
     assert "\n" not in str(error.value)
 
 
 def test_a_run_may_go_on_with_another_limit_of_the_cache(folder: Path) -> None:
-    runs.folder_of(load_config(["algo=hafl", "cache.max_gb=3"]))
-    assert runs.configure(["algo=hafl", "resume=last"]).cache.max_gb == 3
-    assert runs.configure(["algo=hafl", "resume=last", "cache.max_gb=5"]).cache.max_gb == 5
+    folder_of(load_config(["algo=hafl", "cache.max_gb=3"]))
+    assert configure(["algo=hafl", "resume=last"]).cache.max_gb == 3
+    assert configure(["algo=hafl", "resume=last", "cache.max_gb=5"]).cache.max_gb == 5
 
 
 def test_the_saved_configuration_is_the_run_s_whatever_the_defaults_become(folder: Path) -> None:
     cfg = load_config(["algo=hafl", "local.lr=0.5", "data.classes=[1,2]"])
-    runs.folder_of(cfg)
-    again = runs.configure(["algo=hafl", "resume=last"])
+    folder_of(cfg)
+    again = configure(["algo=hafl", "resume=last"])
     assert dataclasses.replace(again, resume=None) == cfg
 
 
@@ -203,5 +204,5 @@ def test_a_configuration_from_before_there_was_a_key_goes_on_by_its_default(run:
         del older[key]
     del older["checkpoint"]["keep"]
     (run / "config.yaml").write_text(yaml.safe_dump(older))
-    again = runs.configure(["algo=fedit", "resume=last", "max_retries=2"])
+    again = configure(["algo=fedit", "resume=last", "max_retries=2"])
     assert (again.min_updates, again.max_retries, again.faults.drop, again.checkpoint.keep) == (None, 2, 0.0, 2)

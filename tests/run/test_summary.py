@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from flt.core import format as readable
+from flt.core import formatting
 from flt.run import summary
 
 LAST = {
@@ -113,7 +113,7 @@ def test_no_line_of_the_table_is_wider_than_the_pipe_and_no_path_is_broken(tmp_p
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (999_950, "1.0 MB"), (2.5e15, "2500.0 TB")],
 )
 def test_sizes_are_in_powers_of_1000(count, text):
-    assert readable.size(count) == text
+    assert formatting.size(count) == text
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ def test_sizes_are_in_powers_of_1000(count, text):
     [(0.04, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"), (3599.6, "1 h 00 min"), (86400, "24 h 00 min")],
 )
 def test_durations_are_in_their_two_largest_units(seconds, text):
-    assert readable.duration(seconds) == text
+    assert formatting.duration(seconds) == text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from commands import in_empty_folder
 
-from flt.models.module import JobData
+from flt.data.clients import JobData
 from flt.run.compose import load_config
 from flt.run.federation import Federation
 from flt.run.workload import federation

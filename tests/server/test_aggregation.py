@@ -22,11 +22,13 @@ from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
 from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.schedule import Constant
-from flt.algorithm.selection.top import Freeze, Truncate
+from flt.algorithm.selection.freeze import Freeze
+from flt.algorithm.selection.truncate import Truncate
 from flt.client.fit import ControlVariate, FrozenPairs, LearningRateFactor, Proximal, SensitivityMeter
 from flt.core.errors import InputError
+from flt.protocol.codec import encode
 from flt.protocol.layout import Entry, Layout
-from flt.protocol.messages import Plan, Update, encode
+from flt.protocol.messages import Plan, Update
 from flt.protocol.state import ClientState, ServerState
 from flt.server.aggregation import ServerAggregation
 

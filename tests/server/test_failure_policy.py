@@ -20,13 +20,13 @@ from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
 from flt.algorithm.rule.stacking import Stacking
 from flt.callbacks.failures import Failures
-from flt.callbacks.fault_injection import Faults, hostile, with_flipped_labels
+from flt.callbacks.fault_injection import Faults, FaultsConfig, hostile, with_flipped_labels
 from flt.core.errors import InputError
-from flt.models.module import ClientSpec
+from flt.core.timeout import ClientTimeoutError, within
+from flt.data.clients import ClientSpec
 from flt.protocol.messages import Payload, Update
-from flt.run.schema import FaultsConfig
 from flt.server.callback import FedCallback
-from flt.server.failure_policy import ClientTimeoutError, RoundFailedError, Tolerance, within
+from flt.server.failure_policy import RoundFailedError, Tolerance
 from flt.server.federator import Federator
 
 NOTHING = FaultsConfig(drop=0.0, nan=0.0, attack=None, hostile=0.2, scale=10.0)
@@ -246,7 +246,7 @@ def sleep_and(clean: Callable[[], None]) -> None:
 
 
 def test_what_cleans_up_after_an_interruption_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flt.server.failure_policy.AGAIN", 0.05)
+    monkeypatch.setattr("flt.core.timeout.AGAIN", 0.05)
     cleaned = []
 
     def clean() -> None:
@@ -259,8 +259,8 @@ def test_what_cleans_up_after_an_interruption_is_not_interrupted(monkeypatch: py
 
 
 def test_cleaning_up_without_end_is_interrupted_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flt.server.failure_policy.AGAIN", 0.05)
-    monkeypatch.setattr("flt.server.failure_policy.GRACE", 0.2)
+    monkeypatch.setattr("flt.core.timeout.AGAIN", 0.05)
+    monkeypatch.setattr("flt.core.timeout.GRACE", 0.2)
     began = time.monotonic()
     with pytest.raises(ClientTimeoutError), within(0.05):
         sleep_and(lambda: time.sleep(30))

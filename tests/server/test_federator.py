@@ -11,10 +11,11 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
 from flt.algorithm.rule.stacking import Stacking
-from flt.algorithm.selection.top import Freeze
+from flt.algorithm.selection.freeze import Freeze
 from flt.callbacks.communication import Communication
 from flt.core.errors import InputError
-from flt.protocol.messages import Payload, Update, decode, encode
+from flt.protocol.codec import decode, encode
+from flt.protocol.messages import Payload, Update
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 

@@ -14,13 +14,13 @@ from omegaconf import DictConfig
 from flt.callbacks import loggers
 from flt.cli.main import main
 from flt.models import embedded, embedded_cifar
-from flt.run import compose as config
+from flt.run import compose
 
 QUICK = {"rounds": 1, "clients": 3, "local.steps": 1, "eval.examples": 20, "eval.client_examples": 4}
 """What a run takes unless its arguments say otherwise."""
 
 
-compose = config._compose
+compose = compose._compose
 
 
 def composed_once(overrides: Sequence[str]) -> DictConfig:
@@ -36,7 +36,7 @@ def cached(overrides: tuple[str, ...]) -> DictConfig:
 def in_empty_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Works in a folder, with what takes time left out: two steps of pre-training instead of 1100, no pictures."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(config, "_compose", composed_once)
+    monkeypatch.setattr(compose, "_compose", composed_once)
     monkeypatch.setattr(loggers, "_write_picture", lambda *_: None)
     for backbone in (embedded, embedded_cifar):
         monkeypatch.setattr(backbone, "PRETRAINING", dataclasses.replace(backbone.PRETRAINING, steps=2))

@@ -16,7 +16,7 @@ import flt
 from flt.export.final_models import Model, made_by
 from flt.models import embedded
 from flt.models.adapters.client_context import at_client
-from flt.run.compose import TrainConfig
+from flt.run.schema import TrainConfig
 from flt.server.federator import Federator
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from flt.data.clients import ClientSpec, JobData
 from flt.engines.process_group import Processes
-from flt.models.module import ClientSpec, JobData
 from flt.protocol.layout import Layer, Layout
 from flt.protocol.messages import JobId, Payload, Plan, Update
 from flt.protocol.state import GroupState, ServerState

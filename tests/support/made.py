@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from flt.algorithm.view import Job, View
+from flt.algorithm.view import View
+from flt.protocol.job import Job
 from flt.protocol.layout import Entry, Layer, Layout
 from flt.protocol.messages import Ids, JobId, Update
 from flt.protocol.state import GroupState, ServerState

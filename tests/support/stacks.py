@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from flt.algorithm.recipe import Recipe
 from flt.client.settings import LocalSettings
 from flt.client.trainer import Site
+from flt.data.clients import ClientSpec, JobData
 from flt.data.examples import Collate, Examples
 from flt.data.stores import TextStore
 from flt.engines.batched.engine import Batched, BatchedSettings
-from flt.engines.serial import Serial, Task
+from flt.engines.serial import Serial
 from flt.models.backbones import _set_dropout
 from flt.models.causal import CausalModule
-from flt.models.module import ClientModule, ClientSpec, JobData, Optimizer
+from flt.models.module import ClientModule, Optimizer
 from flt.protocol.messages import Update
 from flt.protocol.state import ClientState
 from flt.run import build
@@ -29,6 +30,7 @@ from flt.run.assembly import with_capacities
 from flt.run.compose import load_config
 from flt.server.aggregation import ServerAggregation
 from flt.server.client_sampling import FixedSize
+from flt.server.engine import Task
 from flt.server.federator import Federator
 
 Results = list[tuple[Update, ClientState]]

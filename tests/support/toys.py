@@ -18,9 +18,9 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.client.settings import LocalSettings
 from flt.client.trainer import Site
+from flt.data.clients import ClientSpec, JobData
 from flt.engines.serial import Serial
 from flt.models.adapters.lora import LoraSettings, attach
-from flt.models.module import ClientSpec, JobData
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Plan, Update
 from flt.server.aggregation import ServerAggregation

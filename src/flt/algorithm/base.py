@@ -10,8 +10,9 @@ from torch import Tensor
 
 from flt.algorithm.grouping.base import Groups
 from flt.algorithm.rule.base import Combined
-from flt.algorithm.view import Job, View
+from flt.algorithm.view import View
 from flt.client.fit import LocalFit
+from flt.protocol.job import Job
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Ids, JobId, Payload, Plan, Update
 from flt.protocol.state import GroupState, ServerState

@@ -23,7 +23,7 @@ from flt.algorithm.plan import AdapterPlan
 from flt.algorithm.rule.base import Rule, Summable
 from flt.algorithm.rule.mean import NORM
 from flt.algorithm.schedule import Constant
-from flt.algorithm.selection.top import All
+from flt.algorithm.selection.all import All
 from flt.algorithm.server_optimizer import NoServerOptimizer
 from flt.algorithm.transfer import NoTransfer
 from flt.client.fit import LearningRateFactor, LocalFit, Proximal

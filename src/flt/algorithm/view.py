@@ -19,23 +19,6 @@ _SERVER = 2  # keeps these streams apart from the cohort's of the same seed and 
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """The unit of local training, as the server knows it: no task, no data."""
-
-    client: int
-    index: int
-    rank: int
-    """Pairs per layer that the client can train."""
-    head: str = ""
-    """Which head it has, where jobs have different ones: heads of different shapes can't be kept from the server."""
-
-    @property
-    def id(self) -> JobId:
-        """The key of the job in messages and states."""
-        return (self.client, self.index)
-
-
-@dataclasses.dataclass(frozen=True)
 class View:
     """A read-only look at the state before aggregation, which keeps the parts short."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from flt.protocol.messages import PackedUpdate, Payload, Update, encoded_size
+from flt.protocol.codec import encoded_size
+from flt.protocol.messages import PackedUpdate, Payload, Update
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 

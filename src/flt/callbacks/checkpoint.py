@@ -25,7 +25,7 @@ from typing import Any
 
 from flt.core.errors import InputError
 from flt.core.files import why_of, write_atomically
-from flt.protocol.messages import decode, encode, message
+from flt.protocol.codec import decode, encode, message
 from flt.protocol.state import ServerState
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import FOLDER, ClientStates
@@ -37,6 +37,13 @@ _NAME = re.compile(rf"({FOLDER}/)?[0-9a-z_]+\.safetensors")
 END = "_end"
 """Behind the name of the state that is written when a run has ended."""
 _log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """How many checkpoints are kept."""
+
+    keep: int
 
 
 class VersionError(InputError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 
@@ -11,11 +12,24 @@ from torch.utils.data import Dataset
 
 from flt.callbacks.clusters import contingency
 from flt.callbacks.evaluation_memo import Memo, fingerprint
-from flt.core import format as readable
+from flt.core import formatting
 from flt.protocol.messages import JobId
 from flt.protocol.state import ServerState
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
+
+
+@dataclasses.dataclass
+class EvalConfig:
+    """What is evaluated, and how often."""
+
+    examples: int | None
+    test_examples: int | None
+    client_examples: int
+    distributed: bool
+    batch_size: int
+    every: int
+    by_column: bool
 
 
 class Evaluate(FedCallback):
@@ -131,7 +145,7 @@ def worst_tenth(values: list[float], key: str) -> float:
         >>> worst_tenth([0.5, 0.9, 0.7], "val_acc")
         0.5
     """
-    ordered = sorted(values, reverse=readable.lower_is_better(key))
+    ordered = sorted(values, reverse=formatting.lower_is_better(key))
     return float(np.mean(ordered[: max(1, len(ordered) // 10)]))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from flt.protocol.failure import Failure
 from flt.server.callback import FedCallback
-from flt.server.failure_policy import Failure
 from flt.server.federator import Federator
 
 _log = logging.getLogger(__name__)

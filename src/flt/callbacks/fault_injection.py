@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any, cast
 
@@ -12,15 +13,35 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from flt.core.errors import InputError
+from flt.data.clients import ClientSpec, JobData
 from flt.data.examples import Examples
-from flt.models.module import ClientSpec, JobData
 from flt.protocol.messages import JobId, Update
-from flt.run.schema import FaultsConfig
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
 _FAULTS, _HOSTILE = 4, 5  # keep these streams apart from others of the same seed
 LABEL_FLIP = "label_flip"
+ATTACKS = ("sign_flip", "scale", "label_flip")
+
+
+@dataclasses.dataclass
+class FaultsConfig:
+    """What is made to go wrong, to see what it costs."""
+
+    drop: float
+    nan: float
+    attack: str | None
+    hostile: float
+    scale: float
+
+    def __post_init__(self) -> None:
+        for key in ("drop", "nan", "hostile"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise InputError.of(f"faults.{key}", getattr(self, key), "a number in [0, 1]")
+        if self.attack is not None and self.attack not in ATTACKS:
+            raise InputError.of("faults.attack", self.attack, [*ATTACKS, "null"])
+        if not math.isfinite(self.scale):
+            raise InputError.of("faults.scale", self.scale, "a finite number")
 
 
 class Faults(FedCallback):

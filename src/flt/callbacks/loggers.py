@@ -16,7 +16,7 @@ from flt.callbacks.clusters import Clustered, Clusters, cosines
 from flt.callbacks.evaluate import gather
 from flt.callbacks.figures import cluster_pictures, pictures
 from flt.callbacks.figures.heatmap import pixels
-from flt.core import format as readable
+from flt.core import formatting
 from flt.protocol.messages import JobId, Update
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
@@ -111,7 +111,7 @@ class Loggers(FedCallback):
 def worst_ten(federator: Federator) -> str:
     """The ten jobs for which the distributed model is worst, as a Markdown table; empty where nothing was measured."""
     names, updates = gather(federator, "distributed"), federator.updates
-    by = readable.score(names) or readable.loss(names)
+    by = formatting.score(names) or formatting.loss(names)
     if by is None:
         return ""
     worst = sorted((u for u in updates if f"distributed/{by}" in u.metrics), key=lambda u: (_rank(u, by), u.job))[:10]
@@ -125,7 +125,7 @@ def worst_ten(federator: Federator) -> str:
 def _rank(update: Update, by: str) -> float:
     """Smaller is worse; what isn't a number is worst."""
     value = update.metrics[f"distributed/{by}"]
-    return -math.inf if math.isnan(value) else -value if readable.lower_is_better(by) else value
+    return -math.inf if math.isnan(value) else -value if formatting.lower_is_better(by) else value
 
 
 def _cell(value: float | None) -> str:

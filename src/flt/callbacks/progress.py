@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from flt.core import format as readable
+from flt.core import formatting
 from flt.protocol.messages import JobId, Payload, Update
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
@@ -129,8 +129,8 @@ class _Display:
 
     def end_job(self, federator: Federator, update: Update) -> None:
         """Moves both bars: the rounds' by the job's share of its round."""
-        losses = readable.under(update.metrics, "fit/")
-        self.loss = {"loss": losses[name]} if (name := readable.loss(losses)) else self.loss
+        losses = formatting.under(update.metrics, "fit/")
+        self.loss = {"loss": losses[name]} if (name := formatting.loss(losses)) else self.loss
         self.ended.append(update.job)
         done = federator.state.rounds + min(1.0, len(self.ended) / _expected(federator, len(federator.cohort)))
         self.bars.update(self.jobs, completed=len({client for client, _ in self.ended}))
@@ -148,12 +148,12 @@ class _Display:
         self.live.update(self._drawn())
 
     def _left(self, done: float, left: float) -> str:
-        return f"{readable.duration((time.perf_counter() - self.begun) / done * left)} left"
+        return f"{formatting.duration((time.perf_counter() - self.begun) / done * left)} left"
 
     def _drawn(self) -> Group:
         cells = [f"{name} {value:.3f}" for name, value in (self.loss | shown_score(self.last)).items()]
-        totals = readable.under(self.last, "comm/total_")
-        cells += [f"{way} {readable.size(total)}" for way, total in totals.items()]
+        totals = formatting.under(self.last, "comm/total_")
+        cells += [f"{way} {formatting.size(total)}" for way, total in totals.items()]
         return Group(self.bars, Text(_GAP.join(cells), style="dim", no_wrap=True, overflow="ellipsis"))
 
 
@@ -175,17 +175,17 @@ def round_line(federator: Federator, metrics: Mapping[str, float]) -> str:
     clients = len({job.client for job in federator.cohort})
     digits, most = len(str(federator.rounds)), len(str(len(federator.clients)))
     cells = [f"round {metrics['round']:>{digits}}/{federator.rounds}", f"clients {clients:>{most}}"]
-    losses = readable.under(metrics, "clients/fit_")
-    cells += [f"loss {losses[name]:.3f}"] if (name := readable.loss(losses)) else []
+    losses = formatting.under(metrics, "clients/fit_")
+    cells += [f"loss {losses[name]:.3f}"] if (name := formatting.loss(losses)) else []
     cells += [f"{name} {value:.3f}" for name, value in shown_score(metrics).items()]
-    cells += [f"{way} {readable.size(n):>8}" for way, n in readable.under(metrics, "comm/bytes_").items()]
-    cells += [f"{readable.duration(metrics[_SECONDS]):>6}"] if _SECONDS in metrics else []
+    cells += [f"{way} {formatting.size(n):>8}" for way, n in formatting.under(metrics, "comm/bytes_").items()]
+    cells += [f"{formatting.duration(metrics[_SECONDS]):>6}"] if _SECONDS in metrics else []
     return _GAP.join(cells)
 
 
 def shown_score(metrics: Mapping[str, float]) -> dict[str, float]:
     """The global model's score by its name; where there is no global model, the mean of the clients'."""
-    for prefix, figures in (("", readable.under(metrics, "round/")), ("clients/", readable.distributed(metrics))):
-        if name := readable.score(figures):
+    for prefix, figures in (("", formatting.under(metrics, "round/")), ("clients/", formatting.distributed(metrics))):
+        if name := formatting.score(figures):
             return {prefix + name: figures[name]}
     return {}

@@ -6,10 +6,10 @@ import functools
 
 import numpy as np
 
-from flt.algorithm.view import Job
 from flt.callbacks.evaluate import Evaluate, worst_tenth
 from flt.callbacks.evaluation_memo import fingerprint
-from flt.core import format as readable
+from flt.core import formatting
+from flt.protocol.job import Job
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Payload
 from flt.protocol.packing import opened_payload
@@ -49,7 +49,7 @@ class Distributed(FedCallback):
             found = {job: figures[key] for job, figures in measured.items() if key in figures}
             values = list(found.values())
             federator.log({f"distributed/{key}": float(np.mean(values))})
-            federator.log({f"distributed/{key}{readable.WORST}": worst_tenth(values, key)})
+            federator.log({f"distributed/{key}{formatting.WORST}": worst_tenth(values, key)})
             for rank in sorted({job.rank for job in jobs}) if several else ():
                 its = [found[job.id] for job in jobs if job.rank == rank and job.id in found]
                 federator.log({f"distributed/{key}_rank{rank}": float(np.mean(its))} if its else {})
@@ -64,7 +64,7 @@ class Distributed(FedCallback):
         run = functools.partial(federator.engine.evaluate_payload, state, payload, private, dataset, watch)
         layout = federator.server.layout.for_head(job.head)
         figures = self.evaluate.memo(_model(layout, payload, private), dataset, run)
-        name = readable.loss(figures)
+        name = formatting.loss(figures)
         if name is None or payload.plan.private:
             return figures
         of_group = self.evaluate.of_group(federator, state.group_of(job.id), dataset, job.head)

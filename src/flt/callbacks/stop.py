@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
 
-from flt.core import format as readable
+from flt.core import formatting
 from flt.core.errors import InputError
-from flt.run.schema import StopConfig
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
 _log = logging.getLogger(__name__)
 History = Sequence[Mapping[str, float]]
+
+
+@dataclasses.dataclass
+class StopConfig:
+    """When a run ends before its last round."""
+
+    accuracy: float | None
+    patience: int | None
+
+    def __post_init__(self) -> None:
+        if self.accuracy is not None and not 0 < self.accuracy <= 1:
+            raise InputError.of("stop.accuracy", self.accuracy, "a number in (0, 1], or null")
+        if self.patience is not None and self.patience < 1:
+            raise InputError.of("stop.patience", self.patience, "an integer >= 1, or null")
 
 
 class Stop(FedCallback):
@@ -54,7 +68,7 @@ class Stop(FedCallback):
 
     def _reached(self, history: History) -> str | None:
         evaluated = _evaluated(history)
-        name = readable.accuracy(evaluated[-1]) if evaluated else None
+        name = formatting.accuracy(evaluated[-1]) if evaluated else None
         if self.accuracy is None or not evaluated:
             return None
         if name is None:
@@ -78,13 +92,13 @@ class Stop(FedCallback):
 
 def _evaluated(history: History) -> list[dict[str, float]]:
     """What the rounds with an evaluation of the global model measured."""
-    found = [readable.under(metrics, "round/") for metrics in history]
+    found = [formatting.under(metrics, "round/") for metrics in history]
     return [figures for figures in found if set(figures) - {"clustering_acc"}]
 
 
 def _watched(figures: Mapping[str, float]) -> tuple[str, int]:
     """What has to become better, and 1 where higher is better, else -1: accuracy, else the loss, else another score."""
-    score, loss = readable.score(figures), readable.loss(figures)
+    score, loss = formatting.score(figures), formatting.loss(figures)
     if loss is not None and (score is None or "acc" not in score):
         return loss, -1
     assert score is not None, "a round that was evaluated has one or the other"

@@ -132,9 +132,9 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
 def _train(overrides: Sequence[str]) -> int:
     heavy("flt.api")
     from flt.api import train
-    from flt.run import folder as runs
+    from flt.run.resume import configure
 
-    train(runs.configure(overrides))
+    train(configure(overrides))
     return 0
 
 
@@ -142,11 +142,11 @@ def _sweep(overrides: Sequence[str]) -> int:
     """Every combination is checked before the first one runs."""
     from flt.api import train
     from flt.core import cache
-    from flt.run import folder as runs
     from flt.run.compose import expand
+    from flt.run.resume import configure
 
     combinations = expand(overrides)
-    configurations = [runs.configure(combination) for combination in combinations]
+    configurations = [configure(combination) for combination in combinations]
     if len({(cfg.engine["name"], cfg.devices) for cfg in configurations}) > 1:
         several = [cfg.engine["name"] for cfg in configurations if "nodes" in cfg.engine]
         if several:

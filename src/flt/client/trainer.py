@@ -25,16 +25,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from flt.algorithm.recipe import Recipe
 from flt.client.fit import LocalFit
-from flt.client.places import OneDevice
-from flt.client.settings import LocalSettings, Shuffled, SimilarLengths, lengths_of
-from flt.core.quiet import NoSignals, SharedLogger, alone, interruptible, known_packages, quiet, whole_layers
+from flt.client.placement import OneDevice
+from flt.client.resident import NoSignals
+from flt.client.settings import LocalSettings
+from flt.client.shared_logger import SharedLogger
+from flt.core.quiet import alone, interruptible, known_packages, quiet, whole_layers
+from flt.core.timeout import within
+from flt.data.clients import JobData
+from flt.data.samplers import Shuffled, SimilarLengths, lengths_of
 from flt.models.adapters.client_context import Batches, at_client, knowing
-from flt.models.module import ClientModule, JobData
+from flt.models.module import ClientModule
 from flt.protocol.layout import TRAVELLING, Layout
 from flt.protocol.messages import BaseDelta, Payload, Update
 from flt.protocol.packing import opened_payload
 from flt.protocol.state import ClientState, apply_change
-from flt.server.failure_policy import within
 
 
 class Site:

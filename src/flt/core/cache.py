@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -12,7 +13,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,23 @@ _used: set[Path] = set()
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass
+class CacheConfig:
+    """What is kept on disk to be computed once."""
+
+    max_gb: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_gb < math.inf:
+            raise InputError.of("cache.max_gb", self.max_gb, "a number > 0")
+
+    @property
+    def limit(self) -> int:
+        """Bytes."""
+        return int(self.max_gb * BYTES_PER_GB)
+
+
+@dataclasses.dataclass(frozen=True)
 class Entry:
     """Something that was computed once.
 

@@ -1,4 +1,4 @@
-"""What keeps hundreds of inner Trainers silent and the backbone where it is."""
+"""What keeps the libraries silent while hundreds of inner Trainers run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 from lightning.fabric.utilities import registry
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from transformers.utils import logging as transformers_logging
 
 _LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+
+
 # what Lightning advises once per Trainer, which is right for one long fit and noise for a thousand short ones
 _ADVICE = (
     r".*does not have many workers.*",
@@ -34,37 +34,6 @@ _ADVICE = (
     r".*found \d+ module\(s\) in eval mode.*",
     r".*Found \d+ module\(s\) in eval mode.*",
 )
-
-
-class NoSignals:
-    """In the place of what a Trainer does at SIGTERM: the run, not one of its fits, decides what a signal means."""
-
-    received_sigterm = False
-
-    def register_signal_handlers(self) -> None:
-        """Called when a fit begins."""
-
-    def teardown(self) -> None:
-        """Called when a fit ends."""
-
-
-class ResidentStrategy(SingleDeviceStrategy):
-    """Leaves the module on its device when a fit ends, where Lightning's own would move it to the CPU each time."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__(device=device)
-
-    def model_to_device(self) -> None:
-        """Called when a fit begins: nothing moves that is there."""
-        assert self.model is not None
-        if any(its.device != self.root_device for its in (*self.model.parameters(), *self.model.buffers())):
-            super().model_to_device()
-
-    def teardown(self) -> None:
-        """Called when a fit ends: frees what belongs to the fit, and nothing that belongs to the module."""
-        self.optimizers = []
-        self.precision_plugin.teardown()
-        self.checkpoint_io.teardown()
 
 
 def _is_error(record: logging.LogRecord) -> bool:
@@ -172,46 +141,3 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
             if not hub_bars:
                 disable_progress_bars()
-
-
-class SharedLogger(Logger):
-    """Lets the fits of all clients log to the user's logger, on one count of steps for the whole federation.
-
-    Every fit has a Trainer of its own, whose steps begin at 0.
-
-    Args:
-        logger: The user's, or the run's own.
-        step: Steps that the federation had taken before.
-        forwards: Whether metrics are handed on; else a fit only finds the logger's ``experiment``.
-    """
-
-    def __init__(self, logger: Logger, step: int = 0, forwards: bool = True) -> None:
-        self.logger, self.step, self.forwards = logger, step, forwards
-
-    @property
-    def name(self) -> str | None:
-        """The user's logger's."""
-        return self.logger.name
-
-    @property
-    def version(self) -> int | str | None:
-        """The user's logger's."""
-        return self.logger.version
-
-    @property
-    def save_dir(self) -> str | None:
-        """None: what a fit's callbacks write goes under the Trainer's own root, not among the run's files."""
-        return None
-
-    @property
-    def experiment(self) -> Any:
-        """What the user's logger writes to."""
-        return getattr(self.logger, "experiment", None)
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Hands on the metrics, at the federation's step."""
-        if self.forwards:
-            self.logger.log_metrics(metrics, step=self.step + (step or 0))
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: the federation logs them once."""

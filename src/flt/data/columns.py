@@ -10,7 +10,7 @@ import datasets
 from flt.core.errors import InputError
 
 if TYPE_CHECKING:
-    from flt.data.sources import DataConfig
+    from flt.data.config import DataConfig
 
 Kind = Literal["text", "pair", "image", "causal"]
 

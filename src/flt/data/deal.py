@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flt.core.errors import InputError
+from flt.data.clients import ClientSpec, JobData
 from flt.data.examples import Examples
 from flt.data.partition import partition, settings
 from flt.data.partition_dataset import job_data
-from flt.models.module import ClientSpec, JobData
-from flt.run.compose import TrainConfig
+
+if TYPE_CHECKING:
+    from flt.run.schema import TrainConfig
 
 ATTEMPTS = 100
 """Draws of a partition, before a client without a job is an error."""

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from flt.core.errors import InputError
 from flt.data import partition as partitioners
-from flt.models.module import ClientSpec, JobData, Later
+from flt.data.clients import ClientSpec, JobData, Later
 
 MOST_CLASSES = 10_000
 """Integers from here on are ids, and no classes."""

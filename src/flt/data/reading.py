@@ -21,7 +21,7 @@ from flt.core.errors import InputError
 from flt.core.files import expanded
 
 if TYPE_CHECKING:
-    from flt.data.sources import DataConfig
+    from flt.data.config import DataConfig
 
 Splits = dict[str, datasets.Dataset]
 

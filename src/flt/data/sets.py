@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flt.core.errors import InputError
+from flt.core.typed import typed
 from flt.data import encode, sources
 from flt.data.columns import Kind
 from flt.data.random_splits import Positions
-from flt.run.compose import TrainConfig, typed
+
+if TYPE_CHECKING:
+    from flt.run.schema import TrainConfig
 
 OUTSIDE = ("sets", "use", "tasks")
 """Fields that one of several data sets doesn't have."""

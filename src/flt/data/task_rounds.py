@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from flt.core.errors import InputError
-from flt.models.module import ClientSpec
+from flt.data.clients import ClientSpec
 
 
 def with_task_rounds(

@@ -13,7 +13,7 @@ from flt.core.errors import InputError
 from flt.data.columns import check_text, pick
 
 if TYPE_CHECKING:
-    from flt.data.sources import DataConfig
+    from flt.data.config import DataConfig
 
 TASKS = ("instruction", "prompt", "question", "text")
 CONTEXTS = ("context", "input")

@@ -20,17 +20,20 @@ from torch import Tensor
 
 from flt.algorithm.rule.base import Totals
 from flt.algorithm.rule.exact_sum import ExactSum
-from flt.algorithm.view import Job
-from flt.client.settings import lengths_of
 from flt.core.errors import InputError
+from flt.data.samplers import lengths_of
 from flt.engines.batched.engine import Batched, BatchedSettings
 from flt.engines.launcher import LaunchSettings
 from flt.engines.process_group import Processes
-from flt.engines.serial import Outcome, Serial, SerialSettings, Task
-from flt.protocol.messages import JobId, Update, encode, message
+from flt.engines.serial import Serial, SerialSettings
+from flt.protocol.codec import encode, message
+from flt.protocol.failure import Failure
+from flt.protocol.job import Job
+from flt.protocol.messages import JobId, Update
 from flt.server.accumulator import Arrivals
 from flt.server.client_state_store import ClientStates
-from flt.server.failure_policy import Failure, Tolerance
+from flt.server.engine import Outcome, Task
+from flt.server.failure_policy import Tolerance
 
 AT_ONCE = 1 << 22
 """Numbers that are added up over the processes in one call."""

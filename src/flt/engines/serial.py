@@ -10,29 +10,19 @@ from typing import Any, ClassVar
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import Dataset
 
-from flt.algorithm.view import Job
 from flt.client.trainer import Site
-from flt.engines.batched.autotune import free
+from flt.core.memory import free
+from flt.core.timeout import ClientTimeoutError
+from flt.data.clients import ClientSpec
 from flt.engines.process_group import Processes
-from flt.models.module import ClientSpec
-from flt.protocol.messages import Payload, Update
+from flt.protocol.failure import Failure
+from flt.protocol.job import Job
+from flt.protocol.messages import Payload
 from flt.protocol.state import ClientState, ServerState
 from flt.server.accumulator import Arrivals
 from flt.server.client_state_store import ClientStates
-from flt.server.failure_policy import STRICT, ClientTimeoutError, Failure, Tolerance
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """One job to train: what it was sent, what it kept, and its seed."""
-
-    payload: Payload
-    private: ClientState
-    seed: int
-
-
-Outcome = tuple[Update, ClientState] | Failure
-"""What comes out of a task: an update and what stays on the client, or why there is none."""
+from flt.server.engine import Outcome, Task
+from flt.server.failure_policy import STRICT, Tolerance
 
 
 @dataclasses.dataclass

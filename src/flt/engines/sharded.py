@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import ClassVar
 
-from flt.client.places import AllDevices, ShardedWeights
 from flt.client.trainer import Site
 from flt.core.errors import InputError
+from flt.data.clients import ClientSpec
 from flt.engines.launcher import LaunchSettings
 from flt.engines.process_group import Processes, Word, told
 from flt.engines.serial import Serial
-from flt.models.module import ClientSpec
+from flt.engines.sharded_placement import AllDevices, ShardedWeights
+from flt.protocol.codec import encode
 from flt.protocol.layout import TRAVELLING
-from flt.protocol.messages import encode
 from flt.server.accumulator import Arrivals
 from flt.server.client_state_store import ClientStates
 

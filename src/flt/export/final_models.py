@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from flt.models.module import JobData
+from flt.data.clients import JobData
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Ids, JobId
 from flt.protocol.state import ClientState, ServerState

@@ -24,16 +24,17 @@ from torch.utils.data import Dataset
 from flt.core.errors import InputError
 from flt.core.files import expanded, last_name
 from flt.core.quiet import quiet_transformers
+from flt.core.typed import typed
+from flt.data.clients import JobData
 from flt.export.metadata import BASE, CARD, LABEL_NAMES, WEIGHTS
 from flt.models.adapters.client_context import knowing, stay_at
+from flt.models.adapters.registry import ADAPTERS
 from flt.models.backbones import EMBEDDED
 from flt.models.hub import LOADABLE, OFFLINE, loading, locate
 from flt.models.label_name_head import LabelNameClassifier
-from flt.models.module import ClientModule, JobData, Optimizer
+from flt.models.module import ClientModule, Optimizer
 from flt.models.provenance import origin_of, tell
 from flt.protocol.layout import TRAVELLING
-from flt.run.build import ADAPTERS
-from flt.run.compose import typed
 
 PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
 PLACES = ("group", "head", "client", "job")

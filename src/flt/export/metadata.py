@@ -12,10 +12,11 @@ import lightning.pytorch as pl
 import safetensors.torch
 from torch import Tensor
 
+from flt.data.clients import JobData
 from flt.models.causal import CausalModule
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.layer_names import output_layer
-from flt.models.module import ClientModule, JobData
+from flt.models.module import ClientModule
 from flt.models.provenance import origin_of
 
 BASE, CARD, WEIGHTS = "flt_base.json", "flt_adapter.json", "flt_adapter.safetensors"

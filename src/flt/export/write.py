@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
+from flt.core.errors import InputError
 from flt.core.quiet import quiet_transformers
 from flt.export.base_delta import with_change
 from flt.export.final_models import Model, of_groups
@@ -28,6 +30,19 @@ from flt.models.module import ClientModule
 from flt.models.provenance import drawn_in, origin_of
 from flt.protocol.layout import Layout
 from flt.protocol.state import ServerState
+
+BASES = ("merged", "delta")
+
+
+@dataclasses.dataclass
+class ExportConfig:
+    """How the result is written."""
+
+    base: str
+
+    def __post_init__(self) -> None:
+        if self.base not in BASES:
+            raise InputError.of("export.base", self.base, BASES)
 
 
 def export(

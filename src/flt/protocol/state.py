@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from flt.protocol.messages import BaseDelta, Ids, JobId, message
+from flt.protocol.codec import message
+from flt.protocol.messages import BaseDelta, Ids, JobId
 
 
 @message

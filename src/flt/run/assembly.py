@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from flt.algorithm.recipe import Recipe
 from flt.client.settings import LocalSettings
 from flt.core.errors import InputError
+from flt.data.clients import ClientSpec
 from flt.data.task_rounds import with_task_rounds
-from flt.models.module import ClientSpec
 from flt.protocol.layout import Layout
 from flt.run import build
-from flt.run.compose import TrainConfig
 from flt.run.federation import Federation
 from flt.run.prefix_cache import check_prefix
+from flt.run.schema import TrainConfig
 from flt.server.client_sampling import FixedSize, Poisson
 from flt.server.failure_policy import Tolerance
 

@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flt.core.errors import InputError
 from flt.core.files import expanded, last_name
+from flt.core.typed import first_line, typed
 from flt.run.conf_groups import choices, config_folder, groups
 from flt.run.schema import TrainConfig
 
@@ -70,38 +71,6 @@ def _keys_of(group: str, name: str) -> set[str]:
     return set(map(str, OmegaConf.load(config_folder() / group / f"{name}.yaml")))
 
 
-def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
-    """Builds a dataclass from settings, checking names and types.
-
-    Args:
-        kind: The dataclass.
-        settings: Its fields; missing ones take their defaults.
-        prefix: What to call it in an error, such as ``rule``.
-
-    Raises:
-        InputError: A field isn't there or has the wrong type; or the dataclass refuses a value.
-    """
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), settings)
-        return OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        key = ".".join(part for part in (prefix, error.full_key or str(error.key)) if part)
-        names = [f.name for f in dataclasses.fields(kind) if f.init]
-        unknown = "not in" in str(error)
-        value = OmegaConf.select(OmegaConf.create(settings), error.full_key or "", default="?")
-        raise InputError.of(
-            key, value, names if unknown else _expected(kind, error.full_key or ""), _first_line(error)
-        ) from None
-
-
-def _expected(kind: type[Any], key: str) -> str:
-    """The type of a field, such as ``a value of type list[int] | None``."""
-    found: Any = kind
-    for part in key.partition("[")[0].split("."):
-        found = get_type_hints(found).get(part, Any) if dataclasses.is_dataclass(found) else found
-    return f"a value of type {found.__name__ if isinstance(found, type) and not get_args(found) else found}"
-
-
 def to_yaml(cfg: TrainConfig) -> str:
     """The resolved configuration as YAML."""
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(cfg)))
@@ -131,7 +100,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
             OmegaConf.resolve(cfg)
             return cfg
     except (HydraException, OmegaConfBaseException) as error:
-        allowed, why = "key=value for keys that are there", _first_line(error.__cause__ or error)
+        allowed, why = "key=value for keys that are there", first_line(error.__cause__ or error)
         raise InputError.of("override", " ".join(overrides), allowed, why) from None
 
 
@@ -159,7 +128,7 @@ def _parse(override: str) -> Override:
             raise InputError.of("override", override, "key=value")
         return OverridesParser.create().parse_override(override)
     except HydraException as error:
-        raise InputError.of("override", override, "key=value", _first_line(error)) from None
+        raise InputError.of("override", override, "key=value", first_line(error)) from None
 
 
 def _is_group(override: Override) -> bool:
@@ -191,10 +160,6 @@ def _check_key(base: DictConfig, override: Override, text: str) -> None:
     known = list(node) if isinstance(node, DictConfig) else [*base, *(g for g in groups() if g not in base)]
     where = f"a key of {parent}: " if isinstance(node, DictConfig) and parent else ""
     raise InputError.of(key, text.partition("=")[2], f"{where}{', '.join(map(str, known))}", "there is no such key")
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from importlib.resources import files
 from pathlib import Path
+
+import flt
 
 
 def choices(group: str) -> list[str]:
@@ -14,8 +15,10 @@ def choices(group: str) -> list[str]:
 
 @functools.cache
 def config_folder() -> Path:
-    """Where conf/ is, in a checkout or in an installed wheel."""
-    return Path(str(files("flt.conf").joinpath("train.yaml"))).parent
+    """The folder conf/: beside src/ in a checkout, inside the package in an installed wheel."""
+    package = Path(flt.__file__).parent
+    found = (package / "conf", package.parents[1] / "conf")
+    return next(folder for folder in found if (folder / "train.yaml").is_file())
 
 
 @functools.cache

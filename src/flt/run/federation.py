@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from flt.models.module import ClientSpec
+from flt.data.clients import ClientSpec
 
 
 @dataclasses.dataclass

@@ -1,83 +1,15 @@
-"""Run folders: ``<root>/<name>/version_N``, and going on with one."""
+"""Run folders: ``<root>/<name>/version_N``."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import os
 import re
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
-
-from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
 
 from flt.core.errors import InputError
-from flt.core.files import last_name, why_of, write_atomically
-from flt.run.compose import TrainConfig, compose_config, config_folder, load_config, to_yaml, typed
-
-LATER = (
-    "rounds", "threads", "devices", "min_updates", "max_retries", "client_timeout", "checkpoint.keep", "cache.max_gb",
-    "export.base", "stop.accuracy", "stop.patience", "engine.jobs",
-)  # fmt: skip
-MAY_DIFFER = ("resume", "root", "algo", *LATER)
-"""Keys that a resume may set otherwise: ``rounds`` and ``stop`` say how long a run is, what a round puts up with
-whether it goes on at all, the rest changes no number, but for the rounding of jobs that are stacked otherwise. Those of
-LATER are taken over."""
-_log = logging.getLogger(__name__)
-
-
-def configure(overrides: Sequence[str]) -> TrainConfig:
-    """The configuration of a command line; with ``resume=`` the one that the run was started with.
-
-    Raises:
-        InputError: A key or value is wrong, or contradicts the run that is to go on.
-    """
-    cfg = load_config(overrides)
-    if cfg.resume is None:
-        return cfg
-    folder = _find(cfg)
-    if folder is None:
-        where = f"{last_name(cfg.root)}/{cfg.name}"
-        _log.warning("resume=%s: there is no run in %s yet, so a new one starts", cfg.resume, where)
-        return dataclasses.replace(cfg, resume=None)
-    saved, given = _saved(folder), set(_given(overrides))
-    wanted = compose_config(overrides)
-    if "algo" not in saved:  # its name says as much, unless it was given one
-        OmegaConf.update(saved, "algo", cfg.algo, force_add=True)
-    for key in _lacking(saved, wanted):  # written before there was such a key, it does as by its default
-        OmegaConf.update(saved, key, OmegaConf.select(_defaults(), key), force_add=True)
-    _compare(saved, wanted, given - set(MAY_DIFFER))
-    if "algo" in given and (saved.algo != cfg.algo or saved.get("name", cfg.name) != cfg.name):
-        raise InputError.of("algo", cfg.algo, str(saved.algo), "the run to go on with was started otherwise")
-    if _counts_rounds(saved):
-        _compare(saved, wanted, given & {"rounds"})
-    for key in given & set(LATER):
-        OmegaConf.update(saved, key, OmegaConf.select(wanted, key))
-    saved.root, saved.resume = cfg.root, str(folder)
-    return typed(TrainConfig, saved, "")
-
-
-def _lacking(saved: DictConfig, wanted: DictConfig) -> list[str]:
-    """Keys of this version that a saved configuration doesn't have, outside of the parts."""
-    whole = [str(key) for key in wanted if key not in saved]
-    sections = [f.name for f in dataclasses.fields(TrainConfig) if dataclasses.is_dataclass(_type_of(f.name))]
-    inner = [f"{s}.{key}" for s in sections if s in saved for key in wanted[s] if key not in saved[s]]
-    return [*whole, *inner]
-
-
-def _type_of(field: str) -> Any:
-    return get_type_hints(TrainConfig)[field]
-
-
-def _defaults() -> DictConfig:
-    return compose_config([])
-
-
-def _counts_rounds(saved: DictConfig) -> bool:
-    """Whether a part goes by the number of rounds in all: in a longer run the rounds that were run would be others."""
-    return any(OmegaConf.select(saved, f"{part}.rounds", default=0) is None for part in ("plan", "schedule"))
+from flt.core.files import why_of, write_atomically
+from flt.run.compose import to_yaml
+from flt.run.schema import TrainConfig
 
 
 def folder_of(cfg: TrainConfig) -> Path:
@@ -125,58 +57,3 @@ def _make_next(parent: Path) -> Path:
             number += 1
         else:
             return folder
-
-
-def _find(cfg: TrainConfig) -> Path | None:
-    assert cfg.resume is not None
-    if cfg.resume == "last":
-        started = [path for path in versions(Path(cfg.root) / cfg.name) if os.path.isfile(path / "config.yaml")]
-        return started[-1] if started else None
-    folder = Path(cfg.resume)
-    if not os.path.isfile(folder / "config.yaml"):  # Path.is_file would raise in a folder that can't be looked into
-        raise InputError.of("resume", cfg.resume, "last, or the folder of a run", "there is no config.yaml in it")
-    return folder
-
-
-def _saved(folder: Path) -> DictConfig:
-    try:
-        saved = OmegaConf.load(folder / "config.yaml")
-    except (OSError, YAMLError, ValueError, RecursionError) as error:
-        why = why_of(error) if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote", why) from error
-    if not isinstance(saved, DictConfig):
-        raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote")
-    for section in (f.name for f in dataclasses.fields(TrainConfig) if dataclasses.is_dataclass(_type_of(f.name))):
-        if section in saved and not isinstance(saved[section], DictConfig):
-            raise InputError.of(
-                "resume", folder, "a run with the config.yaml that flt wrote", f"{section} is no section"
-            )
-    return saved
-
-
-def _given(overrides: Sequence[str]) -> Iterator[str]:
-    """The keys that a command line sets, those in an experiment's file among them."""
-    for override in overrides:
-        key, _, value = override.partition("=")
-        yield key
-        if key == "experiment":
-            yield from map(str, OmegaConf.load(config_folder() / key / f"{value}.yaml"))
-
-
-def _compare(saved: DictConfig, wanted: DictConfig, keys: set[str]) -> None:
-    """Refuses keys that differ, all of them in one line."""
-    differing = {}
-    for key in sorted(keys):
-        old, new = (_plain(OmegaConf.select(cfg, key)) for cfg in (saved, wanted))
-        if key == "engine":  # how many jobs at once the run has found out, and a resume may say
-            old, new = ({name: value for name, value in each.items() if name != "jobs"} for each in (old, new))
-        if old != new:
-            differing[key] = (old, new)
-    if differing:
-        (key, (old, new)), *rest = differing.items()
-        others = "".join(f", and {key}={new}, allowed is {old}" for key, (old, new) in rest)
-        raise InputError.of(key, new, f"{old}{others}", "the run to go on with was started otherwise")
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

@@ -17,8 +17,8 @@ from flt.models.activations import Activations
 from flt.models.frozen_prefix import Prefix, lower_blocks
 from flt.models.module import ClientModule
 from flt.protocol.layout import Layout
-from flt.run.compose import TrainConfig
 from flt.run.federation import Federation
+from flt.run.schema import TrainConfig
 
 
 def prefixed(made: Federation, layout: Layout, cfg: TrainConfig, device: torch.device, show: bool) -> Federation:

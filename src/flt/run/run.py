@@ -33,10 +33,11 @@ from flt.callbacks.received_models import Distributed
 from flt.callbacks.selection_overlap import Selected
 from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
+from flt.client.shared_logger import SharedLogger
 from flt.client.trainer import Site
 from flt.core.errors import InputError, PeerDiedError
 from flt.core.files import is_path, last_name
-from flt.core.quiet import SharedLogger
+from flt.data.clients import ClientSpec
 from flt.engines.launcher import FORK, launched
 from flt.engines.process_group import Processes
 from flt.engines.sharded import Sharded
@@ -45,13 +46,14 @@ from flt.export.metadata import Card
 from flt.export.write import export, kind
 from flt.models.adapters.client_context import stay_at
 from flt.models.compile import compile_model
-from flt.models.module import ClientModule, ClientSpec
+from flt.models.module import ClientModule
 from flt.run import build, summary
-from flt.run import folder as runs
 from flt.run.assembly import Start, start
-from flt.run.compose import TrainConfig, flat
+from flt.run.compose import flat
 from flt.run.federation import Federation
+from flt.run.folder import folder_of, record
 from flt.run.prefix_cache import prefixed
+from flt.run.schema import TrainConfig
 from flt.server.aggregation import ServerAggregation
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStates
@@ -209,7 +211,7 @@ class Run:
         server = ServerAggregation(recipe, served, len(made.tasks()), cfg.seed, base, jobs_of)
         state = server.initial(weights)
         self.folder = Path(
-            self.processes.first(lambda: str(runs.folder_of(cfg)))
+            self.processes.first(lambda: str(folder_of(cfg)))
         )  # the first thing that is written, once all of the above was accepted
         fits = self.folder / "fits"
         site = Site(module, layout, recipe, ready.settings, base, made.collate, self.lightning, (), fits, made.heads)
@@ -243,7 +245,7 @@ class Run:
             federator.callbacks = [faults, *evaluating, *counting, *last]
             federator.engine.site.loggers = self._site_loggers(federator, [DummyLogger()])
             return
-        runs.record(self.folder, cfg)  # a longer run's rounds, once the checkpoint has agreed to them
+        record(self.folder, cfg)  # a longer run's rounds, once the checkpoint has agreed to them
         loggers = self._loggers(federator)
         federator.engine.site.loggers = self._site_loggers(federator, loggers.loggers)
         sinks = [MetricsCsv(self.folder / "metrics.csv"), loggers]
@@ -259,7 +261,7 @@ class Run:
     def _found(self, engine: dict[str, Any]) -> None:
         """What the engine found out is a part of the run, so that a resume does the same."""
         if self.processes.is_first:
-            runs.record(self.folder, dataclasses.replace(self.cfg, engine=engine))
+            record(self.folder, dataclasses.replace(self.cfg, engine=engine))
 
     def _card(self) -> Card:
         module, layers = self.made.module, self.cfg.model.get("adapt_layers", "all")

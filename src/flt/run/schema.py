@@ -3,134 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
-from flt.core.cache import BYTES_PER_GB
+from flt.callbacks.checkpoint import CheckpointConfig
+from flt.callbacks.evaluate import EvalConfig
+from flt.callbacks.fault_injection import FaultsConfig
+from flt.callbacks.stop import StopConfig
+from flt.client.settings import LocalConfig
+from flt.core.cache import CacheConfig
 from flt.core.errors import InputError
+from flt.data.config import PartitionConfig
+from flt.export.write import ExportConfig
 from flt.run.conf_groups import choices
+from flt.server.client_sampling import CohortConfig
 
 JOBS = ("per_client", "per_task")
+
+
 HEADS = ("shape", "task", "shared")
-BASES = ("merged", "delta")
-ATTACKS = ("sign_flip", "scale", "label_flip")
-
-
-@dataclasses.dataclass
-class PartitionConfig:
-    """How examples are dealt to clients; conf/train.yaml says what each key means."""
-
-    kind: str
-    alpha: float
-    min_examples: int
-    min_share: float
-    shards_per_client: int
-    held_out: float
-
-
-@dataclasses.dataclass
-class CohortConfig:
-    """Who takes part in a round."""
-
-    sampling: str
-    size: int | None
-    rate: float
-
-
-@dataclasses.dataclass
-class LocalConfig:
-    """How a client trains."""
-
-    steps: int | None
-    epochs: int | None
-    optimizer: str
-    lr: float
-    weight_decay: float
-    momentum: float
-    clip: float | None
-    accumulate: int
-
-
-@dataclasses.dataclass
-class EvalConfig:
-    """What is evaluated, and how often."""
-
-    examples: int | None
-    test_examples: int | None
-    client_examples: int
-    distributed: bool
-    batch_size: int
-    every: int
-    by_column: bool
-
-
-@dataclasses.dataclass
-class StopConfig:
-    """When a run ends before its last round."""
-
-    accuracy: float | None
-    patience: int | None
-
-    def __post_init__(self) -> None:
-        if self.accuracy is not None and not 0 < self.accuracy <= 1:
-            raise InputError.of("stop.accuracy", self.accuracy, "a number in (0, 1], or null")
-        if self.patience is not None and self.patience < 1:
-            raise InputError.of("stop.patience", self.patience, "an integer >= 1, or null")
-
-
-@dataclasses.dataclass
-class CheckpointConfig:
-    """How many checkpoints are kept."""
-
-    keep: int
-
-
-@dataclasses.dataclass
-class FaultsConfig:
-    """What is made to go wrong, to see what it costs."""
-
-    drop: float
-    nan: float
-    attack: str | None
-    hostile: float
-    scale: float
-
-    def __post_init__(self) -> None:
-        for key in ("drop", "nan", "hostile"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise InputError.of(f"faults.{key}", getattr(self, key), "a number in [0, 1]")
-        if self.attack is not None and self.attack not in ATTACKS:
-            raise InputError.of("faults.attack", self.attack, [*ATTACKS, "null"])
-        if not math.isfinite(self.scale):
-            raise InputError.of("faults.scale", self.scale, "a finite number")
-
-
-@dataclasses.dataclass
-class CacheConfig:
-    """What is kept on disk to be computed once."""
-
-    max_gb: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.max_gb < math.inf:
-            raise InputError.of("cache.max_gb", self.max_gb, "a number > 0")
-
-    @property
-    def limit(self) -> int:
-        """Bytes."""
-        return int(self.max_gb * BYTES_PER_GB)
-
-
-@dataclasses.dataclass
-class ExportConfig:
-    """How the result is written."""
-
-    base: str
-
-    def __post_init__(self) -> None:
-        if self.base not in BASES:
-            raise InputError.of("export.base", self.base, BASES)
 
 
 @dataclasses.dataclass

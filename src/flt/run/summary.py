@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flt.core import format as readable
+from flt.core import formatting
 
 History = Sequence[Mapping[str, float]]
 FOLDERS = ("adapter", "model", "checkpoints")
@@ -62,14 +62,14 @@ def table(history: History, path: Path, elapsed: float) -> Table:
 
 def models(last: Mapping[str, float]) -> Iterator[tuple[str, dict[str, float]]]:
     """Each evaluated model or average of models, and its figures by the names under which its module logs them."""
-    yield "global model, validation", readable.under(last, "round/")
-    if test := readable.under(last, "test/"):
+    yield "global model, validation", formatting.under(last, "round/")
+    if test := formatting.under(last, "test/"):
         yield "global model, test", test
-    yield "clients' models as distributed, mean", readable.distributed(last)
-    yield "clients' models as distributed, worst tenth", readable.under(last, "clients/", readable.WORST)
-    yield "clients' models after the fit, mean", readable.under(last, "clients/fitted_")
+    yield "clients' models as distributed, mean", formatting.distributed(last)
+    yield "clients' models as distributed, worst tenth", formatting.under(last, "clients/", formatting.WORST)
+    yield "clients' models after the fit, mean", formatting.under(last, "clients/fitted_")
     for task in dict.fromkeys(key.rpartition("/")[0] for key in last if key.startswith("task/")):
-        yield f"task {task.removeprefix('task/')}", readable.under(last, f"{task}/")
+        yield f"task {task.removeprefix('task/')}", formatting.under(last, f"{task}/")
 
 
 def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:
@@ -78,13 +78,13 @@ def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:
     if _CLUSTERING in last:
         yield "jobs in the group of their task", f"{last[_CLUSTERING]:.4f}", ""
     yield "rounds", str(rounds), ""
-    for way, total in readable.under(last, "comm/total_").items():
-        yield f"bytes {way}", readable.size(total), f"{readable.size(total / rounds)} per round"
+    for way, total in formatting.under(last, "comm/total_").items():
+        yield f"bytes {way}", formatting.size(total), f"{formatting.size(total / rounds)} per round"
     if "comm/reduction" in last:
         less, last_round = last["comm/reduction"], last["comm/reduction_round"]
         yield "parameters up, fewer than the whole model's", f"{less:.2%}", f"{last_round:.2%} in the last round"
     seconds = last.get("time/total_seconds", elapsed)  # of all the processes that a resumed run took
-    yield "time", readable.duration(seconds), f"{readable.duration(seconds / rounds)} per round"
+    yield "time", formatting.duration(seconds), f"{formatting.duration(seconds / rounds)} per round"
 
 
 def places(path: Path, logdir: str) -> dict[str, str]:
@@ -93,7 +93,7 @@ def places(path: Path, logdir: str) -> dict[str, str]:
     return {"run": str(path), **found, "curves": f"tensorboard --logdir {logdir}"}
 
 
-_PICKS = ((readable.score, "accuracy"), (readable.loss, "loss"))
+_PICKS = ((formatting.score, "accuracy"), (formatting.loss, "loss"))
 
 
 def _header(name: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flt.core.errors import InputError
+from flt.core.typed import typed
 from flt.data import encode
 from flt.data.deal import TaskData, deal
 from flt.data.examples import Collate, Examples, take
@@ -18,8 +19,8 @@ from flt.models import backbones, heads
 from flt.models.causal import CausalModule
 from flt.models.label_name_head import label_texts
 from flt.models.module import ClientModule, Optimizer
-from flt.run.compose import TrainConfig, typed
 from flt.run.federation import Federation
+from flt.run.schema import TrainConfig
 
 
 def federation(cfg: TrainConfig) -> Federation:

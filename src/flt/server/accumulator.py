@@ -11,11 +11,11 @@ from torch import Tensor
 
 from flt.algorithm.rule.base import Summable, Totals
 from flt.algorithm.rule.exact_sum import LARGEST
-from flt.algorithm.view import Job
 from flt.core.errors import InputError
+from flt.protocol.failure import Failure
+from flt.protocol.job import Job
 from flt.protocol.messages import JobId, Update
 from flt.protocol.state import ServerState
-from flt.server.failure_policy import Failure
 
 if TYPE_CHECKING:
     from flt.server.aggregation import ServerAggregation

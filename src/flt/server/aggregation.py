@@ -9,7 +9,8 @@ from torch import Tensor
 
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.base import Combined, Summable
-from flt.algorithm.view import Job, View
+from flt.algorithm.view import View
+from flt.protocol.job import Job
 from flt.protocol.layout import PAIRS, TRAVELLING, Layout
 from flt.protocol.messages import JobId, Payload, Update
 from flt.protocol.packing import opened_update

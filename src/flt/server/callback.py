@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flt.protocol.failure import Failure
     from flt.protocol.messages import Payload, Update
-    from flt.server.failure_policy import Failure
     from flt.server.federator import Federator
 
 

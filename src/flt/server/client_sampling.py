@@ -12,6 +12,15 @@ from flt.core.errors import InputError
 _COHORT = 1  # keeps this stream apart from the other streams of the same seed and round
 
 
+@dataclasses.dataclass
+class CohortConfig:
+    """Who takes part in a round."""
+
+    sampling: str
+    size: int | None
+    rate: float
+
+
 @dataclasses.dataclass(frozen=True)
 class FixedSize:
     """Always the same number of clients, without replacement.

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from flt.core.files import write_atomically
-from flt.protocol.messages import JobId, decode, encode
+from flt.protocol.codec import decode, encode
+from flt.protocol.messages import JobId
 from flt.protocol.state import ClientState
 
 FOLDER = "clients"

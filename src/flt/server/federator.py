@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from flt.algorithm.view import Job
 from flt.core.errors import InputError
-from flt.engines.serial import Outcome, Serial, Task
-from flt.models.module import ClientSpec
+from flt.data.clients import ClientSpec
+from flt.engines.serial import Serial
+from flt.protocol.failure import Failure
+from flt.protocol.job import Job
 from flt.protocol.messages import Update
 from flt.protocol.state import ClientState, ServerState
 from flt.server.accumulator import Arrivals
 from flt.server.aggregation import ServerAggregation
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStates
-from flt.server.failure_policy import STRICT, Failure, Tolerance
+from flt.server.engine import Outcome, Task
+from flt.server.failure_policy import STRICT, Tolerance
 from flt.server.validation import check_state
 
 Sampler = Callable[[Sequence[int], int, int], list[int]]

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from flt.algorithm.view import Job
 from flt.core.errors import InputError
+from flt.protocol.job import Job
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Ids, JobId, Update
 from flt.protocol.state import ClientState

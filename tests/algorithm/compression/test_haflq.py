@@ -18,11 +18,13 @@ from flt.algorithm.compression.methods import NoCompression, Quantised
 from flt.algorithm.plan import AdapterPlan
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
-from flt.algorithm.selection.top import Freeze, Truncate
+from flt.algorithm.selection.freeze import Freeze
+from flt.algorithm.selection.truncate import Truncate
 from flt.callbacks.bit_widths import Precision
 from flt.callbacks.communication import Communication
-from flt.models.module import ClientSpec
-from flt.protocol.messages import PackedPayload, Payload, Update, encode
+from flt.data.clients import ClientSpec
+from flt.protocol.codec import encode
+from flt.protocol.messages import PackedPayload, Payload, Update
 from flt.protocol.packing import opened_payload
 from flt.protocol.quantise import dequantise, quantise
 from flt.server.callback import FedCallback

@@ -19,10 +19,11 @@ from flt.algorithm.importance import DeltaSensitivity, GradientSensitivity
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
-from flt.algorithm.selection.top import Freeze
+from flt.algorithm.selection.freeze import Freeze
 from flt.core.errors import InputError
+from flt.protocol.codec import encode
 from flt.protocol.layout import Layout
-from flt.protocol.messages import PackedUpdate, Plan, Update, encode
+from flt.protocol.messages import PackedUpdate, Plan, Update
 from flt.protocol.packing import opened_update
 
 HAFLQ = Recipe(Mean(), selection=Freeze(), importance=GradientSensitivity(), compression=Quantised(ratio=0.9))

@@ -17,7 +17,8 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.view import View
 from flt.core.errors import InputError
-from flt.protocol.messages import Ids, JobId, Update, encode
+from flt.protocol.codec import encode
+from flt.protocol.messages import Ids, JobId, Update
 
 JOBS = [(client, index) for client in range(6) for index in range(2)]
 

@@ -20,11 +20,12 @@ from flt.algorithm.rule.mean import PADS, Mean
 from flt.algorithm.rule.residual import Residual
 from flt.algorithm.rule.scaffold import Scaffold
 from flt.algorithm.rule.stacking import Stacking
-from flt.algorithm.selection.top import Truncate
+from flt.algorithm.selection.truncate import Truncate
 from flt.algorithm.view import View
 from flt.core.errors import InputError
+from flt.protocol.codec import encode
 from flt.protocol.layout import Entry
-from flt.protocol.messages import Update, encode
+from flt.protocol.messages import Update
 from flt.protocol.state import apply_change
 
 KEPT = [

@@ -18,14 +18,14 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.base import Rule
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
-from flt.algorithm.selection.top import Freeze
+from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.server_optimizer import Momentum
 from flt.client.trainer import LocalSettings, Site
 from flt.core.errors import InputError
+from flt.data.clients import ClientSpec, JobData
 from flt.engines.serial import Serial
-from flt.models.module import ClientSpec, JobData
+from flt.protocol.codec import encode
 from flt.protocol.layout import Layout
-from flt.protocol.messages import encode
 from flt.server.aggregation import ServerAggregation
 from flt.server.client_sampling import FixedSize
 from flt.server.federator import Federator

@@ -20,10 +20,10 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.selection.self_pruning import SelfPruning
-from flt.algorithm.selection.top import Truncate
+from flt.algorithm.selection.truncate import Truncate
 from flt.algorithm.server_optimizer import Momentum
 from flt.core.errors import InputError
-from flt.protocol.messages import encode
+from flt.protocol.codec import encode
 from flt.server.federator import Federator
 
 A, B = "fc2.lora_A.default.weight", "fc2.lora_B.default.weight"

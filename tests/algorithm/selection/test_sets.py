@@ -17,11 +17,13 @@ from toys import toy_clients, toy_federator, updates_of
 from flt.algorithm.importance import GradientSensitivity
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
-from flt.algorithm.selection.top import Freeze, Truncate
-from flt.algorithm.view import Job, View
+from flt.algorithm.selection.freeze import Freeze
+from flt.algorithm.selection.truncate import Truncate
+from flt.algorithm.view import View
 from flt.core.errors import InputError
 from flt.export.metadata import Card
 from flt.export.write import export
+from flt.protocol.job import Job
 from flt.protocol.layout import Layer
 from flt.protocol.state import ClientState
 

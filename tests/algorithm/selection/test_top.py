@@ -15,10 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made import jobs_of, layout_of, view_of
 
+from flt.algorithm.selection.all import All
+from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.selection.sets import deal
-from flt.algorithm.selection.top import All, Freeze, Truncate
-from flt.algorithm.view import Job, View
+from flt.algorithm.selection.truncate import Truncate
+from flt.algorithm.view import View
 from flt.core.errors import InputError
+from flt.protocol.job import Job
 
 RANK = 8
 SCORES = {name: np.random.default_rng(seed).random(RANK).tolist() for seed, name in enumerate("xy")}

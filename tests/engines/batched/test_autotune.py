@@ -17,10 +17,11 @@ from flt.core.errors import InputError
 from flt.engines.batched import autotune as tuning
 from flt.engines.batched.engine import Batched, BatchedSettings
 from flt.engines.process_group import Processes
-from flt.engines.serial import Serial, Task
+from flt.engines.serial import Serial
 from flt.run import build
-from flt.run import folder as runs
 from flt.run.compose import load_config
+from flt.run.resume import configure
+from flt.server.engine import Task
 
 CPU = torch.device("cpu")
 
@@ -176,10 +177,10 @@ def test_the_run_records_what_was_timed_and_a_resume_keeps_it(tmp_path: Path, mo
     ]  # fmt: skip
     result = train(dataclasses.replace(load_config(given), rounds=1))
     assert OmegaConf.load(result.path / "config.yaml").engine == {"name": "batched", "jobs": 3}
-    cfg = runs.configure([*given, "resume=last", "rounds=2"])
+    cfg = configure([*given, "resume=last", "rounds=2"])
     assert cfg.engine == {"name": "batched", "jobs": 3}
     train(cfg)
     assert calls == [4]
-    assert runs.configure([*given, "resume=last", "engine.jobs=2"]).engine["jobs"] == 2
+    assert configure([*given, "resume=last", "engine.jobs=2"]).engine["jobs"] == 2
     with pytest.raises(InputError, match="engine"):
-        runs.configure(["algo=fedit", "engine=serial", f"root={tmp_path}", "resume=last"])
+        configure(["algo=fedit", "engine=serial", f"root={tmp_path}", "resume=last"])

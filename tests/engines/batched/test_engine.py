@@ -13,7 +13,8 @@ from stacks import Spy, assert_equal, batched, compared, federator_of, tasks_of
 from flt.algorithm.plan import AdapterPlan
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
-from flt.algorithm.selection.top import Freeze, Truncate
+from flt.algorithm.selection.freeze import Freeze
+from flt.algorithm.selection.truncate import Truncate
 from flt.client.fit import LocalCallback, LocalFit
 from flt.models.module import Optimizer
 from flt.run.conf_groups import choices

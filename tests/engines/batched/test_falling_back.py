@@ -13,12 +13,14 @@ from toys import Toy
 
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
-from flt.algorithm.selection.top import Freeze
+from flt.algorithm.selection.freeze import Freeze
 from flt.client.fit import LocalFit
+from flt.core.timeout import within
 from flt.data.examples import Examples
 from flt.engines.batched import engine as batched_engine
 from flt.engines.batched.shortcut import Shortcut
-from flt.server.failure_policy import Failure, Tolerance, within
+from flt.protocol.failure import Failure
+from flt.server.failure_policy import Tolerance
 from flt.server.federator import Federator
 
 

@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from flt.core.errors import InputError
+from flt.data.clients import JobData
 from flt.models.adapters.c2a import C2ASettings, HyperNetwork
 from flt.models.adapters.client_context import at_client, knowing
-from flt.models.module import JobData
 
 # ---------------------------------------------------------------------------------------------- labels
 

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from flt.algorithm.compression.allocation import DROPPED, allocate
 from flt.core.errors import InputError
+from flt.protocol.codec import encoded_size
 from flt.protocol.layout import PAIRS, Layout
-from flt.protocol.messages import Ids, Payload, Update, encoded_size
+from flt.protocol.messages import Ids, Payload, Update
 from flt.protocol.packing import Place, closed_payload, closed_update, vectors
 from flt.protocol.quantise import BITS
 

@@ -12,9 +12,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from flt.algorithm.view import Job, View
+from flt.algorithm.view import View
 from flt.client.fit import LocalCallback, LocalFit
 from flt.core.errors import InputError
+from flt.protocol.job import Job
 from flt.protocol.layout import PAIRS
 from flt.protocol.messages import Ids, JobId, Update
 

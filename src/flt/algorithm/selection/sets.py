@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from flt.algorithm.view import Job
+from flt.protocol.job import Job
 
 _P = TypeVar("_P", int, tuple[str, int])
 

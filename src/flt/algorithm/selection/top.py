@@ -7,55 +7,32 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from lightning.pytorch import Callback
 from torch import Tensor
 
 from flt.algorithm.selection.sets import deal, explored
-from flt.algorithm.view import Job, View
-from flt.client.fit import FrozenPairs, LocalFit
+from flt.algorithm.view import View
 from flt.core.errors import InputError
+from flt.protocol.job import Job
 from flt.protocol.layout import PAIRS
 from flt.protocol.messages import Ids, JobId, Update
 
 Pairs = dict[str, Ids]
+
+
 Pair = tuple[str, int]
 """Layer and pair id."""
+
+
 Scores = dict[str, list[float]]
+
+
 ORDERS = ("score", "first", "random")
+
+
 SCOPES = ("layer", "global")
+
+
 SOURCES = ("server", "client")
-
-
-@dataclasses.dataclass(frozen=True)
-class All:
-    """Every job holds and trains all living pairs: what FedAvg on LoRA does."""
-
-    needs: ClassVar[tuple[str, ...]] = ()
-    together: ClassVar[tuple[str, ...]] = ()
-    personal: ClassVar[bool] = False
-    freezes: ClassVar[bool] = False
-
-    def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
-        """(held, kept) pair ids of a job."""
-        return dict(view.state.alive), dict(view.state.alive)
-
-    def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """What changes local training: nothing."""
-        return []
-
-    def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
-        """Every job keeps its rank."""
-        return {}
-
-    def check(self, ranks: Sequence[int], rank: int) -> None:
-        """Refuses clients that can't hold all pairs.
-
-        Raises:
-            InputError: A client's rank is below the adapter's.
-        """
-        if min(ranks) < rank:
-            why = f"a client of rank {min(ranks)} can't train all {rank} pairs"
-            raise InputError.of("selection", "all", "truncate or freeze where ranks differ", why)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,32 +115,3 @@ class _Top:
         scores = view.state.groups[view.state.group_of(job.id)].scores
         own = view.state.scores.get(job.id, {}) if self.personal else {}
         return {**scores, **{name: torch.where(mine.isnan(), scores[name], mine) for name, mine in own.items()}}
-
-
-@dataclasses.dataclass(frozen=True)
-class Freeze(_Top):
-    """A job holds all living pairs, computes with all, and trains and sends its top r_k (HAFL, arXiv 2411.06581)."""
-
-    freezes: ClassVar[bool] = True
-
-    def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
-        """(held, kept) pair ids of a job."""
-        return dict(view.state.alive), self._top(view, job, cohort)
-
-    def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """What changes local training: the pairs that aren't kept stand still."""
-        return [FrozenPairs(fit)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Truncate(_Top):
-    """A job holds, trains and sends its top r_k only: its model is smaller than the server's (HAFL)."""
-
-    def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
-        """(held, kept) pair ids of a job."""
-        top = self._top(view, job, cohort)
-        return top, top
-
-    def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """What changes local training: nothing, since the model holds what it trains."""
-        return []

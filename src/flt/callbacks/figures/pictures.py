@@ -28,7 +28,7 @@ from flt.callbacks.figures.heatmap import (
     padded,
     row_height,
 )
-from flt.models.module import ClientSpec
+from flt.data.clients import ClientSpec
 from flt.protocol.layout import Layout
 from flt.protocol.messages import JobId, Update
 from flt.protocol.state import ServerState

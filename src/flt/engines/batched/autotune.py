@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-import os
-import resource
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,23 +10,39 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
+from flt.core.memory import available_memory, free, is_out_of_memory, taken
+
 _log = logging.getLogger(__name__)
+
+
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100)
+
+
 MOST = CANDIDATES[-1]
+
+
 STEPS = 3
 """Steps of a timed fit; the first warms up."""
+
+
 SLOWER = 1.15
 """By so much a candidate has to be slower than the best to be out: less may be a disturbance."""
+
+
 AGAIN = 2
 """How often those that are left are timed again, the other way round."""
+
+
 LONG = 10.0
 """Seconds after which nothing is timed again: where steps take long, disturbances are small beside them."""
+
+
 CLEARLY = 0.98
 """More jobs at once have to be faster by that factor, since they cost memory."""
+
+
 SHARE = 0.8
 """Of the free memory that may be taken."""
-NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
-"""What the allocators of torch and of the system say."""
 
 
 class Clock(Callback):
@@ -99,35 +112,3 @@ def _fewest(found: dict[int, float]) -> int:
         if seconds < CLEARLY * at_best:
             best, at_best = count, seconds
     return best
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has an exception for it, the CPU's allocator a text."""
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY)
-
-
-def free() -> None:
-    """Gives back what failed or finished fits held."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def taken(device: torch.device) -> int:
-    """The most bytes that were taken until now: on a GPU since :func:`free`, else by the process in its life."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def available_memory(device: torch.device) -> int:
-    """Bytes that are free on a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":") for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

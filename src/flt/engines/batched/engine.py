@@ -17,6 +17,8 @@ from flt.client.fit import LocalFit
 from flt.client.trainer import Site
 from flt.core.errors import InputError
 from flt.core.quiet import alone, interruptible, quiet
+from flt.core.timeout import ClientTimeoutError, within
+from flt.data.clients import ClientSpec
 from flt.data.examples import Collate
 from flt.engines.batched import autotune as tuning
 from flt.engines.batched import verify as proof
@@ -24,14 +26,15 @@ from flt.engines.batched.adapters import Stack, layers
 from flt.engines.batched.batches import Steps, Unstackable
 from flt.engines.batched.module import JobCallbacks, StackedJob, StackedModule
 from flt.engines.batched.shortcut import Shortcut
-from flt.engines.serial import Outcome, Serial, Task
+from flt.engines.serial import Serial
 from flt.models.causal import CausalModule
-from flt.models.module import ClientModule, ClientSpec
+from flt.models.module import ClientModule
+from flt.protocol.failure import Failure
 from flt.protocol.layout import TRAVELLING
 from flt.protocol.messages import Update
 from flt.protocol.packing import opened_payload
 from flt.protocol.state import ClientState
-from flt.server.failure_policy import ClientTimeoutError, Failure, within
+from flt.server.engine import Outcome, Task
 
 _log = logging.getLogger(__name__)
 Result = tuple[Update, ClientState]

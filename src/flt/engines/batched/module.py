@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flt.client.fit import LocalFit
+from flt.data.clients import JobData
 from flt.data.stores import IGNORED
 from flt.engines.batched.adapters import Stack
 from flt.engines.batched.batches import Frame, Steps, Unstackable
-from flt.models.module import ClientModule, JobData
+from flt.models.module import ClientModule
 
 HOOKS = frozenset(
     {"on_train_start", "on_after_backward", "on_before_optimizer_step", "on_train_batch_end", "on_train_end"}

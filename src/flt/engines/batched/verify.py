@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flt.client.trainer import Site
+from flt.core.timeout import ClientTimeoutError
 from flt.data.examples import PADDED
 from flt.data.stores import IGNORED
 from flt.engines.batched import shortcut as first_token
@@ -19,7 +20,6 @@ from flt.engines.batched.batches import Frame, Unstackable, joined
 from flt.engines.batched.module import StackedJob, StackedModule
 from flt.engines.batched.shortcut import Shortcut
 from flt.models.module import ClientModule
-from flt.server.failure_policy import ClientTimeoutError
 
 _log = logging.getLogger(__name__)
 JOBS = 3

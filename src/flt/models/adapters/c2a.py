@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flt.core.errors import InputError
+from flt.data.clients import JobData
 from flt.models.adapters.sublayers import bottleneck, prepare
-from flt.models.module import JobData
 from flt.protocol.layout import Layout
 
 STD = 0.01

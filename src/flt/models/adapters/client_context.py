@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import lightning.pytorch as pl
 from torch import nn
 
-from flt.models.module import JobData
+from flt.data.clients import JobData
 
 
 @runtime_checkable

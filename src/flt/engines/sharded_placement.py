@@ -1,4 +1,4 @@
-"""Where a fit runs: on one device, or split over the devices of all processes by a strategy of the Trainer."""
+"""One fit split over the devices of all processes, by a strategy of its Trainer."""
 
 from __future__ import annotations
 
@@ -9,38 +9,15 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, Sampler
 
-from flt.core.quiet import ResidentStrategy, alone
+from flt.client.placement import OneDevice
+from flt.core.quiet import alone
 from flt.models.blocks import blocks
-
-
-class OneDevice:
-    """A fit on the device on which the module is, whatever other processes of the run do."""
-
-    def arguments(self, module: pl.LightningModule) -> dict[str, Any]:
-        """The Trainer's."""
-        return {"strategy": ResidentStrategy(module.device), "plugins": [LightningEnvironment()]}
-
-    def around(self) -> contextlib.AbstractContextManager[None]:
-        """What holds while it runs."""
-        return alone()
-
-    together = False
-    """Whether an evaluation needs all processes of the run."""
-
-    def share(self, loader: DataLoader) -> DataLoader:
-        """This process's part of each batch: all of it."""
-        return loader
-
-    def callbacks(self) -> list[pl.Callback]:
-        """What a fit needs there before all other callbacks."""
-        return []
 
 
 class ResidentDDP(DDPStrategy):

@@ -1,0 +1,48 @@
+"""Dataclasses built from settings, with their names and types checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, get_args, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from flt.core.errors import InputError
+
+
+def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
+    """Builds a dataclass from settings, checking names and types.
+
+    Args:
+        kind: The dataclass.
+        settings: Its fields; missing ones take their defaults.
+        prefix: What to call it in an error, such as ``rule``.
+
+    Raises:
+        InputError: A field isn't there or has the wrong type; or the dataclass refuses a value.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(kind), settings)
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = ".".join(part for part in (prefix, error.full_key or str(error.key)) if part)
+        names = [f.name for f in dataclasses.fields(kind) if f.init]
+        unknown = "not in" in str(error)
+        value = OmegaConf.select(OmegaConf.create(settings), error.full_key or "", default="?")
+        raise InputError.of(
+            key, value, names if unknown else _expected(kind, error.full_key or ""), first_line(error)
+        ) from None
+
+
+def _expected(kind: type[Any], key: str) -> str:
+    """The type of a field, such as ``a value of type list[int] | None``."""
+    found: Any = kind
+    for part in key.partition("[")[0].split("."):
+        found = get_type_hints(found).get(part, Any) if dataclasses.is_dataclass(found) else found
+    return f"a value of type {found.__name__ if isinstance(found, type) and not get_args(found) else found}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that isn't empty, or the name of its class."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

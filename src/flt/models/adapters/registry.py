@@ -1,0 +1,16 @@
+"""The adapters by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flt.models.adapters import c2a, houlsby, lora, none
+from flt.protocol.layout import Layout
+
+ADAPTERS: dict[str, tuple[type, Callable[..., Layout]]] = {
+    "lora": (lora.LoraSettings, lora.attach),
+    "c2a": (c2a.C2ASettings, c2a.attach),
+    "houlsby": (houlsby.HoulsbySettings, houlsby.attach),
+    "none": (none.NoAdapterSettings, none.attach),
+}
+"""Name in conf/adapter/ -> its settings, and what attaches it: called with module, settings, seed and layers."""
