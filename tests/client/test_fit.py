@@ -11,9 +11,9 @@ from toys import Planned, Toy, assert_same, toy_batches, toy_federator, toy_modu
 
 from flt.algorithm.plan import AdapterPlan
 from flt.algorithm.recipe import Recipe
+from flt.algorithm.rule import scaffold
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
-from flt.client import fit as local
 from flt.protocol.messages import Plan
 from flt.server.federator import Federator
 
@@ -76,7 +76,7 @@ def test_the_plans_factor_reaches_the_users_schedule_too() -> None:
 
 
 def test_scaffold_says_once_that_it_is_a_heuristic_without_sgd(caplog: pytest.LogCaptureFixture) -> None:
-    local._say_once.cache_clear()
+    scaffold._say_once.cache_clear()
     toy_federator(Recipe(Scaffold()), optimizer="sgd").fit()
     assert not caplog.records
     toy_federator(Recipe(Scaffold()), optimizer="adamw").fit()
@@ -95,7 +95,7 @@ def test_sgd_with_momentum_clipping_or_several_learning_rates_is_a_heuristic_too
             groups = [{"params": [first], "lr": 0.2 if kind == "two rates" else 0.1}, {"params": rest}]
             return torch.optim.SGD(groups, lr=0.1, momentum=0.9 if kind == "momentum" else 0.0)
 
-    local._say_once.cache_clear()
+    scaffold._say_once.cache_clear()
     federator = toy_federator(Recipe(Scaffold()), clip=0.1 if kind == "clipping" else None)
     federator.engine.site.module.__class__ = Other
     federator.fit()

@@ -14,17 +14,16 @@ from toys import Planned, toy_clients, toy_federator
 
 from flt.algorithm.grouping.base import Everyone
 from flt.algorithm.grouping.kmeans import KMeansGrouping
-from flt.algorithm.importance import DeltaSensitivity, GradientSensitivity
-from flt.algorithm.plan import AdapterPlan
+from flt.algorithm.importance import DeltaSensitivity, GradientSensitivity, SensitivityMeter
+from flt.algorithm.plan import AdapterPlan, LearningRateFactor, Proximal
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.base import Rule
 from flt.algorithm.rule.mean import Mean
-from flt.algorithm.rule.scaffold import Scaffold
+from flt.algorithm.rule.scaffold import ControlVariate, Scaffold
 from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.schedule import Constant
-from flt.algorithm.selection.freeze import Freeze
+from flt.algorithm.selection.freeze import Freeze, FrozenPairs
 from flt.algorithm.selection.truncate import Truncate
-from flt.client.fit import ControlVariate, FrozenPairs, LearningRateFactor, Proximal, SensitivityMeter
 from flt.core.errors import InputError
 from flt.protocol.codec import encode
 from flt.protocol.layout import Entry, Layout

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from flt.algorithm.rule.exact_sum import ExactSum
 from flt.algorithm.view import View
-from flt.client.fit import LocalFit, SensitivityMeter
+from flt.client.fit import LocalCallback, LocalFit
 from flt.core.errors import InputError
 from flt.protocol.layout import PAIRS
 from flt.protocol.messages import Ids, Update
@@ -192,3 +193,41 @@ class DeltaSensitivity(_Smoothed, _AtServer):
         new, ids = old.clone(), list(trained)
         new[ids] = fresh[ids] if self.uncertainty else self.beta1 * old[ids] + (1 - self.beta1) * fresh[ids]
         return new
+
+
+class SensitivityMeter(LocalCallback):
+    """Smoothed sensitivity of every held pair, frozen ones too (AdaLoRA, arXiv 2303.10512, equations 4-6).
+
+        I = |w * dL/dw|;  Ibar <- beta1 Ibar + (1 - beta1) I;  Ubar <- beta2 Ubar + (1 - beta2) |I - Ibar|
+        score_i = mean_j s(A[i, j]) + mean_j s(B[j, i]),  s = Ibar, or Ibar * Ubar with uncertainty
+
+    The averages start afresh in each fit (our reconstruction).
+    """
+
+    def __init__(self, fit: LocalFit, beta1: float, beta2: float, uncertainty: bool) -> None:
+        super().__init__(fit)
+        self.beta1, self.beta2, self.uncertainty = beta1, beta2, uncertainty
+        pairs = {name: p for name, p in fit.trained.items() if fit.layout.entries[name].axis is not None}
+        self.mean = {name: torch.zeros_like(p) for name, p in pairs.items()}
+        self.deviation = {name: torch.zeros_like(p) for name, p in pairs.items()} if uncertainty else {}
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Called before each optimiser step."""
+        for name, mean in self.mean.items():
+            parameter = self.fit.trained[name]
+            if parameter.grad is None:
+                continue
+            sensitivity = (parameter * parameter.grad).abs()
+            mean.lerp_(sensitivity, 1 - self.beta1)
+            if self.uncertainty:
+                self.deviation[name].lerp_((sensitivity - mean).abs(), 1 - self.beta2)
+
+    def report(self) -> None:
+        """Called when the fit has ended: one scalar per pair and layer."""
+        for name, mean in self.mean.items():
+            entry = self.fit.layout.entries[name]
+            smoothed = mean * self.deviation[name] if self.uncertainty else mean
+            part = smoothed.mean(dim=[d for d in range(smoothed.dim()) if d != entry.axis]).cpu()
+            ids, other = self.fit.scores.get(entry.layer, (self.fit.payload.held[entry.layer], torch.zeros_like(part)))
+            self.fit.scores[entry.layer] = (ids, other + part)

@@ -6,18 +6,6 @@ import torch
 from torch import Tensor
 
 
-def drift(c: Tensor, moved: Tensor, steps: int, lr: float) -> Tensor:
-    """SCAFFOLD's c_i+ - c_i = (w_t - w_i) / (K lr) - c (arXiv 1910.06378, algorithm 1, option II).
-
-    Args:
-        c: The federation's control variate.
-        moved: w_t - w_i.
-        steps: K, the client's optimiser steps.
-        lr: Its learning rate.
-    """
-    return moved / (steps * lr) - c
-
-
 def product_norm(b: Tensor, a: Tensor) -> float:
     """|B A| in Frobenius norm, by the r x r Gram matrices.
 

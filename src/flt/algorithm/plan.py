@@ -6,6 +6,11 @@ import dataclasses
 import math
 from typing import ClassVar
 
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch.optim import Optimizer
+
+from flt.client.fit import LocalCallback
 from flt.core.errors import InputError
 from flt.protocol.layout import PAIRS, TRAVELLING
 from flt.protocol.messages import Plan
@@ -225,3 +230,26 @@ def _check_mu(mu: float) -> None:
 def _check_factor(factor: float) -> None:
     if not 0 < factor < float("inf"):
         raise InputError.of("plan.lr_factor", factor, "a number > 0")
+
+
+class LearningRateFactor(LocalCallback):
+    """Multiplies the learning rates that the module set, and their schedules, by the plan's factor."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called when the train begins."""
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] *= self.fit.payload.plan.lr_factor
+        for config in trainer.lr_scheduler_configs:
+            config.scheduler.base_lrs = [lr * self.fit.payload.plan.lr_factor for lr in config.scheduler.base_lrs]
+
+
+class Proximal(LocalCallback):
+    """Adds the gradient of (mu / 2) |w - w_t|^2 (FedProx, arXiv 1812.06127, and SA-FedLoRA's first stage)."""
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Called before each optimiser step."""
+        for name, parameter in self.fit.trained.items():
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter - self.fit.start[name], alpha=self.fit.payload.plan.mu)

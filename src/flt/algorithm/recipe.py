@@ -19,14 +19,14 @@ from flt.algorithm.base import (
 from flt.algorithm.compression.methods import NoCompression
 from flt.algorithm.grouping.base import Clustering, Everyone
 from flt.algorithm.importance import NoImportance
-from flt.algorithm.plan import AdapterPlan
+from flt.algorithm.plan import AdapterPlan, LearningRateFactor, Proximal
 from flt.algorithm.rule.base import Rule, Summable
 from flt.algorithm.rule.mean import NORM
 from flt.algorithm.schedule import Constant
 from flt.algorithm.selection.all import All
 from flt.algorithm.server_optimizer import NoServerOptimizer
 from flt.algorithm.transfer import NoTransfer
-from flt.client.fit import LearningRateFactor, LocalFit, Proximal
+from flt.client.fit import LocalFit
 from flt.core.errors import InputError
 from flt.protocol.layout import PAIRS, Layout
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
+import statistics
 from typing import ClassVar
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
 
-from flt.algorithm.low_rank import drift
 from flt.algorithm.rule.base import Combined, Summable, Totals, add
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.view import View
-from flt.client.fit import ControlVariate, LocalFit
+from flt.client.fit import LocalCallback, LocalFit
+from flt.core.errors import InputError
 from flt.protocol.messages import Update
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,3 +66,79 @@ class Scaffold(Summable):
 
     def _mean(self) -> Mean:
         return Mean(weights=self.weights)
+
+
+class ControlVariate(LocalCallback):
+    """SCAFFOLD's correction g <- g - c_i + c, and the client's next c_i (arXiv 1910.06378, algorithm 1, option II).
+
+    The learning rate that goes up is the mean over the steps, so K lr is the sum of theirs under a schedule too.
+    Tensors that stay on the client drift from nobody, and train as they would without.
+    """
+
+    def __init__(self, fit: LocalFit) -> None:
+        super().__init__(fit)
+        c, private = fit.payload.slots.get("c", {}), fit.payload.plan.private
+        self.sent = {name: p for name, p in fit.trained.items() if fit.layout.entries[name].role not in private}
+        self.c = {name: c[name].to(p.device) if name in c else torch.zeros_like(p) for name, p in self.sent.items()}
+        self.own = {name: self._held(name, fit.private_slot("c_i", name)) for name in self.sent}
+        self.rates: list[float] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called when the train begins."""
+        if len(trainer.optimizers) > 1 or trainer.gradient_clip_val or not _is_plain_sgd(trainer.optimizers[0]):
+            _say_once("SCAFFOLD's control variates are exact for one SGD without momentum and clipping, and with one "
+                      "learning rate for all parameters; with another optimiser they are a heuristic")  # fmt: skip
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Called before each optimiser step."""
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for name, parameter in self.sent.items():
+            if parameter.grad is not None and id(parameter) in stepped:
+                parameter.grad.add_(self.c[name] - self.own[name])
+        self.rates.append(float(optimizer.param_groups[0]["lr"]))
+
+    @torch.no_grad()
+    def report(self) -> None:
+        """Called when the fit has ended: c_i+ = c_i - c + (w_t - w_i) / (K lr), for the pairs that trained."""
+        fit, lr = self.fit, statistics.fmean(self.rates)
+        if lr <= 0:
+            raise InputError.of(f"client {fit.payload.job[0]}: lr", lr, "a learning rate above 0 in some step")
+        fit.scalars["lr"] = lr
+        fit.slots["c_i"] = dict(fit.private.slots.get("c_i", {}))  # what trains in other rounds keeps its own
+        for name, parameter in self.sent.items():
+            moved = fit.start[name] - parameter
+            new = self.own[name] + drift(self.c[name], moved, fit.steps, lr)
+            frozen = fit.frozen(name)
+            if frozen is not None:
+                axis = fit.layout.axis(name)
+                new.index_copy_(axis, frozen, self.own[name].index_select(axis, frozen))
+            full = fit.layout.put(name, fit.private_slot("c_i", name), fit.payload.held, new)
+            fit.slots["c_i"][name] = full.cpu()
+
+    def _held(self, name: str, full: Tensor) -> Tensor:
+        return self.fit.layout.take(name, full, self.fit.payload.held)
+
+
+def _is_plain_sgd(optimizer: Optimizer) -> bool:
+    groups = optimizer.param_groups
+    return isinstance(optimizer, torch.optim.SGD) and all(
+        not group["momentum"] and group["lr"] == groups[0]["lr"] for group in groups
+    )
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    _log.warning(text)
+
+
+def drift(c: Tensor, moved: Tensor, steps: int, lr: float) -> Tensor:
+    """SCAFFOLD's c_i+ - c_i = (w_t - w_i) / (K lr) - c (arXiv 1910.06378, algorithm 1, option II).
+
+    Args:
+        c: The federation's control variate.
+        moved: w_t - w_i.
+        steps: K, the client's optimiser steps.
+        lr: Its learning rate.
+    """
+    return moved / (steps * lr) - c

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from lightning.pytorch import Callback
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
 
 from flt.algorithm.selection.top import Pairs, _Top
 from flt.algorithm.view import View
-from flt.client.fit import FrozenPairs, LocalFit
+from flt.client.fit import LocalCallback, LocalFit
 from flt.protocol.job import Job
 
 
@@ -27,3 +30,34 @@ class Freeze(_Top):
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """What changes local training: the pairs that aren't kept stand still."""
         return [FrozenPairs(fit)]
+
+
+class FrozenPairs(LocalCallback):
+    """Keeps the pairs that a job holds but doesn't train bit-identical, whatever the optimiser.
+
+    Zeroing their gradients isn't enough: weight decay and moments move them all the same, so the rows are put back
+    after each step. The gradients are zeroed besides, before clipping, or else they would enter the norm.
+    """
+
+    def __init__(self, fit: LocalFit) -> None:
+        super().__init__(fit)
+        self.rows: dict[str, tuple[int, Tensor, Tensor]] = {}
+        for name, start in fit.start.items():
+            positions = fit.frozen(name)
+            if positions is not None:
+                axis = fit.layout.axis(name)
+                self.rows[name] = (axis, positions, start.index_select(axis, positions))
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Called before each optimiser step."""
+        for name, (axis, positions, _) in self.rows.items():
+            gradient = self.fit.trained[name].grad
+            if gradient is not None:
+                gradient.index_fill_(axis, positions, 0)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Called when a train batch, and with it perhaps a step, has ended."""
+        for name, (axis, positions, rows) in self.rows.items():
+            self.fit.trained[name].index_copy_(axis, positions, rows)
