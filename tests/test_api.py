@@ -28,7 +28,7 @@ from flt.api import Result
 from flt.api import train as train_cfg
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
-from flt.engines.process_group import Processes
+from flt.engines.process_group import ProcessGroup
 from flt.run.compose import load_config
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
@@ -308,7 +308,7 @@ def test_the_module_goes_back_to_the_device_that_it_came_from(monkeypatch: pytes
     moved: list[torch.device] = []
     to = Toy.to
     monkeypatch.setattr(Toy, "to", lambda self, device: moved.append(device) or to(self, device))
-    elsewhere = Processes()
+    elsewhere = ProcessGroup()
     elsewhere.device = torch.device("cpu", 0)
     monkeypatch.setattr("flt.engines.launcher.Processes", lambda: elsewhere)
     fit(fresh())
@@ -384,7 +384,7 @@ def test_a_mistake_is_one_line_and_leaves_no_file(
 
 def test_processes_meet_after_the_checkpoint_and_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     met: list[int] = []
-    monkeypatch.setattr(Processes, "meet", lambda self, rounds: met.append(rounds))
+    monkeypatch.setattr(ProcessGroup, "meet", lambda self, rounds: met.append(rounds))
     fit(fresh(), rounds=1, overrides=["name=met"])
     fit(fresh(), rounds=2, overrides=["name=met", "resume=last"])
     assert met == [0, 1]

@@ -48,7 +48,7 @@ MIX = (
 RECIPES = """## Recipes, adapters and types of task
 
 `algo=` in the rows, `adapter=` and the type of task in the columns."""
-PAIRS = """## Parts with parts
+LORA_FACTORS = """## Parts with parts
 
 Each part with each part of another place, on FedIT with LoRA and two tasks, as their YAMLs in `conf/` set them. A cell
 names what the part of the row is refused with, and the reason; `–`: it runs with all of them. Parts that every recipe
@@ -145,7 +145,7 @@ def parts_text(on: Bench) -> str:
     brought = [f"`{group}={name}` brings `{more[0][0]}={more[0][1]}`"
                for (group, name), more in company.items() if more]  # fmt: skip
     said = [BROUGHT.format(brought=", ".join(brought))] if brought else []
-    return "\n\n".join([PAIRS.format(defaults=usual), *said, *pair_table(pair_refusals(on))])
+    return "\n\n".join([LORA_FACTORS.format(defaults=usual), *said, *pair_table(pair_refusals(on))])
 
 
 def head() -> str:

@@ -21,7 +21,7 @@ import torch
 
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
-from flt.client.trainer import Site
+from flt.client.trainer import LocalTrainer
 from flt.core import cache
 from flt.data.clients import JobData
 from flt.models.adapters.lora import LoraSettings, attach
@@ -70,8 +70,8 @@ def seconds(overrides: list[str]) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     if cfg.prefix_cache:
         made = prefixed(made, layout, cfg, torch.device("cpu"), show=False)
-    site = Site(made.module, layout, recipe, build.local_settings(cfg), {}, made.collate)
-    update, _ = site.local_fit(made.clients[0].data[0], payload, ClientState(), 0)
+    local_trainer = LocalTrainer(made.module, layout, recipe, build.local_settings(cfg), {}, made.collate)
+    update, _ = local_trainer.local_fit(made.clients[0].data[0], payload, ClientState(), 0)
     assert update.steps == EPOCHS * EXAMPLES // 16
     return time.perf_counter() - wall, time.process_time() - cpu
 

@@ -109,7 +109,7 @@ class Bench:
                 print(f"{name} is limited by: {limits.sentence(shares)}", flush=True)
 
     def gpu(self) -> None:
-        """Batched beside serial on a GPU, where there is one."""
+        """BatchedEngine beside serial on a GPU, where there is one."""
         self.found["gpu"] = gpu.measure(self.folder / "gpu")
 
     def say(self, its: cases.Verdict) -> None:

@@ -20,9 +20,9 @@ REFERENCE, EXACT = "hand", "exact"
 OURS = {
     "serial": ["--engine", "serial"],
     "batched": ["--engine", "batched"],
-    "two": ["--engine", "strategy", "--set", "devices=2"],
-    "two-forked": ["--engine", "strategy", "--set", "devices=2", "--set", "engine.strategy=ddp_fork"],
-    "two-batched": ["--engine", "strategy", "--set", "devices=2", "--set", "engine.inside=batched"],
+    "two": ["--engine", "distributed", "--set", "devices=2"],
+    "two-forked": ["--engine", "distributed", "--set", "devices=2", "--set", "engine.strategy=ddp_fork"],
+    "two-batched": ["--engine", "distributed", "--set", "devices=2", "--set", "engine.inside=batched"],
 }
 """flt's engines; ``two``: the serial one in two processes, ``two-forked``: in copies of one. One thread in each."""
 PEERS = {"flower": "benchmarks.speed.flower", "pfl": "benchmarks.speed.peer_pfl"}

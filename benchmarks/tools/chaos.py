@@ -34,7 +34,7 @@ import torch.distributed as dist
 import flt.run.run  # what runs import, so that forked ones needn't
 import flt.run.workload  # as above
 from flt.cli import main as cli
-from flt.engines.process_group import Launched
+from flt.engines.process_group import LaunchedProcessGroup
 from flt.run.conf_groups import choices
 
 KILLS = 100
@@ -44,12 +44,12 @@ SHORT = [
 ]  # fmt: skip
 ENGINES = {
     "serial": (1, []),
-    "strategy": (2, ["engine=strategy", "devices=2"]),
+    "distributed": (2, ["engine=distributed", "devices=2"]),
     "batched": (1, ["engine=batched", "engine.jobs=2"]),
     "sharded": (2, ["engine=sharded", "devices=2"]),
 }
 """Engine -> processes and overrides."""
-USUAL = "serial,strategy"
+USUAL = "serial,distributed"
 LIMIT = 120.0
 """Seconds after which a run, or what is left of a killed one, is ended."""
 MEETING = datetime.timedelta(seconds=LIMIT / 2)
@@ -110,8 +110,8 @@ def _run(case: Case, name: str, folder: Path, rank: int, meeting: Path) -> None:
             )
             fabric: Any = SimpleNamespace(global_rank=rank, world_size=case.processes, device=torch.device("cpu"))
 
-            def launched(devices: int, settings: Any, work: Callable[[Launched], Any]) -> Any:
-                return work(Launched(fabric))
+            def launched(devices: int, settings: Any, work: Callable[[LaunchedProcessGroup], Any]) -> Any:
+                return work(LaunchedProcessGroup(fabric))
 
             flt.run.run.launched = launched  # type: ignore[assignment]  # these processes are there already
         code = cli.main(case.command(name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flt.core.imports import heavy
+from flt.core.imports import import_without_gc
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "Result", "fit", "load", "partition"]
@@ -20,4 +20,4 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'flt' has no attribute {name!r}")
     homes = {"InputError": "flt.core.errors", "load": "flt.export.load"}
-    return getattr(heavy(homes.get(name, "flt.api")), name)
+    return getattr(import_without_gc(homes.get(name, "flt.api")), name)

@@ -29,7 +29,7 @@ def state_of(
     for name in group.scores:
         group.scores[name] = torch.rand(4, generator=generator, dtype=torch.float64)
     layout = federator.server.layout
-    return layout, ServerState(1, {0: group}, alive or layout.every_pair())
+    return layout, ServerState(1, {0: group}, alive or layout.all_components())
 
 
 def product(layout: Layout, state: ServerState, name: str) -> np.ndarray:

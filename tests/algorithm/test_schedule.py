@@ -136,7 +136,7 @@ def test_a_cut_changes_the_product_by_the_removed_pairs_and_nothing_else(importa
         payload = federator.server.broadcast(state, *_first(federator))
         torch.testing.assert_close(2.0 * payload.tensors[layer.b].double() @ payload.tensors[layer.a].double(), after)
     assert state.pruned == pytest.approx((lost / whole) ** 0.5, rel=1e-9)
-    assert federator.engine.site.module.fc1.scaling["default"] == 2.0
+    assert federator.engine.local_trainer.module.fc1.scaling["default"] == 2.0
 
 
 def _first(federator: Federator) -> tuple[Any, Any]:

@@ -40,8 +40,10 @@ def test_private_pairs_that_were_never_trained_are_told_apart_by_their_ids() -> 
     plan = Plan(train=("A", "B", "head"), private=("A", "B"))
     recipe = Recipe(Mean(), plan=Planned(make=lambda round: plan), selection=Truncate("random"))
     federator = federated(recipe, rounds=1, cohort=None)
-    for name, tensor in federator.engine.site.initial.items():
-        federator.engine.site.initial[name] = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
+    for name, tensor in federator.engine.local_trainer.initial.items():
+        federator.engine.local_trainer.initial[name] = torch.randn(
+            tensor.shape, generator=torch.Generator().manual_seed(1)
+        )
     counts = counted(federator)
     federator.fit()
     held = {str(sorted(payload.held.items())) for payload, _ in federator.callbacks[-1].rounds[0]}  # type: ignore[attr-defined]

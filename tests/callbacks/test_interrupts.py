@@ -17,9 +17,9 @@ from toys import toy_clients, toy_federator
 from flt.callbacks.checkpoint import newest
 from flt.callbacks.interrupts import Interrupts
 from flt.core.errors import Terminated
-from flt.engines.distributed import Strategy
-from flt.engines.process_group import Processes
-from flt.engines.sharded import Sharded
+from flt.engines.distributed import DistributedEngine
+from flt.engines.process_group import ProcessGroup
+from flt.engines.sharded import ShardedEngine
 from flt.models.module import ClientModule
 from flt.protocol.messages import Payload, Update
 from flt.server.callback import FedCallback
@@ -54,7 +54,7 @@ class Signals(FedCallback):
 
 def counted(federator: Federator) -> list[int]:
     """The batches that fits have taken a step on, as they do."""
-    module: Any = federator.engine.site.module
+    module: Any = federator.engine.local_trainer.module
     step, steps = module.training_step, list[int]()
 
     def training_step(batch: Any, batch_idx: int) -> Any:
@@ -81,7 +81,7 @@ def test_the_job_that_runs_ends_and_no_other_begins(number: int, error: type[Bas
 def test_a_signal_inside_a_fit_lets_it_end() -> None:
     signals = Signals(signal.SIGTERM, at=99)
     federator = toy_federator(clients=toy_clients(4), callbacks=[Interrupts(), signals])
-    module: Any = federator.engine.site.module
+    module: Any = federator.engine.local_trainer.module
     step = module.training_step
 
     def training_step(batch: Any, batch_idx: int) -> Any:
@@ -100,7 +100,7 @@ def test_a_signal_inside_a_fit_lets_it_end() -> None:
 def test_a_second_signal_stops_at_once() -> None:
     signals = Signals(signal.SIGINT, at=1, times=2)
     federator = toy_federator(clients=toy_clients(4), callbacks=[Interrupts(), signals])
-    module: Any = federator.engine.site.module
+    module: Any = federator.engine.local_trainer.module
     step, calls = module.training_step, list[int]()
 
     def training_step(batch: Any, batch_idx: int) -> Any:
@@ -157,7 +157,7 @@ def test_the_command_line_ends_with_its_code_and_goes_on_to_the_same_bits(
 class Waits(FedCallback):
     """Before a process' first fit, for those of the others: else the faster one might leave them nothing to train."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: ProcessGroup) -> None:
         self.processes, self.waited = processes, False
 
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
@@ -166,16 +166,16 @@ class Waits(FedCallback):
             self.processes.gather(b"begins")
 
 
-def sharing(kind: str, processes: Processes) -> str:
+def sharing(kind: str, processes: ProcessGroup) -> str:
     """A federation of two processes, of which the second alone is sent SIGTERM, when its first fit begins."""
     federator = toy_federator(clients=toy_clients(5), rounds=2, steps=3)
     federator.callbacks = [Waits(processes), Interrupts(processes.is_first)]
     if not processes.is_first:
         federator.callbacks.insert(1, Signals(signal.SIGTERM, at=0))
     if kind == "sharded":
-        federator.engine = Sharded(federator.engine.site, federator.clients, processes, nodes=1)
+        federator.engine = ShardedEngine(federator.engine.local_trainer, federator.clients, processes, nodes=1)
     else:
-        federator.engine = Strategy(federator.engine, processes)
+        federator.engine = DistributedEngine(federator.engine, processes)
     try:
         federator.fit()
     except BaseException as error:
@@ -183,7 +183,7 @@ def sharing(kind: str, processes: Processes) -> str:
     return "went on"
 
 
-@pytest.mark.parametrize("kind", ["strategy", "sharded"])
+@pytest.mark.parametrize("kind", ["distributed", "sharded"])
 def test_a_signal_to_one_process_ends_all_in_the_same_round(kind: str, tmp_path: Path) -> None:
     found = forked(functools.partial(sharing, kind), 2, tmp_path)
     assert found == ["Terminated in round 1 after 0"] * 2

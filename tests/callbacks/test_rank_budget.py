@@ -17,7 +17,7 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.schedule import Annealed
 from flt.algorithm.selection.self_pruning import SelfPruning
-from flt.callbacks.rank_budget import Budget
+from flt.callbacks.rank_budget import RankBudget
 from flt.protocol.messages import Ids
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
@@ -49,7 +49,7 @@ class Watched(FedCallback):
 def test_living_pairs_are_those_of_the_round_and_the_error_is_that_of_the_cut_behind_it() -> None:
     watched = Watched()
     recipe = Recipe(Mean(), schedule=FALLING, importance=Magnitude())
-    federator = toy_federator(recipe, clients_of(3), rounds=6, lr=0.05, callbacks=[Budget(), watched])
+    federator = toy_federator(recipe, clients_of(3), rounds=6, lr=0.05, callbacks=[RankBudget(), watched])
     federator.fit()
     for number, figures in enumerate(federator.history):
         assert figures["ranks/living"] == FALLING.budget(number + 1, 4)
@@ -62,12 +62,12 @@ def test_living_pairs_are_those_of_the_round_and_the_error_is_that_of_the_cut_be
 def test_layers_of_different_ranks_are_told_by_mean_and_smallest() -> None:
     federator = toy_federator(Recipe(Mean(), schedule=FALLING, importance=Magnitude()), clients_of(3), rounds=6)
     federator.state = dataclasses.replace(federator.state, alive={"fc1": (0,), "fc2": (0, 1, 3)})
-    Budget().on_round_start(federator)
+    RankBudget().on_round_start(federator)
     assert federator.metrics == {"ranks/living": 2.0, "ranks/smallest": 1}
 
 
 def test_a_budget_that_stays_is_not_told() -> None:
-    federator = toy_federator(Recipe(Mean()), clients_of(3), rounds=1, callbacks=[Budget()])
+    federator = toy_federator(Recipe(Mean()), clients_of(3), rounds=1, callbacks=[RankBudget()])
     federator.fit()
     assert not [key for key in federator.history[0] if key.startswith("ranks/")]
 
@@ -85,10 +85,12 @@ def test_a_run_of_sa_fedlora_tells_it(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_mean_rank_of_the_clients_is_left_once_some_have_given_up_pairs() -> None:
     """Ranks 1, 2 and 4, halved by everyone that can: (1 + 1 + 2) / 3."""
     recipe = Recipe(Mean(), selection=SelfPruning(0.5, 1.0))
-    federator = toy_federator(recipe, clients_of(3, ranks=[1, 2, 4]), callbacks=[Budget()], optimizer="sgd", lr=0.05)
+    federator = toy_federator(
+        recipe, clients_of(3, ranks=[1, 2, 4]), callbacks=[RankBudget()], optimizer="sgd", lr=0.05
+    )
     fill_b(weights_of(federator))
     federator.fit()
     assert federator.history[-1]["ranks/clients"] == pytest.approx(4 / 3)
-    kept = toy_federator(Recipe(Mean()), clients_of(3), callbacks=[Budget()])
+    kept = toy_federator(Recipe(Mean()), clients_of(3), callbacks=[RankBudget()])
     kept.fit()
     assert "ranks/clients" not in kept.history[-1]

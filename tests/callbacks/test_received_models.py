@@ -23,7 +23,7 @@ from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.selection.truncate import Truncate
 from flt.callbacks.communication import Communication
 from flt.callbacks.evaluate import Evaluate, worst_tenth
-from flt.callbacks.received_models import Distributed
+from flt.callbacks.received_models import ReceivedModels
 from flt.protocol.codec import encode
 from flt.protocol.messages import Payload, Plan
 from flt.protocol.state import ClientState
@@ -75,7 +75,7 @@ def federated(
     tasks = {(c.id, index): data.task for c in federator.clients.values() for index, data in enumerate(c.data)}
     datasets: dict[str, Dataset] = {"task0": CENTRAL, "task1": OTHER} if jobs == 2 else {"task0": CENTRAL}
     evaluate = Evaluate(datasets, tasks, every, test)
-    chosen: dict[str, FedCallback] = {"evaluate": evaluate, "distributed": Distributed(evaluate)}
+    chosen: dict[str, FedCallback] = {"evaluate": evaluate, "distributed": ReceivedModels(evaluate)}
     federator.callbacks = [*(chosen[name] for name in measures), Communication(), Sent()]
     return federator
 
@@ -83,13 +83,13 @@ def federated(
 def counted(federator: Federator) -> Counter[int]:
     """Data set -> evaluations on it, by its identity."""
     counts: Counter[int] = Counter()
-    evaluate = federator.engine.site.evaluate
+    evaluate = federator.engine.local_trainer.evaluate
 
     def count(dataset: Dataset, watch: Callable[[int, int], None] | None = None) -> dict[str, float]:
         counts[id(dataset)] += 1
         return evaluate(dataset, watch)
 
-    federator.engine.site.evaluate = count  # type: ignore[method-assign]  # a stand-in
+    federator.engine.local_trainer.evaluate = count  # type: ignore[method-assign]  # a stand-in
     return counts
 
 
@@ -108,7 +108,7 @@ def by_hand(tensors: dict[str, Tensor], base: dict[str, Tensor], data: Any = CEN
 
 
 def base_of(federator: Federator) -> dict[str, Tensor]:
-    module = federator.engine.site.module
+    module = federator.engine.local_trainer.module
     return {name: p.detach().clone() for name, p in module.named_parameters() if "base_layer" in name}
 
 
@@ -122,7 +122,7 @@ def losses(federator: Federator, key: str = "distributed/val_loss") -> list[floa
 @pytest.mark.parametrize("recipe", [HAFL, CUT, PRIVATE], ids=["freeze", "truncate", "private"])
 def test_figures_are_those_of_the_models_that_were_sent_by_mean_worst_tenth_and_rank(recipe: Recipe) -> None:
     federator = federated(recipe)
-    base, initial = base_of(federator), federator.engine.site.initial
+    base, initial = base_of(federator), federator.engine.local_trainer.initial
     federator.fit()
     for metrics, sent in zip(federator.history, federator.callbacks[-1].rounds, strict=True):  # type: ignore[attr-defined]  # the last callback is Sent
         found: dict[str, dict[int, list[float]]] = {"val_acc": {}, "val_loss": {}}
@@ -270,7 +270,7 @@ def test_a_module_that_measures_nothing_leaves_nothing(monkeypatch: pytest.Monke
 def test_a_loss_by_another_name_has_a_rise_and_no_loss_has_none() -> None:
     for logged, expected in (({"my_loss": 2.0, "val_acc": 0.5}, 0.0), ({"val_acc": 0.5}, None)):
         federator = federated(HAFL, rounds=1)
-        federator.engine.site.evaluate = lambda *_, found=logged: dict(found)  # type: ignore[method-assign]  # a stand-in
+        federator.engine.local_trainer.evaluate = lambda *_, found=logged: dict(found)  # type: ignore[method-assign]  # a stand-in
         federator.fit()
         assert losses(federator, "distributed/rise_loss") == [expected]
 

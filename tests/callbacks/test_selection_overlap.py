@@ -15,8 +15,8 @@ from flt.algorithm.schedule import Constant
 from flt.algorithm.selection.all import All
 from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.selection.truncate import Truncate
-from flt.callbacks.selection_overlap import Selected
-from flt.protocol.layout import PAIRS, Layout
+from flt.callbacks.selection_overlap import SelectionOverlap
+from flt.protocol.layout import LORA_FACTORS, Layout
 from flt.protocol.messages import Ids, JobId
 from flt.protocol.state import ServerState
 from flt.server.callback import FedCallback
@@ -58,7 +58,7 @@ def test_new_pairs_are_counted_against_the_last_round_in_which_the_job_took_part
 ) -> None:
     sets, recipe = Sets(), Recipe(Mean(), selection=selection, importance=GradientSensitivity())
     clients = toy_clients(4, jobs=2, ranks=[1, 2, 4])
-    federator = toy_federator(recipe, clients, rounds=5, cohort=cohort, steps=1, callbacks=[Selected(), sets])
+    federator = toy_federator(recipe, clients, rounds=5, cohort=cohort, steps=1, callbacks=[SelectionOverlap(), sets])
     federator.fit()
     assert logged(federator) == changed(sets.kept)
     assert logged(federator)[0] is None
@@ -67,7 +67,7 @@ def test_new_pairs_are_counted_against_the_last_round_in_which_the_job_took_part
 
 def test_sets_that_stay_leave_zero_and_a_round_of_newcomers_leaves_nothing() -> None:
     recipe = Recipe(Mean(), selection=Freeze("first"))
-    federator = toy_federator(recipe, toy_clients(2, ranks=[2, 3]), rounds=3, steps=1, callbacks=[Selected()])
+    federator = toy_federator(recipe, toy_clients(2, ranks=[2, 3]), rounds=3, steps=1, callbacks=[SelectionOverlap()])
     federator.sampler = lambda clients, seed, round: [round % 2]
     federator.fit()
     assert logged(federator) == [None, None, 0.0]
@@ -76,7 +76,7 @@ def test_sets_that_stay_leave_zero_and_a_round_of_newcomers_leaves_nothing() -> 
 class HalfFromRound2(Constant):
     """A budget: four pairs live in round 1, the first two after it."""
 
-    needs = PAIRS
+    needs = LORA_FACTORS
 
     def __call__(self, state: ServerState, layout: Layout) -> ServerState:
         if not state.rounds:
@@ -89,7 +89,7 @@ def test_where_nothing_is_selected_there_is_no_such_figure(schedule: HalfFromRou
     recipe = Recipe(Mean(), **({"schedule": schedule} if schedule else {}))
     for selection in (All(), Freeze()):
         chosen = dataclasses.replace(recipe, selection=selection)
-        federator = toy_federator(chosen, rounds=3, steps=1, callbacks=[Selected()])
+        federator = toy_federator(chosen, rounds=3, steps=1, callbacks=[SelectionOverlap()])
         federator.fit()
         assert logged(federator) == [None] * 3
 
@@ -97,11 +97,11 @@ def test_where_nothing_is_selected_there_is_no_such_figure(schedule: HalfFromRou
 def test_a_resume_goes_on_with_what_each_job_trained_last() -> None:
     recipe = Recipe(Mean(), selection=Freeze("random"))
     given = {"clients": toy_clients(4, ranks=[2]), "cohort": 2, "steps": 1}
-    whole = toy_federator(recipe, rounds=4, callbacks=[Selected()], **given)
+    whole = toy_federator(recipe, rounds=4, callbacks=[SelectionOverlap()], **given)
     whole.fit()
-    half = toy_federator(recipe, rounds=2, callbacks=[Selected()], **given)
+    half = toy_federator(recipe, rounds=2, callbacks=[SelectionOverlap()], **given)
     half.fit()
-    rest = toy_federator(recipe, rounds=4, callbacks=[Selected()], **given)
+    rest = toy_federator(recipe, rounds=4, callbacks=[SelectionOverlap()], **given)
     rest.state, rest.history = half.state, half.history
     rest.callbacks[0].load_state_dict(half.callbacks[0].state_dict())
     rest.fit()

@@ -69,7 +69,7 @@ def test_the_plans_factor_reaches_the_users_schedule_too() -> None:
 
     def update(plan: Any, lr: float) -> dict[str, Tensor]:
         federator = toy_federator(Recipe(Mean(), plan=plan), lr=lr)
-        federator.engine.site.module.__class__ = Scheduled
+        federator.engine.local_trainer.module.__class__ = Scheduled
         return first_update(federator)
 
     assert_same(update(SLOWER, 0.5), update(AdapterPlan(), 0.05), tolerance=1e-7)
@@ -97,7 +97,7 @@ def test_sgd_with_momentum_clipping_or_several_learning_rates_is_a_heuristic_too
 
     scaffold._say_once.cache_clear()
     federator = toy_federator(Recipe(Scaffold()), clip=0.1 if kind == "clipping" else None)
-    federator.engine.site.module.__class__ = Other
+    federator.engine.local_trainer.module.__class__ = Other
     federator.fit()
     (record,) = caplog.records
     assert record.message.endswith("they are a heuristic")

@@ -21,7 +21,7 @@ from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.selection.truncate import Truncate
 from flt.client.settings import LocalSettings
-from flt.client.trainer import Site
+from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError
 from flt.data.clients import JobData
 from flt.models.adapters.lora import LoraSettings, attach
@@ -57,7 +57,7 @@ def one_fit(
     cohort = [job for c in federator.clients.values() for job in c.jobs(4)]
     payload = federator.server.broadcast(federator.state, cohort[client], cohort)
     data = federator.clients[client].data[0]
-    update, _ = federator.engine.site.local_fit(data, payload, private or ClientState(), seed)
+    update, _ = federator.engine.local_trainer.local_fit(data, payload, private or ClientState(), seed)
     return payload, update
 
 
@@ -72,7 +72,7 @@ def test_a_fit_equals_the_hand_written_loop_bit_for_bit(optimizer: str, clip: fl
 
 def test_a_fit_of_epochs_takes_every_batch_of_every_epoch() -> None:
     federator = toy_federator()
-    federator.engine.site.settings = LocalSettings(steps=None, epochs=2, batch_size=5)
+    federator.engine.local_trainer.settings = LocalSettings(steps=None, epochs=2, batch_size=5)
     _, update = one_fit(federator)
     assert update.steps == 2 * 3  # 12 examples: 5 + 5 + 2
 
@@ -83,11 +83,11 @@ def test_frozen_pairs_are_bit_identical_on_the_client_under_adamw(clip: float | 
     recipe = Recipe(Mean(), selection=Freeze(by="first"), importance=GradientSensitivity())
     federator = toy_federator(recipe, toy_clients(ranks=[1]), steps=6, clip=clip)
     payload, update = one_fit(federator)
-    site, layout = federator.engine.site, federator.server.layout
+    local_trainer, layout = federator.engine.local_trainer, federator.server.layout
     for name in layout.names(["A", "B"]):
         rest = {layer: tuple(sorted(set(payload.held[layer]) - set(payload.kept[layer]))) for layer in payload.held}
         assert torch.equal(
-            layout.take(name, site.parameters[name], rest), layout.take(name, payload.tensors[name], rest)
+            layout.take(name, local_trainer.parameters[name], rest), layout.take(name, payload.tensors[name], rest)
         )
         kept = layout.take(name, payload.tensors[name], payload.kept)
         assert not torch.equal(update.tensors[name], kept)
@@ -149,23 +149,25 @@ def test_private_roles_neither_travel_nor_reach_another_client_and_persist() -> 
         assert torch.equal(value, start if name in own else public.state.groups[0].weights[name])
     second = private.server.broadcast(private.state, private.cohort[0], private.cohort)
     assert not own & set(second.tensors)
-    private.engine.site.install(second, private.client_states[0, 0])
-    assert torch.equal(private.engine.site.parameters["head.bias"].detach(), alone[0, 0]["head.bias"])
+    private.engine.local_trainer.install(second, private.client_states[0, 0])
+    assert torch.equal(private.engine.local_trainer.parameters["head.bias"].detach(), alone[0, 0]["head.bias"])
 
 
 def test_nothing_is_moved_off_the_device_between_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     federator = toy_federator(rounds=2)
-    addresses = [p.data_ptr() for name, p in federator.engine.site.parameters.items() if "base_layer" in name]
+    addresses = [p.data_ptr() for name, p in federator.engine.local_trainer.parameters.items() if "base_layer" in name]
     monkeypatch.setattr(Toy, "cpu", lambda self: pytest.fail("the module was moved to the CPU"))
     federator.fit()
-    assert addresses == [p.data_ptr() for n, p in federator.engine.site.parameters.items() if "base_layer" in n]
+    assert addresses == [
+        p.data_ptr() for n, p in federator.engine.local_trainer.parameters.items() if "base_layer" in n
+    ]
 
 
 def hash_of_base(federator: Any) -> str:
-    site = federator.engine.site
+    local_trainer = federator.engine.local_trainer
     digest = hashlib.sha256()
-    for name in site.layout.names(["base"]):
-        digest.update(site.parameters[name].detach().numpy().tobytes())
+    for name in local_trainer.layout.names(["base"]):
+        digest.update(local_trainer.parameters[name].detach().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -178,61 +180,61 @@ class WithBuffersAndDropout(Toy):
         return self.head(self.dropout(self.norm(self.fc2(torch.relu(self.fc1(x))))))
 
 
-def site_of(module: pl.LightningModule) -> tuple[Site, Any]:
+def local_trainer_of(module: pl.LightningModule) -> tuple[LocalTrainer, Any]:
     layout = attach(module, LoraSettings(rank=4), 0)
     federator = toy_federator()
     recipe = Recipe(Mean())
     federator.server.layout = layout
-    site = Site(module, layout, recipe, LocalSettings(steps=3, batch_size=4), {})
+    local_trainer = LocalTrainer(module, layout, recipe, LocalSettings(steps=3, batch_size=4), {})
     state = federator.server.initial(dict(module.named_parameters()))
     job = federator.clients[0].jobs(4)[0]
-    return site, federator.server.broadcast(state, job, [job])
+    return local_trainer, federator.server.broadcast(state, job, [job])
 
 
 def test_buffers_and_dropout_do_not_leak_between_jobs_or_into_the_global_generators() -> None:
     torch.manual_seed(0)
-    site, payload = site_of(WithBuffersAndDropout())
-    data, buffers = toy_clients()[0].data[0], copy.deepcopy(dict(site.module.named_buffers()))
+    local_trainer, payload = local_trainer_of(WithBuffersAndDropout())
+    data, buffers = toy_clients()[0].data[0], copy.deepcopy(dict(local_trainer.module.named_buffers()))
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    first, _ = site.local_fit(data, payload, ClientState(), 1)
-    assert_same(dict(site.module.named_buffers()), buffers)
+    first, _ = local_trainer.local_fit(data, payload, ClientState(), 1)
+    assert_same(dict(local_trainer.module.named_buffers()), buffers)
     torch.randn(10)  # another global state
-    second, _ = site.local_fit(data, payload, ClientState(), 1)
-    other, _ = site.local_fit(data, payload, ClientState(), 2)
+    second, _ = local_trainer.local_fit(data, payload, ClientState(), 1)
+    other, _ = local_trainer.local_fit(data, payload, ClientState(), 2)
     assert_same(first.tensors, second.tensors)
     assert not torch.equal(first.tensors["head.weight"], other.tensors["head.weight"])
     torch.set_rng_state(state)
-    site.local_fit(data, payload, ClientState(), 3)
+    local_trainer.local_fit(data, payload, ClientState(), 3)
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
 
 
 def test_a_module_left_in_eval_mode_trains_in_train_mode() -> None:
-    site, payload = site_of(WithBuffersAndDropout().eval())
+    local_trainer, payload = local_trainer_of(WithBuffersAndDropout().eval())
     seen: list[bool] = []
-    site.module.dropout.register_forward_hook(lambda module, *_: seen.append(module.training))
-    site.local_fit(toy_clients()[0].data[0], payload, ClientState(), 0)
+    local_trainer.module.dropout.register_forward_hook(lambda module, *_: seen.append(module.training))
+    local_trainer.local_fit(toy_clients()[0].data[0], payload, ClientState(), 0)
     assert any(seen)
 
 
 def test_a_part_that_the_user_put_in_eval_mode_stays_there() -> None:
     module = WithBuffersAndDropout()
     module.norm.eval()
-    site, payload = site_of(module)
+    local_trainer, payload = local_trainer_of(module)
     seen: list[bool] = []
-    site.module.norm.register_forward_hook(lambda module, *_: seen.append(module.training))
-    site.local_fit(toy_clients()[0].data[0], payload, ClientState(), 0)
+    local_trainer.module.norm.register_forward_hook(lambda module, *_: seen.append(module.training))
+    local_trainer.local_fit(toy_clients()[0].data[0], payload, ClientState(), 0)
     assert seen
     assert not any(seen)
 
 
 def test_what_is_evaluated_before_a_fit_does_not_change_it() -> None:
     torch.manual_seed(0)
-    site, payload = site_of(WithBuffersAndDropout())
+    local_trainer, payload = local_trainer_of(WithBuffersAndDropout())
     data, updates = toy_clients()[0].data[0], []
     for examples in (0, None):
-        site.settings = LocalSettings(steps=3, batch_size=4, eval_examples=examples)
-        updates.append(site.local_fit(data, payload, ClientState(), 1)[0].tensors)
+        local_trainer.settings = LocalSettings(steps=3, batch_size=4, eval_examples=examples)
+        updates.append(local_trainer.local_fit(data, payload, ClientState(), 1)[0].tensors)
     assert_same(*updates)
 
 
@@ -245,9 +247,9 @@ def test_a_buffer_that_a_fit_creates_is_gone_after_it() -> None:
         def on_train_batch_end(self, *args: Any) -> None:
             self.seen = torch.ones(1) if self.seen is None else self.seen + 1
 
-    site, payload = site_of(Counts())
-    site.local_fit(toy_clients()[0].data[0], payload, ClientState(), 1)
-    assert site.module.seen is None
+    local_trainer, payload = local_trainer_of(Counts())
+    local_trainer.local_fit(toy_clients()[0].data[0], payload, ClientState(), 1)
+    assert local_trainer.module.seen is None
 
 
 class Encodes(Toy):
@@ -263,12 +265,12 @@ class Encodes(Toy):
 def test_transformer_layers_are_evaluated_with_their_lora() -> None:
     """In eval mode torch's layers read their linear layers' weights unless they are kept from it."""
     torch.manual_seed(0)
-    site, payload = site_of(Encodes())
+    local_trainer, payload = local_trainer_of(Encodes())
     data = toy_clients()[0].data[0]
-    update, _ = site.local_fit(data, payload, ClientState(), 1)
+    update, _ = local_trainer.local_fit(data, payload, ClientState(), 1)
     assert not [name for name in update.tensors if "out_proj" in name]
     x, y = (column[data.held_out] for column in data.dataset.tensors)  # type: ignore[attr-defined]  # a TensorDataset
-    loss = nn.functional.cross_entropy(site.module.train()(x), y)
+    loss = nn.functional.cross_entropy(local_trainer.module.train()(x), y)
     assert update.metrics["fitted/val_loss"] == pytest.approx(loss.item(), abs=1e-5)
 
 
@@ -280,11 +282,11 @@ def test_a_sample_of_the_held_out_examples_spans_them_all() -> None:
 
 def test_evaluation_reports_what_validation_step_logs() -> None:
     federator = toy_federator()
-    site = federator.engine.site
+    local_trainer = federator.engine.local_trainer
     x, y = toy_data(50).tensors
-    metrics = site.evaluate(toy_data(50))
+    metrics = local_trainer.evaluate(toy_data(50))
     with torch.no_grad():
-        logits = site.module(x).numpy()
+        logits = local_trainer.module(x).numpy()
     assert metrics["val_acc"] == pytest.approx((logits.argmax(-1) == y.numpy()).mean(), abs=1e-6)
     shifted = logits - logits.max(-1, keepdims=True)
     nll = np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(50), y.numpy()]
@@ -296,8 +298,8 @@ def test_distributed_metrics_are_of_the_model_before_the_fit_and_fitted_ones_aft
     _, update = one_fit(federator)
     held_out = federator.clients[0].data[0].validation_set(None)
     fresh = toy_federator()
-    assert update.metrics["distributed/val_loss"] == fresh.engine.site.evaluate(held_out)["val_loss"]
-    assert update.metrics["fitted/val_loss"] == federator.engine.site.evaluate(held_out)["val_loss"]
+    assert update.metrics["distributed/val_loss"] == fresh.engine.local_trainer.evaluate(held_out)["val_loss"]
+    assert update.metrics["fitted/val_loss"] == federator.engine.local_trainer.evaluate(held_out)["val_loss"]
     assert update.metrics["fitted/val_loss"] != update.metrics["distributed/val_loss"]
 
 
@@ -306,17 +308,17 @@ def test_a_fit_without_a_step_is_refused_naming_the_client() -> None:
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> int:
             return -1  # Lightning's way to skip the rest of the epoch
 
-    site, payload = site_of(Idle())
-    site.settings = LocalSettings(steps=None, epochs=1, batch_size=4)
+    local_trainer, payload = local_trainer_of(Idle())
+    local_trainer.settings = LocalSettings(steps=None, epochs=1, batch_size=4)
     with pytest.raises(InputError, match=r"client 0=0 steps"):
-        site.local_fit(toy_clients()[0].data[0], payload, ClientState(), 0)
+        local_trainer.local_fit(toy_clients()[0].data[0], payload, ClientState(), 0)
 
 
 def test_missed_versions_of_the_base_are_applied_once_and_skipped_after_that() -> None:
     federator = toy_federator(Recipe(Stacking()), rounds=3)
     federator.fit()
     state, server = federator.state, federator.server
-    absent = toy_federator(Recipe(Stacking())).engine.site
+    absent = toy_federator(Recipe(Stacking())).engine.local_trainer
     deltas = state.base.since(0, server.base)
     for _ in range(2):
         absent.apply_base(deltas, state.base.version)

@@ -93,10 +93,10 @@ def test_of_two_finished_folders_the_first_one_stays(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "made").write_text(name)
-        cache.settle(tmp_path / name, tmp_path / "place")
+        cache.move_into_place(tmp_path / name, tmp_path / "place")
     assert (tmp_path / "place" / "made").read_text() == "first"
     with pytest.raises(OSError, match="nowhere"):
-        cache.settle(tmp_path / "nowhere", tmp_path / "another")
+        cache.move_into_place(tmp_path / "nowhere", tmp_path / "another")
 
 
 def test_built_once_and_found_afterwards(folder: Path) -> None:

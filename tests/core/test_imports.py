@@ -8,21 +8,21 @@ import sys
 
 import pytest
 
-from flt.core.imports import heavy
+from flt.core.imports import import_without_gc
 
 LATER = ("datasets", "pandas", "sklearn", "pyarrow")
 """What ``flt.fit`` has no use for."""
 
 
 def test_garbage_is_collected_again_afterwards_also_where_the_import_fails() -> None:
-    assert heavy("json").__name__ == "json"
+    assert import_without_gc("json").__name__ == "json"
     assert gc.isenabled()
     with pytest.raises(ModuleNotFoundError):
-        heavy("there.is.no.such.module")
+        import_without_gc("there.is.no.such.module")
     assert gc.isenabled()
     gc.disable()
     try:
-        heavy("json")
+        import_without_gc("json")
         assert not gc.isenabled()
     finally:
         gc.enable()

@@ -14,12 +14,12 @@ from flt.core.errors import InputError
 ROWS = {"text": list("abcdefghij"), "author": list("xxyyzzxyzx"), "label": [0, 2, 2, 0, 2, 0, 0, 2, 2, 0]}
 TABLE = datasets.Dataset.from_dict(ROWS)
 DICTS = [{key: values[i] for key, values in ROWS.items()} for i in range(10)]
-PAIRS = list(zip(ROWS["text"], ROWS["label"], strict=True))
+LORA_FACTORS = list(zip(ROWS["text"], ROWS["label"], strict=True))
 
 
 @pytest.mark.parametrize(
     ("dataset", "by"),
-    [(TABLE, "label"), (TABLE, "author"), (TABLE, None), (DICTS, "label"), (PAIRS, "label")],
+    [(TABLE, "label"), (TABLE, "author"), (TABLE, None), (DICTS, "label"), (LORA_FACTORS, "label")],
     ids=["table by label", "table by author", "table iid", "dicts by label", "pairs by label"],
 )
 def test_labels_are_counted_whatever_the_data_are_dealt_by(dataset: Any, by: str | None) -> None:
@@ -32,7 +32,7 @@ def test_labels_are_counted_whatever_the_data_are_dealt_by(dataset: Any, by: str
 @pytest.mark.parametrize(
     ("dataset", "given"),
     [
-        (PAIRS, {"by": None}),
+        (LORA_FACTORS, {"by": None}),
         (TABLE, {"by": "author", "label": "text"}),
         (TABLE, {"by": "author", "label": "topic"}),
         (TABLE.map(lambda row: {"label": row["label"] - 1}), {"by": None}),

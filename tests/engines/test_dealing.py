@@ -11,10 +11,10 @@ from forked import forked
 from test_invariance import everything
 from toys import toy_clients, toy_federator, updates_of
 
-from flt.engines.batched.engine import Batched
-from flt.engines.distributed import Strategy, longest_first, shares
-from flt.engines.process_group import Processes
-from flt.engines.serial import Serial
+from flt.engines.batched.engine import BatchedEngine
+from flt.engines.distributed import DistributedEngine, longest_first, shares
+from flt.engines.process_group import ProcessGroup
+from flt.engines.serial import SerialEngine
 from flt.server.engine import Outcome, Task
 
 
@@ -38,7 +38,7 @@ def test_a_longer_fit_is_begun_before_a_shorter_one_is_shared() -> None:
     assert longest_first({0: 2, 1: 1, 2: 9, 3: 2}) == [2, 0, 3, 1]
 
 
-class Slow(Serial):
+class Slow(SerialEngine):
     """An engine on a processor that is slower than the others'."""
 
     def outcome(self, task: Task) -> Outcome:
@@ -46,32 +46,32 @@ class Slow(Serial):
         return super().outcome(task)
 
 
-def uneven(processes: Processes) -> tuple[list[bytes], list[int]]:
+def uneven(processes: ProcessGroup) -> tuple[list[bytes], list[int]]:
     federator = toy_federator(clients=toy_clients(5), rounds=2)
-    inside = federator.engine if processes.is_first else Slow(federator.engine.site, federator.clients)
-    federator.engine = Strategy(inside, processes)
+    inside = federator.engine if processes.is_first else Slow(federator.engine.local_trainer, federator.clients)
+    federator.engine = DistributedEngine(inside, processes)
     federator.fit()
     return everything(federator), [update.job[0] for update in updates_of(federator)]
 
 
 def test_who_is_faster_trains_more_clients_and_no_bit_changes(tmp_path: Path) -> None:
-    alone = uneven(Processes())[0]
+    alone = uneven(ProcessGroup())[0]
     (one, fast), (other, slow) = forked(uneven, 2, tmp_path)
     assert one == other == alone
     assert sorted(fast + slow) == [0, 1, 2, 3, 4]
     assert len(slow) < len(fast)
 
 
-def claiming(processes: Processes) -> list[list[str]]:
+def claiming(processes: ProcessGroup) -> list[list[str]]:
     found = []
     for items in ("abcdefgh", "", "ij"):
-        found.append(list(processes.claims(items)))
+        found.append(list(processes.work_queue(items)))
         processes.gather(b"done")  # as a round ends
     return found
 
 
 def test_each_item_is_claimed_once_list_by_list(tmp_path: Path) -> None:
-    assert claiming(Processes()) == [list("abcdefgh"), [], list("ij")]
+    assert claiming(ProcessGroup()) == [list("abcdefgh"), [], list("ij")]
     for of_first, of_second, expected in zip(*forked(claiming, 2, tmp_path), ["abcdefgh", "", "ij"], strict=True):
         assert sorted(of_first + of_second) == list(expected)
 
@@ -79,13 +79,13 @@ def test_each_item_is_claimed_once_list_by_list(tmp_path: Path) -> None:
 def test_fits_whose_bits_depend_on_their_neighbours_are_dealt_beforehand() -> None:
     federator = toy_federator(clients=toy_clients(5))
     cohort = federator._draw()
-    inside = Batched(federator.engine.site, federator.clients)
+    inside = BatchedEngine(federator.engine.local_trainer, federator.clients)
     dealt = []
     for rank in range(2):
-        processes = Processes()
+        processes = ProcessGroup()
         processes.rank, processes.size = rank, 2
-        processes.claims = lambda items: pytest.fail("claimed")  # type: ignore[method-assign]  # nobody is to call it
-        engine = Strategy(inside, processes)
+        processes.work_queue = lambda items: pytest.fail("claimed")  # type: ignore[method-assign]  # nobody is to call it
+        engine = DistributedEngine(inside, processes)
         dealt.append([job.client for job in engine.deal(cohort)])
         assert dealt[-1] == [job.client for job in engine.deal(cohort)]
     assert sorted(sum(dealt, [])) == [0, 1, 2, 3, 4]

@@ -28,14 +28,14 @@ from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.communication import Communication
 from flt.callbacks.failures import Failures
 from flt.core.errors import InputError
-from flt.engines.batched.engine import Batched, BatchedSettings
-from flt.engines.distributed import Strategy
-from flt.engines.process_group import PeerFailedError, Processes, Word
-from flt.engines.serial import Serial
+from flt.engines.batched.engine import BatchedEngine, BatchedSettings
+from flt.engines.distributed import DistributedEngine
+from flt.engines.process_group import PeerFailedError, ProcessGroup, StatusMessage
+from flt.engines.serial import SerialEngine
 from flt.protocol.codec import decode, encode
 from flt.protocol.messages import Payload
-from flt.server.accumulator import Arrivals
-from flt.server.client_state_store import ClientStates
+from flt.server.accumulator import UpdateAccumulator
+from flt.server.client_state_store import ClientStateStore
 from flt.server.engine import Task
 from flt.server.federator import Federator
 
@@ -43,18 +43,18 @@ QUICK = ["scaffold", "flora", "haflq channel", "fl_tac, unlocked", "everything"]
 COUNTED = ("comm/bytes_up", "comm/bytes_down", "comm/params_up", "comm/bits_mean", "comm/pairs_dropped")
 
 
-def shared(name: str, folder: Path, processes: Processes) -> Federator:
+def shared(name: str, folder: Path, processes: ProcessGroup) -> Federator:
     """A federation of one of the methods, in one of its processes."""
     recipe, settings = METHODS[name]
     federator = toy_federator(recipe, **{**settings, **mixed()})
     federator.callbacks = [Communication(), Precision(), Sent()]
-    federator.client_states = ClientStates(folder)
-    federator.engine = Strategy(federator.engine, processes)
+    federator.client_states = ClientStateStore(folder)
+    federator.engine = DistributedEngine(federator.engine, processes)
     federator.fit()
     return federator
 
 
-def bits(name: str, folder: Path, processes: Processes) -> tuple[list[bytes], list[dict[str, float]], int]:
+def bits(name: str, folder: Path, processes: ProcessGroup) -> tuple[list[bytes], list[dict[str, float]], int]:
     federator = shared(name, folder, processes)
     figures = [{key: of_round[key] for key in COUNTED if key in of_round} for of_round in federator.history]
     return everything(federator), figures, len(updates_of(federator))
@@ -62,7 +62,7 @@ def bits(name: str, folder: Path, processes: Processes) -> tuple[list[bytes], li
 
 @pytest.mark.parametrize("name", mostly_slowly(METHODS, QUICK))
 def test_any_number_of_processes_has_the_bits_and_the_counts_of_one(name: str, tmp_path: Path) -> None:
-    expected, counted, jobs = bits(name, tmp_path / "1", Processes())
+    expected, counted, jobs = bits(name, tmp_path / "1", ProcessGroup())
     for size in (2, 4):
         found = forked(functools.partial(bits, name, tmp_path / str(size)), size, tmp_path)
         assert [its[:2] for its in found] == [(expected, counted)] * size
@@ -72,10 +72,10 @@ def test_any_number_of_processes_has_the_bits_and_the_counts_of_one(name: str, t
 def test_one_process_has_the_bits_of_the_serial_engine(tmp_path: Path) -> None:
     serial = toy_federator(METHODS["everything"][0], **{**METHODS["everything"][1], **mixed()})
     serial.fit()
-    assert bits("everything", tmp_path, Processes())[0] == everything(serial)
+    assert bits("everything", tmp_path, ProcessGroup())[0] == everything(serial)
 
 
-class Failing(Serial):
+class Failing(SerialEngine):
     """An engine in which one client's fit can't be done."""
 
     error: Exception
@@ -87,11 +87,11 @@ class Failing(Serial):
             yield out
 
 
-def failing(error: Exception, processes: Processes) -> str:
+def failing(error: Exception, processes: ProcessGroup) -> str:
     federator = toy_federator(Recipe(Mean()), rounds=2)
-    inside = Failing(federator.engine.site, federator.clients)
+    inside = Failing(federator.engine.local_trainer, federator.clients)
     inside.error = error
-    federator.engine = Strategy(inside, processes)
+    federator.engine = DistributedEngine(inside, processes)
     try:
         federator.fit()
     except Exception as raised:
@@ -112,7 +112,7 @@ def test_a_failure_of_one_process_ends_the_others_and_is_named(tmp_path: Path) -
     ]
 
 
-def stopping(processes: Processes) -> int:
+def stopping(processes: ProcessGroup) -> int:
     federator = toy_federator(rounds=5)
 
     class Stop(Sent):
@@ -120,7 +120,7 @@ def stopping(processes: Processes) -> int:
             federator.should_stop = federator.round == 2
 
     federator.callbacks = [Stop()] if processes.is_first else []
-    federator.engine = Strategy(federator.engine, processes)
+    federator.engine = DistributedEngine(federator.engine, processes)
     return federator.fit().rounds
 
 
@@ -128,12 +128,12 @@ def test_what_the_first_process_decides_stops_all(tmp_path: Path) -> None:
     assert forked(stopping, 2, tmp_path) == [2, 2]
 
 
-def larger(processes: Processes) -> str:
+def larger(processes: ProcessGroup) -> str:
     """Sums that fit in each process, and not together."""
     federator = toy_federator(Recipe(Mean("uniform")), toy_clients(2))
     federator.cohort = federator._draw()
-    arrivals = Arrivals(federator.server, federator.state, federator.cohort)
-    engine = Strategy(federator.engine, processes)
+    arrivals = UpdateAccumulator(federator.server, federator.state, federator.cohort)
+    engine = DistributedEngine(federator.engine, processes)
     federator.engine = engine
     sent = federator._sent()
     one = next(sent)
@@ -154,10 +154,10 @@ def test_sums_that_are_too_large_together_are_refused(tmp_path: Path) -> None:
         assert line.endswith("allowed is smaller numbers; lower local.lr")
 
 
-def apart(processes: Processes) -> str:
-    """Processes that go on from different checkpoints."""
+def apart(processes: ProcessGroup) -> str:
+    """ProcessGroup that go on from different checkpoints."""
     try:
-        processes.meet(processes.rank)
+        processes.assert_same_round(processes.rank)
     except InputError as error:
         return str(error)
     return "went on"
@@ -166,19 +166,19 @@ def apart(processes: Processes) -> str:
 def test_processes_that_have_finished_different_rounds_do_not_go_on(tmp_path: Path) -> None:
     line = "rounds that have been run=[0, 1]: machines go on from different checkpoints; allowed is the same"
     assert [its.partition(" in all")[0] for its in forked(apart, 2, tmp_path)] == [line, line]
-    Processes().meet(3)
+    ProcessGroup().assert_same_round(3)
 
 
 def stacked(
-    jobs: Sequence[int | None], rounds: int, folder: Path, processes: Processes
+    jobs: Sequence[int | None], rounds: int, folder: Path, processes: ProcessGroup
 ) -> tuple[int | None, list[int], bytes]:
     """Rounds of stacked jobs, after those in the folder; each process has found another number of jobs to be best."""
     federator, found, checkpoint = federator_of(sizes=(11, 6, 17, 9, 8, 12)), list[int](), Checkpoint(folder, 1)
-    inside = Batched(
-        federator.engine.site, federator.clients, BatchedSettings(jobs=jobs[processes.rank]),
+    inside = BatchedEngine(
+        federator.engine.local_trainer, federator.clients, BatchedSettings(jobs=jobs[processes.rank]),
         lambda settings: found.append(settings["jobs"]),
     )  # fmt: skip
-    federator.engine, federator.rounds = Strategy(inside, processes), rounds
+    federator.engine, federator.rounds = DistributedEngine(inside, processes), rounds
     federator.callbacks = [checkpoint] if processes.is_first else []
     checkpoint.restore(federator)
     federator.fit()
@@ -204,10 +204,10 @@ def test_all_processes_go_on_with_the_least_number_of_jobs_at_once_and_a_resume_
     assert_same(decode(state).groups[0].weights, serial.state.groups[0].weights, 1e-5)
 
 
-def claiming(processes: Processes) -> list[int]:
+def claiming(processes: ProcessGroup) -> list[int]:
     """Claims after the other process has failed at its first one."""
     claimed, items = list[int](), range(10_000)
-    for item in processes.claims(items):
+    for item in processes.work_queue(items):
         claimed.append(item)
         if processes.is_first:
             time.sleep(0.01)
@@ -215,7 +215,7 @@ def claiming(processes: Processes) -> list[int]:
         processes.fail(MemoryError("none left"))
         return claimed
     try:
-        processes.listen(encode(Word()))
+        processes.all_gather_checked(encode(StatusMessage()))
     except PeerFailedError:
         return claimed
     return []
@@ -226,21 +226,21 @@ def test_nobody_claims_anything_once_another_process_has_failed(tmp_path: Path) 
     assert len(of_first) < 1000  # of 10,000; none, where the other was first
 
 
-def halves(recipe: Recipe, folder: Path, processes: Processes) -> list[bytes]:
+def halves(recipe: Recipe, folder: Path, processes: ProcessGroup) -> list[bytes]:
     """One round in this process alone, then two more by all."""
     first = toy_federator(recipe, optimizer="sgd")
     if processes.is_first:
-        first.client_states = ClientStates(folder)
+        first.client_states = ClientStateStore(folder)
         first.fit()
     processes.first(str)
     rest = toy_federator(recipe, rounds=3, optimizer="sgd")
     if not processes.is_first:
         first.fit()
-    rest.state, rest.client_states = first.state, ClientStates(folder)
+    rest.state, rest.client_states = first.state, ClientStateStore(folder)
     files = {(client, 0): f"clients/{client}_0_0001.safetensors" for client in range(3)}
     if isinstance(recipe.rule, Scaffold):
         rest.client_states.load(files, dict.fromkeys(files.values(), ""))
-    rest.engine = Strategy(rest.engine, processes)
+    rest.engine = DistributedEngine(rest.engine, processes)
     rest.fit()
     return everything(rest)
 
@@ -253,7 +253,7 @@ def test_processes_go_on_where_one_alone_has_stopped(rule: Any, tmp_path: Path) 
     assert found == [everything(whole)] * 2
 
 
-def stopped_before(processes: Processes) -> int:
+def stopped_before(processes: ProcessGroup) -> int:
     """A run that a callback of the first process stops before its first round, as a resumed one that has finished."""
     federator = toy_federator(rounds=3)
 
@@ -262,7 +262,7 @@ def stopped_before(processes: Processes) -> int:
             federator.should_stop = True
 
     federator.callbacks = [Finished()] if processes.is_first else []
-    federator.engine = Strategy(federator.engine, processes)
+    federator.engine = DistributedEngine(federator.engine, processes)
     return federator.fit().rounds
 
 
@@ -278,7 +278,7 @@ class BreaksAttempts(Breaks):
         self.left = int(federator.attempt < self.times and (federator.round == 1 or self.times == 99))
 
 
-def enduring(times: int, settings: dict[str, int], folder: Path, processes: Processes) -> tuple[list[bytes], Any]:
+def enduring(times: int, settings: dict[str, int], folder: Path, processes: ProcessGroup) -> tuple[list[bytes], Any]:
     """SCAFFOLD, which keeps something on the clients, with a client whose fits fail so often."""
     recipe, given = METHODS["scaffold"]
     federator = toy_federator(recipe, **{**given, **mixed(), "cohort": None})
@@ -286,9 +286,9 @@ def enduring(times: int, settings: dict[str, int], folder: Path, processes: Proc
     said = list[str]()
     failures.on_failures = lambda federator, found: said.extend(map(str, found))  # type: ignore[method-assign]  # to watch
     federator.callbacks = [BreaksAttempts([1], raises, times), failures]
-    federator.client_states = ClientStates(folder)
+    federator.client_states = ClientStateStore(folder)
     if processes.size > 1:
-        federator.engine = Strategy(federator.engine, processes)
+        federator.engine = DistributedEngine(federator.engine, processes)
     tolerant(federator, **settings).fit()
     return everything(federator), [said, [metrics["faults/retries"] for metrics in federator.history]]
 
@@ -301,7 +301,7 @@ def enduring(times: int, settings: dict[str, int], folder: Path, processes: Proc
 def test_a_failure_in_one_process_is_one_in_all_and_the_bits_are_those_of_one_process(
     times: int, settings: dict[str, int], failed: int, retries: list[int], tmp_path: Path
 ) -> None:
-    expected, (said, again) = enduring(times, settings, tmp_path / "1", Processes())
+    expected, (said, again) = enduring(times, settings, tmp_path / "1", ProcessGroup())
     assert len(said) == failed
     assert again == retries
     found = forked(functools.partial(enduring, times, settings, tmp_path / "2"), 2, tmp_path)

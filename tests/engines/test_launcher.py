@@ -1,4 +1,4 @@
-"""Processes that Lightning launches for the command line: on one machine, on two nodes, and what refuses them."""
+"""ProcessGroup that Lightning launches for the command line: on one machine, on two nodes, and what refuses them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,13 @@ LIMIT = 300
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["devices=2"], "devices=2: engine=strategy and engine=sharded use several; allowed is 1 with engine=serial"),
-        (["engine=strategy", "devices=0"], "devices=0: allowed is an integer "),
-        (["engine=strategy", "engine.strategy=dp"], "engine.strategy=dp: allowed is ddp, ddp_spawn, ddp_fork"),
-        (["engine=strategy", "engine.nodes=0"], "engine.nodes=0: allowed is an integer >= 1"),
+        (
+            ["devices=2"],
+            "devices=2: engine=distributed and engine=sharded use several; allowed is 1 with engine=serial",
+        ),
+        (["engine=distributed", "devices=0"], "devices=0: allowed is an integer "),
+        (["engine=distributed", "engine.strategy=dp"], "engine.strategy=dp: allowed is ddp, ddp_spawn, ddp_fork"),
+        (["engine=distributed", "engine.nodes=0"], "engine.nodes=0: allowed is an integer >= 1"),
     ],
 )
 def test_what_cannot_be_launched_is_refused_in_a_line(overrides: list[str], line: str) -> None:
@@ -49,7 +52,7 @@ def test_what_cannot_be_launched_is_refused_in_a_line(overrides: list[str], line
     ("engine", "line"),
     [
         ({"name": "parallel"}, "engine.name=parallel: allowed is "),
-        ({"name": "strategy", "inside": "strategy"}, "engine.inside=strategy: allowed is "),
+        ({"name": "distributed", "inside": "distributed"}, "engine.inside=distributed: allowed is "),
         ({"name": "serial", "jobs": 3}, "engine.jobs=3: "),
     ],
 )
@@ -87,7 +90,7 @@ def test_forked_processes_have_one_thread_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = ["engine=strategy", "devices=2", "engine.strategy=ddp_fork", "threads=2"]
+    options = ["engine=distributed", "devices=2", "engine.strategy=ddp_fork", "threads=2"]
     assert main(["train", *SHORT, *options]) == 2
     assert "error: threads=2: " in capfd.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -97,7 +100,7 @@ def test_forked_processes_have_one_thread_each(
 def test_processes_of_one_machine_have_the_bits_of_serial_and_one_of_them_speaks(tmp_path: Path) -> None:
     ended(flt(tmp_path, "name=plain"))
     for strategy in ("ddp", "ddp_spawn", "ddp_fork"):
-        options = ["engine=strategy", "devices=2", f"engine.strategy={strategy}", f"name={strategy}"]
+        options = ["engine=distributed", "devices=2", f"engine.strategy={strategy}", f"name={strategy}"]
         (printed,) = ended(flt(tmp_path, *options))
         assert bits(tmp_path, strategy) == bits(tmp_path, "plain")
         assert printed.splitlines()[1] == f"{strategy} on digits  rounds 1-2  clients 4  jobs 4"
@@ -123,7 +126,7 @@ def test_two_nodes_share_a_cohort_over_loopback(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    options = ["engine=strategy", "engine.nodes=2", "devices=1", "name=nodes"]
+    options = ["engine=distributed", "engine.nodes=2", "devices=1", "name=nodes"]
     there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     nodes = [flt(tmp_path, *options, **there, NODE_RANK=str(rank)) for rank in range(2)]
     first, second = ended(*nodes)
@@ -135,7 +138,7 @@ def test_two_nodes_share_a_cohort_over_loopback(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     ended(flt(tmp_path, "name=plain"))
-    options = ["engine=strategy", "algo=hafl", "name=resumed"]
+    options = ["engine=distributed", "algo=hafl", "name=resumed"]
     ended(flt(tmp_path, *options, "devices=2", "rounds=1"))
     ended(flt(tmp_path, *options, "devices=3", "rounds=2", "resume=last"))
     assert bits(tmp_path, "resumed")["adapter"] == bits(tmp_path, "plain")["adapter"]
@@ -146,7 +149,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn", "ddp_fork"])
 def test_a_mistake_is_one_line_and_exit_code_2_with_several_processes_too(strategy: str, tmp_path: Path) -> None:
-    options = ["engine=strategy", f"engine.strategy={strategy}", "devices=2"]
+    options = ["engine=distributed", f"engine.strategy={strategy}", "devices=2"]
     run = flt(tmp_path, *options, "local.lr=1e30", "name=high")
     printed = run.communicate(timeout=LIMIT)[0]
     assert run.returncode == 2
@@ -159,7 +162,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_with_several_processes_too(strate
 def test_a_process_that_dies_is_replaced_and_no_bit_changes(tmp_path: Path) -> None:
     longer = ["rounds=6", "local.steps=20"]
     ended(flt(tmp_path, "name=plain", *longer))
-    run = flt(tmp_path, "engine=strategy", "devices=2", "name=replaced", *longer)
+    run = flt(tmp_path, "engine=distributed", "devices=2", "name=replaced", *longer)
     checkpoints = tmp_path / "lightning_logs" / "replaced" / "version_0" / "checkpoints"
     until = time.monotonic() + LIMIT
     while not list(checkpoints.glob("round_*.json")) and time.monotonic() < until:

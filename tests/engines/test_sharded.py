@@ -12,21 +12,21 @@ from test_invariance import everything
 from test_trivial_cases import METHODS, clients_of
 from toys import assert_same, toy_federator
 
-from flt.engines.process_group import Processes
-from flt.engines.sharded import Sharded
+from flt.engines.process_group import ProcessGroup
+from flt.engines.sharded import ShardedEngine
 from flt.engines.sharded_placement import Parts
 from flt.protocol.codec import decode
-from flt.server.client_state_store import ClientStates
+from flt.server.client_state_store import ClientStateStore
 
 QUICK = ["scaffold", "hafl freeze", "sa_fedlora"]
 
 
-def split(name: str, folder: Path, processes: Processes) -> list[bytes]:
+def split(name: str, folder: Path, processes: ProcessGroup) -> list[bytes]:
     """A federation of one of the methods, every fit of which is split."""
     recipe, settings = METHODS[name]
     federator = toy_federator(recipe, **{**settings, "clients": clients_of(3), "rounds": 1})
-    federator.client_states = ClientStates(folder, writes=processes.is_first)
-    federator.engine = Sharded(federator.engine.site, federator.clients, processes, nodes=1)
+    federator.client_states = ClientStateStore(folder, writes=processes.is_first)
+    federator.engine = ShardedEngine(federator.engine.local_trainer, federator.clients, processes, nodes=1)
     federator.fit()
     return everything(federator)
 

@@ -13,8 +13,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import Subset
 
 from flt.core.errors import InputError
-from flt.engines.process_group import Processes
-from flt.engines.sharded import Sharded
+from flt.engines.process_group import ProcessGroup
+from flt.engines.sharded import ShardedEngine
 from flt.server.federator import Federator
 
 
@@ -22,12 +22,12 @@ def weights(federator: Federator) -> dict[str, Tensor]:
     return federator.state.groups[federator.state.home].weights
 
 
-def split(processes: Processes) -> tuple[dict[str, list[float]], dict[str, float], float]:
+def split(processes: ProcessGroup) -> tuple[dict[str, list[float]], dict[str, float], float]:
     """Weights after a round, figures of an evaluation, and the share of the blocks' frozen numbers that is here."""
     federator = federator_of("hafl", sizes=(8, 8))
-    module = federator.engine.site.module
+    module = federator.engine.local_trainer.module
     frozen = sum(p.numel() for name, p in module.named_parameters() if ".layer." in name and "lora" not in name)
-    federator.engine = Sharded(federator.engine.site, federator.clients, processes, 1, "fsdp")
+    federator.engine = ShardedEngine(federator.engine.local_trainer, federator.clients, processes, 1, "fsdp")
     held = sum(p.to_local().numel() for p in module.parameters() if isinstance(p, DTensor))
     federator.fit()
     figures = federator.engine.evaluate(federator.state, 0, held_out(federator))
@@ -52,7 +52,7 @@ def test_two_processes_that_each_have_a_part_of_the_frozen_weights_make_what_one
 def test_a_recipe_that_changes_the_frozen_weights_is_refused() -> None:
     federator = federator_of("fedavg")
     with pytest.raises(InputError, match=r"^engine.strategy=fsdp: the recipe changes the frozen weights"):
-        Sharded(federator.engine.site, federator.clients, Processes(), 1, "fsdp")
+        ShardedEngine(federator.engine.local_trainer, federator.clients, ProcessGroup(), 1, "fsdp")
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

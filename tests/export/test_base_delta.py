@@ -84,7 +84,7 @@ def test_peft_loads_a_delta_on_a_module_of_the_user_s_with_equal_logits(case: st
     before = base(X)
     federator.fit()
     federator.engine.load(federator.state, 0)
-    module, layout = federator.engine.site.module.eval(), federator.server.layout
+    module, layout = federator.engine.local_trainer.module.eval(), federator.server.layout
     folder = export(module, layout, federator.state, tmp_path, Card(), made_by(federator), "delta")
     model = loaded(base, folder).eval()
     torch.testing.assert_close(model(X), module(X), rtol=0, atol=1e-6)
@@ -93,7 +93,7 @@ def test_peft_loads_a_delta_on_a_module_of_the_user_s_with_equal_logits(case: st
 
 def untrained(federator: Federator) -> Toy:
     """The toy as it is before a federation, without its adapters."""
-    toy, state = Toy(), federator.engine.site.module.state_dict()
+    toy, state = Toy(), federator.engine.local_trainer.module.state_dict()
     toy.load_state_dict({n.replace("base_layer.", ""): value for n, value in state.items() if "lora" not in n})
     return toy
 
@@ -104,6 +104,6 @@ def test_a_layer_without_living_pairs_still_brings_its_base_s_change(tmp_path: P
     federator.fit()
     state = dataclasses.replace(federator.state, alive={"fc1": (), "fc2": (0, 1)})
     federator.engine.load(state, 0)
-    module = federator.engine.site.module.eval()
+    module = federator.engine.local_trainer.module.eval()
     folder = export(module, federator.server.layout, state, tmp_path, Card(), None, "delta")
     torch.testing.assert_close(loaded(base, folder).eval()(X), module(X), rtol=0, atol=1e-6)

@@ -170,7 +170,7 @@ def test_every_group_of_bottlenecks_has_the_logits_of_its_model(case: str, run: 
 def test_a_client_s_model_has_the_loss_that_the_run_measured_on_that_client(run: Callable[..., Made]) -> None:
     settings = ["algo=local", "adapter=c2a", "adapter.label_source=client"]
     made = run("images", *settings, "eval.client_examples=50")
-    module = made.federator.engine.site.module  # what the run returns: the first client's, at that client
+    module = made.federator.engine.local_trainer.module  # what the run returns: the first client's, at that client
     first = made.exported / f"client_{made.federator.updates[0].job[0]}"
     with torch.no_grad():
         torch.testing.assert_close(module.model(**made.batch).logits, logits(flt.load(first), made.batch))

@@ -65,11 +65,11 @@ def test_a_clients_own_model_has_the_logits_of_what_it_computes_with(private: li
     recipe = Recipe(Mean(), plan=AdapterPlan(private=private), selection=selection)
     federator = toy_federator(recipe, clients_of(3, ranks=[1, 2, 4]), rounds=3, optimizer="sgd", lr=0.1)
     federator.fit()
-    x, site = torch.randn(5, 6, generator=torch.Generator().manual_seed(0)), federator.engine.site
+    x, local_trainer = torch.randn(5, 6, generator=torch.Generator().manual_seed(0)), federator.engine.local_trainer
     cohort = federator.cohort
     for job, model in zip(cohort, made_by(federator), strict=True):
-        site.put(model.tensors)
-        found = site.module(x)
-        site.install(federator.server.broadcast(federator.state, job, cohort), federator.client_states[job.id])
-        assert torch.equal(found, site.module(x))
+        local_trainer.put(model.tensors)
+        found = local_trainer.module(x)
+        local_trainer.install(federator.server.broadcast(federator.state, job, cohort), federator.client_states[job.id])
+        assert torch.equal(found, local_trainer.module(x))
         assert model.tensors["fc2.lora_A.default.weight"].shape[0] <= job.rank

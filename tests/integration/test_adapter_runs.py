@@ -13,7 +13,7 @@ from slowly import slowly
 
 from flt.api import Result, fit
 from flt.models.adapters.c2a import HyperNetwork
-from flt.models.adapters.client_context import knowing
+from flt.models.adapters.client_context import client_aware_modules
 from flt.models.module import ClientModule
 from flt.protocol.messages import Update
 from flt.run.compose import load_config
@@ -117,7 +117,7 @@ def test_at_test_the_classes_of_the_job_s_own_head_weigh_the_same(monkeypatch: p
     def watched(self: ClientModule, **inputs: Any) -> Any:
         logits = forward(self, **inputs)
         if not self.training:
-            (network,) = knowing(self)
+            (network,) = client_aware_modules(self)
             seen.add((logits.shape[1], tuple(np.round(network.distribution().tolist(), 4))))  # type: ignore[attr-defined]
         return logits
 

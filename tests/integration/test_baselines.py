@@ -84,7 +84,7 @@ def test_ffa_lora_sends_neither_a_up_nor_down() -> None:
     assert {federator.server.layout.entries[name].role for name in updates_of(federator)[0].tensors} == {"B", "head"}
     for layer in federator.server.layout.layers.values():
         assert torch.equal(weights_of(federator)[layer.a], start[layer.a])
-        assert torch.equal(federator.engine.site.initial[layer.a], start[layer.a])  # what each client draws
+        assert torch.equal(federator.engine.local_trainer.initial[layer.a], start[layer.a])  # what each client draws
 
 
 def test_fedsa_has_fedits_a_after_one_round_and_b_and_head_of_a_client_alone() -> None:

@@ -18,7 +18,7 @@ from commands import in_empty_folder, train
 from lightning.pytorch.loggers.logger import DummyLogger
 from slowly import mostly_slowly
 
-from flt.client.trainer import Site
+from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError
 from flt.models.adapters.registry import ADAPTERS
 from flt.run.conf_groups import choices
@@ -60,7 +60,7 @@ def refused_without_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> str:
         raise AssertionError("a refused run has trained")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Site, "local_fit", never)
+        patch.setattr(LocalTrainer, "local_fit", never)
         with pytest.raises(InputError) as refused:
             run()
     return str(refused.value)

@@ -94,12 +94,12 @@ def test_one_clients_base_does_not_reach_the_next() -> None:
 
 def test_a_fit_that_fails_leaves_the_base_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     federator = federated(FULL)
-    site = federator.engine.site
-    before = {name: site.parameters[name].detach().clone() for name in BASE}
+    local_trainer = federator.engine.local_trainer
+    before = {name: local_trainer.parameters[name].detach().clone() for name in BASE}
     monkeypatch.setattr(LocalFit, "update", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         federator.fit()
-    assert all(torch.equal(site.parameters[name], before[name]) for name in BASE)
+    assert all(torch.equal(local_trainer.parameters[name], before[name]) for name in BASE)
 
 
 def test_absent_clients_get_the_newest_base_once() -> None:

@@ -50,7 +50,7 @@ GROUPINGS: dict[str, Clustering] = {
     ", agglomerative": AgglomerativeGrouping(2, cannot_link=True, **CHANGES),
     ", dbscan": DbscanGrouping(1.4, **CHANGES),
     ", hdbscan": HdbscanGrouping(2, **CHANGES, newcomers="nearest"),
-    ", oracle": OracleGrouping().knowing(TASKS),
+    ", oracle": OracleGrouping().client_aware_modules(TASKS),
 }
 """Name after ``fl_tac`` -> a clustering of toys with two tasks."""
 CHANNEL = Channel(down=True, tau=0.027, distances=[1100.0, 1120.0])  # 2.4 kB: two jobs of a toy at few bits
@@ -151,7 +151,7 @@ TRIVIAL: dict[str, tuple[Recipe, Recipe, dict[str, Any]]] = {
     ),
     "FL-TAC agglomerative, one task": (Recipe(Mean("uniform"), grouping=AgglomerativeGrouping(1)), UNIFORM, {}),
     "FL-TAC by oracle, one task": (
-        Recipe(Mean("uniform"), grouping=OracleGrouping().knowing({(0, 0): "only"})), UNIFORM, {},
+        Recipe(Mean("uniform"), grouping=OracleGrouping().client_aware_modules({(0, 0): "only"})), UNIFORM, {},
     ),
     "FedProx, mu 0": (Recipe(Mean(), plan=AdapterPlan(mu=0.0)), FEDIT, {}),
     "SCAFFOLD, round 1": (Recipe(Scaffold()), FEDIT, SGD_ONCE),
@@ -218,7 +218,7 @@ def job_seed(round: int, client: int) -> int:
     return int(np.random.SeedSequence([0, round, client, 0]).generate_state(1)[0])
 
 
-class Batches(torch.utils.data.IterableDataset):
+class BatchNotifier(torch.utils.data.IterableDataset):
     """The examples of one fit in its order."""
 
     def __init__(self, data: JobData, seed: int) -> None:
@@ -237,7 +237,7 @@ def trained(module: Toy, client: ClientSpec, rounds: int) -> list[dict[str, Tens
             enable_model_summary=False,
         )  # fmt: skip
         with warnings.catch_warnings(action="ignore"):
-            trainer.fit(module, DataLoader(Batches(client.data[0], job_seed(number, client.id)), batch_size=None))
+            trainer.fit(module, DataLoader(BatchNotifier(client.data[0], job_seed(number, client.id)), batch_size=None))
         found.append({key: p.detach().clone() for key, p in module.named_parameters() if p.requires_grad})
     return found
 

@@ -22,7 +22,7 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
 from flt.callbacks.evaluate import Evaluate
-from flt.callbacks.received_models import Distributed
+from flt.callbacks.received_models import ReceivedModels
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec, JobData
 from flt.models.heads import draw, renew, variants
@@ -235,7 +235,7 @@ def test_each_task_is_evaluated_with_its_own_head() -> None:
     sets = {task: data.validation_set(None) for task, data in jobs.items()}
     tasks = {(c.id, i): data.task for c in clients.values() for i, data in enumerate(c.data)}
     evaluate = Evaluate(sets, tasks, heads={task: data.head for task, data in jobs.items()})
-    callbacks = [evaluate, Distributed(evaluate)]
+    callbacks = [evaluate, ReceivedModels(evaluate)]
     federator, _ = federated(clients=clients, rounds=3, steps=12, lr=0.1, callbacks=callbacks)
     for task, data in jobs.items():
         assert federator.metrics[f"task/{task}/val_acc"] == pytest.approx(by_hand(federator, data))

@@ -113,7 +113,7 @@ def test_roles_layers_and_axes_of_a_module_with_lora() -> None:
         "head.bias": ("head", "", None, (3,)),
     }
     assert set(found) == {name for name, _ in module.named_parameters()}
-    assert layout.every_pair() == {"fc1": (0, 1, 2, 3), "fc2": (0, 1, 2, 3)}
+    assert layout.all_components() == {"fc1": (0, 1, 2, 3), "fc2": (0, 1, 2, 3)}
 
 
 def test_names_of_some_roles_are_in_name_order() -> None:

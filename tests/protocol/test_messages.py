@@ -19,7 +19,7 @@ from torch import Tensor
 from flt.callbacks.checkpoint import Snapshot
 from flt.core.errors import InputError
 from flt.engines.distributed import Share
-from flt.engines.process_group import Word
+from flt.engines.process_group import StatusMessage
 from flt.protocol import messages
 from flt.protocol.codec import decode, encode, encoded_size
 from flt.protocol.failure import Failure
@@ -68,14 +68,14 @@ WEIGHTS = {
     "scalar": torch.tensor(0.1, dtype=torch.float64),
     "empty": torch.zeros(0, 4),
 }
-PAIRS = {"layer": (0, 2), "without": ()}
+LORA_FACTORS = {"layer": (0, 2), "without": ()}
 SCALARS = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf"), "tiny": 5e-324, "third": 1 / 3, "-0": -0.0}
 DELTAS = (BaseDelta(3, {"W": (ROWS, ROWS.T)}), BaseDelta(4, {"W": (ROWS,), "V": ()}))
 GROUP = GroupState(WEIGHTS, {"layer": torch.ones(2, dtype=torch.float64)}, {"c": WEIGHTS, "nothing": {}})
 SERVER = ServerState(
     7,
     {0: GROUP, 12: GroupState({}, {})},
-    PAIRS,
+    LORA_FACTORS,
     {(0, 0): 12, (3, 1): 0},
     BaseState(4, {"W": (2, ROWS)}, DELTAS, {5: 3}),
 )
@@ -84,19 +84,19 @@ EXAMPLES = [
     Plan(),
     Plan(("head",), ("B", "head"), 0.01, 5, 0.5, 'stage "1" – ü'),
     DELTAS[0],
-    Payload((3, 1), 7, Plan(), WEIGHTS, PAIRS, {}, {"c": WEIGHTS, "empty": {}}, 4, DELTAS),
+    Payload((3, 1), 7, Plan(), WEIGHTS, LORA_FACTORS, {}, {"c": WEIGHTS, "empty": {}}, 4, DELTAS),
     Payload((0, 0), 0, Plan(), {}, {}, {}),
-    Update((3, 1), 7, WEIGHTS, PAIRS, 4, 120, 10, {"layer": ((0, 2), torch.ones(2))}, SCALARS, SCALARS),
+    Update((3, 1), 7, WEIGHTS, LORA_FACTORS, 4, 120, 10, {"layer": ((0, 2), torch.ones(2))}, SCALARS, SCALARS),
     PACKED,
     PackedPayload((0, 0), 0, Plan(), {}, {}, {}, packed=PACKED),
-    PackedUpdate((3, 1), 7, WEIGHTS, PAIRS, 4, 120, 10, packed=PACKED),
+    PackedUpdate((3, 1), 7, WEIGHTS, LORA_FACTORS, 4, 120, 10, packed=PACKED),
     ClientState({"B": ROWS}, {"c_i": WEIGHTS}),
     GROUP,
     SERVER.base,
     SERVER,
-    Word("said", "why", True),
+    StatusMessage("said", "why", True),
     Share(
-        (Update((3, 1), 7, {}, PAIRS, 4, 120, 10),),
+        (Update((3, 1), 7, {}, LORA_FACTORS, 4, 120, 10),),
         {("totals", "value", "w"): ((2, 3), 4, 5.0)},
         {"bytes_up": 1},
         {(3, 1): ("clients/3_1_0001.safetensors", "abc")},
@@ -133,7 +133,7 @@ def test_the_closed_list_is_these_classes_and_each_has_an_example_here() -> None
         "BaseState",
         "ServerState",
         "Snapshot",
-        "Word",
+        "StatusMessage",
         "Share",
         "Failure",
     }
@@ -323,7 +323,7 @@ def test_a_changed_byte_gives_a_registered_value_or_one_line(example: int, at: i
 
 def test_only_names_numbers_and_ids_are_in_the_header() -> None:
     """Nothing of the process that wrote it: no path, no module, no time."""
-    data = encode(Update((3, 1), 7, {"w": ROWS}, PAIRS, 0, 120, 10))
+    data = encode(Update((3, 1), 7, {"w": ROWS}, LORA_FACTORS, 0, 120, 10))
     assert set(header(data)) == {"__metadata__", "0"}
     assert set(header(data)["__metadata__"]) == {"flt"}
     assert json.loads(header(data)["__metadata__"]["flt"])["c"] == "Update"

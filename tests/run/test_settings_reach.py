@@ -11,7 +11,7 @@ import tiny
 from commands import in_empty_folder, metrics, train
 from torch.utils.data import Subset
 
-from flt.client.trainer import Site
+from flt.client.trainer import LocalTrainer
 from flt.models.adapters.lora import LoraSettings, attach
 from flt.run import build
 from flt.run.compose import load_config
@@ -26,29 +26,29 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["algo=fedit", f"model={model}", f"data={data}", "model.max_length=16", "clients=2", "batch_size=4"]
 
 
-def site_and_data(arguments: list[str]) -> tuple[Site, Subset]:
+def local_trainer_and_data(arguments: list[str]) -> tuple[LocalTrainer, Subset]:
     cfg = load_config(arguments)
     made = federation(cfg)
     layout, recipe = attach(made.module, LoraSettings(), 0), build.recipe(cfg, 1)
-    return Site(made.module, layout, recipe, build.local_settings(cfg), {}, made.collate), made.clients[0].data[
+    return LocalTrainer(made.module, layout, recipe, build.local_settings(cfg), {}, made.collate), made.clients[0].data[
         0
     ].training_set
 
 
-def padded(site: Site, data: Subset) -> int:
+def padded(local_trainer: LocalTrainer, data: Subset) -> int:
     """Tokens of one pass that are nothing but padding."""
-    return sum(int((batch["attention_mask"] == 0).sum()) for batch in site.loader(data, 3))
+    return sum(int((batch["attention_mask"] == 0).sum()) for batch in local_trainer.loader(data, 3))
 
 
 def test_a_fit_sees_batches_of_similar_lengths_unless_the_window_is_one(arguments: list[str]) -> None:
-    similar, data = site_and_data(arguments)
-    plain, _ = site_and_data([*arguments, "length_window=1"])
+    similar, data = local_trainer_and_data(arguments)
+    plain, _ = local_trainer_and_data([*arguments, "length_window=1"])
     assert padded(similar, data) < 0.5 * padded(plain, data)
 
 
 def test_evaluation_goes_from_the_shortest_text_to_the_longest(arguments: list[str]) -> None:
-    site, data = site_and_data(arguments)
-    lengths = [batch["attention_mask"].sum(1).tolist() for batch in site.loader(data, None)]
+    local_trainer, data = local_trainer_and_data(arguments)
+    lengths = [batch["attention_mask"].sum(1).tolist() for batch in local_trainer.loader(data, None)]
     flat = list(itertools.chain.from_iterable(lengths))
     assert flat == sorted(flat)
     assert len(flat) == len(data)

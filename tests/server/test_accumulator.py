@@ -23,7 +23,7 @@ from flt.algorithm.server_optimizer import Adam
 from flt.core.errors import InputError
 from flt.protocol.codec import encode
 from flt.protocol.messages import Update
-from flt.server.accumulator import Arrivals
+from flt.server.accumulator import UpdateAccumulator
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
@@ -72,17 +72,17 @@ def test_streaming_has_the_bits_of_aggregating_the_list(name: str) -> None:
     federator.fit()
     before = toy_federator(recipe, **{**settings, "clients": clients_of(3), "rounds": 1})
     sent = next(callback for callback in federator.callbacks if isinstance(callback, Sent)).updates
-    screened = before.server.screen(before.state, before._draw(), sent)
-    assert encode(before.server.aggregate(before.state, screened)) == encode(federator.state)
+    validated = before.server.validate(before.state, before._draw(), sent)
+    assert encode(before.server.aggregate(before.state, validated)) == encode(federator.state)
 
 
-def taken(*changes: Any) -> Arrivals:
+def taken(*changes: Any) -> UpdateAccumulator:
     """A round of two clients, of whose first update there are several changed copies."""
     federator = toy_federator(Recipe(Mean()), toy_clients(2))
     federator.fit()
     sent = next(callback for callback in federator.callbacks if isinstance(callback, Sent)).updates
     fresh = toy_federator(Recipe(Mean()), toy_clients(2))
-    arrivals = Arrivals(fresh.server, fresh.state, fresh._draw())
+    arrivals = UpdateAccumulator(fresh.server, fresh.state, fresh._draw())
     for change in changes:
         arrivals.take(dataclasses.replace(sent[0], **change))
     return arrivals

@@ -22,7 +22,7 @@ from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import ControlVariate, Scaffold
 from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.schedule import Constant
-from flt.algorithm.selection.freeze import Freeze, FrozenPairs
+from flt.algorithm.selection.freeze import Freeze, FrozenComponents
 from flt.algorithm.selection.truncate import Truncate
 from flt.core.errors import InputError
 from flt.protocol.codec import encode
@@ -128,7 +128,7 @@ def test_what_is_private_travels_neither_down_nor_up() -> None:
     server, state, updates = round_of(Recipe(Mean(), plan=Planned(make=private_plan)))
     assert sorted(server.broadcast(state, COHORT[0], COHORT).tensors) == ["x.A", "x.B", "y.A", "y.B"]
     with pytest.raises(InputError, match="other tensors than were asked for"):
-        server.screen(state, COHORT, updates)
+        server.validate(state, COHORT, updates)
     later = dataclasses.replace(state, rounds=1)
     assert sorted(server.broadcast(later, COHORT[0], COHORT).tensors) == ["x.A", "y.A"]
 
@@ -165,8 +165,8 @@ def test_an_absent_client_is_sent_the_versions_that_it_missed() -> None:
 
 def test_good_updates_are_let_through_sorted_by_job() -> None:
     server, state, updates = round_of()
-    assert server.screen(state, COHORT, updates[::-1]) == updates
-    assert server.screen(state, COHORT, []) == []
+    assert server.validate(state, COHORT, updates[::-1]) == updates
+    assert server.validate(state, COHORT, []) == []
 
 
 def with_tensor(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Update], Update]:
@@ -226,7 +226,7 @@ def test_a_bad_update_is_refused_in_one_line_naming_its_client_and_the_number(na
     server, state, updates = round_of(Recipe(Mean(), selection=Freeze("first")))
     updates[1] = change(updates[1])
     with pytest.raises(InputError, match=rf"^update of client 1, job 0\S* ?.*{message}") as error:
-        server.screen(state, COHORT, updates)
+        server.validate(state, COHORT, updates)
     assert "\n" not in str(error.value)
     assert "; allowed is " in str(error.value) or ": allowed is " in str(error.value)
 
@@ -236,13 +236,13 @@ def test_an_update_of_who_was_not_in_the_cohort_is_refused(job: tuple[int, int])
     server, state, updates = round_of()
     foreign = dataclasses.replace(updates[0], job=job)
     with pytest.raises(InputError, match=rf"^update of client {job[0]}, job {job[1]}=.*a job of the round's cohort$"):
-        server.screen(state, COHORT, [*updates, foreign])
+        server.validate(state, COHORT, [*updates, foreign])
 
 
 def test_a_second_update_of_a_job_is_refused() -> None:
     server, state, updates = round_of()
     with pytest.raises(InputError, match="^update of client 1, job 0=twice"):
-        server.screen(state, COHORT, [*updates, updates[1]])
+        server.validate(state, COHORT, [*updates, updates[1]])
 
 
 # ---------------------------------------------------------------------------------------------- aggregate
@@ -338,9 +338,9 @@ def test_callbacks_of_a_fit_measure_first_and_freeze_last() -> None:
         importance=GradientSensitivity(),
     )
     federator = toy_federator(recipe, toy_clients(1, ranks=[2]))
-    site, (job,) = federator.engine.site, federator.clients[0].jobs(4)
+    local_trainer, (job,) = federator.engine.local_trainer, federator.clients[0].jobs(4)
     payload = federator.server.broadcast(federator.state, job, [job])
-    site.install(payload, ClientState())
-    found = recipe.callbacks(site._prepare(payload, ClientState()))
-    expected = [LearningRateFactor, SensitivityMeter, Proximal, ControlVariate, FrozenPairs]
+    local_trainer.install(payload, ClientState())
+    found = recipe.callbacks(local_trainer._prepare(payload, ClientState()))
+    expected = [LearningRateFactor, SensitivityMeter, Proximal, ControlVariate, FrozenComponents]
     assert [type(callback) for callback in found] == expected

@@ -13,7 +13,7 @@ from flt.algorithm.rule.scaffold import Scaffold
 from flt.callbacks.checkpoint import Checkpoint
 from flt.protocol.codec import encode
 from flt.protocol.state import ClientState
-from flt.server.client_state_store import ClientStates
+from flt.server.client_state_store import ClientStateStore
 
 
 def state(value: float) -> ClientState:
@@ -21,11 +21,11 @@ def state(value: float) -> ClientState:
 
 
 @pytest.fixture(params=["memory", "disk"])
-def states(request: pytest.FixtureRequest, tmp_path: Path) -> ClientStates:
-    return ClientStates(tmp_path if request.param == "disk" else None)
+def states(request: pytest.FixtureRequest, tmp_path: Path) -> ClientStateStore:
+    return ClientStateStore(tmp_path if request.param == "disk" else None)
 
 
-def test_a_state_counts_once_its_update_was_accepted(states: ClientStates) -> None:
+def test_a_state_counts_once_its_update_was_accepted(states: ClientStateStore) -> None:
     states.put((1, 0), state(1.0), 1)
     states.put((2, 0), state(2.0), 1)
     assert not list(states)
@@ -37,14 +37,14 @@ def test_a_state_counts_once_its_update_was_accepted(states: ClientStates) -> No
     assert list(states) == [(1, 0)]
 
 
-def test_a_job_that_keeps_nothing_is_not_there(states: ClientStates) -> None:
+def test_a_job_that_keeps_nothing_is_not_there(states: ClientStateStore) -> None:
     states.put((1, 0), ClientState(), 1)
     states.accept([(1, 0)])
     assert len(states) == 0
 
 
 def test_a_refused_state_leaves_no_file(tmp_path: Path) -> None:
-    states = ClientStates(tmp_path)
+    states = ClientStateStore(tmp_path)
     states.put((1, 0), state(1.0), 1)
     states.put((1, 1), state(2.0), 1)
     states.accept([(1, 1)])
@@ -52,7 +52,7 @@ def test_a_refused_state_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_an_older_file_stays_for_the_checkpoints_that_name_it(tmp_path: Path) -> None:
-    states = ClientStates(tmp_path)
+    states = ClientStateStore(tmp_path)
     for rounds in (1, 2):
         states.put((1, 0), state(float(rounds)), rounds)
         states.accept([(1, 0)])
@@ -61,8 +61,8 @@ def test_an_older_file_stays_for_the_checkpoints_that_name_it(tmp_path: Path) ->
         "1_0_0002.safetensors",
     ]
     assert encode(states[1, 0]) == encode(state(2.0))
-    assert states.taken_back() == ["clients/1_0_0001.safetensors"]
-    assert states.taken_back() == []
+    assert states.pop_replaced_files() == ["clients/1_0_0001.safetensors"]
+    assert states.pop_replaced_files() == []
 
 
 def test_no_tensor_of_a_client_at_rest_is_in_memory(tmp_path: Path) -> None:

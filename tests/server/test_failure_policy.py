@@ -22,11 +22,11 @@ from flt.algorithm.rule.stacking import Stacking
 from flt.callbacks.failures import Failures
 from flt.callbacks.fault_injection import Faults, FaultsConfig, hostile, with_flipped_labels
 from flt.core.errors import InputError
-from flt.core.timeout import ClientTimeoutError, within
+from flt.core.timeout import ClientTimeoutError, time_limit
 from flt.data.clients import ClientSpec
 from flt.protocol.messages import Payload, Update
 from flt.server.callback import FedCallback
-from flt.server.failure_policy import RoundFailedError, Tolerance
+from flt.server.failure_policy import FailurePolicy, RoundFailedError
 from flt.server.federator import Federator
 
 NOTHING = FaultsConfig(drop=0.0, nan=0.0, attack=None, hostile=0.2, scale=10.0)
@@ -41,7 +41,7 @@ class Breaks(FedCallback):
         self.clients, self.how, self.times, self.left, self.client = clients, how, times, times, -1
 
     def on_fit_start(self, federator: Federator) -> None:
-        module: Any = federator.engine.site.module
+        module: Any = federator.engine.local_trainer.module
         step = module.training_step
 
         def training_step(batch: Any, batch_idx: int) -> Any:
@@ -83,8 +83,8 @@ def hangs(module: Toy) -> None:
 
 
 def tolerant(federator: Federator, **settings: Any) -> Federator:
-    federator.tolerance = Tolerance(**settings)
-    federator.engine.bear(federator.tolerance)
+    federator.failure_policy = FailurePolicy(**settings)
+    federator.engine.set_failure_policy(federator.failure_policy)
     return federator
 
 
@@ -198,7 +198,7 @@ def test_without_tolerance_a_fit_that_takes_too_long_is_named() -> None:
 
 def test_nothing_of_a_failed_fit_is_left_in_the_module() -> None:
     federator = toy_federator(Recipe(Stacking()), toy_clients(3), callbacks=[Breaks([0], raises)])
-    module = federator.engine.site.module
+    module = federator.engine.local_trainer.module
     frozen = {name: its.detach().clone() for name, its in module.named_parameters() if not its.requires_grad}
     tolerant(federator, min_updates=2, client_timeout=60.0).fit()
     assert all(torch.equal(dict(module.named_parameters())[name], its) for name, its in frozen.items())
@@ -211,10 +211,10 @@ def test_nothing_of_a_failed_fit_is_left_in_the_module() -> None:
 
 def test_time_that_is_up_interrupts_what_waits_and_leaves_no_timer() -> None:
     began = time.monotonic()
-    with pytest.raises(ClientTimeoutError, match=r"client_timeout=0.05: a fit took longer"), within(0.05):
+    with pytest.raises(ClientTimeoutError, match=r"client_timeout=0.05: a fit took longer"), time_limit(0.05):
         time.sleep(30)
     assert time.monotonic() - began < 10
-    with within(30):
+    with time_limit(30):
         pass
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
@@ -231,7 +231,7 @@ def test_a_body_that_swallows_an_interruption_is_interrupted_again() -> None:
         time.sleep(30)
 
     began = time.monotonic()
-    with pytest.raises(ClientTimeoutError), within(0.05):
+    with pytest.raises(ClientTimeoutError), time_limit(0.05):
         body()
     assert swallowed == [ClientTimeoutError] * 2
     assert time.monotonic() - began < 20
@@ -253,7 +253,7 @@ def test_what_cleans_up_after_an_interruption_is_not_interrupted(monkeypatch: py
         time.sleep(0.5)
         cleaned.append(True)
 
-    with pytest.raises(ClientTimeoutError), within(0.05):
+    with pytest.raises(ClientTimeoutError), time_limit(0.05):
         sleep_and(clean)
     assert cleaned
 
@@ -262,7 +262,7 @@ def test_cleaning_up_without_end_is_interrupted_too(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("flt.core.timeout.AGAIN", 0.05)
     monkeypatch.setattr("flt.core.timeout.GRACE", 0.2)
     began = time.monotonic()
-    with pytest.raises(ClientTimeoutError), within(0.05):
+    with pytest.raises(ClientTimeoutError), time_limit(0.05):
         sleep_and(lambda: time.sleep(30))
     assert time.monotonic() - began < 20
 
@@ -278,7 +278,7 @@ def test_cleaning_up_without_end_is_interrupted_too(monkeypatch: pytest.MonkeyPa
 )
 def test_settings_out_of_range_are_refused_in_a_line(settings: dict[str, Any], line: str) -> None:
     with pytest.raises(InputError) as raised:
-        Tolerance(**settings)
+        FailurePolicy(**settings)
     assert str(raised.value).startswith(line)
 
 

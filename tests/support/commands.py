@@ -19,8 +19,7 @@ from flt.run import compose
 QUICK = {"rounds": 1, "clients": 3, "local.steps": 1, "eval.examples": 20, "eval.client_examples": 4}
 """What a run takes unless its arguments say otherwise."""
 
-
-compose = compose._compose
+whole_composition = compose._compose
 
 
 def composed_once(overrides: Sequence[str]) -> DictConfig:
@@ -30,7 +29,7 @@ def composed_once(overrides: Sequence[str]) -> DictConfig:
 
 @functools.cache
 def cached(overrides: tuple[str, ...]) -> DictConfig:
-    return compose(overrides)
+    return whole_composition(overrides)
 
 
 def in_empty_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

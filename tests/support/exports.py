@@ -34,15 +34,15 @@ class Made:
     @torch.no_grad()
     def logits(self, model: Model) -> Tensor:
         """What the resident module computes with one of the models that the run made, where its clients compute."""
-        site = self.federator.engine.site
+        local_trainer = self.federator.engine.local_trainer
         self.federator.engine.load(self.federator.state, model.gid, model.head)
-        site.put(model.tensors)
-        module: Any = site.module.eval()
+        local_trainer.put(model.tensors)
+        module: Any = local_trainer.module.eval()
         with contextlib.ExitStack() as stack:
             if model.folder.startswith("client_"):
                 client, _, job = model.folder.removeprefix("client_").partition("/job_")
                 data = self.federator.clients[int(client)].data[int(job or 0)]
-                stack.enter_context(at_client(site.told, data))
+                stack.enter_context(at_client(local_trainer.client_aware, data))
             return module.model(**self.batch).logits
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from flt.data.clients import ClientSpec, JobData
-from flt.engines.process_group import Processes
+from flt.engines.process_group import ProcessGroup
 from flt.protocol.layout import Layer, Layout
 from flt.protocol.messages import JobId, Payload, Plan, Update
 from flt.protocol.state import GroupState, ServerState
@@ -28,7 +28,7 @@ def layout_of(ranks: Sequence[int]) -> Layout:
 def state_of(layout: Layout, rounds: int = 0, groups: int = 1, assignment: Mapping[JobId, int] = {}) -> ServerState:
     scores = {name: torch.arange(1, layer.rank + 1, dtype=torch.float64) for name, layer in layout.layers.items()}
     return ServerState(
-        rounds, {gid: GroupState({}, scores) for gid in range(groups)}, layout.every_pair(), dict(assignment)
+        rounds, {gid: GroupState({}, scores) for gid in range(groups)}, layout.all_components(), dict(assignment)
     )
 
 
@@ -41,7 +41,7 @@ def clients_of(count: int, labels: int = 3, tasks: Sequence[str] = ("",)) -> dic
 
 
 def update_of(job: JobId, round: int, layout: Layout, metrics: Mapping[str, float]) -> Update:
-    return Update(job, round, {}, layout.every_pair(), 0, 10, 5, metrics=dict(metrics))
+    return Update(job, round, {}, layout.all_components(), 0, 10, 5, metrics=dict(metrics))
 
 
 def metrics_of(job: JobId, round: int) -> dict[str, float]:
@@ -53,7 +53,7 @@ class FakeFederator(SimpleNamespace):
     """Calls the hooks in the order of the real one; the rounds' figures come from ``metrics_of`` and ``figures``."""
 
     attempt = 0
-    engine: Any = SimpleNamespace(processes=Processes())
+    engine: Any = SimpleNamespace(processes=ProcessGroup())
 
     @property
     def round(self) -> int:

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from flt.engines.process_group import Launched, Processes
+from flt.engines.process_group import LaunchedProcessGroup, ProcessGroup
 
 LIMIT = 120
 """Seconds after which a process that waits for another one is ended."""
 
 
-def forked(work: Callable[[Processes], Any], size: int, folder: Path) -> list[Any]:
+def forked(work: Callable[[ProcessGroup], Any], size: int, folder: Path) -> list[Any]:
     """What each of so many processes makes of the work, by rank; what a process raises, as text."""
     context = get_context("fork")
     queue = context.SimpleQueue()
@@ -35,13 +35,13 @@ def forked(work: Callable[[Processes], Any], size: int, folder: Path) -> list[An
     return [found[rank] for rank in range(size)]
 
 
-def _process(work: Callable[[Processes], Any], rank: int, size: int, meeting: Path, queue: Any) -> None:
+def _process(work: Callable[[ProcessGroup], Any], rank: int, size: int, meeting: Path, queue: Any) -> None:
     try:
         # as a launcher leaves it: the Trainers of these processes start no others
         os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(size))
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
         fabric: Any = SimpleNamespace(global_rank=rank, world_size=size, device=torch.device("cpu"))
-        queue.put((rank, work(Launched(fabric))))
+        queue.put((rank, work(LaunchedProcessGroup(fabric))))
     except BaseException as error:
         traceback.print_exc()
         queue.put((rank, f"{type(error).__name__}: {error}"))

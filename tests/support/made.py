@@ -53,13 +53,13 @@ def view_of(
     zeros = {name: [0.0] * layer.rank for name, layer in layout.layers.items()}
     known = {name: torch.tensor(values, dtype=torch.float64) for name, values in (scores or zeros).items()}
     made = {gid: GroupState(random_weights(layout, 1000 + gid), known) for gid in groups}
-    state = ServerState(rounds, made, dict(alive or layout.every_pair()), dict(assignment))
+    state = ServerState(rounds, made, dict(alive or layout.all_components()), dict(assignment))
     return View(layout, state, jobs, seed)
 
 
 def update_of(view: View, job: JobId, kept: Mapping[str, Ids] | None = None, examples: int = 10) -> Update:
     """A job's update with random tensors of the right shapes."""
-    kept = dict(kept or view.layout.every_pair())
+    kept = dict(kept or view.layout.all_components())
     full = random_weights(view.layout, 17 + 100 * job[0] + job[1])
     sent = {name: view.layout.take(name, tensor, kept) for name, tensor in full.items()}
     return Update(job, view.state.rounds, sent, kept, view.state.base.version, examples, steps=3, scalars={"lr": 0.1})

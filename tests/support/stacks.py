@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from flt.algorithm.recipe import Recipe
 from flt.client.settings import LocalSettings
-from flt.client.trainer import Site
+from flt.client.trainer import LocalTrainer
 from flt.data.clients import ClientSpec, JobData
 from flt.data.examples import Collate, Examples
 from flt.data.stores import TextStore
-from flt.engines.batched.engine import Batched, BatchedSettings
-from flt.engines.serial import Serial
+from flt.engines.batched.engine import BatchedEngine, BatchedSettings
+from flt.engines.serial import SerialEngine
 from flt.models.backbones import _set_dropout
 from flt.models.causal import CausalModule
 from flt.models.module import ClientModule, Optimizer
@@ -89,8 +89,8 @@ def federator_of(
     sharers = {head: sum(c.data[0].head == head for c in clients) for head in names}
     server = ServerAggregation(recipe, server_layout, 2, 0, base, sharers)
     length = LocalSettings(**{"steps": 3, "batch_size": 4, **settings})
-    site = Site(made, layout, recipe, length, base, collate or Collate(), heads=heads)
-    engine = Serial(site, served)
+    local_trainer = LocalTrainer(made, layout, recipe, length, base, collate or Collate(), heads=heads)
+    engine = SerialEngine(local_trainer, served)
     return Federator(server, served, engine, FixedSize(None), (), cfg.rounds, 0, server.initial(weights))
 
 
@@ -103,9 +103,9 @@ def tasks_of(federator: Federator, rounds: int = 1) -> list[Task]:
     return list(federator._tasks())
 
 
-def batched(federator: Federator, jobs: int | None = 4) -> Batched:
+def batched(federator: Federator, jobs: int | None = 4) -> BatchedEngine:
     """The batched engine on the federation's site."""
-    return Batched(federator.engine.site, federator.clients, BatchedSettings(jobs=jobs))
+    return BatchedEngine(federator.engine.local_trainer, federator.clients, BatchedSettings(jobs=jobs))
 
 
 def assert_equal(found: Results, expected: Results, tolerance: float = 1e-5) -> None:
@@ -148,7 +148,7 @@ def moved(task: Task, update: Update) -> float:
     )
 
 
-def compared(federator: Federator, jobs: int | None = 4, rounds: int = 1) -> tuple[list[Task], Results, Batched]:
+def compared(federator: Federator, jobs: int | None = 4, rounds: int = 1) -> tuple[list[Task], Results, BatchedEngine]:
     """Runs the tasks of one round by both engines, and asserts that they agree."""
     tasks = tasks_of(federator, rounds)
     expected = list(federator.engine.run(tasks))
@@ -166,7 +166,7 @@ class Spy:
 
     sizes: list[int] = dataclasses.field(default_factory=list)
 
-    def on(self, engine: Batched) -> Spy:
+    def on(self, engine: BatchedEngine) -> Spy:
         """Watches an engine."""
         fit = engine._fit
 

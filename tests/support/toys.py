@@ -17,9 +17,9 @@ from flt.algorithm.plan import AdapterPlan
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.client.settings import LocalSettings
-from flt.client.trainer import Site
+from flt.client.trainer import LocalTrainer
 from flt.data.clients import ClientSpec, JobData
-from flt.engines.serial import Serial
+from flt.engines.serial import SerialEngine
 from flt.models.adapters.lora import LoraSettings, attach
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Plan, Update
@@ -137,9 +137,13 @@ def toy_federator(
     served, sharers = layout.with_heads(heads or {}), Counter(job.head for c in clients.values() for job in c.data)
     weights |= {f"{name}#{head}": value for head, own in (heads or {}).items() for name, value in own.items()}
     server = ServerAggregation(recipe, served, jobs, seed, base, sharers)
-    site = Site(toy, layout, recipe, LocalSettings(steps=steps, batch_size=4, clip=clip), base, heads=heads)
+    local_trainer = LocalTrainer(
+        toy, layout, recipe, LocalSettings(steps=steps, batch_size=4, clip=clip), base, heads=heads
+    )
     state, callbacks = server.initial(weights), [*callbacks, Sent()]
-    return Federator(server, clients, Serial(site, clients), FixedSize(cohort), callbacks, rounds, seed, state)
+    return Federator(
+        server, clients, SerialEngine(local_trainer, clients), FixedSize(cohort), callbacks, rounds, seed, state
+    )
 
 
 def toy_batches(data: JobData, seed: int, size: int = 4) -> Iterator[tuple[Tensor, Tensor]]:

@@ -15,7 +15,7 @@ from flt.algorithm.rule.exact_sum import ExactSum
 from flt.algorithm.view import View
 from flt.client.fit import LocalCallback, LocalFit
 from flt.core.errors import InputError
-from flt.protocol.layout import PAIRS
+from flt.protocol.layout import LORA_FACTORS
 from flt.protocol.messages import Ids, Update
 from flt.protocol.state import GroupState
 
@@ -56,11 +56,11 @@ class Magnitude(_AtServer):
     """
 
     source: ClassVar[str] = "weights"
-    needs: ClassVar[tuple[str, ...]] = PAIRS
+    needs: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
         """The group with its new scores."""
-        weights = {name: after.weights[name].double() for name in view.layout.names(PAIRS)}
+        weights = {name: after.weights[name].double() for name in view.layout.names(LORA_FACTORS)}
         scores = {
             name: abs(layer.scale) * weights[layer.b].norm(dim=0) * weights[layer.a].norm(dim=1)
             for name, layer in view.layout.layers.items()
@@ -76,7 +76,7 @@ class _Smoothed:
     beta2: float = 0.85
     uncertainty: bool = False
 
-    needs: ClassVar[tuple[str, ...]] = PAIRS
+    needs: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
     def __post_init__(self) -> None:
         for name in ("beta1", "beta2"):
@@ -166,7 +166,9 @@ class DeltaSensitivity(_Smoothed, _AtServer):
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
         """The group with its new scores; a pair that nobody trained keeps its score."""
-        trained = {layer: tuple(sorted({pair for u in updates for pair in u.kept[layer]})) for layer in before.scores}
+        trained = {
+            layer: tuple(sorted({component for u in updates for component in u.kept[layer]})) for layer in before.scores
+        }
         fresh = {layer: torch.zeros_like(old) for layer, old in before.scores.items()}
         slots = {slot: dict(before.slots.get(slot, {})) for slot in ((MEAN, DEVIATION) if self.uncertainty else ())}
         for name, entry in view.layout.entries.items():
@@ -207,9 +209,9 @@ class SensitivityMeter(LocalCallback):
     def __init__(self, fit: LocalFit, beta1: float, beta2: float, uncertainty: bool) -> None:
         super().__init__(fit)
         self.beta1, self.beta2, self.uncertainty = beta1, beta2, uncertainty
-        pairs = {name: p for name, p in fit.trained.items() if fit.layout.entries[name].axis is not None}
-        self.mean = {name: torch.zeros_like(p) for name, p in pairs.items()}
-        self.deviation = {name: torch.zeros_like(p) for name, p in pairs.items()} if uncertainty else {}
+        components = {name: p for name, p in fit.trained.items() if fit.layout.entries[name].axis is not None}
+        self.mean = {name: torch.zeros_like(p) for name, p in components.items()}
+        self.deviation = {name: torch.zeros_like(p) for name, p in components.items()} if uncertainty else {}
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from flt.client.fit import LocalCallback
 from flt.core.errors import InputError
-from flt.protocol.layout import PAIRS, TRAVELLING
+from flt.protocol.layout import LORA_FACTORS, TRAVELLING
 from flt.protocol.messages import Plan
 
 ADAPTER = ("A", "B", "adapter")
@@ -94,9 +94,9 @@ class Alternating(_Decaying):
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
     """
 
-    needs: ClassVar[tuple[str, ...]] = PAIRS
+    needs: ClassVar[tuple[str, ...]] = LORA_FACTORS
     initiating: ClassVar[int] = 0
-    roles: ClassVar[frozenset[str]] = frozenset({*PAIRS, "head"})
+    roles: ClassVar[frozenset[str]] = frozenset({*LORA_FACTORS, "head"})
 
     mu: float = 0.0
 

@@ -14,7 +14,7 @@ from flt.protocol.messages import Ids
 from flt.protocol.state import ServerState
 
 ALLOCATIONS = ("layer", "global")
-Pairs = Mapping[str, Ids]
+ComponentIds = Mapping[str, Ids]
 
 
 def by_score(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocation: str) -> ServerState:
@@ -31,11 +31,11 @@ def by_score(state: ServerState, layout: Layout, budgets: Mapping[str, int], all
     """
     scores = {
         name: torch.stack([state.groups[gid].scores[name] for gid in served(state)]).mean(0)[list(ids)]
-        for name, ids in state.alive.items()
+        for name, ids in state.active.items()
     }
     places = top(scores, budgets, allocation)
-    alive = {name: tuple(state.alive[name][i] for i in at) for name, at in places.items()}
-    cut = dataclasses.replace(state, alive=alive)
+    kept = {name: tuple(state.active[name][i] for i in at) for name, at in places.items()}
+    cut = dataclasses.replace(state, alive=kept)
     return dataclasses.replace(cut, pruned=error(layout, state, cut))
 
 
@@ -54,24 +54,26 @@ def svd(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocati
     """
     (gid,) = state.groups
     weights, scores = dict(state.groups[gid].weights), dict(state.groups[gid].scores)
-    parts = {name: factors(*living(layer, weights, state.alive[name])) for name, layer in layout.layers.items()}
+    parts = {
+        name: factors(*active_factors(layer, weights, state.active[name])) for name, layer in layout.layers.items()
+    }
     sizes = {name: layout.layers[name].scale * values for name, (_, values, _) in parts.items()}
     places = top(sizes, budgets, allocation)
-    alive = {name: state.alive[name][: len(at)] for name, at in places.items()}
+    kept = {name: state.active[name][: len(at)] for name, at in places.items()}
     for name, layer in layout.layers.items():
         left, _, right = parts[name]
-        pairs, count = {name: alive[name]}, len(alive[name])
-        weights[layer.b] = layout.put(layer.b, weights[layer.b], pairs, left[:, :count])
-        weights[layer.a] = layout.put(layer.a, weights[layer.a], pairs, right[:count])
+        components, count = {name: kept[name]}, len(kept[name])
+        weights[layer.b] = layout.put(layer.b, weights[layer.b], components, left[:, :count])
+        weights[layer.a] = layout.put(layer.a, weights[layer.a], components, right[:count])
         scores[name] = torch.zeros_like(scores[name])
     group = dataclasses.replace(state.groups[gid], weights=weights, scores=scores, slots={})
-    cut = dataclasses.replace(state, alive=alive, groups={gid: group})
+    cut = dataclasses.replace(state, alive=kept, groups={gid: group})
     return dataclasses.replace(cut, pruned=error(layout, state, cut))
 
 
 def grow(state: ServerState, budgets: Mapping[str, int]) -> ServerState:
     """Brings each layer to its budget of living pairs, the lowest ids first: what is added has its initial B = 0."""
-    return dataclasses.replace(state, alive={name: tuple(range(budgets[name])) for name in state.alive})
+    return dataclasses.replace(state, alive={name: tuple(range(budgets[name])) for name in state.active})
 
 
 def served(state: ServerState) -> list[int]:
@@ -105,7 +107,7 @@ def _best(values: Tensor, count: int) -> list[int]:
     return sorted(torch.sort(values, descending=True, stable=True).indices[:count].tolist())
 
 
-def living(layer: Layer, weights: Mapping[str, Tensor], ids: Ids) -> tuple[Tensor, Tensor]:
+def active_factors(layer: Layer, weights: Mapping[str, Tensor], ids: Ids) -> tuple[Tensor, Tensor]:
     """A layer's living factors B (out, n) and A (n, in), float64."""
     at = list(ids)
     return weights[layer.b].double()[:, at], weights[layer.a].double()[at]
@@ -120,8 +122,8 @@ def error(layout: Layout, before: ServerState, after: ServerState) -> float:
 def _error(layout: Layout, before: ServerState, after: ServerState, gid: int) -> float:
     whole, lost = 0.0, 0.0
     for name, layer in layout.layers.items():
-        b, a = living(layer, before.groups[gid].weights, before.alive[name])
-        cut_b, cut_a = living(layer, after.groups[gid].weights, after.alive[name])
+        b, a = active_factors(layer, before.groups[gid].weights, before.active[name])
+        cut_b, cut_a = active_factors(layer, after.groups[gid].weights, after.active[name])
         whole += layer.scale**2 * _square(b, a)
         lost += layer.scale**2 * _square(torch.cat([b, -cut_b], 1), torch.cat([a, cut_a]))
     return (lost / whole) ** 0.5 if whole else 0.0

@@ -28,7 +28,7 @@ from flt.algorithm.server_optimizer import NoServerOptimizer
 from flt.algorithm.transfer import NoTransfer
 from flt.client.fit import LocalFit
 from flt.core.errors import InputError
-from flt.protocol.layout import PAIRS, Layout
+from flt.protocol.layout import LORA_FACTORS, Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Recipe:
         rule, importance, grouping = (type(part).__name__ for part in (self.rule, self.importance, self.grouping))
         if self.grouping.several and self.rule.one_group:
             raise InputError(f"rule {rule} with grouping {grouping}: {self.rule.one_group}; allowed is one group")
-        if self.rule.whole or self.rule.mixes_pairs:
-            self._check_pairs()
+        if self.rule.whole or self.rule.mixes_components:
+            self._check_components()
         if self.server_optimizer.steps:
             self._check_steps()
         if self.selection.personal and self.importance.source != "clients":
@@ -76,7 +76,7 @@ class Recipe:
         if missing := set(needed) - (set(plan.train) - set(plan.private)):
             why = f"{type(self.rule).__name__} combines {', '.join(sorted(missing))}"
             raise InputError.of("plan.train", plan.train, f"{', '.join(needed)} among them", why)
-        if self.rule.weights == NORM and (hidden := sorted(set(PAIRS) & set(plan.train) & set(plan.private))):
+        if self.rule.weights == NORM and (hidden := sorted(set(LORA_FACTORS) & set(plan.train) & set(plan.private))):
             why = f"plan.private keeps {', '.join(hidden)} at the clients, and the server weighs by products"
             raise InputError.of("rule.weights", NORM, "examples, uniform", why)
         together = set(self.selection.together)
@@ -89,7 +89,7 @@ class Recipe:
             why = "each round begins with a fresh adapter, and no pair of it fades"
             raise InputError(f"selection {selection} with rule {rule}: {why}; allowed is all, truncate or freeze")
 
-    def _check_pairs(self) -> None:
+    def _check_components(self) -> None:
         """A rule on whole products needs all pairs of all clients, and leaves new ones."""
         rule, importance, selection = (type(part).__name__ for part in (self.rule, self.importance, self.selection))
         if self.rule.whole and not isinstance(self.selection, All):
@@ -97,19 +97,19 @@ class Recipe:
         if self.compression.packs:
             why = "a budget of bytes drops pairs, and the rule needs all that a client trained"
             raise InputError(f"compression {type(self.compression).__name__} with rule {rule}: {why}; allowed is none")
-        if self.rule.mixes_pairs and self.selection.freezes:
+        if self.rule.mixes_components and self.selection.freezes:
             why = "frozen pairs are a part of a client's product, and aren't sent"
             raise InputError(
                 f"rule {rule} with selection {type(self.selection).__name__}: {why}; allowed is truncate, all"
             )
-        if self.rule.mixes_pairs and self.importance.source != "nothing":
+        if self.rule.mixes_components and self.importance.source != "nothing":
             why = "its pairs are new mixtures, of which nothing was measured"
             raise InputError(f"importance {importance} with rule {rule}: {why}; allowed is none")
 
     def _check_steps(self) -> None:
         """A server optimiser steps along the clients' change, and along nothing else."""
         optimizer, rule = type(self.server_optimizer).__name__, type(self.rule).__name__
-        if self.rule.changes_base or self.rule.mixes_pairs:
+        if self.rule.changes_base or self.rule.mixes_components:
             why = "a part of its answer isn't the adapter's change"
             raise InputError(f"server_optimizer {optimizer} with rule {rule}: {why}; allowed is none")
         if not self.plan.roles - set(self.plan(0).private):
@@ -186,11 +186,11 @@ class Recipe:
             allowed = "score with several groups, slots, clients' own scores or a server optimiser"
             raise InputError.of("schedule.by", "svd", allowed, why)
         heated = self.schedule.heated
-        private = sorted(set(PAIRS) & set(self.plan(max(0, (heated or 1) - 1)).private))
+        private = sorted(set(LORA_FACTORS) & set(self.plan(max(0, (heated or 1) - 1)).private))
         if private and (self.schedule.by == "svd" or self.importance.source != "clients"):
             why = f"the server would cut by what it has, and plan.private keeps {', '.join(private)} at the clients"
             raise InputError.of("schedule.by", self.schedule.by, "score with importance=gradient", why)
-        if heated is not None and not any(set(PAIRS) & set(self.plan(done).train) for done in range(heated)):
+        if heated is not None and not any(set(LORA_FACTORS) & set(self.plan(done).train) for done in range(heated)):
             why = "no round before the first cut trains the pairs"
             allowed = "schedule.heat >= 1, with a plan that trains them"
             raise InputError(f"schedule {schedule} with plan {type(self.plan).__name__}: {why}; allowed is {allowed}")

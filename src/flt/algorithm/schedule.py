@@ -137,7 +137,7 @@ class Annealed:
         budgets = {name: self.budget(round, layer.rank) for name, layer in layout.layers.items()}
         if self.reversed:
             return pruning.grow(state, budgets)
-        if sum(map(len, state.alive.values())) <= sum(budgets.values()):
+        if sum(map(len, state.active.values())) <= sum(budgets.values()):
             return state
         cut = pruning.svd if self.by == "svd" else pruning.by_score
         return cut(state, layout, budgets, self.allocation)

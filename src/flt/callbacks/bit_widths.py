@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import ClassVar
 
 from flt.protocol.codec import encoded_size
 from flt.protocol.messages import PackedUpdate, Payload, Update
@@ -10,13 +11,15 @@ from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
 
-class Precision(FedCallback):
+class BitWidths(FedCallback):
     """Leaves how precisely the pairs of a round went up; nothing where updates aren't packed.
 
     ``comm/bits_mean`` is the mean precision, in bits, of the pairs that were sent, each of them counting once, and
     ``bits/<layer>`` that of a layer, 0 where none was; ``comm/pairs_dropped`` is how many pairs were trained and not
     sent; ``comm/bytes_up_most`` the bytes of the client that sent most, which its budget bounds.
     """
+
+    state_key: ClassVar[str] = "Precision"
 
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
         """Called when a job is sent its payload."""
@@ -48,5 +51,5 @@ class Precision(FedCallback):
 
 
 def _mean(counts: Counter[str], layer: str) -> float:
-    pairs = counts[f"pairs of {layer}"]
-    return counts[f"bits of {layer}"] / pairs if pairs else 0.0
+    components = counts[f"pairs of {layer}"]
+    return counts[f"bits of {layer}"] / components if components else 0.0

@@ -28,7 +28,7 @@ from flt.core.files import why_of, write_atomically
 from flt.protocol.codec import decode, encode, message
 from flt.protocol.state import ServerState
 from flt.server.callback import FedCallback
-from flt.server.client_state_store import FOLDER, ClientStates
+from flt.server.client_state_store import FOLDER, ClientStateStore
 from flt.server.failure_policy import RoundFailedError
 from flt.server.federator import Federator
 
@@ -115,7 +115,7 @@ class Checkpoint(FedCallback):
             if key in snapshot.callbacks:
                 callback.load_state_dict(snapshot.callbacks[key])
         files = {(client, index): file for client, index, file in manifest["private"]}
-        federator.client_states = ClientStates(self.folder, federator.client_states.writes)
+        federator.client_states = ClientStateStore(self.folder, federator.client_states.writes)
         federator.client_states.load(files, manifest["files"])
 
     def _write_round(self, federator: Federator, suffix: str = "") -> None:
@@ -137,7 +137,7 @@ class Checkpoint(FedCallback):
         }
         write_atomically(self.folder / f"{name}.json", json.dumps(sealed(manifest), indent=1).encode())
         if self._last is not None:
-            self._replaced.setdefault(self._last, []).extend(kept.taken_back())
+            self._replaced.setdefault(self._last, []).extend(kept.pop_replaced_files())
         self._tidy(name, whole=self._last is None or bool(suffix))
         self._last = name
 
@@ -281,9 +281,10 @@ def _snapshot(folder: Path, name: str, manifest: dict[str, Any]) -> Snapshot:
 
 
 def _keyed(callbacks: Iterable[FedCallback]) -> dict[str, FedCallback]:
-    """Class and number among the callbacks of that class -> callback: where its state is kept."""
+    """State key and number among the callbacks that share it -> callback: where its state is kept."""
     keyed: dict[str, FedCallback] = {}
     for callback in callbacks:
-        number = sum(type(other) is type(callback) for other in keyed.values())
-        keyed[f"{type(callback).__name__} {number}"] = callback
+        name = callback.state_key or type(callback).__name__
+        number = sum(key.rpartition(" ")[0] == name for key in keyed)
+        keyed[f"{name} {number}"] = callback
     return keyed

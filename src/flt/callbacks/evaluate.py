@@ -90,10 +90,10 @@ class Evaluate(FedCallback):
     def of_group(self, federator: Federator, gid: int, dataset: Dataset, head: str = "") -> dict[str, float]:
         """What one group's global model, with one of its heads, measures on a data set."""
         state = federator.state
-        living = federator.server.layout.model(state.groups[gid].weights, state.alive, head)
+        active = federator.server.layout.model(state.groups[gid].weights, state.active, head)
         watch = functools.partial(federator.call, "on_evaluation")
         run = functools.partial(federator.engine.evaluate, state, gid, dataset, watch, head)
-        return self.memo(fingerprint(state.base.version, living), dataset, run)
+        return self.memo(fingerprint(state.base.version, active), dataset, run)
 
     def _evaluate(self, federator: Federator, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
         state = federator.state

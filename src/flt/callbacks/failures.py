@@ -33,5 +33,5 @@ class Failures(FedCallback):
 
     def on_round_end(self, federator: Federator) -> None:
         """Called when a round has been aggregated."""
-        if not federator.tolerance.strict:
+        if not federator.failure_policy.strict:
             federator.log({"faults/failed": self.failed, "faults/retries": federator.attempt})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
 
-class Budget(FedCallback):
+class RankBudget(FedCallback):
     """Leaves, where a schedule changes the budget, ``ranks/living``, ``ranks/smallest`` and ``ranks/pruning_error``.
 
     Where jobs gave up pairs by themselves, ``ranks/clients`` is the mean over the round's jobs of the most pairs that
@@ -18,9 +20,11 @@ class Budget(FedCallback):
     cut after the round took from the product, |P - P'| / |P| in Frobenius norm over all layers; without a cut, nothing.
     """
 
+    state_key: ClassVar[str] = "Budget"
+
     def on_round_start(self, federator: Federator) -> None:
         """Called when a cohort has been drawn."""
-        counts = [len(ids) for ids in federator.state.alive.values()]
+        counts = [len(ids) for ids in federator.state.active.values()]
         if federator.server.recipe.schedule.cuts and counts:
             federator.log({"ranks/living": float(np.mean(counts)), "ranks/smallest": min(counts)})
 

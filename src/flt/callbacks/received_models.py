@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from flt.server.federator import Federator
 RISE = "rise_loss"
 
 
-class Distributed(FedCallback):
+class ReceivedModels(FedCallback):
     """Leaves ``distributed/*``, measured before the fits of a round on the examples of the global models.
 
     ``distributed/X`` is the mean over the cohort's jobs of what the module logs as X for the model that a job is sent,
@@ -34,6 +35,8 @@ class Distributed(FedCallback):
     Args:
         evaluate: Has the examples, and what was measured before.
     """
+
+    state_key: ClassVar[str] = "Distributed"
 
     def __init__(self, evaluate: Evaluate) -> None:
         self.evaluate = evaluate

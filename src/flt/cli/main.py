@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import flt
 from flt.core.errors import InputError, PeerDiedError, Terminated
 from flt.core.files import is_full, is_path, last_name, no_room
-from flt.core.imports import heavy
+from flt.core.imports import import_without_gc
 from flt.run.conf_groups import choices, config_folder, groups
 
 USAGE = """usage: flt [train] [key=value ...]     one run; flt key=value means train too
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[command](rest)
     except (Exception, KeyboardInterrupt) as error:
-        if not first and getattr(error, "told", False):
+        if not first and getattr(error, "reported", False):
             return 0  # the first process says it; another exit code would have the launcher kill it before
         if isinstance(error, PeerDiedError):
             if not first:
@@ -130,7 +130,7 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _train(overrides: Sequence[str]) -> int:
-    heavy("flt.api")
+    import_without_gc("flt.api")
     from flt.api import train
     from flt.run.resume import configure
 

@@ -55,11 +55,13 @@ class LocalFit:
 
     def frozen(self, name: str) -> Tensor | None:
         """Positions along the rank axis that are held and not kept; None where every entry trains."""
-        held, kept = (self.layout.ids(name, pairs) for pairs in (self.payload.held, self.kept))
+        held, kept = (self.layout.ids(name, components) for components in (self.payload.held, self.kept))
         if held is None or kept is None or held == kept:
             return None
         keep = set(kept)
-        return torch.tensor([i for i, pair in enumerate(held) if pair not in keep], device=self.trained[name].device)
+        return torch.tensor(
+            [i for i, component in enumerate(held) if component not in keep], device=self.trained[name].device
+        )
 
     def close(self, callbacks: Sequence[Callback]) -> None:
         """Called when the fit has ended and ``steps`` is set: the callbacks leave what goes up or stays.

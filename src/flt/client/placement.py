@@ -10,7 +10,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader
 
 from flt.client.resident import ResidentStrategy
-from flt.core.quiet import alone
+from flt.core.quiet import single_process
 
 
 class OneDevice:
@@ -22,7 +22,7 @@ class OneDevice:
 
     def around(self) -> contextlib.AbstractContextManager[None]:
         """What holds while it runs."""
-        return alone()
+        return single_process()
 
     together = False
     """Whether an evaluation needs all processes of the run."""

@@ -29,11 +29,11 @@ from flt.client.placement import OneDevice
 from flt.client.resident import NoSignals
 from flt.client.settings import LocalSettings
 from flt.client.shared_logger import SharedLogger
-from flt.core.quiet import alone, interruptible, known_packages, quiet, whole_layers
-from flt.core.timeout import within
+from flt.core.quiet import cached_entry_points, keyboard_interrupts_pass, quiet, single_process, without_fast_path
+from flt.core.timeout import time_limit
 from flt.data.clients import JobData
 from flt.data.samplers import Shuffled, SimilarLengths, lengths_of
-from flt.models.adapters.client_context import Batches, at_client, knowing
+from flt.models.adapters.client_context import BatchNotifier, at_client, client_aware_modules
 from flt.models.module import ClientModule
 from flt.protocol.layout import TRAVELLING, Layout
 from flt.protocol.messages import BaseDelta, Payload, Update
@@ -41,7 +41,7 @@ from flt.protocol.packing import opened_payload
 from flt.protocol.state import ClientState, apply_change
 
 
-class Site:
+class LocalTrainer:
     """One resident module, and what training a job on it takes.
 
     Args:
@@ -76,7 +76,7 @@ class Site:
         self.collate, self.callbacks, self.loggers, self.root = collate, callbacks, loggers, root
         self.place = OneDevice()
         self.timeout: float | None = None  # seconds that the training of a job may take
-        self.told = knowing(module)
+        self.client_aware = client_aware_modules(module)
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self.initial = {name: self.parameters[name].detach().cpu().clone() for name in layout.names(TRAVELLING)}
         self.base_version = 0
@@ -97,7 +97,7 @@ class Site:
             ClientTimeoutError: It took longer than ``timeout``.
         """
         payload = opened_payload(payload, self.layout)
-        with self.leaving_no_trace(), at_client(self.told, data):
+        with self.leaving_no_trace(), at_client(self.client_aware, data):
             self.seed(seed)
             self.install(payload, private, data.head)
             held_out = data.validation_set(self.settings.eval_examples)
@@ -105,7 +105,7 @@ class Site:
             fit = self._prepare(payload, private, data.head)
             self.seed(seed)  # anew, so that what was evaluated before doesn't matter
             try:
-                with within(self.timeout):
+                with time_limit(self.timeout):
                     metrics |= self._train(fit, data, held_out, seed)
                     metrics |= {f"fitted/{key}": value for key, value in self.evaluate(held_out).items()}
                 return fit.update(len(data.train), metrics), fit.private_state(self.initial)
@@ -166,7 +166,7 @@ class Site:
             if watch is not None:
                 watch(done + 1, int(trainer.num_val_batches[0]))
 
-        with quiet(), alone(), interruptible(), whole_layers():
+        with quiet(), single_process(), keyboard_interrupts_pass(), without_fast_path():
             trainer = self.trainer([LambdaCallback(on_validation_batch_end=tell)], [])
             results = trainer.validate(self.module, self.loader(dataset, None), verbose=False)
         return {key: float(value) for key, value in results[0].items()}
@@ -184,8 +184,10 @@ class Site:
         # a user's callbacks and schedules may want figures inside a fit, flt's own module doesn't
         wanted = _size(held_out) > 0 and not isinstance(self.module, ClientModule)
         during = self.loader(held_out, None) if wanted else None
-        telling = [Batches(self.told)] if self.told else []  # a callback costs each step seven calls
-        with quiet(), self.place.around(), interruptible():
+        telling = (
+            [BatchNotifier(self.client_aware)] if self.client_aware else []
+        )  # a callback costs each step seven calls
+        with quiet(), self.place.around(), keyboard_interrupts_pass():
             trainer = self.trainer(
                 [*telling, *self.place.callbacks(), *own, *users],
                 list(self.loggers),
@@ -220,7 +222,7 @@ class Site:
             place: Where it runs; None: on the module's device.
             length: The Trainer's arguments that say how long the fit is; they may set others anew.
         """
-        with known_packages():
+        with cached_entry_points():
             trainer = pl.Trainer(
                 accelerator=self.module.device.type if self.module.device.type != "cuda" else "gpu",
                 precision=self.settings.precision,  # type: ignore[arg-type]  # a config's string

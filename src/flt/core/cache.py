@@ -75,10 +75,10 @@ def folder() -> Path:
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache").absolute() / "flt"
 
 
-def settle(made: Path, folder: Path) -> None:
+def move_into_place(built: Path, folder: Path) -> None:
     """Moves a finished folder to its place, whole; of two processes at once, the first one's stays."""
     try:
-        os.rename(made, folder)
+        os.rename(built, folder)
     except OSError:
         if not folder.is_dir():
             raise

@@ -7,7 +7,7 @@ import importlib
 from types import ModuleType
 
 
-def heavy(name: str) -> ModuleType:
+def import_without_gc(name: str) -> ModuleType:
     """Imports a module that brings torch and its company along.
 
     Meanwhile nobody looks for garbage: some hundred thousand new objects, none of which is any, are gone through again

@@ -61,7 +61,7 @@ _entry_points: Any = functools.cache(importlib.metadata.entry_points)
 
 
 @contextlib.contextmanager
-def known_packages() -> Iterator[None]:
+def cached_entry_points() -> Iterator[None]:
     """Lets Lightning look for callbacks of installed packages without reading what is installed for each Trainer anew.
 
     Reading it takes several milliseconds, as long as some optimiser steps. What a package's factory makes is still made
@@ -76,7 +76,7 @@ def known_packages() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def single_process() -> Iterator[None]:
     """Lets a Trainer be the only one, however many processes the run has.
 
     Metrics would be averaged over processes that train other clients, or wait for them for ever.
@@ -104,7 +104,7 @@ def quiet_launch() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def keyboard_interrupts_pass() -> Iterator[None]:
     """Lets Ctrl-C inside a Trainer be one: Lightning makes ``SystemExit`` of it."""
     try:
         yield
@@ -116,7 +116,7 @@ def interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_layers() -> Iterator[None]:
+def without_fast_path() -> Iterator[None]:
     """Has torch's transformer layers call their linear layers: in evaluation they read the weights and skip LoRA."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

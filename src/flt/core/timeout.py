@@ -24,7 +24,7 @@ GRACE = 10.0
 
 
 @contextlib.contextmanager
-def within(seconds: float | None) -> Iterator[None]:
+def time_limit(seconds: float | None) -> Iterator[None]:
     """Interrupts the body when the time is up, also where it waits for something, and again until it has ended.
 
     A data set or a training step that goes on after any error would swallow a single interruption. What the body does

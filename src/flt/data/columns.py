@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Kind = Literal["text", "pair", "image", "causal"]
 
 TEXTS = ("text_stripped", "text", "sentence", "content", "instruction", "review", "document", "title")
-PAIRS = (
+LORA_FACTORS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
     ("question", "sentence"),
@@ -67,7 +67,7 @@ def choose_inputs(cfg: DataConfig, features: datasets.Features) -> tuple[Kind, t
     free = cfg.text is None and cfg.text_pair is None
     if cfg.image is not None or (free and any(name in names for name in IMAGES)):
         return "image", (_image(pick("image", cfg.image, IMAGES, names), features),)
-    pair = next((both for both in PAIRS if set(both) <= set(names)), None)
+    pair = next((both for both in LORA_FACTORS if set(both) <= set(names)), None)
     if free and pair:
         return "pair", tuple(check_text("text", name, features) for name in pair)
     text = check_text("text", pick("text", cfg.text, TEXTS, names), features)

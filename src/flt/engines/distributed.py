@@ -22,18 +22,18 @@ from flt.algorithm.rule.base import Totals
 from flt.algorithm.rule.exact_sum import ExactSum
 from flt.core.errors import InputError
 from flt.data.samplers import lengths_of
-from flt.engines.batched.engine import Batched, BatchedSettings
+from flt.engines.batched.engine import BatchedEngine, BatchedSettings
 from flt.engines.launcher import LaunchSettings
-from flt.engines.process_group import Processes
-from flt.engines.serial import Serial, SerialSettings
+from flt.engines.process_group import ProcessGroup
+from flt.engines.serial import SerialEngine, SerialSettings
 from flt.protocol.codec import encode, message
 from flt.protocol.failure import Failure
 from flt.protocol.job import Job
 from flt.protocol.messages import JobId, Update
-from flt.server.accumulator import Arrivals
-from flt.server.client_state_store import ClientStates
+from flt.server.accumulator import UpdateAccumulator
+from flt.server.client_state_store import ClientStateStore
 from flt.server.engine import Outcome, Task
-from flt.server.failure_policy import Tolerance
+from flt.server.failure_policy import FailurePolicy
 
 AT_ONCE = 1 << 22
 """Numbers that are added up over the processes in one call."""
@@ -62,24 +62,24 @@ class Share:
     jobs: int | None = None
 
 
-INSIDE: dict[str, tuple[type, type[Serial]]] = {
-    "serial": (SerialSettings, Serial),
-    "batched": (BatchedSettings, Batched),
+INSIDE: dict[str, tuple[type, type[SerialEngine]]] = {
+    "serial": (SerialSettings, SerialEngine),
+    "batched": (BatchedSettings, BatchedEngine),
 }
 """Engine of one process -> its settings, and the engine: called with site, clients and settings."""
 
 
 @dataclasses.dataclass
-class StrategySettings(LaunchSettings):
+class DistributedSettings(LaunchSettings):
     """How processes start, and the engine in each of them.
 
     Attributes:
-        name: Always ``strategy``.
+        name: Always ``distributed``.
         inside: An engine of one process.
         jobs: Of ``inside=batched``: how many jobs at once.
     """
 
-    name: str = "strategy"
+    name: str = "distributed"
     inside: str = "serial"
     jobs: int | None = None
 
@@ -97,16 +97,16 @@ class StrategySettings(LaunchSettings):
         return kind(jobs=self.jobs) if self.inside == "batched" else kind()
 
 
-class Strategy(Serial):
+class DistributedEngine(SerialEngine):
     """Trains a share of each cohort; what comes out has the bits of the engine inside, for any number of processes.
 
     Args:
-        inside: Trains the share: :class:`Serial`, or another engine of one process.
+        inside: Trains the share: :class:`SerialEngine`, or another engine of one process.
         processes: Those of the run.
     """
 
-    def __init__(self, inside: Serial, processes: Processes) -> None:
-        super().__init__(inside.site, inside.clients)
+    def __init__(self, inside: SerialEngine, processes: ProcessGroup) -> None:
+        super().__init__(inside.local_trainer, inside.clients)
         self.inside, self.processes = inside, processes
 
     def deal(self, cohort: Sequence[Job]) -> Iterator[Job]:
@@ -122,19 +122,19 @@ class Strategy(Serial):
         if not self.inside.independent:
             mine = set(shares(costs, self.processes.size)[self.processes.rank])
             return (job for job in cohort if job.client in mine)
-        claimed = self.processes.claims(longest_first(costs))
+        claimed = self.processes.work_queue(longest_first(costs))
         return (job for client in claimed for job in jobs[client])
 
-    def bear(self, tolerance: Tolerance) -> None:
+    def set_failure_policy(self, failure_policy: FailurePolicy) -> None:
         """Takes over what the run puts up with, for the engine inside too."""
-        super().bear(tolerance)
-        self.inside.bear(tolerance)
+        super().set_failure_policy(failure_policy)
+        self.inside.set_failure_policy(failure_policy)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """Yields each job's update and private state, or why there are none, as soon as it is known."""
         return self.inside.run(tasks)
 
-    def exchange(self, arrivals: Arrivals, counts: Counter[str], states: ClientStates) -> None:
+    def exchange(self, arrivals: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
         """Brings in what the other processes have trained and counted, so that all have the same.
 
         Raises:
@@ -148,12 +148,12 @@ class Strategy(Serial):
         }
         failures, jobs = tuple(arrivals.failures.values()), self.inside.jobs
         mine = Share(tuple(arrivals.sendable()), described, dict(counts), dict(states.pending), failures, jobs)
-        found: list[Share] = self.processes.listen(encode(mine))
+        found: list[Share] = self.processes.all_gather_checked(encode(mine))
         if known := [share.jobs for share in found if share.jobs is not None]:
-            self.inside.settle(min(known))  # before the round's checkpoint: a resume stacks as all do from now on
+            self.inside.set_jobs(min(known))  # before the round's checkpoint: a resume stacks as all do from now on
         counts.clear()
         if not self.processes.is_first:
-            states.taken_back()  # the first one's checkpoints remove the files
+            states.pop_replaced_files()  # the first one's checkpoints remove the files
         for share in found:
             arrivals.receive(share.updates, share.failures)
             states.pending.update(share.files)
@@ -163,7 +163,7 @@ class Strategy(Serial):
 
     def _cost(self, job: Job) -> int:
         """Tokens of a fit, or examples where they are all alike."""
-        data, settings = self.clients[job.client].data[job.index], self.site.settings
+        data, settings = self.clients[job.client].data[job.index], self.local_trainer.settings
         size = data.examples
         length = settings.steps * settings.accumulate if settings.steps else None
         batches = length or (settings.epochs or 1) * math.ceil(size / settings.batch_size)

@@ -21,11 +21,11 @@ from torch.multiprocessing import ProcessExitedException
 
 from flt.core.errors import InputError, PeerDiedError
 from flt.core.quiet import quiet_launch
-from flt.engines.process_group import PATIENCE, Launched, Processes
+from flt.engines.process_group import PATIENCE, LaunchedProcessGroup, ProcessGroup
 
 SPAWN, FORK = "ddp_spawn", "ddp_fork"
 START: dict[str, Literal["popen", "spawn", "fork"]] = {"ddp": "popen", SPAWN: "spawn", FORK: "fork"}
-"""Strategy -> how its processes start, in Python's terms."""
+"""DistributedEngine -> how its processes start, in Python's terms."""
 _T = TypeVar("_T")
 
 
@@ -90,7 +90,7 @@ class _Quiet(DDPStrategy):
             self._launcher.started()
 
 
-def launched(devices: int, settings: Any, work: Callable[[Processes], _T]) -> _T:
+def launched(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _T:
     """Does the work in each process of the run, and returns what this one's made.
 
     Args:
@@ -103,15 +103,15 @@ def launched(devices: int, settings: Any, work: Callable[[Processes], _T]) -> _T
     """
     if not isinstance(settings, LaunchSettings):
         if devices != 1:
-            why = "engine=strategy and engine=sharded use several"
+            why = "engine=distributed and engine=sharded use several"
             raise InputError.of("devices", devices, f"1 with engine={settings.name}", why)
-        return work(Processes())
+        return work(ProcessGroup())
     fabric = _fabric(devices, settings)
     if settings.strategy in (SPAWN, FORK):
         return _spawn(fabric, functools.partial(_alone, work) if settings.strategy == FORK else work)
     fabric.launch()
     try:
-        return work(Launched(fabric))
+        return work(LaunchedProcessGroup(fabric))
     except PeerDiedError:
         for process in getattr(fabric.strategy.launcher, "procs", ()):  # none where another launcher has started them
             process.kill()
@@ -119,7 +119,7 @@ def launched(devices: int, settings: Any, work: Callable[[Processes], _T]) -> _T
         raise
 
 
-def _spawn(fabric: Fabric, work: Callable[[Processes], _T]) -> _T:
+def _spawn(fabric: Fabric, work: Callable[[ProcessGroup], _T]) -> _T:
     """What the first of the processes made, which all end with the work.
 
     Lightning reads its own queue only once they have ended, and a process doesn't end before its result is read: one
@@ -139,17 +139,17 @@ def _spawn(fabric: Fabric, work: Callable[[Processes], _T]) -> _T:
     return made
 
 
-def _alone(work: Callable[[Processes], _T], processes: Processes) -> _T:
+def _alone(work: Callable[[ProcessGroup], _T], processes: ProcessGroup) -> _T:
     """The work in a forked process, in which the threads of its parent are missing, and OpenMP would wait for them."""
     torch.set_num_threads(1)
     return work(processes)
 
 
-def _spawned(work: Callable[[Processes], _T], there: Connection, fabric: Fabric) -> None:
+def _spawned(work: Callable[[ProcessGroup], _T], there: Connection, fabric: Fabric) -> None:
     """The work in a process that ends with it: its tensors go by value, and so does a mistake in the input."""
     made: _T | InputError
     try:
-        made = work(Launched(fabric))
+        made = work(LaunchedProcessGroup(fabric))
     except InputError as error:
         made = error
     if fabric.global_rank == 0:

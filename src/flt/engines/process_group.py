@@ -12,7 +12,7 @@ import datetime
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 @message
 @dataclasses.dataclass(frozen=True)
-class Word:
+class StatusMessage:
     """What one process tells the others.
 
     Attributes:
@@ -45,6 +45,8 @@ class Word:
         mistaken: Whether the error is a mistake in the input.
         signal: Which signal ends the run; 0: none.
     """
+
+    codec_name: ClassVar[str] = "Word"
 
     text: str = ""
     error: str = ""
@@ -56,14 +58,14 @@ class PeerFailedError(RuntimeError):
     """Another process of the run can't go on."""
 
 
-def told(error: _E) -> _E:
+def mark_reported(error: _E) -> _E:
     """Marks an error as one that all processes know of, so that the first one alone says it."""
-    error.told = True  # type: ignore[attr-defined]  # exceptions take attributes
+    error.reported = True  # type: ignore[attr-defined]  # exceptions take attributes
     return error
 
 
-class Processes:
-    """One process alone; :class:`Launched` has others beside it.
+class ProcessGroup:
+    """One process alone; :class:`LaunchedProcessGroup` has others beside it.
 
     Attributes:
         rank: The number of this one among all.
@@ -89,7 +91,7 @@ class Processes:
         """The sum over the processes of an int64 tensor, exact in any order."""
         return numbers
 
-    def claims(self, items: Sequence[_T]) -> Iterator[_T]:
+    def work_queue(self, items: Sequence[_T]) -> Iterator[_T]:
         """Those that this process gets of items that all have alike: whenever it asks, the next that nobody has.
 
         Called equally often by each of them; between two calls they have to meet, as they do at the end of a round.
@@ -105,20 +107,20 @@ class Processes:
         """
         if self.size == 1:
             return make()
-        word = Word()
+        word = StatusMessage()
         if self.is_first:
             try:
-                word = Word(make())
+                word = StatusMessage(make())
             except Exception as error:
                 self.fail(error)
                 raise
-        return self.listen(encode(word))[0].text
+        return self.all_gather_checked(encode(word))[0].text
 
     def agree(self, stop: bool) -> bool:
         """Whether the first process says so."""
         return bool(self.first(lambda: "stop" if stop else ""))
 
-    def listen(self, data: bytes) -> list:
+    def all_gather_checked(self, data: bytes) -> list:
         """What each process gave, decoded.
 
         Raises:
@@ -127,12 +129,12 @@ class Processes:
         """
         heard = [decode(its) for its in self.gather(data)]
         for rank, word in enumerate(heard):
-            if isinstance(word, Word) and word.error:
+            if isinstance(word, StatusMessage) and word.error:
                 self._failed = True
                 if word.signal:
-                    raise told(Terminated() if word.signal == signal.SIGTERM else KeyboardInterrupt())
+                    raise mark_reported(Terminated() if word.signal == signal.SIGTERM else KeyboardInterrupt())
                 error = InputError(word.error) if word.mistaken else PeerFailedError(f"process {rank}: {word.error}")
-                raise told(error)
+                raise mark_reported(error)
         return heard
 
     def fail(self, error: BaseException) -> None:
@@ -146,16 +148,16 @@ class Processes:
         if isinstance(error, KeyboardInterrupt):
             number = int(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
         with contextlib.suppress(RuntimeError):  # one that has died doesn't listen either
-            self.gather(encode(Word(error=text, mistaken=mistaken, signal=number)))
-            told(error)
+            self.gather(encode(StatusMessage(error=text, mistaken=mistaken, signal=number)))
+            mark_reported(error)
 
-    def meet(self, rounds: int) -> None:
+    def assert_same_round(self, rounds: int) -> None:
         """Makes sure that all have finished equally many rounds.
 
         Raises:
             InputError: They haven't.
         """
-        found = {int(word.text) for word in self.listen(encode(Word(str(rounds))))}
+        found = {int(word.text) for word in self.all_gather_checked(encode(StatusMessage(str(rounds))))}
         if len(found) > 1:
             allowed, why = "the same in all processes: one folder", "machines go on from different checkpoints"
             raise InputError.of("rounds that have been run", sorted(found), allowed, why)
@@ -167,7 +169,7 @@ class Processes:
             dist.destroy_process_group()
 
 
-class Launched(Processes):
+class LaunchedProcessGroup(ProcessGroup):
     """A process that Lightning's Fabric has launched, or found itself launched with: torchrun, SLURM.
 
     Args:
@@ -200,7 +202,7 @@ class Launched(Processes):
             dist.all_gather(found, mine, group=self._group)
         return [its[:size].numpy().tobytes() for its, size in zip(found, sizes, strict=True)]
 
-    def claims(self, items: Sequence[_T]) -> Iterator[_T]:
+    def work_queue(self, items: Sequence[_T]) -> Iterator[_T]:
         """Those that this process gets of items that all have alike: whenever it asks, the next that nobody has.
 
         Raises:
@@ -209,9 +211,9 @@ class Launched(Processes):
         self._claimed += 1
         if self.is_first:  # of the list before nobody asks for more: all have met since
             self._store.delete_key(f"claims {self._claimed - 1}")
-        return self._claims(f"claims {self._claimed}", items)
+        return self._work_queue(f"claims {self._claimed}", items)
 
-    def _claims(self, key: str, items: Sequence[_T]) -> Iterator[_T]:
+    def _work_queue(self, key: str, items: Sequence[_T]) -> Iterator[_T]:
         while True:
             with _noticing():
                 number = self._store.add(key, 1) - 1

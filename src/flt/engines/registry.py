@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from flt.engines.distributed import INSIDE, StrategySettings
+from flt.engines.distributed import INSIDE, DistributedSettings
 from flt.engines.sharded import ShardedSettings
 
 ENGINES: dict[str, type] = {
     **{name: kind for name, (kind, _) in INSIDE.items()},
-    "strategy": StrategySettings,
+    "distributed": DistributedSettings,
     "sharded": ShardedSettings,
 }
 """Name in conf/engine/ -> its settings."""

@@ -10,19 +10,19 @@ from typing import Any, ClassVar
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import Dataset
 
-from flt.client.trainer import Site
+from flt.client.trainer import LocalTrainer
 from flt.core.memory import free
 from flt.core.timeout import ClientTimeoutError
 from flt.data.clients import ClientSpec
-from flt.engines.process_group import Processes
+from flt.engines.process_group import ProcessGroup
 from flt.protocol.failure import Failure
 from flt.protocol.job import Job
 from flt.protocol.messages import Payload
 from flt.protocol.state import ClientState, ServerState
-from flt.server.accumulator import Arrivals
-from flt.server.client_state_store import ClientStates
+from flt.server.accumulator import UpdateAccumulator
+from flt.server.client_state_store import ClientStateStore
 from flt.server.engine import Outcome, Task
-from flt.server.failure_policy import STRICT, Tolerance
+from flt.server.failure_policy import STRICT, FailurePolicy
 
 
 @dataclasses.dataclass
@@ -36,11 +36,11 @@ class SerialSettings:
     name: str = "serial"
 
 
-class Serial:
+class SerialEngine:
     """Trains jobs one after another; an engine decides where jobs run and how many at once, never what comes out.
 
     Args:
-        site: The resident module.
+        local_trainer: The resident module.
         clients: Client id -> its data.
         settings: The engine's own.
         found: Told the settings, once the engine has found out what they leave open.
@@ -54,20 +54,20 @@ class Serial:
 
     def __init__(
         self,
-        site: Site,
+        local_trainer: LocalTrainer,
         clients: Mapping[int, ClientSpec],
         settings: Any = None,
         found: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self.site, self.clients, self.found = site, clients, found or (lambda settings: None)
+        self.local_trainer, self.clients, self.found = local_trainer, clients, found or (lambda settings: None)
         self.settings: Any = settings or SerialSettings()
-        self.tolerance = STRICT
-        self.processes = Processes()
+        self.failure_policy = STRICT
+        self.processes = ProcessGroup()
         """Of the run: this one alone, unless an engine has others."""
 
-    def bear(self, tolerance: Tolerance) -> None:
+    def set_failure_policy(self, failure_policy: FailurePolicy) -> None:
         """Takes over whether a failing job ends the run or is an outcome like others, and how long one may take."""
-        self.tolerance, self.site.timeout = tolerance, tolerance.client_timeout
+        self.failure_policy, self.local_trainer.timeout = failure_policy, failure_policy.client_timeout
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """Yields each job's update and private state, or why there are none, as soon as it is known."""
@@ -78,11 +78,11 @@ class Serial:
         """Trains one job."""
         client, index = task.payload.job
         try:
-            return self.site.local_fit(self.clients[client].data[index], task.payload, task.private, task.seed)
+            return self.local_trainer.local_fit(self.clients[client].data[index], task.payload, task.private, task.seed)
         except Exception as error:
-            if self.tolerance.strict and isinstance(error, ClientTimeoutError):
+            if self.failure_policy.strict and isinstance(error, ClientTimeoutError):
                 raise ClientTimeoutError(str(Failure.of(task.payload.job, error))) from error
-            if self.tolerance.strict:
+            if self.failure_policy.strict:
                 raise
             failure = Failure.of(task.payload.job, error)
         free()  # outside the handler, whose exception keeps what the failed fit holds
@@ -95,14 +95,14 @@ class Serial:
         """
         return iter(cohort)
 
-    def exchange(self, arrivals: Arrivals, counts: Counter[str], states: ClientStates) -> None:
+    def exchange(self, arrivals: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
         """Brings in what other processes have trained and counted: here there are none."""
 
     def agree(self, stop: bool) -> bool:
         """What the first process decides."""
         return self.processes.agree(stop)
 
-    def settle(self, jobs: int) -> None:
+    def set_jobs(self, jobs: int) -> None:
         """Takes over how many jobs at once other processes found best: here it is one, always."""
 
     def signalled(self, number: int) -> int:
@@ -122,7 +122,7 @@ class Serial:
             head: With which head, where jobs have different ones; without, the module keeps the one that it has.
         """
         self._catch_up(state)
-        self.site.put(self.site.served.model(state.groups[gid].weights, state.alive, head))
+        self.local_trainer.put(self.local_trainer.served.model(state.groups[gid].weights, state.active, head))
 
     def evaluate(
         self,
@@ -143,7 +143,7 @@ class Serial:
         """
         self.load(state, gid, head)
         with isolate_rng():
-            return self.site.evaluate(dataset, watch)
+            return self.local_trainer.evaluate(dataset, watch)
 
     def evaluate_payload(
         self,
@@ -164,10 +164,12 @@ class Serial:
         """
         self._catch_up(state)  # the payload has the versions that its client lacks, the resident module lacks others
         client, index = payload.job
-        self.site.install(payload, private, self.clients[client].data[index].head)
+        self.local_trainer.install(payload, private, self.clients[client].data[index].head)
         with isolate_rng():
-            return self.site.evaluate(dataset, watch)
+            return self.local_trainer.evaluate(dataset, watch)
 
     def _catch_up(self, state: ServerState) -> None:
         server = state.base
-        self.site.apply_base(server.since(self.site.base_version, self.site.base), server.version)
+        self.local_trainer.apply_base(
+            server.since(self.local_trainer.base_version, self.local_trainer.base), server.version
+        )

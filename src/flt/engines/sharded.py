@@ -7,17 +7,17 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import ClassVar
 
-from flt.client.trainer import Site
+from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
 from flt.engines.launcher import LaunchSettings
-from flt.engines.process_group import Processes, Word, told
-from flt.engines.serial import Serial
+from flt.engines.process_group import ProcessGroup, StatusMessage, mark_reported
+from flt.engines.serial import SerialEngine
 from flt.engines.sharded_placement import AllDevices, ShardedWeights
 from flt.protocol.codec import encode
 from flt.protocol.layout import TRAVELLING
-from flt.server.accumulator import Arrivals
-from flt.server.client_state_store import ClientStates
+from flt.server.accumulator import UpdateAccumulator
+from flt.server.client_state_store import ClientStateStore
 
 
 @dataclasses.dataclass
@@ -34,11 +34,11 @@ class ShardedSettings(LaunchSettings):
     strategies: ClassVar[tuple[str, ...]] = ("ddp", "fsdp")
 
 
-class Sharded(Serial):
+class ShardedEngine(SerialEngine):
     """Trains jobs one after another, every one of them in all processes together, which have the same after it.
 
     Args:
-        site: The resident module; its fits go where the engine says.
+        local_trainer: The resident module; its fits go where the engine says.
         clients: Client id -> its data.
         processes: Those of the run.
         nodes: Machines that they are on.
@@ -49,26 +49,34 @@ class Sharded(Serial):
     """
 
     def __init__(
-        self, site: Site, clients: Mapping[int, ClientSpec], processes: Processes, nodes: int, strategy: str = "ddp"
+        self,
+        local_trainer: LocalTrainer,
+        clients: Mapping[int, ClientSpec],
+        processes: ProcessGroup,
+        nodes: int,
+        strategy: str = "ddp",
     ) -> None:
-        super().__init__(site, clients)
+        super().__init__(local_trainer, clients)
         self.processes = processes
         kind = AllDevices if strategy == "ddp" else ShardedWeights
-        site.place = place = kind(processes.rank, processes.size, nodes)
+        local_trainer.place = place = kind(processes.rank, processes.size, nodes)
         if isinstance(place, ShardedWeights):
-            if site.recipe.changes_base:
+            if local_trainer.recipe.changes_base:
                 why = "the recipe changes the frozen weights, of which each process has a part"
                 raise InputError.of("engine.strategy", strategy, "ddp", why)
-            place.shard(site.module, [site.parameters[name] for name in site.layout.names(TRAVELLING)])
-            site.parameters = dict(site.module.named_parameters())
+            place.shard(
+                local_trainer.module,
+                [local_trainer.parameters[name] for name in local_trainer.layout.names(TRAVELLING)],
+            )
+            local_trainer.parameters = dict(local_trainer.module.named_parameters())
 
-    def exchange(self, arrivals: Arrivals, counts: Counter[str], states: ClientStates) -> None:
+    def exchange(self, arrivals: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
         """Waits until the first process has written the private states, which all have alike."""
         self.processes.first(str)
 
     def signalled(self, number: int) -> int:
         """Which signal ends the run before the next job: one that any process has received, since all train it."""
-        return max(word.signal for word in self.processes.listen(encode(Word(signal=number))))
+        return max(word.signal for word in self.processes.all_gather_checked(encode(StatusMessage(signal=number))))
 
     def fail(self, error: BaseException) -> None:
         """Tells the others that this process can't go on.
@@ -80,5 +88,5 @@ class Sharded(Serial):
             super().fail(error)
             return
         if isinstance(error, KeyboardInterrupt):
-            told(error)  # the signal has gone round
+            mark_reported(error)  # the signal has gone round
         self.processes.leave()

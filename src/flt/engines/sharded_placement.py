@@ -16,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, Sampler
 
 from flt.client.placement import OneDevice
-from flt.core.quiet import alone
+from flt.core.quiet import single_process
 from flt.models.blocks import blocks
 
 
@@ -38,7 +38,7 @@ class AllDevices(OneDevice):
 
     Args:
         rank: Of this process.
-        size: Processes in all.
+        size: ProcessGroup in all.
         nodes: Machines that they are on.
     """
 
@@ -77,7 +77,7 @@ class ShardedWeights(AllDevices):
 
     def around(self) -> contextlib.AbstractContextManager[None]:
         """What holds while it runs."""
-        return alone()
+        return single_process()
 
     def callbacks(self) -> list[pl.Callback]:
         """What averages the gradients."""
@@ -103,7 +103,7 @@ class MeanGradients(pl.Callback):
     """Averages gradients over the processes, in one message, before anything else reads them.
 
     Args:
-        size: Processes in all.
+        size: ProcessGroup in all.
     """
 
     def __init__(self, size: int) -> None:
@@ -128,7 +128,7 @@ class Parts(Sampler[list[int]]):
     Args:
         batches: Lists of positions.
         rank: Of the process.
-        size: Processes in all.
+        size: ProcessGroup in all.
 
     Example:
         >>> [list(Parts([[4, 5, 6, 7], [8]], rank, 2)) for rank in (0, 1)]

@@ -71,7 +71,7 @@ def of_groups(layout: Layout, state: ServerState, heads: Mapping[int, Sequence[s
     for gid in gids:
         for head in (heads or {}).get(gid) or [""]:
             parts = [f"group_{gid}"] * (len(gids) > 1) + [f"head_{head}"] * bool(head)
-            made.append(Model("/".join(parts), gid, head, layout.model(state.groups[gid].weights, state.alive, head)))
+            made.append(Model("/".join(parts), gid, head, layout.model(state.groups[gid].weights, state.active, head)))
     return made
 
 
@@ -96,9 +96,9 @@ def of_clients(
     for (client, index), kept in private.items():
         gid, head = state.group_of((client, index)), head_of[client, index]
         own = layout.for_head(head)
-        pairs = held[client, index]
-        tensors = layout.model(state.groups[gid].weights, pairs, head)
-        tensors |= {name: own.take(name, full, pairs) for name, full in kept.tensors.items()}
+        components = held[client, index]
+        tensors = layout.model(state.groups[gid].weights, components, head)
+        tensors |= {name: own.take(name, full, components) for name, full in kept.tensors.items()}
         folder = f"client_{client}" + (f"/job_{index}" if jobs[client] > 1 else "")
         made.append(Model(folder, gid, head, tensors))
     return made

@@ -27,7 +27,7 @@ from flt.core.quiet import quiet_transformers
 from flt.core.typed import typed
 from flt.data.clients import JobData
 from flt.export.metadata import BASE, CARD, LABEL_NAMES, WEIGHTS
-from flt.models.adapters.client_context import knowing, stay_at
+from flt.models.adapters.client_context import client_aware_modules, set_client
 from flt.models.adapters.registry import ADAPTERS
 from flt.models.backbones import EMBEDDED
 from flt.models.hub import LOADABLE, OFFLINE, loading, locate
@@ -88,7 +88,7 @@ def _own(folder: Path, model: nn.Module | None) -> nn.Module:
         if not all(isinstance(count, int) and count >= 0 for count in counts):
             raise InputError.of("folder", folder, "label_counts that are integers >= 0")
         nothing = np.arange(0)
-        stay_at(knowing(base), JobData(Dataset(), nothing, nothing, label_counts=tuple(counts)))
+        set_client(client_aware_modules(base), JobData(Dataset(), nothing, nothing, label_counts=tuple(counts)))
     return base
 
 

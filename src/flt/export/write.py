@@ -144,15 +144,15 @@ def _export_lora(
 
 
 def _config(
-    layout: Layout, pairs: Mapping[str, int], plain: Callable[[str], str], heads: list[str], source: str
+    layout: Layout, components: Mapping[str, int], plain: Callable[[str], str], heads: list[str], source: str
 ) -> LoraConfig:
     """Layers may differ in rank: alpha_k / r_k stays the layer's scale, which may be a fraction; no pairs, no layer.
 
     Names are whole, as patterns: peft's lists would also take the names that end like one of them.
     """
-    living = {re.escape(plain(n)): (layer, pairs[n]) for n, layer in layout.layers.items() if pairs[n]}
-    ranks = {name: rank for name, (_, rank) in living.items()}
-    alphas: dict[str, Any] = {name: layer.scale * rank for name, (layer, rank) in living.items()}
+    active = {re.escape(plain(n)): (layer, components[n]) for n, layer in layout.layers.items() if components[n]}
+    ranks = {name: rank for name, (_, rank) in active.items()}
+    alphas: dict[str, Any] = {name: layer.scale * rank for name, (layer, rank) in active.items()}
     first = next(iter(ranks), None)
     return LoraConfig(
         r=ranks[first] if first else 1,

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flt.core.cache import folder as cache_folder
-from flt.core.cache import settle
+from flt.core.cache import move_into_place
 from flt.core.errors import InputError
 from flt.core.quiet import quiet_transformers
 
@@ -107,7 +107,7 @@ def _write(folder: Path, pretrain: Callable[[], transformers.PreTrainedModel]) -
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch, quiet_transformers():
         pretrain().save_pretrained(Path(scratch) / "model")
-        settle(Path(scratch) / "model", folder)
+        move_into_place(Path(scratch) / "model", folder)
 
 
 def _pretrain() -> transformers.PreTrainedModel:

@@ -21,9 +21,14 @@ _MESSAGES: dict[str, type] = {}
 
 
 def message(cls: type[_T]) -> type[_T]:
-    """Registers a dataclass with the codec, under its own name."""
-    _MESSAGES[cls.__name__] = cls
+    """Registers a dataclass with the codec, under its own name or the one in its ``codec_name``."""
+    _MESSAGES[_name(cls)] = cls
     return cls
+
+
+def _name(cls: type) -> str:
+    """The name of a dataclass in files and messages: a class that was renamed keeps the one it had."""
+    return str(cls.__dict__.get("codec_name", cls.__name__))
 
 
 def encode(value: Any) -> bytes:
@@ -91,9 +96,9 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         key = str(len(tensors))
         tensors[key] = value
         return {"t": key}
-    if dataclasses.is_dataclass(value) and _MESSAGES.get(type(value).__name__) is type(value):
+    if dataclasses.is_dataclass(value) and _MESSAGES.get(_name(type(value))) is type(value):
         fields = {f.name: _pack(getattr(value, f.name), tensors) for f in dataclasses.fields(value)}
-        return {"c": type(value).__name__, "f": fields}
+        return {"c": _name(type(value)), "f": fields}
     if isinstance(value, dict):
         return {"d": [[_pack(k, tensors), _pack(v, tensors)] for k, v in value.items()]}
     if isinstance(value, list | tuple):

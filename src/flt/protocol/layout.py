@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flt.core.errors import InputError
 from flt.protocol.messages import Ids
 
-PAIRS = ("A", "B")
+LORA_FACTORS = ("A", "B")
 """Roles that have a rank axis."""
 TRAVELLING = ("A", "B", "adapter", "head")
 """Roles that a server holds; everything else is the base, which changes by versioned deltas."""
@@ -72,11 +72,11 @@ class Layout:
             head: Names of the modules that are trained whole.
         """
         layers = {name: _layer(name, sub) for name, sub in module.named_modules() if _is_lora(sub)}
-        pairs = {layer.a: ("A", name, 0) for name, layer in layers.items()}
-        pairs |= {layer.b: ("B", name, 1) for name, layer in layers.items()}
+        components = {layer.a: ("A", name, 0) for name, layer in layers.items()}
+        components |= {layer.b: ("B", name, 1) for name, layer in layers.items()}
         entries = {}
         for name, parameter in module.named_parameters():
-            role, layer, axis = pairs.get(name, (_role(name, parameter, tuple(head)), "", None))
+            role, layer, axis = components.get(name, (_role(name, parameter, tuple(head)), "", None))
             entries[name] = Entry(role, tuple(parameter.shape), layer, axis)
         return Layout(entries, layers)
 
@@ -111,10 +111,10 @@ class Layout:
         varied = f"{name}{MARK}{head}"
         return varied if varied in self.entries else name
 
-    def model(self, weights: Mapping[str, Tensor], pairs: Mapping[str, Ids], head: str = "") -> dict[str, Tensor]:
+    def model(self, weights: Mapping[str, Tensor], components: Mapping[str, Ids], head: str = "") -> dict[str, Tensor]:
         """A group's tensors under the names of a module with this head, gathered by pair id."""
         return {
-            _plain(name, self.entries[name]): self.take(name, full, pairs)
+            _plain(name, self.entries[name]): self.take(name, full, components)
             for name, full in weights.items()
             if self.entries[name].variant in ("", head)
         }
@@ -124,30 +124,30 @@ class Layout:
         wanted = set(roles)
         return sorted(name for name, entry in self.entries.items() if entry.role in wanted)
 
-    def every_pair(self) -> dict[str, Ids]:
+    def all_components(self) -> dict[str, Ids]:
         """Layer -> all of its pair ids."""
         return {name: tuple(range(layer.rank)) for name, layer in self.layers.items()}
 
-    def ids(self, name: str, pairs: Mapping[str, Ids]) -> Ids | None:
+    def ids(self, name: str, components: Mapping[str, Ids]) -> Ids | None:
         """The pair ids that concern a tensor; None where it has no rank axis."""
         entry = self.entries[name]
-        return None if entry.axis is None else pairs[entry.layer]
+        return None if entry.axis is None else components[entry.layer]
 
-    def take(self, name: str, full: Tensor, pairs: Mapping[str, Ids]) -> Tensor:
+    def take(self, name: str, full: Tensor, components: Mapping[str, Ids]) -> Tensor:
         """Gathers rows (A) or columns (B) of a tensor at full rank by pair id: a copy."""
-        ids = self.ids(name, pairs)
+        ids = self.ids(name, components)
         return full.clone() if ids is None else full.index_select(self.axis(name), _index(ids, full))
 
-    def put(self, name: str, full: Tensor, pairs: Mapping[str, Ids], part: Tensor) -> Tensor:
+    def put(self, name: str, full: Tensor, components: Mapping[str, Ids], part: Tensor) -> Tensor:
         """The tensor at full rank with these pairs replaced: a copy."""
-        ids = self.ids(name, pairs)
+        ids = self.ids(name, components)
         if ids is None:
             return part.clone()
         return full.index_copy(self.axis(name), _index(ids, full), part.to(full.dtype))
 
-    def mask(self, name: str, pairs: Mapping[str, Ids], like: Tensor) -> Tensor:
+    def mask(self, name: str, components: Mapping[str, Ids], like: Tensor) -> Tensor:
         """True where an entry belongs to these pairs; of a shape that broadcasts with the tensor at full rank."""
-        ids = self.ids(name, pairs)
+        ids = self.ids(name, components)
         if ids is None:
             return torch.ones((1,) * like.dim(), dtype=torch.bool, device=like.device)
         shape = [1] * like.dim()
@@ -156,10 +156,10 @@ class Layout:
         flags[_index(ids, like)] = True
         return flags.view(shape)
 
-    def shape(self, name: str, pairs: Mapping[str, Ids]) -> tuple[int, ...]:
+    def shape(self, name: str, components: Mapping[str, Ids]) -> tuple[int, ...]:
         """Shape of a tensor that is gathered by these pairs."""
         shape = list(self.entries[name].shape)
-        ids = self.ids(name, pairs)
+        ids = self.ids(name, components)
         if ids is not None:
             shape[self.axis(name)] = len(ids)
         return tuple(shape)

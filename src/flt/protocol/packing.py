@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flt.core.errors import InputError
-from flt.protocol.layout import PAIRS, Layout
+from flt.protocol.layout import LORA_FACTORS, Layout
 from flt.protocol.messages import Ids, Packed, PackedPayload, PackedUpdate, Payload, Plan, Update
 from flt.protocol.quantise import BITS, decoded, encoded, packed_size, scales_of
 
@@ -35,7 +35,9 @@ def closed_update(update: Update, layout: Layout, bits: Mapping[Place, int]) -> 
 def closed_payload(payload: Payload, layout: Layout, bits: Mapping[Place, int]) -> PackedPayload:
     """The payload with its pairs quantised; those of 0 bits are neither held nor kept by the job."""
     held = _without_dropped(payload.held, bits)
-    kept = {layer: tuple(pair for pair in ids if pair in held[layer]) for layer, ids in payload.kept.items()}
+    kept = {
+        layer: tuple(component for component in ids if component in held[layer]) for layer, ids in payload.kept.items()
+    }
     packed = _pack(payload.tensors, layout, bits)
     changed = {"tensors": _others(payload, layout), "held": held, "kept": kept}
     return PackedPayload(**{**_fields(payload), **changed}, packed=packed)
@@ -54,9 +56,11 @@ def opened_update(update: Update, layout: Layout, plan: Plan) -> Update:
     """
     if not isinstance(update, PackedUpdate):
         return update
-    names = layout.names(set(PAIRS) & set(plan.train) - set(plan.private))
-    pairs = _unpack(f"update of client {update.job[0]}, job {update.job[1]}", update.packed, layout, names, update.kept)
-    return Update(**{**_fields(update), "tensors": {**update.tensors, **pairs}})
+    names = layout.names(set(LORA_FACTORS) & set(plan.train) - set(plan.private))
+    components = _unpack(
+        f"update of client {update.job[0]}, job {update.job[1]}", update.packed, layout, names, update.kept
+    )
+    return Update(**{**_fields(update), "tensors": {**update.tensors, **components}})
 
 
 def opened_payload(payload: Payload, layout: Layout) -> Payload:
@@ -67,9 +71,9 @@ def opened_payload(payload: Payload, layout: Layout) -> Payload:
     """
     if not isinstance(payload, PackedPayload):
         return payload
-    names = layout.names(set(PAIRS) - set(payload.plan.private))
-    pairs = _unpack(f"payload of client {payload.job[0]}", payload.packed, layout, names, payload.held)
-    return Payload(**{**_fields(payload), "tensors": {**payload.tensors, **pairs}})
+    names = layout.names(set(LORA_FACTORS) - set(payload.plan.private))
+    components = _unpack(f"payload of client {payload.job[0]}", payload.packed, layout, names, payload.held)
+    return Payload(**{**_fields(payload), "tensors": {**payload.tensors, **components}})
 
 
 def vectors(layout: Layout, names: Sequence[str], layer: str) -> list[tuple[str, int]]:
@@ -100,9 +104,9 @@ def _pack(tensors: Mapping[str, Tensor], layout: Layout, bits: Mapping[Place, in
 
 
 def _unpack(
-    who: str, packed: Packed, layout: Layout, names: Sequence[str], pairs: Mapping[str, Ids]
+    who: str, packed: Packed, layout: Layout, names: Sequence[str], components: Mapping[str, Ids]
 ) -> dict[str, Tensor]:
-    places = [(layer, at) for layer in layout.layers for at in range(len(pairs.get(layer, ())))]
+    places = [(layer, at) for layer in layout.layers for at in range(len(components.get(layer, ())))]
     chosen = packed.bits.tolist()
     if len(chosen) != len(places) or not set(chosen) <= set(BITS):
         raise InputError.of(f"{who}: bits", chosen, f"{len(places)} precisions out of {BITS}")
@@ -135,12 +139,15 @@ def _decoded(packed: Packed, parts: Sequence[tuple[str, int, int]]) -> Iterator[
 
 
 def _others(message: Payload | Update, layout: Layout) -> dict[str, Tensor]:
-    pairs = layout.names(PAIRS)  # by these: a head may have another name on the client
-    return {name: tensor for name, tensor in message.tensors.items() if name not in pairs}
+    components = layout.names(LORA_FACTORS)  # by these: a head may have another name on the client
+    return {name: tensor for name, tensor in message.tensors.items() if name not in components}
 
 
-def _without_dropped(pairs: Mapping[str, Ids], bits: Mapping[Place, int]) -> dict[str, Ids]:
-    return {layer: tuple(pair for at, pair in enumerate(ids) if bits[layer, at]) for layer, ids in pairs.items()}
+def _without_dropped(components: Mapping[str, Ids], bits: Mapping[Place, int]) -> dict[str, Ids]:
+    return {
+        layer: tuple(component for at, component in enumerate(ids) if bits[layer, at])
+        for layer, ids in components.items()
+    }
 
 
 def _fields(message: Any) -> dict[str, Any]:

@@ -132,6 +132,11 @@ class ServerState:
     """What the last round's cut took from the product: its relative error in Frobenius norm; None: nothing was cut."""
 
     @property
+    def active(self) -> dict[str, Ids]:
+        """Layer -> active components: ``alive``, the name that this has in checkpoints."""
+        return self.alive
+
+    @property
     def clusters(self) -> list[int]:
         """Ids of the groups that were trained: all but a home that only waits for jobs, ascending."""
         return sorted(set(self.groups) - {self.home}) or [self.home]

@@ -16,7 +16,7 @@ from flt.run.federation import Federation
 from flt.run.prefix_cache import check_prefix
 from flt.run.schema import TrainConfig
 from flt.server.client_sampling import FixedSize, Poisson
-from flt.server.failure_policy import Tolerance
+from flt.server.failure_policy import FailurePolicy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Start:
     clients: dict[int, ClientSpec]
     sampler: FixedSize | Poisson
     settings: LocalSettings
-    tolerance: Tolerance
+    failure_policy: FailurePolicy
 
 
 def start(cfg: TrainConfig, made: Federation) -> Start:
@@ -63,12 +63,12 @@ def start(cfg: TrainConfig, made: Federation) -> Start:
     sampler = build.sampler(cfg, len(ranked))
     asked = (sampler.size if isinstance(sampler, FixedSize) else None) or len(ranked)
     jobs = sorted((len(client.data) for client in ranked.values()), reverse=True)
-    tolerance = build.tolerance(cfg, sum(jobs[:asked]))
+    failure_policy = build.failure_policy(cfg, sum(jobs[:asked]))
     all_there = not any(job.comes_and_goes for client in ranked.values() for job in client.data)
-    fewest = tolerance.min_updates or (sum(jobs[-asked:]) if all_there and isinstance(sampler, FixedSize) else 0)
+    fewest = failure_policy.min_updates or (sum(jobs[-asked:]) if all_there and isinstance(sampler, FixedSize) else 0)
     for updates in range(max(fewest, 1), sum(jobs[:asked]) + 1):  # of none no rule is asked
         recipe.rule.check(updates)
-    return Start(layout, recipe, ranked, sampler, build.local_settings(cfg), tolerance)
+    return Start(layout, recipe, ranked, sampler, build.local_settings(cfg), failure_policy)
 
 
 def served(

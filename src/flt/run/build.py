@@ -12,21 +12,21 @@ from flt.algorithm.grouping.oracle import OracleGrouping
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.registry import part
 from flt.client.settings import LocalSettings
-from flt.client.trainer import Site
+from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError
 from flt.core.typed import typed
 from flt.data.clients import ClientSpec
-from flt.engines.distributed import INSIDE, Strategy, StrategySettings
-from flt.engines.process_group import Processes
+from flt.engines.distributed import INSIDE, DistributedEngine, DistributedSettings
+from flt.engines.process_group import ProcessGroup
 from flt.engines.registry import ENGINES
-from flt.engines.serial import Serial
-from flt.engines.sharded import Sharded, ShardedSettings
+from flt.engines.serial import SerialEngine
+from flt.engines.sharded import ShardedEngine, ShardedSettings
 from flt.models.adapters.registry import ADAPTERS
 from flt.protocol.layout import Layout
 from flt.protocol.messages import JobId
 from flt.run.schema import TrainConfig
 from flt.server.client_sampling import FixedSize, Poisson
-from flt.server.failure_policy import STRICT, Tolerance
+from flt.server.failure_policy import STRICT, FailurePolicy
 
 
 def attach(cfg: TrainConfig, module: pl.LightningModule) -> Layout:
@@ -55,7 +55,7 @@ def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = Non
         chosen["k"] = tasks
     grouping = part("grouping", chosen)
     if isinstance(grouping, OracleGrouping):
-        grouping = grouping.knowing(truth or {})
+        grouping = grouping.with_tasks(truth or {})
     plan = part("plan", _filled(cfg.plan, rounds=cfg.rounds))
     return Recipe(
         rule=part("rule", cfg.rule),
@@ -87,34 +87,36 @@ def sampler(cfg: TrainConfig, clients: int) -> FixedSize | Poisson:
 
 def engine(
     cfg: TrainConfig,
-    site: Site,
+    local_trainer: LocalTrainer,
     clients: Mapping[int, ClientSpec],
-    processes: Processes,
+    processes: ProcessGroup,
     found: Callable[[dict[str, Any]], None] | None = None,
-) -> Serial:
+) -> SerialEngine:
     """Where jobs are trained.
 
     Args:
         cfg: The configuration.
-        site: The resident module.
+        local_trainer: The resident module.
         clients: Client id -> its data.
         processes: Those of the run.
         found: Told the engine's settings, once it has found out for itself what was left open.
     """
     settings = engine_settings(cfg)
     if isinstance(settings, ShardedSettings):
-        return Sharded(site, clients, processes, settings.nodes, settings.strategy)
-    if not isinstance(settings, StrategySettings):
-        return INSIDE[settings.name][1](site, clients, settings, found)
+        return ShardedEngine(local_trainer, clients, processes, settings.nodes, settings.strategy)
+    if not isinstance(settings, DistributedSettings):
+        return INSIDE[settings.name][1](local_trainer, clients, settings, found)
 
     def of_all(inside: dict[str, Any]) -> None:
         if found is not None:
             found(dataclasses.asdict(dataclasses.replace(settings, jobs=inside["jobs"])))
 
-    return Strategy(INSIDE[settings.inside][1](site, clients, settings.of_inside(), of_all), processes)
+    return DistributedEngine(
+        INSIDE[settings.inside][1](local_trainer, clients, settings.of_inside(), of_all), processes
+    )
 
 
-def tolerance(cfg: TrainConfig, jobs: int) -> Tolerance:
+def failure_policy(cfg: TrainConfig, jobs: int) -> FailurePolicy:
     """What a round puts up with.
 
     Args:
@@ -124,7 +126,7 @@ def tolerance(cfg: TrainConfig, jobs: int) -> Tolerance:
     Raises:
         InputError: A number is out of range, or a client's fit is in all processes, of which one can't fail alone.
     """
-    found = Tolerance(cfg.min_updates, cfg.max_retries, cfg.client_timeout)
+    found = FailurePolicy(cfg.min_updates, cfg.max_retries, cfg.client_timeout)
     if found.min_updates is not None and found.min_updates > jobs:
         raise InputError.of("min_updates", found.min_updates, f"an integer from 1 to {jobs}, the most jobs of a cohort")
     if isinstance(engine_settings(cfg), ShardedSettings) and found != STRICT:

@@ -23,6 +23,8 @@ from flt.core.typed import first_line, typed
 from flt.run.conf_groups import choices, config_folder, groups
 from flt.run.schema import TrainConfig
 
+RENAMED = {("engine", "strategy"): "distributed"}
+"""(Group, older name of a choice) -> its name now: command lines and runs of earlier versions go on."""
 FILES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".npz")
 
 
@@ -37,7 +39,7 @@ def load_config(overrides: Sequence[str]) -> TrainConfig:
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The composed configuration, not yet typed."""
-    named = [mapped for override in overrides for mapped in _map_paths(override)]
+    named = [mapped for override in overrides for mapped in _map_choice(override)]
     parsed = [_parse(override) for override in named]
     for text, override in zip(named, parsed, strict=True):
         _check_value(override, text)
@@ -104,10 +106,12 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         raise InputError.of("override", " ".join(overrides), allowed, why) from None
 
 
-def _map_paths(override: str) -> list[str]:
+def _map_choice(override: str) -> list[str]:
     """``model=`` takes a folder or a hub id and ``data=`` a file or a hub id too, which no group of Hydra's does."""
     key, equals, value = override.partition("=")
     value = value.strip("'\"")
+    if (key, value) in RENAMED:
+        return [f"{key}={RENAMED[key, value]}"]
     if not equals or key not in ("data", "model") or value in choices(key):
         return [override]
     quoted = "'" + value.replace("'", "\\'") + "'"

@@ -15,7 +15,7 @@ from yaml import YAMLError
 from flt.core.errors import InputError
 from flt.core.files import last_name, why_of
 from flt.core.typed import typed
-from flt.run.compose import compose_config, load_config
+from flt.run.compose import RENAMED, compose_config, load_config
 from flt.run.conf_groups import config_folder
 from flt.run.folder import versions
 from flt.run.schema import TrainConfig
@@ -107,6 +107,9 @@ def _saved(folder: Path) -> DictConfig:
             raise InputError.of(
                 "resume", folder, "a run with the config.yaml that flt wrote", f"{section} is no section"
             )
+    for group, old in RENAMED:
+        if group in saved and saved[group].get("name") == old:
+            saved[group].name = RENAMED[group, old]
     return saved
 
 

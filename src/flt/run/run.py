@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from flt.callbacks.bit_widths import Precision
+from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.clusters import Clusters
 from flt.callbacks.communication import Communication
@@ -28,23 +28,23 @@ from flt.callbacks.interrupts import Interrupts
 from flt.callbacks.loggers import Loggers
 from flt.callbacks.metrics_csv import MetricsCsv
 from flt.callbacks.progress import Progress
-from flt.callbacks.rank_budget import Budget
-from flt.callbacks.received_models import Distributed
-from flt.callbacks.selection_overlap import Selected
+from flt.callbacks.rank_budget import RankBudget
+from flt.callbacks.received_models import ReceivedModels
+from flt.callbacks.selection_overlap import SelectionOverlap
 from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
 from flt.client.shared_logger import SharedLogger
-from flt.client.trainer import Site
+from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError, PeerDiedError
 from flt.core.files import is_path, last_name
 from flt.data.clients import ClientSpec
 from flt.engines.launcher import FORK, launched
-from flt.engines.process_group import Processes
-from flt.engines.sharded import Sharded
+from flt.engines.process_group import ProcessGroup
+from flt.engines.sharded import ShardedEngine
 from flt.export.final_models import made_by
 from flt.export.metadata import Card
 from flt.export.write import export, kind
-from flt.models.adapters.client_context import stay_at
+from flt.models.adapters.client_context import set_client
 from flt.models.compile import compile_model
 from flt.models.module import ClientModule
 from flt.run import build, summary
@@ -56,7 +56,7 @@ from flt.run.prefix_cache import prefixed
 from flt.run.schema import TrainConfig
 from flt.server.aggregation import ServerAggregation
 from flt.server.callback import FedCallback
-from flt.server.client_state_store import ClientStates
+from flt.server.client_state_store import ClientStateStore
 from flt.server.failure_policy import RoundFailedError
 from flt.server.federator import Federator
 
@@ -103,7 +103,7 @@ class Run:
     own: Sequence[FedCallback] = ()
     loggers: Sequence[Logger] = ()
     show: bool = True
-    processes: Processes = dataclasses.field(default_factory=Processes, init=False)
+    processes: ProcessGroup = dataclasses.field(default_factory=ProcessGroup, init=False)
 
     def __call__(self) -> Result:
         """Runs the rounds that are left, exports, and says where things are.
@@ -117,7 +117,7 @@ class Run:
             raise InputError.of("threads", self.cfg.threads, f"1, or null, with engine.strategy={FORK}", why)
         return launched(self.cfg.devices, settings, self._work)
 
-    def _work(self, processes: Processes) -> Result:
+    def _work(self, processes: ProcessGroup) -> Result:
         """What each process of the run does; where one can't go on, the others hear of it."""
         try:
             return self._run(processes)
@@ -127,7 +127,7 @@ class Run:
                 error.folder = str(getattr(self, "folder", ""))
             raise
 
-    def _run(self, processes: Processes) -> Result:
+    def _run(self, processes: ProcessGroup) -> Result:
         began = time.perf_counter()
         self.processes, self.show = processes, self.show and processes.is_first
         cfg, made = self.cfg, self.made
@@ -155,9 +155,9 @@ class Run:
             return Result(made.module, federator.history[-1], self.folder, federator.history, path)
         models = made_by(federator)
         federator.engine.load(federator.state, models[0].gid, models[0].head)
-        federator.engine.site.put(models[0].tensors)  # what a client keeps too
+        federator.engine.local_trainer.put(models[0].tensors)  # what a client keeps too
         if models[0].data is not None:
-            stay_at(federator.engine.site.told, models[0].data)
+            set_client(federator.engine.local_trainer.client_aware, models[0].data)
         made.module.eval()
         written = (federator.server.layout, federator.state, self.folder, self._card(), models, cfg.export.base)
         path = Path(processes.first(lambda: str(exported or export(made.module, *written))))
@@ -214,11 +214,13 @@ class Run:
             self.processes.first(lambda: str(folder_of(cfg)))
         )  # the first thing that is written, once all of the above was accepted
         fits = self.folder / "fits"
-        site = Site(module, layout, recipe, ready.settings, base, made.collate, self.lightning, (), fits, made.heads)
-        engine = build.engine(cfg, site, clients, self.processes, self._found)
+        local_trainer = LocalTrainer(
+            module, layout, recipe, ready.settings, base, made.collate, self.lightning, (), fits, made.heads
+        )
+        engine = build.engine(cfg, local_trainer, clients, self.processes, self._found)
         faults = Faults(cfg.faults, cfg.seed, list(clients))
         federator = Federator(
-            server, clients, engine, ready.sampler, (), cfg.rounds, cfg.seed, state, (faults,), ready.tolerance
+            server, clients, engine, ready.sampler, (), cfg.rounds, cfg.seed, state, (faults,), ready.failure_policy
         )
         self._observe(federator, faults)
         return federator
@@ -228,30 +230,38 @@ class Run:
         cfg, made = self.cfg, self.made
         evaluate = Evaluate(made.validation, made.tasks(), cfg.eval.every, made.test, made.task_heads(), made.parts)
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
-        distributed = [Distributed(evaluate)] if cfg.eval.distributed else []  # behind the timer: part of the round
-        counting = [Communication(), Precision()]
-        monitors = [evaluate, Clusters(made.tasks()), Selected(), Budget(), *counting, Timer(), *distributed]
+        distributed = [ReceivedModels(evaluate)] if cfg.eval.distributed else []  # behind the timer: part of the round
+        counting = [Communication(), BitWidths()]
+        monitors = [
+            evaluate,
+            Clusters(made.tasks()),
+            SelectionOverlap(),
+            RankBudget(),
+            *counting,
+            Timer(),
+            *distributed,
+        ]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
         last = [Interrupts(self.processes.is_first)]  # behind the checkpoint, which is written until the end
         federator.callbacks = [faults, *monitors, Failures(), stop, *self.own, checkpoint, *last]
         # where all processes train the same, the first one writes it
-        writes = self.processes.is_first or not isinstance(federator.engine, Sharded)
-        federator.client_states = ClientStates(checkpoint.folder, writes)
+        writes = self.processes.is_first or not isinstance(federator.engine, ShardedEngine)
+        federator.client_states = ClientStateStore(checkpoint.folder, writes)
         checkpoint.restore(federator)
-        self.processes.meet(federator.state.rounds)
+        self.processes.assert_same_round(federator.state.rounds)
         if not self.processes.is_first:
             # the first process evaluates, shows and writes; it can't evaluate alone what all have a part of
-            evaluating = [evaluate, *distributed] if federator.engine.site.place.together else []
+            evaluating = [evaluate, *distributed] if federator.engine.local_trainer.place.together else []
             federator.callbacks = [faults, *evaluating, *counting, *last]
-            federator.engine.site.loggers = self._site_loggers(federator, [DummyLogger()])
+            federator.engine.local_trainer.loggers = self._trainer_loggers(federator, [DummyLogger()])
             return
         record(self.folder, cfg)  # a longer run's rounds, once the checkpoint has agreed to them
         loggers = self._loggers(federator)
-        federator.engine.site.loggers = self._site_loggers(federator, loggers.loggers)
+        federator.engine.local_trainer.loggers = self._trainer_loggers(federator, loggers.loggers)
         sinks = [MetricsCsv(self.folder / "metrics.csv"), loggers]
         federator.callbacks = [*federator.callbacks[:-2], *sinks, *self._progress(), checkpoint, *last]
 
-    def _site_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:
+    def _trainer_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:
         """What a user's module finds as its loggers; flt's own logs nothing by itself."""
         if isinstance(self.made.module, ClientModule):
             return []

@@ -45,7 +45,7 @@ class Sums:
             raise InputError.of("updates", error, "smaller numbers; lower local.lr") from error
 
 
-class Arrivals:
+class UpdateAccumulator:
     """Takes the updates of a round one by one, in any order.
 
     Where the recipe streams, an update is added to the sums as soon as it is there, and what stays of it has the
@@ -61,9 +61,9 @@ class Arrivals:
     """
 
     def __init__(
-        self, server: ServerAggregation, state: ServerState, cohort: Sequence[Job], careful: bool = False
+        self, server: ServerAggregation, state: ServerState, cohort: Sequence[Job], check_range: bool = False
     ) -> None:
-        self.server, self.state, self.careful = server, state, careful
+        self.server, self.state, self.check_range = server, state, check_range
         self.asked = {job.id: job for job in cohort}
         self.updates: dict[JobId, Update] = {}
         self.failures: dict[JobId, Failure] = {}
@@ -81,14 +81,14 @@ class Arrivals:
                 that is too large.
         """
         job = self.asked.get(update.job)
-        (screened,) = self.server.screen(self.state, [job] if job else [], [update])
+        (validated,) = self.server.validate(self.state, [job] if job else [], [update])
         if update.job in self.updates:
             raise InputError.of(f"update of client {update.job[0]}, job {update.job[1]}", "twice", "one of each job")
-        if self.careful:
-            self._add_if_small(screened)
+        if self.check_range:
+            self._add_if_small(validated)
         elif self.sums is not None:
-            self._include(screened, self.sums)
-        self.updates[update.job] = hollow(screened) if self.sums is not None else screened
+            self._include(validated, self.sums)
+        self.updates[update.job] = strip_values(validated) if self.sums is not None else validated
 
     def sendable(self) -> list[Update]:
         """What another process needs of the updates, by job: without tensors where they were added to the sums."""
@@ -126,7 +126,7 @@ class Arrivals:
         try:
             rule.include(self._view, update, sums.totals)
             if self.server.recipe.server_optimizer.steps:
-                rule.include(self._view, self.server.echo(self._view, update), sums.start)
+                rule.include(self._view, self.server.untrained_update(self._view, update), sums.start)
         finally:
             del self._arrived[update.job]
 
@@ -160,7 +160,7 @@ def _largest(tensor: Tensor) -> float:
     return float(tensor.abs().max().ceil()) if tensor.numel() else 0.0
 
 
-def hollow(update: Update) -> Update:
+def strip_values(update: Update) -> Update:
     """An update with the names and shapes of its tensors, without their numbers."""
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in update.tensors.items()}
     return dataclasses.replace(update, tensors=shapes)

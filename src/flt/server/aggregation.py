@@ -11,13 +11,13 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.base import Combined, Summable
 from flt.algorithm.view import View
 from flt.protocol.job import Job
-from flt.protocol.layout import PAIRS, TRAVELLING, Layout
+from flt.protocol.layout import LORA_FACTORS, TRAVELLING, Layout
 from flt.protocol.messages import JobId, Payload, Update
 from flt.protocol.packing import opened_update
 from flt.protocol.state import GroupState, ServerState, zero_scores
 from flt.server.accumulator import Sums
 from flt.server.callback import FedCallback
-from flt.server.validation import screen
+from flt.server.validation import validate
 
 
 class ServerAggregation(FedCallback):
@@ -45,7 +45,7 @@ class ServerAggregation(FedCallback):
         """The state before round 1: one group, from the module as it was given."""
         named = {name: weights[name].detach().cpu().clone() for name in self.layout.names(TRAVELLING)}
         scores = zero_scores((name, layer.rank) for name, layer in self.layout.layers.items())
-        state = ServerState(0, {0: GroupState(named, scores)}, self.layout.every_pair())
+        state = ServerState(0, {0: GroupState(named, scores)}, self.layout.all_components())
         return self.recipe.schedule(state, self.layout)  # a budget that rises begins below the adapter's rank
 
     def broadcast(self, state: ServerState, job: Job, cohort: Sequence[Job]) -> Payload:
@@ -78,7 +78,7 @@ class ServerAggregation(FedCallback):
         """What a client's jobs send: done by the client, and here because it is the recipe's."""
         return self.recipe.compression.upward(self.layout, updates)
 
-    def screen(self, state: ServerState, cohort: Sequence[Job], updates: Sequence[Update]) -> list[Update]:
+    def validate(self, state: ServerState, cohort: Sequence[Job], updates: Sequence[Update]) -> list[Update]:
         """The updates that may be aggregated, sorted by job, their tensors under the server's names.
 
         Raises:
@@ -87,7 +87,7 @@ class ServerAggregation(FedCallback):
         plan = self.recipe.plan(state.rounds)
         roles, heads = set(plan.train) - set(plan.private), {job.id: job.head for job in cohort}
         opened = self.opened(state.rounds, updates)
-        accepted = screen(opened, self.layout, state.alive, roles, cohort, state.rounds)
+        accepted = validate(opened, self.layout, state.active, roles, cohort, state.rounds)
         return [self._renamed(update, heads[update.job]) for update in accepted]
 
     def opened(self, rounds: int, updates: Sequence[Update]) -> list[Update]:
@@ -137,7 +137,7 @@ class ServerAggregation(FedCallback):
         )
         cut = self.recipe.schedule(done, self.layout)
         # what a cut takes from products whose factors are private, no server knows
-        return dataclasses.replace(cut, pruned=None) if set(PAIRS) & set(view.plan.private) else cut
+        return dataclasses.replace(cut, pruned=None) if set(LORA_FACTORS) & set(view.plan.private) else cut
 
     def _combined(self, view: View, gid: int, members: Sequence[Update], sums: Sums | None) -> Combined:
         rule, optimizer = self.recipe.rule, self.recipe.server_optimizer
@@ -150,10 +150,10 @@ class ServerAggregation(FedCallback):
         if isinstance(rule, Summable) and sums is not None:
             start = rule.finish(view, gid, sums.start).new
         else:
-            start = rule.combine(view, gid, [self.echo(view, update) for update in members]).new
+            start = rule.combine(view, gid, [self.untrained_update(view, update) for update in members]).new
         return optimizer(view, gid, members, out, start)
 
-    def echo(self, view: View, update: Update) -> Update:
+    def untrained_update(self, view: View, update: Update) -> Update:
         """What the job would have sent without training."""
         names = update.tensors
         sent = {name: view.layout.take(name, view.sent(update.job, name), update.kept) for name in names}

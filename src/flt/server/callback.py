@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from flt.protocol.failure import Failure
@@ -16,6 +16,9 @@ class FedCallback:
     A callback reads the federator (``state``, ``round``, ``cohort``, ``updates``) and leaves figures with
     ``federator.log``. What it needs after a resume goes through ``state_dict`` and ``load_state_dict``.
     """
+
+    state_key: ClassVar[str] = ""
+    """The name under which checkpoints keep the state; empty: the name of the class."""
 
     def on_fit_start(self, federator: Federator) -> None:
         """Called when the federation begins, or goes on after a resume."""

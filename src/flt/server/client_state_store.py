@@ -14,7 +14,7 @@ from flt.protocol.state import ClientState
 FOLDER = "clients"
 
 
-class ClientStates(Mapping[JobId, ClientState]):
+class ClientStateStore(Mapping[JobId, ClientState]):
     """Job -> what it keeps from its last accepted fit; a job that keeps nothing isn't there.
 
     A state that has just come out of a fit is ``put``, and counts once its update was ``accept``-ed. With a folder,
@@ -88,7 +88,7 @@ class ClientStates(Mapping[JobId, ClientState]):
             (self.folder / file).unlink(missing_ok=True)
         self.pending = {}
 
-    def taken_back(self) -> list[str]:
+    def pop_replaced_files(self) -> list[str]:
         """The files that have been replaced since this was last asked."""
         replaced, self._replaced = self._replaced, []
         return replaced

@@ -15,7 +15,7 @@ class RoundFailedError(InputError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Tolerance:
+class FailurePolicy:
     """When a round stands.
 
     Attributes:
@@ -70,5 +70,5 @@ class Tolerance:
         return arrived >= (asked if self.min_updates is None else self.min_updates)
 
 
-STRICT = Tolerance()
+STRICT = FailurePolicy()
 """The first failure ends the run."""

@@ -10,18 +10,18 @@ import numpy as np
 
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
-from flt.engines.serial import Serial
+from flt.engines.serial import SerialEngine
 from flt.protocol.failure import Failure
 from flt.protocol.job import Job
 from flt.protocol.messages import Update
 from flt.protocol.state import ClientState, ServerState
-from flt.server.accumulator import Arrivals
+from flt.server.accumulator import UpdateAccumulator
 from flt.server.aggregation import ServerAggregation
 from flt.server.callback import FedCallback
-from flt.server.client_state_store import ClientStates
+from flt.server.client_state_store import ClientStateStore
 from flt.server.engine import Outcome, Task
-from flt.server.failure_policy import STRICT, Tolerance
-from flt.server.validation import check_state
+from flt.server.failure_policy import STRICT, FailurePolicy
+from flt.server.validation import check_client_state
 
 Sampler = Callable[[Sequence[int], int, int], list[int]]
 Transform = Callable[[list[Update]], list[Update]]
@@ -61,24 +61,24 @@ class Federator:
         self,
         server: ServerAggregation,
         clients: Mapping[int, ClientSpec],
-        engine: Serial,
+        engine: SerialEngine,
         sampler: Sampler,
         callbacks: Sequence[FedCallback],
         rounds: int,
         seed: int,
         state: ServerState,
         transforms: Sequence[Transform] = (),
-        tolerance: Tolerance = STRICT,
+        failure_policy: FailurePolicy = STRICT,
     ) -> None:
         self.server, self.clients, self.engine, self.sampler = server, clients, engine, sampler
         self.callbacks, self.rounds, self.seed, self.state = callbacks, rounds, seed, state
-        self.transforms, self.tolerance = transforms, tolerance
-        engine.bear(tolerance)
+        self.transforms, self.failure_policy = transforms, failure_policy
+        engine.set_failure_policy(failure_policy)
         self.attempt = 0
         """How often the round that runs has been begun before."""
         self.spent: Counter[str] = Counter()
         """What callbacks counted in attempts at the round that failed, over all processes."""
-        self.client_states = ClientStates()
+        self.client_states = ClientStateStore()
         self.history: list[dict[str, float]] = []
         self.cohort: list[Job] = []
         self.updates: list[Update] = []
@@ -127,10 +127,10 @@ class Federator:
     def _round(self) -> None:
         self.attempt, self.spent = 0, Counter()
         arrivals = self._arrivals()
-        while not self.tolerance.enough(len(arrivals.updates), len(self.cohort)):
+        while not self.failure_policy.enough(len(arrivals.updates), len(self.cohort)):
             self.client_states.accept(())
             self.spent.update(self.counts)
-            self.tolerance.again(self.attempt, self.round, len(arrivals.updates), len(self.cohort))
+            self.failure_policy.again(self.attempt, self.round, len(arrivals.updates), len(self.cohort))
             self.attempt += 1
             arrivals = self._arrivals()
         self.updates = arrivals.sorted()
@@ -141,12 +141,12 @@ class Federator:
         self.call("on_log", self.metrics)
         self.should_stop = self.engine.agree(self.should_stop)
 
-    def _arrivals(self) -> Arrivals:
+    def _arrivals(self) -> UpdateAccumulator:
         """One attempt at a round: what comes of a cohort."""
         self.metrics, self.updates = {"round": self.state.rounds + 1}, []
         self.cohort, self.counts = self._draw(), Counter()
         self.call("on_round_start")
-        arrivals = Arrivals(self.server, self.state, self.cohort, careful=not self.tolerance.strict)
+        arrivals = UpdateAccumulator(self.server, self.state, self.cohort, check_range=not self.failure_policy.strict)
         for sent in self._sent():
             failure = sent if isinstance(sent, Failure) else self._taken(arrivals, sent)
             if failure is not None:
@@ -156,13 +156,13 @@ class Federator:
             self.call("on_failures", [arrivals.failures[job] for job in sorted(arrivals.failures)])
         return arrivals
 
-    def _taken(self, arrivals: Arrivals, update: Update) -> Failure | None:
+    def _taken(self, arrivals: UpdateAccumulator, update: Update) -> Failure | None:
         """Lets an update arrive; why it doesn't, where the round may go on without it."""
         self.call("on_update", update)
         try:
             arrivals.take(update)
         except Exception as error:
-            if self.tolerance.strict:
+            if self.failure_policy.strict:
                 raise
             return Failure.of(update.job, error)
         return None
@@ -214,9 +214,9 @@ class Federator:
             return outcome
         update, client_state = outcome
         try:
-            check_state(update.job, client_state)
+            check_client_state(update.job, client_state)
         except InputError as error:
-            if self.tolerance.strict:
+            if self.failure_policy.strict:
                 raise
             return Failure.of(update.job, error)
         return outcome
@@ -229,7 +229,7 @@ class Federator:
             for transform in (*self.transforms, self.server.compress):
                 sent = transform(sent) if sent else sent
         except Exception as error:
-            if self.tolerance.strict:
+            if self.failure_policy.strict:
                 raise
             return [Failure.of(update.job, error) for update in updates]
         kept_back = {update.job for update in updates} - {update.job for update in sent}

@@ -17,10 +17,10 @@ from flt.protocol.state import ClientState
 FINITE = "finite numbers; lower local.lr"
 
 
-def screen(
+def validate(
     updates: Sequence[Update],
     layout: Layout,
-    alive: Mapping[str, Ids],
+    active: Mapping[str, Ids],
     roles: Collection[str],
     cohort: Sequence[Job],
     round: int,
@@ -30,7 +30,7 @@ def screen(
     Args:
         updates: What arrived, in any order.
         layout: Names and roles of the server's tensors.
-        alive: Layer -> living pairs.
+        active: Layer -> active components.
         roles: Of the tensors that were asked for.
         cohort: The jobs that were asked.
         round: Rounds finished before this one.
@@ -47,12 +47,12 @@ def screen(
         if number and ordered[number - 1].job == update.job:
             raise InputError.of(who, "twice", "one update of each job")
         _check_counts(who, update, round)
-        _check_pairs(who, update, alive)
+        _check_components(who, update, active)
         _check_tensors(who, update, layouts[update.job], roles)
     return ordered
 
 
-def check_state(job: JobId, state: ClientState) -> None:
+def check_client_state(job: JobId, state: ClientState) -> None:
     """Whether what stays on a client can be gone on with.
 
     Raises:
@@ -77,13 +77,13 @@ def _check_counts(who: str, update: Update, round: int) -> None:
             raise InputError.of(f"{who}: {key}", value, FINITE)
 
 
-def _check_pairs(who: str, update: Update, alive: Mapping[str, Ids]) -> None:
-    if sorted(update.kept) != sorted(alive):
-        raise InputError.of(f"{who}: layers", sorted(update.kept), sorted(alive))
+def _check_components(who: str, update: Update, active: Mapping[str, Ids]) -> None:
+    if sorted(update.kept) != sorted(active):
+        raise InputError.of(f"{who}: layers", sorted(update.kept), sorted(active))
     for layer, ids in update.kept.items():
-        _check_ids(f"{who}: pairs of {layer}", ids, alive[layer])
+        _check_ids(f"{who}: pairs of {layer}", ids, active[layer])
     for layer, (ids, values) in update.scores.items():
-        _check_ids(f"{who}: scores of {layer}", ids, alive.get(layer, ()))
+        _check_ids(f"{who}: scores of {layer}", ids, active.get(layer, ()))
         if tuple(values.shape) != (len(ids),):
             raise InputError.of(f"{who}: scores of {layer}", tuple(values.shape), str((len(ids),)))
         if not bool(torch.isfinite(values).all()):

@@ -109,7 +109,7 @@ def test_the_aggregate_is_the_mean_of_the_dequantised_vectors() -> None:
 
 def logits_by_hand(federator: Federator, opened: Payload, x: Tensor) -> Tensor:
     """The toy with the weights of a payload, and nothing else of the module that trained."""
-    module, sent = federator.engine.site.module, opened.tensors
+    module, sent = federator.engine.local_trainer.module, opened.tensors
     for name in ("fc1", "fc2"):
         base = getattr(module, name).base_layer
         a, b = (sent[f"{name}.lora_{side}.default.weight"] for side in "AB")

@@ -66,7 +66,7 @@ def bits(update: Update) -> list[int]:
 def test_a_clients_messages_together_never_exceed_its_budget(rank: int, jobs: int, share: float, scored: bool) -> None:
     """For exactly the bytes that are counted; and unless all travels at 32 bits, less than one step is left over."""
     layout = wide(rank)
-    updates = [sent(layout, layout.every_pair(), (0, index), scored) for index in range(jobs)]
+    updates = [sent(layout, layout.all_components(), (0, index), scored) for index in range(jobs)]
     least = size(Quantised(budget=1 << 40).upward(layout, [dataclasses.replace(u, kept={"x": (), "y": ()}, tensors={
         name: layout.take(name, torch.zeros(layout.entries[name].shape), {"x": (), "y": ()}) for name in u.tensors
     }) for u in updates]))  # fmt: skip
@@ -80,7 +80,7 @@ def test_a_clients_messages_together_never_exceed_its_budget(rank: int, jobs: in
 
 def test_more_important_pairs_travel_more_precisely_over_layers_and_jobs() -> None:
     layout = wide(4)
-    updates = [sent(layout, layout.every_pair(), (0, index)) for index in range(2)]
+    updates = [sent(layout, layout.all_components(), (0, index)) for index in range(2)]
     made = Quantised(ratio=0.45).upward(layout, updates)
     scores = np.concatenate([values for u in updates for _, values in u.scores.values()])
     found = np.array([q for update in made for q in bits(update)])
@@ -90,7 +90,7 @@ def test_more_important_pairs_travel_more_precisely_over_layers_and_jobs() -> No
 
 def test_without_measured_scores_the_magnitudes_of_what_is_sent_decide() -> None:
     layout = wide(4)
-    update = sent(layout, layout.every_pair(), scored=False)
+    update = sent(layout, layout.all_components(), scored=False)
     found = bits(Quantised(ratio=0.45).upward(layout, [update])[0])
     norms = [
         update.tensors[f"{layer}.A"][i].norm() * update.tensors[f"{layer}.B"][:, i].norm()
@@ -103,7 +103,7 @@ def test_without_measured_scores_the_magnitudes_of_what_is_sent_decide() -> None
 
 def test_where_all_scores_tie_the_layers_get_the_same() -> None:
     layout = wide(4)
-    update = dataclasses.replace(sent(layout, layout.every_pair()), scores={"x": (tuple(range(4)), torch.zeros(4))})
+    update = dataclasses.replace(sent(layout, layout.all_components()), scores={"x": (tuple(range(4)), torch.zeros(4))})
     found = bits(Quantised(ratio=0.3).upward(layout, [update])[0])
     assert len(set(found)) == 2
     assert found[:4] == sorted(found[:4], reverse=True)
@@ -135,12 +135,12 @@ def test_a_budget_below_the_head_and_the_scalars_is_refused_in_one_line() -> Non
     with pytest.raises(
         InputError, match=r"^compression=100 bytes for client 0: allowed is at least the \d+ besides its"
     ):
-        Quantised(budget=100).upward(layout, [sent(layout, layout.every_pair())])
+        Quantised(budget=100).upward(layout, [sent(layout, layout.all_components())])
 
 
 def test_a_ratio_is_of_what_the_clients_pairs_would_have_been() -> None:
     layout = wide(6)
-    updates = [sent(layout, layout.every_pair(), (0, index)) for index in range(2)]
+    updates = [sent(layout, layout.all_components(), (0, index)) for index in range(2)]
     pairs = sum(4 * tensor.numel() for u in updates for name, tensor in u.tensors.items() if name != "head")
     besides = size(updates) - pairs
     for ratio in (0.3, 0.5, 0.8):

@@ -130,7 +130,7 @@ METHODS: dict[str, Clustering] = {
     "dbscan": DbscanGrouping(0.5, **CHANGES),
     "hdbscan": HdbscanGrouping(**CHANGES),
     "k-means with a memory": KMeansGrouping(3, memory=True, **CHANGES),
-    "oracle": OracleGrouping().knowing({job: "abc"[sum(job) % 3] for job in JOBS}),
+    "oracle": OracleGrouping().with_tasks({job: "abc"[sum(job) % 3] for job in JOBS}),
 }
 methods = pytest.mark.parametrize("name", METHODS)
 
@@ -152,13 +152,13 @@ def test_nobody_is_in_no_group(name: str) -> None:
 def test_the_oracle_groups_by_task_whatever_was_sent() -> None:
     view = view_of()
     tasks = {job: "ab"[job[1]] for job in JOBS} | {(9, 9): "c"}
-    grouping = OracleGrouping().knowing(tasks)
+    grouping = OracleGrouping().with_tasks(tasks)
     assert jobs_in(grouping(view, [update_of(view, job) for job in JOBS])) == {
         1: {job for job in JOBS if job[1] == 0},
         2: {job for job in JOBS if job[1] == 1},
     }
     assert jobs_in(grouping(view, [update_of(view, job) for job in JOBS if job[1]])) == {2: {j for j in JOBS if j[1]}}
-    assert not OracleGrouping().knowing(dict.fromkeys(JOBS, "a")).several
+    assert not OracleGrouping().with_tasks(dict.fromkeys(JOBS, "a")).several
 
 
 # ---------------------------------------------------------------------------------------------- identity

@@ -96,7 +96,7 @@ def test_a_client_that_would_run_out_of_clusters_has_its_newcomers_clustered() -
 def test_the_oracles_newcomers_join_their_task_where_it_has_a_group() -> None:
     view = view_with_groups()
     tasks = {job: "ab"[job[1]] for job in MET} | {(5, 0): "b", (6, 0): "c"}
-    found = OracleGrouping(**NEAREST).knowing(tasks)(view, [update_of(view, job) for job in sorted(tasks)])
+    found = OracleGrouping(**NEAREST).with_tasks(tasks)(view, [update_of(view, job) for job in sorted(tasks)])
     assert found.joining == {(5, 0): 2}
     assert jobs_in(found)[3] == {(6, 0)}
 

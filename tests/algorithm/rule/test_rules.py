@@ -342,5 +342,5 @@ def test_a_real_forward_pass_after_the_round_is_that_of_the_dense_mean() -> None
             dense = sum(p * 2.0 * b @ a for p, (b, a) in zip(shares, pairs, strict=True))
             named[f"{layer}.base_layer.weight"].add_(dense)  # plain's own B is zero
     x = toy_data(50, seed=9).tensors[0]
-    torch.testing.assert_close(federator.engine.site.module(x), plain(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(federator.engine.local_trainer.module(x), plain(x), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(plain(x), toy_module()[0](x), atol=0.05)

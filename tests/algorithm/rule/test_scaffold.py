@@ -20,10 +20,10 @@ from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
 from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.server_optimizer import Momentum
-from flt.client.trainer import LocalSettings, Site
+from flt.client.trainer import LocalSettings, LocalTrainer
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec, JobData
-from flt.engines.serial import Serial
+from flt.engines.serial import SerialEngine
 from flt.protocol.codec import encode
 from flt.protocol.layout import Layout
 from flt.server.aggregation import ServerAggregation
@@ -66,9 +66,9 @@ def quadratic_federator(recipe: Recipe, cohort: int, decay: float = 1.0) -> Fede
     layout = Layout.of(module)
     base = {name: module.w.detach().clone() for name in recipe.frozen(layout)}
     server = ServerAggregation(recipe, layout, len(clients), 0, base)
-    site = Site(module, layout, recipe, LocalSettings(steps=STEPS, batch_size=8), base)
+    local_trainer = LocalTrainer(module, layout, recipe, LocalSettings(steps=STEPS, batch_size=8), base)
     state = server.initial(dict(module.named_parameters()))
-    return Federator(server, clients, Serial(site, clients), FixedSize(cohort), (), ROUNDS, 3, state)
+    return Federator(server, clients, SerialEngine(local_trainer, clients), FixedSize(cohort), (), ROUNDS, 3, state)
 
 
 class ScaffoldByHand:

@@ -134,14 +134,16 @@ def test_a_layer_without_pairs_goes_through_a_whole_run(by: str, tmp_path: Path)
     for name in ("fc1.lora_B.default.weight", "fc2.lora_B.default.weight", "fc2.lora_A.default.weight"):
         moved = (group.weights[name] - before[name]).abs().sum(dim=1 if "_A" in name else 0)
         assert moved.nonzero().ravel().tolist() == ([1, 3] if "fc1" in name else [])
-    assert export(federator.engine.site.module, federator.server.layout, federator.state, tmp_path, Card()).is_dir()
+    assert export(
+        federator.engine.local_trainer.module, federator.server.layout, federator.state, tmp_path, Card()
+    ).is_dir()
 
 
 def test_without_pairs_a_layer_computes_as_its_base() -> None:
     federator = toy_federator(Recipe(Mean(), selection=Lopsided("first")), toy_clients(2))
     payload = federator.server.broadcast(federator.state, Job(0, 0, 4), [Job(0, 0, 4)])
-    site = federator.engine.site
-    site.install(payload, ClientState())
+    local_trainer = federator.engine.local_trainer
+    local_trainer.install(payload, ClientState())
     x = torch.randn(3, 8)
-    fc2 = site.module.fc2
+    fc2 = local_trainer.module.fc2
     assert torch.equal(fc2(x), fc2.base_layer(x))

@@ -15,9 +15,9 @@ from stacks import Results, Spy, assert_equal, batched, federator_of, tasks_of
 from flt.api import train
 from flt.core.errors import InputError
 from flt.engines.batched import autotune as tuning
-from flt.engines.batched.engine import Batched, BatchedSettings
-from flt.engines.process_group import Processes
-from flt.engines.serial import Serial
+from flt.engines.batched.engine import BatchedEngine, BatchedSettings
+from flt.engines.process_group import ProcessGroup
+from flt.engines.serial import SerialEngine
 from flt.run import build
 from flt.run.compose import load_config
 from flt.run.resume import configure
@@ -90,13 +90,13 @@ def test_memory_is_measured_in_bytes() -> None:
 def test_the_first_cohort_is_timed_once_and_what_was_found_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     federator = federator_of(sizes=(8, 8, 8, 8))
     tasks = tasks_of(federator)
-    told: list[Any] = []
-    engine = Batched(federator.engine.site, federator.clients, BatchedSettings(), told.append)
+    recorded: list[Any] = []
+    engine = BatchedEngine(federator.engine.local_trainer, federator.clients, BatchedSettings(), recorded.append)
     timed: list[int] = []
 
     def seconds(tasks: Sequence[Task]) -> float:
         timed.append(len(tasks))
-        seconds_of = Batched.seconds(engine, tasks)
+        seconds_of = BatchedEngine.seconds(engine, tasks)
         assert seconds_of > 0
         return {1: 1.0, 2: 0.5, 4: 0.6}[len(tasks)]
 
@@ -105,7 +105,7 @@ def test_the_first_cohort_is_timed_once_and_what_was_found_is_told(monkeypatch: 
     assert_equal(list(engine.run(iter(tasks))), list(federator.engine.run(tasks)))
     list(engine.run(iter(tasks)))
     assert timed[:3] == [1, 2, 4]
-    assert told == [{"name": "batched", "jobs": 2}]
+    assert recorded == [{"name": "batched", "jobs": 2}]
     assert spy.sizes == [2, 2, 2, 2]
 
 
@@ -115,8 +115,8 @@ def test_the_first_cohort_is_timed_once_and_what_was_found_is_told(monkeypatch: 
 def test_out_of_memory_halves_the_jobs_and_loses_none(error: RuntimeError, caplog: Any) -> None:
     federator = federator_of(sizes=(8, 8, 8, 8, 8))
     tasks = tasks_of(federator)
-    told: list[Any] = []
-    engine = Batched(federator.engine.site, federator.clients, BatchedSettings(jobs=5), told.append)
+    recorded: list[Any] = []
+    engine = BatchedEngine(federator.engine.local_trainer, federator.clients, BatchedSettings(jobs=5), recorded.append)
     fit, sizes = engine._fit, []
 
     def narrow(tasks: Sequence[Task]) -> Results:
@@ -130,7 +130,7 @@ def test_out_of_memory_halves_the_jobs_and_loses_none(error: RuntimeError, caplo
     assert sizes == [5, 2, 2, 1]
     list(engine.run(tasks))
     assert sizes[4:] == [2, 2, 1]
-    assert told == [{"name": "batched", "jobs": 2}]
+    assert recorded == [{"name": "batched", "jobs": 2}]
     assert sum("out of memory with 5 jobs" in record.message for record in caplog.records) == 1
 
 
@@ -151,16 +151,16 @@ def test_a_wrong_number_of_jobs_is_refused(key: str, value: str) -> None:
     federator = federator_of()
     cfg = load_config(["engine=batched", f"{key}={value}"])
     with pytest.raises(InputError, match=rf"^{key}={value}: .*allowed is|^{key}={value}: allowed is"):
-        build.engine(cfg, federator.engine.site, federator.clients, Processes())
+        build.engine(cfg, federator.engine.local_trainer, federator.clients, ProcessGroup())
 
 
 def test_engines_are_made_by_name() -> None:
     federator = federator_of()
     made = [
-        build.engine(load_config([f"engine={name}"]), federator.engine.site, federator.clients, Processes())
+        build.engine(load_config([f"engine={name}"]), federator.engine.local_trainer, federator.clients, ProcessGroup())
         for name in ("serial", "batched")
     ]
-    assert [type(engine) for engine in made] == [Serial, Batched]
+    assert [type(engine) for engine in made] == [SerialEngine, BatchedEngine]
 
 
 def test_the_run_records_what_was_timed_and_a_resume_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from tiny import save_bert, save_reviews
 
 from flt.api import Result, train
 from flt.core import cache
-from flt.engines.batched.engine import Batched
+from flt.engines.batched.engine import BatchedEngine
 from flt.run.compose import load_config
 
 
@@ -23,13 +23,13 @@ def test_a_run_is_the_serial_one_up_to_rounding(
     save_bert(tmp_path / "bert")
     save_reviews(tmp_path / "reviews.csv")
     spy = Spy()
-    fit = Batched._fit
+    fit = BatchedEngine._fit
 
-    def counted(engine: Batched, tasks: Any) -> Any:
+    def counted(engine: BatchedEngine, tasks: Any) -> Any:
         spy.sizes.append(len(tasks))
         return fit(engine, tasks)
 
-    monkeypatch.setattr(Batched, "_fit", counted)
+    monkeypatch.setattr(BatchedEngine, "_fit", counted)
 
     def run(*overrides: str) -> Result:
         given = [

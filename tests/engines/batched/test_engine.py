@@ -42,7 +42,7 @@ def test_sa_fedlora_is_serial_in_its_full_stage_and_stacked_afterwards() -> None
     spy = Spy().on(engine)
     list(engine.run(full))
     assert spy.sizes == []
-    assert "backbone" in (engine.reason(full[0]) or "")
+    assert "backbone" in (engine.fallback_reason(full[0]) or "")
     list(engine.run(adapter))
     assert spy.sizes == [4]
 

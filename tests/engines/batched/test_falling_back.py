@@ -15,18 +15,18 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.selection.freeze import Freeze
 from flt.client.fit import LocalFit
-from flt.core.timeout import within
+from flt.core.timeout import time_limit
 from flt.data.examples import Examples
 from flt.engines.batched import engine as batched_engine
 from flt.engines.batched.shortcut import Shortcut
 from flt.protocol.failure import Failure
-from flt.server.failure_policy import Tolerance
+from flt.server.failure_policy import FailurePolicy
 from flt.server.federator import Federator
 
 
 def test_a_fit_leaves_no_trace() -> None:
     federator = federator_of()
-    tasks, module = tasks_of(federator), federator.engine.site.module
+    tasks, module = tasks_of(federator), federator.engine.local_trainer.module
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
@@ -39,32 +39,32 @@ def test_a_fit_leaves_no_trace() -> None:
 
 def narrowed(engine: Any) -> set[str]:
     """Names of the layers that one token goes through alone, in the one block that has some."""
-    (shortcut,) = engine._proven.values()
-    named = {module: name for name, module in engine.site.module.model.named_modules()}
+    (shortcut,) = engine._verified.values()
+    named = {module: name for name, module in engine.local_trainer.module.model.named_modules()}
     return {named[layer].partition(".layer.")[2] for layer in shortcut.narrow}
 
 
 def test_tokens_that_no_head_reads_are_not_computed() -> None:
     _, _, engine = compared(federator_of())
-    model = engine.site.module.model
-    (shortcut,) = engine._proven.values()
+    model = engine.local_trainer.module.model
+    (shortcut,) = engine._verified.values()
     assert shortcut is not None
     assert shortcut.behind is model.bert.encoder.layer[-1].attention
     last = len(model.bert.encoder.layer) - 1
     assert narrowed(engine) == {f"{last}.attention.self.query", f"{last}.attention.output.dense"}
     _, _, engine = compared(federator_of(kind="gpt2"))
-    (shortcut,) = engine._proven.values()
+    (shortcut,) = engine._verified.values()
     assert shortcut is not None
     assert shortcut.behind is None
 
 
 def test_where_a_queries_layer_mixes_tokens_all_of_them_go_through_the_attention() -> None:
     federator = federator_of()
-    attention = federator.engine.site.module.model.bert.encoder.layer[-1].attention
+    attention = federator.engine.local_trainer.module.model.bert.encoder.layer[-1].attention
     dense = attention.output.dense.forward
     attention.output.dense.forward = lambda x: dense(x) + x[:, 1:2]
     _, _, engine = compared(federator)
-    (shortcut,) = engine._proven.values()
+    (shortcut,) = engine._verified.values()
     assert shortcut == Shortcut(attention)
 
 
@@ -83,7 +83,7 @@ class Drawing(torch.nn.Module):
 @pytest.mark.parametrize(("layer", "why"), [(Mixing(), "which other jobs"), (Drawing(), "random numbers")])
 def test_a_model_whose_examples_are_not_independent_falls_back(layer: Any, why: str, caplog: Any) -> None:
     federator = federator_of()
-    federator.engine.site.module.model.bert.pooler.activation = layer
+    federator.engine.local_trainer.module.model.bert.pooler.activation = layer
     tasks = tasks_of(federator)
     engine = batched(federator)
     assert_equal(list(engine.run(tasks)), list(federator.engine.run(tasks)), 0.0)
@@ -93,16 +93,16 @@ def test_a_model_whose_examples_are_not_independent_falls_back(layer: Any, why: 
 
 def test_what_belongs_to_one_job_falls_back() -> None:
     tasks = tasks_of(federator := federator_of())
-    engine, site = batched(federator), federator.engine.site
-    assert engine.reason(tasks[0]) is None
-    site.callbacks = [Callback()]
-    assert "Lightning callbacks" in (batched(federator).reason(tasks[0]) or "")
-    site.callbacks = []
-    site.module.model.dropout.p = 0.1
-    assert "dropout" in (batched(federator).reason(tasks[0]) or "")
-    site.module.model.dropout.p = 0.0
-    site.module = Toy()  # type: ignore[assignment]  # a user's
-    assert "flt's own" in (batched(federator).reason(tasks[0]) or "")
+    engine, local_trainer = batched(federator), federator.engine.local_trainer
+    assert engine.fallback_reason(tasks[0]) is None
+    local_trainer.callbacks = [Callback()]
+    assert "Lightning callbacks" in (batched(federator).fallback_reason(tasks[0]) or "")
+    local_trainer.callbacks = []
+    local_trainer.module.model.dropout.p = 0.1
+    assert "dropout" in (batched(federator).fallback_reason(tasks[0]) or "")
+    local_trainer.module.model.dropout.p = 0.0
+    local_trainer.module = Toy()  # type: ignore[assignment]  # a user's
+    assert "flt's own" in (batched(federator).fallback_reason(tasks[0]) or "")
 
 
 def test_a_local_callback_with_another_hook_falls_back() -> None:
@@ -110,7 +110,7 @@ def test_a_local_callback_with_another_hook_falls_back() -> None:
     tasks = tasks_of(federator)
     engine = batched(federator)
     assert_equal(list(engine.run(tasks)), list(federator.engine.run(tasks)), 0.0)
-    assert "on_train_batch_start" in (engine.reason(tasks[0]) or "")
+    assert "on_train_batch_start" in (engine.fallback_reason(tasks[0]) or "")
 
 
 class Hooked(Freeze):
@@ -147,13 +147,13 @@ def poisoned() -> Federator:
 
 def test_where_a_job_of_a_stack_fails_the_others_are_trained_one_by_one_to_the_bits_of_serial() -> None:
     federator = poisoned()
-    tolerance = Tolerance(min_updates=3)
-    federator.engine.bear(tolerance)
+    failure_policy = FailurePolicy(min_updates=3)
+    federator.engine.set_failure_policy(failure_policy)
     tasks = tasks_of(federator, rounds=0)
     expected = list(federator.engine.run(tasks))
     engine = batched(federator)
     spy = Spy().on(engine)
-    engine.bear(tolerance)
+    engine.set_failure_policy(failure_policy)
     found: list[Any] = list(engine.run(tasks))
     assert spy.sizes == [4]
     assert isinstance(found[2], Failure)
@@ -171,7 +171,7 @@ def test_without_tolerance_a_job_of_a_stack_that_fails_ends_the_run() -> None:
 def test_a_job_that_fails_alone_is_not_tried_a_second_time() -> None:
     federator = poisoned()
     tasks, engine = tasks_of(federator, rounds=0), batched(federator)
-    engine.bear(Tolerance(min_updates=1))
+    engine.set_failure_policy(FailurePolicy(min_updates=1))
     (failure,) = engine.run([tasks[2]])
     assert isinstance(failure, Failure)
     data: Any = federator.clients[2].data[0].dataset
@@ -182,7 +182,7 @@ def test_how_many_at_once_is_timed_when_no_job_fails_any_more() -> None:
     federator = poisoned()
     data: Any = federator.clients[2].data[0].dataset
     engine = batched(federator, jobs=None)
-    engine.bear(Tolerance(min_updates=3))
+    engine.set_failure_policy(FailurePolicy(min_updates=3))
     tasks = tasks_of(federator, rounds=0)
     assert [isinstance(outcome, Failure) for outcome in engine.run(tasks)] == [False, False, True, False]
     assert engine.jobs is None
@@ -196,11 +196,11 @@ def test_a_stack_has_the_time_of_its_jobs_together(monkeypatch: pytest.MonkeyPat
 
     def noted(seconds: float | None) -> Any:
         given.append(seconds)
-        return within(seconds)
+        return time_limit(seconds)
 
     monkeypatch.setattr(batched_engine, "within", noted)
     federator = federator_of()
     tasks, engine = tasks_of(federator, rounds=0), batched(federator)
-    engine.bear(Tolerance(min_updates=3, client_timeout=50.0))
+    engine.set_failure_policy(FailurePolicy(min_updates=3, client_timeout=50.0))
     list(engine.run(tasks))
     assert given == [200.0]

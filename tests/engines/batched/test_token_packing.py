@@ -127,14 +127,14 @@ def test_attention_outside_of_the_blocks_is_left_alone() -> None:
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama"])
 def test_no_block_sees_padding_whatever_the_encoder(kind: str) -> None:
     _, _, engine = compared(federator_of(kind=kind, sizes=(11, 6, 17, 3)))
-    (shortcut,) = engine._proven.values()
+    (shortcut,) = engine._verified.values()
     assert shortcut.packed
     assert (shortcut.behind is not None) == (kind in {"bert", "roberta", "distilbert", "electra"})
 
 
 def test_a_block_computes_real_tokens_alone() -> None:
     federator = federator_of()
-    model, seen, real = federator.engine.site.module.model, [], []
+    model, seen, real = federator.engine.local_trainer.module.model, [], []
     hooks = [
         model.register_forward_pre_hook(
             lambda module, args, kwargs: real.append(int(kwargs["attention_mask"].sum())), with_kwargs=True
@@ -153,11 +153,11 @@ def test_a_block_computes_real_tokens_alone() -> None:
 
 def test_where_a_block_mixes_neighbours_padding_stays() -> None:
     federator = federator_of()
-    output = federator.engine.site.module.model.bert.encoder.layer[0].output
+    output = federator.engine.local_trainer.module.model.bert.encoder.layer[0].output
     forward = output.forward
     output.forward = lambda x, y: forward(x, y) + F.pad(y, (0, 0, 1, 0))[:, :-1]
     _, _, engine = compared(federator)
-    (shortcut,) = engine._proven.values()
+    (shortcut,) = engine._verified.values()
     assert not shortcut.packed
 
 
@@ -166,7 +166,7 @@ def test_texts_one_by_one_are_not_taken_for_what_several_would_do(jobs: int | No
     """ModernBERT's residual adds the first token alone to all tokens: right for one text, wrong for several."""
     federator = federator_of(kind="modernbert", sizes=(5, 6, 7, 4), batch_size=1)
     _, _, engine = compared(federator, jobs)
-    (shortcut,) = engine._proven.values()
+    (shortcut,) = engine._verified.values()
     assert shortcut.behind is None
 
 
@@ -196,7 +196,7 @@ def test_the_proof_sees_padding_that_no_text_is_cut_for() -> None:
 
 def test_an_engine_without_a_fused_attention_keeps_its_padding() -> None:
     federator = federator_of()
-    federator.engine.site.module.model.set_attn_implementation("eager")
+    federator.engine.local_trainer.module.model.set_attn_implementation("eager")
     _, _, engine = compared(federator)
-    (shortcut,) = engine._proven.values()
+    (shortcut,) = engine._verified.values()
     assert not shortcut.packed

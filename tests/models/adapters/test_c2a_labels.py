@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from flt.core.errors import InputError
 from flt.data.clients import JobData
 from flt.models.adapters.c2a import C2ASettings, HyperNetwork
-from flt.models.adapters.client_context import at_client, knowing
+from flt.models.adapters.client_context import at_client, client_aware_modules
 
 # ---------------------------------------------------------------------------------------------- labels
 
@@ -40,7 +40,7 @@ def test_the_batchs_labels_count_while_training_and_never_at_test() -> None:
     model.eval()
     assert torch.equal(logits(model, batch), logits(model, others))
     assert distribution_of(model) == UNIFORM
-    with at_client(knowing(model), job(1, 0, 3)):
+    with at_client(client_aware_modules(model), job(1, 0, 3)):
         assert distribution_of(model) == UNIFORM
 
 
@@ -50,14 +50,14 @@ def test_a_clients_histogram_counts_as_long_as_its_job_lasts() -> None:
         model.train(training)
         without = logits(model, batch)
         assert distribution_of(model) == UNIFORM
-        with at_client(knowing(model), job(1, 0, 3)):
+        with at_client(client_aware_modules(model), job(1, 0, 3)):
             assert distribution_of(model) == [0.25, 0, 0.75]
             assert not torch.allclose(logits(model, batch), without, atol=1e-3)
         assert distribution_of(model) == UNIFORM
-    with pytest.raises(ZeroDivisionError), at_client(knowing(model), job(1, 0, 3)):
+    with pytest.raises(ZeroDivisionError), at_client(client_aware_modules(model), job(1, 0, 3)):
         _ = 1 / 0
     assert distribution_of(model) == UNIFORM
-    with at_client(knowing(model), job(2)):  # the rarest classes are nobody's in this task
+    with at_client(client_aware_modules(model), job(2)):  # the rarest classes are nobody's in this task
         assert distribution_of(model) == [1, 0, 0]
 
 
@@ -76,7 +76,7 @@ def test_labels_that_the_model_isnt_given_come_from_the_batch_until_the_job_ends
     model, given = adapted().train(), batch_of("bert")
     del given["labels"]
     network = next(sub for sub in model.modules() if isinstance(sub, HyperNetwork))
-    with at_client(knowing(model), job(1)):
+    with at_client(client_aware_modules(model), job(1)):
         network.enter_batch(batch)
         logits(model, given)
         assert distribution_of(model) == expected
@@ -95,17 +95,20 @@ def test_the_batchs_labels_are_missed_in_one_line_and_only_where_they_are_wanted
 
 def test_a_client_without_counts_is_refused_where_they_are_wanted() -> None:
     message = r"^adapter.label_source=client: a client's data has no label_counts; allowed is batch"
-    with pytest.raises(InputError, match=message), at_client(knowing(adapted(label_source="client")), job()):
+    with (
+        pytest.raises(InputError, match=message),
+        at_client(client_aware_modules(adapted(label_source="client")), job()),
+    ):
         pass
     for settled in (adapted(), adapted(label_source="client", use_label=False)):
-        with at_client(knowing(settled), job()):
+        with at_client(client_aware_modules(settled), job()):
             pass
 
 
 def test_labels_that_are_no_classes_of_the_model_are_refused() -> None:
-    told = knowing(adapted(label_source="client"))
+    client_aware = client_aware_modules(adapted(label_source="client"))
     message = r"^adapter.label_source=client: the model has 3 classes, and a client's data 4; allowed is batch"
-    with pytest.raises(InputError, match=message), at_client(told, job(1, 0, 0, 1)):
+    with pytest.raises(InputError, match=message), at_client(client_aware, job(1, 0, 0, 1)):
         pass
 
 

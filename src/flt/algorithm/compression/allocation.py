@@ -51,33 +51,33 @@ def allocate(scores: Sequence[float], lengths: Sequence[Sequence[int]], budget: 
     weights = list(scores) if len(set(scores)) > 1 else [1.0] * len(scores)
     lowest = [cost(of, BITS[0]) for of in lengths]
     kept, left = set(range(len(weights))), budget - sum(lowest)
-    order = sorted(kept, key=lambda pair: (weights[pair], -pair))
-    for pair in order:
+    order = sorted(kept, key=lambda component: (weights[component], -component))
+    for component in order:
         if left >= 0:
             break
-        kept.remove(pair)
-        left += lowest[pair]
-    for pair in reversed(order):  # a long pair may have gone after short ones that now fit
-        if pair not in kept and lowest[pair] <= left:
-            kept.add(pair)
-            left -= lowest[pair]
-    bits = [BITS[0] if pair in kept else DROPPED for pair in range(len(weights))]
-    steps = [step for pair in kept if (step := _step(weights[pair], lengths[pair], 1, pair))]
+        kept.remove(component)
+        left += lowest[component]
+    for component in reversed(order):  # a long pair may have gone after short ones that now fit
+        if component not in kept and lowest[component] <= left:
+            kept.add(component)
+            left -= lowest[component]
+    bits = [BITS[0] if component in kept else DROPPED for component in range(len(weights))]
+    steps = [step for component in kept if (step := _step(weights[component], lengths[component], 1, component))]
     heapq.heapify(steps)
     while steps:
-        _, level, pair = heapq.heappop(steps)
-        price = cost(lengths[pair], _LADDER[level + 1]) - cost(lengths[pair], _LADDER[level])
+        _, level, component = heapq.heappop(steps)
+        price = cost(lengths[component], _LADDER[level + 1]) - cost(lengths[component], _LADDER[level])
         if price <= left:
-            bits[pair], left = _LADDER[level + 1], left - price
-            if step := _step(weights[pair], lengths[pair], level + 1, pair):
+            bits[component], left = _LADDER[level + 1], left - price
+            if step := _step(weights[component], lengths[component], level + 1, component):
                 heapq.heappush(steps, step)
     return bits
 
 
-def _step(weight: float, lengths: Sequence[int], level: int, pair: int) -> tuple[float, int, int] | None:
+def _step(weight: float, lengths: Sequence[int], level: int, component: int) -> tuple[float, int, int] | None:
     """(minus the gain per byte of the step up from a level, the level, the pair); None at the highest."""
     if level + 1 == len(_LADDER):
         return None
     low, high = _LADDER[level], _LADDER[level + 1]
     price, gain = cost(lengths, high) - cost(lengths, low), weight * (utility(high) - utility(low))
-    return (-gain / price if price > 0 else -float("inf"), level, pair)
+    return (-gain / price if price > 0 else -float("inf"), level, component)

@@ -20,7 +20,7 @@ from torch import Tensor
 from flt.algorithm.compression.allocation import DROPPED, allocate
 from flt.core.errors import InputError
 from flt.protocol.codec import encoded_size
-from flt.protocol.layout import PAIRS, Layout
+from flt.protocol.layout import LORA_FACTORS, Layout
 from flt.protocol.messages import Ids, Payload, Update
 from flt.protocol.packing import Place, closed_payload, closed_update, vectors
 from flt.protocol.quantise import BITS
@@ -65,7 +65,7 @@ class _Packing(abc.ABC):
     down: bool = False
 
     packs: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = PAIRS
+    needs: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
     @abc.abstractmethod
     def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload], besides: int) -> int | None:
@@ -83,7 +83,7 @@ class _Packing(abc.ABC):
         Raises:
             InputError: What has to travel besides the pairs is more than the budget.
         """
-        if not _has_pairs(layout, updates[0]):
+        if not _has_components(layout, updates[0]):
             return updates
         places = [_places(layout, update, update.kept) for update in updates]
         besides = _besides(layout, updates, places, closed_update)
@@ -97,7 +97,7 @@ class _Packing(abc.ABC):
         Raises:
             InputError: What has to travel besides the pairs is more than the budget.
         """
-        if not self.down or not _has_pairs(layout, payload):
+        if not self.down or not _has_components(layout, payload):
             return payload
         places = _places(layout, payload, payload.held)
         besides = _besides(layout, [payload], [places], closed_payload)
@@ -230,11 +230,13 @@ def _size(messages: Sequence[Payload] | Sequence[Update]) -> int:
     return sum(encoded_size(message) for message in messages)
 
 
-def _places(layout: Layout, message: Payload | Update, pairs: Mapping[str, Sequence[int]]) -> dict[Place, list[int]]:
+def _places(
+    layout: Layout, message: Payload | Update, components: Mapping[str, Sequence[int]]
+) -> dict[Place, list[int]]:
     """Each pair of a message -> the lengths of its vectors."""
     names = list(message.tensors)
-    lengths = {layer: [length for _, length in vectors(layout, names, layer)] for layer in pairs}
-    return {(layer, at): lengths[layer] for layer, ids in pairs.items() for at in range(len(ids))}
+    lengths = {layer: [length for _, length in vectors(layout, names, layer)] for layer in components}
+    return {(layer, at): lengths[layer] for layer, ids in components.items() for at in range(len(ids))}
 
 
 def _measured(layout: Layout, update: Update) -> dict[Place, float]:
@@ -242,15 +244,15 @@ def _measured(layout: Layout, update: Update) -> dict[Place, float]:
     found: dict[Place, float] = {}
     for layer, ids in update.kept.items():
         if update.scores:
-            known = _by_pair(*update.scores.get(layer, ((), torch.zeros(0))))
-            its = [known.get(pair, 0.0) for pair in ids]
+            known = _by_component(*update.scores.get(layer, ((), torch.zeros(0))))
+            its = [known.get(component, 0.0) for component in ids]
         else:
             its = _magnitudes(layout, update, layer)
         found |= {(layer, at): score if math.isfinite(score) else 0.0 for at, score in enumerate(its)}
     return found
 
 
-def _by_pair(ids: Ids, values: Tensor) -> dict[int, float]:
+def _by_component(ids: Ids, values: Tensor) -> dict[int, float]:
     return dict(zip(ids, values.tolist(), strict=True))
 
 
@@ -263,5 +265,5 @@ def _magnitudes(layout: Layout, update: Update, layer: str) -> list[float]:
     return torch.stack(norms).prod(dim=0).tolist()
 
 
-def _has_pairs(layout: Layout, message: Payload | Update) -> bool:
-    return not set(layout.names(PAIRS)).isdisjoint(message.tensors)
+def _has_components(layout: Layout, message: Payload | Update) -> bool:
+    return not set(layout.names(LORA_FACTORS)).isdisjoint(message.tensors)

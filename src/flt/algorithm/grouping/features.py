@@ -8,11 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from flt.algorithm.view import View
-from flt.protocol.layout import PAIRS, TRAVELLING, Layout
+from flt.protocol.layout import LORA_FACTORS, TRAVELLING, Layout
 from flt.protocol.messages import Update
 
 TENSORS = ("all", "lora")
-LORA = (*PAIRS, "adapter")
+LORA = (*LORA_FACTORS, "adapter")
 """Roles of ``lora``: the adapter, whatever its kind, without the head."""
 
 
@@ -113,8 +113,8 @@ def unit(features: np.ndarray) -> np.ndarray:
 
 
 def _flat(view: View, tensors: Mapping[str, Tensor], names: Sequence[str]) -> np.ndarray:
-    living = (view.layout.take(name, tensors[name], view.state.alive) for name in names)
-    return _joined(tensor.float().numpy().ravel() for tensor in living)
+    active = (view.layout.take(name, tensors[name], view.state.active) for name in names)
+    return _joined(tensor.float().numpy().ravel() for tensor in active)
 
 
 def _changed(view: View, update: Update, names: Sequence[str]) -> np.ndarray:

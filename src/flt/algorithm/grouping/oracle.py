@@ -28,7 +28,7 @@ class OracleGrouping(Clustering):
         """Whether the number of clusters is found, and not given."""
         return False
 
-    def knowing(self, tasks: Mapping[JobId, str]) -> KnowingOracle:
+    def with_tasks(self, tasks: Mapping[JobId, str]) -> KnowingOracle:
         """The grouping that knows the task of each job."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return KnowingOracle(**given, tasks=dict(tasks))

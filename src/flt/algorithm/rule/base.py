@@ -58,7 +58,7 @@ class Rule(abc.ABC):
     """Each round begins with an adapter that was drawn anew."""
     combines: ClassVar[tuple[str, ...]] = ()
     """Roles without which the rule has nothing to combine: they have to train and to travel."""
-    mixes_pairs: ClassVar[bool] = False
+    mixes_components: ClassVar[bool] = False
     """Pairs are new mixtures of those that were sent: what was known of one says nothing of it any more."""
     whole: ClassVar[str] = ""
     """Why the rule has no meaning where clients send different pairs; empty where it has."""

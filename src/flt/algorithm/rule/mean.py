@@ -13,7 +13,7 @@ from flt.algorithm.low_rank import product_norm
 from flt.algorithm.rule.base import WEIGHTS, Combined, Summable, Totals, add
 from flt.algorithm.view import View
 from flt.core.errors import InputError
-from flt.protocol.layout import PAIRS
+from flt.protocol.layout import LORA_FACTORS
 from flt.protocol.messages import Update
 
 NORM = "norm"
@@ -55,7 +55,7 @@ class Mean(Summable):
     @property
     def needs(self) -> tuple[str, ...]:
         """Roles that the module must have: pairs, to weigh by their norms."""
-        return PAIRS if self.weights == NORM else ()
+        return LORA_FACTORS if self.weights == NORM else ()
 
     def summand(self, view: View, update: Update, totals: Totals) -> None:
         """Adds weight * value, and the weight, per entry."""
@@ -65,7 +65,7 @@ class Mean(Summable):
             start = view.sent(update.job, name)
             fill = start if self.pad == "update" else torch.zeros_like(start)
             # pairs that don't live keep what they hold, under any padding: a budget that rises wakes them
-            counts = view.layout.mask(name, update.kept if self.pad == "none" else view.state.alive, start)
+            counts = view.layout.mask(name, update.kept if self.pad == "none" else view.state.active, start)
             add(totals, ("value", name), weight * view.layout.put(name, fill, update.kept, part).double())
             add(totals, ("weight", name), weight * counts.double())
             if self.pad == "sent":

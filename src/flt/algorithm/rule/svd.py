@@ -32,7 +32,7 @@ class Svd(Rule):
     """
 
     combines: ClassVar[tuple[str, ...]] = ("A", "B")
-    mixes_pairs: ClassVar[bool] = True
+    mixes_components: ClassVar[bool] = True
     one_group: ClassVar[str] = "each group's pairs would be mixtures of its own, which can't be compared"
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
@@ -41,15 +41,15 @@ class Svd(Rule):
         for name, layer in view.layout.layers.items():
             if not any(update.kept[name] for update in updates):
                 continue
-            left, right = self._cut(layer, updates, len(view.state.alive[name]))
-            held = {name: view.state.alive[name][: left.shape[1]]}
+            left, right = self._cut(layer, updates, len(view.state.active[name]))
+            held = {name: view.state.active[name][: left.shape[1]]}
             new[layer.b] = view.layout.put(layer.b, torch.zeros_like(new[layer.b]), held, left)
             new[layer.a] = view.layout.put(layer.a, new[layer.a], held, right)  # pairs beyond go on from B = 0
         return Combined(new)
 
-    def _cut(self, layer: Layer, updates: Sequence[Update], pairs: int) -> tuple[Tensor, Tensor]:
+    def _cut(self, layer: Layer, updates: Sequence[Update], components: int) -> tuple[Tensor, Tensor]:
         """Factors (out, m) and (m, in) of the mean product, m at most ``pairs``."""
         total = sum(self.weight(update) for update in updates)
         columns = [self.weight(u) / total * u.tensors[layer.b].double() for u in updates]
         left, _, right = factors(torch.cat(columns, dim=1), torch.cat([u.tensors[layer.a].double() for u in updates]))
-        return left[:, :pairs], right[:pairs]
+        return left[:, :components], right[:components]

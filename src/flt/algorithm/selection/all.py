@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from lightning.pytorch import Callback
 
-from flt.algorithm.selection.top import Pairs
+from flt.algorithm.selection.top import ComponentIds
 from flt.algorithm.view import View
 from flt.client.fit import LocalFit
 from flt.core.errors import InputError
@@ -25,9 +25,9 @@ class All:
     personal: ClassVar[bool] = False
     freezes: ClassVar[bool] = False
 
-    def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
+    def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
         """(held, kept) pair ids of a job."""
-        return dict(view.state.alive), dict(view.state.alive)
+        return dict(view.state.active), dict(view.state.active)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """What changes local training: nothing."""

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from flt.algorithm.selection.top import Pairs, _Top
+from flt.algorithm.selection.top import ComponentIds, _Top
 from flt.algorithm.view import View
 from flt.client.fit import LocalCallback, LocalFit
 from flt.protocol.job import Job
@@ -23,16 +23,16 @@ class Freeze(_Top):
 
     freezes: ClassVar[bool] = True
 
-    def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
+    def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
         """(held, kept) pair ids of a job."""
-        return dict(view.state.alive), self._top(view, job, cohort)
+        return dict(view.state.active), self._top(view, job, cohort)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """What changes local training: the pairs that aren't kept stand still."""
-        return [FrozenPairs(fit)]
+        return [FrozenComponents(fit)]
 
 
-class FrozenPairs(LocalCallback):
+class FrozenComponents(LocalCallback):
     """Keeps the pairs that a job holds but doesn't train bit-identical, whatever the optimiser.
 
     Zeroing their gradients isn't enough: weight decay and moments move them all the same, so the rows are put back

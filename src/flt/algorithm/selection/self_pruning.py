@@ -16,7 +16,7 @@ from flt.algorithm.view import View
 from flt.client.fit import LocalCallback, LocalFit
 from flt.core.errors import InputError
 from flt.protocol.job import Job
-from flt.protocol.layout import PAIRS
+from flt.protocol.layout import LORA_FACTORS
 from flt.protocol.messages import Ids, JobId, Update
 
 RANK = "rank"
@@ -38,10 +38,10 @@ class SelfPruning:
         penalty: lambda, the weight of the tail's norm in the local loss.
     """
 
-    needs: ClassVar[tuple[str, ...]] = PAIRS
+    needs: ClassVar[tuple[str, ...]] = LORA_FACTORS
     personal: ClassVar[bool] = False
     freezes: ClassVar[bool] = False
-    together: ClassVar[tuple[str, ...]] = PAIRS
+    together: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
     gamma: float = 0.99
     penalty: float = 5e-3
@@ -55,7 +55,7 @@ class SelfPruning:
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[dict[str, Ids], dict[str, Ids]]:
         """(held, kept) pair ids of a job."""
         rank = min(job.rank, view.state.ranks.get(job.id, job.rank))
-        first = {name: ids[:rank] for name, ids in view.state.alive.items()}
+        first = {name: ids[:rank] for name, ids in view.state.active.items()}
         return first, first
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:

@@ -14,12 +14,12 @@ _P = TypeVar("_P", int, tuple[str, int])
 
 
 def deal(
-    alive: Sequence[_P], job: Job, cohort: Sequence[Job], generator: np.random.Generator, layers: int = 1
+    active: Sequence[_P], job: Job, cohort: Sequence[Job], generator: np.random.Generator, layers: int = 1
 ) -> tuple[_P, ...]:
     """Deals shuffled pairs to the cohort's jobs in turn, like cards, and returns this job's hand.
 
     Args:
-        alive: Living pairs.
+        active: Active components.
         job: The job to deal to; its hand has ``layers`` times its rank, and at most all of them.
         cohort: All jobs of the round; the order in which they are listed doesn't matter.
         generator: A NumPy generator in the same state for every job of the round.
@@ -32,10 +32,10 @@ def deal(
         >>> sorted(hands[0] + hands[1])
         [0, 1, 2, 3]
     """
-    shuffled = [alive[i] for i in generator.permutation(len(alive))]
-    before = sum(min(layers * other.rank, len(alive)) for other in cohort if other.id < job.id)
-    hand = min(layers * job.rank, len(alive))
-    return tuple(sorted(shuffled[(before + i) % len(alive)] for i in range(hand)))
+    shuffled = [active[i] for i in generator.permutation(len(active))]
+    before = sum(min(layers * other.rank, len(active)) for other in cohort if other.id < job.id)
+    hand = min(layers * job.rank, len(active))
+    return tuple(sorted(shuffled[(before + i) % len(active)] for i in range(hand)))
 
 
 def explored(ranking: Sequence[_P], count: int, share: float, generator: np.random.Generator) -> tuple[_P, ...]:

@@ -13,13 +13,13 @@ from flt.algorithm.selection.sets import deal, explored
 from flt.algorithm.view import View
 from flt.core.errors import InputError
 from flt.protocol.job import Job
-from flt.protocol.layout import PAIRS
+from flt.protocol.layout import LORA_FACTORS
 from flt.protocol.messages import Ids, JobId, Update
 
-Pairs = dict[str, Ids]
+ComponentIds = dict[str, Ids]
 
 
-Pair = tuple[str, int]
+Component = tuple[str, int]
 """Layer and pair id."""
 
 
@@ -61,7 +61,7 @@ class _Top:
     scope: str = "layer"
     scores: str = "server"
 
-    needs: ClassVar[tuple[str, ...]] = PAIRS
+    needs: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
     def __post_init__(self) -> None:
         for key, allowed in (("by", ORDERS), ("scope", SCOPES), ("scores", SOURCES)):
@@ -89,23 +89,23 @@ class _Top:
         """Every job keeps its rank."""
         return {}
 
-    def _top(self, view: View, job: Job, cohort: Sequence[Job]) -> Pairs:
-        layers = [[(name, pair) for pair in ids] for name, ids in view.state.alive.items()]
-        pools = layers if self.scope == "layer" else [[pair for pairs in layers for pair in pairs]]
+    def _top(self, view: View, job: Job, cohort: Sequence[Job]) -> ComponentIds:
+        layers = [[(name, component) for component in ids] for name, ids in view.state.active.items()]
+        pools = layers if self.scope == "layer" else [[component for components in layers for component in components]]
         scores = {name: known.tolist() for name, known in self._scores(view, job).items()}
         shares = [self._share(view, job, cohort, number, pool, scores) for number, pool in enumerate(pools)]
-        chosen = {pair for share in shares for pair in share}
-        return {name: tuple(i for i in ids if (name, i) in chosen) for name, ids in view.state.alive.items()}
+        chosen = {component for share in shares for component in share}
+        return {name: tuple(i for i in ids if (name, i) in chosen) for name, ids in view.state.active.items()}
 
     def _share(
-        self, view: View, job: Job, cohort: Sequence[Job], number: int, pool: Sequence[Pair], scores: Scores
-    ) -> Sequence[Pair]:
+        self, view: View, job: Job, cohort: Sequence[Job], number: int, pool: Sequence[Component], scores: Scores
+    ) -> Sequence[Component]:
         """What a job gets of a pool of living pairs: those of one layer, or all."""
-        layers = 1 if self.scope == "layer" else len(view.state.alive)
+        layers = 1 if self.scope == "layer" else len(view.state.active)
         count = min(layers * job.rank, len(pool))
         if self.by == "first":
             return pool[:count]
-        known = {(name, pair): scores[name][pair] for name, pair in pool}
+        known = {(name, component): scores[name][component] for name, component in pool}
         if self.by == "random" or len(set(known.values())) < 2:
             return deal(pool, job, cohort, view.generator(number), layers)
         ranking = sorted(pool, key=known.__getitem__, reverse=True)  # stable: ties by the lowest layer and id

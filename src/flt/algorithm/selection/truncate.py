@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lightning.pytorch import Callback
 
-from flt.algorithm.selection.top import Pairs, _Top
+from flt.algorithm.selection.top import ComponentIds, _Top
 from flt.algorithm.view import View
 from flt.client.fit import LocalFit
 from flt.protocol.job import Job
@@ -17,7 +17,7 @@ from flt.protocol.job import Job
 class Truncate(_Top):
     """A job holds, trains and sends its top r_k only: its model is smaller than the server's (HAFL)."""
 
-    def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[Pairs, Pairs]:
+    def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
         """(held, kept) pair ids of a job."""
         top = self._top(view, job, cohort)
         return top, top

@@ -77,7 +77,7 @@ def rank_map(layout: Layout, state: ServerState, updates: Sequence[Update]) -> F
     figure = new_figure(width, 1.7 + row_height(layers) * layers, f"Pairs after round {state.rounds}")
     pruned = _pruned(layout, state)
     panels = figure.subplots(1, 1 + len(scores), sharey=True, squeeze=False)[0]
-    _trained(panels[0], _clients_per_pair(layout, updates))
+    _trained(panels[0], _clients_per_component(layout, updates))
     for axes, (gid, values) in zip(panels[1:], scores.items(), strict=True):
         _importance(axes, values, "importance" if len(scores) == 1 else f"importance in group {gid}")
     for axes in panels:
@@ -142,12 +142,17 @@ def _first_clients(clients: Mapping[int, ClientSpec]) -> list[ClientSpec]:
     return ordered[: max(1, int((jobs <= ROWS).sum()))]
 
 
-def _clients_per_pair(layout: Layout, updates: Sequence[Update]) -> np.ndarray:
+def _clients_per_component(layout: Layout, updates: Sequence[Update]) -> np.ndarray:
     """How many clients trained each pair, (layers, rank); NaN where a layer has no such pair."""
-    sets = {(u.job[0], layer, pair) for u in updates for layer, pairs in u.kept.items() for pair in pairs}
+    sets = {
+        (u.job[0], layer, component)
+        for u in updates
+        for layer, components in u.kept.items()
+        for component in components
+    }
     counts = {name: np.zeros(layer.rank) for name, layer in layout.layers.items()}
-    for _, layer, pair in sets:
-        counts[layer][pair] += 1
+    for _, layer, component in sets:
+        counts[layer][component] += 1
     return padded(list(counts.values()))
 
 
@@ -158,8 +163,8 @@ def _scores(layout: Layout, state: ServerState, gid: int) -> np.ndarray:
 
 def _pruned(layout: Layout, state: ServerState) -> np.ndarray:
     """True where a pair lives no more, (layers, rank)."""
-    alive = [np.isin(np.arange(layer.rank), state.alive[name]) for name, layer in layout.layers.items()]
-    return padded(alive) == 0
+    active = [np.isin(np.arange(layer.rank), state.active[name]) for name, layer in layout.layers.items()]
+    return padded(active) == 0
 
 
 def _peopled(state: ServerState) -> list[int]:

@@ -14,19 +14,19 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from flt.client.fit import LocalFit
-from flt.client.trainer import Site
+from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError
-from flt.core.quiet import alone, interruptible, quiet
-from flt.core.timeout import ClientTimeoutError, within
+from flt.core.quiet import keyboard_interrupts_pass, quiet, single_process
+from flt.core.timeout import ClientTimeoutError, time_limit
 from flt.data.clients import ClientSpec
 from flt.data.examples import Collate
 from flt.engines.batched import autotune as tuning
-from flt.engines.batched import verify as proof
+from flt.engines.batched import verify as verify
 from flt.engines.batched.adapters import Stack, layers
 from flt.engines.batched.batches import Steps, Unstackable
 from flt.engines.batched.module import JobCallbacks, StackedJob, StackedModule
 from flt.engines.batched.shortcut import Shortcut
-from flt.engines.serial import Serial
+from flt.engines.serial import SerialEngine
 from flt.models.causal import CausalModule
 from flt.models.module import ClientModule
 from flt.protocol.failure import Failure
@@ -57,14 +57,14 @@ class BatchedSettings:
             raise InputError.of("engine.jobs", self.jobs, "an integer >= 1, or null")
 
 
-class Batched(Serial):
+class BatchedEngine(SerialEngine):
     """Trains several jobs at once: what comes out is the serial engine's up to rounding.
 
     What can't be stacked is trained serially instead, which is said once: a user's own module or callbacks, dropout,
     layers that aren't linear, rounds in which the whole model trains.
 
     Args:
-        site: The resident module.
+        local_trainer: The resident module.
         clients: Client id -> its data.
         settings: How many jobs at once.
         found: Told the settings when how many was timed, or memory didn't suffice.
@@ -74,16 +74,16 @@ class Batched(Serial):
 
     def __init__(
         self,
-        site: Site,
+        local_trainer: LocalTrainer,
         clients: Mapping[int, ClientSpec],
         settings: BatchedSettings | None = None,
         found: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        super().__init__(site, clients, settings or BatchedSettings(), found)
+        super().__init__(local_trainer, clients, settings or BatchedSettings(), found)
         self.jobs = self.settings.jobs
         self._said: set[str] = set()
-        self._proven: dict[tuple[str, ...], Shortcut | None] = {}
-        self._proven_of: dict[tuple[str, ...], int] = {}
+        self._verified: dict[tuple[str, ...], Shortcut | None] = {}
+        self._verified_with: dict[tuple[str, ...], int] = {}
         """Of how many jobs at once it was asked: one says nothing of several."""
         self._refused: dict[tuple[str, ...], str] = {}
 
@@ -92,7 +92,7 @@ class Batched(Serial):
         tasks = iter(tasks)
         if self.jobs is None:
             first = list(itertools.islice(tasks, 1))
-            if first and self.reason(first[0]) is None:
+            if first and self.fallback_reason(first[0]) is None:
                 first += itertools.islice(tasks, tuning.MOST - 1)
                 self._time(first)
             tasks = itertools.chain(first, tasks)
@@ -104,14 +104,14 @@ class Batched(Serial):
         found: dict[int, Outcome] = {}
         for i, task in enumerate(tasks):
             if i not in found:
-                alone = self.reason(task) is not None
+                alone = self.fallback_reason(task) is not None
                 its = [j for j in range(i, i + 1 if alone else len(tasks)) if self._kind(tasks[j]) == self._kind(task)]
                 found |= zip(its, self._together([tasks[j] for j in its]), strict=True)
             yield found.pop(i)
 
     def _together(self, tasks: Sequence[Task]) -> list[Outcome]:
         """What several tasks yield: out of memory they go in halves, and where one fails, one after another."""
-        if self.reason(tasks[0]) is not None:
+        if self.fallback_reason(tasks[0]) is not None:
             return list(super().run(tasks))
         parts, failed = [tasks], list[Outcome]()
         try:
@@ -122,9 +122,9 @@ class Batched(Serial):
             if len(tasks) > 1 and isinstance(error, RuntimeError) and tuning.is_out_of_memory(error):
                 half = len(tasks) // 2
                 parts = [tasks[i : i + half] for i in range(0, len(tasks), half)]
-            elif self.tolerance.strict and not isinstance(error, ClientTimeoutError):
+            elif self.failure_policy.strict and not isinstance(error, ClientTimeoutError):
                 raise
-            elif len(tasks) == 1 and not self.tolerance.strict:
+            elif len(tasks) == 1 and not self.failure_policy.strict:
                 failed = [Failure.of(tasks[0].payload.job, error)]
             else:
                 parts = []  # which of them failed, or took too long, only single fits show
@@ -141,12 +141,12 @@ class Batched(Serial):
             _log.warning("out of memory with %d jobs at once; engine=batched goes on with %d", before, jobs)
             self._found(jobs)
 
-    def settle(self, jobs: int) -> None:
+    def set_jobs(self, jobs: int) -> None:
         """Takes over how many jobs at once other processes found best, since rounding depends on it."""
         if jobs != self.jobs:
             self._found(jobs)
 
-    def reason(self, task: Task) -> str | None:
+    def fallback_reason(self, task: Task) -> str | None:
         """Why jobs like this one are trained one after another, said once; None where they are stacked."""
         train = task.payload.plan.train
         if train not in self._refused:
@@ -162,16 +162,16 @@ class Batched(Serial):
         return why
 
     def _check(self, train: Sequence[str]) -> None:
-        site, module = self.site, self.site.module
+        local_trainer, module = self.local_trainer, self.local_trainer.module
         if type(module) not in (ClientModule, CausalModule):
             raise Unstackable(f"{type(module).__name__} isn't flt's own module")
-        if site.callbacks:
+        if local_trainer.callbacks:
             raise Unstackable("your Lightning callbacks belong to the fit of one job")
-        if site.told:
-            raise Unstackable(f"{type(site.told[0]).__name__} computes with the figures of one client")
+        if local_trainer.client_aware:
+            raise Unstackable(f"{type(local_trainer.client_aware[0]).__name__} computes with the figures of one client")
         if set(train) - set(TRAVELLING):
             raise Unstackable("the backbone itself changes")
-        layers(module, site.layout)
+        layers(module, local_trainer.layout)
         for sub in module.modules():
             if isinstance(sub, nn.modules.dropout._DropoutNd) and sub.p > 0 and sub.training:
                 raise Unstackable("dropout draws anew for each job")
@@ -182,8 +182,8 @@ class Batched(Serial):
 
     def _fit(self, tasks: Sequence[Task]) -> list[Result]:
         """Trains tasks together."""
-        with self.site.leaving_no_trace():
-            jobs, stack = self._stacked(tasks, self.site.evaluate)
+        with self.local_trainer.leaving_no_trace():
+            jobs, stack = self._stacked(tasks, self.local_trainer.evaluate)
             with self._within(len(tasks)):
                 module = self._train(jobs, stack)
                 for job, loss in zip(jobs, module.train_losses(len(jobs)), strict=True):
@@ -193,7 +193,7 @@ class Batched(Serial):
 
     def _within(self, jobs: int) -> AbstractContextManager[None]:
         """The time that so many jobs may take one after another: which of them is slow, only single fits show."""
-        return within(None if self.site.timeout is None else self.site.timeout * jobs)
+        return time_limit(None if self.local_trainer.timeout is None else self.local_trainer.timeout * jobs)
 
     def seconds(self, tasks: Sequence[Task]) -> float:
         """Times a few steps of a fit that leaves no trace.
@@ -202,7 +202,7 @@ class Batched(Serial):
             Seconds per step and job.
         """
         clock = tuning.Clock()
-        with self.site.leaving_no_trace(), self._within(len(tasks)):
+        with self.local_trainer.leaving_no_trace(), self._within(len(tasks)):
             self._train(*self._stacked(tasks, lambda dataset: {}), tuning.STEPS, [clock])
         return clock.seconds / len(tasks)
 
@@ -210,23 +210,25 @@ class Batched(Serial):
         self, tasks: Sequence[Task], evaluate: Callable[[Dataset], dict[str, float]]
     ) -> tuple[list[StackedJob], Stack]:
         """Installs and evaluates each job's model in turn, and stacks what was put into the module."""
-        site, jobs = self.site, []
+        local_trainer, jobs = self.local_trainer, []
         for task in tasks:
             client, index = task.payload.job
-            data, payload = self.clients[client].data[index], opened_payload(task.payload, site.layout)
-            site.seed(task.seed)
-            site.install(payload, task.private, data.head)
-            tensors = {name: site.parameters[name].detach() for name in site.layout.names(TRAVELLING)}
-            held_out = data.validation_set(site.settings.eval_examples)
+            data, payload = self.clients[client].data[index], opened_payload(task.payload, local_trainer.layout)
+            local_trainer.seed(task.seed)
+            local_trainer.install(payload, task.private, data.head)
+            tensors = {name: local_trainer.parameters[name].detach() for name in local_trainer.layout.names(TRAVELLING)}
+            held_out = data.validation_set(local_trainer.settings.eval_examples)
             metrics = {f"distributed/{key}": value for key, value in evaluate(held_out).items()}
-            start = {name: tensors[name] for name in site.layout.names(payload.plan.train)}
-            fit = LocalFit(site.served.for_head(data.head), payload, task.private, {}, start)
+            start = {name: tensors[name] for name in local_trainer.layout.names(payload.plan.train)}
+            fit = LocalFit(local_trainer.served.for_head(data.head), payload, task.private, {}, start)
             jobs.append(StackedJob(fit, data, task.seed, tensors, metrics))
-        stack = Stack(site.module, site.layout, [job.tensors for job in jobs], tasks[0].payload.plan.train)
+        stack = Stack(
+            local_trainer.module, local_trainer.layout, [job.tensors for job in jobs], tasks[0].payload.plan.train
+        )
         for i, job in enumerate(jobs):
             for name in job.fit.start:
                 job.fit.trained[name] = nn.Parameter(stack.part(i, name, stack.tensors[name].data))
-            job.callbacks = site.recipe.callbacks(job.fit)
+            job.callbacks = local_trainer.recipe.callbacks(job.fit)
             job.check()
         return jobs, stack
 
@@ -234,8 +236,8 @@ class Batched(Serial):
         self, jobs: Sequence[StackedJob], stack: Stack, most: int | None = None, watching: Sequence[Callback] = ()
     ) -> StackedModule:
         stacked = self._module(jobs, stack, most)
-        with quiet(), alone(), interruptible(), stack.computing():
-            trainer = self.site.trainer(
+        with quiet(), single_process(), keyboard_interrupts_pass(), stack.computing():
+            trainer = self.local_trainer.trainer(
                 [JobCallbacks(jobs, stack, stacked.steps), *watching], [], max_epochs=1, accumulate_grad_batches=1
             )
             trainer.fit(stacked, stacked.steps)
@@ -243,27 +245,27 @@ class Batched(Serial):
 
     def _module(self, jobs: Sequence[StackedJob], stack: Stack, most: int | None = None) -> StackedModule:
         """What trains the stack, with what it may leave out."""
-        site, settings = self.site, self.site.settings
-        module = site.module
+        local_trainer, settings = self.local_trainer, self.local_trainer.settings
+        module = local_trainer.module
         assert isinstance(module, ClientModule)
         plan = jobs[0].fit.payload.plan
         steps = Steps(
-            [site.loader(job.data.training_set, job.seed) for job in jobs], settings.accumulate,
+            [local_trainer.loader(job.data.training_set, job.seed) for job in jobs], settings.accumulate,
             most or plan.steps or settings.steps, settings.epochs or 1, self._padding(),
         )  # fmt: skip
-        stacked, asked = StackedModule(module, stack, steps, settings.clip), jobs[: proof.JOBS]
-        if self._proven_of.get(plan.train, 0) < len(asked):
-            self._proven[plan.train] = proof.proven(site, asked, stacked)
-            self._proven_of[plan.train] = len(asked)
-        stack.shortcut = self._proven[plan.train]
+        stacked, asked = StackedModule(module, stack, steps, settings.clip), jobs[: verify.JOBS]
+        if self._verified_with.get(plan.train, 0) < len(asked):
+            self._verified[plan.train] = verify.verify_stacking(local_trainer, asked, stacked)
+            self._verified_with[plan.train] = len(asked)
+        stack.shortcut = self._verified[plan.train]
         return stacked
 
     def _result(self, job: StackedJob) -> Result:
-        site = self.site
-        held_out = job.data.validation_set(site.settings.eval_examples)
-        site.put({**job.tensors, **{name: parameter.detach() for name, parameter in job.fit.trained.items()}})
-        job.metrics |= {f"fitted/{key}": value for key, value in site.evaluate(held_out).items()}
-        return job.fit.update(len(job.data.train), job.metrics), job.fit.private_state(site.initial)
+        local_trainer = self.local_trainer
+        held_out = job.data.validation_set(local_trainer.settings.eval_examples)
+        local_trainer.put({**job.tensors, **{name: parameter.detach() for name, parameter in job.fit.trained.items()}})
+        job.metrics |= {f"fitted/{key}": value for key, value in local_trainer.evaluate(held_out).items()}
+        return job.fit.update(len(job.data.train), job.metrics), job.fit.private_state(local_trainer.initial)
 
     def _time(self, tasks: Sequence[Task]) -> None:
         """Finds out how many jobs at once are fastest; not yet where there aren't two to be stacked."""
@@ -271,15 +273,18 @@ class Batched(Serial):
         if len(alike) < 2:
             return
         try:
-            with self.site.leaving_no_trace(), self._within(proof.JOBS):  # of several at once, whose steps are timed
-                self._module(*self._stacked(alike[: proof.JOBS], lambda dataset: {}), tuning.STEPS)
-            jobs = tuning.chosen(lambda jobs: self.seconds(alike[:jobs]), len(alike), self.site.module.device)
+            with (
+                self.local_trainer.leaving_no_trace(),
+                self._within(verify.JOBS),
+            ):  # of several at once, whose steps are timed
+                self._module(*self._stacked(alike[: verify.JOBS], lambda dataset: {}), tuning.STEPS)
+            jobs = tuning.chosen(lambda jobs: self.seconds(alike[:jobs]), len(alike), self.local_trainer.module.device)
         except Unstackable as error:
             self._refused[tasks[0].payload.plan.train] = str(error)
-            self.reason(tasks[0])
+            self.fallback_reason(tasks[0])
             return
         except Exception:
-            if self.tolerance.strict:
+            if self.failure_policy.strict:
                 raise
             return  # a job fails: this round's go one at a time, and the next one's are timed
         _log.info("engine=batched trains %d jobs at once", jobs)
@@ -295,7 +300,7 @@ class Batched(Serial):
         return repr(task.payload.plan), self.clients[client].data[index].head
 
     def _padding(self) -> int:
-        collate, config = self.site.collate, getattr(self.site.module.model, "config", None)
+        collate, config = self.local_trainer.collate, getattr(self.local_trainer.module.model, "config", None)
         if isinstance(collate, Collate):
             return collate.pad_token_id
         return getattr(config, "pad_token_id", None) or 0

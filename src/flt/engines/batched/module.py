@@ -163,7 +163,7 @@ class JobCallbacks(Callback):
 
     def __init__(self, jobs: Sequence[StackedJob], stack: Stack, steps: Steps) -> None:
         self.jobs, self.stack, self.steps = jobs, stack, steps
-        self.living = list(range(len(jobs)))
+        self.active = list(range(len(jobs)))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Called when the train begins: each job gets an optimiser to look at, whose learning rates count."""
@@ -183,7 +183,7 @@ class JobCallbacks(Callback):
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
         """Called before each optimiser step, and before the gradients are clipped."""
-        for job in (self.jobs[i] for i in self.living):
+        for job in (self.jobs[i] for i in self.active):
             seen: Any = _JobTrainer(trainer, job.optimizer)
             own: Any = job.optimizer  # a job with callbacks has one
             for callback in job.callbacks:
@@ -194,30 +194,30 @@ class JobCallbacks(Callback):
         """Called after each step: jobs whose last one it was leave."""
         self._call("on_train_batch_end", trainer, pl_module, *args)
         done = trainer.global_step
-        ending = [i for i in self.living if self.steps.counts[i] == done]
+        ending = [i for i in self.active if self.steps.counts[i] == done]
         self._call("on_train_end", trainer, pl_module, among=ending)
         for i in ending:
             self.jobs[i].ended(done)
-            self.living.remove(i)
+            self.active.remove(i)
 
     def _call(
         self, hook: str, trainer: pl.Trainer, pl_module: StackedModule, *args: Any, among: Sequence[int] | None = None
     ) -> None:
-        for job in (self.jobs[i] for i in (self.living if among is None else among)):
+        for job in (self.jobs[i] for i in (self.active if among is None else among)):
             seen: Any = _JobTrainer(trainer, job.optimizer)
             for callback in job.callbacks:
                 getattr(callback, hook)(seen, pl_module.inner[0], *args)
 
     def _bind(self) -> None:
         """The gradients of each job's parameters are views of the stack's."""
-        for i in (i for i in self.living if self.jobs[i].callbacks):
+        for i in (i for i in self.active if self.jobs[i].callbacks):
             for name, parameter in self.jobs[i].fit.trained.items():
                 gradient = self.stack.tensors[name].grad
                 parameter.grad = None if gradient is None else self.stack.part(i, name, gradient)
 
     def _take_back(self) -> None:
         """What a callback has put in the place of a gradient goes into the stack's."""
-        for i in (i for i in self.living if self.jobs[i].callbacks):
+        for i in (i for i in self.active if self.jobs[i].callbacks):
             for name, parameter in self.jobs[i].fit.trained.items():
                 gradient = self.stack.tensors[name].grad
                 if gradient is None or parameter.grad is None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flt.client.trainer import Site
+from flt.client.trainer import LocalTrainer
 from flt.core.timeout import ClientTimeoutError
 from flt.data.examples import PADDED
 from flt.data.stores import IGNORED
@@ -30,36 +30,36 @@ NEGLIGIBLE = 1e-4
 """Gradients smaller than that part of the job's whole gradient are rounding."""
 
 
-def proven(site: Site, jobs: Sequence[StackedJob], stacked: StackedModule) -> Shortcut | None:
+def verify_stacking(local_trainer: LocalTrainer, jobs: Sequence[StackedJob], stacked: StackedModule) -> Shortcut | None:
     """What may be left out, without which the stack then computes; None: nothing.
 
     Args:
-        site: Whose module trains them alone; afterwards another job's tensors are in it.
+        local_trainer: Whose module trains them alone; afterwards another job's tensors are in it.
         jobs: The first of the stack's.
         stacked: What trains them together.
 
     Raises:
         Unstackable: The gradients of the jobs' first batches differ, or the model draws random numbers.
     """
-    module, stack = site.module, stacked.stack
-    batches = {i: next(iter(site.loader(job.data.training_set, job.seed))) for i, job in enumerate(jobs)}
+    module, stack = local_trainer.module, stacked.stack
+    batches = {i: next(iter(local_trainer.loader(job.data.training_set, job.seed))) for i, job in enumerate(jobs)}
     frame, padding = joined(batches, stacked.steps.padding), stacked.steps.padding
     first = type(module) is ClientModule and not any(_is_single(batch) for batch in batches.values())
     # elsewhere a call costs more than the padding of a small batch, and nobody has measured it
     padded = module.device.type == "cpu" and "attention_mask" in frame.inputs
-    with _autocast(site):
-        alone = [_alone(site, job, batches[i], list(stack.trained)) for i, job in enumerate(jobs)]
+    with _autocast(local_trainer):
+        alone = [_alone(local_trainer, job, batches[i], list(stack.trained)) for i, job in enumerate(jobs)]
         for shortcut in first_token.shortcuts(cast(nn.Module, module.model), first, padded):
             stack.shortcut = shortcut
             try:
-                _check(site, alone, stacked, _with_padding(frame, padding) if shortcut.packed else frame)
+                _check(local_trainer, alone, stacked, _with_padding(frame, padding) if shortcut.packed else frame)
                 return shortcut
             except ClientTimeoutError:
                 raise
             except Exception as error:  # whatever a model raises that wants all tokens
                 _log.debug("%s can't be left out: %s", shortcut, error)
         stack.shortcut = None
-        _check(site, alone, stacked, frame)
+        _check(local_trainer, alone, stacked, frame)
     return None
 
 
@@ -80,12 +80,16 @@ def _with_padding(frame: Frame, padding: int) -> Frame:
     return dataclasses.replace(frame, inputs=inputs, labels=labels)
 
 
-def _autocast(site: Site) -> torch.autocast:
-    return torch.autocast(site.module.device.type, torch.bfloat16, enabled=site.settings.precision != "32-true")
+def _autocast(local_trainer: LocalTrainer) -> torch.autocast:
+    return torch.autocast(
+        local_trainer.module.device.type, torch.bfloat16, enabled=local_trainer.settings.precision != "32-true"
+    )
 
 
-def _check(site: Site, alone: Sequence[Sequence[Tensor]], stacked: StackedModule, frame: Frame) -> None:
-    stack, device = stacked.stack, site.module.device
+def _check(
+    local_trainer: LocalTrainer, alone: Sequence[Sequence[Tensor]], stacked: StackedModule, frame: Frame
+) -> None:
+    stack, device = stacked.stack, local_trainer.module.device
     before = _drawn(device)
     with stack.computing():
         losses = stacked.loss(frame)
@@ -97,15 +101,17 @@ def _check(site: Site, alone: Sequence[Sequence[Tensor]], stacked: StackedModule
     together = _gradients(losses.sum(), [stack.tensors[name] for name in names])
     for i, expected in enumerate(alone):
         found = [stack.part(i, name, value) for name, value in zip(names, together, strict=True)]
-        _compare(names, found, expected, TOLERANCE[site.settings.precision])
+        _compare(names, found, expected, TOLERANCE[local_trainer.settings.precision])
 
 
-def _alone(site: Site, job: StackedJob, batch: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor]:
-    module = site.module
+def _alone(
+    local_trainer: LocalTrainer, job: StackedJob, batch: Mapping[str, Tensor], names: Sequence[str]
+) -> list[Tensor]:
+    module = local_trainer.module
     assert isinstance(module, ClientModule)
-    site.put(job.tensors)
+    local_trainer.put(job.tensors)
     loss, _ = module._loss({name: value.to(module.device) for name, value in batch.items()})
-    return _gradients(loss, [site.parameters[name] for name in names])
+    return _gradients(loss, [local_trainer.parameters[name] for name in names])
 
 
 def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -13,7 +13,7 @@ from flt.data.clients import JobData
 
 
 @runtime_checkable
-class KnowsClient(Protocol):
+class ClientAware(Protocol):
     """A module that computes with figures of the client's data, such as its label histogram."""
 
     def enter_client(self, data: JobData) -> None:
@@ -26,36 +26,36 @@ class KnowsClient(Protocol):
         """Called after a job: from here on there is no client, as in the evaluation of the global model."""
 
 
-def knowing(module: nn.Module) -> list[KnowsClient]:
+def client_aware_modules(module: nn.Module) -> list[ClientAware]:
     """The modules that want to know."""
-    return [sub for sub in module.modules() if isinstance(sub, KnowsClient)]
+    return [sub for sub in module.modules() if isinstance(sub, ClientAware)]
 
 
 @contextlib.contextmanager
-def at_client(told: Sequence[KnowsClient], data: JobData) -> Iterator[None]:
+def at_client(client_aware: Sequence[ClientAware], data: JobData) -> Iterator[None]:
     """Tells modules, for as long as the context lasts."""
     try:
-        for sub in told:
+        for sub in client_aware:
             sub.enter_client(data)
         yield
     finally:
-        for sub in told:
+        for sub in client_aware:
             sub.leave_client()
 
 
-def stay_at(told: Sequence[KnowsClient], data: JobData) -> None:
+def set_client(client_aware: Sequence[ClientAware], data: JobData) -> None:
     """Tells modules for good: they are a client's own model, which computes as on that client."""
-    for sub in told:
+    for sub in client_aware:
         sub.enter_client(data)
 
 
-class Batches(pl.Callback):
+class BatchNotifier(pl.Callback):
     """Tells modules of each batch that is trained on."""
 
-    def __init__(self, told: Sequence[KnowsClient]) -> None:
-        self.told = told
+    def __init__(self, client_aware: Sequence[ClientAware]) -> None:
+        self.client_aware = client_aware
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any) -> None:
         """Called before a training step."""
-        for sub in self.told:
+        for sub in self.client_aware:
             sub.enter_batch(batch)
