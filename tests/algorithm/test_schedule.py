@@ -237,7 +237,7 @@ def test_a_wrong_setting_is_refused(given: dict[str, Any], message: str) -> None
                 "importance": MEASURED,
                 "schedule": Annealed(heat=0, initiating=1, rounds=4),
             },
-            "schedule Annealed with plan Stages: no round before the first cut trains the pairs",
+            "schedule Annealed with plan Stages: no round before the first cut trains the components",
         ),
     ],
     ids=["unmeasured", "stacking", "slots", "groups", "own scores", "private, svd", "private, magnitude", "unheated"],

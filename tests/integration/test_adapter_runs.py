@@ -150,10 +150,10 @@ def test_below_the_lowest_adapted_block_activations_come_from_the_cache(folder: 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ("algo=hafl", "selection=Freeze: it works on rank-1 pairs, and the adapter has no A and no B"),
-        ("algo=fedit importance=delta", "importance=DeltaSensitivity: it works on rank-1 pairs"),
-        ("algo=flora", "rule=Stacking: it works on rank-1 pairs"),
-        ("algo=fedit ranks=[2,4]", "ranks=[2, 4]: the adapter has no pairs"),
+        ("algo=hafl", "selection=Freeze: it works on rank-1 components, and the adapter has no A and no B"),
+        ("algo=fedit importance=delta", "importance=DeltaSensitivity: it works on rank-1 components"),
+        ("algo=flora", "rule=Stacking: it works on rank-1 components"),
+        ("algo=fedit ranks=[2,4]", "ranks=[2, 4]: the adapter has no components to go without"),
         ("algo=fedit adapter.alpha=3", "adapter.alpha=3: there is no such key"),
         ("algo=fedit prefix_cache=on", "prefix_cache=on: the adapter begins in the first block"),
         ("algo=fedit plan.train=[A,B]", "plan.train=('A', 'B'): the module has nothing else to train"),

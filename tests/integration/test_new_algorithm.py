@@ -79,7 +79,7 @@ def test_the_recipe_trains_by_its_name(copy: Path) -> None:
     assert mixed.returncode == 0, mixed.stderr
     refused = run(copy, "flt", "train", "algo=rfa", "selection=truncate", *quick)
     assert refused.returncode == 2
-    assert "distances are between updates of the same pairs; allowed is all" in refused.stderr
+    assert "distances are between updates of the same components; allowed is all" in refused.stderr
 
 
 @pytest.mark.slow

@@ -215,8 +215,8 @@ BAD = {
         lambda u: dataclasses.replace(u, kept={"x": u.kept["x"]}),
         r"layers=\['x'\]",
     ),
-    "pairs out of range": (lambda u: dataclasses.replace(u, kept=u.kept | {"x": (0, 4)}), r"pairs of x=\(0, 4\)"),
-    "pairs in disorder": (lambda u: dataclasses.replace(u, kept=u.kept | {"x": (1, 0)}), r"pairs of x=\(1, 0\)"),
+    "pairs out of range": (lambda u: dataclasses.replace(u, kept=u.kept | {"x": (0, 4)}), r"components of x=\(0, 4\)"),
+    "pairs in disorder": (lambda u: dataclasses.replace(u, kept=u.kept | {"x": (1, 0)}), r"components of x=\(1, 0\)"),
 }
 
 

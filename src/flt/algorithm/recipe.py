@@ -86,7 +86,7 @@ class Recipe:
             raise InputError(f"selection {selection} with plan {plan_name}: {why}; allowed is one that does")
         if together and self.rule.starts_afresh:
             rule, selection = type(self.rule).__name__, type(self.selection).__name__
-            why = "each round begins with a fresh adapter, and no pair of it fades"
+            why = "each round begins with a fresh adapter, and no component of it fades"
             raise InputError(f"selection {selection} with rule {rule}: {why}; allowed is all, truncate or freeze")
 
     def _check_components(self) -> None:
@@ -95,15 +95,15 @@ class Recipe:
         if self.rule.whole and not isinstance(self.selection, All):
             raise InputError(f"rule {rule} with selection {selection}: {self.rule.whole}; allowed is all")
         if self.compression.packs:
-            why = "a budget of bytes drops pairs, and the rule needs all that a client trained"
+            why = "a budget of bytes drops components, and the rule needs all that a client trained"
             raise InputError(f"compression {type(self.compression).__name__} with rule {rule}: {why}; allowed is none")
         if self.rule.mixes_components and self.selection.freezes:
-            why = "frozen pairs are a part of a client's product, and aren't sent"
+            why = "frozen components are a part of a client's product, and aren't sent"
             raise InputError(
                 f"rule {rule} with selection {type(self.selection).__name__}: {why}; allowed is truncate, all"
             )
         if self.rule.mixes_components and self.importance.source != "nothing":
-            why = "its pairs are new mixtures, of which nothing was measured"
+            why = "its components are new mixtures, of which nothing was measured"
             raise InputError(f"importance {importance} with rule {rule}: {why}; allowed is none")
 
     def _check_steps(self) -> None:
@@ -132,7 +132,7 @@ class Recipe:
         for group in ("plan", "rule", "schedule", "selection", "importance", "compression"):
             part = getattr(self, group)
             if missing := sorted(set(part.needs) - roles):
-                why = f"it works on rank-1 pairs, and the adapter has no {' and no '.join(missing)}"
+                why = f"it works on rank-1 components, and the adapter has no {' and no '.join(missing)}"
                 raise InputError.of(group, type(part).__name__, f"another {group}, or adapter=lora", why)
 
     def _check_read(self, layout: Layout) -> None:
@@ -191,7 +191,7 @@ class Recipe:
             why = f"the server would cut by what it has, and plan.private keeps {', '.join(private)} at the clients"
             raise InputError.of("schedule.by", self.schedule.by, "score with importance=gradient", why)
         if heated is not None and not any(set(LORA_FACTORS) & set(self.plan(done).train) for done in range(heated)):
-            why = "no round before the first cut trains the pairs"
+            why = "no round before the first cut trains the components"
             allowed = "schedule.heat >= 1, with a plan that trains them"
             raise InputError(f"schedule {schedule} with plan {type(self.plan).__name__}: {why}; allowed is {allowed}")
 
@@ -201,7 +201,7 @@ class Recipe:
             why = f"{type(self.rule).__name__} derives from exact weights what the clients keep"
             raise InputError.of("compression", type(self.compression).__name__, "none", why)
         if self.compression.down and self.selection.together:
-            selection, why = type(self.selection).__name__, "a client takes the pairs that it is sent for its rank"
+            selection, why = type(self.selection).__name__, "a client takes the components that it is sent for its rank"
             raise InputError.of("compression.down", "true", f"false with selection {selection}", why)
         if self.compression.down and self.importance.source == "change":
             importance, why = type(self.importance).__name__, "the change would have the rounding on the way down in it"

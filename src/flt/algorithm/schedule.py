@@ -91,7 +91,7 @@ class Annealed:
             why = "a budget that rises cuts nothing"
             raise InputError.of("schedule.by", self.by, "score with schedule.reversed", why)
         if self.reversed and self.allocation == "global":
-            why = "a budget that rises wakes pairs in order"
+            why = "a budget that rises wakes components in order"
             raise InputError.of("schedule.allocation", self.allocation, "layer with schedule.reversed", why)
 
     @property

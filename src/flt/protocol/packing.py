@@ -118,7 +118,7 @@ def _unpack(
     }
     for what, size in expected.items():
         if (found := getattr(packed, what).numel()) != size:
-            raise InputError.of(f"{who}: {what}", found, str(size), "another number than its pairs need")
+            raise InputError.of(f"{who}: {what}", found, str(size), "another number than its components need")
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
     for name, vector in _decoded(packed, parts):
         rows[name].append(vector)

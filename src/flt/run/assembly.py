@@ -112,7 +112,7 @@ def with_capacities(
         InputError: A rank is above the adapter's, two clients share an id, or a part can't serve a client.
     """
     if ranks and not layout.layers:
-        raise InputError.of("ranks", list(ranks), "null", "the adapter has no pairs that a client could do without")
+        raise InputError.of("ranks", list(ranks), "null", "the adapter has no components to go without")
     most = max((layer.rank for layer in layout.layers.values()), default=1)
     ranked = {}
     for number, client in enumerate(clients):

@@ -81,7 +81,7 @@ def _check_components(who: str, update: Update, active: Mapping[str, Ids]) -> No
     if sorted(update.kept) != sorted(active):
         raise InputError.of(f"{who}: layers", sorted(update.kept), sorted(active))
     for layer, ids in update.kept.items():
-        _check_ids(f"{who}: pairs of {layer}", ids, active[layer])
+        _check_ids(f"{who}: components of {layer}", ids, active[layer])
     for layer, (ids, values) in update.scores.items():
         _check_ids(f"{who}: scores of {layer}", ids, active.get(layer, ()))
         if tuple(values.shape) != (len(ids),):

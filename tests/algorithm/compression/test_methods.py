@@ -215,5 +215,5 @@ def test_combinations_without_meaning_are_refused() -> None:
 
 def test_a_module_without_pairs_has_nothing_to_pack() -> None:
     layout = Layout({name: e for name, e in layout_of().entries.items() if e.axis is None}, {})
-    with pytest.raises(InputError, match="^compression=Quantised: it works on rank-1 pairs"):
+    with pytest.raises(InputError, match="^compression=Quantised: it works on rank-1 components"):
         Recipe(Mean(), compression=Quantised()).check(layout)

@@ -273,9 +273,9 @@ def test_a_plan_that_never_trains_both_factors_is_refused() -> None:
 
 
 def test_what_makes_fading_meaningless_is_refused() -> None:
-    with pytest.raises(InputError, match="selection SelfPruning with rule Stacking: .*no pair of it fades"):
+    with pytest.raises(InputError, match="selection SelfPruning with rule Stacking: .*no component of it fades"):
         Recipe(Stacking(), selection=SelfPruning())
-    with pytest.raises(InputError, match=r"compression\.down=true: a client takes the pairs .*selection SelfPruning"):
+    with pytest.raises(InputError, match=r"compression\.down=true: a client takes the comp.*selection SelfPruning"):
         Recipe(Mean(), selection=SelfPruning(), compression=Quantised(down=True))
 
 

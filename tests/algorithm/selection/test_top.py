@@ -259,7 +259,7 @@ def test_another_process_with_another_hash_seed_draws_the_same() -> None:
 
 
 def test_ranks_below_the_adapters_are_refused_by_all_alone() -> None:
-    with pytest.raises(InputError, match="^selection=all: a client of rank 2 can't train all 8 pairs; allowed is"):
+    with pytest.raises(InputError, match="^selection=all: a client of rank 2 can't train all 8 components; allowed is"):
         All().check([8, 2, 4], 8)
     All().check([8, 8], 8)
     Freeze().check([8, 2], 8)

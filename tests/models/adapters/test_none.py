@@ -76,7 +76,7 @@ def test_a_recipe_of_pairs_is_refused(
 ) -> None:
     in_empty_folder(tmp_path, monkeypatch)
     assert train("algo=hafl", "adapter=none", "plan=full") == 2
-    assert "it works on rank-1 pairs" in capsys.readouterr().err
+    assert "it works on rank-1 components" in capsys.readouterr().err
 
 
 @pytest.mark.slow

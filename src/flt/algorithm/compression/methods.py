@@ -200,7 +200,7 @@ def _within(
     besides = _besides(layout, messages, places, close)
     if besides > limit:
         who = f"client {messages[0].job[0]}"
-        raise InputError.of("compression", f"{limit} bytes for {who}", f"at least the {besides} besides its pairs")
+        raise InputError.of("compression", f"{limit} bytes for {who}", f"at least the {besides} besides its components")
     # where scores tie, the first pairs of all layers and jobs come before the second ones
     order = sorted((at, job, number, layer) for job, its in enumerate(places) for number, (layer, at) in enumerate(its))
     weights = [scores[job][layer, at] for at, job, _, layer in order]

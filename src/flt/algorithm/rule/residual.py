@@ -30,7 +30,7 @@ class Residual(Rule):
     changes_base: ClassVar[bool] = True
     combines: ClassVar[tuple[str, ...]] = ("A", "B")
     one_group: ClassVar[str] = "there is one base, and the residual goes into it"
-    whole: ClassVar[str] = "the residual is that of factors with the same pairs"
+    whole: ClassVar[str] = "the residual is that of factors with the same components"
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
         """Averages all, and finds each layer's residual; of one client there is none."""

@@ -33,7 +33,7 @@ class Svd(Rule):
 
     combines: ClassVar[tuple[str, ...]] = ("A", "B")
     mixes_components: ClassVar[bool] = True
-    one_group: ClassVar[str] = "each group's pairs would be mixtures of its own, which can't be compared"
+    one_group: ClassVar[str] = "each group's components would be mixtures of its own, which can't be compared"
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
         """Decomposes each layer's mean product, averages the rest."""

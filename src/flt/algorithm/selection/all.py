@@ -44,5 +44,5 @@ class All:
             InputError: A client's rank is below the adapter's.
         """
         if min(ranks) < rank:
-            why = f"a client of rank {min(ranks)} can't train all {rank} pairs"
+            why = f"a client of rank {min(ranks)} can't train all {rank} components"
             raise InputError.of("selection", "all", "truncate or freeze where ranks differ", why)

@@ -82,7 +82,7 @@ def rank_map(layout: Layout, state: ServerState, updates: Sequence[Update]) -> F
         _importance(axes, values, "importance" if len(scores) == 1 else f"importance in group {gid}")
     for axes in panels:
         cover(axes, pruned)
-        axes.set_xlabel("pair", fontsize=9)
+        axes.set_xlabel("component", fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
     name_rows(panels[0], short_names(list(layout.layers)), "layer")
     if pruned.any():
