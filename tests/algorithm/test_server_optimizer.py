@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_trivial_cases import FEDIT, clients_of
+from methods import FEDIT, clients_of
 from toys import assert_same, toy_federator, updates_of, weights_of
 
 from flt.algorithm.grouping.kmeans import KMeansGrouping

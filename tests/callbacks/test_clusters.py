@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from methods import CHANGES, GROUPINGS, METHODS, TASKS, clients_of
 from sklearn.metrics import adjusted_rand_score
-from test_trivial_cases import CHANGES, GROUPINGS, METHODS, TASKS, clients_of
 from toys import toy_federator
 
 from flt.algorithm.grouping.density import DbscanGrouping

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from failing import Breaks, raises, tolerant
 from forked import forked
+from methods import METHODS
 from slowly import mostly_slowly
 from stacks import federator_of
-from test_invariance import everything, mixed
-from test_tolerance import Breaks, raises, tolerant
-from test_trivial_cases import METHODS
 from toys import Sent, assert_same, toy_clients, toy_federator, updates_of
+from whole_runs import everything, mixed
 
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean

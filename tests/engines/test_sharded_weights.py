@@ -57,7 +57,7 @@ def test_a_recipe_that_changes_the_frozen_weights_is_refused() -> None:
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_make_what_one_makes(tmp_path: Path) -> None:
-    from test_launch import ended, flt
+    from launched import ended, flt
 
     ended(flt(tmp_path, "engine=sharded", "engine.strategy=fsdp", "devices=2", "name=sharded", "rounds=1"))
     assert (tmp_path / "lightning_logs" / "sharded" / "version_0" / "adapter").is_dir()

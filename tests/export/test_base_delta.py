@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_export import X, loaded
+from lora_exports import X, loaded
 from toys import Toy, toy_federator
 
 from flt.algorithm.plan import FullPlan

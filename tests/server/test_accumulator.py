@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_tolerance import tolerant
-from test_trivial_cases import METHODS, clients_of
+from failing import tolerant
+from methods import METHODS, clients_of
 from toys import Sent, assert_same, toy_clients, toy_federator, weights_of
 
 from flt.algorithm.recipe import Recipe
