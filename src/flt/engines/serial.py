@@ -95,7 +95,7 @@ class SerialEngine:
         """
         return iter(cohort)
 
-    def exchange(self, arrivals: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
+    def exchange(self, accumulator: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
         """Brings in what other processes have trained and counted: here there are none."""
 
     def agree(self, stop: bool) -> bool:

@@ -70,7 +70,7 @@ class ShardedEngine(SerialEngine):
             )
             local_trainer.parameters = dict(local_trainer.module.named_parameters())
 
-    def exchange(self, arrivals: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
+    def exchange(self, accumulator: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
         """Waits until the first process has written the private states, which all have alike."""
         self.processes.first(str)
 

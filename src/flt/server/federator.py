@@ -38,10 +38,10 @@ class Federator:
                 payload = server.broadcast(state, job, cohort)
                 update, private = local_fit(job, payload, private, seed)
                 updates = compress(transforms(the client's updates))
-                arrivals.take(updates)                                    checked; added to the sums, or kept
-            arrivals = engine.exchange(arrivals)                          what other processes trained
+                accumulator.add(updates)                                    checked; added to the sums, or kept
+            accumulator = engine.exchange(accumulator)                          what other processes trained
             again with another cohort, unless enough arrived              tolerance
-            state = server.aggregate(state, arrivals)                     pure
+            state = server.aggregate(state, accumulator)                     pure
             evaluate, log, checkpoint                                     callbacks, return nothing
 
     Args:
@@ -126,41 +126,41 @@ class Federator:
 
     def _round(self) -> None:
         self.attempt, self.spent = 0, Counter()
-        arrivals = self._arrivals()
-        while not self.failure_policy.enough(len(arrivals.updates), len(self.cohort)):
+        accumulator = self._attempt()
+        while not self.failure_policy.enough(len(accumulator.updates), len(self.cohort)):
             self.client_states.accept(())
             self.spent.update(self.counts)
-            self.failure_policy.again(self.attempt, self.round, len(arrivals.updates), len(self.cohort))
+            self.failure_policy.again(self.attempt, self.round, len(accumulator.updates), len(self.cohort))
             self.attempt += 1
-            arrivals = self._arrivals()
-        self.updates = arrivals.sorted()
-        self.state = self.server.aggregate(self.state, self.updates, arrivals.sums)
-        self.client_states.accept(arrivals.updates)
+            accumulator = self._attempt()
+        self.updates, sums = accumulator.compute()
+        self.state = self.server.aggregate(self.state, self.updates, sums)
+        self.client_states.accept(accumulator.updates)
         self.call("on_round_end")
         self.history.append(self.metrics)
         self.call("on_log", self.metrics)
         self.should_stop = self.engine.agree(self.should_stop)
 
-    def _arrivals(self) -> UpdateAccumulator:
+    def _attempt(self) -> UpdateAccumulator:
         """One attempt at a round: what comes of a cohort."""
         self.metrics, self.updates = {"round": self.state.rounds + 1}, []
         self.cohort, self.counts = self._draw(), Counter()
         self.call("on_round_start")
-        arrivals = UpdateAccumulator(self.server, self.state, self.cohort, check_range=not self.failure_policy.strict)
+        accumulator = self.server.accumulator(self.state, self.cohort, check_range=not self.failure_policy.strict)
         for sent in self._sent():
-            failure = sent if isinstance(sent, Failure) else self._taken(arrivals, sent)
+            failure = sent if isinstance(sent, Failure) else self._added(accumulator, sent)
             if failure is not None:
-                arrivals.fail(failure)
-        self.engine.exchange(arrivals, self.counts, self.client_states)
-        if arrivals.failures:
-            self.call("on_failures", [arrivals.failures[job] for job in sorted(arrivals.failures)])
-        return arrivals
+                accumulator.fail(failure)
+        self.engine.exchange(accumulator, self.counts, self.client_states)
+        if accumulator.failures:
+            self.call("on_failures", [accumulator.failures[job] for job in sorted(accumulator.failures)])
+        return accumulator
 
-    def _taken(self, arrivals: UpdateAccumulator, update: Update) -> Failure | None:
+    def _added(self, accumulator: UpdateAccumulator, update: Update) -> Failure | None:
         """Lets an update arrive; why it doesn't, where the round may go on without it."""
         self.call("on_update", update)
         try:
-            arrivals.take(update)
+            accumulator.add(update)
         except Exception as error:
             if self.failure_policy.strict:
                 raise
