@@ -86,7 +86,7 @@ def test_an_engine_brings_its_module_to_the_base_of_the_state_whatever_it_and_th
     now = {name: state.base.value(name, federator.server.base) for name in federator.server.base}
     _, expected = by_hand(payload.tensors, {**base, **now})
     for engine in (fresh.engine, federator.engine):
-        found = engine.evaluate_payload(state, payload, ClientState(), CENTRAL)
+        found = engine.local_trainer.evaluate_payload(state, payload, ClientState(), CENTRAL)
         assert found["val_loss"] == pytest.approx(expected, abs=1e-5)
     assert by_hand(payload.tensors, base)[1] != pytest.approx(expected, abs=1e-3)
 

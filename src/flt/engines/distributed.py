@@ -32,7 +32,7 @@ from flt.protocol.job import Job
 from flt.protocol.messages import JobId, Update
 from flt.server.accumulator import UpdateAccumulator
 from flt.server.client_state_store import ClientStateStore
-from flt.server.engine import Outcome, Task
+from flt.server.engine import Engine, Outcome, Task
 from flt.server.failure_policy import FailurePolicy
 
 AT_ONCE = 1 << 22
@@ -97,7 +97,7 @@ class DistributedSettings(LaunchSettings):
         return kind(jobs=self.jobs) if self.inside == "batched" else kind()
 
 
-class DistributedEngine(SerialEngine):
+class DistributedEngine(Engine):
     """Trains a share of each cohort; what comes out has the bits of the engine inside, for any number of processes.
 
     Args:
@@ -106,8 +106,8 @@ class DistributedEngine(SerialEngine):
     """
 
     def __init__(self, inside: SerialEngine, processes: ProcessGroup) -> None:
-        super().__init__(inside.local_trainer, inside.clients)
-        self.inside, self.processes = inside, processes
+        super().__init__(inside.local_trainer, inside.clients, processes)
+        self.inside = inside
 
     def deal(self, cohort: Sequence[Job]) -> Iterator[Job]:
         """The jobs of the clients that this process trains.

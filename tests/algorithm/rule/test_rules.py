@@ -308,7 +308,7 @@ def test_a_real_forward_pass_after_the_round_is_that_of_the_dense_mean() -> None
     recipe = Recipe(Stacking(), selection=Truncate("first"))
     federator = toy_federator(recipe, toy_clients(3, ranks=[1, 2, 4]), lr=0.1, steps=6)
     federator.fit()
-    federator.engine.load(federator.state, 0)
+    federator.engine.local_trainer.load(federator.state, 0)
     plain, updates = toy_module()[0], federator.updates
     named = dict(plain.named_parameters())
     shares = np.array([update.examples for update in updates]) / sum(update.examples for update in updates)
