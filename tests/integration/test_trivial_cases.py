@@ -65,7 +65,7 @@ TRIVIAL: dict[str, tuple[Recipe, Recipe, dict[str, Any]]] = {
     ),
     "FL-TAC agglomerative, one task": (Recipe(Mean("uniform"), grouping=AgglomerativeGrouping(1)), UNIFORM, {}),
     "FL-TAC by oracle, one task": (
-        Recipe(Mean("uniform"), grouping=OracleGrouping().client_aware_modules({(0, 0): "only"})), UNIFORM, {},
+        Recipe(Mean("uniform"), grouping=OracleGrouping().with_tasks({(0, 0): "only"})), UNIFORM, {},
     ),
     "FedProx, mu 0": (Recipe(Mean(), plan=AdapterPlan(mu=0.0)), FEDIT, {}),
     "SCAFFOLD, round 1": (Recipe(Scaffold()), FEDIT, SGD_ONCE),

@@ -54,7 +54,7 @@ GROUPINGS: dict[str, Clustering] = {
     ", agglomerative": AgglomerativeGrouping(2, cannot_link=True, **CHANGES),
     ", dbscan": DbscanGrouping(1.4, **CHANGES),
     ", hdbscan": HdbscanGrouping(2, **CHANGES, newcomers="nearest"),
-    ", oracle": OracleGrouping().client_aware_modules(TASKS),
+    ", oracle": OracleGrouping().with_tasks(TASKS),
 }
 """Name after ``fl_tac`` -> a clustering of toys with two tasks."""
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from flt.algorithm.grouping.oracle import OracleGrouping
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.registry import part
 from flt.client.settings import LocalSettings
@@ -53,9 +52,7 @@ def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = Non
     chosen = dict(cfg.grouping)
     if chosen.get("k") == "tasks":
         chosen["k"] = tasks
-    grouping = part("grouping", chosen)
-    if isinstance(grouping, OracleGrouping):
-        grouping = grouping.with_tasks(truth or {})
+    grouping = part("grouping", chosen).with_tasks(truth or {})
     plan = part("plan", _filled(cfg.plan, rounds=cfg.rounds))
     return Recipe(
         rule=part("rule", cfg.rule),

@@ -148,11 +148,13 @@ class Federator:
         self.call("on_round_start")
         accumulator = self.server.accumulator(self.state, self.cohort, check_range=not self.failure_policy.strict)
         for sent in self._sent():
-            if not isinstance(sent, Failure):
-                self.call("on_update", sent)
-                sent = self.failure_policy.guard(sent.job, functools.partial(accumulator.add, sent))
             if isinstance(sent, Failure):
                 accumulator.fail(sent)
+                continue
+            self.call("on_update", sent)
+            refused = self.failure_policy.guard(sent.job, functools.partial(accumulator.add, sent))
+            if refused is not None:
+                accumulator.fail(refused)
         self.engine.exchange(accumulator, self.counts, self.client_states)
         if accumulator.failures:
             self.call("on_failures", [accumulator.failures[job] for job in sorted(accumulator.failures)])
