@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import abc
+import copy
 import dataclasses
 from typing import Any
 
@@ -13,52 +13,11 @@ from flt.core.errors import InputError
 from flt.protocol.job import Job
 
 
-class Later(abc.ABC):
-    """Fields of a job that are computed when one of them is first read."""
-
-    @property
-    @abc.abstractmethod
-    def examples(self) -> int:
-        """How many training examples the job has."""
-
-    @abc.abstractmethod
-    def read(self, field: str) -> Any:
-        """The value of a field: train, held_out or label_counts."""
-
-
-class _Read:
-    """A field that may be given as :class:`Later`."""
-
-    def __init__(self, *default: Any) -> None:
-        self.default = default
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, job: Any, owner: type) -> Any:
-        if job is None:
-            if self.default:
-                return self.default[0]
-            raise AttributeError(self.name)  # by which dataclasses know that there is no default
-        value = job.__dict__[self.name]
-        if isinstance(value, Later):
-            value = job.__dict__[self.name] = value.read(self.name)
-        return value
-
-    def __set__(self, job: Any, value: Any) -> None:
-        job.__dict__[self.name] = value
-
-
-def _read(*default: Any) -> Any:
-    """The descriptor, of any type: the annotation says what is read through it."""
-    return _Read(*default)
-
-
 @dataclasses.dataclass(frozen=True)
 class JobData:
-    """A job's share of a data set, as positions: a client that isn't in the cohort costs no more than these.
+    """Data of one job: a data set and the positions of the job's examples in it.
 
-    Positions and counts may be given as :class:`Later`: then those of a client that was in no cohort are one range.
+    The subclass :class:`flt.data.partition_dataset.UnsplitJobData` computes the positions when they are first read.
 
     Attributes:
         dataset: Map-style; shared by all clients.
@@ -72,22 +31,29 @@ class JobData:
     """
 
     dataset: Dataset
-    train: np.ndarray = _read()
-    held_out: np.ndarray = _read()
+    train: np.ndarray
+    held_out: np.ndarray
     task: str = ""
-    label_counts: tuple[int, ...] = _read(())
+    label_counts: tuple[int, ...] = ()
     head: str = ""
     rounds: tuple[int, int | None] = (1, None)
 
     def but(self, **changes: Any) -> JobData:
-        """The job with other values of some fields; unlike ``dataclasses.replace`` it reads none of the rest."""
-        return JobData(**{**self.__dict__, **changes})
+        """Returns a copy with other values of some fields. Unlike ``dataclasses.replace``, reads no other field.
+
+        Raises:
+            TypeError: There is no field of this name.
+        """
+        if unknown := set(changes) - {field.name for field in dataclasses.fields(self)}:
+            raise TypeError(f"JobData has no field {', '.join(sorted(unknown))}")
+        job = copy.copy(self)
+        job.__dict__.update(changes)  # the dataclass is frozen
+        return job
 
     @property
     def examples(self) -> int:
-        """How many training examples the job has."""
-        train = self.__dict__["train"]
-        return train.examples if isinstance(train, Later) else len(train)
+        """Number of training examples of the job."""
+        return len(self.train)
 
     @property
     def comes_and_goes(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 
 from flt.core.errors import InputError
 from flt.data import partition as partitioners
-from flt.data.clients import ClientSpec, JobData, Later
+from flt.data.clients import ClientSpec, JobData
 
 MOST_CLASSES = 10_000
 """Integers from here on are ids, and no classes."""
@@ -88,48 +89,96 @@ def job_data(
     task: str = "",
     head: str = "",
 ) -> JobData:
-    """One job's share of a data set, a part of which, stratified, is held out; its labels counted where known.
+    """Makes the data of one job from its share of a data set, a stratified part of which is held out.
 
-    Which part is held out is drawn when somebody asks: most of a hundred thousand clients are never in a cohort.
+    The part that is held out is drawn when it is first read: most of a hundred thousand clients are never in a cohort.
+
+    Args:
+        dataset: The data set, shared by all clients.
+        strata: Class of every example of the data set by which the share is split (n,).
+        labels: Class of every example of the data set that ``label_counts`` counts (n,); None: classes aren't known.
+        share: Positions of the job's examples.
+        held_out: Fraction of the share that is held out.
+        seed: Seed of the draw.
+        task: Name of the job's task.
+        head: Name of the head that the job's module gets.
     """
     partitioners.check_fraction(held_out)
-    split = Split(share, strata, labels, held_out, seed)
-    parts: Any = split  # stands for each of these fields until it is read
-    return JobData(dataset, parts, parts, task, parts, head)
+    return UnsplitJobData.of(dataset, Share(share, strata, labels, held_out, seed), task, head)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Split(Later):
-    """A job's share of the examples, not split yet.
+class Share:
+    """A job's examples before they are split into training and held-out examples.
 
     Attributes:
-        share: Positions of its examples.
-        strata: Class of every example of the data set by which it is split (n,).
-        labels: Class of every example that is counted (n,); None: not known.
-        held_out: Share that is held out.
-        seed: Of the draw.
+        positions: Positions of the examples in the data set.
+        strata: Class of every example of the data set by which the share is split (n,).
+        labels: Class of every example of the data set that is counted (n,); None: classes aren't known.
+        held_out: Fraction that is held out.
+        seed: Seed of the draw.
     """
 
-    share: NDArray[np.int64]
+    positions: NDArray[np.int64]
     strata: NDArray[np.int64]
     labels: NDArray[np.int64] | None
     held_out: float
     seed: int
 
     @property
+    def train_size(self) -> int:
+        """Number of training examples that the split will give."""
+        return len(self.positions) - partitioners.held_out_size(len(self.positions), self.held_out)
+
+    def split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Draws the positions of the training examples and those of the held-out examples."""
+        return partitioners.split(self.positions, self.strata, self.held_out, self.seed)
+
+    def label_counts(self, train: NDArray[np.int64]) -> tuple[int, ...]:
+        """Counts the training examples of each class. Returns an empty tuple if the classes aren't known."""
+        if self.labels is None:
+            return ()
+        return tuple(np.bincount(self.labels[train], minlength=int(self.labels.max()) + 1).tolist())
+
+
+class UnsplitJobData(JobData):
+    """Data of a job whose share is split when its positions or label counts are first read.
+
+    A cached property gives the value of each field that isn't set yet; ``but`` and ``dataclasses.replace`` set fields.
+    """
+
+    share: Share
+
+    @classmethod
+    def of(cls, dataset: Dataset, share: Share, task: str = "", head: str = "") -> UnsplitJobData:
+        """Makes the job without calling ``__init__``, which would need the positions."""
+        job = cls.__new__(cls)
+        job.__dict__.update(dataset=dataset, share=share, task=task, head=head, rounds=(1, None))
+        return job
+
+    @functools.cached_property
+    def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self.share.split()
+
+    @functools.cached_property
+    def train(self) -> np.ndarray:  # type: ignore[override]
+        """Positions of the training examples (n,)."""
+        return self._split[0]
+
+    @functools.cached_property
+    def held_out(self) -> np.ndarray:  # type: ignore[override]
+        """Positions of the held-out examples (m,)."""
+        return self._split[1]
+
+    @functools.cached_property
+    def label_counts(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Training examples of each class."""
+        return self.share.label_counts(self._split[0])
+
+    @property
     def examples(self) -> int:
-        """How many training examples the job has."""
-        return len(self.share) - partitioners.held_out_size(len(self.share), self.held_out)
-
-    def read(self, field: str) -> Any:
-        """The value of a field: train, held_out or label_counts."""
-        train, held = partitioners.split(self.share, self.strata, self.held_out, self.seed)
-        if field == "label_counts":
-            return () if self.labels is None else self._counts(self.labels, train)
-        return train if field == "train" else held
-
-    def _counts(self, labels: NDArray[np.int64], train: NDArray[np.int64]) -> tuple[int, ...]:
-        return tuple(np.bincount(labels[train], minlength=int(labels.max()) + 1).tolist())
+        """Number of training examples of the job. Doesn't split the share."""
+        return len(self.train) if "train" in self.__dict__ else self.share.train_size
 
 
 def _labels(dataset: Any, by: str | None, values: NDArray, label: str) -> NDArray[np.int64] | None:
