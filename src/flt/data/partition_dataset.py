@@ -1,4 +1,4 @@
-"""From any map-style data set to clients."""
+"""Partition of any map-style data set into clients (``flt.partition``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flt.data import partition as partitioners
 from flt.data.clients import ClientSpec, JobData
 
 MOST_CLASSES = 10_000
-"""Integers from here on are ids, and no classes."""
+"""Number of classes from which on integers count as ids instead of classes."""
 
 
 def partition(
@@ -31,31 +31,32 @@ def partition(
     seed: int = 0,
     label: str = "label",
 ) -> list[ClientSpec]:
-    """Deals a data set to clients.
+    """Divides a data set among clients.
 
     ================================  ========================================================================
     ``by="label", alpha=0.5``         Dirichlet over the labels
-    ``by="label", shards=2``          sorted by label, two shards a client
-    ``by=None, alpha=0.5``            Dirichlet over how much a client has
+    ``by="label", shards=2``          sorted by label, two shards per client
+    ``by=None, alpha=0.5``            Dirichlet over the number of examples of a client
     ``by=None``                       iid
-    ``by="author"``                   a column: its values are dealt to the clients; one each with ``clients=None``
+    ``by="author"``                   by a column's values; one client per value with ``clients=None``
     ================================  ========================================================================
 
     Args:
-        dataset: A ``datasets.Dataset``, or any map-style data set of (input, label) or of dicts.
-        by: Column to deal by; of pairs, ``label`` is the second element.
+        dataset: A ``datasets.Dataset``, or any map-style data set whose items are (input, label) or dicts.
+        by: Column to divide by; for items (input, label), ``label`` is the second element.
         alpha: Concentration of a Dirichlet distribution: the smaller, the more unequal.
-        clients: Number of clients; None: as many as the column has values.
-        shards: Shards a client.
+        clients: Number of clients; None: one for each value of the column.
+        shards: Number of shards per client.
         held_out: Share of a client's examples on which its own model is evaluated.
-        min_examples: Fewest examples of a client, of a Dirichlet over labels.
-        seed: Of the deal.
-        label: Column of the labels, classes from 0 on, which are counted for each client; of pairs the second element.
-            They aren't where there is no such column or its values are no classes, nor where data have no columns and
-            are dealt by something else: that would read every example once more.
+        min_examples: Smallest number of examples of a client, for a Dirichlet over labels.
+        seed: Seed of the partition.
+        label: Column of the labels, used to count the examples of each class for each client; for items (input, label),
+            the second element. Labels aren't counted if this column doesn't exist or its values aren't classes 0, 1,
+            ...; nor if the data have no columns and ``by`` isn't ``label``, since all examples would have to be read
+            once more.
 
     Raises:
-        InputError: There are more clients than examples, a client would have none, or the column isn't there.
+        InputError: There are more clients than examples, a client would have none, or the column doesn't exist.
 
     Example:
         >>> clients = partition([(float(i), i % 2) for i in range(20)], by="label", alpha=1.0, clients=2)
@@ -182,7 +183,7 @@ class UnsplitJobData(JobData):
 
 
 def _labels(dataset: Any, by: str | None, values: NDArray, label: str) -> NDArray[np.int64] | None:
-    """The class of each example (n,), where that is known without reading what hasn't been read."""
+    """Returns the class of each example (n,), or None if it isn't known or if all examples would have to be read."""
     if by != label:
         if label not in (getattr(dataset, "column_names", None) or ()):
             return None
