@@ -162,17 +162,17 @@ class UnsplitJobData(JobData):
         return self.share.split()
 
     @functools.cached_property
-    def train(self) -> np.ndarray:  # type: ignore[override]
+    def train(self) -> np.ndarray:
         """Positions of the training examples (n,)."""
         return self._split[0]
 
     @functools.cached_property
-    def held_out(self) -> np.ndarray:  # type: ignore[override]
+    def held_out(self) -> np.ndarray:
         """Positions of the held-out examples (m,)."""
         return self._split[1]
 
     @functools.cached_property
-    def label_counts(self) -> tuple[int, ...]:  # type: ignore[override]
+    def label_counts(self) -> tuple[int, ...]:
         """Training examples of each class."""
         return self.share.label_counts(self._split[0])
 

@@ -38,6 +38,7 @@ def encode(value: Any) -> bytes:
         TypeError: A value has a type that the codec doesn't support.
 
     Example:
+        >>> from flt.protocol.messages import Plan
         >>> decode(encode(Plan(mu=0.01))) == Plan(mu=0.01)
         True
     """
@@ -54,6 +55,7 @@ def encoded_size(value: Any) -> int:
         TypeError: A value has a type that the codec doesn't support.
 
     Example:
+        >>> from flt.protocol.messages import Plan
         >>> encoded_size(Plan(mu=0.01)) == len(encode(Plan(mu=0.01)))
         True
     """
