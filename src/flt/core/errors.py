@@ -31,7 +31,7 @@ class InputError(ValueError):
 
 
 class PeerDiedError(RuntimeError):
-    """Another process of the run has died. The run can be resumed from its last checkpoint.
+    """Error for a run in which another process has died. The run can be resumed from its last checkpoint.
 
     Attributes:
         folder: Folder of the run.
@@ -41,4 +41,4 @@ class PeerDiedError(RuntimeError):
 
 
 class Terminated(KeyboardInterrupt):
-    """The process received SIGTERM, which schedulers send before they stop a machine."""
+    """Interrupt by SIGTERM, which schedulers send before they stop a machine."""

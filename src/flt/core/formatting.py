@@ -61,7 +61,7 @@ def distributed(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def score(names: Iterable[str]) -> str | None:
-    """Chooses the metric that best measures a model: a perplexity, else an accuracy, else the first that is no loss.
+    """Chooses the metric that best measures a model: a perplexity, else an accuracy, else the first that isn't a loss.
 
     Example:
         >>> score(["val_loss", "val_f1", "val_acc"])

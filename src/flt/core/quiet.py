@@ -116,7 +116,10 @@ def keyboard_interrupts_pass() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_fast_path() -> Iterator[None]:
-    """Disables the fast path of torch's transformer layers, which skips LoRA: it reads the weights in evaluation."""
+    """Disables the fast path of torch's transformer layers.
+
+    In evaluation, the fast path reads the weights of the linear layers directly and skips LoRA.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -12,7 +12,7 @@ from flt.core.errors import InputError
 
 
 class ClientTimeoutError(InputError):
-    """A fit took longer than ``client_timeout``."""
+    """Error for a fit that took longer than ``client_timeout``."""
 
 
 AGAIN = 1.0

@@ -80,8 +80,8 @@ def cut(prompt: Sequence[int], tail: int, response: Sequence[int], most: int) ->
     """Shortens a prompt and its response so that both together fit into a length.
 
     The response may use the length that the prompt leaves free, and at least half of the length; the end of a longer
-    response is cut. The prompt is cut right before its tail, so that it loses the end of its last column, which is the
-    context if there is one. The prompt's first token is always kept.
+    response is cut. The prompt is cut right before the tail: it loses the end of its last column, which is the context
+    if there is one. The prompt's first token is always kept.
 
     Args:
         prompt: Tokens of the prompt, at least one.

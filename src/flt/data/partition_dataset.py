@@ -51,9 +51,9 @@ def partition(
         min_examples: Smallest number of examples of a client, for a Dirichlet over labels.
         seed: Seed of the partition.
         label: Column of the labels, used to count the examples of each class for each client; for items (input, label),
-            the second element. Labels aren't counted if this column doesn't exist or its values aren't classes 0, 1,
-            ...; nor if the data have no columns and ``by`` isn't ``label``, since all examples would have to be read
-            once more.
+            the second element. Labels aren't counted if this column doesn't exist, or if its values aren't classes
+            from 0 on. They aren't counted either if the data have no columns and ``by`` isn't ``label``, since all
+            examples would have to be read once more.
 
     Raises:
         InputError: There are more clients than examples, a client would have none, or the column doesn't exist.

@@ -68,4 +68,4 @@ def lengths_of(dataset: Dataset) -> NDArray[np.int64] | None:
     if isinstance(dataset, Subset):
         inner = lengths_of(dataset.dataset)
         return None if inner is None else inner[np.asarray(dataset.indices)]
-    return dataset.lengths if isinstance(dataset, Examples) else None  # a user's attribute may differ
+    return dataset.lengths if isinstance(dataset, Examples) else None  # a user's ``lengths`` may mean something else

@@ -191,7 +191,7 @@ def resize(image: Tensor, size: int | None) -> Tensor:
 
 
 def shrink(image: Tensor, size: int | None) -> Tensor:
-    """Scales a too large image down and keeps its dtype. Smaller images are scaled up later, when they are read."""
+    """Scales an image down if it is too large, and keeps its dtype. Small images are scaled up when they are read."""
     return image if size is None or max(image.shape[-2:]) <= size else _to_size(image, size)
 
 

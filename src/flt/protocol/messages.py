@@ -18,7 +18,7 @@ from flt.core.errors import InputError
 from flt.protocol.codec import message
 
 JobId = tuple[int, int]
-"""Id of a job: (client, opaque index that the client chose). The index doesn't reveal the job's task to the server."""
+"""Id of a job: (client, the client's own opaque index). It doesn't reveal the job's task to the server."""
 
 
 Ids = tuple[int, ...]

@@ -136,7 +136,7 @@ class ServerState:
 
     @property
     def active(self) -> dict[str, Ids]:
-        """Ids of the active components by layer. The field is called ``alive`` because checkpoints have this name."""
+        """Ids of the active components by layer. The field is called ``alive`` because checkpoints use this name."""
         return self.alive
 
     @property
