@@ -17,8 +17,8 @@ def variants(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
 
     Args:
         kind: ``shape``: tasks with the same number of classes share a head. ``task``: each task has its own head, which
-            reveals to the server the jobs that share a task. ``shared``: all tasks share one head, which is as wide as
-            the widest task needs.
+            reveals to the server which jobs share a task. ``shared``: all tasks share one head, as wide as the widest
+            task needs.
         classes: Task -> its number of classes.
 
     Returns:

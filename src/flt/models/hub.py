@@ -56,7 +56,7 @@ def _in_package(package: str) -> Path | None:
 def _on_the_hub(path: str) -> bool:
     """Returns whether the hub has the model; False if the hub can't be reached.
 
-    The request has a short timeout. Without a network, from_pretrained would retry for half a minute.
+    It sends one request with a timeout of 5 s. Without a network, from_pretrained would retry for half a minute.
 
     Raises:
         InputError: The hub has no such public model.

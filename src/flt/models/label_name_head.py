@@ -93,7 +93,7 @@ def label_texts(names: Sequence[str], given: Mapping[str, str]) -> list[str]:
         given: Name of a class -> text that replaces the name.
 
     Raises:
-        InputError: A given text belongs to no class, or the text of a class has no letter, such as a number.
+        InputError: A given text belongs to no class, or the text of a class has no letters, such as "42".
 
     Example:
         >>> label_texts(["sci.space", "rec.autos"], {"rec.autos": "cars"})

@@ -23,7 +23,7 @@ def head_name(model: nn.Module) -> str:
     """Returns the name of the head, the module that turns features into logits; ``none`` if no part of it trains.
 
     For a transformers model the head is the whole classifier, which may have several layers. For any other model it is
-    the last linear layer. A causal model keeps its own head frozen, which often shares its weights with the embedding.
+    the last linear layer. A causal model keeps its own frozen head, which often shares its weights with the embedding.
 
     Raises:
         InputError: If the model has no linear layer.

@@ -18,9 +18,9 @@ class Origin:
 
     Attributes:
         drawn: Names of the tensors that flt drew at random: the head's, and any that the checkpoint lacks.
-        seed: Seed of all weights, with ``model.random``; None: the weights are the checkpoint's.
-        classes: Number of outputs of the head at the draw of all weights. The values of the other weights depend on
-            the number. None: no head.
+        seed: Seed from which all weights were drawn, with ``model.random``. None: the weights are the checkpoint's.
+        classes: Number of outputs of the head when the weights were drawn. The values of all drawn weights depend on
+            this number. None: no head.
         package: Folder of a Python package that also has the checkpoint.
         use_cache: ``use_cache`` (of keys and values, in generation) in the model's config, before flt set it to False.
     """
