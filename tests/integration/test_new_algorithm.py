@@ -16,7 +16,7 @@ PAGE = (ROOT / "docs" / "new_algorithm.md").read_text()
 BLOCK = re.compile(r"^```(?:python|yaml)\n# ([\w/.]+)(?:, [^\n]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = dict(BLOCK.findall(PAGE))
 """File -> what the page puts into it."""
-RULE, TABLE = "src/flt/algorithm/rule/geometric_median.py", "src/flt/run/build.py"
+RULE, TABLE = "src/flt/algorithm/rule/geometric_median.py", "src/flt/algorithm/registry.py"
 METHODS, TEST = "tests/integration/test_trivial_cases.py", "tests/algorithm/rule/test_geometric_median.py"
 
 
