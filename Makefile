@@ -51,9 +51,10 @@ test: $(STAMP) ## the fast tests (TESTARGS="-k mean" goes to pytest)
 test-all: $(STAMP) ## all tests, the slow ones too
 	@exec $(BIN)/python -m pytest -n auto $(TESTARGS)
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) ## ruff, mypy, and the order of imports between the packages
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@out=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$out" >&2; exit 1; }
 
 wheel: $(STAMP) ## dist/flt-*.whl
 	@rm -rf build dist
@@ -61,7 +62,7 @@ wheel: $(STAMP) ## dist/flt-*.whl
 	@rm -rf build
 
 clean: ## remove what builds and tests leave; .venv and lightning_logs stay
-	@rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find src conf tests -name __pycache__ -prune -exec rm -rf {} +
 
 install: $(STAMP) ## make .venv and install flt in it, editable (PYTHON=python3.12 chooses the interpreter)

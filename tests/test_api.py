@@ -310,7 +310,7 @@ def test_the_module_goes_back_to_the_device_that_it_came_from(monkeypatch: pytes
     monkeypatch.setattr(Toy, "to", lambda self, device: moved.append(device) or to(self, device))
     elsewhere = ProcessGroup()
     elsewhere.device = torch.device("cpu", 0)
-    monkeypatch.setattr("flt.engines.launcher.Processes", lambda: elsewhere)
+    monkeypatch.setattr("flt.engines.launcher.ProcessGroup", lambda: elsewhere)
     fit(fresh())
     assert [str(device) for device in (moved[0], moved[-1])] == ["cpu:0", "cpu"]
 

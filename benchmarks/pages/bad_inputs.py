@@ -19,10 +19,10 @@ from flt.core.errors import InputError
 from flt.protocol.codec import decode
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests" / name) for name in ("support", "cli", "protocol")]
-from commands import in_empty_folder, train  # noqa: E402  # from the folder of the tests, named a line above
-from test_bad_inputs import BAD  # noqa: E402  # as above
-from test_bad_messages import MESSAGES  # noqa: E402  # as above
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+from bad_inputs import BAD  # noqa: E402  # from the folder named a line above
+from bad_messages import MESSAGES  # noqa: E402  # from the folder named a line above
+from commands import in_empty_folder, train  # noqa: E402  # from the folder named a line above
 
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- made by python -m benchmarks.pages.bad_inputs -->", "<!-- end of bad inputs -->"

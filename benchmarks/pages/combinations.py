@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.pairs import ROUNDS, Bench, Part, bench, defaults, pairs, parts
-from benchmarks.toy_federation import MODULES, TASKS, toy
+from benchmarks.pages.pairs import ROUNDS, Bench, Part, bench, defaults, pairs, parts
+from benchmarks.pages.toy_federation import MODULES, TASKS, toy
 
 from flt.algorithm.registry import PARTS
 from flt.models.adapters.registry import ADAPTERS

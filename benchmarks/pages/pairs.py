@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.toy_federation import toy
+from benchmarks.pages.toy_federation import toy
 from omegaconf import OmegaConf
 
 from flt.algorithm.recipe import Recipe

@@ -60,7 +60,7 @@ def located(override: str) -> str:
     """``model=small_lm`` names the project's small causal language model, which has no name of its own in conf/."""
     if override != SMALL_LM:
         return override
-    from benchmarks.small_lm import Settings, small_lm
+    from benchmarks.tools.small_lm import Settings, small_lm
 
     return f"model={small_lm(Settings(), Path(os.environ['FLT_DATA']))}"
 

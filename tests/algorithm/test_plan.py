@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from test_trivial_cases import clients_of, job_seed
+from methods import clients_of, job_seed
 from torch import Tensor, nn
 from toys import assert_same, toy_batches, toy_clients, toy_data, toy_federator, toy_module, weights_of
 

@@ -10,7 +10,7 @@ import torch
 from commands import in_empty_folder, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_trivial_cases import clients_of
+from methods import clients_of
 from toys import toy_federator, updates_of, weights_of
 
 from flt.algorithm.grouping.kmeans import KMeansGrouping

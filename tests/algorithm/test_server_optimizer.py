@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_trivial_cases import FEDIT, clients_of
+from methods import FEDIT, clients_of
 from toys import assert_same, toy_federator, updates_of, weights_of
 
 from flt.algorithm.grouping.kmeans import KMeansGrouping
@@ -123,7 +123,7 @@ def test_members_from_several_groups_that_trained_nothing_move_nothing(name: str
     groups = {0: state.groups[0], 1: dataclasses.replace(state.groups[0], slots={}), 2: GroupState(other, {}, {})}
     view = federator.server.view(dataclasses.replace(state, groups=groups, assignment={(0, 0): 1, (1, 0): 2}))
     members = [
-        federator.server.untrained_update(view, dataclasses.replace(update, kept=dict.fromkeys(layout.layers, pairs)))
+        view.untrained_update(dataclasses.replace(update, kept=dict.fromkeys(layout.layers, pairs)))
         for update, pairs in ((first, (0, 1)), (second, (1, 2)))
     ]
     moved = federator.server._combined(view.starting({1: members}, lambda update: 1), 1, members, None)

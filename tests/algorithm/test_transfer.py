@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import random_weights, update_of, view_of
-from test_trivial_cases import clients_of
+from methods import clients_of
 from torch import Tensor
 from toys import assert_same, toy_federator, weights_of
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from benchmarks.small_lm import HELD_OUT, SOURCES, Settings
 from benchmarks.tools import small_lm
+from benchmarks.tools.small_lm import HELD_OUT, SOURCES, Settings
 
 from flt.core.errors import InputError
 

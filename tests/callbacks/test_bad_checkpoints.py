@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bad_inputs import HUGE, MARK, OVERLAP, VAST, Evil
 from commands import in_empty_folder, train
-from test_bad_inputs import HUGE, MARK, OVERLAP, VAST, Evil
 
 from flt.callbacks.checkpoint import sealed
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from methods import CHANGES, GROUPINGS, METHODS, TASKS, clients_of
 from sklearn.metrics import adjusted_rand_score
-from test_trivial_cases import CHANGES, GROUPINGS, METHODS, TASKS, clients_of
 from toys import toy_federator
 
 from flt.algorithm.grouping.density import DbscanGrouping
@@ -115,7 +115,10 @@ def test_a_round_is_measured_in_the_features_that_were_clustered(name: str) -> N
     federator, clusters = watched(name)
     assert clusters.found is not None
     before = watched(name, rounds=1)[0].state
-    updates = federator.server.validate(before, federator.cohort, federator.updates)
+    accumulator = federator.server.accumulator(before, federator.cohort)
+    for update in federator.updates:
+        accumulator.add(update)
+    updates, _ = accumulator.compute()
     described = federator.server.recipe.grouping.describe(federator.server.view(before), updates)  # type: ignore[attr-defined]  # a Clustering
     assert np.array_equal(clusters.found.features, described)
     assert clusters.found.jobs == tuple(update.job for update in updates)

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_distributed import CENTRAL, OTHER, counted, federated, losses, private_b
+from received import CENTRAL, OTHER, counted, federated, losses, private_b
 from toys import Planned, toy_clients
 
 from flt.algorithm.recipe import Recipe

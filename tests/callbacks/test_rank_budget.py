@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import in_empty_folder, metrics, train
-from test_self_pruning import fill_b
-from test_trivial_cases import clients_of
+from filled import fill_b
+from methods import clients_of
 from toys import toy_federator, weights_of
 
 from flt.algorithm.importance import Magnitude

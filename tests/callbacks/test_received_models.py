@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from received import CENTRAL, OTHER, Sent, counted, federated, losses, private_b
 from slowly import slowly
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-from toys import Planned, Toy, toy_clients, toy_data, toy_federator, weights_of
+from toys import Planned, Toy, toy_clients, weights_of
 
 from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.importance import GradientSensitivity
@@ -21,76 +19,17 @@ from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.selection.truncate import Truncate
-from flt.callbacks.communication import Communication
-from flt.callbacks.evaluate import Evaluate, worst_tenth
-from flt.callbacks.received_models import ReceivedModels
+from flt.callbacks.evaluate import worst_tenth
 from flt.protocol.codec import encode
-from flt.protocol.messages import Payload, Plan
 from flt.protocol.state import ClientState
-from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
 MEASURED = GradientSensitivity()
 HAFL = Recipe(Mean(), selection=Freeze(), importance=MEASURED)
 CUT = Recipe(Mean(), selection=Truncate("random"), importance=MEASURED)
-CENTRAL = toy_data(80, seed=7)
-OTHER = toy_data(60, seed=8, task=1)
-
-
-def private_b(round: int) -> Plan:
-    return Plan(train=("A", "B", "head"), private=("B",))
 
 
 PRIVATE = Recipe(Mean(), plan=Planned(make=private_b))
-
-
-class Sent(FedCallback):
-    """Writes down, by round, what each job was sent and had, and the base, before any fit."""
-
-    def __init__(self) -> None:
-        self.rounds: list[list[tuple[Payload, ClientState]]] = []
-        self.bases: list[dict[str, Tensor]] = []
-
-    def on_round_start(self, federator: Federator) -> None:
-        state, cohort = federator.state, federator.cohort
-        initial = federator.server.base
-        self.bases.append({name: state.base.value(name, initial) for name in initial})
-        private = federator.client_states
-        self.rounds.append(
-            [(federator.server.broadcast(state, job, cohort), private.get(job.id, ClientState())) for job in cohort]
-        )
-
-
-def federated(
-    recipe: Recipe,
-    *,
-    every: int = 1,
-    test: dict[str, Dataset] | None = None,
-    jobs: int = 1,
-    measures: Sequence[str] = ("evaluate", "distributed"),
-    **given: Any,
-) -> Federator:
-    given = {"rounds": 3, "cohort": 3, "lr": 0.05, "clients": toy_clients(4, jobs, [1, 2, 2, 4]), **given}
-    federator = toy_federator(recipe, **given)
-    tasks = {(c.id, index): data.task for c in federator.clients.values() for index, data in enumerate(c.data)}
-    datasets: dict[str, Dataset] = {"task0": CENTRAL, "task1": OTHER} if jobs == 2 else {"task0": CENTRAL}
-    evaluate = Evaluate(datasets, tasks, every, test)
-    chosen: dict[str, FedCallback] = {"evaluate": evaluate, "distributed": ReceivedModels(evaluate)}
-    federator.callbacks = [*(chosen[name] for name in measures), Communication(), Sent()]
-    return federator
-
-
-def counted(federator: Federator) -> Counter[int]:
-    """Data set -> evaluations on it, by its identity."""
-    counts: Counter[int] = Counter()
-    evaluate = federator.engine.local_trainer.evaluate
-
-    def count(dataset: Dataset, watch: Callable[[int, int], None] | None = None) -> dict[str, float]:
-        counts[id(dataset)] += 1
-        return evaluate(dataset, watch)
-
-    federator.engine.local_trainer.evaluate = count  # type: ignore[method-assign]  # a stand-in
-    return counts
 
 
 def by_hand(tensors: dict[str, Tensor], base: dict[str, Tensor], data: Any = CENTRAL) -> tuple[float, float]:
@@ -110,10 +49,6 @@ def by_hand(tensors: dict[str, Tensor], base: dict[str, Tensor], data: Any = CEN
 def base_of(federator: Federator) -> dict[str, Tensor]:
     module = federator.engine.local_trainer.module
     return {name: p.detach().clone() for name, p in module.named_parameters() if "base_layer" in name}
-
-
-def losses(federator: Federator, key: str = "distributed/val_loss") -> list[float | None]:
-    return [metrics.get(key) for metrics in federator.history]
 
 
 # ---------------------------------------------------------------------------------------------- what is measured
@@ -151,7 +86,7 @@ def test_an_engine_brings_its_module_to_the_base_of_the_state_whatever_it_and_th
     now = {name: state.base.value(name, federator.server.base) for name in federator.server.base}
     _, expected = by_hand(payload.tensors, {**base, **now})
     for engine in (fresh.engine, federator.engine):
-        found = engine.evaluate_payload(state, payload, ClientState(), CENTRAL)
+        found = engine.local_trainer.evaluate_payload(state, payload, ClientState(), CENTRAL)
         assert found["val_loss"] == pytest.approx(expected, abs=1e-5)
     assert by_hand(payload.tensors, base)[1] != pytest.approx(expected, abs=1e-3)
 

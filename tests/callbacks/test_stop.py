@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import in_empty_folder, metrics, train
-from test_resume import Stopped, exported, state, stop_in_fit
+from stopped import Stopped, exported, state, stop_in_fit
 from toys import toy_federator
 
 from flt.callbacks.evaluate import Evaluate

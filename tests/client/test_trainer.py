@@ -125,7 +125,7 @@ def test_the_backbone_is_unchanged_unless_the_recipe_says_that_it_changes_it(rec
     federator = toy_federator(recipe, toy_clients(jobs=2), rounds=2)
     before = hash_of_base(federator)
     federator.fit()
-    federator.engine.load(federator.state, federator.state.home)
+    federator.engine.local_trainer.load(federator.state, federator.state.home)
     assert (hash_of_base(federator) != before) == recipe.rule.changes_base
 
 

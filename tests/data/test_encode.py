@@ -11,39 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from texts import WORDS, raw_text, tokenizer
 from torch.nn.functional import interpolate
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification
 
 from flt.core.errors import InputError
 from flt.data.config import DataConfig
 from flt.data.encode import encode_images, encode_text, tasks
 from flt.data.examples import Collate, Examples, take
-from flt.data.sources import Kind, RawData, load
+from flt.data.sources import RawData, load
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e"]
 NAMES = ("comp.graphics", "comp.windows", "rec.autos", "sci.med", "misc")
-
-
-def tokenizer(special: bool = True) -> PreTrainedTokenizerFast:
-    """A BERT-like tokenizer of nine words, or a GPT-like one that adds nothing."""
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    if special:
-        backend.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-        )
-    names = ["input_ids", "token_type_ids", "attention_mask"] if special else ["input_ids", "attention_mask"]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_input_names=names
-    )
-
-
-def raw_text(texts: list[str | None], pairs: list[str] | None = None) -> RawData:
-    columns = {"text": texts, "label": [i % 2 for i in range(len(texts))], **({"other": pairs} if pairs else {})}
-    kind: Kind = "pair" if pairs else "text"
-    inputs = ("text", "other") if pairs else ("text",)
-    return RawData({"train": datasets.Dataset.from_dict(columns)}, kind, inputs, "label", ("x", "y"))
 
 
 def raw_images(images: list, feature: object) -> RawData:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 from typing import Any
 
 import numpy as np
@@ -75,3 +77,18 @@ def test_positions_and_counts_are_those_of_splitting_at_once() -> None:
         assert job.train is job.train  # computed once
     job = flt.partition(data, alpha=1.0, clients=3)[1].data[0]
     assert job.label_counts == tuple(np.bincount(labels[job.train], minlength=3).tolist())
+
+
+def test_a_job_with_other_fields_keeps_its_positions(splits: list[int]) -> None:
+    job = flt.partition(toy_data(40), alpha=1.0, clients=2)[0].data[0]
+    positions = np.arange(3)
+    fewer = job.but(train=positions)
+    assert (fewer.examples, fewer.train is positions) == (3, True)
+    with pytest.raises(TypeError, match="trian"):
+        job.but(trian=positions)
+    assert not splits
+    replaced = dataclasses.replace(job, rounds=(2, None))
+    assert (replaced.rounds, replaced.examples, replaced.label_counts) == ((2, None), job.examples, job.label_counts)
+    assert replaced.train.tolist() == job.train.tolist()
+    assert fewer.held_out.tolist() == replaced.held_out.tolist() == job.held_out.tolist()
+    assert pickle.loads(pickle.dumps(replaced)).train.tolist() == job.train.tolist()

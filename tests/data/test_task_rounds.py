@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from commands import in_empty_folder, metrics, train
-from test_trivial_cases import METHODS, clients_of
+from methods import METHODS, clients_of
 from toys import assert_same, toy_federator, weights_of
 
 from flt.callbacks.clusters import clustering_accuracy

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_encode import WORDS, raw_text, tokenizer
+from texts import WORDS, raw_text, tokenizer
 from tokenizers.normalizers import Lowercase
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_python import PythonBackend

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from forked import forked
-from test_invariance import everything
 from toys import toy_clients, toy_federator, updates_of
+from whole_runs import everything
 
 from flt.engines.batched.engine import BatchedEngine
 from flt.engines.distributed import DistributedEngine, longest_first, shares

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from failing import Breaks, raises, tolerant
 from forked import forked
+from methods import METHODS
 from slowly import mostly_slowly
 from stacks import federator_of
-from test_invariance import everything, mixed
-from test_tolerance import Breaks, raises, tolerant
-from test_trivial_cases import METHODS
 from toys import Sent, assert_same, toy_clients, toy_federator, updates_of
+from whole_runs import everything, mixed
 
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
@@ -34,7 +34,6 @@ from flt.engines.process_group import PeerFailedError, ProcessGroup, StatusMessa
 from flt.engines.serial import SerialEngine
 from flt.protocol.codec import decode, encode
 from flt.protocol.messages import Payload
-from flt.server.accumulator import UpdateAccumulator
 from flt.server.client_state_store import ClientStateStore
 from flt.server.engine import Task
 from flt.server.federator import Federator
@@ -132,7 +131,7 @@ def larger(processes: ProcessGroup) -> str:
     """Sums that fit in each process, and not together."""
     federator = toy_federator(Recipe(Mean("uniform")), toy_clients(2))
     federator.cohort = federator._draw()
-    arrivals = UpdateAccumulator(federator.server, federator.state, federator.cohort)
+    accumulator = federator.server.accumulator(federator.state, federator.cohort)
     engine = DistributedEngine(federator.engine, processes)
     federator.engine = engine
     sent = federator._sent()
@@ -140,9 +139,9 @@ def larger(processes: ProcessGroup) -> str:
     processes.gather(b"each has claimed one")  # else the faster one might have both
     for update in (one, *sent):
         tensors = {name: torch.full_like(tensor, 2.0**37) for name, tensor in update.tensors.items()}
-        arrivals.take(dataclasses.replace(update, tensors=tensors))
+        accumulator.add(dataclasses.replace(update, tensors=tensors))
     try:
-        engine.exchange(arrivals, federator.counts, federator.client_states)
+        engine.exchange(accumulator, federator.counts, federator.client_states)
     except InputError as error:
         return str(error)
     return "went on"

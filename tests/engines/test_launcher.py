@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 from commands import metrics
+from launched import LIMIT, SHORT, ended, flt
 from safetensors.torch import load_file
 
 from flt.cli.main import main
@@ -20,10 +18,6 @@ from flt.core.errors import InputError
 from flt.engines.launcher import launched
 from flt.run import build
 from flt.run.compose import load_config
-
-SHORT = ["algo=hafl", "rounds=2", "clients=4", "local.steps=2", "eval.examples=20", "eval.client_examples=4"]
-LIMIT = 300
-"""Seconds."""
 
 
 @pytest.mark.parametrize(
@@ -60,21 +54,6 @@ def test_settings_that_an_engine_does_not_have_are_refused(engine: dict[str, obj
     with pytest.raises(InputError) as raised:
         build.engine_settings(dataclasses.replace(load_config([]), engine=engine))
     assert str(raised.value).startswith(line)
-
-
-def flt(folder: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "flt", "train", *SHORT, *overrides],
-        cwd=folder, env={**os.environ, **environment}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def ended(*runs: subprocess.Popen[str]) -> list[str]:
-    """What the runs printed, once they have all ended well."""
-    printed = [run.communicate(timeout=LIMIT)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0] * len(runs), printed
-    return printed
 
 
 def bits(folder: Path, name: str) -> dict[str, bytes]:

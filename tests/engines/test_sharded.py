@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from forked import forked
+from methods import METHODS, clients_of
 from slowly import mostly_slowly
-from test_invariance import everything
-from test_trivial_cases import METHODS, clients_of
 from toys import assert_same, toy_federator
+from whole_runs import everything
 
 from flt.engines.process_group import ProcessGroup
 from flt.engines.sharded import ShardedEngine

@@ -30,7 +30,7 @@ def split(processes: ProcessGroup) -> tuple[dict[str, list[float]], dict[str, fl
     federator.engine = ShardedEngine(federator.engine.local_trainer, federator.clients, processes, 1, "fsdp")
     held = sum(p.to_local().numel() for p in module.parameters() if isinstance(p, DTensor))
     federator.fit()
-    figures = federator.engine.evaluate(federator.state, 0, held_out(federator))
+    figures = federator.engine.local_trainer.evaluate_group(federator.state, 0, held_out(federator))
     return {name: tensor.flatten().tolist() for name, tensor in weights(federator).items()}, figures, held / frozen
 
 
@@ -41,7 +41,7 @@ def held_out(federator: Federator) -> Subset:
 def test_two_processes_that_each_have_a_part_of_the_frozen_weights_make_what_one_makes(tmp_path: Path) -> None:
     serial = federator_of("hafl", sizes=(8, 8))
     serial.fit()
-    expected = serial.engine.evaluate(serial.state, 0, held_out(serial))
+    expected = serial.engine.local_trainer.evaluate_group(serial.state, 0, held_out(serial))
     for found, figures, share in forked(split, 2, tmp_path):
         assert share == 0.5
         assert figures == pytest.approx(expected, abs=1e-5)
@@ -57,7 +57,7 @@ def test_a_recipe_that_changes_the_frozen_weights_is_refused() -> None:
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_make_what_one_makes(tmp_path: Path) -> None:
-    from test_launch import ended, flt
+    from launched import ended, flt
 
     ended(flt(tmp_path, "engine=sharded", "engine.strategy=fsdp", "devices=2", "name=sharded", "rounds=1"))
     assert (tmp_path / "lightning_logs" / "sharded" / "version_0" / "adapter").is_dir()

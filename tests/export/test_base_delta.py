@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_export import X, loaded
+from lora_exports import X, loaded
 from toys import Toy, toy_federator
 
 from flt.algorithm.plan import FullPlan
@@ -83,7 +83,7 @@ def test_peft_loads_a_delta_on_a_module_of_the_user_s_with_equal_logits(case: st
     base = untrained(federator)
     before = base(X)
     federator.fit()
-    federator.engine.load(federator.state, 0)
+    federator.engine.local_trainer.load(federator.state, 0)
     module, layout = federator.engine.local_trainer.module.eval(), federator.server.layout
     folder = export(module, layout, federator.state, tmp_path, Card(), made_by(federator), "delta")
     model = loaded(base, folder).eval()
@@ -103,7 +103,7 @@ def test_a_layer_without_living_pairs_still_brings_its_base_s_change(tmp_path: P
     base = untrained(federator)
     federator.fit()
     state = dataclasses.replace(federator.state, alive={"fc1": (), "fc2": (0, 1)})
-    federator.engine.load(state, 0)
+    federator.engine.local_trainer.load(state, 0)
     module = federator.engine.local_trainer.module.eval()
     folder = export(module, federator.server.layout, state, tmp_path, Card(), None, "delta")
     torch.testing.assert_close(loaded(base, folder).eval()(X), module(X), rtol=0, atol=1e-6)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_trivial_cases import METHODS, clients_of
+from methods import METHODS, clients_of
 from toys import assert_same, toy_federator, weights_of
 
 from flt.algorithm.plan import AdapterPlan

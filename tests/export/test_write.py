@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,11 @@ import safetensors.torch
 import torch
 import transformers
 from commands import QUICK, in_empty_folder
-from peft import PeftModel
+from lora_exports import X, loaded, trained, with_dead_pairs_at_zero
 from slowly import slowly
 from torch import Tensor, nn
 from toys import FEATURES, Toy, toy_module
 
-from flt.algorithm.recipe import Recipe
-from flt.algorithm.rule.mean import Mean
 from flt.api import Result
 from flt.api import train as train_cfg
 from flt.callbacks.checkpoint import newest
@@ -29,11 +25,8 @@ from flt.export.metadata import Card
 from flt.export.write import export, merge
 from flt.models import embedded
 from flt.models.adapters.lora import LoraSettings, attach
-from flt.protocol.layout import Layout
-from flt.protocol.state import ServerState
 from flt.run.compose import load_config
 from flt.run.workload import federation
-from flt.server.aggregation import ServerAggregation
 
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Result:
@@ -56,13 +49,6 @@ def backbone(classes: int) -> nn.Module:
     return transformers.AutoModelForImageClassification.from_pretrained(
         embedded.embedded(), num_labels=classes, ignore_mismatched_sizes=True
     )
-
-
-def loaded(base: nn.Module, folder: Path) -> PeftModel:
-    """Loads an adapter; a warning about keys that are missing or left over is an error."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", ".*(missing|unexpected).*")
-        return PeftModel.from_pretrained(base, folder)  # type: ignore[arg-type]  # any module will do
 
 
 @pytest.mark.parametrize(
@@ -173,29 +159,6 @@ def test_flora_leaves_a_model_that_transformers_loads(
     model = transformers.AutoModelForImageClassification.from_pretrained(result.exported)
     torch.testing.assert_close(logits(model), logits(result.module.model), rtol=0, atol=1e-6)
     assert str(embedded.embedded().parent) not in (result.exported / "config.json").read_text()
-
-
-def trained(module: pl.LightningModule, layout: Layout, alive: Mapping[str, tuple[int, ...]]) -> ServerState:
-    """A state in which every tensor has moved, and some pairs are cut."""
-    state = ServerAggregation(Recipe(Mean()), layout, 1, 0, {}).initial(dict(module.named_parameters()))
-    generator = torch.Generator().manual_seed(1)
-    group = state.groups[0]
-    moved = {name: torch.randn(value.shape, generator=generator) for name, value in group.weights.items()}
-    return dataclasses.replace(
-        state, groups={0: dataclasses.replace(group, weights=moved)}, alive={**state.alive, **alive}
-    )
-
-
-def with_dead_pairs_at_zero(module: nn.Module, layout: Layout, state: ServerState) -> nn.Module:
-    weights = dict(state.groups[0].weights)
-    for name, layer in layout.layers.items():
-        dead = [i for i in range(layer.rank) if i not in state.alive[name]]
-        weights[layer.b] = weights[layer.b].index_fill(1, torch.tensor(dead, dtype=torch.long), 0)
-    module.load_state_dict(weights, strict=False)
-    return module.eval()
-
-
-X = torch.randn(5, FEATURES, generator=torch.Generator().manual_seed(3))
 
 
 def bare(kind: type[pl.LightningModule]) -> pl.LightningModule:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from test_trivial_cases import FEDIT, METHODS, clients_of
+from methods import FEDIT, METHODS, clients_of
 from torch import Tensor
 from torch.utils.data import TensorDataset
 from toys import Toy, assert_same, toy_data, toy_federator, updates_of, weights_of

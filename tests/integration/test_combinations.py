@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.combinations import CASES, Case, cells, configured, numbered, recipe_refusals
 from benchmarks.pages import combinations
-from benchmarks.pairs import ROUNDS, bench
-from benchmarks.toy_federation import MODULES, TASKS, toy
+from benchmarks.pages.combinations import CASES, Case, cells, configured, numbered, recipe_refusals
+from benchmarks.pages.pairs import ROUNDS, bench
+from benchmarks.pages.toy_federation import MODULES, TASKS, toy
 from commands import in_empty_folder, train
 from lightning.pytorch.loggers.logger import DummyLogger
 from slowly import mostly_slowly

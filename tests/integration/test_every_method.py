@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from test_trivial_cases import METHODS
+from methods import METHODS
 
 from flt.algorithm.recipe import Recipe
 from flt.run import build

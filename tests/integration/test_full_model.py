@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_trivial_cases import SGD, clients_of, job_seed, proximal_fit
+from methods import SGD, clients_of, job_seed, proximal_fit
 from toys import Sent, Toy, toy_federator, toy_module, updates_of, weights_of
 
 from flt.algorithm.grouping.kmeans import KMeansGrouping

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,27 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from methods import METHODS, clients_of, run
 from slowly import mostly_slowly
-from test_trivial_cases import METHODS, clients_of, run
 from toys import toy_federator
-
-from flt.protocol.codec import encode
-from flt.server.federator import Federator
+from whole_runs import everything, mixed
 
 QUICK = ["fedavg", "scaffold", "flora", "hafl freeze", "haflq channel", "sa_fedlora", "fl_tac, unlocked", "everything"]
 methods = pytest.mark.parametrize("name", mostly_slowly(METHODS, QUICK))
-
-
-def mixed(**given: Any) -> dict[str, Any]:
-    """Four clients of different ranks with one job or two."""
-    clients = clients_of(4, jobs=2, ranks=[1, 2, 3, 4])
-    clients[1] = dataclasses.replace(clients[1], data=clients[1].data[:1])
-    return {"clients": clients, "rounds": 2, "cohort": 3, "steps": 2, **given}
-
-
-def everything(federator: Federator) -> list[bytes]:
-    private = federator.client_states
-    return [encode(federator.state), *(encode(private[job]) for job in sorted(private))]
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.combinations import MIX
+from benchmarks.pages.combinations import MIX
 from commands import in_empty_folder, metrics, train
 from toys import toy_clients, toy_federator
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from benchmarks.pairs import ROUNDS, Part, bench, pairs, parts
+from benchmarks.pages.pairs import ROUNDS, Part, bench, pairs, parts
 from slowly import mostly_slowly
 from toys import toy_clients, toy_federator, weights_of
 

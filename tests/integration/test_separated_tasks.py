@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_trivial_cases import GROUPINGS, METHODS, UNIFORM
+from methods import GROUPINGS, METHODS, UNIFORM
 from torch.utils.data import Dataset, TensorDataset
 from toys import FEATURES, assert_same, toy_federator, weights_of
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from several_heads import several, toy_heads
 from tiny import classifier
 from torch import Tensor
-from toys import Planned, toy_clients, toy_data, toy_federator, toy_module
+from toys import Planned, toy_federator, toy_module
 
 from flt.algorithm.grouping import features
 from flt.algorithm.grouping.kmeans import KMeansGrouping
@@ -24,7 +25,7 @@ from flt.algorithm.rule.scaffold import Scaffold
 from flt.callbacks.evaluate import Evaluate
 from flt.callbacks.received_models import ReceivedModels
 from flt.core.errors import InputError
-from flt.data.clients import ClientSpec, JobData
+from flt.data.clients import JobData
 from flt.models.heads import draw, renew, variants
 from flt.protocol.codec import encode
 from flt.protocol.messages import Payload, Plan, Update
@@ -82,27 +83,6 @@ def test_a_head_of_several_layers_changes_shape_in_the_last_one_only() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- federations
-
-
-def toy_heads(widths: Mapping[str, int]) -> dict[str, dict[str, Tensor]]:
-    """Head -> random values for the toy's head of so many classes."""
-    generator = torch.Generator().manual_seed(5)
-    return {
-        head: {"head.weight": torch.randn(width, 10, generator=generator), "head.bias": torch.zeros(width)}
-        for head, width in widths.items()
-    }
-
-
-def several(clients: int, widths: Sequence[int], names: Sequence[str]) -> dict[int, ClientSpec]:
-    """Toy clients with one job per task; the last client lacks the first task."""
-    made = {}
-    sets = [toy_data(clients * 30, task=task, classes=width) for task, width in enumerate(widths)]
-    for number, client in toy_clients(clients, jobs=len(widths)).items():
-        data = tuple(
-            dataclasses.replace(job, dataset=sets[task], head=names[task]) for task, job in enumerate(client.data)
-        )
-        made[number] = dataclasses.replace(client, data=data[1:] if number == clients - 1 and data[1:] else data)
-    return made
 
 
 class Watch(FedCallback):

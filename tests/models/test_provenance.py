@@ -111,7 +111,7 @@ def test_what_the_checkpoint_lacks_is_what_it_was_in_training(
 
 
 def test_layers_that_peft_leaves_alone_bring_their_values_too(folder: Path) -> None:
-    from test_export import trained, with_dead_pairs_at_zero
+    from lora_exports import trained, with_dead_pairs_at_zero
 
     from flt.export.metadata import Card
     from flt.export.write import export

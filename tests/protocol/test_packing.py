@@ -125,10 +125,10 @@ def test_a_bad_update_is_refused_naming_the_client(name: str) -> None:
     server = ServerAggregation(Recipe(Mean(), selection=Freeze()), LAYOUT, 1, 0, {})
     state = server.initial(random_weights(LAYOUT, 0))
     good = closed_update(update(), LAYOUT, SOME)
-    assert server.validate(state, jobs_of(4), [good])[0].kept == KEPT
+    assert server.validated(state, jobs_of(4)[0], good).kept == KEPT
     bad = PackedUpdate(**{**vars(good), "packed": change(good.packed)})
     with pytest.raises(InputError, match=f"^update of client 0, {message}") as error:
-        server.validate(state, jobs_of(4), [bad])
+        server.validated(state, jobs_of(4)[0], bad)
     assert "\n" not in str(error.value)
 
 
@@ -139,7 +139,7 @@ def test_a_number_that_is_not_finite_is_found_at_every_precision(bits: int) -> N
     server = ServerAggregation(Recipe(Mean(), selection=Freeze()), LAYOUT, 1, 0, {})
     state, closed = server.initial(random_weights(LAYOUT, 0)), closed_update(sent, LAYOUT, dict.fromkeys(SOME, bits))
     with pytest.raises(InputError, match="^update of client 0, job 0: y.B=.* not finite"):
-        server.validate(state, jobs_of(4), [closed])
+        server.validated(state, jobs_of(4)[0], closed)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 import pytest
-from benchmarks.combinations import configured
-from benchmarks.toy_federation import toy
+from benchmarks.pages.combinations import configured
+from benchmarks.pages.toy_federation import toy
 
 from flt.run.assembly import refusal, start
 from flt.run.federation import Federation

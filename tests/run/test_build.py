@@ -84,7 +84,7 @@ def test_a_recipe_is_its_parts(algo: str, parts: dict[str, Any]) -> None:
 def test_the_oracle_alone_is_told_the_tasks() -> None:
     truth = {(0, 0): "a", (0, 1): "b"}
     found = recipe(load_config(["algo=fl_tac", "grouping=oracle"]), 2, truth).grouping
-    assert found == OracleGrouping().client_aware_modules(truth)
+    assert found == OracleGrouping().with_tasks(truth)
     assert found.several
     assert recipe(load_config(["algo=fl_tac"]), 2, truth) == recipe(load_config(["algo=fl_tac"]), 2)
 

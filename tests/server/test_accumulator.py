@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_tolerance import tolerant
-from test_trivial_cases import METHODS, clients_of
+from failing import tolerant
+from methods import METHODS, clients_of
 from toys import Sent, assert_same, toy_clients, toy_federator, weights_of
 
 from flt.algorithm.recipe import Recipe
@@ -72,8 +72,9 @@ def test_streaming_has_the_bits_of_aggregating_the_list(name: str) -> None:
     federator.fit()
     before = toy_federator(recipe, **{**settings, "clients": clients_of(3), "rounds": 1})
     sent = next(callback for callback in federator.callbacks if isinstance(callback, Sent)).updates
-    validated = before.server.validate(before.state, before._draw(), sent)
-    assert encode(before.server.aggregate(before.state, validated)) == encode(federator.state)
+    jobs = {job.id: job for job in before._draw()}
+    valid = [before.server.validated(before.state, jobs[update.job], update) for update in sent]
+    assert encode(before.server.aggregate(before.state, valid)) == encode(federator.state)
 
 
 def taken(*changes: Any) -> UpdateAccumulator:
@@ -82,10 +83,10 @@ def taken(*changes: Any) -> UpdateAccumulator:
     federator.fit()
     sent = next(callback for callback in federator.callbacks if isinstance(callback, Sent)).updates
     fresh = toy_federator(Recipe(Mean()), toy_clients(2))
-    arrivals = UpdateAccumulator(fresh.server, fresh.state, fresh._draw())
+    accumulator = fresh.server.accumulator(fresh.state, fresh._draw())
     for change in changes:
-        arrivals.take(dataclasses.replace(sent[0], **change))
-    return arrivals
+        accumulator.add(dataclasses.replace(sent[0], **change))
+    return accumulator
 
 
 def test_an_update_is_taken_once() -> None:
@@ -99,12 +100,12 @@ def test_an_update_that_was_not_asked_for_is_refused() -> None:
 
 
 def test_what_another_process_sends_of_a_streamed_update_has_its_shapes() -> None:
-    arrivals = taken({})
-    expected = {name: tensor.shape for name, tensor in arrivals.updates[0, 0].tensors.items()}
-    (sendable,) = arrivals.sendable()
+    accumulator = taken({})
+    expected = {name: tensor.shape for name, tensor in accumulator.updates[0, 0].tensors.items()}
+    (sendable,) = accumulator.sendable()
     assert not sendable.tensors
-    arrivals.receive([sendable])
-    assert {name: tensor.shape for name, tensor in arrivals.updates[0, 0].tensors.items()} == expected
+    accumulator.merge([sendable])
+    assert {name: tensor.shape for name, tensor in accumulator.updates[0, 0].tensors.items()} == expected
 
 
 # ---------------------------------------------------------------------------------------------- finite, and too large

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -128,7 +128,7 @@ def test_what_is_private_travels_neither_down_nor_up() -> None:
     server, state, updates = round_of(Recipe(Mean(), plan=Planned(make=private_plan)))
     assert sorted(server.broadcast(state, COHORT[0], COHORT).tensors) == ["x.A", "x.B", "y.A", "y.B"]
     with pytest.raises(InputError, match="other tensors than were asked for"):
-        server.validate(state, COHORT, updates)
+        collected(server, state, updates)
     later = dataclasses.replace(state, rounds=1)
     assert sorted(server.broadcast(later, COHORT[0], COHORT).tensors) == ["x.A", "y.A"]
 
@@ -160,13 +160,22 @@ def test_an_absent_client_is_sent_the_versions_that_it_missed() -> None:
     assert versions == {0: [[], [1], [2]], 1: [[], [1, 2]], 2: []}
 
 
-# ---------------------------------------------------------------------------------------------- screen
+# ---------------------------------------------------------------------------------------------- validate
+
+
+def collected(server: ServerAggregation, state: ServerState, updates: Sequence[Update]) -> list[Update]:
+    """The updates that the round's accumulator holds after all of these were added."""
+    accumulator = server.accumulator(state, COHORT)
+    for update in updates:
+        accumulator.add(update)
+    return accumulator.compute()[0]
 
 
 def test_good_updates_are_let_through_sorted_by_job() -> None:
     server, state, updates = round_of()
-    assert server.validate(state, COHORT, updates[::-1]) == updates
-    assert server.validate(state, COHORT, []) == []
+    assert [server.validated(state, job, update) for job, update in zip(COHORT, updates, strict=True)] == updates
+    assert [update.job for update in collected(server, state, updates[::-1])] == [update.job for update in updates]
+    assert collected(server, state, []) == []
 
 
 def with_tensor(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Update], Update]:
@@ -226,7 +235,7 @@ def test_a_bad_update_is_refused_in_one_line_naming_its_client_and_the_number(na
     server, state, updates = round_of(Recipe(Mean(), selection=Freeze("first")))
     updates[1] = change(updates[1])
     with pytest.raises(InputError, match=rf"^update of client 1, job 0\S* ?.*{message}") as error:
-        server.validate(state, COHORT, updates)
+        collected(server, state, updates)
     assert "\n" not in str(error.value)
     assert "; allowed is " in str(error.value) or ": allowed is " in str(error.value)
 
@@ -236,13 +245,13 @@ def test_an_update_of_who_was_not_in_the_cohort_is_refused(job: tuple[int, int])
     server, state, updates = round_of()
     foreign = dataclasses.replace(updates[0], job=job)
     with pytest.raises(InputError, match=rf"^update of client {job[0]}, job {job[1]}=.*a job of the round's cohort$"):
-        server.validate(state, COHORT, [*updates, foreign])
+        collected(server, state, [*updates, foreign])
 
 
 def test_a_second_update_of_a_job_is_refused() -> None:
     server, state, updates = round_of()
     with pytest.raises(InputError, match="^update of client 1, job 0=twice"):
-        server.validate(state, COHORT, [*updates, updates[1]])
+        collected(server, state, [*updates, updates[1]])
 
 
 # ---------------------------------------------------------------------------------------------- aggregate

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_trivial_cases import METHODS
+from failing import Breaks, raises, tolerant
+from methods import METHODS
 from toys import Toy, assert_same, toy_clients, toy_federator, weights_of
 
 from flt.algorithm.recipe import Recipe
@@ -34,28 +35,6 @@ RULES = [Mean(), Stacking()]
 """One that streams, and one that doesn't."""
 
 
-class Breaks(FedCallback):
-    """Lets the fits of some clients fail, the first so many times."""
-
-    def __init__(self, clients: Sequence[int], how: Callable[[Toy], Any], times: int = 99) -> None:
-        self.clients, self.how, self.times, self.left, self.client = clients, how, times, times, -1
-
-    def on_fit_start(self, federator: Federator) -> None:
-        module: Any = federator.engine.local_trainer.module
-        step = module.training_step
-
-        def training_step(batch: Any, batch_idx: int) -> Any:
-            if self.client in self.clients and batch_idx == 1 and self.left:
-                self.left -= 1
-                self.how(module)
-            return step(batch, batch_idx)
-
-        module.training_step = training_step
-
-    def on_job_start(self, federator: Federator, payload: Payload) -> None:
-        self.client = payload.job[0]
-
-
 class Changes(FedCallback):
     """A transform that spoils what some clients send."""
 
@@ -70,22 +49,12 @@ class Changes(FedCallback):
         return updates
 
 
-def raises(module: Toy) -> None:
-    raise RuntimeError("a text of a user's example")
-
-
 def out_of_memory(module: Toy) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
 
 
 def hangs(module: Toy) -> None:
     time.sleep(60)
-
-
-def tolerant(federator: Federator, **settings: Any) -> Federator:
-    federator.failure_policy = FailurePolicy(**settings)
-    federator.engine.set_failure_policy(federator.failure_policy)
-    return federator
 
 
 def without(client: int, rule: Any, rounds: int = 1) -> Federator:

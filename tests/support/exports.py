@@ -35,7 +35,7 @@ class Made:
     def logits(self, model: Model) -> Tensor:
         """What the resident module computes with one of the models that the run made, where its clients compute."""
         local_trainer = self.federator.engine.local_trainer
-        self.federator.engine.load(self.federator.state, model.gid, model.head)
+        self.federator.engine.local_trainer.load(self.federator.state, model.gid, model.head)
         local_trainer.put(model.tensors)
         module: Any = local_trainer.module.eval()
         with contextlib.ExitStack() as stack:

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from flt.algorithm.base import ImportancePart
 from flt.algorithm.rule.exact_sum import ExactSum
 from flt.algorithm.view import View
 from flt.client.fit import LocalCallback, LocalFit
@@ -23,24 +24,9 @@ MEAN, DEVIATION = "delta_mean", "delta_deviation"
 """Slots in which a group keeps the averages of each entry, where the uncertainty needs them."""
 
 
-class _AtServer:
-    """What the clients neither measure nor send."""
-
-    def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """What changes local training: nothing."""
-        return []
-
-    def own(self, view: View, update: Update) -> dict[str, Tensor]:
-        """What a job knows by itself: nothing."""
-        return {}
-
-
 @dataclasses.dataclass(frozen=True)
-class NoImportance(_AtServer):
+class NoImportance(ImportancePart):
     """Nothing is measured: all pairs tie."""
-
-    source: ClassVar[str] = "nothing"
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
         """The group with its new scores: the old ones."""
@@ -48,7 +34,7 @@ class NoImportance(_AtServer):
 
 
 @dataclasses.dataclass(frozen=True)
-class Magnitude(_AtServer):
+class Magnitude(ImportancePart):
     """|s b_i a_i|, the Frobenius norm of the pair's part of the product, after each round; not smoothed.
 
     An indicator to compare HAFL's with (arXiv 2411.06581); which norm is our reconstruction. A pair that was never
@@ -56,7 +42,7 @@ class Magnitude(_AtServer):
     """
 
     source: ClassVar[str] = "weights"
-    needs: ClassVar[tuple[str, ...]] = LORA_FACTORS
+    works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
         """The group with its new scores."""
@@ -69,14 +55,14 @@ class Magnitude(_AtServer):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Smoothed:
+class _Smoothed(ImportancePart):
     """Two moving averages, as AdaLoRA's (arXiv 2303.10512, equations 5 and 6)."""
 
     beta1: float = 0.85
     beta2: float = 0.85
     uncertainty: bool = False
 
-    needs: ClassVar[tuple[str, ...]] = LORA_FACTORS
+    works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
     def __post_init__(self) -> None:
         for name in ("beta1", "beta2"):
@@ -144,7 +130,7 @@ class GradientSensitivity(_Smoothed):
 
 
 @dataclasses.dataclass(frozen=True)
-class DeltaSensitivity(_Smoothed, _AtServer):
+class DeltaSensitivity(_Smoothed):
     """Smoothed sensitivity as the server sees it, once per round, from the aggregate alone: nothing of it goes up.
 
         I = |w * dw / f|,  dw = w - w of the round before

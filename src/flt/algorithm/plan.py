@@ -7,10 +7,11 @@ import math
 from typing import ClassVar
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from flt.client.fit import LocalCallback
+from flt.algorithm.base import PlanPart
+from flt.client.fit import LocalCallback, LocalFit
 from flt.core.errors import InputError
 from flt.protocol.layout import LORA_FACTORS, TRAVELLING
 from flt.protocol.messages import Plan
@@ -23,7 +24,7 @@ WHOLE = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Decaying:
+class _Decaying(PlanPart):
     """A learning rate that falls from round to round.
 
     Attributes:
@@ -33,8 +34,6 @@ class _Decaying:
         lr_floor: The smallest factor that the learning rate comes down to, in [0, 1].
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()
-
     lr_decay: float = 1.0
     lr_floor: float = 0.0
 
@@ -43,6 +42,12 @@ class _Decaying:
             raise InputError.of("plan.lr_decay", self.lr_decay, "a number in (0, 1]")
         if not 0 <= self.lr_floor <= 1:
             raise InputError.of("plan.lr_floor", self.lr_floor, "a number in [0, 1]")
+
+    def callbacks(self, fit: LocalFit) -> list[Callback]:
+        """Returns what the round's plan changes in a fit: the learning rate's factor and the proximal term."""
+        plan = fit.payload.plan
+        factor = [LearningRateFactor(fit)] if plan.lr_factor != 1 else []
+        return [*factor, *([Proximal(fit)] if plan.mu else [])]
 
     def decayed(self, round: int) -> float:
         """The factor after ``round`` finished rounds."""
@@ -58,8 +63,6 @@ class AdapterPlan(_Decaying):
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
         private: Roles that stay on the client, of the same kinds: all of them is training without federation.
     """
-
-    initiating: ClassVar[int] = 0
 
     train: list[str] = dataclasses.field(default_factory=lambda: list(TRAVELLING))
     mu: float = 0.0
@@ -94,15 +97,17 @@ class Alternating(_Decaying):
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
     """
 
-    needs: ClassVar[tuple[str, ...]] = LORA_FACTORS
-    initiating: ClassVar[int] = 0
-    roles: ClassVar[frozenset[str]] = frozenset({*LORA_FACTORS, "head"})
-
+    works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
     mu: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_mu(self.mu)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Roles that train in some round."""
+        return frozenset({*LORA_FACTORS, "head"})
 
     def __call__(self, round: int) -> Plan:
         """The plan of the round that follows ``round`` finished ones."""
@@ -117,8 +122,6 @@ class FullPlan(_Decaying):
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
         lr_factor: Multiplies the learning rate, which is an adapter's elsewhere: a whole model wants a smaller one.
     """
-
-    initiating: ClassVar[int] = 0
 
     mu: float = 0.0
     lr_factor: float = WHOLE

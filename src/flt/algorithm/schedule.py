@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from flt.algorithm import pruning
+from flt.algorithm.base import SchedulePart
 from flt.algorithm.plan import of_rounds
 from flt.core.errors import InputError
-from flt.protocol.layout import Layout
+from flt.protocol.layout import LORA_FACTORS, Layout
 from flt.protocol.state import ServerState
+
+if TYPE_CHECKING:
+    from flt.algorithm.recipe import Recipe
 
 SHAPES: dict[str, Callable[[float, float, float], float]] = {
     "cubic": lambda start, end, x: end + (start - end) * (1 - x) ** 3,
@@ -24,25 +28,16 @@ CRITERIA = ("score", "svd")
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
-    """Every pair lives from the first round to the last."""
-
-    needs: ClassVar[tuple[str, ...]] = ()
-    cuts: ClassVar[bool] = False
-    by: ClassVar[str] = "score"
-    falls: ClassVar[bool] = False
-    heated: ClassVar[int | None] = None
+class Constant(SchedulePart):
+    """Every component is active from the first round to the last."""
 
     def __call__(self, state: ServerState, layout: Layout) -> ServerState:
-        """Cuts ``alive`` for the next round: here, not at all."""
+        """Returns the state as it is."""
         return state
-
-    def check(self, rank: int) -> None:
-        """Any rank goes."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Annealed:
+class Annealed(SchedulePart):
     """SA-FedLoRA's rank budget: it heats, anneals and cools (arXiv 2405.09394v1).
 
         b(t) = b_0                                            t <= T0 + t_h            heating
@@ -66,8 +61,7 @@ class Annealed:
         rounds: Rounds in all, T; None: the run's.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("A", "B")
-    cuts: ClassVar[bool] = True
+    works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
     end: int = 4
     shape: str = "cubic"
@@ -95,6 +89,11 @@ class Annealed:
             raise InputError.of("schedule.allocation", self.allocation, "layer with schedule.reversed", why)
 
     @property
+    def cuts(self) -> bool:
+        """True: the budget changes."""
+        return True
+
+    @property
     def falls(self) -> bool:
         """Whether pairs go: a budget that rises only wakes them."""
         return not self.reversed
@@ -103,6 +102,36 @@ class Annealed:
     def heated(self) -> int | None:
         """The last round before the first cut; None: not known before the run's rounds are."""
         return None if self.rounds is None else self._phases()[0]
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Refuses components whose importance nobody knows, and an SVD where others remember the factors.
+
+        Raises:
+            InputError: Another part contradicts this one.
+        """
+        if recipe.rule.starts_afresh:
+            raise self.clash(recipe.rule, "each round begins with a fresh adapter", "constant")
+        if not self.falls:
+            return
+        if self.by == "score" and recipe.importance.source == "nothing":
+            raise InputError.of("importance", "none", "gradient, delta or magnitude", f"{self.name} cuts by it")
+        if self.by == "svd" and (
+            recipe.grouping.several or recipe.rule.sends or recipe.selection.personal or recipe.server_optimizer.steps
+        ):
+            why = "the groups' factors, or what is kept of them, would no longer belong together"
+            allowed = "score with several groups, slots, clients' own scores or a server optimiser"
+            raise InputError.of("schedule.by", "svd", allowed, why)
+        self._check_plan(recipe)
+
+    def _check_plan(self, recipe: Recipe) -> None:
+        plan, heated = recipe.plan, self.heated
+        private = sorted(set(LORA_FACTORS) & set(plan(max(0, (heated or 1) - 1)).private))
+        if private and (self.by == "svd" or recipe.importance.source != "clients"):
+            why = f"the server would cut by what it has, and plan.private keeps {', '.join(private)} at the clients"
+            raise InputError.of("schedule.by", self.by, "score with importance=gradient", why)
+        if heated is not None and not any(set(LORA_FACTORS) & set(plan(done).train) for done in range(heated)):
+            why = "no round before the first cut trains the components"
+            raise self.clash(plan, why, "schedule.heat >= 1, with a plan that trains them")
 
     def check(self, rank: int) -> None:
         """Refuses an end above the adapter's rank, from which the budget starts.

@@ -5,26 +5,54 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
+from flt.algorithm.base import Part
 from flt.algorithm.rule.base import Combined
 from flt.algorithm.view import View
 from flt.core.errors import InputError
 from flt.protocol.messages import Update
+
+if TYPE_CHECKING:
+    from flt.algorithm.recipe import Recipe
 
 FIRST, SECOND = "server_m", "server_v"
 """Slots of a group: the moments."""
 Moments = dict[str, Tensor]
 
 
-@dataclasses.dataclass(frozen=True)
-class NoServerOptimizer:
-    """The group becomes what the rule made of it: FedAvg."""
+class ServerOptimizerPart(Part):
+    """The step of the server along the change that the rule found."""
 
+    kind: ClassVar[str] = "server_optimizer"
     steps: ClassVar[bool] = False
+    """True if a group becomes anything else than what the rule made of it."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, view: View, gid: int, updates: Sequence[Update], out: Combined, start: Mapping[str, Tensor]
+    ) -> Combined:
+        """Returns the rule's answer for a group with the server's step in the place of its change from ``start``."""
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Refuses an answer that isn't the change of the adapter, of which an optimiser takes steps."""
+        if not self.steps:
+            return
+        if recipe.rule.changes_base or recipe.rule.mixes_components:
+            raise self.clash(recipe.rule, "a part of its answer isn't the adapter's change", "none")
+        if not recipe.plan.roles - set(recipe.plan(0).private):
+            raise InputError.of("server_optimizer", self.name, "none", "clients send nothing to step along")
+        if recipe.compression.down:
+            why = "the change would have the rounding on the way down in it"
+            raise InputError.of("compression.down", "true", f"false with server_optimizer {self.name}", why)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoServerOptimizer(ServerOptimizerPart):
+    """The group becomes what the rule made of it: FedAvg."""
 
     def __call__(
         self, view: View, gid: int, updates: Sequence[Update], out: Combined, start: Mapping[str, Tensor]
@@ -34,7 +62,7 @@ class NoServerOptimizer:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Stepping(abc.ABC):
+class _Stepping(ServerOptimizerPart):
     """Steps along d = (what the rule made) - (what it makes of what was sent to the members), in float64.
 
     So d is the clients' change alone, also where members come from several groups. An entry that nobody sent is what

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flt.algorithm.base import Part
 from flt.algorithm.grouping.features import LORA, unit
 from flt.algorithm.view import View
 from flt.core.errors import InputError
 
+if TYPE_CHECKING:
+    from flt.algorithm.recipe import Recipe
+
 Weights = dict[str, Tensor]
 
 
+class TransferPart(Part):
+    """What clusters take over from each other."""
+
+    kind: ClassVar[str] = "transfer"
+    mixes: ClassVar[bool] = False
+    """True if clusters take over something from each other."""
+
+    @abc.abstractmethod
+    def __call__(self, view: View, new: Mapping[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
+        """Returns the weights of the groups that had members, from the weights that the rule gave them."""
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Refuses a federation without clusters."""
+        if self.mixes and not recipe.grouping.clusters:
+            why = "there are no clusters to take over from"
+            raise InputError.of("transfer", self.name, "none with grouping=everyone", why)
+
+
 @dataclasses.dataclass(frozen=True)
-class NoTransfer:
+class NoTransfer(TransferPart):
     """Each cluster learns from its own members alone (FL-TAC)."""
 
     def __call__(self, view: View, new: Mapping[int, Weights]) -> dict[int, Weights]:
@@ -26,7 +50,7 @@ class NoTransfer:
 
 
 @dataclasses.dataclass(frozen=True)
-class CosineTransfer:
+class CosineTransfer(TransferPart):
     """A cluster's update mixes in those of clusters that moved in a similar direction (our reconstruction).
 
     ::
@@ -41,6 +65,8 @@ class CosineTransfer:
         weight: Share of the others' updates, from 0 (FL-TAC, to the bit) to 1.
         threshold: The cosine above which clusters are related.
     """
+
+    mixes: ClassVar[bool] = True
 
     weight: float = 0.1
     threshold: float = 0.0

@@ -93,6 +93,11 @@ class View:
                 weights[name] = self.layout.put(name, weights[name], update.kept, part)
         return weights
 
+    def untrained_update(self, update: Update) -> Update:
+        """The update that the job would have sent without training: the tensors that it was sent."""
+        tensors = {name: self.layout.take(name, self.sent(update.job, name), update.kept) for name in update.tensors}
+        return dataclasses.replace(update, tensors=tensors)
+
     def sharers(self, name: str) -> int:
         """Jobs in the whole federation that have a tensor."""
         return self.heads.get(self.layout.entries[name].variant, self.jobs)

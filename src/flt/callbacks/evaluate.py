@@ -92,7 +92,7 @@ class Evaluate(FedCallback):
         state = federator.state
         active = federator.server.layout.model(state.groups[gid].weights, state.active, head)
         watch = functools.partial(federator.call, "on_evaluation")
-        run = functools.partial(federator.engine.evaluate, state, gid, dataset, watch, head)
+        run = functools.partial(federator.engine.local_trainer.evaluate_group, state, gid, dataset, watch, head)
         return self.memo(fingerprint(state.base.version, active), dataset, run)
 
     def _evaluate(self, federator: Federator, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:

@@ -64,7 +64,8 @@ class ReceivedModels(FedCallback):
         payload = opened_payload(sent, server.layout)
         private = federator.client_states.get(job.id, ClientState())
         watch = functools.partial(federator.call, "on_evaluation")
-        run = functools.partial(federator.engine.evaluate_payload, state, payload, private, dataset, watch)
+        evaluate = federator.engine.local_trainer.evaluate_payload
+        run = functools.partial(evaluate, state, payload, private, dataset, watch, job.head)
         layout = federator.server.layout.for_head(job.head)
         figures = self.evaluate.memo(_model(layout, payload, private), dataset, run)
         name = formatting.loss(figures)

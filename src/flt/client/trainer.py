@@ -8,37 +8,39 @@ buffers are put back, and the frozen backbone is never copied nor moved.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import numpy as np
-import torch
-from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from flt.algorithm.recipe import Recipe
 from flt.client.fit import LocalFit
+from flt.client.isolation import leaving_no_trace, seed_everything
+from flt.client.loader import loader
 from flt.client.placement import OneDevice
-from flt.client.resident import NoSignals
+from flt.client.quiet_trainer import quiet_trainer
 from flt.client.settings import LocalSettings
 from flt.client.shared_logger import SharedLogger
-from flt.core.quiet import cached_entry_points, keyboard_interrupts_pass, quiet, single_process, without_fast_path
+from flt.core.quiet import keyboard_interrupts_pass, quiet, single_process, without_fast_path
 from flt.core.timeout import time_limit
 from flt.data.clients import JobData
-from flt.data.samplers import Shuffled, SimilarLengths, lengths_of
 from flt.models.adapters.client_context import BatchNotifier, at_client, client_aware_modules
 from flt.models.module import ClientModule
 from flt.protocol.layout import TRAVELLING, Layout
 from flt.protocol.messages import BaseDelta, Payload, Update
 from flt.protocol.packing import opened_payload
-from flt.protocol.state import ClientState, apply_change
+from flt.protocol.state import ClientState, ServerState, apply_change
+
+if TYPE_CHECKING:
+    from flt.algorithm.recipe import Recipe
+
+Watch = Callable[[int, int], None]
+"""Called after a batch of an evaluation, with the number of batches done and of all batches."""
 
 
 class LocalTrainer:
@@ -97,13 +99,13 @@ class LocalTrainer:
             ClientTimeoutError: It took longer than ``timeout``.
         """
         payload = opened_payload(payload, self.layout)
-        with self.leaving_no_trace(), at_client(self.client_aware, data):
-            self.seed(seed)
+        with leaving_no_trace(self.module, self.parameters.values()), at_client(self.client_aware, data):
+            seed_everything(seed, self.module.device)
             self.install(payload, private, data.head)
             held_out = data.validation_set(self.settings.eval_examples)
             metrics = {f"distributed/{key}": value for key, value in self.evaluate(held_out).items()}
             fit = self._prepare(payload, private, data.head)
-            self.seed(seed)  # anew, so that what was evaluated before doesn't matter
+            seed_everything(seed, self.module.device)  # anew, so that what was evaluated before doesn't matter
             try:
                 with time_limit(self.timeout):
                     metrics |= self._train(fit, data, held_out, seed)
@@ -152,7 +154,7 @@ class LocalTrainer:
             self.base_version = delta.version
         self.base_version = max(self.base_version, version)
 
-    def evaluate(self, dataset: Dataset, watch: Callable[[int, int], None] | None = None) -> dict[str, float]:
+    def evaluate(self, dataset: Dataset, watch: Watch | None = None) -> dict[str, float]:
         """What the module's ``validation_step`` logs over a data set; nothing where it has none, or no examples.
 
         Args:
@@ -170,6 +172,55 @@ class LocalTrainer:
             trainer = self.trainer([LambdaCallback(on_validation_batch_end=tell)], [])
             results = trainer.validate(self.module, self.loader(dataset, None), verbose=False)
         return {key: float(value) for key, value in results[0].items()}
+
+    def load(self, state: ServerState, gid: int, head: str = "") -> None:
+        """Puts the global model of one group, with its active components, into the module.
+
+        Args:
+            state: The server's state.
+            gid: The group.
+            head: The head to put in, where jobs have different heads; empty: the module keeps the head that it has.
+        """
+        self._catch_up(state)
+        self.put(self.served.model(state.groups[gid].weights, state.active, head))
+
+    def evaluate_group(
+        self, state: ServerState, gid: int, dataset: Dataset, watch: Watch | None = None, head: str = ""
+    ) -> dict[str, float]:
+        """Returns what the module's ``validation_step`` logs for the global model of one group.
+
+        Args:
+            state: The server's state.
+            gid: The group.
+            dataset: The examples.
+            watch: Called after each batch with the number of batches done and of all batches.
+            head: The head to evaluate with, where jobs have different heads.
+        """
+        self.load(state, gid, head)
+        with isolate_rng():
+            return self.evaluate(dataset, watch)
+
+    def evaluate_payload(
+        self, state: ServerState, payload: Payload, private: ClientState, dataset: Dataset, watch: Watch | None = None,
+        head: str = "",
+    ) -> dict[str, float]:  # fmt: skip
+        """Returns what the module's ``validation_step`` logs for the model that a job receives.
+
+        Args:
+            state: The server's state that the payload came from.
+            payload: What the job is sent.
+            private: The private state of the job's client.
+            dataset: The examples.
+            watch: Called after each batch with the number of batches done and of all batches.
+            head: The job's head, where jobs have different heads.
+        """
+        self._catch_up(state)  # The payload brings the base versions that its client lacks; this module lacks others.
+        self.install(payload, private, head)
+        with isolate_rng():
+            return self.evaluate(dataset, watch)
+
+    def _catch_up(self, state: ServerState) -> None:
+        self.apply_base(state.base.since(self.base_version, self.base), state.base.version)
 
     def _prepare(self, payload: Payload, private: ClientState, head: str = "") -> LocalFit:
         trains = {name for name, parameter in self.parameters.items() if parameter.requires_grad}
@@ -214,71 +265,31 @@ class LocalTrainer:
         place: OneDevice | None = None,
         **length: int,
     ) -> pl.Trainer:
-        """A fresh, quiet Trainer: a used one would train no step, since ``fit`` doesn't reset its progress.
+        """Returns a fresh, quiet Trainer.
 
         Args:
-            callbacks: Its own.
+            callbacks: The Trainer's callbacks.
             loggers: What the module finds as its loggers.
-            place: Where it runs; None: on the module's device.
-            length: The Trainer's arguments that say how long the fit is; they may set others anew.
+            place: Where the fit runs; None: on the module's device.
+            length: The Trainer's arguments that set the length of the fit; they override others.
         """
-        with cached_entry_points():
-            trainer = pl.Trainer(
-                accelerator=self.module.device.type if self.module.device.type != "cuda" else "gpu",
-                precision=self.settings.precision,  # type: ignore[arg-type]  # a config's string
-                logger=loggers or False,
-                callbacks=callbacks,
-                gradient_clip_val=self.settings.clip,
-                enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                inference_mode=not self.place.together,  # what is put together in it could be used nowhere else
-                log_every_n_steps=1 if loggers else None,  # fits are shorter than Lightning's interval of 50
-                default_root_dir=self.root,
-                **{"accumulate_grad_batches": self.settings.accumulate, **length},  # type: ignore[arg-type]  # integers
-                **(place or OneDevice()).arguments(self.module),
-            )
-        trainer._signal_connector = NoSignals()  # type: ignore[assignment]  # Lightning has no setting for it
-        return trainer
+        return quiet_trainer(
+            self.module.device,
+            precision=self.settings.precision,
+            logger=loggers or False,
+            callbacks=callbacks,
+            gradient_clip_val=self.settings.clip,
+            # What an evaluation on all processes puts together in inference mode could be used nowhere else.
+            inference_mode=not self.place.together,
+            log_every_n_steps=1 if loggers else None,  # fits are shorter than Lightning's interval of 50
+            default_root_dir=self.root,
+            **{"accumulate_grad_batches": self.settings.accumulate, **length},
+            **(place or OneDevice()).arguments(self.module),
+        )
 
     def loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
-        """A loader over a data set: shuffled by the seed; without one in order, or from the shortest to the longest."""
-        settings, lengths = self.settings, lengths_of(dataset)
-        if seed is None:
-            order = None if lengths is None else np.argsort(lengths, kind="stable").tolist()
-            return DataLoader(dataset, settings.eval_batch_size, sampler=order, collate_fn=self.collate)
-        if lengths is None or settings.length_window == 1:
-            sampler = Shuffled(_size(dataset), seed)
-            return DataLoader(dataset, settings.batch_size, sampler=sampler, collate_fn=self.collate)
-        batches = SimilarLengths(lengths, settings.batch_size, settings.length_window, seed)
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=self.collate)
-
-    def seed(self, seed: int) -> None:
-        """Seeds every global generator that a fit may draw from."""
-        torch.default_generator.manual_seed(seed)
-        if self.module.device.type != "cpu":
-            torch.manual_seed(seed)  # of each device; a millisecond even where there is none
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-
-    @contextlib.contextmanager
-    def leaving_no_trace(self) -> Iterator[None]:
-        """The module's buffers, its modes and the global generators are after a job what they were before."""
-        kept = [(sub, _copied(sub._buffers), sub.training) for sub in self.module.modules()]
-        with isolate_rng():
-            try:
-                yield
-            finally:
-                for sub, buffers, training in kept:
-                    sub._buffers.update(buffers)
-                    sub.training = training
-                for parameter in self.parameters.values():
-                    parameter.grad = None
-
-
-def _copied(buffers: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
-    return {name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()}
+        """Returns a loader over a data set; see :func:`flt.client.loader.loader`."""
+        return loader(dataset, self.settings, self.collate, seed)
 
 
 def _size(dataset: Dataset) -> int:

@@ -1,1 +1,4 @@
-"""Errors, files, the disk cache and quiet libraries: nothing of federated learning. Read errors first."""
+"""Helpers that have nothing to do with federated learning: errors, files, the disk cache, silencing of libraries.
+
+Read errors.py first: every other package raises its exceptions. Then read files.py.
+"""

@@ -1,4 +1,7 @@
-"""The cache on disk: what is computed once, kept by what it was computed from, and removed when room is needed."""
+"""Cache on disk for results that are expensive to compute.
+
+An entry is found by a digest of its inputs. The least recently used entries are removed when space is needed.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class CacheConfig:
-    """What is kept on disk to be computed once."""
+    """Settings of the cache on disk."""
 
     max_gb: float
 
@@ -43,21 +46,21 @@ class CacheConfig:
 
     @property
     def limit(self) -> int:
-        """Bytes."""
+        """Largest size of the cache in bytes."""
         return int(self.max_gb * BYTES_PER_GB)
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Something that was computed once.
+    """One entry of the cache.
 
     Attributes:
-        kind: What sort of thing, which is also the name of its folder.
+        kind: Kind of entry; also the name of the folder that holds all entries of this kind.
         key: Digest of about.
-        path: Its folder.
-        about: What it was computed from.
+        path: Folder of the entry.
+        about: Description of the inputs from which the entry was computed.
         size: Bytes on disk.
-        used: When it was last used, seconds since the epoch.
+        used: Time of the last use, in seconds since the epoch.
     """
 
     kind: str
@@ -69,14 +72,14 @@ class Entry:
 
 
 def folder() -> Path:
-    """Where the cache is: `$FLT_CACHE`, else `$XDG_CACHE_HOME/flt`, else `~/.cache/flt`."""
+    """Returns the cache folder: `$FLT_CACHE`, else `$XDG_CACHE_HOME/flt`, else `~/.cache/flt`."""
     if given := os.environ.get("FLT_CACHE"):
         return expanded(given).absolute()
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache").absolute() / "flt"
 
 
 def move_into_place(built: Path, folder: Path) -> None:
-    """Moves a finished folder to its place, whole; of two processes at once, the first one's stays."""
+    """Renames a finished folder to its final path. If two processes do so at once, the first one's folder stays."""
     try:
         os.rename(built, folder)
     except OSError:
@@ -85,53 +88,54 @@ def move_into_place(built: Path, folder: Path) -> None:
 
 
 def entry(kind: str, about: Mapping[str, Any], build: Callable[[Path], None], size: int, limit: int) -> Path:
-    """The folder of an entry; where it isn't there, `build` fills an empty folder, which takes its place when whole.
+    """Returns the folder of an entry, and builds the entry first if the cache doesn't have it.
 
-    Of several processes that want the same entry one builds it, and the others wait. What is in the folder stays as it
-    was built. Entries that this process has used are not removed to make room, until `release`.
+    `build` fills an empty folder, which is renamed to the entry's path once it is complete. If several processes need
+    the same entry, one builds it and the others wait. A built entry never changes. Entries that this process has used
+    are not removed to make room until it calls `release`.
 
     Args:
-        kind: What sort of thing.
-        about: Strings and numbers that tell all that it depends on.
-        build: Writes files into the folder that it is given.
-        size: Bytes that it will need, at most.
-        limit: Bytes that all entries together may take; the least recently used ones make room.
+        kind: Kind of entry.
+        about: Strings and numbers that describe everything the entry depends on.
+        build: Function that writes the entry's files into the given folder.
+        size: Largest number of bytes that the entry will need.
+        limit: Largest number of bytes of all entries together; the least recently used ones are removed first.
 
     Raises:
-        InputError: If there is no room, or the cache can't be written.
+        InputError: There isn't enough space, or the cache can't be written.
     """
     path = folder() / kind / _key(about)
     _used.add(path)
     if _read(path) is None:
         with _locked(path):
-            if _read(path) is None:  # not built by another process while this one waited
+            if _read(path) is None:  # another process may have built the entry while this one waited
                 _make_room(path, size, limit)
                 with _writing():
                     _build(path, about, build)
-    with contextlib.suppress(OSError):  # a cache that can only be read is of use too
+    with contextlib.suppress(OSError):  # a read-only cache is still useful
         os.utime(path / ABOUT)
     return path
 
 
 def entries() -> list[Entry]:
-    """What the cache holds, the embedded backbones included, the last used first."""
+    """Returns all entries of the cache and the embedded backbones, the last used first."""
     return sorted([*_entries(), *_backbones()], key=lambda found: (-found.used, found.key))
 
 
 def clear(kind: str | None = None) -> int:
-    """Removes entries, also used ones, and what killed builds left behind; other files in the folder stay.
+    """Removes entries, even those in use, and the leftovers of killed builds. Other files in the folder stay.
 
     Args:
-        kind: One of KINDS; None is all.
+        kind: One of KINDS; None removes all kinds.
 
     Returns:
-        Bytes freed.
+        Number of bytes freed.
     """
     freed = 0
     if kind in (None, EMBEDDED):
         freed += sum(_remove(found.path) for found in _backbones())
-        left = (*folder().glob(".writing-*"), *folder().glob(".embedded-*.building"))
-        freed += sum(_remove(path) for path in left if path.stat().st_mtime < time.time() - HOUR)
+        leftovers = (*folder().glob(".writing-*"), *folder().glob(".embedded-*.building"))
+        freed += sum(_remove(path) for path in leftovers if path.stat().st_mtime < time.time() - HOUR)
     for parent in folder().glob(kind or "*"):
         freed += sum(_remove(path) for path in parent.glob("*") if KEY.fullmatch(path.name))
         freed += _remove_unfinished(parent)
@@ -139,7 +143,7 @@ def clear(kind: str | None = None) -> int:
 
 
 def release() -> None:
-    """Says that what this process has used so far may be removed to make room, such as between two runs."""
+    """Allows the removal of the entries that this process has used so far, for example between two runs."""
     _used.clear()
 
 
@@ -149,10 +153,10 @@ def _key(about: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What a whole entry is about, and its size; None where it isn't there, or not as it was built."""
+    """Reads an entry's description and size. Returns None if the entry is missing or damaged."""
     try:
         written = json.loads((path / ABOUT).read_bytes())
-        # A machine that went down may have kept the names of files, and not all of their bytes.
+        # After a crash of the machine, a file may exist without all of its bytes.
         return written if isinstance(written["about"], dict) and written["size"] == _size(path) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -166,7 +170,7 @@ def _entries() -> list[Entry]:
     found = []
     for path in folder().glob("*/*"):
         if KEY.fullmatch(path.name) and (written := _read(path)):
-            with contextlib.suppress(OSError):  # removed by another process just now
+            with contextlib.suppress(OSError):  # another process may remove the entry at this moment
                 used = (path / ABOUT).stat().st_mtime
                 found.append(Entry(path.parent.name, path.name, path, written["about"], written["size"], used))
     return found
@@ -182,7 +186,7 @@ def _backbones() -> list[Entry]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock of an entry, which goes with a process that dies."""
+    """Holds the lock of an entry. The system releases the lock if the process dies."""
     lock = _lock(path)
     with _writing():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,7 +203,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing() -> Iterator[None]:
-    """Makes one line of a disk that is full, or that nobody may write."""
+    """Turns the error of a full or read-only disk into an InputError."""
     try:
         yield
     except OSError as error:
@@ -211,27 +215,27 @@ def _lock(path: Path) -> FileLock:
 
 
 def _unlock(lock: FileLock) -> None:
-    """Removes the lock's file too: FileLock sees that a file it waited for is gone, and makes a new one."""
-    with contextlib.suppress(OSError):  # Windows removes no open file
+    """Releases a lock and removes its file. Waiting processes are safe: FileLock notices this and makes a new file."""
+    with contextlib.suppress(OSError):  # Windows can't remove an open file
         Path(lock.lock_file).unlink()
     lock.release()
 
 
 def _build(path: Path, about: Mapping[str, Any], build: Callable[[Path], None]) -> None:
     scratch = path.with_name(f".{path.name}.building")
-    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # a killed build may have left one
     try:
         scratch.mkdir()
         build(scratch)
         (scratch / ABOUT).write_text(json.dumps({"about": dict(about), "size": _size(scratch)}, indent=1))
-        _remove(path)  # damaged, where it is there
+        _remove(path)  # if the folder exists, it is damaged
         scratch.rename(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _make_room(path: Path, size: int, limit: int) -> None:
-    """Removes the least recently used entries until there is room for one more."""
+    """Removes the least recently used entries until an entry of this size fits."""
     for parent in folder().iterdir():
         _remove_unfinished(parent, but=path)
     others = sorted((found for found in _entries() if found.path != path), key=lambda found: found.used)
@@ -250,33 +254,36 @@ def _make_room(path: Path, size: int, limit: int) -> None:
 
 
 def _gb(size: int) -> str:
-    """Gigabytes, rounded up."""
+    """Formats bytes as gigabytes, rounded up."""
     return f"{math.ceil(size / BYTES_PER_GB * 1000) / 1000:g}"
 
 
 def _remove(path: Path) -> int:
-    """Removes a folder, by its name at once, so that no half of it counts; returns its bytes."""
+    """Removes a folder and returns its size in bytes.
+
+    The folder is renamed first, so that a half-removed folder never counts as an entry.
+    """
     trash = path.with_name(f".{path.name}.{os.getpid()}.building")
     try:
         size = _size(path)
         path.rename(trash)
-    except OSError:  # not there, or removed by another process just now
+    except OSError:  # the folder doesn't exist, or another process has just removed it
         return 0
     shutil.rmtree(trash, ignore_errors=True)
     return size
 
 
 def _remove_unfinished(parent: Path, but: Path | None = None) -> int:
-    """Removes what killed builds of one kind left, and the locks that nobody holds."""
+    """Removes the leftovers of killed builds of one kind, and the lock files that no process holds."""
     freed = 0
-    for left in (*parent.glob(".*.building"), *parent.glob(".*.lock")):
-        path = parent / left.name.split(".")[1]
+    for leftover in (*parent.glob(".*.building"), *parent.glob(".*.lock")):
+        path = parent / leftover.name.split(".")[1]
         if path == but or not KEY.fullmatch(path.name):
             continue
         lock = _lock(path)
         with contextlib.suppress(Timeout, OSError):
             lock.acquire(blocking=False)
-            freed += _size(left) if left.is_dir() else 0
-            shutil.rmtree(left, ignore_errors=True)
+            freed += _size(leftover) if leftover.is_dir() else 0
+            shutil.rmtree(leftover, ignore_errors=True)
             _unlock(lock)
     return freed

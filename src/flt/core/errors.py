@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises, and how its single line is written."""
+"""Exceptions of flt. ``InputError`` reports every mistake of a user in one line."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class InputError(ValueError):
         """Builds ``key=value: why; allowed is ...`` on one line.
 
         Args:
-            key: The config key or the name of the thing at fault.
-            value: What was given.
-            allowed: What would have been accepted: a sentence, or the choices.
-            why: What is wrong, where the value alone doesn't tell.
+            key: Config key or name of the wrong thing.
+            value: Value that was given.
+            allowed: Values that would have been accepted: a phrase, or the choices.
+            why: Reason for the refusal, where the value alone doesn't explain it.
         """
         choices = allowed if isinstance(allowed, str) else ", ".join(map(str, allowed))
         reason = f"{why}; " if why else ""
@@ -31,14 +31,14 @@ class InputError(ValueError):
 
 
 class PeerDiedError(RuntimeError):
-    """Another process of the run has died, and took nothing along that a checkpoint doesn't have.
+    """Error for a run in which another process has died. The run can be resumed from its last checkpoint.
 
     Attributes:
-        folder: Of the run.
+        folder: Folder of the run.
     """
 
     folder = ""
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to end, by SIGTERM: what schedulers send before they take a machine away."""
+    """Interrupt by SIGTERM, which schedulers send before they stop a machine."""

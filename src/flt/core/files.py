@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves a whole one or none."""
+"""Atomic writing of files, and helpers for paths and for errors of the file system."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from flt.core.errors import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a system says where a file finds no room."""
+"""Error numbers of a full disk, an exhausted quota and a file that is too large."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file that is either there in full or not at all, also after a crash of the machine.
+    """Writes a file completely or not at all, even if the machine crashes.
 
     Raises:
-        InputError: There is no room for it; what was there before still is.
+        InputError: The disk is full. An earlier file of this name is unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -41,38 +41,38 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def is_path(value: Any) -> bool:
-    """Whether a value leads to something on this machine; a hub id only looks as if it did."""
-    # Path.exists would raise for a name that no system takes
+    """Returns whether a value is a path on this machine, and not a hub id such as org/name."""
+    # os.path.exists instead of Path.exists, which raises for an invalid name
     return isinstance(value, str) and (value.startswith(("/", "~", ".")) or ("/" in value and os.path.exists(value)))
 
 
 def last_name(value: Any) -> Any:
-    """A value as others may see it: of a path, which tells where things lie on this machine, the last name."""
+    """Returns the last part of a path, so that published files don't show this machine's folders; else the value."""
     return Path(os.path.abspath(expanded(value))).name if is_path(value) else value
 
 
 def expanded(value: str | Path) -> Path:
-    """A path with ~ as the folder that it stands for; Path.expanduser would raise where there is no such user."""
+    """Expands ~ in a path. Unlike Path.expanduser, doesn't raise for an unknown user."""
     return Path(os.path.expanduser(value))
 
 
 def why_of(error: OSError) -> str:
-    """What a system says is wrong, without the path."""
+    """Returns the system's text for an error, without the path."""
     return error.strerror or type(error).__name__
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that a file finds no room, also one of safetensors, which has the number in its text."""
+    """Returns whether an error means a full disk. An error of safetensors has the number only in its text."""
     if isinstance(error, OSError):
         return error.errno in FULL
     return any(f"(os error {number})" in str(error) for number in FULL)
 
 
 def no_room(what: str) -> InputError:
-    """The line of a full disk.
+    """Builds the error for a full disk.
 
     Args:
-        what: What had no room.
+        what: Name of the thing that couldn't be written.
     """
     allowed = "a disk with room; resume=last then goes on after the last checkpoint"
     return InputError.of(what, "?", allowed, "no space is left for it")

@@ -1,15 +1,15 @@
-"""Figures as people read them, and which of them to show first."""
+"""Formatting of sizes and durations, and selection of the metrics to show."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 WORST = "_worst10"
-"""How the key of the mean over the worst tenth of the jobs ends."""
+"""Suffix of the key of a mean over the worst 10 % of clients (of their jobs, where clients have several)."""
 
 
 def size(count: float) -> str:
-    """Bytes, 1000-based.
+    """Formats a number of bytes, with units of 1000.
 
     Example:
         >>> size(532), size(120_300), size(999_960)
@@ -25,7 +25,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time, in its two largest units.
+    """Formats a duration in its two largest units.
 
     Example:
         >>> duration(4.12), duration(185), duration(7620)
@@ -40,18 +40,18 @@ def duration(seconds: float) -> str:
 
 
 def under(metrics: Mapping[str, float], prefix: str, suffix: str = "") -> dict[str, float]:
-    """The figures whose key begins and ends so, by what stands between.
+    """Returns the metrics whose keys have this prefix and suffix, by the part of the key in between.
 
     Example:
         >>> under({"round": 1, "round/val_acc": 0.5}, "round/")
         {'val_acc': 0.5}
     """
-    ends = len(prefix), -len(suffix) or None
-    return {key[slice(*ends)]: v for key, v in metrics.items() if key.startswith(prefix) and key.endswith(suffix)}
+    middle = slice(len(prefix), -len(suffix) or None)
+    return {key[middle]: v for key, v in metrics.items() if key.startswith(prefix) and key.endswith(suffix)}
 
 
 def distributed(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The means over the clients' models as they were distributed: what there is a worst tenth of.
+    """Returns the means over the models as received by clients: the metrics that also have a ``_worst10`` key.
 
     Example:
         >>> distributed({"clients/steps": 9, "clients/val_acc": 0.5, "clients/val_acc_worst10": 0.1})
@@ -61,7 +61,7 @@ def distributed(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def score(names: Iterable[str]) -> str | None:
-    """The name of what measures how good a model is: a perplexity or an accuracy where there is one.
+    """Chooses the metric that best measures a model: a perplexity, else an accuracy, else the first that isn't a loss.
 
     Example:
         >>> score(["val_loss", "val_f1", "val_acc"])
@@ -75,12 +75,12 @@ def score(names: Iterable[str]) -> str | None:
 
 
 def accuracy(names: Iterable[str]) -> str | None:
-    """The name of the accuracy, where there is one."""
+    """Returns the name of the accuracy among metrics, or None."""
     return next((name for name in names if "acc" in name and name != "clustering_acc"), None)
 
 
 def lower_is_better(name: str) -> bool:
-    """Whether a figure is a loss or a perplexity.
+    """Returns whether a metric is a loss or a perplexity.
 
     Example:
         >>> lower_is_better("val_loss"), lower_is_better("val_acc")
@@ -90,5 +90,5 @@ def lower_is_better(name: str) -> bool:
 
 
 def loss(names: Iterable[str]) -> str | None:
-    """The name of the loss, where there is one."""
+    """Returns the name of the loss among metrics, or None."""
     return next((name for name in names if "loss" in name), None)

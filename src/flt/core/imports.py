@@ -1,4 +1,4 @@
-"""Importing what takes seconds."""
+"""Faster import of large libraries."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from types import ModuleType
 
 
 def import_without_gc(name: str) -> ModuleType:
-    """Imports a module that brings torch and its company along.
+    """Imports a module that imports torch and other large libraries, with garbage collection switched off.
 
-    Meanwhile nobody looks for garbage: some hundred thousand new objects, none of which is any, are gone through again
-    and again otherwise, for a tenth of the time.
+    Such an import creates some hundred thousand objects and no garbage. The collector would examine them again and
+    again, which takes a tenth of the import's time.
     """
     collects = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""Memory of a device: what is free, what was taken, and giving it back."""
+"""Memory of a device: free memory, peak use, and its release."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import resource
 import torch
 
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
-"""What the allocators of torch and of the system say."""
+"""Parts of the error texts with which torch and the system refuse an allocation."""
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has an exception for it, the CPU's allocator a text."""
+    """Returns whether an error means that memory ran out. CUDA has an exception for this, the CPU only a text."""
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY)
 
 
 def free() -> None:
-    """Gives back what failed or finished fits held."""
+    """Releases the memory of finished or failed fits."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -26,14 +26,14 @@ def free() -> None:
 
 
 def taken(device: torch.device) -> int:
-    """The most bytes that were taken until now: on a GPU since :func:`free`, else by the process in its life."""
+    """Returns the peak memory use in bytes: on a GPU since the last :func:`free`, else since the process started."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that are free on a device."""
+    """Returns the free bytes of a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -1,4 +1,4 @@
-"""What keeps the libraries silent while hundreds of inner Trainers run."""
+"""Context managers that silence libraries and adapt them to runs with hundreds of inner Trainers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 _LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 
-
-# what Lightning advises once per Trainer, which is right for one long fit and noise for a thousand short ones
+# Lightning gives this advice once per Trainer: useful for one long fit, noise for a thousand short ones.
 _ADVICE = (
     r".*does not have many workers.*",
     r".*`validation_step` but have no `val_dataloader`.*",
@@ -42,8 +41,8 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences Lightning's advice for as long as an inner Trainer runs, and nothing else."""
-    # filters, since a new level makes logging forget what it knows of every logger there is: 4 ms for each fit
+    """Silences Lightning's advice, and nothing else, while an inner Trainer runs."""
+    # Filters instead of levels: a changed level clears the cache of every logger, which costs 4 ms per fit.
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     for logger in loggers:
         logger.addFilter(_is_error)
@@ -62,9 +61,9 @@ _entry_points: Any = functools.cache(importlib.metadata.entry_points)
 
 @contextlib.contextmanager
 def cached_entry_points() -> Iterator[None]:
-    """Lets Lightning look for callbacks of installed packages without reading what is installed for each Trainer anew.
+    """Caches the list of installed packages in which every Trainer looks for callbacks.
 
-    Reading it takes several milliseconds, as long as some optimiser steps. What a package's factory makes is still made
+    Reading the list takes several milliseconds, as long as some optimiser steps. A package's factory is still called
     for each Trainer.
     """
     found = registry.entry_points
@@ -77,9 +76,9 @@ def cached_entry_points() -> Iterator[None]:
 
 @contextlib.contextmanager
 def single_process() -> Iterator[None]:
-    """Lets a Trainer be the only one, however many processes the run has.
+    """Hides the run's other processes from a Trainer.
 
-    Metrics would be averaged over processes that train other clients, or wait for them for ever.
+    Otherwise the Trainer would average its metrics over processes that train other clients, or wait for them forever.
     """
     known = torch.distributed.is_initialized
     torch.distributed.is_initialized = lambda: False
@@ -91,7 +90,7 @@ def single_process() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_launch() -> Iterator[None]:
-    """Silences what Fabric says of the processes that it starts."""
+    """Silences Fabric's messages about the processes that it starts."""
     loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -105,19 +104,22 @@ def quiet_launch() -> Iterator[None]:
 
 @contextlib.contextmanager
 def keyboard_interrupts_pass() -> Iterator[None]:
-    """Lets Ctrl-C inside a Trainer be one: Lightning makes ``SystemExit`` of it."""
+    """Raises ``KeyboardInterrupt`` again after Ctrl-C inside a Trainer, which Lightning turns into ``SystemExit``."""
     try:
         yield
     except SystemExit as error:
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves SIGINT ignored
         raise type(error.__context__)() from error
 
 
 @contextlib.contextmanager
 def without_fast_path() -> Iterator[None]:
-    """Has torch's transformer layers call their linear layers: in evaluation they read the weights and skip LoRA."""
+    """Disables the fast path of torch's transformer layers.
+
+    In evaluation, the fast path reads the weights of the linear layers directly and skips LoRA.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -128,7 +130,7 @@ def without_fast_path() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silences the logs and progress bars of transformers and leaves the user's settings as they were."""
+    """Silences the logs and progress bars of transformers, and restores the user's settings afterwards."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     hub_bars = not are_progress_bars_disabled()
     transformers_logging.set_verbosity_error()

@@ -12,23 +12,26 @@ from flt.core.errors import InputError
 
 
 class ClientTimeoutError(InputError):
-    """A fit took longer than ``client_timeout``."""
+    """Error for a fit that took longer than ``client_timeout``."""
 
 
 AGAIN = 1.0
-"""Seconds after which a body that goes on is interrupted once more."""
+"""Seconds between two interruptions of a body that doesn't end."""
 
 
 GRACE = 10.0
-"""Seconds in which what cleans up after an interruption isn't interrupted itself."""
+"""Seconds after the first interruption in which the handling of an interruption isn't interrupted again."""
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Interrupts the body when the time is up, also where it waits for something, and again until it has ended.
+    """Interrupts the body when the time is up, even while it waits, and repeats this until the body has ended.
 
-    A data set or a training step that goes on after any error would swallow a single interruption. What the body does
-    to clean up after one isn't cut off by the next, as long as it takes no longer than ``GRACE``.
+    One interruption isn't enough: a data set or a training step may catch every error and go on. While the body handles
+    an interruption, for example to clean up, it isn't interrupted again within ``GRACE``.
+
+    Args:
+        seconds: Time limit; None: no limit.
 
     Raises:
         ClientTimeoutError: The body took longer.
@@ -51,6 +54,6 @@ def time_limit(seconds: float | None) -> Iterator[None]:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    finally:  # twice, since it may have rung just before the first
+    finally:  # again, since the alarm may have gone off just before the timer was stopped
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)  # none: one that Python can't name
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)  # None: a handler that wasn't set by Python

@@ -1,4 +1,4 @@
-"""Dataclasses built from settings, with their names and types checked."""
+"""Construction of dataclasses from settings, with checks of names and types."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from flt.core.errors import InputError
 
 
 def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
-    """Builds a dataclass from settings, checking names and types.
+    """Builds a dataclass from settings, and checks their names and types.
 
     Args:
         kind: The dataclass.
-        settings: Its fields; missing ones take their defaults.
-        prefix: What to call it in an error, such as ``rule``.
+        settings: Values of its fields; missing ones take their defaults.
+        prefix: Config key of the settings in an error, such as ``rule``.
 
     Raises:
-        InputError: A field isn't there or has the wrong type; or the dataclass refuses a value.
+        InputError: A field doesn't exist or has the wrong type, or the dataclass refuses a value.
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), settings)
@@ -36,7 +36,7 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
 
 
 def _expected(kind: type[Any], key: str) -> str:
-    """The type of a field, such as ``a value of type list[int] | None``."""
+    """Describes the type of a field, such as ``a value of type list[int] | None``."""
     found: Any = kind
     for part in key.partition("[")[0].split("."):
         found = get_type_hints(found).get(part, Any) if dataclasses.is_dataclass(found) else found
@@ -44,5 +44,5 @@ def _expected(kind: type[Any], key: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that isn't empty, or the name of its class."""
+    """Returns the first line of an error's text that isn't empty, or the name of the error's class."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Labels of any kind (names, integers, the hub's ClassLabel) become int64 in 0..K-1 with a name for each class."""
+"""Conversion of labels (names, integers or the hub's ClassLabel) to int64 in 0..K-1 with a name for each class."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from flt.core.errors import InputError
 from flt.data.columns import LABEL_NAMES, pick
 
 Splits = dict[str, datasets.Dataset]
-Codes = dict[str, NDArray[np.int64]]  # split -> label values as the source counts them, (n,)
+Codes = dict[str, NDArray[np.int64]]  # split -> integer labels before renumbering, (n,)
 
 
 def relabel(
     splits: Splits, label: str, label_name: str | None = None, classes: Sequence[int] | None = None, least: int = 2
 ) -> tuple[Splits, tuple[str, ...]]:
-    """Replaces the labels by int64 0..K-1, keeps only the chosen classes, drops splits with hidden labels.
+    """Replaces the labels by int64 0..K-1, keeps only the chosen classes, and drops splits with hidden labels.
 
     Args:
-        splits: The data, train among them.
+        splits: Splits of the data, including train.
         label: Column of the class: text, integers or ClassLabel.
-        label_name: Column with the names of integer classes; None takes a usual one where there is any.
-        classes: Label values to keep, in their new order; None is all of them, sorted.
-        least: Fewest classes.
+        label_name: Column with the names of integer classes; None: a column with a usual name, if there is one.
+        classes: Label values to keep, in their new order; None: all label values, sorted.
+        least: Smallest allowed number of classes.
 
     Returns:
         The splits and the name of each class.
 
     Raises:
-        InputError: If labels are missing or no classes, or a chosen class doesn't exist.
+        InputError: Labels are missing or aren't classes, or a chosen class doesn't exist.
 
     Example:
         >>> pets = datasets.Dataset.from_dict({"text": ["miau", "wau", "miau"], "label": ["cat", "dog", "cat"]})
@@ -57,16 +57,16 @@ def relabel(
 def merge(
     splits: Splits, label: str, label_names: tuple[str, ...], groups: Mapping[str, Sequence[str]]
 ) -> tuple[Splits, tuple[str, ...]]:
-    """Makes one class of several; examples of classes in no group are left out.
+    """Merges each group of classes into one class. Examples of classes in no group are left out.
 
     Args:
-        splits: The data, labels int64 in 0..K-1.
-        label: Their column.
+        splits: Splits of the data, with labels int64 in 0..K-1.
+        label: Column of the labels.
         label_names: Name of each class.
-        groups: New class -> its classes, as :func:`matching` takes them; empty: nothing changes.
+        groups: New class -> patterns of its classes, see :func:`matching`. Empty: nothing changes.
 
     Raises:
-        InputError: A group names no class, or one of another group; or there is one group.
+        InputError: A group names no class or a class of another group, or there is only one group.
     """
     if not groups:
         return splits, label_names
@@ -78,16 +78,19 @@ def merge(
         if taken := [k for k in classes if lookup[k] >= 0]:
             raise InputError.of(f"data.merge.{name}", label_names[taken[0]], "classes of no other group")
         lookup[classes] = new
-    made = {name: _relabelled(split, label, lookup[np.asarray(split[label][:])]) for name, split in splits.items()}
-    return made, tuple(groups)
+    merged = {name: _relabelled(split, label, lookup[np.asarray(split[label][:])]) for name, split in splits.items()}
+    return merged, tuple(groups)
 
 
 def matching(key: str, patterns: Sequence[str], label_names: Sequence[str]) -> list[int]:
-    """Sorted classes that some patterns name: names, numbers, or such as `comp.*`; a name goes before a number.
+    """Returns the sorted classes that match any of the patterns.
+
+    A pattern is the name of a class, its number, or a wildcard such as `comp.*`. A pattern that is the name of
+    a class isn't read as a number.
 
     Args:
-        key: Config key, for the error.
-        patterns: The patterns.
+        key: Config key for the error.
+        patterns: Names, numbers or wildcards.
         label_names: Name of each class.
 
     Raises:
@@ -110,7 +113,7 @@ def matching(key: str, patterns: Sequence[str], label_names: Sequence[str]) -> l
 
 
 def _column(split: datasets.Dataset, label: str) -> pa.ChunkedArray:
-    """The labels as they are, none missing."""
+    """Returns the column of the labels. Raises InputError if any label is missing."""
     column = split.select_columns(label).with_format("arrow")[:][label]
     missing = column.null_count
     if _is_text(column):
@@ -125,7 +128,7 @@ def _is_text(column: pa.ChunkedArray) -> bool:
 
 
 def _codes(arrays: Mapping[str, pa.ChunkedArray], label: str, feature: object) -> tuple[Codes, dict[int, str]]:
-    """Integers for the labels, and the names of the classes where the labels themselves tell."""
+    """Returns the labels as integers, and the names of the classes if they are text or ClassLabel."""
     train = arrays["train"]
     if _is_text(train):
         texts = {split: np.asarray(column.to_pylist()) for split, column in arrays.items()}
@@ -142,7 +145,7 @@ def _numbered(names: Sequence[str]) -> dict[int, str]:
 
 
 def _names(splits: Splits, codes: Codes, label_name: str | None) -> dict[int, str]:
-    """Names of integer classes: from their column, else the integers themselves; -1 is no class."""
+    """Returns the names of integer classes from their column, else the integers as names. -1 isn't a class."""
     present = splits["train"].column_names
     if label_name is None and not set(LABEL_NAMES) & set(present):
         return {int(value): str(value) for value in np.unique(np.concatenate(list(codes.values()))) if value >= 0}
@@ -157,7 +160,7 @@ def _names(splits: Splits, codes: Codes, label_name: str | None) -> dict[int, st
 
 
 def _order(codes: Codes, names: Mapping[int, str], label: str, classes: Sequence[int] | None, least: int) -> list[int]:
-    """The label values to keep, in their new order."""
+    """Returns the label values to keep, in their new order."""
     order = sorted(names) if classes is None else list(classes)
     if len(set(order)) < len(order) or not set(order) <= set(names):
         raise InputError.of("data.classes", order, sorted(names), "different label values, each in the data")
@@ -171,7 +174,7 @@ def _order(codes: Codes, names: Mapping[int, str], label: str, classes: Sequence
 
 
 def _renumbered(split: datasets.Dataset, label: str, values: NDArray[np.int64], order: list[int]) -> datasets.Dataset:
-    """One split with its label values numbered by their place in the order."""
+    """Replaces the label values of a split by their positions in the order."""
     new = np.full(len(values), -1)
     for number, value in enumerate(order):
         new[values == value] = number
@@ -180,7 +183,7 @@ def _renumbered(split: datasets.Dataset, label: str, values: NDArray[np.int64], 
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """Rows that were chosen before are written anew, which datasets would show as progress."""
+    """Hides the progress bar that datasets shows while it rewrites selected rows."""
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -191,8 +194,8 @@ def _without_bars() -> Iterator[None]:
 
 
 def _relabelled(split: datasets.Dataset, label: str, new: NDArray[np.int64]) -> datasets.Dataset:
-    """The split with other labels; rows whose label is below 0 are left out, nothing is copied."""
-    # the column goes in before the rows go out: on selected rows add_column would rewrite the whole table
+    """Replaces the labels of a split and leaves out rows whose new label is below 0, without copying the data."""
+    # The column is added before rows are selected: on selected rows, add_column would rewrite the whole table.
     with _without_bars():
         split = split.remove_columns(label).add_column(label, new)
     return split.select(np.flatnonzero(new >= 0)) if (new < 0).any() else split

@@ -1,8 +1,8 @@
-"""Clients and their jobs: which examples they hold, and what they can train."""
+"""Clients and the data of their jobs."""
 
 from __future__ import annotations
 
-import abc
+import copy
 import dataclasses
 from typing import Any
 
@@ -13,99 +13,65 @@ from flt.core.errors import InputError
 from flt.protocol.job import Job
 
 
-class Later(abc.ABC):
-    """Fields of a job that are computed when one of them is first read."""
-
-    @property
-    @abc.abstractmethod
-    def examples(self) -> int:
-        """How many training examples the job has."""
-
-    @abc.abstractmethod
-    def read(self, field: str) -> Any:
-        """The value of a field: train, held_out or label_counts."""
-
-
-class _Read:
-    """A field that may be given as :class:`Later`."""
-
-    def __init__(self, *default: Any) -> None:
-        self.default = default
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, job: Any, owner: type) -> Any:
-        if job is None:
-            if self.default:
-                return self.default[0]
-            raise AttributeError(self.name)  # by which dataclasses know that there is no default
-        value = job.__dict__[self.name]
-        if isinstance(value, Later):
-            value = job.__dict__[self.name] = value.read(self.name)
-        return value
-
-    def __set__(self, job: Any, value: Any) -> None:
-        job.__dict__[self.name] = value
-
-
-def _read(*default: Any) -> Any:
-    """The descriptor, of any type: the annotation says what is read through it."""
-    return _Read(*default)
-
-
 @dataclasses.dataclass(frozen=True)
 class JobData:
-    """A job's share of a data set, as positions: a client that isn't in the cohort costs no more than these.
+    """Data of one job: a data set and the positions of the job's examples in it.
 
-    Positions and counts may be given as :class:`Later`: then those of a client that was in no cohort are one range.
+    The subclass :class:`flt.data.partition_dataset.UnsplitJobData` computes the positions when they are first read.
 
     Attributes:
-        dataset: Map-style; shared by all clients.
-        train: Positions of its training examples (n,).
-        held_out: Positions of the examples on which its model is evaluated (m,).
-        task: Name of its task: for evaluation only, the server never sees it.
-        label_counts: Training examples of each class: for the picture of the partition, and what C2A computes with on
-            the client where ``adapter.label_source=client``. Empty where they aren't known.
-        head: Which head its module gets, where jobs have different ones.
-        rounds: The first and the last round in which it takes part, counted from 1; None: to the end.
+        dataset: Map-style data set, shared by all clients.
+        train: Positions of the training examples (n,).
+        held_out: Positions of the examples on which the job's model is evaluated (m,).
+        task: Name of the job's task. Only used for evaluation; the server never sees it.
+        label_counts: Number of training examples of each class; empty if the classes aren't known. Used by the picture
+            of the partition, and by C2A on the client with ``adapter.label_source=client``.
+        head: Name of the head that the job's module gets if jobs have different heads.
+        rounds: First and last round in which the job takes part, counted from 1; None as the last round: to the end.
     """
 
     dataset: Dataset
-    train: np.ndarray = _read()
-    held_out: np.ndarray = _read()
+    train: np.ndarray
+    held_out: np.ndarray
     task: str = ""
-    label_counts: tuple[int, ...] = _read(())
+    label_counts: tuple[int, ...] = ()
     head: str = ""
     rounds: tuple[int, int | None] = (1, None)
 
     def but(self, **changes: Any) -> JobData:
-        """The job with other values of some fields; unlike ``dataclasses.replace`` it reads none of the rest."""
-        return JobData(**{**self.__dict__, **changes})
+        """Returns a copy with other values of some fields. Unlike ``dataclasses.replace``, reads no other field.
+
+        Raises:
+            TypeError: There is no field of this name.
+        """
+        if unknown := set(changes) - {field.name for field in dataclasses.fields(self)}:
+            raise TypeError(f"JobData has no field {', '.join(sorted(unknown))}")
+        job = copy.copy(self)
+        job.__dict__.update(changes)  # the dataclass is frozen
+        return job
 
     @property
     def examples(self) -> int:
-        """How many training examples the job has."""
-        train = self.__dict__["train"]
-        return train.examples if isinstance(train, Later) else len(train)
+        """Number of training examples of the job."""
+        return len(self.train)
 
     @property
     def comes_and_goes(self) -> bool:
-        """Whether there are rounds in which it takes no part."""
+        """True if there are rounds in which the job takes no part."""
         return self.rounds != (1, None)
 
     def takes_part(self, round: int) -> bool:
-        """Whether the job is there in a round, counted from 1."""
+        """Returns whether the job takes part in a round, counted from 1."""
         first, last = self.rounds
         return first <= round and (last is None or round <= last)
 
     @property
     def training_set(self) -> Subset:
-        """The training examples."""
-        return Subset(self.dataset, self.train)  # type: ignore[arg-type]  # an array of positions serves as well as a list
+        """Training examples of the job."""
+        return Subset(self.dataset, self.train)  # type: ignore[arg-type]  # an array of positions works like a list
 
     def validation_set(self, most: int | None) -> Subset:
-        """The held-out examples, at most ``most`` of them, at even distances: a data set may be sorted by label."""
+        """Returns at most ``most`` held-out examples, evenly spaced, since a data set may be sorted by label."""
         size = len(self.held_out)
         chosen = np.linspace(0, size - 1, min(size, size if most is None else most)).astype(np.int64)
         return Subset(self.dataset, self.held_out[chosen])  # type: ignore[arg-type]  # as above
@@ -113,12 +79,12 @@ class JobData:
 
 @dataclasses.dataclass(frozen=True)
 class ClientSpec:
-    """A client: its jobs' data and its capacity.
+    """Description of a client: the data of its jobs and its capacity.
 
     Attributes:
-        id: The client's number.
-        data: One share per job; most clients have one.
-        rank: Pairs per layer that it can train; None: all of them.
+        id: Number of the client.
+        data: Data of each of its jobs; most clients have one job.
+        rank: Number of rank-1 components per layer that the client can train; None: all of them.
     """
 
     id: int
@@ -132,5 +98,5 @@ class ClientSpec:
             )
 
     def jobs(self, rank: int) -> tuple[Job, ...]:
-        """The client's jobs as the server knows them; ``rank`` is the adapter's initial rank."""
+        """Returns the server's descriptions of the client's jobs. ``rank`` is the adapter's initial rank."""
         return tuple(Job(self.id, index, self.rank or rank, data.head) for index, data in enumerate(self.data))

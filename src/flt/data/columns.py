@@ -1,4 +1,4 @@
-"""Which columns hold the inputs and the class: those that the config names, else the first usual ones present."""
+"""Choice of the columns for the inputs and the class: the columns that the config names, else usual names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Kind = Literal["text", "pair", "image", "causal"]
 
 TEXTS = ("text_stripped", "text", "sentence", "content", "instruction", "review", "document", "title")
-LORA_FACTORS = (
+TEXT_PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
     ("question", "sentence"),
@@ -28,16 +28,16 @@ LABEL_NAMES = ("label_name", "label_text")
 
 
 def pick(key: str, given: str | None, usual: Sequence[str], present: Sequence[str]) -> str:
-    """Returns the column given, or the first usual one that is present.
+    """Returns the given column, or the first usual column that is present.
 
     Args:
-        key: Config key under `data.`, for the error.
-        given: The user's choice, if any.
-        usual: Names to look for otherwise.
-        present: The data's columns.
+        key: Config key under `data.` for the error.
+        given: Column that the user chose; None: no choice.
+        usual: Names to look for if the user chose none.
+        present: Columns of the data.
 
     Raises:
-        InputError: If the column given isn't there, or none of the usual ones is.
+        InputError: The given column doesn't exist, or none of the usual columns does.
 
     Example:
         >>> pick("label", None, ("label", "labels", "target"), ["text", "target", "labels"])
@@ -52,10 +52,10 @@ def pick(key: str, given: str | None, usual: Sequence[str], present: Sequence[st
 
 
 def choose_inputs(cfg: DataConfig, features: datasets.Features) -> tuple[Kind, tuple[str, ...]]:
-    """Chooses the input columns: those given, else an image, else a usual pair, else a usual text.
+    """Chooses the input columns: the given ones, else an image, else a usual pair of texts, else a usual text.
 
     Raises:
-        InputError: If a column isn't there or holds no text or image.
+        InputError: A column doesn't exist or holds neither text nor images.
 
     Example:
         >>> from flt.data.sources import DataConfig
@@ -67,7 +67,7 @@ def choose_inputs(cfg: DataConfig, features: datasets.Features) -> tuple[Kind, t
     free = cfg.text is None and cfg.text_pair is None
     if cfg.image is not None or (free and any(name in names for name in IMAGES)):
         return "image", (_image(pick("image", cfg.image, IMAGES, names), features),)
-    pair = next((both for both in LORA_FACTORS if set(both) <= set(names)), None)
+    pair = next((both for both in TEXT_PAIRS if set(both) <= set(names)), None)
     if free and pair:
         return "pair", tuple(check_text("text", name, features) for name in pair)
     text = check_text("text", pick("text", cfg.text, TEXTS, names), features)
@@ -83,10 +83,10 @@ def _image(name: str, features: datasets.Features) -> str:
 
 
 def check_text(key: str, name: str, features: datasets.Features) -> str:
-    """Returns the name of a column of text.
+    """Returns the name of a column after checking that the column holds text.
 
     Raises:
-        InputError: It holds something else.
+        InputError: The column holds something else.
     """
     dtype = getattr(features[name], "dtype", type(features[name]).__name__)
     if dtype not in ("string", "large_string"):

@@ -1,4 +1,4 @@
-"""The settings of a data set."""
+"""Settings of data sets and of their division among the clients."""
 
 from __future__ import annotations
 
@@ -9,36 +9,38 @@ from typing import Any
 
 @dataclass
 class DataConfig:
-    """What `data=` chooses; a file of conf/data fills it.
+    """Settings of a data set. `data=` chooses a file of conf/data that sets them.
 
     Attributes:
-        name: digits, or any other name for what path says.
-        path: A hub id such as org/name, or a file: .parquet, .csv, .tsv, .jsonl, .json or .npz.
-        subset: The hub data set's configuration, such as sst2.
-        local: File name of a local mirror: where the folder in the environment variable FLT_DATA has it, it is used
+        name: digits for the embedded data set, else any name for the data at path.
+        path: Hub id such as org/name, or a file: .parquet, .csv, .tsv, .jsonl, .json or .npz.
+        subset: Configuration of the hub data set, such as sst2.
+        local: File name of a local mirror. If the folder in the environment variable FLT_DATA has this file, it is used
             instead of path.
-        text: Column of the text; None takes the first usual name present.
+        text: Column of the text; None: the first column with a usual name.
         text_pair: Column of the second text of a pair.
-        response: Column of the text that a causal model learns to write; None: it classifies.
-        prompts: What stands before a response: templates with columns in braces, of which a row takes the first whose
-            columns all have text. Empty: one of text, and of text_pair where a row has it.
+        response: Column of the text that a causal model learns to write; None: the model classifies.
+        prompts: Templates of the text before the response, with columns in braces. A row takes the first template whose
+            columns all have text. Empty: a template of text, and of text_pair if the row has one.
         image: Column of the image.
-        label: Column of the class; None takes the first usual name present. With a response there need be none.
-        label_name: Column with the class names, where the classes are integers.
-        column: Column that tells clients apart, checked to be there.
-        where: Column -> the values that a row may have there, such as some languages; other rows are left out.
-        classes: Keep only these label values, which become 0.. in this order; None keeps all in sorted order.
-        merge: New class -> the classes that it is made of, as names, label values or patterns; classes in none are left
-            out; empty leaves the classes as they are.
-        tasks: Task -> its classes, as names, label values or patterns such as `comp.*`; empty is one task.
-        label_texts: Class name -> the text that the label_names head embeds for it; others take their name.
-        validation: Share of train held out for central validation where the source has none, in [0, 1).
-        test: Share of train held out for the central test where the source has none, in [0, 1).
-        test_split: Which of the source's splits is the test: test; or validation, where the labels of the test are
-            hidden: the rounds are then evaluated on a share of train, and numbers chosen there aren't tested there.
-        train_examples: Most training examples, a fixed stratified sample; None: all.
-        sets: Name -> the settings of one of several data sets, each a task; what one doesn't say it takes from here.
-        use: Which of the sets; None: all.
+        label: Column of the class; None: the first column with a usual name. Not needed with a response.
+        label_name: Column with the class names if the classes are integers.
+        column: Column that tells clients apart; it must exist.
+        where: Column -> allowed values, such as some languages. Rows with other values are left out.
+        classes: Label values to keep, which become 0.. in this order; None: all, in sorted order.
+        merge: New class -> the classes that it replaces, as names, label values or patterns. Classes in no new class
+            are left out. Empty: the classes stay unchanged.
+        tasks: Task -> its classes, as names, label values or patterns such as `comp.*`. Empty: one task.
+        label_texts: Class name -> text that the label_names head embeds for the class; by default the name.
+        validation: Share of train held out for central validation if the source has no validation split, in [0, 1).
+        test: Share of train held out for the central test if the source has no test split, in [0, 1).
+        test_split: Split of the source that is used for the test: test, or validation if the labels of test are hidden.
+            With validation, the rounds are evaluated on a share of train, so that settings are never chosen on the
+            examples of the test.
+        train_examples: Largest number of training examples, a fixed stratified sample; None: all.
+        sets: Name -> settings of one of several data sets, each of which is a task. Missing settings are taken from
+            here.
+        use: Names of the sets to use; None: all.
     """
 
     name: str = "digits"
@@ -68,7 +70,7 @@ class DataConfig:
 
 @dataclasses.dataclass
 class PartitionConfig:
-    """How examples are dealt to clients; conf/train.yaml says what each key means."""
+    """Settings of the division of examples among the clients; conf/train.yaml explains each key."""
 
     kind: str
     alpha: float

@@ -1,4 +1,4 @@
-"""Each task's examples to the clients: who has which jobs."""
+"""Division of each task's examples among the clients, which decides the jobs of each client."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from flt.run.schema import TrainConfig
 
 ATTEMPTS = 100
-"""Draws of a partition, before a client without a job is an error."""
+"""Number of draws of a partition after which a client without a job is an error."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskData:
-    """One task: its examples, and what its jobs are.
+    """Examples and head of one task.
 
     Attributes:
-        name: Its name, for evaluation.
-        splits: train, and validation and test where there are any; labels are counted inside the task.
-        columns: Split -> the value of ``data.column`` of each of its examples (n,), for the splits that have that
-            column; in train it may tell clients apart.
-        head: Which head its jobs have, where jobs have different ones.
+        name: Name of the task, used for evaluation.
+        splits: train, and validation and test if they exist. Labels are numbered within the task.
+        columns: Split -> value of ``data.column`` for each example (n,), for the splits that have this column. In train
+            the column may tell clients apart.
+        head: Name of the head of the task's jobs if jobs have different heads.
     """
 
     name: str
@@ -40,25 +40,26 @@ class TaskData:
 
     @property
     def column(self) -> np.ndarray | None:
-        """The values of the training examples; None without a column."""
+        """Values of ``data.column`` for the training examples; None without this column."""
         return self.columns.get("train")
 
     def by_column(self) -> Iterator[TaskData]:
-        """A task for each value, with its part of each split."""
+        """Yields a task for each value of ``data.column``, with the examples of this value from each split."""
         found = {split: values.astype(str) for split, values in self.columns.items()}
         for value in sorted({str(value) for values in found.values() for value in values}):
             at = {split: np.flatnonzero(values == value) for split, values in found.items()}
-            yield TaskData(value, {split: self.splits[split].view(its) for split, its in at.items() if len(its)})
+            yield TaskData(value, {split: self.splits[split].view(rows) for split, rows in at.items() if len(rows)})
 
 
 def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
-    """Deals each task to the clients on its own; drawn again until every client has something to do.
+    """Deals the examples of each task to the clients, independently of other tasks.
 
-    A column that tells clients apart does so in all tasks: then a client has the jobs that its examples are of.
+    The partition is drawn again until every client has at least one example. With the partition by_column, the column
+    tells clients apart in all tasks together: a client gets a job for each task in which it has examples.
 
     Args:
-        cfg: Number of clients, partition and seed.
-        tasks: What is dealt.
+        cfg: Configuration with the number of clients, the partition and the seed.
+        tasks: Tasks to deal.
 
     Raises:
         InputError: No draw gave each client an example.
@@ -81,7 +82,7 @@ def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
 
 
 def _parts(cfg: TrainConfig, tasks: Sequence[TaskData], attempt: int) -> list[list[np.ndarray]]:
-    """The positions that each client has, task by task."""
+    """Returns the positions of each client's examples, task by task."""
     columns = [task.column for task in tasks if task.column is not None]
     labels = [task.splits["train"].labels for task in tasks]
     if cfg.partition.kind != "by_column" or len(columns) < len(tasks):

@@ -1,4 +1,4 @@
-"""From raw columns to tensors: encoded examples, and tasks among the classes."""
+"""Encoding of raw columns as tensors, and division of the classes into tasks."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def encode_text(
     name: str = "",
     limit: int = 20 * 10**9,
 ) -> Examples:
-    """Tokenises a split's text or pairs, truncated to max_length; a missing text counts as an empty one.
+    """Tokenises the texts or pairs of texts of a split, truncated to max_length. A missing text counts as empty.
 
-    The tokens are kept in the cache on disk, where the next call with the same texts and tokenizer finds them.
+    The tokens are kept in the cache on disk. The next call with the same texts and tokenizer reads them from there.
 
     Args:
         dataset: One of raw.splits.
-        raw: Says which columns.
+        raw: Data set with the names of the input columns.
         tokenizer: A tokenizer of transformers.
-        max_length: Most tokens per example, the special ones included.
-        name: What to call the data in the cache.
-        limit: Bytes that the cache may hold.
+        max_length: Largest number of tokens per example, including special tokens.
+        name: Name of the data in the cache.
+        limit: Largest size of the cache in bytes.
 
     Raises:
-        InputError: If max_length is below 1, or the cache has no room.
+        InputError: max_length is below 1, or the cache has no room.
     """
     if max_length < 1:
         raise InputError.of("model.max_length", max_length, "an integer >= 1")
@@ -56,20 +56,20 @@ def encode_text(
 
 
 def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | None, channels: int | None) -> Examples:
-    """Reads a split's images; each is brought to the backbone's size and channels when it is asked for.
+    """Reads the images of a split. Each image gets the backbone's size and number of channels when it is read.
 
-    They are held as bytes where the source has bytes, and larger ones are scaled down once, here. Values are in [0, 1];
-    `Collate` brings them to the mean and deviation that a backbone wants.
+    Images are kept as bytes if the source has bytes. Images that are too large are scaled down here, once. The values
+    of an example are in [0, 1]; `Collate` normalises them to the mean and deviation of the backbone's training data.
 
     Args:
         dataset: One of raw.splits.
-        raw: Says which column.
-        image_size: Side that the backbone wants, pixels; None keeps the images' own.
-        channels: Channels that the backbone wants: grey images are repeated to 3; None keeps the images' own.
+        raw: Data set with the name of the image column.
+        image_size: Side of the backbone's input in pixels; None: images keep their size.
+        channels: Number of channels of the backbone's input; grey images are repeated to 3. None: images keep theirs.
 
     Raises:
-        InputError: If the column holds no images, they differ in size and image_size is None, or colour images meet a
-            backbone for grey ones.
+        InputError: The column holds no images, the images differ in size and image_size is None, or the images have
+            colours and the backbone takes grey images.
     """
     if not isinstance(dataset.features[raw.inputs[0]], datasets.Image):
         dataset = dataset.with_format("numpy")
@@ -84,19 +84,20 @@ def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | Non
 def tasks(
     labels: ArrayLike, label_names: Sequence[str], tasks_cfg: Mapping[str, Sequence[str]]
 ) -> dict[str, tuple[Positions, NDArray[np.int64]]]:
-    """Splits examples into tasks by class; classes in no task are left out.
+    """Divides examples into tasks by class. Examples of classes in no task are left out.
 
     Args:
         labels: Class of each example, (n,).
         label_names: Name of each class.
-        tasks_cfg: Task -> class names, numbers, or patterns such as `comp.*`. A name goes before a number. Empty: one
-            task, `all`.
+        tasks_cfg: Task -> names, numbers or patterns of its classes, see :func:`flt.data.classes.matching`. Empty: one
+            task called `all`.
 
     Returns:
-        Task -> its positions, sorted, and their labels counted from 0 within the task, in the order of the classes.
+        Task -> sorted positions of its examples, and their labels, numbered from 0 within the task in the order of the
+        classes.
 
     Raises:
-        InputError: If a task has no class, no examples, or a class of another task.
+        InputError: A task has no class, no examples, or a class of another task.
 
     Example:
         >>> found = tasks([0, 1, 2, 1], ["rec.autos", "sci.med", "sci.space"], {"sci": ["sci.*"]})
@@ -122,6 +123,6 @@ def tasks(
 
 
 def batches(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict]:
-    """Some columns, some rows at a time."""
+    """Yields some columns of a data set, a batch of rows at a time."""
     inputs = dataset.select_columns(list(columns))
     return (inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH))

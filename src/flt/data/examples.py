@@ -1,4 +1,4 @@
-"""Encoded examples, of which clients hold views, and batches of them."""
+"""Encoded examples, views of them for the clients, and their collation into batches."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PADDED = {"attention_mask": 0, "token_type_ids": 0, "prefix": 0, "labels": store
 
 
 class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Encoded examples: one item is one row's inputs and its label, or its tokens' labels, not padded.
+    """Encoded examples. An item has the inputs of one row, without padding, and its label or its tokens' labels.
 
-    The inputs lie in a store that all views share, so a client costs its positions and labels only.
+    All views share the store of the inputs. A view for a client therefore needs memory only for positions and labels.
 
     Args:
         store: Encoded inputs.
         labels: Class of each example, (n,).
-        rows: Row of the store that each example is, (n,); None is all rows in order.
+        rows: Row of each example in the store, (n,); None: all rows in order.
 
     Example:
         >>> examples = Examples(stores.ImageStore(torch.zeros(3, 1, 2, 2), size=None, channels=None), [0, 1, 0])
@@ -44,16 +44,17 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         return len(self.labels)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        """Text: input_ids, attention_mask and perhaps token_type_ids (length,); image: pixel_values (C, H, W).
+        """Returns the tensors of one example.
 
-        ``labels`` is the class (), or with a response the label of each token (length,).
+        Text has input_ids, attention_mask and perhaps token_type_ids (length,); images have pixel_values (C, H, W).
+        ``labels`` is the class (), or the label of each token (length,) if the data have a response.
         """
         row = self.store.row(int(self.rows[i]))
         return row if "labels" in row else {**row, "labels": torch.tensor(int(self.labels[i]))}
 
     @property
     def lengths(self) -> NDArray[np.int64] | None:
-        """Tokens of each example, (n,); None for images."""
+        """Number of tokens of each example, (n,); None for images."""
         lengths = self.store.lengths
         return None if lengths is None else lengths[self.rows]
 
@@ -61,8 +62,8 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         """Selects examples without copying their inputs.
 
         Args:
-            positions: Which examples, (m,).
-            labels: Their labels where they change, such as inside a task, (m,).
+            positions: Positions of the examples, (m,).
+            labels: New labels of the examples, such as labels within a task, (m,); None: the labels stay.
         """
         positions = np.asarray(positions, dtype=np.int64)
         return Examples(self.store, self.labels[positions] if labels is None else labels, self.rows[positions])
@@ -70,12 +71,12 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 @dataclass(frozen=True)
 class Collate:
-    """Makes a batch of items: text padded on the right to the longest of the batch, images and classes stacked.
+    """Collation of items into a batch. Text is padded on the right to the longest item; images and classes are stacked.
 
     Attributes:
-        pad_token_id: What input_ids are padded with; masks and token types are padded with 0, tokens' labels with -100.
-        mean: Of the pixels that the backbone was trained on, by channel; None leaves images in [0, 1].
-        std: Their deviation.
+        pad_token_id: Padding of input_ids. Masks and token types are padded with 0, labels of tokens with -100.
+        mean: Mean of the backbone's training pixels, by channel; None: images stay in [0, 1].
+        std: Standard deviation of the backbone's training pixels, by channel.
 
     Example:
         >>> items = [{"input_ids": torch.tensor(ids), "labels": torch.tensor(1)} for ids in ([5, 6], [7])]
@@ -88,7 +89,7 @@ class Collate:
     std: tuple[float, ...] | None = None
 
     def __call__(self, items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Collates items of one data set, so with the same keys."""
+        """Collates items of one data set, which all have the same keys."""
         return {name: self._join(name, [item[name] for item in items]) for name in items[0]}
 
     def _join(self, name: str, values: list[Tensor]) -> Tensor:
@@ -102,10 +103,10 @@ class Collate:
 
 
 def take(examples: Examples, n: int, seed: Seed) -> Positions:
-    """Chooses a fixed stratified subsample of at most n examples, as sorted positions.
+    """Returns the sorted positions of a fixed stratified sample of at most n examples.
 
     Raises:
-        InputError: If n is below 1.
+        InputError: n is below 1.
 
     Example:
         >>> examples = Examples(stores.ImageStore(torch.zeros(4, 1, 1, 1), None, None), [0, 0, 1, 1])

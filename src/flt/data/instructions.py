@@ -1,4 +1,4 @@
-"""Instruction data as tokens: a prompt and its response, cut to a length together; the response alone is the target."""
+"""Tokenisation of instruction data. A prompt and its response are shortened together; only the response is a target."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def encode_instructions(
     name: str = "",
     limit: int = 20 * 10**9,
 ) -> Examples:
-    """Tokenises a split's prompts and responses; a missing text counts as an empty one.
+    """Tokenises the prompts and responses of a split. A missing text counts as empty.
 
-    An item's ``labels`` (length,) are its tokens where the response stands and -100 elsewhere. The tokens are kept in
+    An item's ``labels`` (length,) are the tokens of the response, and -100 for all other tokens. The tokens are kept in
     the cache on disk.
 
     Args:
         dataset: One of raw.splits.
-        raw: Its templates and its response column.
-        tokenizer: A tokenizer of transformers with a token that ends a text.
-        max_length: Most tokens per example.
-        name: What to call the data in the cache.
-        limit: Bytes that the cache may hold.
+        raw: Data set with the templates and the response column.
+        tokenizer: A tokenizer of transformers with an end-of-text token.
+        max_length: Largest number of tokens per example.
+        name: Name of the data in the cache.
+        limit: Largest size of the cache in bytes.
 
     Raises:
-        InputError: If max_length is below 2, or the cache has no room.
+        InputError: max_length is below 2, or the cache has no room.
     """
     if max_length < 2:
         raise InputError.of("model.max_length", max_length, "an integer >= 2, for a prompt and a response")
@@ -52,17 +52,19 @@ def encode_instructions(
 
 
 def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
-    """Tokenises some rows, cut and not padded: what the tokenizer begins texts with, prompt, response, end of text.
+    """Tokenises some rows, shortened and without padding.
 
-    Prompt and response are tokenised apart, so that the prompt has the same tokens when a response is generated.
+    A row consists of the tokenizer's start tokens, the prompt, the response and the end-of-text token. Prompt and
+    response are tokenised separately, so that the prompt has the same tokens when a response is generated.
 
     Args:
-        texts: Prompts, what stands behind the last column in each of them, and responses.
-        tokenizer: A tokenizer of transformers with a token that ends a text.
-        max_length: Most tokens per row.
+        texts: Prompts, the text after the last column of each prompt, and responses.
+        tokenizer: A tokenizer of transformers with an end-of-text token.
+        max_length: Largest number of tokens per row.
 
     Returns:
-        input_ids, a list of lists, and targets, the number of tokens before the response, a list of one each.
+        input_ids, the tokens of each row, and targets, a list for each row that holds the number of tokens before the
+        response.
     """
     prompts, tails, responses = (_plain(tokenizer, column) for column in texts)
     first, end = _front(tokenizer), tokenizer.eos_token_id
@@ -75,17 +77,17 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase,
 
 
 def cut(prompt: Sequence[int], tail: int, response: Sequence[int], most: int) -> tuple[Sequence[int], Sequence[int]]:
-    """Shortens a prompt and its response to a length together.
+    """Shortens a prompt and its response so that both together fit into a length.
 
-    The response keeps what the prompt leaves to it, and half of the length in any case; beyond that it loses its end.
-    The prompt loses what stands right before its tail, so the end of its last column, which is the context where there
-    is one. Its first token stays.
+    The response may use the length that the prompt leaves free, and at least half of the length; the end of a longer
+    response is cut. The prompt is cut right before the tail: it loses the end of its last column, which is the context
+    if there is one. The prompt's first token is always kept.
 
     Args:
-        prompt: At least one token.
-        tail: Tokens behind the prompt's last column.
-        response: At least one token.
-        most: Tokens of both together, at least 2.
+        prompt: Tokens of the prompt, at least one.
+        tail: Number of tokens after the prompt's last column.
+        response: Tokens of the response, at least one.
+        most: Largest number of tokens of both together, at least 2.
 
     Example:
         >>> cut([1, 2, 3, 4, 5, 6, 7], 1, [8, 9, 10], 6)
@@ -102,7 +104,7 @@ def cut(prompt: Sequence[int], tail: int, response: Sequence[int], most: int) ->
 
 
 def _columns(batch: dict[str, list[str | None]], raw: RawData) -> list[list[str | None]]:
-    """Prompts, their tails and the responses of some rows."""
+    """Returns the prompts, their tails and the responses of some rows."""
     given = [[text or "" for text in batch[name]] for name in raw.inputs]
     rows = [dict(zip(raw.inputs, row, strict=True)) for row in zip(*given, strict=True)]
     chosen = [fitting(raw.templates, row) for row in rows]
@@ -111,11 +113,11 @@ def _columns(batch: dict[str, list[str | None]], raw: RawData) -> list[list[str 
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    # not verbose: it would warn of texts that are longer than the model's positions, which are cut here
+    # verbose=False: the tokenizer would warn about texts that are too long for the model, but they are cut here.
     return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
 def _front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What a tokenizer puts before a text, such as Llama's beginning of sequence."""
+    """Returns the tokens that a tokenizer puts before a text, such as Llama's beginning of sequence."""
     whole, (inner,) = tokenizer("a")["input_ids"], _plain(tokenizer, ["a"])
     return whole[: whole.index(inner[0])] if inner else []

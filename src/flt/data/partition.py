@@ -1,7 +1,8 @@
-"""Who holds which examples: seeded partitioners over positions 0..n-1, in NumPy alone.
+"""Seeded partitioners that divide the positions 0..n-1 among clients, written in NumPy alone.
 
-Every partitioner returns one array of positions per client: int64, sorted, disjoint, together all examples. A seed is
-one integer or several, such as (seed, client); each partitioner draws from a generator of its own, not the global one.
+Every partitioner returns one array of positions per client (int64, sorted). The arrays are disjoint and together cover
+all examples. A seed is one integer or several, such as (seed, client). Each partitioner draws from its own generator,
+never from the global one.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from flt.data.random_splits import Positions, Seed
 
 
 def iid(examples: int, clients: int, seed: Seed) -> list[Positions]:
-    """Deals shuffled examples out in parts whose sizes differ by at most one.
+    """Shuffles the examples and deals them out in parts whose sizes differ by at most one.
 
     Raises:
-        InputError: If there are no clients or more clients than examples.
+        InputError: There are no clients, or more clients than examples.
 
     Example:
         >>> [len(part) for part in iid(10, clients=3, seed=0)]
@@ -32,19 +33,19 @@ def iid(examples: int, clients: int, seed: Seed) -> list[Positions]:
 
 
 def dirichlet(labels: ArrayLike, clients: int, alpha: float, seed: Seed, min_examples: int = 1) -> list[Positions]:
-    """Skews the labels: each class is shared out by its own Dirichlet(alpha) draw over the clients.
+    """Skews the labels: a Dirichlet(alpha) draw over the clients divides the examples of each class.
 
-    A small alpha leaves a client few classes, a large one nearly the same mixture for all.
+    With a small alpha, a client has few classes; with a large one, all clients have nearly the same mixture.
 
     Args:
         labels: Class of each example, (n,).
-        clients: How many clients share them.
+        clients: Number of clients.
         alpha: Concentration, in (0, 1e6].
-        seed: Of the draws.
-        min_examples: The whole partition is drawn again until every client has this many.
+        seed: Seed of the draws.
+        min_examples: Smallest number of examples of a client; the whole partition is drawn again until all have it.
 
     Raises:
-        InputError: If 100 draws leave some client with less than min_examples, or an argument is out of range.
+        InputError: All of 100 draws leave a client with fewer than min_examples, or an argument is out of range.
 
     Example:
         >>> [part.tolist() for part in dirichlet([0, 0, 0, 1, 1, 1], clients=2, alpha=0.5, seed=0)]
@@ -67,20 +68,20 @@ def dirichlet(labels: ArrayLike, clients: int, alpha: float, seed: Seed, min_exa
 
 
 def quantity(examples: int, clients: int, alpha: float, seed: Seed, min_share: float = 0.0) -> list[Positions]:
-    """Skews the sizes: one Dirichlet(alpha) draw decides how much each client gets, labels aside.
+    """Skews the sizes: one Dirichlet(alpha) draw decides the share of each client, regardless of labels.
 
-    FL-TAC deals every task out like this, with alpha 0.5 and min_share 0.01.
+    FL-TAC partitions every task in this way, with alpha 0.5 and min_share 0.01.
 
     Args:
-        examples: How many examples there are.
-        clients: How many clients share them.
+        examples: Number of examples.
+        clients: Number of clients.
         alpha: Concentration, in (0, 1e6].
-        seed: Of the draws.
-        min_share: Shares below it are dropped and the rest scaled up to 1, so those clients hold an empty array.
-            With 0, sizes are drawn again until every client has an example.
+        seed: Seed of the draws.
+        min_share: Smallest share. Clients with a smaller one get an empty array, and the other shares are scaled up to
+            a sum of 1. With 0, the sizes are drawn again until every client has an example.
 
     Raises:
-        InputError: If 100 draws don't get there, or an argument is out of range.
+        InputError: None of 100 draws succeeds, or an argument is out of range.
 
     Example:
         >>> [len(part) for part in quantity(1000, clients=4, alpha=0.5, seed=1, min_share=0.01)]
@@ -100,10 +101,12 @@ def quantity(examples: int, clients: int, alpha: float, seed: Seed, min_share: f
 
 
 def shards(labels: ArrayLike, clients: int, shards_per_client: int, seed: Seed) -> list[Positions]:
-    """Sorts the examples by label, cuts them in equal shards and deals every client as many (McMahan et al. 2017).
+    """Sorts the examples by label, cuts them into equal shards, and deals each client the same number of shards.
+
+    The method is that of McMahan et al. 2017.
 
     Raises:
-        InputError: If there are more shards than examples.
+        InputError: There are more shards than examples.
 
     Example:
         >>> [part.tolist() for part in shards([0, 1, 0, 1], clients=2, shards_per_client=1, seed=0)]
@@ -115,24 +118,24 @@ def shards(labels: ArrayLike, clients: int, shards_per_client: int, seed: Seed) 
         allowed = f"1 to {len(labels) // clients} with {clients} clients and {len(labels)} examples"
         raise InputError.of("partition.shards_per_client", shards_per_client, allowed)
     rng = draws.generator("shards", seed)
-    shuffled = rng.permutation(len(labels))  # so that a cut inside a class isn't by position
+    shuffled = rng.permutation(len(labels))  # so that cuts inside a class are random
     pieces = np.array_split(shuffled[np.argsort(labels[shuffled], kind="stable")], clients * shards_per_client)
     hands = rng.permutation(len(pieces)).reshape(clients, shards_per_client)
     return _sorted(np.concatenate([pieces[i] for i in hand]) for hand in hands)
 
 
 def by_column(values: ArrayLike, clients: int | None, seed: Seed) -> list[Positions]:
-    """Lets a column tell the clients apart: language, author, task.
+    """Divides the examples by the values of a column, such as language, author or task.
 
     Args:
-        values: The column's value for each example, (n,), none missing.
-        clients: None makes one client per value, in sorted order of the values. More clients than values: the values
-            with most examples get the spare clients, and each value's examples are dealt out iid among its own.
-            Fewer: the shuffled values are dealt over the clients like cards.
-        seed: Of the draws.
+        values: Value of the column for each example, (n,), none missing.
+        clients: Number of clients; None: one per value, in sorted order of the values. If there are more clients than
+            values, the values with most examples get the additional clients, and each value's examples are dealt out
+            iid among its clients. If there are fewer, the shuffled values are dealt to the clients in turn.
+        seed: Seed of the draws.
 
     Raises:
-        InputError: If a value is missing, or there are more clients than examples of their values.
+        InputError: A value is missing, or a value has fewer examples than clients.
 
     Example:
         >>> [part.tolist() for part in by_column(["de", "en", "de", "fr"], clients=None, seed=0)]
@@ -156,10 +159,10 @@ PARTITIONERS: dict[str, Callable[..., list[Positions]]] = {
 
 
 def settings(kind: str) -> dict[str, bool]:
-    """Names the settings of a partitioner, and whether each must be given.
+    """Returns the names of a partitioner's settings, and for each whether it is required.
 
     Raises:
-        InputError: If there is no such partitioner.
+        InputError: There is no such partitioner.
 
     Example:
         >>> settings("dirichlet")
@@ -181,18 +184,18 @@ def partition(
     seed: Seed,
     **given: float | None,
 ) -> list[Positions]:
-    """Partitions by name.
+    """Divides the examples with the partitioner of the given name.
 
     Args:
         kind: One of `PARTITIONERS`.
-        labels: Class of each example, (n,); iid and quantity take only their number.
-        column: For by_column: the column's value for each example, (n,).
-        clients: How many clients; None only for by_column.
-        seed: Of the draws.
-        **given: The partitioner's own settings, see `settings`; None counts as not given.
+        labels: Class of each example, (n,); iid and quantity use only their number.
+        column: Value of the column for each example, (n,); required by by_column.
+        clients: Number of clients; may be None only for by_column.
+        seed: Seed of the draws.
+        **given: Settings of the partitioner, see `settings`; None counts as not given.
 
     Raises:
-        InputError: If the name, a setting or the number of clients is wrong, or something needed is missing.
+        InputError: The name, a setting or the number of clients is wrong, or a required argument is missing.
 
     Example:
         >>> [part.tolist() for part in partition("iid", labels=[0, 1, 0], clients=1, seed=0)]
@@ -211,20 +214,20 @@ def partition(
 
 
 def split(positions: ArrayLike, labels: ArrayLike, fraction: float, seed: Seed) -> tuple[Positions, Positions]:
-    """Holds out a stratified share of a client's own examples.
+    """Holds out a stratified share of a client's examples.
 
     Args:
-        positions: The client's examples.
-        labels: Class of every example of the data set, (n,): indexed by the positions.
+        positions: Positions of the client's examples.
+        labels: Class of every example of the data set, (n,), indexed by the positions.
         fraction: Share to hold out, in [0, 1).
-        seed: Of the draws, such as (seed, client).
+        seed: Seed of the draws, such as (seed, client).
 
     Returns:
-        (train, held_out), both sorted. Train is never empty unless positions is; held_out has an example as soon as
-        there are two and fraction > 0.
+        (train, held_out), both sorted. train is empty only if positions is. held_out has at least one example if there
+        are at least two examples and fraction > 0.
 
     Raises:
-        InputError: If fraction is not in [0, 1).
+        InputError: fraction is not in [0, 1).
 
     Example:
         >>> train, held_out = split([2, 3, 4, 5], labels=[0, 0, 0, 0, 1, 1], fraction=0.5, seed=0)
@@ -239,12 +242,12 @@ def split(positions: ArrayLike, labels: ArrayLike, fraction: float, seed: Seed) 
 
 
 def held_out_size(size: int, fraction: float) -> int:
-    """How many of so many examples are held out."""
+    """Returns the number of held-out examples out of ``size`` examples."""
     return min(max(round(fraction * size), 1), size - 1) if fraction and size else 0
 
 
 def check_fraction(fraction: float) -> None:
-    """Refuses to hold out what isn't a share."""
+    """Raises InputError unless the fraction is in [0, 1)."""
     if not 0 <= fraction < 1:
         raise InputError.of("partition.held_out", fraction, "a number in [0, 1)")
 

@@ -1,8 +1,9 @@
-"""From any map-style data set to clients."""
+"""Partition of any map-style data set into clients (``flt.partition``)."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +13,10 @@ from torch.utils.data import Dataset
 
 from flt.core.errors import InputError
 from flt.data import partition as partitioners
-from flt.data.clients import ClientSpec, JobData, Later
+from flt.data.clients import ClientSpec, JobData
 
 MOST_CLASSES = 10_000
-"""Integers from here on are ids, and no classes."""
+"""Number of classes from which on integers count as ids instead of classes."""
 
 
 def partition(
@@ -30,31 +31,32 @@ def partition(
     seed: int = 0,
     label: str = "label",
 ) -> list[ClientSpec]:
-    """Deals a data set to clients.
+    """Divides a data set among clients.
 
     ================================  ========================================================================
     ``by="label", alpha=0.5``         Dirichlet over the labels
-    ``by="label", shards=2``          sorted by label, two shards a client
-    ``by=None, alpha=0.5``            Dirichlet over how much a client has
+    ``by="label", shards=2``          sorted by label, two shards per client
+    ``by=None, alpha=0.5``            Dirichlet over the number of examples of a client
     ``by=None``                       iid
-    ``by="author"``                   a column: its values are dealt to the clients; one each with ``clients=None``
+    ``by="author"``                   by a column's values; one client per value with ``clients=None``
     ================================  ========================================================================
 
     Args:
-        dataset: A ``datasets.Dataset``, or any map-style data set of (input, label) or of dicts.
-        by: Column to deal by; of pairs, ``label`` is the second element.
+        dataset: A ``datasets.Dataset``, or any map-style data set whose items are (input, label) or dicts.
+        by: Column to divide by; for items (input, label), ``label`` is the second element.
         alpha: Concentration of a Dirichlet distribution: the smaller, the more unequal.
-        clients: Number of clients; None: as many as the column has values.
-        shards: Shards a client.
+        clients: Number of clients; None: one for each value of the column.
+        shards: Number of shards per client.
         held_out: Share of a client's examples on which its own model is evaluated.
-        min_examples: Fewest examples of a client, of a Dirichlet over labels.
-        seed: Of the deal.
-        label: Column of the labels, classes from 0 on, which are counted for each client; of pairs the second element.
-            They aren't where there is no such column or its values are no classes, nor where data have no columns and
-            are dealt by something else: that would read every example once more.
+        min_examples: Smallest number of examples of a client, for a Dirichlet over labels.
+        seed: Seed of the partition.
+        label: Column of the labels, used to count the examples of each class for each client; for items (input, label),
+            the second element. Labels aren't counted if this column doesn't exist, or if its values aren't classes
+            from 0 on. They aren't counted either if the data have no columns and ``by`` isn't ``label``, since all
+            examples would have to be read once more.
 
     Raises:
-        InputError: There are more clients than examples, a client would have none, or the column isn't there.
+        InputError: There are more clients than examples, a client would have none, or the column doesn't exist.
 
     Example:
         >>> clients = partition([(float(i), i % 2) for i in range(20)], by="label", alpha=1.0, clients=2)
@@ -88,52 +90,100 @@ def job_data(
     task: str = "",
     head: str = "",
 ) -> JobData:
-    """One job's share of a data set, a part of which, stratified, is held out; its labels counted where known.
+    """Makes the data of one job from its share of a data set, a stratified part of which is held out.
 
-    Which part is held out is drawn when somebody asks: most of a hundred thousand clients are never in a cohort.
+    The part that is held out is drawn when it is first read: most of a hundred thousand clients are never in a cohort.
+
+    Args:
+        dataset: The data set, shared by all clients.
+        strata: Class of every example of the data set by which the share is split (n,).
+        labels: Class of every example of the data set that ``label_counts`` counts (n,); None: classes aren't known.
+        share: Positions of the job's examples.
+        held_out: Fraction of the share that is held out.
+        seed: Seed of the draw.
+        task: Name of the job's task.
+        head: Name of the head that the job's module gets.
     """
     partitioners.check_fraction(held_out)
-    split = Split(share, strata, labels, held_out, seed)
-    parts: Any = split  # stands for each of these fields until it is read
-    return JobData(dataset, parts, parts, task, parts, head)
+    return UnsplitJobData.of(dataset, Share(share, strata, labels, held_out, seed), task, head)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Split(Later):
-    """A job's share of the examples, not split yet.
+class Share:
+    """A job's examples before they are split into training and held-out examples.
 
     Attributes:
-        share: Positions of its examples.
-        strata: Class of every example of the data set by which it is split (n,).
-        labels: Class of every example that is counted (n,); None: not known.
-        held_out: Share that is held out.
-        seed: Of the draw.
+        positions: Positions of the examples in the data set.
+        strata: Class of every example of the data set by which the share is split (n,).
+        labels: Class of every example of the data set that is counted (n,); None: classes aren't known.
+        held_out: Fraction that is held out.
+        seed: Seed of the draw.
     """
 
-    share: NDArray[np.int64]
+    positions: NDArray[np.int64]
     strata: NDArray[np.int64]
     labels: NDArray[np.int64] | None
     held_out: float
     seed: int
 
     @property
+    def train_size(self) -> int:
+        """Number of training examples that the split will give."""
+        return len(self.positions) - partitioners.held_out_size(len(self.positions), self.held_out)
+
+    def split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Draws the positions of the training examples and those of the held-out examples."""
+        return partitioners.split(self.positions, self.strata, self.held_out, self.seed)
+
+    def label_counts(self, train: NDArray[np.int64]) -> tuple[int, ...]:
+        """Counts the training examples of each class. Returns an empty tuple if the classes aren't known."""
+        if self.labels is None:
+            return ()
+        return tuple(np.bincount(self.labels[train], minlength=int(self.labels.max()) + 1).tolist())
+
+
+class UnsplitJobData(JobData):
+    """Data of a job whose share is split when its positions or label counts are first read.
+
+    A cached property gives the value of each field that isn't set yet; ``but`` and ``dataclasses.replace`` set fields.
+    """
+
+    share: Share
+
+    @classmethod
+    def of(cls, dataset: Dataset, share: Share, task: str = "", head: str = "") -> UnsplitJobData:
+        """Makes the job without calling ``__init__``, which would need the positions."""
+        job = cls.__new__(cls)
+        job.__dict__.update(dataset=dataset, share=share, task=task, head=head, rounds=(1, None))
+        return job
+
+    @functools.cached_property
+    def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self.share.split()
+
+    @functools.cached_property
+    def train(self) -> np.ndarray:
+        """Positions of the training examples (n,)."""
+        return self._split[0]
+
+    @functools.cached_property
+    def held_out(self) -> np.ndarray:
+        """Positions of the held-out examples (m,)."""
+        return self._split[1]
+
+    @functools.cached_property
+    def label_counts(self) -> tuple[int, ...]:
+        """Training examples of each class."""
+        return self.share.label_counts(self._split[0])
+
+    @property
     def examples(self) -> int:
-        """How many training examples the job has."""
-        return len(self.share) - partitioners.held_out_size(len(self.share), self.held_out)
-
-    def read(self, field: str) -> Any:
-        """The value of a field: train, held_out or label_counts."""
-        train, held = partitioners.split(self.share, self.strata, self.held_out, self.seed)
-        if field == "label_counts":
-            return () if self.labels is None else self._counts(self.labels, train)
-        return train if field == "train" else held
-
-    def _counts(self, labels: NDArray[np.int64], train: NDArray[np.int64]) -> tuple[int, ...]:
-        return tuple(np.bincount(labels[train], minlength=int(labels.max()) + 1).tolist())
+        """Number of training examples of the job. Doesn't split the share."""
+        return len(self.train) if "train" in self.__dict__ else self.share.train_size
 
 
 def _labels(dataset: Any, by: str | None, values: NDArray, label: str) -> NDArray[np.int64] | None:
-    """The class of each example (n,), where that is known without reading what hasn't been read."""
+    """Returns the class of each example (n,), or None if it isn't known or if all examples would have to be read."""
     if by != label:
         if label not in (getattr(dataset, "column_names", None) or ()):
             return None

@@ -1,4 +1,4 @@
-"""What the partitioners share: seeded generators, Dirichlet shares, stratified orders, and the checks."""
+"""Helpers of the partitioners: seeded generators, Dirichlet shares, stratified orders, and checks."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from flt.core.errors import InputError
 Positions = NDArray[np.int64]
 Seed = int | Sequence[int]
 
-MAX_ALPHA = 1e6  # shares are equal to three digits here; far above it the gamma draws overflow
-DRAWS = 100  # how often a Dirichlet is drawn again before the request counts as impossible
+MAX_ALPHA = 1e6  # at this value, shares are equal to three digits; far above it, the gamma draws overflow
+DRAWS = 100  # number of Dirichlet draws after which a request counts as impossible
 
 
 def generator(stream: str, seed: Seed) -> np.random.Generator:
-    """Makes a generator from a seed and the name of its use, so that two uses of one seed are unrelated.
+    """Makes a generator from a seed and the name of its use, so that two uses of one seed are independent.
 
     Args:
         stream: Name of the use.
         seed: One integer >= 0, or several, such as (seed, client).
 
     Raises:
-        InputError: If the seed is negative.
+        InputError: The seed is negative.
 
     Example:
         >>> [int(generator(use, 0).integers(100)) for use in ("iid", "iid", "shards")]
@@ -38,9 +38,10 @@ def generator(stream: str, seed: Seed) -> np.random.Generator:
 
 
 def stratified_order(labels: ArrayLike, seed: Seed) -> Positions:
-    """Orders positions so that every beginning of the order has nearly the classes' shares of the whole.
+    """Orders positions so that every prefix of the order has nearly the class proportions of the whole.
 
-    The j-th shuffled example of a class with m gets the place (j + 1/2) / m; equal places are in random order.
+    The j-th shuffled example of a class with m examples gets the place (j + 1/2) / m. Examples with equal places are in
+    random order.
 
     Args:
         labels: Class of each example, (n,).
@@ -64,7 +65,7 @@ def stratified_order(labels: ArrayLike, seed: Seed) -> Positions:
 
 
 def redraw(draw: Callable[[], NDArray], accept: Callable[[NDArray], bool], error: InputError) -> NDArray:
-    """Draws until one is accepted, at most `DRAWS` times, else raises the error."""
+    """Draws until a draw is accepted. Raises the error after `DRAWS` draws."""
     for _ in range(DRAWS):
         if accept(drawn := draw()):
             return drawn
@@ -72,7 +73,7 @@ def redraw(draw: Callable[[], NDArray], accept: Callable[[NDArray], bool], error
 
 
 def drop_small(shares: NDArray, smallest: float) -> NDArray:
-    """Sets shares below the smallest to zero and scales the rest up to 1; all zero if none is left.
+    """Sets shares below ``smallest`` to zero and scales the others up to a sum of 1. Returns zeros if none is left.
 
     Example:
         >>> drop_small(np.array([0.05, 0.35, 0.6]), 0.1).round(3).tolist()
@@ -83,7 +84,7 @@ def drop_small(shares: NDArray, smallest: float) -> NDArray:
 
 
 def counts(shares: NDArray, examples: int) -> NDArray[np.int64]:
-    """Turns shares (clients,) into whole numbers that sum to examples, by rounding where the parts are cut.
+    """Turns shares (clients,) into integers that sum to ``examples``, by rounding the cumulative shares.
 
     Example:
         >>> counts(np.array([0.5, 0.25, 0.25]), 10).tolist()
@@ -94,12 +95,12 @@ def counts(shares: NDArray, examples: int) -> NDArray[np.int64]:
 
 
 def deal(order: Positions, sizes: NDArray[np.int64]) -> list[Positions]:
-    """Cuts an order of positions in consecutive parts of the given sizes."""
+    """Cuts an order of positions into consecutive parts of the given sizes."""
     return np.split(order, np.cumsum(sizes)[:-1])
 
 
 def check_clients(clients: int | None, examples: int) -> None:
-    """Raises InputError unless there is an example for each client."""
+    """Raises InputError unless clients is an integer >= 1 and there is an example for each client."""
     if isinstance(clients, bool) or not isinstance(clients, int | np.integer) or clients < 1:
         raise InputError.of("clients", clients, "an integer >= 1")
     if clients > examples:
@@ -113,13 +114,13 @@ def check_alpha(alpha: float) -> None:
 
 
 def unlucky(alpha: float, clients: int, wanted: str) -> InputError:
-    """The error for a Dirichlet that no draw satisfied."""
+    """Builds the error for a Dirichlet partition if no draw met the requirement."""
     why = f"no draw out of {DRAWS} over clients={clients} gave {wanted}"
     return InputError.of("partition.alpha", alpha, "a larger alpha or fewer clients", why)
 
 
 def groups(values: NDArray) -> list[Positions]:
-    """Positions of each value, in sorted order of the values."""
+    """Returns the positions of each value, in sorted order of the values."""
     missing = [i for i, value in enumerate(values.tolist()) if value is None or value != value]
     if missing:
         raise InputError.of("data.column", values[missing[0]], "a value in every example", f"example {missing[0]}")
@@ -128,7 +129,7 @@ def groups(values: NDArray) -> list[Positions]:
 
 
 def seats(sizes: NDArray[np.int64], clients: int) -> NDArray[np.int64]:
-    """Clients per value: as even as can be, the spare ones to the values with most examples."""
+    """Returns the number of clients per value: as even as possible, the remainder to the values with most examples."""
     each, spare = divmod(clients, len(sizes))
     seats = np.full(len(sizes), each)
     seats[np.argsort(-sizes, kind="stable")[:spare]] += 1

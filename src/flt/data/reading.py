@@ -1,4 +1,4 @@
-"""Reads files and the hub into named splits; whatever goes wrong there is one line that names the path."""
+"""Reading of files and hub data sets into named splits. Every failure becomes an InputError that names the path."""
 
 from __future__ import annotations
 
@@ -31,25 +31,26 @@ SPLIT_NAMES = {
     "test": ("test",),
 }
 TEXT = (".csv", ".tsv", ".jsonl", ".json")
+# An error of pyarrow begins like KIND and ends like PLACE. The text in between may quote the file.
 KIND = re.compile(
     r"(?:(?:CSV|JSON) parse error|Empty (?:CSV|JSON) file|Row #\d+|Expected \d+ columns, got \d+|Invalid value|[: ])*"
 )
 PLACE = re.compile(r"(?:changed from \w+ to \w+ |was specified twice )?in row \d+$")
-"""How an error of pyarrow's begins and ends; between the two stand a row of the file or the keys of one."""
-CLASS_NAMES = ("class_names", "fine_names", "label_names")  # of an .npz file's y
+CLASS_NAMES = ("class_names", "fine_names", "label_names")
+"""Names of the arrays with class names in an .npz file."""
 
 
 def read(cfg: DataConfig) -> Splits:
-    """Reads the local mirror where there is one, else the file or the hub data set that path names.
+    """Reads the local mirror if it exists, else the file or hub data set at ``cfg.path``.
 
     Args:
-        cfg: Its path, subset and local count.
+        cfg: Settings of the data set; path, subset and local are used.
 
     Returns:
-        train, and validation and test where the source has them.
+        train, and validation and test if the source has them.
 
     Raises:
-        InputError: If it can't be read, is empty, or has no train split.
+        InputError: The data set can't be read, is empty, or has no train split.
     """
     folder = os.environ.get("FLT_DATA")
     if folder and cfg.local and os.path.isfile(mirror := Path(folder) / cfg.local):
@@ -61,41 +62,41 @@ def read(cfg: DataConfig) -> Splits:
 
 
 def read_file(path: Path) -> Splits:
-    """Reads a table or an .npz file; a table's `split` column makes the splits, without one all rows are train.
+    """Reads a table or an .npz file. A table's `split` column names the split of each row; without it, all are train.
 
     Raises:
-        InputError: If the file is missing, broken, empty, or its splits have no train.
+        InputError: The file is missing, broken or empty, or has no train split.
     """
-    if not os.path.isfile(path):  # Path.is_file would raise for a name that no system takes
+    if not os.path.isfile(path):  # Path.is_file raises for an invalid name
         raise InputError.of("data.path", path, "an existing file")
     try:
         splits = SUFFIXES[path.suffix](path)
     except InputError:
         raise
-    except Exception as error:  # each reader has exceptions of its own for a broken file
+    except Exception as error:  # each reader has its own exceptions for a broken file
         allowed = f"a readable {path.suffix} file"
         if path.suffix not in TEXT:
             raise InputError.of("data.path", path, allowed, _first_line(error)) from error
-        raise InputError.of("data.path", path, allowed, _without_rows(error)) from None  # which a log would show
+        raise InputError.of("data.path", path, allowed, _without_rows(error)) from None  # a log would show the rows
     return _standard(splits, str(path))
 
 
 def read_hub(path: str, subset: str | None) -> Splits:
-    """Loads a data set from the Hugging Face hub, or from its cache.
+    """Loads a data set from the Hugging Face hub or its cache.
 
     Raises:
-        InputError: If that fails for whatever reason, or there is no train split.
+        InputError: Loading fails for any reason, or there is no train split.
     """
     try:
         splits = datasets.load_dataset(path, subset)
-    except Exception as error:  # the hub, the network and the readers raise dozens of unrelated types
+    except Exception as error:  # the hub, the network and the readers raise dozens of unrelated exceptions
         allowed = "a data set on the hub that can be reached, with the right data.subset"
         raise InputError.of("data.path", path, allowed, _first_line(error)) from error
     return _standard(splits, path)
 
 
 def _standard(splits: Mapping[str, datasets.Dataset], path: str) -> Splits:
-    """Keeps the splits that have a use, under their usual names; empty ones are none."""
+    """Keeps the non-empty splits for train, validation and test, and gives them these names."""
     filled = {name: split for name, split in splits.items() if len(split)}
     if not filled:
         raise InputError.of("data.path", path, "a data set with examples", "it is empty")
@@ -106,7 +107,7 @@ def _standard(splits: Mapping[str, datasets.Dataset], path: str) -> Splits:
 
 
 def _table(read_table: Callable[[Path], pa.Table]) -> Callable[[Path], Splits]:
-    """Makes a reader of splits from a reader of one table."""
+    """Turns a reader of one table into a reader of splits."""
 
     def read_splits(path: Path) -> Splits:
         table = read_table(path)
@@ -135,12 +136,12 @@ def _json(path: Path) -> pa.Table:
 
 
 def _whole(path: Path) -> int:
-    """A block as large as the file: column types are inferred from the first block alone."""
+    """Returns a block size of the whole file, since column types are inferred from the first block alone."""
     return min(path.stat().st_size + 1, 2**31 - 1)
 
 
 def _npz(path: Path) -> Splits:
-    """Reads x_train, y_train, ... with images (n, H, W) or (n, H, W, C) uint8, kept so: 1 byte per value."""
+    """Reads x_train, y_train, ... with images (n, H, W) or (n, H, W, C). Images in uint8 stay so: 1 byte per value."""
     with np.load(path, allow_pickle=False) as arrays:
         splits: dict[str, dict[str, NDArray]] = {}
         for key in arrays.files:
@@ -160,7 +161,7 @@ def _from_arrays(columns: dict[str, NDArray], names: dict[str, list[str]]) -> da
 
 
 def _feature(name: str, array: NDArray, names: dict[str, list[str]]) -> Any:
-    """The feature of one array: an image, a class with names, or a plain value."""
+    """Returns the feature of one array: an image, a class with names, or a plain value."""
     if array.ndim in (3, 4):
         return {3: datasets.Array2D, 4: datasets.Array3D}[array.ndim](array.shape[1:], str(array.dtype))
     known = next((names[key] for key in (f"{name}_names", *CLASS_NAMES * (name == "label")) if key in names), None)
@@ -168,7 +169,7 @@ def _feature(name: str, array: NDArray, names: dict[str, list[str]]) -> Any:
 
 
 def _without_rows(error: Exception) -> str:
-    """The kind of a reader's error and its place, without what it quotes of the file."""
+    """Returns the kind and the place of a reader's error, without the text that it quotes from the file."""
     said = str(error).strip()
     kind, place = KIND.match(said), PLACE.search(said)
     parts = [kind[0].strip(": ") if kind else "", place[0] if place else ""]

@@ -1,4 +1,4 @@
-"""The order in which a fit sees its examples."""
+"""Samplers, which decide the order of the examples in a fit."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from flt.data.examples import Examples
 
 
 class Shuffled(Sampler[int]):
-    """One permutation of a data set per pass, and nothing else drawn.
+    """Sampler that draws exactly one permutation of a data set per pass.
 
-    torch's own draws more than one where a pass is run to its very end, and a loader draws whenever somebody asks it
-    for an iterator: the order of the second pass would depend on how Lightning goes about it.
+    torch's own sampler draws more often if a pass runs to its end, and a loader draws for each new iterator. The order
+    of the second pass would then depend on the internals of Lightning.
 
     Args:
         size: Number of examples.
-        seed: Of the permutations.
+        seed: Seed of the permutations.
     """
 
     def __init__(self, size: int, seed: int) -> None:
@@ -35,16 +35,17 @@ class Shuffled(Sampler[int]):
 
 
 class SimilarLengths(Sampler[list[int]]):
-    """Batches of examples of similar lengths, so that little of a batch is padding.
+    """Sampler of batches whose examples have similar lengths, so that batches contain little padding.
 
-    One permutation per pass is cut into windows of several batches; each is sorted by length, cut into batches, and the
-    batches are shuffled. Every example comes once per pass, and a batch is long or short by chance.
+    One permutation per pass is cut into windows of several batches. Each window is sorted by length and cut into
+    batches, and these batches are shuffled. Every example occurs once per pass, and long and short batches come in
+    random order.
 
     Args:
-        lengths: Of the examples (n,).
-        batch_size: Examples per batch.
-        window: Batches that are sorted together.
-        seed: Of the permutations.
+        lengths: Length of each example (n,).
+        batch_size: Number of examples per batch.
+        window: Number of batches that are sorted together.
+        seed: Seed of the permutations.
     """
 
     def __init__(self, lengths: NDArray[np.int64], batch_size: int, window: int, seed: int) -> None:
@@ -63,8 +64,8 @@ class SimilarLengths(Sampler[list[int]]):
 
 
 def lengths_of(dataset: Dataset) -> NDArray[np.int64] | None:
-    """Lengths of a data set's examples, in tokens (n,); None where they are all alike, or aren't known."""
+    """Returns the lengths of a data set's examples in tokens (n,), or None if all are equal or they aren't known."""
     if isinstance(dataset, Subset):
         inner = lengths_of(dataset.dataset)
         return None if inner is None else inner[np.asarray(dataset.indices)]
-    return dataset.lengths if isinstance(dataset, Examples) else None  # a user's attribute may mean something else
+    return dataset.lengths if isinstance(dataset, Examples) else None  # a user's ``lengths`` may mean something else

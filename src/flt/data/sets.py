@@ -1,4 +1,4 @@
-"""The data sets of a run, and the tasks in them."""
+"""Data sets of a run and their tasks."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from flt.run.schema import TrainConfig
 
 OUTSIDE = ("sets", "use", "tasks")
-"""Fields that one of several data sets doesn't have."""
+"""Settings that one of several data sets can't have."""
 ALL = "all"
-"""The task of a data set that is one."""
+"""Name of the only task of a data set that isn't divided into tasks."""
 Parts = Mapping[str, tuple[Positions, NDArray[np.int64]]]
-"""Split -> positions among its examples, and their labels counted inside the task."""
+"""Split -> positions of a task's examples in the split, and their labels, numbered within the task."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set before encoding.
+    """Data set before encoding, with its tasks.
 
     Attributes:
-        name: What to call it in the cache.
-        data: Its settings.
-        raw: Its splits.
+        name: Name of the data set in the cache.
+        data: Settings of the data set.
+        raw: Splits of the data set.
         tasks: Task -> its part of each split.
     """
 
@@ -45,23 +45,23 @@ class DataSet:
 
     @property
     def classes(self) -> dict[str, int]:
-        """Task -> its number of classes; a causal model's tasks have none: they predict the same tokens."""
+        """Number of classes of each task. Tasks of a causal model all have 1, since they predict the same tokens."""
         if self.raw.kind == "causal":
             return dict.fromkeys(self.tasks, 1)
         return {task: 1 + max(int(own.max()) for _, own in parts.values()) for task, parts in self.tasks.items()}
 
 
 def kind_of(sets: Sequence[DataSet]) -> Kind:
-    """What a backbone of these data sets has to read: pairs, where some are pairs of texts and others texts."""
+    """Returns the kind of input that a backbone for these data sets must read: pairs if any set has pairs of texts."""
     kinds = {found.raw.kind for found in sets}
     return "pair" if "pair" in kinds else kinds.pop()
 
 
 def load_all(cfg: TrainConfig) -> list[DataSet]:
-    """The data sets that a configuration names: one, with its tasks, or several, each of which is a task.
+    """Loads the data sets of a configuration: one with its tasks, or several, each of which is a task.
 
     Raises:
-        InputError: A data set can't be read, there are no tasks where each job has one, or the sets don't go together.
+        InputError: A data set can't be read, ``jobs=per_task`` lacks tasks, or the data sets can't be combined.
     """
     data = typed(sources.DataConfig, cfg.data, "data")
     if data.sets:
@@ -92,7 +92,7 @@ def _several(cfg: TrainConfig, data: sources.DataConfig) -> list[DataSet]:
 
 
 def _named(cfg: TrainConfig, name: str, settings: dict[str, Any]) -> DataSet:
-    """One of several data sets: a task of the same name, where each job has one."""
+    """Loads one of several data sets. With ``jobs=per_task``, the data set is a task of the same name."""
     if wrong := [key for key in OUTSIDE if key in settings]:
         raise InputError.of(
             f"data.sets.{name}.{wrong[0]}", settings[wrong[0]], "nothing: a set has no sets, and is a task"
@@ -110,5 +110,5 @@ def _load(data: sources.DataConfig, tasks: Mapping[str, list[str]], name: str, s
     raw = sources.load(data, seed)
     found = {split: encode.tasks(raw.values(split, raw.label), raw.label_names, tasks) for split in raw.splits}
     return DataSet(
-        name, data, raw, {task: {split: its[task] for split, its in found.items()} for task in found["train"]}
+        name, data, raw, {task: {split: parts[task] for split, parts in found.items()} for task in found["train"]}
     )

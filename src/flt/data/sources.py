@@ -1,4 +1,4 @@
-"""From a data set's name to its splits: digits, a file, or the Hugging Face hub, with int64 labels 0..K-1."""
+"""Loading of a data set (digits, a file or the Hugging Face hub) as splits with int64 labels 0..K-1."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ TESTS = ("test", "validation")
 
 
 ONE_CLASS = "flt.class"
-"""Column of the only class of data that has none."""
+"""Name of the column that is added to data without classes; all rows have the same class."""
 
 
 @dataclass(frozen=True)
 class RawData:
-    """A data set before encoding.
+    """Data set before encoding.
 
     Attributes:
-        splits: train always, validation and test where there are any; all columns of the source.
-        kind: What the inputs are.
-        inputs: One column, two for a pair, those of the prompts for causal.
+        splits: train, and validation and test if they exist, with all columns of the source.
+        kind: Kind of the inputs.
+        inputs: Names of the input columns: one, two for a pair, or the columns of the prompts for causal.
         label: Column of the class, int64 in 0..len(label_names)-1.
         label_names: Name of each class.
-        response: Column of the target, of kind causal only.
-        templates: Of the prompts.
+        response: Column of the target; only for the kind causal.
+        templates: Templates of the prompts; only for the kind causal.
     """
 
     splits: dict[str, datasets.Dataset]
@@ -53,21 +53,21 @@ class RawData:
 
 
 def load(cfg: DataConfig, seed: int = 0) -> RawData:
-    """Loads a data set and brings it into one form.
+    """Loads a data set and converts it into a common form.
 
-    Splits named dev or valid count as validation, and so does train_dev where there is no other. A validation or test
-    split whose labels are all -1 has hidden labels and is dropped. Shares held out of train are stratified by the
-    classes as they were before any are merged: two sets of one source hold out the same rows.
+    Splits named dev or valid count as validation, and so does train_dev if there is no other. A validation or test
+    split whose labels are all -1 has hidden labels and is dropped. The shares held out of train are stratified by the
+    classes before merging, so that two data sets from one source hold out the same rows.
 
     Args:
-        cfg: What to load.
-        seed: Of the shares held out of train.
+        cfg: Settings of the data set.
+        seed: Seed of the shares held out of train.
 
     Returns:
-        The splits, which columns are inputs, and the classes.
+        The splits, the names of the input columns, and the classes.
 
     Raises:
-        InputError: If the data can't be read, is empty, lacks a column, or its labels are no classes.
+        InputError: The data can't be read, are empty, lack a column, or have labels that aren't classes.
 
     Example:
         >>> raw = load(DataConfig(classes=[5, 6, 7, 8, 9], test=0.2))
@@ -100,16 +100,16 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
 
 
 def digits(classes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Loads the handwritten digits of scikit-learn that show some classes; nothing is downloaded.
+    """Loads the images of some classes from the handwritten digits of scikit-learn; nothing is downloaded.
 
     Args:
-        classes: The digits to keep; they become labels 0.. in this order.
+        classes: Digits to keep; they become labels 0.. in this order.
 
     Returns:
         Images (n, 1, 8, 8) in [0, 1] and labels (n,), in the order of the source.
 
     Raises:
-        InputError: If a class is given twice or is no digit.
+        InputError: A class is given twice or isn't a digit.
 
     Example:
         >>> images, labels = digits([7, 3])
@@ -135,7 +135,7 @@ def _digits_splits() -> dict[str, datasets.Dataset]:
 
 
 def _with_class(cfg: DataConfig, splits: Splits, taken: set[str | None]) -> tuple[Splits, str]:
-    """The column of the class among those that are no text of the model's; without any, one class for all."""
+    """Chooses the column of the class among the columns that aren't model input, or adds one class for all rows."""
     free = [name for name in splits["train"].column_names if name not in taken]
     if cfg.label is not None or set(free) & set(columns.LABELS):
         return splits, columns.pick("label", cfg.label, columns.LABELS, free)
@@ -155,7 +155,7 @@ def _check_numbers(cfg: DataConfig) -> None:
 
 
 def _rows(splits: Splits, where: Mapping[str, Sequence[str]]) -> Splits:
-    """The rows whose columns have the wanted values."""
+    """Selects the rows whose columns have the wanted values."""
     for column, wanted in where.items():
         columns.pick(f"where.{column}", column, (), splits["train"].column_names)
         values = {name: np.asarray(split[column][:]).astype(str) for name, split in splits.items()}
@@ -168,7 +168,7 @@ def _rows(splits: Splits, where: Mapping[str, Sequence[str]]) -> Splits:
 
 
 def _capped(splits: Splits, label: str, most: int | None, seed: int) -> Splits:
-    """At most so many training examples: a stratified sample, in the order of the source."""
+    """Limits train to a stratified sample of at most ``most`` examples, in the order of the source."""
     train = splits["train"]
     if most is None or len(train) <= most:
         return splits
@@ -177,7 +177,7 @@ def _capped(splits: Splits, label: str, most: int | None, seed: int) -> Splits:
 
 
 def _hold_out(splits: Splits, label: str, cfg: DataConfig, seed: int) -> Splits:
-    """Cuts the missing central splits off train, each a share of the whole train."""
+    """Takes the missing central splits from train. Each is a share of the whole train split."""
     train = splits["train"]
     labels = np.asarray(train[label][:])
     rest, size = np.arange(len(labels)), len(labels)

@@ -1,4 +1,4 @@
-"""How encoded inputs lie in memory or on disk: text as one flat run of token ids, images stacked at one size."""
+"""Storage of encoded inputs in memory or on disk: text as one flat array of token ids, images stacked in one size."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ COLUMNS = ("input_ids", "token_type_ids")
 OFFSETS = "offsets"
 TARGETS = "targets"
 IGNORED = -100
-"""Label of a token that is no target, as in PyTorch's losses."""
-GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")  # Pillow's; every other mode has colours
+"""Label of a token that isn't a target, as in PyTorch's losses."""
+GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")  # modes of Pillow; every other mode has colours
 
 
 class Store(Protocol):
-    """Encoded inputs, from which views take rows."""
+    """Store of encoded inputs, shared by all views of them."""
 
     @property
     def lengths(self) -> NDArray[np.int64] | None:
-        """Tokens of each row, (rows,); None for images."""
+        """Number of tokens of each row, (rows,); None for images."""
 
     def row(self, i: int) -> dict[str, Tensor]:
-        """The inputs of one row."""
+        """Returns the inputs of one row."""
 
     def arrays(self) -> list[NDArray]:
-        """All that the rows depend on, for a digest."""
+        """Returns all arrays that the rows depend on, for a digest."""
 
 
 @dataclass(frozen=True)
 class TextStore:
-    """Token ids of all rows one after the other; row i lies in offsets[i]:offsets[i + 1].
+    """Token ids of all rows, one row after the other. Row i is the slice offsets[i]:offsets[i + 1].
 
     Attributes:
-        columns: input_ids, and token_type_ids where the tokenizer has them, each (tokens of all rows,) int32.
-        offsets: (rows + 1,) int64.
-        targets: Tokens of each row before its response, (rows,) int32; None for text to classify.
-        folder: Where they lie on disk, if they do.
+        columns: input_ids, and token_type_ids if the tokenizer has them, each (tokens of all rows,) int32.
+        offsets: Start of each row and end of the last row, (rows + 1,) int64.
+        targets: Number of tokens of each row before its response, (rows,) int32; None for text to classify.
+        folder: Folder of the files if the arrays are mapped from disk.
     """
 
     columns: dict[str, NDArray[np.int32]]
@@ -59,13 +59,13 @@ class TextStore:
 
     @classmethod
     def mapped(cls, folder: Path) -> TextStore:
-        """The files of a folder, read where and when a row is asked for: nothing is copied, and nobody can write."""
+        """Maps the files of a folder into memory, read-only. Rows are read from disk when they are needed."""
         columns = {name: _map(folder / name, np.int32) for name in COLUMNS if (folder / name).is_file()}
         targets = _map(folder / TARGETS, np.int32) if (folder / TARGETS).is_file() else None
         return cls(columns, _map(folder / OFFSETS, np.int64), targets, folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A worker process gets the name of the folder, and not what is in it."""
+        """Pickles only the name of the folder, so that a worker process maps the files itself."""
         return (
             (TextStore.mapped, (self.folder,))
             if self.folder
@@ -73,7 +73,7 @@ class TextStore:
         )
 
     def row(self, i: int) -> dict[str, Tensor]:
-        """The inputs of one row, each (its own length,) int64; with a response its labels too."""
+        """Returns the inputs of one row, each (length of the row,) int64, and its labels if there is a response."""
         start, end = int(self.offsets[i]), int(self.offsets[i + 1])
         inputs = {name: torch.from_numpy(flat[start:end].astype(np.int64)) for name, flat in self.columns.items()}
         row = {**inputs, "attention_mask": torch.ones(end - start, dtype=torch.int64)}
@@ -84,23 +84,23 @@ class TextStore:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each row, (rows,)."""
+        """Number of tokens of each row, (rows,)."""
         return np.diff(self.offsets)
 
     def arrays(self) -> list[NDArray]:
-        """All that the rows depend on, for a digest."""
+        """Returns all arrays that the rows depend on, for a digest."""
         targets = [] if self.targets is None else [self.targets]
         return [self.offsets, *(flat for _, flat in sorted(self.columns.items())), *targets]
 
 
 @dataclass(frozen=True)
 class ImageStore:
-    """Images of all rows, to be brought to the backbone's size and channels one at a time.
+    """Images of all rows. Each image gets the backbone's size and number of channels when it is read.
 
     Attributes:
-        pixels: (rows, C, H, W) uint8, or float32 in [0, 1].
-        size: Side that the backbone wants; None leaves them as they are.
-        channels: Channels that the backbone wants; grey is repeated.
+        pixels: Images (rows, C, H, W), uint8, or float32 in [0, 1].
+        size: Side of the backbone's input in pixels; None: images keep their size.
+        channels: Number of channels of the backbone's input, to which grey images are repeated; None: no repetition.
     """
 
     pixels: Tensor
@@ -108,31 +108,31 @@ class ImageStore:
     channels: int | None
 
     def row(self, i: int) -> dict[str, Tensor]:
-        """One image, (C, H, W) float32 in [0, 1]."""
+        """Returns one image, (C, H, W) float32 in [0, 1]."""
         image = resize(as_float(self.pixels[i]), self.size)
         return {"pixel_values": image.repeat(self.channels or 1, 1, 1) if len(image) == 1 else image}
 
     @property
     def lengths(self) -> None:
-        """None: every image is as large as the others."""
+        """None, since all images have the same size."""
         return None
 
     def arrays(self) -> list[NDArray]:
-        """All that the rows depend on, for a digest."""
+        """Returns all arrays that the rows depend on, for a digest."""
         return [self.pixels.numpy(), np.array([self.size or 0, self.channels or 0])]
 
 
 def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
-    """Tokenises some rows, truncated and not padded.
+    """Tokenises some rows, truncated and without padding.
 
     Args:
-        texts: One sequence of texts, or the two of a pair.
+        texts: One sequence of texts, or two for pairs.
         tokenizer: A tokenizer of transformers.
-        max_length: Most tokens per row, the special ones included.
+        max_length: Largest number of tokens per row, including special tokens.
 
     Returns:
-        input_ids and perhaps token_type_ids, a list of lists each. A text without any token, which GPT-like tokenizers
-        make of an empty one, gets a single special token: a row of length 0 would break attention.
+        input_ids and perhaps token_type_ids, each a list of lists. GPT-like tokenizers give an empty text no tokens;
+        such a row gets a single special token, since a row of length 0 would break attention.
     """
     encoded = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
     special = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
@@ -142,18 +142,18 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase,
 
 
 def flatten(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
-    """Joins rows of token ids, half the bytes of PyTorch's own int64."""
+    """Joins rows of token ids as int32, which takes half the bytes of PyTorch's int64."""
     return np.fromiter(chain.from_iterable(rows), dtype=np.int32)
 
 
 def to_tensor(image: Any) -> Tensor:
-    """Turns one image into (C, H, W), uint8 or float32 in [0, 1].
+    """Turns one image into a tensor (C, H, W), uint8 or float32 in [0, 1].
 
     Args:
         image: A Pillow image, or an array (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels.
 
     Raises:
-        InputError: If the shape or the values are not an image's.
+        InputError: The shape or the values aren't those of an image.
 
     Example:
         >>> to_tensor(np.zeros((4, 5, 3), dtype=np.int64)).shape
@@ -174,12 +174,12 @@ def to_tensor(image: Any) -> Tensor:
 
 
 def as_float(image: Tensor) -> Tensor:
-    """Turns bytes into float32 in [0, 1]; floats stay."""
+    """Turns uint8 into float32 in [0, 1]. Floats stay unchanged."""
     return image.float() / 255 if image.dtype == torch.uint8 else image
 
 
 def resize(image: Tensor, size: int | None) -> Tensor:
-    """Scales a float image (C, H, W) to (C, size, size), bilinear with antialiasing; None leaves it.
+    """Scales a float image (C, H, W) to (C, size, size), bilinear with antialiasing. None keeps the size.
 
     Example:
         >>> resize(torch.ones(3, 8, 6), 4).shape
@@ -191,15 +191,15 @@ def resize(image: Tensor, size: int | None) -> Tensor:
 
 
 def shrink(image: Tensor, size: int | None) -> Tensor:
-    """Resizes an image that is larger than needed and keeps its dtype; smaller ones wait until they are read."""
+    """Scales an image down if it is too large, and keeps its dtype. Small images are scaled up when they are read."""
     return image if size is None or max(image.shape[-2:]) <= size else _to_size(image, size)
 
 
 def stack(images: Sequence[Tensor], size: int | None) -> Tensor:
-    """Stacks images to (n, C, H, W); where they differ, grey is repeated and all are brought to the size.
+    """Stacks images to (n, C, H, W). If the images differ, grey ones are repeated and all are scaled to the size.
 
     Raises:
-        InputError: If their sides differ and there is no size to bring them to.
+        InputError: The images differ in size, and no size is given.
     """
     channels = max(map(len, images))
     images = [image if len(image) == channels else image.repeat(channels, 1, 1) for image in images]
@@ -211,7 +211,7 @@ def stack(images: Sequence[Tensor], size: int | None) -> Tensor:
 
 
 def _map(path: Path, dtype: type[np.integer]) -> NDArray:
-    """A file of numbers as an array of the plain class, whose slices are faster than memmap's."""
+    """Maps a file of numbers as a plain array, whose slices are faster than those of a memmap."""
     return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
 

@@ -1,4 +1,4 @@
-"""Tasks that appear and vanish: the rounds in which their jobs take part (our reconstruction)."""
+"""Tasks that take part in some rounds only (our reconstruction)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from flt.data.clients import ClientSpec
 def with_task_rounds(
     clients: Sequence[ClientSpec], task_rounds: Mapping[str, Sequence[int | None]]
 ) -> list[ClientSpec]:
-    """The clients, each job of which takes part in the rounds of its task alone.
+    """Returns the clients with jobs that take part only in the rounds of their task.
 
     Args:
-        clients: Of the federation.
-        task_rounds: Task -> its first and its last round, counted from 1; null for the last: to the end. A job of
-            another task keeps its own rounds.
+        clients: Clients of the federation.
+        task_rounds: Task -> its first and its last round, counted from 1; null as the last round: to the end. Jobs of
+            other tasks keep their rounds.
 
     Raises:
-        InputError: There is no such task, or its rounds make no sense.
+        InputError: There is no such task, or its rounds are invalid.
     """
     if not task_rounds:
         return list(clients)

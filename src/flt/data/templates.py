@@ -1,4 +1,4 @@
-"""Prompts of instruction data: templates with columns in braces, and which of them a row takes."""
+"""Prompts of instruction data: templates with columns in braces, and the choice of a template for each row."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CONTEXTS = ("context", "input")
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt in which columns stand for their text.
+    """Template of a prompt, in which names of columns stand for their text.
 
     Attributes:
-        pieces: A literal and the column behind it, in turn; the last piece may have no column.
+        pieces: Literal texts, each with the column that follows it; the last piece may have no column.
 
     Example:
         >>> template = Template.parse("Task: {instruction} Answer:", ["instruction"])
@@ -36,10 +36,10 @@ class Template:
 
     @classmethod
     def parse(cls, text: str, present: Sequence[str]) -> Template:
-        """Reads a template; a doubled brace is a brace.
+        """Parses a template. A doubled brace stands for a brace.
 
         Raises:
-            InputError: A column isn't there, there is none at all, or a brace has no partner.
+            InputError: A column doesn't exist, the template has no column, or a brace isn't matched.
         """
         try:
             found = list(string.Formatter().parse(text))
@@ -55,25 +55,25 @@ class Template:
 
     @property
     def columns(self) -> list[str]:
-        """Its columns, in order."""
+        """Names of the template's columns, in order."""
         return [name for _, name in self.pieces if name is not None]
 
     @property
     def tail(self) -> str:
-        """What stands behind the last column."""
+        """Text after the last column."""
         literal, name = self.pieces[-1]
         return literal if name is None else ""
 
     def fill(self, row: Mapping[str, str]) -> str:
-        """The prompt of one row."""
+        """Returns the prompt of one row."""
         return "".join(literal + (row[name] if name else "") for literal, name in self.pieces)
 
 
 def choose(cfg: DataConfig, features: datasets.Features) -> tuple[Template, ...]:
-    """The templates of a data set: those given, else one with the task and, where there is such a column, its context.
+    """Returns the given templates of a data set, else templates with the task and, if there is one, its context.
 
     Raises:
-        InputError: A column isn't there or holds no text, or the response is part of a prompt.
+        InputError: A column doesn't exist or doesn't hold text, or the response is part of a prompt.
     """
     names = list(features)
     response = pick("response", cfg.response, (), names)
@@ -91,7 +91,7 @@ def choose(cfg: DataConfig, features: datasets.Features) -> tuple[Template, ...]
 
 
 def fitting(templates: Sequence[Template], row: Mapping[str, str]) -> Template:
-    """The first template whose columns all have text in a row; the last one where none does.
+    """Returns the first template whose columns all have text in a row, or the last template if there is none.
 
     Example:
         >>> both = [Template.parse(text, ["a", "b"]) for text in ("{a} by {b}", "only {a}")]
@@ -103,7 +103,7 @@ def fitting(templates: Sequence[Template], row: Mapping[str, str]) -> Template:
 
 
 def _usual(task: str, context: str | None) -> tuple[Template, ...]:
-    """Short headings, as in common sets of instructions; the prompt of a row without a context speaks of none."""
+    """Returns default templates with short headings. Rows without a context get a template without its heading."""
     end = ("\n\n### Answer:\n", None)
     alone = Template((("### Task:\n", task), end))
     return (Template((("### Task:\n", task), ("\n\n### Context:\n", context), end)), alone) if context else (alone,)

@@ -1,4 +1,4 @@
-"""Tokenised once: the token ids of texts, kept in the cache by what they were made of."""
+"""Token ids of texts, computed once and kept in the cache under a digest of the texts and the tokenizer."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Texts = Callable[[], Iterator[list[list[str | None]]]]
-"""Reads all rows, some at a time: a list for each column."""
+"""Function that yields all rows in batches, each as a list of texts for each column."""
 Tokenize = Callable[[Sequence[Sequence[str]], "PreTrainedTokenizerBase", int], dict[str, list]]
-"""Turns some rows, by column, into tokens of at most a length: input_ids and what else a store holds."""
+"""Function that tokenises some rows (by column) to at most a length: input_ids and other columns of a store."""
 VERSION = 1
-"""Of the code that tokenises: count it up whenever other tokens come out."""
+"""Version of the code that tokenises. Increase it whenever the tokens change."""
 SPECIAL = 4
-"""Most special tokens around a text or a pair; the size of an entry is estimated with it."""
+"""Largest number of special tokens around a text or a pair, used to estimate the size of an entry."""
 _log = logging.getLogger(__name__)
 
 
@@ -41,15 +41,15 @@ def stored(
     limit: int,
     tokenize: Tokenize = stores.tokenize,
 ) -> TextStore:
-    """The tokens of texts, which the first call writes into the cache and the next ones find there.
+    """Returns the tokens of texts. The first call writes them to the cache; later calls read them from there.
 
     Args:
-        texts: Reads the rows; a missing text counts as an empty one.
+        texts: Function that yields the rows; a missing text counts as empty.
         tokenizer: A tokenizer of transformers.
-        max_length: Most tokens per row.
-        name: What to call the texts.
-        limit: Bytes that the cache may hold.
-        tokenize: What makes tokens of the columns.
+        max_length: Largest number of tokens per row.
+        name: Name of the texts in the cache.
+        limit: Largest size of the cache in bytes.
+        tokenize: Function that tokenises the columns.
     """
     content, lengths = _digest(texts)
     about = {
@@ -71,13 +71,13 @@ def stored(
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of all that decides which tokens a text becomes; calls of the tokenizer in between don't change it."""
+    """Returns a digest of everything in a tokenizer that decides its tokens. Calls of the tokenizer don't change it."""
     sides = [type(tokenizer).__name__, tokenizer.special_tokens_map, tokenizer.model_input_names]
     sides += [tokenizer.truncation_side, tokenizer.split_special_tokens]
     found = hashlib.sha256(json.dumps(sides, sort_keys=True, default=str).encode())
     if tokenizer.is_fast:
         backend = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Every call sets these two anew.
+        # Every call of the tokenizer overwrites truncation and padding.
         found.update(json.dumps({**backend, "truncation": None, "padding": None}, sort_keys=True).encode())
     else:
         settings = [sorted(tokenizer.get_vocab().items()), tokenizer.init_kwargs, tokenizer.added_tokens_decoder]
@@ -87,24 +87,24 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> bytes:
-    """The files of a tokenizer written in Python, which hold more than its words: merges, scores."""
+    """Returns the files of a tokenizer written in Python, which also hold its merges and scores."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_vocabulary(folder)
         return b"".join(path.read_bytes() for path in sorted(Path(folder).iterdir()))
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hub id, or the last part of a folder."""
+    """Returns a hub id, or the last part of a folder's path."""
     name = str(tokenizer.name_or_path)
     return Path(name).name if Path(name).is_absolute() else name
 
 
 def _digest(texts: Texts) -> tuple[str, NDArray[np.int64]]:
-    """Digest of all columns, and the bytes of each row."""
+    """Returns a digest of all columns, and the number of bytes of each row."""
     found, lengths = hashlib.sha256(), [np.zeros(0, dtype=np.int64)]
     for columns in texts():
         encoded = [[None if text is None else text.encode() for text in column] for column in columns]
-        # The lengths tell one text from the next, and -1 a missing one from an empty one.
+        # The lengths separate one text from the next. -1 distinguishes a missing text from an empty one.
         sizes = np.array([[-1 if text is None else len(text) for text in column] for column in encoded])
         found.update(f"{sizes.shape}".encode() + sizes.tobytes())
         for column in encoded:
@@ -114,7 +114,7 @@ def _digest(texts: Texts) -> tuple[str, NDArray[np.int64]]:
 
 
 def _size(lengths: NDArray[np.int64], tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
-    """Bytes that the tokens take, at most: hardly any tokenizer makes more than one token of a byte."""
+    """Returns an upper bound of the tokens' bytes: hardly any tokenizer makes more than one token from a byte."""
     columns = sum(name in tokenizer.model_input_names for name in stores.COLUMNS)
     return int((lengths + SPECIAL).clip(max=max_length).sum()) * columns * 4 + (len(lengths) + 1) * 12
 

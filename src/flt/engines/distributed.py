@@ -1,8 +1,8 @@
 """The strategy engine: the cohort shared over processes that Lightning launches, on one machine or several.
 
-each process    arrivals = fits of clients by the engine inside, the longest first, each by whoever is free
-all             arrivals = arrivals of all: int64 sums added up, or updates gathered as bytes of safetensors
-                state = aggregate(state, arrivals)              in each process, from the same bits to the same bits
+each process    accumulator = fits of clients by the engine inside, the longest first, each by whoever is free
+all             accumulator = accumulator of all: int64 sums added up, or updates gathered as bytes of safetensors
+                state = aggregate(state, accumulator)              in each process, from the same bits to the same bits
 the first       evaluates, shows, writes checkpoints
 """
 
@@ -32,7 +32,7 @@ from flt.protocol.job import Job
 from flt.protocol.messages import JobId, Update
 from flt.server.accumulator import UpdateAccumulator
 from flt.server.client_state_store import ClientStateStore
-from flt.server.engine import Outcome, Task
+from flt.server.engine import Engine, Outcome, Task
 from flt.server.failure_policy import FailurePolicy
 
 AT_ONCE = 1 << 22
@@ -97,7 +97,7 @@ class DistributedSettings(LaunchSettings):
         return kind(jobs=self.jobs) if self.inside == "batched" else kind()
 
 
-class DistributedEngine(SerialEngine):
+class DistributedEngine(Engine):
     """Trains a share of each cohort; what comes out has the bits of the engine inside, for any number of processes.
 
     Args:
@@ -106,8 +106,8 @@ class DistributedEngine(SerialEngine):
     """
 
     def __init__(self, inside: SerialEngine, processes: ProcessGroup) -> None:
-        super().__init__(inside.local_trainer, inside.clients)
-        self.inside, self.processes = inside, processes
+        super().__init__(inside.local_trainer, inside.clients, processes)
+        self.inside = inside
 
     def deal(self, cohort: Sequence[Job]) -> Iterator[Job]:
         """The jobs of the clients that this process trains.
@@ -134,20 +134,20 @@ class DistributedEngine(SerialEngine):
         """Yields each job's update and private state, or why there are none, as soon as it is known."""
         return self.inside.run(tasks)
 
-    def exchange(self, arrivals: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
+    def exchange(self, accumulator: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
         """Brings in what the other processes have trained and counted, so that all have the same.
 
         Raises:
             InputError: The sums are too large together.
         """
-        sums = {} if arrivals.sums is None else {"totals": arrivals.sums.totals, "start": arrivals.sums.start}
+        sums = {} if accumulator.sums is None else {"totals": accumulator.sums.totals, "start": accumulator.sums.start}
         described = {
             (which, *key): (tuple(its.high.shape), its.count, its.reach)
             for which, totals in sums.items()
             for key, its in totals.items()
         }
-        failures, jobs = tuple(arrivals.failures.values()), self.inside.jobs
-        mine = Share(tuple(arrivals.sendable()), described, dict(counts), dict(states.pending), failures, jobs)
+        failures, jobs = tuple(accumulator.failures.values()), self.inside.jobs
+        mine = Share(tuple(accumulator.sendable()), described, dict(counts), dict(states.pending), failures, jobs)
         found: list[Share] = self.processes.all_gather_checked(encode(mine))
         if known := [share.jobs for share in found if share.jobs is not None]:
             self.inside.set_jobs(min(known))  # before the round's checkpoint: a resume stacks as all do from now on
@@ -155,7 +155,7 @@ class DistributedEngine(SerialEngine):
         if not self.processes.is_first:
             states.pop_replaced_files()  # the first one's checkpoints remove the files
         for share in found:
-            arrivals.receive(share.updates, share.failures)
+            accumulator.merge(share.updates, share.failures)
             states.pending.update(share.files)
             counts.update(share.counts)
         for which, totals in sums.items():

@@ -76,6 +76,8 @@ class ProcessGroup:
     def __init__(self) -> None:
         self.rank, self.size = 0, 1
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.in_lockstep = False
+        """True if all processes train every job together: none of them waits for another outside of a fit."""
         self._failed = False  # whether a failure is known to all, so that nobody listens any more
 
     @property
@@ -141,6 +143,13 @@ class ProcessGroup:
         """Tells the others that this one can't go on, wherever they wait for it."""
         if self.size == 1 or self._failed:
             return
+        if self.in_lockstep and not isinstance(error, InputError):
+            # An error may have happened in the middle of a fit, where the others wait for gradients: they end with the
+            # connection. A mistake in the input is found by all processes, and a signal has reached all of them.
+            if isinstance(error, KeyboardInterrupt):
+                mark_reported(error)
+            self.leave()
+            return
         self._failed = True
         mistaken = isinstance(error, InputError)
         text = str(error) if mistaken else f"{type(error).__name__}: {error}"
@@ -150,6 +159,16 @@ class ProcessGroup:
         with contextlib.suppress(RuntimeError):  # one that has died doesn't listen either
             self.gather(encode(StatusMessage(error=text, mistaken=mistaken, signal=number)))
             mark_reported(error)
+
+    def signalled(self, number: int) -> int:
+        """The signal that ends the run before the next job; 0: none.
+
+        Args:
+            number: The signal that this process has received; 0: none.
+        """
+        if not self.in_lockstep:
+            return number
+        return max(word.signal for word in self.all_gather_checked(encode(StatusMessage(signal=number))))
 
     def assert_same_round(self, rounds: int) -> None:
         """Makes sure that all have finished equally many rounds.
@@ -223,7 +242,7 @@ class LaunchedProcessGroup(ProcessGroup):
 
     def fail(self, error: BaseException) -> None:
         """Tells the others that this one can't go on; nobody claims anything any more, so that they hear it soon."""
-        if not self._failed:
+        if not self._failed and not self.in_lockstep:
             with contextlib.suppress(RuntimeError):  # the store has died with the first process
                 for number in (self._claimed, self._claimed + 1):  # the others may have begun the next list
                     self._store.add(f"claims {number}", NOBODYS)

@@ -11,10 +11,9 @@ from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
 from flt.engines.launcher import LaunchSettings
-from flt.engines.process_group import ProcessGroup, StatusMessage, mark_reported
+from flt.engines.process_group import ProcessGroup
 from flt.engines.serial import SerialEngine
 from flt.engines.sharded_placement import AllDevices, ShardedWeights
-from flt.protocol.codec import encode
 from flt.protocol.layout import TRAVELLING
 from flt.server.accumulator import UpdateAccumulator
 from flt.server.client_state_store import ClientStateStore
@@ -48,6 +47,8 @@ class ShardedEngine(SerialEngine):
         InputError: The recipe changes frozen weights, which ``fsdp`` has split.
     """
 
+    replicated: ClassVar[bool] = True
+
     def __init__(
         self,
         local_trainer: LocalTrainer,
@@ -58,6 +59,7 @@ class ShardedEngine(SerialEngine):
     ) -> None:
         super().__init__(local_trainer, clients)
         self.processes = processes
+        processes.in_lockstep = True
         kind = AllDevices if strategy == "ddp" else ShardedWeights
         local_trainer.place = place = kind(processes.rank, processes.size, nodes)
         if isinstance(place, ShardedWeights):
@@ -70,23 +72,6 @@ class ShardedEngine(SerialEngine):
             )
             local_trainer.parameters = dict(local_trainer.module.named_parameters())
 
-    def exchange(self, arrivals: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
+    def exchange(self, accumulator: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
         """Waits until the first process has written the private states, which all have alike."""
         self.processes.first(str)
-
-    def signalled(self, number: int) -> int:
-        """Which signal ends the run before the next job: one that any process has received, since all train it."""
-        return max(word.signal for word in self.processes.all_gather_checked(encode(StatusMessage(signal=number))))
-
-    def fail(self, error: BaseException) -> None:
-        """Tells the others that this process can't go on.
-
-        A mistake in the input is found by all of them alike, and a signal goes round. Anything else may have happened
-        in the middle of a fit, where the others wait for gradients: they end with the connection.
-        """
-        if isinstance(error, InputError):
-            super().fail(error)
-            return
-        if isinstance(error, KeyboardInterrupt):
-            mark_reported(error)  # the signal has gone round
-        self.processes.leave()

@@ -1,4 +1,4 @@
-"""The bytes of a message."""
+"""Codec that turns registered dataclasses into bytes and back."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _MESSAGES: dict[str, type] = {}
 
 
 def message(cls: type[_T]) -> type[_T]:
-    """Registers a dataclass with the codec, under its own name or the one in its ``codec_name``."""
+    """Registers a dataclass with the codec under its ``codec_name``, or else under the name of the class."""
     _MESSAGES[_name(cls)] = cls
     return cls
 
 
 def _name(cls: type) -> str:
-    """The name of a dataclass in files and messages: a class that was renamed keeps the one it had."""
+    """Returns the name of a dataclass in files and messages. A renamed class keeps its old name in ``codec_name``."""
     return str(cls.__dict__.get("codec_name", cls.__name__))
 
 
@@ -35,36 +35,38 @@ def encode(value: Any) -> bytes:
     """Writes a registered dataclass as one safetensors file.
 
     Raises:
-        TypeError: A value is of a type that the codec doesn't know.
+        TypeError: A value has a type that the codec doesn't support.
 
     Example:
+        >>> from flt.protocol.messages import Plan
         >>> decode(encode(Plan(mu=0.01))) == Plan(mu=0.01)
         True
     """
     text, tensors = _text(value)
-    # a tensor may be a view of another one, and safetensors refuses shared memory
-    own = {key: its.detach().cpu().clone(memory_format=torch.contiguous_format) for key, its in tensors.items()}
-    return safetensors.torch.save(own, metadata={"flt": text})
+    # A tensor may be a view of another one, and safetensors refuses shared memory.
+    copies = {key: t.detach().cpu().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
+    return safetensors.torch.save(copies, metadata={"flt": text})
 
 
 def encoded_size(value: Any) -> int:
-    """How many bytes :func:`encode` writes, without writing them.
+    """Returns the number of bytes that :func:`encode` would write, without writing them.
 
     Raises:
-        TypeError: A value is of a type that the codec doesn't know.
+        TypeError: A value has a type that the codec doesn't support.
 
     Example:
+        >>> from flt.protocol.messages import Plan
         >>> encoded_size(Plan(mu=0.01)) == len(encode(Plan(mu=0.01)))
         True
     """
     text, tensors = _text(value)
-    header = _header(tuple((its.dtype, its.shape) for its in tensors.values())) + len(json.dumps(text))
-    return 8 + -(-header // 8) * 8 + sum(its.numel() * its.element_size() for its in tensors.values())
+    header = _header(tuple((tensor.dtype, tensor.shape) for tensor in tensors.values())) + len(json.dumps(text))
+    return 8 + -(-header // 8) * 8 + sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 @functools.cache
 def _header(kinds: tuple[tuple[torch.dtype, torch.Size], ...]) -> int:
-    """Length of a file's header for tensors of these kinds, without the text in it and without its padding."""
+    """Length of a file's header for tensors of these types and shapes, without the header's text and padding."""
     data = safetensors.torch.save(
         {str(i): torch.zeros(shape, dtype=dtype) for i, (dtype, shape) in enumerate(kinds)}, metadata={"flt": ""}
     )
@@ -72,7 +74,7 @@ def _header(kinds: tuple[tuple[torch.dtype, torch.Size], ...]) -> int:
 
 
 def decode(data: bytes) -> Any:
-    """Reads what :func:`encode` wrote.
+    """Builds the dataclass from the bytes that :func:`encode` wrote.
 
     Raises:
         InputError: The bytes aren't a message of flt.

@@ -1,4 +1,4 @@
-"""A job that sends no update, and why."""
+"""Record of a job that sends no update."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from flt.protocol.messages import JobId
 @message
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A job without an update, and why: the round may go on without it.
+    """Record of a job that sends no update. The round may continue without this job.
 
     Attributes:
-        job: Which.
-        why: One line; of an error that isn't flt's own its kind and place, since its text may quote a user's examples.
+        job: Id of the job.
+        why: Reason in one line. For an error that flt doesn't raise itself, only its class and place: the text of the
+            error may quote a user's examples.
     """
 
     job: JobId
@@ -26,7 +27,7 @@ class Failure:
 
     @staticmethod
     def of(job: JobId, error: BaseException) -> Failure:
-        """The failure that an error is."""
+        """Builds the failure of a job from the error that stopped it."""
         if isinstance(error, InputError):
             return Failure(job, " ".join(str(error).split()))
         frames = traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""The unit of local training, as the server knows it."""
+"""The server's description of a job, the unit of local training."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from flt.protocol.messages import JobId
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """The unit of local training, as the server knows it: no task, no data."""
+    """The server's description of a job, the unit of local training. It contains neither task nor data."""
 
     client: int
     index: int
     rank: int
-    """Pairs per layer that the client can train."""
+    """Rank-1 components per layer that the client can train."""
     head: str = ""
-    """Which head it has, where jobs have different ones: heads of different shapes can't be kept from the server."""
+    """Name of the job's head if jobs have different heads. The server can't be kept from seeing different shapes."""
 
     @property
     def id(self) -> JobId:

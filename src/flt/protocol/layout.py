@@ -1,4 +1,4 @@
-"""Names, roles and pair ids of a module's tensors: what lets every part be written once for all adapters."""
+"""Names, roles and component ids of a module's tensors. With them, one implementation serves all adapters."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from flt.core.errors import InputError
 from flt.protocol.messages import Ids
 
 LORA_FACTORS = ("A", "B")
-"""Roles that have a rank axis."""
+"""Roles of the tensors that have a rank axis."""
 TRAVELLING = ("A", "B", "adapter", "head")
-"""Roles that a server holds; everything else is the base, which changes by versioned deltas."""
+"""Roles of the tensors that the server holds. All other tensors are base weights, which change by versioned deltas."""
 MARK = "#"
-"""Between the name of a head's tensor and its variant."""
+"""Separator between the name of a head's tensor and its variant."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Entry:
     role: str
     """``A``, ``B``, ``adapter``, ``head`` or ``base``."""
     shape: tuple[int, ...]
-    """Its shape at the initial rank."""
+    """Shape at the initial rank."""
     layer: str = ""
-    """The adapted layer that a pair's tensor belongs to."""
+    """Name of the adapted layer; set only for A and B."""
     axis: int | None = None
-    """The rank axis: 0 for A (r, in), 1 for B (out, r)."""
+    """Rank axis: 0 for A (r, in), 1 for B (out, r), None for other tensors."""
     variant: str = ""
-    """Which head it is of, where jobs have different ones: ``head.weight#5`` on the server is their ``head.weight``."""
+    """Name of the head if jobs have several heads: ``head.weight#5`` on the server is ``head.weight`` in the module."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,35 +41,35 @@ class Layer:
     """One adapted layer, W = W0 + scale B A."""
 
     rank: int
-    """Initial rank r: pair ids are 0 .. r - 1."""
+    """Initial rank r. Component ids are 0 .. r - 1."""
     scale: float
-    """alpha / r of the initial rank, on every client and in every round."""
+    """alpha / r for the initial rank r; the same on every client and in every round."""
     base: str
     """Name of W0."""
     a: str
     b: str
     transposed: bool = False
-    """W0 is stored (in, out), as in GPT-2's Conv1D."""
+    """True if W0 is stored as (in, out), as in GPT-2's Conv1D."""
 
     def stored(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors of a change (out, n) and (n, in), in the order and shape in which W0 is stored."""
+        """Returns the factors (out, n) and (n, in) of a change in the order and shape in which W0 is stored."""
         return (right.T.contiguous(), left.T.contiguous()) if self.transposed else (left, right)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Name -> role, layer and rank axis of every parameter of a module."""
+    """Role, layer and rank axis of every parameter of a module, by name."""
 
     entries: Mapping[str, Entry]
     layers: Mapping[str, Layer]
 
     @staticmethod
     def of(module: nn.Module, head: Iterable[str] = ()) -> Layout:
-        """Reads the layout of a module that holds peft LoRA layers.
+        """Builds the layout of a module with LoRA layers of peft.
 
         Args:
-            module: A module with its adapters attached.
-            head: Names of the modules that are trained whole.
+            module: Module with its adapters attached.
+            head: Names of the submodules that are trained in full.
         """
         layers = {name: _layer(name, sub) for name, sub in module.named_modules() if _is_lora(sub)}
         components = {layer.a: ("A", name, 0) for name, layer in layers.items()}
@@ -81,13 +81,13 @@ class Layout:
         return Layout(entries, layers)
 
     def with_heads(self, heads: Mapping[str, Mapping[str, Tensor]]) -> Layout:
-        """The server's layout where jobs have different heads: each of them, as ``name#variant``.
+        """Returns the server's layout if jobs have different heads: one entry ``name#variant`` for each head.
 
         Args:
-            heads: Variant -> name -> initial value; empty where there is one head: nothing changes.
+            heads: Variant -> name -> initial value. Empty if all jobs have the same head; then nothing changes.
 
         Raises:
-            InputError: The head isn't among what travels.
+            InputError: A tensor of a head doesn't have the role head.
         """
         varied = {name for tensors in heads.values() for name in tensors}
         if varied - set(self.names(["head"])):
@@ -100,19 +100,19 @@ class Layout:
         return Layout(entries, self.layers)
 
     def for_head(self, head: str) -> Layout:
-        """The layout as a job with this head knows it: its module's names, nothing of the other heads."""
+        """Returns the layout of the module of a job with this head: without variants and without other heads."""
         if not any(entry.variant for entry in self.entries.values()):
             return self
         own = {name: entry for name, entry in self.entries.items() if entry.variant in ("", head)}
         return Layout({_plain(name, e): dataclasses.replace(e, variant="") for name, e in own.items()}, self.layers)
 
     def at(self, name: str, head: str) -> str:
-        """The server's name of a tensor of a job with this head."""
+        """Returns the server's name of a tensor of a job with this head."""
         varied = f"{name}{MARK}{head}"
         return varied if varied in self.entries else name
 
     def model(self, weights: Mapping[str, Tensor], components: Mapping[str, Ids], head: str = "") -> dict[str, Tensor]:
-        """A group's tensors under the names of a module with this head, gathered by pair id."""
+        """Returns a group's tensors under the names in a module with this head, gathered by component id."""
         return {
             _plain(name, self.entries[name]): self.take(name, full, components)
             for name, full in weights.items()
@@ -120,33 +120,33 @@ class Layout:
         }
 
     def names(self, roles: Iterable[str]) -> list[str]:
-        """Names of the tensors with one of these roles, in name order."""
+        """Returns the sorted names of the tensors that have one of these roles."""
         wanted = set(roles)
         return sorted(name for name, entry in self.entries.items() if entry.role in wanted)
 
     def all_components(self) -> dict[str, Ids]:
-        """Layer -> all of its pair ids."""
+        """Returns all component ids of each layer."""
         return {name: tuple(range(layer.rank)) for name, layer in self.layers.items()}
 
     def ids(self, name: str, components: Mapping[str, Ids]) -> Ids | None:
-        """The pair ids that concern a tensor; None where it has no rank axis."""
+        """Returns the component ids of a tensor's layer, or None if the tensor has no rank axis."""
         entry = self.entries[name]
         return None if entry.axis is None else components[entry.layer]
 
     def take(self, name: str, full: Tensor, components: Mapping[str, Ids]) -> Tensor:
-        """Gathers rows (A) or columns (B) of a tensor at full rank by pair id: a copy."""
+        """Returns a copy of a tensor at full rank, reduced to the rows (A) or columns (B) of these components."""
         ids = self.ids(name, components)
         return full.clone() if ids is None else full.index_select(self.axis(name), _index(ids, full))
 
     def put(self, name: str, full: Tensor, components: Mapping[str, Ids], part: Tensor) -> Tensor:
-        """The tensor at full rank with these pairs replaced: a copy."""
+        """Returns a copy of a tensor at full rank in which ``part`` replaces these components."""
         ids = self.ids(name, components)
         if ids is None:
             return part.clone()
         return full.index_copy(self.axis(name), _index(ids, full), part.to(full.dtype))
 
     def mask(self, name: str, components: Mapping[str, Ids], like: Tensor) -> Tensor:
-        """True where an entry belongs to these pairs; of a shape that broadcasts with the tensor at full rank."""
+        """Returns a mask that is True for these components and broadcasts with the tensor at full rank."""
         ids = self.ids(name, components)
         if ids is None:
             return torch.ones((1,) * like.dim(), dtype=torch.bool, device=like.device)
@@ -157,7 +157,7 @@ class Layout:
         return flags.view(shape)
 
     def shape(self, name: str, components: Mapping[str, Ids]) -> tuple[int, ...]:
-        """Shape of a tensor that is gathered by these pairs."""
+        """Returns the shape of a tensor that is reduced to these components."""
         shape = list(self.entries[name].shape)
         ids = self.ids(name, components)
         if ids is not None:
@@ -165,7 +165,7 @@ class Layout:
         return tuple(shape)
 
     def axis(self, name: str) -> int:
-        """The rank axis of a pair's tensor."""
+        """Returns the rank axis of A or B."""
         axis = self.entries[name].axis
         assert axis is not None
         return axis

@@ -1,10 +1,10 @@
-"""What crosses between server and client, and its bytes.
+"""Messages between server and client.
 
     server --Payload--> job          job --Update--> server
 
-One codec serves messages and states alike: the tensors of a dataclass go into safetensors, everything else into one
-JSON text in the file's metadata. Only the dataclasses registered with :func:`message` can be written or read, so no
-bytes from a file or a peer ever run code.
+Messages and states use the same codec: the tensors of a dataclass go into safetensors, everything else into one JSON
+text in the file's metadata. Only dataclasses registered with :func:`message` can be written or read. Bytes from a file
+or a peer can therefore never run code.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from flt.core.errors import InputError
 from flt.protocol.codec import message
 
 JobId = tuple[int, int]
-"""(client, the client's own opaque index): the name of a job, all that the server knows of it besides its rank."""
+"""Id of a job: (client, the client's own opaque index). It doesn't reveal the job's task to the server."""
 
 
 Ids = tuple[int, ...]
-"""Pair ids: positions of rank-1 matrices in a layer at its initial rank, ascending."""
+"""Component ids: positions of rank-1 components in a layer at its initial rank, ascending."""
 
 
 @message
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one round asks of local training.
+    """Instructions of one round for local training.
 
-    Up travels what trains and isn't private, down everything that isn't private.
+    A client sends the tensors that train and aren't private. The server sends all tensors that aren't private.
     """
 
     train: tuple[str, ...] = ("A", "B", "adapter", "head")
@@ -40,60 +40,60 @@ class Plan:
     mu: float = 0.0
     """Weight of the proximal term (mu / 2) |w - w_t|^2."""
     steps: int | None = None
-    """Optimiser steps; None leaves the length of the fit to the client's settings."""
+    """Optimiser steps; None: the client's settings decide the length of the fit."""
     lr_factor: float = 1.0
-    """Multiplies the learning rates that the module's ``configure_optimizers`` sets."""
+    """Factor on the learning rates that the module's ``configure_optimizers`` sets."""
     stage: str = "adapter"
-    """Name of the stage, for the log."""
+    """Name of the stage for the log."""
 
 
 @message
 @dataclasses.dataclass(frozen=True)
 class BaseDelta:
-    """One version of the base: what a round added to, or put in the place of, frozen weights."""
+    """One version of the base weights: the changes that one round made to frozen weights."""
 
     version: int
     tensors: dict[str, tuple[Tensor, ...]]
-    """Name of a base weight -> ``(value,)`` replaces it, ``(B, A)`` adds the product B A."""
+    """Change of each base weight by name: ``(value,)`` replaces the weight, ``(B, A)`` adds the product B A."""
 
 
 @message
 @dataclasses.dataclass(frozen=True)
 class Payload:
-    """Server -> one job."""
+    """Message from the server to one job."""
 
     job: JobId
     round: int
-    """Rounds finished before this one."""
+    """Number of rounds finished before this one."""
     plan: Plan
     tensors: dict[str, Tensor]
-    """Everything that isn't private, gathered by ``held`` along the rank axis."""
+    """All tensors that aren't private, gathered by ``held`` along the rank axis."""
     held: dict[str, Ids]
-    """Layer -> the pairs that the job's model consists of."""
+    """Ids of the components in the job's model, by layer."""
     kept: dict[str, Ids]
-    """Layer -> the pairs among them that train."""
+    """Ids of the components in the job's model that train, by layer."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """What the rule sends besides the weights, such as SCAFFOLD's ``c``; gathered as ``tensors`` are."""
+    """Tensors that the rule sends besides the weights, such as SCAFFOLD's ``c``; gathered like ``tensors``."""
     base_version: int = 0
     base: tuple[BaseDelta, ...] = ()
-    """The versions that the job's client hasn't seen."""
+    """Versions of the base weights that the job's client hasn't received yet."""
 
 
 @message
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """One job -> server."""
+    """Message from one job to the server."""
 
     job: JobId
     round: int
     tensors: dict[str, Tensor]
-    """What trained and isn't private, gathered by ``kept`` along the rank axis."""
+    """Tensors that were trained and aren't private, gathered by ``kept`` along the rank axis."""
     kept: dict[str, Ids]
     base_version: int
     examples: int
     steps: int
     scores: dict[str, tuple[Ids, Tensor]] = dataclasses.field(default_factory=dict)
-    """Layer -> (pair ids, their importance (n,))."""
+    """Component ids and their importance (n,), by layer."""
     scalars: dict[str, float] = dataclasses.field(default_factory=dict)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -101,18 +101,18 @@ class Update:
 @message
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """The pairs of one message, each vector quantised at its pair's precision; which pairs, the message says.
+    """Quantised rank-1 components of one message. Both vectors of a component have the component's precision.
 
-    Pairs are in the order of the layers and their ids, and of each pair a comes before b; see
-    :mod:`flt.protocol.packing`.
+    The message itself lists the component ids. Components are in the order of the layers and of their ids, and the
+    vector a of a component comes before its vector b; see :mod:`flt.protocol.packing`.
     """
 
     bits: Tensor
-    """Of each pair (pairs,), uint8."""
+    """Precision of each component in bits (components,), uint8."""
     scales: Tensor
-    """Of each vector below 32 bits, float32."""
+    """Scale of each vector below 32 bits, float32."""
     codes: Tensor
-    """All vectors' codes, one after the other, uint8."""
+    """Codes of all vectors, one vector after the other, uint8."""
 
     def __post_init__(self) -> None:
         for name, dtype in (("bits", torch.uint8), ("scales", torch.float32), ("codes", torch.uint8)):
@@ -124,7 +124,7 @@ class Packed:
 @message
 @dataclasses.dataclass(frozen=True)
 class PackedPayload(Payload):
-    """A payload whose pairs are quantised; ``tensors`` has everything else."""
+    """Payload with quantised components; ``tensors`` has all other tensors."""
 
     packed: Packed = dataclasses.field(kw_only=True)
 
@@ -132,6 +132,6 @@ class PackedPayload(Payload):
 @message
 @dataclasses.dataclass(frozen=True)
 class PackedUpdate(Update):
-    """An update whose pairs are quantised; ``tensors`` has everything else."""
+    """Update with quantised components; ``tensors`` has all other tensors."""
 
     packed: Packed = dataclasses.field(kw_only=True)

@@ -1,4 +1,4 @@
-"""Quantised pairs in a message: how the two sides of the wire close and open it (HAFLQ, arXiv 2411.06581v2)."""
+"""Quantisation of the components of a message, and the way back (HAFLQ, arXiv 2411.06581v2)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from flt.protocol.messages import Ids, Packed, PackedPayload, PackedUpdate, Payl
 from flt.protocol.quantise import BITS, decoded, encoded, packed_size, scales_of
 
 Place = tuple[str, int]
-"""A pair in a message: its layer and position there."""
+"""Place of a component in a message: its layer and its position there."""
 
 
 def closed_update(update: Update, layout: Layout, bits: Mapping[Place, int]) -> PackedUpdate:
-    """The update with its pairs quantised; those of 0 bits are left out.
+    """Quantises the components of an update. Components of 0 bits are left out.
 
     Args:
-        update: As a client has trained it.
+        update: Update from a local fit.
         layout: Names and roles of its tensors.
-        bits: Of each of its pairs: 0, 2, 4, 8, 16 or 32.
+        bits: Precision of each component: 0, 2, 4, 8, 16 or 32.
     """
     kept = _without_dropped(update.kept, bits)
     packed = _pack(update.tensors, layout, bits)
@@ -33,7 +33,7 @@ def closed_update(update: Update, layout: Layout, bits: Mapping[Place, int]) -> 
 
 
 def closed_payload(payload: Payload, layout: Layout, bits: Mapping[Place, int]) -> PackedPayload:
-    """The payload with its pairs quantised; those of 0 bits are neither held nor kept by the job."""
+    """Quantises the components of a payload. Components of 0 bits are removed from ``held`` and ``kept``."""
     held = _without_dropped(payload.held, bits)
     kept = {
         layer: tuple(component for component in ids if component in held[layer]) for layer, ids in payload.kept.items()
@@ -44,15 +44,15 @@ def closed_payload(payload: Payload, layout: Layout, bits: Mapping[Place, int]) 
 
 
 def opened_update(update: Update, layout: Layout, plan: Plan) -> Update:
-    """The update with float32 pairs again; one that isn't packed stays as it is.
+    """Turns the quantised components of an update back into float32. Other updates are returned unchanged.
 
     Args:
-        update: As it arrived.
+        update: Update as received by the server.
         layout: Names and roles of its tensors.
-        plan: Of its round: which of them travel up.
+        plan: Plan of the update's round, which decides the tensors that clients send.
 
     Raises:
-        InputError: Its precisions, scales or codes aren't what its pairs need; the message names the client.
+        InputError: The precisions, scales or codes don't fit the components. The text names the client.
     """
     if not isinstance(update, PackedUpdate):
         return update
@@ -64,10 +64,10 @@ def opened_update(update: Update, layout: Layout, plan: Plan) -> Update:
 
 
 def opened_payload(payload: Payload, layout: Layout) -> Payload:
-    """The payload with float32 pairs again; one that isn't packed stays as it is.
+    """Turns the quantised components of a payload back into float32. Other payloads are returned unchanged.
 
     Raises:
-        InputError: Its precisions, scales or codes aren't what its pairs need.
+        InputError: The precisions, scales or codes don't fit the components.
     """
     if not isinstance(payload, PackedPayload):
         return payload
@@ -77,7 +77,13 @@ def opened_payload(payload: Payload, layout: Layout) -> Payload:
 
 
 def vectors(layout: Layout, names: Sequence[str], layer: str) -> list[tuple[str, int]]:
-    """(tensor, length) of the vectors of each pair of a layer, a before b; ``names``: the tensors that travel."""
+    """Returns the tensor name and length of the vectors of a component in a layer, a before b.
+
+    Args:
+        layout: Layout of the module.
+        names: Names of the tensors that the message carries.
+        layer: Name of the layer.
+    """
     about = layout.layers[layer]
     found = [name for name in (about.a, about.b) if name in names]
     return [(name, layout.entries[name].shape[1 - layout.axis(name)]) for name in found]
@@ -122,10 +128,10 @@ def _unpack(
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
     for name, vector in _decoded(packed, parts):
         rows[name].append(vector)
-    nothing = dict.fromkeys(layout.layers, ())
+    no_components = dict.fromkeys(layout.layers, ())
     return {
-        name: torch.stack(its, dim=layout.axis(name)) if its else torch.zeros(layout.shape(name, nothing))
-        for name, its in rows.items()
+        name: torch.stack(found, dim=layout.axis(name)) if found else torch.zeros(layout.shape(name, no_components))
+        for name, found in rows.items()
     }
 
 
@@ -139,7 +145,7 @@ def _decoded(packed: Packed, parts: Sequence[tuple[str, int, int]]) -> Iterator[
 
 
 def _others(message: Payload | Update, layout: Layout) -> dict[str, Tensor]:
-    components = layout.names(LORA_FACTORS)  # by these: a head may have another name on the client
+    components = layout.names(LORA_FACTORS)  # excluded by name: a head may have another name on the client
     return {name: tensor for name, tensor in message.tensors.items() if name not in components}
 
 
@@ -151,5 +157,5 @@ def _without_dropped(components: Mapping[str, Ids], bits: Mapping[Place, int]) -
 
 
 def _fields(message: Any) -> dict[str, Any]:
-    """All but what is packed."""
+    """Returns all fields of a message except ``packed``."""
     return {field.name: getattr(message, field.name) for field in dataclasses.fields(message) if field.name != "packed"}

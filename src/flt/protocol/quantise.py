@@ -2,7 +2,7 @@
 
     scale = max |v| / L,  L = 2^(q - 1) - 1,  code = round(v / scale) in -L .. L,  v' = scale * code
 
-q = 32 stands for float32 as it is, without a scale.
+q = 32 means unchanged float32 values without a scale.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import numpy as np
 
 BITS = (2, 4, 8, 16, 32)
-"""The precisions, lowest first."""
+"""Allowed precisions q in bits, lowest first."""
 SCALE_BYTES = 4
 _FLOAT = 32
 
 
 def quantise(vector: np.ndarray, bits: int) -> tuple[np.ndarray, np.float32]:
-    """Codes and scale of a vector.
+    """Computes the codes and the scale of a vector.
 
     The scale is rounded up to float32, so that no code leaves its range and |v - v'| <= scale / 2. A vector that isn't
-    finite gets the scale nan, which whoever dequantises it finds.
+    finite gets the scale nan, so that its values are nan after dequantisation.
 
     Args:
         vector: (n,), float32.
@@ -47,13 +47,13 @@ def quantise(vector: np.ndarray, bits: int) -> tuple[np.ndarray, np.float32]:
 
 
 def dequantise(codes: np.ndarray, scale: np.float32) -> np.ndarray:
-    """The vector (n,), float32, that codes and a scale stand for; finite where the scale is and the product fits."""
+    """Computes the vector scale * codes (n,), float32. It is finite if the scale is and float32 doesn't overflow."""
     with np.errstate(over="ignore", invalid="ignore"):
         return (codes.astype(np.float64) * float(scale)).astype(np.float32)
 
 
 def packed_size(length: int, bits: int) -> int:
-    """Bytes of so many codes.
+    """Returns the number of bytes that a number of codes takes.
 
     Example:
         >>> [packed_size(5, bits) for bits in BITS]
@@ -63,7 +63,10 @@ def packed_size(length: int, bits: int) -> int:
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Codes as bytes: four or two per byte, the first in the lowest bits; int8; int16, little endian.
+    """Packs codes into bytes.
+
+    Four codes of 2 bits or two codes of 4 bits share a byte, the first code in the lowest bits. Codes of 8 bits are
+    int8, codes of 16 bits are int16, little endian.
 
     Args:
         codes: (n,), integers of q bits in two's complement.
@@ -82,7 +85,7 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack(data: np.ndarray, length: int, bits: int) -> np.ndarray:
-    """The codes (n,), int32, that :func:`pack` made bytes of."""
+    """Returns the codes (n,), int32, from the bytes that :func:`pack` wrote."""
     if bits == 16:
         return data.view("<i2").astype(np.int32)
     shifts = np.arange(8 // bits, dtype=np.uint8) * bits
@@ -91,7 +94,7 @@ def unpack(data: np.ndarray, length: int, bits: int) -> np.ndarray:
 
 
 def encoded(vector: np.ndarray, bits: int) -> tuple[np.ndarray, list[np.float32]]:
-    """Bytes of a float32 vector at one precision, and its scale where it has one."""
+    """Encodes a float32 vector at one precision. Returns its bytes, and a list of its scale (empty at 32 bits)."""
     if bits == _FLOAT:
         return vector.astype("<f4").view(np.uint8), []
     codes, scale = quantise(vector, bits)
@@ -99,12 +102,12 @@ def encoded(vector: np.ndarray, bits: int) -> tuple[np.ndarray, list[np.float32]
 
 
 def decoded(data: np.ndarray, length: int, bits: int, scale: np.float32) -> np.ndarray:
-    """The float32 vector (n,) of what :func:`encoded` made; the scale doesn't matter at 32 bits."""
+    """Returns the float32 vector (n,) from the bytes of :func:`encoded`. The scale is ignored at 32 bits."""
     if bits == _FLOAT:
         return data.view("<f4").astype(np.float32)
     return dequantise(unpack(data, length, bits), scale)
 
 
 def scales_of(bits: int) -> int:
-    """Scales that a vector has at one precision: one, or none at 32 bits."""
+    """Returns the number of scales of a vector at one precision: 0 at 32 bits, else 1."""
     return 0 if bits == _FLOAT else 1

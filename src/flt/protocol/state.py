@@ -1,4 +1,4 @@
-"""The states of server and clients, all of them written by the codec of :mod:`flt.protocol.messages`."""
+"""States of the server and of the clients. The codec of :mod:`flt.protocol.codec` writes them."""
 
 from __future__ import annotations
 
@@ -15,49 +15,50 @@ from flt.protocol.messages import BaseDelta, Ids, JobId
 @message
 @dataclasses.dataclass(frozen=True)
 class ClientState:
-    """What stays on the client from one of its fits to the next, and never crosses.
+    """Private state that a client keeps from one fit to the next and never sends.
 
-    All tensors have the initial rank and are indexed by pair id.
+    All tensors have the initial rank and are indexed by component id.
     """
 
     tensors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     """Tensors of private roles."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """What a local callback keeps, such as SCAFFOLD's ``c_i``."""
+    """Tensors that local callbacks keep, such as SCAFFOLD's ``c_i``."""
 
 
 @message
 @dataclasses.dataclass(frozen=True)
 class GroupState:
-    """One group of jobs that are averaged with each other."""
+    """State of one group of jobs whose updates are averaged with each other."""
 
     weights: dict[str, Tensor]
     """Adapter and head at the initial rank."""
     scores: dict[str, Tensor]
-    """Layer -> importance of each pair (r,)."""
+    """Importance of each component (r,), by layer."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """What rule, importance and server optimiser keep, such as SCAFFOLD's ``c``."""
+    """Tensors that the rule, the importance and the server optimiser keep, such as SCAFFOLD's ``c``."""
 
 
 @message
 @dataclasses.dataclass(frozen=True)
 class BaseState:
-    """The versions of the frozen base, and what each client has seen of them.
+    """Versions of the frozen base weights, and the version that each client has received.
 
-    A weight is first given by the factors that the rounds added. Once these hold more numbers than the weight itself,
-    the oldest are folded into a value, which the same operations in the same order lead to: no bit moves.
+    The changes of a weight are first kept as the factors that the rounds added. Once these factors hold more numbers
+    than the weight itself, the oldest ones are folded into a value of the weight. Folding applies the same operations
+    in the same order, so the result is the same bit by bit.
     """
 
     version: int = 0
     folded: dict[str, tuple[int, Tensor]] = dataclasses.field(default_factory=dict)
-    """Name -> (version, the weight's value then)."""
+    """Name -> (version, value of the weight at this version)."""
     recent: tuple[BaseDelta, ...] = ()
-    """Later versions, oldest first."""
+    """Changes that aren't folded yet, oldest first."""
     seen: dict[int, int] = dataclasses.field(default_factory=dict)
-    """Client -> the last version that was sent to it."""
+    """Last version that each client has received, by client."""
 
     def advance(self, change: Mapping[str, tuple[Tensor, ...]], initial: Mapping[str, Tensor]) -> BaseState:
-        """The next version: ``change`` on top of this one."""
+        """Returns the state after the next version, which applies ``change`` to the current weights."""
         if not change:
             return self
         version = self.version + 1
@@ -68,9 +69,9 @@ class BaseState:
         return grown
 
     def since(self, version: int, initial: Mapping[str, Tensor]) -> tuple[BaseDelta, ...]:
-        """What a client that has seen ``version`` lacks: the missing changes, or a weight's value where smaller.
+        """Returns the changes that a client at ``version`` lacks, or a weight's value where that is smaller.
 
-        Changes of a weight that are larger together than its value have been folded into it by ``advance``.
+        If the changes of a weight are together larger than its value, ``advance`` has folded them into the value.
         """
         missing: dict[int, dict[str, tuple[Tensor, ...]]] = {}
         for name in self.changed():
@@ -82,11 +83,11 @@ class BaseState:
         return tuple(BaseDelta(at, missing[at]) for at in sorted(missing))
 
     def changed(self) -> list[str]:
-        """Names of the weights that some version changed."""
+        """Returns the names of the weights that any version changed."""
         return sorted({*self.folded, *(name for delta in self.recent for name in delta.tensors)})
 
     def value(self, name: str, initial: Mapping[str, Tensor]) -> Tensor:
-        """The weight as it is now."""
+        """Returns the current value of a weight."""
         value = self.folded[name][1] if name in self.folded else initial[name]
         for delta in self.recent:
             if name in delta.tensors:
@@ -109,45 +110,47 @@ class BaseState:
 @message
 @dataclasses.dataclass(frozen=True)
 class ServerState:
-    """All that the server knows between two rounds."""
+    """Complete state of the server between two rounds."""
 
     rounds: int
-    """Rounds finished: a paper's round t is ``rounds + 1``."""
+    """Number of finished rounds: a paper's round t is ``rounds + 1``."""
     groups: dict[int, GroupState]
     alive: dict[str, Ids]
-    """Layer -> living pairs, the same for all groups. Pruning changes nothing else: pairs never move."""
+    """Ids of the active components by layer, the same for all groups. Pruning changes only this field: components keep
+    their ids and their places in the tensors."""
     assignment: dict[JobId, int] = dataclasses.field(default_factory=dict)
-    """Job -> group. A job that isn't here is at home: in the group that ``home`` names."""
+    """Group of each job. A job without an entry belongs to the group ``home``."""
     base: BaseState = dataclasses.field(default_factory=BaseState)
     home: int = 0
-    """The group of jobs that no grouping has met yet."""
+    """Group of the jobs that no grouping has assigned yet."""
     scores: dict[JobId, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """Job -> layer -> the importance of each pair as the job measured it (r,), nan where it never did; kept only for
-    selections that read it."""
+    """Importance of each component as the job itself measured it (r,), by job and layer; nan where it never did. Kept
+    only for selections that read it."""
     directions: dict[JobId, Tensor] = dataclasses.field(default_factory=dict)
-    """Job -> what its own training changed over the rounds (features,); kept only for groupings with a memory."""
+    """Change that the job's own training made over the rounds (features,), by job. Kept only for groupings with a
+    memory."""
     ranks: dict[JobId, int] = dataclasses.field(default_factory=dict)
-    """Job -> the rank that it has come down to by itself."""
+    """Rank to which the job has pruned itself, by job."""
     pruned: float | None = None
-    """What the last round's cut took from the product: its relative error in Frobenius norm; None: nothing was cut."""
+    """Relative error in Frobenius norm that the last round's pruning caused in the product BA; None: nothing pruned."""
 
     @property
     def active(self) -> dict[str, Ids]:
-        """Layer -> active components: ``alive``, the name that this has in checkpoints."""
+        """Ids of the active components by layer. The field is called ``alive`` because checkpoints use this name."""
         return self.alive
 
     @property
     def clusters(self) -> list[int]:
-        """Ids of the groups that were trained: all but a home that only waits for jobs, ascending."""
+        """Ids of the trained groups, ascending: all groups but ``home``, or ``home`` if there is no other group."""
         return sorted(set(self.groups) - {self.home}) or [self.home]
 
     def group_of(self, job: JobId) -> int:
-        """The group whose weights a job gets."""
+        """Returns the id of the group whose weights a job gets."""
         return self.assignment.get(job, self.home)
 
 
 def apply_change(weight: Tensor, change: tuple[Tensor, ...]) -> Tensor:
-    """One version's change of one base weight: ``(value,)`` replaces it, ``(B, A)`` adds B A (out, in)."""
+    """Applies a change to a base weight: ``(value,)`` replaces the weight, ``(B, A)`` adds B A (out, in)."""
     if len(change) == 1:
         return change[0].clone()
     left, right = change
@@ -155,7 +158,7 @@ def apply_change(weight: Tensor, change: tuple[Tensor, ...]) -> Tensor:
 
 
 def zero_scores(ranks: Iterable[tuple[str, int]]) -> dict[str, Tensor]:
-    """Layer -> zeros (r,): before anything was measured, all pairs tie."""
+    """Returns scores of zero (r,) by layer: before anything is measured, all components are equally important."""
     return {layer: torch.zeros(rank, dtype=torch.float64) for layer, rank in ranks}
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from flt.algorithm.grouping.oracle import OracleGrouping
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.registry import part
 from flt.client.settings import LocalSettings
@@ -19,13 +18,13 @@ from flt.data.clients import ClientSpec
 from flt.engines.distributed import INSIDE, DistributedEngine, DistributedSettings
 from flt.engines.process_group import ProcessGroup
 from flt.engines.registry import ENGINES
-from flt.engines.serial import SerialEngine
 from flt.engines.sharded import ShardedEngine, ShardedSettings
 from flt.models.adapters.registry import ADAPTERS
 from flt.protocol.layout import Layout
 from flt.protocol.messages import JobId
 from flt.run.schema import TrainConfig
 from flt.server.client_sampling import FixedSize, Poisson
+from flt.server.engine import Engine
 from flt.server.failure_policy import STRICT, FailurePolicy
 
 
@@ -53,9 +52,7 @@ def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = Non
     chosen = dict(cfg.grouping)
     if chosen.get("k") == "tasks":
         chosen["k"] = tasks
-    grouping = part("grouping", chosen)
-    if isinstance(grouping, OracleGrouping):
-        grouping = grouping.with_tasks(truth or {})
+    grouping = part("grouping", chosen).with_tasks(truth or {})
     plan = part("plan", _filled(cfg.plan, rounds=cfg.rounds))
     return Recipe(
         rule=part("rule", cfg.rule),
@@ -90,26 +87,26 @@ def engine(
     local_trainer: LocalTrainer,
     clients: Mapping[int, ClientSpec],
     processes: ProcessGroup,
-    found: Callable[[dict[str, Any]], None] | None = None,
-) -> SerialEngine:
-    """Where jobs are trained.
+    on_settings: Callable[[dict[str, Any]], None] | None = None,
+) -> Engine:
+    """Returns the engine that trains the jobs.
 
     Args:
         cfg: The configuration.
         local_trainer: The resident module.
         clients: Client id -> its data.
         processes: Those of the run.
-        found: Told the engine's settings, once it has found out for itself what was left open.
+        on_settings: Called with the engine's settings once it has chosen those that were left open.
     """
     settings = engine_settings(cfg)
     if isinstance(settings, ShardedSettings):
         return ShardedEngine(local_trainer, clients, processes, settings.nodes, settings.strategy)
     if not isinstance(settings, DistributedSettings):
-        return INSIDE[settings.name][1](local_trainer, clients, settings, found)
+        return INSIDE[settings.name][1](local_trainer, clients, settings, on_settings)
 
     def of_all(inside: dict[str, Any]) -> None:
-        if found is not None:
-            found(dataclasses.asdict(dataclasses.replace(settings, jobs=inside["jobs"])))
+        if on_settings is not None:
+            on_settings(dataclasses.asdict(dataclasses.replace(settings, jobs=inside["jobs"])))
 
     return DistributedEngine(
         INSIDE[settings.inside][1](local_trainer, clients, settings.of_inside(), of_all), processes

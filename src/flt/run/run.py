@@ -40,7 +40,6 @@ from flt.core.files import is_path, last_name
 from flt.data.clients import ClientSpec
 from flt.engines.launcher import FORK, launched
 from flt.engines.process_group import ProcessGroup
-from flt.engines.sharded import ShardedEngine
 from flt.export.final_models import made_by
 from flt.export.metadata import Card
 from flt.export.write import export, kind
@@ -154,7 +153,7 @@ class Run:
             path = Path(processes.first(str))
             return Result(made.module, federator.history[-1], self.folder, federator.history, path)
         models = made_by(federator)
-        federator.engine.load(federator.state, models[0].gid, models[0].head)
+        federator.engine.local_trainer.load(federator.state, models[0].gid, models[0].head)
         federator.engine.local_trainer.put(models[0].tensors)  # what a client keeps too
         if models[0].data is not None:
             set_client(federator.engine.local_trainer.client_aware, models[0].data)
@@ -245,7 +244,7 @@ class Run:
         last = [Interrupts(self.processes.is_first)]  # behind the checkpoint, which is written until the end
         federator.callbacks = [faults, *monitors, Failures(), stop, *self.own, checkpoint, *last]
         # where all processes train the same, the first one writes it
-        writes = self.processes.is_first or not isinstance(federator.engine, ShardedEngine)
+        writes = self.processes.is_first or not federator.engine.replicated
         federator.client_states = ClientStateStore(checkpoint.folder, writes)
         checkpoint.restore(federator)
         self.processes.assert_same_round(federator.state.rounds)

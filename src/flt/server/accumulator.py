@@ -1,33 +1,29 @@
-"""What has arrived of a round: all updates, or for sums over clients, the sums alone."""
+"""The updates of one round: all of them, or only their running sums where the rule is a function of sums."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from flt.algorithm.rule.base import Summable, Totals
+from flt.algorithm.rule.base import Rule, Summable, Totals
 from flt.algorithm.rule.exact_sum import LARGEST
+from flt.algorithm.view import View
 from flt.core.errors import InputError
 from flt.protocol.failure import Failure
 from flt.protocol.job import Job
 from flt.protocol.messages import JobId, Update
-from flt.protocol.state import ServerState
-
-if TYPE_CHECKING:
-    from flt.server.aggregation import ServerAggregation
 
 
 @dataclasses.dataclass
 class Sums:
-    """The running sums of a round whose recipe streams.
+    """The running sums of a round.
 
     Attributes:
-        totals: Of what the members sent.
-        start: Of what they were sent, where a server optimiser steps from there.
+        totals: Sums over what the members of the cohort sent.
+        start: The same sums over their untrained updates: a server optimiser steps from there.
     """
 
     totals: Totals = dataclasses.field(default_factory=dict)
@@ -37,130 +33,145 @@ class Sums:
         """Adds other sums, all of them or none.
 
         Raises:
-            InputError: They are too large together.
+            InputError: A sum of both is too large.
         """
         try:
-            self.totals, self.start = _together(self.totals, other.totals), _together(self.start, other.start)
+            self.totals, self.start = _added(self.totals, other.totals), _added(self.start, other.start)
         except OverflowError as error:
             raise InputError.of("updates", error, "smaller numbers; lower local.lr") from error
 
 
 class UpdateAccumulator:
-    """Takes the updates of a round one by one, in any order.
+    """Collects the updates of a round one by one, in any order.
 
-    Where the recipe streams, an update is added to the sums as soon as it is there, and what stays of it has the
-    shapes of its tensors and no numbers: a cohort of any size takes the room of one update, and some kilobytes for
-    each job's metrics and pairs.
+    Where the recipe streams, an update is added to the sums as soon as it arrives. Only the names and shapes of its
+    tensors stay, so a cohort of any size takes the memory of one update, and some kilobytes for each job's metrics and
+    components.
 
     Args:
-        server: Checks and sums.
-        state: The state that the round's payloads came from.
-        cohort: The jobs that were asked.
-        careful: Whether the round goes on where an update can't be added: then nothing of it may be in the sums, and
-            what couldn't be added at the round's end is refused when it arrives.
+        rule: Adds an update to the sums.
+        view: The state that the round's payloads came from.
+        cohort: The jobs that were sent a payload.
+        validate: Checks the update of a job, and returns it under the server's names; raises InputError.
+        streams: True if the aggregation needs the sums only.
+        steps: True if a server optimiser needs the sums over untrained updates too.
+        check_range: True if the round may go on without an update that can't be added. Then ``add`` refuses whatever
+            could make a sum too large at the end of the round, and leaves no part of it in the sums.
     """
 
     def __init__(
-        self, server: ServerAggregation, state: ServerState, cohort: Sequence[Job], check_range: bool = False
+        self,
+        rule: Rule,
+        view: View,
+        cohort: Sequence[Job],
+        validate: Callable[[Job, Update], Update],
+        streams: bool = False,
+        steps: bool = False,
+        check_range: bool = False,
     ) -> None:
-        self.server, self.state, self.check_range = server, state, check_range
-        self.asked = {job.id: job for job in cohort}
+        self.rule, self.validate, self.steps, self.check_range = rule, validate, steps, check_range
+        self.jobs = {job.id: job for job in cohort}
         self.updates: dict[JobId, Update] = {}
         self.failures: dict[JobId, Failure] = {}
-        """Of the jobs that the round goes on without."""
-        self.sums = Sums() if server.recipe.streams else None
+        """The jobs that the round goes on without."""
+        self.sums = Sums() if streams else None
         self._arrived: dict[JobId, Update] = {}
-        # one view for all updates, since it holds the base weights that it had to compute
-        self._view = dataclasses.replace(server.view(state), arrived=self._arrived)
+        # One view serves all updates, since it caches the base weights that it computes.
+        self._view = dataclasses.replace(view, arrived=self._arrived)
 
-    def take(self, update: Update) -> None:
-        """Checks an update, and keeps it or adds it to the sums.
+    def add(self, update: Update) -> None:
+        """Validates an update, and keeps it or adds it to the sums.
 
         Raises:
-            InputError: It isn't what was asked for, has the wrong shapes, or holds a number that isn't finite, or one
-                that is too large.
+            InputError: The update isn't what its job was asked for, has the wrong shapes, or holds a number that is
+                not finite or too large.
         """
-        job = self.asked.get(update.job)
-        (validated,) = self.server.validate(self.state, [job] if job else [], [update])
+        who = f"update of client {update.job[0]}, job {update.job[1]}"
+        if update.job not in self.jobs:
+            raise InputError.of(who, "?", "a job of the round's cohort")
+        valid = self.validate(self.jobs[update.job], update)
         if update.job in self.updates:
-            raise InputError.of(f"update of client {update.job[0]}, job {update.job[1]}", "twice", "one of each job")
+            raise InputError.of(who, "twice", "one update of each job")
         if self.check_range:
-            self._add_if_small(validated)
+            self._add_if_small(valid)
         elif self.sums is not None:
-            self._include(validated, self.sums)
-        self.updates[update.job] = strip_values(validated) if self.sums is not None else validated
-
-    def sendable(self) -> list[Update]:
-        """What another process needs of the updates, by job: without tensors where they were added to the sums."""
-        stripped = self.sums is not None
-        return [dataclasses.replace(u, tensors={}) if stripped else u for u in self.sorted()]
+            self._include(valid, self.sums)
+        self.updates[update.job] = strip_values(valid) if self.sums is not None else valid
 
     def fail(self, failure: Failure) -> None:
         """Notes that a job sends no update."""
         self.failures[failure.job] = failure
 
-    def receive(self, updates: Iterable[Update], failures: Iterable[Failure] = ()) -> None:
-        """Takes what another process found ``sendable``, and its failures; the sums come apart from it."""
+    def sendable(self) -> list[Update]:
+        """What another process needs of the updates, by job: without tensors where they were added to the sums."""
+        streams = self.sums is not None
+        return [dataclasses.replace(u, tensors={}) if streams else u for u in self._sorted()]
+
+    def merge(self, updates: Iterable[Update], failures: Iterable[Failure] = ()) -> None:
+        """Adds what another process collected: its ``sendable`` updates and its failures; not its sums."""
         for failure in failures:
             self.fail(failure)
         for update in updates:
-            self.updates[update.job] = self._shaped(update) if self.sums is not None else update
+            self.updates[update.job] = self._with_shapes(update) if self.sums is not None else update
 
-    def _shaped(self, update: Update) -> Update:
-        plan, head = self.server.recipe.plan(self.state.rounds), self.asked[update.job].head
-        layout = self.server.layout.for_head(head)
+    def compute(self) -> tuple[list[Update], Sums | None]:
+        """Returns the updates of the round, sorted by job, and their sums where the recipe streams."""
+        return self._sorted(), self.sums
+
+    def _sorted(self) -> list[Update]:
+        return [self.updates[job] for job in sorted(self.updates)]
+
+    def _with_shapes(self, update: Update) -> Update:
+        """An update that came without tensors, with their names and shapes."""
+        head, plan = self.jobs[update.job].head, self._view.plan
+        layout = self._view.layout.for_head(head)
         shapes = {
-            self.server.layout.at(name, head): torch.empty(layout.shape(name, update.kept), device="meta")
+            self._view.layout.at(name, head): torch.empty(layout.shape(name, update.kept), device="meta")
             for name in layout.names(set(plan.train) - set(plan.private))
         }
         return dataclasses.replace(update, tensors=shapes)
 
-    def sorted(self) -> list[Update]:
-        """The updates by job."""
-        return [self.updates[job] for job in sorted(self.updates)]
-
     def _include(self, update: Update, sums: Sums) -> None:
-        rule = self.server.recipe.rule
-        assert isinstance(rule, Summable), "recipes with others don't stream"
+        assert isinstance(self.rule, Summable), "recipes with other rules don't stream"
         self._arrived[update.job] = update
         try:
-            rule.include(self._view, update, sums.totals)
-            if self.server.recipe.server_optimizer.steps:
-                rule.include(self._view, self.server.untrained_update(self._view, update), sums.start)
+            self.rule.include(self._view, update, sums.totals)
+            if self.steps:
+                self.rule.include(self._view, self._view.untrained_update(update), sums.start)
         finally:
             del self._arrived[update.job]
 
     def _add_if_small(self, update: Update) -> None:
-        """Refuses an update of which as many as were asked could be too large together, whether or not they stream.
+        """Refuses an update if a whole cohort of updates as large as this one would overflow a sum.
 
-        So the round's end meets no sum that is too large, and what is dropped depends on the update alone, and neither
-        on the order of arrival nor on who added it up.
+        Then no sum overflows at the end of the round, and whether an update is refused depends on that update alone,
+        not on the order of arrival or on the process that adds it.
         """
-        rule, part = self.server.recipe.rule, Sums()
+        part = Sums()
         reaches = [update.examples * _largest(values) for _, values in update.scores.values()]
-        if isinstance(rule, Summable):
+        if isinstance(self.rule, Summable):
             self._include(update, part)
-            reaches += [its.reach for its in (*part.totals.values(), *part.start.values())]
-        elif rule.adds:
-            reaches += [rule.weight(update) * max(1.0, _largest(tensor)) for tensor in update.tensors.values()]
+            reaches += [total.reach for total in (*part.totals.values(), *part.start.values())]
+        elif self.rule.adds:
+            reaches += [self.rule.weight(update) * max(1.0, _largest(tensor)) for tensor in update.tensors.values()]
         reach = max(reaches, default=0.0)
-        if not reach * len(self.asked) < LARGEST:
+        if not reach * len(self.jobs) < LARGEST:
             who = f"update of client {update.job[0]}, job {update.job[1]}"
             raise InputError.of(who, f"numbers up to {reach:.1e}", "smaller numbers; lower local.lr")
         if self.sums is not None:
             self.sums.merge(part)
 
 
-def _together(one: Totals, other: Totals) -> Totals:
+def strip_values(update: Update) -> Update:
+    """The update with the names and shapes of its tensors, without their numbers."""
+    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in update.tensors.items()}
+    return dataclasses.replace(update, tensors=shapes)
+
+
+def _added(one: Totals, other: Totals) -> Totals:
     return {**one, **{key: one[key].plus(term) if key in one else term for key, term in other.items()}}
 
 
 def _largest(tensor: Tensor) -> float:
-    """The largest magnitude, rounded up as exact sums do it."""
+    """The largest magnitude, rounded up as exact sums round it."""
     return float(tensor.abs().max().ceil()) if tensor.numel() else 0.0
-
-
-def strip_values(update: Update) -> Update:
-    """An update with the names and shapes of its tensors, without their numbers."""
-    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in update.tensors.items()}
-    return dataclasses.replace(update, tensors=shapes)

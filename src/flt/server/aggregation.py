@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from flt.protocol.layout import LORA_FACTORS, TRAVELLING, Layout
 from flt.protocol.messages import JobId, Payload, Update
 from flt.protocol.packing import opened_update
 from flt.protocol.state import GroupState, ServerState, zero_scores
-from flt.server.accumulator import Sums
+from flt.server.accumulator import Sums, UpdateAccumulator
 from flt.server.callback import FedCallback
 from flt.server.validation import validate
 
@@ -78,33 +79,33 @@ class ServerAggregation(FedCallback):
         """What a client's jobs send: done by the client, and here because it is the recipe's."""
         return self.recipe.compression.upward(self.layout, updates)
 
-    def validate(self, state: ServerState, cohort: Sequence[Job], updates: Sequence[Update]) -> list[Update]:
-        """The updates that may be aggregated, sorted by job, their tensors under the server's names.
+    def accumulator(self, state: ServerState, cohort: Sequence[Job], check_range: bool = False) -> UpdateAccumulator:
+        """Returns an empty accumulator for the updates of the round that begins with ``state``."""
+        recipe, validate_update = self.recipe, functools.partial(self.validated, state)
+        steps = recipe.server_optimizer.steps
+        return UpdateAccumulator(
+            recipe.rule, self.view(state), cohort, validate_update, recipe.streams, steps, check_range
+        )
+
+    def validated(self, state: ServerState, job: Job, update: Update) -> Update:
+        """Unpacks and checks the update of a job, and returns it under the server's names.
 
         Raises:
-            InputError: An update isn't what was asked for, has the wrong shapes, or holds a number that isn't finite.
+            InputError: The update isn't what was asked for, has the wrong shapes, or holds a number that isn't finite.
         """
         plan = self.recipe.plan(state.rounds)
-        roles, heads = set(plan.train) - set(plan.private), {job.id: job.head for job in cohort}
-        opened = self.opened(state.rounds, updates)
-        accepted = validate(opened, self.layout, state.active, roles, cohort, state.rounds)
-        return [self._renamed(update, heads[update.job]) for update in accepted]
-
-    def opened(self, rounds: int, updates: Sequence[Update]) -> list[Update]:
-        """Updates of the round after ``rounds`` finished ones, with float32 pairs where they came packed.
-
-        Raises:
-            InputError: A packed update isn't what its pairs need.
-        """
-        plan = self.recipe.plan(rounds)
-        return [opened_update(update, self.layout, plan) for update in updates]
+        roles = set(plan.train) - set(plan.private)
+        opened = opened_update(update, self.layout, plan)
+        validate(opened, self.layout.for_head(job.head), state.active, roles, state.rounds)
+        tensors = {self.layout.at(name, job.head): tensor for name, tensor in opened.tensors.items()}
+        return dataclasses.replace(opened, tensors=tensors)
 
     def aggregate(self, state: ServerState, updates: Sequence[Update], sums: Sums | None = None) -> ServerState:
         """The state after a round.
 
         Args:
             state: The state that the round's payloads came from.
-            updates: What ``screen`` let through, sorted by job.
+            updates: The valid updates, sorted by job.
             sums: Of these updates, where the recipe streams: their tensors aren't read then.
         """
         view = dataclasses.replace(self.view(state), arrived={update.job: update for update in updates})
@@ -150,24 +151,14 @@ class ServerAggregation(FedCallback):
         if isinstance(rule, Summable) and sums is not None:
             start = rule.finish(view, gid, sums.start).new
         else:
-            start = rule.combine(view, gid, [self.untrained_update(view, update) for update in members]).new
+            start = rule.combine(view, gid, [view.untrained_update(update) for update in members]).new
         return optimizer(view, gid, members, out, start)
-
-    def untrained_update(self, view: View, update: Update) -> Update:
-        """What the job would have sent without training."""
-        names = update.tensors
-        sent = {name: view.layout.take(name, view.sent(update.job, name), update.kept) for name in names}
-        return dataclasses.replace(update, tensors=sent)
 
     def _own_scores(self, view: View, updates: Sequence[Update]) -> dict[JobId, dict[str, Tensor]]:
         if not self.recipe.selection.personal:
             return view.state.scores
         measured = {update.job: self.recipe.importance.own(view, update) for update in updates}
         return dict(sorted({**view.state.scores, **measured}.items()))
-
-    def _renamed(self, update: Update, head: str) -> Update:
-        tensors = {self.layout.at(name, head): tensor for name, tensor in update.tensors.items()}
-        return dataclasses.replace(update, tensors=tensors)
 
     def view(self, state: ServerState) -> View:
         """What the parts see of a round that begins with this state."""

@@ -6,8 +6,15 @@ import dataclasses
 import math
 import signal
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 from flt.core.errors import InputError
+from flt.core.timeout import ClientTimeoutError
+from flt.protocol.failure import Failure
+from flt.protocol.messages import JobId
+
+_T = TypeVar("_T")
 
 
 class RoundFailedError(InputError):
@@ -42,6 +49,39 @@ class FailurePolicy:
             if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
                 why = "only the main thread of a process can be interrupted"
                 raise InputError.of("client_timeout", self.client_timeout, "null", why)
+
+    def guard(self, job: JobId, work: Callable[[], _T]) -> _T | Failure:
+        """Does the work of one job.
+
+        Args:
+            job: The job.
+            work: Called without arguments.
+
+        Returns:
+            What the work returned; a failure of the job if it raised an error and the round may go on without the job.
+
+        Raises:
+            ClientTimeoutError: The work took too long, and the first failure ends the run; the message names the job.
+            Exception: Any other error of the work, if the first failure ends the run.
+        """
+        try:
+            return work()
+        except Exception as error:
+            return self.failure(job, error)
+
+    def failure(self, job: JobId, error: Exception) -> Failure:
+        """Returns the failure of a job that raised an error, or raises the error if the first failure ends the run.
+
+        Raises:
+            ClientTimeoutError: The job took too long; the message names it.
+            Exception: Any other error, as it was raised.
+        """
+        found = Failure.of(job, error)
+        if not self.strict:
+            return found
+        if isinstance(error, ClientTimeoutError):
+            raise ClientTimeoutError(str(found)) from error
+        raise error
 
     @property
     def strict(self) -> bool:

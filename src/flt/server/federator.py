@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
-from flt.engines.serial import SerialEngine
 from flt.protocol.failure import Failure
 from flt.protocol.job import Job
 from flt.protocol.messages import Update
@@ -19,7 +19,7 @@ from flt.server.accumulator import UpdateAccumulator
 from flt.server.aggregation import ServerAggregation
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStateStore
-from flt.server.engine import Outcome, Task
+from flt.server.engine import Engine, Outcome, Task
 from flt.server.failure_policy import STRICT, FailurePolicy
 from flt.server.validation import check_client_state
 
@@ -38,10 +38,10 @@ class Federator:
                 payload = server.broadcast(state, job, cohort)
                 update, private = local_fit(job, payload, private, seed)
                 updates = compress(transforms(the client's updates))
-                arrivals.take(updates)                                    checked; added to the sums, or kept
-            arrivals = engine.exchange(arrivals)                          what other processes trained
+                accumulator.add(updates)                                    checked; added to the sums, or kept
+            accumulator = engine.exchange(accumulator)                          what other processes trained
             again with another cohort, unless enough arrived              tolerance
-            state = server.aggregate(state, arrivals)                     pure
+            state = server.aggregate(state, accumulator)                     pure
             evaluate, log, checkpoint                                     callbacks, return nothing
 
     Args:
@@ -61,7 +61,7 @@ class Federator:
         self,
         server: ServerAggregation,
         clients: Mapping[int, ClientSpec],
-        engine: SerialEngine,
+        engine: Engine,
         sampler: Sampler,
         callbacks: Sequence[FedCallback],
         rounds: int,
@@ -103,14 +103,14 @@ class Federator:
         """Runs the rounds that are left, or until a callback sets ``should_stop``, and returns the last state."""
         try:
             self.call("on_fit_start")
-            self.should_stop = self.engine.agree(self.should_stop)
+            self.should_stop = self.engine.processes.agree(self.should_stop)
             # after a resume the resident module lacks versions of the base that the clients have, and won't be sent
-            self.engine.load(self.state, self.state.home)
+            self.engine.local_trainer.load(self.state, self.state.home)
             while self.state.rounds < self.rounds and not self.should_stop:
                 self._round()
             self.call("on_fit_end")
         except BaseException as exception:
-            self.engine.fail(exception)
+            self.engine.processes.fail(exception)
             self.call("on_exception", exception)
             raise
         return self.state
@@ -126,46 +126,39 @@ class Federator:
 
     def _round(self) -> None:
         self.attempt, self.spent = 0, Counter()
-        arrivals = self._arrivals()
-        while not self.failure_policy.enough(len(arrivals.updates), len(self.cohort)):
+        accumulator = self._attempt()
+        while not self.failure_policy.enough(len(accumulator.updates), len(self.cohort)):
             self.client_states.accept(())
             self.spent.update(self.counts)
-            self.failure_policy.again(self.attempt, self.round, len(arrivals.updates), len(self.cohort))
+            self.failure_policy.again(self.attempt, self.round, len(accumulator.updates), len(self.cohort))
             self.attempt += 1
-            arrivals = self._arrivals()
-        self.updates = arrivals.sorted()
-        self.state = self.server.aggregate(self.state, self.updates, arrivals.sums)
-        self.client_states.accept(arrivals.updates)
+            accumulator = self._attempt()
+        self.updates, sums = accumulator.compute()
+        self.state = self.server.aggregate(self.state, self.updates, sums)
+        self.client_states.accept(accumulator.updates)
         self.call("on_round_end")
         self.history.append(self.metrics)
         self.call("on_log", self.metrics)
-        self.should_stop = self.engine.agree(self.should_stop)
+        self.should_stop = self.engine.processes.agree(self.should_stop)
 
-    def _arrivals(self) -> UpdateAccumulator:
+    def _attempt(self) -> UpdateAccumulator:
         """One attempt at a round: what comes of a cohort."""
         self.metrics, self.updates = {"round": self.state.rounds + 1}, []
         self.cohort, self.counts = self._draw(), Counter()
         self.call("on_round_start")
-        arrivals = UpdateAccumulator(self.server, self.state, self.cohort, check_range=not self.failure_policy.strict)
+        accumulator = self.server.accumulator(self.state, self.cohort, check_range=not self.failure_policy.strict)
         for sent in self._sent():
-            failure = sent if isinstance(sent, Failure) else self._taken(arrivals, sent)
-            if failure is not None:
-                arrivals.fail(failure)
-        self.engine.exchange(arrivals, self.counts, self.client_states)
-        if arrivals.failures:
-            self.call("on_failures", [arrivals.failures[job] for job in sorted(arrivals.failures)])
-        return arrivals
-
-    def _taken(self, arrivals: UpdateAccumulator, update: Update) -> Failure | None:
-        """Lets an update arrive; why it doesn't, where the round may go on without it."""
-        self.call("on_update", update)
-        try:
-            arrivals.take(update)
-        except Exception as error:
-            if self.failure_policy.strict:
-                raise
-            return Failure.of(update.job, error)
-        return None
+            if isinstance(sent, Failure):
+                accumulator.fail(sent)
+                continue
+            self.call("on_update", sent)
+            refused = self.failure_policy.guard(sent.job, functools.partial(accumulator.add, sent))
+            if refused is not None:
+                accumulator.fail(refused)
+        self.engine.exchange(accumulator, self.counts, self.client_states)
+        if accumulator.failures:
+            self.call("on_failures", [accumulator.failures[job] for job in sorted(accumulator.failures)])
+        return accumulator
 
     def _draw(self) -> list[Job]:
         """The jobs of the round; a client that has none in it isn't drawn, so a cohort may be smaller, or empty."""
@@ -194,7 +187,7 @@ class Federator:
     def _sent(self) -> Iterator[Update | Failure]:
         """What this process's clients send, each once all of its jobs have been trained, and which jobs failed."""
         left, fitted = Counter(job.client for job in self.cohort), defaultdict[int, list[Update]](list)
-        for outcome in map(self._sound, self.engine.run(self._tasks())):
+        for outcome in map(self._checked, self.engine.run(self._tasks())):
             if isinstance(outcome, Failure):
                 client = outcome.job[0]
                 yield outcome
@@ -208,29 +201,26 @@ class Federator:
             if not left[client]:
                 yield from self._transformed(fitted.pop(client, []))
 
-    def _sound(self, outcome: Outcome) -> Outcome:
-        """What came of a job; a failure, where what would stay on its client isn't all numbers."""
+    def _checked(self, outcome: Outcome) -> Outcome:
+        """The outcome of a job, or a failure if its client's private state holds a number that isn't finite."""
         if isinstance(outcome, Failure):
             return outcome
         update, client_state = outcome
-        try:
-            check_client_state(update.job, client_state)
-        except InputError as error:
-            if self.failure_policy.strict:
-                raise
-            return Failure.of(update.job, error)
-        return outcome
+        refused = self.failure_policy.guard(update.job, lambda: check_client_state(update.job, client_state))
+        return refused or outcome
 
     def _transformed(self, updates: list[Update]) -> list[Update | Failure]:
-        """What a client sends of its fits; a transform may keep some back."""
+        """What a client sends of the updates of its jobs, and the failures of those whose update it doesn't send."""
+        if not updates:
+            return []
         updates = sorted(updates, key=lambda update: update.job)
-        sent = updates
-        try:
-            for transform in (*self.transforms, self.server.compress):
-                sent = transform(sent) if sent else sent
-        except Exception as error:
-            if self.failure_policy.strict:
-                raise
-            return [Failure.of(update.job, error) for update in updates]
+        sent = self.failure_policy.guard(updates[0].job, lambda: self._compressed(updates))
+        if isinstance(sent, Failure):
+            return [dataclasses.replace(sent, job=update.job) for update in updates]
         kept_back = {update.job for update in updates} - {update.job for update in sent}
         return [*sent, *(Failure(job, "its update wasn't sent") for job in sorted(kept_back))]
+
+    def _compressed(self, updates: list[Update]) -> list[Update]:
+        for transform in (*self.transforms, self.server.compress):
+            updates = transform(updates) if updates else updates
+        return updates

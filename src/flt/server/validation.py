@@ -1,15 +1,14 @@
-"""The server's own check of what arrives: an update is used whole, or not at all."""
+"""The server's check of an update: it is used whole or not at all."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
 from flt.core.errors import InputError
-from flt.protocol.job import Job
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Ids, JobId, Update
 from flt.protocol.state import ClientState
@@ -17,46 +16,30 @@ from flt.protocol.state import ClientState
 FINITE = "finite numbers; lower local.lr"
 
 
-def validate(
-    updates: Sequence[Update],
-    layout: Layout,
-    active: Mapping[str, Ids],
-    roles: Collection[str],
-    cohort: Sequence[Job],
-    round: int,
-) -> list[Update]:
-    """The updates of a round, sorted by job, every one of them fit to be aggregated.
+def validate(update: Update, layout: Layout, active: Mapping[str, Ids], roles: Collection[str], round: int) -> None:
+    """Checks that an update can be aggregated.
 
     Args:
-        updates: What arrived, in any order.
-        layout: Names and roles of the server's tensors.
+        update: The update, under the names of the client's tensors.
+        layout: Names and roles of the tensors of the update's job.
         active: Layer -> active components.
-        roles: Of the tensors that were asked for.
-        cohort: The jobs that were asked.
+        roles: Roles of the tensors that the job was asked for.
         round: Rounds finished before this one.
 
     Raises:
-        InputError: An update isn't what was asked for, has the wrong shapes, or holds a number that isn't finite.
+        InputError: The update isn't what was asked for, has the wrong shapes, or holds a number that isn't finite.
     """
-    ordered = sorted(updates, key=lambda update: update.job)
-    layouts = {job.id: layout.for_head(job.head) for job in cohort}
-    for number, update in enumerate(ordered):
-        who = f"update of client {update.job[0]}, job {update.job[1]}"
-        if update.job not in layouts:
-            raise InputError.of(who, "?", "a job of the round's cohort")
-        if number and ordered[number - 1].job == update.job:
-            raise InputError.of(who, "twice", "one update of each job")
-        _check_counts(who, update, round)
-        _check_components(who, update, active)
-        _check_tensors(who, update, layouts[update.job], roles)
-    return ordered
+    who = f"update of client {update.job[0]}, job {update.job[1]}"
+    _check_counts(who, update, round)
+    _check_components(who, update, active)
+    _check_tensors(who, update, layout, roles)
 
 
 def check_client_state(job: JobId, state: ClientState) -> None:
-    """Whether what stays on a client can be gone on with.
+    """Checks that a client's private state can be used in its next fit.
 
     Raises:
-        InputError: It holds a number that isn't finite.
+        InputError: The state holds a number that isn't finite.
     """
     for tensors in (state.tensors, *state.slots.values()):
         for name, tensor in tensors.items():

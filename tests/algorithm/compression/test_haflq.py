@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_heads import several, toy_heads
-from test_methods import HAFLQ, bits, size
-from test_trivial_cases import clients_of
+from haflq import HAFLQ, bits, size
+from methods import clients_of
+from several_heads import several, toy_heads
 from torch import Tensor
 from toys import assert_same, toy_clients, toy_federator, updates_of, weights_of
 

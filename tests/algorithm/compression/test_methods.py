@@ -9,24 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from haflq import bits, size
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import layout_of, update_of, view_of
 
 from flt.algorithm.compression.methods import Channel, Quantised
 from flt.algorithm.grouping.kmeans import KMeansGrouping
-from flt.algorithm.importance import DeltaSensitivity, GradientSensitivity
+from flt.algorithm.importance import DeltaSensitivity
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
-from flt.algorithm.selection.freeze import Freeze
 from flt.core.errors import InputError
-from flt.protocol.codec import encode
 from flt.protocol.layout import Layout
-from flt.protocol.messages import PackedUpdate, Plan, Update
+from flt.protocol.messages import Plan, Update
 from flt.protocol.packing import opened_update
 
-HAFLQ = Recipe(Mean(), selection=Freeze(), importance=GradientSensitivity(), compression=Quantised(ratio=0.9))
 frugal = settings(max_examples=25, deadline=None)
 
 
@@ -47,15 +45,6 @@ def sent(
     generator = torch.Generator().manual_seed(job[1])
     scores = {layer: (ids, torch.rand(len(ids), generator=generator)) for layer, ids in kept.items()}
     return dataclasses.replace(made, scores=scores if scored else {})
-
-
-def size(messages: list[Any]) -> int:
-    return sum(len(encode(message)) for message in messages)
-
-
-def bits(update: Update) -> list[int]:
-    assert isinstance(update, PackedUpdate)
-    return update.packed.bits.tolist()
 
 
 # ---------------------------------------------------------------------------------------------- the budget

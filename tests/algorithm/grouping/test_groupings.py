@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clusters import around, jobs_in, moved, sets_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import update_of, view_of
 from sklearn.cluster import DBSCAN, HDBSCAN, AgglomerativeClustering, KMeans
 from sklearn.metrics import adjusted_rand_score, silhouette_score
-from test_kmeans import around, jobs_in, sets_in
 
 from flt.algorithm.grouping.agglomerative import AgglomerativeGrouping
 from flt.algorithm.grouping.base import Clustering, Groups, match
@@ -22,7 +22,7 @@ from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.grouping.oracle import OracleGrouping
 from flt.algorithm.view import View
 from flt.core.errors import InputError
-from flt.protocol.messages import JobId, Update
+from flt.protocol.messages import JobId
 
 JOBS = [(client, index) for client in range(6) for index in range(2)]
 IDS = [(client, 0) for client in range(60)]
@@ -178,13 +178,6 @@ def test_clusters_of_changes_continue_the_groups_of_most_of_their_jobs(cohort: r
     updates = [moved(view, (client, index), index) for client in cohort for index in range(2)]
     found = jobs_in(KMeansGrouping(2, **CHANGES)(view, updates))
     assert found == {gid: {u.job for u in updates if u.job[1] == (gid == 7)} for gid in (4, 7)}
-
-
-def moved(view: View, job: JobId, centre: int) -> Update:
-    """An update that went from its broadcast in a direction."""
-    far = around(view, job, centre, 0.01)
-    sent = view.sent_to(job)
-    return dataclasses.replace(far, tensors={name: sent[name] + far.tensors[name] for name in far.tensors})
 
 
 def test_jobs_that_stay_count_more_than_any_distance_and_equals_go_by_distance() -> None:

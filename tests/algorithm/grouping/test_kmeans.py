@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from clusters import around, jobs_in, sets_in
 from made import layout_of, update_of, view_of
 from sklearn.cluster import KMeans
 from toys import toy_clients, toy_federator
@@ -18,17 +19,9 @@ from flt.algorithm.rule.mean import Mean
 from flt.algorithm.view import View
 from flt.core.errors import InputError
 from flt.protocol.codec import encode
-from flt.protocol.messages import Ids, JobId, Update
+from flt.protocol.messages import JobId, Update
 
 JOBS = [(client, index) for client in range(6) for index in range(2)]
-
-
-def jobs_in(groups: Groups) -> dict[int, set[JobId]]:
-    return {gid: {update.job for update in its} for gid, its in groups.members.items()}
-
-
-def sets_in(groups: Groups) -> set[frozenset[JobId]]:
-    return {frozenset(jobs) for jobs in jobs_in(groups).values()}
 
 
 def features_by_hand(view: View, update: Update) -> np.ndarray:
@@ -51,13 +44,6 @@ def sets_by_sklearn(view: View, updates: list[Update], k: int) -> set[frozenset[
     features = np.stack([features_by_hand(view, update) for update in updates])
     labels = KMeans(k, n_init=200, random_state=0).fit_predict(features)
     return {frozenset(u.job for u, at in zip(updates, labels, strict=True) if at == label) for label in set(labels)}
-
-
-def around(view: View, job: JobId, centre: int, spread: float = 0.05, kept: dict[str, Ids] | None = None) -> Update:
-    """An update near one of a few centres."""
-    noise, middle = update_of(view, job, kept), update_of(view, (900 + centre, 0), kept)
-    tensors = {name: middle.tensors[name] + spread * tensor for name, tensor in noise.tensors.items()}
-    return dataclasses.replace(noise, tensors=tensors)
 
 
 # ---------------------------------------------------------------------------------------------- the clusters

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from clusters import around, jobs_in, moved
 from made import update_of, view_of
-from test_groupings import moved
-from test_kmeans import around, jobs_in
 
 from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.grouping.oracle import OracleGrouping

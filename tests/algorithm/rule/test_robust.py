@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from made import update_of, view_of
+from rule_inputs import full_of, view_and_updates
 from scipy.stats import trim_mean
-from test_rules import full_of, view_and_updates
 
 from flt.algorithm.rule.base import Rule
 from flt.algorithm.rule.mean import Mean

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import SIZES, layout_of, update_of, view_of
+from rule_inputs import KEPT, full_of, view_and_updates
 from toys import toy_clients, toy_data, toy_federator, toy_module
 
 from flt.algorithm.recipe import Recipe
@@ -27,29 +28,6 @@ from flt.protocol.codec import encode
 from flt.protocol.layout import Entry
 from flt.protocol.messages import Update
 from flt.protocol.state import apply_change
-
-KEPT = [
-    {"x": (0, 1, 2), "y": (1,)},
-    {"x": (1,), "y": (0, 1)},
-    {"x": (0, 2), "y": ()},
-]
-"""Pair 3 of x, and pairs 2 and 3 of y, are sent by nobody."""
-
-
-def view_and_updates(kept: Sequence[dict[str, tuple[int, ...]]] = KEPT) -> tuple[View, list[Update]]:
-    """Three members of group 1; the last was in group 2 so far, so another model was sent to it."""
-    view = view_of(groups=(0, 1, 2), assignment={(0, 0): 1, (1, 0): 1, (2, 0): 2})
-    sizes = zip(kept, (10, 30, 7), strict=True)
-    return view, [update_of(view, (i, 0), pairs, examples) for i, (pairs, examples) in enumerate(sizes)]
-
-
-def full_of(update: Update, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An update's tensor at the initial rank, nan where nothing was sent."""
-    full, part, ids = np.full(shape, np.nan), update.tensors[name].numpy(), list(update.kept.get(name[0], ()))
-    if name == "head":
-        return part.astype(np.float64)
-    full[(ids, slice(None)) if name.endswith("A") else (slice(None), ids)] = part
-    return full
 
 
 def mean_by_hand(view: View, updates: list[Update], name: str, pad: str, weights: str) -> np.ndarray:
@@ -330,7 +308,7 @@ def test_a_real_forward_pass_after_the_round_is_that_of_the_dense_mean() -> None
     recipe = Recipe(Stacking(), selection=Truncate("first"))
     federator = toy_federator(recipe, toy_clients(3, ranks=[1, 2, 4]), lr=0.1, steps=6)
     federator.fit()
-    federator.engine.load(federator.state, 0)
+    federator.engine.local_trainer.load(federator.state, 0)
     plain, updates = toy_module()[0], federator.updates
     named = dict(plain.named_parameters())
     shares = np.array([update.examples for update in updates]) / sum(update.examples for update in updates)

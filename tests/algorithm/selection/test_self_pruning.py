@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_trivial_cases import FEDIT, METHODS, clients_of, job_seed
+from filled import fill_b
+from methods import FEDIT, METHODS, clients_of, job_seed
 from torch import Tensor
 from toys import Toy, assert_same, toy_batches, toy_federator, toy_module, updates_of, weights_of
 
@@ -152,12 +153,6 @@ def penalised(module: Toy, batches: Any, keep: int, penalty: float) -> None:
         extra = sum(b.norm() * a.norm() for b, a in tails(named, keep))
         (module.training_step(batch, 0) + penalty * extra).backward()
         optimizer.step()
-
-
-def fill_b(tensors: Mapping[str, Tensor]) -> None:
-    """Puts numbers in the place of the zeros that B begins with."""
-    for name in (name for name in tensors if "lora_B" in name):
-        tensors[name].data.copy_(torch.linspace(-1, 1, tensors[name].numel()).view_as(tensors[name]))
 
 
 @pytest.mark.parametrize("gamma", [0.75, 0.5])

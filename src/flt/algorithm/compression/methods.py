@@ -17,6 +17,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from flt.algorithm.base import CompressionPart
 from flt.algorithm.compression.allocation import DROPPED, allocate
 from flt.core.errors import InputError
 from flt.protocol.codec import encoded_size
@@ -29,24 +30,12 @@ M = TypeVar("M", Payload, Update)
 
 
 @dataclasses.dataclass(frozen=True)
-class NoCompression:
+class NoCompression(CompressionPart):
     """Everything travels in float32."""
-
-    packs: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ()
-    down: ClassVar[bool] = False
-
-    def upward(self, layout: Layout, updates: list[Update]) -> list[Update]:
-        """What a client's jobs send."""
-        return updates
-
-    def downward(self, layout: Layout, payload: Payload, scores: Mapping[str, Tensor], jobs: int) -> Payload:
-        """What a job is sent."""
-        return payload
 
 
 @dataclasses.dataclass(frozen=True)
-class _Packing(abc.ABC):
+class _Packing(CompressionPart):
     """Pairs are quantised at precisions that allocate a client's budget.
 
     Up, a pair counts by the score that its client measured, or where clients measure none by |b_i| |a_i|; down, by its
@@ -65,7 +54,7 @@ class _Packing(abc.ABC):
     down: bool = False
 
     packs: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = LORA_FACTORS
+    works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
     @abc.abstractmethod
     def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload], besides: int) -> int | None:

@@ -6,18 +6,22 @@ import abc
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from flt.algorithm.base import GroupingPart
 from flt.algorithm.grouping import features
 from flt.algorithm.view import View
 from flt.core.errors import InputError
 from flt.protocol.layout import Layout
 from flt.protocol.messages import JobId, Update
+
+if TYPE_CHECKING:
+    from flt.algorithm.recipe import Recipe
 
 NEWCOMERS = ("home", "nearest")
 LEAST_CLARITY = 0.01
@@ -40,22 +44,16 @@ class Groups:
 
 
 @dataclasses.dataclass(frozen=True)
-class Everyone:
+class Everyone(GroupingPart):
     """One group for all jobs."""
 
-    several: ClassVar[bool] = False
-    """There can't be more than one group."""
-
-    def check(self, jobs: int) -> None:
-        """Refuses nothing."""
-
     def __call__(self, view: View, updates: Sequence[Update]) -> Groups:
-        """All in the group that is home."""
+        """Returns one group, the home group, with all updates."""
         return Groups({view.state.home: list(updates)} if updates else {})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Clustering(abc.ABC):
+class Clustering(GroupingPart):
     """Groups by features of the uploads, from scratch in each round, without task labels.
 
     A cluster keeps its identity from round to round. With ``features: weights`` clusters are matched to the groups of
@@ -93,13 +91,33 @@ class Clustering(abc.ABC):
         if self.memory and self.features != "changes":
             raise InputError.of("grouping.memory", "true", "false with grouping.features=weights, which are a memory")
 
+    clusters: ClassVar[bool] = True
+    by_features: ClassVar[bool] = True
+    """True if features decide."""
+
     @property
     def several(self) -> bool:
-        """Whether there can be more than one group."""
+        """True if there can be more than one group."""
         return True
 
-    by_features: ClassVar[bool] = True
-    """Whether features decide."""
+    @property
+    def reads_changes(self) -> bool:
+        """True if jobs are clustered by what their training changed."""
+        return self.features == "changes"
+
+    def check_layout(self, recipe: Recipe, layout: Layout) -> None:
+        """Refuses tensors to cluster that don't train, or that not every job sends.
+
+        Raises:
+            InputError: No tensor is left to cluster.
+        """
+        if not (self.several and self.by_features):
+            return
+        sent = recipe.plan.roles - set(recipe.plan(0).private)
+        if not any(layout.entries[name].role in sent for name in self.reads(layout)):
+            grouping = f"{self.name} with grouping.tensors={self.tensors}"
+            why = "none of the tensors that it clusters trains and is sent by every job"
+            raise InputError.of("grouping", grouping, "everyone, or a plan that sends some", why)
 
     def reads(self, layout: Layout) -> list[str]:
         """Names of the tensors that are clustered."""
@@ -114,9 +132,6 @@ class Clustering(abc.ABC):
     def apart(self) -> bool:
         """Whether one client's jobs of a round are in different clusters."""
         return False
-
-    def check(self, jobs: int) -> None:  # noqa: B027  # not abstract: most refuse nothing
-        """Raises InputError where a client with so many jobs can't be served."""
 
     @abc.abstractmethod
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from lightning.pytorch import Callback
 from torch import Tensor
 
+from flt.algorithm.base import Part
 from flt.algorithm.rule.exact_sum import ExactSum
 from flt.algorithm.view import View
-from flt.client.fit import LocalFit
 from flt.core.errors import InputError
 from flt.protocol.messages import Update
+
+if TYPE_CHECKING:
+    from flt.algorithm.recipe import Recipe
 
 WEIGHTS = ("examples", "uniform")
 Totals = dict[tuple[str, str], ExactSum]
@@ -37,13 +39,14 @@ class Combined:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule(abc.ABC):
+class Rule(Part):
     """Aggregation of one group's updates: a listwise rule writes ``combine``, sums over clients are :class:`Summable`.
 
     Attributes:
         weights: ``examples``: a client weighs as much as it has examples; ``uniform``: all clients weigh the same.
     """
 
+    kind: ClassVar[str] = "rule"
     weights: str = "examples"
 
     weighings: ClassVar[tuple[str, ...]] = WEIGHTS
@@ -87,9 +90,35 @@ class Rule(abc.ABC):
         if updates < 1:
             raise InputError.of("updates", updates, "at least 1")
 
-    def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """What changes local training: nothing, for most rules."""
-        return []
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Refuses several groups, missing roles, and components that the rule can't combine.
+
+        Raises:
+            InputError: Another part contradicts this one.
+        """
+        if recipe.grouping.several and self.one_group:
+            raise self.clash(recipe.grouping, self.one_group, "one group")
+        if self.whole or self.mixes_components:
+            self._check_components(recipe)
+        plan = recipe.plan(0)
+        if missing := set(self.combines) - (set(plan.train) - set(plan.private)):
+            why = f"{self.name} combines {', '.join(sorted(missing))}"
+            raise InputError.of("plan.train", plan.train, f"{', '.join(self.combines)} among them", why)
+
+    def _check_components(self, recipe: Recipe) -> None:
+        """Refuses parts that keep some components from a rule on whole products, or that remember them."""
+        selection = recipe.selection
+        if self.whole and not selection.holds_all:
+            raise self.clash(selection, self.whole, "all")
+        if recipe.compression.packs:
+            why = "a budget of bytes drops components, and the rule needs all that a client trained"
+            raise recipe.compression.clash(self, why, "none")
+        if self.mixes_components and selection.freezes:
+            why = "frozen components are a part of a client's product, and aren't sent"
+            raise self.clash(selection, why, "truncate, all")
+        if self.mixes_components and recipe.importance.source != "nothing":
+            why = "its components are new mixtures, of which nothing was measured"
+            raise recipe.importance.clash(self, why, "none")
 
     def weight(self, update: Update) -> int:
         """A client's weight, an integer so that sums stay exact."""

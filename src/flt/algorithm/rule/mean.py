@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from flt.algorithm.view import View
 from flt.core.errors import InputError
 from flt.protocol.layout import LORA_FACTORS
 from flt.protocol.messages import Update
+
+if TYPE_CHECKING:
+    from flt.algorithm.recipe import Recipe
 
 NORM = "norm"
 PADS = ("none", "parameter", "update", "sent")
@@ -51,6 +54,19 @@ class Mean(Summable):
         super().__post_init__()
         if self.pad not in PADS:
             raise InputError.of("rule.pad", self.pad, PADS)
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Refuses weights by norms of products that the server doesn't have.
+
+        Raises:
+            InputError: Another part contradicts this one.
+        """
+        super().check_recipe(recipe)
+        plan = recipe.plan(0)
+        hidden = sorted(set(LORA_FACTORS) & set(plan.train) & set(plan.private))
+        if self.weights == NORM and hidden:
+            why = f"plan.private keeps {', '.join(hidden)} at the clients, and the server weighs by products"
+            raise InputError.of("rule.weights", NORM, "examples, uniform", why)
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -6,36 +6,22 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from lightning.pytorch import Callback
-
+from flt.algorithm.base import SelectionPart
 from flt.algorithm.selection.top import ComponentIds
 from flt.algorithm.view import View
-from flt.client.fit import LocalFit
 from flt.core.errors import InputError
 from flt.protocol.job import Job
-from flt.protocol.messages import JobId, Update
 
 
 @dataclasses.dataclass(frozen=True)
-class All:
-    """Every job holds and trains all living pairs: what FedAvg on LoRA does."""
+class All(SelectionPart):
+    """Every job holds and trains all active components: what FedAvg on LoRA does."""
 
-    needs: ClassVar[tuple[str, ...]] = ()
-    together: ClassVar[tuple[str, ...]] = ()
-    personal: ClassVar[bool] = False
-    freezes: ClassVar[bool] = False
+    holds_all: ClassVar[bool] = True
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
-        """(held, kept) pair ids of a job."""
+        """Returns the held and the kept component ids of a job."""
         return dict(view.state.active), dict(view.state.active)
-
-    def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """What changes local training: nothing."""
-        return []
-
-    def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
-        """Every job keeps its rank."""
-        return {}
 
     def check(self, ranks: Sequence[int], rank: int) -> None:
         """Refuses clients that can't hold all pairs.

@@ -11,21 +11,21 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from flt.algorithm.selection.top import ComponentIds, _Top
+from flt.algorithm.selection.top import ComponentIds, Top
 from flt.algorithm.view import View
 from flt.client.fit import LocalCallback, LocalFit
 from flt.protocol.job import Job
 
 
 @dataclasses.dataclass(frozen=True)
-class Freeze(_Top):
+class Freeze(Top):
     """A job holds all living pairs, computes with all, and trains and sends its top r_k (HAFL, arXiv 2411.06581)."""
 
     freezes: ClassVar[bool] = True
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
         """(held, kept) pair ids of a job."""
-        return dict(view.state.active), self._top(view, job, cohort)
+        return dict(view.state.active), self.top(view, job, cohort)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """What changes local training: the pairs that aren't kept stand still."""

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from flt.algorithm.base import SelectionPart
 from flt.algorithm.view import View
 from flt.client.fit import LocalCallback, LocalFit
 from flt.core.errors import InputError
@@ -24,7 +25,7 @@ RANK = "rank"
 
 
 @dataclasses.dataclass(frozen=True)
-class SelfPruning:
+class SelfPruning(SelectionPart):
     """A job holds, trains and sends its first r_k living pairs, and gives up the last of these where they fade.
 
         local loss   L_k + penalty * sum_l |B_l[:, m:]| |A_l[m:]|,   m = max(1, floor(gamma r_k))
@@ -38,9 +39,7 @@ class SelfPruning:
         penalty: lambda, the weight of the tail's norm in the local loss.
     """
 
-    needs: ClassVar[tuple[str, ...]] = LORA_FACTORS
-    personal: ClassVar[bool] = False
-    freezes: ClassVar[bool] = False
+    works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
     together: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
     gamma: float = 0.99
@@ -66,9 +65,6 @@ class SelfPruning:
     def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
         """The ranks of the jobs that gave up pairs in this round."""
         return {update.job: max(1, int(update.scalars[RANK])) for update in updates if RANK in update.scalars}
-
-    def check(self, ranks: Sequence[int], rank: int) -> None:
-        """Any ranks go."""
 
 
 class FadingTail(LocalCallback):

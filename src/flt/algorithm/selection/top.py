@@ -9,12 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from flt.algorithm.base import SelectionPart
 from flt.algorithm.selection.sets import deal, explored
 from flt.algorithm.view import View
 from flt.core.errors import InputError
 from flt.protocol.job import Job
 from flt.protocol.layout import LORA_FACTORS
-from flt.protocol.messages import Ids, JobId, Update
+from flt.protocol.messages import Ids
 
 ComponentIds = dict[str, Ids]
 
@@ -36,7 +37,7 @@ SOURCES = ("server", "client")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Top:
+class Top(SelectionPart):
     """The top r_k living pairs of each layer, or the top r_k * L of all L layers.
 
     Attributes:
@@ -53,15 +54,12 @@ class _Top:
             fits, and its group's for pairs that it never measured (our reconstruction).
     """
 
-    together: ClassVar[tuple[str, ...]] = ()
-    freezes: ClassVar[bool] = False
+    works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
     by: str = "score"
     explore: float = 0.0
     scope: str = "layer"
     scores: str = "server"
-
-    needs: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
     def __post_init__(self) -> None:
         for key, allowed in (("by", ORDERS), ("scope", SCOPES), ("scores", SOURCES)):
@@ -82,14 +80,8 @@ class _Top:
         """Whether a job is served by its own scores."""
         return self.scores == "client"
 
-    def check(self, ranks: Sequence[int], rank: int) -> None:
-        """Any ranks go."""
-
-    def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
-        """Every job keeps its rank."""
-        return {}
-
-    def _top(self, view: View, job: Job, cohort: Sequence[Job]) -> ComponentIds:
+    def top(self, view: View, job: Job, cohort: Sequence[Job]) -> ComponentIds:
+        """Returns the ids of a job's top components by layer."""
         layers = [[(name, component) for component in ids] for name, ids in view.state.active.items()]
         pools = layers if self.scope == "layer" else [[component for components in layers for component in components]]
         scores = {name: known.tolist() for name, known in self._scores(view, job).items()}

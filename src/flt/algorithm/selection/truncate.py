@@ -5,23 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from lightning.pytorch import Callback
-
-from flt.algorithm.selection.top import ComponentIds, _Top
+from flt.algorithm.selection.top import ComponentIds, Top
 from flt.algorithm.view import View
-from flt.client.fit import LocalFit
 from flt.protocol.job import Job
 
 
 @dataclasses.dataclass(frozen=True)
-class Truncate(_Top):
+class Truncate(Top):
     """A job holds, trains and sends its top r_k only: its model is smaller than the server's (HAFL)."""
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
         """(held, kept) pair ids of a job."""
-        top = self._top(view, job, cohort)
+        top = self.top(view, job, cohort)
         return top, top
-
-    def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """What changes local training: nothing, since the model holds what it trains."""
-        return []

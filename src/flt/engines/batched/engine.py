@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from flt.client.fit import LocalFit
+from flt.client.isolation import leaving_no_trace, seed_everything
 from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError
 from flt.core.quiet import keyboard_interrupts_pass, quiet, single_process
@@ -29,7 +30,6 @@ from flt.engines.batched.shortcut import Shortcut
 from flt.engines.serial import SerialEngine
 from flt.models.causal import CausalModule
 from flt.models.module import ClientModule
-from flt.protocol.failure import Failure
 from flt.protocol.layout import TRAVELLING
 from flt.protocol.messages import Update
 from flt.protocol.packing import opened_payload
@@ -67,7 +67,7 @@ class BatchedEngine(SerialEngine):
         local_trainer: The resident module.
         clients: Client id -> its data.
         settings: How many jobs at once.
-        found: Told the settings when how many was timed, or memory didn't suffice.
+        on_settings: Called with the settings once the number of jobs was timed, or memory didn't suffice.
     """
 
     independent: ClassVar[bool] = False
@@ -77,9 +77,9 @@ class BatchedEngine(SerialEngine):
         local_trainer: LocalTrainer,
         clients: Mapping[int, ClientSpec],
         settings: BatchedSettings | None = None,
-        found: Callable[[dict[str, Any]], None] | None = None,
+        on_settings: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        super().__init__(local_trainer, clients, settings or BatchedSettings(), found)
+        super().__init__(local_trainer, clients, settings or BatchedSettings(), on_settings)
         self.jobs = self.settings.jobs
         self._said: set[str] = set()
         self._verified: dict[tuple[str, ...], Shortcut | None] = {}
@@ -122,12 +122,12 @@ class BatchedEngine(SerialEngine):
             if len(tasks) > 1 and isinstance(error, RuntimeError) and tuning.is_out_of_memory(error):
                 half = len(tasks) // 2
                 parts = [tasks[i : i + half] for i in range(0, len(tasks), half)]
-            elif self.failure_policy.strict and not isinstance(error, ClientTimeoutError):
-                raise
-            elif len(tasks) == 1 and not self.failure_policy.strict:
-                failed = [Failure.of(tasks[0].payload.job, error)]
+            elif len(tasks) == 1:
+                failed = [self.failure_policy.failure(tasks[0].payload.job, error)]
             else:
-                parts = []  # which of them failed, or took too long, only single fits show
+                if not isinstance(error, ClientTimeoutError):
+                    self.failure_policy.failure(tasks[0].payload.job, error)  # raises if the first failure ends the run
+                parts = []  # Only single fits show which of the jobs failed or took too long.
         # outside the handler, whose exception keeps what the failed fit holds
         tuning.free()
         if failed or not parts:
@@ -182,7 +182,7 @@ class BatchedEngine(SerialEngine):
 
     def _fit(self, tasks: Sequence[Task]) -> list[Result]:
         """Trains tasks together."""
-        with self.local_trainer.leaving_no_trace():
+        with self._leaving_no_trace():
             jobs, stack = self._stacked(tasks, self.local_trainer.evaluate)
             with self._within(len(tasks)):
                 module = self._train(jobs, stack)
@@ -190,6 +190,9 @@ class BatchedEngine(SerialEngine):
                     job.fit.close(job.callbacks)
                     job.metrics["fit/train_loss"] = loss
                 return [self._result(job) for job in jobs]
+
+    def _leaving_no_trace(self) -> AbstractContextManager[None]:
+        return leaving_no_trace(self.local_trainer.module, self.local_trainer.parameters.values())
 
     def _within(self, jobs: int) -> AbstractContextManager[None]:
         """The time that so many jobs may take one after another: which of them is slow, only single fits show."""
@@ -202,7 +205,7 @@ class BatchedEngine(SerialEngine):
             Seconds per step and job.
         """
         clock = tuning.Clock()
-        with self.local_trainer.leaving_no_trace(), self._within(len(tasks)):
+        with self._leaving_no_trace(), self._within(len(tasks)):
             self._train(*self._stacked(tasks, lambda dataset: {}), tuning.STEPS, [clock])
         return clock.seconds / len(tasks)
 
@@ -214,7 +217,7 @@ class BatchedEngine(SerialEngine):
         for task in tasks:
             client, index = task.payload.job
             data, payload = self.clients[client].data[index], opened_payload(task.payload, local_trainer.layout)
-            local_trainer.seed(task.seed)
+            seed_everything(task.seed, local_trainer.module.device)
             local_trainer.install(payload, task.private, data.head)
             tensors = {name: local_trainer.parameters[name].detach() for name in local_trainer.layout.names(TRAVELLING)}
             held_out = data.validation_set(local_trainer.settings.eval_examples)
@@ -274,7 +277,7 @@ class BatchedEngine(SerialEngine):
             return
         try:
             with (
-                self.local_trainer.leaving_no_trace(),
+                self._leaving_no_trace(),
                 self._within(verify.JOBS),
             ):  # of several at once, whose steps are timed
                 self._module(*self._stacked(alike[: verify.JOBS], lambda dataset: {}), tuning.STEPS)
@@ -283,16 +286,15 @@ class BatchedEngine(SerialEngine):
             self._refused[tasks[0].payload.plan.train] = str(error)
             self.fallback_reason(tasks[0])
             return
-        except Exception:
-            if self.failure_policy.strict:
-                raise
-            return  # a job fails: this round's go one at a time, and the next one's are timed
+        except Exception as error:
+            self.failure_policy.failure(alike[0].payload.job, error)  # raises if the first failure ends the run
+            return  # A job fails: the jobs of this round are trained one at a time, and those of the next are timed.
         _log.info("engine=batched trains %d jobs at once", jobs)
         self._found(jobs)
 
     def _found(self, jobs: int) -> None:
         self.jobs = jobs
-        self.found(dataclasses.asdict(dataclasses.replace(self.settings, jobs=jobs)))
+        self.on_settings(dataclasses.asdict(dataclasses.replace(self.settings, jobs=jobs)))
 
     def _kind(self, task: Task) -> tuple[str, str]:
         """Equal for tasks that can be stacked on each other."""

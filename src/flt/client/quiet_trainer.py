@@ -1,0 +1,36 @@
+"""A Lightning Trainer that shows nothing, writes nothing and leaves signals to the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from flt.client.resident import NoSignals
+from flt.core.quiet import cached_entry_points
+
+
+def quiet_trainer(device: torch.device, callbacks: list[pl.Callback], **arguments: Any) -> pl.Trainer:
+    """Builds a Trainer for one fit or one evaluation.
+
+    Every fit needs a new one: ``fit`` doesn't reset its progress, so a used Trainer would train no step.
+
+    Args:
+        device: The device on which the module is.
+        callbacks: The Trainer's callbacks.
+        arguments: Further arguments of the Trainer.
+    """
+    with cached_entry_points():
+        trainer = pl.Trainer(
+            accelerator="gpu" if device.type == "cuda" else device.type,
+            callbacks=callbacks,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            **arguments,
+        )
+    trainer._signal_connector = NoSignals()  # type: ignore[assignment]  # Lightning has no setting for it
+    return trainer
