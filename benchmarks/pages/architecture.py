@@ -138,7 +138,7 @@ def draw(source: Path, path: Path) -> None:
         for name, package in found.items():
             more = [to for at, to in sorted(edges) if at == name and (at, to) not in arrows | wrong]
             _draw_box(axes, package, places[name], more)
-        legend = "An arrow means “imports from”. A box names the packages that it imports besides; they lie below it."
+        legend = "An arrow means “imports from”. A box names the other packages that it imports."
         title = f"The packages of src/{source.name}"
         axes.text(MARGIN, height - 0.26, title, size=13, weight="bold", color=INK, va="center")
         axes.text(WIDTH - MARGIN, height - 0.26, legend, size=8.6, color=PALE, va="center", ha="right")
