@@ -88,7 +88,7 @@ def small_lm(settings: Settings, data: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch:
             _make(settings, data, Path(scratch) / "model")
-            cache.settle(Path(scratch) / "model", folder)
+            cache.move_into_place(Path(scratch) / "model", folder)
     return folder
 
 

@@ -22,7 +22,7 @@ ROOM = 10**9
 BUILDER = """
 import sys, time
 from pathlib import Path
-from flt import cache
+from flt.core import cache
 
 def build(folder):
     with open(sys.argv[1], "a") as file:

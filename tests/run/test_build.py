@@ -111,7 +111,7 @@ def test_an_adapter_that_isnt_there_or_has_no_such_setting_is_refused(chosen: di
 def test_one_task_makes_one_group() -> None:
     grouping = recipe(load_config(["algo=fl_tac"]), tasks=1).grouping
     assert not grouping.several
-    assert not Everyone.several
+    assert not Everyone().several
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,9 @@ class Recipe:
 
     @property
     def parts(self) -> list[Part]:
-        """All parts, in the order of the fields."""
-        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+        """All parts, in the order in which they are asked what they can't go with."""
+        first = (self.plan, self.rule, self.schedule, self.selection, self.importance, self.grouping)
+        return [*first, self.compression, self.transfer, self.server_optimizer]
 
     @property
     def streams(self) -> bool:

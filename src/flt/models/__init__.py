@@ -1,1 +1,4 @@
-"""Backbones, heads, adapters and the LightningModules around them. Read module first, then backbones."""
+"""The models that clients train: pre-trained backbones, heads, adapters, and the LightningModules around them.
+
+Read module.py first, then backbones.py (loads a model), layer_names.py (finds its head and layers) and adapters/.
+"""

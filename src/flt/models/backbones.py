@@ -1,4 +1,4 @@
-"""Pre-trained models from a folder, from the hub, or embedded: what every client starts from."""
+"""The backbones: pre-trained models from a folder, from the hub, or embedded. Every client starts from one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flt.models.heads import renew
 from flt.models.hub import LOADABLE, OFFLINE, loading, locate
 from flt.models.label_name_head import label_name_classifier
 from flt.models.layer_names import head_name, inside
-from flt.models.preprocessing import load_tokenizer, pixels
+from flt.models.preprocessing import load_tokenizer, pixel_normalisation
 from flt.models.provenance import Origin, tell
 
 log = logging.getLogger(__name__)
@@ -35,23 +35,27 @@ ATTENTION = ("auto", "eager", "sdpa")
 
 @dataclasses.dataclass
 class ModelConfig:
-    """What `model=` chooses; a file of conf/model fills it.
+    """Settings of the model, chosen by `model=` and filled from a file in conf/model.
 
     Attributes:
-        name: embedded, embedded_cifar, or hub for what path says.
+        name: embedded, embedded_cifar, or hub for the model at path.
         path: A hub id such as org/name, or a local folder written by save_pretrained.
-        package: Folder of a Python package, such as name/folder: where it is installed, it is used instead of path.
-        max_length: Longest text, in tokens.
+        package: Folder of a Python package, such as name/folder. Used instead of path if the package is installed.
+        max_length: Length at which longer texts are cut, in tokens.
         adapt_layers: all, or top<k>: the adapter goes into the k uppermost blocks only.
-        head: linear, the model's own classifier, drawn anew and trained; or label_names: frozen embeddings of the
-            classes' names (flt.models.label_name_head), of which nothing trains. A causal model keeps its own, frozen.
+        head: linear: the model's own classifier, newly drawn and trained. label_names: frozen embeddings of the
+            classes' names (flt.models.label_name_head), without trained weights. A causal model keeps its own head,
+            frozen.
         label_scale: Inverse temperature of the label_names head.
-        attention: How transformers computes attention: eager, sdpa, or auto, which is eager in bf16 on a CPU, where the
-            backward pass of PyTorch's fused kernel takes several times as long, and else transformers' own choice.
-        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
-        dropout: Probability of every dropout of the backbone, in [0, 1); it trains the same way each time at 0.
-        quantise: 8bit or 4bit: the frozen linear layers are kept so, by bitsandbytes on a CUDA device; None: float32.
-        random: Keep the architecture and draw its weights from the seed: the control of a frozen pre-trained backbone.
+        attention: Implementation of attention in transformers: eager, sdpa or auto. auto is eager in bf16 on a CPU,
+            where the backward pass of PyTorch's fused kernel takes several times as long, and otherwise the default of
+            transformers.
+        gradient_checkpointing: If true, activations are recomputed in the backward pass instead of stored.
+        dropout: Probability of every dropout of the backbone, in [0, 1). At 0, a fit gives the same result each time.
+        quantise: 8bit or 4bit: bitsandbytes stores the frozen linear layers in 8 or 4 bits, on a CUDA device. None:
+            float32.
+        random: If true, all weights of the architecture are drawn from the seed: the control experiment of a frozen
+            pre-trained backbone.
     """
 
     name: str = "embedded"
@@ -70,58 +74,60 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A model with a new head, in eval mode, float32, nothing frozen yet."""
+    """A model with a new head, in eval mode and float32. Nothing is frozen yet."""
 
     model: nn.Module
-    """From transformers; its output has `logits` (batch, classes), of a causal model (batch, tokens, vocabulary)."""
+    """The model. Its output has `logits` (batch, classes), or (batch, tokens, vocabulary) for a causal model."""
     tokenizer: Any | None
-    """None for images."""
+    """Tokenizer of the model; None for images."""
     source: str
-    """What names the same weights on another machine: embedded, embedded_cifar, a hub id; else the folder."""
+    """Name of the weights that is valid on any machine: embedded, embedded_cifar or a hub id. Else the folder."""
     image_size: int | None
-    """Height and width in pixels, where the model reads images and says it."""
+    """Height and width in pixels; None if the config doesn't have it."""
     channels: int | None
     pad_token_id: int
-    """0 for images."""
+    """Id of the padding token; 0 for images."""
     mean: tuple[float, ...] | None = None
-    """Of the pixels, by channel, as the model's image processor normalises them; None: it doesn't."""
+    """Mean of the pixels per channel, for their normalisation; None: pixels aren't normalised."""
     std: tuple[float, ...] | None = None
+    """Standard deviation of the pixels per channel, for their normalisation; None: pixels aren't normalised."""
 
 
 def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[str] = ()) -> Backbone:
-    """Loads a model and gives it a new head that depends on the seed alone, not on the global generators.
+    """Loads a model and gives it a new head. The head depends on the seed alone, not on the global generators.
 
     Args:
-        cfg: Which model.
-        kind: What it reads: text, pair (two texts), image, or causal: text that it goes on with, without a new head.
-        classes: Outputs of the new head.
-        seed: Of the head, and of all weights where `cfg.random`.
-        texts: What stands for each class, for the label_names head.
+        cfg: Settings of the model.
+        kind: Kind of the inputs: text, pair (two texts), image, or causal (text that the model continues; there is no
+            new head).
+        classes: Number of outputs of the new head.
+        seed: Seed of the head, and of all weights with `cfg.random`.
+        texts: One text for each class, for the label_names head.
 
     Returns:
-        The model and what the data need to know of it.
+        The model, and the properties of the model that the encoding of the data needs.
 
     Raises:
         InputError: If the model can't be loaded, reads another kind of input, or a field of cfg is out of range.
     """
-    _check(cfg, kind)
+    _check_config(cfg, kind)
     source, local = locate(str(cfg.path), cfg.package) if cfg.name == "hub" else (str(EMBEDDED[cfg.name]()), True)
     with loading(source, OFFLINE if local and not Path(source).is_dir() else LOADABLE):
         config = transformers.AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     _check_kind(config, kind, source)
     use_cache = getattr(config, "use_cache", None)
     if kind == "causal":
-        config.use_cache = False  # of keys and values, for generation: here every text passes once
+        config.use_cache = False  # the cache of keys and values is for generation: here every text passes once
     else:
         config.num_labels = classes
     _set_dropout(config, cfg.dropout)
     with loading(source), isolate_rng():
         torch.manual_seed(seed)
-        model, fresh = _build(cfg, kind, config, source, local)
+        model, missing = _build(cfg, kind, config, source, local)
     if kind == "causal":
-        model.loss_type = "ForCausalLM"  # which transformers takes in any case; of LMHead it would warn
+        model.loss_type = "ForCausalLM"  # transformers would use it anyway, but warn about LMHead
     if cfg.gradient_checkpointing:
-        _checkpoint_gradients(model, source)
+        _enable_gradient_checkpointing(model, source)
     tokenizer = None if kind == "image" else load_tokenizer(source, local)
     if tokenizer is not None:
         if kind == "causal" and tokenizer.eos_token_id is None:
@@ -129,25 +135,25 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
         model.config.pad_token_id = tokenizer.pad_token_id
         _check_length(model, cfg.max_length)
     model.eval()
-    headed = model if kind == "causal" else _with_head(cfg, model, tokenizer, seed, texts)
-    drawn = fresh | {name for name, _ in model.named_parameters() if inside(name, head_name(headed))}
-    drawn_from, outputs = (seed if cfg.random else None), (None if kind == "causal" else classes)
-    tell(model, Origin(tuple(sorted(drawn)), drawn_from, outputs, cfg.package, use_cache))
+    with_head = model if kind == "causal" else _with_head(cfg, model, tokenizer, seed, texts)
+    drawn = missing | {name for name, _ in model.named_parameters() if inside(name, head_name(with_head))}
+    weights_seed, head_outputs = (seed if cfg.random else None), (None if kind == "causal" else classes)
+    tell(model, Origin(tuple(sorted(drawn)), weights_seed, head_outputs, cfg.package, use_cache))
     vision = getattr(config, "vision_config", config)
     size, channels = (getattr(vision, key, None) for key in ("image_size", "num_channels"))
-    mean, std = pixels(source, local) if kind == "image" else (None, None)
+    mean, std = pixel_normalisation(source, local) if kind == "image" else (None, None)
     pad = 0 if tokenizer is None else tokenizer.pad_token_id
-    return Backbone(headed, tokenizer, _called(cfg, source), size, channels, pad, mean, std)
+    return Backbone(with_head, tokenizer, _portable_source(cfg, source), size, channels, pad, mean, std)
 
 
-def _called(cfg: ModelConfig, source: str) -> str:
-    """What names the weights on another machine, where the cache and packages lie elsewhere."""
+def _portable_source(cfg: ModelConfig, source: str) -> str:
+    """Returns a name of the weights that is valid on another machine, where cache and packages have other paths."""
     if cfg.name in EMBEDDED:
         return cfg.name
     return str(cfg.path) if cfg.package else source
 
 
-def _check(cfg: ModelConfig, kind: str) -> None:
+def _check_config(cfg: ModelConfig, kind: str) -> None:
     if kind not in KINDS:
         raise InputError.of("kind", kind, KINDS)
     if cfg.name not in (*EMBEDDED, "hub"):
@@ -159,7 +165,7 @@ def _check(cfg: ModelConfig, kind: str) -> None:
     if not 0 <= cfg.dropout < 1:
         raise InputError.of("model.dropout", cfg.dropout, "a probability in [0, 1)")
     if cfg.quantise is not None:
-        quantisation(cfg.quantise)  # refused before anything is loaded
+        quantisation(cfg.quantise)  # called for its checks, before anything is loaded
         if cfg.random:
             raise InputError.of("model.quantise", cfg.quantise, "null with model.random", "nothing is loaded then")
     if cfg.max_length < 1:
@@ -175,21 +181,23 @@ def _check(cfg: ModelConfig, kind: str) -> None:
 
 
 def _check_kind(config: Any, kind: str, source: str) -> None:
-    known = {
+    supported = {
         "image": ("a model that classifies images", transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING),
         "causal": ("a causal language model (a decoder)", transformers.MODEL_FOR_CAUSAL_LM_MAPPING),
     }
-    wanted, models = known.get(
+    expected, models = supported.get(
         kind, ("a model that classifies text", transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)
     )
-    # encoders such as BERT are among the causal models of transformers too, for those who made decoders of them
-    encoder = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-    if type(config) not in models or (kind == "causal" and encoder):
-        raise InputError.of("model.path", source, wanted, f"the data is {kind}, the model of type {config.model_type}")
+    # transformers lists encoders such as BERT as causal models too, because they can be configured as decoders
+    is_encoder = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if type(config) not in models or (kind == "causal" and is_encoder):
+        raise InputError.of(
+            "model.path", source, expected, f"the data is {kind}, the model of type {config.model_type}"
+        )
 
 
 def _set_dropout(config: Any, probability: float) -> None:
-    """Sets every dropout of a config and the configs inside it; stochastic depth, which skips layers, goes off."""
+    """Sets every dropout of a config and its nested configs. Switches off stochastic depth, which skips layers."""
     for key, value in list(vars(config).items()):
         if isinstance(value, transformers.PreTrainedConfig):
             _set_dropout(value, probability)
@@ -203,7 +211,7 @@ def _set_dropout(config: Any, probability: float) -> None:
 def _build(
     cfg: ModelConfig, kind: str, config: Any, source: str, local: bool
 ) -> tuple[transformers.PreTrainedModel, set[str]]:
-    """The model, and the names of the tensors that its checkpoint lacks, but for the head's."""
+    """Returns the model, and the names of the tensors outside the head that the checkpoint lacks."""
     auto: Any = transformers.AutoModelForSequenceClassification
     if kind == "image":
         auto = transformers.AutoModelForImageClassification
@@ -212,32 +220,34 @@ def _build(
     if cfg.head == "label_names":
         auto = transformers.AutoModel
     attention = None if cfg.attention == "auto" else cfg.attention
-    rounded: dict[str, Any] = {}
+    quantised: dict[str, Any] = {}
     if cfg.quantise is not None:
-        rounded = {"quantization_config": quantisation(cfg.quantise), "device_map": {"": torch.cuda.current_device()}}
+        quantised = {"quantization_config": quantisation(cfg.quantise), "device_map": {"": torch.cuda.current_device()}}
     if cfg.random:
         drawn = auto.from_config(config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False)
         return drawn, set()
     model, report = auto.from_pretrained(
         source, config=config, dtype=torch.float32, local_files_only=local, trust_remote_code=False,
         ignore_mismatched_sizes=True, output_loading_info=True, attn_implementation=attention, use_safetensors=True,
-        **rounded,
+        **quantised,
     )  # fmt: skip
-    fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
-    head = head_name(model) if cfg.head == "linear" else "pooler"  # which the label_names head doesn't use
-    if fresh := {key for key in fresh if not inside(key, head)}:
-        log.warning("%s has no weights for %s: drawn from the seed", last_name(source), ", ".join(sorted(fresh)[:4]))
-    if rounded and any(not value.is_floating_point() for name, value in model.state_dict().items() if name in fresh):
-        why = f"{source} has no weights for {min(fresh)}, and what is drawn can't be rounded"
+    missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    head = head_name(model) if cfg.head == "linear" else "pooler"  # the label_names head doesn't use the pooler
+    if missing := {key for key in missing if not inside(key, head)}:
+        log.warning("%s has no weights for %s: drawn from the seed", last_name(source), ", ".join(sorted(missing)[:4]))
+    if quantised and any(
+        not value.is_floating_point() for name, value in model.state_dict().items() if name in missing
+    ):
+        why = f"{source} has no weights for {min(missing)}, and what is drawn can't be rounded"
         raise InputError.of("model.quantise", cfg.quantise, "null", why)
-    return model, fresh
+    return model, missing
 
 
-def _checkpoint_gradients(model: transformers.PreTrainedModel, source: str) -> None:
+def _enable_gradient_checkpointing(model: transformers.PreTrainedModel, source: str) -> None:
     if not model.supports_gradient_checkpointing:
         raise InputError.of("model.gradient_checkpointing", True, "false", f"{source} doesn't support it")
-    # the reentrant kind computes no gradient where a block's input needs none, as above frozen embeddings
-    # version 6 of transformers knows it by the new name only
+    # Reentrant checkpointing computes no gradient in a block whose input needs none, such as a block above frozen
+    # embeddings. Version 6 of transformers has the new name of the method only.
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
 
@@ -254,7 +264,7 @@ def _with_head(
 def _check_length(model: transformers.PreTrainedModel, length: int) -> None:
     limit = getattr(model.config, "max_position_embeddings", None) or length
     for name, module in model.named_modules():
-        # RoBERTa and MPNet count positions from the padding index on: theirs is smaller than the config says
+        # RoBERTa and MPNet count positions from the padding index on, so they have fewer than the config says
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             limit = min(limit, module.num_embeddings - module.padding_idx - 1)
     if length > limit:

@@ -1,4 +1,4 @@
-"""A quantised base: the frozen weights in 8 or 4 bits, by bitsandbytes, and adapters in float32 above them."""
+"""Quantised base weights: bitsandbytes stores the frozen weights in 8 or 4 bits. The adapters stay in float32."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from flt.core.errors import InputError
 from flt.models.layer_names import HEADS
 
 BITS = ("8bit", "4bit")
-KEPT = [*HEADS, "pooler.dense", "lm_head", "embed_out"]
-"""Layers that turn features into logits: heads train, a new pooler too, and rounding the last layer costs the most."""
+NOT_QUANTISED = [*HEADS, "pooler.dense", "lm_head", "embed_out"]
+"""Names of the layers near the logits, which are not quantised.
+
+Heads and a new pooler train, and rounding the last layer costs the most accuracy.
+"""
 
 
 def quantisation(bits: str) -> transformers.BitsAndBytesConfig:
-    """How transformers quantises the linear layers of a model that it loads.
+    """Returns the settings by which transformers quantises the linear layers of a model while loading it.
 
-    8 bits are LLM.int8() (arXiv 2208.07339), 4 bits QLoRA's (arXiv 2305.14314): normal floats, their scales quantised
-    once more, matrix products in bf16.
+    8 bits: LLM.int8() (arXiv 2208.07339). 4 bits: QLoRA's NormalFloat (arXiv 2305.14314) with double quantisation of
+    the scales and matrix products in bf16.
 
     Args:
         bits: One of BITS.
 
     Raises:
-        InputError: There is no CUDA device, or no bitsandbytes.
+        InputError: bits isn't in BITS, there is no CUDA device, or bitsandbytes isn't installed.
     """
     if bits not in BITS:
         raise InputError.of("model.quantise", bits, [*BITS, "null"])
@@ -34,8 +37,8 @@ def quantisation(bits: str) -> transformers.BitsAndBytesConfig:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputError.of("model.quantise", bits, "null", "it takes bitsandbytes: pip install 'flt[quantised]'")
     if bits == "8bit":
-        return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=KEPT)
+        return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NOT_QUANTISED)
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=KEPT,
+        bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=NOT_QUANTISED,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The blocks of a backbone: the stack of like layers that its activations pass through one after the other."""
+"""The blocks of a backbone: the stack of layers of one class that its activations pass in sequence."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from flt.core.errors import InputError
 
 
 def blocks(model: nn.Module) -> list[str]:
-    """Names of the blocks, in the order in which activations pass them.
+    """Returns the names of the blocks, in the order in which the activations pass them.
 
-    They are the longest list of modules of one class that lies in no other such list.
+    The blocks are the longest ``ModuleList`` whose modules have one class. Lists inside another such list don't count.
 
     Raises:
         InputError: The model has no such list.
@@ -27,18 +27,18 @@ def blocks(model: nn.Module) -> list[str]:
         for name, stack in model.named_modules()
         if isinstance(stack, nn.ModuleList) and len({type(block) for block in stack}) == 1
     }
-    outer = [name for name in stacks if not any(name.startswith(f"{other}.") for other in stacks)]
-    if not outer:
+    outermost = [name for name in stacks if not any(name.startswith(f"{other}.") for other in stacks)]
+    if not outermost:
         raise InputError.of("model", type(model).__name__, "a model with a torch.nn.ModuleList of like blocks")
-    longest = max(outer, key=lambda name: len(stacks[name]))
+    longest = max(outermost, key=lambda name: len(stacks[name]))
     return [f"{longest}.{i}" for i in range(len(stacks[longest]))]
 
 
 def top_blocks(model: nn.Module, layers: str) -> list[str]:
-    """Names of the blocks that ``top<k>`` means.
+    """Returns the names of the k uppermost blocks, for ``top<k>``.
 
     Raises:
-        InputError: It isn't ``top<k>`` with 1 <= k <= the number of blocks.
+        InputError: layers isn't ``top<k>`` with 1 <= k <= the number of blocks.
 
     Example:
         >>> model = nn.Sequential(nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)]))

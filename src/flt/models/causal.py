@@ -1,4 +1,4 @@
-"""The LightningModule of causal language models: next tokens, and only those of the response."""
+"""The LightningModule of causal language models. The loss counts the tokens of the response only."""
 
 from __future__ import annotations
 
@@ -17,30 +17,32 @@ from flt.models.module import ClientModule, Optimizer
 class CausalModule(ClientModule):
     """A causal language model that learns responses to prompts.
 
-    A batch's ``labels`` (batch, tokens) are -100 where the loss doesn't count: on prompts and padding. The training
-    loss is the model's own: the mean over a batch's response tokens.
+    A batch's ``labels`` (batch, tokens) are -100 at prompt and padding tokens, which the loss ignores. The training
+    loss is the model's own: the mean over the response tokens of the batch.
 
     Args:
-        model: Called with a batch's tensors by name; returns an object with ``loss`` () and ``logits``
+        model: Takes a batch's tensors by name and returns an object with ``loss`` () and ``logits``
             (batch, tokens, vocabulary).
-        optimizer: How it trains.
+        optimizer: Settings of the optimiser.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         config: Any = model.config
         super().__init__(model, config.get_text_config().vocab_size, optimizer)
-        # float64: how tokens are dealt to batches doesn't show in the sum. A loss that isn't a number has to be seen
+        # In float64 the sum doesn't depend on the division of tokens into batches.
+        # nan_strategy="disable": a NaN loss must stay visible.
         self.nll = MeanMetric(nan_strategy="disable").set_dtype(torch.float64)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits (batch, tokens, vocabulary); those of a token are for the one behind it."""
+        """Returns the logits (batch, tokens, vocabulary). The logits at a token predict the next token."""
         return super().forward(**inputs)
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Leaves ``val_loss``, ``val_perplexity`` and ``val_acc``.
+        """Adds a batch to ``val_loss``, ``val_perplexity`` and ``val_acc``.
 
-        The loss is the mean negative log-likelihood of all response tokens, so each token counts alike however long its
-        response is, the perplexity its exponential, the accuracy the share of tokens that the model ranks first.
+        The loss is the mean negative log-likelihood over all response tokens: every token has the same weight, whatever
+        the length of its response. The perplexity is the exponential of the loss. The accuracy is the share of tokens
+        that the model ranks first.
         """
         labels = batch["labels"][:, 1:]
         logits = self(**{name: value for name, value in batch.items() if name != "labels"})[:, :-1]
@@ -52,10 +54,10 @@ class CausalModule(ClientModule):
         self.log("val_acc", self.accuracy, on_epoch=True, batch_size=len(labels))
 
     def on_validation_epoch_end(self) -> None:
-        """Called when all batches of an evaluation have passed."""
+        """Logs ``val_perplexity`` after the last batch of an evaluation."""
         self.log("val_perplexity", self.nll.compute().exp())
 
     def _loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The model's own loss (), which moves the labels by one, and its logits."""
+        """Returns the model's own loss () and its logits. The model itself shifts the labels by one token."""
         out = self.model(**batch)
         return out.loss, out.logits

@@ -1,4 +1,4 @@
-"""torch.compile, for a model whose adapters change their ranks from client to client."""
+"""torch.compile for a model whose adapters have different ranks on different clients."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from torch import nn
 from flt.core.errors import InputError
 
 VARIANTS = 64
-"""Graphs of one function: for training and evaluation, and for each rank; with fewer torch goes on uncompiled."""
+"""Largest number of compiled graphs of one function: one for each rank, in training and in evaluation.
+
+Beyond the limit, torch runs the function uncompiled.
+"""
 
 
 def compile_model(model: nn.Module) -> None:
-    """Compiles a model's ``forward``, in place: its names stay.
+    """Compiles a model's ``forward`` in place. The names of its parameters stay the same.
 
     Args:
-        model: On its device.
+        model: The model, on its device.
 
     Raises:
-        InputError: It is on a CPU, and there is no C++ compiler.
+        InputError: The model is on a CPU, and there is no C++ compiler.
     """
-    from torch._inductor import cpp_builder  # seconds of imports that only a compiled run needs
+    from torch._inductor import cpp_builder  # imported here: the import takes seconds
     from torch._inductor.exc import InvalidCxxCompiler
 
     if all(parameter.device.type == "cpu" for parameter in model.parameters()):

@@ -1,6 +1,6 @@
-"""The embedded backbone: a small vision transformer that learns the digits 0-4 once, in seconds.
+"""The embedded backbone: a small vision transformer, pre-trained once, in seconds, on the digits 0-4.
 
-It gives a first run a backbone worth freezing for the digits 5-9, without a download.
+A first run on the digits 5-9 thus has a useful frozen backbone without a download.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
-    """How the embedded backbone comes about; another value of any field is another backbone."""
+    """Settings of the pre-training of an embedded backbone. A change of any field gives another backbone."""
 
     classes: tuple[int, ...] = (0, 1, 2, 3, 4)
     steps: int = 1100
@@ -42,15 +42,17 @@ class Pretraining:
     rotation: float = 0.1
     """Largest rotation, in radians."""
     scale: float = 0.1
+    """Largest change of the scale, relative to 1."""
     shift: float = 0.25
-    """Largest shift, as a share of half the image: 0.25 is one pixel of eight."""
+    """Largest shift, as a fraction of half the image: 0.25 is one pixel of an image of 8 x 8."""
     seed: int = 0
     code: int = 1
-    """Version of the code below: count it up whenever the weights come out different."""
+    """Version of the code below. Increase it with every change that alters the weights."""
 
 
 PRETRAINING = Pretraining()
-# Two narrow layers: wider or deeper ones learn the digits 5-9 from random weights nearly as well.
+# Two narrow layers. With wider or deeper ones, pre-training hardly helps: they learn the digits 5-9 nearly as well from
+# random weights.
 ARCHITECTURE: dict[str, Any] = {
     "image_size": 8, "num_channels": 1, "patch_size": 2, "hidden_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 4, "intermediate_size": 64,
@@ -58,52 +60,52 @@ ARCHITECTURE: dict[str, Any] = {
 
 
 def embedded(cache: Path | None = None) -> Path:
-    """Folder of the embedded backbone, which the first call pre-trains; the next ones find it.
+    """Returns the folder of the embedded backbone. The first call pre-trains it; later calls find it in the cache.
 
     Args:
-        cache: Where backbones are kept; None is `$FLT_CACHE`, else `$XDG_CACHE_HOME/flt`, else `~/.cache/flt`.
+        cache: Folder of the cached backbones. None: `$FLT_CACHE`, else `$XDG_CACHE_HOME/flt`, else `~/.cache/flt`.
 
     Returns:
-        A folder that from_pretrained takes. Its name tells what made it: settings, architecture and versions.
+        A folder for from_pretrained. Its name holds a digest of the settings, the architecture and the versions.
 
     Raises:
         InputError: If the cache can't be written.
     """
-    made_by = [dataclasses.asdict(PRETRAINING), ARCHITECTURE]
-    return kept(cache or cache_folder(), "embedded-vit", made_by, _pretrain, "about 10 s")
+    depends_on = [dataclasses.asdict(PRETRAINING), ARCHITECTURE]
+    return pretrained_folder(cache or cache_folder(), "embedded-vit", depends_on, _pretrain, "about 10 s")
 
 
-def kept(
-    root: Path, name: str, made_by: list[Any], pretrain: Callable[[], transformers.PreTrainedModel], takes: str
+def pretrained_folder(
+    root: Path, name: str, depends_on: list[Any], pretrain: Callable[[], transformers.PreTrainedModel], duration: str
 ) -> Path:
-    """Folder of a backbone that the first call pre-trains; the next ones find it.
+    """Returns the folder of a backbone. The first call pre-trains it; later calls find it in the cache.
 
     Args:
-        root: Where backbones are kept.
+        root: Folder of the cached backbones.
         name: Beginning of the folder's name.
-        made_by: What the weights depend on, besides versions.
-        pretrain: Makes the model.
-        takes: How long, in words.
+        depends_on: Everything that the weights depend on, except the library versions.
+        pretrain: Returns the pre-trained model.
+        duration: Time that the pre-training takes, in words for the log.
 
     Raises:
         InputError: If the cache can't be written.
     """
     versions = [torch.__version__, transformers.__version__]
-    digest = hashlib.sha256(json.dumps([*made_by, *versions], sort_keys=True).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(json.dumps([*depends_on, *versions], sort_keys=True).encode()).hexdigest()[:12]
     folder = root / f"{name}-{digest}"
     if not folder.is_dir():
-        log.info("pre-training the embedded backbone, once, in %s; it is kept in %s", takes, folder)
+        log.info("pre-training the embedded backbone, once, in %s; it is kept in %s", duration, folder)
         try:
             _write(folder, pretrain)
         except OSError as error:
             raise InputError.of("FLT_CACHE", root, "a folder that can be written", str(error)) from error
-    with contextlib.suppress(OSError):  # a cache that can only be read is of use too
-        os.utime(folder)  # when it was last used
+    with contextlib.suppress(OSError):  # a read-only cache works too
+        os.utime(folder)  # marks it as used just now
     return folder
 
 
 def _write(folder: Path, pretrain: Callable[[], transformers.PreTrainedModel]) -> None:
-    """Pre-trains and writes a folder, whole or not at all."""
+    """Pre-trains a model and writes its folder. The folder appears complete or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch, quiet_transformers():
         pretrain().save_pretrained(Path(scratch) / "model")
@@ -114,40 +116,42 @@ def _pretrain() -> transformers.PreTrainedModel:
     from flt.data.sources import digits
 
     images, labels = map(torch.as_tensor, digits(PRETRAINING.classes))
-    return trained(PRETRAINING, ARCHITECTURE, images, labels)
+    return pretrain_vit(PRETRAINING, ARCHITECTURE, images, labels)
 
 
-def trained(
-    how: Pretraining, architecture: dict[str, Any], images: Tensor, labels: Tensor
+def pretrain_vit(
+    settings: Pretraining, architecture: dict[str, Any], images: Tensor, labels: Tensor
 ) -> transformers.PreTrainedModel:
-    """Trains a vision transformer on moved, turned and scaled images, on one thread: the bits don't depend on more.
+    """Trains a vision transformer on randomly shifted, rotated and scaled images.
+
+    It trains on one thread, because the bits of the weights would otherwise depend on the number of threads.
 
     Args:
-        how: Length and manner.
-        architecture: Of the transformer.
-        images: In [0, 1] (n, channels, height, width).
-        labels: In 0..K-1, for K classes (n,).
+        settings: Length of the training, optimiser, augmentation and seed.
+        architecture: Fields of the transformer's config.
+        images: Images with values in [0, 1] (n, channels, height, width).
+        labels: Labels in 0..K-1, for K classes (n,).
     """
     threads = torch.get_num_threads()
     with isolate_rng():
-        torch.manual_seed(how.seed)
+        torch.manual_seed(settings.seed)
         torch.set_num_threads(1)
         try:
             config = transformers.ViTConfig(**architecture)
-            config.num_labels = len(how.classes)
-            return _fit(how, transformers.ViTForImageClassification(config), images, labels)
+            config.num_labels = len(settings.classes)
+            return _fit(settings, transformers.ViTForImageClassification(config), images, labels)
         finally:
             torch.set_num_threads(threads)
 
 
 def _fit(
-    how: Pretraining, model: transformers.PreTrainedModel, images: Tensor, labels: Tensor
+    settings: Pretraining, model: transformers.PreTrainedModel, images: Tensor, labels: Tensor
 ) -> transformers.PreTrainedModel:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=how.lr, weight_decay=how.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.lr, total_steps=how.steps, pct_start=0.2)
-    for _ in range(how.steps):
-        index = torch.randint(len(images), (how.batch,))
-        loss = F.cross_entropy(model(_moved(how, images[index])).logits, labels[index])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps, pct_start=0.2)
+    for _ in range(settings.steps):
+        index = torch.randint(len(images), (settings.batch,))
+        loss = F.cross_entropy(model(_augment(settings, images[index])).logits, labels[index])
         loss.backward()
         optimizer.step()
         schedule.step()
@@ -155,12 +159,12 @@ def _fit(
     return model.eval()
 
 
-def _moved(how: Pretraining, images: Tensor) -> Tensor:
-    """Turns, scales and shifts each image (batch, channels, height, width) by its own random amounts."""
+def _augment(settings: Pretraining, images: Tensor) -> Tensor:
+    """Rotates, scales and shifts each image (batch, channels, height, width) by random amounts of its own."""
     angle, zoom, right, down = torch.rand(4, len(images)) * 2 - 1
-    angle, zoom = how.rotation * angle, 1 + how.scale * zoom
+    angle, zoom = settings.rotation * angle, 1 + settings.scale * zoom
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    first = torch.stack([cos, -sin, how.shift * right], dim=1)
-    second = torch.stack([sin, cos, how.shift * down], dim=1)
+    first = torch.stack([cos, -sin, settings.shift * right], dim=1)
+    second = torch.stack([sin, cos, settings.shift * down], dim=1)
     grid = F.affine_grid(torch.stack([first, second], dim=1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)

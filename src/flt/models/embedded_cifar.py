@@ -1,6 +1,7 @@
-"""The embedded backbone for colour images of 32 x 32: a small vision transformer that learns half of CIFAR-100.
+"""The embedded backbone for colour images of 32 x 32: a small vision transformer, pre-trained on half of CIFAR-100.
 
-CIFAR-10's classes are none of CIFAR-100's, and so are new to it, as CIFAR-100's other 50 are.
+It learns 50 classes of CIFAR-100. The other 50 are new to it. So are all classes of CIFAR-10, since CIFAR-100 has none
+of them.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from torch import Tensor
 
 from flt.core.cache import folder as cache_folder
 from flt.core.errors import InputError
-from flt.models.embedded import Pretraining, kept, trained
+from flt.models.embedded import Pretraining, pretrain_vit, pretrained_folder
 
 MIRROR = "cifar100.npz"
 PRETRAINING = Pretraining(classes=tuple(range(50)), steps=1500, batch=64, shift=0.2)
-EXAMPLES = 5000  # most of them
+MAX_EXAMPLES = 5000
 ARCHITECTURE: dict[str, Any] = {
     "image_size": 32, "num_channels": 3, "patch_size": 4, "hidden_size": 96, "num_hidden_layers": 3,
     "num_attention_heads": 4, "intermediate_size": 192,
@@ -28,25 +29,25 @@ ARCHITECTURE: dict[str, Any] = {
 
 
 def embedded_cifar(cache: Path | None = None) -> Path:
-    """Folder of the embedded backbone for colour images, which the first call pre-trains; the next ones find it.
+    """Returns the folder of the embedded backbone for colour images. The first call pre-trains it; later calls find it.
 
     Args:
-        cache: Where backbones are kept; None is as for :func:`flt.models.embedded.embedded`.
+        cache: Folder of the cached backbones. None: the same as in :func:`flt.models.embedded.embedded`.
 
     Raises:
-        InputError: If CIFAR-100 is nowhere to be had, or the cache can't be written.
+        InputError: If CIFAR-100 can't be found, or the cache can't be written.
     """
     source = "mirror" if (Path(os.environ.get("FLT_DATA", "")) / MIRROR).is_file() else "hub"
-    made_by = [dataclasses.asdict(PRETRAINING), ARCHITECTURE, EXAMPLES, source]
-    return kept(cache or cache_folder(), "embedded-cifar", made_by, _pretrain, "two to four minutes")
+    depends_on = [dataclasses.asdict(PRETRAINING), ARCHITECTURE, MAX_EXAMPLES, source]
+    return pretrained_folder(cache or cache_folder(), "embedded-cifar", depends_on, _pretrain, "two to four minutes")
 
 
 def _pretrain() -> transformers.PreTrainedModel:
-    return trained(PRETRAINING, ARCHITECTURE, *_images(PRETRAINING.classes))
+    return pretrain_vit(PRETRAINING, ARCHITECTURE, *_images(PRETRAINING.classes))
 
 
 def _images(classes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Training images of some classes (n, 3, 32, 32) in [0, 1], and their labels (n,)."""
+    """Returns the training images of some classes (n, 3, 32, 32), with values in [0, 1], and their labels (n,)."""
     from flt.data import encode, sources
 
     cfg = sources.DataConfig(
@@ -55,7 +56,7 @@ def _images(classes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         local=MIRROR,
         classes=list(classes),
         validation=0.0,
-        train_examples=EXAMPLES,
+        train_examples=MAX_EXAMPLES,
     )
     try:
         raw = sources.load(cfg)

@@ -1,4 +1,7 @@
-"""The frozen prefix: the blocks below the lowest adapted one, whose activations never change and are computed once."""
+"""The frozen prefix of a model: the blocks below the lowest adapted block.
+
+Its activations never change, so they are computed once per example.
+"""
 
 from __future__ import annotations
 
@@ -18,44 +21,44 @@ from flt.protocol.layout import Layout
 log = logging.getLogger(__name__)
 
 KEY = "prefix"
-"""Under this name a batch carries the activations (batch, tokens, d)."""
+"""Name of the activations (batch, tokens, d) in a batch."""
 
-OUTSIDE = ("id2label", "label2id", "num_labels", "problem_type", "architectures", "_name_or_path")
-"""Keys of a config that the blocks don't depend on."""
+IRRELEVANT_KEYS = ("id2label", "label2id", "num_labels", "problem_type", "architectures", "_name_or_path")
+"""Keys of a model's config that don't affect the blocks."""
 
 
-class _Reached(Exception):  # ends a forward pass that has yielded what it was run for
-    pass
+class _PrefixComputed(Exception):
+    """Ends a forward pass as soon as the activations of the prefix are computed."""
 
 
 class Prefix:
-    """The lower blocks of a model, which are skipped for a batch that brings their activations along.
+    """The lower blocks of a model, which are skipped for a batch that contains their activations.
 
-    While a batch with ``prefix`` (batch, tokens, d) passes the model, every lower block returns these activations
-    instead of computing; a batch without them takes the usual way. Nothing else of the model changes.
+    For a batch with ``prefix`` (batch, tokens, d), every lower block returns these activations without computing
+    anything. For a batch without ``prefix``, all blocks compute as usual. Nothing else in the model changes.
 
     Args:
-        model: Called with a batch's tensors by name.
-        lower: Names of the blocks that are skipped, from the first on.
+        model: The model. It takes a batch's tensors by name.
+        lower: Names of the skipped blocks, from the first block on.
     """
 
     def __init__(self, model: nn.Module, lower: list[str]) -> None:
         self.model, self.lower = model, lower
         self.current: Tensor | None = None
         self.as_tuple = False
-        """Whether a block returns its activations as the first of a tuple, as some models' blocks do."""
+        """True if a block returns a tuple whose first element is its activations, as in some models."""
         self._bypasses = [_Bypass(self, model.get_submodule(name)) for name in lower]
-        model.register_forward_pre_hook(self._take, with_kwargs=True)
-        model.register_forward_hook(self._drop, always_call=True)
+        model.register_forward_pre_hook(self._take_activations, with_kwargs=True)
+        model.register_forward_hook(self._drop_activations, always_call=True)
 
     def check(self, batch: Mapping[str, Tensor]) -> None:
-        """Refuses models that can't do without what their lower blocks return besides activations.
+        """Refuses models that need more from their lower blocks than the activations.
 
         Args:
             batch: Any batch, without ``prefix``.
 
         Raises:
-            InputError: The logits with the activations brought along aren't those without.
+            InputError: The logits computed from the activations differ from the logits without ``prefix``.
         """
         expected = self._logits(batch)
         activations = self.activations(batch)
@@ -63,7 +66,7 @@ class Prefix:
             same = activations.dim() == 3 and torch.allclose(
                 self._logits({**batch, KEY: activations}), expected, atol=1e-3
             )
-        except Exception as error:  # whatever a model raises whose blocks hand on more than activations
+        except Exception as error:  # any error of a model whose blocks pass on more than activations
             log.debug("%s with the prefix: %s", type(self.model).__name__, error)
             same = False
         if not same:
@@ -77,51 +80,51 @@ class Prefix:
 
     @torch.no_grad()
     def activations(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """What the uppermost of the lower blocks yields (batch, tokens, d); the blocks above aren't computed."""
-        found: list[Tensor] = []
+        """Returns the output of the last lower block (batch, tokens, d). The blocks above aren't computed."""
+        outputs: list[Tensor] = []
 
-        def catch(block: nn.Module, inputs: Any, output: Any) -> None:
+        def capture_and_stop(block: nn.Module, inputs: Any, output: Any) -> None:
             self.as_tuple = isinstance(output, tuple)
-            found.append(output[0] if self.as_tuple else output)
-            raise _Reached
+            outputs.append(output[0] if self.as_tuple else output)
+            raise _PrefixComputed
 
-        handle = self.model.get_submodule(self.lower[-1]).register_forward_hook(catch)
-        with contextlib.suppress(_Reached):
+        handle = self.model.get_submodule(self.lower[-1]).register_forward_hook(capture_and_stop)
+        with contextlib.suppress(_PrefixComputed):
             self.model(**batch)
         handle.remove()
-        return found[0]
+        return outputs[0]
 
     def digest(self) -> str:
-        """Of everything that the activations depend on: the architecture, and the weights but for the blocks above.
+        """Returns a hash of what affects the activations: the architecture, and all weights but the upper blocks'.
 
-        The head isn't among them, so runs that differ in it alone share their activations.
+        The head isn't hashed, so runs that differ only in the head share their activations.
         """
         inner = getattr(self.model, "base_model", self.model)
-        shell = next(f"{name}." if name else "" for name, sub in self.model.named_modules() if sub is inner)
-        lower = [f"{name.removeprefix(shell)}." for name in self.lower]
+        name_prefix = next(f"{name}." if name else "" for name, sub in self.model.named_modules() if sub is inner)
+        lower = [f"{name.removeprefix(name_prefix)}." for name in self.lower]
         stack = lower[0].rstrip(".").rpartition(".")[0] + "."
-        found = hashlib.sha256(repr((type(inner).__name__, lower, _architecture(inner))).encode())
+        digest = hashlib.sha256(repr((type(inner).__name__, lower, _architecture(inner))).encode())
         for name, value in sorted(inner.state_dict().items()):
             if not name.startswith(stack) or name.startswith(tuple(lower)):
-                found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-                found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        return found.hexdigest()
+                digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
-    def _take(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _take_activations(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self.current = kwargs.pop(KEY, None)
         return args, kwargs
 
-    def _drop(self, model: nn.Module, args: Any, output: Any) -> None:
+    def _drop_activations(self, model: nn.Module, args: Any, output: Any) -> None:
         self.current = None
 
 
 class _Bypass:
-    """Takes the place of a block's ``forward``."""
+    """A replacement for a block's ``forward`` that returns given activations, if any, and else computes."""
 
     def __init__(self, prefix: Prefix, block: nn.Module) -> None:
         self.prefix = prefix
         self.forward: Callable[..., Any] = block.forward
-        block.forward = self.__call__  # the module's class, and the names in it, stay what they are
+        block.forward = self.__call__  # the module keeps its class and parameter names
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         current = self.prefix.current
@@ -131,39 +134,41 @@ class _Bypass:
 
 
 def _architecture(model: nn.Module) -> str:
-    """The config without what only a head or a user needs to know."""
+    """Returns the model's config as text, without the keys that don't affect the blocks."""
     config = getattr(model, "config", None)
-    known = config.to_dict() if config is not None else {}
+    settings = config.to_dict() if config is not None else {}
     attention = getattr(config, "_attn_implementation", None)
-    return repr((attention, sorted((key, value) for key, value in known.items() if key not in OUTSIDE)))
+    return repr((attention, sorted((key, value) for key, value in settings.items() if key not in IRRELEVANT_KEYS)))
 
 
-def lower_blocks(model: nn.Module, layout: Layout, shell: str) -> list[str]:
-    """Names of the blocks below the lowest one that holds anything but frozen weights.
+def lower_blocks(model: nn.Module, layout: Layout, name_prefix: str) -> list[str]:
+    """Returns the names of the blocks below the lowest block that has anything other than frozen weights.
 
     Args:
         model: The model with its adapters attached.
-        layout: Roles of the tensors; their names begin with ``shell``.
-        shell: Prefix of the model's names inside the module, such as ``model.``.
+        layout: Roles of the tensors. The names of the tensors begin with ``name_prefix``.
+        name_prefix: Prefix of the model's names inside the module, such as ``model.``.
 
     Raises:
-        InputError: There is no such block, or something below the blocks trains.
+        InputError: There is no such block, or a tensor before the blocks trains.
     """
     names = blocks(model)
     stack = names[0].rpartition(".")[0]
-    moving = [name.removeprefix(shell) for name, entry in layout.entries.items() if entry.role != "base"]
-    touched = [i for i, block in enumerate(names) if any(name.startswith(f"{block}.") for name in moving)]
-    lowest = min(touched, default=len(names))
+    changing = [name.removeprefix(name_prefix) for name, entry in layout.entries.items() if entry.role != "base"]
+    changing_blocks = [i for i, block in enumerate(names) if any(name.startswith(f"{block}.") for name in changing)]
+    lowest = min(changing_blocks, default=len(names))
     if lowest == 0:
         allowed = f"off, or model.adapt_layers=top1 to top{len(names) - 1}" if len(names) > 1 else "off"
         raise InputError.of("prefix_cache", "on", allowed, "the adapter begins in the first block: nothing lies below")
-    if outside := [name for name in moving if not name.startswith(f"{stack}.") and _feeds(model, name, stack)]:
+    if outside := [
+        name for name in changing if not name.startswith(f"{stack}.") and _precedes_blocks(model, name, stack)
+    ]:
         raise InputError.of("prefix_cache", "on", "off", f"{outside[0]} trains, and the blocks get what it yields")
     return names[:lowest]
 
 
-def _feeds(model: nn.Module, name: str, stack: str) -> bool:
-    """Whether a tensor lies before the blocks: transformers keeps embeddings in front of them and heads behind."""
+def _precedes_blocks(model: nn.Module, name: str, stack: str) -> bool:
+    """Returns whether a tensor lies before the blocks: in transformers, embeddings come before them and heads after."""
     order = [module for module, _ in model.named_modules()]
     owner = name.rpartition(".")[0]
     return owner in order and order.index(owner) < order.index(stack)

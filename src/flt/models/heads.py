@@ -1,4 +1,4 @@
-"""Heads of tasks whose numbers of classes differ: who shares one, and what each begins with."""
+"""The heads of several tasks: the assignment of heads to tasks, and the initial values of a head."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from flt.models.layer_names import head_name, inside, output_layer
 
 
 def variants(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
-    """Task -> its head; empty where all tasks have the same one.
+    """Returns the name of each task's head. The names are empty if all tasks have the same head.
 
     Args:
-        kind: ``shape``: tasks with as many classes share one; ``task``: each has its own, which tells the server the
-            jobs that share a task; ``shared``: one for all, as wide as the widest needs.
+        kind: ``shape``: tasks with the same number of classes share a head. ``task``: each task has its own head, which
+            reveals to the server which jobs share a task. ``shared``: all tasks share one head, as wide as the widest
+            task needs.
         classes: Task -> its number of classes.
 
+    Returns:
+        Task -> the name of its head.
+
     Raises:
-        InputError: The name of a task can't be that of its head.
+        InputError: The name of a task can't be the name of a head.
 
     Example:
         >>> variants("shape", {"sst2": 2, "mrpc": 2, "news": 20})
@@ -32,15 +36,20 @@ def variants(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
     for task in classes if kind == "task" else ():
         if not task or set(task) & set("/\\#"):
             raise InputError.of("heads", kind, "names of tasks that are names of folders", f"a task is called {task}")
-    named = {task: {"shape": str(width), "task": task, "shared": ""}[kind] for task, width in classes.items()}
-    return named if len(set(named.values())) > 1 else dict.fromkeys(classes, "")
+    heads = {task: {"shape": str(width), "task": task, "shared": ""}[kind] for task, width in classes.items()}
+    return heads if len(set(heads.values())) > 1 else dict.fromkeys(classes, "")
 
 
 def draw(model: nn.Module, seed: int, classes: int | None = None) -> dict[str, Tensor]:
-    """Initial values of a head: they depend on the seed alone, not on the global generators.
+    """Returns the initial values of a head. They depend on the seed alone, not on the global generators.
 
-    Linear layers are drawn as transformers draws them, with biases of zero; the last one is (classes, d), where None
-    stands for as many as it has.
+    Linear layers are drawn from the distribution that transformers uses, and their biases are zero. Other tensors keep
+    their values.
+
+    Args:
+        model: The model that has the head.
+        seed: Seed of the values.
+        classes: Number of outputs of the last layer, whose weight is (classes, d). None: the layer keeps its number.
 
     Returns:
         Name of each tensor of the head in the model -> its value.
@@ -48,8 +57,10 @@ def draw(model: nn.Module, seed: int, classes: int | None = None) -> dict[str, T
     head, generator = head_name(model), torch.Generator().manual_seed(seed)
     std = getattr(model.config, "initializer_range", None) or 0.02
     values = {name: value.detach().clone() for name, value in model.named_parameters() if inside(name, head)}
-    linear = {name: sub for name, sub in model.named_modules() if isinstance(sub, nn.Linear) and inside(name, head)}
-    for name, layer in linear.items():
+    linear_layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and inside(name, head)
+    }
+    for name, layer in linear_layers.items():
         outputs = classes if classes and name == output_layer(model) else layer.out_features
         values[f"{name}.weight"] = torch.empty(outputs, layer.in_features).normal_(0.0, std, generator=generator)
         if layer.bias is not None:
@@ -59,7 +70,7 @@ def draw(model: nn.Module, seed: int, classes: int | None = None) -> dict[str, T
 
 @torch.no_grad()
 def renew(model: transformers.PreTrainedModel, seed: int) -> None:
-    """Draws the head anew even where the checkpoint has one of the right size: its classes are others."""
+    """Draws new values for the head. The checkpoint's head is never used, because it is for different classes."""
     parameters = dict(model.named_parameters())
     for name, value in draw(model, seed).items():
         parameters[name].copy_(value)

@@ -1,4 +1,4 @@
-"""Where a pre-trained model lies: a folder, a folder of an installed package, the hub or its local cache."""
+"""Location of a pre-trained model: a folder, a folder of an installed package, the hub, or the hub's local cache."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ OFFLINE = f"{LOADABLE} whose files are in the local cache (with a network: hf do
 
 
 def locate(path: str, package: str | None = None) -> tuple[str, bool]:
-    """What from_pretrained takes, and whether only files of this machine are to be read.
+    """Returns the argument for from_pretrained, and True if it may read local files only.
 
     Args:
         path: A local folder, or a hub id.
-        package: A folder of a Python package, such as ``name/folder``, that is used instead where it is installed.
+        package: A folder of a Python package, such as ``name/folder``. Used instead of path if the package is
+            installed.
 
     Raises:
         InputError: There is no such folder, nor such a model on the hub.
     """
-    found = _in_package(package) if package else None
-    folder = found or expanded(path)
-    if os.path.isdir(folder):  # Path.is_dir would raise for a name that no system takes
+    package_folder = _in_package(package) if package else None
+    folder = package_folder or expanded(path)
+    if os.path.isdir(folder):  # Path.is_dir would raise for an invalid name
         return str(folder), True
     try:
         validate_repo_id(path)
@@ -45,21 +46,27 @@ def locate(path: str, package: str | None = None) -> tuple[str, bool]:
 
 
 def _in_package(package: str) -> Path | None:
-    """The folder, where the package is installed; the package itself isn't imported."""
+    """Returns the folder inside an installed package, or None. The package isn't imported."""
     name, _, inner = package.partition("/")
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    places = (spec.submodule_search_locations or []) if spec else []
-    return next((Path(place) / inner for place in places if os.path.isdir(Path(place) / inner)), None)
+    locations = (spec.submodule_search_locations or []) if spec else []
+    return next((Path(location) / inner for location in locations if os.path.isdir(Path(location) / inner)), None)
 
 
 def _on_the_hub(path: str) -> bool:
-    """Asks once, for seconds; from_pretrained would retry for half a minute before it gave up without a network."""
+    """Returns whether the hub has the model; False if the hub can't be reached.
+
+    It sends one request with a timeout of 5 s. Without a network, from_pretrained would retry for half a minute.
+
+    Raises:
+        InputError: The hub has no such public model.
+    """
     try:
         huggingface_hub.HfApi().model_info(path, timeout=5)
     except RepositoryNotFoundError as error:
         why = "no such folder, and the hub has no such public model (a private one needs: hf auth login)"
         raise InputError.of("model.path", path, LOADABLE, why) from error
-    except Exception as error:  # whatever the HTTP client raises: the cache may still have the model
+    except Exception as error:  # any error of the HTTP client: the local cache may still have the model
         log.debug("the hub can't be reached: %s", error)
         return False
     return True
@@ -67,7 +74,14 @@ def _on_the_hub(path: str) -> bool:
 
 @contextlib.contextmanager
 def loading(source: str, allowed: str = LOADABLE) -> Iterator[None]:
-    """Makes one line of whatever a broken or missing file raises: the libraries below agree on no exception."""
+    """Turns any exception inside the context into a one-line InputError.
+
+    The libraries that read the files raise many different exceptions for a broken or missing file.
+
+    Args:
+        source: The model's folder or hub id, for the message.
+        allowed: Allowed values, for the message.
+    """
     try:
         with quiet_transformers():
             yield

@@ -1,4 +1,7 @@
-"""The label-name head: frozen embeddings of the classes' names score them, so that every gain is the adapter's."""
+"""The label-name head: it scores classes by frozen embeddings of their names.
+
+Nothing in the head trains, so every gain comes from the adapter.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,18 @@ from flt.core.errors import InputError
 
 
 class LabelNameClassifier(nn.Module):
-    """Scores a class by the cosine between a text's embedding and that of the class's name.
+    """Scores each class by the cosine between the embedding of the text and the embedding of the class's name.
 
         z = mean of the last hidden states over the tokens, divided by its norm          (batch, d)
-        logits = scale * z E^T,   E: the same of the names, by the encoder as it was given    (classes, d)
+        logits = scale * z E^T,   E: embeddings of the names by the initial encoder       (classes, d)
 
     Sentence encoders are trained and compared this way (Sentence-BERT, arXiv 1908.10084). No part of the head trains.
 
     Args:
-        encoder: A model of transformers whose output has `last_hidden_state` (batch, tokens, d).
-        names: E, rows of norm 1 (classes, d).
+        encoder: A transformers model whose output has `last_hidden_state` (batch, tokens, d).
+        names: E (classes, d). Its rows have norm 1.
         scale: Inverse temperature of the softmax.
-        texts: What E was made of, for the export.
+        texts: Texts whose embeddings are the rows of E. The export writes them.
     """
 
     names: Tensor
@@ -39,24 +42,24 @@ class LabelNameClassifier(nn.Module):
 
     @property
     def base_model(self) -> nn.Module:
-        """The encoder, under the name that transformers has for it."""
+        """The encoder, under the attribute name that transformers uses."""
         return self.encoder
 
     def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> SequenceClassifierOutput:
-        """Logits (batch, classes) and, with labels (batch,), the loss ()."""
+        """Returns the logits (batch, classes) and, given labels (batch,), the loss ()."""
         embeddings = embed(self.encoder, inputs)
-        with torch.autocast(embeddings.device.type, enabled=False):  # bf16 has 8 bits: too few for a cosine times 20
+        with torch.autocast(embeddings.device.type, enabled=False):  # the 8 bits of bf16 are too few for 20 * cosine
             logits = self.scale * embeddings @ self.names.T
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
 def embed(encoder: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Mean-pooled embeddings of norm 1, float32 (batch, d).
+    """Returns mean-pooled embeddings of norm 1, float32 (batch, d).
 
     Args:
-        encoder: A model of transformers.
-        inputs: input_ids and attention_mask (batch, tokens), and what else the model takes.
+        encoder: A transformers model.
+        inputs: input_ids and attention_mask (batch, tokens), and any other input of the model.
     """
     hidden = encoder(**inputs).last_hidden_state.float()
     mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
@@ -66,14 +69,14 @@ def embed(encoder: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 def label_name_classifier(
     encoder: nn.Module, tokenizer: Any, texts: Sequence[str], scale: float, max_length: int
 ) -> LabelNameClassifier:
-    """Embeds the names by the encoder as it is, and makes a classifier of both.
+    """Embeds the classes' texts by the encoder and returns a classifier that holds the encoder and the embeddings.
 
     Args:
-        encoder: In eval mode.
-        tokenizer: Its tokenizer.
-        texts: What stands for each class.
-        scale: Inverse temperature.
-        max_length: Longest text, in tokens.
+        encoder: The encoder, in eval mode.
+        tokenizer: The encoder's tokenizer.
+        texts: One text for each class.
+        scale: Inverse temperature of the softmax.
+        max_length: Length at which longer texts are cut, in tokens.
     """
     inputs = tokenizer(list(texts), truncation=True, max_length=max_length, padding=True, return_tensors="pt")
     inputs = inputs.to(next(encoder.parameters()).device)
@@ -83,10 +86,14 @@ def label_name_classifier(
 
 
 def label_texts(names: Sequence[str], given: Mapping[str, str]) -> list[str]:
-    """What stands for each class: the text given for it, else its name with spaces for punctuation.
+    """Returns a text for each class: the given one, else the class's name with spaces in place of punctuation.
+
+    Args:
+        names: Names of the classes.
+        given: Name of a class -> text that replaces the name.
 
     Raises:
-        InputError: A text is given for no class, or a class has nothing but a number for a name.
+        InputError: A given text belongs to no class, or the text of a class has no letters, such as "42".
 
     Example:
         >>> label_texts(["sci.space", "rec.autos"], {"rec.autos": "cars"})

@@ -1,4 +1,4 @@
-"""Which layers of a model are its head, and which ones LoRA adapts."""
+"""Names of a model's layers: the layers of its head, and the layers that LoRA adapts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ HEADS = ("classifier", "score", "classification_head")
 ATTENTION = (
     ("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("q", "v"), ("query_key_value",), ("c_attn",),
 )  # fmt: skip
-"""What models call query and value, or the layer that computes both, for types that peft doesn't know."""
+"""Names of the query and value layers, or of one layer that computes both, for types that peft doesn't list."""
 
 
 def head_name(model: nn.Module) -> str:
-    """Name of the module that turns features into logits; ``none`` where nothing of it is to train.
+    """Returns the name of the head, the module that turns features into logits; ``none`` if no part of it trains.
 
-    For a model of transformers it is the classifier whole, which may hold several layers; else the last linear layer. A
-    causal model keeps the one it has, which often is its embedding, too.
+    For a transformers model the head is the whole classifier, which may have several layers. For any other model it is
+    the last linear layer. A causal model keeps its own frozen head, which often shares its weights with the embedding.
 
     Raises:
         InputError: If the model has no linear layer.
@@ -43,14 +43,15 @@ def head_name(model: nn.Module) -> str:
 
 
 def whole_modules(model: nn.Module, head: str | None) -> list[str]:
-    """Names of the modules that are trained whole beside an adapter.
+    """Returns the names of the modules whose weights all train, in addition to an adapter.
 
-    A layer before the classifier that the checkpoint lacks, such as a pooler, is as new as the classifier itself, and
-    so is DistilBERT's ``pre_classifier``: frozen, each would stay what the seed drew.
+    A layer before the classifier that the checkpoint lacks, such as a pooler, is as new as the classifier. So is
+    DistilBERT's ``pre_classifier``. If frozen, such a layer would keep its random initial weights.
 
     Args:
         model: The model.
-        head: What was chosen: a module's name; None: the classifier and the new layers before it; ``none``: nothing.
+        head: The configured head. A module's name; None: the classifier and the new layers before it; ``none``: no
+            module.
 
     Raises:
         InputError: If the model has no linear layer.
@@ -70,7 +71,7 @@ def whole_modules(model: nn.Module, head: str | None) -> list[str]:
 
 
 def _new_layers(model: nn.Module, head: str) -> set[str]:
-    """Names of the layers above the blocks, besides the head, with a tensor of which the checkpoint knows nothing."""
+    """Names of the layers above the blocks that have a tensor which the checkpoint lacks. The head isn't listed."""
     owners = {name.rpartition(".")[0] for name in drawn_in(model) if not inside(name, head)}
     if not owners:
         return set()
@@ -84,11 +85,12 @@ def _new_layers(model: nn.Module, head: str) -> set[str]:
 
 
 def target_modules(model: nn.Module) -> list[str]:
-    """Names of the layers that LoRA adapts by default.
+    """Returns the names of the layers that LoRA adapts by default.
 
     Returns:
-        The names that peft has for the model's type, such as query and value, as far as they occur; for a type that it
-        doesn't know, what the model calls them; else the full names of all linear layers outside the head.
+        The names that peft lists for the model's type, such as query and value, if the model has such layers. For a
+        type that peft doesn't list, the model's own names of query and value. Else the full names of all linear layers
+        outside the head.
 
     Raises:
         InputError: If no layer is left.
@@ -97,19 +99,19 @@ def target_modules(model: nn.Module) -> list[str]:
         >>> target_modules(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
         ['0']
     """
-    usual = _usual(model)
+    known = _known_targets(model)
     head = head_name(model)
-    # torch's attention reads its output layer's weight and never calls it
+    # torch's attention reads the weight of its output layer and never calls the layer: an adapter would be bypassed
     attention = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
-    unfit = [head, *attention, *_outputs(model)]
-    names = usual or [name for name in _linear(model) if not any(inside(name, other) for other in unfit)]
+    excluded = [head, *attention, *_output_embeddings(model)]
+    names = known or [name for name in _linear(model) if not any(inside(name, other) for other in excluded)]
     if not names:
         raise InputError.of("adapter.target_modules", None, "names of layers", "the head is the only linear layer")
     return names
 
 
 def output_layer(model: nn.Module) -> str:
-    """Name of the linear layer of the head whose outputs are the logits.
+    """Returns the name of the linear layer in the head whose outputs are the logits.
 
     Example:
         >>> output_layer(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
@@ -120,7 +122,7 @@ def output_layer(model: nn.Module) -> str:
 
 
 def submodule(module: nn.Module, name: str) -> nn.Module:
-    """The module that is trained whole, by its name.
+    """Returns the module of the given name, for training it whole.
 
     Raises:
         InputError: There is no such module.
@@ -133,20 +135,20 @@ def submodule(module: nn.Module, name: str) -> nn.Module:
 
 
 def is_causal(model: nn.Module) -> bool:
-    """Whether a model is one of transformers that predicts the next token."""
+    """Returns whether a model is a causal language model of transformers."""
     return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
 def is_tied(model: nn.Module, head: str) -> bool:
-    """Whether a layer of a model of transformers shares its weights with the embedding of its inputs."""
-    if head not in _outputs(model):
+    """Returns whether a layer of a transformers model shares its weights with the input embedding."""
+    if head not in _output_embeddings(model):
         return False
-    assert isinstance(model, transformers.PreTrainedModel), "which alone has outputs"
+    assert isinstance(model, transformers.PreTrainedModel), "only a transformers model has output embeddings"
     return model.get_submodule(head).weight is model.get_input_embeddings().weight
 
 
-def _usual(model: nn.Module) -> list[str]:
-    """Ends of the names of what is commonly adapted in a model of transformers; none of another."""
+def _known_targets(model: nn.Module) -> list[str]:
+    """Ends of the names of the commonly adapted layers of a transformers model; empty for any other model."""
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind is None:
         return []
@@ -155,8 +157,8 @@ def _usual(model: nn.Module) -> list[str]:
     return known or next((list(names) for names in ATTENTION if present.issuperset(names)), [])
 
 
-def _outputs(model: nn.Module) -> list[str]:
-    """Names of the layer that turns hidden states into tokens, where the model has one."""
+def _output_embeddings(model: nn.Module) -> list[str]:
+    """Names of the layer that turns hidden states into token logits; empty if the model has none."""
     output = model.get_output_embeddings() if isinstance(model, transformers.PreTrainedModel) else None
     return [name for name, module in model.named_modules() if module is output]
 
@@ -166,7 +168,7 @@ def _linear(model: nn.Module) -> list[str]:
 
 
 def inside(name: str, module: str) -> bool:
-    """Whether a tensor or module is a module, or lies in it.
+    """Returns whether a tensor or module lies in a module, or is that module.
 
     Example:
         >>> inside("head.out.weight", "head"), inside("header.weight", "head")

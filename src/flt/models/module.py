@@ -1,4 +1,4 @@
-"""The LightningModule that flt gives its clients, and the optimiser that it trains with."""
+"""The LightningModule of the command line's clients, and the settings of its optimiser."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """How flt's own module trains; a user's LightningModule brings its own ``configure_optimizers``.
+    """Settings of the optimiser of flt's own module. A user's LightningModule has its own ``configure_optimizers``.
 
     Attributes:
         name: ``adamw`` or ``sgd``.
         lr: Learning rate.
         weight_decay: Weight decay.
-        momentum: Momentum, of SGD only.
+        momentum: Momentum; used by SGD only.
     """
 
     name: str = "adamw"
@@ -43,19 +43,19 @@ class Optimizer:
                 )
 
     def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-        """The torch optimiser."""
+        """Returns the torch optimiser of the given parameters."""
         extra: dict[str, Any] = {"momentum": self.momentum} if self.name == "sgd" else {}
         kind: Any = OPTIMIZERS[self.name]
         return kind(parameters, lr=self.lr, weight_decay=self.weight_decay, **extra)
 
 
 class ClientModule(pl.LightningModule):
-    """A transformers model with a classification head, as every client of the command line trains it.
+    """A transformers model with a classification head. Every client of the command line trains this module.
 
     Args:
-        model: Called with a batch's inputs by name; returns an object with ``logits`` (batch, classes).
-        classes: Number of classes; where jobs have different heads, the most that one has.
-        optimizer: How it trains.
+        model: Takes a batch's inputs by name and returns an object with ``logits`` (batch, classes).
+        classes: Number of classes; of the widest head if jobs have different heads.
+        optimizer: Settings of the optimiser.
     """
 
     def __init__(self, model: nn.Module, classes: int, optimizer: Optimizer) -> None:
@@ -66,34 +66,34 @@ class ClientModule(pl.LightningModule):
         self._losses: list[tuple[Tensor, int]] = []
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Logits (batch, classes)."""
+        """Returns the logits (batch, classes)."""
         return self.model(**inputs).logits
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """The loss () of a batch."""
+        """Returns the loss () of a batch."""
         loss, _ = self._loss(batch)
         self._losses.append((loss.detach(), len(batch["labels"])))
         return loss
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The batch, as it is where it needn't move: collated tensors are on the CPU."""
+        """Returns the batch on the device. On the CPU, nothing moves: collated tensors are there already."""
         return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_train_epoch_start(self) -> None:
-        """Called when a pass over the training examples begins."""
+        """Clears the losses at the start of a pass over the training examples."""
         self._losses = []
 
     def on_train_epoch_end(self) -> None:
-        """Called when a pass, or the fit, has ended: leaves ``train_loss``, the mean over the pass's examples.
+        """Logs ``train_loss``, the mean over the examples of the pass that has just ended.
 
-        Logging every step would cost a fit of a small model several per cent of its time.
+        Logging in every step would make the fit of a small model several per cent slower.
         """
         losses, self._losses = self._losses, []
-        if losses:  # else a subclass has a training_step of its own
+        if losses:  # empty if a subclass has its own training_step
             self.log("train_loss", sum(loss * size for loss, size in losses) / sum(size for _, size in losses))
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Leaves ``val_loss`` (mean negative log-likelihood) and ``val_acc``."""
+        """Logs ``val_loss`` (mean negative log-likelihood) and ``val_acc``."""
         loss, logits = self._loss(batch)
         size = len(batch["labels"])
         self.accuracy(logits.argmax(-1), batch["labels"])
@@ -101,10 +101,13 @@ class ClientModule(pl.LightningModule):
         self.log("val_acc", self.accuracy, on_epoch=True, batch_size=size)
 
     def configure_optimizers(self) -> Any:
-        """The optimiser over what the round's plan lets train."""
+        """Returns the optimiser of the parameters that the round's plan trains."""
         return self.optimizer.build([parameter for parameter in self.parameters() if parameter.requires_grad])
 
     def _loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Cross-entropy () and logits: transformers' own loss knows one number of classes, that of the config."""
+        """Returns the cross-entropy () and the logits.
+
+        The loss of transformers isn't used: it assumes the config's number of classes, and heads may differ in width.
+        """
         logits = self(**{name: values for name, values in batch.items() if name != "labels"})
         return F.cross_entropy(logits, batch["labels"]), logits

@@ -1,4 +1,7 @@
-"""Where a model's weights come from: what no checkpoint has, an export has to bring along or to draw again."""
+"""The origin of a model's weights: a checkpoint, or random draws.
+
+An export has to contain the drawn weights or to draw them again, because no checkpoint has them.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,20 @@ import dataclasses
 
 from torch import nn
 
-_PLACE = "flt_origin"
+_ATTRIBUTE = "flt_origin"
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """How a model of transformers came about.
+    """The origin of the weights of a transformers model.
 
     Attributes:
-        drawn: Names of its tensors that were drawn here: the head's, and those that the checkpoint lacks.
-        seed: What all weights were drawn from, for ``model.random``; None: they are the checkpoint's.
-        classes: Outputs of the head that was drawn with them, on which the other draws depend; None: no head.
-        package: Folder of a Python package that has the checkpoint, too.
-        use_cache: What the config said of generation before flt switched it off.
+        drawn: Names of the tensors that flt drew at random: the head's, and any that the checkpoint lacks.
+        seed: Seed from which all weights were drawn, with ``model.random``. None: the weights are the checkpoint's.
+        classes: Number of outputs of the head when the weights were drawn. The values of all drawn weights depend on
+            this number. None: no head.
+        package: Folder of a Python package that also has the checkpoint.
+        use_cache: ``use_cache`` (of keys and values, in generation) in the model's config, before flt set it to False.
     """
 
     drawn: tuple[str, ...] = ()
@@ -29,17 +33,20 @@ class Origin:
 
 
 def tell(model: nn.Module, origin: Origin) -> None:
-    """Lets a model know its origin; copies of it know it, too."""
-    setattr(model, _PLACE, origin)
+    """Stores a model's origin in the model. Copies of the model keep it."""
+    setattr(model, _ATTRIBUTE, origin)
 
 
 def origin_of(model: nn.Module) -> Origin:
-    """The origin of a model; of one that flt hasn't loaded nothing is known."""
-    return getattr(model, _PLACE, Origin())
+    """Returns the origin of a model; an empty one for a model that flt didn't load."""
+    return getattr(model, _ATTRIBUTE, Origin())
 
 
 def drawn_in(module: nn.Module) -> set[str]:
-    """Names in a module of all tensors that were drawn in the models that it holds, as before an adapter wrapped them.
+    """Returns the names of the tensors that were drawn at random, for all models inside a module.
+
+    The names are those from before an adapter wrapped the layers.
+
 
     Example:
         >>> inner = nn.Linear(2, 2)
@@ -47,5 +54,5 @@ def drawn_in(module: nn.Module) -> set[str]:
         >>> drawn_in(nn.Sequential(inner))
         {'0.weight'}
     """
-    found = ((name, origin_of(sub).drawn) for name, sub in module.named_modules())
-    return {f"{name}.{key}" if name else key for name, drawn in found for key in drawn}
+    drawn_by_module = ((name, origin_of(submodule).drawn) for name, submodule in module.named_modules())
+    return {f"{name}.{key}" if name else key for name, drawn in drawn_by_module for key in drawn}

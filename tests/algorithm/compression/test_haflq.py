@@ -20,7 +20,7 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.selection.truncate import Truncate
-from flt.callbacks.bit_widths import Precision
+from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.communication import Communication
 from flt.data.clients import ClientSpec
 from flt.protocol.codec import encode
@@ -50,7 +50,7 @@ def fitted(
 ) -> tuple[Federator, list[Payload]]:
     """A federation that has run, and all payloads that were sent."""
     sent = Sent()
-    callbacks = [sent, Communication(), Precision()]
+    callbacks = [sent, Communication(), BitWidths()]
     federator = toy_federator(recipe, clients or clients_of(3, ranks=[1, 2, 4]), callbacks=callbacks, **given)
     federator.fit()
     return federator, sent.payloads

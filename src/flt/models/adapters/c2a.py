@@ -1,4 +1,4 @@
-"""C2A: a hypernetwork generates every adapter from labels and activations (arXiv 2411.00311)."""
+"""C2A: one hypernetwork generates all bottleneck adapters from labels and activations (arXiv 2411.00311)."""
 
 from __future__ import annotations
 
@@ -18,34 +18,36 @@ from flt.models.adapters.sublayers import bottleneck, prepare
 from flt.protocol.layout import Layout
 
 STD = 0.01
-"""Of the factors' initial values."""
+"""Standard deviation of the factors' initial values."""
 EPSILON = 1e-12
 SOURCES = ("batch", "client")
 
 
 @dataclasses.dataclass
 class C2ASettings:
-    """One hypernetwork for all blocks and both places in a block; the description is ours, after the authors' code.
+    """Settings of C2A: one hypernetwork for all blocks and both positions in a block.
 
-    t r c + c H + L t + (K + 1) t + (H + 1) t + r H + r + H parameters: 48,032 for (H, L, r, t, c, K) = (768, 6, 16, 8,
-    32, 10).
+    Our reconstruction follows the authors' code. Number of parameters:
+    t r c + c H + L t + (K + 1) t + (H + 1) t + r H + r + H, which is 48,032 for
+    (H, L, r, t, c, K) = (768, 6, 16, 8, 32, 10).
 
     Attributes:
         name: Always ``c2a``.
         rank: r, the width of the generated bottlenecks.
         embedding: t, the size of a client's embedding.
         factor: c, the inner size of the factors.
-        label_source: ``batch``: the histogram of the mini-batch while training, as in the authors' code. ``client``: of
-            the client's training examples, also where its model is evaluated on what it holds out (our reading of the
-            paper's figure). Else all classes of the head weigh the same.
-        mask_padding: Leave padding out of the context; the authors' code counts it in.
-        use_label: Ablation: the label's part of the embedding.
-        use_context: Ablation: the activations' part of it.
-        use_layer: Ablation: the block's part of it.
-        factorise: Ablation: two factors, F and S, instead of one matrix (t, r H).
-        normalise: Ablation: divide the rows of that matrix by their norms.
-        head: Name of the module that is trained whole; None: the classifier, and the layers before it that the
-            checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
+        label_source: Source of the label histogram. ``batch``: the labels of the mini-batch in training, as in the
+            authors' code. ``client``: the labels of the client's training examples, also in the evaluation on the
+            client's held-out examples (our reading of the paper's figure). Without a source, as in the evaluation of
+            the global model, all classes of the head have the same weight.
+        mask_padding: If true, padding doesn't count in the context. The authors' code counts it.
+        use_label: Ablation: whether the embedding has a part from the labels.
+        use_context: Ablation: whether the embedding has a part from the activations.
+        use_layer: Ablation: whether the embedding has a part from the block.
+        factorise: Ablation: whether the matrix (t, r H) is the product of two factors, F and S.
+        normalise: Ablation: whether the rows of the matrix (t, r H) are divided by their norms.
+        head: Name of the module that is trained whole. None: the classifier and the layers before it that the
+            checkpoint lacks (DistilBERT's ``pre_classifier``, a pooler). ``none``: no head.
     """
 
     name: str = "c2a"
@@ -73,17 +75,17 @@ class C2ASettings:
 
 
 def histogram(labels: Tensor, classes: int) -> Tensor:
-    """p (K,): the share of each class among labels (batch,)."""
+    """Returns p (K,), the share of each class among labels (batch,)."""
     return F.one_hot(labels, classes).float().mean(0)
 
 
 def context(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-    """g (H,): the mean over the batch of s_b, the mean over time of Z_b divided by its norm.
+    """Returns g (H,), the mean over the batch of s_b. s_b is the mean of Z_b over time, divided by its norm.
 
     Args:
         hidden: Z (batch, time, H).
-        mask: 1 where there is a token, 0 where there is padding (batch, time); None: tokens everywhere. A row of
-            padding alone counts as zero.
+        mask: 1 for a token, 0 for padding (batch, time); None: no padding. A row with nothing but padding counts as
+            zero.
     """
     weights = torch.ones_like(hidden[..., :1]) if mask is None else mask.unsqueeze(-1).to(hidden.dtype)
     mean = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
@@ -91,38 +93,39 @@ def context(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def generating(matrix: Tensor, bias: Tensor, normalise: bool = True) -> Tensor:
-    """M (t, r H): the bias in every row, then each row divided by its norm.
+    """Returns M (t, r H): the matrix plus the bias in every row, each row then divided by its norm.
 
     Args:
         matrix: F S viewed as (t, r H).
         bias: W_bias (1, r H).
-        normalise: Whether to divide.
+        normalise: Whether to divide the rows by their norms.
     """
     rows = matrix + bias
     return rows / (torch.linalg.vector_norm(rows, dim=1, keepdim=True) + EPSILON) if normalise else rows
 
 
 def generate(embedding: Tensor, rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """(U, D): w = e M viewed as (H, r) and, the same entries in the same order, as (r, H).
+    """Returns U (H, r) and D (r, H): two views of the same vector w = e M, with the entries in the same order.
 
     Args:
         embedding: e (t,).
         rows: M (t, r H).
-        width: H.
+        width: H, the size of the activations.
     """
     w = embedding @ rows
     return w.view(width, -1), w.view(-1, width)
 
 
 class HyperNetwork(nn.Module):
-    """The weights of the hypernetwork, and what it knows of the batch and of the client.
+    """The hypernetwork: its weights, and the labels and the mask that it computes with.
 
     Args:
         settings: Sizes and switches.
-        width: H.
+        width: H, the size of the activations.
         layers: L, the number of adapted blocks.
-        classes: K.
-        output: The layer that yields the logits: its rows are the classes of the job at hand; None: all K.
+        classes: K, the number of classes.
+        output: The layer that returns the logits. Its number of rows is the number of classes of the current job. None:
+            every job has all K classes.
     """
 
     def __init__(
@@ -130,7 +133,7 @@ class HyperNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.settings, self.width, self.classes = settings, width, classes
-        self.output = (output,)  # in a tuple, so as not to become a part of this module
+        self.output = (output,)  # in a tuple, which keeps PyTorch from registering it as a submodule
         r, t, c = settings.rank, settings.embedding, settings.factor
         if settings.factorise:
             self.f, self.s = nn.Parameter(STD * torch.randn(t * r, c)), nn.Parameter(STD * torch.randn(c, width))
@@ -150,10 +153,11 @@ class HyperNetwork(nn.Module):
         self.counts: tuple[int, ...] = ()
 
     def enter_client(self, data: JobData) -> None:
-        """Called before a job's model is evaluated, trained and evaluated again.
+        """Stores the label counts of a job before its model is evaluated, trained and evaluated again.
 
         Raises:
-            InputError: The histogram is wanted, and nobody counted the labels, or they are no classes of the model.
+            InputError: The client's histogram is needed, but the data has no label counts, or more of them than the
+                model has classes.
         """
         if self.settings.use_label and self.settings.label_source == "client":
             if not sum(data.label_counts):
@@ -165,33 +169,46 @@ class HyperNetwork(nn.Module):
         self.counts = data.label_counts
 
     def enter_batch(self, batch: Any) -> None:
-        """Called before each training step: a batch is a mapping with ``labels`` (batch,), or ends in them."""
+        """Stores a batch's labels (batch,) before a training step.
+
+        They are the entry ``labels`` of a mapping, or the last element of a sequence.
+        """
         last = batch[-1] if isinstance(batch, Sequence) and len(batch) else None
-        named = batch.get("labels") if isinstance(batch, Mapping) else last
-        self.batch = named if isinstance(named, Tensor) and named.dim() == 1 and not named.is_floating_point() else None
+        labels = batch.get("labels") if isinstance(batch, Mapping) else last
+        self.batch = (
+            labels if isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point() else None
+        )
 
     def leave_client(self) -> None:
-        """Called after a job."""
+        """Clears the label counts and the labels after a job."""
         self.counts, self.batch = (), None
 
-    def take(self, names: Sequence[str], root: nn.Module, args: tuple[Any, ...], given: Mapping[str, Any]) -> None:
-        """The root's hook before its forward: keeps the mask (batch, time) of the batch, and its labels where given.
+    def before_forward(
+        self, names: Sequence[str], root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Stores the mask (batch, time) and the labels of the batch, as a hook before the root model's forward.
 
-        ``names`` are those of its arguments. What is kept stays until the next batch: with gradient checkpointing,
-        blocks run again in the backward pass.
+        Both are kept until the next batch, because with gradient checkpointing the blocks run again in the backward
+        pass.
+
+        Args:
+            names: Names of the arguments of the root model's forward.
+            root: The root model.
+            args: Positional arguments of the call.
+            kwargs: Keyword arguments of the call.
         """
-        named = {**dict(zip(names, args, strict=False)), **given}
-        self.labels, mask = named.get("labels", self.batch), named.get("attention_mask")
+        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        self.labels, mask = arguments.get("labels", self.batch), arguments.get("attention_mask")
         self.mask = mask if self.settings.mask_padding else None
 
-    def after(self, layer: int, place: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        """The forward hook of a sub-layer in the ``layer``-th adapted block: Z (batch, time, H) -> A(Z)."""
-        with torch.autocast(output.device.type, enabled=False):  # norms and means want more than the 8 bits of bf16
+    def forward_hook(self, layer: int, place: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        """Replaces the output Z (batch, time, H) of a sub-layer in an adapted block by A(Z), as a forward hook."""
+        with torch.autocast(output.device.type, enabled=False):  # the 8 bits of bf16 are too few for norms and means
             u, d = generate(self.embedding(layer, output), self.rows(), self.width)
         return bottleneck(output, u, d, self.b1, self.b2)
 
     def embedding(self, layer: int, hidden: Tensor) -> Tensor:
-        """e (t,): the sum of what labels, block and activations say."""
+        """Returns e (t,), the sum of the parts from the labels, the block and the activations."""
         e = self.b1.new_zeros(self.settings.embedding)
         if self.settings.use_label:
             e = e + self.label(self.distribution())
@@ -202,10 +219,10 @@ class HyperNetwork(nn.Module):
         return e
 
     def distribution(self) -> Tensor:
-        """p (K,).
+        """Returns p (K,), the current distribution of the labels.
 
         Raises:
-            InputError: It is the batch's, and the model wasn't given the labels.
+            InputError: The distribution is the batch's, and the batch has no labels.
         """
         uniform = self._uniform()
         if self.settings.label_source == "client":
@@ -219,32 +236,32 @@ class HyperNetwork(nn.Module):
         return histogram(self.labels, self.classes).to(uniform.dtype)
 
     def _uniform(self) -> Tensor:
-        """p (K,) without any labels: jobs may have heads of several widths, and one is installed."""
+        """Returns p (K,) without labels: uniform over the classes of the installed head, which may be fewer than K."""
         (output,) = self.output
-        own = self.classes if output is None else len(output.weight)
+        job_classes = self.classes if output is None else len(output.weight)
         p = self.b1.new_zeros(self.classes)
-        p[:own] = 1 / own
+        p[:job_classes] = 1 / job_classes
         return p
 
     def rows(self) -> Tensor:
-        """M (t, r H)."""
+        """Returns M (t, r H)."""
         matrix = (self.f @ self.s).view(self.settings.embedding, -1) if self.settings.factorise else self.m
         return generating(matrix, self.w_bias, self.settings.normalise)
 
 
 def attach(module: nn.Module, settings: C2ASettings, seed: int, layers: str = "all") -> Layout:
-    """Freezes a module, lets one hypernetwork adapt its blocks and says which tensor has which role.
+    """Freezes a module and lets one hypernetwork adapt its blocks. Returns the role of each tensor.
 
-    The hypernetwork is a part of the lowest block that it adapts, so what lies below is known to stay as it is.
+    The hypernetwork is a submodule of the lowest adapted block, so the blocks below count as a frozen prefix.
 
     Args:
-        module: Changed in place.
-        settings: Sizes, switches, head.
-        seed: Of the initial weights; the global generator is left as it was.
-        layers: ``all``, or ``top<k>``: only the k uppermost blocks are adapted.
+        module: The module, changed in place.
+        settings: Sizes, switches and name of the head.
+        seed: Seed of the initial weights. The global generator isn't changed.
+        layers: ``all``, or ``top<k>`` for the k uppermost blocks only.
 
     Raises:
-        InputError: The model is of another type, or has no such head or blocks.
+        InputError: The model's type isn't supported, or the head or blocks don't exist.
     """
     host = prepare(module, settings.name, settings.head, layers)
     with torch.random.fork_rng():
@@ -252,8 +269,8 @@ def attach(module: nn.Module, settings: C2ASettings, seed: int, layers: str = "a
         network = HyperNetwork(settings, host.width, len(host.blocks), host.classes, host.output)
     host.blocks[0].add_module("c2a", network)
     names = tuple(inspect.signature(host.root.forward).parameters)
-    host.root.register_forward_pre_hook(functools.partial(network.take, names), with_kwargs=True)
+    host.root.register_forward_pre_hook(functools.partial(network.before_forward, names), with_kwargs=True)
     for layer, places in enumerate(host.places):
         for place in places:
-            place.register_forward_hook(functools.partial(network.after, layer))
+            place.register_forward_hook(functools.partial(network.forward_hook, layer))
     return Layout.of(module, host.head)

@@ -1,4 +1,4 @@
-"""Modules that are trained whole beside an adapter, or without one."""
+"""Freezing of a module's weights, except for its head."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from flt.models.module import ClientModule
 
 
 def freeze_but_head(module: nn.Module, head: str | None) -> list[str]:
-    """Freezes a module but for its head.
+    """Freezes all weights of a module except for its head.
 
     Args:
-        module: Changed in place.
-        head: Name of the module that is trained whole; None: the classifier, and the layers before it that the
-            checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
+        module: The module, changed in place.
+        head: Name of the module that is trained whole. None: the classifier and the layers before it that the
+            checkpoint lacks (DistilBERT's ``pre_classifier``, a pooler). ``none``: no head.
 
     Returns:
-        Full names of what is trained whole.
+        Full names of the modules that are trained whole.
 
     Raises:
-        InputError: There is no such head; nothing is changed then.
+        InputError: There is no such head. The module is unchanged then.
     """
     inner, prefix = (module.model, "model.") if isinstance(module, ClientModule) else (module, "")
-    whole = {name: submodule(inner, name) for name in whole_modules(inner, head)}
+    trained = {name: submodule(inner, name) for name in whole_modules(inner, head)}
     module.requires_grad_(False)
-    for part in whole.values():
+    for part in trained.values():
         part.requires_grad_(True)
-    return [f"{prefix}{name}" for name in whole]
+    return [f"{prefix}{name}" for name in trained]

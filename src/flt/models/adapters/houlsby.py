@@ -1,4 +1,4 @@
-"""Bottleneck adapters (Houlsby et al., arXiv 1902.00751): two small networks in each block, and the head."""
+"""Bottleneck adapters (Houlsby et al., arXiv 1902.00751): two small networks in each block, trained with the head."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from flt.models.adapters.sublayers import bottleneck, prepare
 from flt.protocol.layout import Layout
 
 STD = 0.01
-"""Of the initial weights, cut at two deviations: the adapter begins near the identity (section 2.1)."""
+"""Standard deviation of the initial weights, truncated at two deviations.
+
+The adapter thus begins near the identity (section 2.1).
+"""
 
 
 @dataclasses.dataclass
 class HoulsbySettings:
-    """Z + GELU(Z U + b1) D + b2 after attention and after feed-forward, each with weights of its own.
+    """Settings of the adapters Z + GELU(Z U + b1) D + b2 after attention and feed-forward, each with its own weights.
 
-    2 L (2 H r + r + H) parameters: 304,320 for H = 768, L = 6, r = 16. Layer norms stay frozen, unlike the paper's.
+    Number of parameters: 2 L (2 H r + r + H), which is 304,320 for H = 768, L = 6, r = 16. Layer norms stay frozen; in
+    the paper they train.
 
     Attributes:
         name: Always ``houlsby``.
         rank: r, the width of the bottleneck.
-        head: Name of the module that is trained whole; None: the classifier, and the layers before it that the
-            checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
+        head: Name of the module that is trained whole. None: the classifier and the layers before it that the
+            checkpoint lacks (DistilBERT's ``pre_classifier``, a pooler). ``none``: no head.
     """
 
     name: str = "houlsby"
@@ -39,11 +43,11 @@ class HoulsbySettings:
 
 
 class Bottleneck(nn.Module):
-    """The weights of one adapter.
+    """One bottleneck adapter.
 
     Args:
-        width: H.
-        rank: r.
+        width: H, the size of the activations.
+        rank: r, the width of the bottleneck.
     """
 
     def __init__(self, width: int, rank: int) -> None:
@@ -53,22 +57,22 @@ class Bottleneck(nn.Module):
         for weight in (self.u, self.d):
             nn.init.trunc_normal_(weight, std=STD, a=-2 * STD, b=2 * STD)
 
-    def after(self, place: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        """The forward hook of the sub-layer: Z (batch, time, H) -> A(Z)."""
+    def forward_hook(self, place: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        """Replaces a sub-layer's output Z (batch, time, H) by A(Z), as a forward hook."""
         return bottleneck(output, self.u, self.d, self.b1, self.b2)
 
 
 def attach(module: nn.Module, settings: HoulsbySettings, seed: int, layers: str = "all") -> Layout:
-    """Freezes a module, puts two adapters into each of its blocks and says which tensor has which role.
+    """Freezes a module and puts two adapters into each of its blocks. Returns the role of each tensor.
 
     Args:
-        module: Changed in place.
-        settings: Width of the bottlenecks, head.
-        seed: Of the initial weights; the global generator is left as it was.
-        layers: ``all``, or ``top<k>``: only the k uppermost blocks are adapted.
+        module: The module, changed in place.
+        settings: Width of the bottlenecks and name of the head.
+        seed: Seed of the initial weights. The global generator isn't changed.
+        layers: ``all``, or ``top<k>`` for the k uppermost blocks only.
 
     Raises:
-        InputError: The model is of another type, or has no such head or blocks.
+        InputError: The model's type isn't supported, or the head or blocks don't exist.
     """
     host = prepare(module, settings.name, settings.head, layers)
     with torch.random.fork_rng():
@@ -77,5 +81,5 @@ def attach(module: nn.Module, settings: HoulsbySettings, seed: int, layers: str 
             for name, place in zip(("houlsby_attention", "houlsby_feed_forward"), places, strict=True):
                 adapter = Bottleneck(host.width, settings.rank)
                 block.add_module(name, adapter)
-                place.register_forward_hook(adapter.after)
+                place.register_forward_hook(adapter.forward_hook)
     return Layout.of(module, host.head)

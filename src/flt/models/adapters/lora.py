@@ -1,4 +1,4 @@
-"""LoRA on a module's linear layers, by peft, with the head trained whole."""
+"""LoRA on a module's linear layers, attached by peft. The head is trained whole."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from flt.protocol.layout import Layout
 
 @dataclasses.dataclass
 class LoraSettings:
-    """LoRA, W = W0 + (alpha / r) B A with B = 0 at first (arXiv 2106.09685).
+    """Settings of LoRA, W = W0 + (alpha / r) B A, where B starts at 0 (arXiv 2106.09685).
 
     Attributes:
         name: Always ``lora``.
         rank: r, the initial rank of every adapted layer.
-        alpha: The scale's numerator. alpha / r stays what it is on every client and in every round.
-        dropout: On the adapter's input, while training.
-        target_modules: Names, or ends of names, of the layers to adapt; None: found for the model's type.
-        head: Name of the module that is trained whole; None: the classifier, else the last linear layer, and
-            the layers before it that the checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
+        alpha: Numerator of the scale alpha / r, which is the same on every client and in every round.
+        dropout: Probability of dropout on the adapter's input, in training.
+        target_modules: Names, or ends of names, of the layers to adapt. None: the default for the model's type.
+        head: Name of the module that is trained whole. None: the classifier, else the last linear layer, and the
+            layers before it that the checkpoint lacks (DistilBERT's ``pre_classifier``, a pooler). ``none``: no head.
     """
 
     name: str = "lora"
@@ -50,30 +50,31 @@ class LoraSettings:
 
 
 def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "all") -> Layout:
-    """Freezes a module, puts LoRA on its linear layers and says which of its tensors have which role.
+    """Freezes a module and puts LoRA on its linear layers. Returns the role of each tensor.
 
-    A module that already holds peft layers keeps them, and what it lets train: only ``head`` is added, where given.
+    A module that already has peft layers keeps them and its trainable parameters. Only ``head``, if given, is made
+    trainable in addition.
 
     Args:
-        module: Changed in place.
-        settings: Rank, scale, layers, head.
-        seed: Of A's initial values; the global generator is left as it was.
-        layers: ``all``, or ``top<k>``: only the k uppermost blocks are adapted.
+        module: The module, changed in place.
+        settings: Rank, scale, adapted layers and head.
+        seed: Seed of A's initial values. The global generator isn't changed.
+        layers: ``all``, or ``top<k>`` for the k uppermost blocks only.
 
     Raises:
-        InputError: A target or the head isn't there, or the module has no such blocks.
+        InputError: A target layer, the head or the blocks don't exist.
     """
     root, prefix = (module.model, "model.") if isinstance(module, ClientModule) else (module, "")
     if any(isinstance(sub, LoraLayer) for sub in module.modules()):
         _check_layers(root)
         if layers != "all":
             raise InputError.of("model.adapt_layers", layers, "all", "the module holds adapters of its own")
-        head = [settings.head] if settings.head not in (None, "none") else _whole_modules(root)
+        head = [settings.head] if settings.head not in (None, "none") else _modules_to_save(root)
     else:
         head = whole_modules(root, settings.head)
-        if tied := [name for name in head if is_tied(root, name)]:
+        if tied_layers := [name for name in head if is_tied(root, name)]:
             why = "its weights are those of the embedding, which are frozen"
-            raise InputError.of("adapter.head", tied[0], "none", why)
+            raise InputError.of("adapter.head", tied_layers[0], "none", why)
         _inject(root, settings, head, seed, layers)
     head = [f"{prefix}{name}" for name in head if name]
     for name in head:
@@ -82,48 +83,51 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "
 
 
 def _check_layers(module: nn.Module) -> None:
-    """Refuses what peft can do and a federation of rank-1 pairs can't: its numbers would be wrong in silence."""
+    """Refuses features of peft that a federation of rank-1 components doesn't support.
+
+    Without this check, the results would be silently wrong.
+    """
     for name, layer in module.named_modules():
         if not isinstance(layer, LoraLayer):
             continue
         adapter = layer.active_adapters[0]
-        unlike = {
+        unsupported = {
             "several active adapters": len(layer.active_adapters) > 1,
             "a layer that isn't linear": not isinstance(layer.get_base_layer(), nn.Linear | Conv1D),
             "DoRA or another variant of LoRA": adapter in layer.lora_variant,
             "a bias of LoRA": layer.lora_bias.get(adapter, False),
         }
-        if found := [what for what, is_so in unlike.items() if is_so]:
-            raise InputError.of(f"module.{name}", found[0], "plain LoRA with one active adapter on linear layers")
+        if problems := [feature for feature, present in unsupported.items() if present]:
+            raise InputError.of(f"module.{name}", problems[0], "plain LoRA with one active adapter on linear layers")
 
 
 def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed: int, layers: str) -> None:
     targets = settings.target_modules or target_modules(module)
-    linear = [name for name, sub in module.named_modules() if not list(sub.children())]
+    leaves = [name for name, sub in module.named_modules() if not list(sub.children())]
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in linear):
+        if not any(name == target or name.endswith(f".{target}") for name in leaves):
             raise InputError.of(
-                "adapter.target_modules", target, f"ends of the names of layers, such as {', '.join(linear[:8])}"
+                "adapter.target_modules", target, f"ends of the names of layers, such as {', '.join(leaves[:8])}"
             )
     for name in head:
         submodule(module, name)
-    whole = [name for name in linear if any(name == target or name.endswith(f".{target}") for target in targets)]
+    adapted = [name for name in leaves if any(name == target or name.endswith(f".{target}") for target in targets)]
     if layers != "all":
         upper = tuple(f"{block}." for block in top_blocks(module, layers))
-        whole = [name for name in whole if name.startswith(upper)]
-        if not whole:
+        adapted = [name for name in adapted if name.startswith(upper)]
+        if not adapted:
             why = f"none of {', '.join(targets[:4])} lies there"
             raise InputError.of("model.adapt_layers", layers, "blocks that hold a layer to adapt", why)
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,  # type: ignore[arg-type]  # alpha may be a fraction
-        target_modules="|".join(map(re.escape, whole)), exclude_modules=list(head) or None,
-        fan_in_fan_out=all(isinstance(module.get_submodule(name), Conv1D) for name in whole),
+        target_modules="|".join(map(re.escape, adapted)), exclude_modules=list(head) or None,
+        fan_in_fan_out=all(isinstance(module.get_submodule(name), Conv1D) for name in adapted),
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject_adapter_in_model(config, module)
 
 
-def _whole_modules(module: nn.Module) -> list[str]:
-    """Copies that are trained whole, as peft's ``modules_to_save`` makes them."""
+def _modules_to_save(module: nn.Module) -> list[str]:
+    """Names of the copies that are trained whole, which peft makes for ``modules_to_save``."""
     return [name for name, _ in module.named_modules() if name.endswith("modules_to_save.default")]

@@ -1,4 +1,4 @@
-"""No adapter: for plans that train the whole model, or the head alone."""
+"""No adapter, for plans that train the whole model or only the head."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from flt.protocol.layout import Layout
 
 @dataclasses.dataclass
 class NoAdapterSettings:
-    """Nothing is attached.
+    """Settings of ``adapter=none``, which attaches nothing.
 
     Attributes:
         name: Always ``none``.
-        head: Name of the module that is trained whole; None: the classifier, and the layers before it that the
-            checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
+        head: Name of the module that is trained whole. None: the classifier and the layers before it that the
+            checkpoint lacks (DistilBERT's ``pre_classifier``, a pooler). ``none``: no head.
     """
 
     name: str = "none"
@@ -26,16 +26,16 @@ class NoAdapterSettings:
 
 
 def attach(module: nn.Module, settings: NoAdapterSettings, seed: int, layers: str = "all") -> Layout:
-    """Freezes a module but for its head, and says which of its tensors have which role.
+    """Freezes all weights of a module except for its head. Returns the role of each tensor.
 
     Args:
-        module: Changed in place.
-        settings: Which module is the head.
-        seed: Nothing is drawn.
-        layers: ``all``: there is no adapter to put into some blocks only.
+        module: The module, changed in place.
+        settings: Name of the head.
+        seed: Unused, because nothing is drawn at random.
+        layers: ``all``. No other value is allowed, because there is no adapter.
 
     Raises:
-        InputError: The head isn't there, or blocks to adapt were named.
+        InputError: There is no such head, or layers isn't ``all``.
     """
     if layers != "all":
         raise InputError.of("model.adapt_layers", layers, "all", "adapter=none adapts no blocks")

@@ -1,4 +1,4 @@
-"""The adapters by name."""
+"""A table of the adapters by name."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ ADAPTERS: dict[str, tuple[type, Callable[..., Layout]]] = {
     "houlsby": (houlsby.HoulsbySettings, houlsby.attach),
     "none": (none.NoAdapterSettings, none.attach),
 }
-"""Name in conf/adapter/ -> its settings, and what attaches it: called with module, settings, seed and layers."""
+"""Name in conf/adapter/ -> class of its settings, and function (module, settings, seed, layers) that attaches it."""

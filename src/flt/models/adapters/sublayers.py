@@ -1,4 +1,7 @@
-"""Where serial adapters go: on what attention and feed-forward yield, in each block, before the residual is added."""
+"""The positions of serial adapters: after attention and after feed-forward in each block, before the residual is added.
+
+C2A and Houlsby's bottlenecks are serial adapters.
+"""
 
 from __future__ import annotations
 
@@ -24,24 +27,24 @@ PLACES = {
     "distilbert": ("attention.out_lin", "ffn"),
     "vit": ("attention.o_proj", "mlp"),
 }
-"""Model type -> modules of a block that yield Z (batch, time, H): after attention, and after feed-forward.
+"""Model type -> names of the two modules in a block that return Z (batch, time, H), for attention and feed-forward.
 
-Most blocks normalise after the residual, X1 = LN(A(attention(X)) + X), as the papers have it. ViT normalises before, so
-there it is X1 = A(attention(LN(X))) + X; its dropout, one module for both, comes after the adapter.
+Most blocks normalise after the residual, as in the papers: X1 = LN(A(attention(X)) + X). ViT normalises before, so
+X1 = A(attention(LN(X))) + X. ViT's dropout, one module for both sub-layers, comes after the adapter.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """A frozen module that serial adapters are put into.
+    """A frozen module, and the positions in it for serial adapters.
 
     Attributes:
-        root: The model that gets a batch's tensors by name.
-        width: H, the size of its activations.
-        classes: K; where jobs have heads of several widths, the widest one's.
-        output: The layer that yields the logits, of the head that is in the module; None: no layer does.
+        root: The model that takes a batch's tensors by name.
+        width: H, the size of the activations.
+        classes: K, the number of classes; of the widest head if jobs have different heads.
+        output: The layer of the module's current head that returns the logits; None if the logits come from no layer.
         blocks: The adapted blocks, from the lowest to the uppermost.
-        places: Of each of them, the modules that yield Z.
+        places: For each adapted block, the two modules that return Z.
         head: Names of the modules that are trained whole.
     """
 
@@ -55,36 +58,36 @@ class Host:
 
 
 def prepare(module: nn.Module, adapter: str, head: str | None, layers: str) -> Host:
-    """Freezes a module but for its head, and finds the places for adapters.
+    """Freezes all weights of a module except for its head, and finds the positions for serial adapters.
 
     Args:
-        module: Changed in place.
-        adapter: What is to be attached, for messages.
-        head: Name of the module that is trained whole; None: the classifier, and the layers before it that the
-            checkpoint lacks (DistilBERT's, a pooler); ``none``: no head.
-        layers: ``all``, or ``top<k>``: only the k uppermost blocks are adapted.
+        module: The module, changed in place.
+        adapter: Name of the adapter, for error messages.
+        head: Name of the module that is trained whole. None: the classifier and the layers before it that the
+            checkpoint lacks (DistilBERT's ``pre_classifier``, a pooler). ``none``: no head.
+        layers: ``all``, or ``top<k>`` for the k uppermost blocks only.
 
     Raises:
-        InputError: The model is of another type, holds adapters already, or has no such head or blocks.
+        InputError: The model's type isn't supported, the module already has adapters, or head or blocks don't exist.
     """
     root = next((sub for sub in module.modules() if isinstance(sub, PreTrainedModel | LabelNameClassifier)), module)
     config: Any = getattr(root, "config", None)
-    kind = getattr(config, "model_type", None)
-    if kind not in PLACES:
-        why = f"the model is {f'of type {kind}' if kind else 'no model of transformers'}"
+    model_type = getattr(config, "model_type", None)
+    if model_type not in PLACES:
+        why = f"the model is {f'of type {model_type}' if model_type else 'no model of transformers'}"
         raise InputError.of("adapter", adapter, f"a model of type {', '.join(PLACES)}; or adapter=lora", why)
     if any(isinstance(sub, LoraLayer) for sub in module.modules()):
         raise InputError.of("adapter", adapter, "lora", "the module holds LoRA layers of its own")
-    names = freeze_but_head(module, head)
+    head_names = freeze_but_head(module, head)
     adapted = [root.get_submodule(name) for name in (blocks(root) if layers == "all" else top_blocks(root, layers))]
-    attention, feed_forward = PLACES[kind]
+    attention, feed_forward = PLACES[model_type]
     places = [(block.get_submodule(attention), block.get_submodule(feed_forward)) for block in adapted]
-    output = _output(module, names)
-    return Host(root, config.hidden_size, _classes(module, output), output, adapted, places, names)
+    output = _logits_layer(module, head_names)
+    return Host(root, config.hidden_size, _class_count(module, output), output, adapted, places, head_names)
 
 
 def bottleneck(z: Tensor, u: Tensor, d: Tensor, b1: Tensor, b2: Tensor) -> Tensor:
-    """A(Z) = Z + GELU(Z U + b1) D + b2 (Houlsby et al., arXiv 1902.00751).
+    """Computes A(Z) = Z + GELU(Z U + b1) D + b2 (Houlsby et al., arXiv 1902.00751).
 
     Args:
         z: Z (batch, time, H).
@@ -94,27 +97,33 @@ def bottleneck(z: Tensor, u: Tensor, d: Tensor, b1: Tensor, b2: Tensor) -> Tenso
         b2: (H,).
 
     Returns:
-        A(Z) (batch, time, H), of the type of Z.
+        A(Z) (batch, time, H), in the dtype of Z.
     """
     return (z + F.gelu(z @ u + b1) @ d + b2).to(z.dtype)
 
 
-def _output(module: nn.Module, head: list[str]) -> nn.Linear | None:
-    """The last linear layer of the head, or of the classifier of flt's own module, whatever its head is."""
+def _logits_layer(module: nn.Module, head: list[str]) -> nn.Linear | None:
+    """Returns the layer of the logits: the last linear layer of the classifier.
+
+    In flt's own module the classifier counts, even if the trained head is another module. In a user's module the
+    trained head counts, if there is one.
+    """
     inner = module.model if isinstance(module, ClientModule) else module
     if any(isinstance(sub, LabelNameClassifier) for sub in module.modules()):
         return None
-    whole = inner.get_submodule(head_name(inner)) if inner is not module or not head else module.get_submodule(head[-1])
-    return next((sub for sub in reversed(list(whole.modules())) if isinstance(sub, nn.Linear)), None)
+    head_module = (
+        inner.get_submodule(head_name(inner)) if inner is not module or not head else module.get_submodule(head[-1])
+    )
+    return next((sub for sub in reversed(list(head_module.modules())) if isinstance(sub, nn.Linear)), None)
 
 
-def _classes(module: nn.Module, output: nn.Linear | None) -> int:
+def _class_count(module: nn.Module, output: nn.Linear | None) -> int:
     if isinstance(module, ClientModule):
-        assert module.accuracy.num_classes is not None, "which flt's module says"
-        return module.accuracy.num_classes  # the most that one has, where jobs have different heads
+        assert module.accuracy.num_classes is not None, "flt's own module sets the number of classes"
+        return module.accuracy.num_classes  # of the widest head, if jobs have different heads
     if output is not None:
         return output.out_features
-    named = [sub for sub in module.modules() if isinstance(sub, LabelNameClassifier)]
-    if not named:
+    label_name_heads = [sub for sub in module.modules() if isinstance(sub, LabelNameClassifier)]
+    if not label_name_heads:
         raise InputError.of("adapter.head", "no linear layer", "a module that ends in one, which tells the classes")
-    return len(named[0].names)
+    return len(label_name_heads[0].names)
