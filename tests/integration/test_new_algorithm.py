@@ -16,8 +16,8 @@ PAGE = (ROOT / "docs" / "new_algorithm.md").read_text()
 BLOCK = re.compile(r"^```(?:python|yaml)\n# ([\w/.]+)(?:, [^\n]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = dict(BLOCK.findall(PAGE))
 """File -> what the page puts into it."""
-RULE, TABLE = "src/flt/algorithm/rule/geometric_median.py", "src/flt/run/build.py"
-METHODS, TEST = "tests/integration/test_trivial_cases.py", "tests/algorithm/rule/test_geometric_median.py"
+RULE, TABLE = "src/flt/algorithm/rule/geometric_median.py", "src/flt/algorithm/registry.py"
+METHODS, TEST = "tests/support/methods.py", "tests/algorithm/rule/test_geometric_median.py"
 
 
 def code_lines(source: str) -> int:
@@ -84,7 +84,7 @@ def test_the_recipe_trains_by_its_name(copy: Path) -> None:
 
 @pytest.mark.slow
 def test_its_tests_pass_and_those_of_every_method(copy: Path) -> None:
-    tests = [TEST, "tests/integration/test_invariance.py", METHODS]
+    tests = [TEST, "tests/integration/test_invariance.py", "tests/integration/test_trivial_cases.py"]
     chosen = ["-k", "geometric_median or rfa", "-p", "no:cacheprovider", "-q"]
     options = ["--rootdir", str(copy), "-o", "addopts=--import-mode=importlib", "-o", "markers=slow: slow"]
     done = run(copy, "pytest", *chosen, *tests, *options)
