@@ -215,10 +215,11 @@ class SensitivityMeter(LocalCallback):
                 self.deviation[name].lerp_((sensitivity - mean).abs(), 1 - self.beta2)
 
     def report(self) -> None:
-        """Called when the fit has ended: one scalar per pair and layer."""
+        """Called when the fit has ended: adds one score per component and layer to the update."""
         for name, mean in self.mean.items():
             entry = self.fit.layout.entries[name]
             smoothed = mean * self.deviation[name] if self.uncertainty else mean
             part = smoothed.mean(dim=[d for d in range(smoothed.dim()) if d != entry.axis]).cpu()
+            # The score of a component is the sum of A's part and B's part.
             ids, other = self.fit.scores.get(entry.layer, (self.fit.payload.held[entry.layer], torch.zeros_like(part)))
             self.fit.scores[entry.layer] = (ids, other + part)
