@@ -35,7 +35,7 @@ class NoCompression(CompressionPart):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Quantising(CompressionPart):
+class _Quantisation(CompressionPart):
     """Base of the compressions that quantise components, with precisions that use up a client's budget.
 
     In updates, a component's weight in the allocation is the score that its client measured, or |b_i| |a_i| if clients
@@ -101,7 +101,7 @@ class _Quantising(CompressionPart):
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantised(_Quantising):
+class Quantised(_Quantisation):
     """Quantisation under the same budget for all clients. With neither number, all components travel at 32 bits.
 
     Attributes:
@@ -128,7 +128,7 @@ class Quantised(_Quantising):
 
 
 @dataclasses.dataclass(frozen=True)
-class Channel(_Quantising):
+class Channel(_Quantisation):
     """Quantisation under the capacity of each client's radio channel: C_k = tau W log2(1 + P h(d_k) / (N0 W)), in bits.
 
     The formula and the distances between 1100 and 2000 m are from a secondary source on HAFLQ. The path loss is our
