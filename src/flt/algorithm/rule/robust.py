@@ -170,7 +170,7 @@ class Krum(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class MultiKrum(Krum):
-    """Multi-Krum with m = n - f: the mean of the m updates with the smallest scores (Blanchard et al., NeurIPS 2017)."""
+    """Multi-Krum with m = n - f: the mean of the m updates with the lowest scores (Blanchard et al., NeurIPS 2017)."""
 
     def count(self, n: int, f: int) -> int:
         """Returns the number of trusted updates among n, if f may be hostile."""

@@ -38,7 +38,9 @@ def deal(
     return tuple(sorted(shuffled[(before + i) % len(active)] for i in range(hand)))
 
 
-def explored(ranking: Sequence[_Component], count: int, share: float, generator: np.random.Generator) -> tuple[_Component, ...]:
+def explored(
+    ranking: Sequence[_Component], count: int, share: float, generator: np.random.Generator
+) -> tuple[_Component, ...]:
     """Returns the first components of a ranking, with a share of them replaced by random lower-ranked components.
 
     The number of random components is floor(share * count + u) with u uniform in [0, 1). Its mean is share * count, so
