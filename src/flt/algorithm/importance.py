@@ -35,7 +35,7 @@ class NoImportance(ImportancePart):
 
 @dataclasses.dataclass(frozen=True)
 class Magnitude(ImportancePart):
-    """|s b_i a_i|, the Frobenius norm of the component's part of the product, after each round and without smoothing.
+    """Frobenius norm |s b_i a_i| of the component's part of the product, after each round and without smoothing.
 
     It serves as a comparison for HAFL's score (arXiv 2411.06581); the choice of the norm is our reconstruction. A
     component that was never trained has b_i = 0 and therefore the lowest score.

@@ -109,7 +109,7 @@ class Annealed(SchedulePart):
         return None if self.rounds is None else self._phases()[0]
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses cuts by scores that nobody measures, and an SVD if other parts keep tensors that match the factors.
+        """Refuses cuts by scores that no part measures, and an SVD if other parts keep tensors that match the factors.
 
         Raises:
             InputError: Another part contradicts this one.

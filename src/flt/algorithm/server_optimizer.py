@@ -102,7 +102,7 @@ class _MomentOptimizer(ServerOptimizerPart):
         initial = torch.full_like(like, self.initial_moments[slot])
         if kept is None:
             return initial
-        # a new group starts with the mean over its members' groups, in which a missing moment counts as zero
+        # A new group starts with the mean over its members' groups, in which a missing moment counts as zero.
         existed = gid in view.state.groups or not self.initial_moments[slot]
         return kept.double() if existed else torch.maximum(kept.double(), initial)
 

@@ -102,7 +102,7 @@ class Clustering(GroupingPart):
 
     @property
     def reads_changes(self) -> bool:
-        """True if jobs are clustered by what their training changed."""
+        """True if jobs are clustered by the changes that their training made."""
         return self.features == "changes"
 
     def check_layout(self, recipe: Recipe, layout: Layout) -> None:

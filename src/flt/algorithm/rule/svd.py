@@ -44,7 +44,7 @@ class Svd(Rule):
             left, right = self._cut(layer, updates, len(view.state.active[name]))
             held = {name: view.state.active[name][: left.shape[1]]}
             new[layer.b] = view.layout.put(layer.b, torch.zeros_like(new[layer.b]), held, left)
-            # components beyond these keep A and have B = 0
+            # All further components keep A and have B = 0.
             new[layer.a] = view.layout.put(layer.a, new[layer.a], held, right)
         return Combined(new)
 
