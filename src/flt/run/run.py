@@ -288,7 +288,7 @@ class Run:
         return Card("" if folder else source, self.cfg.adapter, layers, classes, folder=folder)
 
     def _loggers(self, federator: Federator) -> Loggers:
-        """Returns the user's loggers, or TensorBoard's, without rounds that a killed run logged but didn't checkpoint."""
+        """Returns the user's loggers or TensorBoard's, without rounds of a killed run that have no checkpoint."""
         chosen = list(self.loggers)
         if not chosen:
             parent, done = self.folder.parent, federator.state.rounds
