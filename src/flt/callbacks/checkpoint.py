@@ -262,7 +262,7 @@ def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
             raise
         except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             why = why_of(error) if isinstance(error, OSError) else error
-            then = ", trying the one before" if older else ""
+            then = ", trying the one before it" if older else ""
             _log.warning("checkpoint %s can't be used%s: %s", path.name, then, why)
     if manifests:
         allowed = "a new run, or this one with a whole copy of one of them"

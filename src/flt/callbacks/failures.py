@@ -29,7 +29,7 @@ class Failures(FedCallback):
         """Counts the failed jobs and warns about each of them."""
         self.failed += len(failures)
         for failure in failures:
-            _log.warning("round %d lacks %s", federator.round, failure)
+            _log.warning("round %d has no update from %s", federator.round, failure)
 
     def on_round_end(self, federator: Federator) -> None:
         """Logs the counts."""

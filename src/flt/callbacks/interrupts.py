@@ -62,7 +62,7 @@ class Interrupts(FedCallback):
             raise SIGNALS[signal.Signals(number)]
         self.received = signal.Signals(number)
         if self.says:
-            _log.warning("%s: stopping after the job that runs; once more stops at once", self.received.name)
+            _log.warning("%s: stopping after the current job; send it again to stop at once", self.received.name)
 
     def _end(self, federator: Federator) -> None:
         number = federator.engine.signalled(self.received or 0)

@@ -115,7 +115,7 @@ def worst_ten(federator: Federator) -> str:
         return ""
     worst = sorted((u for u in updates if f"distributed/{by}" in u.metrics), key=lambda u: (_rank(u, by), u.job))[:10]
     figures = [by, *(name for name in names if name != by)][:3]
-    columns = ["client", "job", "examples", *figures, f"{by} after the fit"]
+    columns = ["client", "job", "examples", *figures, f"{by} after local training"]
     keys = [*(f"distributed/{name}" for name in figures), f"fitted/{by}"]
     rows = [[*map(str, (*u.job, u.examples)), *(_cell(u.metrics.get(key)) for key in keys)] for u in worst]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (columns, ["---:"] * len(columns), *rows))

@@ -62,8 +62,9 @@ class Progress(FedCallback):
             self._display.end_job(federator, update)
         else:
             self._ended += 1
-            done, all_jobs = self._ended, max(self._ended, _expected(federator, len(federator.cohort)))
-            self._say_at_times(f"  round {federator.round}/{federator.rounds}: {done} of {all_jobs} jobs done")
+            done, expected = self._ended, max(self._ended, _expected(federator, len(federator.cohort)))
+            unit = "clients" if len({job.client for job in federator.cohort}) == len(federator.cohort) else "jobs"
+            self._say_at_times(f"  round {federator.round}/{federator.rounds}: {done} of {expected} {unit} trained")
 
     def on_evaluation(self, federator: Federator, done: int, batches: int) -> None:
         """Shows the progress of an evaluation of the global model."""
@@ -125,12 +126,12 @@ class _Display:
 
     def begin_job(self, payload: Payload) -> None:
         """Shows the client that is being trained."""
-        self.bars.update(self.jobs, note=f"client {payload.job[0]}")
+        self.bars.update(self.jobs, note=f"training client {payload.job[0]}")
 
     def end_job(self, federator: Federator, update: Update) -> None:
         """Moves both bars; the bar of the rounds moves by the job's share of its round."""
         losses = formatting.under(update.metrics, "fit/")
-        self.loss = {"loss": losses[name]} if (name := formatting.loss(losses)) else self.loss
+        self.loss = {name: losses[name]} if (name := formatting.loss(losses)) else self.loss
         self.ended.append(update.job)
         done = federator.state.rounds + min(1.0, len(self.ended) / _expected(federator, len(federator.cohort)))
         self.bars.update(self.jobs, completed=len({client for client, _ in self.ended}))
@@ -139,7 +140,7 @@ class _Display:
 
     def evaluate(self, done: int, batches: int) -> None:
         """Shows the progress of an evaluation of the global model."""
-        self.bars.update(self.jobs, note=f"evaluation {done}/{batches}")
+        self.bars.update(self.jobs, note=f"evaluation, batch {done} of {batches}")
 
     def end_round(self, metrics: Mapping[str, float]) -> None:
         """Shows the figures of the round."""
@@ -153,7 +154,7 @@ class _Display:
     def _drawn(self) -> Group:
         cells = [f"{name} {value:.3f}" for name, value in (self.loss | shown_score(self.last)).items()]
         totals = formatting.under(self.last, "comm/total_")
-        cells += [f"{way} {formatting.size(total)}" for way, total in totals.items()]
+        cells += [f"total {way} {formatting.size(total)}" for way, total in totals.items()]
         return Group(self.bars, Text(_GAP.join(cells), style="dim", no_wrap=True, overflow="ellipsis"))
 
 
@@ -163,11 +164,13 @@ def _expected(federator: Federator, number: int) -> int:
 
 
 def first_line(title: str, federator: Federator) -> str:
-    """Returns the first line: the run with its rounds, clients and jobs."""
+    """Returns the first line: the run with its rounds and clients, and its jobs if clients have several."""
     first, last = federator.state.rounds + 1, federator.rounds
-    jobs = sum(len(client.data) for client in federator.clients.values())
-    cells = [title, f"rounds {first}-{last}", f"clients {len(federator.clients)}", f"jobs {jobs}"]
-    return _GAP.join(cells + ([f"goes on after round {first - 1}"] if first > 1 else []))
+    clients, jobs = len(federator.clients), sum(len(client.data) for client in federator.clients.values())
+    cells = [title, f"rounds {first}-{last}", f"clients {clients}"]
+    cells += [f"jobs {jobs}"] if jobs != clients else []
+    cells += [f"resumes after round {first - 1}"] if first > 1 else []
+    return _GAP.join(cells)
 
 
 def round_line(federator: Federator, metrics: Mapping[str, float]) -> str:
@@ -176,7 +179,7 @@ def round_line(federator: Federator, metrics: Mapping[str, float]) -> str:
     digits, most = len(str(federator.rounds)), len(str(len(federator.clients)))
     cells = [f"round {metrics['round']:>{digits}}/{federator.rounds}", f"clients {clients:>{most}}"]
     losses = formatting.under(metrics, "clients/fit_")
-    cells += [f"loss {losses[name]:.3f}"] if (name := formatting.loss(losses)) else []
+    cells += [f"{name} {losses[name]:.3f}"] if (name := formatting.loss(losses)) else []
     cells += [f"{name} {value:.3f}" for name, value in shown_score(metrics).items()]
     cells += [f"{way} {formatting.size(n):>8}" for way, n in formatting.under(metrics, "comm/bytes_").items()]
     cells += [f"{formatting.duration(metrics[_SECONDS]):>6}"] if _SECONDS in metrics else []

@@ -60,7 +60,7 @@ class Stop(FedCallback):
     def on_fit_end(self, federator: Federator) -> None:
         """Warns if no global model was evaluated, so that no rule could apply."""
         if not _evaluated(federator.history) and (self.accuracy, self.patience) != (None, None):
-            _log.warning("no global model was evaluated, so neither stop.accuracy nor stop.patience meant anything")
+            _log.warning("stop.accuracy and stop.patience had no effect, since no global model was evaluated")
 
     def reason(self, history: History) -> str | None:
         """Returns the reason to end the run after these rounds, or None if it continues."""
@@ -87,7 +87,7 @@ class Stop(FedCallback):
         since = len(values) - 1 - best
         if since < self.patience:
             return None
-        return f"{name} {sign * values[best]:.4f} is the best for stop.patience={self.patience} evaluations"
+        return f"no {name} better than {sign * values[best]:.4f} in stop.patience={self.patience} evaluations"
 
 
 def _evaluated(history: History) -> list[dict[str, float]]:

@@ -37,7 +37,7 @@ def prefixed(federation: Federation, layout: Layout, cfg: TrainConfig, device: t
     module = federation.module
     assert isinstance(module, ClientModule)
     with _progress(show) as progress:
-        task = progress.add_task("activations below the adapters", total=None, visible=False)
+        task = progress.add_task("computing activations below the adapters, once", total=None, visible=False)
         activations = Activations(
             prefix=Prefix(module.model, lower_blocks(module.model, layout, "model.")),
             names={"model": str(cfg.model["path"] or cfg.model["name"]), "data": str(cfg.data["name"])},

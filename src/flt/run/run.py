@@ -165,7 +165,7 @@ class Run:
         written = (federator.server.layout, federator.state, self.folder, self._card(), models, cfg.export.base)
         path = Path(processes.first(lambda: str(exported or export(module, *written))))
         if self.show:
-            summary.render(federator.history, self.folder, time.perf_counter() - began, logdir=cfg.root)
+            self._summarise(federator, time.perf_counter() - began)
         if not cfg.model.get("quantise"):  # weights that were packed on a device can't leave it
             module.to(original_device)
         return Result(module, federator.history[-1], self.folder, federator.history, path)
@@ -298,6 +298,13 @@ class Run:
                 )
             ]
         return Loggers(chosen, flat(self.cfg), self.federation.tasks())
+
+    def _summarise(self, federator: Federator, elapsed: float) -> None:
+        """Prints the summary of the finished run."""
+        counts = [len(client.data) for client in self.federation.clients]
+        jobs = len(federator.updates) or sum(counts)  # a run that had already finished has no updates
+        worst = summary.worst_of(jobs, several=max(counts) > 1)
+        summary.render(federator.history, self.folder, elapsed, logdir=self.cfg.root, worst=worst)
 
     def _progress(self) -> list[FedCallback]:
         return [Progress(f"{self.cfg.name} on {self.cfg.data['name']}")] if self.show else []

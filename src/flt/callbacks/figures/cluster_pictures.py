@@ -20,7 +20,7 @@ from flt.protocol.messages import JobId
 
 MARKERS = "os^DvP*X<>ph"
 """Markers of the clusters; the thirteenth cluster starts again with the first marker."""
-ACCURACIES = {"round/clustering_acc": "jobs in the group of their task", "cluster/rand": "adjusted Rand index"}
+ACCURACIES = {"round/clustering_acc": "share of jobs in their task's group", "cluster/rand": "adjusted Rand index"}
 DISTANCES = {"cluster/between": "between clusters", "cluster/within": "within a cluster"}
 _GREY = "#555555"
 
@@ -37,7 +37,9 @@ def task_map(clustered: Clustered, tasks: Mapping[JobId, str], rounds: int) -> F
     names, gids = sorted({tasks[job] for job in clustered.jobs}), sorted(set(clustered.groups))
     colours = dict(zip(names, categories(len(names), then=_GREY), strict=False))
     markers = {gid: MARKERS[number % len(MARKERS)] for number, gid in enumerate(gids)}
-    figure = new_figure(7.2, max(4.6, 1.6 + 0.22 * (len(names) + len(gids))), f"Uploads of round {rounds}")
+    figure = new_figure(
+        7.2, max(4.6, 1.6 + 0.22 * (len(names) + len(gids))), f"Updates of round {rounds}, by task and group"
+    )
     axes = figure.subplots()
     for (x, y), job, gid in zip(points, clustered.jobs, clustered.groups, strict=True):
         axes.scatter(x, y, s=46, color=colours[tasks[job]], marker=markers[gid], edgecolors="white", linewidths=0.6,
@@ -49,8 +51,8 @@ def task_map(clustered: Clustered, tasks: Mapping[JobId, str], rounds: int) -> F
     task_of = [tasks[job] for job in clustered.jobs]
     by_task = [_dot("o", colours[name], f"{name or 'all'}  ({task_of.count(name)})") for name in names]
     by_group = [_dot(markers[gid], _GREY, f"{gid}  ({clustered.groups.count(gid)})") for gid in gids]
-    legend(figure, by_task, "outside right upper", "task  (uploads)")
-    legend(figure, by_group, "outside right lower", "group  (uploads)")
+    legend(figure, by_task, "outside right upper", "task  (updates)")
+    legend(figure, by_group, "outside right lower", "group  (updates)")
     return figure
 
 
@@ -63,7 +65,7 @@ def cosine_matrix(gids: Sequence[int], values: np.ndarray, rounds: int) -> Figur
         rounds: Rounds finished.
     """
     side = min(8.0, max(2.4, 0.46 * len(gids)))
-    figure = new_figure(side + 1.8, side + 1.3, f"Cosine of what groups learnt in {rounds} rounds")
+    figure = new_figure(side + 1.8, side + 1.3, f"Cosine similarity of the groups' changes in {rounds} rounds")
     axes = figure.subplots()
     others = np.where(np.eye(len(gids)) > 0, np.nan, values)  # the ones of the diagonal would take up the whole scale
     most = max(0.1, float(np.nanmax(np.abs(others))))
@@ -89,7 +91,7 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure | None:
     panels = [keys for keys in (ACCURACIES, DISTANCES) if any(key in metrics for metrics in history for key in keys)]
     if not panels:
         return None
-    figure = new_figure(4.4 * len(panels), 3.4, "Clusters over the rounds")
+    figure = new_figure(4.4 * len(panels), 3.4, "Clusters by round")
     for axes, keys in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for key, label in keys.items():
             points = [(metrics["round"], metrics[key]) for metrics in history if key in metrics]
@@ -98,10 +100,10 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure | None:
                           linewidth=1.6, label=label)  # fmt: skip
         if keys is ACCURACIES:
             axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.04)
-            axes.set_title("against the true tasks", fontsize=9)
+            axes.set_title("agreement with the true tasks", fontsize=9)
         else:
             axes.set_ylim(bottom=0, top=1.08 * axes.get_ylim()[1])
-            axes.set_title("mean distance of two uploads", fontsize=9)
+            axes.set_title("mean distance between two updates", fontsize=9)
         axes.set_xlabel("round", fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         axes.grid(axis="y", color="#e6e6e6")

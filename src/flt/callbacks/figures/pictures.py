@@ -76,7 +76,7 @@ def rank_map(layout: Layout, state: ServerState, updates: Sequence[Update]) -> F
     scores = dict(list(scores.items())[:PANELS])
     layers, rank = len(layout.layers), max(layer.rank for layer in layout.layers.values())
     width = 1.8 + (min(6.0, max(2.2, 0.2 * rank)) + 0.8) * (1 + len(scores))
-    figure = new_figure(width, 1.7 + row_height(layers) * layers, f"Pairs after round {state.rounds}")
+    figure = new_figure(width, 1.7 + row_height(layers) * layers, f"Rank-1 components after round {state.rounds}")
     pruned = _pruned(layout, state)
     panels = figure.subplots(1, 1 + len(scores), sharey=True, squeeze=False)[0]
     _trained(panels[0], _clients_per_component(layout, updates))
@@ -104,15 +104,15 @@ def assignment(state: ServerState, tasks: Mapping[JobId, str]) -> Figure:
     codes = padded([[gids.index(gid) if gid in gids else len(gids) for gid in row] for row in rows])
     columns = codes.shape[1]
     size = (2.9 + min(8.0, max(2.0, 0.3 * columns)), max(1.7 + 0.34 * len(names), 1.2 + 0.2 * len(gids)))
-    figure = new_figure(*size, f"Groups after round {state.rounds}")
+    figure = new_figure(*size, f"Groups of jobs after round {state.rounds}")
     axes = figure.subplots()
     colours = ListedColormap(categories(len(gids), then=EMPTY))
     grid(axes, codes, colours, Normalize(-0.5, len(gids) + 0.5))
     if columns <= ANNOTATED:
         annotate(axes, codes, lambda code: str(gids[int(code)]) if code < len(gids) else "", lambda code: "white")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-    only = f", the first {COLUMNS}" if columns == COLUMNS else ""
-    axes.set_xlabel(f"jobs in the order of their clients{only}", fontsize=9)
+    only = f" (the first {COLUMNS})" if columns == COLUMNS else ""
+    axes.set_xlabel(f"jobs, ordered by client{only}", fontsize=9)
     name_rows(axes, [name or "all" for name in names], "task")
     legend(figure, _group_patches(state, tasks, gids, colours), "outside right upper", "group  (jobs)")
     return figure
@@ -193,7 +193,7 @@ def _trained(axes: Axes, counts: np.ndarray) -> None:
     most = max(1, int(np.nanmax(counts)))
     colours = matplotlib.colormaps["viridis"].resampled(most + 1) if most < 12 else "viridis"
     image = grid(axes, counts, colours, Normalize(-0.5, most + 0.5))
-    axes.set_title("clients that trained it", fontsize=9)
+    axes.set_title("clients per component", fontsize=9)
     colour_bar(axes, image).yaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
 
 
