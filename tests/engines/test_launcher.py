@@ -82,7 +82,7 @@ def test_processes_of_one_machine_have_the_bits_of_serial_and_one_of_them_speaks
         options = ["engine=distributed", "devices=2", f"engine.strategy={strategy}", f"name={strategy}"]
         (printed,) = ended(flt(tmp_path, *options))
         assert bits(tmp_path, strategy) == bits(tmp_path, "plain")
-        assert printed.splitlines()[1] == f"{strategy} on digits  rounds 1-2  clients 4  jobs 4"
+        assert printed.splitlines()[1] == f"{strategy} on digits  rounds 1-2  clients 4"
         assert printed.count("round 2/2") == 1
 
 

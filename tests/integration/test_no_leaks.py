@@ -90,7 +90,7 @@ def test_a_failure_quotes_no_example(
 
     monkeypatch.setattr(ClientModule, "training_step", failing)
     assert train(*given, "algo=fedit", "min_updates=1") == 0
-    assert "round 1 lacks client 1, job 0: ValueError in test_no_leaks.py" in caplog.text
+    assert "round 1 has no update from client 1, job 0: ValueError in test_no_leaks.py" in caplog.text
     assert_silent({**written(tmp_path), "log": caplog.text.encode()})
 
 
