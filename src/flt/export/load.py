@@ -32,7 +32,7 @@ from flt.models.adapters.registry import ADAPTERS
 from flt.models.backbones import EMBEDDED
 from flt.models.hub import LOADABLE, OFFLINE, loading, locate
 from flt.models.label_name_head import LabelNameClassifier
-from flt.models.module import ClientModule, Optimizer
+from flt.models.module import ClientModule, Optimizer, backbone_of
 from flt.models.provenance import origin_of, tell
 from flt.protocol.layout import TRAVELLING
 
@@ -79,7 +79,7 @@ def _own(folder: Path, model: nn.Module | None) -> nn.Module:
     shell = base if card["classes"] is None else ClientModule(base, card["classes"], Optimizer())
     settings, attach = ADAPTERS[card["adapter"]["name"]]
     layout = attach(shell, typed(settings, card["adapter"], "adapter"), 0, card["adapt_layers"])
-    prefix = "" if shell is base else "model."
+    _, prefix = backbone_of(shell)
     if lacking := sorted({name.removeprefix(prefix) for name in layout.names(TRAVELLING)} - set(tensors)):
         raise InputError.of("folder", folder, "the tensors of its adapter and head", f"{lacking[0]} is missing")
     if strange := base.load_state_dict(tensors, strict=False).unexpected_keys:

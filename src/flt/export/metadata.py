@@ -16,7 +16,7 @@ from flt.data.clients import JobData
 from flt.models.causal import CausalModule
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.layer_names import output_layer
-from flt.models.module import ClientModule
+from flt.models.module import MODEL_PREFIX, ClientModule
 from flt.models.provenance import origin_of
 
 BASE, CARD, WEIGHTS = "flt_base.json", "flt_adapter.json", "flt_adapter.safetensors"
@@ -71,7 +71,7 @@ def write_base(module: pl.LightningModule, tensors: Mapping[str, Tensor], target
     model: Any = module.model if classifier else module.model.encoder
     config = {key: getattr(model.config, key, None) for key in ("num_labels", "pad_token_id")}
     if classifier and not isinstance(module, CausalModule):
-        head = f"model.{output_layer(model)}.weight"
+        head = f"{MODEL_PREFIX}{output_layer(model)}.weight"
         config["num_labels"] = len(tensors[head]) if head in tensors else config["num_labels"]
     origin = origin_of(model)
     about: dict[str, Any] = {

@@ -26,7 +26,7 @@ from flt.export.metadata import Card, write_base, write_label_names, write_own
 from flt.models.causal import CausalModule
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.layer_names import output_layer
-from flt.models.module import ClientModule
+from flt.models.module import ClientModule, backbone_of
 from flt.models.provenance import drawn_in, origin_of
 from flt.protocol.layout import Layout
 from flt.protocol.state import ServerState
@@ -271,4 +271,4 @@ def _prefix(module: nn.Module) -> str:
 
 
 def _shell(module: nn.Module) -> str:
-    return "model." if isinstance(module, ClientModule) else ""
+    return backbone_of(module)[1]

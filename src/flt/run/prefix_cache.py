@@ -15,7 +15,7 @@ from flt.core.errors import InputError
 from flt.data.examples import Collate, Examples
 from flt.models.activations import Activations
 from flt.models.frozen_prefix import Prefix, lower_blocks
-from flt.models.module import ClientModule
+from flt.models.module import MODEL_PREFIX, ClientModule
 from flt.protocol.layout import Layout
 from flt.run.federation import Federation
 from flt.run.schema import TrainConfig
@@ -39,7 +39,7 @@ def prefixed(federation: Federation, layout: Layout, cfg: TrainConfig, device: t
     with _progress(show) as progress:
         task = progress.add_task("computing activations below the adapters, once", total=None, visible=False)
         activations = Activations(
-            prefix=Prefix(module.model, lower_blocks(module.model, layout, "model.")),
+            prefix=Prefix(module.model, lower_blocks(module.model, layout, MODEL_PREFIX)),
             names={"model": str(cfg.model["path"] or cfg.model["name"]), "data": str(cfg.data["name"])},
             collate=federation.collate or Collate(),
             precision=cfg.precision,

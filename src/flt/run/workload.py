@@ -18,7 +18,7 @@ from flt.data.sets import DataSet, kind_of, load_all
 from flt.models import backbones, heads
 from flt.models.causal import CausalModule
 from flt.models.label_name_head import label_texts
-from flt.models.module import ClientModule, Optimizer
+from flt.models.module import MODEL_PREFIX, ClientModule, Optimizer
 from flt.run.federation import Federation
 from flt.run.schema import TrainConfig
 
@@ -124,7 +124,7 @@ def _encode(cfg: TrainConfig, data_set: DataSet, split: str, backbone: backbones
 def _initial(model: nn.Module, widths: Mapping[str, int], seed: int) -> dict[str, dict[str, Tensor]]:
     """Returns head -> its initial values by their names in the client's module; empty if all jobs share one head."""
     return {
-        head: {f"model.{name}": value for name, value in heads.draw(model, seed, width).items()}
+        head: {f"{MODEL_PREFIX}{name}": value for name, value in heads.draw(model, seed, width).items()}
         for head, width in widths.items()
         if head
     }
