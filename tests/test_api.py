@@ -310,7 +310,7 @@ def test_the_module_goes_back_to_the_device_that_it_came_from(monkeypatch: pytes
     monkeypatch.setattr(Toy, "to", lambda self, device: moved.append(device) or to(self, device))
     elsewhere = ProcessGroup()
     elsewhere.device = torch.device("cpu", 0)
-    monkeypatch.setattr("flt.engines.launcher.Processes", lambda: elsewhere)
+    monkeypatch.setattr("flt.engines.launcher.ProcessGroup", lambda: elsewhere)
     fit(fresh())
     assert [str(device) for device in (moved[0], moved[-1])] == ["cpu:0", "cpu"]
 
@@ -384,7 +384,7 @@ def test_a_mistake_is_one_line_and_leaves_no_file(
 
 def test_processes_meet_after_the_checkpoint_and_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     met: list[int] = []
-    monkeypatch.setattr(ProcessGroup, "meet", lambda self, rounds: met.append(rounds))
+    monkeypatch.setattr(ProcessGroup, "assert_same_round", lambda self, rounds: met.append(rounds))
     fit(fresh(), rounds=1, overrides=["name=met"])
     fit(fresh(), rounds=2, overrides=["name=met", "resume=last"])
     assert met == [0, 1]

@@ -41,13 +41,13 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def is_path(value: Any) -> bool:
-    """Whether a value leads to something on this machine; a hub id only looks as if it did."""
-    # Path.exists would raise for a name that no system takes
+    """Returns whether a value is a path on this machine. A hub id such as org/name only resembles one."""
+    # Path.exists would raise for a name that is too long for the file system.
     return isinstance(value, str) and (value.startswith(("/", "~", ".")) or ("/" in value and os.path.exists(value)))
 
 
 def last_name(value: Any) -> Any:
-    """A value as others may see it: of a path, which tells where things lie on this machine, the last name."""
+    """Returns the last name of a path, so that others don't see a user's folders, and any other value unchanged."""
     return Path(os.path.abspath(expanded(value))).name if is_path(value) else value
 
 

@@ -1,4 +1,4 @@
-"""Importing what takes seconds."""
+"""Imports of modules that take seconds to load."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from types import ModuleType
 
 
 def import_without_gc(name: str) -> ModuleType:
-    """Imports a module that brings torch and its company along.
+    """Imports a module that loads torch, while the garbage collector is off.
 
-    Meanwhile nobody looks for garbage: some hundred thousand new objects, none of which is any, are gone through again
-    and again otherwise, for a tenth of the time.
+    Such an import creates some hundred thousand objects, all of which stay in use. Collections that search them again
+    and again would take a tenth of the time.
     """
-    collects = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         return importlib.import_module(name)
     finally:
-        if collects:
+        if was_enabled:
             gc.enable()

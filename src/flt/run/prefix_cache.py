@@ -40,7 +40,7 @@ def prefixed(made: Federation, layout: Layout, cfg: TrainConfig, device: torch.d
         task = progress.add_task("activations below the adapters", total=None, visible=False)
         activations = Activations(
             prefix=Prefix(module.model, lower_blocks(module.model, layout, "model.")),
-            names={"model": str(cfg.model["path"] or cfg.model["name"]), "data": str(cfg.data["name"])},
+            names={"model": str(cfg.model.get("path") or cfg.model["name"]), "data": str(cfg.data["name"])},
             collate=made.collate or Collate(),
             precision=cfg.precision,
             limit=cfg.cache.limit,
