@@ -1,4 +1,4 @@
-"""What a run writes and says holds no example, and no path of its user's."""
+"""Files of a run hold no example and no path of the user's. The terminal shows no example either, but the command."""
 
 from __future__ import annotations
 
@@ -62,19 +62,20 @@ def test_logs_figures_checkpoints_and_cards_name_no_example_and_no_folder(
     for kind in (card, "metrics.csv", "events."):
         assert any(Path(name).name.startswith(kind) for name in files), kind
     out, err = capfd.readouterr()
-    assert_silent({**files, "stdout": out.encode(), "stderr": err.encode()})
+    command, *lines = out.splitlines()
+    assert f"data={tmp_path / FOLDER / 'data.csv'} model={tmp_path / FOLDER / 'model'}" in command
+    assert_silent({**files, "stdout": "\n".join(lines).encode(), "stderr": err.encode()})
 
 
-def test_a_sweep_names_no_folder(
+def test_a_sweep_shows_each_run_s_arguments_as_they_were_given(
     given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("flt.api.train", lambda cfg: None)
     data = given[0].removeprefix("data=")
     assert main(["sweep", f"data=digits,{data}", "ranks=[2,4]", "seed=0,1"]) == 0
     out = capsys.readouterr().out
-    assert FOLDER not in out
-    assert "sweep data=digits,data.csv ranks=[2,4] seed=0,1\n" in out
-    assert "\nrun 4 of 4: data=data.csv ranks=[2,4] seed=1\n" in out
+    assert f": flt sweep data=digits,{data} 'ranks=[2,4]' seed=0,1\n" in out
+    assert f"\nrun 4 of 4: data={data} 'ranks=[2,4]' seed=1\n" in out
 
 
 def test_a_failure_quotes_no_example(

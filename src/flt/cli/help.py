@@ -54,10 +54,11 @@ Below are all keys with their defaults."""
 CACHE = """\
 usage: flt cache                shows every entry with its size and last use
        flt cache clear          removes all entries
-       flt cache clear <kind>   removes the entries of one kind: {kinds}
+       flt cache clear <kind>   removes the entries of one kind
 
-Entries are made again when they are needed. The cache lies in $FLT_CACHE, else
-in $XDG_CACHE_HOME/flt, else in ~/.cache/flt. A key of flt train limits its size:
+Kinds are {kinds}. Entries are made again when they are needed.
+The cache lies in $FLT_CACHE, else in $XDG_CACHE_HOME/flt, else in ~/.cache/flt.
+A key of flt train limits its size:
 """
 
 COMPLETION = """\
