@@ -104,8 +104,8 @@ def test_the_help_of_a_recipe_is_its_head_and_what_it_sets(line: str, capsys: py
 @pytest.mark.parametrize("recipe", ["hafl", "fl_tac_unlocked", "c2a"])
 def test_what_a_recipe_is_said_to_set_composes_to_the_recipe(recipe: str) -> None:
     given = [f"{key}={value}" for key, value in conf_comments.settings(config_folder() / "algo" / f"{recipe}.yaml")]
-    spelt = compose_config(["algo=fedit", *given]) | {"algo": recipe}
-    assert spelt == compose_config([f"algo={recipe}"])
+    spelt = {**compose_config(["algo=fedit", *given]), "algo": recipe}
+    assert spelt == dict(compose_config([f"algo={recipe}"]))
 
 
 def test_a_part_s_help_has_the_keys_of_that_part_alone(capsys: pytest.CaptureFixture[str]) -> None:

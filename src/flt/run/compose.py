@@ -6,6 +6,7 @@ by :mod:`flt.run.schema`, which imports torch.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -58,13 +59,13 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     chosen = {override.key_or_group: override.value() for override in parsed if _is_group(override)}
     keys = [(text, override) for text, override in zip(named, parsed, strict=True) if not _is_group(override)]
     try:
-        cfg = _without_leftovers(_compose(tuple(named)), chosen)
+        cfg = _without_leftovers(_compose(named), chosen)
         _check_keys(cfg, keys)
     except InputError:
         # The error should list the keys that exist. A key that another override has removed did exist.
-        groups = tuple(text for text, override in zip(named, parsed, strict=True) if _is_group(override))
+        groups = [text for text, override in zip(named, parsed, strict=True) if _is_group(override)]
         _check_keys(_without_leftovers(_compose(groups), chosen), keys)
-        cfg = _without_leftovers(_compose(tuple(named)), chosen)
+        cfg = _without_leftovers(_compose(named), chosen)
     return cfg
 
 
@@ -103,9 +104,13 @@ def flat(cfg: TrainConfig) -> dict[str, Any]:
     return dict(walk(dataclasses.asdict(cfg), ""))
 
 
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    """Composes with Hydra, once for each command line: checks and types need the same composition."""
+    return copy.deepcopy(_composed(tuple(overrides)))
+
+
 @functools.lru_cache(maxsize=256)
-def _compose(overrides: tuple[str, ...]) -> DictConfig:
-    """Composes with Hydra, once for each command line. Callers don't change the result."""
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
