@@ -15,7 +15,7 @@ from flt.engines.batched.engine import BatchedSettings
 from flt.models.module import ClientModule
 from flt.run.federation import Federation
 
-BUDGET = 0.2
+BUDGET = 0.15
 """Seconds that the timed passes of a trial may take together."""
 LONG = 0.02
 """Seconds of a pass with all threads above which no trial is made: such a pass has work for all of them."""
