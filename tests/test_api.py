@@ -1,4 +1,4 @@
-"""The ten-line way in: a user's own module, data and callbacks, as they are."""
+"""``flt.fit`` with a user's own module, data and callbacks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def fit(module: pl.LightningModule, shares: Sequence[ClientSpec] = (), algo: str
 
 
 class Own(pl.LightningModule):
-    """Own optimiser with a schedule, own logs, buffers, batches as dicts."""
+    """A user's module with its own optimiser, schedule, logs and buffers, which takes batches as dicts."""
 
     rates: list[float] = []
 
@@ -255,7 +255,7 @@ def test_a_module_that_does_not_evaluate_has_no_accuracy(capsys: pytest.CaptureF
 
 
 class Counting(pl.Callback):
-    """State that would tell if two fits shared a callback."""
+    """A callback whose state shows whether two fits share it."""
 
     began: list[int] = []
 
@@ -417,7 +417,7 @@ def test_a_whole_configuration_loses_the_sections_of_other_data_too() -> None:
 
 
 def older(path: Path) -> None:
-    """Writes the default sections of data and model, as versions before this one did."""
+    """Puts the default sections of data and model into a run's configuration, as earlier versions did."""
     cfg, whole = yaml.safe_load((path / "config.yaml").read_text()), compose_config(["algo=fedit"])
     cfg |= {key: OmegaConf.to_container(whole[key]) for key in ("data", "model")}
     (path / "config.yaml").write_text(yaml.safe_dump(cfg))

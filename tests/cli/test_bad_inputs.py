@@ -1,4 +1,4 @@
-"""Bad input of every kind: one line, exit code 2, nothing half-written, nothing executed."""
+"""Bad input of every kind ends in one line and exit code 2. Nothing is left half-written, and nothing is executed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from flt.callbacks.checkpoint import sealed
 from flt.core.errors import InputError
 
 MARK = "executed"
-"""A file that appears in the working folder where a pickle or a name of a function is obeyed."""
+"""File that appears in the working folder if a pickle or the name of a function is executed."""
 
 
 class Evil:
-    """Unpickling it makes the mark."""
+    """An object that writes the file MARK when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (f"touch {MARK}",)
@@ -53,7 +53,7 @@ def file(name: str, data: bytes | Callable[[Path], Any]) -> Callable[[Path], lis
 
 
 def model(change: Callable[[Path], Any]) -> Callable[[Path], list[str]]:
-    """A folder with a tiny encoder that something has happened to."""
+    """Prepares a folder with a tiny encoder and applies a change to it."""
 
     def prepare(folder: Path) -> list[str]:
         from transformers import BertConfig, BertForSequenceClassification
@@ -80,7 +80,7 @@ def weights(data: bytes) -> Callable[[Path], list[str]]:
 
 HUGE = struct.pack("<Q", 1 << 60) + b"{}"
 MESSAGE = {"__metadata__": {"flt": '{"t": "x"}'}}
-"""What makes a header that of a message, which is the tensor x."""
+"""Metadata by which the codec takes a file for a message with the tensor x."""
 VAST = rewritten({**MESSAGE, "x": {"dtype": "F32", "shape": [1 << 40, 1 << 20], "data_offsets": [0, 8]}}, b"\0" * 8)
 OVERLAP = rewritten(
     {
@@ -124,7 +124,7 @@ def own_code(folder: Path) -> None:
 
 
 def run_folder(change: Callable[[Path], Any]) -> Callable[[Path], list[str]]:
-    """A finished run that something has happened to, to go on with."""
+    """Prepares a finished run, applies a change to its folder, and resumes it."""
 
     def prepare(folder: Path) -> list[str]:
         assert train("algo=fedit", "name=before") == 0
@@ -143,7 +143,7 @@ def manifest(**changes: Any) -> Callable[[Path], list[str]]:
 
 
 def of_another_model(folder: Path) -> list[str]:
-    """The checkpoint of a run with another rank, under a configuration that says otherwise."""
+    """Prepares a run whose checkpoint comes from a run with another rank."""
     arguments = manifest()(folder)
     assert train("algo=fedit", "name=other", "adapter.rank=2") == 0
     logs = folder / "lightning_logs"
@@ -159,7 +159,7 @@ def given(*arguments: str) -> Callable[[Path], list[str]]:
 
 
 LONG = "x" * 300
-"""Longer than a system lets a file's name be."""
+"""A name that is too long for the file system."""
 ROWS = "".join(f"{i},{i % 2}\n" for i in range(60))
 BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     # ------------------------------------------------------------------------------------------------- configuration
@@ -312,7 +312,7 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(
 
 
 def contents(folder: Path) -> dict[Path, bytes | None]:
-    """All files and folders."""
+    """Returns the content of all files, and None for each folder."""
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 

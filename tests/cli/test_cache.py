@@ -1,4 +1,4 @@
-"""``flt cache``: what it shows and removes, and that it starts quickly."""
+"""``flt cache`` shows and removes entries, and starts quickly."""
 
 from __future__ import annotations
 

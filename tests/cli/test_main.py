@@ -1,4 +1,4 @@
-"""The command line: its commands, one line for each mistake, interrupts, sweeps, and what make passes on."""
+"""The command line: commands, one line for each mistake, interrupts, sweeps, and the arguments that make passes on."""
 
 from __future__ import annotations
 
@@ -344,7 +344,7 @@ def test_an_update_that_is_not_finite_names_its_client_and_the_last_checkpoint_s
 
 @pytest.fixture
 def python_s_handler() -> Iterator[Any]:
-    """Python's own reaction to Ctrl-C, also where the tests run in a shell's background, which ignores it."""
+    """Python's own handler of Ctrl-C. A shell that runs the tests in the background would have it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield signal.default_int_handler
     signal.signal(signal.SIGINT, before)

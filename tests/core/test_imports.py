@@ -14,7 +14,7 @@ import flt
 from flt.core.imports import import_without_gc
 
 LATER = ("datasets", "pandas", "sklearn", "pyarrow")
-"""What ``flt.fit`` has no use for."""
+"""Libraries that ``flt.fit`` doesn't use."""
 
 
 def test_garbage_is_collected_again_afterwards_also_where_the_import_fails() -> None:
@@ -38,7 +38,7 @@ def test_fit_comes_without_the_libraries_that_read_data_and_cluster() -> None:
 
 
 def test_a_folder_called_flt_does_not_hide_the_package(tmp_path: Path) -> None:
-    """An editable install by a finder, which Python asks last, would lose against the folder."""
+    """An editable install by an import hook fails here, since Python finds the folder first."""
     (tmp_path / "flt").mkdir()
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, "-c", "import flt; print(flt.InputError.__name__, flt.__file__)"]

@@ -1,4 +1,4 @@
-"""Files of a run hold no example and no path of the user's. The terminal shows no example either, but the command."""
+"""Files of a run contain no example and no path of the user. The terminal shows paths in the command only."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from flt.cli.main import main
 from flt.models.module import ClientModule
 
 WORD = "unmistakableword"
-"""In every example."""
+"""A word that every example contains."""
 FOLDER = "unmistakablefolder"
-"""In which the data and the model lie; a user gives its whole path."""
+"""Folder of the data and the model, whose whole path the user gives."""
 
 
 @pytest.fixture
 def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A data set and a backbone of a user's, by their whole paths."""
+    """Arguments for a user's data set and backbone, by their whole paths."""
     from transformers import BertConfig, BertForSequenceClassification
 
     in_empty_folder(tmp_path, monkeypatch)
@@ -34,7 +34,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """All files of a run but its configuration, which says where the data are, so that it can go on."""
+    """Returns all files of a run except its configuration, which needs the paths of the data for a resume."""
     files = [path for path in (folder / "lightning_logs").rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name != "config.yaml"}
 

@@ -1,4 +1,4 @@
-"""The configuration: keys and types, what overrides what, names of models and data, and sweeps."""
+"""The configuration: keys and types, precedence of overrides, names of models and data, and sweeps."""
 
 from __future__ import annotations
 
