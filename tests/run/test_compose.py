@@ -1,4 +1,4 @@
-"""The configuration: keys and types, what overrides what, names of models and data, and sweeps."""
+"""The configuration: keys and types, precedence of overrides, names of models and data, and sweeps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from flt.models.adapters.registry import ADAPTERS
 from flt.models.backbones import ModelConfig
 from flt.run import schema
 from flt.run.compose import (
-    TrainConfig,
     choices,
     compose_config,
     config_folder,
@@ -27,6 +26,7 @@ from flt.run.compose import (
     load_config,
     to_yaml,
 )
+from flt.run.schema import TrainConfig
 
 CLASSES: dict[str, type] = {"data": DataConfig, "model": ModelConfig}
 OWN_NAME = {(group, name): kind for group, kinds in PARTS.items() for name, kind in kinds.items()}

@@ -12,6 +12,9 @@ from torch.utils.data import Dataset
 
 from flt.data.clients import ClientSpec
 
+OWN = "own"
+"""Name of the data section in the configuration of a run that ``flt.fit`` has started on the user's own data."""
+
 
 @dataclasses.dataclass
 class Federation:

@@ -40,7 +40,7 @@ def prefixed(federation: Federation, layout: Layout, cfg: TrainConfig, device: t
         task = progress.add_task("computing activations below the adapters, once", total=None, visible=False)
         activations = Activations(
             prefix=Prefix(module.model, lower_blocks(module.model, layout, MODEL_PREFIX)),
-            names={"model": str(cfg.model["path"] or cfg.model["name"]), "data": str(cfg.data["name"])},
+            names={"model": str(cfg.model.get("path") or cfg.model["name"]), "data": str(cfg.data["name"])},
             collate=federation.collate or Collate(),
             precision=cfg.precision,
             limit=cfg.cache.limit,

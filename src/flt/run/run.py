@@ -49,10 +49,11 @@ from flt.models.module import ClientModule
 from flt.run import build, summary
 from flt.run.assembly import Start, start
 from flt.run.compose import flat
-from flt.run.federation import Federation
+from flt.run.federation import OWN, Federation
 from flt.run.folder import folder_of, record
 from flt.run.prefix_cache import prefixed
 from flt.run.schema import TrainConfig
+from flt.run.threads import choose_threads, restored_threads
 from flt.server.aggregation import ServerAggregation
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStateStore
@@ -120,7 +121,8 @@ class Run:
     def _work(self, processes: ProcessGroup) -> Result:
         """Executes the run in one of its processes, and reports an error to the other processes."""
         try:
-            return self._run(processes)
+            with restored_threads():
+                return self._run(processes)
         except BaseException as error:
             processes.fail(error)
             if isinstance(error, PeerDiedError):
@@ -130,9 +132,8 @@ class Run:
     def _run(self, processes: ProcessGroup) -> Result:
         began = time.perf_counter()
         self.processes, self.show = processes, self.show and processes.is_first
+        self._set_threads()
         cfg, federation = self.cfg, self.federation
-        if cfg.threads is not None:
-            torch.set_num_threads(cfg.threads)
         device = processes.device
         original_device = federation.module.device
         setup = start(cfg, federation)
@@ -168,6 +169,19 @@ class Run:
         if not cfg.model.get("quantise"):  # weights that were packed on a device can't leave it
             module.to(original_device)
         return Result(module, federator.history[-1], self.folder, federator.history, path)
+
+    def _set_threads(self) -> None:
+        """Sets the number of threads: the configured one, or for a new run the one that the first process chooses.
+
+        The choice becomes a part of the configuration, from which a resume takes it, since rounding depends on it.
+        """
+        cfg = self.cfg
+        if cfg.threads is None and cfg.resume is None:
+            asked = (self.federation, build.engine_settings(cfg), cfg.batch_size, self.processes.device)
+            chosen = int(self.processes.first(lambda: str(choose_threads(*asked))))
+            self.cfg = dataclasses.replace(cfg, threads=chosen)
+        if self.cfg.threads is not None:
+            torch.set_num_threads(self.cfg.threads)
 
     def _clients(self, clients: list[ClientSpec]) -> list[ClientSpec]:
         """Returns the clients; under the label-flip attack the hostile clients get wrong labels."""
@@ -306,7 +320,8 @@ class Run:
         summary.render(federator.history, self.folder, elapsed, logdir=self.cfg.root, worst=worst)
 
     def _progress(self) -> list[FedCallback]:
-        return [Progress(f"{self.cfg.name} on {self.cfg.data['name']}")] if self.show else []
+        data = "own data" if self.cfg.data["name"] == OWN else self.cfg.data["name"]
+        return [Progress(f"{self.cfg.name} on {data}")] if self.show else []
 
 
 def earlier_export(federator: Federator, base: str) -> Path | None:
