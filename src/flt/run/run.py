@@ -250,7 +250,7 @@ class Run:
         self.processes.assert_same_round(federator.state.rounds)
         if not self.processes.is_first:
             # the first process evaluates, shows and writes; it can't evaluate alone what all have a part of
-            evaluating = [evaluate, *distributed] if federator.engine.local_trainer.place.together else []
+            evaluating = [evaluate, *distributed] if federator.engine.local_trainer.placement.needs_all_processes else []
             federator.callbacks = [faults, *evaluating, *counting, *last]
             federator.engine.local_trainer.loggers = self._trainer_loggers(federator, [DummyLogger()])
             return
