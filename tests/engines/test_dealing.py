@@ -66,7 +66,7 @@ def claiming(processes: ProcessGroup) -> list[list[str]]:
     found = []
     for items in ("abcdefgh", "", "ij"):
         found.append(list(processes.work_queue(items)))
-        processes.gather(b"done")  # as a round ends
+        processes.all_gather(b"done")  # as a round ends
     return found
 
 

@@ -121,7 +121,7 @@ class Run:
         try:
             return self._run(processes)
         except BaseException as error:
-            processes.fail(error)
+            processes.report_failure(error)
             if isinstance(error, PeerDiedError):
                 error.folder = str(getattr(self, "folder", ""))
             raise
@@ -150,7 +150,7 @@ class Run:
             name = f"{self.folder.parent.name}/{self.folder.name}"
             _log.warning("%s has finished after %d of %d rounds; nothing is left to do", name, done, cfg.rounds)
         if not processes.is_first:
-            path = Path(processes.first(str))
+            path = Path(processes.broadcast_from_first(str))
             return Result(made.module, federator.history[-1], self.folder, federator.history, path)
         models = made_by(federator)
         federator.engine.local_trainer.load(federator.state, models[0].gid, models[0].head)
@@ -159,7 +159,7 @@ class Run:
             set_client(federator.engine.local_trainer.client_aware, models[0].data)
         made.module.eval()
         written = (federator.server.layout, federator.state, self.folder, self._card(), models, cfg.export.base)
-        path = Path(processes.first(lambda: str(exported or export(made.module, *written))))
+        path = Path(processes.broadcast_from_first(lambda: str(exported or export(made.module, *written))))
         if self.show:
             summary.render(federator.history, self.folder, time.perf_counter() - began, logdir=cfg.root)
         if not cfg.model.get("quantise"):  # bits that were packed on a device stay there
@@ -177,12 +177,12 @@ class Run:
         work = (self.made, ready.layout, self.cfg, device, self.show)
         if self.processes.is_first:
             made = prefixed(*work)
-        self.processes.first(str)
+        self.processes.broadcast_from_first(str)
         return made if self.processes.is_first else prefixed(*work)
 
     def _made_before(self, federator: Federator) -> Path | None:
         """What a finished run has exported, as the first process finds it."""
-        found = self.processes.first(lambda: str(made_before(federator, self.cfg.export.base) or ""))
+        found = self.processes.broadcast_from_first(lambda: str(made_before(federator, self.cfg.export.base) or ""))
         return Path(found) if found else None
 
     def _fit(self, federator: Federator) -> None:
@@ -210,7 +210,7 @@ class Run:
         server = ServerAggregation(recipe, served, len(made.tasks()), cfg.seed, base, jobs_of)
         state = server.initial(weights)
         self.folder = Path(
-            self.processes.first(lambda: str(folder_of(cfg)))
+            self.processes.broadcast_from_first(lambda: str(folder_of(cfg)))
         )  # the first thing that is written, once all of the above was accepted
         fits = self.folder / "fits"
         local_trainer = LocalTrainer(
@@ -250,7 +250,8 @@ class Run:
         self.processes.assert_same_round(federator.state.rounds)
         if not self.processes.is_first:
             # the first process evaluates, shows and writes; it can't evaluate alone what all have a part of
-            evaluating = [evaluate, *distributed] if federator.engine.local_trainer.placement.needs_all_processes else []
+            together = federator.engine.local_trainer.placement.needs_all_processes
+            evaluating = [evaluate, *distributed] if together else []
             federator.callbacks = [faults, *evaluating, *counting, *last]
             federator.engine.local_trainer.loggers = self._trainer_loggers(federator, [DummyLogger()])
             return
