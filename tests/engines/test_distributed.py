@@ -23,7 +23,7 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
 from flt.algorithm.rule.stacking import Stacking
-from flt.callbacks.bit_widths import Precision
+from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.communication import Communication
 from flt.callbacks.failures import Failures
@@ -46,7 +46,7 @@ def shared(name: str, folder: Path, processes: ProcessGroup) -> Federator:
     """A federation of one of the methods, in one of its processes."""
     recipe, settings = METHODS[name]
     federator = toy_federator(recipe, **{**settings, **mixed()})
-    federator.callbacks = [Communication(), Precision(), Sent()]
+    federator.callbacks = [Communication(), BitWidths(), Sent()]
     federator.client_states = ClientStateStore(folder)
     federator.engine = DistributedEngine(federator.engine, processes)
     federator.fit()

@@ -198,7 +198,7 @@ def test_a_stack_has_the_time_of_its_jobs_together(monkeypatch: pytest.MonkeyPat
         given.append(seconds)
         return time_limit(seconds)
 
-    monkeypatch.setattr(batched_engine, "within", noted)
+    monkeypatch.setattr(batched_engine, "time_limit", noted)
     federator = federator_of()
     tasks, engine = tasks_of(federator, rounds=0), batched(federator)
     engine.set_failure_policy(FailurePolicy(min_updates=3, client_timeout=50.0))
