@@ -22,11 +22,11 @@ TIMED_STEPS = 3
 MAX_SLOWDOWN = 1.15
 """A candidate is dropped if it is slower than the best by more than this factor; less may be a disturbance."""
 REPEATS = 2
-"""How often the remaining candidates are timed again, in reverse order."""
+"""Number of times that the remaining candidates are timed again, in reverse order."""
 MAX_SECONDS = 10.0
 """Seconds after which no candidate is timed again: disturbances matter little if steps take long."""
-MIN_GAIN = 0.98
-"""More jobs at once must reduce the time to less than this factor, since they cost memory."""
+MAX_TIME_RATIO = 0.98
+"""More jobs at once must take less than this share of the time with fewer, since they cost memory."""
 MEMORY_SHARE = 0.8
 """Share of the free memory that may be used."""
 
@@ -96,6 +96,6 @@ def _fewest_jobs(times: dict[int, float]) -> int:
     """Returns the smallest number of jobs such that no larger number is clearly faster."""
     best, at_best = 1, float("inf")
     for count, seconds in times.items():
-        if seconds < MIN_GAIN * at_best:
+        if seconds < MAX_TIME_RATIO * at_best:
             best, at_best = count, seconds
     return best

@@ -112,7 +112,7 @@ def _hooks(shortcut: Shortcut, tokens: TokenPacker) -> Iterator[Any]:
     def enter(module: nn.Module, args: Any) -> Any:
         return (tokens.pack(args[0]), *args[1:]) if args else None
 
-    def rotate(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    def pack_angles(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         angles = {name: tuple(map(tokens.pack_positions, kwargs[name])) for name in ROTATIONS if kwargs.get(name)}
         return args, {**kwargs, **angles}
 
@@ -124,7 +124,7 @@ def _hooks(shortcut: Shortcut, tokens: TokenPacker) -> Iterator[Any]:
 
     if shortcut.packed:
         yield shortcut.packed[0].register_forward_pre_hook(enter)
-        yield from (block.register_forward_pre_hook(rotate, with_kwargs=True) for block in shortcut.packed)
+        yield from (block.register_forward_pre_hook(pack_angles, with_kwargs=True) for block in shortcut.packed)
         yield shortcut.packed[-1].register_forward_hook(leave)
     if shortcut.cut_after is not None:
         yield shortcut.cut_after.register_forward_hook(first)
