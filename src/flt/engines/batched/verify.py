@@ -41,7 +41,7 @@ def check_stackable(local_trainer: LocalTrainer, train: Sequence[str]) -> None:
         train: Roles that train.
 
     Raises:
-        Unstackable: They don't.
+        Unstackable: The module or its callbacks don't permit stacking.
     """
     module = local_trainer.module
     if type(module) not in (ClientModule, CausalModule):
@@ -76,23 +76,23 @@ def verify_stacking(local_trainer: LocalTrainer, jobs: Sequence[StackedJob], sta
     """
     module, stack = local_trainer.module, stacked.stack
     batches = {i: next(iter(local_trainer.loader(job.data.training_set, job.seed))) for i, job in enumerate(jobs)}
-    batch, padding = join_batches(batches, stacked.steps.padding), stacked.steps.padding
+    joint, padding = join_batches(batches, stacked.steps.padding), stacked.steps.padding
     first = type(module) is ClientModule and not any(_is_single(batch) for batch in batches.values())
     # On other devices a call costs more than the padding of a small batch, and packing is not measured.
-    padded = module.device.type == "cpu" and "attention_mask" in batch.inputs
+    padded = module.device.type == "cpu" and "attention_mask" in joint.inputs
     with _autocast(local_trainer):
         alone = [_alone(local_trainer, job, batches[i], list(stack.trained)) for i, job in enumerate(jobs)]
         for shortcut in possible_shortcuts(cast(nn.Module, module.model), first, padded):
             stack.shortcut = shortcut
             try:
-                _check(local_trainer, alone, stacked, _with_padding(batch, padding) if shortcut.packed else batch)
+                _check(local_trainer, alone, stacked, _with_padding(joint, padding) if shortcut.packed else joint)
                 return shortcut
             except ClientTimeoutError:
                 raise
             except Exception as error:  # a model that needs all tokens may raise any error
                 _log.debug("%s can't be left out: %s", shortcut, error)
         stack.shortcut = None
-        _check(local_trainer, alone, stacked, batch)
+        _check(local_trainer, alone, stacked, joint)
     return None
 
 
