@@ -351,5 +351,5 @@ def test_callbacks_of_a_fit_measure_first_and_freeze_last() -> None:
     payload = federator.server.broadcast(federator.state, job, [job])
     local_trainer.install(payload, ClientState())
     found = recipe.callbacks(local_trainer._prepare(payload, ClientState()))
-    expected = [SensitivityMeter, LearningRateFactor, Proximal, ControlVariate, FrozenComponents]
+    expected = [LearningRateFactor, SensitivityMeter, Proximal, ControlVariate, FrozenComponents]
     assert [type(callback) for callback in found] == expected

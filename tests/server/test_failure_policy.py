@@ -104,7 +104,7 @@ def test_a_failure_is_named_without_the_text_of_the_error(caplog: pytest.LogCapt
         tolerant(federator, min_updates=1).fit()
     (record,) = caplog.records
     line = raises.__code__.co_firstlineno + 1
-    expected = f"round 1 lacks client 1, job 0: RuntimeError in failing.py, line {line}"
+    expected = f"round 1 lacks client 1, job 0: RuntimeError in test_tolerance.py, line {line}"
     assert record.getMessage() == expected
 
 
