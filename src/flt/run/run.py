@@ -124,7 +124,7 @@ class Run:
             with restored_threads():
                 return self._run(processes)
         except BaseException as error:
-            processes.fail(error)
+            processes.report_failure(error)
             if isinstance(error, PeerDiedError):
                 error.folder = str(getattr(self, "folder", ""))
             raise
@@ -154,7 +154,7 @@ class Run:
             name = f"{self.folder.parent.name}/{self.folder.name}"
             _log.warning("%s has finished after %d of %d rounds; nothing is left to do", name, done, cfg.rounds)
         if not processes.is_first:
-            path = Path(processes.first(str))
+            path = Path(processes.broadcast_from_first(str))
             return Result(module, federator.history[-1], self.folder, federator.history, path)
         models = made_by(federator)
         federator.engine.local_trainer.load(federator.state, models[0].gid, models[0].head)
@@ -163,7 +163,7 @@ class Run:
             set_client(federator.engine.local_trainer.client_aware, models[0].data)
         module.eval()
         written = (federator.server.layout, federator.state, self.folder, self._card(), models, cfg.export.base)
-        path = Path(processes.first(lambda: str(exported or export(module, *written))))
+        path = Path(processes.broadcast_from_first(lambda: str(exported or export(module, *written))))
         if self.show:
             self._summarise(federator, time.perf_counter() - began)
         if not cfg.model.get("quantise"):  # weights that were packed on a device can't leave it
@@ -178,7 +178,7 @@ class Run:
         cfg = self.cfg
         if cfg.threads is None and cfg.resume is None:
             asked = (self.federation, build.engine_settings(cfg), cfg.batch_size, self.processes.device)
-            chosen = int(self.processes.first(lambda: str(choose_threads(*asked))))
+            chosen = int(self.processes.broadcast_from_first(lambda: str(choose_threads(*asked))))
             self.cfg = dataclasses.replace(cfg, threads=chosen)
         if self.cfg.threads is not None:
             torch.set_num_threads(self.cfg.threads)
@@ -195,12 +195,12 @@ class Run:
         arguments = (self.federation, setup.layout, self.cfg, device, self.show)
         if self.processes.is_first:
             federation = prefixed(*arguments)
-        self.processes.first(str)  # the others wait here for the first process
+        self.processes.broadcast_from_first(str)  # the others wait here for the first process
         return federation if self.processes.is_first else prefixed(*arguments)
 
     def _earlier_export(self, federator: Federator) -> Path | None:
         """Returns the folder that a finished run has already exported, as the first process sees it."""
-        path = self.processes.first(lambda: str(earlier_export(federator, self.cfg.export.base) or ""))
+        path = self.processes.broadcast_from_first(lambda: str(earlier_export(federator, self.cfg.export.base) or ""))
         return Path(path) if path else None
 
     def _fit(self, federator: Federator) -> None:
@@ -230,7 +230,7 @@ class Run:
         server = ServerAggregation(recipe, served, len(federation.tasks()), cfg.seed, base, jobs_of)
         state = server.initial(weights)
         # nothing is written before this line, which runs once all of the above has been accepted
-        self.folder = Path(self.processes.first(lambda: str(folder_of(cfg))))
+        self.folder = Path(self.processes.broadcast_from_first(lambda: str(folder_of(cfg))))
         fits = self.folder / "fits"
         local_trainer = LocalTrainer(
             module, layout, recipe, setup.settings, base, federation.collate, self.lightning, (), fits, heads
@@ -270,7 +270,7 @@ class Run:
         self.processes.assert_same_round(federator.state.rounds)
         if not self.processes.is_first:
             # the first process evaluates, shows and writes; a model split over all processes needs all for evaluation
-            evaluating = [evaluate, *received] if federator.engine.local_trainer.place.together else []
+            evaluating = [evaluate, *received] if federator.engine.local_trainer.placement.needs_all_processes else []
             federator.callbacks = [faults, *evaluating, *counting, *last]
             federator.engine.local_trainer.loggers = self._trainer_loggers(federator, [DummyLogger()])
             return

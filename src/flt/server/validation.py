@@ -1,4 +1,4 @@
-"""The server's check of an update: it is used whole or not at all."""
+"""Validation of updates by the server: an update is used as a whole or not at all."""
 
 from __future__ import annotations
 
