@@ -402,7 +402,7 @@ def test_a_run_on_own_data_names_neither_digits_nor_the_embedded_model(capsys: p
     assert saved(result)["data"] == {"name": "own"}
     assert saved(result)["model"] == {"name": "Own", "adapt_layers": "all"}
     shown = capsys.readouterr().out
-    assert "fedit on own data  rounds 1-1  clients 3  jobs 3" in shown
+    assert "fedit on own data  rounds 1-1  clients 3" in shown
     logged = b"".join(path.read_bytes() for path in result.path.glob("events*"))
     for name in (b"digits", b"embedded"):
         assert name not in logged

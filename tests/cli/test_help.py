@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 
@@ -149,3 +150,10 @@ def test_help_and_completion_import_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_closes_the_pipe_gets_no_traceback() -> None:
+    command = f"{shlex.quote(sys.executable)} -m flt train --help | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1

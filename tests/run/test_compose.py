@@ -16,7 +16,7 @@ from flt.data.config import DataConfig
 from flt.models.adapters.registry import ADAPTERS
 from flt.models.backbones import ModelConfig
 from flt.run import schema
-from flt.run.compose import (
+from flt.run.compose import (, load_choice
     choices,
     compose_config,
     config_folder,
@@ -41,7 +41,7 @@ def fields(kind: type) -> set[str]:
 
 @pytest.mark.parametrize(("group", "name", "kind"), FILES, ids=lambda value: value if isinstance(value, str) else "")
 def test_keys_of_a_file_are_the_fields_of_its_class(group: str, name: str, kind: type) -> None:
-    keys = set(OmegaConf.load(config_folder() / group / f"{name}.yaml"))
+    keys = set(load_choice(group, name))
     assert keys == fields(kind) | {"name"}
 
 

@@ -216,7 +216,7 @@ def test_a_run_of_a_version_without_trials_goes_on_with_torch_s_number(monkeypat
 
 def test_the_first_process_chooses_for_all(digits: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     class Second(ProcessGroup):
-        def first(self, make: Callable[[], str]) -> str:
+        def broadcast_from_first(self, make: Callable[[], str]) -> str:
             return "2"
 
     monkeypatch.setattr("flt.run.run.choose_threads", untouchable)

@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
-from flt.run.conf_groups import choices, config_folder, groups
+from flt.run.conf_groups import BASE, choices, config_folder, groups
 
 RECIPES = ("algo", "experiment")
 """Groups whose files set keys of other groups and have none of their own."""
 GENERAL = "hub"
-"""Choice of data and of model whose comments hold for any data and model."""
+"""Choice of a model whose comments hold for any model."""
 LINE = re.compile(r"(?P<indent> *)(?P<name>\w+):(?:\s+(?P<rest>.*))?")
 COMMENT = re.compile(r"(?:^|\s+)#\s+")
 COMMAND = re.compile(r"\s*(make|flt) \w+")
@@ -120,10 +120,20 @@ def group_keys(group: str) -> tuple[Key, ...]:
 
 
 def choice_keys(group: str, choice: str) -> Iterator[Key]:
-    """Yields the keys of one file of a group."""
-    for indent, name, default, meaning in _entries(config_folder() / group / f"{choice}.yaml"):
-        if not indent and name not in ("name", "defaults"):
-            yield Key(f"{group}.{name}", default or BLOCK, meaning)
+    """Yields the keys of one file of a group, with those of the base file that it builds on."""
+    folder = config_folder() / group
+    own, base = (_top_keys(folder / f"{name}.yaml") for name in (choice, BASE))
+    for name in dict.fromkeys([*base, *own]):
+        default, meaning = own.get(name, base.get(name, ("", "")))
+        yield Key(f"{group}.{name}", default or BLOCK, base.get(name, ("", ""))[1] or meaning)
+
+
+@functools.cache
+def _top_keys(path: Path) -> dict[str, tuple[str, str]]:
+    """Returns key -> its value and its comment, of the keys that aren't indented; empty if there is no such file."""
+    entries = _entries(path) if path.is_file() else ()
+    hidden = ("name", "defaults")
+    return {name: (value, meaning) for indent, name, value, meaning in entries if not indent and name not in hidden}
 
 
 def settings(path: Path) -> Iterator[tuple[str, str]]:

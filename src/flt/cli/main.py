@@ -70,6 +70,9 @@ def _announce(words: Sequence[str]) -> None:
 
 def _report(error: BaseException) -> int | None:
     """Prints an error as one line and returns the exit code; None for an error that needs a traceback."""
+    if isinstance(error, BrokenPipeError):
+        _discard_output()
+        return 0
     is_first = restart.is_first()
     if not is_first and (getattr(error, "reported", False) or isinstance(error, PeerDiedError)):
         return 0  # the first process reports it; the launcher would kill that one after any other exit code
@@ -111,3 +114,8 @@ def _quiet_libraries() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("flt").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers|peft|tensorboard)\b.*")
+
+
+def _discard_output() -> None:
+    """Stops writing to a pipe that its reader has closed, as ``flt --help | head`` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from flt.core.errors import InputError
 from flt.core.files import expanded, last_name
 from flt.core.typed import first_line, typed
-from flt.run.conf_groups import choices, config_folder, groups
+from flt.run.conf_groups import BASE, choices, config_folder, groups
 
 if TYPE_CHECKING:
     from flt.run.schema import TrainConfig
@@ -83,7 +83,15 @@ def _without_leftovers(cfg: DictConfig, chosen: Mapping[str, Any]) -> DictConfig
 
 @functools.cache
 def _keys_of(group: str, name: str) -> set[str]:
-    return set(map(str, OmegaConf.load(config_folder() / group / f"{name}.yaml")))
+    return set(map(str, load_choice(group, name)))
+
+
+def load_choice(group: str, name: str) -> DictConfig:
+    """Returns the settings of one file of conf/, on top of those of its group's base file if it builds on that."""
+    settings: Any = OmegaConf.load(config_folder() / group / f"{name}.yaml")
+    bases = [load_choice(group, base) for base in settings.pop("defaults", []) if base == BASE]
+    merged: Any = OmegaConf.merge(*bases, settings)
+    return merged
 
 
 def to_yaml(cfg: TrainConfig) -> str:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import flt
 
+BASE = "_base"
+"""Name of the file with the keys that all files of a group have in common."""
+
 
 def choices(group: str) -> list[str]:
-    """Returns the names of a group's files, each of which is a choice."""
-    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+    """Returns the names of a group's files, each of which is a choice; a base file is none."""
+    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml") if path.stem != BASE)
 
 
 @functools.cache
