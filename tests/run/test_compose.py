@@ -16,13 +16,13 @@ from flt.data.config import DataConfig
 from flt.models.adapters.registry import ADAPTERS
 from flt.models.backbones import ModelConfig
 from flt.run import schema
-from flt.run.compose import (, load_choice
+from flt.run.compose import (
     choices,
     compose_config,
-    config_folder,
     expand,
     flat,
     groups,
+    load_choice,
     load_config,
     to_yaml,
 )
