@@ -15,7 +15,7 @@ from flt.algorithm.base import ImportancePart
 from flt.algorithm.rule.exact_sum import ExactSum
 from flt.algorithm.view import View
 from flt.client.fit import LocalCallback, LocalFit
-from flt.core.errors import InputError
+from flt.core.errors import InputError, diverged
 from flt.protocol.layout import LORA_FACTORS
 from flt.protocol.messages import Ids, Update
 from flt.protocol.state import GroupState
@@ -125,7 +125,7 @@ class GradientSensitivity(_Smoothed):
                     weight[index] += update.examples
                 except OverflowError as error:
                     who = f"update of client {update.job[0]}, job {update.job[1]}: scores of {layer}"
-                    raise InputError.of(who, error, "smaller numbers; lower local.lr") from error
+                    raise diverged(who, error, "smaller numbers") from error
         fresh = self.beta1 * old + (1 - self.beta1) * total.value() / weight.clamp(min=1)
         return torch.where(weight > 0, fresh, old)
 

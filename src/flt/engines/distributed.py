@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flt.algorithm.rule.base import Totals
 from flt.algorithm.rule.exact_sum import ExactSum
-from flt.core.errors import InputError
+from flt.core.errors import InputError, diverged
 from flt.data.samplers import lengths_of
 from flt.engines.batched.engine import BatchedEngine, BatchedSettings
 from flt.engines.launcher import LaunchSettings
@@ -218,7 +218,7 @@ def _exact_sum(high: Tensor, low: Tensor, count: int, reach: float) -> ExactSum:
     try:
         return ExactSum.of(high, low, count, reach)
     except OverflowError as error:
-        raise InputError.of("updates", error, "smaller numbers; lower local.lr") from error
+        raise diverged("updates", error, "smaller numbers") from error
 
 
 def _chunks(keys: Sequence[Key], shapes: dict[Key, tuple[int, ...]]) -> Iterator[list[Key]]:

@@ -14,26 +14,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.loggers import Logger
 
-from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.checkpoint import Checkpoint
-from flt.callbacks.clusters import Clusters
-from flt.callbacks.communication import Communication
-from flt.callbacks.evaluate import Evaluate
-from flt.callbacks.failures import Failures
 from flt.callbacks.fault_injection import LABEL_FLIP, Faults, hostile, with_flipped_labels
-from flt.callbacks.interrupts import Interrupts
-from flt.callbacks.loggers import Loggers
-from flt.callbacks.metrics_csv import MetricsCsv
-from flt.callbacks.progress import Progress
-from flt.callbacks.rank_budget import RankBudget
-from flt.callbacks.received_models import ReceivedModels
-from flt.callbacks.selection_overlap import SelectionOverlap
 from flt.callbacks.stop import Stop
-from flt.callbacks.timer import Timer
-from flt.client.shared_logger import SharedLogger
 from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError, PeerDiedError
 from flt.core.files import is_path, last_name
@@ -48,15 +33,14 @@ from flt.models.compile import compile_model
 from flt.models.module import ClientModule
 from flt.run import build, summary
 from flt.run.assembly import Start, start
-from flt.run.compose import flat
-from flt.run.federation import OWN, Federation
+from flt.run.federation import Federation
 from flt.run.folder import folder_of, record
+from flt.run.observers import Observers
 from flt.run.prefix_cache import prefixed
 from flt.run.schema import TrainConfig
 from flt.run.threads import choose_threads, restored_threads
 from flt.server.aggregation import ServerAggregation
 from flt.server.callback import FedCallback
-from flt.server.client_state_store import ClientStateStore
 from flt.server.failure_policy import RoundFailedError
 from flt.server.federator import Federator
 
@@ -156,19 +140,23 @@ class Run:
         if not processes.is_first:
             path = Path(processes.broadcast_from_first(str))
             return Result(module, federator.history[-1], self.folder, federator.history, path)
-        models = made_by(federator)
-        federator.engine.local_trainer.load(federator.state, models[0].gid, models[0].head)
-        federator.engine.local_trainer.put(models[0].tensors)  # includes a client's private tensors
-        if models[0].data is not None:
-            set_client(federator.engine.local_trainer.client_aware, models[0].data)
-        module.eval()
-        written = (federator.server.layout, federator.state, self.folder, self._card(), models, cfg.export.base)
-        path = Path(processes.broadcast_from_first(lambda: str(exported or export(module, *written))))
+        path = self._export(federator, exported)
         if self.show:
             self._summarise(federator, time.perf_counter() - began)
         if not cfg.model.get("quantise"):  # weights that were packed on a device can't leave it
             module.to(original_device)
         return Result(module, federator.history[-1], self.folder, federator.history, path)
+
+    def _export(self, federator: Federator, exported: Path | None) -> Path:
+        """Leaves the first model in the module, and writes all models unless they have been exported before."""
+        module, models = self.federation.module, made_by(federator)
+        federator.engine.local_trainer.load(federator.state, models[0].gid, models[0].head)
+        federator.engine.local_trainer.put(models[0].tensors)  # includes a client's private tensors
+        if models[0].data is not None:
+            set_client(federator.engine.local_trainer.client_aware, models[0].data)
+        module.eval()
+        written = (federator.server.layout, federator.state, self.folder, self._card(), models, self.cfg.export.base)
+        return Path(self.processes.broadcast_from_first(lambda: str(exported or export(module, *written))))
 
     def _set_threads(self) -> None:
         """Sets the number of threads: the configured one, or for a new run the one that the first process chooses.
@@ -240,52 +228,9 @@ class Run:
         federator = Federator(
             server, clients, engine, setup.sampler, (), cfg.rounds, cfg.seed, state, (faults,), setup.failure_policy
         )
-        self._observe(federator, faults)
+        observers = Observers(cfg, federation, self.folder, self.processes, self.own, self.loggers, self.show)
+        observers.attach(federator, faults)
         return federator
-
-    def _observe(self, federator: Federator, faults: Faults) -> None:
-        """Adds the callbacks to a federator and restores it from the last checkpoint."""
-        cfg, federation = self.cfg, self.federation
-        tasks, heads = federation.tasks(), federation.task_heads()
-        evaluate = Evaluate(federation.validation, tasks, cfg.eval.every, federation.test, heads, federation.parts)
-        checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
-        received = [ReceivedModels(evaluate)] if cfg.eval.distributed else []  # after the timer: part of its round time
-        counting = [Communication(), BitWidths()]
-        monitors = [
-            evaluate,
-            Clusters(tasks),
-            SelectionOverlap(),
-            RankBudget(),
-            *counting,
-            Timer(),
-            *received,
-        ]
-        stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
-        last = [Interrupts(self.processes.is_first)]  # after the checkpoint: no signal cuts its writing short
-        federator.callbacks = [faults, *monitors, Failures(), stop, *self.own, checkpoint, *last]
-        # if all processes train every client together, only the first one writes the private states
-        writes = self.processes.is_first or not federator.engine.replicated
-        federator.client_states = ClientStateStore(checkpoint.folder, writes)
-        checkpoint.restore(federator)
-        self.processes.assert_same_round(federator.state.rounds)
-        if not self.processes.is_first:
-            # the first process evaluates, shows and writes; a model split over all processes needs all for evaluation
-            evaluating = [evaluate, *received] if federator.engine.local_trainer.placement.needs_all_processes else []
-            federator.callbacks = [faults, *evaluating, *counting, *last]
-            federator.engine.local_trainer.loggers = self._trainer_loggers(federator, [DummyLogger()])
-            return
-        record(self.folder, cfg)  # a resume may change rounds; the checkpoint has been checked against them
-        loggers = self._loggers(federator)
-        federator.engine.local_trainer.loggers = self._trainer_loggers(federator, loggers.loggers)
-        sinks = [MetricsCsv(self.folder / "metrics.csv"), loggers]
-        federator.callbacks = [*federator.callbacks[:-2], *sinks, *self._progress(), checkpoint, *last]
-
-    def _trainer_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:
-        """Returns the loggers for a user's module; flt's own module logs nothing by itself."""
-        if isinstance(self.federation.module, ClientModule):
-            return []
-        steps = int(sum(metrics["clients/steps"] for metrics in federator.history))
-        return [SharedLogger(logger, steps, forwards=bool(self.loggers)) for logger in loggers]
 
     def _record_engine(self, engine: dict[str, Any]) -> None:
         """Records the settings that the engine has chosen, so that a resume uses the same ones."""
@@ -300,28 +245,12 @@ class Run:
         folder = last_name(source) if is_path(source) else ""
         return Card("" if folder else source, self.cfg.adapter, layers, classes, folder=folder)
 
-    def _loggers(self, federator: Federator) -> Loggers:
-        """Returns the user's loggers or TensorBoard's, without rounds of a killed run that have no checkpoint."""
-        chosen = list(self.loggers)
-        if not chosen:
-            parent, done = self.folder.parent, federator.state.rounds
-            chosen = [
-                TensorBoardLogger(
-                    parent.parent, parent.name, self.folder.name, default_hp_metric=False, purge_step=done + 1
-                )
-            ]
-        return Loggers(chosen, flat(self.cfg), self.federation.tasks())
-
     def _summarise(self, federator: Federator, elapsed: float) -> None:
         """Prints the summary of the finished run."""
         counts = [len(client.data) for client in self.federation.clients]
         jobs = len(federator.updates) or sum(counts)  # a run that had already finished has no updates
         worst = summary.worst_of(jobs, several=max(counts) > 1)
         summary.render(federator.history, self.folder, elapsed, logdir=self.cfg.root, worst=worst)
-
-    def _progress(self) -> list[FedCallback]:
-        data = "own data" if self.cfg.data["name"] == OWN else self.cfg.data["name"]
-        return [Progress(f"{self.cfg.name} on {data}")] if self.show else []
 
 
 def earlier_export(federator: Federator, base: str) -> Path | None:

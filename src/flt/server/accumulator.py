@@ -11,7 +11,7 @@ from torch import Tensor
 from flt.algorithm.rule.base import Rule, Summable, Totals
 from flt.algorithm.rule.exact_sum import LARGEST
 from flt.algorithm.view import View
-from flt.core.errors import InputError
+from flt.core.errors import InputError, diverged
 from flt.protocol.failure import Failure
 from flt.protocol.job import Job
 from flt.protocol.messages import JobId, Update
@@ -38,7 +38,7 @@ class Sums:
         try:
             self.totals, self.start = _added(self.totals, other.totals), _added(self.start, other.start)
         except OverflowError as error:
-            raise InputError.of("updates", error, "smaller numbers; lower local.lr") from error
+            raise diverged("updates", error, "smaller numbers") from error
 
 
 class UpdateAccumulator:
@@ -157,7 +157,7 @@ class UpdateAccumulator:
         reach = max(reaches, default=0.0)
         if not reach * len(self.jobs) < LARGEST:
             who = f"update of client {update.job[0]}, job {update.job[1]}"
-            raise InputError.of(who, f"numbers up to {reach:.1e}", "smaller numbers; lower local.lr")
+            raise diverged(who, f"numbers up to {reach:.1e}", "smaller numbers")
         if self.sums is not None:
             self.sums.merge(part)
 

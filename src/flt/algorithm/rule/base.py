@@ -12,7 +12,7 @@ from torch import Tensor
 from flt.algorithm.base import Part
 from flt.algorithm.rule.exact_sum import ExactSum
 from flt.algorithm.view import View
-from flt.core.errors import InputError
+from flt.core.errors import InputError, diverged
 from flt.protocol.messages import Update
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Summable(Rule):
             self.summand(view, update, totals)
         except OverflowError as error:
             who = f"update of client {update.job[0]}, job {update.job[1]}"
-            raise InputError.of(who, error, "smaller numbers; lower local.lr") from error
+            raise diverged(who, error, "smaller numbers") from error
 
     @abc.abstractmethod
     def summand(self, view: View, update: Update, totals: Totals) -> None:
