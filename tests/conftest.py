@@ -1,9 +1,10 @@
-"""What every test shares: one thread, a cache, the real data where there is any, and no files left behind."""
+"""What every test shares: one thread, an empty working folder, a cache, and the real data where there is any."""
 
 from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +17,13 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+# No test works in the repository, and relative paths were meant from here.
+for name in ("PYTHONPATH", "FLT_DATA", "FLT_CACHE"):
+    if os.environ.get(name):
+        os.environ[name] = os.pathsep.join(map(os.path.abspath, os.environ[name].split(os.pathsep)))
+
 settings.register_profile("flt", deadline=None)
 settings.load_profile("flt")
-
-LITTER_OF_TOOLS = {"__pycache__", ".pytest_cache", ".hypothesis", ".mypy_cache", ".ruff_cache", ".coverage"}
 
 
 def pytest_sessionstart() -> None:
@@ -54,18 +58,20 @@ def flt_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the tests of this process work in, one after another."""
+    return tmp_path_factory.mktemp("working_folder")
+
+
 @pytest.fixture(autouse=True)
-def leave_no_files_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails a test after which the repository holds a file or a run that it did not hold before."""
-    root = request.config.rootpath
-    before = listing(root)
+def work_in_an_empty_folder(working_folder: Path) -> Iterator[None]:
+    """Keeps the tests out of the repository; fails a test that leaves a file in the folder it began in."""
+    before = Path.cwd()
+    os.chdir(working_folder)
     yield
-    left = sorted(listing(root) - before)
+    os.chdir(before)
+    left = sorted(path.name for path in working_folder.iterdir())
+    for path in working_folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()  # or the tests after it would fail as well
     assert not left, f"the test left behind: {', '.join(left)}"
-
-
-def listing(root: Path) -> set[str]:
-    """The entries of the repository's top folder and its runs, two levels deep."""
-    paths = [*root.glob("*"), *root.glob("lightning_logs/*"), *root.glob("lightning_logs/*/*")]
-    names = {str(path.relative_to(root)) for path in paths if path.name not in LITTER_OF_TOOLS}
-    return {name for name in names if not name.endswith(".egg-info")}

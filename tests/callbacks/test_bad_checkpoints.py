@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import pytest
 from bad_inputs import HUGE, MARK, OVERLAP, VAST, Evil
 from commands import in_empty_folder, train
 
-from flt.callbacks.checkpoint import sealed
+from flt.callbacks.checkpoint import newest, sealed
 
-ADAPTER = "adapter/adapter_model.safetensors"
+ADAPTER, NEWEST = "adapter/adapter_model.safetensors", "round_0002.json"
 CASES: dict[str, tuple[Callable[[bytes], bytes], bool]] = {
     "cut off": (lambda data: data[: len(data) // 2], False),
     "empty": (lambda data: b"", False),
@@ -30,48 +31,70 @@ CASES: dict[str, tuple[Callable[[bytes], bytes], bool]] = {
 """What becomes of the state's file, and whether the manifest says that it is right."""
 
 
-def gone_on(folder: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], Any]) -> str:
-    """Goes on with a run of two rounds after its newest checkpoint was damaged; returns what was said."""
-    assert train("algo=fedit", "rounds=3", "name=straight") == 0
-    assert train("algo=fedit", "rounds=2", "name=before") == 0
-    damage(folder / "lightning_logs" / "before" / "version_0" / "checkpoints")
-    caplog.clear()
-    assert train("algo=fedit", "rounds=3", "name=before", "resume=last") == 0
-    straight, before = (folder / "lightning_logs" / name / "version_0" / ADAPTER for name in ("straight", "before"))
-    assert straight.read_bytes() == before.read_bytes()
-    assert not (folder / MARK).exists()
-    (said,) = [line for record in caplog.records if "can't be used" in (line := record.getMessage())]
-    return said
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of three rounds, and with the first two rounds of it."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        in_empty_folder(folder, patch)
+        assert train("algo=fedit", "rounds=3", "name=straight") == 0
+        assert train("algo=fedit", "rounds=2", "name=before") == 0
+    return folder
+
+
+@pytest.fixture
+def folder(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the runs, in which the test works."""
+    shutil.copytree(runs, tmp_path, dirs_exist_ok=True)
+    in_empty_folder(tmp_path, monkeypatch)
+    return tmp_path / "lightning_logs" / "before" / "version_0" / "checkpoints"
+
+
+def put(manifest: dict[str, Any], folder: Path) -> None:
+    (folder / NEWEST).write_text(json.dumps(sealed(manifest)))
+
+
+def damaged(change: Callable[[bytes], bytes], claimed: bool, folder: Path) -> None:
+    """Changes the newest state; where it is claimed, the manifest says that this is right."""
+    manifest = json.loads((folder / NEWEST).read_text())
+    state = folder / manifest["state"]
+    state.write_bytes(change(state.read_bytes()))
+    if claimed:
+        manifest["files"][manifest["state"]] = hashlib.sha256(state.read_bytes()).hexdigest()
+        put(manifest, folder)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_one_before_a_damaged_checkpoint_is_used_and_the_bits_are_the_same(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_the_one_before_a_damaged_checkpoint_is_used(
+    case: str, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    in_empty_folder(tmp_path, monkeypatch)
-    change, claimed = CASES[case]
-
-    def damage(checkpoints: Path) -> None:
-        path = checkpoints / "round_0002.json"
-        manifest = json.loads(path.read_text())
-        state = checkpoints / manifest["state"]
-        state.write_bytes(change(state.read_bytes()))
-        if claimed:
-            manifest["files"][manifest["state"]] = hashlib.sha256(state.read_bytes()).hexdigest()
-            path.write_text(json.dumps(sealed(manifest)))
-
-    assert "checkpoint round_0002.json can't be used, trying the one before" in gone_on(tmp_path, caplog, damage)
+    damaged(*CASES[case], folder)
+    found = newest(folder)
+    assert found is not None
+    assert found[0].server.rounds == 1
+    assert f"checkpoint {NEWEST} can't be used, trying the one before" in caplog.text
+    assert not (tmp_path / MARK).exists()
 
 
 @pytest.mark.parametrize("file", ["../../../before", "/etc/hostname", "clients/../../x.safetensors", "clients"])
 def test_a_manifest_that_leads_out_of_the_folder_is_passed_over(
-    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    file: str, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    in_empty_folder(tmp_path, monkeypatch)
+    manifest = json.loads((folder / NEWEST).read_text())
+    put({**manifest, "files": {**manifest["files"], file: "0" * 64}}, folder)
+    found = newest(folder)
+    assert found is not None
+    assert found[0].server.rounds == 1
+    assert "allowed is names of files that flt writes" in caplog.text
 
-    def damage(checkpoints: Path) -> None:
-        path = checkpoints / "round_0002.json"
-        manifest = json.loads(path.read_text())
-        path.write_text(json.dumps(sealed({**manifest, "files": {**manifest["files"], file: "0" * 64}})))
 
-    assert "allowed is names of files that flt writes" in gone_on(tmp_path, caplog, damage)
+def test_a_run_goes_on_from_the_one_before_to_the_same_bits(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged(*CASES["a pickle with a checksum"], folder)
+    assert train("algo=fedit", "rounds=3", "name=before", "resume=last") == 0
+    (said,) = [line for record in caplog.records if "can't be used" in (line := record.getMessage())]
+    assert f"checkpoint {NEWEST} can't be used, trying the one before" in said
+    straight, before = (tmp_path / "lightning_logs" / name / "version_0" / ADAPTER for name in ("straight", "before"))
+    assert straight.read_bytes() == before.read_bytes()
+    assert not (tmp_path / MARK).exists()
