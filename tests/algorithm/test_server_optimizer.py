@@ -126,8 +126,8 @@ def test_members_from_several_groups_that_trained_nothing_move_nothing(name: str
         view.untrained_update(dataclasses.replace(update, kept=dict.fromkeys(layout.layers, pairs)))
         for update, pairs in ((first, (0, 1)), (second, (1, 2)))
     ]
-    moved = federator.server._combined(view.starting({1: members}, lambda update: 1), 1, members, None)
-    plain = Mean("uniform").combine(view.starting({1: members}, lambda update: 1), 1, members)
+    moved = federator.server._combined(view.with_group_starts({1: members}, lambda update: 1), 1, members, None)
+    plain = Mean("uniform").combine(view.with_group_starts({1: members}, lambda update: 1), 1, members)
     assert_same(moved.new, plain.new, tolerance=1e-6)
     assert all(not moment.any() for moment in moved.slots[FIRST].values())
 

@@ -40,7 +40,9 @@ class Communication(FedCallback):
 
     def on_round_end(self, federator: Federator) -> None:
         """Logs the bytes and parameters of the round and in total."""
-        up, down = (federator.counts[key] + federator.spent[key] for key in ("bytes_up", "bytes_down"))
+        up, down = (
+            federator.counts[key] + federator.counts_of_failed_attempts[key] for key in ("bytes_up", "bytes_down")
+        )
         self.total_up += up
         self.total_down += down
         federator.log({"comm/bytes_up": up, "comm/bytes_down": down})

@@ -102,7 +102,7 @@ class Collate:
         return pad_sequence(values, batch_first=True, padding_value=filling[name])
 
 
-def take(examples: Examples, n: int, seed: Seed) -> Positions:
+def stratified_sample(examples: Examples, n: int, seed: Seed) -> Positions:
     """Returns the sorted positions of a fixed stratified sample of at most n examples.
 
     Raises:
