@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from commands import metrics
-from launch import LIMIT, SHORT, ended, flt
+from launched import LIMIT, SHORT, ended, flt
 from safetensors.torch import load_file
 
 from flt.cli.main import main

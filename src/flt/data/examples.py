@@ -110,7 +110,7 @@ def stratified_sample(examples: Examples, n: int, seed: Seed) -> Positions:
 
     Example:
         >>> examples = Examples(stores.ImageStore(torch.zeros(4, 1, 1, 1), None, None), [0, 0, 1, 1])
-        >>> sorted(examples.labels[take(examples, 2, seed=0)].tolist())
+        >>> sorted(examples.labels[stratified_sample(examples, 2, seed=0)].tolist())
         [0, 1]
     """
     if n < 1:
