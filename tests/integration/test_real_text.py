@@ -62,17 +62,8 @@ def classes(folder: Path) -> int:
     return len(head["base_model.model.classifier.bias"])
 
 
-ROUNDS = {
-    "fedit": 1, "hafl": 2, "haflq": 2, "fl_tac": 1, "fl_tac_unlocked": 2, "scaffold": 1, "flora": 2, "sa_fedlora": 3,
-    "c2a": 1, "fedavg": 1, "fedprox": 1, "ffa_lora": 1, "fedsa_lora": 1, "rolora": 2, "local": 1, "central": 1,
-    "fedex_lora": 2, "flexlora": 2, "hetlora": 2,
-    "fedavgm": 1, "fedadagrad": 1, "fedadam": 1, "fedyogi": 1,
-}  # fmt: skip
-"""Recipe -> as many rounds as it takes to do all that it does."""
-
-
-def test_no_recipe_is_left_out() -> None:
-    assert set(ROUNDS) == {path.stem for path in (Path(__file__).parents[2] / "conf/algo").glob("*.yaml")}
+ROUNDS = {"hafl": 2, "fl_tac_unlocked": 2, "flora": 2, "sa_fedlora": 3, "c2a": 1}
+"""Recipe -> rounds; test_every_export.py has all recipes on a tiny encoder."""
 
 
 @pytest.mark.parametrize("algo", ROUNDS)
@@ -86,7 +77,7 @@ def test_a_recipe_trains_on_newsgroups_and_its_export_has_the_same_logits(
     assert 0 <= result.metrics["clients/val_acc"] <= 1
     expected = logits(result.module.model, encoder)
     labels = expected.shape[-1]  # of the head that the module holds: tasks of fl_tac differ in their classes
-    assert result.exported.name == ("model" if algo in ("flora", "sa_fedlora", "fedavg", "fedex_lora") else "adapter")
+    assert result.exported.name == ("model" if algo in ("flora", "sa_fedlora") else "adapter")
     if result.exported.name == "model":
         found = logits(base(result.exported, labels), encoder)
     elif algo == "c2a":  # which peft doesn't know

@@ -37,6 +37,7 @@ def in_empty_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(compose, "_compose", composed_once)
     monkeypatch.setattr(loggers, "_write_picture", lambda *_: None)
+    monkeypatch.setattr(loggers, "_write_state", lambda *_: None)
     for backbone in (embedded, embedded_cifar):
         monkeypatch.setattr(backbone, "PRETRAINING", dataclasses.replace(backbone.PRETRAINING, steps=2))
 
