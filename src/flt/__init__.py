@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flt.core.imports import import_without_gc
+from flt.core.openmp import wait_passively
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "Result", "fit", "load", "partition"]
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
     from flt.core.errors import InputError
     from flt.export.load import load
 
+wait_passively()
+
 
 def __getattr__(name: str) -> Any:
-    """Imports torch and its company only when something of them is asked for."""
+    """Imports torch and the libraries on top of it at the first use of a public name."""
     if name not in __all__:
         raise AttributeError(f"module 'flt' has no attribute {name!r}")
     homes = {"InputError": "flt.core.errors", "load": "flt.export.load"}

@@ -1,4 +1,4 @@
-"""``python -m flt key=value``: the same as ``flt train key=value``."""
+"""Entry point of ``python -m flt``, which takes the same arguments as ``flt``."""
 
 import sys
 

@@ -1,7 +1,8 @@
-"""The ten-line way in, on which the command line stands too."""
+"""Functions that start a run: ``flt.fit`` for a user's own module and data, ``train`` for a configuration."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
 from flt.data.examples import Examples
 from flt.data.partition_dataset import partition
-from flt.run.federation import Federation
+from flt.run.federation import OWN, Federation
 from flt.run.resume import configure
 from flt.run.run import Result, Run
 from flt.run.schema import TrainConfig
@@ -42,38 +43,41 @@ def fit(
     source: str = "",
     overrides: Sequence[str] = (),
 ) -> Result:
-    """Federates the fine-tuning of a LightningModule.
+    """Fine-tunes a LightningModule on the data of several clients.
 
-    LoRA goes on the module's linear layers and the last linear layer is the head, trained whole; a module that already
-    holds peft layers keeps them. The module is changed in place. Its buffers, such as the statistics of a batch norm,
-    are put back after each fit: they aren't federated. In evaluation torch's transformer layers read their weights past
-    LoRA; flt keeps them from it, and so does ``flt.core.quiet.whole_layers()`` around your own inference.
+    LoRA adapts the module's linear layers. The last linear layer is the head and is trained whole. A module that
+    already holds peft layers keeps them. The module is changed in place. Its buffers, such as the statistics of a batch
+    norm, are restored after each local fit and aren't federated. In evaluation, torch's transformer layers read their
+    weights directly and skip LoRA. flt prevents that during a run. Around your own inference,
+    ``flt.core.quiet.without_fast_path()`` prevents it.
 
     Args:
-        module: Trained by a Lightning Trainer on each client, as it is: its own steps, optimisers and logs.
-        clients: From :func:`partition`.
-        algo: Name of a recipe in conf/algo, or a whole configuration, before which all the numbers here give way.
-        rounds: Rounds in all.
-        seed: Of everything that is drawn.
+        module: Module to train. A Lightning Trainer fits it on each client, with its own steps, optimisers and logs.
+        clients: The clients, from :func:`partition`.
+        algo: Name of a recipe in conf/algo, or a whole configuration. A whole configuration takes precedence over all
+            numbers here.
+        rounds: Number of rounds.
+        seed: Seed of everything that is drawn at random.
         batch_size: Examples per batch.
-        target_modules: Ends of the names of the layers to adapt.
+        target_modules: Endings of the names of the layers to adapt.
         head: Name of the module that is trained whole; ``none`` for no head.
-        validation: Examples on which the global model is evaluated in each round, of one task or by task; None: what
-            the clients hold out.
+        validation: Examples on which the global model is evaluated in each round: one data set, or one for each task.
+            None stands for the examples that the clients hold out.
         test: Examples for one evaluation at the end.
         collate_fn: Builds a batch from a list of examples.
-        callbacks: Lightning callbacks, of which each fit gets copies, and callbacks of the federation.
-        logger: Lightning loggers in the place of TensorBoard's.
+        callbacks: Lightning callbacks, which each local fit gets copies of, and callbacks of the federation.
+        logger: Lightning loggers that replace the default one for TensorBoard.
         progress: Show the progress and the table at the end.
-        source: What ``from_pretrained`` loads the base by, for the adapter's card.
-        overrides: Further keys of the configuration, such as ``local.steps=5``, ``resume=last``.
+        source: Name or path from which ``from_pretrained`` loads the base, for the adapter's card.
+        overrides: Further keys of the configuration, such as ``local.steps=5`` or ``resume=last``.
 
     Raises:
-        InputError: Something of it is wrong; the message is one line.
+        InputError: An argument is wrong. The message is one line.
     """
     given: dict[str, Any] = {"rounds": rounds, "seed": seed, "batch_size": batch_size, "adapter.head": head}
     given["adapter.target_modules"] = target_modules
     cfg = algo if isinstance(algo, TrainConfig) else _configured(algo, overrides, **given)
+    cfg = _with_own_names(cfg, module)
     if not clients:
         raise InputError.of("clients", "[]", "at least one client, as flt.partition makes them")
     sets = _by_task(validation, clients) or _held_out(clients)
@@ -85,22 +89,40 @@ def fit(
 
 
 def train(cfg: TrainConfig) -> Result:
-    """Runs a whole configuration: what ``flt train`` does."""
-    from flt.run.workload import federation  # reading data takes libraries that flt.fit needn't wait for
+    """Runs a whole configuration, as ``flt train`` does.
 
-    made = federation(cfg)
-    made.validation = made.validation or _held_out(made.clients)
-    return Run(cfg, made)()
+    Raises:
+        InputError: The configuration is wrong, or belongs to a run that ``flt.fit`` has started.
+    """
+    from flt.run.workload import federation  # loads libraries that read data, which flt.fit doesn't need
+
+    if cfg.data["name"] == OWN:
+        why = "the run to go on with trains a module and data that only the caller of flt.fit has"
+        raise InputError.of("resume", cfg.resume, 'flt.fit(..., overrides=["resume=last"])', why)
+    workload = federation(cfg)
+    workload.validation = workload.validation or _held_out(workload.clients)
+    return Run(cfg, workload)()
 
 
 def _configured(algo: str, overrides: Sequence[str], **given: Any) -> TrainConfig:
-    """The recipe with the arguments of :func:`fit` as overrides, before those that the user spelt out."""
-    listed = {key: _spelt(value) for key, value in given.items() if value is not None}
-    return configure([f"algo={algo}", *(f"{key}={value}" for key, value in listed.items()), *overrides])
+    """Returns the recipe's configuration. The user's overrides come last and replace the arguments of :func:`fit`."""
+    arguments = {key: _spelt(value) for key, value in given.items() if value is not None}
+    return configure([f"algo={algo}", *(f"{key}={value}" for key, value in arguments.items()), *overrides])
+
+
+def _with_own_names(cfg: TrainConfig, module: pl.LightningModule) -> TrainConfig:
+    """Replaces the default sections of data and model, which describe neither the user's examples nor the module.
+
+    Settings of the model that apply to any module stay.
+    """
+    model = {"name": type(module).__name__, "adapt_layers": cfg.model.get("adapt_layers", "all")}
+    if cfg.model.get("quantise"):
+        model["quantise"] = cfg.model["quantise"]
+    return dataclasses.replace(cfg, data={"name": OWN}, model=model)
 
 
 def _spelt(value: Any) -> str:
-    """A value as Hydra's command line spells it."""
+    """Writes a value as Hydra's command line reads it."""
     return json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
 
 
@@ -113,7 +135,7 @@ def _by_task(dataset: Dataset | Mapping[str, Dataset] | None, clients: Sequence[
 
 
 def _held_out(clients: Sequence[ClientSpec]) -> dict[str, Dataset]:
-    """Task -> all that its clients hold out."""
+    """Returns the held-out examples of all clients for each task."""
     sets: dict[str, list[Subset]] = {}
     for job in (job for client in clients for job in client.data):
         if len(job.held_out):
@@ -122,7 +144,7 @@ def _held_out(clients: Sequence[ClientSpec]) -> dict[str, Dataset]:
 
 
 def _joined(parts: Sequence[Subset]) -> Dataset:
-    """One data set of several; of flt's own, a view that still knows its lengths."""
+    """Joins several data sets; parts of one of flt's own become a view of it, which has the lengths of its texts."""
     owners = {id(part.dataset): part.dataset for part in parts}
     owner = next(iter(owners.values()))
     if len(owners) == 1 and isinstance(owner, Examples):

@@ -163,7 +163,7 @@ class Waits(FedCallback):
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
         if not self.waited:
             self.waited = True
-            self.processes.gather(b"begins")
+            self.processes.all_gather(b"begins")
 
 
 def sharing(kind: str, processes: ProcessGroup) -> str:

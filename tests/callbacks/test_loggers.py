@@ -223,7 +223,7 @@ class TestWorstTen:
     def test_lowest_accuracy_comes_first_with_the_other_figures_and_the_fitted_one(self):
         low = {"distributed/val_acc": 0.2, "distributed/val_loss": 3.0, "fitted/val_acc": 0.6}
         header, _, *rows = self.table(metrics_of((0, 0), 1), low)
-        assert header == ["client", "job", "examples", "val_acc", "val_loss", "val_acc after the fit"]
+        assert header == ["client", "job", "examples", "val_acc", "val_loss", "val_acc after local training"]
         assert rows == [["1", "0", "10", "0.2000", "3.0000", "0.6000"], ["0", "0", "10", "0.5100", "0.4900", "-"]]
 
     def test_where_only_a_loss_is_logged_the_highest_comes_first(self):

@@ -2,9 +2,10 @@ import io
 import re
 
 import pytest
-from fake_federator import federator_of, figures
+from fake_federator import clients_of, federator_of, figures
 from rich.console import Console
 
+from flt.callbacks import progress
 from flt.callbacks.progress import Progress
 from flt.callbacks.timer import Timer
 from flt.server.callback import FedCallback
@@ -29,18 +30,18 @@ class TestInAPipe:
         console = pipe()
         federator_of([Progress("hafl on agnews", console)]).fit()
         assert lines_of(console) == [
-            "hafl on agnews  rounds 1-3  clients 12  jobs 12",
-            "round 1/3  clients 12  loss 2.000  val_acc 0.510  up 120.3 kB  down 240.6 kB   4.1 s",
-            "round 2/3  clients 12  loss 1.000  val_acc 0.520  up 120.3 kB  down 240.6 kB   4.1 s",
-            "round 3/3  clients 12  loss 0.667  val_acc 0.530  up 120.3 kB  down 240.6 kB   4.1 s",
+            "hafl on agnews  rounds 1-3  clients 12",
+            "round 1/3  clients 12  train_loss 2.000  val_acc 0.510  up 120.3 kB  down 240.6 kB   4.1 s",
+            "round 2/3  clients 12  train_loss 1.000  val_acc 0.520  up 120.3 kB  down 240.6 kB   4.1 s",
+            "round 3/3  clients 12  train_loss 0.667  val_acc 0.530  up 120.3 kB  down 240.6 kB   4.1 s",
         ]
 
     def test_columns_stay_aligned_when_numbers_gain_digits(self):
         console = pipe()
         federator_of([Progress("x", console)], rounds=10).fit()
         first, *_, last = lines_of(console)[1:]
-        assert [first.index(word) for word in ("clients", "loss", "up")] == [
-            last.index(word) for word in ("clients", "loss", "up")
+        assert [first.index(word) for word in ("clients", "train_loss", "up")] == [
+            last.index(word) for word in ("clients", "train_loss", "up")
         ]
 
     def test_each_line_is_flushed_when_its_round_ends(self):
@@ -67,6 +68,18 @@ class TestInAPipe:
         console = Console(file=io.StringIO(), width=20)
         federator_of([Progress("x", console)]).fit(until=1)
         assert len(lines_of(console)) == 2
+
+    def test_jobs_are_counted_where_clients_have_several(self):
+        console = pipe()
+        federator_of([Progress("x", console)], clients_=clients_of(3, tasks=("a", "b"))).fit(until=1)
+        assert lines_of(console)[0] == "x  rounds 1-3  clients 3  jobs 6"
+
+    @pytest.mark.parametrize(("tasks", "unit"), [(("a",), "clients"), (("a", "b"), "jobs")])
+    def test_a_long_round_says_how_much_of_it_is_done(self, monkeypatch, tasks, unit):
+        monkeypatch.setattr(progress, "SILENCE", -1.0)
+        console = pipe()
+        federator_of([Progress("x", console)], clients_=clients_of(1, tasks=tasks)).fit(until=1)
+        assert lines_of(console)[1] == f"  round 1/3: 1 of {len(tasks)} {unit} trained"
 
     def test_a_module_that_logs_nothing_still_has_its_line(self):
         console = pipe()
@@ -96,7 +109,7 @@ class TestInAPipe:
         federator.callbacks = [Progress("x", console)]
         federator.fit()
         first, only = lines_of(console)
-        assert first == "x  rounds 3-3  clients 12  jobs 12  goes on after round 2"
+        assert first == "x  rounds 3-3  clients 12  resumes after round 2"
         assert only.startswith("round 3/3")
 
 
@@ -105,7 +118,7 @@ class TestOnATerminal:
         console = terminal()
         federator_of([Progress("x", console)]).fit()
         text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
-        assert [text.count(f"round {n}/3  clients 12  loss") for n in (1, 2, 3)] == [1, 1, 1]
+        assert [text.count(f"round {n}/3  clients 12  train_loss") for n in (1, 2, 3)] == [1, 1, 1]
 
     def test_display_shows_rounds_clients_the_client_in_work_and_the_last_figures(self):
         console = terminal()
@@ -118,8 +131,8 @@ class TestOnATerminal:
         rounds, clients, last = lines_of(shown)[:3]
         assert "rounds" in rounds
         assert re.search(r"1/3 .* left", rounds)
-        assert re.search(r"clients .* 3/12 client 2", clients)
-        assert last == "loss 1.000  val_acc 0.510  up 120.3 kB  down 240.6 kB"
+        assert re.search(r"clients .* 3/12 training client 2", clients)
+        assert last == "train_loss 1.000  val_acc 0.510  total up 120.3 kB  total down 240.6 kB"
         progress.on_exception(federator, KeyboardInterrupt())
 
     def test_an_exception_gives_the_cursor_back_and_ends_the_redirection_of_output(self):

@@ -19,7 +19,7 @@ from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.selection.truncate import Truncate
-from flt.callbacks.evaluate import worst_tenth
+from flt.callbacks.evaluate import mean_of_worst
 from flt.protocol.codec import encode
 from flt.protocol.state import ClientState
 from flt.server.federator import Federator
@@ -55,7 +55,7 @@ def base_of(federator: Federator) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("recipe", [HAFL, CUT, PRIVATE], ids=["freeze", "truncate", "private"])
-def test_figures_are_those_of_the_models_that_were_sent_by_mean_worst_tenth_and_rank(recipe: Recipe) -> None:
+def test_figures_are_those_of_the_models_that_were_sent_by_mean_worst_and_rank(recipe: Recipe) -> None:
     federator = federated(recipe)
     base, initial = base_of(federator), federator.engine.local_trainer.initial
     federator.fit()
@@ -69,7 +69,7 @@ def test_figures_are_those_of_the_models_that_were_sent_by_mean_worst_tenth_and_
         for key, by_rank in found.items():
             values = [value for of_rank in by_rank.values() for value in of_rank]
             assert metrics[f"distributed/{key}"] == pytest.approx(np.mean(values), abs=1e-6)
-            assert metrics[f"distributed/{key}_worst10"] == pytest.approx(worst_tenth(values, key), abs=1e-6)
+            assert metrics[f"distributed/{key}_worst10"] == pytest.approx(mean_of_worst(values, key), abs=1e-6)
             ranks = {name.rpartition("rank")[2] for name in metrics if name.startswith(f"distributed/{key}_rank")}
             assert ranks == set(map(str, by_rank))
             for rank, values in by_rank.items():

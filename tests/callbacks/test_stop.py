@@ -98,7 +98,7 @@ def test_one_line_says_why(caplog: pytest.LogCaptureFixture) -> None:
     rounds_of(Stop(0.9, 1), Scripted([0.25, 0.1, 0.9]))
     assert [record.message for record in caplog.records] == [
         "stopping after round 2 of 3: val_acc 0.7500 reaches stop.accuracy=0.5",
-        "stopping after round 2 of 3: val_acc 0.2500 is the best for stop.patience=1 evaluations",
+        "stopping after round 2 of 3: no val_acc better than 0.2500 in stop.patience=1 evaluations",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Bad input of every kind: one line, exit code 2, nothing half-written, nothing executed."""
+"""Bad input of every kind ends in one line and exit code 2. Nothing is left half-written, and nothing is executed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(
 
 
 def contents(folder: Path) -> dict[Path, bytes | None]:
-    """All files and folders."""
+    """Returns the content of all files, and None for each folder."""
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 

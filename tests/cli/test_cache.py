@@ -1,4 +1,4 @@
-"""``flt cache``: what it shows and removes, and that it starts quickly."""
+"""``flt cache`` shows and removes entries, and starts quickly."""
 
 from __future__ import annotations
 
@@ -67,8 +67,3 @@ def test_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "org/small" in done.stdout
-
-
-def test_the_help_names_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    assert "flt cache" in capsys.readouterr().out

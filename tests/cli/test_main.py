@@ -1,4 +1,4 @@
-"""The command line: its commands, one line for each mistake, interrupts, sweeps, and what make passes on."""
+"""The command line: commands, one line for each mistake, interrupts, sweeps, and the arguments that make passes on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from flt.models.module import ClientModule
 
 REPO = Path(__file__).parents[2]
 MAKE = ("make", "-n", "--no-print-directory")
-HEAVY = ("torch", "lightning", "hydra", "transformers", "numpy")
+WITH_TORCH = ("torch", "lightning", "transformers", "numpy")
+HEAVY = (*WITH_TORCH, "hydra")
 
 
 @pytest.fixture(autouse=True)
@@ -47,14 +48,6 @@ def runs(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder / "lightning_logs").as_posix() for path in folder.glob("lightning_logs/*/*"))
 
 
-@pytest.mark.parametrize("arguments", ["--help", "-h", "help", "train --help", "sweep -h"])
-def test_help_names_both_commands(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments.split()) == 0
-    shown = capsys.readouterr().out
-    assert "flt [train] [key=value ...]" in shown
-    assert "flt sweep key=a,b" in shown
-
-
 @pytest.mark.parametrize("arguments", [["-m", "flt", "--version"], ["-m", "flt", "version"]], ids=" ".join)
 def test_version_is_that_of_the_package(arguments: list[str]) -> None:
     assert python(*arguments).stdout.strip() == flt.__version__
@@ -68,8 +61,45 @@ def test_importing_the_command_line_imports_nothing_heavy() -> None:
 def test_the_first_line_is_printed_before_anything_heavy_is_imported() -> None:
     missing = f"import sys; sys.modules.update(dict.fromkeys({HEAVY}))"
     done = python("-c", f"{missing}; from flt.cli.main import main; main(['train', 'seed=1'])")
-    assert done.stdout.strip() == f"flt {flt.__version__}  train seed=1"
+    assert done.stdout.strip() == f"flt {flt.__version__}: flt train seed=1"
     assert "ImportError" in done.stderr or "ModuleNotFoundError" in done.stderr
+
+
+def test_the_first_line_is_the_command_in_words_of_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "model=~/my models/it's", "ranks=[2,4]", "data=/a/b.csv", "nope=$HOME"]
+    assert main(words) == 2
+    line = capsys.readouterr().out.splitlines()[0]
+    copied = line.removeprefix(f"flt {flt.__version__}: flt ")
+    program = [sys.executable, "-c", "import sys; print(sys.argv[1:])"]
+    pasted = subprocess.run(["bash", "-c", f"{shlex.join(program)} {copied}"], text=True, capture_output=True)
+    assert pasted.stdout.strip() == repr(words)
+
+
+MISSPELT = {
+    "train algo=hafll": "algo=hafll: allowed is c2a, central, ",
+    "seeed=1": "seeed=1: there is no such key; allowed is name, root, seed, ",
+    "train rule.padd=x": "rule.padd=x: there is no such key; allowed is a key of rule: name, weights, pad",
+    "train rule=krum rule.pad=none": "rule.pad=none: there is no such key; allowed is a key of rule: ",
+    "train model=./nowhere": "model=./nowhere: there is no such folder",
+    "sweep algo=fedit,hafll": "algo=hafll: allowed is c2a, central, ",
+    "sweep seed=0,1 local.lrr=1,2": "local.lrr=1: there is no such key; allowed is a key of local: ",
+    "sweep rule=mean,krum rule.pad=none": "rule.pad=none: there is no such key",
+}
+
+
+def test_misspelt_names_are_refused_before_torch_is_imported() -> None:
+    missing = f"import sys; sys.modules.update(dict.fromkeys({WITH_TORCH})); from flt.cli.main import main"
+    done = python("-c", f"{missing}; print([main(line.split()) for line in {list(MISSPELT)}])")
+    assert done.stdout.splitlines()[-1] == repr([2] * len(MISSPELT)), done.stderr
+    for line, start in zip(done.stderr.splitlines(), MISSPELT.values(), strict=True):
+        assert line.startswith(f"error: {start}")
+
+
+def test_a_command_without_a_mistake_gets_as_far_as_torch() -> None:
+    missing = f"import sys; sys.modules.update(dict.fromkeys({WITH_TORCH})); from flt.cli.main import main"
+    for command in ("train algo=fedit seed=1", "sweep algo=hafl,fedit"):
+        done = python("-c", f"{missing}; main({command.split()})")
+        assert done.stderr.splitlines()[-1].startswith("ModuleNotFoundError: ")
 
 
 @pytest.mark.parametrize("command", [["train"], []], ids=["train", "bare"])
@@ -80,7 +110,7 @@ def test_trains_and_leaves_one_run(command: list[str], folder: Path, capsys: pyt
     made = {path.name for path in (folder / "lightning_logs/fedit/version_0").iterdir()}
     assert {"adapter", "checkpoints", "config.yaml", "metrics.csv"} <= made
     shown = capsys.readouterr().out
-    assert shown.startswith(f"flt {flt.__version__}  train algo=fedit")
+    assert shown.startswith(f"flt {flt.__version__}: flt {' '.join([*command, 'algo=fedit'])} rounds=1")
     assert "lightning_logs/fedit/version_0/adapter" in shown
 
 
@@ -314,7 +344,7 @@ def test_an_update_that_is_not_finite_names_its_client_and_the_last_checkpoint_s
 
 @pytest.fixture
 def python_s_handler() -> Iterator[Any]:
-    """Python's own reaction to Ctrl-C, also where the tests run in a shell's background, which ignores it."""
+    """Python's own handler of Ctrl-C. A shell that runs the tests in the background would have it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield signal.default_int_handler
     signal.signal(signal.SIGINT, before)
@@ -388,12 +418,6 @@ def test_make_passes_every_variable_on() -> None:
 def test_make_alone_runs_hafl(target: str) -> None:
     shown = subprocess.run([*MAKE, target], cwd=REPO, text=True, capture_output=True, check=True).stdout
     assert shlex.split(shown)[-2:] == [target, "algo=hafl"]
-
-
-def test_the_help_lists_the_recipes_and_comes_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 0
-    recipes = ", ".join(sorted(path.stem for path in (REPO / "conf" / "algo").glob("*.yaml")))
-    assert recipes in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_plan_that_a_rule_can_not_use_is_refused(

@@ -13,7 +13,7 @@ from flt.data.partition import by_column
 from flt.data.sets import load_all
 from flt.data.sources import RawData, load
 from flt.data.templates import fitting
-from flt.run.compose import load_config
+from flt.run.compose import load_choice, load_config
 from flt.run.schema import TrainConfig
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
@@ -24,7 +24,7 @@ def sizes(raw: RawData) -> dict[str, int]:
 
 
 def load_yaml(name: str, **fields: Any) -> RawData:
-    return load(DataConfig(**{**OmegaConf.to_object(OmegaConf.load(CONF / f"{name}.yaml")), **fields}))
+    return load(DataConfig(**{**OmegaConf.to_object(load_choice("data", name)), **fields}))
 
 
 def load_file(path: Path, **fields: Any) -> RawData:

@@ -16,6 +16,8 @@ from sklearn.datasets import load_digits
 from flt.core.errors import InputError
 from flt.data.config import DataConfig
 from flt.data.sources import RawData, digits, load
+from flt.run.compose import load_choice
+from flt.run.conf_groups import choices
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 ROWS = {
@@ -52,9 +54,9 @@ def pick(*names: str) -> dict[str, list]:
 # ---------------------------------------------------------------------------------------------- configs
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_yaml_has_exactly_the_fields_of_the_config(path: Path) -> None:
-    given = OmegaConf.load(path)
+@pytest.mark.parametrize("name", choices("data"))
+def test_yaml_has_exactly_the_fields_of_the_config(name: str) -> None:
+    given, path = load_choice("data", name), CONF / f"{name}.yaml"
     merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), given))
     assert isinstance(merged, DataConfig)
     assert list(given) == list(DataConfig.__dataclass_fields__)
@@ -76,7 +78,7 @@ def test_digits_equal_scikit_learn_with_labels_in_the_order_given() -> None:
 
 
 def test_digits_yaml_loads_five_to_nine_as_zero_to_four() -> None:
-    cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.load(CONF / "digits.yaml")))
+    cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), load_choice("data", "digits")))
     raw = load(cfg)
     assert raw.label_names == ("5", "6", "7", "8", "9")
     assert sum(map(len, raw.splits.values())) == len(digits([5, 6, 7, 8, 9])[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,10 @@ def test_a_longer_fit_is_begun_before_a_shorter_one_is_shared() -> None:
 class Slow(SerialEngine):
     """An engine on a processor that is slower than the others'."""
 
-    def outcome(self, task: Task) -> Outcome:
-        time.sleep(1.0)
-        return super().outcome(task)
+    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        for outcome in super().run(tasks):
+            time.sleep(1.0)
+            yield outcome
 
 
 def uneven(processes: ProcessGroup) -> tuple[list[bytes], list[int]]:
@@ -66,7 +68,7 @@ def claiming(processes: ProcessGroup) -> list[list[str]]:
     found = []
     for items in ("abcdefgh", "", "ij"):
         found.append(list(processes.work_queue(items)))
-        processes.gather(b"done")  # as a round ends
+        processes.all_gather(b"done")  # as a round ends
     return found
 
 

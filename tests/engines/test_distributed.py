@@ -136,7 +136,7 @@ def larger(processes: ProcessGroup) -> str:
     federator.engine = engine
     sent = federator._sent()
     one = next(sent)
-    processes.gather(b"each has claimed one")  # else the faster one might have both
+    processes.all_gather(b"each has claimed one")  # else the faster one might have both
     for update in (one, *sent):
         tensors = {name: torch.full_like(tensor, 2.0**37) for name, tensor in update.tensors.items()}
         accumulator.add(dataclasses.replace(update, tensors=tensors))
@@ -211,7 +211,7 @@ def claiming(processes: ProcessGroup) -> list[int]:
         if processes.is_first:
             time.sleep(0.01)
             continue
-        processes.fail(MemoryError("none left"))
+        processes.report_failure(MemoryError("none left"))
         return claimed
     try:
         processes.all_gather_checked(encode(StatusMessage()))
@@ -231,7 +231,7 @@ def halves(recipe: Recipe, folder: Path, processes: ProcessGroup) -> list[bytes]
     if processes.is_first:
         first.client_states = ClientStateStore(folder)
         first.fit()
-    processes.first(str)
+    processes.broadcast_from_first(str)
     rest = toy_federator(recipe, rounds=3, optimizer="sgd")
     if not processes.is_first:
         first.fit()

@@ -102,7 +102,7 @@ def test_processes_of_one_machine_have_the_bits_of_serial_and_one_of_them_speaks
 ) -> None:
     (printed,) = ended(flt(tmp_path, "engine=distributed", "devices=2", "name=ddp"))
     assert bits(tmp_path, "ddp") == plain
-    assert printed.splitlines()[1] == "ddp on digits  rounds 1-2  clients 4  jobs 4"
+    assert printed.splitlines()[1] == "ddp on digits  rounds 1-2  clients 4"
     assert printed.count("round 2/2") == 1
 
 
@@ -117,7 +117,7 @@ def test_processes_that_python_starts_have_the_bits_of_serial_and_one_of_them_sp
     assert main(["train", *SHORT, *options]) == 0
     printed = "".join(capfd.readouterr())
     assert bits(tmp_path, strategy) == plain
-    assert f"{strategy} on digits  rounds 1-2  clients 4  jobs 4\n" in printed
+    assert f"{strategy} on digits  rounds 1-2  clients 4\n" in printed
     assert printed.count("round 2/2") == 1
 
 

@@ -45,7 +45,7 @@ def logits(model: nn.Module) -> Tensor:
 
 
 def backbone(classes: int) -> nn.Module:
-    """The base, as the README says."""
+    """The base, as docs/results_of_a_run.md says."""
     return transformers.AutoModelForImageClassification.from_pretrained(
         embedded.embedded(), num_labels=classes, ignore_mismatched_sizes=True
     )

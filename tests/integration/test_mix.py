@@ -20,7 +20,7 @@ from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
 ROUNDS, RANK, RANKS = 8, 8, (2, 4)
-README = Path(__file__).parents[2] / "README.md"
+METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
 @dataclasses.dataclass
@@ -104,9 +104,9 @@ def test_the_budget_falls_over_the_rounds_and_messages_with_it(mixed: tuple[Fede
 
 
 @pytest.mark.slow
-def test_the_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_of_the_page_of_methods_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_empty_folder(tmp_path, monkeypatch)
-    assert MIX.removeprefix("flt train algo=hafl ") in README.read_text()
+    assert MIX.removeprefix("flt train algo=hafl ") in METHODS.read_text()
     assert train(*MIX.split()[2:], "rounds=3", "name=mix") == 0
     run = tmp_path / "lightning_logs" / "mix" / "version_0"
     assert len(metrics(run)) == 3

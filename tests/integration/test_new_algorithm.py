@@ -17,8 +17,8 @@ PAGE = (ROOT / "docs" / "new_algorithm.md").read_text()
 BLOCK = re.compile(r"^```(?:python|yaml)\n# ([\w/.]+)(?:, [^\n]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = dict(BLOCK.findall(PAGE))
 """File -> what the page puts into it."""
-RULE, TABLE = "src/flt/algorithm/rule/geometric_median.py", "src/flt/run/build.py"
-METHODS, TEST = "tests/integration/test_trivial_cases.py", "tests/algorithm/rule/test_geometric_median.py"
+RULE, TABLE = "src/flt/algorithm/rule/geometric_median.py", "src/flt/algorithm/registry.py"
+METHODS, TEST = "tests/support/methods.py", "tests/algorithm/rule/test_geometric_median.py"
 
 
 def code_lines(source: str) -> int:
@@ -77,7 +77,7 @@ MIX = ["jobs=per_task", "grouping=kmeans", "schedule=annealed", "importance=grad
 def ran(copy: Path) -> subprocess.CompletedProcess[str]:
     """The recipe's runs and tests, in one process."""
     runs = [QUICK, [*QUICK, *MIX], [*QUICK, "selection=truncate"]]
-    tests = [TEST, "tests/integration/test_invariance.py", METHODS]
+    tests = [TEST, "tests/integration/test_invariance.py", "tests/integration/test_trivial_cases.py"]
     tests += ["-k", "geometric_median or rfa", "-p", "no:cacheprovider", "-q"]
     tests += ["--rootdir", str(copy), "-o", "addopts=--import-mode=importlib", "-o", "markers=slow: slow"]
     path = os.pathsep.join([str(copy / "src"), str(copy / "tests" / "support")])

@@ -1,4 +1,4 @@
-"""What a run writes and says holds no example, and no path of its user's."""
+"""Files of a run contain no example and no path of the user. The terminal shows paths in the command only."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from flt.cli.main import main
 from flt.models.module import ClientModule
 
 WORD = "unmistakableword"
-"""In every example."""
+"""A word that every example contains."""
 FOLDER = "unmistakablefolder"
-"""In which the data and the model lie; a user gives its whole path."""
+"""Folder of the data and the model, whose whole path the user gives."""
 
 
 @pytest.fixture
 def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A data set and a backbone of a user's, by their whole paths."""
+    """Arguments for a user's data set and backbone, by their whole paths."""
     from transformers import BertConfig, BertForSequenceClassification
 
     in_empty_folder(tmp_path, monkeypatch)
@@ -34,7 +34,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """All files of a run but its configuration, which says where the data are, so that it can go on."""
+    """Returns all files of a run except its configuration, which needs the paths of the data for a resume."""
     files = [path for path in (folder / "lightning_logs").rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name != "config.yaml"}
 
@@ -62,19 +62,20 @@ def test_logs_figures_checkpoints_and_cards_name_no_example_and_no_folder(
     for kind in (card, "metrics.csv", "events."):
         assert any(Path(name).name.startswith(kind) for name in files), kind
     out, err = capfd.readouterr()
-    assert_silent({**files, "stdout": out.encode(), "stderr": err.encode()})
+    command, *lines = out.splitlines()
+    assert f"data={tmp_path / FOLDER / 'data.csv'} model={tmp_path / FOLDER / 'model'}" in command
+    assert_silent({**files, "stdout": "\n".join(lines).encode(), "stderr": err.encode()})
 
 
-def test_a_sweep_names_no_folder(
+def test_a_sweep_shows_each_run_s_arguments_as_they_were_given(
     given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("flt.api.train", lambda cfg: None)
     data = given[0].removeprefix("data=")
     assert main(["sweep", f"data=digits,{data}", "ranks=[2,4]", "seed=0,1"]) == 0
     out = capsys.readouterr().out
-    assert FOLDER not in out
-    assert "sweep data=digits,data.csv ranks=[2,4] seed=0,1\n" in out
-    assert "\nrun 4 of 4: data=data.csv ranks=[2,4] seed=1\n" in out
+    assert f": flt sweep data=digits,{data} 'ranks=[2,4]' seed=0,1\n" in out
+    assert f"\nrun 4 of 4: data={data} 'ranks=[2,4]' seed=1\n" in out
 
 
 def test_a_failure_quotes_no_example(
@@ -90,7 +91,7 @@ def test_a_failure_quotes_no_example(
 
     monkeypatch.setattr(ClientModule, "training_step", failing)
     assert train(*given, "algo=fedit", "min_updates=1") == 0
-    assert "round 1 lacks client 1, job 0: ValueError in test_no_leaks.py" in caplog.text
+    assert "round 1 has no update from client 1, job 0: ValueError in test_no_leaks.py" in caplog.text
     assert_silent({**written(tmp_path), "log": caplog.text.encode()})
 
 

@@ -60,11 +60,11 @@ def test_holds_every_module_and_config(wheel: Path) -> None:
     configs = {f"flt/{path.relative_to(REPO).as_posix()}" for path in (REPO / "conf").rglob("*.yaml")}
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert inside >= modules | configs
-    assert {name for name in inside if name.endswith((".py", ".yaml"))} == modules | configs | {"flt/conf/__init__.py"}
+    assert {name for name in inside if name.endswith((".py", ".yaml"))} == modules | configs
 
 
 def test_code_and_configs_come_from_the_wheel(bin_dir: Path, tmp_path: Path) -> None:
-    code = "import flt; from importlib.resources import files; print(flt.__file__); print(files('flt.conf'))"
+    code = "import flt; from flt.run.conf_groups import config_folder; print(flt.__file__); print(config_folder())"
     for line in run(bin_dir / "python", "-c", code, cwd=tmp_path).split():
         assert Path(line).is_relative_to(bin_dir.parent)
 

@@ -1,4 +1,4 @@
-"""The configuration: keys and types, what overrides what, names of models and data, and sweeps."""
+"""The configuration: keys and types, precedence of overrides, names of models and data, and sweeps."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from flt.models.adapters.registry import ADAPTERS
 from flt.models.backbones import ModelConfig
 from flt.run import schema
 from flt.run.compose import (
-    TrainConfig,
     choices,
     compose_config,
-    config_folder,
     expand,
     flat,
     groups,
+    load_choice,
     load_config,
     to_yaml,
 )
+from flt.run.schema import TrainConfig
 
 CLASSES: dict[str, type] = {"data": DataConfig, "model": ModelConfig}
 OWN_NAME = {(group, name): kind for group, kinds in PARTS.items() for name, kind in kinds.items()}
@@ -41,7 +41,7 @@ def fields(kind: type) -> set[str]:
 
 @pytest.mark.parametrize(("group", "name", "kind"), FILES, ids=lambda value: value if isinstance(value, str) else "")
 def test_keys_of_a_file_are_the_fields_of_its_class(group: str, name: str, kind: type) -> None:
-    keys = set(OmegaConf.load(config_folder() / group / f"{name}.yaml"))
+    keys = set(load_choice(group, name))
     assert keys == fields(kind) | {"name"}
 
 

@@ -14,10 +14,10 @@ from commands import in_empty_folder, train
 from omegaconf import OmegaConf
 from tiny import save_decoder, save_instructions
 
-from flt.run.conf_groups import config_folder
+from flt.run.conf_groups import BASE, config_folder
 
 CONF = config_folder()
-YAMLS = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))
+YAMLS = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml") if path.stem != BASE)
 COMMAND = re.compile(r"#\s+((?:make|flt) train\b.*)")
 NAMES = list(OmegaConf.load(CONF / "data" / "newsgroups20.yaml").label_texts)
 STAND_INS = {

@@ -41,17 +41,48 @@ def test_rows_are_the_models_with_accuracy_and_loss(tmp_path):
     cells = cells_of(printed(LAST, tmp_path))
     assert cells["model"] == ["accuracy", "loss"]
     assert cells["global model, validation"] == ["0.8712", "0.4100"]
-    assert cells["clients' models as distributed, mean"] == ["0.8000", "0.6000"]
-    assert cells["clients' models as distributed, worst tenth"] == ["0.5000", "1.5000"]
-    assert cells["clients' models after the fit, mean"] == ["0.9000", "-"]
+    assert cells["models as received by clients, mean"] == ["0.8000", "0.6000"]
+    assert cells["models as received, worst 10 % of clients"] == ["0.5000", "1.5000"]
+    assert cells["models after local training, mean"] == ["0.9000", "-"]
 
 
 def test_costs_are_in_all_and_per_round(tmp_path):
     cells = cells_of(printed(LAST, tmp_path))
     assert cells["rounds"] == ["10"]
-    assert cells["bytes up"] == ["1.2 MB", "120.3 kB per round"]
-    assert cells["bytes down"] == ["2.4 MB", "240.6 kB per round"]
+    assert cells["bytes up (clients to server)"] == ["1.2 MB", "120.3 kB per round"]
+    assert cells["bytes down (server to clients)"] == ["2.4 MB", "240.6 kB per round"]
     assert cells["time"] == ["41.0 s", "4.1 s per round"]
+
+
+def test_parameters_are_a_share_of_the_whole_model(tmp_path):
+    cells = cells_of(printed({**LAST, "comm/reduction": 0.9508, "comm/reduction_round": 0.99}, tmp_path))
+    assert cells["share of whole model sent to the server"] == ["4.92 %", "last round: 1.00 %"]
+
+
+@pytest.mark.parametrize(
+    ("jobs", "several", "name"),
+    [
+        (1, False, "worst client"),
+        (19, False, "worst client"),
+        (20, False, "worst 10 % of clients"),
+        (19, True, "worst job"),
+        (20, True, "worst 10 % of jobs"),
+    ],
+)
+def test_the_worst_are_named_as_the_single_one_that_they_may_be(tmp_path, jobs, several, name):
+    cells = cells_of(printed(LAST, tmp_path, worst=summary.worst_of(jobs, several)))
+    assert cells[f"models as received, {name}"] == ["0.5000", "1.5000"]
+
+
+def test_a_note_says_on_which_examples_clients_are_evaluated(tmp_path):
+    note = "examples that each client holds out"
+    assert note in printed(LAST, tmp_path)
+    assert note not in printed({"round": 1}, tmp_path, rounds=1)
+
+
+def test_no_row_is_broken_on_a_narrow_terminal(tmp_path):
+    full = {**LAST, "comm/reduction": 0.9508, "comm/reduction_round": 0.99, "round/clustering_acc": 1.0}
+    assert printed(full, tmp_path, width=80).count("\n") == printed(full, tmp_path, width=200).count("\n")
 
 
 def test_without_times_in_the_history_the_process_time_is_shown(tmp_path):
@@ -67,9 +98,9 @@ def test_test_figures_have_a_row_where_there_are_any(tmp_path):
 def test_tasks_have_rows_whatever_their_names_hold(tmp_path):
     tasks = {"task/sst2/val_acc": 0.9, "task/sst2/val_loss": 0.3, "task/glue/mrpc/val_acc": 0.7}
     cells = cells_of(printed({**LAST, **tasks, "round/clustering_acc": 0.975}, tmp_path))
-    assert cells["task sst2"] == ["0.9000", "0.3000"]
-    assert cells["task glue/mrpc"] == ["0.7000", "-"]
-    assert cells["jobs in the group of their task"] == ["0.9750"]
+    assert cells["task sst2, validation"] == ["0.9000", "0.3000"]
+    assert cells["task glue/mrpc, validation"] == ["0.7000", "-"]
+    assert cells["jobs in the group of their task"] == ["97.50 %"]
     assert cells["global model, validation"] == ["0.8712", "0.4100"]
 
 
@@ -94,10 +125,10 @@ def test_folders_that_exist_and_the_command_for_the_curves_follow(tmp_path):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "checkpoints").mkdir()
     cells = cells_of(printed(LAST, tmp_path, logdir="runs"))
-    assert cells["run"] == [str(tmp_path)]
+    assert cells["run folder"] == [str(tmp_path)]
     assert cells["adapter"] == [str(tmp_path / "adapter")]
     assert cells["checkpoints"] == [str(tmp_path / "checkpoints")]
-    assert cells["curves"] == ["tensorboard --logdir runs"]
+    assert cells["show curves"] == ["tensorboard --logdir runs"]
     assert "model" not in [line.split()[0] for line in printed(LAST, tmp_path).splitlines()[-4:] if line]
 
 

@@ -81,7 +81,7 @@ def test_a_round_stands_without_a_job_that_fails_as_if_the_client_were_not_there
     assert_same(weights_of(federator), weights_of(without(2, rule, rounds=2)))
     assert [metrics["faults/failed"] for metrics in federator.history] == [1, 1]
     said = [record.getMessage().partition(":")[0] for record in caplog.records]
-    assert said == ["round 1 lacks client 2, job 0", "round 2 lacks client 2, job 0"]
+    assert said == [f"round {number} has no update from client 2, job 0" for number in (1, 2)]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
@@ -104,7 +104,7 @@ def test_a_failure_is_named_without_the_text_of_the_error(caplog: pytest.LogCapt
         tolerant(federator, min_updates=1).fit()
     (record,) = caplog.records
     line = raises.__code__.co_firstlineno + 1
-    expected = f"round 1 lacks client 1, job 0: RuntimeError in failing.py, line {line}"
+    expected = f"round 1 has no update from client 1, job 0: RuntimeError in failing.py, line {line}"
     assert record.getMessage() == expected
 
 

@@ -4,38 +4,21 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
 
 from flt.callbacks import loggers
 from flt.cli.main import main
 from flt.models import embedded, embedded_cifar
-from flt.run import compose
 
 QUICK = {"rounds": 1, "clients": 3, "local.steps": 1, "eval.examples": 20, "eval.client_examples": 4}
 """What a run takes unless its arguments say otherwise."""
-
-whole_composition = compose._compose
-
-
-def composed_once(overrides: Sequence[str]) -> DictConfig:
-    """A composition that a test before this one made: nobody changes them in place."""
-    return cached(tuple(overrides))
-
-
-@functools.cache
-def cached(overrides: tuple[str, ...]) -> DictConfig:
-    return whole_composition(overrides)
 
 
 def in_empty_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Works in a folder, with what takes time left out: two steps of pre-training instead of 1100, no pictures."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(compose, "_compose", composed_once)
     monkeypatch.setattr(loggers, "_write_picture", lambda *_: None)
     monkeypatch.setattr(loggers, "_write_state", lambda *_: None)
     for backbone in (embedded, embedded_cifar):

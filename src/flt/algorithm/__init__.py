@@ -1,1 +1,4 @@
-"""The parts of a recipe, a file or folder for each group of conf/. Read recipe first, then base."""
+"""Federated methods as recipes of interchangeable parts, a file or folder for each group of conf/.
+
+Read recipe.py first, then base.py.
+"""

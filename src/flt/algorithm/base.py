@@ -1,4 +1,4 @@
-"""The bases of the parts, whose defaults are the answers of most parts: a new part says only what is its own."""
+"""Base classes of a recipe's parts. Their defaults suit most parts, so a new part overrides only what differs."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 class Part(abc.ABC):
     """One part of a recipe.
 
-    A part says itself what it can't go with: :meth:`check_recipe` looks at the other parts by their properties, and
-    :meth:`check_layout` at the module's tensors.
+    Each part checks whether the rest fits: :meth:`check_recipe` reads the properties of the other parts, and
+    :meth:`check_layout` reads the layout of the module's tensors.
     """
 
     kind: ClassVar[str]
-    """The part's group in conf/, which is also its name in a recipe."""
+    """Name of the part's group in conf/ and of its field in a recipe."""
     works_on: ClassVar[tuple[str, ...]] = ()
     """Roles of the tensors that the part works on."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Roles of which the module must have tensors: those that the part works on."""
+        """Roles that the module's tensors must have; by default those that the part works on."""
         return self.works_on
 
-    def check_recipe(self, recipe: Recipe) -> None:  # noqa: B027  # not abstract: most parts refuse nothing
+    def check_recipe(self, recipe: Recipe) -> None:  # noqa: B027  # not abstract: most parts fit all others
         """Refuses a recipe in which this part has no meaning.
 
         Raises:
@@ -47,7 +47,7 @@ class Part(abc.ABC):
         """
 
     def check_layout(self, recipe: Recipe, layout: Layout) -> None:
-        """Refuses a module that lacks what this part works on.
+        """Refuses a module without the tensors that this part works on.
 
         Raises:
             InputError: The module has no tensor of a role that the part needs.
@@ -58,27 +58,27 @@ class Part(abc.ABC):
             raise InputError.of(self.kind, self.name, f"another {self.kind}, or adapter=lora", why)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """Returns the callbacks that change one local fit, or measure it; none by default."""
+        """Returns the callbacks that change or measure one local fit; none by default."""
         return []
 
     @property
     def name(self) -> str:
-        """The name of the part in error messages."""
+        """Name of the part in error messages."""
         return type(self).__name__
 
     def clash(self, other: Part, why: str, allowed: str) -> InputError:
-        """Builds the line that refuses this part beside another one."""
+        """Returns the error that refuses this part in combination with another one."""
         return InputError(f"{self.kind} {self.name} with {other.kind} {other.name}: {why}; allowed is {allowed}")
 
 
 class PlanPart(Part):
-    """What trains and what travels in each round."""
+    """Plan of each round: the roles that train, the roles that travel, and settings of local training."""
 
     kind: ClassVar[str] = "plan"
 
     @property
     def initiating(self) -> int:
-        """Rounds of a first stage, after which a schedule begins."""
+        """Number of rounds in the plan's first stage. A schedule begins after them."""
         return 0
 
     @property
@@ -91,7 +91,7 @@ class PlanPart(Part):
         """Returns the plan of the round that follows ``round`` finished rounds."""
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses a second part that writes into the base, and several groups that share the one base."""
+        """Refuses a second part that changes the base weights, and several groups, which would share the one base."""
         if "base" not in self.roles:
             return
         plan = f"plan {self.name}, which trains the base"
@@ -102,7 +102,7 @@ class PlanPart(Part):
 
 
 class SchedulePart(Part):
-    """The rank budget of each round."""
+    """Rank budget of each round."""
 
     kind: ClassVar[str] = "schedule"
 
@@ -113,17 +113,17 @@ class SchedulePart(Part):
 
     @property
     def falls(self) -> bool:
-        """True if components are cut in some round."""
+        """True if some round removes components."""
         return False
 
     @property
-    def heated(self) -> int | None:
-        """The last round before the first cut of a budget that falls; None: not known yet."""
+    def heating_end(self) -> int | None:
+        """Last round before the first cut of a falling budget; None: not known yet."""
         return None
 
     @property
     def by(self) -> str:
-        """The criterion of a cut: ``score``, or ``svd``, which writes new factors into the components that stay."""
+        """Criterion of a cut: ``score``, or ``svd``, which writes new factors into the components that stay."""
         return "score"
 
     @abc.abstractmethod
@@ -135,7 +135,7 @@ class SchedulePart(Part):
 
 
 class SelectionPart(Part):
-    """The components that a job holds, and those among them that it trains."""
+    """Choice of the components that a job holds, and of the held ones that it trains."""
 
     kind: ClassVar[str] = "selection"
     holds_all: ClassVar[bool] = False
@@ -143,7 +143,7 @@ class SelectionPart(Part):
     freezes: ClassVar[bool] = False
     """True if a job computes with components that it doesn't send."""
     together: ClassVar[tuple[str, ...]] = ()
-    """Roles that have to train in the same round, from some round on."""
+    """Roles that the plan must train together in some round."""
 
     @property
     def personal(self) -> bool:
@@ -158,14 +158,14 @@ class SelectionPart(Part):
         """
 
     def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
-        """Returns the ranks to which jobs have come down by themselves in this round."""
+        """Returns the ranks of the jobs that have reduced their own rank in this round."""
         return {}
 
-    def check(self, ranks: Sequence[int], rank: int) -> None:  # not abstract: most serve any ranks
+    def check(self, ranks: Sequence[int], rank: int) -> None:  # not abstract: most accept any ranks
         """Raises InputError if the clients' ranks don't fit the adapter's rank."""
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses scores that no client measures, and components that never train together or never last."""
+        """Refuses scores that no client measures, roles that never train together, and adapters drawn anew."""
         rule, plan, importance = recipe.rule, recipe.plan, recipe.importance
         if self.personal and importance.source != "clients":
             why = f"clients measure nothing for {importance.name}"
@@ -179,36 +179,35 @@ class SelectionPart(Part):
 
 
 class ImportancePart(Part):
-    """The score of each component."""
+    """Importance score of each component."""
 
     kind: ClassVar[str] = "importance"
     source: ClassVar[str] = "nothing"
-    """Where scores come from: ``nothing``, ``clients`` that measure them, or the aggregate's ``change`` or
-    ``weights``."""
+    """Source of the scores: ``nothing``, measurements by ``clients``, or the aggregate's ``change`` or ``weights``."""
 
     @abc.abstractmethod
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
         """Returns the group after the aggregation with its new scores.
 
         Args:
-            view: The state before the aggregation.
+            view: View of the state before the aggregation.
             before: The group before the aggregation.
-            after: The group after it, with the scores of ``before`` and the slots of the rule alone.
+            after: The group after the aggregation, with the scores of ``before`` and only the rule's slots.
             updates: The group's updates.
         """
 
     def own(self, view: View, update: Update) -> dict[str, Tensor]:
-        """Returns a job's own scores after its update, by layer, nan where it has none."""
+        """Returns a job's own scores after its update, by layer; nan for components without an own score."""
         return {}
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses scores of an adapter that each round draws anew."""
+        """Refuses scores from the aggregate if each round draws a new adapter."""
         if self.source in ("change", "weights") and recipe.rule.starts_afresh:
             raise self.clash(recipe.rule, "each round begins with a fresh adapter", "gradient or none")
 
 
 class GroupingPart(Part):
-    """Which jobs are averaged with each other."""
+    """Division of a round's updates into groups that are averaged separately."""
 
     kind: ClassVar[str] = "grouping"
     clusters: ClassVar[bool] = False
@@ -221,43 +220,50 @@ class GroupingPart(Part):
 
     @property
     def reads_changes(self) -> bool:
-        """True if jobs are clustered by what their training changed."""
+        """True if jobs are clustered by the changes that their training made."""
         return False
 
     @abc.abstractmethod
     def __call__(self, view: View, updates: Sequence[Update]) -> Groups:
-        """Returns the groups of the updates; every update is a member of one group, or only joins one."""
+        """Returns the groups of the updates. Every update is a member of one group, or its job only joins one."""
 
     def with_tasks(self, tasks: Mapping[JobId, str]) -> GroupingPart:
-        """Returns the grouping for a federation with these true tasks, which only an oracle reads."""
+        """Returns the grouping for a federation with these true tasks. Only an oracle uses them."""
         return self
 
-    def check(self, jobs: int) -> None:  # not abstract: most serve any number of jobs
-        """Raises InputError if a client with so many jobs can't be served."""
+    def check(self, jobs: int) -> None:  # not abstract: most accept any number
+        """Raises InputError if the grouping can't serve a client with this number of jobs."""
 
 
 class CompressionPart(Part):
-    """The precision of what travels."""
+    """Compression of the messages between server and clients."""
 
     kind: ClassVar[str] = "compression"
     packs: ClassVar[bool] = False
-    """True if what arrives differs from what was sent."""
+    """True if a message's values as received differ from the values before compression."""
 
     @property
     def down(self) -> bool:
-        """True if payloads are packed too."""
+        """True if payloads are compressed too, not only updates."""
         return False
 
     def upward(self, layout: Layout, updates: list[Update]) -> list[Update]:
-        """Returns what a client sends in the place of the updates of its jobs, of which there is at least one."""
+        """Returns the updates of one client's jobs as the client sends them; there is at least one."""
         return updates
 
     def downward(self, layout: Layout, payload: Payload, scores: Mapping[str, Tensor], jobs: int) -> Payload:
-        """Returns what a job is sent in the place of this payload; its client has so many jobs in the round."""
+        """Returns a job's payload as the server sends it.
+
+        Args:
+            layout: Names and roles of the tensors.
+            payload: The payload before compression.
+            scores: Scores of the job's group, by layer.
+            jobs: Number of jobs that the job's client has in the round.
+        """
         return payload
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses parts that need what was sent to arrive exactly."""
+        """Refuses parts that need exact values from the other side."""
         if not self.packs:
             return
         if recipe.rule.sends:

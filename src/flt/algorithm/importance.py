@@ -1,4 +1,4 @@
-"""Importance: the score of each pair, on which selection and pruning rest."""
+"""Importance: the score of each rank-1 component, by which selection and pruning choose components."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from flt.algorithm.base import ImportancePart
 from flt.algorithm.rule.exact_sum import ExactSum
 from flt.algorithm.view import View
 from flt.client.fit import LocalCallback, LocalFit
-from flt.core.errors import InputError
+from flt.core.errors import InputError, diverged
 from flt.protocol.layout import LORA_FACTORS
 from flt.protocol.messages import Ids, Update
 from flt.protocol.state import GroupState
 
 MEAN, DEVIATION = "delta_mean", "delta_deviation"
-"""Slots in which a group keeps the averages of each entry, where the uncertainty needs them."""
+"""Slots in which a group keeps the moving averages of each entry, if the scores include the uncertainty."""
 
 
 @dataclasses.dataclass(frozen=True)
 class NoImportance(ImportancePart):
-    """Nothing is measured: all pairs tie."""
+    """Measures nothing: all components have the same score."""
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
-        """The group with its new scores: the old ones."""
+        """Returns the group with its scores unchanged."""
         return after
 
 
 @dataclasses.dataclass(frozen=True)
 class Magnitude(ImportancePart):
-    """|s b_i a_i|, the Frobenius norm of the pair's part of the product, after each round; not smoothed.
+    """Frobenius norm |s b_i a_i| of the component's part of the product, after each round and without smoothing.
 
-    An indicator to compare HAFL's with (arXiv 2411.06581); which norm is our reconstruction. A pair that was never
-    trained has b_i = 0 and the lowest score.
+    It serves as a comparison for HAFL's score (arXiv 2411.06581); the choice of the norm is our reconstruction. A
+    component that was never trained has b_i = 0 and therefore the lowest score.
     """
 
     source: ClassVar[str] = "weights"
     works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
-        """The group with its new scores."""
+        """Returns the group with its new scores."""
         weights = {name: after.weights[name].double() for name in view.layout.names(LORA_FACTORS)}
         scores = {
             name: abs(layer.scale) * weights[layer.b].norm(dim=0) * weights[layer.a].norm(dim=1)
@@ -56,7 +56,7 @@ class Magnitude(ImportancePart):
 
 @dataclasses.dataclass(frozen=True)
 class _Smoothed(ImportancePart):
-    """Two moving averages, as AdaLoRA's (arXiv 2303.10512, equations 5 and 6)."""
+    """Base of the scores with two moving averages, as in AdaLoRA (arXiv 2303.10512, equations 5 and 6)."""
 
     beta1: float = 0.85
     beta2: float = 0.85
@@ -72,26 +72,26 @@ class _Smoothed(ImportancePart):
 
 @dataclasses.dataclass(frozen=True)
 class GradientSensitivity(_Smoothed):
-    """Smoothed sensitivity as AdaLoRA defines it (arXiv 2303.10512), measured by the clients at every local step.
+    """AdaLoRA's smoothed sensitivity (arXiv 2303.10512), measured by the clients at every local step.
 
-    One scalar per pair and layer goes up; the server averages it over the clients that measured the pair, by their
-    numbers of examples, and smooths it across rounds with ``beta1``. Where and when it is measured is our
-    reconstruction of HAFL.
+    Clients send one scalar per component and layer. The server averages it over the clients that measured the
+    component, weighted by their numbers of examples, and smooths the average across rounds with ``beta1``. The place
+    and the time of the measurement are our reconstruction of HAFL.
 
     Attributes:
         beta1: Decay of the smoothed sensitivity.
         beta2: Decay of the smoothed uncertainty.
-        uncertainty: Multiply by the uncertainty, as AdaLoRA does.
+        uncertainty: Multiplies the sensitivity by the uncertainty, as AdaLoRA does.
     """
 
     source: ClassVar[str] = "clients"
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """What changes local training: the meter reads |w * dL/dw| before each step."""
+        """Returns the callback that measures |w * dL/dw| before each step."""
         return [SensitivityMeter(fit, self.beta1, self.beta2, self.uncertainty)]
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
-        """The group with its new scores; a pair that nobody measured keeps its score.
+        """Returns the group with its new scores. A component that no client measured keeps its score.
 
         Raises:
             InputError: Scores are too large for an exact sum.
@@ -100,9 +100,10 @@ class GradientSensitivity(_Smoothed):
         return dataclasses.replace(after, scores=scores)
 
     def own(self, view: View, update: Update) -> dict[str, Tensor]:
-        """A job's own scores after its update: layer -> (r,), nan for pairs that it has never measured.
+        """Returns a job's own scores (r,) after its update, by layer; nan for components that it has never measured.
 
-        They are smoothed with ``beta1`` over the job's fits, beginning with the score that its group had then.
+        The scores are smoothed with ``beta1`` over the job's fits. The smoothing of a component starts from the score
+        that the job's group has at the first measurement.
         """
         group = view.state.groups[view.state.group_of(update.job)].scores
         own = {name: torch.full_like(scores, torch.nan) for name, scores in group.items()}
@@ -118,40 +119,41 @@ class GradientSensitivity(_Smoothed):
         for update in updates:
             if layer in update.scores:
                 ids, values = update.scores[layer]
-                index = torch.tensor(ids, dtype=torch.long)  # there may be none
+                index = torch.tensor(ids, dtype=torch.long)  # without the dtype, an empty tensor would be float32
                 try:
                     total.add(torch.zeros_like(old).index_copy(0, index, update.examples * values.to(old.dtype)))
                     weight[index] += update.examples
                 except OverflowError as error:
                     who = f"update of client {update.job[0]}, job {update.job[1]}: scores of {layer}"
-                    raise InputError.of(who, error, "smaller numbers; lower local.lr") from error
+                    raise diverged(who, error, "smaller numbers") from error
         fresh = self.beta1 * old + (1 - self.beta1) * total.value() / weight.clamp(min=1)
         return torch.where(weight > 0, fresh, old)
 
 
 @dataclasses.dataclass(frozen=True)
 class DeltaSensitivity(_Smoothed):
-    """Smoothed sensitivity as the server sees it, once per round, from the aggregate alone: nothing of it goes up.
+    """Smoothed sensitivity that the server computes once per round from the aggregate. Clients send nothing for it.
 
-        I = |w * dw / f|,  dw = w - w of the round before
+        I = |w * dw / f|,  dw = w - w of the previous round
         Ibar <- beta1 Ibar + (1 - beta1) I;  Ubar <- beta2 Ubar + (1 - beta2) |I - Ibar|
         score_i = mean_j s(A[i, j]) + mean_j s(B[j, i]),  s = Ibar, or Ibar * Ubar with uncertainty
 
-    Only pairs that some client trained this round are scored; without that a frozen pair would decay and never be
-    chosen again. A secondary source says that HAFLQ (arXiv 2411.06581v2) takes |w * dw / lr|, where dw / lr stands for
-    the gradient; all else is our reconstruction. The server doesn't know lr, which is the module's: f is the plan's
-    factor of it, so that rounds are comparable where it decays, and what is left out is the same for all pairs.
+    Only components that some client trained in this round get a new score. Otherwise the score of a frozen component
+    would decay, and the component would never be selected again. A secondary source says that HAFLQ (arXiv
+    2411.06581v2) uses |w * dw / lr|, where dw / lr stands for the gradient; the rest is our reconstruction. The
+    learning rate lr is set by the module and isn't available to the server. f is the plan's factor on lr and makes
+    rounds comparable when lr decays; the missing factor is the same for all components.
 
     Attributes:
         beta1: Decay of the smoothed sensitivity, over rounds.
         beta2: Decay of the smoothed uncertainty, over rounds.
-        uncertainty: Multiply by the uncertainty, as AdaLoRA does.
+        uncertainty: Multiplies the sensitivity by the uncertainty, as AdaLoRA does.
     """
 
     source: ClassVar[str] = "change"
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
-        """The group with its new scores; a pair that nobody trained keeps its score."""
+        """Returns the group with its new scores. A component that no client trained keeps its score."""
         trained = {
             layer: tuple(sorted({component for u in updates for component in u.kept[layer]})) for layer in before.scores
         }
@@ -160,7 +162,7 @@ class DeltaSensitivity(_Smoothed):
         for name, entry in view.layout.entries.items():
             if entry.axis is not None:
                 weight = after.weights[name].double()
-                moved = (weight - before.weights[name].double()) / (view.plan.lr_factor or 1.0)  # 0 once decayed away
+                moved = (weight - before.weights[name].double()) / (view.plan.lr_factor or 1.0)  # can decay to 0
                 part = (weight * moved).abs()
                 if self.uncertainty:
                     part = self._averaged(name, part, view.layout.mask(name, trained, part), slots)
@@ -169,7 +171,7 @@ class DeltaSensitivity(_Smoothed):
         return dataclasses.replace(after, scores=scores, slots={**after.slots, **slots})
 
     def _averaged(self, name: str, now: Tensor, mask: Tensor, slots: dict[str, dict[str, Tensor]]) -> Tensor:
-        """Ibar * Ubar of each entry; both stay as they were where the mask is false."""
+        """Updates Ibar and Ubar of the entries in the mask, and returns Ibar * Ubar of all entries."""
         mean, deviation = (slots[slot].get(name, torch.zeros_like(now)) for slot in (MEAN, DEVIATION))
         mean = torch.where(mask, self.beta1 * mean + (1 - self.beta1) * now, mean)
         deviation = torch.where(mask, self.beta2 * deviation + (1 - self.beta2) * (now - mean).abs(), deviation)
@@ -177,19 +179,20 @@ class DeltaSensitivity(_Smoothed):
         return mean * deviation
 
     def _score(self, old: Tensor, fresh: Tensor, trained: Ids) -> Tensor:
-        """The mean of averages is the average of means, so that without uncertainty the scores are all that is kept."""
         new, ids = old.clone(), list(trained)
+        # The mean over entries of moving averages is the moving average of the means. Without uncertainty, the scores
+        # are therefore the only averages that are kept.
         new[ids] = fresh[ids] if self.uncertainty else self.beta1 * old[ids] + (1 - self.beta1) * fresh[ids]
         return new
 
 
 class SensitivityMeter(LocalCallback):
-    """Smoothed sensitivity of every held pair, frozen ones too (AdaLoRA, arXiv 2303.10512, equations 4-6).
+    """Measures the smoothed sensitivity of all held components, also frozen ones (arXiv 2303.10512, equations 4-6).
 
         I = |w * dL/dw|;  Ibar <- beta1 Ibar + (1 - beta1) I;  Ubar <- beta2 Ubar + (1 - beta2) |I - Ibar|
         score_i = mean_j s(A[i, j]) + mean_j s(B[j, i]),  s = Ibar, or Ibar * Ubar with uncertainty
 
-    The averages start afresh in each fit (our reconstruction).
+    Both averages start at zero in each fit (our reconstruction).
     """
 
     def __init__(self, fit: LocalFit, beta1: float, beta2: float, uncertainty: bool) -> None:
@@ -212,10 +215,11 @@ class SensitivityMeter(LocalCallback):
                 self.deviation[name].lerp_((sensitivity - mean).abs(), 1 - self.beta2)
 
     def report(self) -> None:
-        """Called when the fit has ended: one scalar per pair and layer."""
+        """Called when the fit has ended: adds one score per component and layer to the update."""
         for name, mean in self.mean.items():
             entry = self.fit.layout.entries[name]
             smoothed = mean * self.deviation[name] if self.uncertainty else mean
             part = smoothed.mean(dim=[d for d in range(smoothed.dim()) if d != entry.axis]).cpu()
+            # The score of a component is the sum of A's part and B's part.
             ids, other = self.fit.scores.get(entry.layer, (self.fit.payload.held[entry.layer], torch.zeros_like(part)))
             self.fit.scores[entry.layer] = (ids, other + part)

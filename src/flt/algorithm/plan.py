@@ -1,4 +1,4 @@
-"""Plans: what trains and what travels in a round."""
+"""Plans: the roles that train and travel in each round, the proximal term and the learning rate's factor."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from flt.protocol.layout import LORA_FACTORS, TRAVELLING
 from flt.protocol.messages import Plan
 
 ADAPTER = ("A", "B", "adapter")
-"""Roles that a round of the full model leaves out."""
+"""Roles that neither train nor travel in a round of the full model."""
 SCOPES = ("full", "adapter")
-WHOLE = 0.1
-"""Multiplies the learning rate where the whole model trains, unless told otherwise."""
+WHOLE_MODEL_LR_FACTOR = 0.1
+"""Default factor on the learning rate in rounds that train the whole model."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Decaying(PlanPart):
-    """A learning rate that falls from round to round.
+class _DecayingPlan(PlanPart):
+    """Base of the plans: the learning rate can fall from round to round.
 
     Attributes:
-        lr_decay: What the learning rate is multiplied by from round to round, in (0, 1]. FedAvg needs a decay to
-            converge with heterogeneous clients (Li et al., arXiv 1907.02189, theorem 4); that it is exponential is our
-            choice. It doesn't depend on the number of rounds, so a longer run has the same first rounds.
-        lr_floor: The smallest factor that the learning rate comes down to, in [0, 1].
+        lr_decay: Factor on the learning rate from one round to the next, in (0, 1]. FedAvg needs a decay to converge
+            with heterogeneous clients (Li et al., arXiv 1907.02189, theorem 4); the exponential form is our choice. It
+            doesn't depend on the number of rounds, so a longer run has the same first rounds.
+        lr_floor: Smallest value of the decay's factor, in [0, 1].
     """
 
     lr_decay: float = 1.0
@@ -44,24 +44,24 @@ class _Decaying(PlanPart):
             raise InputError.of("plan.lr_floor", self.lr_floor, "a number in [0, 1]")
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """Returns what the round's plan changes in a fit: the learning rate's factor and the proximal term."""
+        """Returns the callbacks for the plan's learning rate factor and proximal term, where the plan has them."""
         plan = fit.payload.plan
         factor = [LearningRateFactor(fit)] if plan.lr_factor != 1 else []
         return [*factor, *([Proximal(fit)] if plan.mu else [])]
 
     def decayed(self, round: int) -> float:
-        """The factor after ``round`` finished rounds."""
+        """Returns the decay's factor after ``round`` finished rounds."""
         return max(self.lr_floor, self.lr_decay**round)
 
 
 @dataclasses.dataclass(frozen=True)
-class AdapterPlan(_Decaying):
-    """The adapter and the head train, in every round alike.
+class AdapterPlan(_DecayingPlan):
+    """The adapter and the head train in every round.
 
     Attributes:
-        train: Roles that train: A, B, adapter, head. The head alone is the control of every adapter.
+        train: Roles that train: A, B, adapter, head. Training only the head is the control for every adapter.
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
-        private: Roles that stay on the client, of the same kinds: all of them is training without federation.
+        private: Roles that stay on the client: A, B, adapter, head. With all four, clients train without federation.
     """
 
     train: list[str] = dataclasses.field(default_factory=lambda: list(TRAVELLING))
@@ -82,16 +82,16 @@ class AdapterPlan(_Decaying):
         return frozenset(self.train)
 
     def __call__(self, round: int) -> Plan:
-        """The plan of the round that follows ``round`` finished ones."""
+        """Returns the plan of the round that follows ``round`` finished rounds."""
         return Plan(tuple(self.train), tuple(self.private), self.mu, lr_factor=self.decayed(round))
 
 
 @dataclasses.dataclass(frozen=True)
-class Alternating(_Decaying):
-    """B and the head train in odd rounds, A and the head in even ones: RoLoRA (arXiv 2502.01755).
+class Alternating(_DecayingPlan):
+    """RoLoRA (arXiv 2502.01755): B and the head train in odd rounds, A and the head in even rounds.
 
-    What a round averages has the other factor in common, so the product of the means is the mean of the products. B
-    comes first: as long as B = 0, the gradient of A is 0.
+    All clients of a round share the factor that doesn't train, so the product of the mean factors is the mean of the
+    products. B trains first: as long as B = 0, the gradient of A is 0.
 
     Attributes:
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
@@ -110,21 +110,21 @@ class Alternating(_Decaying):
         return frozenset({*LORA_FACTORS, "head"})
 
     def __call__(self, round: int) -> Plan:
-        """The plan of the round that follows ``round`` finished ones."""
+        """Returns the plan of the round that follows ``round`` finished rounds."""
         return Plan(("A" if round % 2 else "B", "head"), mu=self.mu, lr_factor=self.decayed(round))
 
 
 @dataclasses.dataclass(frozen=True)
-class FullPlan(_Decaying):
-    """The whole model trains and travels, in every round: FedAvg (arXiv 1602.05629). An adapter stands still.
+class FullPlan(_DecayingPlan):
+    """FedAvg (arXiv 1602.05629): the whole model trains and travels in every round. An adapter doesn't change.
 
     Attributes:
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
-        lr_factor: Multiplies the learning rate, which is an adapter's elsewhere: a whole model wants a smaller one.
+        lr_factor: Factor on the learning rate. The configured rate suits an adapter; a whole model needs a smaller one.
     """
 
     mu: float = 0.0
-    lr_factor: float = WHOLE
+    lr_factor: float = WHOLE_MODEL_LR_FACTOR
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,29 +137,30 @@ class FullPlan(_Decaying):
         return frozenset({"base", "head"})
 
     def __call__(self, round: int) -> Plan:
-        """The plan of the round that follows ``round`` finished ones."""
+        """Returns the plan of the round that follows ``round`` finished rounds."""
         return full(self.mu, self.lr_factor * self.decayed(round))
 
 
 @dataclasses.dataclass(frozen=True)
-class Stages(_Decaying):
-    """SA-FedLoRA's two stages (arXiv 2405.09394v1): an initiating one with a proximal term, then the adapter.
+class Stages(_DecayingPlan):
+    """SA-FedLoRA's two stages (arXiv 2405.09394v1): an initiating stage with a proximal term, then the adapter.
 
         min_w  L_k(w) + (mu / 2) |w - w_t|^2        rounds 1 .. T0, w the whole model or the adapter
         min_w  L_k(w)                               later, w the adapter and the head
 
-    The abstract has the two stages and the regularisation; that the first one trains the whole model is from a
-    secondary source; scope ``adapter``, for clients that can't hold the whole model's optimiser, and the rest are our
-    reconstruction. The adapter is attached from the start, with B = 0, so nothing is rebuilt between the stages.
+    The two stages and the regularisation are from the abstract. A secondary source says that the first stage trains
+    the whole model. The rest is our reconstruction, also the scope ``adapter`` for clients whose memory can't hold the
+    optimiser state of the whole model. The adapter is attached from the start, with B = 0, so no module is rebuilt
+    between the stages.
 
     Attributes:
-        until: T0, the last round of the first stage: rounds, or as a fraction a share of all rounds, in [0, 1]; a share
-            above 0 is at least one round where three or more leave room for a budget that falls.
-        scope: What the first stage trains: ``full`` or ``adapter``.
+        until: T0, the last round of the first stage: an integer, or a float as a share of all rounds, in [0, 1]. In
+            runs of three or more rounds, which leave room for a falling budget, a share above 0 is at least one round.
+        scope: Weights that train in the first stage: ``full`` for the whole model, or ``adapter``.
         mu: lambda, the weight of the proximal term in the first stage.
-        lr_factor: Multiplies the learning rate in the first stage, besides the decay; None: ``WHOLE`` for the whole
-            model, which wants a smaller one than an adapter, and 1 for the adapter.
-        rounds: Rounds in all, T; None: the run's.
+        lr_factor: Factor on the learning rate in the first stage, besides the decay. None: ``WHOLE_MODEL_LR_FACTOR``
+            for the whole model, which needs a smaller rate than an adapter, and 1 for the adapter.
+        rounds: T, the total number of rounds; None: the run's number of rounds.
     """
 
     until: int | float = 0.05
@@ -175,14 +176,14 @@ class Stages(_Decaying):
         if self.scope not in SCOPES:
             raise InputError.of("plan.scope", self.scope, SCOPES)
         if self.rounds is not None:
-            of_rounds("plan.until", self.until, self.rounds)
+            to_rounds("plan.until", self.until, self.rounds)
 
     @property
     def initiating(self) -> int:
-        """T0 in rounds."""
+        """T0 as a number of rounds."""
         assert self.rounds is not None, "build fills in the run's"
-        found = of_rounds("plan.until", self.until, self.rounds)
-        return max(found, 1) if isinstance(self.until, float) and self.until and self.rounds >= 3 else found
+        until = to_rounds("plan.until", self.until, self.rounds)
+        return max(until, 1) if isinstance(self.until, float) and self.until and self.rounds >= 3 else until
 
     @property
     def roles(self) -> frozenset[str]:
@@ -190,33 +191,33 @@ class Stages(_Decaying):
         return frozenset(TRAVELLING) | ({"base"} if self.scope == "full" and self.initiating else set())
 
     def __call__(self, round: int) -> Plan:
-        """The plan of the round that follows ``round`` finished ones."""
+        """Returns the plan of the round that follows ``round`` finished rounds."""
         factor = self.decayed(round)
         if round >= self.initiating:
             return Plan(lr_factor=factor)
         if self.scope == "full":
-            return full(self.mu, (WHOLE if self.lr_factor is None else self.lr_factor) * factor)
+            return full(self.mu, (WHOLE_MODEL_LR_FACTOR if self.lr_factor is None else self.lr_factor) * factor)
         return Plan(mu=self.mu, lr_factor=(self.lr_factor or 1.0) * factor, stage="initiating")
 
 
 def full(mu: float, lr_factor: float) -> Plan:
-    """A round of the whole model: base and head train and travel, the adapter neither."""
+    """Returns the plan of a full-model round: base and head train and travel, the adapter does neither."""
     return Plan(train=("base", "head"), private=ADAPTER, mu=mu, lr_factor=lr_factor, stage="full")
 
 
-def of_rounds(key: str, given: int | float, rounds: int) -> int:
-    """A number of rounds: an integer as it is, a fraction as a share of all rounds, to the nearest.
+def to_rounds(key: str, given: int | float, rounds: int) -> int:
+    """Returns a number of rounds: an integer unchanged, a float as a share of all rounds, rounded to the nearest.
 
     Args:
-        key: Of the configuration, for the error.
-        given: Rounds, or a share of them in [0, 1].
-        rounds: Rounds in all.
+        key: Configuration key of the number, for the error.
+        given: Number of rounds, or a share of all rounds in [0, 1].
+        rounds: Total number of rounds.
 
     Raises:
-        InputError: There aren't as many rounds.
+        InputError: The number is below 0 or above the total.
 
     Example:
-        >>> of_rounds("plan.until", 0.05, 20), of_rounds("plan.until", 2, 20)
+        >>> to_rounds("plan.until", 0.05, 20), to_rounds("plan.until", 2, 20)
         (1, 2)
     """
     share = isinstance(given, float)
@@ -236,10 +237,10 @@ def _check_factor(factor: float) -> None:
 
 
 class LearningRateFactor(LocalCallback):
-    """Multiplies the learning rates that the module set, and their schedules, by the plan's factor."""
+    """Multiplies the learning rates that the module configured, and their schedules, by the plan's factor."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called when the train begins."""
+        """Called when training begins."""
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] *= self.fit.payload.plan.lr_factor

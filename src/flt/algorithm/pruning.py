@@ -1,4 +1,7 @@
-"""Pruning: which pairs go when the rank budget falls. Pairs never move; only the set of the living ones changes."""
+"""Pruning of rank-1 components when the rank budget falls.
+
+Components keep their ids and their places in the tensors: only the set of active components changes.
+"""
 
 from __future__ import annotations
 
@@ -8,48 +11,47 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from flt.algorithm.low_rank import factors
+from flt.algorithm.low_rank import factors, squared_product_norm
 from flt.protocol.layout import Layer, Layout
 from flt.protocol.messages import Ids
 from flt.protocol.state import ServerState
 
 ALLOCATIONS = ("layer", "global")
-ComponentIds = Mapping[str, Ids]
 
 
 def by_score(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocation: str) -> ServerState:
-    """Keeps the pairs of the highest importance; of several groups, by the mean of their scores.
+    """Keeps the components with the highest importance; with several groups, the highest mean of the groups' scores.
 
-    Our reconstruction of SA-FedLoRA's pruning (arXiv 2405.09394v1).
-    Groups that no job is in any more don't count.
+    This is our reconstruction of SA-FedLoRA's pruning (arXiv 2405.09394v1). Groups without jobs don't count.
 
     Args:
         state: The state after a round.
         layout: Names of the layers' tensors.
-        budgets: Layer -> pairs that it may have; with ``global`` allocation their sum counts.
+        budgets: Number of components to keep by layer; with ``global`` allocation only their sum matters.
         allocation: ``layer`` or ``global``.
     """
     scores = {
-        name: torch.stack([state.groups[gid].scores[name] for gid in served(state)]).mean(0)[list(ids)]
+        name: torch.stack([state.groups[gid].scores[name] for gid in groups_with_jobs(state)]).mean(0)[list(ids)]
         for name, ids in state.active.items()
     }
     places = top(scores, budgets, allocation)
     kept = {name: tuple(state.active[name][i] for i in at) for name, at in places.items()}
     cut = dataclasses.replace(state, alive=kept)
-    return dataclasses.replace(cut, pruned=error(layout, state, cut))
+    return dataclasses.replace(cut, pruned=relative_error(layout, state, cut))
 
 
 def svd(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocation: str) -> ServerState:
-    """Replaces each product B A by its best approximation of lower rank, of one group (our reconstruction).
+    """Replaces each product B A by its best approximation of lower rank (our reconstruction). There is one group.
 
     The factors come from the QR decompositions of B and A^T and the SVD of a small core (r, r): the dense matrix is
-    never formed. They lie in the first living pairs, whose scores begin anew, and so does what rule and importance keep
-    of the factors. A layer keeps no more pairs than its product has singular values.
+    never formed. The new factors are written into the first active components. Scores are reset to zero, and the slots
+    of the rule and the importance are cleared, since they described the old factors. A layer keeps at most as many
+    components as its product has singular values.
 
     Args:
         state: The state after a round, with one group.
         layout: Names of the layers' tensors.
-        budgets: Layer -> pairs that it may have; with ``global`` allocation their sum counts.
+        budgets: Number of components to keep by layer; with ``global`` allocation only their sum matters.
         allocation: ``layer`` or ``global``.
     """
     (gid,) = state.groups
@@ -68,25 +70,25 @@ def svd(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocati
         scores[name] = torch.zeros_like(scores[name])
     group = dataclasses.replace(state.groups[gid], weights=weights, scores=scores, slots={})
     cut = dataclasses.replace(state, alive=kept, groups={gid: group})
-    return dataclasses.replace(cut, pruned=error(layout, state, cut))
+    return dataclasses.replace(cut, pruned=relative_error(layout, state, cut))
 
 
 def grow(state: ServerState, budgets: Mapping[str, int]) -> ServerState:
-    """Brings each layer to its budget of living pairs, the lowest ids first: what is added has its initial B = 0."""
+    """Activates as many components of each layer as its budget allows, lowest ids first. New ones have B = 0."""
     return dataclasses.replace(state, alive={name: tuple(range(budgets[name])) for name in state.active})
 
 
-def served(state: ServerState) -> list[int]:
-    """The groups that jobs are in, ascending; before any job has been, all that were trained."""
+def groups_with_jobs(state: ServerState) -> list[int]:
+    """Returns the ids of the groups that jobs are assigned to, ascending; all trained groups if there are none."""
     return sorted(set(state.assignment.values()) & set(state.clusters)) or state.clusters
 
 
 def top(scores: Mapping[str, Tensor], budgets: Mapping[str, int], allocation: str) -> dict[str, list[int]]:
-    """Layer -> places of its best scores, ascending; of equal ones, those of the first layer and place.
+    """Returns the positions of the best scores by layer, ascending. Ties go to the first layer and position.
 
     Args:
-        scores: Layer -> (pairs,).
-        budgets: Layer -> places to keep; with ``global`` allocation their sum counts.
+        scores: Scores (components,) by layer.
+        budgets: Number of positions to return by layer; with ``global`` allocation only their sum matters.
         allocation: ``layer`` or ``global``.
 
     Example:
@@ -108,27 +110,25 @@ def _best(values: Tensor, count: int) -> list[int]:
 
 
 def active_factors(layer: Layer, weights: Mapping[str, Tensor], ids: Ids) -> tuple[Tensor, Tensor]:
-    """A layer's living factors B (out, n) and A (n, in), float64."""
+    """Returns the factors B (out, n) and A (n, in) of a layer's active components, float64."""
     at = list(ids)
     return weights[layer.b].double()[:, at], weights[layer.a].double()[at]
 
 
-def error(layout: Layout, before: ServerState, after: ServerState) -> float:
-    """|P - P'| / |P| over all layers, P = s B A of the living pairs, in Frobenius norm; the served groups' mean."""
-    gids = served(before)
-    return sum(_error(layout, before, after, gid) for gid in gids) / len(gids)
+def relative_error(layout: Layout, before: ServerState, after: ServerState) -> float:
+    """Returns |P - P'| / |P| over all layers, in Frobenius norm, as the mean over the groups with jobs.
+
+    P = s B A is the product of the active components before the cut, P' the product after it.
+    """
+    gids = groups_with_jobs(before)
+    return sum(_relative_error(layout, before, after, gid) for gid in gids) / len(gids)
 
 
-def _error(layout: Layout, before: ServerState, after: ServerState, gid: int) -> float:
+def _relative_error(layout: Layout, before: ServerState, after: ServerState, gid: int) -> float:
     whole, lost = 0.0, 0.0
     for name, layer in layout.layers.items():
         b, a = active_factors(layer, before.groups[gid].weights, before.active[name])
         cut_b, cut_a = active_factors(layer, after.groups[gid].weights, after.active[name])
-        whole += layer.scale**2 * _square(b, a)
-        lost += layer.scale**2 * _square(torch.cat([b, -cut_b], 1), torch.cat([a, cut_a]))
+        whole += layer.scale**2 * float(squared_product_norm(b, a))
+        lost += layer.scale**2 * float(squared_product_norm(torch.cat([b, -cut_b], 1), torch.cat([a, cut_a])))
     return (lost / whole) ** 0.5 if whole else 0.0
-
-
-def _square(b: Tensor, a: Tensor) -> float:
-    """|B A|^2 in Frobenius norm from two small matrices: tr((B^T B) (A A^T))."""
-    return max(0.0, float(((b.T @ b) * (a @ a.T)).sum()))

@@ -1,4 +1,4 @@
-"""A method as a choice of parts."""
+"""A federated method, composed of one part of each kind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from flt.protocol.layout import Layout
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A method: one part of each kind. A paper is a choice of parts in a YAML of conf/algo.
+    """A federated method: one part of each kind. Each YAML in conf/algo chooses the parts of one paper.
 
     Raises:
         InputError: A part has no meaning together with another one.
@@ -59,7 +59,7 @@ class Recipe:
 
     @property
     def streams(self) -> bool:
-        """True if the server needs no update any more once it is added to the running sums."""
+        """True if the server can discard an update after adding it to the running sums."""
         return isinstance(self.rule, Summable) and not self.grouping.several
 
     @property
@@ -73,7 +73,7 @@ class Recipe:
         return [*adapted, *(layout.names(["base"]) if "base" in self.plan.roles else [])]
 
     def check(self, layout: Layout) -> None:
-        """Refuses a module that lacks what a part works on, or what the plan trains.
+        """Refuses a module without the tensors that a part works on or that the plan trains.
 
         Raises:
             InputError: A part needs rank-1 components and there are none, or no tensor has a role that trains.

@@ -1,4 +1,4 @@
-"""The parts of a recipe by name."""
+"""Registry of the parts of a recipe, by name."""
 
 from __future__ import annotations
 
@@ -69,14 +69,18 @@ PARTS: dict[str, dict[str, type]] = {
     },
     "compression": {"none": NoCompression, "quantised": Quantised, "channel": Channel},
 }
-"""Part -> name in conf/<part>/ -> its class: the table that a new part adds a line to."""
+"""Class of each part, by its kind and its name in conf/<kind>/. A new part adds one line here."""
 
 
 def part(group: str, chosen: Mapping[str, Any]) -> Any:
-    """One part of a recipe, by name.
+    """Builds one part of a recipe from its configuration.
+
+    Args:
+        group: Kind of the part, such as ``rule``.
+        chosen: Name and settings of the part.
 
     Raises:
-        InputError: There is no such part, or its settings are wrong.
+        InputError: No part of this kind has the name, or its settings are wrong.
     """
     name = chosen.get("name")
     if name not in PARTS[group]:

@@ -1,4 +1,4 @@
-"""Rank budgets: how many pairs live in a round."""
+"""Schedules: the rank budget of each round, which is the number of active components per layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from flt.algorithm import pruning
 from flt.algorithm.base import SchedulePart
-from flt.algorithm.plan import of_rounds
+from flt.algorithm.plan import to_rounds
 from flt.core.errors import InputError
 from flt.protocol.layout import LORA_FACTORS, Layout
 from flt.protocol.state import ServerState
@@ -23,7 +23,7 @@ SHAPES: dict[str, Callable[[float, float, float], float]] = {
     "cosine": lambda start, end, x: end + (start - end) * (1 + math.cos(math.pi * x)) / 2,
     "exponential": lambda start, end, x: start * (end / start) ** x,
 }
-"""Shape -> the budget at a share x of the annealing, in [0, 1], from ``start`` to ``end``."""
+"""Budget as a function of ``start``, ``end`` and the share x of the annealing that is over, in [0, 1]; by shape."""
 CRITERIA = ("score", "svd")
 
 
@@ -32,33 +32,38 @@ class Constant(SchedulePart):
     """Every component is active from the first round to the last."""
 
     def __call__(self, state: ServerState, layout: Layout) -> ServerState:
-        """Returns the state as it is."""
+        """Returns the state unchanged."""
         return state
 
 
 @dataclasses.dataclass(frozen=True)
 class Annealed(SchedulePart):
-    """SA-FedLoRA's rank budget: it heats, anneals and cools (arXiv 2405.09394v1).
+    """SA-FedLoRA's rank budget with three phases: heating, annealing and cooling (arXiv 2405.09394v1).
 
         b(t) = b_0                                            t <= T0 + t_h            heating
         b(t) = floor(b_T + (b_0 - b_T) (1 - x)^3)             else                     annealing
         b(t) = b_T                                            t > T - t_c              cooling
         x = (t - T0 - t_h) / (T - T0 - t_h - t_c)
 
-    The abstract has the phases; the formula is AdaLoRA's (arXiv 2303.10512) over rounds, and with the other shapes our
-    reconstruction. b_0 is the adapter's rank. After round t the server cuts to b(t + 1), at most b(T). The pairs that
-    go are the same for everyone; the scale alpha / r stays, so the product changes by them and nothing else.
+    The phases are from the abstract. The formula is AdaLoRA's (arXiv 2303.10512), with rounds in the place of steps;
+    the other shapes are our reconstruction. b_0 is the adapter's rank. After round t the server cuts to b(t + 1), and
+    after the last round to b(T). All groups and clients lose the same components. The scale alpha / r stays constant,
+    so the product BA loses exactly the removed components.
 
     Attributes:
-        end: b_T, pairs per layer in the end.
+        end: b_T, the final number of components per layer.
         shape: ``cubic``, ``linear``, ``cosine`` or ``exponential``.
-        heat: t_h, rounds at b_0 after the first stage: a number, or a fraction as a share of all, at least one round.
-        cool: t_c, rounds at b_T in the end, alike. Shares are shortened where a run is too short for them.
-        reversed: From b_T up to b_0, for the ablation.
-        by: ``score``: the pairs of the lowest importance go; ``svd``: the best approximation takes the product's place.
-        allocation: ``layer``: b(t) pairs in each layer; ``global``: b(t) on average, the best of all layers.
-        initiating: T0, rounds of the first stage; None: the plan's.
-        rounds: Rounds in all, T; None: the run's.
+        heat: t_h, the rounds at b_0 after the first stage: an integer, or a float as a share of all rounds, which is
+            at least one round.
+        cool: t_c, the rounds at b_T at the end: an integer, or a float as a share of all rounds. If a run is too short
+            for a share, the share is shortened.
+        reversed: The budget rises from b_T to b_0, for the ablation.
+        by: ``score`` removes the components with the lowest importance; ``svd`` replaces the product BA by its best
+            approximation of lower rank.
+        allocation: ``layer``: b(t) components in each layer. ``global``: b(t) per layer on average; the best
+            components of all layers stay.
+        initiating: T0, the rounds of the first stage; None: the plan's number.
+        rounds: T, the total number of rounds; None: the run's number.
     """
 
     works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
@@ -95,16 +100,16 @@ class Annealed(SchedulePart):
 
     @property
     def falls(self) -> bool:
-        """Whether pairs go: a budget that rises only wakes them."""
+        """True if the budget removes components; a rising budget only activates them."""
         return not self.reversed
 
     @property
-    def heated(self) -> int | None:
-        """The last round before the first cut; None: not known before the run's rounds are."""
+    def heating_end(self) -> int | None:
+        """Last round before the first cut; None as long as the run's number of rounds isn't set."""
         return None if self.rounds is None else self._phases()[0]
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses components whose importance nobody knows, and an SVD where others remember the factors.
+        """Refuses cuts by scores that no part measures, and an SVD if other parts keep tensors that match the factors.
 
         Raises:
             InputError: Another part contradicts this one.
@@ -124,43 +129,45 @@ class Annealed(SchedulePart):
         self._check_plan(recipe)
 
     def _check_plan(self, recipe: Recipe) -> None:
-        plan, heated = recipe.plan, self.heated
-        private = sorted(set(LORA_FACTORS) & set(plan(max(0, (heated or 1) - 1)).private))
+        plan, heating_end = recipe.plan, self.heating_end
+        private = sorted(set(LORA_FACTORS) & set(plan(max(0, (heating_end or 1) - 1)).private))
         if private and (self.by == "svd" or recipe.importance.source != "clients"):
             why = f"the server would cut by what it has, and plan.private keeps {', '.join(private)} at the clients"
             raise InputError.of("schedule.by", self.by, "score with importance=gradient", why)
-        if heated is not None and not any(set(LORA_FACTORS) & set(plan(done).train) for done in range(heated)):
+        if heating_end is not None and not any(
+            set(LORA_FACTORS) & set(plan(done).train) for done in range(heating_end)
+        ):
             why = "no round before the first cut trains the components"
             raise self.clash(plan, why, "schedule.heat >= 1, with a plan that trains them")
 
     def check(self, rank: int) -> None:
-        """Refuses an end above the adapter's rank, from which the budget starts.
+        """Refuses a final budget above the adapter's rank, which is the initial budget.
 
         Raises:
-            InputError: It is above.
+            InputError: ``end`` is above the rank.
         """
         if self.end > rank:
             raise InputError.of("schedule.end", self.end, f"1 to {rank}, the adapter's rank")
 
     def budget(self, round: int, start: int) -> int:
-        """b(t), pairs per layer.
+        """Returns b(t), the number of components per layer.
 
         Args:
             round: t, from 1 to T.
-            start: b_0.
+            start: b_0, the adapter's rank.
         """
         assert self.rounds is not None, "build fills in the run's"
         first, last = (self.end, start) if self.reversed else (start, self.end)
-        heated, cooling = self._phases()
-        if round <= heated:
+        heating_end, cooling = self._phases()
+        if round <= heating_end:
             return first
         if round > self.rounds - cooling:
             return last
-        x = (round - heated) / (self.rounds - heated - cooling)
-        return math.floor(SHAPES[self.shape](first, last, x) + 1e-9)  # 4 may come out as 3.9999999999999996
+        x = (round - heating_end) / (self.rounds - heating_end - cooling)
+        return math.floor(SHAPES[self.shape](first, last, x) + 1e-9)  # rounding can give 3.9999999999999996 for 4
 
     def __call__(self, state: ServerState, layout: Layout) -> ServerState:
-        """Cuts ``alive`` for the next round."""
+        """Returns the state with the active components of the next round."""
         assert self.rounds is not None, "build fills in the run's"
         round = min(state.rounds + 1, self.rounds)
         budgets = {name: self.budget(round, layer.rank) for name, layer in layout.layers.items()}
@@ -172,9 +179,12 @@ class Annealed(SchedulePart):
         return cut(state, layout, budgets, self.allocation)
 
     def _phases(self) -> tuple[int, int]:
-        """(last round of the heating, rounds of the cooling); in a short run shares give way, and numbers don't."""
+        """Returns the last round of the heating and the number of cooling rounds.
+
+        In a short run, shares of the rounds are shortened; numbers of rounds are not.
+        """
         rounds, first = self.rounds or 1, self.initiating or 0
-        heat, cool = (of_rounds(f"schedule.{key}", getattr(self, key), rounds) for key in ("heat", "cool"))
+        heat, cool = (to_rounds(f"schedule.{key}", getattr(self, key), rounds) for key in ("heat", "cool"))
         if isinstance(self.heat, float):
             heat = min(max(heat, 1), rounds - first)
         cool = max(0, min(cool, rounds - first - heat)) if isinstance(self.cool, float) else cool

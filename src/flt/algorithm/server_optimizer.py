@@ -1,4 +1,4 @@
-"""Server optimisers: a step along the round's change, in the place of the change itself (arXiv 2003.00295)."""
+"""Server optimisers, which replace a round's change by an optimiser step along this change (arXiv 2003.00295)."""
 
 from __future__ import annotations
 
@@ -20,25 +20,33 @@ if TYPE_CHECKING:
     from flt.algorithm.recipe import Recipe
 
 FIRST, SECOND = "server_m", "server_v"
-"""Slots of a group: the moments."""
+"""Slots in which a group keeps the first and the second moments."""
 Moments = dict[str, Tensor]
 
 
 class ServerOptimizerPart(Part):
-    """The step of the server along the change that the rule found."""
+    """Step of the server along the change that the rule computed."""
 
     kind: ClassVar[str] = "server_optimizer"
     steps: ClassVar[bool] = False
-    """True if a group becomes anything else than what the rule made of it."""
+    """True if the step changes the rule's result."""
 
     @abc.abstractmethod
     def __call__(
         self, view: View, gid: int, updates: Sequence[Update], out: Combined, start: Mapping[str, Tensor]
     ) -> Combined:
-        """Returns the rule's answer for a group with the server's step in the place of its change from ``start``."""
+        """Returns the rule's result for a group after the server's step.
+
+        Args:
+            view: View of the round.
+            gid: Id of the group.
+            updates: The group's updates.
+            out: Result of the rule for these updates.
+            start: Weights that the rule computes from untrained updates, which hold the values that members were sent.
+        """
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses an answer that isn't the change of the adapter, of which an optimiser takes steps."""
+        """Refuses recipes whose rule doesn't yield an exact change of the adapter for the server to step along."""
         if not self.steps:
             return
         if recipe.rule.changes_base or recipe.rule.mixes_components:
@@ -52,21 +60,23 @@ class ServerOptimizerPart(Part):
 
 @dataclasses.dataclass(frozen=True)
 class NoServerOptimizer(ServerOptimizerPart):
-    """The group becomes what the rule made of it: FedAvg."""
+    """No step: the rule's result is the group's new state, as in FedAvg."""
 
     def __call__(
         self, view: View, gid: int, updates: Sequence[Update], out: Combined, start: Mapping[str, Tensor]
     ) -> Combined:
-        """The rule's answer as it is."""
+        """Returns the rule's result unchanged."""
         return out
 
 
 @dataclasses.dataclass(frozen=True)
-class _Stepping(ServerOptimizerPart):
-    """Steps along d = (what the rule made) - (what it makes of what was sent to the members), in float64.
+class _MomentOptimizer(ServerOptimizerPart):
+    """Base of the optimisers with moments. They step along d in float64.
 
-    So d is the clients' change alone, also where members come from several groups. An entry that nobody sent is what
-    the rule left, and keeps its moments.
+        d = (the rule's result for the updates) - (the rule's result for untrained updates)
+
+    An untrained update holds the values that the job was sent. d is therefore only the clients' change, also if the
+    members come from several groups. An entry that no client sent keeps the rule's value and its moments.
     """
 
     steps: ClassVar[bool] = True
@@ -74,44 +84,45 @@ class _Stepping(ServerOptimizerPart):
     def __call__(
         self, view: View, gid: int, updates: Sequence[Update], out: Combined, start: Mapping[str, Tensor]
     ) -> Combined:
-        """The rule's answer with a step in the place of its change, and the moments among its slots."""
+        """Returns the rule's result with the step applied, and with the new moments among its slots."""
         new = dict(out.new)
-        slots = {slot: dict(view.group(gid).slots.get(slot, {})) for slot in self.begins}
+        slots = {slot: dict(view.group(gid).slots.get(slot, {})) for slot in self.initial_moments}
         for name in sorted({name for update in updates for name in update.tensors}):
             at, kind = start[name].double(), new[name].dtype
             change = new[name].double() - at
-            before = {slot: self._kept(view, gid, kept.get(name), slot, change) for slot, kept in slots.items()}
+            before = {slot: self._moment(view, gid, kept.get(name), slot, change) for slot, kept in slots.items()}
             step, after = self.step(change, before)
-            sent = _sent(view, name, updates, change)
+            sent = _sent_by_any(view, name, updates, change)
             new[name] = torch.where(sent, (at + step).to(kind), new[name])
             for slot, moment in after.items():
                 slots[slot][name] = torch.where(sent, moment, before[slot]).to(kind)
         return dataclasses.replace(out, new=new, slots={**out.slots, **slots})
 
-    def _kept(self, view: View, gid: int, kept: Tensor | None, slot: str, like: Tensor) -> Tensor:
-        first = torch.full_like(like, self.begins[slot])
+    def _moment(self, view: View, gid: int, kept: Tensor | None, slot: str, like: Tensor) -> Tensor:
+        initial = torch.full_like(like, self.initial_moments[slot])
         if kept is None:
-            return first
-        known = gid in view.state.groups or not self.begins[slot]
-        return kept.double() if known else torch.maximum(kept.double(), first)  # members' groups may have had none
+            return initial
+        # A new group starts with the mean over its members' groups, in which a missing moment counts as zero.
+        existed = gid in view.state.groups or not self.initial_moments[slot]
+        return kept.double() if existed else torch.maximum(kept.double(), initial)
 
     @property
     @abc.abstractmethod
-    def begins(self) -> dict[str, float]:
-        """Moment -> its entries before the first round."""
+    def initial_moments(self) -> dict[str, float]:
+        """Value of all entries before the first round, by moment."""
 
     @abc.abstractmethod
     def step(self, change: Tensor, before: Moments) -> tuple[Tensor, Moments]:
-        """The step along d, and the moments after it."""
+        """Returns the step along d, and the moments after it."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Momentum(_Stepping):
+class Momentum(_MomentOptimizer):
     """FedAvgM (arXiv 1909.06335): m <- beta m + d,  w <- w + lr m; with beta = 0 and lr = 1 it is FedAvg.
 
     Attributes:
-        lr: Of the server.
-        beta: Share of the last m that is kept, in [0, 1).
+        lr: Learning rate of the server.
+        beta: Share of the previous m that is kept, in [0, 1).
     """
 
     lr: float = 1.0
@@ -121,26 +132,28 @@ class Momentum(_Stepping):
         _check(self.lr, beta=self.beta)
 
     @property
-    def begins(self) -> dict[str, float]:
-        """Moment -> its entries before the first round."""
+    def initial_moments(self) -> dict[str, float]:
+        """Value of all entries before the first round, by moment."""
         return {FIRST: 0.0}
 
     def step(self, change: Tensor, before: Moments) -> tuple[Tensor, Moments]:
-        """The step along d, and m after it."""
+        """Returns the step along d, and m after it."""
         m = self.beta * before[FIRST] + change
         return self.lr * m, {FIRST: m}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Adaptive(_Stepping):
-    """m <- beta1 m + (1 - beta1) d,  v of d and not of m,  w <- w + lr m / (sqrt(v) + tau).
+class _Adaptive(_MomentOptimizer):
+    """Base of the adaptive optimisers (arXiv 2003.00295, algorithm 2).
 
-    v begins with tau^2, and nothing is corrected for the beginning (arXiv 2003.00295, algorithm 2).
+        m <- beta1 m + (1 - beta1) d,   w <- w + lr m / (sqrt(v) + tau)
+
+    Each subclass updates v by d, not by m. v starts at tau^2, and there is no bias correction.
 
     Attributes:
-        lr: Of the server.
-        beta1: Share of the last m that is kept, in [0, 1).
-        tau: Adaptivity: the smaller, the more alike are the steps of all entries.
+        lr: Learning rate of the server.
+        beta1: Share of the previous m that is kept, in [0, 1).
+        tau: Adaptivity: the smaller tau is, the more similar are the step sizes of all entries.
     """
 
     lr: float = 0.01
@@ -153,18 +166,18 @@ class _Adaptive(_Stepping):
             raise InputError.of("server_optimizer.tau", self.tau, "a number > 0")
 
     @property
-    def begins(self) -> dict[str, float]:
-        """Moment -> its entries before the first round."""
+    def initial_moments(self) -> dict[str, float]:
+        """Value of all entries before the first round, by moment."""
         return {FIRST: 0.0, SECOND: self.tau**2}
 
     def step(self, change: Tensor, before: Moments) -> tuple[Tensor, Moments]:
-        """The step along d, and both moments after it."""
-        m, v = self.beta1 * before[FIRST] + (1 - self.beta1) * change, self.second(change, before[SECOND])
+        """Returns the step along d, and both moments after it."""
+        m, v = self.beta1 * before[FIRST] + (1 - self.beta1) * change, self.second_moment(change, before[SECOND])
         return self.lr * m / (v.sqrt() + self.tau), {FIRST: m, SECOND: v}
 
     @abc.abstractmethod
-    def second(self, change: Tensor, v: Tensor) -> Tensor:
-        """v after a round."""
+    def second_moment(self, change: Tensor, v: Tensor) -> Tensor:
+        """Returns v after a round with change d."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,17 +186,17 @@ class Adagrad(_Adaptive):
 
     beta1: float = 0.0
 
-    def second(self, change: Tensor, v: Tensor) -> Tensor:
-        """v after a round."""
+    def second_moment(self, change: Tensor, v: Tensor) -> Tensor:
+        """Returns v after a round with change d."""
         return v + change**2
 
 
 @dataclasses.dataclass(frozen=True)
-class _Forgetting(_Adaptive):
-    """A v that forgets.
+class _DecayingSecondMoment(_Adaptive):
+    """Base of the adaptive optimisers whose v decays.
 
     Attributes:
-        beta2: Share of the last v that is kept, in [0, 1).
+        beta2: Share of the previous v that is kept, in [0, 1).
     """
 
     beta2: float = 0.99
@@ -194,25 +207,25 @@ class _Forgetting(_Adaptive):
 
 
 @dataclasses.dataclass(frozen=True)
-class Adam(_Forgetting):
+class Adam(_DecayingSecondMoment):
     """FedAdam (arXiv 2003.00295): v <- beta2 v + (1 - beta2) d^2."""
 
-    def second(self, change: Tensor, v: Tensor) -> Tensor:
-        """v after a round."""
+    def second_moment(self, change: Tensor, v: Tensor) -> Tensor:
+        """Returns v after a round with change d."""
         return self.beta2 * v + (1 - self.beta2) * change**2
 
 
 @dataclasses.dataclass(frozen=True)
-class Yogi(_Forgetting):
+class Yogi(_DecayingSecondMoment):
     """FedYogi (arXiv 2003.00295): v <- v - (1 - beta2) d^2 sign(v - d^2)."""
 
-    def second(self, change: Tensor, v: Tensor) -> Tensor:
-        """v after a round."""
+    def second_moment(self, change: Tensor, v: Tensor) -> Tensor:
+        """Returns v after a round with change d."""
         return v - (1 - self.beta2) * change**2 * torch.sign(v - change**2)
 
 
-def _sent(view: View, name: str, updates: Sequence[Update], like: Tensor) -> Tensor:
-    """True where an entry was sent by somebody; of a shape that broadcasts with the tensor."""
+def _sent_by_any(view: View, name: str, updates: Sequence[Update], like: Tensor) -> Tensor:
+    """Returns a mask of the entries that at least one client sent; its shape broadcasts with the tensor's."""
     masks = [view.layout.mask(name, update.kept, like) for update in updates if name in update.tensors]
     return torch.stack(masks).any(dim=0)
 

@@ -1,4 +1,4 @@
-"""Transfer: what a cluster takes over of related clusters' updates, once each has its own."""
+"""Transfer: after aggregation, each cluster can mix in the updates of related clusters."""
 
 from __future__ import annotations
 
@@ -23,15 +23,20 @@ Weights = dict[str, Tensor]
 
 
 class TransferPart(Part):
-    """What clusters take over from each other."""
+    """Transfer of updates between clusters."""
 
     kind: ClassVar[str] = "transfer"
     mixes: ClassVar[bool] = False
-    """True if clusters take over something from each other."""
+    """True if clusters mix in each other's updates."""
 
     @abc.abstractmethod
     def __call__(self, view: View, new: Mapping[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
-        """Returns the weights of the groups that had members, from the weights that the rule gave them."""
+        """Returns the weights of the groups that had members after the transfer.
+
+        Args:
+            view: View of the round.
+            new: Weights that the rule and the server optimiser computed for each of these groups.
+        """
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Refuses a federation without clusters."""
@@ -45,25 +50,26 @@ class NoTransfer(TransferPart):
     """Each cluster learns from its own members alone (FL-TAC)."""
 
     def __call__(self, view: View, new: Mapping[int, Weights]) -> dict[int, Weights]:
-        """The groups' new weights as they are."""
+        """Returns the groups' new weights unchanged."""
         return dict(new)
 
 
 @dataclasses.dataclass(frozen=True)
 class CosineTransfer(TransferPart):
-    """A cluster's update mixes in those of clusters that moved in a similar direction (our reconstruction).
+    """Mixes into a cluster's update the updates of clusters that moved in a similar direction (our reconstruction).
 
     ::
 
         d_n  <-  (1 - weight) d_n + weight sum_{m != n} s_nm d_m / sum_{m != n} s_nm
-        s_nm  =  cos(d_n, d_m) where it is above the threshold, else 0
+        s_nm  =  cos(d_n, d_m) if this is above the threshold, else 0
 
-    d_n is what the round changed in cluster n, over all tensors of the adapter; heads belong to their tasks. A cluster
-    without a related one keeps its update, and so do all where fewer than two clusters had members.
+    d_n is the round's change of cluster n over all tensors of the adapter. Heads are left out, since each belongs to
+    its task. A cluster without related clusters keeps its update. If fewer than two clusters had members, all keep
+    theirs.
 
     Attributes:
-        weight: Share of the others' updates, from 0 (FL-TAC, to the bit) to 1.
-        threshold: The cosine above which clusters are related.
+        weight: Share of the other clusters' updates, from 0 (FL-TAC, bit-identical) to 1.
+        threshold: Cosine above which two clusters are related.
     """
 
     mixes: ClassVar[bool] = True
@@ -78,7 +84,7 @@ class CosineTransfer(TransferPart):
             raise InputError.of("transfer.threshold", self.threshold, "a number in [0, 1)")
 
     def __call__(self, view: View, new: Mapping[int, Weights]) -> dict[int, Weights]:
-        """The weights of the groups that had members, each with a share of the others' updates."""
+        """Returns the weights of the groups that had members, each with its share of the others' updates."""
         names, gids = view.layout.names(LORA), sorted(new)
         if not self.weight or len(gids) < 2 or not names:
             return dict(new)
@@ -90,12 +96,12 @@ class CosineTransfer(TransferPart):
 
 
 def mix(changes: np.ndarray, weight: float, threshold: float) -> list[np.ndarray | None]:
-    """The mixed updates (features,) of the clusters; None where there is no related one.
+    """Returns the mixed update (features,) of each cluster; None for a cluster without related clusters.
 
     Args:
         changes: Updates (clusters, features), float64.
-        weight: Share of the others.
-        threshold: The cosine above which clusters are related.
+        weight: Share of the other clusters' updates.
+        threshold: Cosine above which two clusters are related.
 
     Example:
         >>> [None if d is None else d.tolist() for d in mix(np.array([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]]), 0.5, 0.0)]

@@ -1,14 +1,14 @@
-"""Checkpoints: after every round, atomic, and enough to go on to the same bits.
+"""Checkpoints, written atomically after every round. A run resumed from one ends with the same bits.
 
 ::
 
     checkpoints/
         round_0003.safetensors            server state, metrics of all rounds, states of the callbacks
-        clients/4_0_0003.safetensors      private state of client 4, job 0, as of round 3
-        round_0003.json                   names the files above with their checksums; written last
+        clients/4_0_0003.safetensors      private state of client 4, job 0, after round 3
+        round_0003.json                   manifest: names and checksums of the files above; written last
 
-A round counts once its manifest is there. A private state belongs to the round whose manifest names it, so a kill or a
-lost update applies nothing twice.
+A checkpoint is valid once its manifest exists. A private state belongs to the round whose manifest names it. Therefore
+no change is applied twice after a kill or a lost update.
 """
 
 from __future__ import annotations
@@ -35,77 +35,77 @@ from flt.server.federator import Federator
 FORMAT = 2
 _NAME = re.compile(rf"({FOLDER}/)?[0-9a-z_]+\.safetensors")
 END = "_end"
-"""Behind the name of the state that is written when a run has ended."""
+"""Suffix in the name of the state file that is written at the end of a run."""
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
 class CheckpointConfig:
-    """How many checkpoints are kept."""
+    """Settings of the checkpoints: the number of them to keep."""
 
     keep: int
 
 
 class VersionError(InputError):
-    """A checkpoint is of another version of flt."""
+    """Error for a checkpoint that another version of flt wrote."""
 
 
 @message
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """All that a federation is between two rounds, but for the private states."""
+    """Complete state of a federation between two rounds, except for the clients' private states."""
 
     server: ServerState
     history: tuple[dict[str, float], ...]
     callbacks: dict[str, dict[str, Any]]
-    """Class of a callback -> its state."""
+    """State key and number of a callback -> its state."""
 
 
 class Checkpoint(FedCallback):
-    """Writes a checkpoint after each round, and keeps the last few.
+    """Writes a checkpoint after each round and keeps the last few.
 
     Args:
-        folder: Where they go; made with the first one.
-        keep: How many are kept.
+        folder: Folder of the checkpoints, created with the first one.
+        keep: Number of checkpoints to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         if keep < 1:
             raise InputError.of("checkpoint.keep", keep, "an integer >= 1")
         self.folder, self.keep = folder, keep
-        self._last: str | None = None  # the manifest that this process wrote last
-        self._replaced: dict[str, list[str]] = {}  # manifest -> private states that it was the last to name
+        self._last: str | None = None  # name of the last manifest that this process wrote
+        self._replaced: dict[str, list[str]] = {}  # manifest -> files of private states that no later manifest names
 
     def on_fit_start(self, federator: Federator) -> None:
-        """Called when the federation begins, or goes on after a resume."""
+        """Moves the clients' private states from memory into the folder."""
         if federator.client_states.folder is None:
             federator.client_states.move_to(self.folder)
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
-        """Called when all callbacks have left their figures of the round."""
+        """Writes the round's checkpoint, after all callbacks have logged their figures."""
         self._write_round(federator)
 
     def on_fit_end(self, federator: Federator) -> None:
-        """Called when the last round has ended: what was measured after it belongs to its checkpoint."""
+        """Writes the last checkpoint again, with the figures that were measured after the last round."""
         if federator.history:
-            self._write_round(federator, END)  # beside the other, so that at any moment one of them is whole
+            self._write_round(federator, END)  # another file: one complete state exists at any time
 
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
-        """Called when the federation is interrupted: one that goes on later has something to go on from."""
-        lasting = isinstance(exception, KeyboardInterrupt | RoundFailedError)
-        if lasting and not federator.state.rounds and not _manifests(self.folder):
+        """Writes a checkpoint if the run is interrupted before its first one, so that it can be resumed."""
+        resumable = isinstance(exception, KeyboardInterrupt | RoundFailedError)
+        if resumable and not federator.state.rounds and not _manifests(self.folder):
             self._write_round(federator)
 
     def restore(self, federator: Federator) -> None:
-        """Brings a federator to the newest whole checkpoint; before the first one it stays as it is.
+        """Restores a federator from the newest intact checkpoint. Without any checkpoint it does nothing.
 
         Raises:
-            InputError: There are checkpoints, and none can be used here.
+            InputError: There are checkpoints, but none of them can be used here.
         """
-        found = newest(self.folder)
-        if found is None:
+        checkpoint = newest(self.folder)
+        if checkpoint is None:
             return
-        snapshot, manifest = found
+        snapshot, manifest = checkpoint
         if snapshot.server.rounds > federator.rounds:
             done = snapshot.server.rounds
             raise InputError.of("rounds", federator.rounds, f"an integer >= {done}", f"{done} have been run")
@@ -146,10 +146,15 @@ class Checkpoint(FedCallback):
         return hashlib.sha256(data).hexdigest()
 
     def _tidy(self, last: str, whole: bool) -> None:
-        """Removes what no kept manifest names; the manifests go first, so none ever names a file that is gone.
+        """Removes old manifests and every file that no remaining manifest names.
 
-        A manifest after ``last`` was damaged, or the rounds would have gone on from it. What a killed process left is
-        looked for once: a folder of many clients has many files.
+        Manifests are removed first: no manifest ever names a missing file. A manifest newer than ``last`` is damaged,
+        because an intact one would have been resumed.
+
+        Args:
+            last: Name of the manifest just written.
+            whole: True to compare every file of the folder with the manifests, which finds the files of killed
+                processes. This is done once per process and at the end, since many clients have many files.
         """
         manifests = _manifests(self.folder)
         done = [path.stem for path in manifests].index(last) + 1
@@ -172,10 +177,10 @@ class Checkpoint(FedCallback):
 
 
 def _check(state: ServerState, federator: Federator) -> None:
-    """Whether a state is one of this model and adapter.
+    """Checks that a state fits the model and the adapter.
 
     Raises:
-        InputError: It has other tensors, or other shapes.
+        InputError: The state has other tensors, or tensors of other shapes.
     """
     layout = federator.server.layout
     expected = {name: layout.entries[name].shape for name in federator.state.groups[federator.state.home].weights}
@@ -189,17 +194,17 @@ def _check(state: ServerState, federator: Federator) -> None:
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with the checksum of all that it says besides."""
+    """Returns a manifest with a checksum of its other entries."""
     body = {key: value for key, value in manifest.items() if key != "checksum"}
     return {**body, "checksum": hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()}
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A manifest as it was written.
+    """Reads a manifest and verifies its checksum.
 
     Raises:
-        InputError: It isn't, or another version of flt has written it.
-        OSError: It can't be read.
+        InputError: The manifest is damaged, or another version of flt wrote it.
+        OSError: The file can't be read.
     """
     try:
         manifest = json.loads(path.read_text())
@@ -208,7 +213,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise InputError.of(path.name, "<damaged>", "a manifest of flt")
     whole = manifest == sealed(manifest)
-    if manifest.get("format", FORMAT) != FORMAT and (whole or "checksum" not in manifest):  # older ones had none
+    if manifest.get("format", FORMAT) != FORMAT and (whole or "checksum" not in manifest):  # old formats had none
         why = f"{path.name} was written by another version of flt"
         raise VersionError.of("checkpoint format", manifest["format"], f"{FORMAT}, which this version reads", why)
     if not whole:
@@ -217,7 +222,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _files(path: Path) -> list[str]:
-    """The files that a manifest names; none where it is damaged."""
+    """Returns the files that a manifest names; none if the manifest is damaged."""
     try:
         return list(_read(path)["files"])
     except (OSError, InputError):
@@ -225,23 +230,25 @@ def _files(path: Path) -> list[str]:
 
 
 def _manifests(folder: Path) -> list[Path]:
-    """Oldest first; after round 9999 the names are longer."""
+    """Returns the manifests, oldest first. Names grow longer after round 9999, hence the sort by length."""
     return sorted(folder.glob("round_*.json"), key=lambda path: (len(path.name), path.name))
 
 
 def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
-    """The newest checkpoint whose files are all there and whole, with its manifest; a damaged one is passed over.
+    """Returns the newest checkpoint whose files are all present and intact, with its manifest.
+
+    A damaged checkpoint is skipped with a warning.
 
     Returns:
-        None where no checkpoint has been written yet.
+        The snapshot and its manifest, or None if no checkpoint has been written yet.
 
     Raises:
-        InputError: None of those that there are can be used: to start over would remove what is left of them. Or one
-            is of another version of flt, which is no reason to go back to an older one.
+        InputError: None of the existing checkpoints can be used; starting over would remove what is left of them. Or
+            another version of flt wrote one of them, which is no reason to fall back to an older checkpoint.
     """
     name = folder.absolute().parent.name
     try:
-        os.listdir(folder)  # glob finds none where it may not look
+        os.listdir(folder)  # unlike glob, raises an error if the folder can't be read
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -255,7 +262,7 @@ def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
             raise
         except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             why = why_of(error) if isinstance(error, OSError) else error
-            then = ", trying the one before" if older else ""
+            then = ", trying the one before it" if older else ""
             _log.warning("checkpoint %s can't be used%s: %s", path.name, then, why)
     if manifests:
         allowed = "a new run, or this one with a whole copy of one of them"
@@ -265,7 +272,7 @@ def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
 
 
 def _snapshot(folder: Path, name: str, manifest: dict[str, Any]) -> Snapshot:
-    """What a manifest names, once all of its files are whole."""
+    """Reads the snapshot that a manifest names, after verifying all of the manifest's files."""
     for file, checksum in manifest["files"].items():
         if not _NAME.fullmatch(file):
             raise InputError.of(name, file, "names of files that flt writes")
@@ -281,7 +288,7 @@ def _snapshot(folder: Path, name: str, manifest: dict[str, Any]) -> Snapshot:
 
 
 def _keyed(callbacks: Iterable[FedCallback]) -> dict[str, FedCallback]:
-    """State key and number among the callbacks that share it -> callback: where its state is kept."""
+    """Returns "<state key> <number>" -> callback; the number counts callbacks with the same key from 0."""
     keyed: dict[str, FedCallback] = {}
     for callback in callbacks:
         name = callback.state_key or type(callback).__name__

@@ -1,4 +1,4 @@
-"""Measures clusters: how far apart they are, and how well they are the true tasks."""
+"""Measures clusters: the distances between them and their agreement with the true tasks."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from flt.server.federator import Federator
 
 @dataclasses.dataclass(frozen=True)
 class Clustered:
-    """The uploads that a round clustered, as the grouping saw them: without newcomers that only join.
+    """Updates that a round clustered; new jobs that were only added to a cluster are left out.
 
     Attributes:
-        jobs: The job of each upload.
-        groups: The group of each upload after the round.
-        features: In the grouping's own features (uploads, features).
+        jobs: Job of each update.
+        groups: Group of each update after the round.
+        features: Features by which the grouping compares updates (updates, features).
     """
 
     jobs: tuple[JobId, ...]
@@ -33,31 +33,32 @@ class Clustered:
 
 
 class Clusters(FedCallback):
-    """Leaves ``round/clustering_acc`` where there may be several groups, and ``cluster/*`` where jobs are clustered.
+    """Logs ``round/clustering_acc`` if there may be several groups, and ``cluster/*`` if jobs are clustered.
 
-    The first is the share of jobs in the group of their task, under the best one-to-one matching of tasks and groups.
-    ``cluster/within`` and ``cluster/between`` are the mean distances of two uploads of the round in the same and in
-    different clusters, in the grouping's own features; ``cluster/ratio`` is between / within, ``cluster/count`` the
-    number of clusters of the round's uploads. A figure that has no pair is missing. ``cluster/rand`` is the adjusted
-    Rand index (Hubert and Arabie, 1985) of groups and true tasks over all jobs that have a group. Distances are no
-    proof of right clusters: slots go on from the mean of their cluster, so a wrong clustering separates as well.
+    ``round/clustering_acc`` is the share of jobs in the group of their task, under the best one-to-one matching of
+    tasks and groups. ``cluster/within`` and ``cluster/between`` are the mean distances between two updates of the round
+    in the same cluster and in different clusters, measured in the grouping's own features. ``cluster/ratio`` is
+    between / within. ``cluster/count`` is the number of clusters of the round's updates. A mean over no updates isn't
+    logged. ``cluster/rand`` is the adjusted Rand index (Hubert and Arabie, 1985) of groups and true tasks, over all
+    jobs that have a group. Large distances don't prove that the clusters are right: jobs start from the mean of their
+    cluster, and therefore a wrong clustering separates the jobs as well.
 
     Args:
-        tasks: Job -> its task. Known here, where everything is, and never to the server.
+        tasks: Job -> its task. Only this measurement uses the tasks; the server never sees them.
     """
 
     def __init__(self, tasks: Mapping[JobId, str]) -> None:
         self.tasks = tasks
         self.found: Clustered | None = None
-        """Of the round that ended last; None where nothing was clustered in it."""
+        """Updates clustered in the last finished round; None if that round clustered nothing."""
         self._before: ServerState | None = None
 
     def on_round_start(self, federator: Federator) -> None:
-        """Called when a cohort has been drawn."""
-        self._before = federator.state  # the updates began with it
+        """Remembers the state with which the round's jobs start."""
+        self._before = federator.state
 
     def on_round_end(self, federator: Federator) -> None:
-        """Called when a round has been aggregated."""
+        """Logs the figures of the groups and clusters after the round."""
         grouping, before, after = federator.server.recipe.grouping, self._before, federator.state
         assert before is not None
         self.found = None
@@ -77,39 +78,40 @@ class Clusters(FedCallback):
         federator.log({"cluster/count": len(set(gids)), "cluster/rand": rand(after, self.tasks)})
 
 
-def separation(found: np.ndarray, groups: Sequence[int]) -> dict[str, float]:
-    """Mean Euclidean distances of pairs ``within`` and ``between`` clusters, and their ``ratio``.
+def separation(points: np.ndarray, groups: Sequence[int]) -> dict[str, float]:
+    """Returns the mean Euclidean distances of two updates ``within`` and ``between`` clusters, and their ``ratio``.
 
     Args:
-        found: Features (uploads, features).
-        groups: The group of each upload.
+        points: Features (updates, features).
+        groups: Group of each update.
 
     Example:
         >>> separation(np.array([[0.0], [1.0], [4.0]]), [1, 1, 2])
         {'within': 1.0, 'between': 3.5, 'ratio': 3.5}
     """
-    distances, at = pdist(found.astype(np.float64)), np.asarray(groups)
-    first, second = np.triu_indices(len(at), 1)
-    same = at[first] == at[second]
-    means = {"within": distances[same], "between": distances[~same]}
-    figures = {key: float(its.mean()) for key, its in means.items() if its.size}
+    distances, group_of = pdist(points.astype(np.float64)), np.asarray(groups)
+    first, second = np.triu_indices(len(group_of), 1)
+    same = group_of[first] == group_of[second]
+    parts = {"within": distances[same], "between": distances[~same]}
+    figures = {key: float(part.mean()) for key, part in parts.items() if part.size}
     if len(figures) == 2 and figures["within"] > 0:
         figures["ratio"] = figures["between"] / figures["within"]
     return figures
 
 
 def rand(state: ServerState, tasks: Mapping[JobId, str]) -> float:
-    """Adjusted Rand index of the groups and the true tasks, over all jobs that have a group: 1 where they agree."""
-    from sklearn.metrics import adjusted_rand_score  # a second of its own, for those who group
+    """Returns the adjusted Rand index of groups and true tasks over all jobs with a group; 1 means full agreement."""
+    from sklearn.metrics import adjusted_rand_score  # the import takes a second, which only runs with groups need
 
     jobs = sorted(state.assignment)
     return float(adjusted_rand_score([tasks[job] for job in jobs], [state.assignment[job] for job in jobs]))
 
 
 def clustering_accuracy(state: ServerState, tasks: Mapping[JobId, str]) -> float:
-    """Share of the jobs that have a group that are in their task's, under the best matching of tasks and groups.
+    """Returns the share of jobs in the group of their task, under the best one-to-one matching of tasks and groups.
 
-    Home counts as a group where jobs were put into it: where one cluster was found, all are in it.
+    Only jobs that have a group are counted. The home group counts as a group if jobs were assigned to it: if only one
+    cluster was found, all jobs are in the home group.
 
     Example:
         >>> tasks = {(0, 0): "a", (1, 0): "a", (0, 1): "b", (1, 1): "b"}
@@ -122,7 +124,7 @@ def clustering_accuracy(state: ServerState, tasks: Mapping[JobId, str]) -> float
 
 
 def contingency(state: ServerState, tasks: Mapping[JobId, str]) -> tuple[np.ndarray, list[str], list[int]]:
-    """How many jobs of each task are in each group (tasks, groups), the tasks and the groups' ids, both ascending."""
+    """Returns the numbers of jobs by task and group (tasks, groups), the tasks and the group ids, both ascending."""
     names, gids = sorted(set(tasks.values())), sorted(set(state.assignment.values()))
     counts = np.zeros((len(names), len(gids)), dtype=int)
     for job, gid in state.assignment.items():
@@ -131,14 +133,14 @@ def contingency(state: ServerState, tasks: Mapping[JobId, str]) -> tuple[np.ndar
 
 
 def cosines(federator: Federator) -> tuple[list[int], np.ndarray]:
-    """How alike the clusters' ways from v0 are, over the adapter: the groups, and (groups, groups).
+    """Returns the group ids and the cosines (groups, groups) between the clusters' changes from v0 over the adapter.
 
-    Home has none, also where it is the only cluster that was found; without an adapter all are 0.
+    The home group is left out, even if it is the only cluster found. Without an adapter all cosines are 0.
     """
     view = federator.server.view(federator.state)
     names = features.names(view.layout, "lora")
-    known = features.groups(view, names)
-    if not known:
+    weights_of = features.groups(view, names)
+    if not weights_of:
         return [], np.empty((0, 0))
-    ways = features.unit(np.stack(list(known.values())).astype(np.float64) - features.home(view, names))
-    return list(known), ways @ ways.T
+    changes = features.unit(np.stack(list(weights_of.values())).astype(np.float64) - features.home(view, names))
+    return list(weights_of), changes @ changes.T

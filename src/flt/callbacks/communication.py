@@ -1,4 +1,4 @@
-"""Counts what crosses."""
+"""Counts the bytes and parameters that are sent between server and clients."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from flt.server.federator import Federator
 
 
 class Communication(FedCallback):
-    """Leaves ``comm/bytes_up`` and ``comm/bytes_down`` of the round, and their totals: the length of the messages.
+    """Logs ``comm/bytes_up`` and ``comm/bytes_down`` of each round, the lengths of the messages, and their totals.
 
-    Besides ``comm/params_up``, the numbers that a client sends in a round, and what this saves against sending the
-    whole model, p of P numbers, counted as SA-FedLoRA (arXiv 2405.09394v1) may have counted it, in both ways:
+    It also logs ``comm/params_up``, the number p of parameters that a client sends in a round on average, and the
+    saving compared with sending all P parameters of the model. SA-FedLoRA (arXiv 2405.09394v1) may have counted the
+    saving in either of two ways; both are logged:
 
         comm/reduction_round    1 - p(t) / P
         comm/reduction          1 - sum_t p(t) / (T P)      over the rounds t = 1 .. T until now
 
-    Attempts at a round that failed are part of its bytes. A round in which nobody takes part has none of the three, and
-    isn't one of the T.
+    The bytes of a round include its failed attempts. A round without updates logs none of these three figures and
+    isn't counted in T.
     """
 
     def __init__(self) -> None:
@@ -30,15 +31,15 @@ class Communication(FedCallback):
         self.numbers, self.rounds = 0.0, 0
 
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
-        """Called when a job is sent its payload."""
+        """Counts the bytes that the job is sent."""
         federator.counts["bytes_down"] += encoded_size(payload)
 
     def on_update(self, federator: Federator, update: Update) -> None:
-        """Called when a client sends an update."""
+        """Counts the bytes of the update."""
         federator.counts["bytes_up"] += encoded_size(update)
 
     def on_round_end(self, federator: Federator) -> None:
-        """Called when a round has been aggregated."""
+        """Logs the bytes and parameters of the round and in total."""
         up, down = (federator.counts[key] + federator.spent[key] for key in ("bytes_up", "bytes_down"))
         self.total_up += up
         self.total_down += down
@@ -56,15 +57,15 @@ class Communication(FedCallback):
         federator.log({"comm/params_up": each, **{f"comm/reduction{key}": value for key, value in reduction.items()}})
 
     def state_dict(self) -> dict[str, Any]:
-        """The totals."""
+        """Returns the totals."""
         return {"up": self.total_up, "down": self.total_down, "numbers": self.numbers, "rounds": self.rounds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Called before a resumed fit."""
+        """Restores the totals."""
         self.total_up, self.total_down = state.get("up", 0), state.get("down", 0)
         self.numbers, self.rounds = state["numbers"], state["rounds"]
 
 
 def model_size(layout: Layout) -> int:
-    """P, the numbers of a model without its adapter: the base and the head."""
+    """Returns P, the number of parameters of the model without its adapter: base and head."""
     return sum(math.prod(layout.entries[name].shape) for name in layout.names(["base", "head"]))

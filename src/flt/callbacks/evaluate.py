@@ -1,4 +1,4 @@
-"""Evaluation of the global models and of the distributed client models."""
+"""Evaluation of the global models, and averages of what the clients measured on their own examples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flt.server.federator import Federator
 
 @dataclasses.dataclass
 class EvalConfig:
-    """What is evaluated, and how often."""
+    """Settings of the evaluation; conf/train.yaml explains each key."""
 
     examples: int | None
     test_examples: int | None
@@ -33,20 +33,21 @@ class EvalConfig:
 
 
 class Evaluate(FedCallback):
-    """Leaves ``round/*``, ``clients/*`` and, with several tasks or parts, ``task/*``.
+    """Logs ``round/*``, ``clients/*`` and, with several tasks or parts, ``task/*``.
 
-    ``clients/X`` is the mean over the cohort's jobs of what the module logs as X for the model as distributed, on the
-    job's own held-out examples; ``clients/X_worst10`` the mean over the worst tenth of them, ``clients/fitted_X`` the
-    same after the fit. A global model that hasn't changed isn't evaluated again; where clients train private tensors
-    there is none, and the clients' figures are all there is.
+    X stands for the name of any figure that the module logs. ``clients/X`` is the mean of X over the cohort's jobs,
+    each with its model as received and its own held-out examples. ``clients/X_worst10`` is the mean over the worst
+    10 % of the jobs, and ``clients/fitted_X`` the mean over all jobs after the local fit. A global model that hasn't
+    changed isn't evaluated again. If clients train private tensors, there is no global model, and only the clients'
+    figures are logged.
 
     Args:
-        datasets: Task -> the examples on which the global model is evaluated; one task for most federations.
-        tasks: Job -> its task. Known here, where everything is, and never to the server.
-        every: Rounds from one evaluation of the global model to the next; the last round always has one.
-        test: Task -> the examples of the one evaluation at the end, which leaves ``test/*``.
-        heads: Task -> the head that it is evaluated with, where jobs have different ones.
-        parts: Name in ``datasets`` and ``test`` -> its task, where the examples of a task are evaluated in parts.
+        datasets: Task -> examples on which the global model is evaluated; most federations have one task.
+        tasks: Job -> its task. Only evaluation uses the tasks; the server never sees them.
+        every: Number of rounds between evaluations of the global model; the last round always has one.
+        test: Task -> examples of the single evaluation at the end, which logs ``test/*``.
+        heads: Task -> head for its evaluation, if jobs have different heads.
+        parts: Name in ``datasets`` and ``test`` -> its task, if the examples of a task are evaluated in parts.
     """
 
     def __init__(
@@ -63,24 +64,24 @@ class Evaluate(FedCallback):
         self.memo = Memo()
 
     def on_round_start(self, federator: Federator) -> None:
-        """Called when a cohort has been drawn."""
+        """Forgets figures that the last round didn't use."""
         self.memo.turn()
 
     def on_round_end(self, federator: Federator) -> None:
-        """Called when a round has been aggregated."""
+        """Logs the clients' figures, and evaluates the global model if it is due."""
         self._log_clients(federator)
         if _has_global(federator) and (federator.round % self.every == 0 or federator.round == federator.rounds):
             federator.log(self.global_metrics(federator))
 
     def on_fit_end(self, federator: Federator) -> None:
-        """Called when the last round has ended."""
+        """Evaluates the global model on the test examples."""
         if not _has_global(federator):
             return
         for key, value in _means(self._evaluate(federator, self.test)).items():
             federator.history[-1][f"test/{key.removeprefix('val_')}"] = value
 
     def global_metrics(self, federator: Federator) -> dict[str, float]:
-        """The global model of each task, and the mean over the tasks."""
+        """Evaluates the global model of each task; returns these figures and their means over the tasks."""
         results = self._evaluate(federator, self.datasets)
         metrics = {f"round/{key}": value for key, value in _means(results).items()}
         if len(results) > 1:
@@ -88,12 +89,12 @@ class Evaluate(FedCallback):
         return metrics
 
     def of_group(self, federator: Federator, gid: int, dataset: Dataset, head: str = "") -> dict[str, float]:
-        """What one group's global model, with one of its heads, measures on a data set."""
+        """Evaluates one group's global model, with one of its heads, on a data set."""
         state = federator.state
-        active = federator.server.layout.model(state.groups[gid].weights, state.active, head)
+        tensors = federator.server.layout.model(state.groups[gid].weights, state.active, head)
         watch = functools.partial(federator.call, "on_evaluation")
         run = functools.partial(federator.engine.local_trainer.evaluate_group, state, gid, dataset, watch, head)
-        return self.memo(fingerprint(state.base.version, active), dataset, run)
+        return self.memo(fingerprint(state.base.version, tensors), dataset, run)
 
     def _evaluate(self, federator: Federator, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
         state = federator.state
@@ -112,37 +113,37 @@ class Evaluate(FedCallback):
             for key, values in gather(federator, stage).items():
                 federator.log({f"{prefix}{key}": float(np.mean(values))})
                 if stage == "distributed":
-                    federator.log({f"clients/{key}_worst10": worst_tenth(values, key)})
+                    federator.log({f"clients/{key}_worst10": mean_of_worst(values, key)})
 
 
 def _has_global(federator: Federator) -> bool:
-    """Whether the server has all that the clients trained in this round."""
+    """Returns whether the server holds every tensor that the clients trained in this round."""
     plan = federator.server.recipe.plan(federator.round - 1)
     return not set(plan.train) & set(plan.private)
 
 
 def _means(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Metric -> its mean over the tasks."""
+    """Returns metric -> its mean over the tasks."""
     keys = sorted({key for result in results.values() for key in result})
     return {key: float(np.mean([result[key] for result in results.values() if key in result])) for key in keys}
 
 
 def gather(federator: Federator, stage: str) -> dict[str, list[float]]:
-    """Metric -> its values over the round's jobs, at one stage: distributed, fit or fitted."""
-    found: dict[str, list[float]] = {}
+    """Returns metric -> its values over the round's jobs, at one stage: distributed, fit or fitted."""
+    values: dict[str, list[float]] = {}
     for update in federator.updates:
         for key, value in update.metrics.items():
-            at, _, metric = key.partition("/")
-            if at == stage:
-                found.setdefault(metric, []).append(value)
-    return found
+            measured_at, _, metric = key.partition("/")
+            if measured_at == stage:
+                values.setdefault(metric, []).append(value)
+    return values
 
 
-def worst_tenth(values: list[float], key: str) -> float:
-    """The mean over the worst tenth of the values, at least one: the highest of a loss, the lowest of an accuracy.
+def mean_of_worst(values: list[float], key: str) -> float:
+    """Returns the mean over the worst 10 % of the values, at least one: the highest losses or the lowest accuracies.
 
     Example:
-        >>> worst_tenth([0.5, 0.9, 0.7], "val_acc")
+        >>> mean_of_worst([0.5, 0.9, 0.7], "val_acc")
         0.5
     """
     ordered = sorted(values, reverse=formatting.lower_is_better(key))
@@ -150,21 +151,22 @@ def worst_tenth(values: list[float], key: str) -> float:
 
 
 def task_groups(state: ServerState, tasks: Mapping[JobId, str]) -> dict[str, int]:
-    """Task -> the group by which it is evaluated: the one that most of its jobs are in (our reconstruction).
+    """Returns task -> the group whose model is evaluated on it: the group of most of its jobs (our reconstruction).
 
-    FL-TAC takes the cluster whose majority is the task, which leaves out a task that is no cluster's majority. Of
-    several such groups, the one that the best one-to-one matching of tasks and groups gives it, else the first. A task
-    none of whose jobs has been in a group, since it hasn't appeared yet, isn't among them: its model is home's. One
-    that has vanished keeps the group of its jobs.
+    FL-TAC takes the cluster in which the task has the majority; this leaves out a task that has the majority in no
+    cluster. If several groups have equally many of the task's jobs, the best one-to-one matching of tasks and groups
+    decides, else the first of them is taken. A task that hasn't appeared yet has no job in any group: the result
+    doesn't contain the task, and its model is that of the home group. A task that has vanished keeps the group of its
+    jobs.
     """
     if len(state.groups) == 1:
         return dict.fromkeys(tasks.values(), state.home)
     counts, names, gids = contingency(state, tasks)
     matched = dict(zip(*linear_sum_assignment(-counts), strict=True))
-    found = {}
+    group_of = {}
     for row, name in enumerate(names):
         most, own = counts[row].max(), matched.get(row)
         if most:
-            at = own if own is not None and counts[row, own] == most else int(counts[row].argmax())
-            found[name] = gids[at]
-    return found
+            column = own if own is not None and counts[row, own] == most else int(counts[row].argmax())
+            group_of[name] = gids[column]
+    return group_of

@@ -1,4 +1,4 @@
-"""Remembers what models measured, so that the same model isn't evaluated twice."""
+"""Memory of evaluation results, which avoids evaluating the same model twice."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from flt.protocol.messages import Ids
 
 
 class Memo:
-    """Figures by model and data set: those that the last round asked for, and those of this one.
+    """Figures by model and data set, as used in the last round and in this round.
 
-    A data set is told by its identity, so it has to stay where it is. Nothing of it is in a checkpoint: what a resume
-    has forgotten it measures again, to the same bits.
+    A data set is identified by its ``id``, and must therefore stay alive. Checkpoints don't contain the figures: after
+    a resume the models are evaluated again, with the same bits as the result.
     """
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class Memo:
         return len({*self._before, *self._now})
 
     def turn(self) -> None:
-        """Begins a round: what the last one didn't ask for is forgotten."""
+        """Begins a round and forgets the figures that the last round didn't use."""
         self._before, self._now = self._now, {}
 
     def __call__(self, model: str, dataset: Dataset, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """The figures of a model, by its fingerprint; ``evaluate`` is called where there are none yet."""
+        """Returns the figures of the model with this fingerprint; calls ``evaluate`` if they aren't known yet."""
         key = (model, id(dataset))
         if key not in self._now:
             self._now[key] = self._before[key] if key in self._before else evaluate()
@@ -39,12 +39,13 @@ class Memo:
 
 
 def fingerprint(version: int, tensors: Mapping[str, Tensor], held: Mapping[str, Ids] | None = None) -> str:
-    """Tells models apart: equal for the same tensors, by name and bit, on the same version of the base.
+    """Returns a hash of a model: equal for tensors with equal names and bits on the same version of the base.
 
     Args:
-        version: Of the base.
-        tensors: All that makes the model besides it.
-        held: Its pairs, where that isn't all: a private tensor that was never trained has its initial rows.
+        version: Version of the base.
+        tensors: All tensors of the model apart from the base.
+        held: Layer -> component ids that the model has, needed if ``tensors`` doesn't hold every tensor of the model: a
+            private tensor that was never trained has the initial rows of these components.
 
     Example:
         >>> x = torch.tensor([0.0, 1.0])

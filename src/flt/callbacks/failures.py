@@ -1,4 +1,4 @@
-"""Says which jobs failed, and counts them."""
+"""Reports and counts failed jobs."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ _log = logging.getLogger(__name__)
 
 
 class Failures(FedCallback):
-    """Leaves ``faults/failed``, jobs without an update in all attempts at a round, and ``faults/retries``.
+    """Logs ``faults/failed``, the jobs without an update in all attempts at a round, and ``faults/retries``.
 
-    Only where a round may go on without some: else a failure ends the run.
+    Nothing is logged under the strict failure policy, because then a failure ends the run.
     """
 
     def __init__(self) -> None:
         self.failed = 0
 
     def on_round_start(self, federator: Federator) -> None:
-        """Called when a cohort has been drawn."""
+        """Resets the count at the first attempt at a round."""
         if not federator.attempt:
             self.failed = 0
 
     def on_failures(self, federator: Federator, failures: list[Failure]) -> None:
-        """Called when a round's jobs have ended and some of them failed."""
+        """Counts the failed jobs and warns about each of them."""
         self.failed += len(failures)
         for failure in failures:
-            _log.warning("round %d lacks %s", federator.round, failure)
+            _log.warning("round %d has no update from %s", federator.round, failure)
 
     def on_round_end(self, federator: Federator) -> None:
-        """Called when a round has been aggregated."""
+        """Logs the counts."""
         if not federator.failure_policy.strict:
             federator.log({"faults/failed": self.failed, "faults/retries": federator.attempt})

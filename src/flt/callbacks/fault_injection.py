@@ -1,4 +1,7 @@
-"""Faults and attacks on purpose, to see what they cost: drawn by the seed, so a run has the same ones each time."""
+"""Injected faults and attacks, to measure what they cost.
+
+They are drawn from the seed: a run has the same faults each time.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,14 @@ from flt.protocol.messages import JobId, Update
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
-_FAULTS, _HOSTILE = 4, 5  # keep these streams apart from others of the same seed
+_FAULTS, _HOSTILE = 4, 5  # these keep the random streams apart from others of the same seed
 LABEL_FLIP = "label_flip"
 ATTACKS = ("sign_flip", "scale", "label_flip")
 
 
 @dataclasses.dataclass
 class FaultsConfig:
-    """What is made to go wrong, to see what it costs."""
+    """Settings of the injected faults: their kinds and probabilities."""
 
     drop: float
     nan: float
@@ -45,15 +48,15 @@ class FaultsConfig:
 
 
 class Faults(FedCallback):
-    """Lets jobs fail, puts NaN into updates, and lets clients attack.
+    """Drops updates, puts NaN into updates, and makes clients attack.
 
-    The federator calls it with a client's updates, as its ``transforms``: what comes out of a fit is changed there,
-    before it is compressed. A client is hostile in all rounds or in none.
+    The federator calls this object as one of its ``transforms`` with a client's updates, after the local fits and
+    before compression. A client is hostile in all rounds or in none.
 
     Args:
-        faults: What goes wrong, and how often.
-        seed: Of the run.
-        clients: All clients' ids.
+        faults: Kinds and probabilities of the faults.
+        seed: Seed of the run.
+        clients: Ids of all clients.
     """
 
     def __init__(self, faults: FaultsConfig, seed: int, clients: Sequence[int]) -> None:
@@ -62,11 +65,11 @@ class Faults(FedCallback):
         self._federator: Federator | None = None
 
     def on_fit_start(self, federator: Federator) -> None:
-        """Called when the federation begins, or goes on after a resume."""
+        """Remembers the federator, whose state the transform needs."""
         self._federator = federator
 
     def __call__(self, updates: list[Update]) -> list[Update]:
-        """What a client sends instead of its updates."""
+        """Returns the updates that a client sends instead of its own."""
         federator = self._federator
         assert federator is not None, "on_fit_start comes first"
         left = [update for update in updates if self._draw(federator, update.job, 0) >= self.faults.drop]
@@ -91,7 +94,7 @@ class Faults(FedCallback):
 
 
 def hostile(faults: FaultsConfig, seed: int, clients: Sequence[int]) -> frozenset[int]:
-    """The clients that attack: a share of all, rounded to the nearest number, drawn once."""
+    """Returns the ids of the attacking clients: a share of all clients, rounded to the nearest number, drawn once."""
     if faults.attack is None:
         return frozenset()
     count = round(faults.hostile * len(clients))
@@ -99,27 +102,32 @@ def hostile(faults: FaultsConfig, seed: int, clients: Sequence[int]) -> frozense
 
 
 def _starts(federator: Federator, update: Update) -> dict[str, Tensor]:
-    """What the job was sent, of the tensors that it sends."""
+    """Returns the values that the job received for the tensors of its update."""
     view = federator.server.view(federator.state)
     head = next(job.head for job in federator.cohort if job.id == update.job)
     layout = federator.server.layout
-    at = {name: layout.at(name, head) for name in update.tensors}
-    return {name: layout.take(its, view.sent(update.job, its), update.kept) for name, its in at.items()}
+    server_names = {name: layout.at(name, head) for name in update.tensors}
+    return {
+        name: layout.take(server_name, view.sent(update.job, server_name), update.kept)
+        for name, server_name in server_names.items()
+    }
 
 
 def with_flipped_labels(clients: Sequence[ClientSpec], chosen: frozenset[int]) -> list[ClientSpec]:
-    """Clients of which some train on wrong labels: class c of C becomes C - 1 - c; what they hold out stays right.
+    """Returns the clients, some with wrong training labels: class c of C becomes C - 1 - c.
+
+    The examples that these clients hold out keep their right labels.
 
     Args:
         clients: All clients.
-        chosen: Whose labels are wrong.
+        chosen: Ids of the clients that get wrong labels.
 
     Raises:
-        InputError: The number of classes isn't known, since the labels weren't counted when the data were dealt.
+        InputError: The number of classes isn't known, because the labels weren't counted when the data were dealt.
     """
     doubled: dict[tuple[int, int], Dataset] = {}
 
-    def turned(job: JobData) -> JobData:
+    def flipped(job: JobData) -> JobData:
         classes, data = len(job.label_counts), cast(Sized, job.dataset)
         if not classes:
             raise InputError.of("faults.attack", LABEL_FLIP, "sign_flip, scale", "the classes of the data aren't known")
@@ -128,13 +136,13 @@ def with_flipped_labels(clients: Sequence[ClientSpec], chosen: frozenset[int]) -
         return job.but(dataset=doubled[key], train=job.train + len(data), label_counts=job.label_counts[::-1])
 
     return [
-        dataclasses.replace(client, data=tuple(map(turned, client.data))) if client.id in chosen else client
+        dataclasses.replace(client, data=tuple(map(flipped, client.data))) if client.id in chosen else client
         for client in clients
     ]
 
 
 def _doubled(dataset: Dataset, classes: int) -> Dataset:
-    """The examples, and behind them the same with wrong labels: one data set for all that are hostile."""
+    """Returns the examples followed by the same examples with wrong labels; all hostile clients share the result."""
     if isinstance(dataset, Examples):
         labels = np.concatenate([dataset.labels, classes - 1 - dataset.labels])
         return dataset.view(np.tile(np.arange(len(dataset)), 2), labels)
@@ -142,7 +150,10 @@ def _doubled(dataset: Dataset, classes: int) -> Dataset:
 
 
 class _Doubled(Dataset):
-    """A user's data set of (input, label), or of dicts with ``labels`` or ``label``."""
+    """A user's data set followed by its copy with wrong labels.
+
+    Items are (input, label) or dicts with ``labels`` or ``label``.
+    """
 
     def __init__(self, dataset: Any, classes: int) -> None:
         self.dataset, self.classes = dataset, classes

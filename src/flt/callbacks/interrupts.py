@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a run ends after the job that runs, between two rounds at once."""
+"""Handling of Ctrl-C and SIGTERM, which end a run after the current job, or at once between two rounds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
 
 class Interrupts(FedCallback):
-    """Ends a run that gets a signal: once after the job that runs, a second time at once.
+    """Ends a run on a signal: the first signal ends it after the current job, a second one at once.
 
-    The jobs of the round that was cut off are trained again after a resume, to the same bits. Only the main thread of a
-    process gets signals: in another one nothing changes.
+    After a resume, the jobs of the unfinished round are trained again, with the same bits as the result. Only the main
+    thread of a process gets signals: in any other thread this callback does nothing.
 
     Args:
-        says: Whether to say that a signal has arrived: a terminal sends it to all processes of a run.
+        says: Whether to print that a signal has arrived. A terminal sends the signal to all processes of a run.
     """
 
     def __init__(self, says: bool = True) -> None:
@@ -32,29 +32,29 @@ class Interrupts(FedCallback):
         self._before: dict[signal.Signals, Any] = {}
 
     def on_fit_start(self, federator: Federator) -> None:
-        """Called when the federation begins, or goes on after a resume."""
+        """Installs the signal handlers."""
         if threading.current_thread() is threading.main_thread():
-            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._receive) for number in heard}
+            handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._receive) for number in handled}
 
     def on_round_start(self, federator: Federator) -> None:
-        """Called when a cohort has been drawn."""
+        """Ends the run if a signal has arrived."""
         self._end(federator)
 
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
-        """Called when a job is sent its payload."""
+        """Ends the run if a signal has arrived."""
         self._end(federator)
 
     def on_job_end(self, federator: Federator, update: Update) -> None:
-        """Called when a job's fit has ended."""
+        """Ends the run if a signal has arrived."""
         self._end(federator)
 
     def on_fit_end(self, federator: Federator) -> None:
-        """Called when the last round has ended."""
+        """Restores the earlier signal handlers."""
         self._restore()
 
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
-        """Called when the federation is interrupted."""
+        """Restores the earlier signal handlers."""
         self._restore()
 
     def _receive(self, number: int, frame: object) -> None:
@@ -62,7 +62,7 @@ class Interrupts(FedCallback):
             raise SIGNALS[signal.Signals(number)]
         self.received = signal.Signals(number)
         if self.says:
-            _log.warning("%s: stopping after the job that runs; once more stops at once", self.received.name)
+            _log.warning("%s: stopping after the current job; send it again to stop at once", self.received.name)
 
     def _end(self, federator: Federator) -> None:
         number = federator.engine.processes.signalled(self.received or 0)
@@ -71,5 +71,5 @@ class Interrupts(FedCallback):
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # none: one that Python can't name
+            signal.signal(number, handler or signal.SIG_DFL)  # None: a handler that wasn't installed from Python
         self._before = {}

@@ -1,4 +1,4 @@
-"""Passes the rounds' figures on to Lightning's loggers, and to TensorBoard also pictures, histograms and a table."""
+"""Logging of the rounds' figures with Lightning's loggers; TensorBoard also gets pictures, histograms and a table."""
 
 from __future__ import annotations
 
@@ -22,28 +22,27 @@ from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
 STAGES = (("distributed", "clients/"), ("fitted", "clients/fitted_"), ("fit", "clients/fit_"))
-"""Where a job's figure was measured -> how the key of its mean over the jobs begins."""
+"""Pairs of the stage at which a job measured a figure and the key prefix of the mean over the jobs."""
 FINAL = ("round/", "test/", "clients/", "comm/total_", "time/total_")
-"""What of the last figures stands beside the hyperparameters."""
+"""Key prefixes of the last figures that are logged with the hyperparameters."""
 
 
 class Loggers(FedCallback):
-    """Logs each round at step = round, and the hyperparameters once, with the last figures where a logger takes them.
+    """Logs each round at step = round, and the hyperparameters once, with the last figures if a logger takes them.
 
-    TensorBoard also gets the partition, a map of the pairs, the assignment to groups, where jobs are clustered a map
-    of the uploads and what the clusters have in common, the worst ten clients as a table, and a histogram of each
-    client figure. No key ever names a client: a thousand of them make no thousand
-    charts.
+    TensorBoard also gets pictures of the partition, the rank-1 components and the assignment to groups; if jobs are
+    clustered, pictures of the clustered updates and of the similarity of the clusters; the ten worst clients as a
+    table; and a histogram of each client figure. No key names a client, because a thousand clients would make a
+    thousand charts.
 
-    It goes after all callbacks that leave figures, and before the one that writes checkpoints. A run that goes on after
-    round n shows no round twice if whoever builds the logger says where the new part begins:
-    ``TensorBoardLogger(..., purge_step=n + 1)``.
+    The callback must stand after all callbacks that log figures and before the one that writes checkpoints. If a run is
+    resumed after round n, ``TensorBoardLogger(..., purge_step=n + 1)`` avoids showing a round twice.
 
     Args:
-        loggers: TensorBoardLogger, CSVLogger, or any other of Lightning's.
+        loggers: Lightning loggers, such as TensorBoardLogger and CSVLogger.
         hyperparameters: Config key -> value, flat.
         tasks: Job -> its task, for the picture of the groups.
-        most: About how many pictures of a kind a run makes, at even distances; 0 makes none.
+        most: Approximate number of pictures of each kind in a run, at even distances; 0 disables them.
     """
 
     def __init__(
@@ -57,10 +56,10 @@ class Loggers(FedCallback):
         self._logged: set[str] = set()
 
     def on_fit_start(self, federator: Federator) -> None:
-        """Called when the federation begins, or goes on after a resume."""
+        """Logs the hyperparameters and, in a new run, the picture of the partition."""
         self._logged = set(federator.history[-1]) if federator.history else set()
         for logger in self.loggers:
-            # without figures TensorBoard would make up one called hp_metric
+            # without the empty dict TensorBoard would log a figure of its own, hp_metric
             logger.log_hyperparams(self.hyperparameters, *([{}] if _takes_metrics(logger) else []))
             logger.save()
         if self.most and not federator.state.rounds:
@@ -68,17 +67,17 @@ class Loggers(FedCallback):
                 _write_picture(writer, "partition", pictures.partition(federator.clients), 0)
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
-        """Called when all callbacks have left their figures of the round."""
+        """Logs the round's figures, after all callbacks have added theirs."""
         self._log(metrics, federator.round)
         for writer in self._writers():
             _write_clients(writer, federator)
             if self.most and self._is_pictured(federator):
                 _write_state(writer, federator, self.tasks)
         for logger in self.loggers:
-            logger.save()  # a run that is killed leaves all of its rounds
+            logger.save()  # keeps all finished rounds if the run is killed
 
     def on_fit_end(self, federator: Federator) -> None:
-        """Called when the last round has ended; figures that were left after it are logged with it."""
+        """Logs the figures that were measured after the last round, and the hyperparameters with the final figures."""
         last = federator.history[-1] if federator.history else {}
         self._log({key: value for key, value in last.items() if key not in self._logged}, federator.round)
         final = {f"final/{key}": value for key, value in last.items() if key.startswith(FINAL)}
@@ -88,7 +87,7 @@ class Loggers(FedCallback):
             logger.finalize("success")
 
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
-        """Called when the federation is interrupted."""
+        """Closes the loggers."""
         for logger in self.loggers:
             logger.finalize("failed")
 
@@ -109,21 +108,21 @@ class Loggers(FedCallback):
 
 
 def worst_ten(federator: Federator) -> str:
-    """The ten jobs for which the distributed model is worst, as a Markdown table; empty where nothing was measured."""
+    """Returns the ten jobs with the worst models as received, as a Markdown table; empty if nothing was measured."""
     names, updates = gather(federator, "distributed"), federator.updates
     by = formatting.score(names) or formatting.loss(names)
     if by is None:
         return ""
     worst = sorted((u for u in updates if f"distributed/{by}" in u.metrics), key=lambda u: (_rank(u, by), u.job))[:10]
     figures = [by, *(name for name in names if name != by)][:3]
-    columns = ["client", "job", "examples", *figures, f"{by} after the fit"]
+    columns = ["client", "job", "examples", *figures, f"{by} after local training"]
     keys = [*(f"distributed/{name}" for name in figures), f"fitted/{by}"]
     rows = [[*map(str, (*u.job, u.examples)), *(_cell(u.metrics.get(key)) for key in keys)] for u in worst]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (columns, ["---:"] * len(columns), *rows))
 
 
 def _rank(update: Update, by: str) -> float:
-    """Smaller is worse; what isn't a number is worst."""
+    """Returns a sort key of the job: the worse its model, the smaller; NaN is worst."""
     value = update.metrics[f"distributed/{by}"]
     return -math.inf if math.isnan(value) else -value if formatting.lower_is_better(by) else value
 
@@ -137,7 +136,7 @@ def _write_clients(writer: SummaryWriter, federator: Federator) -> None:
         for name, values in gather(federator, stage).items():
             finite = np.array([value for value in values if math.isfinite(value)])
             if finite.size:
-                # TensorBoard shows one kind per tag, and the mean has the plain one
+                # TensorBoard shows one kind of data per tag, and the mean uses the name without the suffix
                 writer.add_histogram(f"{prefix}{name}_histogram", finite, federator.round)
     if table := worst_ten(federator):
         writer.add_text("clients/worst_ten", table, federator.round)
@@ -154,9 +153,11 @@ def _write_state(writer: SummaryWriter, federator: Federator, tasks: Mapping[Job
             _write_clusters(writer, federator, callback.found, tasks)
 
 
-def _write_clusters(writer: SummaryWriter, federator: Federator, found: Clustered, tasks: Mapping[JobId, str]) -> None:
+def _write_clusters(
+    writer: SummaryWriter, federator: Federator, clustered: Clustered, tasks: Mapping[JobId, str]
+) -> None:
     rounds, (gids, values) = federator.round, cosines(federator)
-    _write_picture(writer, "task_map", cluster_pictures.task_map(found, tasks, rounds), rounds)
+    _write_picture(writer, "task_map", cluster_pictures.task_map(clustered, tasks, rounds), rounds)
     if len(gids) > 1:
         _write_picture(writer, "group_cosines", cluster_pictures.cosine_matrix(gids, values, rounds), rounds)
     if (figure := cluster_pictures.curves(federator.history)) is not None:
@@ -164,7 +165,7 @@ def _write_clusters(writer: SummaryWriter, federator: Federator, found: Clustere
 
 
 def _write_picture(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
-    # not add_figure, which goes through pyplot
+    # add_figure would go through pyplot
     writer.add_image(f"pictures/{tag}", pixels(figure), step, dataformats="HWC")
 
 

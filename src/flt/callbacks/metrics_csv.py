@@ -1,4 +1,4 @@
-"""Writes the rounds' figures as a table."""
+"""Table of the rounds' figures in a CSV file."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from flt.server.federator import Federator
 
 
 class MetricsCsv(FedCallback):
-    """Writes all rounds so far to one CSV file, one line per round, after each of them.
+    """Writes all finished rounds to one CSV file after each round, one line per round.
 
-    The file is made from the federation's history alone, so a resumed run's is that of the run that nothing stopped.
+    The file depends on the federation's history alone: a resumed run writes the same file as an uninterrupted run.
 
     Args:
-        path: The file; it is replaced as a whole, so a reader never meets half of it.
+        path: Path of the file. The file is replaced as a whole: a reader never sees half of it.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
-        """Called when all callbacks have left their figures of the round."""
+        """Writes the file, after all callbacks have logged their figures."""
         self._write(federator)
 
     def on_fit_end(self, federator: Federator) -> None:
-        """Called when the last round has ended: once more, for figures that were left after it."""
+        """Writes the file again, with the figures that were measured after the last round."""
         self._write(federator)
 
     def _write(self, federator: Federator) -> None:
@@ -38,7 +38,7 @@ class MetricsCsv(FedCallback):
 
 
 def text(history: Sequence[Mapping[str, float]]) -> str:
-    """The rounds as CSV: ``round``, then all keys in name order; a figure that a round lacks is an empty cell.
+    """Returns the rounds as CSV: ``round``, then all keys in name order; a missing figure is an empty cell.
 
     Example:
         >>> text([{"round": 1, "round/val_acc": 0.1}, {"round": 2}]).split()
@@ -53,7 +53,7 @@ def text(history: Sequence[Mapping[str, float]]) -> str:
 
 
 def _cell(metrics: Mapping[str, float], key: str) -> str:
-    """A figure in as many digits as lead back to it."""
+    """Returns a figure with enough digits to read it back exactly, or an empty cell if it is missing."""
     if key not in metrics:
         return ""
     value = metrics[key]

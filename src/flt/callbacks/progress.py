@@ -1,4 +1,4 @@
-"""Shows how far the federation is: one live display on a terminal, one line per round in a pipe."""
+"""Progress of a federation: a live display on a terminal, one line per round in a pipe."""
 
 from __future__ import annotations
 
@@ -19,81 +19,82 @@ from flt.server.federator import Federator
 
 _GAP, _SECONDS = "  ", "time/round_seconds"
 SILENCE = 10.0
-"""Seconds after which a pipe gets a line inside a round."""
+"""Seconds without output after which a pipe gets a line during a round."""
 
 
 class Progress(FedCallback):
-    """The one display of a whole federation.
+    """Shows the progress of the whole federation.
 
-    A terminal shows a bar of rounds with the time left, a bar of the round's jobs with the client in work, and the last
-    figures; finished rounds stay readable above it. Elsewhere each round is one line.
+    On a terminal it shows a bar of the rounds with the time left, a bar of the round's clients with the client being
+    trained, and the last figures; the lines of finished rounds stay above them. Elsewhere each round is one line.
 
     Args:
-        title: What runs, for the first line.
-        console: Where to; standard output by default.
+        title: Name of the run, for the first line.
+        console: Console to print to; standard output by default.
     """
 
     def __init__(self, title: str = "federation", console: Console | None = None) -> None:
         self.title, self.console = title, console or Console()
         self._display: _Display | None = None
-        self._spoken = 0.0
+        self._last_line_at = 0.0
         self._ended = 0
 
     def on_fit_start(self, federator: Federator) -> None:
-        """Called when the federation begins, or goes on after a resume."""
+        """Prints the first line and starts the display."""
         self._print(first_line(self.title, federator))
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._display = _Display(self.console, federator)
 
     def on_round_start(self, federator: Federator) -> None:
-        """Called when a cohort has been drawn."""
+        """Empties the bar of the round."""
         self._ended = 0
         if self._display:
             self._display.begin_round(federator)
 
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
-        """Called when a job is sent its payload."""
+        """Shows the client that is being trained."""
         if self._display:
             self._display.begin_job(payload)
 
     def on_job_end(self, federator: Federator, update: Update) -> None:
-        """Called when a job's update has arrived."""
+        """Moves the bars, or prints a line if the last one was long ago."""
         if self._display:
             self._display.end_job(federator, update)
         else:
             self._ended += 1
-            done, all_jobs = self._ended, max(self._ended, _expected(federator, len(federator.cohort)))
-            self._say_at_times(f"  round {federator.round}/{federator.rounds}: {done} of {all_jobs} jobs done")
+            done, expected = self._ended, max(self._ended, _expected(federator, len(federator.cohort)))
+            unit = "clients" if len({job.client for job in federator.cohort}) == len(federator.cohort) else "jobs"
+            self._say_at_times(f"  round {federator.round}/{federator.rounds}: {done} of {expected} {unit} trained")
 
     def on_evaluation(self, federator: Federator, done: int, batches: int) -> None:
-        """Called when a batch of an evaluation of a global model has ended."""
+        """Shows the progress of an evaluation of the global model."""
         if self._display:
             self._display.evaluate(done, batches)
         else:
             self._say_at_times(f"  evaluation: {done} of {batches} batches done")
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
-        """Called when all callbacks have left their figures of the round."""
+        """Prints the line of the round, after all callbacks have logged their figures."""
         if self._display:
             self._display.end_round(metrics)
         self._print(round_line(federator, metrics))
 
     def on_fit_end(self, federator: Federator) -> None:
-        """Called when the last round has ended."""
+        """Stops the display."""
         self._stop()
 
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
-        """Called when the federation is interrupted: gives the terminal back as it was."""
+        """Stops the display, which restores the terminal."""
         self._stop()
 
     def _say_at_times(self, line: str) -> None:
-        """A line where the last one is long ago: a pipe shows that something goes on, and no more."""
-        if time.perf_counter() - self._spoken > SILENCE:
+        """Prints a line if the last one was long ago: readers of a pipe see that the run is working."""
+        if time.perf_counter() - self._last_line_at > SILENCE:
             self._print(line)
 
     def _print(self, line: str) -> None:
-        self._spoken = time.perf_counter()
-        # a Text is printed as it is: no markup, no colours; soft_wrap: a pipe has no width
+        self._last_line_at = time.perf_counter()
+        # a Text is printed without markup and colours; soft_wrap keeps a long line whole
         self.console.print(Text(line), soft_wrap=True)
 
     def _stop(self) -> None:
@@ -103,7 +104,7 @@ class Progress(FedCallback):
 
 
 class _Display:
-    """Two bars and a line of figures, redrawn by rich in the background."""
+    """Two bars and a line of figures, which rich redraws in the background."""
 
     def __init__(self, console: Console, federator: Federator) -> None:
         self.begun = time.perf_counter()
@@ -119,18 +120,18 @@ class _Display:
         self.live.start()
 
     def begin_round(self, federator: Federator) -> None:
-        """A round's bar, empty."""
+        """Empties the bar of the round."""
         self.ended = []
         self.bars.reset(self.jobs, total=_expected(federator, len({job.client for job in federator.cohort})), note="")
 
     def begin_job(self, payload: Payload) -> None:
-        """The client that is in work."""
-        self.bars.update(self.jobs, note=f"client {payload.job[0]}")
+        """Shows the client that is being trained."""
+        self.bars.update(self.jobs, note=f"training client {payload.job[0]}")
 
     def end_job(self, federator: Federator, update: Update) -> None:
-        """Moves both bars: the rounds' by the job's share of its round."""
+        """Moves both bars; the bar of the rounds moves by the job's share of its round."""
         losses = formatting.under(update.metrics, "fit/")
-        self.loss = {"loss": losses[name]} if (name := formatting.loss(losses)) else self.loss
+        self.loss = {name: losses[name]} if (name := formatting.loss(losses)) else self.loss
         self.ended.append(update.job)
         done = federator.state.rounds + min(1.0, len(self.ended) / _expected(federator, len(federator.cohort)))
         self.bars.update(self.jobs, completed=len({client for client, _ in self.ended}))
@@ -138,12 +139,12 @@ class _Display:
         self.live.update(self._drawn())
 
     def evaluate(self, done: int, batches: int) -> None:
-        """How far the evaluation of a global model is."""
-        self.bars.update(self.jobs, note=f"evaluation {done}/{batches}")
+        """Shows the progress of an evaluation of the global model."""
+        self.bars.update(self.jobs, note=f"evaluation, batch {done} of {batches}")
 
     def end_round(self, metrics: Mapping[str, float]) -> None:
-        """The figures of the round."""
-        self.last = {**self.last, **metrics}  # a round without an evaluation leaves the last one standing
+        """Shows the figures of the round."""
+        self.last = {**self.last, **metrics}  # a round without an evaluation keeps the last evaluation's figures
         self.bars.update(self.rounds, completed=metrics["round"])
         self.live.update(self._drawn())
 
@@ -153,30 +154,32 @@ class _Display:
     def _drawn(self) -> Group:
         cells = [f"{name} {value:.3f}" for name, value in (self.loss | shown_score(self.last)).items()]
         totals = formatting.under(self.last, "comm/total_")
-        cells += [f"{way} {formatting.size(total)}" for way, total in totals.items()]
+        cells += [f"total {way} {formatting.size(total)}" for way, total in totals.items()]
         return Group(self.bars, Text(_GAP.join(cells), style="dim", no_wrap=True, overflow="ellipsis"))
 
 
 def _expected(federator: Federator, number: int) -> int:
-    """How many of what all processes share falls to this one, as long as they are equally fast."""
+    """Returns this process's expected share of a number of jobs or clients, if all processes are equally fast."""
     return math.ceil(number / federator.engine.processes.size)
 
 
 def first_line(title: str, federator: Federator) -> str:
-    """What runs: its rounds, clients and jobs."""
+    """Returns the first line: the run with its rounds and clients, and its jobs if clients have several."""
     first, last = federator.state.rounds + 1, federator.rounds
-    jobs = sum(len(client.data) for client in federator.clients.values())
-    cells = [title, f"rounds {first}-{last}", f"clients {len(federator.clients)}", f"jobs {jobs}"]
-    return _GAP.join(cells + ([f"goes on after round {first - 1}"] if first > 1 else []))
+    clients, jobs = len(federator.clients), sum(len(client.data) for client in federator.clients.values())
+    cells = [title, f"rounds {first}-{last}", f"clients {clients}"]
+    cells += [f"jobs {jobs}"] if jobs != clients else []
+    cells += [f"resumes after round {first - 1}"] if first > 1 else []
+    return _GAP.join(cells)
 
 
 def round_line(federator: Federator, metrics: Mapping[str, float]) -> str:
-    """One finished round, in columns that stay where they are from line to line."""
+    """Returns the line of a finished round, in columns that are aligned from line to line."""
     clients = len({job.client for job in federator.cohort})
     digits, most = len(str(federator.rounds)), len(str(len(federator.clients)))
     cells = [f"round {metrics['round']:>{digits}}/{federator.rounds}", f"clients {clients:>{most}}"]
     losses = formatting.under(metrics, "clients/fit_")
-    cells += [f"loss {losses[name]:.3f}"] if (name := formatting.loss(losses)) else []
+    cells += [f"{name} {losses[name]:.3f}"] if (name := formatting.loss(losses)) else []
     cells += [f"{name} {value:.3f}" for name, value in shown_score(metrics).items()]
     cells += [f"{way} {formatting.size(n):>8}" for way, n in formatting.under(metrics, "comm/bytes_").items()]
     cells += [f"{formatting.duration(metrics[_SECONDS]):>6}"] if _SECONDS in metrics else []
@@ -184,7 +187,7 @@ def round_line(federator: Federator, metrics: Mapping[str, float]) -> str:
 
 
 def shown_score(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The global model's score by its name; where there is no global model, the mean of the clients'."""
+    """Returns the name and value of the global model's score or, without a global model, of the clients' mean score."""
     for prefix, figures in (("", formatting.under(metrics, "round/")), ("clients/", formatting.distributed(metrics))):
         if name := formatting.score(figures):
             return {prefix + name: figures[name]}

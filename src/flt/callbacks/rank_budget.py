@@ -1,4 +1,4 @@
-"""Follows the rank budget."""
+"""Measures the rank budget."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from flt.server.federator import Federator
 
 
 class RankBudget(FedCallback):
-    """Leaves, where a schedule changes the budget, ``ranks/living``, ``ranks/smallest`` and ``ranks/pruning_error``.
+    """Logs ``ranks/living``, ``ranks/smallest`` and ``ranks/pruning_error`` if a schedule changes the budget.
 
-    Where jobs gave up pairs by themselves, ``ranks/clients`` is the mean over the round's jobs of the most pairs that
-    one has of a layer.
+    ``ranks/living`` and ``ranks/smallest`` are the mean and the smallest number of active components of a layer in the
+    round. ``ranks/pruning_error`` is the relative change of the product P = BA by the cut after the round,
+    |P - P'| / |P| in Frobenius norm over all layers; it is missing if nothing was cut.
 
-    The first two are the mean and the smallest number of living pairs of a layer in this round. The last is what the
-    cut after the round took from the product, |P - P'| / |P| in Frobenius norm over all layers; without a cut, nothing.
+    If jobs gave up components by themselves, ``ranks/clients`` is also logged: each job counts the components of its
+    largest layer, and the mean is taken over the round's jobs.
     """
 
     state_key: ClassVar[str] = "Budget"
 
     def on_round_start(self, federator: Federator) -> None:
-        """Called when a cohort has been drawn."""
+        """Logs the numbers of active components."""
         counts = [len(ids) for ids in federator.state.active.values()]
         if federator.server.recipe.schedule.cuts and counts:
             federator.log({"ranks/living": float(np.mean(counts)), "ranks/smallest": min(counts)})
 
     def on_round_end(self, federator: Federator) -> None:
-        """Called when a round has been aggregated."""
+        """Logs the error of the cut and the ranks of the clients, if there are any."""
         if federator.state.pruned is not None:
             federator.log({"ranks/pruning_error": federator.state.pruned})
         sent = [max(map(len, update.kept.values())) for update in federator.updates if update.kept]

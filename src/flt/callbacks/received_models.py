@@ -1,4 +1,4 @@
-"""Evaluation of the clients' models as distributed, on central examples."""
+"""Evaluation of the models as received by clients, on central examples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from flt.callbacks.evaluate import Evaluate, worst_tenth
+from flt.callbacks.evaluate import Evaluate, mean_of_worst
 from flt.callbacks.evaluation_memo import fingerprint
 from flt.core import formatting
 from flt.protocol.job import Job
@@ -22,18 +22,20 @@ RISE = "rise_loss"
 
 
 class ReceivedModels(FedCallback):
-    """Leaves ``distributed/*``, measured before the fits of a round on the examples of the global models.
+    """Logs ``distributed/*``, measured before a round's local fits on the examples of the global models.
 
-    ``distributed/X`` is the mean over the cohort's jobs of what the module logs as X for the model that a job is sent,
-    its private tensors among it; ``distributed/X_worst10`` the mean over the worst tenth of them and, where the ranks
-    of clients differ, ``distributed/X_rank2`` that over the jobs of rank 2. ``rise_loss`` stands beside what the module
-    logs: the loss minus that of the job's global model, which is what distribution costs (HAFL, arXiv 2411.06581: none
-    by freezing, some by truncation). It is missing where tensors are private and no global model exists.
+    X stands for the name of any figure that the module logs. ``distributed/X`` is the mean of X over the cohort's jobs,
+    each with the model that it receives, including its private tensors. ``distributed/X_worst10`` is the mean over the
+    worst 10 % of the jobs. If the ranks of the clients differ, ``distributed/X_rank2`` is the mean over the jobs of
+    rank 2, and so on for every rank. ``rise_loss`` is logged in addition to the module's figures: the loss of the
+    received model minus the loss of the job's global model, which is the cost of distributing the model (HAFL,
+    arXiv 2411.06581: zero with freezing, above zero with truncation). ``rise_loss`` is missing if tensors are private,
+    because no global model exists then.
 
-    It measures in round 1 and in each round that follows an evaluated one: the global model's figures are known then.
+    It measures in round 1 and in each round after an evaluation of the global model, whose figures are known then.
 
     Args:
-        evaluate: Has the examples, and what was measured before.
+        evaluate: Callback that holds the examples and the results of earlier evaluations.
     """
 
     state_key: ClassVar[str] = "Distributed"
@@ -42,25 +44,25 @@ class ReceivedModels(FedCallback):
         self.evaluate = evaluate
 
     def on_round_start(self, federator: Federator) -> None:
-        """Called when a cohort has been drawn."""
+        """Evaluates the received models and logs their figures, if they are due."""
         if (federator.round - 1) % self.evaluate.every:
             return
         jobs = [job for job in federator.cohort if self.evaluate.tasks[job.id] in self.evaluate.datasets]
         measured = {job.id: self._measure(federator, job) for job in jobs}
         several = len({client.rank for client in federator.clients.values()}) > 1
         for key in sorted({key for figures in measured.values() for key in figures}):
-            found = {job: figures[key] for job, figures in measured.items() if key in figures}
-            values = list(found.values())
+            by_job = {job: figures[key] for job, figures in measured.items() if key in figures}
+            values = list(by_job.values())
             federator.log({f"distributed/{key}": float(np.mean(values))})
-            federator.log({f"distributed/{key}{formatting.WORST}": worst_tenth(values, key)})
+            federator.log({f"distributed/{key}{formatting.WORST}": mean_of_worst(values, key)})
             for rank in sorted({job.rank for job in jobs}) if several else ():
-                its = [found[job.id] for job in jobs if job.rank == rank and job.id in found]
-                federator.log({f"distributed/{key}_rank{rank}": float(np.mean(its))} if its else {})
+                of_rank = [by_job[job.id] for job in jobs if job.rank == rank and job.id in by_job]
+                federator.log({f"distributed/{key}_rank{rank}": float(np.mean(of_rank))} if of_rank else {})
 
     def _measure(self, federator: Federator, job: Job) -> dict[str, float]:
         state, dataset = federator.state, self.evaluate.datasets[self.evaluate.tasks[job.id]]
         server = federator.server
-        sent = server.broadcast(state, job, federator.cohort)  # pure: neither counted nor seen
+        sent = server.broadcast(state, job, federator.cohort)  # pure: changes no state, and no bytes are counted
         payload = opened_payload(sent, server.layout)
         private = federator.client_states.get(job.id, ClientState())
         watch = functools.partial(federator.call, "on_evaluation")

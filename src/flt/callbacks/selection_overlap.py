@@ -1,4 +1,4 @@
-"""Measures how much the sets of trained pairs change."""
+"""Measures the change of the sets of trained components."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from flt.server.federator import Federator
 
 
 class SelectionOverlap(FedCallback):
-    """Leaves ``ranks/changed``: pairs that a job trains now and did not train when it last took part.
+    """Logs ``ranks/changed``, the number of components that a job trains now but didn't train in its last round.
 
-    It is the mean over the round's layers and jobs, without those that take part for the first time. There is none in
-    the first round, nor where all jobs train every living pair: nothing is selected then.
+    The number is the mean over the layers and jobs of the round, without jobs that take part for the first time. It
+    isn't logged in the first round, nor if all jobs train every active component, because nothing is selected then.
     """
 
     state_key: ClassVar[str] = "Selected"
@@ -23,11 +23,11 @@ class SelectionOverlap(FedCallback):
         self._active: dict[str, Ids] = {}
 
     def on_round_start(self, federator: Federator) -> None:
-        """Called when a cohort has been drawn."""
-        self._active = federator.state.active  # at the end of the round a schedule has cut it
+        """Remembers the active components, before a schedule cuts them at the end of the round."""
+        self._active = federator.state.active
 
     def on_round_end(self, federator: Federator) -> None:
-        """Called when a round has been aggregated."""
+        """Compares the trained components with those of each job's last round."""
         kept = {update.job: update.kept for update in federator.updates}
         new = [
             len(set(ids) - set(self.last[job][layer]))
@@ -40,9 +40,9 @@ class SelectionOverlap(FedCallback):
         self.last.update(kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """What each job trained last."""
+        """Returns the components that each job trained last."""
         return {"last": dict(sorted(self.last.items()))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Called before a resumed fit."""
+        """Restores the components that each job trained last."""
         self.last = dict(state["last"])

@@ -1,4 +1,4 @@
-"""Ends a federation before its last round."""
+"""Early stopping: ends a federation before its last round."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ History = Sequence[Mapping[str, float]]
 
 @dataclasses.dataclass
 class StopConfig:
-    """When a run ends before its last round."""
+    """Settings of early stopping."""
 
     accuracy: float | None
     patience: int | None
@@ -31,39 +31,39 @@ class StopConfig:
 
 
 class Stop(FedCallback):
-    """Stops when the global model is good enough, or becomes no better any more.
+    """Stops a federation when the global model is good enough or no longer improves.
 
-    It goes by the history alone, so a resumed run stops at the same round, and one that has stopped is finished. It
-    stands behind the callback that evaluates.
+    The decision depends on the history alone: a resumed run stops at the same round, and a run that has stopped counts
+    as finished. The callback must stand after the one that evaluates.
 
     Args:
-        accuracy: The run ends after the round whose ``round/val_acc`` reaches this; None: no accuracy ends it.
-        patience: The run ends after so many evaluations in a row of which none is better than all before them; by
-            accuracy, by the loss where the module logs no accuracy; None: no patience ends it.
+        accuracy: The run ends after the round whose ``round/val_acc`` reaches this value; None disables this rule.
+        patience: The run ends after this many evaluations in a row without a new best accuracy, or without a new lowest
+            loss if the module logs no accuracy; None disables this rule.
     """
 
     def __init__(self, accuracy: float | None = None, patience: int | None = None) -> None:
-        StopConfig(accuracy, patience)  # refuses what has no meaning
+        StopConfig(accuracy, patience)  # checks the values
         self.accuracy, self.patience = accuracy, patience
 
     def on_fit_start(self, federator: Federator) -> None:
-        """Called when the federation begins, or goes on after a resume."""
+        """Stops at once if the history of a resumed run already ended it."""
         federator.should_stop = federator.should_stop or self.reason(federator.history) is not None
 
     def on_round_end(self, federator: Federator) -> None:
-        """Called when a round has been aggregated."""
+        """Stops after this round if one of the rules applies."""
         reason = self.reason([*federator.history, federator.metrics])
         if reason is not None and not federator.should_stop:
             _log.info("stopping after round %d of %d: %s", federator.round, federator.rounds, reason)
             federator.should_stop = True
 
     def on_fit_end(self, federator: Federator) -> None:
-        """Called when the last round has ended."""
+        """Warns if no global model was evaluated, so that no rule could apply."""
         if not _evaluated(federator.history) and (self.accuracy, self.patience) != (None, None):
-            _log.warning("no global model was evaluated, so neither stop.accuracy nor stop.patience meant anything")
+            _log.warning("stop.accuracy and stop.patience had no effect, since no global model was evaluated")
 
     def reason(self, history: History) -> str | None:
-        """Why the run ends after these rounds; None where it goes on."""
+        """Returns the reason to end the run after these rounds, or None if it continues."""
         return self._reached(history) or self._stalled(history)
 
     def _reached(self, history: History) -> str | None:
@@ -87,17 +87,20 @@ class Stop(FedCallback):
         since = len(values) - 1 - best
         if since < self.patience:
             return None
-        return f"{name} {sign * values[best]:.4f} is the best for stop.patience={self.patience} evaluations"
+        return f"no {name} better than {sign * values[best]:.4f} in stop.patience={self.patience} evaluations"
 
 
 def _evaluated(history: History) -> list[dict[str, float]]:
-    """What the rounds with an evaluation of the global model measured."""
-    found = [formatting.under(metrics, "round/") for metrics in history]
-    return [figures for figures in found if set(figures) - {"clustering_acc"}]
+    """Returns the figures of the global model for the rounds in which it was evaluated."""
+    rounds = [formatting.under(metrics, "round/") for metrics in history]
+    return [figures for figures in rounds if set(figures) - {"clustering_acc"}]
 
 
 def _watched(figures: Mapping[str, float]) -> tuple[str, int]:
-    """What has to become better, and 1 where higher is better, else -1: accuracy, else the loss, else another score."""
+    """Returns the name of the figure to watch, and 1 if higher is better, else -1.
+
+    The figure is the accuracy, else the loss, else another score.
+    """
     score, loss = formatting.score(figures), formatting.loss(figures)
     if loss is not None and (score is None or "acc" not in score):
         return loss, -1
@@ -106,6 +109,6 @@ def _watched(figures: Mapping[str, float]) -> tuple[str, int]:
 
 
 def _values(evaluated: Sequence[Mapping[str, float]], name: str, sign: int) -> list[float]:
-    """The figures of one name, higher being better; what isn't a number is worst."""
-    found = [sign * figures[name] for figures in evaluated if name in figures]
-    return [-math.inf if math.isnan(value) else value for value in found]
+    """Returns the values of one figure, with the sign under which higher is better; NaN becomes the worst value."""
+    values = [sign * figures[name] for figures in evaluated if name in figures]
+    return [-math.inf if math.isnan(value) else value for value in values]

@@ -1,4 +1,4 @@
-"""Measures how long rounds take."""
+"""Measures the duration of rounds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from flt.server.federator import Federator
 
 
 class Timer(FedCallback):
-    """Leaves ``time/round_seconds``, wall time, and ``time/total_seconds``, which a resume goes on from.
+    """Logs the wall time ``time/round_seconds`` and its sum ``time/total_seconds``, which a resume continues.
 
-    What callbacks before it do at the end of a round, such as evaluation, is part of the round's time.
+    The time of a round includes the work of the callbacks before this one at the end of the round, such as evaluation.
     """
 
     def __init__(self) -> None:
@@ -20,20 +20,20 @@ class Timer(FedCallback):
         self._start = 0.0
 
     def on_round_start(self, federator: Federator) -> None:
-        """Called when a cohort has been drawn."""
+        """Starts the clock at the first attempt at a round."""
         if not federator.attempt:
             self._start = time.perf_counter()
 
     def on_round_end(self, federator: Federator) -> None:
-        """Called when a round has been aggregated."""
+        """Logs the times."""
         seconds = time.perf_counter() - self._start
         self.total += seconds
         federator.log({"time/round_seconds": seconds, "time/total_seconds": self.total})
 
     def state_dict(self) -> dict[str, Any]:
-        """The total."""
+        """Returns the total."""
         return {"total": self.total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Called before a resumed fit."""
+        """Restores the total."""
         self.total = state["total"]

@@ -1,4 +1,4 @@
-"""The command ``flt cache``: what the cache on disk holds, and removing it."""
+"""The command ``flt cache``: shows the cache on disk, or clears it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
-from rich.filesize import decimal
-from rich.table import Table
-from rich.text import Text
-
-from flt.core import cache
 from flt.core.errors import InputError
 
 NAMES = ("model", "data")
@@ -20,43 +14,61 @@ FIGURES = ("max_length", "blocks", "precision", "examples")
 DIGEST = re.compile(r"[0-9a-f]{12,}")
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Shows the cache, or clears it: ``clear``, or ``clear prefix`` for one kind.
+def run(arguments: Sequence[str]) -> int:
+    """Shows the cache, or clears it: ``clear`` for all of it, ``clear prefix`` for one kind.
 
     Raises:
         InputError: The arguments are others.
     """
+    from flt.core import cache
+
     match list(arguments):
         case []:
             _show()
         case ["clear"]:
-            print(f"{decimal(cache.clear())} freed in {cache.folder()}")
+            _clear(None)
         case ["clear", kind] if kind in cache.KINDS:
-            print(f"{decimal(cache.clear(kind))} freed in {cache.folder()}")
+            _clear(kind)
         case ["clear", *kinds]:
             raise InputError.of("cache clear", " ".join(kinds), [*cache.KINDS, "or nothing, for all of them"])
         case _:
             raise InputError.of("cache", " ".join(arguments), "clear, or nothing, which shows what there is")
+    return 0
+
+
+def _clear(kind: str | None) -> None:
+    from rich.filesize import decimal
+
+    from flt.core import cache
+
+    print(f"{decimal(cache.clear(kind))} freed in {cache.folder()}")
 
 
 def _show() -> None:
-    found = cache.entries()
-    if not found:
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+    from rich.text import Text
+
+    from flt.core import cache
+
+    entries = cache.entries()
+    if not entries:
         print(f"the cache is empty: {cache.folder()}")
         return
     table = Table("kind", "what", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("last used", no_wrap=True)
-    for entry in found:
+    for entry in entries:
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
-        # Text: what a file is called is no markup.
+        # Text prints brackets in a file's name as they are; a plain string would be read as markup.
         table.add_row(entry.kind, Text(describe(entry.about), overflow="fold"), decimal(entry.size), used)
     Console(highlight=False).print(table)
-    print(f"{decimal(sum(entry.size for entry in found))} in {cache.folder()}")
+    print(f"{decimal(sum(entry.size for entry in entries))} in {cache.folder()}")
 
 
 def describe(about: Mapping[str, Any]) -> str:
-    """What a person knows an entry by: digests and versions are left out.
+    """Returns a description of a cache entry for a person, without digests and versions.
 
     Example:
         >>> describe({"max_length": 128, "model": "org/name", "texts": "0123456789abcdef", "data": "reviews train"})

@@ -1,1 +1,4 @@
-"""One local fit: install a payload, train with a Lightning Trainer, collect an update. Read trainer first."""
+"""Local training: installs a payload, trains one job with a Lightning Trainer, and collects its update.
+
+Read trainer.py first (the resident module and its fits), then fit.py (one fit as its callbacks see it).
+"""

@@ -1,4 +1,4 @@
-"""One local fit as its callbacks see it, and the base of these callbacks."""
+"""One local fit, the update and the private state that it yields, and the base class of its callbacks."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class LocalFit:
-    """One fit as its local callbacks see it, and where they leave what it yields.
+    """One local fit: its inputs, the parameters that train, and the results that local callbacks add.
 
-    Tensors are gathered by the payload's ``held`` pairs: position i along a rank axis is pair ``held[layer][i]``.
+    Tensors have only the payload's ``held`` components: position i along a rank axis is component ``held[layer][i]``.
     """
 
     layout: Layout
     payload: Payload
     private: ClientState
     trained: dict[str, nn.Parameter]
-    """The parameters that train."""
+    """Name -> parameter that trains."""
     start: dict[str, Tensor]
-    """Their values before the first step."""
+    """Name -> value of the parameter before the first step."""
     scores: dict[str, tuple[Ids, Tensor]] = dataclasses.field(default_factory=dict)
-    """Goes up: layer -> (pair ids, importance)."""
+    """Layer -> (component ids, importance); sent to the server."""
     scalars: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Goes up."""
+    """Name -> number; sent to the server."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """Stays on the client, at the initial rank."""
+    """Slot -> name -> tensor at the initial rank; stays on the client."""
     steps: int = 0
     """Optimiser steps taken; set when the fit has ended."""
     kept: dict[str, Ids] = dataclasses.field(init=False)
-    """Goes up: the pairs that the update has; the payload's, unless a callback gives some of them up."""
+    """Layer -> components in the update: those that the payload keeps, unless a callback gives some of them up."""
 
     def __post_init__(self) -> None:
         self.kept = self.payload.kept
 
     def private_slot(self, slot: str, name: str) -> Tensor:
-        """A private tensor at the initial rank; zeros before it was first kept."""
+        """Returns a private tensor at the initial rank; zeros before the client has first kept it."""
         like = self.start[name]
         zeros = torch.zeros(self.layout.entries[name].shape, dtype=like.dtype, device=like.device)
         kept = self.private.slots.get(slot, {}).get(name)
         return zeros if kept is None else kept.to(like.device)
 
     def frozen(self, name: str) -> Tensor | None:
-        """Positions along the rank axis that are held and not kept; None where every entry trains."""
+        """Returns the positions along the rank axis that are held but not kept; None if every entry trains."""
         held, kept = (self.layout.ids(name, components) for components in (self.payload.held, self.kept))
         if held is None or kept is None or held == kept:
             return None
@@ -64,7 +64,7 @@ class LocalFit:
         )
 
     def close(self, callbacks: Sequence[Callback]) -> None:
-        """Called when the fit has ended and ``steps`` is set: the callbacks leave what goes up or stays.
+        """Collects the results of the callbacks; called when the fit has ended and ``steps`` is set.
 
         Raises:
             InputError: The fit took no step.
@@ -76,11 +76,11 @@ class LocalFit:
                 callback.report()
 
     def update(self, examples: int, metrics: dict[str, float]) -> Update:
-        """What goes up: the values that the trained parameters have now.
+        """Returns the update, with the current values of the trained parameters.
 
         Args:
-            examples: The job's training examples.
-            metrics: Its figures.
+            examples: Number of the job's training examples.
+            metrics: Metrics of the fit.
         """
         payload, plan = self.payload, self.payload.plan
         tensors = {}
@@ -98,10 +98,10 @@ class LocalFit:
         )  # fmt: skip
 
     def private_state(self, initial: Mapping[str, Tensor]) -> ClientState:
-        """What stays on the client.
+        """Returns the private state that stays on the client.
 
         Args:
-            initial: The tensors' initial values, for pairs that it has never held.
+            initial: Initial values of the tensors, for components that the client has never held.
         """
         tensors = {}
         plan = self.payload.plan
@@ -112,10 +112,10 @@ class LocalFit:
 
 
 class LocalCallback(Callback):
-    """A Lightning callback that belongs to one fit and can add to its update."""
+    """Lightning callback that belongs to one fit and can add to its update."""
 
     def __init__(self, fit: LocalFit) -> None:
         self.fit = fit
 
     def report(self) -> None:
-        """Called when the fit has ended: leaves scores, scalars and slots in ``self.fit``."""
+        """Called when the fit has ended; writes scores, scalars and slots to ``self.fit``."""

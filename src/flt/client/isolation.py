@@ -1,4 +1,4 @@
-"""What keeps one fit from changing another: seeds for all generators, and everything put back afterwards."""
+"""Isolation of one fit from another: seeds for all random generators, and restoring what a fit changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def seed_everything(seed: int, device: torch.device) -> None:
-    """Seeds every global generator that a fit may draw from.
+    """Seeds every global random generator that a fit may draw from.
 
     Args:
         seed: The seed.
@@ -21,18 +21,18 @@ def seed_everything(seed: int, device: torch.device) -> None:
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
-        torch.manual_seed(seed)  # This seeds every device, and takes a millisecond even without one.
+        torch.manual_seed(seed)  # Seeds every device; takes a millisecond even without one.
     random.seed(seed)
     np.random.seed(seed % 2**32)
 
 
 @contextlib.contextmanager
 def leaving_no_trace(module: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Puts back a module's buffers, its training modes and the global generators, and removes gradients.
+    """Restores buffers, training modes and the global random generators at its end, and removes gradients.
 
     Args:
         module: The resident module.
-        parameters: Its parameters.
+        parameters: The module's parameters.
     """
     before = [(sub, _copied(sub._buffers), sub.training) for sub in module.modules()]
     with isolate_rng():

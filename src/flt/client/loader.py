@@ -1,4 +1,4 @@
-"""The loaders of a fit and of an evaluation."""
+"""Loaders for fits and for evaluations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def loader(
         dataset: The examples.
         settings: Sizes of the batches.
         collate: Builds a batch from a list of examples; None: torch's default.
-        seed: Seed of the shuffling. None: for an evaluation, in order; texts from the shortest to the longest.
+        seed: Seed of the shuffling; None: no shuffling, as in an evaluation: texts go from the shortest to the longest.
     """
     lengths = lengths_of(dataset)
     if seed is None:

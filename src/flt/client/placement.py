@@ -1,4 +1,4 @@
-"""The device on which a fit runs."""
+"""Placement of a fit on devices."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from flt.core.quiet import single_process
 
 
 class OneDevice:
-    """A fit on the device on which the module is, whatever other processes of the run do."""
+    """Placement of a fit on the device of the module alone, independent of the other processes of the run."""
 
     def arguments(self, module: pl.LightningModule) -> dict[str, Any]:
-        """The Trainer's."""
+        """Returns the Trainer's arguments for this placement."""
         return {"strategy": ResidentStrategy(module.device), "plugins": [LightningEnvironment()]}
 
-    def around(self) -> contextlib.AbstractContextManager[None]:
-        """What holds while it runs."""
+    def context(self) -> contextlib.AbstractContextManager[None]:
+        """Returns the context in which the fit runs."""
         return single_process()
 
-    together = False
-    """Whether an evaluation needs all processes of the run."""
+    needs_all_processes = False
+    """True if an evaluation needs all processes of the run."""
 
-    def share(self, loader: DataLoader) -> DataLoader:
-        """This process's part of each batch: all of it."""
+    def shard(self, loader: DataLoader) -> DataLoader:
+        """Returns a loader of this process's part of each batch, which is the whole batch here."""
         return loader
 
     def callbacks(self) -> list[pl.Callback]:
-        """What a fit needs there before all other callbacks."""
+        """Returns the callbacks that this placement needs before all others."""
         return []

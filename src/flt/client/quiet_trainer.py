@@ -1,4 +1,4 @@
-"""A Lightning Trainer that shows nothing, writes nothing and leaves signals to the run."""
+"""Lightning Trainer that prints nothing, writes nothing and leaves signals to the run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from flt.core.quiet import cached_entry_points
 def quiet_trainer(device: torch.device, callbacks: list[pl.Callback], **arguments: Any) -> pl.Trainer:
     """Builds a Trainer for one fit or one evaluation.
 
-    Every fit needs a new one: ``fit`` doesn't reset its progress, so a used Trainer would train no step.
+    Every fit needs a new Trainer: ``fit`` doesn't reset the Trainer's progress, so a used one would train no step.
 
     Args:
-        device: The device on which the module is.
+        device: Device of the module.
         callbacks: The Trainer's callbacks.
         arguments: Further arguments of the Trainer.
     """
@@ -32,5 +32,5 @@ def quiet_trainer(device: torch.device, callbacks: list[pl.Callback], **argument
             num_sanity_val_steps=0,
             **arguments,
         )
-    trainer._signal_connector = NoSignals()  # type: ignore[assignment]  # Lightning has no setting for it
+    trainer._signal_connector = NoSignals()  # type: ignore[assignment]  # Lightning has no setting for this
     return trainer

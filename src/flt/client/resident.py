@@ -1,4 +1,4 @@
-"""What keeps the module on its device, and signals with the run, while a Trainer runs."""
+"""Strategy that keeps the module on its device after a fit, and the replacement for a Trainer's signal handling."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 
 class NoSignals:
-    """In the place of what a Trainer does at SIGTERM: the run, not one of its fits, decides what a signal means."""
+    """Replacement for a Trainer's signal handling that does nothing: the run, not one of its fits, handles signals."""
 
     received_sigterm = False
 
     def register_signal_handlers(self) -> None:
-        """Called when a fit begins."""
+        """Does nothing; called when a fit begins."""
 
     def teardown(self) -> None:
-        """Called when a fit ends."""
+        """Does nothing; called when a fit ends."""
 
 
 class ResidentStrategy(SingleDeviceStrategy):
-    """Leaves the module on its device when a fit ends, where Lightning's own would move it to the CPU each time."""
+    """Strategy that leaves the module on its device when a fit ends; Lightning's own would move it to the CPU."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device=device)
 
     def model_to_device(self) -> None:
-        """Called when a fit begins: nothing moves that is there."""
+        """Moves the module only if a part of it is on another device; called when a fit begins."""
         assert self.model is not None
-        if any(its.device != self.root_device for its in (*self.model.parameters(), *self.model.buffers())):
+        if any(tensor.device != self.root_device for tensor in (*self.model.parameters(), *self.model.buffers())):
             super().model_to_device()
 
     def teardown(self) -> None:
-        """Called when a fit ends: frees what belongs to the fit, and nothing that belongs to the module."""
+        """Frees what belongs to the fit and leaves the module as it is; called when a fit ends."""
         self.optimizers = []
         self.precision_plugin.teardown()
         self.checkpoint_io.teardown()

@@ -1,4 +1,4 @@
-"""Length and manner of a local fit."""
+"""Settings of a local fit."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from flt.core.errors import InputError
 from flt.protocol.messages import Plan
 
 PRECISIONS = ("32-true", "bf16-mixed")
-"""Weights stay float32: messages, base versions and checkpoints are exact only then."""
+"""Precisions of a fit. Weights stay float32 in both: only then are messages, base versions and checkpoints exact."""
 
 
 @dataclasses.dataclass
 class LocalConfig:
-    """How a client trains."""
+    """Section ``local`` of the configuration."""
 
     steps: int | None
     epochs: int | None
@@ -27,18 +27,18 @@ class LocalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LocalSettings:
-    """How long and how a client trains, and on what it is evaluated.
+    """Length, batch sizes and precision of a local fit, and the size of its evaluations.
 
     Attributes:
-        steps: Optimiser steps of a fit; None: ``epochs`` count.
-        epochs: Passes over the job's examples; None: ``steps`` count.
+        steps: Optimiser steps of a fit; None: ``epochs`` sets the length.
+        epochs: Passes over the job's examples; None: ``steps`` sets the length.
         batch_size: Examples per batch.
-        length_window: Batches of text that are sorted by length together.
+        length_window: Number of batches of texts that are sorted by length together.
         eval_batch_size: Examples per batch in evaluation.
-        eval_examples: Held-out examples of a job on which its model is evaluated, at most; 0: none.
-        clip: Largest norm of a gradient; None: unclipped.
+        eval_examples: Held-out examples of a job in an evaluation, at most; None: all of them; 0: no evaluation.
+        clip: Largest norm of a gradient; None: no clipping.
         accumulate: Batches per optimiser step.
-        precision: Lightning's name of it, one of ``PRECISIONS``.
+        precision: Lightning's name of the precision, one of ``PRECISIONS``.
     """
 
     steps: int | None = 10
@@ -66,7 +66,7 @@ class LocalSettings:
             raise InputError.of("precision", self.precision, PRECISIONS)
 
     def length(self, plan: Plan) -> dict[str, int]:
-        """The Trainer's arguments that say how long a fit is."""
+        """Returns the Trainer's arguments that set the length of a fit."""
         steps = plan.steps or self.steps
         return {"max_steps": steps, "max_epochs": -1} if steps else {"max_epochs": self.epochs or 1}
 

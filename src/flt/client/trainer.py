@@ -1,9 +1,9 @@
-"""A site: one resident module on one device, on which jobs are trained one after another.
+"""Local trainer: one resident module on one device that trains one job after another.
 
     local_fit = install -> evaluate -> Trainer.fit -> evaluate -> collect
 
-A job leaves nothing behind but its update and its client's private state: weights are put in anew by every install,
-buffers are put back, and the frozen backbone is never copied nor moved.
+A job leaves behind only its update and its client's private state. Every install writes all travelling weights anew,
+buffers are restored after each fit, and the frozen backbone is neither copied nor moved.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ if TYPE_CHECKING:
     from flt.algorithm.recipe import Recipe
 
 Watch = Callable[[int, int], None]
-"""Called after a batch of an evaluation, with the number of batches done and of all batches."""
+"""Called after each batch of an evaluation with the number of batches done and of all batches."""
 
 
 class LocalTrainer:
-    """One resident module, and what training a job on it takes.
+    """One resident module, and all that is needed to train a job on it.
 
     Args:
         module: The LightningModule with its adapters attached, on its device.
         layout: Names and roles of its tensors.
-        recipe: Whose local callbacks take part in every fit.
-        settings: Length and manner of the fits.
-        base: The initial values of the frozen weights that the recipe may change.
+        recipe: Recipe whose local callbacks take part in every fit.
+        settings: Settings of the fits.
+        base: Initial values of the frozen weights that the recipe may change.
         collate: Builds a batch from a list of examples; None: torch's default.
-        callbacks: The user's Lightning callbacks; each fit gets copies of its own.
-        loggers: What a module finds as its loggers inside a fit.
-        root: Where the user's callbacks may write; None: nowhere.
-        heads: Variant -> the head's initial values by name, where jobs have different heads.
+        callbacks: The user's Lightning callbacks; each fit gets its own copies.
+        loggers: Loggers that a module finds inside a fit.
+        root: Folder in which the user's callbacks may write; None: no such folder.
+        heads: Variant of the head -> its initial values by name, if jobs have different heads.
     """
 
     def __init__(
@@ -74,29 +74,29 @@ class LocalTrainer:
     ) -> None:
         self.module, self.layout, self.recipe, self.settings = module, layout, recipe, settings
         self.base, self.heads = base, heads or {}
-        self.served = layout.with_heads(self.heads)  # the server's layout
+        self.server_layout = layout.with_heads(self.heads)
         self.collate, self.callbacks, self.loggers, self.root = collate, callbacks, loggers, root
-        self.place = OneDevice()
-        self.timeout: float | None = None  # seconds that the training of a job may take
+        self.placement = OneDevice()
+        self.timeout: float | None = None  # seconds that the fit of a job may take
         self.client_aware = client_aware_modules(module)
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self.initial = {name: self.parameters[name].detach().cpu().clone() for name in layout.names(TRAVELLING)}
         self.base_version = 0
         if not module.training or isinstance(module, ClientModule):
-            module.train()  # from_pretrained and an earlier fit leave eval mode; parts that a user froze stay so
+            module.train()  # from_pretrained and earlier fits leave eval mode on; a user may want parts in eval mode
 
     def local_fit(self, data: JobData, payload: Payload, private: ClientState, seed: int) -> tuple[Update, ClientState]:
         """Trains one job.
 
         Args:
-            data: The job's examples.
-            payload: What the server sent.
-            private: What stayed on the client from its last fit.
-            seed: Of the batches, dropout and augmentation of this fit.
+            data: Examples of the job.
+            payload: Payload from the server.
+            private: Private state that the client kept from its last fit.
+            seed: Seed of the batches, dropout and augmentation of this fit.
 
         Raises:
             InputError: The fit took no step.
-            ClientTimeoutError: It took longer than ``timeout``.
+            ClientTimeoutError: The fit took longer than ``timeout``.
         """
         payload = opened_payload(payload, self.layout)
         with leaving_no_trace(self.module, self.parameters.values()), at_client(self.client_aware, data):
@@ -105,7 +105,7 @@ class LocalTrainer:
             held_out = data.validation_set(self.settings.eval_examples)
             metrics = {f"distributed/{key}": value for key, value in self.evaluate(held_out).items()}
             fit = self._prepare(payload, private, data.head)
-            seed_everything(seed, self.module.device)  # anew, so that what was evaluated before doesn't matter
+            seed_everything(seed, self.module.device)  # again, so that the evaluation doesn't affect the fit
             try:
                 with time_limit(self.timeout):
                     metrics |= self._train(fit, data, held_out, seed)
@@ -115,12 +115,12 @@ class LocalTrainer:
                 self._restore_base(fit)
 
     def install(self, payload: Payload, private: ClientState, head: str = "") -> None:
-        """Puts a job's model into the module: base versions, public tensors, private tensors, what trains.
+        """Loads a job's model into the module: base versions, public and private tensors, and which parameters train.
 
         Args:
-            payload: What the server sent.
-            private: What stayed on the client.
-            head: Which head the job has, where jobs have different ones.
+            payload: Payload from the server.
+            private: Private state of the client.
+            head: Variant of the job's head, if jobs have different heads.
         """
         payload = opened_payload(payload, self.layout)
         self.apply_base(payload.base, payload.base_version)
@@ -133,56 +133,56 @@ class LocalTrainer:
             parameter.requires_grad_(self.layout.entries[name].role in payload.plan.train)
 
     def put(self, tensors: Mapping[str, Tensor]) -> None:
-        """Puts tensors in the place of parameters; a pair's tensor may have fewer pairs than the one before."""
+        """Replaces the values of parameters; a LoRA factor may get another number of components than before."""
         for name, tensor in tensors.items():
             parameter = self.parameters[name]
             parameter.grad = None
             parameter.data = tensor.to(device=parameter.device, dtype=parameter.dtype, copy=True)
 
     def apply_base(self, deltas: Sequence[BaseDelta], version: int) -> None:
-        """Brings the frozen weights to a version; the versions that they already have are skipped."""
+        """Brings the frozen weights to a version, and skips the deltas that they already contain."""
         for delta in deltas:
             if delta.version <= self.base_version:
                 continue
             new = {}
             for name, change in delta.tensors.items():
                 parameter = self.parameters[name]
-                # on the CPU, as the server does it: the same operations, so the same bits
+                # The same operations on the CPU as on the server give the same bits.
                 new[name] = apply_change(parameter.detach().cpu(), change).to(parameter.device)
-            for name, value in new.items():  # all of a version or nothing: memory may not suffice
+            for name, value in new.items():  # in a second loop: if memory runs out above, no weight has changed
                 self.parameters[name].data = value
             self.base_version = delta.version
         self.base_version = max(self.base_version, version)
 
     def evaluate(self, dataset: Dataset, watch: Watch | None = None) -> dict[str, float]:
-        """What the module's ``validation_step`` logs over a data set; nothing where it has none, or no examples.
+        """Returns what the module's ``validation_step`` logs over a data set; empty without that method or examples.
 
         Args:
             dataset: The examples.
-            watch: Told after each batch how many of how many are done.
+            watch: Called after each batch with the number of batches done and of all batches.
         """
         if _size(dataset) == 0 or not _overrides(self.module, "validation_step"):
             return {}
 
-        def tell(trainer: pl.Trainer, module: pl.LightningModule, out: Any, batch: Any, done: int, *_: int) -> None:
+        def report(trainer: pl.Trainer, module: pl.LightningModule, out: Any, batch: Any, done: int, *_: int) -> None:
             if watch is not None:
                 watch(done + 1, int(trainer.num_val_batches[0]))
 
         with quiet(), single_process(), keyboard_interrupts_pass(), without_fast_path():
-            trainer = self.trainer([LambdaCallback(on_validation_batch_end=tell)], [])
+            trainer = self.trainer([LambdaCallback(on_validation_batch_end=report)], [])
             results = trainer.validate(self.module, self.loader(dataset, None), verbose=False)
         return {key: float(value) for key, value in results[0].items()}
 
     def load(self, state: ServerState, gid: int, head: str = "") -> None:
-        """Puts the global model of one group, with its active components, into the module.
+        """Loads the global model of one group, with its active components, into the module.
 
         Args:
             state: The server's state.
             gid: The group.
-            head: The head to put in, where jobs have different heads; empty: the module keeps the head that it has.
+            head: Variant of the head to load, if jobs have different heads; empty: the module keeps its present head.
         """
         self._catch_up(state)
-        self.put(self.served.model(state.groups[gid].weights, state.active, head))
+        self.put(self.server_layout.model(state.groups[gid].weights, state.active, head))
 
     def evaluate_group(
         self, state: ServerState, gid: int, dataset: Dataset, watch: Watch | None = None, head: str = ""
@@ -194,7 +194,7 @@ class LocalTrainer:
             gid: The group.
             dataset: The examples.
             watch: Called after each batch with the number of batches done and of all batches.
-            head: The head to evaluate with, where jobs have different heads.
+            head: Variant of the head to evaluate with, if jobs have different heads.
         """
         self.load(state, gid, head)
         with isolate_rng():
@@ -207,14 +207,14 @@ class LocalTrainer:
         """Returns what the module's ``validation_step`` logs for the model that a job receives.
 
         Args:
-            state: The server's state that the payload came from.
-            payload: What the job is sent.
+            state: The server's state from which the payload was made.
+            payload: Payload of the job.
             private: The private state of the job's client.
             dataset: The examples.
             watch: Called after each batch with the number of batches done and of all batches.
-            head: The job's head, where jobs have different heads.
+            head: Variant of the job's head, if jobs have different heads.
         """
-        self._catch_up(state)  # The payload brings the base versions that its client lacks; this module lacks others.
+        self._catch_up(state)  # The payload has the base versions that its client lacks; this module may lack others.
         self.install(payload, private, head)
         with isolate_rng():
             return self.evaluate(dataset, watch)
@@ -226,34 +226,33 @@ class LocalTrainer:
         trains = {name for name, parameter in self.parameters.items() if parameter.requires_grad}
         trained = {name: self.parameters[name] for name in sorted(trains)}
         start = {name: parameter.detach().clone() for name, parameter in trained.items()}
-        return LocalFit(self.served.for_head(head), payload, private, trained, start)
+        return LocalFit(self.server_layout.for_head(head), payload, private, trained, start)
 
     def _train(self, fit: LocalFit, data: JobData, held_out: Dataset, seed: int) -> dict[str, float]:
-        own = self.recipe.callbacks(fit)
+        local = self.recipe.callbacks(fit)
         users = copy.deepcopy(list(self.callbacks))
-        loader = self.place.share(self.loader(data.training_set, seed))
-        # a user's callbacks and schedules may want figures inside a fit, flt's own module doesn't
-        wanted = _size(held_out) > 0 and not isinstance(self.module, ClientModule)
-        during = self.loader(held_out, None) if wanted else None
-        telling = (
-            [BatchNotifier(self.client_aware)] if self.client_aware else []
-        )  # a callback costs each step seven calls
-        with quiet(), self.place.around(), keyboard_interrupts_pass():
+        loader = self.placement.shard(self.loader(data.training_set, seed))
+        # A user's callbacks and schedules may need metrics during a fit; flt's own module doesn't.
+        validates = _size(held_out) > 0 and not isinstance(self.module, ClientModule)
+        validation = self.loader(held_out, None) if validates else None
+        # Without need there is no such callback, since it costs seven calls a step.
+        notifiers = [BatchNotifier(self.client_aware)] if self.client_aware else []
+        with quiet(), self.placement.context(), keyboard_interrupts_pass():
             trainer = self.trainer(
-                [*telling, *self.place.callbacks(), *own, *users],
+                [*notifiers, *self.placement.callbacks(), *local, *users],
                 list(self.loggers),
-                self.place,
+                self.placement,
                 **self.settings.length(fit.payload.plan),
             )
-            trainer.fit(self.module, loader, during)
+            trainer.fit(self.module, loader, validation)
         fit.steps = trainer.global_step
         for logger in self.loggers:
             logger.step += fit.steps
-        fit.close(own)
+        fit.close(local)
         return {f"fit/{key}": float(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1}
 
     def _restore_base(self, fit: LocalFit) -> None:
-        """Takes back what a fit did to the base, which isn't put in anew by the next install."""
+        """Undoes the fit's changes of the base weights, which the next install doesn't write anew."""
         for name, start in fit.start.items():
             if self.layout.entries[name].role not in TRAVELLING:
                 self.parameters[name].data = start
@@ -262,16 +261,16 @@ class LocalTrainer:
         self,
         callbacks: list[pl.Callback],
         loggers: list[SharedLogger],
-        place: OneDevice | None = None,
+        placement: OneDevice | None = None,
         **length: int,
     ) -> pl.Trainer:
         """Returns a fresh, quiet Trainer.
 
         Args:
             callbacks: The Trainer's callbacks.
-            loggers: What the module finds as its loggers.
-            place: Where the fit runs; None: on the module's device.
-            length: The Trainer's arguments that set the length of the fit; they override others.
+            loggers: Loggers that the module finds inside the fit.
+            placement: Placement of the fit; None: on the module's device.
+            length: Arguments of the Trainer that set the length of the fit; they override others.
         """
         return quiet_trainer(
             self.module.device,
@@ -279,12 +278,12 @@ class LocalTrainer:
             logger=loggers or False,
             callbacks=callbacks,
             gradient_clip_val=self.settings.clip,
-            # What an evaluation on all processes puts together in inference mode could be used nowhere else.
-            inference_mode=not self.place.together,
+            # Weights that an evaluation gathers from all processes in inference mode could not be used in a later fit.
+            inference_mode=not self.placement.needs_all_processes,
             log_every_n_steps=1 if loggers else None,  # fits are shorter than Lightning's interval of 50
             default_root_dir=self.root,
             **{"accumulate_grad_batches": self.settings.accumulate, **length},
-            **(place or OneDevice()).arguments(self.module),
+            **(placement or OneDevice()).arguments(self.module),
         )
 
     def loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
@@ -293,7 +292,7 @@ class LocalTrainer:
 
 
 def _size(dataset: Dataset) -> int:
-    return len(dataset)  # type: ignore[arg-type]  # torch's base class has no length, a map-style one has
+    return len(dataset)  # type: ignore[arg-type]  # torch's base class has no length, but map-style data sets have one
 
 
 def _overrides(module: pl.LightningModule, method: str) -> bool:

@@ -30,6 +30,17 @@ class InputError(ValueError):
         return cls(" ".join(f"{key}={value}: {reason}allowed is {choices}".split()))
 
 
+def diverged(what: str, value: object, wanted: str) -> InputError:
+    """Builds the line for numbers that training has made too large or not finite.
+
+    Args:
+        what: Name of the update or tensor.
+        value: What was found.
+        wanted: Numbers that would have been accepted.
+    """
+    return InputError.of(what, value, f"{wanted}; lower local.lr")
+
+
 class PeerDiedError(RuntimeError):
     """Error for a run in which another process has died. The run can be resumed from its last checkpoint.
 

@@ -13,10 +13,10 @@ def import_without_gc(name: str) -> ModuleType:
     Such an import creates some hundred thousand objects and no garbage. The collector would examine them again and
     again, which takes a tenth of the import's time.
     """
-    collects = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         return importlib.import_module(name)
     finally:
-        if collects:
+        if was_enabled:
             gc.enable()

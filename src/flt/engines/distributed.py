@@ -1,9 +1,9 @@
-"""The strategy engine: the cohort shared over processes that Lightning launches, on one machine or several.
+"""The distributed engine: processes on one or several machines, launched by Lightning, share each cohort.
 
-each process    accumulator = fits of clients by the engine inside, the longest first, each by whoever is free
-all             accumulator = accumulator of all: int64 sums added up, or updates gathered as bytes of safetensors
-                state = aggregate(state, accumulator)              in each process, from the same bits to the same bits
-the first       evaluates, shows, writes checkpoints
+each process    trains clients by the engine inside: whenever it is free, the longest one that is left
+all processes   merge their accumulators: int64 sums are added up, and updates gathered as bytes of safetensors
+each process    state = aggregate(state, accumulator): the same bits in all processes
+first process   evaluates, prints, and writes checkpoints
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flt.algorithm.rule.base import Totals
 from flt.algorithm.rule.exact_sum import ExactSum
-from flt.core.errors import InputError
+from flt.core.errors import InputError, diverged
 from flt.data.samplers import lengths_of
 from flt.engines.batched.engine import BatchedEngine, BatchedSettings
 from flt.engines.launcher import LaunchSettings
@@ -35,23 +35,23 @@ from flt.server.client_state_store import ClientStateStore
 from flt.server.engine import Engine, Outcome, Task
 from flt.server.failure_policy import FailurePolicy
 
-AT_ONCE = 1 << 22
-"""Numbers that are added up over the processes in one call."""
+MAX_NUMBERS = 1 << 22
+"""Largest count of numbers that one call sums over the processes."""
 Key = tuple[str, str]
 
 
 @message
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """What one process has of a round.
+    """Results of one process in a round.
 
     Attributes:
-        updates: Of its jobs; without tensors where they were added to the sums.
-        sums: (of which totals, what, tensor) -> (shape, terms, reach), of its running sums.
-        counts: What callbacks counted.
-        files: Job -> file and checksum of the private state that it wrote.
-        failures: Of its jobs without an update.
-        jobs: How many it trains at once; None: not known yet.
+        updates: Updates of its jobs; without tensors if they were added to the sums.
+        sums: (totals or start, what is summed, tensor) -> (shape, number of terms, reach) of its running sums.
+        counts: Counts of its callbacks.
+        files: Job -> file and checksum of the private state that the process wrote.
+        failures: Failures of its jobs.
+        jobs: Number of jobs that it trains at once; None: not chosen yet.
     """
 
     updates: tuple[Update, ...]
@@ -66,17 +66,17 @@ INSIDE: dict[str, tuple[type, type[SerialEngine]]] = {
     "serial": (SerialSettings, SerialEngine),
     "batched": (BatchedSettings, BatchedEngine),
 }
-"""Engine of one process -> its settings, and the engine: called with site, clients and settings."""
+"""Name of an engine of one process -> classes of its settings and of the engine."""
 
 
 @dataclasses.dataclass
 class DistributedSettings(LaunchSettings):
-    """How processes start, and the engine in each of them.
+    """Settings of the launch, and of the engine inside each process.
 
     Attributes:
         name: Always ``distributed``.
-        inside: An engine of one process.
-        jobs: Of ``inside=batched``: how many jobs at once.
+        inside: Name of the engine inside each process.
+        jobs: Number of jobs at once with ``inside=batched``; None: timed.
     """
 
     name: str = "distributed"
@@ -92,17 +92,17 @@ class DistributedSettings(LaunchSettings):
         self.of_inside()
 
     def of_inside(self) -> Any:
-        """The settings of the engine inside."""
+        """Returns the settings of the engine inside."""
         kind, _ = INSIDE[self.inside]
         return kind(jobs=self.jobs) if self.inside == "batched" else kind()
 
 
 class DistributedEngine(Engine):
-    """Trains a share of each cohort; what comes out has the bits of the engine inside, for any number of processes.
+    """Trains a share of each cohort. The results have the bits of the engine inside, for any number of processes.
 
     Args:
-        inside: Trains the share: :class:`SerialEngine`, or another engine of one process.
-        processes: Those of the run.
+        inside: Engine of one process that trains the share, such as :class:`SerialEngine`.
+        processes: Processes of the run.
     """
 
     def __init__(self, inside: SerialEngine, processes: ProcessGroup) -> None:
@@ -110,10 +110,10 @@ class DistributedEngine(Engine):
         self.inside = inside
 
     def deal(self, cohort: Sequence[Job]) -> Iterator[Job]:
-        """The jobs of the clients that this process trains.
+        """Yields the jobs of the clients that this process trains.
 
-        Whoever is free takes the client that is longest of those that are left, since processes aren't equally fast.
-        Where the bits of a fit depend on which are stacked with it, shares are dealt beforehand.
+        A free process takes the longest client that is left, since processes aren't equally fast. If the bits of a fit
+        depend on the jobs stacked with it, the shares are dealt beforehand.
         """
         jobs, costs = defaultdict[int, list[Job]](list), Counter[int]()
         for job in cohort:
@@ -126,43 +126,44 @@ class DistributedEngine(Engine):
         return (job for client in claimed for job in jobs[client])
 
     def set_failure_policy(self, failure_policy: FailurePolicy) -> None:
-        """Takes over what the run puts up with, for the engine inside too."""
+        """Sets the failure policy here and in the engine inside."""
         super().set_failure_policy(failure_policy)
         self.inside.set_failure_policy(failure_policy)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        """Yields each job's update and private state, or why there are none, as soon as it is known."""
+        """Trains tasks by the engine inside, and yields the outcome of each as soon as it is known."""
         return self.inside.run(tasks)
 
     def exchange(self, accumulator: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
-        """Brings in what the other processes have trained and counted, so that all have the same.
+        """Merges what the other processes have trained and counted, so that all processes have the same.
 
         Raises:
-            InputError: The sums are too large together.
+            InputError: A sum over all processes is too large.
         """
         sums = {} if accumulator.sums is None else {"totals": accumulator.sums.totals, "start": accumulator.sums.start}
         described = {
-            (which, *key): (tuple(its.high.shape), its.count, its.reach)
+            (which, *key): (tuple(total.high.shape), total.count, total.reach)
             for which, totals in sums.items()
-            for key, its in totals.items()
+            for key, total in totals.items()
         }
         failures, jobs = tuple(accumulator.failures.values()), self.inside.jobs
         mine = Share(tuple(accumulator.sendable()), described, dict(counts), dict(states.pending), failures, jobs)
-        found: list[Share] = self.processes.all_gather_checked(encode(mine))
-        if known := [share.jobs for share in found if share.jobs is not None]:
-            self.inside.set_jobs(min(known))  # before the round's checkpoint: a resume stacks as all do from now on
+        gathered: list[Share] = self.processes.all_gather_checked(encode(mine))
+        if known := [share.jobs for share in gathered if share.jobs is not None]:
+            self.inside.set_jobs(min(known))  # Before the round's checkpoint, so that a resume stacks alike.
         counts.clear()
         if not self.processes.is_first:
-            states.pop_replaced_files()  # the first one's checkpoints remove the files
-        for share in found:
+            states.pop_replaced_files()  # The first process removes the files, with its checkpoints.
+        for share in gathered:
             accumulator.merge(share.updates, share.failures)
             states.pending.update(share.files)
             counts.update(share.counts)
         for which, totals in sums.items():
-            self._add_up(totals, [{key[1:]: its for key, its in s.sums.items() if key[0] == which} for s in found])
+            parts = [{key[1:]: part for key, part in share.sums.items() if key[0] == which} for share in gathered]
+            self._sum_all(totals, parts)
 
     def _cost(self, job: Job) -> int:
-        """Tokens of a fit, or examples where they are all alike."""
+        """Returns the number of tokens in the fit of a job, or of examples if these have no lengths."""
         data, settings = self.clients[job.client].data[job.index], self.local_trainer.settings
         size = data.examples
         length = settings.steps * settings.accumulate if settings.steps else None
@@ -170,35 +171,35 @@ class DistributedEngine(Engine):
         lengths = lengths_of(data.training_set)
         return round(batches * min(settings.batch_size, size) * (1 if lengths is None else float(np.mean(lengths))))
 
-    def _add_up(self, totals: Totals, found: Sequence[dict[Key, tuple[tuple[int, ...], int, float]]]) -> None:
-        """Makes each sum that of all processes; a process that has had no term of one has zeros."""
-        keys = sorted({key for its in found for key in its})
-        shapes = {key: shape for its in found for key, (shape, _, _) in its.items()}
+    def _sum_all(self, totals: Totals, parts: Sequence[dict[Key, tuple[tuple[int, ...], int, float]]]) -> None:
+        """Replaces each sum by the sum over all processes; a process without a term has zeros."""
+        keys = sorted({key for part in parts for key in part})
+        shapes = {key: shape for part in parts for key, (shape, _, _) in part.items()}
         mine = {key: totals[key] if key in totals else ExactSum.zeros(shapes[key]) for key in keys}
-        for some in _in_parts(keys, shapes):
-            limbs = [limb.reshape(-1) for key in some for limb in (mine[key].high, mine[key].low)]
-            summed = iter(self.processes.total(torch.cat(limbs)).split([len(limb) for limb in limbs]))
-            for key in some:
-                terms = [its[key][1:] for its in found if key in its]
+        for chunk in _chunks(keys, shapes):
+            limbs = [limb.reshape(-1) for key in chunk for limb in (mine[key].high, mine[key].low)]
+            summed = iter(self.processes.all_reduce_sum(torch.cat(limbs)).split([len(limb) for limb in limbs]))
+            for key in chunk:
+                terms = [part[key][1:] for part in parts if key in part]
                 high, low = (next(summed).reshape(shapes[key]) for _ in range(2))
-                totals[key] = _whole(high, low, sum(n for n, _ in terms), sum(reach for _, reach in terms))
+                totals[key] = _exact_sum(high, low, sum(n for n, _ in terms), sum(reach for _, reach in terms))
 
 
 def longest_first(costs: dict[int, int]) -> list[int]:
-    """Clients by what their jobs cost, the dearest first.
+    """Returns clients in descending order of the cost of their jobs.
 
     Args:
-        costs: Client -> what its jobs cost.
+        costs: Client -> cost of its jobs.
     """
     return sorted(costs, key=lambda client: (-costs[client], client))
 
 
 def shares(costs: dict[int, int], processes: int) -> list[list[int]]:
-    """Clients to processes: the longest first, each to the process that has least to do.
+    """Deals clients to processes: the longest first, each to the process with the least to do.
 
     Args:
-        costs: Client -> what its jobs cost.
-        processes: How many.
+        costs: Client -> cost of its jobs.
+        processes: Number of processes.
 
     Example:
         >>> shares({0: 1, 1: 5, 2: 2, 3: 3}, 2)
@@ -213,19 +214,19 @@ def shares(costs: dict[int, int], processes: int) -> list[list[int]]:
     return dealt
 
 
-def _whole(high: Tensor, low: Tensor, count: int, reach: float) -> ExactSum:
+def _exact_sum(high: Tensor, low: Tensor, count: int, reach: float) -> ExactSum:
     try:
         return ExactSum.of(high, low, count, reach)
     except OverflowError as error:
-        raise InputError.of("updates", error, "smaller numbers; lower local.lr") from error
+        raise diverged("updates", error, "smaller numbers") from error
 
 
-def _in_parts(keys: Sequence[Key], shapes: dict[Key, tuple[int, ...]]) -> Iterator[list[Key]]:
+def _chunks(keys: Sequence[Key], shapes: dict[Key, tuple[int, ...]]) -> Iterator[list[Key]]:
     part: list[Key] = []
     numbers = 0
     for key in keys:
         size = 2 * math.prod(shapes[key])
-        if part and numbers + size > AT_ONCE:
+        if part and numbers + size > MAX_NUMBERS:
             yield part
             part, numbers = [], 0
         part.append(key)

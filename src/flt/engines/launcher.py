@@ -1,4 +1,4 @@
-"""Launching the processes of a run, by Lightning's Fabric."""
+"""Launcher of the processes of a run, by Lightning's Fabric."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from torch.multiprocessing import ProcessExitedException
 
 from flt.core.errors import InputError, PeerDiedError
 from flt.core.quiet import quiet_launch
-from flt.engines.process_group import PATIENCE, LaunchedProcessGroup, ProcessGroup
+from flt.engines.process_group import PEER_TIMEOUT, LaunchedProcessGroup, ProcessGroup
 
 SPAWN, FORK = "ddp_spawn", "ddp_fork"
 START: dict[str, Literal["popen", "spawn", "fork"]] = {"ddp": "popen", SPAWN: "spawn", FORK: "fork"}
-"""DistributedEngine -> how its processes start, in Python's terms."""
+"""Name of the strategy -> Python's name of the way to start its processes."""
 _T = TypeVar("_T")
 
 
 @dataclasses.dataclass
 class LaunchSettings:
-    """How the processes of an engine start.
+    """Settings of an engine of several processes.
 
     Attributes:
-        strategy: Lightning's name of it: ``ddp``, ``ddp_spawn`` or ``ddp_fork``.
-        nodes: Machines, each with ``devices`` processes.
+        strategy: Lightning's name of the strategy: ``ddp``, ``ddp_spawn`` or ``ddp_fork``.
+        nodes: Number of machines, each with ``devices`` processes.
     """
 
     strategy: str = "ddp"
@@ -51,15 +51,16 @@ class LaunchSettings:
 
 
 class _Launcher(_SubprocessScriptLauncher):
-    """Starts the others; Lightning's observer, which kills this process where one of them dies, ends with the start.
+    """Starts the other processes, and ends Lightning's observer once all of them have started.
 
-    From then on whoever exchanges something with a process that has died notices, and the run decides what follows.
+    The observer would kill this process if another one died. After the start, a process that communicates with a dead
+    process raises an error, and the run decides what follows.
     """
 
     observer: _ChildProcessObserver | None = None
 
     def launch(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
-        """Starts the processes, then calls the function here."""
+        """Starts the other processes, then calls the function in this one."""
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
             self._call_children_scripts()
@@ -69,13 +70,13 @@ class _Launcher(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
     def started(self) -> None:
-        """Called when all processes have met."""
+        """Called when all processes are connected."""
         if self.observer is not None:
-            self.observer._child_processes = []  # it ends when it has none left
+            self.observer._child_processes = []  # The observer ends when it has no process left.
 
 
-class _Quiet(DDPStrategy):
-    """Says nothing of the processes that it connects, in those that are spawned too."""
+class _QuietDDP(DDPStrategy):
+    """DDP strategy that prints nothing about its processes, in spawned processes too."""
 
     def _configure_launcher(self) -> None:
         super()._configure_launcher()
@@ -91,15 +92,15 @@ class _Quiet(DDPStrategy):
 
 
 def launched(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _T:
-    """Does the work in each process of the run, and returns what this one's made.
+    """Calls a function in each process of the run, and returns the result of this process.
 
     Args:
-        devices: Of each machine.
-        settings: The engine's; those of an engine of one process are no :class:`LaunchSettings`.
-        work: Called with the processes.
+        devices: Number of devices of each machine.
+        settings: Settings of the engine; an engine of several processes has :class:`LaunchSettings`.
+        work: Called with the process group.
 
     Raises:
-        InputError: The engine has one process, or there are fewer devices.
+        InputError: The engine takes one process only, or the machine has fewer devices.
     """
     if not isinstance(settings, LaunchSettings):
         if devices != 1:
@@ -108,65 +109,65 @@ def launched(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) ->
         return work(ProcessGroup())
     fabric = _fabric(devices, settings)
     if settings.strategy in (SPAWN, FORK):
-        return _spawn(fabric, functools.partial(_alone, work) if settings.strategy == FORK else work)
+        return _spawn(fabric, functools.partial(_single_threaded, work) if settings.strategy == FORK else work)
     fabric.launch()
     try:
         return work(LaunchedProcessGroup(fabric))
     except PeerDiedError:
-        for process in getattr(fabric.strategy.launcher, "procs", ()):  # none where another launcher has started them
+        for process in getattr(fabric.strategy.launcher, "procs", ()):  # none if another launcher has started them
             process.kill()
             process.wait()
         raise
 
 
 def _spawn(fabric: Fabric, work: Callable[[ProcessGroup], _T]) -> _T:
-    """What the first of the processes made, which all end with the work.
+    """Calls a function in spawned or forked processes, and returns the result of the first of them.
 
-    Lightning reads its own queue only once they have ended, and a process doesn't end before its result is read: one
-    that a pipe can't hold would wait for ever. So a thread reads here meanwhile.
+    Lightning reads its own queue only after the processes have ended, but a process whose result is larger than a pipe
+    ends only after the result is read. Therefore a thread reads the result meanwhile.
     """
-    here, there = mp.get_context("spawn").Pipe(duplex=False)
-    with here, ThreadPoolExecutor(1) as reader:
-        received = reader.submit(here.recv_bytes)
-        with there:  # closed here too, whatever comes: a process that sends nothing must not leave the thread waiting
+    receiver, sender = mp.get_context("spawn").Pipe(duplex=False)
+    with receiver, ThreadPoolExecutor(1) as reader:
+        received = reader.submit(receiver.recv_bytes)
+        with sender:  # Closed here too: if no process sends a result, the thread must not wait for ever.
             try:
-                fabric.launch(functools.partial(_spawned, work, there))
+                fabric.launch(functools.partial(_spawned, work, sender))
             except ProcessExitedException as error:
                 raise PeerDiedError("a process of the run has died") from error
-        made: _T | InputError = pickle.loads(received.result())  # from a process that this one started
-    if isinstance(made, InputError):
-        raise made
-    return made
+        result: _T | InputError = pickle.loads(received.result())  # Sent by a process that this one started.
+    if isinstance(result, InputError):
+        raise result
+    return result
 
 
-def _alone(work: Callable[[ProcessGroup], _T], processes: ProcessGroup) -> _T:
-    """The work in a forked process, in which the threads of its parent are missing, and OpenMP would wait for them."""
+def _single_threaded(work: Callable[[ProcessGroup], _T], processes: ProcessGroup) -> _T:
+    """Calls a function with one thread: in a forked process, OpenMP would wait for the threads of its parent."""
     torch.set_num_threads(1)
     return work(processes)
 
 
-def _spawned(work: Callable[[ProcessGroup], _T], there: Connection, fabric: Fabric) -> None:
-    """The work in a process that ends with it: its tensors go by value, and so does a mistake in the input."""
-    made: _T | InputError
+def _spawned(work: Callable[[ProcessGroup], _T], sender: Connection, fabric: Fabric) -> None:
+    """Calls a function in a spawned process; the first one sends its result, or its InputError, by value."""
+    result: _T | InputError
     try:
-        made = work(LaunchedProcessGroup(fabric))
+        result = work(LaunchedProcessGroup(fabric))
     except InputError as error:
-        made = error
+        result = error
     if fabric.global_rank == 0:
-        there.send_bytes(pickle.dumps(made))
+        sender.send_bytes(pickle.dumps(result))
 
 
 def _fabric(devices: int, settings: LaunchSettings) -> Fabric:
-    found = torch.cuda.device_count()
-    if devices < 1 or (found and devices > found):
-        raise InputError.of("devices", devices, f"an integer from 1 to {found}" if found else "an integer >= 1")
+    gpus = torch.cuda.device_count()
+    if devices < 1 or (gpus and devices > gpus):
+        raise InputError.of("devices", devices, f"an integer from 1 to {gpus}" if gpus else "an integer >= 1")
     if settings.strategy == FORK and ("fork" not in mp.get_all_start_methods() or torch.cuda.is_initialized()):
         why = "this system can't fork, or a GPU is in use already"
-        raise InputError.of("engine.strategy", FORK, [its for its in settings.strategies if its != FORK], why)
-    # the fits of engine=sharded have other strategies; its processes start as all do
-    # a process that has died is noticed at once; one that is late, for its clients or an evaluation, is waited for
-    strategy = _Quiet(timeout=PATIENCE, start_method=START.get(settings.strategy, "popen"))
+        raise InputError.of("engine.strategy", FORK, [other for other in settings.strategies if other != FORK], why)
+    # The fits of engine=sharded have other strategies, but its processes start in the same way. The timeout is long,
+    # since a process may train or evaluate for long; a dead process is noticed at once.
+    strategy = _QuietDDP(timeout=PEER_TIMEOUT, start_method=START.get(settings.strategy, "popen"))
     with quiet_launch():
         return Fabric(
-            accelerator="gpu" if found else "cpu", devices=devices, num_nodes=settings.nodes, strategy=strategy
+            accelerator="gpu" if gpus else "cpu", devices=devices, num_nodes=settings.nodes, strategy=strategy
         )  # fmt: skip

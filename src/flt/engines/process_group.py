@@ -1,7 +1,7 @@
-"""The processes of a run: which of them this one is, and what they tell each other.
+"""Process group: the rank of this process in the run, and its communication with the other processes.
 
-Each gives some bytes and gets those of all, in the order of their ranks: there a process that fails can say so, and
-none of them waits for it in vain. Sums, which are large, follow only after all have said that they have theirs.
+Processes gather bytes from all of them, in the order of ranks. A process that fails sends its error in such a gather,
+so that no other process waits for it in vain. The large sums follow only after a gather in which no process failed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from flt.protocol.codec import decode, encode, message
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-PATIENCE = datetime.timedelta(days=30)
-"""How long processes wait for each other."""
-CONNECTING = datetime.timedelta(seconds=60)
-"""How long one tries to reach a store that is there already."""
-NOBODYS = 1 << 40
-"""More than there are items to claim."""
+PEER_TIMEOUT = datetime.timedelta(days=30)
+"""Time that processes wait for each other."""
+STORE_TIMEOUT = datetime.timedelta(seconds=60)
+"""Time that a process tries to reach the store, which exists already."""
+NO_ITEM_LEFT = 1 << 40
+"""Added to the counter of a work queue to end it: more than any queue has items."""
 _E = TypeVar("_E", bound=BaseException)
 _T = TypeVar("_T")
 
@@ -37,13 +37,13 @@ _T = TypeVar("_T")
 @message
 @dataclasses.dataclass(frozen=True)
 class StatusMessage:
-    """What one process tells the others.
+    """Message of one process to the others.
 
     Attributes:
-        text: What it says.
-        error: Why it can't go on; empty where it can.
-        mistaken: Whether the error is a mistake in the input.
-        signal: Which signal ends the run; 0: none.
+        text: Text of the message.
+        error: Error with which the process failed; empty: none.
+        mistaken: True if the error is a mistake in the input.
+        signal: Number of the signal that ends the run; 0: none.
     """
 
     codec_name: ClassVar[str] = "Word"
@@ -55,100 +55,101 @@ class StatusMessage:
 
 
 class PeerFailedError(RuntimeError):
-    """Another process of the run can't go on."""
+    """Another process of the run has failed."""
 
 
 def mark_reported(error: _E) -> _E:
-    """Marks an error as one that all processes know of, so that the first one alone says it."""
+    """Marks an error as known to all processes, so that only the first process prints it."""
     error.reported = True  # type: ignore[attr-defined]  # exceptions take attributes
     return error
 
 
 class ProcessGroup:
-    """One process alone; :class:`LaunchedProcessGroup` has others beside it.
+    """Group of this process alone; :class:`LaunchedProcessGroup` has several.
 
     Attributes:
-        rank: The number of this one among all.
-        size: How many there are.
-        device: On which this one trains.
+        rank: Rank of this process.
+        size: Number of processes.
+        device: Device on which this process trains.
     """
 
     def __init__(self) -> None:
         self.rank, self.size = 0, 1
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.in_lockstep = False
-        """True if all processes train every job together: none of them waits for another outside of a fit."""
-        self._failed = False  # whether a failure is known to all, so that nobody listens any more
+        """True if all processes train every job together, so that none waits for another outside of a fit."""
+        self._failed = False  # True once all processes know of a failure: no process communicates any more
 
     @property
     def is_first(self) -> bool:
-        """Whether this one evaluates, shows and writes."""
+        """True if this process evaluates, prints and writes files."""
         return self.rank == 0
 
-    def gather(self, data: bytes) -> list[bytes]:
-        """What each process gave, by rank."""
+    def all_gather(self, data: bytes) -> list[bytes]:
+        """Gathers bytes from all processes, and returns them in the order of ranks."""
         return [data]
 
-    def total(self, numbers: Tensor) -> Tensor:
-        """The sum over the processes of an int64 tensor, exact in any order."""
+    def all_reduce_sum(self, numbers: Tensor) -> Tensor:
+        """Returns the sum of an int64 tensor over all processes, which is exact in any order."""
         return numbers
 
     def work_queue(self, items: Sequence[_T]) -> Iterator[_T]:
-        """Those that this process gets of items that all have alike: whenever it asks, the next that nobody has.
+        """Yields items that no other process has taken; all processes call this with the same items.
 
-        Called equally often by each of them; between two calls they have to meet, as they do at the end of a round.
+        All processes call this equally often, and gather something between two calls, as at the end of a round.
         """
         return iter(items)
 
-    def first(self, make: Callable[[], str]) -> str:
-        """What the first process makes, on all of them.
+    def broadcast_from_first(self, make: Callable[[], str]) -> str:
+        """Calls a function in the first process, and returns its result in all processes.
 
         Raises:
-            InputError: It can't, for a mistake in the input.
-            PeerFailedError: It can't, for another reason.
+            InputError: The first process failed for a mistake in the input.
+            PeerFailedError: The first process failed for another reason.
         """
         if self.size == 1:
             return make()
-        word = StatusMessage()
+        status = StatusMessage()
         if self.is_first:
             try:
-                word = StatusMessage(make())
+                status = StatusMessage(make())
             except Exception as error:
-                self.fail(error)
+                self.report_failure(error)
                 raise
-        return self.all_gather_checked(encode(word))[0].text
+        return self.all_gather_checked(encode(status))[0].text
 
-    def agree(self, stop: bool) -> bool:
-        """Whether the first process says so."""
-        return bool(self.first(lambda: "stop" if stop else ""))
+    def agree_to_stop(self, stop: bool) -> bool:
+        """Returns whether the first process stops; its value of ``stop`` holds for all."""
+        return bool(self.broadcast_from_first(lambda: "stop" if stop else ""))
 
     def all_gather_checked(self, data: bytes) -> list:
-        """What each process gave, decoded.
+        """Gathers encoded objects from all processes, and returns them decoded, in the order of ranks.
 
         Raises:
             InputError: A process failed for a mistake in the input.
-            PeerFailedError: A process failed.
+            PeerFailedError: A process failed for another reason.
+            KeyboardInterrupt: A signal ends the run in a process.
         """
-        heard = [decode(its) for its in self.gather(data)]
-        for rank, word in enumerate(heard):
-            if isinstance(word, StatusMessage) and word.error:
+        received = [decode(sent) for sent in self.all_gather(data)]
+        for rank, status in enumerate(received):
+            if isinstance(status, StatusMessage) and status.error:
                 self._failed = True
-                if word.signal:
-                    raise mark_reported(Terminated() if word.signal == signal.SIGTERM else KeyboardInterrupt())
-                error = InputError(word.error) if word.mistaken else PeerFailedError(f"process {rank}: {word.error}")
-                raise mark_reported(error)
-        return heard
+                if status.signal:
+                    raise mark_reported(Terminated() if status.signal == signal.SIGTERM else KeyboardInterrupt())
+                text = f"process {rank}: {status.error}"
+                raise mark_reported(InputError(status.error) if status.mistaken else PeerFailedError(text))
+        return received
 
-    def fail(self, error: BaseException) -> None:
-        """Tells the others that this one can't go on, wherever they wait for it."""
+    def report_failure(self, error: BaseException) -> None:
+        """Reports to all other processes, which wait for this one, that this one has failed."""
         if self.size == 1 or self._failed:
             return
         if self.in_lockstep and not isinstance(error, InputError):
-            # An error may have happened in the middle of a fit, where the others wait for gradients: they end with the
-            # connection. A mistake in the input is found by all processes, and a signal has reached all of them.
+            # The error may have happened in the middle of a fit, while the others wait for gradients: closing the
+            # connection ends them. All processes find a mistake in the input, and a signal has reached all of them.
             if isinstance(error, KeyboardInterrupt):
                 mark_reported(error)
-            self.leave()
+            self.close()
             return
         self._failed = True
         mistaken = isinstance(error, InputError)
@@ -156,125 +157,125 @@ class ProcessGroup:
         number = 0
         if isinstance(error, KeyboardInterrupt):
             number = int(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
-        with contextlib.suppress(RuntimeError):  # one that has died doesn't listen either
-            self.gather(encode(StatusMessage(error=text, mistaken=mistaken, signal=number)))
+        with contextlib.suppress(RuntimeError):  # raised if another process has died
+            self.all_gather(encode(StatusMessage(error=text, mistaken=mistaken, signal=number)))
             mark_reported(error)
 
     def signalled(self, number: int) -> int:
-        """The signal that ends the run before the next job; 0: none.
+        """Returns the signal that ends the run before the next job; 0: none.
 
         Args:
-            number: The signal that this process has received; 0: none.
+            number: Signal that this process has received; 0: none.
         """
         if not self.in_lockstep:
             return number
-        return max(word.signal for word in self.all_gather_checked(encode(StatusMessage(signal=number))))
+        return max(status.signal for status in self.all_gather_checked(encode(StatusMessage(signal=number))))
 
     def assert_same_round(self, rounds: int) -> None:
-        """Makes sure that all have finished equally many rounds.
+        """Checks that all processes have finished the same number of rounds.
 
         Raises:
-            InputError: They haven't.
+            InputError: The numbers differ.
         """
-        found = {int(word.text) for word in self.all_gather_checked(encode(StatusMessage(str(rounds))))}
+        found = {int(status.text) for status in self.all_gather_checked(encode(StatusMessage(str(rounds))))}
         if len(found) > 1:
             allowed, why = "the same in all processes: one folder", "machines go on from different checkpoints"
             raise InputError.of("rounds that have been run", sorted(found), allowed, why)
 
-    def leave(self) -> None:
-        """Closes the connection to the others."""
+    def close(self) -> None:
+        """Closes the connection to the other processes."""
         if self.size > 1 and not self._failed:
             self._failed = True
             dist.destroy_process_group()
 
 
 class LaunchedProcessGroup(ProcessGroup):
-    """A process that Lightning's Fabric has launched, or found itself launched with: torchrun, SLURM.
+    """Group of processes launched by Lightning's Fabric, or by an outer launcher such as torchrun or SLURM.
 
     Args:
-        fabric: After its ``launch``.
+        fabric: The Fabric, after its ``launch``.
     """
 
     def __init__(self, fabric: Fabric) -> None:
         super().__init__()
         self.rank, self.size, self.device = fabric.global_rank, fabric.world_size, fabric.device
-        # messages lie in the CPU's memory, and gloo says at once that a process has died, where NCCL waits
-        self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=PATIENCE)
-        self._store = self._met()
-        self._claimed = 0  # lists of items
+        # Messages lie in the CPU's memory. Gloo notices at once that a process has died, while NCCL waits.
+        self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=PEER_TIMEOUT)
+        self._store = self._connected_store()
+        self._queues = 0  # number of work queues until now
 
-    def gather(self, data: bytes) -> list[bytes]:
-        """What each process gave, by rank: their lengths first, then the bytes as uint8 tensors of one length.
+    def all_gather(self, data: bytes) -> list[bytes]:
+        """Gathers bytes from all processes: first the lengths, then the bytes as uint8 tensors of one length.
 
         Raises:
-            PeerDiedError: One of them isn't there any more.
+            PeerDiedError: Another process has died.
         """
         length = torch.tensor([len(data)], dtype=torch.int64)
         lengths = [torch.zeros_like(length) for _ in range(self.size)]
-        with _noticing():
+        with _dead_peers_noticed():
             dist.all_gather(lengths, length, group=self._group)
-        sizes = [int(its) for its in lengths]
+        sizes = [int(size) for size in lengths]
         mine = torch.zeros(max(sizes), dtype=torch.uint8)
         mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         found = [torch.empty_like(mine) for _ in range(self.size)]
-        with _noticing():
+        with _dead_peers_noticed():
             dist.all_gather(found, mine, group=self._group)
-        return [its[:size].numpy().tobytes() for its, size in zip(found, sizes, strict=True)]
+        return [gathered[:size].numpy().tobytes() for gathered, size in zip(found, sizes, strict=True)]
 
     def work_queue(self, items: Sequence[_T]) -> Iterator[_T]:
-        """Those that this process gets of items that all have alike: whenever it asks, the next that nobody has.
+        """Yields items that no other process has taken, by a counter that the first process keeps.
 
         Raises:
-            PeerDiedError: The first process, which counts, isn't there any more.
+            PeerDiedError: The first process has died.
         """
-        self._claimed += 1
-        if self.is_first:  # of the list before nobody asks for more: all have met since
-            self._store.delete_key(f"claims {self._claimed - 1}")
-        return self._work_queue(f"claims {self._claimed}", items)
+        self._queues += 1
+        if self.is_first:  # All processes have gathered something since the last queue, so none still uses it.
+            self._store.delete_key(f"claims {self._queues - 1}")
+        return self._work_queue(f"claims {self._queues}", items)
 
     def _work_queue(self, key: str, items: Sequence[_T]) -> Iterator[_T]:
         while True:
-            with _noticing():
+            with _dead_peers_noticed():
                 number = self._store.add(key, 1) - 1
             if number >= len(items):
                 return
             yield items[number]
 
-    def fail(self, error: BaseException) -> None:
-        """Tells the others that this one can't go on; nobody claims anything any more, so that they hear it soon."""
+    def report_failure(self, error: BaseException) -> None:
+        """Reports the failure, and ends the work queue, so that the others soon gather and receive the report."""
         if not self._failed and not self.in_lockstep:
-            with contextlib.suppress(RuntimeError):  # the store has died with the first process
-                for number in (self._claimed, self._claimed + 1):  # the others may have begun the next list
-                    self._store.add(f"claims {number}", NOBODYS)
-        super().fail(error)
+            with contextlib.suppress(RuntimeError):  # raised if the store has died with the first process
+                for number in (self._queues, self._queues + 1):  # the others may have begun the next queue
+                    self._store.add(f"claims {number}", NO_ITEM_LEFT)
+        super().report_failure(error)
 
-    def _met(self) -> dist.TCPStore:
-        """A store that the first process keeps, for what they count together."""
-        host = os.environ.get("MASTER_ADDR", "127.0.0.1")  # the launcher's
+    def _connected_store(self) -> dist.TCPStore:
+        """Returns the store with the common counters, which the first process keeps."""
+        host = os.environ.get("MASTER_ADDR", "127.0.0.1")  # set by the launcher
         if self.is_first:
             store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
-            self.gather(str(store.port).encode())
+            self.all_gather(str(store.port).encode())
             return store
-        port = int(self.gather(b"no port")[0])
+        port = int(self.all_gather(b"no port")[0])
         try:
-            return dist.TCPStore(host, port, is_master=False, timeout=CONNECTING)
-        except RuntimeError as error:  # refused until the time is over, where nobody is there any more
+            return dist.TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT)
+        except RuntimeError as error:  # refused until the timeout: the first process has died
             raise PeerDiedError(f"the run's first process keeps no store at {host}:{port}") from error
 
-    def total(self, numbers: Tensor) -> Tensor:
-        """The sum over the processes of an int64 tensor, exact in any order."""
+    def all_reduce_sum(self, numbers: Tensor) -> Tensor:
+        """Returns the sum of an int64 tensor over all processes, which is exact in any order."""
         summed = numbers.cpu()
-        with _noticing():
+        with _dead_peers_noticed():
             dist.all_reduce(summed, dist.ReduceOp.SUM, group=self._group)
         return summed.to(numbers.device)
 
 
 @contextlib.contextmanager
-def _noticing() -> Iterator[None]:
-    """Notices that another process has died: the connection to it is closed."""
+def _dead_peers_noticed() -> Iterator[None]:
+    """Raises PeerDiedError if the connection to another process was closed, since that process has died."""
     try:
         yield
     except RuntimeError as error:
-        if "timed out" in str(error).lower():  # it may be there, and late
+        if "timed out" in str(error).lower():  # That process may still run, and be late.
             raise
         raise PeerDiedError("another process of the run has died") from error

@@ -1,4 +1,4 @@
-"""The engines by name."""
+"""Registry of the engines."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ ENGINES: dict[str, type] = {
     "distributed": DistributedSettings,
     "sharded": ShardedSettings,
 }
-"""Name in conf/engine/ -> its settings."""
+"""Name in conf/engine/ -> class of the engine's settings."""

@@ -1,4 +1,4 @@
-"""The sharded engine: one client at a time, each fit on the devices of all processes by a strategy of its Trainer."""
+"""The sharded engine: trains one client at a time, each fit on the devices of all processes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from flt.server.client_state_store import ClientStateStore
 
 @dataclasses.dataclass
 class ShardedSettings(LaunchSettings):
-    """How the fit of each client is split.
+    """Settings of the split of each fit over the processes.
 
     Attributes:
         name: Always ``sharded``.
-        strategy: ``ddp``, or ``fsdp``.
+        strategy: ``ddp`` or ``fsdp``.
     """
 
     name: str = "sharded"
@@ -34,17 +34,18 @@ class ShardedSettings(LaunchSettings):
 
 
 class ShardedEngine(SerialEngine):
-    """Trains jobs one after another, every one of them in all processes together, which have the same after it.
+    """Trains jobs one after another, each in all processes together, which then all have its update.
 
     Args:
-        local_trainer: The resident module; its fits go where the engine says.
+        local_trainer: The resident module; the engine sets the placement of its fits.
         clients: Client id -> its data.
-        processes: Those of the run.
-        nodes: Machines that they are on.
-        strategy: ``ddp``: each process has the whole model; ``fsdp``: a part of the frozen weights of each block.
+        processes: Processes of the run.
+        nodes: Number of machines that the processes run on.
+        strategy: ``ddp``: each process has the whole model. ``fsdp``: each process has a part of the frozen weights of
+            every block.
 
     Raises:
-        InputError: The recipe changes frozen weights, which ``fsdp`` has split.
+        InputError: The recipe changes frozen weights, which ``fsdp`` splits.
     """
 
     replicated: ClassVar[bool] = True
@@ -61,17 +62,17 @@ class ShardedEngine(SerialEngine):
         self.processes = processes
         processes.in_lockstep = True
         kind = AllDevices if strategy == "ddp" else ShardedWeights
-        local_trainer.place = place = kind(processes.rank, processes.size, nodes)
-        if isinstance(place, ShardedWeights):
+        local_trainer.placement = placement = kind(processes.rank, processes.size, nodes)
+        if isinstance(placement, ShardedWeights):
             if local_trainer.recipe.changes_base:
                 why = "the recipe changes the frozen weights, of which each process has a part"
                 raise InputError.of("engine.strategy", strategy, "ddp", why)
-            place.shard(
+            placement.shard_weights(
                 local_trainer.module,
                 [local_trainer.parameters[name] for name in local_trainer.layout.names(TRAVELLING)],
             )
             local_trainer.parameters = dict(local_trainer.module.named_parameters())
 
     def exchange(self, accumulator: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
-        """Waits until the first process has written the private states, which all have alike."""
-        self.processes.first(str)
+        """Waits until the first process has written the private states, which are the same in all processes."""
+        self.processes.broadcast_from_first(str)

@@ -1,4 +1,4 @@
-"""One fit split over the devices of all processes, by a strategy of its Trainer."""
+"""Placements that split one fit over the devices of all processes."""
 
 from __future__ import annotations
 
@@ -21,77 +21,77 @@ from flt.models.blocks import blocks
 
 
 class ResidentDDP(DDPStrategy):
-    """Leaves the module on its device when a fit ends, and doesn't send frozen weights round when one begins."""
+    """DDP that leaves the module on its device after a fit, and doesn't broadcast the weights before it."""
 
     def __init__(self) -> None:
-        super().__init__(find_unused_parameters=True, init_sync=False)  # each process has put in the same payload
+        super().__init__(find_unused_parameters=True, init_sync=False)  # each process has installed the same payload
 
     def teardown(self) -> None:
-        """Called when a fit ends: takes the module out of torch's wrapper, and moves nothing."""
+        """Unwraps the module from torch's DDP and leaves it on its device; called when a fit ends."""
         self.model, self.optimizers = self.lightning_module, []
         self.precision_plugin.teardown()
         self.checkpoint_io.teardown()
 
 
 class AllDevices(OneDevice):
-    """One fit on the devices of all processes, each with a part of every batch: torch's DDP averages the gradients.
+    """Placement on the devices of all processes: each gets a part of every batch, and DDP averages the gradients.
 
     Args:
-        rank: Of this process.
-        size: ProcessGroup in all.
-        nodes: Machines that they are on.
+        rank: Rank of this process.
+        size: Number of processes.
+        nodes: Number of machines that the processes run on.
     """
 
     def __init__(self, rank: int, size: int, nodes: int) -> None:
         self.rank, self.size, self.nodes = rank, size, nodes
 
     def arguments(self, module: pl.LightningModule) -> dict[str, Any]:
-        """The Trainer's."""
+        """Returns the Trainer's arguments for this placement."""
         devices = self.size // self.nodes
         return {
             "strategy": ResidentDDP(), "devices": devices, "num_nodes": self.nodes, "use_distributed_sampler": False,
         }  # fmt: skip
 
-    def around(self) -> contextlib.AbstractContextManager[None]:
-        """What holds while it runs: nothing; its processes are there to talk to each other."""
+    def context(self) -> contextlib.AbstractContextManager[None]:
+        """Returns an empty context, in which the fit communicates with the other processes."""
         return contextlib.nullcontext()
 
-    def share(self, loader: DataLoader) -> DataLoader:
-        """This process's part of each batch."""
+    def shard(self, loader: DataLoader) -> DataLoader:
+        """Returns a loader of this process's part of each batch."""
         parts = Parts(loader.batch_sampler, self.rank, self.size)  # type: ignore[arg-type]  # an iterable of lists
         return DataLoader(loader.dataset, batch_sampler=parts, collate_fn=loader.collate_fn)
 
 
 class ShardedWeights(AllDevices):
-    """One fit on the devices of all processes, each of which keeps a part of every block's frozen weights.
+    """Placement on the devices of all processes, each of which keeps a part of the frozen weights of every block.
 
-    A block's weights are put together when it computes, and let go of again (torch's FSDP2). Adapters and head are
-    small: every process has them whole, and their gradients are averaged before a step. Evaluations need all processes.
+    FSDP2 of torch gathers the weights of a block when it computes, and frees them afterwards. Adapters and head are
+    small: every process has all of them, and averages their gradients before a step. Evaluations need all processes.
     """
 
-    together = True
+    needs_all_processes = True
 
     def arguments(self, module: pl.LightningModule) -> dict[str, Any]:
-        """The Trainer's: its strategy sees one device, since the weights themselves know of the others."""
+        """Returns the arguments for one device: the sharded weights handle the other devices themselves."""
         return OneDevice().arguments(module)
 
-    def around(self) -> contextlib.AbstractContextManager[None]:
-        """What holds while it runs."""
+    def context(self) -> contextlib.AbstractContextManager[None]:
+        """Returns the context in which the fit runs."""
         return single_process()
 
     def callbacks(self) -> list[pl.Callback]:
-        """What averages the gradients."""
+        """Returns the callback that averages the gradients."""
         return [MeanGradients(self.size)]
 
-    def shard(self, module: nn.Module, kept: Collection[nn.Parameter]) -> None:
+    def shard_weights(self, module: nn.Module, kept: Collection[nn.Parameter]) -> None:
         """Splits the weights of each block over the processes, in place.
 
         Args:
-            module: With adapters attached, the same in all processes.
-            kept: Parameters that every process keeps whole.
+            module: Module with adapters attached, the same in all processes.
+            kept: Parameters that every process keeps in full.
 
         Raises:
-            InputError: The model has no list of like blocks.
+            InputError: The model has no list of equal blocks.
         """
         mesh = init_device_mesh(next(module.parameters()).device.type, (self.size,))
         for name in blocks(module):
@@ -100,10 +100,10 @@ class ShardedWeights(AllDevices):
 
 
 class MeanGradients(pl.Callback):
-    """Averages gradients over the processes, in one message, before anything else reads them.
+    """Averages gradients over the processes, in one message, before other callbacks read them.
 
     Args:
-        size: ProcessGroup in all.
+        size: Number of processes.
     """
 
     def __init__(self, size: int) -> None:
@@ -120,15 +120,15 @@ class MeanGradients(pl.Callback):
 
 
 class Parts(Sampler[list[int]]):
-    """Every size-th example of each batch, beginning with the rank-th.
+    """Samples every size-th example of each batch, beginning with the one at position ``rank``.
 
-    A batch that can't be dealt evenly leaves one example less to some processes, whose examples then weigh more in the
-    mean of the gradients; of one with fewer examples than processes, the last ones get the first example again.
+    If a batch can't be dealt evenly, some processes get one example less, and their examples weigh more in the mean of
+    the gradients. If a batch has fewer examples than processes, the last processes get its first example again.
 
     Args:
-        batches: Lists of positions.
-        rank: Of the process.
-        size: ProcessGroup in all.
+        batches: Lists of positions in the data set.
+        rank: Rank of the process.
+        size: Number of processes.
 
     Example:
         >>> [list(Parts([[4, 5, 6, 7], [8]], rank, 2)) for rank in (0, 1)]

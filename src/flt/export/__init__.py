@@ -1,1 +1,1 @@
-"""Results written, and loaded again. Read write first, then load."""
+"""Export of a federation's models to folders, and loading of these folders. Read write.py first, then load.py."""

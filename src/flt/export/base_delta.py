@@ -1,4 +1,4 @@
-"""The base's change as a part of an adapter: further pairs where its factors are known, else the weight itself."""
+"""Export of changes of the base with an adapter: as further components if their factors are known, else as weights."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Factors = tuple[Tensor, Tensor]
 
 
 def with_change(layout: Layout, base: BaseState, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """An adapter for the base as it was given, and the weights that are to be replaced by their last values.
+    """Returns an adapter for the initial base, and the names of the weights whose last values must replace the base's.
 
         W0 + sum_v B_v A_v + s B A = W0 + s [B, B_1 / s, ..] [A; A_1; ..]
 
-    So a layer all of whose versions are factors has r + sum_v r_v pairs, and no weight of the base is written. That
-    holds up to rounding, as always where a product isn't added to the weight first.
+    If all changes of a layer are factors, the layer gets r + sum_v r_v components and no weight of the base is
+    exported. The equation holds up to rounding, as always if a product isn't added to the weight first.
 
     Args:
         layout: Names and roles of the adapter's tensors.
-        base: The versions of the base.
-        tensors: The adapter and the head.
+        base: Versions of the base.
+        tensors: Tensors of the adapter and the head.
     """
     wider, replaced = dict(tensors), set(base.changed())
     for layer in layout.layers.values():
@@ -37,7 +37,7 @@ def with_change(layout: Layout, base: BaseState, tensors: Mapping[str, Tensor]) 
 
 
 def _factors(base: BaseState, layer: Layer) -> list[Factors] | None:
-    """The changes (out, r_v), (r_v, in) of a layer's weight, oldest first; None where one is a value."""
+    """Returns the changes (out, r_v), (r_v, in) of a layer's weight, oldest first; None if one of them is a value."""
     changes = [delta.tensors[layer.base] for delta in base.recent if layer.base in delta.tensors]
     if layer.base in base.folded or any(len(change) == 1 for change in changes):
         return None

@@ -1,4 +1,4 @@
-"""The models that a federation has made: one for each group and head, or each client where a part of it is private."""
+"""Final models of a federation: one for each group and head, or one for each client if clients keep private tensors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from flt.server.federator import Federator
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """One of them.
+    """Final model of a group or of a client.
 
     Attributes:
-        folder: Where it goes below the export's folder; empty: there is no other.
-        gid: The group that it is of.
-        head: The head that it has, where jobs have different ones.
-        tensors: Under the names of a module with this head, gathered by the living pairs, or those that a client holds.
-        data: Of a client's own model, the job that it was trained on.
+        folder: Folder of the model below the export's folder; empty if it is the only model.
+        gid: Id of its group.
+        head: Name of its head, if jobs have different heads.
+        tensors: Name in a module with this head -> value, with the rows of the active components, or of the components
+            that the client holds.
+        data: Job that a client's own model was trained on; None for the model of a group.
     """
 
     folder: str
@@ -34,7 +35,7 @@ class Model:
 
 
 def made_by(federator: Federator) -> list[Model]:
-    """A federation's models, in the order of groups and heads, or of clients that trained tensors of their own."""
+    """Returns a federation's models, ordered by group and head, or by client if clients trained private tensors."""
     state, layout = federator.state, federator.server.layout
     plan = federator.server.recipe.plan(max(0, state.rounds - 1))
     head_of = {(c.id, i): data.head for c in federator.clients.values() for i, data in enumerate(c.data)}
@@ -44,7 +45,7 @@ def made_by(federator: Federator) -> list[Model]:
         jobs = [federator.clients[client].data[index] for client, index in private]
         return [dataclasses.replace(model, data=data) for model, data in zip(models, jobs, strict=True)]
     every = sorted(set(head_of.values()))
-    heads = {  # of a group that lost its jobs, all
+    heads = {  # a group that lost its jobs gets every head
         gid: sorted({head for job, head in head_of.items() if state.group_of(job) == gid}) or every
         for gid in state.groups
     }
@@ -52,7 +53,7 @@ def made_by(federator: Federator) -> list[Model]:
 
 
 def _held(federator: Federator) -> dict[JobId, dict[str, Ids]]:
-    """Job -> the pairs that it would be sent next: its model has no others."""
+    """Returns job -> layer -> ids of the components that the job would receive next; its model has no others."""
     server = federator.server
     rank = max((layer.rank for layer in server.layout.layers.values()), default=0)
     jobs = [job for _, client in sorted(federator.clients.items()) for job in client.jobs(rank)]
@@ -60,19 +61,20 @@ def _held(federator: Federator) -> dict[JobId, dict[str, Ids]]:
 
 
 def of_groups(layout: Layout, state: ServerState, heads: Mapping[int, Sequence[str]] | None = None) -> list[Model]:
-    """A model for each group and each of its heads.
+    """Returns a model for each group and each of the group's heads.
 
     Args:
-        layout: The server's.
-        state: The last state.
-        heads: Group -> the heads that its jobs have, where jobs have different ones.
+        layout: Layout of the server.
+        state: Last state of the server.
+        heads: Group -> heads of its jobs, if jobs have different heads.
     """
-    made, gids = [], state.clusters
+    models, gids = [], state.clusters
     for gid in gids:
         for head in (heads or {}).get(gid) or [""]:
             parts = [f"group_{gid}"] * (len(gids) > 1) + [f"head_{head}"] * bool(head)
-            made.append(Model("/".join(parts), gid, head, layout.model(state.groups[gid].weights, state.active, head)))
-    return made
+            tensors = layout.model(state.groups[gid].weights, state.active, head)
+            models.append(Model("/".join(parts), gid, head, tensors))
+    return models
 
 
 def of_clients(
@@ -82,17 +84,17 @@ def of_clients(
     head_of: Mapping[JobId, str],
     held: Mapping[JobId, Mapping[str, Ids]],
 ) -> list[Model]:
-    """A model for each job that trained tensors of its own: these, and the others of its group.
+    """Returns a model for each job that trained private tensors; the other tensors are those of the job's group.
 
     Args:
-        layout: The server's.
-        state: The last state.
-        private: Job -> what stayed on its client, at full rank.
+        layout: Layout of the server.
+        state: Last state of the server.
+        private: Job -> tensors that stayed on its client, at full rank.
         head_of: Job -> its head.
-        held: Job -> layer -> the pairs that it holds.
+        held: Job -> layer -> ids of the components that the job holds.
     """
     jobs = {client: sum(other == client for other, _ in head_of) for client, _ in head_of}
-    made = []
+    models = []
     for (client, index), kept in private.items():
         gid, head = state.group_of((client, index)), head_of[client, index]
         own = layout.for_head(head)
@@ -100,5 +102,5 @@ def of_clients(
         tensors = layout.model(state.groups[gid].weights, components, head)
         tensors |= {name: own.take(name, full, components) for name, full in kept.tensors.items()}
         folder = f"client_{client}" + (f"/job_{index}" if jobs[client] > 1 else "")
-        made.append(Model(folder, gid, head, tensors))
-    return made
+        models.append(Model(folder, gid, head, tensors))
+    return models

@@ -1,4 +1,4 @@
-"""Loads what a federation has left: an adapter of any kind on its base, or a merged model."""
+"""Loading of exported models: an adapter of any kind on its base, or a merged model."""
 
 from __future__ import annotations
 
@@ -32,46 +32,46 @@ from flt.models.adapters.registry import ADAPTERS
 from flt.models.backbones import EMBEDDED
 from flt.models.hub import LOADABLE, OFFLINE, loading, locate
 from flt.models.label_name_head import LabelNameClassifier
-from flt.models.module import ClientModule, Optimizer
+from flt.models.module import ClientModule, Optimizer, backbone_of
 from flt.models.provenance import origin_of, tell
 from flt.protocol.layout import TRAVELLING
 
 PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
 PLACES = ("group", "head", "client", "job")
-"""What the folders inside an export are called, before their names or numbers."""
+"""Prefixes of the names of the folders inside an export, such as ``group_1``."""
 LONGEST = 200
-"""Characters of another library's message that a line of ours repeats."""
+"""Largest number of characters that an error line repeats of another library's message."""
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """The global model of a run, in eval mode, from what the run has exported.
+    """Loads an exported model of a run, in eval mode.
 
     Args:
-        folder: ``adapter/`` or ``model/`` of a run, or the subfolder of one group, head or client.
-        model: The base without adapters, changed in place; None: loaded by what the folder says of it. A user's own
-            module has to be given.
+        folder: Folder ``adapter/`` or ``model/`` of a run, or its subfolder of one group, head or client.
+        model: Base without adapters, changed in place; None: the base is loaded as described in the folder. A user's
+            own module must be given.
 
     Returns:
-        A model of transformers, peft's around it where the adapter is LoRA, a LabelNameClassifier, or ``model``.
+        A transformers model, wrapped by peft if the adapter is LoRA; a LabelNameClassifier; or ``model``.
 
     Raises:
-        InputError: The folder holds nothing of flt's, is broken, or doesn't fit the model.
+        InputError: The folder isn't an export of flt, is broken, or doesn't fit the model.
 
     Example:
         >>> load("lightning_logs/c2a/version_0/adapter")  # doctest: +SKIP
     """
     folder = expanded(folder)
-    found = next((name for name in _READERS if os.path.isfile(folder / name)), None)
-    if found is None:
+    card_name = next((name for name in _READERS if os.path.isfile(folder / name)), None)
+    if card_name is None:
         inner = sorted(path.name for place in PLACES for path in folder.glob(f"{place}_*"))
         allowed = f"one of its folders: {', '.join(inner)}" if inner else "adapter/ or model/ of a finished run"
         raise InputError.of("folder", folder, allowed, "" if inner else "nothing that flt exports is in it")
     with _broken(folder):
-        return _READERS[found](folder, model).eval()
+        return _READERS[card_name](folder, model).eval()
 
 
 def _own(folder: Path, model: nn.Module | None) -> nn.Module:
-    """C2A or bottleneck adapters, by flt's own code."""
+    """Loads C2A or bottleneck adapters with flt's own code."""
     card = json.loads((folder / CARD).read_text())
     tensors = safetensors.torch.load_file(folder / WEIGHTS)
     held = {name.removeprefix("encoder.") if _named(folder) else name for name in tensors}
@@ -79,7 +79,7 @@ def _own(folder: Path, model: nn.Module | None) -> nn.Module:
     shell = base if card["classes"] is None else ClientModule(base, card["classes"], Optimizer())
     settings, attach = ADAPTERS[card["adapter"]["name"]]
     layout = attach(shell, typed(settings, card["adapter"], "adapter"), 0, card["adapt_layers"])
-    prefix = "" if shell is base else "model."
+    _, prefix = backbone_of(shell)
     if lacking := sorted({name.removeprefix(prefix) for name in layout.names(TRAVELLING)} - set(tensors)):
         raise InputError.of("folder", folder, "the tensors of its adapter and head", f"{lacking[0]} is missing")
     if strange := base.load_state_dict(tensors, strict=False).unexpected_keys:
@@ -93,7 +93,7 @@ def _own(folder: Path, model: nn.Module | None) -> nn.Module:
 
 
 def _peft(folder: Path, model: nn.Module | None) -> nn.Module:
-    """LoRA, by peft, which would also take a pickle where the weights are missing."""
+    """Loads LoRA with peft. The weights must exist, because peft would otherwise load a pickle."""
     if not (folder / PEFT_WEIGHTS).is_file():
         raise InputError.of("folder", folder, f"a folder with {PEFT_WEIGHTS}", "the tensors are missing")
     source = json.loads((folder / PEFT_CARD).read_text()).get("base_model_name_or_path")
@@ -107,13 +107,13 @@ def _peft(folder: Path, model: nn.Module | None) -> nn.Module:
         wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if lacking := sorted(wanted - names):
         raise InputError.of("folder", folder, "the tensors of its adapter and head", f"{lacking[0]} is missing")
-    if strange := sorted(names - wanted - set(adapted.state_dict())):  # peft would leave it out in silence
+    if strange := sorted(names - wanted - set(adapted.state_dict())):  # peft would ignore it silently
         raise InputError.of("folder", folder, "tensors of its model", f"{strange[0]} is none")
     return _with_head(adapted, folder)
 
 
 def _merged(folder: Path, model: nn.Module | None) -> nn.Module:
-    """A whole model of transformers, or the weights of a user's module."""
+    """Loads a whole transformers model, or the weights of a user's module."""
     card = json.loads((folder / MERGED_CARD).read_text())
     if "module" not in card:
         if model is not None:
@@ -132,13 +132,13 @@ _READERS = {CARD: _own, PEFT_CARD: _peft, MERGED_CARD: _merged}
 
 
 def _base(folder: Path, source: str | None, model: nn.Module | None, held: Collection[str]) -> nn.Module:
-    """The model that was given, else the one that the folder names, with a head of the right size.
+    """Returns the given model, else the base that the folder names, with a head of the right size.
 
     Args:
-        folder: The export.
-        source: What its card names as the base.
-        model: What was given.
-        held: Names of the tensors that the export has.
+        folder: Folder of the export.
+        source: Base that the export's card names.
+        model: Model given by the caller.
+        held: Names of the tensors in the export.
     """
     about = json.loads((folder / BASE).read_text()) if (folder / BASE).is_file() else {}
     if model is None:
@@ -149,16 +149,16 @@ def _base(folder: Path, source: str | None, model: nn.Module | None, held: Colle
             raise InputError.of("model", None, "the module, without adapters", why)
         model = _loaded(folder, source, about, held)
     base = model.model if isinstance(model, ClientModule) else model
-    if "drawn" in about:  # which decides what counts as its head
+    if "drawn" in about:  # needed to recognise the model's head
         tell(base, dataclasses.replace(origin_of(base), drawn=tuple(about["drawn"])))
     return base
 
 
 def _place(folder: Path, name: str) -> str | None:
-    """The path of the base's folder, which the run's configuration knows, and a card has the last name of."""
+    """Returns the path of the base's folder from the run's configuration, since a card holds only the folder's name."""
     try:
         cfg = yaml.safe_load((_levels(folder)[-1].parent / "config.yaml").read_text())
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # none, or another program's
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # no configuration, or that of another program
         return None
     model = cfg.get("model") if isinstance(cfg, dict) else None
     path = model.get("path") if isinstance(model, dict) else None
@@ -166,7 +166,7 @@ def _place(folder: Path, name: str) -> str | None:
 
 
 def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collection[str]) -> nn.Module:
-    """The base of a run, pre-trained or drawn from its seed."""
+    """Loads the base of a run: pre-trained weights, or random weights drawn again from the run's seed."""
     place, local = (str(EMBEDDED[source]()), True) if source in EMBEDDED else locate(source, about.get("package"))
     kind, only = _architecture(about["architecture"]), {"local_files_only": local, "trust_remote_code": False}
     with loading(source, OFFLINE if local and not Path(place).is_dir() else LOADABLE), isolate_rng():
@@ -178,7 +178,7 @@ def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collectio
             place, config=config, dtype=torch.float32, local_files_only=local, ignore_mismatched_sizes=True,
             use_safetensors=True, output_loading_info=True,
         )  # fmt: skip
-    unused = ("pooler",) if _named(folder) else ()  # by the label-name head
+    unused = ("pooler",) if _named(folder) else ()  # the label-name head uses no pooler
     lacking = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])} - set(held)
     if lacking := {name for name in lacking if not name.startswith(unused)}:
         raise InputError.of("model", source, "a base with all weights that the export lacks", f"no {min(lacking)}")
@@ -186,7 +186,7 @@ def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collectio
 
 
 def _drawn(kind: Any, plain: Any, config: Any, how: Mapping[str, Any]) -> nn.Module:
-    """A base of ``model.random`` once more; where its head has another size now, the rest is what it was."""
+    """Draws a random base (``model.random``) again, with the same weights except in a head whose size has changed."""
     if how["classes"] is not None:
         plain.num_labels = how["classes"]
     torch.manual_seed(how["seed"])
@@ -197,15 +197,15 @@ def _drawn(kind: Any, plain: Any, config: Any, how: Mapping[str, Any]) -> nn.Mod
 
 
 def _architecture(name: str) -> Any:
-    """A class of transformers, and no other attribute of it."""
-    found = getattr(transformers, name, None)
-    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+    """Returns a model class of transformers by name, and refuses any other attribute of the package."""
+    architecture = getattr(transformers, name, None)
+    if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
         raise InputError.of("architecture", name, "a model class of transformers")
-    return found
+    return architecture
 
 
 def _with_head(encoder: nn.Module, folder: Path) -> nn.Module:
-    """The label-name head on an encoder, where the run had one; several groups share theirs."""
+    """Puts the label-name head on an encoder if the run had one; all groups share this head."""
     place = _named(folder)
     if place is None or isinstance(encoder, LabelNameClassifier):
         return encoder
@@ -215,12 +215,12 @@ def _with_head(encoder: nn.Module, folder: Path) -> nn.Module:
 
 
 def _named(folder: Path) -> Path | None:
-    """The folder with the label-name head of an export, where it has one: all groups and clients share it."""
+    """Returns the folder that holds the export's label-name head, or None. All groups and clients share this head."""
     return next((place for place in _levels(folder) if (place / f"{LABEL_NAMES}.json").is_file()), None)
 
 
 def _levels(folder: Path) -> list[Path]:
-    """A folder of an export and those around it, up to the export's own, which lies in the run's."""
+    """Returns a folder of an export and its parents, up to the top folder of the export, which lies in the run's."""
     levels = [folder.absolute()]
     while levels[-1].name.partition("_")[0] in PLACES:
         levels.append(levels[-1].parent)
@@ -229,7 +229,7 @@ def _levels(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _broken(folder: Path) -> Iterator[None]:
-    """Makes one line of whatever a broken or foreign file raises: the libraries below agree on no exception."""
+    """Turns any exception of a broken or foreign file into one InputError; the libraries raise various exceptions."""
     try:
         yield
     except InputError:

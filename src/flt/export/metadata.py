@@ -1,4 +1,4 @@
-"""What an export says of itself beside its tensors, so that ``flt.load`` can put everything together again."""
+"""Metadata of an export, from which ``flt.load`` rebuilds the model."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from flt.data.clients import JobData
 from flt.models.causal import CausalModule
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.layer_names import output_layer
-from flt.models.module import ClientModule
+from flt.models.module import MODEL_PREFIX, ClientModule
 from flt.models.provenance import origin_of
 
 BASE, CARD, WEIGHTS = "flt_base.json", "flt_adapter.json", "flt_adapter.safetensors"
-"""Files of every adapter, and of one that peft doesn't know."""
+"""Metadata file of every adapter; metadata and weights of an adapter that peft doesn't support."""
 LABEL_NAMES = "label_names"
-"""Files of the label-name head: .json and .safetensors."""
+"""Name of the two files of the label-name head, .json and .safetensors."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What has to be known to attach an adapter again.
+    """Data needed to attach an adapter again.
 
     Attributes:
-        source: What ``from_pretrained`` loads the base by; empty for a folder and for a user's own module.
-        adapter: The adapter's settings; peft has a file of its own.
-        adapt_layers: Which blocks are adapted.
-        classes: The most that a head has, where jobs have different ones; None: of a user's own module.
-        label_counts: Of the client whose own model it is, training examples of each class; empty where its adapter
-            doesn't compute with them.
-        folder: The last name of the base's folder, where it isn't on the hub: where it lies is nobody else's business.
+        source: Name by which ``from_pretrained`` loads the base; empty for a folder and for a user's own module.
+        adapter: Settings of the adapter; LoRA's are in peft's own file.
+        adapt_layers: Blocks that are adapted, as in the configuration.
+        classes: Number of classes; the largest one if jobs have different heads; None for a user's own module.
+        label_counts: Numbers of training examples of each class, for the model of a single client; empty if the adapter
+            doesn't use them.
+        folder: Last part of the path of the base's folder, for a base that isn't on the hub. The full path stays
+            private.
     """
 
     source: str = ""
@@ -47,20 +48,22 @@ class Card:
     folder: str = ""
 
     def of_client(self, data: JobData | None) -> Card:
-        """The card of a client's own model: its labels are told where the adapter computes with them, only there."""
+        """Returns the card of a client's own model, with the client's label counts only if the adapter uses them."""
         if data is None or self.adapter.get("label_source") != "client" or not self.adapter.get("use_label", True):
             return self
         return dataclasses.replace(self, label_counts=data.label_counts)
 
 
 def write_base(module: pl.LightningModule, tensors: Mapping[str, Tensor], target: Path, card: Card) -> None:
-    """The base's class, origin and what was set in its config, where it is a model of transformers in flt's own module.
+    """Writes the base's class, origin and changed config entries, for a transformers model in flt's own module.
+
+    A user's own module needs no such file.
 
     Args:
-        module: The resident module.
-        tensors: A group's tensors, a head among them.
-        target: The folder.
-        card: What names the base.
+        module: Resident module.
+        tensors: Tensors of a group, including a head.
+        target: Folder to write to.
+        card: Card that names the base.
     """
     if not isinstance(module, ClientModule):
         return
@@ -68,7 +71,7 @@ def write_base(module: pl.LightningModule, tensors: Mapping[str, Tensor], target
     model: Any = module.model if classifier else module.model.encoder
     config = {key: getattr(model.config, key, None) for key in ("num_labels", "pad_token_id")}
     if classifier and not isinstance(module, CausalModule):
-        head = f"model.{output_layer(model)}.weight"
+        head = f"{MODEL_PREFIX}{output_layer(model)}.weight"
         config["num_labels"] = len(tensors[head]) if head in tensors else config["num_labels"]
     origin = origin_of(model)
     about: dict[str, Any] = {
@@ -85,13 +88,13 @@ def write_base(module: pl.LightningModule, tensors: Mapping[str, Tensor], target
 
 
 def write_own(tensors: Mapping[str, Tensor], shell: str, target: Path, card: Card) -> None:
-    """An adapter that peft doesn't know.
+    """Writes an adapter that peft doesn't support.
 
     Args:
         tensors: Name in the module -> value.
-        shell: Prefix of flt's own module, which is left out of the names.
-        target: The folder.
-        card: How the adapter is attached.
+        shell: Prefix of flt's own module, which is removed from the names.
+        target: Folder to write to.
+        card: Data needed to attach the adapter.
     """
     named = {name.removeprefix(shell): value.contiguous() for name, value in tensors.items()}
     safetensors.torch.save_file(named, target / WEIGHTS)
@@ -99,6 +102,6 @@ def write_own(tensors: Mapping[str, Tensor], shell: str, target: Path, card: Car
 
 
 def write_label_names(head: LabelNameClassifier, target: Path) -> None:
-    """What the label-name head is made of: the texts, their embeddings by the base as it was given, and the scale."""
+    """Writes the label-name head: the texts, their embeddings by the initial base, and the scale."""
     (target / f"{LABEL_NAMES}.json").write_text(json.dumps({"texts": head.texts, "scale": head.scale}, indent=1))
     safetensors.torch.save_file({"names": head.names.cpu().contiguous()}, target / f"{LABEL_NAMES}.safetensors")

@@ -1,4 +1,4 @@
-"""What a federation leaves: an adapter per group, in peft's format or our own, or a merged model."""
+"""Export of a federation's models: one adapter per group in peft's or flt's own format, or a merged model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from flt.export.metadata import Card, write_base, write_label_names, write_own
 from flt.models.causal import CausalModule
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.layer_names import output_layer
-from flt.models.module import ClientModule
+from flt.models.module import ClientModule, backbone_of
 from flt.models.provenance import drawn_in, origin_of
 from flt.protocol.layout import Layout
 from flt.protocol.state import ServerState
@@ -36,7 +36,7 @@ BASES = ("merged", "delta")
 
 @dataclasses.dataclass
 class ExportConfig:
-    """How the result is written."""
+    """Settings of the export."""
 
     base: str
 
@@ -54,18 +54,18 @@ def export(
     models: Sequence[Model] | None = None,
     base: str = "merged",
 ) -> Path:
-    """Writes the folder that :func:`kind` names.
+    """Writes the models to the folder that :func:`kind` names.
 
-    It has one subfolder per group where there are several, and in it one per head where jobs have different ones; where
-    clients trained tensors of their own, one per client.
+    With several groups the folder has a subfolder for each group, and in it one for each head if jobs have different
+    heads. If clients trained private tensors, it has a subfolder for each client.
 
     Args:
-        module: The resident module; its base must be at the state's version.
+        module: Resident module; its base must be at the state's version.
         layout: Names and roles of the server's tensors.
-        state: The last state.
-        folder: The run's folder.
-        card: The base's source and how the adapter is attached.
-        models: What is written; None: the groups'.
+        state: Last state of the server.
+        folder: Folder of the run.
+        card: Source of the base, and data needed to attach the adapter.
+        models: Models to write; None: those of the groups.
         base: ``merged`` or ``delta``, see :func:`kind`.
 
     Returns:
@@ -91,17 +91,18 @@ def export(
     if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
         write_label_names(module.model, temporary)
     shutil.rmtree(target, ignore_errors=True)
-    return temporary.rename(target)  # the whole folder or none of it
+    return temporary.rename(target)  # atomic: the folder is complete or absent
 
 
 def kind(layout: Layout, state: ServerState, base: str) -> str:
-    """``adapter``, or ``model`` where the base changed and everything is merged into it.
+    """Returns ``adapter``, or ``model`` if the base has changed and everything is merged into it.
 
     Args:
         layout: Names and roles of the server's tensors.
-        state: The last state.
-        base: ``delta``: LoRA stays an adapter, which brings the base's change along. Bottlenecks always do, since they
-            are no change of any weight, and a model without an adapter is always merged.
+        state: Last state of the server.
+        base: ``merged``, or ``delta`` to export LoRA as an adapter that includes the changes of the base. Bottleneck
+            adapters always include these changes, because they can't be merged into a weight. A model without an
+            adapter is always merged.
     """
     if not state.base.version:
         return "adapter"
@@ -122,7 +123,7 @@ def _export_lora(
     target: Path,
     source: str,
 ) -> None:
-    """An adapter of peft's, which puts every tensor of its file where the name says, those of the base as well."""
+    """Writes an adapter in peft's format; peft loads every tensor in the file by its name, also those of the base."""
     plain = _plain_names(module)
     ranks = {name: len(tensors[layer.a]) for name, layer in layout.layers.items()}
     named = {}
@@ -133,12 +134,12 @@ def _export_lora(
     drawn = {name: value for name, value in _drawn(module).items() if name not in tensors}
     for name, value in {**alike, **drawn, **changed}.items():
         layer_name, _, part = name.rpartition(".base_layer.")
-        if layer_name and not ranks[layer_name]:  # peft leaves this layer as it is
+        if layer_name and not ranks[layer_name]:  # rank 0: peft doesn't wrap this layer
             name = f"{layer_name}.{part}"
         named[f"base_model.model.{plain(name)}"] = value
-    named_base = "" if _is_random(module) else source  # peft would load the pre-trained weights
+    named_base = "" if _is_random(module) else source  # with a name, peft would load the pre-trained weights
     config = _config(layout, ranks, plain, _heads(module, layout), named_base)
-    config.task_type = "CAUSAL_LM" if isinstance(module, CausalModule) else None  # peft's class for it can generate
+    config.task_type = "CAUSAL_LM" if isinstance(module, CausalModule) else None  # peft's class that can generate
     config.save_pretrained(str(target))
     safetensors.torch.save_file(named, target / "adapter_model.safetensors", metadata={"format": "pt"})
 
@@ -146,9 +147,10 @@ def _export_lora(
 def _config(
     layout: Layout, components: Mapping[str, int], plain: Callable[[str], str], heads: list[str], source: str
 ) -> LoraConfig:
-    """Layers may differ in rank: alpha_k / r_k stays the layer's scale, which may be a fraction; no pairs, no layer.
+    """Returns peft's configuration for layers of different ranks.
 
-    Names are whole, as patterns: peft's lists would also take the names that end like one of them.
+    alpha_k / r_k equals the layer's scale, also if alpha_k isn't an integer. Layers without components are left out.
+    Names are given as patterns for the whole name, because peft's lists would also match names with the same ending.
     """
     active = {re.escape(plain(n)): (layer, components[n]) for n, layer in layout.layers.items() if components[n]}
     ranks = {name: rank for name, (_, rank) in active.items()}
@@ -168,7 +170,7 @@ def _config(
 
 
 def _peft_name(name: str, layout: Layout, full: str) -> str:
-    """Name in peft's files of a tensor: without the name of the adapter."""
+    """Returns a tensor's name in peft's files, which doesn't contain the name of the adapter."""
     entry = layout.entries[full]
     if entry.axis is not None:
         part, _, _ = name.rpartition(".")
@@ -177,12 +179,12 @@ def _peft_name(name: str, layout: Layout, full: str) -> str:
 
 
 def _heads(module: nn.Module, layout: Layout) -> list[str]:
-    """Modules that are trained whole: the owners of the head's tensors."""
+    """Returns the names of the modules that own the head's tensors and are trained whole."""
     return sorted({name.rpartition(".")[0].replace(".modules_to_save.default", "") for name in layout.names(["head"])})
 
 
 def _alike(module: nn.Module, layout: Layout, plain: Callable[[str], str]) -> dict[str, Tensor]:
-    """Frozen tensors of modules whose names end like a head's: peft takes them for heads, and wants their values."""
+    """Returns frozen tensors of modules whose names end like a head's, since peft treats these modules as heads."""
     heads = _heads(module, layout)
     ends = tuple(plain(name) for name in heads)
     alike = [name for name, _ in module.named_modules() if name not in heads and plain(name).endswith(ends)]
@@ -199,7 +201,7 @@ def _is_random(module: nn.Module) -> bool:
 
 
 def _drawn(module: nn.Module) -> dict[str, Tensor]:
-    """Tensors that were drawn, by the names that they have now: no base brings their values along."""
+    """Returns randomly initialised tensors by their present names; no checkpoint of a base contains their values."""
     drawn = drawn_in(module)
     return {
         name: value.detach().cpu().contiguous()
@@ -209,7 +211,7 @@ def _drawn(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[str, Tensor], target: Path) -> None:
-    """The base with every change, the group's adapter and the head merged into it."""
+    """Writes the base, merged with all its changes, the group's adapter and the head."""
     merged = merge(module, layout, tensors)
     if isinstance(module, ClientModule):
         model = module.model.encoder if isinstance(module.model, LabelNameClassifier) else module.model
@@ -220,7 +222,7 @@ def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[s
             config.num_labels = merged[f"{prefix}{output_layer(model)}.weight"].shape[0]
         if origin_of(model).use_cache is not None:
             config.use_cache = origin_of(model).use_cache
-        with isolate_rng():  # the weights that it draws are replaced
+        with isolate_rng():  # the weights drawn here are replaced below
             fresh = kind(config)
         fresh.load_state_dict(
             {name.removeprefix(prefix): value for name, value in merged.items() if name.startswith(prefix)}
@@ -233,7 +235,7 @@ def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[s
 
 
 def merge(module: nn.Module, layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of the module without adapters: W0 + scale B A in the place of W0, the head out of ``tensors``."""
+    """Returns a state dict without adapters: W0 + scale B A replaces W0, and the head comes from ``tensors``."""
     merged = {}
     bases = {layer.base: layer for layer in layout.layers.values()}
     for name, value in module.state_dict().items():
@@ -249,7 +251,7 @@ def merge(module: nn.Module, layout: Layout, tensors: Mapping[str, Tensor]) -> d
 
 
 def _plain_names(module: nn.Module) -> Callable[[str], str]:
-    """A tensor's name -> its name in the module as it was before flt, or the user's peft, wrapped it."""
+    """Returns a function: a tensor's name -> its name in the module before flt, or the user's peft, wrapped it."""
     shells = [f"{name}." for name, sub in module.named_modules() if isinstance(sub, PeftModel)]
 
     def plain(name: str) -> str:
@@ -262,11 +264,11 @@ def _plain_names(module: nn.Module) -> Callable[[str], str]:
 
 
 def _prefix(module: nn.Module) -> str:
-    """The prefix of flt's own modules, which are shells around a transformers model, which is what others load."""
+    """Returns the prefix that flt's own modules add to the names of the transformers model that they wrap."""
     if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
         return "model.encoder."
     return _shell(module)
 
 
 def _shell(module: nn.Module) -> str:
-    return "model." if isinstance(module, ClientModule) else ""
+    return backbone_of(module)[1]

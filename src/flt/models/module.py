@@ -15,6 +15,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from flt.core.errors import InputError
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+MODEL_PREFIX = "model."
+"""Prefix that flt's own module adds to the names of its backbone's tensors."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,3 +113,11 @@ class ClientModule(pl.LightningModule):
         """
         logits = self(**{name: values for name, values in batch.items() if name != "labels"})
         return F.cross_entropy(logits, batch["labels"]), logits
+
+
+def backbone_of(module: nn.Module) -> tuple[nn.Module, str]:
+    """Returns the backbone with its head inside a module, and the prefix of its tensors' names in the module.
+
+    flt's own module holds the backbone as ``model``; a user's module is taken as it is, without a prefix.
+    """
+    return (module.model, MODEL_PREFIX) if isinstance(module, ClientModule) else (module, "")

@@ -1,1 +1,1 @@
-"""From a configuration to a running federation. Read run first, then assembly."""
+"""The way from a configuration to a finished run. Read run.py first, then assembly.py and build.py."""

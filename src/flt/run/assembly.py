@@ -1,4 +1,4 @@
-"""What a run starts with, and whether it starts: nothing is trained, read or written here."""
+"""Assembly and checks of a run before it starts; nothing is trained, read or written here."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from flt.server.failure_policy import FailurePolicy
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What was accepted.
+    """Checked parts of a run.
 
     Attributes:
-        layout: Names and roles of the module's tensors, its adapter attached.
-        recipe: The parts.
-        clients: Client id -> the client with its rank and its jobs' rounds.
-        sampler: Who takes part in a round.
-        settings: Length and manner of the fits.
-        tolerance: What a round puts up with.
+        layout: Names and roles of the tensors of the module with its adapter.
+        recipe: Parts of the method.
+        clients: Client id -> the client with its rank and the rounds of its jobs.
+        sampler: Sampler of the cohorts.
+        settings: Settings of the local fits.
+        failure_policy: Number of failures and retries that a round may have.
     """
 
     layout: Layout
@@ -40,33 +40,35 @@ class Start:
     failure_policy: FailurePolicy
 
 
-def start(cfg: TrainConfig, made: Federation) -> Start:
-    """Attaches the adapter, puts the parts together and asks each whether it can serve this federation.
+def start(cfg: TrainConfig, federation: Federation) -> Start:
+    """Attaches the adapter, builds the parts, and checks that each of them fits this federation.
 
     Args:
-        cfg: The configuration.
-        made: Module, clients and data; the module is changed in place.
+        cfg: Configuration of the run.
+        federation: Module, clients and data; the module is changed in place.
 
     Raises:
-        InputError: Some of it has no meaning together.
+        InputError: A combination of settings isn't possible.
     """
-    layout = build.attach(cfg, made.module)
-    tasks = made.tasks()
+    layout = build.attach(cfg, federation.module)
+    tasks = federation.tasks()
     recipe = build.recipe(cfg, len(set(tasks.values())), tasks)
-    clients = with_task_rounds(made.clients, cfg.task_rounds or {})
-    ranked = served(recipe, layout.with_heads(made.heads), clients, cfg.ranks)
+    clients = with_task_rounds(federation.clients, cfg.task_rounds or {})
+    ranked = served(recipe, layout.with_heads(federation.heads), clients, cfg.ranks)
     if cfg.model.get("quantise") and recipe.changes_base:
         why = "the recipe changes the frozen weights, of which only rounded ones are left"
         raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
     if cfg.prefix_cache:
-        check_prefix(made, recipe, cfg)
+        check_prefix(federation, recipe, cfg)
     sampler = build.sampler(cfg, len(ranked))
-    asked = (sampler.size if isinstance(sampler, FixedSize) else None) or len(ranked)
+    cohort_size = (sampler.size if isinstance(sampler, FixedSize) else None) or len(ranked)
     jobs = sorted((len(client.data) for client in ranked.values()), reverse=True)
-    failure_policy = build.failure_policy(cfg, sum(jobs[:asked]))
-    all_there = not any(job.comes_and_goes for client in ranked.values() for job in client.data)
-    fewest = failure_policy.min_updates or (sum(jobs[-asked:]) if all_there and isinstance(sampler, FixedSize) else 0)
-    for updates in range(max(fewest, 1), sum(jobs[:asked]) + 1):  # of none no rule is asked
+    most = sum(jobs[:cohort_size])
+    failure_policy = build.failure_policy(cfg, most)
+    all_stay = not any(job.comes_and_goes for client in ranked.values() for job in client.data)
+    fewest = sum(jobs[-cohort_size:]) if all_stay and isinstance(sampler, FixedSize) else 0
+    fewest = failure_policy.min_updates or fewest
+    for updates in range(max(fewest, 1), most + 1):  # a rule is never called without updates
         recipe.rule.check(updates)
     return Start(layout, recipe, ranked, sampler, build.local_settings(cfg), failure_policy)
 
@@ -74,30 +76,31 @@ def start(cfg: TrainConfig, made: Federation) -> Start:
 def served(
     recipe: Recipe, layout: Layout, clients: Sequence[ClientSpec], ranks: Sequence[int] | None = None
 ) -> dict[int, ClientSpec]:
-    """Client id -> the client with its rank, once the recipe's parts can work on the module and serve all of them.
+    """Checks the recipe against the module and the clients, and returns client id -> the client with its rank.
 
     Args:
-        recipe: The parts.
-        layout: The server's.
-        clients: With the rounds of their jobs.
-        ranks: Tiers, dealt in turn; None: all clients have the adapter's rank.
+        recipe: Parts of the method.
+        layout: Layout of the server.
+        clients: Clients with the rounds of their jobs.
+        ranks: Ranks given to the clients in turn; None: all clients have the adapter's rank.
 
     Raises:
-        InputError: They can't.
+        InputError: A part doesn't fit the module or the clients.
     """
     recipe.check(layout)
     return with_capacities(clients, ranks, layout, recipe)
 
 
-def refusal(cfg: TrainConfig, made: Federation) -> str | None:
-    """The line that refuses a run at its start; None where it would begin.
+def refusal(cfg: TrainConfig, federation: Federation) -> str | None:
+    """Returns the error line with which a run would be refused at its start, or None if it would start.
 
     Args:
-        cfg: The configuration.
-        made: Module, clients and data, or what stands in for them: the module is changed in place, no example is read.
+        cfg: Configuration of the run.
+        federation: Module, clients and data, or stand-ins for them: the module is changed in place, and no example is
+            read.
     """
     try:
-        start(cfg, made)
+        start(cfg, federation)
     except InputError as error:
         return str(error)
     return None
@@ -106,7 +109,9 @@ def refusal(cfg: TrainConfig, made: Federation) -> str | None:
 def with_capacities(
     clients: Sequence[ClientSpec], ranks: Sequence[int] | None, layout: Layout, recipe: Recipe
 ) -> dict[int, ClientSpec]:
-    """Client id -> the client with its rank: its own, or one of the tiers, dealt in turn; without any, the adapter's.
+    """Returns client id -> the client with its rank.
+
+    The rank is the client's own, else the next of ``ranks`` in turn, else the adapter's rank.
 
     Raises:
         InputError: A rank is above the adapter's, two clients share an id, or a part can't serve a client.

@@ -1,4 +1,4 @@
-"""Config -> objects: parts by name, sampler, engine, settings."""
+"""Construction of the objects that a configuration describes: recipe, sampler, engine, settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from flt.server.failure_policy import STRICT, FailurePolicy
 
 
 def attach(cfg: TrainConfig, module: pl.LightningModule) -> Layout:
-    """Freezes a module, attaches the adapter that was chosen and says which tensor has which role.
+    """Freezes a module, attaches the chosen adapter and returns the roles of all tensors.
 
     Raises:
         InputError: The adapter's settings are wrong, or it doesn't fit the module.
@@ -39,15 +39,15 @@ def attach(cfg: TrainConfig, module: pl.LightningModule) -> Layout:
 
 
 def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = None) -> Recipe:
-    """The parts of a method.
+    """Builds the parts of a method.
 
-    ``grouping.k=tasks`` becomes the number of tasks, ``rounds: null`` of a part the run's, and the schedule's
-    ``initiating: null`` the plan's first stage.
+    ``grouping.k=tasks`` is replaced by the number of tasks, ``rounds: null`` of a part by the run's number of rounds,
+    and ``initiating: null`` of the schedule by the length of the plan's first stage.
 
     Args:
-        cfg: The configuration.
+        cfg: Configuration of the run.
         tasks: Number of tasks.
-        truth: Job -> its task, for ``grouping=oracle`` alone.
+        truth: Job -> its task, used by ``grouping=oracle`` alone.
     """
     chosen = dict(cfg.grouping)
     if chosen.get("k") == "tasks":
@@ -68,12 +68,12 @@ def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = Non
 
 
 def _filled(chosen: Mapping[str, Any], **values: int) -> dict[str, Any]:
-    """A part's settings with what the run knows in the place of null."""
+    """Returns a part's settings with the given values in place of null."""
     return {key: values[key] if value is None and key in values else value for key, value in chosen.items()}
 
 
 def sampler(cfg: TrainConfig, clients: int) -> FixedSize | Poisson:
-    """Who takes part in a round."""
+    """Builds the sampler, which draws the clients of each round."""
     kinds: dict[str, FixedSize | Poisson] = {"fixed": FixedSize(cfg.cohort.size), "poisson": Poisson(cfg.cohort.rate)}
     if cfg.cohort.sampling not in kinds:
         raise InputError.of("cohort.sampling", cfg.cohort.sampling, kinds)
@@ -89,14 +89,14 @@ def engine(
     processes: ProcessGroup,
     on_settings: Callable[[dict[str, Any]], None] | None = None,
 ) -> Engine:
-    """Returns the engine that trains the jobs.
+    """Builds the engine, which trains the jobs.
 
     Args:
-        cfg: The configuration.
-        local_trainer: The resident module.
+        cfg: Configuration of the run.
+        local_trainer: Trainer with the resident module.
         clients: Client id -> its data.
-        processes: Those of the run.
-        on_settings: Called with the engine's settings once it has chosen those that were left open.
+        processes: Processes of the run.
+        on_settings: Called with the engine's settings once the engine has chosen those that were left open.
     """
     settings = engine_settings(cfg)
     if isinstance(settings, ShardedSettings):
@@ -104,40 +104,41 @@ def engine(
     if not isinstance(settings, DistributedSettings):
         return INSIDE[settings.name][1](local_trainer, clients, settings, on_settings)
 
-    def of_all(inside: dict[str, Any]) -> None:
+    def on_inside(inside: dict[str, Any]) -> None:
         if on_settings is not None:
             on_settings(dataclasses.asdict(dataclasses.replace(settings, jobs=inside["jobs"])))
 
     return DistributedEngine(
-        INSIDE[settings.inside][1](local_trainer, clients, settings.of_inside(), of_all), processes
+        INSIDE[settings.inside][1](local_trainer, clients, settings.of_inside(), on_inside), processes
     )
 
 
 def failure_policy(cfg: TrainConfig, jobs: int) -> FailurePolicy:
-    """What a round puts up with.
+    """Builds the failure policy, which says how many failures and retries a round may have.
 
     Args:
-        cfg: The configuration.
-        jobs: The most that a cohort can have.
+        cfg: Configuration of the run.
+        jobs: Largest number of jobs that a cohort can have.
 
     Raises:
-        InputError: A number is out of range, or a client's fit is in all processes, of which one can't fail alone.
+        InputError: A number is out of range, or all processes train each client together, so that none can fail alone.
     """
-    found = FailurePolicy(cfg.min_updates, cfg.max_retries, cfg.client_timeout)
-    if found.min_updates is not None and found.min_updates > jobs:
-        raise InputError.of("min_updates", found.min_updates, f"an integer from 1 to {jobs}, the most jobs of a cohort")
-    if isinstance(engine_settings(cfg), ShardedSettings) and found != STRICT:
-        key = next(key for key, its in dataclasses.asdict(STRICT).items() if getattr(found, key) != its)
+    policy = FailurePolicy(cfg.min_updates, cfg.max_retries, cfg.client_timeout)
+    if policy.min_updates is not None and policy.min_updates > jobs:
+        allowed = f"an integer from 1 to {jobs}, the most jobs of a cohort"
+        raise InputError.of("min_updates", policy.min_updates, allowed)
+    if isinstance(engine_settings(cfg), ShardedSettings) and policy != STRICT:
+        key = next(key for key, strict in dataclasses.asdict(STRICT).items() if getattr(policy, key) != strict)
         why = "with engine=sharded all processes train each client together, and none fails alone"
-        raise InputError.of(key, getattr(found, key), str(getattr(STRICT, key)), why)
-    return found
+        raise InputError.of(key, getattr(policy, key), str(getattr(STRICT, key)), why)
+    return policy
 
 
 def engine_settings(cfg: TrainConfig) -> Any:
-    """The settings of the engine.
+    """Returns the settings of the engine.
 
     Raises:
-        InputError: There is no such engine, or its settings are wrong.
+        InputError: The engine doesn't exist, or its settings are wrong.
     """
     name = cfg.engine.get("name")
     if name not in ENGINES:
@@ -146,7 +147,7 @@ def engine_settings(cfg: TrainConfig) -> Any:
 
 
 def local_settings(cfg: TrainConfig) -> LocalSettings:
-    """Length and manner of the fits."""
+    """Returns the settings of the local fits."""
     local = cfg.local
     return LocalSettings(
         steps=local.steps,

@@ -1,13 +1,18 @@
-"""How a command line becomes a configuration."""
+"""Composition of a configuration from a command line.
+
+Names of keys and choices are checked here without torch, so that a misspelt one is refused at once. Types are checked
+by :mod:`flt.run.schema`, which imports torch.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -20,11 +25,13 @@ from omegaconf.errors import OmegaConfBaseException
 from flt.core.errors import InputError
 from flt.core.files import expanded, last_name
 from flt.core.typed import first_line, typed
-from flt.run.conf_groups import choices, config_folder, groups
-from flt.run.schema import TrainConfig
+from flt.run.conf_groups import BASE, choices, config_folder, groups
+
+if TYPE_CHECKING:
+    from flt.run.schema import TrainConfig
 
 RENAMED = {("engine", "strategy"): "distributed"}
-"""(Group, older name of a choice) -> its name now: command lines and runs of earlier versions go on."""
+"""(Group, older name of a choice) -> its present name. Command lines and runs of earlier versions keep working."""
 FILES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".npz")
 
 
@@ -32,13 +39,19 @@ def load_config(overrides: Sequence[str]) -> TrainConfig:
     """Composes conf/train.yaml with overrides such as ``algo=fedit`` or ``local.lr=1e-3``.
 
     Raises:
-        InputError: A key isn't there, a value is of the wrong type, or a choice isn't among a group's files.
+        InputError: A key or a choice doesn't exist, or a value has the wrong type.
     """
+    from flt.run.schema import TrainConfig  # imports torch, which takes seconds
+
     return typed(TrainConfig, compose_config(overrides), "")
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """The composed configuration, not yet typed."""
+    """Composes the configuration without checking types.
+
+    Raises:
+        InputError: A key or a choice doesn't exist.
+    """
     named = [mapped for override in overrides for mapped in _map_choice(override)]
     parsed = [_parse(override) for override in named]
     for text, override in zip(named, parsed, strict=True):
@@ -49,7 +62,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         cfg = _without_leftovers(_compose(named), chosen)
         _check_keys(cfg, keys)
     except InputError:
-        # a key that isn't there is named with those that are; what an override itself has taken away was there
+        # The error should list the keys that exist. A key that another override has removed did exist.
         groups = [text for text, override in zip(named, parsed, strict=True) if _is_group(override)]
         _check_keys(_without_leftovers(_compose(groups), chosen), keys)
         cfg = _without_leftovers(_compose(named), chosen)
@@ -57,29 +70,37 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
 
 def _without_leftovers(cfg: DictConfig, chosen: Mapping[str, Any]) -> DictConfig:
-    """Without what a recipe sets of a part whose place the command line has given to another, which lacks the key."""
-    found = {
+    """Removes a recipe's settings of a part that the command line has replaced by one without these keys."""
+    keys_of = {
         group: _keys_of(group, str(name)) for group, name in chosen.items() if isinstance(cfg.get(group), DictConfig)
     }
-    if all(set(cfg[group]) <= keys for group, keys in found.items()):
+    if all(set(cfg[group]) <= keys for group, keys in keys_of.items()):
         return cfg
-    rest = {group: {key: value for key, value in cfg[group].items() if key in keys} for group, keys in found.items()}
+    kept = {group: {key: value for key, value in cfg[group].items() if key in keys} for group, keys in keys_of.items()}
     whole: Any = OmegaConf.to_container(cfg)
-    return OmegaConf.create({**whole, **rest})
+    return OmegaConf.create({**whole, **kept})
 
 
 @functools.cache
 def _keys_of(group: str, name: str) -> set[str]:
-    return set(map(str, OmegaConf.load(config_folder() / group / f"{name}.yaml")))
+    return set(map(str, load_choice(group, name)))
+
+
+def load_choice(group: str, name: str) -> DictConfig:
+    """Returns the settings of one file of conf/, on top of those of its group's base file if it builds on that."""
+    settings: Any = OmegaConf.load(config_folder() / group / f"{name}.yaml")
+    bases = [load_choice(group, base) for base in settings.pop("defaults", []) if base == BASE]
+    merged: Any = OmegaConf.merge(*bases, settings)
+    return merged
 
 
 def to_yaml(cfg: TrainConfig) -> str:
-    """The resolved configuration as YAML."""
+    """Returns the resolved configuration as YAML."""
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(cfg)))
 
 
 def flat(cfg: TrainConfig) -> dict[str, Any]:
-    """Dotted key -> value, for loggers of hyperparameters; of a path the last name, since logs are shown to others."""
+    """Returns dotted key -> value, for loggers. A path is cut to its last name, since log files are shown to others."""
 
     def walk(value: Any, key: str) -> Iterable[tuple[str, Any]]:
         if isinstance(value, dict) and value:
@@ -92,12 +113,18 @@ def flat(cfg: TrainConfig) -> dict[str, Any]:
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
+    """Composes with Hydra, once for each command line: checks and types need the same composition."""
+    return copy.deepcopy(_composed(tuple(overrides)))
+
+
+@functools.lru_cache(maxsize=256)
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
             with open_dict(cfg):
-                cfg.algo = cfg.hydra.runtime.choices.algo  # a run goes on with its recipe, whatever its name is
+                cfg.algo = cfg.hydra.runtime.choices.algo  # a resume needs the recipe, whatever the run's name is
                 del cfg["hydra"]
             OmegaConf.resolve(cfg)
             return cfg
@@ -107,7 +134,10 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def _map_choice(override: str) -> list[str]:
-    """``model=`` takes a folder or a hub id and ``data=`` a file or a hub id too, which no group of Hydra's does."""
+    """Maps a folder or hub id after ``model=``, and a file or hub id after ``data=``, to a choice and its path.
+
+    Hydra accepts names of choices alone.
+    """
     key, equals, value = override.partition("=")
     value = value.strip("'\"")
     if (key, value) in RENAMED:
@@ -120,9 +150,8 @@ def _map_choice(override: str) -> list[str]:
             return ["data=file", f"data.path={quoted}"]
         return ["data=hub", f"data.path={quoted}"] if value.count("/") == 1 else [override]
     if value.startswith(("/", ".", "~")) and not os.path.isdir(expanded(value)):
-        raise InputError.of(
-            "model", value, f"{', '.join(choices('model'))}, a hub id, or a folder", "there is no such folder"
-        )
+        allowed = f"{', '.join(choices('model'))}, a hub id, or a folder"
+        raise InputError.of("model", value, allowed, "there is no such folder")
     return ["model=hub", f"model.path={quoted}"]
 
 
@@ -167,7 +196,7 @@ def _check_key(base: DictConfig, override: Override, text: str) -> None:
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """Every combination of comma-separated values, as Hydra's basic sweeper reads them.
+    """Returns every combination of comma-separated values, as Hydra's basic sweeper reads them.
 
     Example:
         >>> expand(["algo=hafl,fedit", "seed=0,1", "ranks=[2,4]"])[1]

@@ -1,4 +1,4 @@
-"""The files of conf/, in a checkout or in an installed wheel."""
+"""Files of conf/, in a checkout or in an installed wheel."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from pathlib import Path
 
 import flt
 
+BASE = "_base"
+"""Name of the file with the keys that all files of a group have in common."""
+
 
 def choices(group: str) -> list[str]:
-    """The files of a group of conf/."""
-    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+    """Returns the names of a group's files, each of which is a choice; a base file is none."""
+    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml") if path.stem != BASE)
 
 
 @functools.cache
 def config_folder() -> Path:
-    """The folder conf/: beside src/ in a checkout, inside the package in an installed wheel."""
+    """Returns the folder conf/: beside src/ in a checkout, inside the package in an installed wheel."""
     package = Path(flt.__file__).parent
-    found = (package / "conf", package.parents[1] / "conf")
-    return next(folder for folder in found if (folder / "train.yaml").is_file())
+    candidates = (package / "conf", package.parents[1] / "conf")
+    return next(folder for folder in candidates if (folder / "train.yaml").is_file())
 
 
 @functools.cache
 def groups() -> list[str]:
-    """Names of the folders of conf/."""
+    """Returns the names of conf/'s folders, each of which is a group of choices."""
     return sorted(path.name for path in config_folder().iterdir() if path.is_dir() and path.name != "__pycache__")

@@ -1,4 +1,4 @@
-"""What is federated: module, clients and evaluation examples."""
+"""The inputs of a federation: module, clients and evaluation examples."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from torch.utils.data import Dataset
 
 from flt.data.clients import ClientSpec
 
+OWN = "own"
+"""Name of the data section in the configuration of a run that ``flt.fit`` has started on the user's own data."""
+
 
 @dataclasses.dataclass
 class Federation:
-    """What is federated: a module, clients, and the examples on which the global model is evaluated.
+    """Module, clients, and examples on which the global model is evaluated.
 
     Attributes:
-        module: The LightningModule; its adapters are attached later.
-        clients: One entry per client.
-        validation: Task -> examples for the evaluation of the rounds.
-        test: Task -> examples for the one evaluation at the end.
-        collate: Builds a batch from a list of examples; None: torch's default.
-        source: What ``from_pretrained`` loads the base by; empty for a user's own module.
-        parts: Name in ``validation`` and ``test`` -> its task, where a task is evaluated in parts.
-        heads: Head -> its initial values by name, where jobs have different ones.
+        module: LightningModule; its adapters are attached later.
+        clients: Clients with their data.
+        validation: Task -> examples for the evaluation in the rounds.
+        test: Task -> examples for the single evaluation at the end.
+        collate: Function that builds a batch from a list of examples; None: torch's default.
+        source: Name by which ``from_pretrained`` loads the base; empty for a user's own module.
+        parts: Name in ``validation`` and ``test`` -> its task, if a task is evaluated in parts.
+        heads: Head -> its initial values by name, if jobs have different heads.
     """
 
     module: pl.LightningModule
@@ -38,9 +41,9 @@ class Federation:
     heads: Mapping[str, Mapping[str, Tensor]] = dataclasses.field(default_factory=dict)
 
     def tasks(self) -> dict[tuple[int, int], str]:
-        """Job -> its task, for evaluation."""
+        """Returns job -> its task, for evaluation."""
         return {(client.id, index): job.task for client in self.clients for index, job in enumerate(client.data)}
 
     def task_heads(self) -> dict[str, str]:
-        """Task -> the head of its jobs, where jobs have different ones."""
+        """Returns task -> the head of its jobs; the names are empty if all jobs have the same head."""
         return {job.task: job.head for client in self.clients for job in client.data}

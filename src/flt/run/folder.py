@@ -13,7 +13,7 @@ from flt.run.schema import TrainConfig
 
 
 def folder_of(cfg: TrainConfig) -> Path:
-    """The run's folder: the one to go on with, or the next version, made now with the configuration in it."""
+    """Returns the folder of the run: the one to resume, or a new version that contains the configuration."""
     if cfg.resume is not None:
         return Path(cfg.resume)
     parent = Path(cfg.root) / cfg.name
@@ -27,7 +27,7 @@ def folder_of(cfg: TrainConfig) -> Path:
 
 
 def record(folder: Path, cfg: TrainConfig) -> None:
-    """Writes the configuration into the run's folder, from which ``resume=`` reads it.
+    """Writes the configuration into the run's folder; ``resume=`` reads it there.
 
     Raises:
         InputError: The folder can't be written.
@@ -40,13 +40,13 @@ def record(folder: Path, cfg: TrainConfig) -> None:
 
 
 def versions(parent: Path) -> list[Path]:
-    """Folders of the versions of a run, oldest first."""
-    found = [path for path in parent.glob("version_*") if re.fullmatch(r"version_\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("version_")))
+    """Returns the folders of the versions of a run, oldest first."""
+    folders = [path for path in parent.glob("version_*") if re.fullmatch(r"version_\d+", path.name)]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("version_")))
 
 
 def _make_next(parent: Path) -> Path:
-    """Another process may take the same number at the same time: then the next one."""
+    """Creates the next version's folder; takes a later number if another process has just used the first one."""
     taken = versions(parent)
     number = int(taken[-1].name.removeprefix("version_")) + 1 if taken else 0
     while True:

@@ -1,4 +1,4 @@
-"""The configuration of a command line, and of a run that goes on."""
+"""Configuration of a new run from the command line, and of a resumed run."""
 
 from __future__ import annotations
 
@@ -25,17 +25,19 @@ LATER = (
     "export.base", "stop.accuracy", "stop.patience", "engine.jobs",
 )  # fmt: skip
 MAY_DIFFER = ("resume", "root", "algo", *LATER)
-"""Keys that a resume may set otherwise: ``rounds`` and ``stop`` say how long a run is, what a round puts up with
-whether it goes on at all, the rest changes no number, but for the rounding of jobs that are stacked otherwise. Those of
-LATER are taken over."""
+"""Keys that a resume may change; the values of LATER are taken from the command line.
+
+``rounds`` and ``stop`` set the length of the run. ``min_updates``, ``max_retries`` and ``client_timeout`` decide when
+failures end the run. The other keys change no number, except for the rounding if jobs are stacked in other numbers.
+"""
 _log = logging.getLogger(__name__)
 
 
 def configure(overrides: Sequence[str]) -> TrainConfig:
-    """The configuration of a command line; with ``resume=`` the one that the run was started with.
+    """Returns the configuration of a command line; with ``resume=`` the one with which the run was started.
 
     Raises:
-        InputError: A key or value is wrong, or contradicts the run that is to go on.
+        InputError: A key or value is wrong, or contradicts the run to resume.
     """
     cfg = load_config(overrides)
     if cfg.resume is None:
@@ -47,9 +49,9 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
         return dataclasses.replace(cfg, resume=None)
     saved, given = _saved(folder), set(_given(overrides))
     wanted = compose_config(overrides)
-    if "algo" not in saved:  # its name says as much, unless it was given one
+    if "algo" not in saved:  # an older run: its name tells the recipe, unless the name was set
         OmegaConf.update(saved, "algo", cfg.algo, force_add=True)
-    for key in _lacking(saved, wanted):  # written before there was such a key, it does as by its default
+    for key in _lacking(saved, wanted):  # an older run behaves as with the key's default
         OmegaConf.update(saved, key, OmegaConf.select(_defaults(), key), force_add=True)
     _compare(saved, wanted, given - set(MAY_DIFFER))
     if "algo" in given and (saved.algo != cfg.algo or saved.get("name", cfg.name) != cfg.name):
@@ -63,7 +65,7 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
 
 
 def _lacking(saved: DictConfig, wanted: DictConfig) -> list[str]:
-    """Keys of this version that a saved configuration doesn't have, outside of the parts."""
+    """Returns keys of this version that a saved configuration lacks, leaving out the settings of the parts."""
     whole = [str(key) for key in wanted if key not in saved]
     sections = [f.name for f in dataclasses.fields(TrainConfig) if dataclasses.is_dataclass(_type_of(f.name))]
     inner = [f"{s}.{key}" for s in sections if s in saved for key in wanted[s] if key not in saved[s]]
@@ -79,7 +81,7 @@ def _defaults() -> DictConfig:
 
 
 def _counts_rounds(saved: DictConfig) -> bool:
-    """Whether a part goes by the number of rounds in all: in a longer run the rounds that were run would be others."""
+    """Returns whether a part uses the total number of rounds; with another total, the finished rounds would differ."""
     return any(OmegaConf.select(saved, f"{part}.rounds", default=0) is None for part in ("plan", "schedule"))
 
 
@@ -89,7 +91,7 @@ def _find(cfg: TrainConfig) -> Path | None:
         started = [path for path in versions(Path(cfg.root) / cfg.name) if os.path.isfile(path / "config.yaml")]
         return started[-1] if started else None
     folder = Path(cfg.resume)
-    if not os.path.isfile(folder / "config.yaml"):  # Path.is_file would raise in a folder that can't be looked into
+    if not os.path.isfile(folder / "config.yaml"):  # Path.is_file would raise an error in a folder without access
         raise InputError.of("resume", cfg.resume, "last, or the folder of a run", "there is no config.yaml in it")
     return folder
 
@@ -114,7 +116,7 @@ def _saved(folder: Path) -> DictConfig:
 
 
 def _given(overrides: Sequence[str]) -> Iterator[str]:
-    """The keys that a command line sets, those in an experiment's file among them."""
+    """Yields the keys that a command line sets, including those in an experiment's file."""
     for override in overrides:
         key, _, value = override.partition("=")
         yield key
@@ -123,11 +125,11 @@ def _given(overrides: Sequence[str]) -> Iterator[str]:
 
 
 def _compare(saved: DictConfig, wanted: DictConfig, keys: set[str]) -> None:
-    """Refuses keys that differ, all of them in one line."""
+    """Raises an InputError of one line if any of the keys differ."""
     differing = {}
     for key in sorted(keys):
         old, new = (_plain(OmegaConf.select(cfg, key)) for cfg in (saved, wanted))
-        if key == "engine":  # how many jobs at once the run has found out, and a resume may say
+        if key == "engine":  # the run chose the number of jobs at once by itself, and a resume may set it
             old, new = ({name: value for name, value in each.items() if name != "jobs"} for each in (old, new))
         if old != new:
             differing[key] = (old, new)

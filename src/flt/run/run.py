@@ -1,4 +1,4 @@
-"""One run: everything that a configuration and a federation need to become an adapter in a folder."""
+"""One run: trains a federation as configured and exports its model to the run's folder."""
 
 from __future__ import annotations
 
@@ -14,26 +14,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.loggers import Logger
 
-from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.checkpoint import Checkpoint
-from flt.callbacks.clusters import Clusters
-from flt.callbacks.communication import Communication
-from flt.callbacks.evaluate import Evaluate
-from flt.callbacks.failures import Failures
 from flt.callbacks.fault_injection import LABEL_FLIP, Faults, hostile, with_flipped_labels
-from flt.callbacks.interrupts import Interrupts
-from flt.callbacks.loggers import Loggers
-from flt.callbacks.metrics_csv import MetricsCsv
-from flt.callbacks.progress import Progress
-from flt.callbacks.rank_budget import RankBudget
-from flt.callbacks.received_models import ReceivedModels
-from flt.callbacks.selection_overlap import SelectionOverlap
 from flt.callbacks.stop import Stop
-from flt.callbacks.timer import Timer
-from flt.client.shared_logger import SharedLogger
 from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError, PeerDiedError
 from flt.core.files import is_path, last_name
@@ -48,14 +33,14 @@ from flt.models.compile import compile_model
 from flt.models.module import ClientModule
 from flt.run import build, summary
 from flt.run.assembly import Start, start
-from flt.run.compose import flat
 from flt.run.federation import Federation
 from flt.run.folder import folder_of, record
+from flt.run.observers import Observers
 from flt.run.prefix_cache import prefixed
 from flt.run.schema import TrainConfig
+from flt.run.threads import choose_threads, restored_threads
 from flt.server.aggregation import ServerAggregation
 from flt.server.callback import FedCallback
-from flt.server.client_state_store import ClientStateStore
 from flt.server.failure_policy import RoundFailedError
 from flt.server.federator import Federator
 
@@ -65,15 +50,15 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a federation yields.
+    """Result of a federation.
 
     Attributes:
-        module: The global model, on the device that it came from; with several groups or heads that of the first, and
-            where clients trained tensors of their own the first client's.
+        module: Global model, on its original device. With several groups or heads it is the model of the first one; if
+            clients trained private tensors, it is the first client's model.
         metrics: Figures of the last round, and of the test split.
-        path: The run's folder.
+        path: Folder of the run.
         history: Figures of every round.
-        exported: The folder of the adapter, or of the merged model.
+        exported: Folder of the adapter, or of the merged model.
     """
 
     module: pl.LightningModule
@@ -85,19 +70,20 @@ class Result:
 
 @dataclasses.dataclass
 class Run:
-    """Puts a run together and lets it go.
+    """Builds the objects of a run and executes it.
 
     Attributes:
-        cfg: The configuration.
-        made: Module, clients and data.
+        cfg: Configuration of the run.
+        federation: Module, clients and data.
         lightning: The user's Lightning callbacks.
-        own: The user's callbacks of the federation.
-        loggers: The user's loggers; none: TensorBoard's.
+        own: The user's federation callbacks.
+        loggers: The user's loggers; if there are none, TensorBoard's is used.
         show: Whether to show the progress, and the table at the end.
+        processes: Processes of the run, set when they have started.
     """
 
     cfg: TrainConfig
-    made: Federation
+    federation: Federation
     lightning: Sequence[pl.Callback] = ()
     own: Sequence[FedCallback] = ()
     loggers: Sequence[Logger] = ()
@@ -105,10 +91,10 @@ class Run:
     processes: ProcessGroup = dataclasses.field(default_factory=ProcessGroup, init=False)
 
     def __call__(self) -> Result:
-        """Runs the rounds that are left, exports, and says where things are.
+        """Runs the remaining rounds, exports the models, and prints a summary with the folders.
 
         Raises:
-            InputError: Something of the input is wrong. Nothing was written then, unless the mistake is in an update.
+            InputError: The input is wrong. Nothing has been written then, unless the error is in an update.
         """
         settings = build.engine_settings(self.cfg)
         if getattr(settings, "strategy", "") == FORK and (self.cfg.threads or 1) > 1:
@@ -117,11 +103,12 @@ class Run:
         return launched(self.cfg.devices, settings, self._work)
 
     def _work(self, processes: ProcessGroup) -> Result:
-        """What each process of the run does; where one can't go on, the others hear of it."""
+        """Executes the run in one of its processes, and reports an error to the other processes."""
         try:
-            return self._run(processes)
+            with restored_threads():
+                return self._run(processes)
         except BaseException as error:
-            processes.fail(error)
+            processes.report_failure(error)
             if isinstance(error, PeerDiedError):
                 error.folder = str(getattr(self, "folder", ""))
             raise
@@ -129,20 +116,21 @@ class Run:
     def _run(self, processes: ProcessGroup) -> Result:
         began = time.perf_counter()
         self.processes, self.show = processes, self.show and processes.is_first
-        cfg, made = self.cfg, self.made
-        if cfg.threads is not None:
-            torch.set_num_threads(cfg.threads)
+        self._set_threads()
+        cfg, federation = self.cfg, self.federation
         device = processes.device
-        home = made.module.device
-        ready = start(cfg, made)
-        made = self.made = dataclasses.replace(made, clients=self._clients(list(ready.clients.values())))
-        made.module.to(device)
+        original_device = federation.module.device
+        setup = start(cfg, federation)
+        clients = self._clients(list(setup.clients.values()))
+        federation = self.federation = dataclasses.replace(federation, clients=clients)
+        federation.module.to(device)
         if cfg.prefix_cache:
-            made = self.made = self._prefixed(ready, device)
+            federation = self.federation = self._prefixed(setup, device)
+        module = federation.module
         if cfg.compile:
-            compile_model(made.module.model if isinstance(made.module, ClientModule) else made.module)
-        federator = self._federator(ready)
-        exported = self._made_before(federator)
+            compile_model(module.model if isinstance(module, ClientModule) else module)
+        federator = self._federator(setup)
+        exported = self._earlier_export(federator)
         if exported is None:
             self._fit(federator)
         else:
@@ -150,152 +138,123 @@ class Run:
             name = f"{self.folder.parent.name}/{self.folder.name}"
             _log.warning("%s has finished after %d of %d rounds; nothing is left to do", name, done, cfg.rounds)
         if not processes.is_first:
-            path = Path(processes.first(str))
-            return Result(made.module, federator.history[-1], self.folder, federator.history, path)
-        models = made_by(federator)
+            path = Path(processes.broadcast_from_first(str))
+            return Result(module, federator.history[-1], self.folder, federator.history, path)
+        path = self._export(federator, exported)
+        if self.show:
+            self._summarise(federator, time.perf_counter() - began)
+        if not cfg.model.get("quantise"):  # weights that were packed on a device can't leave it
+            module.to(original_device)
+        return Result(module, federator.history[-1], self.folder, federator.history, path)
+
+    def _export(self, federator: Federator, exported: Path | None) -> Path:
+        """Leaves the first model in the module, and writes all models unless they have been exported before."""
+        module, models = self.federation.module, made_by(federator)
         federator.engine.local_trainer.load(federator.state, models[0].gid, models[0].head)
-        federator.engine.local_trainer.put(models[0].tensors)  # what a client keeps too
+        federator.engine.local_trainer.put(models[0].tensors)  # includes a client's private tensors
         if models[0].data is not None:
             set_client(federator.engine.local_trainer.client_aware, models[0].data)
-        made.module.eval()
-        written = (federator.server.layout, federator.state, self.folder, self._card(), models, cfg.export.base)
-        path = Path(processes.first(lambda: str(exported or export(made.module, *written))))
-        if self.show:
-            summary.render(federator.history, self.folder, time.perf_counter() - began, logdir=cfg.root)
-        if not cfg.model.get("quantise"):  # bits that were packed on a device stay there
-            made.module.to(home)
-        return Result(made.module, federator.history[-1], self.folder, federator.history, path)
+        module.eval()
+        written = (federator.server.layout, federator.state, self.folder, self._card(), models, self.cfg.export.base)
+        return Path(self.processes.broadcast_from_first(lambda: str(exported or export(module, *written))))
+
+    def _set_threads(self) -> None:
+        """Sets the number of threads: the configured one, or for a new run the one that the first process chooses.
+
+        The choice becomes a part of the configuration, from which a resume takes it, since rounding depends on it.
+        """
+        cfg = self.cfg
+        if cfg.threads is None and cfg.resume is None:
+            asked = (self.federation, build.engine_settings(cfg), cfg.batch_size, self.processes.device)
+            chosen = int(self.processes.broadcast_from_first(lambda: str(choose_threads(*asked))))
+            self.cfg = dataclasses.replace(cfg, threads=chosen)
+        if self.cfg.threads is not None:
+            torch.set_num_threads(self.cfg.threads)
 
     def _clients(self, clients: list[ClientSpec]) -> list[ClientSpec]:
-        """The clients, some with wrong labels where that is the attack."""
+        """Returns the clients; under the label-flip attack the hostile clients get wrong labels."""
         faults, seed = self.cfg.faults, self.cfg.seed
-        flips = faults.attack == LABEL_FLIP
-        return with_flipped_labels(clients, hostile(faults, seed, [its.id for its in clients])) if flips else clients
+        if faults.attack != LABEL_FLIP:
+            return clients
+        return with_flipped_labels(clients, hostile(faults, seed, [client.id for client in clients]))
 
-    def _prefixed(self, ready: Start, device: torch.device) -> Federation:
-        """The first process computes what the cache lacks, the others find it there."""
-        work = (self.made, ready.layout, self.cfg, device, self.show)
+    def _prefixed(self, setup: Start, device: torch.device) -> Federation:
+        """Adds the cached activations; the first process computes missing ones, and the others then read them."""
+        arguments = (self.federation, setup.layout, self.cfg, device, self.show)
         if self.processes.is_first:
-            made = prefixed(*work)
-        self.processes.first(str)
-        return made if self.processes.is_first else prefixed(*work)
+            federation = prefixed(*arguments)
+        self.processes.broadcast_from_first(str)  # the others wait here for the first process
+        return federation if self.processes.is_first else prefixed(*arguments)
 
-    def _made_before(self, federator: Federator) -> Path | None:
-        """What a finished run has exported, as the first process finds it."""
-        found = self.processes.first(lambda: str(made_before(federator, self.cfg.export.base) or ""))
-        return Path(found) if found else None
+    def _earlier_export(self, federator: Federator) -> Path | None:
+        """Returns the folder that a finished run has already exported, as the first process sees it."""
+        path = self.processes.broadcast_from_first(lambda: str(earlier_export(federator, self.cfg.export.base) or ""))
+        return Path(path) if path else None
 
     def _fit(self, federator: Federator) -> None:
-        """Runs the rounds that are left, beside no older export; a new run that is refused at once leaves nothing."""
+        """Removes an older export and runs the remaining rounds. A new run that is refused at once leaves no folder."""
         for name in EXPORTS if self.processes.is_first else ():
             shutil.rmtree(self.folder / name, ignore_errors=True)
         try:
             federator.fit()
         except InputError as error:
-            lasting = isinstance(error, RoundFailedError)  # another attempt may do better
-            if self.cfg.resume is None and not federator.state.rounds and self.processes.is_first and not lasting:
+            resumable = isinstance(error, RoundFailedError)  # another attempt may succeed
+            if self.cfg.resume is None and not federator.state.rounds and self.processes.is_first and not resumable:
                 shutil.rmtree(self.folder)
-                with contextlib.suppress(OSError):  # others have runs there
+                with contextlib.suppress(OSError):  # fails if the folders hold other runs
                     self.folder.parent.rmdir()
                     self.folder.parent.parent.rmdir()
             raise
 
-    def _federator(self, ready: Start) -> Federator:
-        cfg, made, layout, recipe = self.cfg, self.made, ready.layout, ready.recipe
-        module, clients = made.module, {client.id: client for client in made.clients}
+    def _federator(self, setup: Start) -> Federator:
+        """Builds the federator of the run."""
+        cfg, federation, layout, recipe = self.cfg, self.federation, setup.layout, setup.recipe
+        module, clients = federation.module, {client.id: client for client in federation.clients}
         weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
         base = {name: weights[name].cpu().clone() for name in recipe.frozen(layout)}
-        served, jobs_of = layout.with_heads(made.heads), Counter(job.head for c in made.clients for job in c.data)
-        weights |= {served.at(name, head): value for head, own in made.heads.items() for name, value in own.items()}
-        server = ServerAggregation(recipe, served, len(made.tasks()), cfg.seed, base, jobs_of)
+        heads = federation.heads
+        served, jobs_of = layout.with_heads(heads), Counter(job.head for c in federation.clients for job in c.data)
+        weights |= {served.at(name, head): value for head, own in heads.items() for name, value in own.items()}
+        server = ServerAggregation(recipe, served, len(federation.tasks()), cfg.seed, base, jobs_of)
         state = server.initial(weights)
-        self.folder = Path(
-            self.processes.first(lambda: str(folder_of(cfg)))
-        )  # the first thing that is written, once all of the above was accepted
+        # nothing is written before this line, which runs once all of the above has been accepted
+        self.folder = Path(self.processes.broadcast_from_first(lambda: str(folder_of(cfg))))
         fits = self.folder / "fits"
         local_trainer = LocalTrainer(
-            module, layout, recipe, ready.settings, base, made.collate, self.lightning, (), fits, made.heads
+            module, layout, recipe, setup.settings, base, federation.collate, self.lightning, (), fits, heads
         )
-        engine = build.engine(cfg, local_trainer, clients, self.processes, self._found)
+        engine = build.engine(cfg, local_trainer, clients, self.processes, self._record_engine)
         faults = Faults(cfg.faults, cfg.seed, list(clients))
         federator = Federator(
-            server, clients, engine, ready.sampler, (), cfg.rounds, cfg.seed, state, (faults,), ready.failure_policy
+            server, clients, engine, setup.sampler, (), cfg.rounds, cfg.seed, state, (faults,), setup.failure_policy
         )
-        self._observe(federator, faults)
+        observers = Observers(cfg, federation, self.folder, self.processes, self.own, self.loggers, self.show)
+        observers.attach(federator, faults)
         return federator
 
-    def _observe(self, federator: Federator, faults: Faults) -> None:
-        """Gives a federation its callbacks, and what its last checkpoint holds."""
-        cfg, made = self.cfg, self.made
-        evaluate = Evaluate(made.validation, made.tasks(), cfg.eval.every, made.test, made.task_heads(), made.parts)
-        checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
-        distributed = [ReceivedModels(evaluate)] if cfg.eval.distributed else []  # behind the timer: part of the round
-        counting = [Communication(), BitWidths()]
-        monitors = [
-            evaluate,
-            Clusters(made.tasks()),
-            SelectionOverlap(),
-            RankBudget(),
-            *counting,
-            Timer(),
-            *distributed,
-        ]
-        stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
-        last = [Interrupts(self.processes.is_first)]  # behind the checkpoint, which is written until the end
-        federator.callbacks = [faults, *monitors, Failures(), stop, *self.own, checkpoint, *last]
-        # where all processes train the same, the first one writes it
-        writes = self.processes.is_first or not federator.engine.replicated
-        federator.client_states = ClientStateStore(checkpoint.folder, writes)
-        checkpoint.restore(federator)
-        self.processes.assert_same_round(federator.state.rounds)
-        if not self.processes.is_first:
-            # the first process evaluates, shows and writes; it can't evaluate alone what all have a part of
-            evaluating = [evaluate, *distributed] if federator.engine.local_trainer.place.together else []
-            federator.callbacks = [faults, *evaluating, *counting, *last]
-            federator.engine.local_trainer.loggers = self._trainer_loggers(federator, [DummyLogger()])
-            return
-        record(self.folder, cfg)  # a longer run's rounds, once the checkpoint has agreed to them
-        loggers = self._loggers(federator)
-        federator.engine.local_trainer.loggers = self._trainer_loggers(federator, loggers.loggers)
-        sinks = [MetricsCsv(self.folder / "metrics.csv"), loggers]
-        federator.callbacks = [*federator.callbacks[:-2], *sinks, *self._progress(), checkpoint, *last]
-
-    def _trainer_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:
-        """What a user's module finds as its loggers; flt's own logs nothing by itself."""
-        if isinstance(self.made.module, ClientModule):
-            return []
-        steps = int(sum(metrics["clients/steps"] for metrics in federator.history))
-        return [SharedLogger(logger, steps, forwards=bool(self.loggers)) for logger in loggers]
-
-    def _found(self, engine: dict[str, Any]) -> None:
-        """What the engine found out is a part of the run, so that a resume does the same."""
+    def _record_engine(self, engine: dict[str, Any]) -> None:
+        """Records the settings that the engine has chosen, so that a resume uses the same ones."""
         if self.processes.is_first:
             record(self.folder, dataclasses.replace(self.cfg, engine=engine))
 
     def _card(self) -> Card:
-        module, layers = self.made.module, self.cfg.model.get("adapt_layers", "all")
+        """Returns the card of the export, which names the base and the adapter."""
+        module, layers = self.federation.module, self.cfg.model.get("adapt_layers", "all")
         classes = module.accuracy.num_classes if isinstance(module, ClientModule) else None
-        source, folder = self.made.source, last_name(self.made.source) if is_path(self.made.source) else ""
+        source = self.federation.source
+        folder = last_name(source) if is_path(source) else ""
         return Card("" if folder else source, self.cfg.adapter, layers, classes, folder=folder)
 
-    def _loggers(self, federator: Federator) -> Loggers:
-        """The user's loggers, or TensorBoard's; rounds that a killed run wrote and no checkpoint has are purged."""
-        chosen = list(self.loggers)
-        if not chosen:
-            parent, done = self.folder.parent, federator.state.rounds
-            chosen = [
-                TensorBoardLogger(
-                    parent.parent, parent.name, self.folder.name, default_hp_metric=False, purge_step=done + 1
-                )
-            ]
-        return Loggers(chosen, flat(self.cfg), self.made.tasks())
-
-    def _progress(self) -> list[FedCallback]:
-        return [Progress(f"{self.cfg.name} on {self.cfg.data['name']}")] if self.show else []
+    def _summarise(self, federator: Federator, elapsed: float) -> None:
+        """Prints the summary of the finished run."""
+        counts = [len(client.data) for client in self.federation.clients]
+        jobs = len(federator.updates) or sum(counts)  # a run that had already finished has no updates
+        worst = summary.worst_of(jobs, several=max(counts) > 1)
+        summary.render(federator.history, self.folder, elapsed, logdir=self.cfg.root, worst=worst)
 
 
-def made_before(federator: Federator, base: str) -> Path | None:
-    """What a finished run has exported; None where rounds or this kind of export are left to do."""
+def earlier_export(federator: Federator, base: str) -> Path | None:
+    """Returns the folder that a finished run has exported; None if rounds or this kind of export are still missing."""
     stops = [callback for callback in federator.callbacks if isinstance(callback, Stop)]
     finished = federator.state.rounds >= federator.rounds or any(stop.reason(federator.history) for stop in stops)
     checkpoint = next(callback for callback in federator.callbacks if isinstance(callback, Checkpoint))

@@ -1,4 +1,4 @@
-"""The types of a configuration; conf/train.yaml holds the values, and says what each key means."""
+"""Types of a configuration; conf/train.yaml holds the values and explains each key."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from flt.run.conf_groups import choices
 from flt.server.client_sampling import CohortConfig
 
 JOBS = ("per_client", "per_task")
-
-
 HEADS = ("shape", "task", "shared")
 
 
 @dataclasses.dataclass
 class TrainConfig:
-    """A run. The values come from conf/train.yaml; the parts are typed by the dataclasses that they name.
+    """Configuration of a run.
+
+    The values come from conf/train.yaml. Each part's settings are a dict, which becomes the dataclass that the part's
+    ``name`` stands for.
 
     Raises:
-        InputError: A number is out of range.
+        InputError: A value isn't allowed.
     """
 
     name: str
@@ -92,8 +93,8 @@ class TrainConfig:
             raise InputError.of("heads", self.heads, HEADS)
         if not 0 <= self.partition.held_out < 1:
             raise InputError.of("partition.held_out", self.partition.held_out, "a number in [0, 1)")
-        least_of = {"examples": 1, "test_examples": 1, "client_examples": 0, "batch_size": 1, "every": 1}
-        for key, least in least_of.items():
+        minima = {"examples": 1, "test_examples": 1, "client_examples": 0, "batch_size": 1, "every": 1}
+        for key, least in minima.items():
             value = getattr(self.eval, key)
             if value is not None and value < least:
                 raise InputError.of(f"eval.{key}", value, f"an integer >= {least}")

@@ -1,4 +1,4 @@
-"""What a run came to: the final table, and where things are."""
+"""Summary of a finished run: a table of results and costs, and the folders of the run."""
 
 from __future__ import annotations
 
@@ -14,91 +14,126 @@ from flt.core import formatting
 
 History = Sequence[Mapping[str, float]]
 FOLDERS = ("adapter", "model", "checkpoints")
-"""What a run's folder may hold."""
+"""Subfolders that a run's folder may have."""
+SINGLE = 20
+"""Below this number of jobs, the worst 10 % of them are a single job."""
 _CLUSTERING = "round/clustering_acc"
 
 
 def render(
-    history: History, path: Path, elapsed: float, console: Console | None = None, logdir: str = "lightning_logs"
+    history: History,
+    path: Path,
+    elapsed: float,
+    console: Console | None = None,
+    logdir: str = "lightning_logs",
+    worst: str = "worst 10 % of clients",
 ) -> None:
-    """Prints the final table and where things are.
+    """Prints the table of results and costs, and the folders of the run.
 
     Args:
-        history: The figures of all rounds.
-        path: The run's folder.
+        history: Figures of all rounds.
+        path: Folder of the run.
         elapsed: Seconds that this process took.
-        console: Where to; standard output by default.
-        logdir: What TensorBoard is pointed at.
+        console: Console to print to; standard output by default.
+        logdir: Log folder to name in the TensorBoard command.
+        worst: Name of the worst models, see :func:`worst_of`.
     """
     console = console or Console()
-    console.print(table(history, path, elapsed))
-    found = places(path, logdir)
-    width = max(map(len, found))
-    for what, where in found.items():
-        console.print(Text(f" {what:<{width}}   {where}"), soft_wrap=True)  # a path is copied whole
+    console.print(table(history, path, elapsed, worst))
+    entries = places(path, logdir)
+    width = max(map(len, entries))
+    for name, value in entries.items():
+        console.print(Text(f" {name:<{width}}   {value}"), soft_wrap=True)  # a path stays on one line, for copying
 
 
-def table(history: History, path: Path, elapsed: float) -> Table:
-    """Accuracy and loss of the global and of the clients' models, and what they cost.
+def table(history: History, path: Path, elapsed: float, worst: str) -> Table:
+    """Returns the table: accuracy and loss of the global model and of the clients' models, and the costs of the run.
 
     Args:
-        history: The figures of all rounds.
-        path: The run's folder, which names the table.
+        history: Figures of all rounds.
+        path: Folder of the run, which gives the table its title.
         elapsed: Seconds that this process took, for a history without times.
+        worst: Name of the worst models.
     """
-    rows = list(models(history[-1]))
-    columns = [_header(next(filter(None, (pick(found) for _, found in rows)), what)) for pick, what in _PICKS]
-    shown = Table(box=box.SIMPLE_HEAD, title=f"{path.parent.name} {path.name}".strip(), title_justify="left")
+    rows = list(models(history[-1], worst))
+    columns = [_header(next(filter(None, (pick(figures) for _, figures in rows)), name)) for pick, name in _PICKS]
+    caption = None
+    if formatting.distributed(history[-1]):
+        caption = "Models of clients are evaluated on the examples that each client holds out."
+    title = f"results of {path.parent.name}/{path.name}"
+    shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", caption=caption, caption_justify="left")
     shown.add_column("model")
     for column in columns:
         shown.add_column(column, justify="right")
-    for what, found in rows:
-        shown.add_row(what, *(_figure(found, pick(found)) for pick, _ in _PICKS))
+    for name, figures in rows:
+        shown.add_row(name, *(_figure(figures, pick(figures)) for pick, _ in _PICKS))
     shown.add_section()
-    for what, total, each in costs(history, elapsed):
-        shown.add_row(what, total, each)
+    for name, total, each in costs(history, elapsed):
+        shown.add_row(name, total, each)
     return shown
 
 
-def models(last: Mapping[str, float]) -> Iterator[tuple[str, dict[str, float]]]:
-    """Each evaluated model or average of models, and its figures by the names under which its module logs them."""
+def worst_of(jobs: int, several: bool) -> str:
+    """Returns the name of the worst 10 % of the evaluated models, which may be a single one.
+
+    Args:
+        jobs: Number of jobs that were evaluated.
+        several: Whether a client has several jobs.
+
+    Example:
+        >>> worst_of(10, False), worst_of(100, False), worst_of(100, True)
+        ('worst client', 'worst 10 % of clients', 'worst 10 % of jobs')
+    """
+    unit = "job" if several else "client"
+    return f"worst {unit}" if jobs < SINGLE else f"worst 10 % of {unit}s"
+
+
+def models(last: Mapping[str, float], worst: str) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yields each evaluated model, or average of models, with its figures by the names that the module logs."""
     yield "global model, validation", formatting.under(last, "round/")
     if test := formatting.under(last, "test/"):
         yield "global model, test", test
-    yield "clients' models as distributed, mean", formatting.distributed(last)
-    yield "clients' models as distributed, worst tenth", formatting.under(last, "clients/", formatting.WORST)
-    yield "clients' models after the fit, mean", formatting.under(last, "clients/fitted_")
+    yield "models as received by clients, mean", formatting.distributed(last)
+    # "by clients" is left out here to fit 80 columns
+    yield f"models as received, {worst}", formatting.under(last, "clients/", formatting.WORST)
+    yield "models after local training, mean", formatting.under(last, "clients/fitted_")
     for task in dict.fromkeys(key.rpartition("/")[0] for key in last if key.startswith("task/")):
-        yield f"task {task.removeprefix('task/')}", formatting.under(last, f"{task}/")
+        yield f"task {task.removeprefix('task/')}, validation", formatting.under(last, f"{task}/")
 
 
 def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:
-    """What the run took: in all, and per round."""
+    """Yields the costs of the run: name, total, and share of a round."""
     last, rounds = history[-1], len(history)
     if _CLUSTERING in last:
-        yield "jobs in the group of their task", f"{last[_CLUSTERING]:.4f}", ""
+        yield "jobs in the group of their task", _percent(last[_CLUSTERING]), ""
     yield "rounds", str(rounds), ""
-    for way, total in formatting.under(last, "comm/total_").items():
-        yield f"bytes {way}", formatting.size(total), f"{formatting.size(total / rounds)} per round"
+    for way, meaning in _WAYS.items():
+        if (total := last.get(f"comm/total_{way}")) is not None:
+            yield f"bytes {way} ({meaning})", formatting.size(total), f"{formatting.size(total / rounds)} per round"
     if "comm/reduction" in last:
-        less, last_round = last["comm/reduction"], last["comm/reduction_round"]
-        yield "parameters up, fewer than the whole model's", f"{less:.2%}", f"{last_round:.2%} in the last round"
+        share, last_share = 1 - last["comm/reduction"], 1 - last["comm/reduction_round"]
+        yield "share of whole model sent to the server", _percent(share), f"last round: {_percent(last_share)}"
     seconds = last.get("time/total_seconds", elapsed)  # of all the processes that a resumed run took
     yield "time", formatting.duration(seconds), f"{formatting.duration(seconds / rounds)} per round"
 
 
 def places(path: Path, logdir: str) -> dict[str, str]:
-    """What lies where, and the command that shows the curves of this run beside those of others."""
-    found = {name: str(path / name) for name in FOLDERS if (path / name).is_dir()}
-    return {"run": str(path), **found, "curves": f"tensorboard --logdir {logdir}"}
+    """Returns the folders of the run, and the command that shows its curves beside those of other runs."""
+    folders = {name: str(path / name) for name in FOLDERS if (path / name).is_dir()}
+    return {"run folder": str(path), **folders, "show curves": f"tensorboard --logdir {logdir}"}
 
 
 _PICKS = ((formatting.score, "accuracy"), (formatting.loss, "loss"))
+_WAYS = {"up": "clients to server", "down": "server to clients"}
 
 
 def _header(name: str) -> str:
     return {"acc": "accuracy"}.get(name.removeprefix("val_"), name.removeprefix("val_"))
 
 
-def _figure(found: Mapping[str, float], name: str | None) -> str:
-    return "-" if name is None else f"{found[name]:.4f}"
+def _figure(figures: Mapping[str, float], name: str | None) -> str:
+    return "-" if name is None else f"{figures[name]:.4f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

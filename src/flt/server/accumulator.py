@@ -11,7 +11,7 @@ from torch import Tensor
 from flt.algorithm.rule.base import Rule, Summable, Totals
 from flt.algorithm.rule.exact_sum import LARGEST
 from flt.algorithm.view import View
-from flt.core.errors import InputError
+from flt.core.errors import InputError, diverged
 from flt.protocol.failure import Failure
 from flt.protocol.job import Job
 from flt.protocol.messages import JobId, Update
@@ -38,7 +38,7 @@ class Sums:
         try:
             self.totals, self.start = _added(self.totals, other.totals), _added(self.start, other.start)
         except OverflowError as error:
-            raise InputError.of("updates", error, "smaller numbers; lower local.lr") from error
+            raise diverged("updates", error, "smaller numbers") from error
 
 
 class UpdateAccumulator:
@@ -103,12 +103,12 @@ class UpdateAccumulator:
         self.failures[failure.job] = failure
 
     def sendable(self) -> list[Update]:
-        """What another process needs of the updates, by job: without tensors where they were added to the sums."""
+        """Returns what other processes need of the updates, sorted by job; no tensors if they were summed."""
         streams = self.sums is not None
         return [dataclasses.replace(u, tensors={}) if streams else u for u in self._sorted()]
 
     def merge(self, updates: Iterable[Update], failures: Iterable[Failure] = ()) -> None:
-        """Adds what another process collected: its ``sendable`` updates and its failures; not its sums."""
+        """Adds the ``sendable`` updates and the failures of another process; its sums are added separately."""
         for failure in failures:
             self.fail(failure)
         for update in updates:
@@ -122,7 +122,7 @@ class UpdateAccumulator:
         return [self.updates[job] for job in sorted(self.updates)]
 
     def _with_shapes(self, update: Update) -> Update:
-        """An update that came without tensors, with their names and shapes."""
+        """Returns an update that came without tensors, with the names and shapes of these."""
         head, plan = self.jobs[update.job].head, self._view.plan
         layout = self._view.layout.for_head(head)
         shapes = {
@@ -157,13 +157,13 @@ class UpdateAccumulator:
         reach = max(reaches, default=0.0)
         if not reach * len(self.jobs) < LARGEST:
             who = f"update of client {update.job[0]}, job {update.job[1]}"
-            raise InputError.of(who, f"numbers up to {reach:.1e}", "smaller numbers; lower local.lr")
+            raise diverged(who, f"numbers up to {reach:.1e}", "smaller numbers")
         if self.sums is not None:
             self.sums.merge(part)
 
 
 def strip_values(update: Update) -> Update:
-    """The update with the names and shapes of its tensors, without their numbers."""
+    """Returns the update with the names and shapes of its tensors, but without their values."""
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in update.tensors.items()}
     return dataclasses.replace(update, tensors=shapes)
 
@@ -173,5 +173,5 @@ def _added(one: Totals, other: Totals) -> Totals:
 
 
 def _largest(tensor: Tensor) -> float:
-    """The largest magnitude, rounded up as exact sums round it."""
+    """Returns the largest magnitude, rounded up as exact sums round it."""
     return float(tensor.abs().max().ceil()) if tensor.numel() else 0.0

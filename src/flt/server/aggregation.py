@@ -1,4 +1,4 @@
-"""The server aggregation callback: the parts of a recipe, put together."""
+"""Server aggregation callback: combines the parts of a recipe into payloads and the next state."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from flt.server.validation import validate
 
 
 class ServerAggregation(FedCallback):
-    """The one callback that returns values: payloads from ``broadcast``, the next state from ``aggregate``.
+    """The only callback that returns values: payloads from ``broadcast`` and the next state from ``aggregate``.
 
-    Both are pure, so any process can compute them, in any order.
+    Both are pure functions, so any process can compute them, in any order.
 
     Args:
-        recipe: The parts.
+        recipe: Parts of the algorithm.
         layout: Names and roles of the module's tensors.
         jobs: Number of jobs in the whole federation.
-        seed: Of the selections, clusterings and fresh adapters.
-        base: The initial frozen weights that the recipe may change; empty for the recipes that change none.
-        heads: Head -> jobs that have it, where the layout has several.
+        seed: Seed of the selections, clusterings and fresh adapters.
+        base: Initial values of the frozen weights that the recipe may change; empty if it changes none.
+        heads: Variant of the head -> number of jobs that have it, if the layout has several.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class ServerAggregation(FedCallback):
         self.heads = heads or {}
 
     def initial(self, weights: Mapping[str, Tensor]) -> ServerState:
-        """The state before round 1: one group, from the module as it was given."""
+        """Returns the state before round 1: one group with the initial weights of the module."""
         named = {name: weights[name].detach().cpu().clone() for name in self.layout.names(TRAVELLING)}
         scores = zero_scores((name, layer.rank) for name, layer in self.layout.layers.items())
         state = ServerState(0, {0: GroupState(named, scores)}, self.layout.all_components())
-        return self.recipe.schedule(state, self.layout)  # a budget that rises begins below the adapter's rank
+        return self.recipe.schedule(state, self.layout)  # A rising budget begins below the adapter's rank.
 
     def broadcast(self, state: ServerState, job: Job, cohort: Sequence[Job]) -> Payload:
-        """What a job is sent.
+        """Returns the payload of a job.
 
         Args:
             state: The server's state.
@@ -76,7 +76,7 @@ class ServerAggregation(FedCallback):
         return self.recipe.compression.downward(self.layout, payload, group.scores, jobs)
 
     def compress(self, updates: list[Update]) -> list[Update]:
-        """What a client's jobs send: done by the client, and here because it is the recipe's."""
+        """Compresses the updates of a client's jobs: the client's own step, found here since the recipe defines it."""
         return self.recipe.compression.upward(self.layout, updates)
 
     def accumulator(self, state: ServerState, cohort: Sequence[Job], check_range: bool = False) -> UpdateAccumulator:
@@ -101,27 +101,27 @@ class ServerAggregation(FedCallback):
         return dataclasses.replace(opened, tensors=tensors)
 
     def aggregate(self, state: ServerState, updates: Sequence[Update], sums: Sums | None = None) -> ServerState:
-        """The state after a round.
+        """Returns the state after a round.
 
         Args:
-            state: The state that the round's payloads came from.
+            state: The state from which the round's payloads were made.
             updates: The valid updates, sorted by job.
-            sums: Of these updates, where the recipe streams: their tensors aren't read then.
+            sums: Sums over these updates, if the recipe streams; the tensors of the updates aren't read then.
         """
         view = dataclasses.replace(self.view(state), arrived={update.job: update for update in updates})
         grouped = self.recipe.grouping(view, updates)
         view = view.starting(grouped.members, self.recipe.rule.weight)
         groups, change = dict(state.groups), {}
-        combined = {gid: self._combined(view, gid, its, sums) for gid, its in sorted(grouped.members.items())}
+        combined = {gid: self._combined(view, gid, members, sums) for gid, members in sorted(grouped.members.items())}
         new = self.recipe.transfer(view, {gid: out.new for gid, out in combined.items()})
         for gid, out in combined.items():
-            before, its = view.group(gid), grouped.members[gid]
+            before, members = view.group(gid), grouped.members[gid]
             weights = {name: value for name, value in new[gid].items() if name not in self.base}
             after = GroupState(weights, before.scores, out.slots)
-            groups[gid] = self.recipe.importance(view, before, after, its)
+            groups[gid] = self.recipe.importance(view, before, after, members)
             change.update(out.base)
             change.update({name: (value,) for name, value in out.new.items() if name in self.base})
-        assigned = {u.job: gid for gid, its in grouped.members.items() for u in its}
+        assigned = {u.job: gid for gid, members in grouped.members.items() for u in members}
         assignment = {**state.assignment, **grouped.joining, **assigned}
         seen = {**state.base.seen, **{u.job[0]: u.base_version for u in updates if u.base_version}}
         base = dataclasses.replace(state.base, seen=seen).advance(change, self.base)
@@ -137,7 +137,7 @@ class ServerAggregation(FedCallback):
             pruned=None,
         )
         cut = self.recipe.schedule(done, self.layout)
-        # what a cut takes from products whose factors are private, no server knows
+        # The server can't compute what a cut removes from products of private factors.
         return dataclasses.replace(cut, pruned=None) if set(LORA_FACTORS) & set(view.plan.private) else cut
 
     def _combined(self, view: View, gid: int, members: Sequence[Update], sums: Sums | None) -> Combined:
@@ -161,6 +161,6 @@ class ServerAggregation(FedCallback):
         return dict(sorted({**view.state.scores, **measured}.items()))
 
     def view(self, state: ServerState) -> View:
-        """What the parts see of a round that begins with this state."""
+        """Returns the parts' view of a round that begins with this state."""
         plan = self.recipe.plan(state.rounds)
         return View(self.layout, state, self.jobs, self.seed, plan, self.base, self.heads)

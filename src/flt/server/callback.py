@@ -1,4 +1,4 @@
-"""The base of the federation's callbacks."""
+"""Base class of the federation's callbacks."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ if TYPE_CHECKING:
 
 
 class FedCallback:
-    """Hooks of a federation; none returns a value.
+    """Hooks of a federation; only ``state_dict`` returns a value.
 
-    A callback reads the federator (``state``, ``round``, ``cohort``, ``updates``) and leaves figures with
-    ``federator.log``. What it needs after a resume goes through ``state_dict`` and ``load_state_dict``.
+    A callback reads the federator (``state``, ``round``, ``cohort``, ``updates``) and reports metrics by
+    ``federator.log``. ``state_dict`` and ``load_state_dict`` carry its own state over a resume.
     """
 
     state_key: ClassVar[str] = ""
-    """The name under which checkpoints keep the state; empty: the name of the class."""
+    """Key of the callback's state in checkpoints; empty: the name of the class."""
 
     def on_fit_start(self, federator: Federator) -> None:
-        """Called when the federation begins, or goes on after a resume."""
+        """Called when the federation begins or resumes."""
 
     def on_round_start(self, federator: Federator) -> None:
         """Called when a cohort has been drawn."""
 
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
-        """Called when a job is sent its payload."""
+        """Called when a payload is sent to its job."""
 
     def on_job_end(self, federator: Federator, update: Update) -> None:
-        """Called when a job's fit has ended, with its update before the client's transforms and compression."""
+        """Called when the fit of a job has ended, with the update before the client's transforms and compression."""
 
     def on_update(self, federator: Federator, update: Update) -> None:
-        """Called when a client sends an update, compressed as it is sent."""
+        """Called when a client sends an update, with the compressed update."""
 
     def on_failures(self, federator: Federator, failures: list[Failure]) -> None:
-        """Called when a round's jobs have ended and some of them failed."""
+        """Called when all jobs of a round have ended and some of them failed."""
 
     def on_round_end(self, federator: Federator) -> None:
-        """Called when a round has been aggregated: ``federator.state`` is the new one."""
+        """Called when a round has been aggregated; ``federator.state`` is the new state."""
 
     def on_evaluation(self, federator: Federator, done: int, batches: int) -> None:
-        """Called when a batch of a global or distributed model's evaluation has ended: ``done`` of ``batches``."""
+        """Called after each batch when a global or received model is evaluated; ``done`` of ``batches`` have ended."""
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
-        """Called when all callbacks have left their figures of the round."""
+        """Called when all callbacks have logged their metrics of the round."""
 
     def on_fit_end(self, federator: Federator) -> None:
         """Called when the last round has ended."""
 
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
-        """Called when the federation is interrupted."""
+        """Called when an exception ends the federation, such as an interrupt."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resume needs: numbers, strings, tensors, dicts and tuples of them."""
+        """Returns the state that a resume needs: numbers, strings and tensors, and dicts and tuples of these."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Called before a resumed fit."""
+        """Restores the state; called before a resumed fit."""

@@ -1,4 +1,4 @@
-"""Cohorts: which clients take part in a round, from a generator of their own, so that a resume draws the same."""
+"""Sampling of cohorts, the clients of a round, by a separate random generator, so that a resume draws the same."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from flt.core.errors import InputError
 
-_COHORT = 1  # keeps this stream apart from the other streams of the same seed and round
+_COHORT = 1  # separates these random numbers from others of the same seed and round
 
 
 @dataclasses.dataclass
 class CohortConfig:
-    """Who takes part in a round."""
+    """Section ``cohort`` of the configuration."""
 
     sampling: str
     size: int | None
@@ -23,10 +23,10 @@ class CohortConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FixedSize:
-    """Always the same number of clients, without replacement.
+    """Samples the same number of clients in each round, without replacement.
 
     Attributes:
-        size: Clients per round, or all that there are where they are fewer; None: all of them.
+        size: Clients per round, or all clients if these are fewer; None: all clients.
 
     Example:
         >>> FixedSize(2)(range(10), seed=0, round=0) == FixedSize(2)(range(10), seed=0, round=0)
@@ -41,7 +41,7 @@ class FixedSize:
             raise InputError.of("cohort.size", self.size, f"an integer from 1 to the number of clients, {clients}")
 
     def __call__(self, clients: Sequence[int], seed: int, round: int) -> list[int]:
-        """The round's clients, ascending."""
+        """Returns the clients of a round in ascending order."""
         size = len(clients) if self.size is None else min(self.size, len(clients))
         chosen = np.random.default_rng([seed, round, _COHORT]).choice(len(clients), size, replace=False)
         return sorted(clients[i] for i in chosen)
@@ -49,20 +49,22 @@ class FixedSize:
 
 @dataclasses.dataclass(frozen=True)
 class Poisson:
-    """Each client on its own with the same probability, as differential privacy assumes; a cohort may be empty.
+    """Samples each client independently with the same probability, as differential privacy assumes.
+
+    A cohort may be empty.
 
     Attributes:
-        rate: The probability.
+        rate: Probability that a client takes part.
     """
 
     rate: float
 
     def check(self, clients: int) -> None:
-        """Refuses what isn't a probability."""
+        """Refuses a rate that is not a probability."""
         if not 0 < self.rate <= 1:
             raise InputError.of("cohort.rate", self.rate, "a number in (0, 1]")
 
     def __call__(self, clients: Sequence[int], seed: int, round: int) -> list[int]:
-        """The round's clients, ascending."""
+        """Returns the clients of a round in ascending order."""
         drawn = np.random.default_rng([seed, round, _COHORT]).random(len(clients)) < self.rate
-        return sorted(client for client, taken in zip(clients, drawn, strict=True) if taken)
+        return sorted(client for client, selected in zip(clients, drawn, strict=True) if selected)

@@ -1,4 +1,4 @@
-"""Private states of jobs between their rounds: on disk, so that a client at rest takes no memory for its tensors."""
+"""Store of private client states between rounds: on disk, so that only the clients in training take memory."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ FOLDER = "clients"
 
 
 class ClientStateStore(Mapping[JobId, ClientState]):
-    """Job -> what it keeps from its last accepted fit; a job that keeps nothing isn't there.
+    """Job -> private state after its last accepted fit; a job without private tensors has no entry.
 
-    A state that has just come out of a fit is ``put``, and counts once its update was ``accept``-ed. With a folder,
-    which the processes of all hosts share, it is written when it is put, and read when its job is in a cohort again.
-    Files that were replaced stay, since older checkpoints name them, until the checkpoints remove them.
+    ``put`` stores a new state apart, and ``accept`` makes it valid once the update of the same fit is accepted. With a
+    folder, which the processes of all hosts share, ``put`` writes a file, and the state is read again when its job is
+    next in a cohort. Replaced files remain until the checkpoints remove them, since older checkpoints name them.
 
     Args:
-        folder: Where the states go, as ``clients/<client>_<job>_<round>.safetensors``; None: they stay in memory.
-        writes: Whether this process writes them; else another one does, that trains the same.
+        folder: Folder of the files ``clients/<client>_<job>_<round>.safetensors``; None: states stay in memory.
+        writes: True if this process writes the files; False if another process trains the same jobs and writes them.
     """
 
     def __init__(self, folder: Path | None = None, writes: bool = True) -> None:
         self.folder, self.writes = folder, writes
         self.files: dict[JobId, str] = {}
-        """Job -> the file of its state, below the folder."""
+        """Job -> file of its state, relative to the folder."""
         self.checksums: dict[str, str] = {}
         """File -> SHA-256."""
         self.pending: dict[JobId, tuple[str, str]] = {}
-        """Job -> file and checksum, of fits whose updates haven't been accepted."""
+        """Job -> file and checksum of states that are not accepted yet."""
         self._kept: dict[JobId, ClientState] = {}
         self._new: dict[JobId, ClientState] = {}
         self._replaced: list[str] = []
@@ -51,28 +51,29 @@ class ClientStateStore(Mapping[JobId, ClientState]):
         return len(self._kept if self.folder is None else self.files)
 
     def put(self, job: JobId, state: ClientState, rounds: int, attempt: int = 0) -> None:
-        """Keeps what came out of a fit, apart from what counts.
+        """Stores the private state after a fit, apart from the accepted states.
 
         Args:
-            job: Whose fit.
-            state: What stays on its client.
-            rounds: Rounds finished, with this one.
-            attempt: How often the round has been begun before: another process may still remove the files of the last.
+            job: The job that was trained.
+            state: Private state of its client.
+            rounds: Number of finished rounds, including this one.
+            attempt: Number of earlier attempts at the round; part of the file's name, since another process may still
+                remove the files of the last attempt.
         """
         if not state.tensors and not state.slots:
             return
         if self.folder is None:
             self._new[job] = state
             return
-        again = f"_{attempt}" if attempt else ""
-        file, data = f"{FOLDER}/{job[0]}_{job[1]}_{rounds:04d}{again}.safetensors", encode(state)
+        suffix = f"_{attempt}" if attempt else ""
+        file, data = f"{FOLDER}/{job[0]}_{job[1]}_{rounds:04d}{suffix}.safetensors", encode(state)
         if self.writes:
             (self.folder / FOLDER).mkdir(parents=True, exist_ok=True)
             write_atomically(self.folder / file, data)
         self.pending[job] = (file, hashlib.sha256(data).hexdigest())
 
     def accept(self, jobs: Iterable[JobId]) -> None:
-        """Lets what was put for these jobs count, and forgets what was put for others."""
+        """Accepts the pending states of these jobs and discards the pending states of all others."""
         for job in jobs:
             if job in self._new:
                 self._kept[job] = self._new[job]
@@ -89,22 +90,22 @@ class ClientStateStore(Mapping[JobId, ClientState]):
         self.pending = {}
 
     def pop_replaced_files(self) -> list[str]:
-        """The files that have been replaced since this was last asked."""
+        """Returns the files that were replaced since the last call."""
         replaced, self._replaced = self._replaced, []
         return replaced
 
     def load(self, files: Mapping[JobId, str], checksums: Mapping[str, str]) -> None:
-        """Takes the states that a checkpoint names.
+        """Takes over the states that a checkpoint names.
 
         Args:
-            files: Job -> the file of its state.
-            checksums: File -> SHA-256, of these and perhaps others.
+            files: Job -> file of its state.
+            checksums: File -> SHA-256 of these files, and perhaps of others.
         """
         self.files = dict(files)
         self.checksums = {file: checksums[file] for file in self.files.values()}
 
     def move_to(self, folder: Path) -> None:
-        """Writes what is in memory into a folder, and keeps it there from now on."""
+        """Writes all states in memory to a folder, and uses the folder from then on."""
         kept, self._kept, self.folder = self._kept, {}, folder
         for job, state in kept.items():
             self.put(job, state, 0)

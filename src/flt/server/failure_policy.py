@@ -1,4 +1,4 @@
-"""When a round stands although jobs failed, and how often it is tried again."""
+"""Failure policy: how many updates a round needs, and how often a failed round is tried again."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _T = TypeVar("_T")
 
 
 class RoundFailedError(InputError):
-    """Too few updates arrived, and no attempt is left."""
+    """Too few updates arrived, and no retry is left."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FailurePolicy:
-    """When a round stands.
+    """Conditions under which a round succeeds although jobs failed.
 
     Attributes:
-        min_updates: Fewest updates, of jobs; None: the whole cohort's.
-        max_retries: How often a round is tried again, each time with another cohort where not all clients take part.
-        client_timeout: Seconds that the fit of a job may take; None: as long as it likes.
+        min_updates: Fewest updates that a round needs, one for each job; None: those of the whole cohort.
+        max_retries: Largest number of retries of a round, each with another cohort unless all clients take part.
+        client_timeout: Seconds that the fit of a job may take; None: no limit.
 
     Raises:
         InputError: A number is out of range.
@@ -85,28 +85,33 @@ class FailurePolicy:
 
     @property
     def strict(self) -> bool:
-        """Whether the first failure ends the run, so that it ends with the error itself."""
+        """True if the first failure ends the run, with the error itself."""
         return self.min_updates is None and not self.max_retries
 
-    def again(self, attempt: int, number: int, arrived: int, asked: int) -> None:
-        """Called before a round is tried once more.
+    def check_retry(self, attempt: int, number: int, arrived: int, asked: int) -> None:
+        """Checks that a failed round may be tried again.
 
         Args:
-            attempt: How often it has been tried again.
-            number: Of the round.
-            arrived: Updates.
-            asked: Jobs.
+            attempt: Number of retries until now.
+            number: Number of the round.
+            arrived: Number of updates that arrived.
+            asked: Number of jobs in the cohort.
 
         Raises:
-            RoundFailedError: No attempt is left.
+            RoundFailedError: No retry is left.
         """
         if attempt == self.max_retries:
             wanted = "the whole cohort" if self.min_updates is None else self.min_updates
             why = f"of {asked} jobs {arrived} sent an update, after {attempt} retries"
             raise RoundFailedError.of(f"round {number}", "failed", f"min_updates={wanted}", why)
 
-    def enough(self, arrived: int, asked: int) -> bool:
-        """Whether a round stands in which so many of the jobs that were asked sent an update."""
+    def is_met(self, arrived: int, asked: int) -> bool:
+        """Returns whether enough updates arrived for the round to succeed.
+
+        Args:
+            arrived: Number of updates that arrived.
+            asked: Number of jobs in the cohort.
+        """
         return arrived >= (asked if self.min_updates is None else self.min_updates)
 
 

@@ -1,4 +1,4 @@
-"""The round loop and nothing else."""
+"""Federator: the round loop."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ class Federator:
 
         for each round:
             cohort = sampler(seed, round)
-            for each client in the cohort, for each of its jobs:          the engine: where, and how many at once
+            for each client in the cohort, for each of its jobs:      the engine decides where and how many at once
                 payload = server.broadcast(state, job, cohort)
                 update, private = local_fit(job, payload, private, seed)
                 updates = compress(transforms(the client's updates))
-                accumulator.add(updates)                                    checked; added to the sums, or kept
-            accumulator = engine.exchange(accumulator)                          what other processes trained
-            again with another cohort, unless enough arrived              tolerance
-            state = server.aggregate(state, accumulator)                     pure
-            evaluate, log, checkpoint                                     callbacks, return nothing
+                accumulator.add(updates)                              validated, then added to the sums or kept
+            engine.exchange(accumulator)                              merges what other processes trained
+            repeat with another cohort if too few updates arrived     failure policy
+            state = server.aggregate(state, accumulator)              a pure function
+            evaluate, log, checkpoint                                 callbacks, which return nothing
 
     Args:
         server: The server aggregation callback.
-        clients: Client id -> its data and capacity.
-        engine: Where jobs are trained.
+        clients: Client id -> data and capacity of the client.
+        engine: Trains the jobs.
         sampler: Draws the cohort.
-        callbacks: In the order in which their hooks are called.
-        rounds: Rounds in all.
-        seed: Of the cohorts and of each fit.
-        state: The state to begin with.
-        transforms: Act on a client's updates together, in their order; what comes out is compressed.
-        tolerance: What a round puts up with.
+        callbacks: Callbacks, in the order in which their hooks are called.
+        rounds: Total number of rounds.
+        seed: Seed of the cohorts and of every fit.
+        state: State to begin with.
+        transforms: Functions applied in turn to all updates of a client, before compression.
+        failure_policy: Conditions under which a round succeeds although jobs failed.
     """
 
     def __init__(
@@ -75,62 +75,64 @@ class Federator:
         self.transforms, self.failure_policy = transforms, failure_policy
         engine.set_failure_policy(failure_policy)
         self.attempt = 0
-        """How often the round that runs has been begun before."""
+        """Number of earlier attempts at the current round."""
         self.spent: Counter[str] = Counter()
-        """What callbacks counted in attempts at the round that failed, over all processes."""
+        """Counts of the callbacks in failed attempts at the current round, summed over all processes."""
         self.client_states = ClientStateStore()
         self.history: list[dict[str, float]] = []
         self.cohort: list[Job] = []
         self.updates: list[Update] = []
-        """What was accepted in the round that runs, sorted by job; where the recipe streams, without its numbers."""
+        """Accepted updates of the current round, sorted by job; without the values of tensors if the recipe streams."""
         self.counts: Counter[str] = Counter()
-        """What callbacks count at the jobs of the round; after the last job, over all processes."""
+        """Counts of the callbacks in the current attempt; summed over all processes once its last job has ended."""
         self.metrics: dict[str, float] = {}
         self.should_stop = False
-        """Set by a callback: no round follows the one that runs."""
+        """Set by a callback to end the run after the current round."""
         layers = server.layout.layers.values()
         self._rank = max((layer.rank for layer in layers), default=0)
-        # who is there in every round isn't asked in each of them
-        self._guests = [number for number, client in clients.items() if any(job.comes_and_goes for job in client.data)]
-        self._regulars = sorted(set(clients) - set(self._guests))
+        # Clients that take part in every round are listed once, not once a round.
+        self._part_time = [
+            number for number, client in clients.items() if any(job.comes_and_goes for job in client.data)
+        ]
+        self._full_time = sorted(set(clients) - set(self._part_time))
 
     @property
     def round(self) -> int:
-        """The round that runs, counted from 1; between rounds, the one that ended last."""
+        """Number of the current round, counted from 1; between rounds, that of the last one."""
         return int(self.metrics.get("round", self.state.rounds))
 
     def fit(self) -> ServerState:
-        """Runs the rounds that are left, or until a callback sets ``should_stop``, and returns the last state."""
+        """Runs the remaining rounds, or until a callback sets ``should_stop``, and returns the last state."""
         try:
             self.call("on_fit_start")
-            self.should_stop = self.engine.processes.agree(self.should_stop)
-            # after a resume the resident module lacks versions of the base that the clients have, and won't be sent
+            self.should_stop = self.engine.processes.agree_to_stop(self.should_stop)
+            # After a resume the resident module lacks base versions that the clients already have and payloads omit.
             self.engine.local_trainer.load(self.state, self.state.home)
             while self.state.rounds < self.rounds and not self.should_stop:
                 self._round()
             self.call("on_fit_end")
         except BaseException as exception:
-            self.engine.processes.fail(exception)
+            self.engine.processes.report_failure(exception)
             self.call("on_exception", exception)
             raise
         return self.state
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Leaves figures of this round, for TensorBoard, the table and the checkpoint."""
+        """Records metrics of this round for TensorBoard, the table and the checkpoint."""
         self.metrics.update({key: value if isinstance(value, int) else float(value) for key, value in metrics.items()})
 
     def call(self, hook: str, *args: Any) -> None:
-        """Calls one hook of the server and of every callback, in their order: the one place where hooks are called."""
+        """Calls one hook of the server and of every callback, in order. All hooks are called here."""
         for callback in (self.server, *self.callbacks):
             getattr(callback, hook)(self, *args)
 
     def _round(self) -> None:
         self.attempt, self.spent = 0, Counter()
         accumulator = self._attempt()
-        while not self.failure_policy.enough(len(accumulator.updates), len(self.cohort)):
+        while not self.failure_policy.is_met(len(accumulator.updates), len(self.cohort)):
             self.client_states.accept(())
             self.spent.update(self.counts)
-            self.failure_policy.again(self.attempt, self.round, len(accumulator.updates), len(self.cohort))
+            self.failure_policy.check_retry(self.attempt, self.round, len(accumulator.updates), len(self.cohort))
             self.attempt += 1
             accumulator = self._attempt()
         self.updates, sums = accumulator.compute()
@@ -139,10 +141,10 @@ class Federator:
         self.call("on_round_end")
         self.history.append(self.metrics)
         self.call("on_log", self.metrics)
-        self.should_stop = self.engine.processes.agree(self.should_stop)
+        self.should_stop = self.engine.processes.agree_to_stop(self.should_stop)
 
     def _attempt(self) -> UpdateAccumulator:
-        """One attempt at a round: what comes of a cohort."""
+        """Trains one cohort and returns its updates and failures."""
         self.metrics, self.updates = {"round": self.state.rounds + 1}, []
         self.cohort, self.counts = self._draw(), Counter()
         self.call("on_round_start")
@@ -161,14 +163,14 @@ class Federator:
         return accumulator
 
     def _draw(self) -> list[Job]:
-        """The jobs of the round; a client that has none in it isn't drawn, so a cohort may be smaller, or empty."""
-        there = {number: jobs for number in self._guests if (jobs := self._jobs(number))}
-        present = sorted([*self._regulars, *there]) if there else self._regulars
-        # another cohort where the round is tried again
-        again = np.random.SeedSequence([self.seed, self.attempt])
-        seed = int(again.generate_state(1)[0]) if self.attempt else self.seed
+        """Draws the jobs of the round, only from clients that have jobs in it: a cohort may be small, or empty."""
+        joining = {number: jobs for number in self._part_time if (jobs := self._jobs(number))}
+        present = sorted([*self._full_time, *joining]) if joining else self._full_time
+        # A retry draws another cohort.
+        sequence = np.random.SeedSequence([self.seed, self.attempt])
+        seed = int(sequence.generate_state(1)[0]) if self.attempt else self.seed
         chosen = self.sampler(present, seed, self.state.rounds)
-        return [job for number in chosen for job in there.get(number) or self._jobs(number)]
+        return [job for number in chosen for job in joining.get(number) or self._jobs(number)]
 
     def _jobs(self, number: int) -> list[Job]:
         client = self.clients[number]
@@ -181,12 +183,12 @@ class Federator:
             yield Task(payload, self.client_states.get(job.id, ClientState()), self._job_seed(job))
 
     def _job_seed(self, job: Job) -> int:
-        """Every fit has a seed of its own, so neither the order of clients nor the size of the cohort matters."""
+        """Returns the seed of a fit, which depends neither on the order of clients nor on the size of the cohort."""
         return int(np.random.SeedSequence([self.seed, self.state.rounds, *job.id]).generate_state(1)[0])
 
     def _sent(self) -> Iterator[Update | Failure]:
-        """What this process's clients send, each once all of its jobs have been trained, and which jobs failed."""
-        left, fitted = Counter(job.client for job in self.cohort), defaultdict[int, list[Update]](list)
+        """Yields the updates of each client of this process once all its jobs are trained, and the failures of jobs."""
+        remaining, fitted = Counter(job.client for job in self.cohort), defaultdict[int, list[Update]](list)
         for outcome in map(self._checked, self.engine.run(self._tasks())):
             if isinstance(outcome, Failure):
                 client = outcome.job[0]
@@ -197,12 +199,12 @@ class Federator:
                 self.call("on_job_end", update)
                 self.client_states.put(update.job, client_state, self.state.rounds + 1, self.attempt)
                 fitted[client].append(update)
-            left[client] -= 1
-            if not left[client]:
+            remaining[client] -= 1
+            if not remaining[client]:
                 yield from self._transformed(fitted.pop(client, []))
 
     def _checked(self, outcome: Outcome) -> Outcome:
-        """The outcome of a job, or a failure if its client's private state holds a number that isn't finite."""
+        """Returns the outcome of a job, or a failure if its client's private state has a number that isn't finite."""
         if isinstance(outcome, Failure):
             return outcome
         update, client_state = outcome
@@ -210,7 +212,7 @@ class Federator:
         return refused or outcome
 
     def _transformed(self, updates: list[Update]) -> list[Update | Failure]:
-        """What a client sends of the updates of its jobs, and the failures of those whose update it doesn't send."""
+        """Returns the updates that a client sends, and a failure for each job whose update it doesn't send."""
         if not updates:
             return []
         updates = sorted(updates, key=lambda update: update.job)

@@ -1,4 +1,4 @@
-"""The server's check of an update: it is used whole or not at all."""
+"""Validation of updates by the server: an update is used as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from flt.core.errors import InputError
+from flt.core.errors import InputError, diverged
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Ids, JobId, Update
 from flt.protocol.state import ClientState
 
-FINITE = "finite numbers; lower local.lr"
+FINITE = "finite numbers"
 
 
 def validate(update: Update, layout: Layout, active: Mapping[str, Ids], roles: Collection[str], round: int) -> None:
@@ -46,7 +46,7 @@ def check_client_state(job: JobId, state: ClientState) -> None:
             bad = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
             if bad:
                 who = f"private state of client {job[0]}, job {job[1]}: {name}"
-                raise InputError.of(who, f"{bad} of {tensor.numel()} not finite", FINITE)
+                raise diverged(who, f"{bad} of {tensor.numel()} not finite", FINITE)
 
 
 def _check_counts(who: str, update: Update, round: int) -> None:
@@ -57,7 +57,7 @@ def _check_counts(who: str, update: Update, round: int) -> None:
             raise InputError.of(f"{who}: {key}", getattr(update, key), "an integer >= 1")
     for key, value in update.scalars.items():
         if not math.isfinite(value):
-            raise InputError.of(f"{who}: {key}", value, FINITE)
+            raise diverged(f"{who}: {key}", value, FINITE)
 
 
 def _check_components(who: str, update: Update, active: Mapping[str, Ids]) -> None:
@@ -70,7 +70,7 @@ def _check_components(who: str, update: Update, active: Mapping[str, Ids]) -> No
         if tuple(values.shape) != (len(ids),):
             raise InputError.of(f"{who}: scores of {layer}", tuple(values.shape), str((len(ids),)))
         if not bool(torch.isfinite(values).all()):
-            raise InputError.of(f"{who}: scores of {layer}", values.tolist(), FINITE)
+            raise diverged(f"{who}: scores of {layer}", values.tolist(), FINITE)
 
 
 def _check_ids(what: str, ids: Ids, allowed: Collection[int]) -> None:
@@ -91,4 +91,4 @@ def _check_tensor(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         raise InputError.of(what, tuple(tensor.shape), str(shape))
     bad = int((~torch.isfinite(tensor)).sum())
     if bad:
-        raise InputError.of(what, f"{bad} of {tensor.numel()} not finite", FINITE)
+        raise diverged(what, f"{bad} of {tensor.numel()} not finite", FINITE)

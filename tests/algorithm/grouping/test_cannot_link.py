@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flt.algorithm.grouping.agglomerative import AgglomerativeGrouping, merged
-from flt.algorithm.grouping.counted import Counted
+from flt.algorithm.grouping.k_clustering import KClustering
 from flt.algorithm.grouping.kmeans import KMeansGrouping, _descended, assigned_apart, kmeans_apart
 from flt.core.errors import InputError
 
@@ -33,7 +33,7 @@ federations = st.lists(st.integers(1, 3), min_size=2, max_size=6)  # jobs of eac
 
 @settings(max_examples=25)
 @given(jobs=federations, k=st.integers(3, 5), kind=st.sampled_from(KINDS), seed=st.integers(0, 99))
-def test_no_two_jobs_of_a_client_are_ever_together(jobs: list[int], k: int, kind: type[Counted], seed: int) -> None:
+def test_no_two_jobs_of_a_client_are_ever_together(jobs: list[int], k: int, kind: type[KClustering], seed: int) -> None:
     ids = [(client, index) for client, count in enumerate(jobs) for index in range(count)]
     features = np.random.default_rng(seed).normal(size=(len(ids), 3)).astype(np.float32)
     features[::2] = features[0]  # most alike are those that must not be together
@@ -157,7 +157,7 @@ def test_where_no_merge_is_allowed_any_more_clusters_stay() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_client_with_more_jobs_than_clusters_is_refused_at_start(kind: type[Counted]) -> None:
+def test_a_client_with_more_jobs_than_clusters_is_refused_at_start(kind: type[KClustering]) -> None:
     kind(3, cannot_link=True).check(3)
     kind(2).check(3)
     with pytest.raises(InputError, match="^grouping.k=2: cannot_link puts the 3 jobs .* allowed is an integer >= 3$"):

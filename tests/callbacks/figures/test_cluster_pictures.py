@@ -92,7 +92,7 @@ class TestCurves:
 
     def test_each_figure_is_a_line_over_the_rounds_that_have_it(self):
         first, second = cluster_pictures.curves(self.HISTORY).axes
-        assert self.lines(first) == {"jobs in the group of their task": ([2], [0.9])}
+        assert self.lines(first) == {"share of jobs in their task's group": ([2], [0.9])}
         assert self.lines(second) == {"within a cluster": ([1, 2], [1.0, 0.5])}
 
     def test_a_panel_without_figures_is_left_out_and_without_any_there_is_no_picture(self):

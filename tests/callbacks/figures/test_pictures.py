@@ -94,7 +94,7 @@ class TestRankMap:
     def test_scores_have_a_panel_for_each_group_with_members_and_nothing_else(self):
         layout = layout_of([4])
         one = pictures.rank_map(layout, state_of(layout), [])
-        assert [axes.get_title() for axes in one.axes] == ["clients that trained it", "importance"]
+        assert [axes.get_title() for axes in one.axes] == ["clients per component", "importance"]
         three = pictures.rank_map(layout, state_of(layout, groups=3), [])
         assert [axes.get_title() for axes in three.axes[1:]] == ["importance in group 1", "importance in group 2"]
         assert values_of(one.axes[1]).tolist() == [[1, 2, 3, 4]]

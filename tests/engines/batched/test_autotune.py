@@ -14,7 +14,7 @@ from stacks import Results, Spy, assert_equal, batched, federator_of, tasks_of
 
 from flt.api import train
 from flt.core.errors import InputError
-from flt.engines.batched import autotune as tuning
+from flt.engines.batched import autotune
 from flt.engines.batched.engine import BatchedEngine, BatchedSettings
 from flt.engines.process_group import ProcessGroup
 from flt.engines.serial import SerialEngine
@@ -54,23 +54,23 @@ def test_more_jobs_are_tried_until_it_gets_slower(
     jobs: int, seconds: Sequence[float], tried: list[int], best: int
 ) -> None:
     found, timed = rates(*seconds)
-    assert tuning.chosen(timed, jobs, CPU) == best
+    assert autotune.best_jobs(timed, jobs, CPU) == best
     assert found == tried
 
 
 def test_what_memory_would_not_hold_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     used = iter([7, 17, 27, 57])  # before the first fit, and after each
-    monkeypatch.setattr(tuning, "taken", lambda device: next(used))
-    monkeypatch.setattr(tuning, "available_memory", lambda device: 100)
+    monkeypatch.setattr(autotune, "taken", lambda device: next(used))
+    monkeypatch.setattr(autotune, "available_memory", lambda device: 100)
     tried, timed = rates(1.0, 0.6, 0.4)
-    assert tuning.chosen(timed, 30, CPU) == 5
+    assert autotune.best_jobs(timed, 30, CPU) == 5
     assert max(tried) == 5  # 50 for 5 jobs, so 100 for 10
 
 
 def test_a_disturbed_time_does_not_decide() -> None:
     """Two at once are the fastest, and are disturbed when they are first timed."""
     times = {1: iter([1.0, 1.0, 1.0]), 2: iter([1.1, 0.7, 0.7]), 5: iter([1.3])}
-    assert tuning.chosen(lambda jobs: next(times[jobs]), 30, CPU) == 2
+    assert autotune.best_jobs(lambda jobs: next(times[jobs]), 30, CPU) == 2
 
 
 def test_a_trial_out_of_memory_ends_the_search() -> None:
@@ -79,12 +79,12 @@ def test_a_trial_out_of_memory_ends_the_search() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 1 / jobs
 
-    assert tuning.chosen(timed, 30, CPU) == 2
+    assert autotune.best_jobs(timed, 30, CPU) == 2
 
 
 def test_memory_is_measured_in_bytes() -> None:
-    assert 2**20 < tuning.taken(CPU) < 2**45
-    assert 2**20 < tuning.available_memory(CPU) < 2**45
+    assert 2**20 < autotune.taken(CPU) < 2**45
+    assert 2**20 < autotune.available_memory(CPU) < 2**45
 
 
 def test_the_first_cohort_is_timed_once_and_what_was_found_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +170,7 @@ def test_the_run_records_what_was_timed_and_a_resume_keeps_it(tmp_path: Path, mo
         calls.append(jobs)
         return 3
 
-    monkeypatch.setattr(tuning, "chosen", chosen)
+    monkeypatch.setattr(autotune, "best_jobs", chosen)
     given = [
         "algo=fedit", "engine=batched", "clients=4", "local.steps=1", "batch_size=4", f"root={tmp_path}",
         "eval.client_examples=0",

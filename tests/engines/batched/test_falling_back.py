@@ -49,13 +49,13 @@ def test_tokens_that_no_head_reads_are_not_computed() -> None:
     model = engine.local_trainer.module.model
     (shortcut,) = engine._verified.values()
     assert shortcut is not None
-    assert shortcut.behind is model.bert.encoder.layer[-1].attention
+    assert shortcut.cut_after is model.bert.encoder.layer[-1].attention
     last = len(model.bert.encoder.layer) - 1
     assert narrowed(engine) == {f"{last}.attention.self.query", f"{last}.attention.output.dense"}
     _, _, engine = compared(federator_of(kind="gpt2"))
     (shortcut,) = engine._verified.values()
     assert shortcut is not None
-    assert shortcut.behind is None
+    assert shortcut.cut_after is None
 
 
 def test_where_a_queries_layer_mixes_tokens_all_of_them_go_through_the_attention() -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flt.data.stores import IGNORED
-from flt.engines.batched.batches import Frame
-from flt.engines.batched.token_packing import Packing, Tokens
+from flt.engines.batched.batches import JointBatch
+from flt.engines.batched.token_packing import Packing, TokenPacker
 from flt.engines.batched.verify import _with_padding
 
 LENGTHS = (3, 6, 1, 2)
@@ -27,8 +27,8 @@ def values(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
 
 
-def begun(one_query: bool = False, packed: bool = True) -> Tokens:
-    tokens = Tokens()
+def begun(one_query: bool = False, packed: bool = True) -> TokenPacker:
+    tokens = TokenPacker()
     tokens.begin(MASK if packed else None, 2)
     tokens.packed, tokens.one_query = packed, one_query
     return tokens
@@ -115,7 +115,7 @@ def test_one_query_is_that_of_the_first_token_for_all_of_them(packed: bool) -> N
 
 
 def test_attention_outside_of_the_blocks_is_left_alone() -> None:
-    x, tokens = heads(values(4, 6, 8)), Tokens()
+    x, tokens = heads(values(4, 6, 8)), TokenPacker()
     tokens.begin(MASK, 2)
     with tokens:
         assert torch.equal(F.scaled_dot_product_attention(x, x, x), F.scaled_dot_product_attention(x, x, x))
@@ -129,7 +129,7 @@ def test_no_block_sees_padding_whatever_the_encoder(kind: str) -> None:
     _, _, engine = compared(federator_of(kind=kind, sizes=(11, 6, 17, 3)))
     (shortcut,) = engine._verified.values()
     assert shortcut.packed
-    assert (shortcut.behind is not None) == (kind in {"bert", "roberta", "distilbert", "electra"})
+    assert (shortcut.cut_after is not None) == (kind in {"bert", "roberta", "distilbert", "electra"})
 
 
 def test_a_block_computes_real_tokens_alone() -> None:
@@ -167,7 +167,7 @@ def test_texts_one_by_one_are_not_taken_for_what_several_would_do(jobs: int | No
     federator = federator_of(kind="modernbert", sizes=(5, 6, 7, 4), batch_size=1)
     _, _, engine = compared(federator, jobs)
     (shortcut,) = engine._verified.values()
-    assert shortcut.behind is None
+    assert shortcut.cut_after is None
 
 
 def test_one_job_alone_proves_nothing_of_several() -> None:
@@ -178,10 +178,10 @@ def test_one_job_alone_proves_nothing_of_several() -> None:
     assert_equal(list(engine.run(tasks)), list(federator.engine.run(tasks)))
 
 
-def frame(rows: int = 4, labels: Tensor | None = None) -> Frame:
+def frame(rows: int = 4, labels: Tensor | None = None) -> JointBatch:
     ids = torch.arange(rows * 6).view(rows, 6) + 1
     inputs = {"input_ids": ids, "attention_mask": torch.ones(rows, 6).long()}
-    return Frame((0, 1), inputs, torch.zeros(2, rows // 2) if labels is None else labels, (2, 2))
+    return JointBatch((0, 1), inputs, torch.zeros(2, rows // 2) if labels is None else labels, (2, 2))
 
 
 def test_the_proof_sees_padding_that_no_text_is_cut_for() -> None:

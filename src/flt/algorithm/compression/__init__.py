@@ -1,1 +1,1 @@
-"""The precision of what travels. Read methods first."""
+"""Compression of messages: components are quantised under a budget of bytes per client. Read methods.py first."""

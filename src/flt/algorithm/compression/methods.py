@@ -1,9 +1,9 @@
-"""Compression: the precision of the pairs that travel, by importance, under a budget of bytes per client.
+"""Compression: components travel at precisions that depend on their importance, under a byte budget per client.
 
-HAFLQ's adapter quantisation (arXiv 2411.06581v2); the quantiser, the allocation and what counts are our
-reconstruction. A budget holds for exactly what ``comm/bytes_up`` counts: the encoded messages of a client's jobs in one
-round, names, indices, scales and scores with them. Only rank-1 pairs are quantised; the head, and whatever else
-travels, goes in float32.
+This is HAFLQ's adapter quantisation (arXiv 2411.06581v2). The quantiser, the allocation and the definition of the
+budget are our reconstruction. A budget limits exactly the bytes that ``comm/bytes_up`` counts: the encoded messages of
+a client's jobs in one round, with names, indices, scales and scores. Only rank-1 components are quantised. The head and
+all other tensors travel in float32.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ M = TypeVar("M", Payload, Update)
 
 @dataclasses.dataclass(frozen=True)
 class NoCompression(CompressionPart):
-    """Everything travels in float32."""
+    """No compression: all tensors travel in float32."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Packing(CompressionPart):
-    """Pairs are quantised at precisions that allocate a client's budget.
+class _Quantisation(CompressionPart):
+    """Base of the compressions that quantise components, with precisions that use up a client's budget.
 
-    Up, a pair counts by the score that its client measured, or where clients measure none by |b_i| |a_i|; down, by its
-    group's score. Pairs for which the lowest precision is too much stay away, those of the lowest scores first: they
-    are then not among the update's pairs, and the aggregate takes each pair over those who sent it. A client may so
-    come to send no pair at all. A budget below what must travel besides the pairs is refused; a round in which no pair
-    travels is left alone.
+    In updates, a component's weight in the allocation is the score that its client measured, or |b_i| |a_i| if clients
+    measure none. In payloads, it is the score of the job's group. If the budget is too small for all components at the
+    lowest precision, those with the lowest scores are dropped. The update then doesn't list them, and the server
+    averages each component over the clients that sent it. A client may send no component at all. A budget that is too
+    small for the tensors besides the components is refused. Messages without components aren't changed.
 
-    What the server averages stays exact: only what a client is sent is rounded. So a pair that a client didn't send
-    counts as the server's own where it is padded, and not as what the client was sent.
+    The server's own state is never rounded, only the payloads. When the rule pads a component that a client didn't
+    send, it therefore uses the server's exact value and not the rounded one that the client received.
 
     Attributes:
-        down: What the server sends is quantised too.
+        down: Payloads are quantised too.
     """
 
     down: bool = False
@@ -58,19 +58,19 @@ class _Packing(CompressionPart):
 
     @abc.abstractmethod
     def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload], besides: int) -> int | None:
-        """The client's budget in bytes for all of these float32 messages together; None: as many as it takes.
+        """Returns the client's budget in bytes for all these messages together; None: no limit.
 
         Args:
-            client: Its number.
-            messages: What it would send, or be sent, in float32.
-            besides: Bytes of all that travels besides the pairs.
+            client: Number of the client.
+            messages: Messages that the client would send or receive in float32.
+            besides: Bytes of the messages without their components.
         """
 
     def upward(self, layout: Layout, updates: list[Update]) -> list[Update]:
-        """What a client's jobs send.
+        """Returns the updates of a client's jobs with quantised components.
 
         Raises:
-            InputError: What has to travel besides the pairs is more than the budget.
+            InputError: The updates without their components exceed the budget.
         """
         if not _has_components(layout, updates[0]):
             return updates
@@ -78,13 +78,13 @@ class _Packing(CompressionPart):
         besides = _besides(layout, updates, places, closed_update)
         limit = self.limit(updates[0].job[0], updates, besides)
         scores = [_measured(layout, update) for update in updates]
-        return _within(limit, layout, updates, places, scores, closed_update)
+        return _pack_within(limit, layout, updates, places, scores, closed_update)
 
     def downward(self, layout: Layout, payload: Payload, scores: Mapping[str, Tensor], jobs: int) -> Payload:
-        """What a job is sent, one of so many of its client, between which the budget is divided evenly.
+        """Returns a job's payload with quantised components. The client's jobs share its budget evenly.
 
         Raises:
-            InputError: What has to travel besides the pairs is more than the budget.
+            InputError: The payload without its components exceeds the job's share of the budget.
         """
         if not self.down or not _has_components(layout, payload):
             return payload
@@ -97,18 +97,18 @@ class _Packing(CompressionPart):
             for at, score in enumerate(scores[layer][list(ids)].tolist())
         }
         share = None if limit is None else limit // jobs
-        return _within(share, layout, [payload], [places], [known], closed_payload)[0]
+        return _pack_within(share, layout, [payload], [places], [known], closed_payload)[0]
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantised(_Packing):
-    """A budget that follows one rule for all clients; with neither number, all pairs travel at 32 bits.
+class Quantised(_Quantisation):
+    """Quantisation under the same budget for all clients. With neither number, all components travel at 32 bits.
 
     Attributes:
-        down: What the server sends is quantised too, under the same budget.
-        budget: Bytes per client, round and direction; None: ``ratio`` counts.
-        ratio: The budget as a share, in (0, 1], of what the same pairs are in float32; what else travels, such as the
-            head, comes on top. So a budget of ranks that falls never leaves less than the head needs.
+        down: Payloads are quantised too, under the same budget.
+        budget: Bytes per client, round and direction; None: ``ratio`` decides.
+        ratio: Budget as a share, in (0, 1], of the components' size in float32. All other tensors, such as the head,
+            come on top. A falling rank budget therefore always leaves enough bytes for the head.
     """
 
     budget: int | None = None
@@ -121,26 +121,26 @@ class Quantised(_Packing):
             raise InputError.of("compression.ratio", self.ratio, "a number in (0, 1], or null")
 
     def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload], besides: int) -> int | None:
-        """The client's budget in bytes."""
+        """Returns the client's budget in bytes."""
         if self.budget is not None or self.ratio is None:
             return self.budget
         return besides + math.floor(self.ratio * max(0, _size(messages) - besides))
 
 
 @dataclasses.dataclass(frozen=True)
-class Channel(_Packing):
-    """What a radio channel carries in a while: C_k = tau W log2(1 + P h(d_k) / (N0 W)), in bits.
+class Channel(_Quantisation):
+    """Quantisation under the capacity of each client's radio channel: C_k = tau W log2(1 + P h(d_k) / (N0 W)), in bits.
 
-    The formula, and clients between 1100 and 2000 m, are from a secondary source on HAFLQ. The path loss is our choice:
-    128.1 + 37.6 log10(d / 1 km) dB, that of 3GPP TR 36.814 for a macro cell; so are the other numbers.
+    The formula and the distances between 1100 and 2000 m are from a secondary source on HAFLQ. The path loss is our
+    choice: 128.1 + 37.6 log10(d / 1 km) dB, from 3GPP TR 36.814 for a macro cell. The other numbers are our choice too.
 
     Attributes:
-        down: What the server sends is quantised too, for the same channel.
-        tau: Seconds of a round that are for sending.
+        down: Payloads are quantised too, under the capacity of the same channel.
+        tau: Transmission time per round, in s.
         bandwidth: W, in Hz.
         power: P, in W.
         noise: N0, in dBm / Hz.
-        distances: d_k in m, dealt to the clients in turn.
+        distances: d_k in m, assigned to the clients in turn.
     """
 
     tau: float = 1.0
@@ -159,7 +159,7 @@ class Channel(_Packing):
             raise InputError.of("compression.distances", self.distances, "a list of numbers > 0")
 
     def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload], besides: int) -> int | None:
-        """The client's budget in bytes."""
+        """Returns the client's budget in bytes."""
         distance = self.distances[client % len(self.distances)]
         gain = 10 ** (-(128.1 + 37.6 * math.log10(distance / 1000)) / 10)
         density = 10 ** ((self.noise - 30) / 10)  # W / Hz
@@ -167,7 +167,7 @@ class Channel(_Packing):
         return math.floor(self.tau * self.bandwidth * math.log2(1 + ratio) / 8)
 
 
-def _within(
+def _pack_within(
     limit: int | None,
     layout: Layout,
     messages: list[M],
@@ -175,23 +175,27 @@ def _within(
     scores: Sequence[Mapping[Place, float]],
     close: Callable[[M, Layout, Mapping[Place, int]], M],
 ) -> list[M]:
-    """The messages, packed so that their encoded bytes stay within the limit.
+    """Quantises the messages so that their encoded bytes stay within the limit.
 
-    What isn't codes (names, ids, sizes) is measured and not estimated: as long as the messages are too long, the pairs
-    get as much less.
+    The bytes of names, ids and sizes depend on the allocation. They are measured, not estimated: while the messages are
+    too long, the components' budget is reduced by the excess.
     """
 
     def closed(bits: Sequence[Mapping[Place, int]]) -> list[M]:
-        return [close(message, layout, its) for message, its in zip(messages, bits, strict=True)]
+        return [close(message, layout, chosen) for message, chosen in zip(messages, bits, strict=True)]
 
     if limit is None:
-        return closed([dict.fromkeys(its, BITS[-1]) for its in places])
+        return closed([dict.fromkeys(components, BITS[-1]) for components in places])
     besides = _besides(layout, messages, places, close)
     if besides > limit:
         who = f"client {messages[0].job[0]}"
         raise InputError.of("compression", f"{limit} bytes for {who}", f"at least the {besides} besides its components")
-    # where scores tie, the first pairs of all layers and jobs come before the second ones
-    order = sorted((at, job, number, layer) for job, its in enumerate(places) for number, (layer, at) in enumerate(its))
+    # If scores tie, the first components of all layers and jobs come before the second ones.
+    order = sorted(
+        (at, job, number, layer)
+        for job, components in enumerate(places)
+        for number, (layer, at) in enumerate(components)
+    )
     weights = [scores[job][layer, at] for at, job, _, layer in order]
     lengths = [places[job][layer, at] for at, job, _, layer in order]
     room = limit - besides
@@ -199,10 +203,10 @@ def _within(
         bits: list[dict[Place, int]] = [{} for _ in messages]
         for (at, job, _, layer), chosen in zip(order, allocate(weights, lengths, room), strict=True):
             bits[job][layer, at] = chosen
-        made = closed(bits)
-        if (over := _size(made) - limit) <= 0:
-            return made
-        room -= over
+        packed = closed(bits)
+        if (excess := _size(packed) - limit) <= 0:
+            return packed
+        room -= excess
 
 
 def _besides(
@@ -211,8 +215,10 @@ def _besides(
     places: Sequence[Mapping[Place, Sequence[int]]],
     close: Callable[[M, Layout, Mapping[Place, int]], M],
 ) -> int:
-    """Bytes of the messages without any pair."""
-    return _size([close(m, layout, dict.fromkeys(its, DROPPED)) for m, its in zip(messages, places, strict=True)])
+    """Returns the bytes of the messages without their components."""
+    return _size(
+        [close(m, layout, dict.fromkeys(components, DROPPED)) for m, components in zip(messages, places, strict=True)]
+    )
 
 
 def _size(messages: Sequence[Payload] | Sequence[Update]) -> int:
@@ -222,23 +228,26 @@ def _size(messages: Sequence[Payload] | Sequence[Update]) -> int:
 def _places(
     layout: Layout, message: Payload | Update, components: Mapping[str, Sequence[int]]
 ) -> dict[Place, list[int]]:
-    """Each pair of a message -> the lengths of its vectors."""
+    """Returns the lengths of the vectors of each component in a message."""
     names = list(message.tensors)
     lengths = {layer: [length for _, length in vectors(layout, names, layer)] for layer in components}
     return {(layer, at): lengths[layer] for layer, ids in components.items() for at in range(len(ids))}
 
 
 def _measured(layout: Layout, update: Update) -> dict[Place, float]:
-    """The score of each pair as the client knows it; one that isn't finite is for the server to refuse."""
-    found: dict[Place, float] = {}
+    """Returns the score of each component of an update, as measured by the client, or its magnitude.
+
+    A score that isn't finite counts as 0 here; the server refuses the update later.
+    """
+    scores: dict[Place, float] = {}
     for layer, ids in update.kept.items():
         if update.scores:
             known = _by_component(*update.scores.get(layer, ((), torch.zeros(0))))
-            its = [known.get(component, 0.0) for component in ids]
+            values = [known.get(component, 0.0) for component in ids]
         else:
-            its = _magnitudes(layout, update, layer)
-        found |= {(layer, at): score if math.isfinite(score) else 0.0 for at, score in enumerate(its)}
-    return found
+            values = _magnitudes(layout, update, layer)
+        scores |= {(layer, at): score if math.isfinite(score) else 0.0 for at, score in enumerate(values)}
+    return scores
 
 
 def _by_component(ids: Ids, values: Tensor) -> dict[int, float]:
@@ -246,7 +255,7 @@ def _by_component(ids: Ids, values: Tensor) -> dict[int, float]:
 
 
 def _magnitudes(layout: Layout, update: Update, layer: str) -> list[float]:
-    """The product of the norms of each pair's vectors."""
+    """Returns the product of the norms of each component's vectors."""
     norms = [
         update.tensors[name].double().norm(dim=1 - layout.axis(name))
         for name, _ in vectors(layout, list(update.tensors), layer)

@@ -1,1 +1,1 @@
-"""Which jobs are averaged with each other. Read base first, then kmeans."""
+"""Groupings, which decide the updates that are averaged with each other. Read base.py first, then kmeans.py."""

@@ -1,4 +1,4 @@
-"""Agglomerative clustering, with or without pairs that must not be linked."""
+"""Agglomerative clustering, optionally with jobs that must not be in one cluster."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ import numpy as np
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
 
-from flt.algorithm.grouping.counted import Counted
+from flt.algorithm.grouping.k_clustering import KClustering
 from flt.core.errors import InputError
 
 LINKAGES = ("average", "complete", "ward")
 _LIMIT = 1e3
-"""Times the largest distance of two uploads: what lies beyond is forbidden. No linkage makes clusters of 100,000
-uploads so distant, nor those with a forbidden pair, which is n^2 times as distant, so near."""
+"""Merges at more than this multiple of the largest distance between two uploads are forbidden.
+
+Two uploads that must not be linked get a distance of n^2 times this limit. Under every linkage, clusters of up to
+100,000 uploads stay below the limit, and clusters with two such uploads exceed it.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
-class AgglomerativeGrouping(Counted):
-    """The two nearest clusters are merged until K are left.
+class AgglomerativeGrouping(KClustering):
+    """Agglomerative clustering: merges the two nearest clusters until K are left.
 
-    With ``cannot_link`` no merge joins two jobs of one client. Merges are final, so it can happen that no merge is
-    allowed any more while there are more than K clusters: then these stay (k-means always finds K).
+    With ``cannot_link``, no merge joins two jobs of one client. Since merges are final, more than K clusters can be
+    left when no further merge is allowed (k-means always finds K).
 
     Attributes:
-        linkage: Distance of two clusters: ``average`` or largest (``complete``) distance of their uploads, or growth of
-            the inertia (``ward``).
+        linkage: Distance of two clusters: the ``average`` or the largest (``complete``) distance of their uploads, or
+            the increase of the inertia (``ward``).
     """
 
     linkage: str = dataclasses.field(default="average", kw_only=True)
@@ -38,18 +41,18 @@ class AgglomerativeGrouping(Counted):
             raise InputError.of("grouping.linkage", self.linkage, LINKAGES)
 
     def cut(self, features: np.ndarray, clients: Sequence[int], k: int, seed: int) -> np.ndarray:
-        """The cluster of each upload (n,); nothing is drawn."""
+        """Returns the cluster of each upload (n,). The seed isn't used."""
         return merged(features, clients if self.cannot_link else range(len(features)), k, self.linkage)
 
 
 def merged(features: np.ndarray, clients: Sequence[int], k: int, kind: str) -> np.ndarray:
-    """Merges the nearest clusters until k are left, or no two that have no client in common.
+    """Merges the nearest clusters until k are left, or until any two remaining clusters have a client in common.
 
     Args:
-        features: (n, d).
-        clients: The client of each upload: two uploads of one client are never in one cluster.
+        features: Features of the uploads (n, d).
+        clients: Client of each upload. Two uploads of one client are never in one cluster.
         k: Number of clusters.
-        kind: One of LINKAGES.
+        kind: One of ``LINKAGES``.
 
     Returns:
         The cluster of each upload (n,).
@@ -58,12 +61,12 @@ def merged(features: np.ndarray, clients: Sequence[int], k: int, kind: str) -> n
         >>> merged(np.array([[0.0], [1.0], [9.0], [9.5]]), [0, 1, 2, 3], 2, "average").tolist()
         [1, 1, 0, 0]
     """
-    distances, of = pdist(features.astype(np.float64)), np.asarray(clients)
+    distances, owners = pdist(features.astype(np.float64)), np.asarray(clients)
     limit = _LIMIT * (distances.max() or 1.0)
-    first, second = np.triu_indices(len(of), 1)
-    tree = linkage(np.where(of[first] == of[second], limit * len(of) ** 2, distances), kind)
-    labels = np.arange(len(of))
-    for number, (a, b, distance, _) in enumerate(tree[: len(of) - k]):
+    first, second = np.triu_indices(len(owners), 1)
+    tree = linkage(np.where(owners[first] == owners[second], limit * len(owners) ** 2, distances), kind)
+    labels = np.arange(len(owners))
+    for number, (a, b, distance, _) in enumerate(tree[: len(owners) - k]):
         if distance < limit:
-            labels[np.isin(labels, (a, b))] = len(of) + number
+            labels[np.isin(labels, (a, b))] = len(owners) + number
     return np.unique(labels, return_inverse=True)[1]

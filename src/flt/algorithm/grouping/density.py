@@ -1,4 +1,4 @@
-"""Clusterings by density, which find the number of clusters themselves."""
+"""Clusterings by density, which determine the number of clusters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from flt.protocol.messages import JobId
 
 @dataclasses.dataclass(frozen=True)
 class DbscanGrouping(Clustering):
-    """DBSCAN (Ester et al., 1996), scikit-learn's; noise joins the nearest cluster, see :func:`without_noise`.
+    """DBSCAN of scikit-learn (Ester et al., 1996). Noise joins the nearest cluster, see :func:`without_noise`.
 
     Attributes:
-        eps: Largest distance of neighbours, in the unit of the features; changes of unit length are about 1.41 apart
-            where they have nothing in common.
-        min_samples: Neighbours of a core upload, itself among them.
+        eps: Largest distance of neighbours, in the unit of the features. Unrelated changes of unit length have a
+            distance of about 1.41.
+        min_samples: Number of neighbours that make an upload a core point, including the upload itself.
     """
 
     eps: float = 1.2
@@ -34,19 +34,19 @@ class DbscanGrouping(Clustering):
             raise InputError.of("grouping.min_samples", self.min_samples, "an integer >= 1")
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
-        """The cluster of each upload (n,); nothing is drawn."""
-        from sklearn.cluster import DBSCAN  # a second of its own, for those who group
+        """Returns the cluster of each upload (n,). The seed isn't used."""
+        from sklearn.cluster import DBSCAN  # slow import, only needed here
 
         return without_noise(features, DBSCAN(eps=self.eps, min_samples=self.min_samples).fit_predict(features))
 
 
 @dataclasses.dataclass(frozen=True)
 class HdbscanGrouping(Clustering):
-    """HDBSCAN (Campello et al., 2013), scikit-learn's; noise joins the nearest cluster, see :func:`without_noise`.
+    """HDBSCAN of scikit-learn (Campello et al., 2013). Noise joins the nearest cluster, see :func:`without_noise`.
 
     Attributes:
-        min_cluster_size: Fewest uploads of a cluster; fewer uploads in all are one cluster.
-        min_samples: Neighbours by which density is measured, the upload itself among them.
+        min_cluster_size: Smallest number of uploads in a cluster. If a round has fewer uploads, they are one cluster.
+        min_samples: Number of neighbours that measure the density, including the upload itself.
     """
 
     min_cluster_size: int = 3
@@ -60,21 +60,21 @@ class HdbscanGrouping(Clustering):
             raise InputError.of("grouping.min_samples", self.min_samples, "an integer >= 1")
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
-        """The cluster of each upload (n,); nothing is drawn."""
-        from sklearn.cluster import HDBSCAN  # a second of its own, for those who group
+        """Returns the cluster of each upload (n,). The seed isn't used."""
+        from sklearn.cluster import HDBSCAN  # slow import, only needed here
 
         if len(features) < max(self.min_cluster_size, self.min_samples):
             return np.zeros(len(features), dtype=int)
-        found = HDBSCAN(min_cluster_size=self.min_cluster_size, min_samples=self.min_samples, copy=True)
-        return without_noise(features, found.fit_predict(features))
+        model = HDBSCAN(min_cluster_size=self.min_cluster_size, min_samples=self.min_samples, copy=True)
+        return without_noise(features, model.fit_predict(features))
 
 
 def without_noise(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Puts noise where the centre is nearest: every upload has to be averaged with some (our decision).
+    """Assigns noise to the clusters with the nearest centres, since every upload must be averaged (our decision).
 
     Args:
-        features: (n, d).
-        labels: The cluster of each upload (n,), from 0; -1: noise. Nothing but noise is one cluster.
+        features: Features of the uploads (n, d).
+        labels: Cluster of each upload (n,), from 0, or -1 for noise. If all uploads are noise, they form one cluster.
 
     Example:
         >>> without_noise(np.array([[0.0], [1.0], [9.0], [6.0]]), np.array([0, 0, 1, -1]))

@@ -1,4 +1,4 @@
-"""What uploads are clustered by: pure functions from updates to arrays (uploads, features)."""
+"""Features by which uploads are clustered: pure functions from updates to arrays (uploads, features)."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from flt.protocol.messages import Update
 
 TENSORS = ("all", "lora")
 LORA = (*LORA_FACTORS, "adapter")
-"""Roles of ``lora``: the adapter, whatever its kind, without the head."""
+"""Roles of ``lora``: an adapter of any kind, without the head."""
 
 
 def names(layout: Layout, tensors: str) -> list[str]:
-    """The tensors that features are made of, in name order: ``all`` that every job has, or the adapter (``lora``)."""
+    """Returns the names of the features' tensors in order: ``all`` that every job has, or the adapter's (``lora``)."""
     roles = LORA if tensors == "lora" else TRAVELLING
     return [name for name in layout.names(roles) if not layout.entries[name].variant]
 
 
 def weights(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.ndarray:
-    """FL-TAC's features (arXiv 2404.15384, authors' code): the tensors at the living pairs, flattened, not normalised.
+    """Returns FL-TAC's features (arXiv 2404.15384, authors' code): flattened active components, not normalised.
 
     Returns:
-        (uploads, features), float32.
+        Features (uploads, features), float32.
     """
     return np.stack([_flat(view, view.full(update), names) for update in updates])
 
 
 def changes(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.ndarray:
-    """What local training changed, less what it changed on average (our reconstruction); clustered at unit length.
+    """Returns the centred changes that local training made (our reconstruction). Clustering uses them at unit length.
 
     ::
 
         d_i = c_i - mean_j c_j        c_i = u_i - (what job i was sent)        f_i = d_i / |d_i|
 
-    An upload that doesn't differ from the mean, such as an only one, is zero. Pairs that no longer live have changed
-    by zero, so that the number of features stays.
+    An upload that equals the mean, such as a single upload, has d = 0. Inactive components count as unchanged, so the
+    number of features is constant.
 
     Returns:
         d (uploads, features), float32.
@@ -51,46 +51,46 @@ KINDS = ("weights", "changes")
 
 
 def groups(view: View, names: Sequence[str]) -> dict[int, np.ndarray]:
-    """Group -> its weights before the round (features,); without the home of jobs that no grouping has met."""
+    """Returns the weights (features,) of each group before the round, without the home group of unassigned jobs."""
     known = view.state.groups
     return {gid: _flat(view, known[gid].weights, names) for gid in sorted(known) if gid != view.state.home}
 
 
 def home(view: View, names: Sequence[str]) -> np.ndarray:
-    """v0: the weights of the home of jobs that no grouping has met (features,)."""
+    """Returns v0, the weights (features,) of the home group of unassigned jobs."""
     return _flat(view, view.state.groups[view.state.home].weights, names)
 
 
 def distances_to_groups(
     view: View, updates: Sequence[Update], names: Sequence[str], kind: str
 ) -> tuple[list[int], np.ndarray]:
-    """How far updates from home are from each group.
+    """Returns the distances between the updates of unassigned jobs and each group.
 
     Args:
-        view: The state before aggregation.
-        updates: Of jobs that were sent the home's v0.
-        names: Tensors to compare.
+        view: View of the state before aggregation.
+        updates: Updates of jobs that were sent the home group's weights v0.
+        names: Names of the tensors to compare.
         kind: ``weights``: squared distance to the group's weights. ``changes``: minus the cosine of the job's change
-            and the group's way from v0, less the mean of all groups' ways.
+            and the group's centred displacement from v0, which is its displacement minus the mean over all groups.
 
     Returns:
-        Groups, ascending, and (updates, groups).
+        Ids of the groups, ascending, and the distances (updates, groups).
     """
     known, sent = groups(view, names), weights(view, updates, names).astype(np.float64)
-    at = np.stack([known[gid] for gid in known]).astype(np.float64)
+    centres = np.stack([known[gid] for gid in known]).astype(np.float64)
     if kind == "weights":
-        return list(known), squared_distances(sent, at)
+        return list(known), squared_distances(sent, centres)
     start = home(view, names)
-    return list(known), -unit(sent - start) @ unit(centred(at - start)).T
+    return list(known), -unit(sent - start) @ unit(centred(centres - start)).T
 
 
 def centroids(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The mean of each cluster (clusters, features); labels from 0 without gaps."""
+    """Returns the mean of each cluster (clusters, features). Labels are numbered from 0 without gaps."""
     return np.stack([features[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
 
 
 def squared_distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Squared Euclidean distances (points, centres), of float64.
+    """Returns the squared Euclidean distances (points, centres) of float64 arrays.
 
     Example:
         >>> squared_distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]))
@@ -101,13 +101,13 @@ def squared_distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def centred(features: np.ndarray) -> np.ndarray:
-    """Less the mean of all rows, in float64."""
-    found = features.astype(np.float64)
-    return found - found.mean(axis=0)
+    """Subtracts the mean of all rows, in float64."""
+    rows = features.astype(np.float64)
+    return rows - rows.mean(axis=0)
 
 
 def unit(features: np.ndarray) -> np.ndarray:
-    """Each row at length 1; a row of zeros stays."""
+    """Scales each row to length 1. A row of zeros stays zero."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.where(lengths > 0, lengths, 1)
 
@@ -123,4 +123,4 @@ def _changed(view: View, update: Update, names: Sequence[str]) -> np.ndarray:
 
 
 def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.zeros(0, np.float32), *parts])  # an oracle may have nothing to read
+    return np.concatenate([np.zeros(0, np.float32), *parts])  # an oracle may have no tensors to cluster

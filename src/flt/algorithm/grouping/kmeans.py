@@ -1,4 +1,4 @@
-"""K-means, and k-means that keeps one client's jobs apart."""
+"""K-means, and k-means that puts one client's jobs into different clusters."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from flt.algorithm.grouping.counted import Counted
 from flt.algorithm.grouping.features import squared_distances
+from flt.algorithm.grouping.k_clustering import KClustering
 from flt.core.errors import InputError
 
 ITERATIONS = 300
 
 
 @dataclasses.dataclass(frozen=True)
-class KMeansGrouping(Counted):
+class KMeansGrouping(KClustering):
     """K-means over the uploads (FL-TAC, arXiv 2404.15384).
 
     Attributes:
-        n_init: Restarts, the best of which counts.
+        n_init: Number of restarts. The best one is used.
     """
 
     n_init: int = dataclasses.field(default=10, kw_only=True)
@@ -31,8 +31,8 @@ class KMeansGrouping(Counted):
             raise InputError.of("grouping.n_init", self.n_init, "an integer >= 1")
 
     def cut(self, features: np.ndarray, clients: Sequence[int], k: int, seed: int) -> np.ndarray:
-        """The cluster of each upload (n,)."""
-        from sklearn.cluster import KMeans  # a second of its own, for those who group
+        """Returns the cluster of each upload (n,)."""
+        from sklearn.cluster import KMeans  # slow import, only needed here
 
         if self.cannot_link:
             return kmeans_apart(features, clients, k, self.n_init, seed)
@@ -40,32 +40,35 @@ class KMeansGrouping(Counted):
 
 
 def kmeans_apart(features: np.ndarray, clients: Sequence[int], k: int, n_init: int, seed: int) -> np.ndarray:
-    """K-means under the constraint that the uploads of one client are in different clusters.
+    """Runs k-means under the constraint that the uploads of one client are in different clusters.
 
-    After COP-k-means (Wagstaff et al., 2001), but instead of one upload after the other, all uploads of a client are
-    assigned at once, to the distinct centroids with the smallest sum of squared distances. Clients don't constrain each
-    other, so neither step raises the inertia, and no assignment can fail.
+    This follows COP-k-means (Wagstaff et al., 2001), which assigns one upload after the other. Here all uploads of a
+    client are assigned at once, to the distinct centroids with the smallest sum of squared distances. Clients don't
+    constrain each other, so neither step of k-means raises the inertia, and no assignment can fail.
 
     Args:
-        features: (n, d), n > k.
-        clients: The client of each upload, none with more than k.
+        features: Features of the uploads (n, d), n > k.
+        clients: Client of each upload. No client has more than k uploads.
         k: Number of clusters.
-        n_init: Restarts from k-means++; the lowest inertia counts, of equals the first.
-        seed: Of the restarts.
+        n_init: Number of restarts from k-means++. The one with the lowest inertia is used; ties go to the first.
+        seed: Seed of the restarts.
 
     Returns:
         The cluster of each upload (n,).
     """
-    from sklearn.cluster import kmeans_plusplus  # a second of its own, for those who group
+    from sklearn.cluster import kmeans_plusplus  # slow import, only needed here
 
     points = features.astype(np.float64)
-    found = [_descended(points, clients, kmeans_plusplus(points, k, random_state=start)[0])
-             for start in np.random.SeedSequence(seed).generate_state(n_init)]  # fmt: skip
-    return min(found, key=lambda one: one[1])[0]
+    results = [_descended(points, clients, kmeans_plusplus(points, k, random_state=start)[0])
+               for start in np.random.SeedSequence(seed).generate_state(n_init)]  # fmt: skip
+    return min(results, key=lambda result: result[1])[0]
 
 
 def _descended(points: np.ndarray, clients: Sequence[int], centres: np.ndarray) -> tuple[np.ndarray, float]:
-    """Labels and inertia of one start, once no label changes any more; a centre that loses all points stays."""
+    """Iterates k-means from these centres until no label changes, and returns the labels and the inertia.
+
+    A centre without points stays in place.
+    """
     labels = np.full(len(points), -1)
     for _ in range(ITERATIONS):
         distances = squared_distances(points, centres)
@@ -78,18 +81,18 @@ def _descended(points: np.ndarray, clients: Sequence[int], centres: np.ndarray) 
 
 
 def assigned_apart(distances: np.ndarray, clients: Sequence[int]) -> np.ndarray:
-    """The nearest clusters of a client's uploads, all different (Hungarian).
+    """Assigns each client's uploads to distinct clusters with the smallest sum of distances (Hungarian algorithm).
 
     Args:
         distances: Squared distances (uploads, clusters).
-        clients: The client of each upload, none with more uploads than there are clusters.
+        clients: Client of each upload. No client has more uploads than there are clusters.
 
     Example:
         >>> assigned_apart(np.array([[0.0, 2.0], [0.0, 9.0], [1.0, 5.0]]), [0, 0, 1])
         array([1, 0, 0])
     """
-    labels, of = np.empty(len(distances), dtype=int), np.asarray(clients)
-    for client in np.unique(of):
-        (rows,) = np.nonzero(of == client)
+    labels, owners = np.empty(len(distances), dtype=int), np.asarray(clients)
+    for client in np.unique(owners):
+        (rows,) = np.nonzero(owners == client)
         labels[rows] = linear_sum_assignment(distances[rows])[1]
     return labels

@@ -1,1 +1,1 @@
-"""The aggregation of one group of updates. Read base first, then mean."""
+"""Aggregation rules, which combine the updates of one group into its new weights. Read base.py first, then mean.py."""

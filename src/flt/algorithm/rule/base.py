@@ -1,4 +1,4 @@
-"""What a rule is asked and what it answers."""
+"""Base classes of the aggregation rules, and their result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from flt.algorithm.base import Part
 from flt.algorithm.rule.exact_sum import ExactSum
 from flt.algorithm.view import View
-from flt.core.errors import InputError
+from flt.core.errors import InputError, diverged
 from flt.protocol.messages import Update
 
 if TYPE_CHECKING:
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("examples", "uniform")
 Totals = dict[tuple[str, str], ExactSum]
-"""(what is summed, tensor) -> its running sum."""
+"""Running sums, by kind of the summand (such as ``value`` or ``weight``) and name of the tensor."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Combined:
-    """A rule's answer for one group.
+    """Result of a rule for one group.
 
     Attributes:
-        new: The group's weights, at the initial rank; where the plan trains the base, its new values too.
-        slots: What the rule keeps in the group for the next round.
-        base: Change of the base: name -> (value,) or (B, A).
+        new: New weights of the group at the initial rank; if the plan trains the base, also the new base weights.
+        slots: Tensors that the rule keeps in the group for the next rounds.
+        base: Changes of base weights by name: (value,) replaces a weight, (B, A) adds B A.
     """
 
     new: dict[str, Tensor]
@@ -40,33 +40,36 @@ class Combined:
 
 @dataclasses.dataclass(frozen=True)
 class Rule(Part):
-    """Aggregation of one group's updates: a listwise rule writes ``combine``, sums over clients are :class:`Summable`.
+    """Aggregation of one group's updates.
+
+    A listwise rule, which needs all updates at once, implements ``combine``. A rule that only needs sums over clients
+    is a :class:`Summable`.
 
     Attributes:
-        weights: ``examples``: a client weighs as much as it has examples; ``uniform``: all clients weigh the same.
+        weights: ``examples``: a client's weight is its number of examples; ``uniform``: all clients weigh the same.
     """
 
     kind: ClassVar[str] = "rule"
     weights: str = "examples"
 
     weighings: ClassVar[tuple[str, ...]] = WEIGHTS
-    """What ``weights`` may be."""
+    """Allowed values of ``weights``."""
     sends: ClassVar[tuple[str, ...]] = ()
-    """Slots of the group that travel down with the weights."""
+    """Names of the group's slots that the server sends to clients with the weights."""
     changes_base: ClassVar[bool] = False
-    """The rule writes into the frozen weights."""
+    """True if the rule changes the frozen weights."""
     adds: ClassVar[bool] = True
-    """The answer has sums of the updates' numbers in it, for which they may be too large."""
+    """True if the rule sums numbers of the updates. Numbers that are too large for a sum are then refused."""
     starts_afresh: ClassVar[bool] = False
-    """Each round begins with an adapter that was drawn anew."""
+    """True if each round begins with a newly drawn adapter."""
     combines: ClassVar[tuple[str, ...]] = ()
-    """Roles without which the rule has nothing to combine: they have to train and to travel."""
+    """Roles that the rule combines. They must train and travel."""
     mixes_components: ClassVar[bool] = False
-    """Pairs are new mixtures of those that were sent: what was known of one says nothing of it any more."""
-    whole: ClassVar[str] = ""
-    """Why the rule has no meaning where clients send different pairs; empty where it has."""
+    """True if new components are mixtures of the received ones, so that earlier scores don't apply to them."""
+    same_components: ClassVar[str] = ""
+    """Reason why the rule needs the same components from all clients; empty if it doesn't."""
     one_group: ClassVar[str] = ""
-    """Why the rule has no meaning with several groups; empty where it has."""
+    """Reason why the rule needs a single group; empty if it doesn't."""
 
     def __post_init__(self) -> None:
         if self.weights not in self.weighings:
@@ -74,18 +77,18 @@ class Rule(Part):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Roles that the module must have: what the rule combines, or weighs by."""
+        """Roles that the module's tensors must have: those that the rule combines."""
         return self.combines
 
     @abc.abstractmethod
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
-        """Combines a group's updates, which come sorted by job; there is at least one."""
+        """Combines a group's updates, at least one, sorted by job."""
 
     def check(self, updates: int) -> None:
-        """Whether so many updates of a group suffice, before a run begins too.
+        """Refuses a number of updates that is too small for the rule. It is also called before a run begins.
 
         Raises:
-            InputError: They don't.
+            InputError: There are too few updates.
         """
         if updates < 1:
             raise InputError.of("updates", updates, "at least 1")
@@ -98,7 +101,7 @@ class Rule(Part):
         """
         if recipe.grouping.several and self.one_group:
             raise self.clash(recipe.grouping, self.one_group, "one group")
-        if self.whole or self.mixes_components:
+        if self.same_components or self.mixes_components:
             self._check_components(recipe)
         plan = recipe.plan(0)
         if missing := set(self.combines) - (set(plan.train) - set(plan.private)):
@@ -106,10 +109,10 @@ class Rule(Part):
             raise InputError.of("plan.train", plan.train, f"{', '.join(self.combines)} among them", why)
 
     def _check_components(self, recipe: Recipe) -> None:
-        """Refuses parts that keep some components from a rule on whole products, or that remember them."""
+        """Refuses parts that withhold components which the rule needs, or that keep scores of mixed components."""
         selection = recipe.selection
-        if self.whole and not selection.holds_all:
-            raise self.clash(selection, self.whole, "all")
+        if self.same_components and not selection.holds_all:
+            raise self.clash(selection, self.same_components, "all")
         if recipe.compression.packs:
             why = "a budget of bytes drops components, and the rule needs all that a client trained"
             raise recipe.compression.clash(self, why, "none")
@@ -121,19 +124,19 @@ class Rule(Part):
             raise recipe.importance.clash(self, why, "none")
 
     def weight(self, update: Update) -> int:
-        """A client's weight, an integer so that sums stay exact."""
+        """Returns a client's weight, an integer so that sums are exact."""
         return 1 if self.weights == "uniform" else update.examples
 
 
 @dataclasses.dataclass(frozen=True)
 class Summable(Rule):
-    """A rule that is a function of exact sums over clients.
+    """Rule whose result depends only on exact sums over clients.
 
-    Updates can stream through it in any order and on any process: two sets of totals merge by adding their sums.
+    Updates can be added one by one, in any order and on any process. Totals of several processes merge by addition.
     """
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
-        """Sums, then finishes."""
+        """Sums the updates and computes the group's result."""
         totals: Totals = {}
         for update in updates:
             self.include(view, update, totals)
@@ -143,21 +146,21 @@ class Summable(Rule):
         """Adds one update to the totals, in place.
 
         Raises:
-            InputError: Its numbers are too large for an exact sum.
+            InputError: The update's numbers are too large for an exact sum.
         """
         try:
             self.summand(view, update, totals)
         except OverflowError as error:
             who = f"update of client {update.job[0]}, job {update.job[1]}"
-            raise InputError.of(who, error, "smaller numbers; lower local.lr") from error
+            raise diverged(who, error, "smaller numbers") from error
 
     @abc.abstractmethod
     def summand(self, view: View, update: Update, totals: Totals) -> None:
-        """Adds one update to the totals, in place, by :func:`add`."""
+        """Adds one update to the totals in place, with :func:`add`."""
 
     @abc.abstractmethod
     def finish(self, view: View, gid: int, totals: Totals) -> Combined:
-        """Makes the group's answer of the totals."""
+        """Computes the group's result from the totals."""
 
 
 def add(totals: Totals, key: tuple[str, str], term: Tensor) -> None:

@@ -1,8 +1,8 @@
-"""Sums whose bits depend neither on the order of the terms nor on how they are split over processes.
+"""Exact sums: their bits depend neither on the order of the terms nor on their distribution over processes.
 
-Floating-point addition isn't associative, integer addition is. A float64 term is cut into two int64 limbs, in units of
-2^-24 and of 2^-64; the limbs are added as integers. The second limb is what makes the mean over one client return that
-client's float32 bits.
+Floating-point addition isn't associative, but integer addition is. Each float64 term is split into two int64 limbs, in
+units of 2^-24 and of 2^-64, and the limbs are added as integers. Thanks to the second limb, the mean over one client
+returns that client's float32 bits.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor
 HIGH = 2.0**24
 LOW = 2.0**64
 LARGEST = 2.0**38
-"""The terms' largest magnitudes must add up to less than this: in units of 2^-24, that fits into an int64."""
+"""Upper limit for the sum of the terms' largest magnitudes: in units of 2^-24, it fits into an int64."""
 COUNT = 1 << 20
-"""Most terms: the second limb of each is at most 2^40."""
+"""Largest number of terms. The second limb of a term is at most 2^40, so this many fit into an int64."""
 
 
 @dataclasses.dataclass
 class ExactSum:
-    """A running sum of tensors of one shape.
+    """Running sum of tensors of one shape.
 
     Attributes:
-        high: int64, in units of 2^-24.
-        low: int64, in units of 2^-64.
-        count: Terms added.
+        high: Sum of the first limbs, int64, in units of 2^-24.
+        low: Sum of the second limbs, int64, in units of 2^-64.
+        count: Number of terms.
         reach: Sum of the terms' largest magnitudes, each rounded up.
 
     Example:
@@ -45,44 +45,44 @@ class ExactSum:
 
     @staticmethod
     def zeros(shape: tuple[int, ...]) -> ExactSum:
-        """An empty sum of tensors of this shape."""
+        """Returns an empty sum of tensors of this shape."""
         return ExactSum(torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64))
 
     @staticmethod
     def of(high: Tensor, low: Tensor, count: int, reach: float) -> ExactSum:
-        """A sum from its parts, as processes have added them up.
+        """Builds a sum from its fields, after processes have added these up.
 
         Raises:
-            OverflowError: The terms are too large together, or there are too many of them.
+            OverflowError: The sum of the magnitudes is too large, or there are too many terms.
         """
-        whole = ExactSum(high, low)
-        whole._grow(count, reach)
-        return whole
+        total = ExactSum(high, low)
+        total._grow(count, reach)
+        return total
 
     def add(self, term: Tensor) -> None:
         """Adds one float64 tensor.
 
         Raises:
-            OverflowError: The terms are too large, or there are too many of them.
+            OverflowError: The sum of the magnitudes is too large, or there are too many terms.
         """
         self._grow(1, float(term.abs().ceil().max()) if term.numel() else 0.0)
         high = torch.floor(term * HIGH)
         self.high += high.to(torch.int64)
-        # exact: the remainder has the term's own low bits and nothing else
+        # The subtraction is exact: the remainder consists of the term's low bits.
         self.low += torch.round((term - high / HIGH) * LOW).to(torch.int64)
 
     def plus(self, other: ExactSum) -> ExactSum:
-        """The sum of both, which stay as they are: another process may have gathered the rest of the cohort.
+        """Returns the sum of both, such as the sums of two processes. Neither is changed.
 
         Raises:
-            OverflowError: As :meth:`add` does.
+            OverflowError: The sum of the magnitudes is too large, or there are too many terms.
         """
         return ExactSum.of(
             self.high + other.high, self.low + other.low, self.count + other.count, self.reach + other.reach
         )
 
     def value(self) -> Tensor:
-        """The sum as float64."""
+        """Returns the sum as float64."""
         return self.high.to(torch.float64) / HIGH + self.low.to(torch.float64) / LOW
 
     def _grow(self, count: int, reach: float) -> None:

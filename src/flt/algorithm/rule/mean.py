@@ -1,4 +1,4 @@
-"""The weighted mean, per entry over those who sent it."""
+"""Weighted mean of each entry over the clients that sent it."""
 
 from __future__ import annotations
 
@@ -22,28 +22,31 @@ if TYPE_CHECKING:
 NORM = "norm"
 PADS = ("none", "parameter", "update", "sent")
 UNIT = 2.0**-24
-"""Norms are rounded to multiples of it, so that weights are integers and sums stay exact."""
+"""Norms are rounded to multiples of this unit, so that weights are integers and sums are exact."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mean(Summable):
-    """Each entry is averaged over the clients that sent it: HAFL's adaptive aggregation (arXiv 2411.06581).
+    """Averages each entry over the clients that sent it: HAFL's adaptive aggregation (arXiv 2411.06581).
 
-    Where all send all it is FedAvg (arXiv 1602.05629).
+    If all clients send all entries, it is FedAvg (arXiv 1602.05629). ``pad`` chooses the formula; S_k are the entries
+    that client k sent:
 
-        none (adaptive)   w_i <- sum_{k: i in S_k} n_k w_{k,i} / sum_{k: i in S_k} n_k;  nobody sent i: as it began
-        parameter         w_i <- sum_k n_k w_{k,i} [i in S_k] / n                        (zero-padding), of living pairs
+        none (adaptive)   w_i <- sum_{k: i in S_k} n_k w_{k,i} / sum_{k: i in S_k} n_k
+        parameter         w_i <- sum_k n_k w_{k,i} [i in S_k] / n                       (zero-padding)
         update            w_i <- sum_k n_k (w_{k,i} if i in S_k else w_t,i) / n
-        sent              as parameter, over the pairs that somebody sent: HetLoRA pads to the round's largest rank
+        sent              like parameter, for entries that some client sent: HetLoRA pads to the round's largest rank
 
-    Under ``parameter`` a pair that nobody sent becomes zero, in A and in B, and never learns again.
+    An entry that no client sent keeps its value under ``none`` and ``sent``. Under ``parameter``, an active component
+    that no client sent becomes zero in A and in B and never learns again. Inactive components keep their values under
+    every padding.
 
     Attributes:
-        weights: Besides ``examples`` and ``uniform``, ``norm``: in the place of n_k, the pairs of a layer weigh as much
-            as the Frobenius norm |B_k A_k| of what the client has there, and everything else by examples (HetLoRA,
-            arXiv 2401.06432; that it is taken layer by layer is our reading).
-        pad: What an entry counts as that a client didn't send: ``none`` (it doesn't count), ``parameter`` (zero),
-            ``update`` (unchanged), ``sent`` (zero, where another client sent it).
+        weights: ``examples``, ``uniform`` or ``norm``. With ``norm``, the weight of a layer's components is the
+            Frobenius norm |B_k A_k| of the client's product in that layer, instead of n_k; all other tensors are
+            weighted by examples (HetLoRA, arXiv 2401.06432; that the norm is per layer is our reading).
+        pad: Treatment of an entry that a client didn't send: ``none`` (it doesn't count), ``parameter`` (it counts as
+            zero), ``update`` (it counts as unchanged), ``sent`` (it counts as zero if another client sent it).
     """
 
     weighings: ClassVar[tuple[str, ...]] = (*WEIGHTS, NORM)
@@ -56,7 +59,7 @@ class Mean(Summable):
             raise InputError.of("rule.pad", self.pad, PADS)
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses weights by norms of products that the server doesn't have.
+        """Refuses weights by norms of products if a factor is private.
 
         Raises:
             InputError: Another part contradicts this one.
@@ -70,17 +73,17 @@ class Mean(Summable):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Roles that the module must have: pairs, to weigh by their norms."""
+        """Roles that the module's tensors must have: both factors, if their product's norm is the weight."""
         return LORA_FACTORS if self.weights == NORM else ()
 
     def summand(self, view: View, update: Update, totals: Totals) -> None:
-        """Adds weight * value, and the weight, per entry."""
+        """Adds weight * value and the weight of each entry."""
         norms = self._norms(view, update) if self.weights == NORM else {}
         for name, part in update.tensors.items():
             weight = norms.get(view.layout.entries[name].layer, self.weight(update))
             start = view.sent(update.job, name)
             fill = start if self.pad == "update" else torch.zeros_like(start)
-            # pairs that don't live keep what they hold, under any padding: a budget that rises wakes them
+            # Inactive components keep their values under any padding, since a rising budget can activate them.
             counts = view.layout.mask(name, update.kept if self.pad == "none" else view.state.active, start)
             add(totals, ("value", name), weight * view.layout.put(name, fill, update.kept, part).double())
             add(totals, ("weight", name), weight * counts.double())
@@ -88,7 +91,7 @@ class Mean(Summable):
                 add(totals, ("sent", name), view.layout.mask(name, update.kept, start).double())
 
     def finish(self, view: View, gid: int, totals: Totals) -> Combined:
-        """Divides once; an entry that nobody sent is what the group begins with."""
+        """Divides the sums by the weights. Entries without contributions keep the group's initial values."""
         new = dict(view.group(gid).weights)
         for name in (name for what, name in totals if what == "value"):
             weight = totals["weight", name].value()
@@ -99,13 +102,17 @@ class Mean(Summable):
         return Combined(new)
 
     def _norms(self, view: View, update: Update) -> dict[str, int]:
-        """Layer -> |B_k A_k| in units, at least 1, of the update as it arrived: also where another one is combined."""
+        """Returns |B_k A_k| by layer, as a multiple of ``UNIT`` and at least 1.
+
+        The norm is always that of the update as received, also if ``update`` is its untrained copy.
+        """
         arrived = view.arrived.get(update.job, update)
 
         def factor(name: str) -> Tensor:
-            sent: Mapping[str, Tensor] = arrived.tensors
-            kept = sent[name] if name in sent else view.layout.take(name, view.sent(update.job, name), update.kept)
-            return kept.double()
+            received: Mapping[str, Tensor] = arrived.tensors
+            if name in received:
+                return received[name].double()
+            return view.layout.take(name, view.sent(update.job, name), update.kept).double()
 
         layers = view.layout.layers.items()
         return {name: max(1, round(product_norm(factor(at.b), factor(at.a)) / UNIT)) for name, at in layers}

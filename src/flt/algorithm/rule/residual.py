@@ -1,4 +1,4 @@
-"""FedEx-LoRA (arXiv 2410.09432): the mean of both factors, and what that leaves out goes into the frozen weights."""
+"""FedEx-LoRA (arXiv 2410.09432): averages both factors and adds the error of the product to the frozen weights."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from flt.protocol.messages import Update
 
 @dataclasses.dataclass(frozen=True)
 class Residual(Rule):
-    """FedIT made exact: W0 takes the difference between the mean of the products and the product of the means.
+    """Exact form of FedIT: W0 absorbs the difference between the mean of the products and the product of the means.
 
         A <- Abar = sum_i p_i A_i,   B <- Bbar = sum_i p_i B_i,   W0 <- W0 + s (sum_i p_i B_i A_i - Bbar Abar)
 
-    p_i = n_i / sum n over the round's clients. The residual is sum_{i < K} p_i (B_i - Bbar) (A_i - A_K), so it is sent
-    as factors of rank (K - 1) r; where these are larger than the weight, :class:`flt.protocol.state.BaseState` sends
-    that. The head is averaged. Listwise: factors are listed, not added.
+    p_i = n_i / sum n over the round's clients. The residual equals sum_{i < K} p_i (B_i - Bbar) (A_i - A_K), so it is
+    sent as factors of rank (K - 1) r. If these are larger than the weight, :class:`flt.protocol.state.BaseState` sends
+    the weight instead. The head is averaged. The rule is listwise: it needs all factors at once.
     """
 
     changes_base: ClassVar[bool] = True
     combines: ClassVar[tuple[str, ...]] = ("A", "B")
     one_group: ClassVar[str] = "there is one base, and the residual goes into it"
-    whole: ClassVar[str] = "the residual is that of factors with the same components"
+    same_components: ClassVar[str] = "the residual is that of factors with the same components"
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
-        """Averages all, and finds each layer's residual; of one client there is none."""
+        """Averages all tensors and computes each layer's residual. With one client there is no residual."""
         new = Mean(weights=self.weights).combine(view, gid, updates).new
         if len(updates) == 1:
             return Combined(new)

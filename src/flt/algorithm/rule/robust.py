@@ -1,10 +1,10 @@
-"""Rules that a minority of hostile clients can't move far, over adapter updates.
+"""Robust rules, which limit the influence of a minority of hostile clients on the adapter.
 
-    median, trimmed_mean     each entry by itself (Yin et al., arXiv 1803.01498)
+    median, trimmed_mean     each entry separately (Yin et al., arXiv 1803.01498)
     krum, multi_krum         whole updates, by their distances (Blanchard et al., NeurIPS 2017)
-    norm_bound               the mean of updates no longer than a bound (Sun et al., arXiv 1911.07963)
+    norm_bound               the mean of updates whose norm is limited (Sun et al., arXiv 1911.07963)
 
-All but the last weigh clients alike: a client that may say how many examples it has could say a million.
+All but the last weigh clients equally, since a hostile client could report any number of examples.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ UNIFORM = ("uniform",)
 
 @dataclasses.dataclass(frozen=True)
 class EntryWise(Rule):
-    """Each entry over the clients that sent it, by rank among their values; listwise, since ranks aren't sums.
+    """Base of the rules that sort the values of each entry over the clients that sent it. They are listwise.
 
     Attributes:
         weights: Always ``uniform``.
     """
 
     weighings: ClassVar[tuple[str, ...]] = UNIFORM
-    adds: ClassVar[bool] = False  # a value of any size is one more to sort
+    adds: ClassVar[bool] = False  # values are sorted, so they may have any size
 
     weights: str = "uniform"
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
-        """Sorts each entry's values; one that nobody sent is what the group begins with."""
+        """Sorts the values of each entry. An entry that no client sent keeps the value with which the group begins."""
         new = dict(view.group(gid).weights)
         for name in sorted({name for update in updates for name in update.tensors}):
             old = new[name] if name in new else view.frozen[name]
@@ -52,25 +52,25 @@ class EntryWise(Rule):
         return Combined(new)
 
     def _column(self, view: View, name: str, old: Tensor, update: Update) -> Tensor:
-        """What one client says of each entry; infinite where it didn't send it, so that it is sorted behind."""
+        """Returns one client's value of each entry; infinity, which is sorted last, for entries that it didn't send."""
         return view.layout.put(name, torch.full_like(old, math.inf), update.kept, update.tensors[name]).double()
 
     @abc.abstractmethod
     def middle(self, values: Tensor, sent: Tensor) -> Tensor:
-        """The answer of each entry.
+        """Returns the aggregate of each entry.
 
         Args:
-            values: Ascending along the first axis (clients, ...), infinite behind the last that was sent.
-            sent: How many sent each entry (...); the answer of one that nobody sent isn't read.
+            values: Values (clients, ...), ascending along the first axis, with infinity after the last sent value.
+            sent: Number of clients that sent each entry (...). The aggregate of an entry without any isn't used.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class Median(EntryWise):
-    """The median of each entry: of an even number the mean of the middle two (arXiv 1803.01498, Definition 1)."""
+    """Median of each entry: with an even number, the mean of the middle two (arXiv 1803.01498, Definition 1)."""
 
     def middle(self, values: Tensor, sent: Tensor) -> Tensor:
-        """The median (...)."""
+        """Returns the median (...) of each entry."""
         last = (sent - 1).clamp(min=0)
         low, high = (values.gather(0, at.unsqueeze(0)).squeeze(0) for at in (last // 2, (last + 1) // 2))
         return low + (high - low) / 2
@@ -78,10 +78,10 @@ class Median(EntryWise):
 
 @dataclasses.dataclass(frozen=True)
 class TrimmedMean(EntryWise):
-    """The mean of each entry without its largest and its smallest values (arXiv 1803.01498, Definition 2).
+    """Mean of each entry without its largest and its smallest values (arXiv 1803.01498, Definition 2).
 
     Attributes:
-        trim: The share of the values that is left out at either end, rounded down.
+        trim: Share of the values that is left out at each end; their number is rounded down.
     """
 
     trim: float = 0.2
@@ -92,7 +92,7 @@ class TrimmedMean(EntryWise):
             raise InputError.of("rule.trim", self.trim, "a number in [0, 0.5)")
 
     def middle(self, values: Tensor, sent: Tensor) -> Tensor:
-        """The mean (...) of what is left."""
+        """Returns the mean (...) of the remaining values of each entry."""
         out = (self.trim * sent).floor().long()
         rank = torch.arange(len(values)).view(-1, *(1,) * sent.dim())
         inside = (rank >= out) & (rank < sent - out)
@@ -101,17 +101,17 @@ class TrimmedMean(EntryWise):
 
 @dataclasses.dataclass(frozen=True)
 class Krum(Rule):
-    """The one update that is nearest to its neighbours (Blanchard et al., NeurIPS 2017).
+    """Krum: the one update that is nearest to its neighbours (Blanchard et al., NeurIPS 2017).
 
-        s(i) = sum of the squared distances from change i to the n - f - 2 changes nearest to it
-        the answer is the update with the least s; of equals that of the first client
+        s(i) = sum of the squared distances from change i to its n - f - 2 nearest changes
 
-    A change is what an update says minus what its job was sent, over all tensors, at the initial rank: pairs that
-    weren't sent haven't changed.
+    The result is the update with the smallest s; ties go to the first client. A change is the difference between an
+    update and the values that its job was sent, over all tensors, at the initial rank. Components that weren't sent
+    have no change.
 
     Attributes:
         weights: Always ``uniform``.
-        hostile: The share of a round's clients that may be hostile: f is this share of n, rounded down.
+        hostile: Share of a round's clients that may be hostile: f is this share of n, rounded down.
     """
 
     weighings: ClassVar[tuple[str, ...]] = UNIFORM
@@ -126,7 +126,7 @@ class Krum(Rule):
             raise InputError.of("rule.hostile", self.hostile, "a number in [0, 0.5)")
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
-        """The mean of those that are trusted.
+        """Returns the mean of the trusted updates.
 
         Raises:
             InputError: There are fewer than 2 f + 3 updates.
@@ -135,22 +135,26 @@ class Krum(Rule):
         return Mean(self.weights).combine(view, gid, [updates[i] for i in chosen])
 
     def trusted(self, view: View, updates: Sequence[Update]) -> list[int]:
-        """Which of the updates count.
+        """Returns the positions of the trusted updates, smallest score first.
 
         Raises:
-            InputError: There are fewer than 2 f + 3 of them.
+            InputError: There are fewer than 2 f + 3 updates.
         """
         self.check(len(updates))
         n, f = len(updates), self._hostile(len(updates))
         names = sorted({name for update in updates for name in update.tensors})
         changes = torch.stack([change(view, update, names) for update in updates])
-        apart = torch.cdist(changes, changes, compute_mode="donot_use_mm_for_euclid_dist").square()
-        apart.fill_diagonal_(math.inf)  # an update is no neighbour of its own
-        scores = apart.sort(dim=1).values[:, : n - f - 2].sum(dim=1).tolist()
+        distances = torch.cdist(changes, changes, compute_mode="donot_use_mm_for_euclid_dist").square()
+        distances.fill_diagonal_(math.inf)  # an update isn't its own neighbour
+        scores = distances.sort(dim=1).values[:, : n - f - 2].sum(dim=1).tolist()
         return sorted(range(n), key=lambda i: (scores[i], i))[: self.count(n, f)]
 
     def check(self, updates: int) -> None:
-        """Refuses fewer than 2 f + 3."""
+        """Refuses fewer than 2 f + 3 updates.
+
+        Raises:
+            InputError: There are fewer.
+        """
         f = self._hostile(updates)
         if updates < 2 * f + 3:
             why = f"a round may have {updates} updates, of which {f} are hostile"
@@ -160,29 +164,29 @@ class Krum(Rule):
         return math.floor(self.hostile * n)
 
     def count(self, n: int, f: int) -> int:
-        """How many of n updates count, where f may be hostile."""
+        """Returns the number of trusted updates among n, if f may be hostile."""
         return 1
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiKrum(Krum):
-    """The mean of the n - f updates with the least scores (Blanchard et al., NeurIPS 2017, m = n - f)."""
+    """Multi-Krum with m = n - f: the mean of the m updates with the lowest scores (Blanchard et al., NeurIPS 2017)."""
 
     def count(self, n: int, f: int) -> int:
-        """How many of n updates count, where f may be hostile."""
+        """Returns the number of trusted updates among n, if f may be hostile."""
         return n - f
 
 
 @dataclasses.dataclass(frozen=True)
 class NormBound(Mean):
-    """The mean of updates whose change is no longer than a bound (arXiv 1911.07963, norm thresholding).
+    """Mean of updates whose changes are scaled down to a maximal norm (arXiv 1911.07963, norm thresholding).
 
         w_k <- w_t,k + (w_k - w_t,k) min(1, bound / |w_k - w_t,k|)
 
-    The norm is that of all tensors of an update together. A sum over clients as the mean is.
+    The Euclidean norm is over all tensors of an update together. Like the mean, the rule is a sum over clients.
 
     Attributes:
-        bound: Euclidean.
+        bound: Maximal norm of a change.
     """
 
     bound: float = 1.0
@@ -193,28 +197,28 @@ class NormBound(Mean):
             raise InputError.of("rule.bound", self.bound, "a number > 0")
 
     def summand(self, view: View, update: Update, totals: Totals) -> None:
-        """Adds the update, shortened where it is too long."""
+        """Adds the update. A change above the bound is scaled down first."""
         norm = float(change(view, update, sorted(update.tensors)).norm())
         if norm > self.bound:
-            tensors = {name: self._shortened(view, update, name, self.bound / norm) for name in update.tensors}
+            tensors = {name: self._scaled(view, update, name, self.bound / norm) for name in update.tensors}
             update = dataclasses.replace(update, tensors=tensors)
         super().summand(view, update, totals)
 
-    def _shortened(self, view: View, update: Update, name: str, factor: float) -> Tensor:
+    def _scaled(self, view: View, update: Update, name: str, factor: float) -> Tensor:
         start = view.layout.take(name, view.sent(update.job, name), update.kept).double()
         return (start + factor * (update.tensors[name].double() - start)).to(update.tensors[name].dtype)
 
 
 def change(view: View, update: Update, names: Sequence[str]) -> Tensor:
-    """What an update changes of what its job was sent.
+    """Returns the difference between an update and the values that its job was sent.
 
     Args:
-        view: Of the round.
-        update: Whose.
-        names: Tensors in the server's names; those that the job doesn't have haven't changed.
+        view: View of the round.
+        update: The update.
+        names: Names of the tensors on the server. Tensors that the job doesn't have count as unchanged.
 
     Returns:
-        All entries at the initial rank, one after the other (n,), float64.
+        The differences of all entries (n,) at the initial rank, tensor after tensor, float64.
     """
     parts = []
     for name in names:

@@ -1,4 +1,4 @@
-"""SCAFFOLD (arXiv 1910.06378): control variates against client drift."""
+"""SCAFFOLD (arXiv 1910.06378): control variates that correct client drift."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Scaffold(Summable):
-    """The weighted mean, with the drift of each client taken out of its steps.
+    """Weighted mean of updates whose local steps are corrected for the client's drift.
 
         client   g <- g - c_i + c;   c_i+ = c_i - c + (w_t - w_i) / (K lr)
         server   c <- c + (1 / N) sum_i (c_i+ - c_i)
 
-    The server derives c_i+ - c_i from w_t, w_i, K and lr, so nothing but the weights and one scalar goes up. Exact for
-    SGD without momentum or clipping, under any schedule of its learning rate (lr is then the mean over the K steps);
-    with another optimiser it is a heuristic. The paper's global step is ``server_optimizer=momentum`` with beta 0.
+    The server derives c_i+ - c_i from w_t, w_i, K and lr, so clients send only the weights and one scalar. The control
+    variates are exact for SGD without momentum or clipping, under any learning rate schedule (lr is then the mean over
+    the K steps). With another optimiser they are a heuristic. The paper's global step is ``server_optimizer=momentum``
+    with beta 0.
     """
 
     sends: ClassVar[tuple[str, ...]] = ("c",)
     one_group: ClassVar[str] = "a control variate is the mean drift of the clients that share one model"
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """What changes local training: every gradient is corrected by c - c_i."""
+        """Returns the callback that adds c - c_i to every gradient."""
         return [ControlVariate(fit)]
 
     def summand(self, view: View, update: Update, totals: Totals) -> None:
-        """Adds what the mean adds, and c_i+ - c_i for the entries that trained."""
+        """Adds the summands of the mean, and c_i+ - c_i of the entries that trained."""
         self._mean().summand(view, update, totals)
         slots = view.state.groups[view.state.group_of(update.job)].slots.get("c", {})
         for name, part in update.tensors.items():
@@ -51,11 +52,11 @@ class Scaffold(Summable):
             c = view.layout.take(name, slots.get(name, torch.zeros_like(start)), update.kept)
             moved = view.layout.take(name, start, update.kept) - part
             change = drift(c, moved, update.steps, update.scalars["lr"]).double()
-            nothing = torch.zeros_like(start, dtype=torch.float64)
-            add(totals, ("drift", name), view.layout.put(name, nothing, update.kept, change))
+            zeros = torch.zeros_like(start, dtype=torch.float64)
+            add(totals, ("drift", name), view.layout.put(name, zeros, update.kept, change))
 
     def finish(self, view: View, gid: int, totals: Totals) -> Combined:
-        """The mean of the weights, and the new c."""
+        """Returns the mean of the weights, and the new c as a slot."""
         new = self._mean().finish(view, gid, totals).new
         old = view.group(gid).slots.get("c", {})
         c = dict(old)
@@ -69,10 +70,10 @@ class Scaffold(Summable):
 
 
 class ControlVariate(LocalCallback):
-    """SCAFFOLD's correction g <- g - c_i + c, and the client's next c_i (arXiv 1910.06378, algorithm 1, option II).
+    """Applies the correction g <- g - c_i + c, and computes the next c_i (arXiv 1910.06378, algorithm 1, option II).
 
-    The learning rate that goes up is the mean over the steps, so K lr is the sum of theirs under a schedule too.
-    Tensors that stay on the client drift from nobody, and train as they would without.
+    The client sends the mean learning rate over its steps, so K lr is the sum of the learning rates under any schedule.
+    Private tensors aren't averaged and therefore have no drift. They train without correction.
     """
 
     def __init__(self, fit: LocalFit) -> None:
@@ -84,7 +85,7 @@ class ControlVariate(LocalCallback):
         self.rates: list[float] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called when the train begins."""
+        """Called when training begins."""
         if len(trainer.optimizers) > 1 or trainer.gradient_clip_val or not _is_plain_sgd(trainer.optimizers[0]):
             _say_once("SCAFFOLD's control variates are exact for one SGD without momentum and clipping, and with one "
                       "learning rate for all parameters; with another optimiser they are a heuristic")  # fmt: skip
@@ -100,12 +101,12 @@ class ControlVariate(LocalCallback):
 
     @torch.no_grad()
     def report(self) -> None:
-        """Called when the fit has ended: c_i+ = c_i - c + (w_t - w_i) / (K lr), for the pairs that trained."""
+        """Called when the fit has ended: c_i+ = c_i - c + (w_t - w_i) / (K lr), for the components that trained."""
         fit, lr = self.fit, statistics.fmean(self.rates)
         if lr <= 0:
             raise InputError.of(f"client {fit.payload.job[0]}: lr", lr, "a learning rate above 0 in some step")
         fit.scalars["lr"] = lr
-        fit.slots["c_i"] = dict(fit.private.slots.get("c_i", {}))  # what trains in other rounds keeps its own
+        fit.slots["c_i"] = dict(fit.private.slots.get("c_i", {}))  # keeps tensors that don't train now
         for name, parameter in self.sent.items():
             moved = fit.start[name] - parameter
             new = self.own[name] + drift(self.c[name], moved, fit.steps, lr)
@@ -139,6 +140,6 @@ def drift(c: Tensor, moved: Tensor, steps: int, lr: float) -> Tensor:
         c: The federation's control variate.
         moved: w_t - w_i.
         steps: K, the client's optimiser steps.
-        lr: Its learning rate.
+        lr: The client's mean learning rate.
     """
     return moved / (steps * lr) - c

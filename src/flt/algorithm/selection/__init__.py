@@ -1,1 +1,1 @@
-"""Which components of its LoRA layers a job holds and which of these it trains. Read top first."""
+"""Selection of the components that a job holds, and of the held ones that it trains. Read top.py first."""

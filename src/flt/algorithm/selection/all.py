@@ -1,4 +1,4 @@
-"""Every job holds and trains all components."""
+"""Selection for jobs that hold and train all components."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flt.protocol.job import Job
 
 @dataclasses.dataclass(frozen=True)
 class All(SelectionPart):
-    """Every job holds and trains all active components: what FedAvg on LoRA does."""
+    """Every job holds and trains all active components, as in FedAvg on LoRA."""
 
     holds_all: ClassVar[bool] = True
 
@@ -24,7 +24,7 @@ class All(SelectionPart):
         return dict(view.state.active), dict(view.state.active)
 
     def check(self, ranks: Sequence[int], rank: int) -> None:
-        """Refuses clients that can't hold all pairs.
+        """Refuses clients that can't hold all components.
 
         Raises:
             InputError: A client's rank is below the adapter's.

@@ -1,4 +1,4 @@
-"""A job computes with all components and trains its top ones (HAFL)."""
+"""Selection for jobs that compute with all components and train their top components (HAFL)."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from flt.protocol.job import Job
 
 @dataclasses.dataclass(frozen=True)
 class Freeze(Top):
-    """A job holds all living pairs, computes with all, and trains and sends its top r_k (HAFL, arXiv 2411.06581)."""
+    """A job computes with all active components, and trains and sends its top r_k (HAFL, arXiv 2411.06581)."""
 
     freezes: ClassVar[bool] = True
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
-        """(held, kept) pair ids of a job."""
+        """Returns the held and the kept component ids of a job."""
         return dict(view.state.active), self.top(view, job, cohort)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """What changes local training: the pairs that aren't kept stand still."""
+        """Returns the callback that freezes the components which the job holds but doesn't train."""
         return [FrozenComponents(fit)]
 
 
 class FrozenComponents(LocalCallback):
-    """Keeps the pairs that a job holds but doesn't train bit-identical, whatever the optimiser.
+    """Keeps the components that a job holds but doesn't train bit-identical under any optimiser.
 
-    Zeroing their gradients isn't enough: weight decay and moments move them all the same, so the rows are put back
-    after each step. The gradients are zeroed besides, before clipping, or else they would enter the norm.
+    Zero gradients aren't enough, since weight decay and moments would still change the components. Their rows are
+    therefore restored after each step. The gradients are zeroed as well, before clipping, because they would enter the
+    gradient norm.
     """
 
     def __init__(self, fit: LocalFit) -> None:
@@ -58,6 +59,6 @@ class FrozenComponents(LocalCallback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Called when a train batch, and with it perhaps a step, has ended."""
+        """Called after each training batch, which may end with an optimiser step."""
         for name, (axis, positions, rows) in self.rows.items():
             self.fit.trained[name].index_copy_(axis, positions, rows)

@@ -1,4 +1,4 @@
-"""Self-pruning: a client gives up the pairs at the end of its adapter (HetLoRA, arXiv 2401.06432)."""
+"""Self-pruning: a client removes the last components of its adapter (HetLoRA, arXiv 2401.06432)."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from flt.protocol.layout import LORA_FACTORS
 from flt.protocol.messages import Ids, JobId, Update
 
 RANK = "rank"
-"""Scalar of an update: the rank that its job comes down to."""
+"""Name of an update's scalar for the new rank of a job that has pruned itself."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SelfPruning(SelectionPart):
-    """A job holds, trains and sends its first r_k living pairs, and gives up the last of these where they fade.
+    """A job holds, trains and sends its first r_k active components, and removes the last ones when their norm falls.
 
         local loss   L_k + penalty * sum_l |B_l[:, m:]| |A_l[m:]|,   m = max(1, floor(gamma r_k))
-        r_k <- m     where the same sum, after the fit, is below what it was in the model that the job was sent
+        r_k <- m     if the sum after the fit is below the sum in the model that the job was sent
 
-    The norms are Frobenius norms. That the sum runs over the layers, and one rank r_k holds for all of them, is our
-    reading. What is given up isn't sent any more, in the very round; a job that has one pair left keeps it.
+    The norms are Frobenius norms. It is our reading that the sum runs over the layers and that one rank r_k applies to
+    all of them. Removed components aren't sent in the same round any more. A job always keeps at least one component.
 
     Attributes:
-        gamma: Share of its pairs that a job keeps where it prunes, in (0, 1]; with 1 nothing is given up.
+        gamma: Share of its components that a job keeps when it prunes, in (0, 1]; with 1 it never prunes.
         penalty: lambda, the weight of the tail's norm in the local loss.
     """
 
@@ -52,28 +52,28 @@ class SelfPruning(SelectionPart):
             raise InputError.of("selection.penalty", self.penalty, "a number >= 0")
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[dict[str, Ids], dict[str, Ids]]:
-        """(held, kept) pair ids of a job."""
+        """Returns the held and the kept component ids of a job."""
         rank = min(job.rank, view.state.ranks.get(job.id, job.rank))
         first = {name: ids[:rank] for name, ids in view.state.active.items()}
         return first, first
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """What changes local training: the penalty, and the tail that is given up."""
+        """Returns the callback that penalises the tail and removes it when its norm falls."""
         keep = max(1, math.floor(self.gamma * max(map(len, fit.payload.held.values()), default=1)))
         return [FadingTail(fit, keep, self.penalty)]
 
     def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
-        """The ranks of the jobs that gave up pairs in this round."""
+        """Returns the ranks of the jobs that removed components in this round."""
         return {update.job: max(1, int(update.scalars[RANK])) for update in updates if RANK in update.scalars}
 
 
 class FadingTail(LocalCallback):
-    """Adds the gradient of the tail's penalty, and narrows the update where the tail has faded.
+    """Adds the gradient of the tail's penalty, and removes the tail from the update if its norm has fallen.
 
     Args:
-        fit: The fit.
-        keep: Pairs of a layer that stay in any case; those behind them are its tail.
-        penalty: Weight of the tail's norm.
+        fit: The local fit.
+        keep: Number of a layer's components that always stay. The components after them are the layer's tail.
+        penalty: Weight of the tail's norm in the loss.
     """
 
     def __init__(self, fit: LocalFit, keep: int, penalty: float) -> None:
@@ -91,22 +91,22 @@ class FadingTail(LocalCallback):
             sizes = left.norm(), right.norm()
             for name, part, size, other in ((b, left, *sizes), (a, right, *sizes[::-1])):
                 gradient = self.fit.trained[name].grad
-                if gradient is not None and size > 0:  # at zero, where the norm has no gradient, none
+                if gradient is not None and size > 0:  # the norm has no gradient at zero
                     self._tail(name, gradient).add_(part * (self.penalty * other / size))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called when the train ends."""
+        """Called when training ends."""
         if self._size(self.fit.trained) < self._size(self.fit.start):
             self.fit.kept = {name: ids[: self.keep] for name, ids in self.fit.kept.items()}
             self.fit.scalars[RANK] = float(self.keep)
 
     @torch.no_grad()
     def _size(self, tensors: Mapping[str, Any]) -> float:
-        """The sum over the layers of |B[:, m:]| |A[m:]|."""
+        """Returns the sum over the layers of |B[:, m:]| |A[m:]|."""
         norms = [self._tail(b, tensors[b]).norm() * self._tail(a, tensors[a]).norm() for b, a in self.tails]
         return float(sum(norms))
 
     def _tail(self, name: str, tensor: Tensor) -> Tensor:
-        """The pairs from ``keep`` on: a view."""
+        """Returns a view of the tail's components."""
         axis = self.fit.layout.axis(name)
         return tensor.narrow(axis, self.keep, tensor.shape[axis] - self.keep)

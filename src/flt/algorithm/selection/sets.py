@@ -1,4 +1,4 @@
-"""Sets of pairs, dealt and drawn: pure functions of pairs, given by their ids or with their layers."""
+"""Random sets of components: pure functions on component ids, or on components as (layer, id)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 from flt.protocol.job import Job
 
-_P = TypeVar("_P", int, tuple[str, int])
+_Component = TypeVar("_Component", int, tuple[str, int])
 
 
 def deal(
-    active: Sequence[_P], job: Job, cohort: Sequence[Job], generator: np.random.Generator, layers: int = 1
-) -> tuple[_P, ...]:
-    """Deals shuffled pairs to the cohort's jobs in turn, like cards, and returns this job's hand.
+    active: Sequence[_Component], job: Job, cohort: Sequence[Job], generator: np.random.Generator, layers: int = 1
+) -> tuple[_Component, ...]:
+    """Deals shuffled components to the cohort's jobs in turn, like cards, and returns this job's hand.
 
     Args:
         active: Active components.
-        job: The job to deal to; its hand has ``layers`` times its rank, and at most all of them.
-        cohort: All jobs of the round; the order in which they are listed doesn't matter.
-        generator: A NumPy generator in the same state for every job of the round.
-        layers: How many layers the pairs are of.
+        job: The job whose hand is returned. It has ``layers`` times the job's rank components, at most all.
+        cohort: All jobs of the round, in any order.
+        generator: NumPy generator, in the same state for every job of the round.
+        layers: Number of layers that the components belong to.
 
     Example:
         >>> import numpy as np
@@ -38,23 +38,25 @@ def deal(
     return tuple(sorted(shuffled[(before + i) % len(active)] for i in range(hand)))
 
 
-def explored(ranking: Sequence[_P], count: int, share: float, generator: np.random.Generator) -> tuple[_P, ...]:
-    """The first pairs of a ranking, but for a share that is drawn from those behind them.
+def explored(
+    ranking: Sequence[_Component], count: int, share: float, generator: np.random.Generator
+) -> tuple[_Component, ...]:
+    """Returns the first components of a ranking, with a share of them replaced by random lower-ranked components.
 
-    The share is rounded to floor(share * count + u) with u uniform in [0, 1): as many as it says on average, so sets of
-    two pairs explore too. The lowest of the top make room.
+    The number of random components is floor(share * count + u) with u uniform in [0, 1). Its mean is share * count, so
+    sets of two components explore too. The random components replace the lowest-ranked ones of the set.
 
     Args:
-        ranking: Living pairs, the best first.
+        ranking: Active components, best first.
         count: Size of the set, at most ``len(ranking)``.
-        share: Of the set that is drawn, in [0, 1).
-        generator: A NumPy generator of this job and these pairs.
+        share: Share of the set that is drawn at random, in [0, 1).
+        generator: NumPy generator for this job and these components.
 
     Example:
         >>> import numpy as np
         >>> explored((3, 1, 0, 2), 2, 0.5, np.random.default_rng(0))
         (0, 3)
     """
-    wanted = math.floor(share * count + generator.random())
-    drawn: list[_P] = [ranking[count + i] for i in generator.permutation(len(ranking) - count)[:wanted]]
+    size = math.floor(share * count + generator.random())
+    drawn: list[_Component] = [ranking[count + i] for i in generator.permutation(len(ranking) - count)[:size]]
     return tuple(sorted(list(ranking[: count - len(drawn)]) + drawn))

@@ -1,4 +1,4 @@
-"""Selection: which pairs a job holds and which of these it trains (HAFL, arXiv 2411.06581)."""
+"""Top components of a job by score, by id or at random: the base of HAFL's selections (arXiv 2411.06581)."""
 
 from __future__ import annotations
 
@@ -18,40 +18,33 @@ from flt.protocol.layout import LORA_FACTORS
 from flt.protocol.messages import Ids
 
 ComponentIds = dict[str, Ids]
-
-
+"""Component ids by layer."""
 Component = tuple[str, int]
-"""Layer and pair id."""
-
-
+"""Layer and component id."""
 Scores = dict[str, list[float]]
-
+"""Score of each component at the initial rank, by layer."""
 
 ORDERS = ("score", "first", "random")
-
-
 SCOPES = ("layer", "global")
-
-
 SOURCES = ("server", "client")
 
 
 @dataclasses.dataclass(frozen=True)
 class Top(SelectionPart):
-    """The top r_k living pairs of each layer, or the top r_k * L of all L layers.
+    """Base of the selections by top components: the top r_k of each layer, or the top r_k * L of all L layers.
 
     Attributes:
-        by: ``score``: the highest importance; while all scores tie, the sets are drawn at random and spread over the
-            cohort, so that as many pairs as the ranks allow are trained by somebody (our reconstruction).
-            ``first``: the lowest ids, as HetLoRA does. ``random``: drawn anew each round.
-        explore: Share, in [0, 1), of a job's pairs that are drawn at random from outside its top, in the place of the
-            lowest of it (our reconstruction). A pair that nobody has measured keeps the score 0, so without this the
-            sets hardly change after round 1.
-        scope: ``layer``: r_k pairs of each layer. ``global``: r_k * L pairs wherever they are, so a layer may get none;
-            scores are compared over layers as they are. Random sets are dealt out of all pairs then (our
+        by: ``score``: the components with the highest importance. While all scores are equal, the sets are random and
+            spread over the cohort, so that clients together train as many components as their ranks allow (our
+            reconstruction). ``first``: the lowest ids, as in HetLoRA. ``random``: new random sets in each round.
+        explore: Share, in [0, 1), of a job's components that are drawn at random from outside its top and replace the
+            lowest ones of its top (our reconstruction). A component that no client has measured keeps the score 0, so
+            without exploration the sets hardly change after round 1.
+        scope: ``layer``: r_k components of each layer. ``global``: r_k * L components of any layers, so a layer may get
+            none; scores of different layers are compared directly, and random sets are dealt from all components (our
             reconstruction).
-        scores: ``server``: the scores of the job's group. ``client``: those that this job itself has measured over its
-            fits, and its group's for pairs that it never measured (our reconstruction).
+        scores: ``server``: the scores of the job's group. ``client``: the scores that the job itself has measured over
+            its fits, and its group's scores for components that it never measured (our reconstruction).
     """
 
     works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
@@ -77,7 +70,7 @@ class Top(SelectionPart):
 
     @property
     def personal(self) -> bool:
-        """Whether a job is served by its own scores."""
+        """True if a job's own scores decide its components."""
         return self.scores == "client"
 
     def top(self, view: View, job: Job, cohort: Sequence[Job]) -> ComponentIds:
@@ -92,7 +85,7 @@ class Top(SelectionPart):
     def _share(
         self, view: View, job: Job, cohort: Sequence[Job], number: int, pool: Sequence[Component], scores: Scores
     ) -> Sequence[Component]:
-        """What a job gets of a pool of living pairs: those of one layer, or all."""
+        """Returns a job's components from one pool: the active components of one layer, or of all layers."""
         layers = 1 if self.scope == "layer" else len(view.state.active)
         count = min(layers * job.rank, len(pool))
         if self.by == "first":
@@ -100,7 +93,7 @@ class Top(SelectionPart):
         known = {(name, component): scores[name][component] for name, component in pool}
         if self.by == "random" or len(set(known.values())) < 2:
             return deal(pool, job, cohort, view.generator(number), layers)
-        ranking = sorted(pool, key=known.__getitem__, reverse=True)  # stable: ties by the lowest layer and id
+        ranking = sorted(pool, key=known.__getitem__, reverse=True)  # stable: ties go to the first layer and id
         return explored(ranking, count, self.explore, view.generator(number, *job.id))
 
     def _scores(self, view: View, job: Job) -> dict[str, Tensor]:

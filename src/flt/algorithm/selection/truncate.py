@@ -1,4 +1,4 @@
-"""A job holds and trains its top components only (HAFL)."""
+"""Selection for jobs that hold and train only their top components (HAFL)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from flt.protocol.job import Job
 
 @dataclasses.dataclass(frozen=True)
 class Truncate(Top):
-    """A job holds, trains and sends its top r_k only: its model is smaller than the server's (HAFL)."""
+    """A job holds, trains and sends only its top r_k components: its model is smaller than the server's (HAFL)."""
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
-        """(held, kept) pair ids of a job."""
+        """Returns the held and the kept component ids of a job."""
         top = self.top(view, job, cohort)
         return top, top

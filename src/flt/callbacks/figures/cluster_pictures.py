@@ -1,6 +1,6 @@
-"""Pictures of clusters: a map of the uploads, the clusters' cosines, and their figures over the rounds.
+"""Pictures of clusters: a map of the updates, the cosines of the clusters, and their figures over the rounds.
 
-All are pure functions from values to figures, as those of :mod:`flt.callbacks.figures.pictures`.
+All functions are pure and turn values into figures, as in :mod:`flt.callbacks.figures.pictures`.
 """
 
 from __future__ import annotations
@@ -19,53 +19,55 @@ from flt.callbacks.figures.heatmap import ROOMY, annotate, categories, colour_ba
 from flt.protocol.messages import JobId
 
 MARKERS = "os^DvP*X<>ph"
-"""Of clusters; beyond twelve they come again."""
-ACCURACIES = {"round/clustering_acc": "jobs in the group of their task", "cluster/rand": "adjusted Rand index"}
+"""Markers of the clusters; the thirteenth cluster starts again with the first marker."""
+ACCURACIES = {"round/clustering_acc": "share of jobs in their task's group", "cluster/rand": "adjusted Rand index"}
 DISTANCES = {"cluster/between": "between clusters", "cluster/within": "within a cluster"}
 _GREY = "#555555"
 
 
-def task_map(found: Clustered, tasks: Mapping[JobId, str], rounds: int) -> Figure:
-    """The uploads' two main directions: colours are true tasks, markers are clusters.
+def task_map(clustered: Clustered, tasks: Mapping[JobId, str], rounds: int) -> Figure:
+    """Draws the updates along their two main principal components: colours are true tasks, markers are clusters.
 
     Args:
-        found: The round's uploads.
+        clustered: Clustered updates of the round.
         tasks: Job -> its task.
         rounds: Rounds finished.
     """
-    at, shares = principal(found.features)
-    names, gids = sorted({tasks[job] for job in found.jobs}), sorted(set(found.groups))
+    points, shares = principal(clustered.features)
+    names, gids = sorted({tasks[job] for job in clustered.jobs}), sorted(set(clustered.groups))
     colours = dict(zip(names, categories(len(names), then=_GREY), strict=False))
     markers = {gid: MARKERS[number % len(MARKERS)] for number, gid in enumerate(gids)}
-    figure = new_figure(7.2, max(4.6, 1.6 + 0.22 * (len(names) + len(gids))), f"Uploads of round {rounds}")
+    figure = new_figure(
+        7.2, max(4.6, 1.6 + 0.22 * (len(names) + len(gids))), f"Updates of round {rounds}, by task and group"
+    )
     axes = figure.subplots()
-    for (x, y), job, gid in zip(at, found.jobs, found.groups, strict=True):
+    for (x, y), job, gid in zip(points, clustered.jobs, clustered.groups, strict=True):
         axes.scatter(x, y, s=46, color=colours[tasks[job]], marker=markers[gid], edgecolors="white", linewidths=0.6,
                      alpha=0.9)  # fmt: skip
     for axis, number in ((axes.xaxis, 0), (axes.yaxis, 1)):
         axis.set_label_text(f"principal component {number + 1}  ({shares[number]:.0%} of the variance)", fontsize=9)
     axes.margins(0.08)
     _plain(axes)
-    uploads = [tasks[job] for job in found.jobs]
-    by_task = [_dot("o", colours[name], f"{name or 'all'}  ({uploads.count(name)})") for name in names]
-    by_group = [_dot(markers[gid], _GREY, f"{gid}  ({found.groups.count(gid)})") for gid in gids]
-    legend(figure, by_task, "outside right upper", "task  (uploads)")
-    legend(figure, by_group, "outside right lower", "group  (uploads)")
+    task_of = [tasks[job] for job in clustered.jobs]
+    by_task = [_dot("o", colours[name], f"{name or 'all'}  ({task_of.count(name)})") for name in names]
+    by_group = [_dot(markers[gid], _GREY, f"{gid}  ({clustered.groups.count(gid)})") for gid in gids]
+    legend(figure, by_task, "outside right upper", "task  (updates)")
+    legend(figure, by_group, "outside right lower", "group  (updates)")
     return figure
 
 
 def cosine_matrix(gids: Sequence[int], values: np.ndarray, rounds: int) -> Figure:
-    """Groups x groups: the cosine of what two clusters have learnt since v0.
+    """Draws groups x groups: the cosine of the changes of two clusters since v0.
 
     Args:
-        gids: The groups, at least two.
-        values: Their cosines (groups, groups).
+        gids: Ids of the groups, at least two.
+        values: Cosines of the groups (groups, groups).
         rounds: Rounds finished.
     """
     side = min(8.0, max(2.4, 0.46 * len(gids)))
-    figure = new_figure(side + 1.8, side + 1.3, f"Cosine of what groups learnt in {rounds} rounds")
+    figure = new_figure(side + 1.8, side + 1.3, f"Cosine similarity of the groups' changes in {rounds} rounds")
     axes = figure.subplots()
-    others = np.where(np.eye(len(gids)) > 0, np.nan, values)  # a group and itself would take all of the scale
+    others = np.where(np.eye(len(gids)) > 0, np.nan, values)  # the ones of the diagonal would take up the whole scale
     most = max(0.1, float(np.nanmax(np.abs(others))))
     image = grid(axes, others, "RdBu_r", Normalize(-most, most))
     name_rows(axes, [str(gid) for gid in gids], "group")
@@ -78,15 +80,18 @@ def cosine_matrix(gids: Sequence[int], values: np.ndarray, rounds: int) -> Figur
 
 
 def curves(history: Sequence[Mapping[str, float]]) -> Figure | None:
-    """Clustering accuracy, and distances within and between clusters, over the rounds; None where there is neither.
+    """Draws the clustering accuracy and the distances within and between clusters over the rounds.
 
     Args:
-        history: The figures of all rounds.
+        history: Figures of all rounds.
+
+    Returns:
+        The figure, or None if the history has none of these figures.
     """
     panels = [keys for keys in (ACCURACIES, DISTANCES) if any(key in metrics for metrics in history for key in keys)]
     if not panels:
         return None
-    figure = new_figure(4.4 * len(panels), 3.4, "Clusters over the rounds")
+    figure = new_figure(4.4 * len(panels), 3.4, "Clusters by round")
     for axes, keys in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for key, label in keys.items():
             points = [(metrics["round"], metrics[key]) for metrics in history if key in metrics]
@@ -95,10 +100,10 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure | None:
                           linewidth=1.6, label=label)  # fmt: skip
         if keys is ACCURACIES:
             axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.04)
-            axes.set_title("against the true tasks", fontsize=9)
+            axes.set_title("agreement with the true tasks", fontsize=9)
         else:
             axes.set_ylim(bottom=0, top=1.08 * axes.get_ylim()[1])
-            axes.set_title("mean distance of two uploads", fontsize=9)
+            axes.set_title("mean distance between two updates", fontsize=9)
         axes.set_xlabel("round", fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         axes.grid(axis="y", color="#e6e6e6")
@@ -108,22 +113,22 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure | None:
 
 
 def principal(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The two main principal components (n, 2) of features (n, d), and their shares of the variance (2,).
+    """Returns the two main principal components (n, 2) of features (n, d), and their shares of the variance (2,).
 
-    A component's sign is such that its largest coordinate is positive: the same features make the same picture.
+    The sign of a component makes its largest coordinate positive: the same features always give the same picture.
     """
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     left, values, _ = np.linalg.svd(centred, full_matrices=False)
-    at = np.zeros((len(features), 2))
-    found = (left * values)[:, :2]
-    at[:, : found.shape[1]] = found * np.sign(found[np.abs(found).argmax(axis=0), range(found.shape[1])])
+    points = np.zeros((len(features), 2))
+    main = (left * values)[:, :2]
+    points[:, : main.shape[1]] = main * np.sign(main[np.abs(main).argmax(axis=0), range(main.shape[1])])
     shares = np.zeros(2)
-    shares[: found.shape[1]] = values[:2] ** 2 / max((values**2).sum(), np.finfo(float).tiny)
-    return at, shares
+    shares[: main.shape[1]] = values[:2] ** 2 / max((values**2).sum(), np.finfo(float).tiny)
+    return points, shares
 
 
 def _cosine(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}"  # no minus before a zero
+    return f"{round(value, 2) + 0.0:.2f}"  # avoids -0.00
 
 
 def _dot(marker: str, colour: object, label: str) -> Line2D:

@@ -1,4 +1,4 @@
-"""Drawing of heat maps, without pyplot: what the pictures of a federation share."""
+"""Functions that draw heat maps without pyplot, shared by all pictures of a federation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from matplotlib.patches import Rectangle
 
 DPI = 120
 ROOMY = 40
-"""The most rows or columns between which there is room for a line."""
+"""Largest number of rows or columns with room for lines between them."""
 COVERED: dict[str, Any] = {"facecolor": "#cfcfcf", "edgecolor": "#969696", "hatch": "/////", "linewidth": 0}
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """An empty figure; sizes in inches."""
+    """Returns an empty figure; sizes in inches."""
     layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     figure.suptitle(title, fontsize=11)
@@ -32,12 +32,12 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 
 def row_height(rows: int) -> float:
-    """Height of a row, in inches: smaller where there are many."""
+    """Returns the height of a row in inches, which is smaller for many rows."""
     return 0.24 if rows <= 24 else 0.16
 
 
 def name_rows(axes: Axes, names: Sequence[str], what: str) -> None:
-    """Names the rows from the top; panels that share them need no ticks."""
+    """Labels the rows from the top, and removes the ticks of all panels that share the rows."""
     axes.set_yticks(range(len(names)), names, fontsize=8 if len(names) <= 24 else 7)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_ylabel(what, fontsize=9)
@@ -46,7 +46,7 @@ def name_rows(axes: Axes, names: Sequence[str], what: str) -> None:
 
 
 def grid(axes: Axes, values: np.ndarray, colours: str | Colormap, scale: Normalize) -> AxesImage:
-    """A heat map with thin lines between the cells where there is room for them."""
+    """Draws a heat map, with thin lines between the cells if there is room for them."""
     image = axes.imshow(values, cmap=colours, norm=scale, aspect="auto", interpolation="nearest")
     axes.spines[:].set_visible(False)
     axes.tick_params(labelsize=8)
@@ -59,14 +59,14 @@ def grid(axes: Axes, values: np.ndarray, colours: str | Colormap, scale: Normali
 
 
 def annotate(axes: Axes, values: np.ndarray, text: Callable[[float], str], colour: Callable[[float], str]) -> None:
-    """Writes cells' values into them."""
+    """Writes the values into the cells."""
     for (y, x), value in np.ndenumerate(values):
         if np.isfinite(value):
             axes.text(x, y, text(value), ha="center", va="center", fontsize=6.5, color=colour(value))
 
 
 def cover(axes: Axes, cells: np.ndarray) -> None:
-    """Makes cells grey, and hatches them where there is room for it."""
+    """Makes cells grey, and hatches them if there is room for it."""
     grey = ListedColormap([COVERED["facecolor"]])
     axes.imshow(np.where(cells, 0.0, np.nan), cmap=grey, aspect="auto", interpolation="nearest")
     if max(cells.shape) <= ROOMY:
@@ -75,7 +75,7 @@ def cover(axes: Axes, cells: np.ndarray) -> None:
 
 
 def colour_bar(axes: Axes, image: AxesImage) -> Axes:
-    """As high as the heat map, which a bar that takes room of its own is not."""
+    """Draws a colour bar as high as the heat map; matplotlib's own placement would make its height differ."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     width = 0.12 / (axes.get_position().width * figure.get_figwidth())
@@ -86,25 +86,25 @@ def colour_bar(axes: Axes, image: AxesImage) -> Axes:
 
 
 def legend(figure: Figure, handles: Sequence[Artist], where: Any, title: str = "") -> None:
-    """A legend beside the panels; ``where`` as matplotlib names places."""
+    """Draws a legend beside the panels; ``where`` is a location as in matplotlib's ``loc``."""
     shown = figure.legend(handles=list(handles), loc=where, fontsize=8, frameon=False, title=title)
     shown.get_title().set_fontsize(8)
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """The picture as (height, width, 3), of uint8."""
+    """Returns the picture as an array (height, width, 3) of uint8."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def categories(count: int, then: str) -> list[Any]:
-    """Colours that are told apart, and one more; beyond twenty they come closer."""
+    """Returns ``count`` distinct colours followed by ``then``; more than twenty colours are harder to tell apart."""
     if count <= 20:
         return [*(matplotlib.colormaps["tab10" if count <= 10 else "tab20"](i) for i in range(count)), then]
     return [*(matplotlib.colormaps["turbo"](i / (count - 1)) for i in range(count)), then]
 
 
 def padded(rows: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
-    """Rows of unequal lengths as one array (rows, longest), filled up with NaN."""
+    """Returns rows of unequal lengths as one array (rows, longest), filled up with NaN."""
     return np.array(list(zip_longest(*rows, fillvalue=np.nan)), dtype=float).T.reshape(len(rows), -1)

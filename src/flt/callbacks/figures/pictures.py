@@ -1,6 +1,6 @@
-"""Pictures of a federation: who has which labels, which pairs train and matter, who is averaged with whom.
+"""Pictures of a federation: labels by client, training and importance of rank-1 components, and groups of jobs.
 
-All are pure functions from values to figures, without pyplot: no global state, and any thread may call them.
+All functions are pure and turn values into figures without pyplot: they use no global state and are thread-safe.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from flt.protocol.messages import JobId, Update
 from flt.protocol.state import ServerState
 
 ROWS, COLUMNS, PANELS = 50, 300, 3
-"""The most jobs in all, jobs of a task, and groups' scores that one picture shows."""
+"""Largest numbers that one picture shows: of jobs in all, of jobs of a task, and of panels with a group's scores."""
 ANNOTATED = 30
-"""The most columns whose cells have room for a number."""
+"""Largest number of columns whose cells have room for a number."""
 EMPTY = "#f0f0f0"
 
 
 def partition(clients: Mapping[int, ClientSpec]) -> Figure:
-    """Jobs x labels: how many training examples of each label a job has; where labels aren't counted, its size."""
+    """Draws jobs x labels: the number of training examples of each label. If labels aren't counted, only the sizes."""
     shown = _first_clients(clients)
     jobs = [data for client in shown for data in client.data]
     several = len({data.task for data in jobs}) > 1
@@ -63,18 +63,20 @@ def partition(clients: Mapping[int, ClientSpec]) -> Figure:
 
 
 def rank_map(layout: Layout, state: ServerState, updates: Sequence[Update]) -> Figure:
-    """Layers x pairs: how many clients trained each pair in the round, and the groups' scores where any are measured.
+    """Draws layers x components: the number of clients that trained each component, and the groups' importance scores.
+
+    Groups without any measured score have no panel.
 
     Args:
         layout: Names and ranks of the layers.
-        state: The state after the round; pairs that it has pruned are hatched.
-        updates: Of the round.
+        state: State after the round; pruned components are hatched.
+        updates: Updates of the round.
     """
-    scores = {gid: found for gid in _peopled(state) if np.nanmax(found := _scores(layout, state, gid)) > 0}
+    scores = {gid: values for gid in state.clusters if np.nanmax(values := _scores(layout, state, gid)) > 0}
     scores = dict(list(scores.items())[:PANELS])
     layers, rank = len(layout.layers), max(layer.rank for layer in layout.layers.values())
     width = 1.8 + (min(6.0, max(2.2, 0.2 * rank)) + 0.8) * (1 + len(scores))
-    figure = new_figure(width, 1.7 + row_height(layers) * layers, f"Pairs after round {state.rounds}")
+    figure = new_figure(width, 1.7 + row_height(layers) * layers, f"Rank-1 components after round {state.rounds}")
     pruned = _pruned(layout, state)
     panels = figure.subplots(1, 1 + len(scores), sharey=True, squeeze=False)[0]
     _trained(panels[0], _clients_per_component(layout, updates))
@@ -91,33 +93,33 @@ def rank_map(layout: Layout, state: ServerState, updates: Sequence[Update]) -> F
 
 
 def assignment(state: ServerState, tasks: Mapping[JobId, str]) -> Figure:
-    """Tasks x jobs, each job in the colour of its group: a row of one colour is a task that was told apart.
+    """Draws tasks x jobs, each job in the colour of its group: a row of one colour is a task that was recognised.
 
     Args:
-        state: The state after the round.
+        state: State after the round.
         tasks: Job -> its task; the server never sees them.
     """
-    names, gids = list(dict.fromkeys(tasks[job] for job in sorted(tasks))), _peopled(state)
+    names, gids = list(dict.fromkeys(tasks[job] for job in sorted(tasks))), state.clusters
     rows = [[state.group_of(job) for job in sorted(tasks) if tasks[job] == name][:COLUMNS] for name in names]
     codes = padded([[gids.index(gid) if gid in gids else len(gids) for gid in row] for row in rows])
     columns = codes.shape[1]
     size = (2.9 + min(8.0, max(2.0, 0.3 * columns)), max(1.7 + 0.34 * len(names), 1.2 + 0.2 * len(gids)))
-    figure = new_figure(*size, f"Groups after round {state.rounds}")
+    figure = new_figure(*size, f"Groups of jobs after round {state.rounds}")
     axes = figure.subplots()
     colours = ListedColormap(categories(len(gids), then=EMPTY))
     grid(axes, codes, colours, Normalize(-0.5, len(gids) + 0.5))
     if columns <= ANNOTATED:
         annotate(axes, codes, lambda code: str(gids[int(code)]) if code < len(gids) else "", lambda code: "white")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-    only = f", the first {COLUMNS}" if columns == COLUMNS else ""
-    axes.set_xlabel(f"jobs in the order of their clients{only}", fontsize=9)
+    only = f" (the first {COLUMNS})" if columns == COLUMNS else ""
+    axes.set_xlabel(f"jobs, ordered by client{only}", fontsize=9)
     name_rows(axes, [name or "all" for name in names], "task")
     legend(figure, _group_patches(state, tasks, gids, colours), "outside right upper", "group  (jobs)")
     return figure
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Names without the parts that all of them share.
+    """Returns the names without the parts that all of them share.
 
     Example:
         >>> short_names(["bert.layer.0.attention.query", "bert.layer.1.attention.value"])
@@ -127,13 +129,13 @@ def short_names(names: Sequence[str]) -> list[str]:
     """
     parts = [name.split(".") for name in names]
     if len(names) < 2:
-        return [its[-1] for its in parts]
-    if len({len(its) for its in parts}) == 1:
+        return [words[-1] for words in parts]
+    if len({len(words) for words in parts}) == 1:
         shared = [len(set(column)) == 1 for column in zip(*parts, strict=True)]
-        return [".".join(p for p, same in zip(its, shared, strict=True) if not same) for its in parts]
-    shortest = min(map(len, parts)) - 1  # of each name something is left
-    start = next((i for i in range(shortest) if len({its[i] for its in parts}) > 1), shortest)
-    return [".".join(its[start:]) for its in parts]
+        return [".".join(p for p, same in zip(words, shared, strict=True) if not same) for words in parts]
+    shortest = min(map(len, parts)) - 1  # leaves at least one part of each name
+    start = next((i for i in range(shortest) if len({words[i] for words in parts}) > 1), shortest)
+    return [".".join(words[start:]) for words in parts]
 
 
 def _first_clients(clients: Mapping[int, ClientSpec]) -> list[ClientSpec]:
@@ -143,7 +145,7 @@ def _first_clients(clients: Mapping[int, ClientSpec]) -> list[ClientSpec]:
 
 
 def _clients_per_component(layout: Layout, updates: Sequence[Update]) -> np.ndarray:
-    """How many clients trained each pair, (layers, rank); NaN where a layer has no such pair."""
+    """Returns the number of clients that trained each component (layers, rank); NaN above a layer's own rank."""
     sets = {
         (u.job[0], layer, component)
         for u in updates
@@ -157,23 +159,18 @@ def _clients_per_component(layout: Layout, updates: Sequence[Update]) -> np.ndar
 
 
 def _scores(layout: Layout, state: ServerState, gid: int) -> np.ndarray:
-    """A group's importance scores (layers, rank); NaN where a layer has no such pair."""
+    """Returns a group's importance scores (layers, rank); NaN above a layer's own rank."""
     return padded([state.groups[gid].scores[name].numpy() for name in layout.layers])
 
 
 def _pruned(layout: Layout, state: ServerState) -> np.ndarray:
-    """True where a pair lives no more, (layers, rank)."""
+    """Returns a mask (layers, rank) that is True for pruned components."""
     active = [np.isin(np.arange(layer.rank), state.active[name]) for name, layer in layout.layers.items()]
     return padded(active) == 0
 
 
-def _peopled(state: ServerState) -> list[int]:
-    """The groups; without the one that only waits for jobs that no grouping has met."""
-    return state.clusters
-
-
 def _label_counts(axes: Axes, counts: np.ndarray) -> None:
-    colours = ListedColormap(matplotlib.colormaps["magma_r"](np.linspace(0, 0.85, 256)))  # none is light, many are dark
+    colours = ListedColormap(matplotlib.colormaps["magma_r"](np.linspace(0, 0.85, 256)))  # small counts are light
     most = np.nanmax(counts)
     image = grid(axes, counts, colours, Normalize(0, most))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True))
@@ -196,12 +193,15 @@ def _trained(axes: Axes, counts: np.ndarray) -> None:
     most = max(1, int(np.nanmax(counts)))
     colours = matplotlib.colormaps["viridis"].resampled(most + 1) if most < 12 else "viridis"
     image = grid(axes, counts, colours, Normalize(-0.5, most + 0.5))
-    axes.set_title("clients that trained it", fontsize=9)
+    axes.set_title("clients per component", fontsize=9)
     colour_bar(axes, image).yaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
 
 
 def _importance(axes: Axes, scores: np.ndarray, title: str) -> None:
-    """On a logarithmic scale: layers differ by orders of magnitude, and pairs within one should be told apart too."""
+    """Draws scores on a logarithmic scale.
+
+    Layers differ by orders of magnitude, and the components of one layer should stay distinguishable.
+    """
     most = np.nanmax(scores)
     least = max(np.min(scores[scores > 0]), most * 1e-4)
     scale = LogNorm(min(least, most / 2), most)

@@ -1,4 +1,4 @@
-"""Adapters and heads of several jobs on one client axis, and the layers that compute with them."""
+"""Adapters and heads of several jobs, stacked on one job axis, and the layers that compute with them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from flt.engines.batched import shortcut as first_token
 from flt.engines.batched.batches import Unstackable
 from flt.engines.batched.lora_matmul import LowRank
-from flt.engines.batched.token_packing import Tokens
+from flt.engines.batched.shortcut import Shortcut, apply_shortcut
+from flt.engines.batched.token_packing import TokenPacker
 from flt.protocol.layout import TRAVELLING, Layout
 
 
 class Stack:
-    """What several jobs train, stacked: of each tensor (jobs, ...), pairs padded with zeros to the largest rank.
+    """Stacked tensors of several jobs, each (jobs, ...); smaller ranks are padded with zero components.
 
-    Zeros stay zeros: where A and B are both zero, so are their gradients, and no optimiser of flt's moves them.
+    The zeros stay zero: if A and B of a component are both zero, their gradients are too, and no optimiser of flt
+    changes them.
 
     Args:
-        module: The site's; its layers compute with the stack inside :meth:`computing`.
-        layout: Names and roles of its tensors.
-        tensors: Of each job, every travelling tensor by name.
+        module: The resident module; inside :meth:`computing`, its layers compute with the stack.
+        layout: Names and roles of the module's tensors.
+        tensors: Every travelling tensor of each job, by name.
         train: Roles that train.
     """
 
@@ -41,43 +42,43 @@ class Stack:
             for name in layout.names(TRAVELLING)
         }
         self.sizes = [{name: own[name].shape for name in self.tensors} for own in tensors]
-        self.shortcut: first_token.Shortcut | None = None
-        """What isn't computed."""
-        self.tokens = Tokens()
+        self.shortcut: Shortcut | None = None
+        """Parts of the model that aren't computed."""
+        self.tokens = TokenPacker()
         self.current: dict[str, Tensor] = {}
         self.rows = 0
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
-        """What trains, each (jobs, ...)."""
+        """Name -> stacked tensor that trains, (jobs, ...)."""
         return {name: tensor for name, tensor in self.tensors.items() if tensor.requires_grad}
 
     def part(self, job: int, name: str, stacked: Tensor) -> Tensor:
-        """One job's part of a stacked tensor, without what pads its pairs: a view."""
+        """Returns one job's part of a stacked tensor as a view, without the padding of its rank."""
         part, axis = stacked[job], self.layout.entries[name].axis
         return part if axis is None else part.narrow(axis, 0, self.sizes[job][name][axis])
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """The module's layers compute with the stack for as long as the context lasts."""
-        places = layers(self.module, self.layout)
+        """Context in which the module's layers compute with the stack."""
+        stackable = layers(self.module, self.layout)
         try:
-            for layer, (kind, names) in places.items():
+            for layer, (kind, names) in stackable.items():
                 layer.forward = functools.partial(kind, self, layer, names)
-            with first_token.alone(self.shortcut, self.tokens):
+            with apply_shortcut(self.shortcut, self.tokens):
                 yield
         finally:
-            for layer in places:
-                del layer.forward  # back to the class's
+            for layer in stackable:
+                del layer.forward  # restores the method of the class
 
     @contextlib.contextmanager
     def forward(self, jobs: Sequence[int], rows: int, mask: Tensor | None) -> Iterator[None]:
-        """One forward pass lies in the context.
+        """Context of one forward pass.
 
         Args:
-            jobs: Positions of the jobs that are in it.
-            rows: Examples in it, those of all jobs.
-            mask: (rows, length), 0 where padding is; None: nobody knows.
+            jobs: Positions of the jobs in the batch.
+            rows: Number of rows in the batch, over all jobs.
+            mask: (rows, length), 0 at padding; None: unknown.
         """
         self.rows, self.current = rows, dict(self.tensors)
         if len(jobs) < self.jobs:
@@ -91,11 +92,11 @@ class Stack:
             yield
 
     def lora(self, layer: Any, names: Mapping[str, str], x: Tensor) -> Tensor:
-        """W0 x + scale B A x, in which each job's rows meet its own A and B.
+        """Computes W0 x + scale B A x, with each job's own A and B for its rows.
 
         Args:
-            layer: peft's.
-            names: ``layer``, ``a`` and ``b`` -> its name and those of its tensors.
+            layer: The LoRA layer of peft.
+            names: ``layer``, ``a`` and ``b`` -> the names of the layer and of its tensors.
             x: (jobs * rows, ..., in).
         """
         a, b = self.current[names["a"]], self.current[names["b"]]  # (jobs, r, in), (jobs, out, r)
@@ -104,16 +105,16 @@ class Stack:
             self._check(x)
         flat = x.reshape(-1, x.shape[-1])
         out = layer.base_layer(flat)
-        flat, a, b = (its.to(out.dtype) for its in (flat, a, b))  # under autocast
+        flat, a, b = (tensor.to(out.dtype) for tensor in (flat, a, b))  # they differ under autocast
         out = LowRank.apply(out, flat, a, b, self.layout.layers[names["layer"]].scale, counts)
         return out.view(*x.shape[:-1], -1)
 
     def linear(self, layer: nn.Linear, names: Mapping[str, str], x: Tensor) -> Tensor:
-        """W x + b with each job's own W and b.
+        """Computes W x + b with each job's own W and b.
 
         Args:
-            layer: The layer that is trained whole.
-            names: ``weight`` and perhaps ``bias`` -> the names of its tensors.
+            layer: The linear layer, of which all weights train.
+            names: ``weight`` and perhaps ``bias`` -> the names of these tensors.
             x: (jobs * rows, ..., in).
         """
         weight, bias = self.current[names["weight"]], self.current.get(names.get("bias", ""))
@@ -134,33 +135,33 @@ Forward = Callable[[Stack, Any, Mapping[str, str], Tensor], Tensor]
 
 
 def layers(module: nn.Module, layout: Layout) -> dict[nn.Module, tuple[Forward, dict[str, str]]]:
-    """The layers that hold travelling tensors -> how they compute with a stack, and the tensors' names.
+    """Returns layer with travelling tensors -> (its forward method with a stack, names of the tensors).
 
     Raises:
-        Unstackable: One of them is neither a linear layer nor LoRA on one.
+        Unstackable: A layer is neither a linear layer nor LoRA on a linear layer.
     """
     left = set(layout.names(TRAVELLING))
-    found: dict[nn.Module, tuple[Forward, dict[str, str]]] = {}
+    forwards: dict[nn.Module, tuple[Forward, dict[str, str]]] = {}
     for name, layer in layout.layers.items():
         sub = module.get_submodule(name)
         if not isinstance(sub, LoraLayer) or not isinstance(sub.get_base_layer(), nn.Linear | Conv1D):
             raise Unstackable(f"{name} isn't LoRA on a linear layer")
-        found[sub] = (Stack.lora, {"layer": name, "a": layer.a, "b": layer.b})
+        forwards[sub] = (Stack.lora, {"layer": name, "a": layer.a, "b": layer.b})
         left -= {layer.a, layer.b}
     for owner in sorted({name.rpartition(".")[0] for name in left}):
         sub = module.get_submodule(owner)
         names = {own: f"{owner}.{own}" for own, _ in sub.named_parameters(recurse=False)}
         if type(sub) is not nn.Linear or not set(names.values()) <= left:
             raise Unstackable(f"{owner}, a {type(sub).__name__}, trains, and only linear layers can be stacked")
-        found[sub] = (Stack.linear, names)
-    return found
+        forwards[sub] = (Stack.linear, names)
+    return forwards
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """(jobs, ...), with zeros where a part is smaller than the largest."""
+    """Stacks tensors to (jobs, ...), and pads smaller ones with zeros."""
     if all(part.shape == parts[0].shape for part in parts):
         return torch.stack(list(parts))
     out = parts[0].new_zeros(len(parts), *(max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)))
-    for place, part in zip(out, parts, strict=True):
-        place[tuple(slice(size) for size in part.shape)] = part
+    for target, part in zip(out, parts, strict=True):
+        target[tuple(slice(size) for size in part.shape)] = part
     return out

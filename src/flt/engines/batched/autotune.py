@@ -1,4 +1,4 @@
-"""How many jobs at once: timed on throw-away fits, capped by memory."""
+"""Choice of the number of jobs at once: timed in throw-away fits, and limited by memory."""
 
 from __future__ import annotations
 
@@ -13,40 +13,26 @@ from lightning.pytorch import Callback
 from flt.core.memory import available_memory, free, is_out_of_memory, taken
 
 _log = logging.getLogger(__name__)
-
-
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100)
+"""Numbers of jobs at once that are timed."""
+MAX_JOBS = CANDIDATES[-1]
+"""Largest number of jobs at once."""
+TIMED_STEPS = 3
+"""Steps of a timed fit; the first one warms up."""
+MAX_SLOWDOWN = 1.15
+"""A candidate is dropped if it is slower than the best by more than this factor; less may be a disturbance."""
+REPEATS = 2
+"""Number of times that the remaining candidates are timed again, in reverse order."""
+MAX_SECONDS = 10.0
+"""Seconds after which no candidate is timed again: disturbances matter little if steps take long."""
+MAX_TIME_RATIO = 0.98
+"""More jobs at once must take less than this share of the time with fewer, since they cost memory."""
+MEMORY_SHARE = 0.8
+"""Share of the free memory that may be used."""
 
 
-MOST = CANDIDATES[-1]
-
-
-STEPS = 3
-"""Steps of a timed fit; the first warms up."""
-
-
-SLOWER = 1.15
-"""By so much a candidate has to be slower than the best to be out: less may be a disturbance."""
-
-
-AGAIN = 2
-"""How often those that are left are timed again, the other way round."""
-
-
-LONG = 10.0
-"""Seconds after which nothing is timed again: where steps take long, disturbances are small beside them."""
-
-
-CLEARLY = 0.98
-"""More jobs at once have to be faster by that factor, since they cost memory."""
-
-
-SHARE = 0.8
-"""Of the free memory that may be taken."""
-
-
-class Clock(Callback):
-    """Times the steps of a fit but the first: with as few, the quickest says most."""
+class StepTimer(Callback):
+    """Times all steps of a fit except the first, and keeps the shortest time, the best measure of a few steps."""
 
     def __init__(self) -> None:
         self.seconds = float("inf")
@@ -62,53 +48,54 @@ class Clock(Callback):
         self._last = now
 
 
-def chosen(seconds: Callable[[int], float], jobs: int, device: torch.device) -> int:
-    """The number of jobs at once with which a job takes the least time.
+def best_jobs(seconds: Callable[[int], float], jobs: int, device: torch.device) -> int:
+    """Returns the number of jobs at once with the least time per job.
 
-    Tried are more and more of them until it gets slower, or memory wouldn't suffice: what they take is taken to grow
-    with their number. Those that are nearly as fast as the best are timed again, and their quickest time counts.
+    Larger and larger numbers are tried until the time rises or the memory would not suffice, if its use grows in
+    proportion to the number of jobs. Candidates nearly as fast as the best are timed again, and their shortest times
+    count.
 
     Args:
-        seconds: Number of jobs -> seconds per step and job, by a fit of so many.
-        jobs: The most that there are.
-        device: Whose memory.
+        seconds: Number of jobs at once -> seconds per step and job, measured in a fit.
+        jobs: Number of jobs that there are.
+        device: Device whose memory limits the number.
     """
-    found: dict[int, float] = {}
-    tried, grown, began = 1, 0, time.perf_counter()
+    times: dict[int, float] = {}
+    tried, used, start_time = 1, 0, time.perf_counter()
     free()
-    start = taken(device)
-    for count in sorted({count for count in CANDIDATES if count < jobs} | {min(jobs, MOST)}):
+    peak_before = taken(device)
+    for count in sorted({count for count in CANDIDATES if count < jobs} | {min(jobs, MAX_JOBS)}):
         free()
-        if count > 1 and grown / tried * count > SHARE * available_memory(device):
+        if count > 1 and used / tried * count > MEMORY_SHARE * available_memory(device):
             break
         try:
-            found[count] = seconds(count)
+            times[count] = seconds(count)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             break
-        grown, tried = max(0, taken(device) - start), count
-        _log.debug("%d jobs at once: %.4f s per step and job, %d bytes", count, found[count], grown)
-        if found[count] > SLOWER * min(found.values()):
+        used, tried = max(0, taken(device) - peak_before), count
+        _log.debug("%d jobs at once: %.4f s per step and job, %d bytes", count, times[count], used)
+        if times[count] > MAX_SLOWDOWN * min(times.values()):
             break
-    for _ in range(AGAIN):
-        if time.perf_counter() - began > LONG:
+    for _ in range(REPEATS):
+        if time.perf_counter() - start_time > MAX_SECONDS:
             break
-        for count in [count for count in reversed(found) if found[count] <= SLOWER * min(found.values())]:
+        for count in [count for count in reversed(times) if times[count] <= MAX_SLOWDOWN * min(times.values())]:
             try:
-                found[count] = min(found[count], seconds(count))
+                times[count] = min(times[count], seconds(count))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                del found[count]
+                del times[count]
     free()
-    return _fewest(found)
+    return _fewest_jobs(times)
 
 
-def _fewest(found: dict[int, float]) -> int:
-    """The fewest jobs than which no more are clearly faster."""
+def _fewest_jobs(times: dict[int, float]) -> int:
+    """Returns the smallest number of jobs such that no larger number is clearly faster."""
     best, at_best = 1, float("inf")
-    for count, seconds in found.items():
-        if seconds < CLEARLY * at_best:
+    for count, seconds in times.items():
+        if seconds < MAX_TIME_RATIO * at_best:
             best, at_best = count, seconds
     return best

@@ -1,4 +1,4 @@
-"""The batches of several jobs, side by side: of each optimiser step, one tensor for all jobs."""
+"""Joint batches of several jobs: one tensor for all jobs in each optimiser step."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Batch = Mapping[str, Tensor]
 
 
 class Unstackable(Exception):
-    """Why jobs can't be trained together; they are trained one after another instead."""
+    """Raised if jobs can't be trained together; the text says why. They are trained one after another instead."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Frame:
-    """Some jobs' batches of one backward pass, joined.
+class JointBatch:
+    """The batches of several jobs in one backward pass, joined.
 
     Attributes:
-        jobs: Positions of the jobs that have one, in ascending order.
-        inputs: What the model is called with, each (jobs * rows, ...): the first job's rows, then the second's.
-        labels: (jobs, rows) of classes or (jobs, rows, tokens); those of rows that only fill up are -100.
+        jobs: Positions of the jobs that have a batch, in ascending order.
+        inputs: Inputs of the model, each (jobs * rows, ...): the first job's rows, then the second's.
+        labels: (jobs, rows) of classes or (jobs, rows, tokens); -100 in rows that only fill up a job's batch.
         sizes: Examples of each job.
     """
 
@@ -37,83 +37,83 @@ class Frame:
     labels: Tensor
     sizes: tuple[int, ...]
 
-    def to(self, device: torch.device) -> Frame:
-        """The same on a device."""
+    def to(self, device: torch.device) -> JointBatch:
+        """Returns the batch with its tensors on a device."""
         inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
         return dataclasses.replace(self, inputs=inputs, labels=self.labels.to(device, non_blocking=True))
 
 
 class Steps:
-    """The optimiser steps of several jobs: the i-th item is what each of them sees in its own i-th step.
+    """The optimiser steps of several jobs: the i-th item is a list of joint batches for the i-th step of every job.
 
-    An item has as many frames as batches are accumulated, fewer where all jobs' passes end. A job with fewer steps than
-    the others is in no later frame.
+    An item has one joint batch for each accumulated batch, and fewer if all jobs' passes end. A job with fewer steps
+    than the others is missing in the later joint batches.
 
     Args:
-        loaders: One for each job, in which it finds what it would find alone.
-        accumulate: Batches per optimiser step; the last batch of a pass ends a step, as Lightning has it.
-        most: Optimiser steps, however many passes they take; None: ``epochs`` passes.
+        loaders: Loader of each job, with the same batches as if the job were trained alone.
+        accumulate: Batches per optimiser step; the last batch of a pass ends a step, as in Lightning.
+        max_steps: Optimiser steps, however many passes they take; None: ``epochs`` passes.
         epochs: Passes over each job's examples.
-        padding: With what token ids are padded.
+        padding: Token id that pads token ids.
     """
 
     def __init__(
-        self, loaders: Sequence[DataLoader], accumulate: int, most: int | None, epochs: int, padding: int
+        self, loaders: Sequence[DataLoader], accumulate: int, max_steps: int | None, epochs: int, padding: int
     ) -> None:
-        self.loaders, self.accumulate, self.most, self.epochs = loaders, accumulate, most, epochs
+        self.loaders, self.accumulate, self.max_steps, self.epochs = loaders, accumulate, max_steps, epochs
         self.padding = padding
         per_pass = [-(-len(loader) // accumulate) for loader in loaders]
-        self.counts = [steps * epochs if most is None else most for steps in per_pass]
-        """Steps of each job."""
-        self.last_pass = [(count - 1) // steps * steps for count, steps in zip(self.counts, per_pass, strict=True)]
-        """Of each job, the step with which its last pass begins."""
+        self.counts = [steps * epochs if max_steps is None else max_steps for steps in per_pass]
+        """Number of steps of each job."""
+        self.last_pass_start = [(n - 1) // steps * steps for n, steps in zip(self.counts, per_pass, strict=True)]
+        """Step with which the last pass of each job begins."""
 
     def __len__(self) -> int:
         return max(self.counts)
 
-    def __iter__(self) -> Iterator[list[Frame]]:
+    def __iter__(self) -> Iterator[list[JointBatch]]:
         own = [itertools.islice(self._steps_of(loader), n) for loader, n in zip(self.loaders, self.counts, strict=True)]
         for batches in itertools.zip_longest(*own, fillvalue=()):
             yield [
-                joined({job: its[i] for job, its in enumerate(batches) if i < len(its)}, self.padding)
+                join_batches({job: step[i] for job, step in enumerate(batches) if i < len(step)}, self.padding)
                 for i in range(max(map(len, batches)))
             ]
 
     def _steps_of(self, loader: DataLoader) -> Iterator[list[Batch]]:
-        for _ in itertools.count() if self.most is not None else range(self.epochs):
+        for _ in itertools.count() if self.max_steps is not None else range(self.epochs):
             batches = iter(loader)
             while step := list(itertools.islice(batches, self.accumulate)):
                 yield step
 
 
-def joined(batches: Mapping[int, Batch], padding: int) -> Frame:
-    """One frame of several jobs' batches, padded to the longest and largest of them.
+def join_batches(batches: Mapping[int, Batch], padding: int) -> JointBatch:
+    """Joins the batches of several jobs, padded to the longest text and the largest batch.
 
-    Rows that only fill up repeat a real one, so that nothing in the model sees an empty text.
+    Rows that only fill up a batch repeat its first row, so that no part of the model sees an empty text.
 
     Args:
-        batches: Job -> its batch, in ascending order.
-        padding: With what token ids are padded.
+        batches: Job -> its batch, in ascending order of jobs.
+        padding: Token id that pads token ids.
 
     Raises:
-        Unstackable: They have no common shape.
+        Unstackable: The batches have no common shape.
     """
     first = next(iter(batches.values()))
     if any(not isinstance(batch, Mapping) or batch.keys() != first.keys() for batch in batches.values()):
         raise Unstackable("batches are not of one form")
     sizes = tuple(len(batch["labels"]) for batch in batches.values())
     tensors = {name: _join(name, [batch[name] for batch in batches.values()], max(sizes), padding) for name in first}
-    if "attention_mask" not in first and any(_ragged(name, batches) for name in first if name != "labels"):
+    if "attention_mask" not in first and any(_lengths_differ(name, batches) for name in first if name != "labels"):
         raise Unstackable("texts differ in length and have no attention_mask")
     labels = tensors.pop("labels")
     labels = labels.view(len(batches), max(sizes), *labels.shape[1:])
     if min(sizes) < max(sizes):
-        labels = labels.masked_fill(_beyond(sizes).view(*labels.shape[:2], *[1] * (labels.dim() - 2)), IGNORED)
-    return Frame(tuple(batches), tensors, labels, sizes)
+        labels = labels.masked_fill(_filling_rows(sizes).view(*labels.shape[:2], *[1] * (labels.dim() - 2)), IGNORED)
+    return JointBatch(tuple(batches), tensors, labels, sizes)
 
 
 def _join(name: str, parts: Sequence[Any], rows: int, padding: int) -> Tensor:
-    """(jobs * rows, ...)."""
+    """Returns the jobs' tensors of one name as one, (jobs * rows, ...)."""
     if any(not isinstance(part, Tensor) or part.dim() != parts[0].dim() for part in parts):
         raise Unstackable(f"{name} isn't a tensor in each batch")
     if all(part.shape == parts[0].shape for part in parts) and len(parts[0]) == rows:
@@ -123,16 +123,16 @@ def _join(name: str, parts: Sequence[Any], rows: int, padding: int) -> Tensor:
     if name not in known and any(list(part.shape[1:]) != shape for part in parts):
         raise Unstackable(f"{name} differs in shape from batch to batch")
     out = parts[0].new_full((len(parts), rows, *shape), known.get(name, 0))
-    for place, part in zip(out, parts, strict=True):
+    for target, part in zip(out, parts, strict=True):
         filled = torch.cat([part, part[:1].expand(rows - len(part), *part.shape[1:])]) if len(part) < rows else part
-        place[tuple(slice(size) for size in filled.shape)] = filled
+        target[tuple(slice(size) for size in filled.shape)] = filled
     return out.flatten(0, 1)
 
 
-def _ragged(name: str, batches: Mapping[int, Batch]) -> bool:
+def _lengths_differ(name: str, batches: Mapping[int, Batch]) -> bool:
     return len({batch[name].shape[1:] for batch in batches.values()}) > 1
 
 
-def _beyond(sizes: Sequence[int]) -> Tensor:
-    """(jobs, rows), true where a row only fills up."""
+def _filling_rows(sizes: Sequence[int]) -> Tensor:
+    """Returns a mask, (jobs, rows), of the rows that only fill up a batch."""
     return torch.arange(max(sizes))[None] >= torch.tensor(sizes)[:, None]

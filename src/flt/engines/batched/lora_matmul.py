@@ -1,4 +1,4 @@
-"""What each job's LoRA adds to a frozen layer's output, in place, with a backward pass that copies no activations."""
+"""Stacked LoRA products, added in place to the output of a frozen layer, with a backward pass without copies."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch.autograd.function import once_differentiable
 
 
 class LowRank(torch.autograd.Function):
-    """out + scale x A^T B^T, in which each job's tokens meet its own A and B; ``out`` is what holds the result.
+    """Computes out + scale x A^T B^T in place, with each job's own A and B for the tokens of that job.
 
-    Autograd's own backward of the same products takes the output apart by jobs and puts the gradients together again,
-    two passes over the activations, and computes B's gradient along the wrong axis, at a third of the rate.
+    Autograd's backward of the same products splits the output by jobs and joins the gradients again, which takes two
+    passes over the activations. It also computes the gradient of B along the wrong axis, at a third of the rate.
     """
 
     @staticmethod
     def forward(
         ctx: Any, out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, counts: Sequence[int] | None
     ) -> Tensor:
-        """Adds.
+        """Adds the product to ``out``, and returns it.
 
         Args:
-            ctx: Autograd's.
-            out: (tokens, out) what the frozen layer made of x; no view of another tensor, or its gradient is copied.
-            x: (tokens, in), the first job's, then the second's.
+            ctx: Context of autograd.
+            out: (tokens, out), output of the frozen layer for x; if it were a view, its gradient would be copied.
+            x: (tokens, in): tokens of the first job, then of the second.
             a: (jobs, r, in).
             b: (jobs, out, r).
-            scale: Of all of them.
-            counts: Tokens of each job; None: equally many.
+            scale: Scale of all products.
+            counts: Number of tokens of each job; None: the same for all jobs.
         """
         inner = x.new_empty(len(x), a.shape[1])
         _add(inner, x, a.transpose(1, 2), counts, beta=0)
@@ -43,45 +43,45 @@ class LowRank(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the forward's arguments."""
+        """Returns the gradients of the arguments of ``forward``."""
         x, inner, a, b = ctx.saved_tensors
-        of_out, of_x, of_a, of_b = ctx.needs_input_grad[:4]
-        found_x = found_a = found_b = None
-        if of_b:
-            found_b = _products(inner, gradient, ctx.counts, len(b)).mul_(ctx.scale).transpose(1, 2)
-        if of_a or of_x:
+        needs_out, needs_x, needs_a, needs_b = ctx.needs_input_grad[:4]
+        grad_x = grad_a = grad_b = None
+        if needs_b:
+            grad_b = _products(inner, gradient, ctx.counts, len(b)).mul_(ctx.scale).transpose(1, 2)
+        if needs_a or needs_x:
             outer = torch.empty_like(inner)  # (tokens, r)
             _add(outer, gradient, b, ctx.counts, alpha=ctx.scale, beta=0)
-            if of_a:
-                found_a = _products(outer, x, ctx.counts, len(a))
-            if of_x:
-                found_x = torch.empty_like(x)
-                _add(found_x, outer, a, ctx.counts, beta=0)
-        return gradient if of_out else None, found_x, found_a, found_b, None, None
+            if needs_a:
+                grad_a = _products(outer, x, ctx.counts, len(a))
+            if needs_x:
+                grad_x = torch.empty_like(x)
+                _add(grad_x, outer, a, ctx.counts, beta=0)
+        return gradient if needs_out else None, grad_x, grad_a, grad_b, None, None
 
 
 def _add(
     out: Tensor, x: Tensor, w: Tensor, counts: Sequence[int] | None, alpha: float = 1.0, beta: float = 1.0
 ) -> None:
-    """beta out + alpha x w, in place: (tokens, n), (tokens, m) and (jobs, m, n)."""
+    """Sets out to beta out + alpha x w: out is (tokens, n), x is (tokens, m), and w is (jobs, m, n)."""
     if counts is None:
         by_job = out.view(_by_job(out, len(w)))
         by_job.baddbmm_(x.reshape(_by_job(x, len(w))), w, alpha=alpha, beta=beta)
         return
-    for its, own, weight in zip(out.split(counts), x.split(counts), w, strict=True):
-        its.addmm_(own, weight, alpha=alpha, beta=beta)
+    for out_job, x_job, weight in zip(out.split(counts), x.split(counts), w, strict=True):
+        out_job.addmm_(x_job, weight, alpha=alpha, beta=beta)
 
 
 def _products(x: Tensor, y: Tensor, counts: Sequence[int] | None, jobs: int) -> Tensor:
-    """x^T y of each job (jobs, m, n), of (tokens, m) and (tokens, n)."""
+    """Returns x^T y of each job, (jobs, m, n), for x (tokens, m) and y (tokens, n)."""
     if counts is None:
         return torch.bmm(x.view(_by_job(x, jobs)).transpose(1, 2), y.reshape(_by_job(y, jobs)))
     out = x.new_empty(jobs, x.shape[1], y.shape[1])
-    for its, one, other in zip(out, x.split(counts), y.split(counts), strict=True):
-        torch.mm(one.T, other, out=its)
+    for out_job, x_job, y_job in zip(out, x.split(counts), y.split(counts), strict=True):
+        torch.mm(x_job.T, y_job, out=out_job)
     return out
 
 
 def _by_job(x: Tensor, jobs: int) -> tuple[int, int, int]:
-    """(tokens, n) -> (jobs, tokens of each, n); said in full, since n is 0 where a layer has no pair left."""
+    """Returns the shape (jobs, tokens of each, n) of (tokens, n). No -1: n is 0 for a layer without components."""
     return jobs, len(x) // jobs, x.shape[1]

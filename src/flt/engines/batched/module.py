@@ -1,4 +1,4 @@
-"""One Lightning fit of several jobs: the LightningModule of a stack, and each job's local callbacks inside it."""
+"""One Lightning fit of several jobs: the LightningModule of their stack, and the calls of each job's callbacks."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from flt.client.fit import LocalFit
 from flt.data.clients import JobData
 from flt.data.stores import IGNORED
 from flt.engines.batched.adapters import Stack
-from flt.engines.batched.batches import Frame, Steps, Unstackable
+from flt.engines.batched.batches import JointBatch, Steps, Unstackable
 from flt.models.module import ClientModule
 
-HOOKS = frozenset(
+JOB_HOOKS = frozenset(
     {"on_train_start", "on_after_backward", "on_before_optimizer_step", "on_train_batch_end", "on_train_end"}
 )
-"""Hooks of a local callback that are called for each job by itself."""
+"""Hooks of local callbacks that are called for each job separately."""
 
 
 @dataclasses.dataclass
 class StackedJob:
-    """One job inside a fit of several.
+    """One job in a fit of several jobs.
 
     Attributes:
-        fit: Its parameters are views of the stack, so what a callback changes in place changes the stack.
-        data: Its examples.
-        seed: Of its batches.
-        tensors: What was put into the module for it, by name.
-        metrics: Its figures until now.
-        callbacks: Its own local callbacks.
-        optimizer: Looks like the one that it would have alone: its parameters, and the learning rates that count.
+        fit: The job's fit. Its parameters are views of the stack: a callback that changes them changes the stack.
+        data: Examples of the job.
+        seed: Seed of the job's batches.
+        tensors: Tensors that were installed for the job, by name.
+        metrics: Metrics of the job until now.
+        callbacks: Local callbacks of the job.
+        optimizer: Optimiser that the job's callbacks see, with its parameters and the actual learning rates.
     """
 
     fit: LocalFit
@@ -47,19 +47,19 @@ class StackedJob:
     callbacks: list[Callback] = dataclasses.field(default_factory=list)
     optimizer: torch.optim.Optimizer | None = None
 
-    def check(self) -> None:
-        """Refuses callbacks that want to be called where a fit of several jobs calls nobody.
+    def check_callbacks(self) -> None:
+        """Refuses callbacks with hooks that a fit of several jobs doesn't call.
 
         Raises:
-            Unstackable: One does.
+            Unstackable: A callback has such a hook.
         """
         for callback in self.callbacks:
             for hook in (name for name in dir(Callback) if name.startswith(("on_", "setup", "teardown"))):
-                if hook not in HOOKS and getattr(type(callback), hook) is not getattr(Callback, hook):
+                if hook not in JOB_HOOKS and getattr(type(callback), hook) is not getattr(Callback, hook):
                     raise Unstackable(f"{type(callback).__name__} has {hook}, which is called for one job at a time")
 
-    def ended(self, steps: int) -> None:
-        """Called after its last step: its parameters leave the stack, which may move on without it."""
+    def finish(self, steps: int) -> None:
+        """Copies the job's parameters out of the stack, which may still change; called after the job's last step."""
         for parameter in self.fit.trained.values():
             parameter.data, parameter.grad = parameter.data.clone(), None
         self.fit.steps = steps
@@ -68,61 +68,63 @@ class StackedJob:
 class StackedModule(pl.LightningModule):
     """Trains the stack of several jobs' adapters on one backbone.
 
-    The loss is the sum of the jobs' own losses, each the mean over its own examples, so that each job's gradient is
-    what it would be alone.
+    The loss is the sum of the jobs' losses, each the mean over the job's own examples. Therefore each job has the same
+    gradient as alone.
 
     Args:
-        inner: The site's module; hidden in a tuple, so that its backbone isn't among this module's parameters.
-        stack: What trains.
+        inner: The resident module; kept in a tuple, so that its backbone isn't among this module's parameters.
+        stack: The stacked tensors.
         steps: The jobs' batches.
-        clip: Largest norm of a job's gradient; None: unclipped.
+        clip: Largest norm of a job's gradient; None: no clipping.
     """
 
     def __init__(self, inner: ClientModule, stack: Stack, steps: Steps, clip: float | None) -> None:
         super().__init__()
         self.inner, self.stack, self.steps, self.clip = (inner,), stack, steps, clip
         self.stacked = nn.ParameterList(stack.tensors.values())
-        self.losses: list[tuple[Frame, int, Tensor]] = []
-        """Of each frame: itself without its tensors, its step, and the jobs' losses."""
+        self.losses: list[tuple[JointBatch, int, Tensor]] = []
+        """Joint batch without its tensors, number of the step, and losses of the jobs, of each joint batch."""
 
-    def training_step(self, batch: list[Frame], batch_idx: int) -> Tensor:
-        """The sum () of the jobs' losses; all frames but the last are differentiated here."""
+    def training_step(self, batch: list[JointBatch], batch_idx: int) -> Tensor:
+        """Returns the sum () of the jobs' losses; runs the backward pass of all joint batches except the last."""
         for parameter in self.stack.trained.values():
-            parameter.grad = None  # not by Lightning, which does it between this and the backward pass
-        for i, frame in enumerate(batch):
-            losses = self.loss(frame) / self.steps.accumulate
-            kept = dataclasses.replace(frame, inputs={}, labels=frame.labels.new_empty(0))
+            parameter.grad = None  # here, since Lightning would do it after this method
+        for i, joint in enumerate(batch):
+            losses = self.loss(joint) / self.steps.accumulate
+            kept = dataclasses.replace(joint, inputs={}, labels=joint.labels.new_empty(0))
             self.losses.append((kept, batch_idx, losses.detach() * self.steps.accumulate))
             if i + 1 < len(batch):
                 losses.sum().backward()
         return losses.sum()
 
-    def loss(self, frame: Frame) -> Tensor:
-        """The loss of each job in a frame (jobs,), as the module has it: the mean over what has a label."""
-        frame = frame.to(self.inner[0].device)
-        rows = frame.labels.shape[0] * frame.labels.shape[1]
-        with self.stack.forward(frame.jobs, rows, frame.inputs.get("attention_mask")):
-            logits, labels = self.inner[0](**frame.inputs), frame.labels
-        if labels.dim() == 3:  # of tokens: each is the target of the one before
+    def loss(self, joint: JointBatch) -> Tensor:
+        """Returns the loss of each job, (jobs,), as in the module: the mean over all positions with a label."""
+        joint = joint.to(self.inner[0].device)
+        rows = joint.labels.shape[0] * joint.labels.shape[1]
+        with self.stack.forward(joint.jobs, rows, joint.inputs.get("attention_mask")):
+            logits, labels = self.inner[0](**joint.inputs), joint.labels
+        if labels.dim() == 3:  # labels of tokens: each is the target of the token before
             labels, logits = F.pad(labels, (0, 1), value=IGNORED)[..., 1:], logits.float()
-        labels = labels.reshape(len(frame.jobs), -1)
+        labels = labels.reshape(len(joint.jobs), -1)
         each = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.flatten(), reduction="none")
         return each.view(labels.shape).sum(1) / (labels != IGNORED).sum(1)
 
-    def transfer_batch_to_device(self, batch: list[Frame], device: torch.device, dataloader_idx: int) -> list[Frame]:
-        """The frames as they are: each goes to the device when its turn comes."""
+    def transfer_batch_to_device(
+        self, batch: list[JointBatch], device: torch.device, dataloader_idx: int
+    ) -> list[JointBatch]:
+        """Returns the list of joint batches unchanged; each is moved to the device when it is used."""
         return batch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The module's optimiser over the stack: it works on each entry by itself."""
+        """Returns the module's optimiser for the stack; flt's optimisers treat every entry separately."""
         return self.inner[0].optimizer.build(list(self.stack.trained.values()))
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
-        """Does nothing: gradients of earlier frames are there already."""
+        """Does nothing: the gradients of earlier joint batches must stay."""
 
     @torch.no_grad()
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Scales each job's gradient by its own norm, as ``torch.nn.utils.clip_grad_norm_`` does one job's."""
+        """Clips each job's gradient by its own norm, as ``torch.nn.utils.clip_grad_norm_`` does for one job."""
         gradients = [parameter.grad for parameter in self.stack.trained.values() if parameter.grad is not None]
         if self.clip is None or not gradients:
             return
@@ -132,18 +134,18 @@ class StackedModule(pl.LightningModule):
             gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
 
     def train_losses(self, jobs: int) -> list[float]:
-        """Each job's mean loss over its last pass, weighted by examples: what Lightning would have logged for it."""
+        """Returns each job's mean loss over its last pass, weighted by examples, as Lightning would log it."""
         totals, counts = torch.zeros(jobs), [0] * jobs
-        for frame, step, losses in self.losses:
-            for job, size, loss in zip(frame.jobs, frame.sizes, losses.float().cpu(), strict=True):
-                if step >= self.steps.last_pass[job]:
+        for joint, step, losses in self.losses:
+            for job, size, loss in zip(joint.jobs, joint.sizes, losses.float().cpu(), strict=True):
+                if step >= self.steps.last_pass_start[job]:
                     totals[job] += loss * size
                     counts[job] += size
         return [float(total) / count for total, count in zip(totals, counts, strict=True)]
 
 
 class _JobTrainer:
-    """The Trainer as one job's callbacks see it: with the job's own optimiser."""
+    """Stand-in for the Trainer in one job's callbacks, with the job's own optimiser."""
 
     def __init__(self, trainer: pl.Trainer, optimizer: torch.optim.Optimizer | None) -> None:
         self.trainer, self.optimizers = trainer, [optimizer]
@@ -153,12 +155,12 @@ class _JobTrainer:
 
 
 class JobCallbacks(Callback):
-    """Calls every job's own callbacks, with what they would see if the job were alone.
+    """Calls the callbacks of every job, with the same arguments as if the job were trained alone.
 
     Args:
-        jobs: In the order of the stack.
-        stack: What trains.
-        steps: How many steps each job takes.
+        jobs: Jobs in the order of the stack.
+        stack: The stacked tensors.
+        steps: The jobs' steps.
     """
 
     def __init__(self, jobs: Sequence[StackedJob], stack: Stack, steps: Steps) -> None:
@@ -166,62 +168,62 @@ class JobCallbacks(Callback):
         self.active = list(range(len(jobs)))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Called when the train begins: each job gets an optimiser to look at, whose learning rates count."""
+        """Builds the optimisers for callbacks, and takes over their learning rates; called when training begins."""
         for job in (job for job in self.jobs if job.callbacks):
             job.optimizer = pl_module.inner[0].optimizer.build(list(job.fit.trained.values()))
         self._call("on_train_start", trainer, pl_module)
         optimizers = [job.optimizer for job in self.jobs if job.optimizer is not None]
-        if optimizers:  # one plan, so one factor of the learning rate
-            for ours, theirs in zip(trainer.optimizers[0].param_groups, optimizers[0].param_groups, strict=True):
-                ours["lr"] = theirs["lr"]
+        if optimizers:  # The jobs share one plan, and so one learning rate.
+            for stacked, own in zip(trainer.optimizers[0].param_groups, optimizers[0].param_groups, strict=True):
+                stacked["lr"] = own["lr"]
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Called after the backward pass of a step's last batches: each job finds its own gradients."""
-        self._bind()
+        """Gives each job its own gradients; called after the last backward pass of a step."""
+        self._bind_gradients()
         self._call("on_after_backward", trainer, pl_module)
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
         """Called before each optimiser step, and before the gradients are clipped."""
         for job in (self.jobs[i] for i in self.active):
-            seen: Any = _JobTrainer(trainer, job.optimizer)
-            own: Any = job.optimizer  # a job with callbacks has one
+            trainer_of_job: Any = _JobTrainer(trainer, job.optimizer)
+            own: Any = job.optimizer  # not None, since the job has callbacks
             for callback in job.callbacks:
-                callback.on_before_optimizer_step(seen, pl_module.inner[0], own)
-        self._take_back()
+                callback.on_before_optimizer_step(trainer_of_job, pl_module.inner[0], own)
+        self._write_back()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
-        """Called after each step: jobs whose last one it was leave."""
+        """Ends the jobs that have taken their last step; called after each step."""
         self._call("on_train_batch_end", trainer, pl_module, *args)
         done = trainer.global_step
         ending = [i for i in self.active if self.steps.counts[i] == done]
         self._call("on_train_end", trainer, pl_module, among=ending)
         for i in ending:
-            self.jobs[i].ended(done)
+            self.jobs[i].finish(done)
             self.active.remove(i)
 
     def _call(
         self, hook: str, trainer: pl.Trainer, pl_module: StackedModule, *args: Any, among: Sequence[int] | None = None
     ) -> None:
         for job in (self.jobs[i] for i in (self.active if among is None else among)):
-            seen: Any = _JobTrainer(trainer, job.optimizer)
+            trainer_of_job: Any = _JobTrainer(trainer, job.optimizer)
             for callback in job.callbacks:
-                getattr(callback, hook)(seen, pl_module.inner[0], *args)
+                getattr(callback, hook)(trainer_of_job, pl_module.inner[0], *args)
 
-    def _bind(self) -> None:
-        """The gradients of each job's parameters are views of the stack's."""
+    def _bind_gradients(self) -> None:
+        """Makes the gradients of each job's parameters views of the stack's gradients."""
         for i in (i for i in self.active if self.jobs[i].callbacks):
             for name, parameter in self.jobs[i].fit.trained.items():
                 gradient = self.stack.tensors[name].grad
                 parameter.grad = None if gradient is None else self.stack.part(i, name, gradient)
 
-    def _take_back(self) -> None:
-        """What a callback has put in the place of a gradient goes into the stack's."""
+    def _write_back(self) -> None:
+        """Copies gradients that a callback has replaced into the stack's gradients."""
         for i in (i for i in self.active if self.jobs[i].callbacks):
             for name, parameter in self.jobs[i].fit.trained.items():
                 gradient = self.stack.tensors[name].grad
                 if gradient is None or parameter.grad is None:
                     continue
-                place = self.stack.part(i, name, gradient)
-                if parameter.grad.data_ptr() != place.data_ptr():
-                    place.copy_(parameter.grad)
+                target = self.stack.part(i, name, gradient)
+                if parameter.grad.data_ptr() != target.data_ptr():
+                    target.copy_(parameter.grad)

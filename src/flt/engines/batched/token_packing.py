@@ -1,7 +1,7 @@
-"""The tokens of a batch that are computed: padding isn't, and where no head reads the others, one query alone.
+"""Packing of the real tokens of a batch, so that blocks don't compute padding, or queries that no head reads.
 
-Real tokens lie one behind another, (1, tokens, width), from the first block to the last, so that all that works token
-by token never sees padding. Attention, which doesn't, is given its rows back.
+From the first block to the last, real tokens lie one behind another, (1, tokens, width), so that all layers that work
+token by token never see padding. Attention mixes tokens, and gets the rows of the batch again.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-MOST = 0.95
-"""Share of real tokens above which they stay where they are: moving them costs a twentieth of what they cost."""
+MAX_REAL_SHARE = 0.95
+"""Share of real tokens above which a batch isn't packed: packing costs a twentieth of computing the tokens."""
 
 
-class _Rows(torch.autograd.Function):
-    """x[index], in whose gradient nothing is summed: that of row i is row ``back[i]`` of what comes back.
+class _SelectRows(torch.autograd.Function):
+    """Selects x[index]. Backward selects too, and adds nothing: the gradient of row i is row ``inverse[i]``.
 
-    That is right where no row's gradient comes from two places. Rows in ``without`` have none.
+    This is right if every row gets its gradient from one place only. Rows in ``zeroed`` get the gradient 0.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor, without: Tensor | None) -> Tensor:
-        ctx.back, ctx.without = back, without
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, zeroed: Tensor | None) -> Tensor:
+        ctx.inverse, ctx.zeroed = inverse, zeroed
         return x.index_select(0, index)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        found = gradient.index_select(0, ctx.back)
-        return found if ctx.without is None else found.index_fill_(0, ctx.without, 0), None, None, None
+        rows = gradient.index_select(0, ctx.inverse)
+        return rows if ctx.zeroed is None else rows.index_fill_(0, ctx.zeroed, 0), None, None, None
 
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Where a batch's real tokens are, of (rows, length) places.
+    """Positions of the real tokens of a batch, among (rows, length) positions.
 
     Attributes:
         shape: Rows and length.
-        real: (tokens,) the places of real tokens, row by row.
-        padding: The other places.
-        token: (rows * length,) of each place which token is there; 0 for padding.
-        row: (tokens,) of each token its row.
-        starts: (rows,) the first token of each row.
-        counts: Tokens of each job.
+        real: (tokens,) positions of real tokens, row by row.
+        padding: Positions of padding.
+        token: (rows * length,) number of the token at each position; 0 at padding.
+        row: (tokens,) row of each token.
+        starts: (rows,) number of the first token of each row.
+        counts: Number of tokens of each job.
     """
 
     shape: tuple[int, int]
@@ -62,17 +62,17 @@ class Packing:
 
     @classmethod
     def of(cls, mask: Tensor | None, jobs: int) -> Packing | None:
-        """The packing of a batch; None where little would be saved, as in one row alone, or rows begin with padding.
+        """Returns the packing of a batch; None if it has one row or little padding, or if rows begin with padding.
 
         Args:
-            mask: (jobs * rows, length), 0 where padding is; None: there is none.
-            jobs: Whose rows follow each other.
+            mask: (jobs * rows, length), 0 at padding; None: no padding.
+            jobs: Number of jobs, whose rows follow each other.
         """
         if mask is None or mask.dim() != 2 or len(mask) < 2:
             return None
         flat = mask.bool().flatten()
         real = flat.nonzero().squeeze(1)
-        if len(real) > MOST * len(flat) or not mask[:, 0].all():
+        if len(real) > MAX_REAL_SHARE * len(flat) or not mask[:, 0].all():
             return None
         rows, length = mask.shape
         token = (flat.cumsum(0) - 1) * flat
@@ -81,76 +81,76 @@ class Packing:
         return cls((rows, length), real, padding, token, real // length, token[::length].contiguous(), tuple(counts))
 
     def pack(self, x: Tensor) -> Tensor:
-        """(rows, length, ...) -> (1, tokens, ...)."""
-        return _Rows.apply(x.flatten(0, 1), self.real, self.token, self.padding).unsqueeze(0)
+        """Packs (rows, length, ...) to (1, tokens, ...)."""
+        return _SelectRows.apply(x.flatten(0, 1), self.real, self.token, self.padding).unsqueeze(0)
 
     def unpack(self, x: Tensor) -> Tensor:
-        """(1, tokens, ...) -> (rows, length, ...), in which padding holds whatever is finite."""
-        return _Rows.apply(x[0], self.token, self.real, None).unflatten(0, self.shape)
+        """Unpacks (1, tokens, ...) to (rows, length, ...); the values at padding are arbitrary, but finite."""
+        return _SelectRows.apply(x[0], self.token, self.real, None).unflatten(0, self.shape)
 
     def spread(self, x: Tensor) -> Tensor:
-        """(rows, ...) -> (1, tokens, ...): each token has its row's; only what the first does with it may count."""
-        return _Rows.apply(x, self.row, self.starts, None).unsqueeze(0)
+        """Copies (rows, ...) to all tokens of each row, (1, tokens, ...); only the first token's gradient counts."""
+        return _SelectRows.apply(x, self.row, self.starts, None).unsqueeze(0)
 
 
-class Tokens(TorchFunctionMode):
-    """Which tokens a forward pass is given, and what attention makes of them.
+class TokenPacker(TorchFunctionMode):
+    """Packs the tokens of a forward pass, and computes attention on packed tokens.
 
     Attributes:
-        packing: Of the batch; None: its rows stay as they are.
-        packed: Whether activations are packed at the moment.
-        one_query: Whether attention is asked for the first token of each row alone at the moment.
-        came_packed: Whether activations have come out of the last block packed.
+        packing: Packing of the batch; None: the batch isn't packed.
+        packed: True while activations are packed.
+        one_query: True while attention computes only the query of each row's first token.
+        left_packed: True if the activations were packed when they left the last block.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.packing: Packing | None = None
-        self.packed = self.one_query = self.came_packed = False
+        self.packed = self.one_query = self.left_packed = False
 
     def begin(self, mask: Tensor | None, jobs: int) -> None:
-        """Called before each forward pass: see :meth:`Packing.of`."""
+        """Called before each forward pass; see :meth:`Packing.of` for the arguments."""
         self.packing = Packing.of(mask, jobs)
-        self.packed = self.one_query = self.came_packed = False
+        self.packed = self.one_query = self.left_packed = False
 
     def counts(self, x: Tensor) -> Sequence[int] | None:
-        """Tokens of each job in (1, tokens, ...) activations; None where they aren't packed."""
-        packing = self._of(x)
+        """Returns the number of tokens of each job in activations (1, tokens, ...); None if they aren't packed."""
+        packing = self._packing_of(x)
         return None if packing is None else packing.counts
 
     def pack(self, x: Tensor) -> Tensor:
-        """Activations (rows, length, width) without padding, (1, tokens, width), where the batch has enough of it."""
+        """Packs activations (rows, length, width) to (1, tokens, width), if the batch has a packing."""
         self.packed = self.packing is not None and x.shape[:2] == self.packing.shape
         return self.packing.pack(x) if self.packing is not None and self.packed else x
 
-    def pack_too(self, x: Tensor) -> Tensor:
-        """What belongs to each place, (rows or 1, length, ...), packed where activations are."""
+    def pack_positions(self, x: Tensor) -> Tensor:
+        """Packs values of each position, (rows or 1, length, ...), if activations are packed."""
         if not self.packed or self.packing is None:
             return x
         return self.packing.pack(x.expand(self.packing.shape[0], *x.shape[1:]))
 
     def unpack(self, x: Tensor) -> Tensor:
-        """The reverse of :meth:`pack`."""
-        packing = self._of(x)
-        self.packed, self.came_packed = False, self.came_packed or packing is not None
+        """Reverses :meth:`pack`."""
+        packing = self._packing_of(x)
+        self.packed, self.left_packed = False, self.left_packed or packing is not None
         return x if packing is None else packing.unpack(x)
 
-    def alone(self, x: Tensor) -> Tensor:
-        """Each row's first token, (rows, 1, width), which goes on alone."""
-        self.one_query, self.came_packed = False, self._of(x) is not None
-        return self.firsts(x)
+    def keep_first(self, x: Tensor) -> Tensor:
+        """Returns each row's first token, (rows, 1, width); the layers behind compute only these tokens."""
+        self.one_query, self.left_packed = False, self._packing_of(x) is not None
+        return self.first_tokens(x)
 
-    def firsts(self, x: Tensor) -> Tensor:
-        """Each row's first token, (rows, 1, width)."""
-        packing = self._of(x)
+    def first_tokens(self, x: Tensor) -> Tensor:
+        """Returns each row's first token, (rows, 1, width)."""
+        packing = self._packing_of(x)
         return x[:, :1] if packing is None else x[0].index_select(0, packing.starts).unsqueeze(1)
 
     def spread(self, x: Tensor, like: Tensor) -> Tensor:
-        """(rows, 1, ...) as the row's value for each token of ``like``; only what the first does with it may count."""
-        packing = self._of(like)
+        """Copies (rows, 1, ...) to all tokens of ``like``; only the first token of each row may be used afterwards."""
+        packing = self._packing_of(like)
         return x.expand(-1, like.shape[1], *x.shape[2:]) if packing is None else packing.spread(x[:, 0])
 
-    def _of(self, x: Tensor) -> Packing | None:
+    def _packing_of(self, x: Tensor) -> Packing | None:
         packing = self.packing
         return packing if self.packed and packing is not None and x.shape[:2] == (1, len(packing.real)) else None
 
@@ -160,20 +160,20 @@ class Tokens(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _attention(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **how: Any
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
     ) -> Tensor:
-        """Of (rows, heads, length, n), or packed (1, heads, tokens, n)."""
+        """Computes attention of (rows, heads, length, n), or of packed (1, heads, tokens, n)."""
         tokens, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        packing = self._of(tokens)
+        packing = self._packing_of(tokens)
         if packing is not None:
             key, value = packing.unpack(key), packing.unpack(value)
         if self.one_query:
-            asked = self.firsts(tokens)
+            queries = self.first_tokens(tokens)
             attn_mask = attn_mask if attn_mask is None else attn_mask[..., :1, :]
         else:
-            asked = tokens if packing is None else packing.unpack(tokens)
+            queries = tokens if packing is None else packing.unpack(tokens)
         out = F.scaled_dot_product_attention(
-            asked.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask, **how
+            queries.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask, **options
         ).transpose(1, 2)
         if self.one_query:
             out = self.spread(out, tokens)

@@ -1,4 +1,4 @@
-"""Whether a stack of jobs computes what each job would compute alone: asked of the model, once, with real batches."""
+"""Checks that jobs can be stacked: by the model's layers, and by comparing gradients with those of each job alone."""
 
 from __future__ import annotations
 
@@ -15,69 +15,102 @@ from flt.client.trainer import LocalTrainer
 from flt.core.timeout import ClientTimeoutError
 from flt.data.examples import PADDED
 from flt.data.stores import IGNORED
-from flt.engines.batched import shortcut as first_token
-from flt.engines.batched.batches import Frame, Unstackable, joined
+from flt.engines.batched.adapters import layers
+from flt.engines.batched.batches import JointBatch, Unstackable, join_batches
 from flt.engines.batched.module import StackedJob, StackedModule
-from flt.engines.batched.shortcut import Shortcut
+from flt.engines.batched.shortcut import Shortcut, possible_shortcuts
+from flt.models.causal import CausalModule
 from flt.models.module import ClientModule
+from flt.protocol.layout import TRAVELLING
 
 _log = logging.getLogger(__name__)
-JOBS = 3
-"""On as many jobs it is tried."""
+VERIFIED_JOBS = 3
+"""Number of jobs in a verification."""
 TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1}
-"""Of a tensor's gradient, relative to its norm; far above rounding, far below another job's or example's gradient."""
+"""Largest allowed difference of a tensor's gradient, relative to its norm: far above rounding, but far below the
+gradient of another job or example."""
 NEGLIGIBLE = 1e-4
-"""Gradients smaller than that part of the job's whole gradient are rounding."""
+"""Gradients below this share of the norm of a job's whole gradient count as rounding."""
+
+
+def check_stackable(local_trainer: LocalTrainer, train: Sequence[str]) -> None:
+    """Checks that a module and its callbacks permit stacking.
+
+    Args:
+        local_trainer: The resident module and all that trains a job on it.
+        train: Roles that train.
+
+    Raises:
+        Unstackable: The module or its callbacks don't permit stacking.
+    """
+    module = local_trainer.module
+    if type(module) not in (ClientModule, CausalModule):
+        raise Unstackable(f"{type(module).__name__} isn't flt's own module")
+    if local_trainer.callbacks:
+        raise Unstackable("your Lightning callbacks belong to the fit of one job")
+    if local_trainer.client_aware:
+        raise Unstackable(f"{type(local_trainer.client_aware[0]).__name__} computes with the figures of one client")
+    if set(train) - set(TRAVELLING):
+        raise Unstackable("the backbone itself changes")
+    layers(module, local_trainer.layout)
+    for sub in module.modules():
+        if isinstance(sub, nn.modules.dropout._DropoutNd) and sub.p > 0 and sub.training:
+            raise Unstackable("dropout draws anew for each job")
+        if isinstance(sub, nn.modules.batchnorm._BatchNorm) and sub.training:
+            raise Unstackable("a batch norm mixes the examples of a batch")
+    if getattr(module.model, "_compiled_call_impl", None) is not None:
+        raise Unstackable("the compiled model knows one job's layers")
 
 
 def verify_stacking(local_trainer: LocalTrainer, jobs: Sequence[StackedJob], stacked: StackedModule) -> Shortcut | None:
-    """What may be left out, without which the stack then computes; None: nothing.
+    """Finds the best shortcut with right gradients, and leaves the stack with it; None: no shortcut is right.
 
     Args:
-        local_trainer: Whose module trains them alone; afterwards another job's tensors are in it.
-        jobs: The first of the stack's.
-        stacked: What trains them together.
+        local_trainer: Its module trains each job alone; afterwards, the module has the tensors of the last job.
+        jobs: The first jobs of the stack.
+        stacked: Trains the jobs together.
 
     Raises:
-        Unstackable: The gradients of the jobs' first batches differ, or the model draws random numbers.
+        Unstackable: The gradients of the jobs' first batches differ without a shortcut too, or the model draws random
+            numbers.
     """
     module, stack = local_trainer.module, stacked.stack
     batches = {i: next(iter(local_trainer.loader(job.data.training_set, job.seed))) for i, job in enumerate(jobs)}
-    frame, padding = joined(batches, stacked.steps.padding), stacked.steps.padding
+    joint, padding = join_batches(batches, stacked.steps.padding), stacked.steps.padding
     first = type(module) is ClientModule and not any(_is_single(batch) for batch in batches.values())
-    # elsewhere a call costs more than the padding of a small batch, and nobody has measured it
-    padded = module.device.type == "cpu" and "attention_mask" in frame.inputs
+    # On other devices a call costs more than the padding of a small batch, and packing is not measured.
+    padded = module.device.type == "cpu" and "attention_mask" in joint.inputs
     with _autocast(local_trainer):
         alone = [_alone(local_trainer, job, batches[i], list(stack.trained)) for i, job in enumerate(jobs)]
-        for shortcut in first_token.shortcuts(cast(nn.Module, module.model), first, padded):
+        for shortcut in possible_shortcuts(cast(nn.Module, module.model), first, padded):
             stack.shortcut = shortcut
             try:
-                _check(local_trainer, alone, stacked, _with_padding(frame, padding) if shortcut.packed else frame)
+                _check(local_trainer, alone, stacked, _with_padding(joint, padding) if shortcut.packed else joint)
                 return shortcut
             except ClientTimeoutError:
                 raise
-            except Exception as error:  # whatever a model raises that wants all tokens
+            except Exception as error:  # a model that needs all tokens may raise any error
                 _log.debug("%s can't be left out: %s", shortcut, error)
         stack.shortcut = None
-        _check(local_trainer, alone, stacked, frame)
+        _check(local_trainer, alone, stacked, joint)
     return None
 
 
 def _is_single(batch: Mapping[str, Tensor]) -> bool:
-    """Texts of one token, which tell nothing of what a head would read of longer ones."""
+    """True for texts of one token, which don't show which tokens a head reads of longer texts."""
     return "input_ids" in batch and batch["input_ids"].shape[1] < 2
 
 
-def _with_padding(frame: Frame, padding: int) -> Frame:
-    """The frame with a quarter more places in each row, all of them padding, so that there is enough to be left out."""
-    shape, known = frame.inputs["attention_mask"].shape, {"input_ids": padding, **PADDED}
+def _with_padding(batch: JointBatch, padding: int) -> JointBatch:
+    """Returns the batch with a quarter more positions in each row, all padding, so that it is worth packing."""
+    shape, known = batch.inputs["attention_mask"].shape, {"input_ids": padding, **PADDED}
     width = (0, shape[1] // 4 + 1)
     inputs = {
         name: F.pad(value, width, value=known[name]) if value.shape == shape else value
-        for name, value in frame.inputs.items()
+        for name, value in batch.inputs.items()
     }
-    labels = frame.labels if frame.labels.dim() == 2 else F.pad(frame.labels, width, value=IGNORED)
-    return dataclasses.replace(frame, inputs=inputs, labels=labels)
+    labels = batch.labels if batch.labels.dim() == 2 else F.pad(batch.labels, width, value=IGNORED)
+    return dataclasses.replace(batch, inputs=inputs, labels=labels)
 
 
 def _autocast(local_trainer: LocalTrainer) -> torch.autocast:
@@ -87,21 +120,21 @@ def _autocast(local_trainer: LocalTrainer) -> torch.autocast:
 
 
 def _check(
-    local_trainer: LocalTrainer, alone: Sequence[Sequence[Tensor]], stacked: StackedModule, frame: Frame
+    local_trainer: LocalTrainer, alone: Sequence[Sequence[Tensor]], stacked: StackedModule, batch: JointBatch
 ) -> None:
     stack, device = stacked.stack, local_trainer.module.device
-    before = _drawn(device)
+    before = _generator_states(device)
     with stack.computing():
-        losses = stacked.loss(frame)
-    if any(not torch.equal(one, other) for one, other in zip(before, _drawn(device), strict=True)):
+        losses = stacked.loss(batch)
+    if any(not torch.equal(one, other) for one, other in zip(before, _generator_states(device), strict=True)):
         raise Unstackable("the model draws random numbers, for each job its own")
-    if stack.shortcut is not None and stack.shortcut.packed and not stack.tokens.came_packed:
+    if stack.shortcut is not None and stack.shortcut.packed and not stack.tokens.left_packed:
         raise Unstackable("the blocks saw padding all the same")
     names = list(stack.trained)
-    together = _gradients(losses.sum(), [stack.tensors[name] for name in names])
+    stacked_gradients = _gradients(losses.sum(), [stack.tensors[name] for name in names])
     for i, expected in enumerate(alone):
-        found = [stack.part(i, name, value) for name, value in zip(names, together, strict=True)]
-        _compare(names, found, expected, TOLERANCE[local_trainer.settings.precision])
+        gradients = [stack.part(i, name, value) for name, value in zip(names, stacked_gradients, strict=True)]
+        _compare(names, gradients, expected, TOLERANCE[local_trainer.settings.precision])
 
 
 def _alone(
@@ -115,17 +148,17 @@ def _alone(
 
 
 def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
 
 
-def _compare(names: Sequence[str], found: Sequence[Tensor], alone: Sequence[Tensor], tolerance: float) -> None:
+def _compare(names: Sequence[str], gradients: Sequence[Tensor], alone: Sequence[Tensor], tolerance: float) -> None:
     whole = torch.stack([gradient.norm() for gradient in alone]).norm()
-    for name, one, other in zip(names, found, alone, strict=True):
+    for name, one, other in zip(names, gradients, alone, strict=True):
         if not (one - other).norm() <= tolerance * other.norm() + NEGLIGIBLE * whole:
             raise Unstackable(f"the gradient of {name} depends on which other jobs are computed beside")
 
 
-def _drawn(device: torch.device) -> list[Tensor]:
-    """The states of the generators that a model may draw from."""
+def _generator_states(device: torch.device) -> list[Tensor]:
+    """Returns the states of the random generators that a model may draw from."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from flt.models.layer_names import submodule, whole_modules
-from flt.models.module import ClientModule
+from flt.models.module import backbone_of
 
 
 def freeze_but_head(module: nn.Module, head: str | None) -> list[str]:
@@ -22,7 +22,7 @@ def freeze_but_head(module: nn.Module, head: str | None) -> list[str]:
     Raises:
         InputError: There is no such head. The module is unchanged then.
     """
-    inner, prefix = (module.model, "model.") if isinstance(module, ClientModule) else (module, "")
+    inner, prefix = backbone_of(module)
     trained = {name: submodule(inner, name) for name in whole_modules(inner, head)}
     module.requires_grad_(False)
     for part in trained.values():

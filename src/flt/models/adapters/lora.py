@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from flt.core.errors import InputError
 from flt.models.blocks import top_blocks
 from flt.models.layer_names import is_tied, submodule, target_modules, whole_modules
-from flt.models.module import ClientModule
+from flt.models.module import backbone_of
 from flt.protocol.layout import Layout
 
 
@@ -64,7 +64,7 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "
     Raises:
         InputError: A target layer, the head or the blocks don't exist.
     """
-    root, prefix = (module.model, "model.") if isinstance(module, ClientModule) else (module, "")
+    root, prefix = backbone_of(module)
     if any(isinstance(sub, LoraLayer) for sub in module.modules()):
         _check_layers(root)
         if layers != "all":

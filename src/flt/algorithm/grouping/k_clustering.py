@@ -1,4 +1,4 @@
-"""Clusterings into a given number of clusters, or one that the silhouette chooses."""
+"""Base of the clusterings into K clusters, where K is given or chosen by the silhouette."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from flt.protocol.messages import JobId
 
 
 @dataclasses.dataclass(frozen=True)
-class Counted(Clustering):
-    """K clusters; with at most K uploads, each is a cluster of its own.
+class KClustering(Clustering):
+    """Base of the clusterings into K clusters. With at most K uploads, each upload is its own cluster.
 
     Attributes:
-        k: Number of clusters; ``tasks`` stands for the number of tasks in the data, ``silhouette`` for the number among
-            2 .. ``max_k`` whose clusters have the highest silhouette (Rousseeuw, 1987) on the same features.
-        max_k: Most clusters of ``silhouette``.
-        min_silhouette: With ``silhouette``, a higher one is needed for more than one cluster. A silhouette needs three
-            uploads, so fewer are one cluster. Random directions stay below 0.02 in 1,000 dimensions and more.
-        cannot_link: One client's jobs of the same round end in different clusters, since they are different tasks (our
-            reconstruction). Then one cluster isn't an answer for a client with two jobs, whatever the silhouette.
+        k: Number of clusters. ``tasks`` is the number of tasks in the data. ``silhouette`` is the number from 2 to
+            ``max_k`` whose clusters have the highest silhouette (Rousseeuw, 1987) on the same features.
+        max_k: Largest number of clusters for ``silhouette``.
+        min_silhouette: Silhouette that more than one cluster must exceed with ``k: silhouette``. A silhouette needs
+            three uploads, so fewer uploads form one cluster. Random directions stay below 0.02 in 1,000 dimensions and
+            more.
+        cannot_link: One client's jobs of the same round are put into different clusters, since they are different tasks
+            (our reconstruction). If a client has two jobs, the result is then never a single cluster.
     """
 
     k: int | str = "tasks"
@@ -44,21 +45,21 @@ class Counted(Clustering):
 
     @property
     def several(self) -> bool:
-        """Whether there can be more than one group."""
+        """True if there can be more than one group."""
         return self.k != 1
 
     @property
-    def open(self) -> bool:
-        """Whether the number of clusters is found, and not given."""
+    def finds_number(self) -> bool:
+        """True if the clustering determines the number of clusters."""
         return self.k == "silhouette"
 
     @property
-    def apart(self) -> bool:
-        """Whether one client's jobs of a round are in different clusters."""
+    def separates_jobs(self) -> bool:
+        """True if one client's jobs of a round are in different clusters."""
         return self.cannot_link
 
     def check(self, jobs: int) -> None:
-        """Raises InputError where a client with so many jobs needs more clusters than there are."""
+        """Raises InputError if a client with this number of jobs needs more clusters than are allowed."""
         key, most = ("max_k", self.max_k) if self.k == "silhouette" else ("k", self.k)
         if self.cannot_link and isinstance(most, int) and jobs > most:
             why = f"cannot_link puts the {jobs} jobs of one client in different clusters"
@@ -66,17 +67,27 @@ class Counted(Clustering):
 
     @abc.abstractmethod
     def cut(self, features: np.ndarray, clients: Sequence[int], k: int, seed: int) -> np.ndarray:
-        """The cluster of each upload (n,), of features (n, d), n > k >= 2; ``clients`` are the uploads' clients."""
+        """Clusters uploads into k clusters, n > k >= 2.
+
+        Args:
+            features: Features of the uploads (n, d).
+            clients: Client of each upload.
+            k: Number of clusters.
+            seed: Seed of the clustering.
+
+        Returns:
+            The cluster of each upload (n,).
+        """
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
-        """The cluster of each upload (n,)."""
+        """Returns the cluster of each upload (n,)."""
         clients = [client for client, _ in jobs]
         least = max(Counter(clients).values()) if self.cannot_link else 1
 
         def cut(k: int) -> np.ndarray:
             if len(features) <= k:
                 return np.arange(len(features))
-            return numbered(self.cut(features, clients, k, seed))
+            return renumbered(self.cut(features, clients, k, seed))
 
         if self.k == "silhouette":
             return most_separate(features, cut, least, self.max_k, self.min_silhouette)
@@ -87,27 +98,27 @@ class Counted(Clustering):
 def most_separate(
     features: np.ndarray, cut: Callable[[int], np.ndarray], least: int, most: int, enough: float
 ) -> np.ndarray:
-    """The clusters with the highest silhouette; of equals the fewest.
+    """Returns the clusters with the highest silhouette. Ties go to the smallest number of clusters.
 
     Args:
-        features: Of the uploads (n, d).
-        cut: Number of clusters -> the cluster of each upload.
-        least: Fewest clusters; one cluster, which has no silhouette, is an answer where it is 1.
-        most: Most clusters.
-        enough: What a silhouette has to exceed for more than one cluster.
+        features: Features of the uploads (n, d).
+        cut: Returns the cluster of each upload for a number of clusters.
+        least: Smallest number of clusters. Only if it is 1 can the result be one cluster, which has no silhouette.
+        most: Largest number of clusters.
+        enough: Silhouette that more than one cluster must exceed, if ``least`` is 1.
     """
-    from sklearn.metrics import silhouette_score  # a second of its own, for those who group
+    from sklearn.metrics import silhouette_score  # slow import, only needed here
 
     best = np.zeros(len(features), dtype=int) if least == 1 else cut(least)
     score = enough if least == 1 else -np.inf
     for k in range(max(2, least), min(most, len(features) - 1) + 1):
-        found = cut(k)
-        if 1 < found.max() + 1 < len(features):
-            value = float(silhouette_score(features, found))
-            best, score = (found, value) if value > score else (best, score)
+        labels = cut(k)
+        if 1 < labels.max() + 1 < len(features):
+            value = float(silhouette_score(features, labels))
+            best, score = (labels, value) if value > score else (best, score)
     return best
 
 
-def numbered(labels: np.ndarray) -> np.ndarray:
-    """The same clusters, numbered from 0 without gaps."""
+def renumbered(labels: np.ndarray) -> np.ndarray:
+    """Returns the same clusters, numbered from 0 without gaps."""
     return np.unique(labels, return_inverse=True)[1]

@@ -1,0 +1,134 @@
+"""The command ``flt completion``: scripts with which shells complete commands, keys and choices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flt.cli import conf_comments
+from flt.core.errors import InputError
+from flt.run.conf_groups import choices
+
+COMMANDS = ("train", "sweep", "cache", "completion", "help", "version")
+ARGUMENTS = {"cache": ("clear",), "completion": ("bash", "zsh", "fish"), "help": COMMANDS[:4]}
+"""Command -> its arguments, where they aren't key=value."""
+PATHS = ("data", "model", "resume", "root")
+"""Keys after which files are completed too."""
+
+BASH = """\
+# Completion of flt for bash: source <(flt completion bash)
+_flt() {
+    local line=${COMP_LINE:0:COMP_POINT} command=${COMP_WORDS[1]} words= before= key=
+    local current=${line##*[[:space:]]}
+    COMPREPLY=()
+    if [[ $current == *=* ]]; then
+        key=${current%%=*} current=${current#*=}
+        case $key in
+@values@
+        esac
+        # The values of a sweep are separated by commas, and the last one is completed.
+        [[ $current == *,* ]] && before=${current%,*},
+        [[ $COMP_WORDBREAKS == *=* ]] || before=$key=$before
+        COMPREPLY=($(compgen -P "$before" -W "$words" -- "${current##*,}"))
+        return
+    fi
+    if ((COMP_CWORD == 1)); then
+        words="@commands@ @keys@"
+    else
+        case $command in
+@arguments@
+            *) words="@keys@" ;;
+        esac
+    fi
+    COMPREPLY=($(compgen -W "$words" -- "$current"))
+    [[ ${COMPREPLY[*]} == *= ]] && compopt -o nospace 2>/dev/null
+}
+complete -o default -F _flt flt
+"""
+
+ZSH = """\
+#compdef flt
+# Completion of flt for zsh: source <(flt completion zsh)
+_flt() {
+    local key
+    if [[ $PREFIX == *=* ]]; then
+        key=${PREFIX%%=*}
+        compset -P '*[=,]'
+        case $key in
+@values@
+        esac
+        return
+    fi
+    if ((CURRENT == 2)); then
+        compadd -- @commands@
+    else
+        case $words[2] in
+@arguments@
+        esac
+    fi
+    compadd -S '' -- @keys@
+}
+compdef _flt flt
+"""
+
+FISH = """\
+# Completion of flt for fish: flt completion fish | source
+complete -c flt -f
+complete -c flt -n __fish_use_subcommand -a "@commands@"
+@arguments@
+complete -c flt -n "not __fish_seen_subcommand_from @plain@" -a "@keys@ @pairs@"
+complete -c flt -n "string match -qr '^(@paths@)=' -- (commandline -ct)" -F
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Prints the script of a shell.
+
+    Raises:
+        InputError: The arguments aren't the name of one shell.
+    """
+    scripts = {"bash": bash, "zsh": zsh, "fish": fish}
+    if len(arguments) != 1 or arguments[0] not in scripts:
+        raise InputError.of("completion", " ".join(arguments), scripts)
+    print(scripts[arguments[0]](), end="")
+    return 0
+
+
+def bash() -> str:
+    """Returns the script for bash."""
+    values = [f'            {key}) words="{" ".join(words)}" ;;' for key, words in _values().items()]
+    arguments = [f'            {command}) words="{" ".join(words)}" ;;' for command, words in ARGUMENTS.items()]
+    return _filled(BASH, values="\n".join(values), arguments="\n".join(arguments))
+
+
+def zsh() -> str:
+    """Returns the script for zsh."""
+    values = []
+    for key, words in _values().items():
+        values.append(f"            {key}) compadd -- {' '.join(words)}{'; _files' * (key in PATHS)} ;;")
+    arguments = [f"            {name}) compadd -- {' '.join(words)}; return ;;" for name, words in ARGUMENTS.items()]
+    return _filled(ZSH, values="\n".join([*values, "            *) _files ;;"]), arguments="\n".join(arguments))
+
+
+def fish() -> str:
+    """Returns the script for fish."""
+    arguments = [
+        f'complete -c flt -n "__fish_seen_subcommand_from {command}" -a "{" ".join(words)}"'
+        for command, words in ARGUMENTS.items()
+    ]
+    pairs = " ".join(f"{key}={word}" for key, words in _values().items() for word in words)
+    return _filled(FISH, arguments="\n".join(arguments), pairs=pairs, plain=" ".join(ARGUMENTS), paths="|".join(PATHS))
+
+
+def _values() -> dict[str, list[str]]:
+    """Returns key -> the values that can be listed: choices of a group, and true and false."""
+    flags = {key.name: ["false", "true"] for key in conf_comments.all_keys() if key.default in ("false", "true")}
+    return {**{group: choices(group) for group in conf_comments.defaults()}, **flags, "resume": ["last"]}
+
+
+def _filled(script: str, **parts: str) -> str:
+    """Puts words in the place of their marks."""
+    keys = [*conf_comments.defaults(), *(key.name for key in conf_comments.all_keys())]
+    parts |= {"commands": " ".join(COMMANDS), "keys": " ".join(f"{key}=" for key in keys)}
+    for name, text in parts.items():
+        script = script.replace(f"@{name}@", text)
+    return script

@@ -1,0 +1,180 @@
+"""Keys, defaults and meanings as the files of conf/ and their comments give them. Reads text only."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flt.run.conf_groups import BASE, choices, config_folder, groups
+
+RECIPES = ("algo", "experiment")
+"""Groups whose files set keys of other groups and have none of their own."""
+GENERAL = "hub"
+"""Choice of a model whose comments hold for any model."""
+LINE = re.compile(r"(?P<indent> *)(?P<name>\w+):(?:\s+(?P<rest>.*))?")
+COMMENT = re.compile(r"(?:^|\s+)#\s+")
+COMMAND = re.compile(r"\s*(make|flt) \w+")
+"""A line of a head that is a command to copy."""
+SENTENCE = re.compile(r"(?<!\bal)(?<!e\.g)\.(?=\s+[A-Z]|$)")
+BLOCK = "{...}"
+"""Default that is shown for a mapping of several lines."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """A key of the command line.
+
+    Attributes:
+        name: Dotted name.
+        default: Its default as YAML has it.
+        meaning: Comment beside the key; empty if there is none.
+        choices: Choices of its group that have the key; empty for a key of conf/train.yaml.
+    """
+
+    name: str
+    default: str
+    meaning: str
+    choices: tuple[str, ...] = ()
+
+
+@functools.cache
+def head(path: Path) -> tuple[str, ...]:
+    """Returns the lines of the comment at the head of a file, without their marks and Hydra's directive."""
+    lines = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            lines.append(line.removeprefix("#").removeprefix(" "))
+    return tuple(lines)
+
+
+def summary(group: str, choice: str) -> str:
+    """Returns the first sentence of a file's head.
+
+    Example:
+        >>> summary("engine", "serial")
+        'One client after another on one resident model.'
+    """
+    lines: list[str] = []
+    for line in head(config_folder() / group / f"{choice}.yaml"):
+        if not line.strip() or COMMAND.match(line):
+            break
+        lines.append(line.strip())
+    text = " ".join(lines)
+    end = SENTENCE.search(text)
+    return text[: end.end()] if end else text
+
+
+@functools.cache
+def defaults() -> dict[str, str]:
+    """Returns group -> the choice that conf/train.yaml makes, in its order."""
+    found = re.findall(r"^  - (\w+): (\w+)", (config_folder() / "train.yaml").read_text(), re.MULTILINE)
+    order = {group: choice for group, choice in found if group in groups()}
+    return {**order, **{group: "null" for group in groups() if group not in order}}
+
+
+@functools.cache
+def sections() -> dict[str, tuple[Key, ...]]:
+    """Returns section of conf/train.yaml -> its keys; the keys outside of sections are under the empty name."""
+    found: dict[str, list[Key]] = {"": []}
+    parents: dict[str, str] = {}
+    for indent, name, default, meaning in _entries(config_folder() / "train.yaml"):
+        if indent:
+            (section,) = parents
+            found.setdefault(section, []).append(Key(f"{section}.{name}", default, meaning))
+        elif default:
+            found[""].append(Key(name, default, meaning))
+        else:
+            parents = {name: meaning}
+    return {section: tuple(keys) for section, keys in found.items() if section != "defaults"}
+
+
+def section_meaning(section: str) -> str:
+    """Returns the comment beside the name of a section of conf/train.yaml."""
+    entries = _entries(config_folder() / "train.yaml")
+    return next((meaning for indent, name, _, meaning in entries if not indent and name == section), "")
+
+
+@functools.cache
+def group_keys(group: str) -> tuple[Key, ...]:
+    """Returns the keys of a group's choices, those of the default choice first.
+
+    A key's default is that of the first choice that has the key. Its meaning is that of GENERAL if there is such a
+    choice, else of the first that explains the key.
+    """
+    default = defaults()[group]
+    order = sorted(choices(group), key=lambda choice: choice != default)
+    found: dict[str, list[tuple[str, Key]]] = {}
+    for choice in order if group not in RECIPES else ():
+        for key in choice_keys(group, choice):
+            found.setdefault(key.name, []).append((choice, key))
+    return tuple(_merged(name, holders) for name, holders in found.items())
+
+
+def choice_keys(group: str, choice: str) -> Iterator[Key]:
+    """Yields the keys of one file of a group, with those of the base file that it builds on."""
+    folder = config_folder() / group
+    own, base = (_top_keys(folder / f"{name}.yaml") for name in (choice, BASE))
+    for name in dict.fromkeys([*base, *own]):
+        default, meaning = own.get(name, base.get(name, ("", "")))
+        yield Key(f"{group}.{name}", default or BLOCK, base.get(name, ("", ""))[1] or meaning)
+
+
+@functools.cache
+def _top_keys(path: Path) -> dict[str, tuple[str, str]]:
+    """Returns key -> its value and its comment, of the keys that aren't indented; empty if there is no such file."""
+    entries = _entries(path) if path.is_file() else ()
+    hidden = ("name", "defaults")
+    return {name: (value, meaning) for indent, name, value, meaning in entries if not indent and name not in hidden}
+
+
+def settings(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields the keys that a recipe or an experiment sets, parts first, as the command line spells them.
+
+    Example:
+        >>> dict(settings(config_folder() / "algo" / "hafl.yaml"))["ranks"]
+        '[2,4,8]'
+    """
+    file = yaml.safe_load(path.read_text())
+    for part in file.pop("defaults", []):
+        yield from ((group.removeprefix("override /"), choice) for group, choice in part.items())
+    yield from _flat(file, "")
+
+
+def _flat(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, value in section.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
+            yield f"{prefix}{name}", text
+
+
+def all_keys() -> list[Key]:
+    """Returns every key of the command line, without the groups themselves."""
+    return [
+        *(key for keys in sections().values() for key in keys),
+        *(key for group in defaults() for key in group_keys(group)),
+    ]
+
+
+def _merged(name: str, holders: list[tuple[str, Key]]) -> Key:
+    general_first = sorted(holders, key=lambda holder: holder[0] != GENERAL)
+    meaning = next((key.meaning for _, key in general_first if key.meaning), "")
+    return Key(name, holders[0][1].default, meaning, tuple(sorted(choice for choice, _ in holders)))
+
+
+def _entries(path: Path) -> Iterator[tuple[bool, str, str, str]]:
+    """Yields whether a key is indented, its name, its value and its comment."""
+    for line in path.read_text().splitlines():
+        if found := LINE.fullmatch(line):
+            value, *comment = COMMENT.split(found["rest"] or "", maxsplit=1)
+            yield bool(found["indent"]), found["name"], value.strip().replace(", ", ","), "".join(comment).strip()

@@ -1,0 +1,114 @@
+"""The callbacks of a run, and its return to the last checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
+
+from flt.callbacks.bit_widths import BitWidths
+from flt.callbacks.checkpoint import Checkpoint
+from flt.callbacks.clusters import Clusters
+from flt.callbacks.communication import Communication
+from flt.callbacks.evaluate import Evaluate
+from flt.callbacks.failures import Failures
+from flt.callbacks.fault_injection import Faults
+from flt.callbacks.interrupts import Interrupts
+from flt.callbacks.loggers import Loggers
+from flt.callbacks.metrics_csv import MetricsCsv
+from flt.callbacks.progress import Progress
+from flt.callbacks.rank_budget import RankBudget
+from flt.callbacks.received_models import ReceivedModels
+from flt.callbacks.selection_overlap import SelectionOverlap
+from flt.callbacks.stop import Stop
+from flt.callbacks.timer import Timer
+from flt.client.shared_logger import SharedLogger
+from flt.engines.process_group import ProcessGroup
+from flt.models.module import ClientModule
+from flt.run.compose import flat
+from flt.run.federation import OWN, Federation
+from flt.run.folder import record
+from flt.run.schema import TrainConfig
+from flt.server.callback import FedCallback
+from flt.server.client_state_store import ClientStateStore
+from flt.server.federator import Federator
+
+
+@dataclasses.dataclass(frozen=True)
+class Observers:
+    """Builds the callbacks of a run.
+
+    The first process evaluates, shows and writes; the others only count.
+
+    Attributes:
+        cfg: Configuration of the run.
+        federation: Module, clients and data.
+        folder: Folder of the run.
+        processes: Processes of the run.
+        own: The user's federation callbacks.
+        loggers: The user's loggers; if there are none, TensorBoard's is used.
+        show: Whether to show the progress.
+    """
+
+    cfg: TrainConfig
+    federation: Federation
+    folder: Path
+    processes: ProcessGroup
+    own: Sequence[FedCallback]
+    loggers: Sequence[Logger]
+    show: bool
+
+    def attach(self, federator: Federator, faults: Faults) -> None:
+        """Gives a federator its callbacks, and brings it to its last checkpoint."""
+        cfg, federation = self.cfg, self.federation
+        tasks, heads = federation.tasks(), federation.task_heads()
+        evaluate = Evaluate(federation.validation, tasks, cfg.eval.every, federation.test, heads, federation.parts)
+        checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
+        received = [ReceivedModels(evaluate)] if cfg.eval.distributed else []  # after the timer: part of its round time
+        counting = [Communication(), BitWidths()]
+        monitors = [evaluate, Clusters(tasks), SelectionOverlap(), RankBudget(), *counting, Timer(), *received]
+        stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
+        last = [Interrupts(self.processes.is_first)]  # after the checkpoint: no signal cuts its writing short
+        federator.callbacks = [faults, *monitors, Failures(), stop, *self.own, checkpoint, *last]
+        # if all processes train every client together, only the first one writes the private states
+        writes = self.processes.is_first or not federator.engine.replicated
+        federator.client_states = ClientStateStore(checkpoint.folder, writes)
+        checkpoint.restore(federator)
+        self.processes.assert_same_round(federator.state.rounds)
+        if not self.processes.is_first:
+            # the first process evaluates, shows and writes; a model split over all processes needs all for evaluation
+            evaluating = [evaluate, *received] if federator.engine.local_trainer.placement.needs_all_processes else []
+            federator.callbacks = [faults, *evaluating, *counting, *last]
+            federator.engine.local_trainer.loggers = self._trainer_loggers(federator, [DummyLogger()])
+            return
+        record(self.folder, cfg)  # a resume may change rounds; the checkpoint has been checked against them
+        loggers = self._loggers(federator)
+        federator.engine.local_trainer.loggers = self._trainer_loggers(federator, loggers.loggers)
+        sinks = [MetricsCsv(self.folder / "metrics.csv"), loggers]
+        federator.callbacks = [*federator.callbacks[:-2], *sinks, *self._progress(), checkpoint, *last]
+
+    def _trainer_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:
+        """Returns the loggers for a user's module; flt's own module logs nothing by itself."""
+        if isinstance(self.federation.module, ClientModule):
+            return []
+        steps = int(sum(metrics["clients/steps"] for metrics in federator.history))
+        return [SharedLogger(logger, steps, forwards=bool(self.loggers)) for logger in loggers]
+
+    def _loggers(self, federator: Federator) -> Loggers:
+        """Returns the user's loggers or TensorBoard's, without rounds of a killed run that have no checkpoint."""
+        chosen = list(self.loggers)
+        if not chosen:
+            parent, done = self.folder.parent, federator.state.rounds
+            chosen = [
+                TensorBoardLogger(
+                    parent.parent, parent.name, self.folder.name, default_hp_metric=False, purge_step=done + 1
+                )
+            ]
+        return Loggers(chosen, flat(self.cfg), self.federation.tasks())
+
+    def _progress(self) -> list[FedCallback]:
+        data = "own data" if self.cfg.data["name"] == OWN else self.cfg.data["name"]
+        return [Progress(f"{self.cfg.name} on {data}")] if self.show else []
