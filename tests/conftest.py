@@ -46,6 +46,17 @@ def use_libyaml() -> None:
         yaml.SafeLoader = yaml.CSafeLoader
 
 
+FIRST = {
+    "test_launcher.py", "test_long_runs.py", "test_new_algorithm.py", "test_results_run.py", "test_resume.py",
+    "test_speed.py", "test_wheel.py", "test_imports.py", "test_backbones.py", "test_embedded_cifar.py",
+}  # fmt: skip
+"""Files whose tests take longest: begun first, so that no worker is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in FIRST)
+
+
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # what was imported stays: a full collection needn't look through it after every few tests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickle
@@ -124,11 +125,20 @@ def own_code(folder: Path) -> None:
     (folder / "evil.py").write_text(f"import os\nos.system('touch {MARK}')\nclass Evil: pass\n")
 
 
+@functools.cache
+def finished() -> dict[Path, bytes]:
+    """The files of a finished run called before, which is trained in the working folder the first time."""
+    assert train("algo=fedit", "name=before") == 0
+    return {path: path.read_bytes() for path in Path("lightning_logs").rglob("*") if path.is_file()}
+
+
 def run_folder(change: Callable[[Path], Any]) -> Callable[[Path], list[str]]:
-    """A finished run that something has happened to, to go on with."""
+    """Returns what prepares a finished run that something has happened to, and the arguments to continue it."""
 
     def prepare(folder: Path) -> list[str]:
-        assert train("algo=fedit", "name=before") == 0
+        for path, data in finished().items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
         change(folder / "lightning_logs" / "before" / "version_0")
         return ["algo=fedit", "name=before", "rounds=2", "resume=last"]
 

@@ -47,15 +47,6 @@ def test_sa_fedlora_is_serial_in_its_full_stage_and_stacked_afterwards() -> None
     assert spy.sizes == [4]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["distilbert", "gpt2"] + [pytest.param(k, marks=pytest.mark.slow) for k in ("roberta", "llama", "modernbert")],
-)
-def test_ragged_texts_on_other_types_of_encoders(kind: str) -> None:
-    _, _, engine = compared(federator_of(kind=kind, sizes=(11, 6, 17, 3)))
-    assert not engine._refused
-
-
 def test_a_causal_model_learns_responses() -> None:
     _, _, engine = compared(federator_of(kind="gpt2", causal=True))
     assert not engine._refused
