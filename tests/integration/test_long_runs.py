@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import toys
 from torch.utils.data import TensorDataset
 from toys import Toy, toy_data
 
@@ -61,8 +62,9 @@ def measured() -> dict[str, dict[int, Any]]:
 @pytest.mark.slow
 def test_round_300_takes_what_round_50_took(tmp_path: Path) -> None:
     # in a process of its own: what other tests have left in this one comes and goes
-    command = [sys.executable, __file__]
-    ran = subprocess.run(command, cwd=tmp_path, env={**os.environ}, text=True, capture_output=True, check=True)
+    path = os.pathsep.join([str(Path(toys.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    command, environment = [sys.executable, __file__], {**os.environ, "PYTHONPATH": path}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=True)
     found = json.loads(ran.stdout.splitlines()[-1])
     memory, files, disk = ({int(at): its for at, its in found[key].items()} for key in ("memory", "files", "disk"))
     assert sorted(memory) == list(range(EARLY, ROUNDS + 1, EVERY))

@@ -27,7 +27,9 @@ ROUNDS, CLIENTS = 4, 3
 DROPOUT = "cohort.size=2 model.dropout=0.1 adapter.dropout=0.1"
 
 
-@pytest.mark.parametrize(("algo", "overrides"), [("hafl", ""), *slowly(*((algo, DROPOUT) for algo in ("hafl", *OTHERS)))])
+@pytest.mark.parametrize(
+    ("algo", "overrides"), [("hafl", ""), *slowly(*((algo, DROPOUT) for algo in ("hafl", *OTHERS)))]
+)
 def test_a_stop_inside_a_fit_changes_no_bit(
     algo: str, overrides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

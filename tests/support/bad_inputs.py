@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import pickle
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from commands import train
+from commands import finished_run, train
 
 from flt.callbacks.checkpoint import sealed
 
@@ -125,21 +124,11 @@ def own_code(folder: Path) -> None:
     (folder / "evil.py").write_text(f"import os\nos.system('touch {MARK}')\nclass Evil: pass\n")
 
 
-@functools.cache
-def finished() -> dict[Path, bytes]:
-    """The files of a finished run called before, which is trained in the working folder the first time."""
-    assert train("algo=fedit", "name=before") == 0
-    return {path: path.read_bytes() for path in Path("lightning_logs").rglob("*") if path.is_file()}
-
-
 def run_folder(change: Callable[[Path], Any]) -> Callable[[Path], list[str]]:
     """Returns what prepares a finished run that something has happened to, and the arguments to continue it."""
 
     def prepare(folder: Path) -> list[str]:
-        for path, data in finished().items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(data)
-        change(folder / "lightning_logs" / "before" / "version_0")
+        change(finished_run(folder, "before"))
         return ["algo=fedit", "name=before", "rounds=2", "resume=last"]
 
     return prepare
