@@ -46,10 +46,10 @@ bench-envs: .bench/flower/.installed .bench/pfl/.installed ## the environments o
 	@touch $@
 
 test: $(STAMP) ## the fast tests (TESTARGS="-k mean" goes to pytest)
-	@exec $(BIN)/python -m pytest -n auto -m "not slow" $(TESTARGS)
+	@exec $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(TESTARGS)
 
 test-all: $(STAMP) ## all tests, the slow ones too
-	@exec $(BIN)/python -m pytest -n auto $(TESTARGS)
+	@exec $(BIN)/python -m pytest -n auto --dist worksteal $(TESTARGS)
 
 lint: $(STAMP) ## ruff, mypy, and the order of imports between the packages
 	@$(BIN)/ruff check .

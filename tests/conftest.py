@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import shutil
@@ -30,6 +31,30 @@ def pytest_sessionstart() -> None:
     import torch
 
     torch.set_num_threads(1)
+    use_libyaml()
+
+
+def use_libyaml() -> None:
+    """OmegaConf reads and writes YAML with Python's own parser, which takes a seventh of a small run."""
+    import omegaconf.omegaconf as omegaconf
+    import yaml
+
+    if yaml.__with_libyaml__:
+        python = omegaconf.get_omega_conf_dumper()
+        dumper = type("Dumper", (yaml.CDumper,), {"yaml_representers": python.yaml_representers})
+        omegaconf.get_omega_conf_dumper = lambda: dumper
+        yaml.SafeLoader = yaml.CSafeLoader
+
+
+FIRST = {
+    "test_launcher.py", "test_long_runs.py", "test_new_algorithm.py", "test_results_run.py", "test_resume.py",
+    "test_speed.py", "test_wheel.py", "test_imports.py", "test_backbones.py", "test_embedded_cifar.py",
+}  # fmt: skip
+"""Files whose tests take longest: begun first, so that no worker is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in FIRST)
 
 
 def pytest_collection_finish() -> None:
@@ -47,6 +72,16 @@ def flt_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 folder = folder.parent  # the workers of one session share it
             patch.setenv("FLT_CACHE", str(folder / "flt_cache"))
         yield Path(os.environ["FLT_CACHE"])
+
+
+@pytest.fixture(autouse=True)
+def short_pretraining(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps instead of 1100 for the embedded backbones; slow tests take the real ones, made once in a session."""
+    from flt.models import embedded, embedded_cifar
+
+    if "slow" not in request.keywords:
+        for backbone in (embedded, embedded_cifar):
+            monkeypatch.setattr(backbone, "PRETRAINING", dataclasses.replace(backbone.PRETRAINING, steps=2))
 
 
 @pytest.fixture(scope="session")

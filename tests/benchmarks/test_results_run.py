@@ -221,15 +221,18 @@ def test_make_passes_on_what_it_is_given(given: list[str], arguments: list[str])
 def test_a_real_table_from_nothing_to_the_page_and_again(
     tmp_path: Path, temporary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    toy_results.table(tmp_path, toy_results.YAML.replace("seeds: [0, 1, 2]", "seeds: [0]"))
-    assert call(tmp_path, "--jobs", "1") == 0
+    text = toy_results.YAML.replace("seeds: [0, 1, 2]", "seeds: [0]")
+    broken = "  - {id: broken, label: Broken, overrides: [algo=fedit, rule.nope=1], group: Recipes}\ncolumns:"
+    toy_results.table(tmp_path, text.replace("columns:", broken))
+    assert call(tmp_path, "--jobs", "1") == 1
+    assert "rule.nope=1: there is no such key" in capsys.readouterr().out
+    assert b"are missing:" in (tmp_path / "results" / "toy.md").read_bytes()
+    toy_results.table(tmp_path, text)
+    assert call(tmp_path) == 0
     page = (tmp_path / "results" / "toy.md").read_bytes()
     assert b"are missing:" not in page
     assert call(tmp_path) == 0
     assert (tmp_path / "results" / "toy.md").read_bytes() == page
     assert call(tmp_path, "--again", "fancy") == 0  # alone now, in a process of its own
     assert "all figures are the same again" in capsys.readouterr().out
-    toy_results.table(tmp_path, toy_results.YAML.replace("algo=fedit", "algo=fedit, rule.nope=1"))
-    assert call(tmp_path, "--seeds", "0") == 1
-    assert "rule.nope=1: there is no such key" in capsys.readouterr().out
     assert not list(temporary.iterdir())

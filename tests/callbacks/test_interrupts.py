@@ -124,13 +124,24 @@ def test_handlers_are_put_back_when_a_federation_has_ended() -> None:
     assert {its: signal.getsignal(its) for its in CODES} == before
 
 
-@pytest.mark.parametrize("number", CODES)
-@pytest.mark.parametrize("fits", [2, 5], ids=["in the first round", "in the second"])
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("straight")
+    with pytest.MonkeyPatch.context() as patch:
+        in_empty_folder(folder, patch)
+        assert train("algo=fedit", "rounds=2", "name=straight") == 0
+    return folder / "lightning_logs" / "straight" / "version_0"
+
+
+@pytest.mark.parametrize(
+    ("number", "fits"), [(signal.SIGTERM, 2), (signal.SIGINT, 5)], ids=["in the first round", "in the second"]
+)
 def test_the_command_line_ends_with_its_code_and_goes_on_to_the_same_bits(
-    number: int, fits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    number: int, fits: int, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     in_empty_folder(tmp_path, monkeypatch)
-    assert train("algo=fedit", "rounds=2", "name=straight") == 0
     seen, end = list[int](), ClientModule.on_train_epoch_end
 
     def on_train_epoch_end(self: ClientModule) -> None:
@@ -143,7 +154,7 @@ def test_the_command_line_ends_with_its_code_and_goes_on_to_the_same_bits(
         patch.setattr(ClientModule, "on_train_epoch_end", on_train_epoch_end)
         assert train("algo=fedit", "rounds=2", "name=stopped") == CODES[signal.Signals(number)]
     assert "resume=last" in capsys.readouterr().err
-    straight, stopped = (tmp_path / "lightning_logs" / name / "version_0" for name in ("straight", "stopped"))
+    stopped = tmp_path / "lightning_logs" / "stopped" / "version_0"
     found = newest(stopped / "checkpoints")
     assert found is not None
     assert found[0].server.rounds == (0 if fits == 2 else 1)

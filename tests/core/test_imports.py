@@ -31,6 +31,7 @@ def test_garbage_is_collected_again_afterwards_also_where_the_import_fails() -> 
         gc.enable()
 
 
+@pytest.mark.slow
 def test_fit_comes_without_the_libraries_that_read_data_and_cluster() -> None:
     code = f"import sys, flt; flt.fit; print([name for name in {LATER} if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)

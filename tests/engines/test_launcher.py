@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from commands import metrics
 from launched import LIMIT, SHORT, ended, flt
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from flt.cli.main import main
 from flt.core.errors import InputError
@@ -75,33 +78,59 @@ def test_forked_processes_have_one_thread_each(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_processes_of_one_machine_have_the_bits_of_serial_and_one_of_them_speaks(tmp_path: Path) -> None:
-    ended(flt(tmp_path, "name=plain"))
-    for strategy in ("ddp", "ddp_spawn", "ddp_fork"):
-        options = ["engine=distributed", "devices=2", f"engine.strategy={strategy}", f"name={strategy}"]
-        (printed,) = ended(flt(tmp_path, *options))
-        assert bits(tmp_path, strategy) == bits(tmp_path, "plain")
-        assert printed.splitlines()[1] == f"{strategy} on digits  rounds 1-2  clients 4"
-        assert printed.count("round 2/2") == 1
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """A launcher leaves variables that would make the runs of later tests parts of its own."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The bits of a run in one process."""
+    folder = tmp_path_factory.mktemp("plain")
+    with contextlib.chdir(folder):
+        assert main(["train", *SHORT, "name=plain"]) == 0
+    return bits(folder, "plain")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_the_fits_of_a_run_are_split_over_processes(strategy: str, tmp_path: Path) -> None:
-    ended(flt(tmp_path, "name=plain", "rounds=1"))
-    ended(flt(tmp_path, "engine=sharded", f"engine.strategy={strategy}", "devices=2", "name=sharded", "rounds=1"))
-    plain, split = (
-        load_file(tmp_path / "lightning_logs" / name / "version_0" / "adapter" / "adapter_model.safetensors")
-        for name in ("plain", "sharded")
-    )
-    assert plain.keys() == split.keys()
-    assert 0 < max(float((plain[key] - split[key]).abs().max()) for key in plain) < 1e-4  # not to the bit
+def test_processes_of_one_machine_have_the_bits_of_serial_and_one_of_them_speaks(
+    tmp_path: Path, plain: dict[str, bytes]
+) -> None:
+    (printed,) = ended(flt(tmp_path, "engine=distributed", "devices=2", "name=ddp"))
+    assert bits(tmp_path, "ddp") == plain
+    assert printed.splitlines()[1] == "ddp on digits  rounds 1-2  clients 4"
+    assert printed.count("round 2/2") == 1
 
 
 @pytest.mark.slow
-def test_two_nodes_share_a_cohort_over_loopback(tmp_path: Path) -> None:
-    ended(flt(tmp_path, "name=plain"))
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])
+def test_processes_that_python_starts_have_the_bits_of_serial_and_one_of_them_speaks(
+    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    plain: dict[str, bytes],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    options = ["engine=distributed", "devices=2", f"engine.strategy={strategy}", f"name={strategy}"]
+    assert main(["train", *SHORT, *options]) == 0
+    printed = "".join(capfd.readouterr())
+    assert bits(tmp_path, strategy) == plain
+    assert f"{strategy} on digits  rounds 1-2  clients 4\n" in printed
+    assert printed.count("round 2/2") == 1
+
+
+@pytest.mark.slow
+def test_the_fits_of_a_run_are_split_over_processes(tmp_path: Path, plain: dict[str, bytes]) -> None:
+    ended(flt(tmp_path, "engine=sharded", "engine.strategy=fsdp", "devices=2", "name=sharded"))
+    whole, split = (load(its["adapter"]) for its in (plain, bits(tmp_path, "sharded")))
+    assert whole.keys() == split.keys()
+    assert 0 < max(float((whole[key] - split[key]).abs().max()) for key in whole) < 1e-4  # not to the bit
+
+
+@pytest.mark.slow
+def test_two_nodes_share_a_cohort_over_loopback(tmp_path: Path, plain: dict[str, bytes]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -109,38 +138,54 @@ def test_two_nodes_share_a_cohort_over_loopback(tmp_path: Path) -> None:
     there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     nodes = [flt(tmp_path, *options, **there, NODE_RANK=str(rank)) for rank in range(2)]
     first, second = ended(*nodes)
-    assert bits(tmp_path, "nodes") == bits(tmp_path, "plain")
+    assert bits(tmp_path, "nodes") == plain
     assert "round 2/2" in first
     assert second == ""
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
-    ended(flt(tmp_path, "name=plain"))
-    options = ["engine=distributed", "algo=hafl", "name=resumed"]
-    ended(flt(tmp_path, *options, "devices=2", "rounds=1"))
-    ended(flt(tmp_path, *options, "devices=3", "rounds=2", "resume=last"))
-    assert bits(tmp_path, "resumed")["adapter"] == bits(tmp_path, "plain")["adapter"]
+def test_a_run_goes_on_with_another_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: dict[str, bytes]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["engine=distributed", "engine.strategy=ddp_fork", "name=resumed"]
+    assert main(["train", *SHORT, *options, "devices=2", "rounds=1"]) == 0
+    assert main(["train", *SHORT, *options, "devices=3", "rounds=2", "resume=last"]) == 0
+    assert bits(tmp_path, "resumed")["adapter"] == plain["adapter"]
     (config,) = (tmp_path / "lightning_logs" / "resumed").glob("*/config.yaml")
     assert "devices: 3" in config.read_text()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn", "ddp_fork"])
-def test_a_mistake_is_one_line_and_exit_code_2_with_several_processes_too(strategy: str, tmp_path: Path) -> None:
-    options = ["engine=distributed", f"engine.strategy={strategy}", "devices=2"]
-    run = flt(tmp_path, *options, "local.lr=1e30", "name=high")
-    printed = run.communicate(timeout=LIMIT)[0]
-    assert run.returncode == 2
+def assert_one_line(printed: str) -> None:
     assert len([line for line in printed.splitlines() if line.startswith("error: ")]) == 1
     assert "Traceback" not in printed
+
+
+MISTAKE = ["engine=distributed", "devices=2", "local.lr=1e30", "name=high"]
+
+
+@pytest.mark.slow
+def test_a_mistake_is_one_line_and_exit_code_2_with_several_processes_too(tmp_path: Path) -> None:
+    run = flt(tmp_path, *MISTAKE)
+    printed = run.communicate(timeout=LIMIT)[0]
+    assert run.returncode == 2
+    assert_one_line(printed)
     assert not (tmp_path / "lightning_logs" / "high").exists()
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_is_replaced_and_no_bit_changes(tmp_path: Path) -> None:
-    longer = ["rounds=6", "local.steps=20"]
-    ended(flt(tmp_path, "name=plain", *longer))
+def test_a_mistake_is_one_line_and_exit_code_2_in_forked_processes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *SHORT, *MISTAKE, "engine.strategy=ddp_fork"]) == 2
+    assert_one_line("".join(capfd.readouterr()))
+    assert not (tmp_path / "lightning_logs" / "high").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_replaced_and_no_bit_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    longer = ["rounds=5", "local.steps=20"]
     run = flt(tmp_path, "engine=distributed", "devices=2", "name=replaced", *longer)
     checkpoints = tmp_path / "lightning_logs" / "replaced" / "version_0" / "checkpoints"
     until = time.monotonic() + LIMIT
@@ -148,6 +193,8 @@ def test_a_process_that_dies_is_replaced_and_no_bit_changes(tmp_path: Path) -> N
         time.sleep(0.02)
     (other,) = psutil.Process(run.pid).children()
     other.kill()
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *SHORT, *longer, "name=plain"]) == 0
     (printed,) = ended(run)
     assert "a process has died and is replaced (1 of at most 3 times)" in printed
     assert "Traceback" not in printed

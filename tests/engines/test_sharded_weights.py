@@ -24,7 +24,7 @@ def weights(federator: Federator) -> dict[str, Tensor]:
 
 def split(processes: ProcessGroup) -> tuple[dict[str, list[float]], dict[str, float], float]:
     """Weights after a round, figures of an evaluation, and the share of the blocks' frozen numbers that is here."""
-    federator = federator_of("hafl", sizes=(8, 8))
+    federator = federator_of("hafl", sizes=(8, 8), held_out=3)
     module = federator.engine.local_trainer.module
     frozen = sum(p.numel() for name, p in module.named_parameters() if ".layer." in name and "lora" not in name)
     federator.engine = ShardedEngine(federator.engine.local_trainer, federator.clients, processes, 1, "fsdp")
@@ -39,7 +39,7 @@ def held_out(federator: Federator) -> Subset:
 
 
 def test_two_processes_that_each_have_a_part_of_the_frozen_weights_make_what_one_makes(tmp_path: Path) -> None:
-    serial = federator_of("hafl", sizes=(8, 8))
+    serial = federator_of("hafl", sizes=(8, 8), held_out=3)
     serial.fit()
     expected = serial.engine.local_trainer.evaluate_group(serial.state, 0, held_out(serial))
     for found, figures, share in forked(split, 2, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import QUICK, in_empty_folder, metrics, train
+from commands import QUICK, finished_run, in_empty_folder, metrics, train
 
 from flt.core.errors import InputError
 from flt.run import build
@@ -30,8 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(folder: Path) -> Path:
     """A finished run of one round."""
-    assert train("algo=fedit") == 0
-    return folder / "lightning_logs/fedit/version_0"
+    return finished_run(folder, "fedit")
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

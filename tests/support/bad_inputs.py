@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from commands import train
+from commands import finished_run, train
 
 from flt.callbacks.checkpoint import sealed
 
@@ -125,11 +125,10 @@ def own_code(folder: Path) -> None:
 
 
 def run_folder(change: Callable[[Path], Any]) -> Callable[[Path], list[str]]:
-    """A finished run that something has happened to, to go on with."""
+    """Returns what prepares a finished run that something has happened to, and the arguments to continue it."""
 
     def prepare(folder: Path) -> list[str]:
-        assert train("algo=fedit", "name=before") == 0
-        change(folder / "lightning_logs" / "before" / "version_0")
+        change(finished_run(folder, "before"))
         return ["algo=fedit", "name=before", "rounds=2", "resume=last"]
 
     return prepare

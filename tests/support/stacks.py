@@ -63,7 +63,7 @@ def federator_of(
     algo: str = "fedit", *overrides: str, kind: str = "bert", sizes: Sequence[int] = (11, 6, 17, 9),
     optimizer: Optimizer | None = None, module: nn.Module | None = None, data: Any = None, collate: Any = None,
     causal: bool = False, ranks: Sequence[int] | None = None, heads: Mapping[str, Mapping[str, Tensor]] | None = None,
-    recipe: Recipe | None = None, held_out: int = 3, **settings: Any,
+    recipe: Recipe | None = None, held_out: int = 0, **settings: Any,
 ) -> Federator:  # fmt: skip
     """A federation around one tiny encoder, at its beginning; client i has ``sizes[i]`` examples to train on."""
     cfg = load_config([f"algo={algo}", *overrides])

@@ -127,6 +127,7 @@ def test_attention_outside_of_the_blocks_is_left_alone() -> None:
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama"])
 def test_no_block_sees_padding_whatever_the_encoder(kind: str) -> None:
     _, _, engine = compared(federator_of(kind=kind, sizes=(11, 6, 17, 3)))
+    assert not engine._refused
     (shortcut,) = engine._verified.values()
     assert shortcut.packed
     assert (shortcut.cut_after is not None) == (kind in {"bert", "roberta", "distilbert", "electra"})
