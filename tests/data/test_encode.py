@@ -17,9 +17,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from flt.core.errors import InputError
 from flt.data.config import DataConfig
+from flt.data.dataset_sources import RawData, load
 from flt.data.encode import encode_images, encode_text, tasks
 from flt.data.examples import Collate, Examples, stratified_sample
-from flt.data.sources import RawData, load
 
 NAMES = ("comp.graphics", "comp.windows", "rec.autos", "sci.med", "misc")
 

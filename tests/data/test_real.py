@@ -9,9 +9,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from flt.data.config import DataConfig
+from flt.data.dataset_sources import RawData, load
 from flt.data.partition import by_column
-from flt.data.sets import load_all
-from flt.data.sources import RawData, load
+from flt.data.tasks import load_all
 from flt.data.templates import choose_template
 from flt.run.compose import load_choice, load_config
 from flt.run.schema import TrainConfig

@@ -11,7 +11,7 @@ from tiny import save_instructions
 
 from flt.core.errors import InputError
 from flt.data.config import DataConfig
-from flt.data.sources import RawData, load
+from flt.data.dataset_sources import RawData, load
 from flt.data.templates import Template, choose_template
 
 COLUMNS = ["instruction", "context", "response"]

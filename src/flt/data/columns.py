@@ -58,7 +58,7 @@ def choose_inputs(cfg: DataConfig, features: datasets.Features) -> tuple[Kind, t
         InputError: A column doesn't exist or holds neither text nor images.
 
     Example:
-        >>> from flt.data.sources import DataConfig
+        >>> from flt.data.dataset_sources import DataConfig
         >>> value = datasets.Value("string")
         >>> choose_inputs(DataConfig(), datasets.Features(premise=value, hypothesis=value))
         ('pair', ('premise', 'hypothesis'))

@@ -9,9 +9,9 @@ import datasets
 
 from flt.core.errors import InputError
 from flt.data import tokens
+from flt.data.dataset_sources import RawData
 from flt.data.encode import batches
 from flt.data.examples import Examples
-from flt.data.sources import RawData
 from flt.data.templates import choose_template
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from flt.core.errors import InputError, PeerDiedError, Terminated
-from flt.protocol.codec import decode, encode, message
+from flt.protocol.wire_format import decode, encode, message
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -14,7 +14,7 @@ from flt.data import encode
 from flt.data.deal import TaskData, deal
 from flt.data.examples import Collate, Examples, stratified_sample
 from flt.data.instructions import encode_instructions
-from flt.data.sets import DataSet, kind_of, load_all
+from flt.data.tasks import DataSet, kind_of, load_all
 from flt.models import backbones, heads
 from flt.models.causal import CausalModule
 from flt.models.label_name_head import label_texts
