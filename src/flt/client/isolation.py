@@ -1,4 +1,4 @@
-"""Isolation of fits from each other: seeds all random generators, and restores what a fit changes."""
+"""Isolation of fits from each other: seeds all random generators, and restores the module after a fit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def seed_everything(seed: int, device: torch.device) -> None:
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
-        torch.manual_seed(seed)  # seeds every device; not called on the CPU, because it takes a millisecond
+        torch.manual_seed(seed)  # seeds every device; left out on the CPU, because it takes a millisecond
     random.seed(seed)
     np.random.seed(seed % 2**32)
 

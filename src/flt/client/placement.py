@@ -32,5 +32,5 @@ class OneDevice:
         return loader
 
     def callbacks(self) -> list[pl.Callback]:
-        """Returns the callbacks that this placement needs. They run before most other callbacks."""
+        """Returns the callbacks that this placement needs. They run before the recipe's and the user's callbacks."""
         return []

@@ -41,7 +41,7 @@ class LocalSettings:
         eval_examples: Largest number of a job's held-out examples in an evaluation. None: all of them. 0: no
             evaluation.
         clip: Largest norm of the gradient of all parameters together. None: no clipping.
-        accumulate: Number of batches whose gradients are summed up for one optimiser step.
+        accumulate: Number of batches per optimiser step (gradient accumulation).
         precision: Lightning's name of the precision, one of ``PRECISIONS``.
     """
 

@@ -15,7 +15,8 @@ class SharedLogger(Logger):
     Args:
         logger: The logger to which metrics are passed: the user's logger, or the run's own.
         step: Number of optimiser steps that all earlier fits took together.
-        forwards: False: metrics are dropped, and a fit can only use the logger's ``experiment``.
+        forwards: True: metrics are passed to the logger. False: they are dropped, and a fit can only use the logger's
+            ``experiment``.
     """
 
     def __init__(self, logger: Logger, step: int = 0, forwards: bool = True) -> None:
@@ -33,7 +34,7 @@ class SharedLogger(Logger):
 
     @property
     def save_dir(self) -> str | None:
-        """None. The callbacks of a fit therefore write to the Trainer's root folder, apart from the run's files."""
+        """Always None. The callbacks of a fit then write to the Trainer's ``default_root_dir``, not beside other files."""
         return None
 
     @property

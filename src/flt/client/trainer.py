@@ -44,7 +44,7 @@ Watch = Callable[[int, int], None]
 
 
 class LocalTrainer:
-    """Trainer of jobs, with the resident module: the module on which one job is trained after another.
+    """Trains one job after another on one module: the resident module, which stays on its device.
 
     Args:
         module: The resident LightningModule, on its device and with its adapters attached.
@@ -83,7 +83,7 @@ class LocalTrainer:
         self.initial = {name: self.parameters[name].detach().cpu().clone() for name in layout.names(TRAVELLING)}
         self.base_version = 0
         if not module.training or isinstance(module, ClientModule):
-            module.train()  # from_pretrained and earlier fits leave eval mode on; a user may want it for some parts
+            module.train()  # leaves the eval mode of from_pretrained; a user's module may have parts in eval mode
 
     def local_fit(self, data: JobData, payload: Payload, private: ClientState, seed: int) -> tuple[Update, ClientState]:
         """Trains one job. Returns its update and the client's new private state.
@@ -147,7 +147,7 @@ class LocalTrainer:
             new = {}
             for name, change in delta.tensors.items():
                 parameter = self.parameters[name]
-                # on the CPU, as on the server: the same operations there give the same bits
+                # Computed on the CPU, like on the server, so that clients and server get bit-identical weights.
                 new[name] = apply_change(parameter.detach().cpu(), change).to(parameter.device)
             for name, value in new.items():  # in a second loop, so that no weight has changed if memory runs out above
                 self.parameters[name].data = value
@@ -155,7 +155,7 @@ class LocalTrainer:
         self.base_version = max(self.base_version, version)
 
     def evaluate(self, dataset: Dataset, watch: Watch | None = None) -> dict[str, float]:
-        """Returns the metrics of a data set that ``validation_step`` logs; empty without this method or examples.
+        """Returns the metrics that ``validation_step`` logs over a data set; empty without this method or examples.
 
         Args:
             dataset: The examples.
@@ -235,7 +235,7 @@ class LocalTrainer:
         # A user's callbacks and schedules may need validation metrics during a fit; flt's own module needs none.
         validates = _size(held_out) > 0 and not isinstance(self.module, ClientModule)
         validation = self.loader(held_out, None) if validates else None
-        # The callback is left out if it isn't needed, because it costs seven calls a step.
+        # The callback is left out if no module needs it, because it costs seven calls a step.
         notifiers = [BatchNotifier(self.client_aware)] if self.client_aware else []
         with quiet(), self.placement.context(), keyboard_interrupts_pass():
             trainer = self.trainer(
@@ -278,7 +278,7 @@ class LocalTrainer:
             logger=loggers or False,
             callbacks=callbacks,
             gradient_clip_val=self.settings.clip,
-            # Weights that are gathered from all processes in inference mode could not be trained with later.
+            # In inference mode, weights that an evaluation gathers from all processes could not be used in a later fit.
             inference_mode=not self.placement.needs_all_processes,
             log_every_n_steps=1 if loggers else None,  # a fit may be shorter than Lightning's default of 50 steps
             default_root_dir=self.root,
@@ -287,7 +287,7 @@ class LocalTrainer:
         )
 
     def loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
-        """Returns a data loader; see :func:`flt.client.loader.loader`. None as the seed: no shuffling."""
+        """Returns a data loader; see :func:`flt.client.loader.loader`."""
         return loader(dataset, self.settings, self.collate, seed)
 
 

@@ -39,7 +39,7 @@ class PrefixedStore:
         inputs: Encoded inputs of the rows. The model still computes its embeddings and attention mask from them.
         values: Activations of all rows, one row after another (tokens of all rows, d). The array is memory-mapped. bf16
             is stored as int16, because NumPy has no bf16.
-        dtype: torch's type of the activations.
+        dtype: Data type of the activations in torch.
         starts: Position in ``values`` of each row's first token (rows,); -1 for a row without activations.
         tokens: Number of tokens of each row (rows,).
         path: File from which ``values`` is mapped.
@@ -93,7 +93,7 @@ class Activations:
         limit: Largest size of the cache, in bytes.
         device: Device of the model.
         watch: Called after each batch with the number of finished examples and the number of all examples. Not called
-            if the cache already has the activations. None: no such function.
+            if the cache already has the activations. None: nothing is called.
     """
 
     prefix: Prefix
@@ -105,7 +105,7 @@ class Activations:
     watch: Callable[[int, int], None] | None = None
 
     def beside(self, sets: Sequence[Examples]) -> list[Examples]:
-        """Returns data sets with the same examples, each of which also has its activations under the key ``prefix``.
+        """Returns the same data sets, with the activations of each example under the key ``prefix``.
 
         The activations of a store are computed once, even if several data sets use this store.
         """
@@ -117,7 +117,7 @@ class Activations:
         return [Examples(stores[id(examples.store)], examples.labels, examples.rows) for examples in sets]
 
     def _store(self, store: Store, rows: NDArray[np.int64]) -> PrefixedStore:
-        """Returns a store with the activations of the given rows. Batches are sorted by length to reduce padding."""
+        """Returns a store with the activations of the given rows. Rows are batched by length, to reduce padding."""
         lengths = store.lengths
         ordered = rows if lengths is None else rows[np.argsort(lengths[rows], kind="stable")]
         probe = self._compute(store, ordered[-1:], check=True)

@@ -55,7 +55,7 @@ class ModelConfig:
             transformers, except in bf16 on a CPU. There auto is eager, because the backward pass of PyTorch's fused
             kernel takes several times as long.
         gradient_checkpointing: If true, activations are recomputed in the backward pass instead of stored.
-        dropout: Probability of every dropout of the backbone, in [0, 1). At 0, a fit gives the same result each time.
+        dropout: Probability of every dropout of the backbone, in [0, 1). Replaces the values in the model's own config.
         quantise: 8bit or 4bit: bitsandbytes stores the frozen linear layers in 8 or 4 bits, on a CUDA device. None:
             they are stored in float32.
         random: If true, all weights are drawn at random from the seed, and no checkpoint is loaded. This is the control
@@ -121,7 +121,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     _check_kind(config, kind, source)
     use_cache = getattr(config, "use_cache", None)
     if kind == "causal":
-        config.use_cache = False  # only generation profits from the cache of keys and values
+        config.use_cache = False  # the cache of keys and values only speeds up generation
     else:
         config.num_labels = classes
     _set_dropout(config, cfg.dropout)

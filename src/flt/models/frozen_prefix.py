@@ -150,7 +150,7 @@ def lower_blocks(model: nn.Module, layout: Layout, name_prefix: str) -> list[str
         name_prefix: Prefix of the model's tensor names inside the module, such as ``model.``.
 
     Raises:
-        InputError: There is no such block, or a tensor before the blocks isn't frozen.
+        InputError: There is no lower block, or a tensor before the blocks isn't frozen.
     """
     names = blocks(model)
     stack = names[0].rpartition(".")[0]

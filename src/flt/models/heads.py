@@ -18,7 +18,7 @@ def head_names(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
     Args:
         kind: ``shape``: tasks with the same number of classes share a head. ``task``: each task has its own head. The
             server then sees which jobs have the same task. ``shared``: all tasks share one head, with as many outputs
-            as the largest number of classes.
+            as the task with the most classes needs.
         classes: Task -> its number of classes.
 
     Returns:

@@ -48,7 +48,7 @@ class LabelNameClassifier(nn.Module):
     def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> SequenceClassifierOutput:
         """Returns the logits (batch, classes) and, given labels (batch,), the loss ()."""
         embeddings = embed(self.encoder, inputs)
-        with torch.autocast(embeddings.device.type, enabled=False):  # bf16 is too imprecise for 20 * cosine
+        with torch.autocast(embeddings.device.type, enabled=False):  # bf16's 8 bits of precision are too few here
             logits = self.scale * embeddings @ self.names.T
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
@@ -86,7 +86,7 @@ def label_name_classifier(
 
 
 def label_texts(names: Sequence[str], given: Mapping[str, str]) -> list[str]:
-    """Returns a text for each class: the given text or, if none is given, the name with spaces for punctuation.
+    """Returns a text for each class: the given text if there is one, else the name without punctuation.
 
     Args:
         names: Names of the classes.

@@ -47,7 +47,7 @@ def head_name(model: nn.Module) -> str:
 
 
 def whole_modules(model: nn.Module, head: str | None) -> list[str]:
-    """Returns the names of the modules whose weights are all trained, beside the adapter.
+    """Returns the names of the modules whose weights are all trained, in addition to the adapter.
 
     A layer that precedes the classifier and is missing from the checkpoint, such as a pooler or DistilBERT's
     ``pre_classifier``, is initialised at random, like the classifier. If it were frozen, it would stay random.
@@ -105,7 +105,7 @@ def target_modules(model: nn.Module) -> list[str]:
     """
     known = _known_targets(model)
     head = head_name(model)
-    # torch's attention reads the weight of its output layer but never calls this layer: an adapter would have no effect
+    # torch's attention reads the weight of its output layer but never calls the layer: its adapter would have no effect
     attention = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     excluded = [head, *attention, *_output_embeddings(model)]
     names = known or [name for name in _linear(model) if not any(inside(name, other) for other in excluded)]

@@ -1,4 +1,4 @@
-"""flt's own LightningModule, which runs from the command line train, and the settings of its optimiser."""
+"""flt's own LightningModule, used by all runs from the command line, and the settings of its optimiser."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class ClientModule(pl.LightningModule):
         return loss
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Returns the batch on the device. For the CPU it is returned unchanged, because it is already there."""
+        """Returns the batch on the device. If this is the CPU, the batch is already there and returned unchanged."""
         return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_train_epoch_start(self) -> None:

@@ -11,7 +11,7 @@ from flt.models.hub import one_line_errors
 
 
 def pixel_normalisation(source: str, local: bool) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Returns the mean and standard deviation with which pixels are normalised; None, None: no normalisation."""
+    """Returns the mean and standard deviation with which pixels are normalised; two Nones: no normalisation."""
     try:
         config, _ = transformers.ImageProcessingMixin.get_image_processor_dict(source, local_files_only=local)
     except OSError:  # as for the embedded backbone, whose inputs are pixels in [0, 1]

@@ -30,8 +30,8 @@ SOURCES = ("batch", "client")
 class C2ASettings:
     """Settings of C2A. One hypernetwork serves all blocks and both adapter positions in each block.
 
-    Our reconstruction follows the authors' code. For H activations, L adapted blocks and K classes, it has
-    t r c + c H + L t + (K + 1) t + (H + 1) t + r H + r + H parameters. These are 48,032 parameters for
+    Our reconstruction follows the authors' code. With H the size of the activations, L adapted blocks and K
+    classes, it has t r c + c H + L t + (K + 1) t + (H + 1) t + r H + r + H parameters. These are 48,032 for
     (H, L, r, t, c, K) = (768, 6, 16, 8, 32, 10).
 
     Attributes:
@@ -161,8 +161,8 @@ class HyperNetwork(nn.Module):
         """Stores the label counts of a job, before the job's model is evaluated and trained.
 
         Raises:
-            InputError: The label counts are needed, but the data has none, or has counts of more classes than the model
-                has.
+            InputError: The label counts are needed, but the data has none, or the data has more classes than the
+                model.
         """
         if self.settings.use_label and self.settings.label_source == "client":
             if not sum(data.label_counts):
@@ -176,8 +176,8 @@ class HyperNetwork(nn.Module):
     def enter_batch(self, batch: Any) -> None:
         """Stores a batch's labels (batch,) before a training step.
 
-        The labels are the entry ``labels`` of a mapping, or the last element of a sequence. No labels are stored if
-        this isn't a vector of integers.
+        The labels are the entry ``labels`` of a mapping, or the last element of a sequence. If this entry isn't a
+        vector of integers, no labels are stored.
         """
         last = batch[-1] if isinstance(batch, Sequence) and len(batch) else None
         labels = batch.get("labels") if isinstance(batch, Mapping) else last
@@ -192,7 +192,7 @@ class HyperNetwork(nn.Module):
     def before_forward(
         self, names: Sequence[str], root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        """Stores the padding mask (batch, time) and the labels of the batch. Hook that runs before the root's forward.
+        """Stores the padding mask (batch, time) and the labels of the batch. Pre-forward hook of the root.
 
         Both stay stored until the next batch, because gradient checkpointing runs the blocks again in the backward
         pass.
@@ -209,7 +209,7 @@ class HyperNetwork(nn.Module):
 
     def forward_hook(self, layer: int, place: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         """Replaces the output Z (batch, time, H) of a sub-layer by A(Z), the output of its adapter. Forward hook."""
-        with torch.autocast(output.device.type, enabled=False):  # bf16 is too imprecise for norms and means
+        with torch.autocast(output.device.type, enabled=False):  # bf16's 8 bits of precision are too few here
             u, d = generate(self.embedding(layer, output), self.rows(), self.width)
         return bottleneck(output, u, d, self.b1, self.b2)
 
@@ -242,7 +242,7 @@ class HyperNetwork(nn.Module):
         return histogram(self.labels, self.classes).to(uniform.dtype)
 
     def _uniform(self) -> Tensor:
-        """Returns p (K,), uniform over the classes of the current head. These may be fewer than K; the others get 0."""
+        """Returns p (K,), uniform over the classes of the current head. Classes that this head lacks get 0."""
         (output,) = self.output
         job_classes = self.classes if output is None else len(output.weight)
         p = self.b1.new_zeros(self.classes)
@@ -258,8 +258,8 @@ class HyperNetwork(nn.Module):
 def attach(module: nn.Module, settings: C2ASettings, seed: int, layers: str = "all") -> Layout:
     """Freezes a module and attaches one hypernetwork that adapts its blocks. Returns the module's layout.
 
-    The hypernetwork is registered in the lowest adapted block. The blocks below thus have frozen weights only, and
-    their activations can be cached.
+    The hypernetwork is registered in the lowest adapted block. The blocks below this block thus have only
+    frozen weights, and their activations can be cached.
 
     Args:
         module: The module, changed in place.

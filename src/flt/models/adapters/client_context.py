@@ -17,7 +17,7 @@ from flt.data.clients import JobData
 
 @runtime_checkable
 class ClientAware(Protocol):
-    """A module that computes with the current client's data, for example with the numbers of its labels."""
+    """A module that computes with the current client's data, for example with its label counts."""
 
     def enter_client(self, data: JobData) -> None:
         """Receives a job's data. Called once per job, before the job's model is evaluated and trained."""
