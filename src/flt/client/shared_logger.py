@@ -34,7 +34,7 @@ class SharedLogger(Logger):
 
     @property
     def save_dir(self) -> str | None:
-        """Always None. The callbacks of a fit then write to the Trainer's ``default_root_dir``, not beside other files."""
+        """Always None. The callbacks of a fit then write to the Trainer's ``default_root_dir``."""
         return None
 
     @property

@@ -270,7 +270,7 @@ class LocalTrainer:
             callbacks: The Trainer's callbacks.
             loggers: The Trainer's loggers.
             placement: Devices and processes of the fit. None: the module's device and this process only.
-            length: Arguments of the Trainer that set the length of the fit.
+            length: Arguments of the Trainer that set the length of the fit. They override the settings.
         """
         return quiet_trainer(
             self.module.device,
