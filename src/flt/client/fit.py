@@ -1,4 +1,4 @@
-"""One local fit, the update and the private state that it yields, and the base class of its callbacks."""
+"""The data of one local fit, its results (an update and a private state), and the base class of local callbacks."""
 
 from __future__ import annotations
 
@@ -20,41 +20,45 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class LocalFit:
-    """One local fit: its inputs, the parameters that train, and the results that local callbacks add.
+    """One local fit: its inputs, the trained parameters, and the results that local callbacks add.
 
-    Tensors have only the payload's ``held`` components: position i along a rank axis is component ``held[layer][i]``.
+    ``trained`` and ``start`` contain only the components that the payload lists as ``held``. Position i along the rank
+    axis of a LoRA factor is component ``held[layer][i]``.
     """
 
     layout: Layout
     payload: Payload
     private: ClientState
     trained: dict[str, nn.Parameter]
-    """Name -> parameter that trains."""
+    """Name -> parameter that is trained."""
     start: dict[str, Tensor]
-    """Name -> value of the parameter before the first step."""
+    """Name -> copy of the parameter's value before the first step."""
     scores: dict[str, tuple[Ids, Tensor]] = dataclasses.field(default_factory=dict)
-    """Layer -> (component ids, importance); sent to the server."""
+    """Layer -> (component ids, importance of each of these components). Sent to the server."""
     scalars: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Name -> number; sent to the server."""
+    """Name -> number, such as a client's learning rate. Sent to the server."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """Slot -> name -> tensor at the initial rank; stays on the client."""
+    """Name of a slot -> name of a tensor -> the slot's tensor, at the initial rank. Stays on the client."""
     steps: int = 0
-    """Optimiser steps taken; set when the fit has ended."""
+    """Number of optimiser steps. Set when the fit has ended."""
     kept: dict[str, Ids] = dataclasses.field(init=False)
-    """Layer -> components in the update: those that the payload keeps, unless a callback gives some of them up."""
+    """Layer -> ids of the components in the update: the payload's ``kept``, unless a callback removes some."""
 
     def __post_init__(self) -> None:
         self.kept = self.payload.kept
 
     def private_slot(self, slot: str, name: str) -> Tensor:
-        """Returns a private tensor at the initial rank; zeros before the client has first kept it."""
+        """Returns a tensor of a private slot, at the initial rank; zeros if the client has never stored this tensor."""
         like = self.start[name]
         zeros = torch.zeros(self.layout.entries[name].shape, dtype=like.dtype, device=like.device)
         kept = self.private.slots.get(slot, {}).get(name)
         return zeros if kept is None else kept.to(like.device)
 
     def frozen(self, name: str) -> Tensor | None:
-        """Returns the positions along the rank axis that are held but not kept; None if every entry trains."""
+        """Returns the positions, along a tensor's rank axis, of the components that are held but not kept.
+
+        None: all held components are kept, or the tensor has no rank axis.
+        """
         held, kept = (self.layout.ids(name, components) for components in (self.payload.held, self.kept))
         if held is None or kept is None or held == kept:
             return None
@@ -64,7 +68,7 @@ class LocalFit:
         )
 
     def close(self, callbacks: Sequence[Callback]) -> None:
-        """Collects the results of the callbacks; called when the fit has ended and ``steps`` is set.
+        """Lets the callbacks add their results. Called when the fit has ended and ``steps`` is set.
 
         Raises:
             InputError: The fit took no step.
@@ -76,11 +80,11 @@ class LocalFit:
                 callback.report()
 
     def update(self, examples: int, metrics: dict[str, float]) -> Update:
-        """Returns the update, with the current values of the trained parameters.
+        """Returns the update. It contains the current values of the trained parameters that aren't private.
 
         Args:
             examples: Number of the job's training examples.
-            metrics: Metrics of the fit.
+            metrics: Metrics of the fit and of its evaluations.
         """
         payload, plan = self.payload, self.payload.plan
         tensors = {}
@@ -98,10 +102,10 @@ class LocalFit:
         )  # fmt: skip
 
     def private_state(self, initial: Mapping[str, Tensor]) -> ClientState:
-        """Returns the private state that stays on the client.
+        """Returns the new private state, which stays on the client.
 
         Args:
-            initial: Initial values of the tensors, for components that the client has never held.
+            initial: Initial values of the tensors. Used for components that the client has never held.
         """
         tensors = {}
         plan = self.payload.plan
@@ -112,10 +116,10 @@ class LocalFit:
 
 
 class LocalCallback(Callback):
-    """Lightning callback that belongs to one fit and can add to its update."""
+    """Lightning callback for a single fit. It can add results to the update of the fit."""
 
     def __init__(self, fit: LocalFit) -> None:
         self.fit = fit
 
     def report(self) -> None:
-        """Called when the fit has ended; writes scores, scalars and slots to ``self.fit``."""
+        """Writes scores, scalars and slots to ``self.fit``. Called when the fit has ended."""

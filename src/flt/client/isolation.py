@@ -1,4 +1,4 @@
-"""Isolation of one fit from another: seeds for all random generators, and restoring what a fit changes."""
+"""Isolation of fits from each other: seeds all random generators, and restores the module after a fit."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def seed_everything(seed: int, device: torch.device) -> None:
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
-        torch.manual_seed(seed)  # Seeds every device; takes a millisecond even without one.
+        torch.manual_seed(seed)  # seeds every device; left out on the CPU, because it takes a millisecond
     random.seed(seed)
     np.random.seed(seed % 2**32)
 
 
 @contextlib.contextmanager
 def isolated(module: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Restores buffers, training modes and the global random generators at its end, and removes gradients.
+    """Context manager for a fit: at the end, restores buffers, modes and random generators, and removes gradients.
 
     Args:
-        module: The resident module.
+        module: The resident module, on which one fit runs after another.
         parameters: The module's parameters.
     """
     before = [(sub, _copied(sub._buffers), sub.training) for sub in module.modules()]

@@ -1,4 +1,4 @@
-"""Loaders for fits and for evaluations."""
+"""Data loaders for fits and for evaluations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from flt.data.samplers import Shuffled, SimilarLengths, lengths_of
 def loader(
     dataset: Dataset, settings: LocalSettings, collate: Callable[[list[Any]], Any] | None, seed: int | None
 ) -> DataLoader:
-    """Returns a loader over a data set.
+    """Returns a data loader for a fit or an evaluation.
 
     Args:
         dataset: The examples.
-        settings: Sizes of the batches.
+        settings: Sizes of the batches, and the window in which texts are sorted by length.
         collate: Builds a batch from a list of examples; None: torch's default.
-        seed: Seed of the shuffling; None: no shuffling, as in an evaluation: texts go from the shortest to the longest.
+        seed: Seed of the shuffling. None: no shuffling, for an evaluation. Texts are then sorted from short to long.
     """
     lengths = lengths_of(dataset)
     if seed is None:

@@ -1,4 +1,4 @@
-"""Placement of a fit on devices."""
+"""Placement of a fit: the devices and processes on which the fit runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flt.core.quiet import single_process
 
 
 class OneDevice:
-    """Placement of a fit on the device of the module alone, independent of the other processes of the run."""
+    """Placement of a fit on one device: that of the module. The fit doesn't communicate with other processes."""
 
     def arguments(self, module: pl.LightningModule) -> dict[str, Any]:
         """Returns the Trainer's arguments for this placement."""
@@ -25,12 +25,12 @@ class OneDevice:
         return single_process()
 
     needs_all_processes = False
-    """True if an evaluation needs all processes of the run."""
+    """True if all processes of the run must take part in an evaluation."""
 
     def shard(self, loader: DataLoader) -> DataLoader:
-        """Returns a loader of this process's part of each batch, which is the whole batch here."""
+        """Returns a loader of the part of each batch that this process trains: here, the whole batch."""
         return loader
 
     def callbacks(self) -> list[pl.Callback]:
-        """Returns the callbacks that this placement needs before all others."""
+        """Returns the callbacks that this placement needs. They run before the recipe's and the user's callbacks."""
         return []

@@ -1,4 +1,4 @@
-"""Lightning Trainer that prints nothing, writes nothing and leaves signals to the run."""
+"""Lightning Trainer that prints nothing, writes nothing of its own and doesn't handle signals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flt.core.quiet import cached_entry_points
 def quiet_trainer(device: torch.device, callbacks: list[pl.Callback], **arguments: Any) -> pl.Trainer:
     """Builds a Trainer for one fit or one evaluation.
 
-    Every fit needs a new Trainer: ``fit`` doesn't reset the Trainer's progress, so a used one would train no step.
+    Every fit needs a new Trainer. A used Trainer would train no step, because ``fit`` doesn't reset its step count.
 
     Args:
         device: Device of the module.

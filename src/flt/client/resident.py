@@ -1,4 +1,7 @@
-"""Strategy that keeps the module on its device after a fit, and the replacement for a Trainer's signal handling."""
+"""Parts of the Trainer that flt replaces: the strategy for one device, and the handling of signals.
+
+The resident module is the module on which one fit runs after another. It stays on its device between the fits.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,31 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 
 class NoSignals:
-    """Replacement for a Trainer's signal handling that does nothing: the run, not one of its fits, handles signals."""
+    """Replacement for a Trainer's signal handling. It does nothing, because the run itself handles signals."""
 
     received_sigterm = False
 
     def register_signal_handlers(self) -> None:
-        """Does nothing; called when a fit begins."""
+        """Does nothing. Called when a fit begins."""
 
     def teardown(self) -> None:
-        """Does nothing; called when a fit ends."""
+        """Does nothing. Called when a fit ends."""
 
 
 class ResidentStrategy(SingleDeviceStrategy):
-    """Strategy that leaves the module on its device when a fit ends; Lightning's own would move it to the CPU."""
+    """Lightning strategy that leaves the module on its device after a fit. Lightning's own moves it to the CPU."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device=device)
 
     def model_to_device(self) -> None:
-        """Moves the module only if a part of it is on another device; called when a fit begins."""
+        """Moves the module to the device if a part of it isn't there yet. Called when a fit begins."""
         assert self.model is not None
         if any(tensor.device != self.root_device for tensor in (*self.model.parameters(), *self.model.buffers())):
             super().model_to_device()
 
     def teardown(self) -> None:
-        """Frees what belongs to the fit and leaves the module as it is; called when a fit ends."""
+        """Frees the optimisers and leaves the module where it is. Called when a fit ends."""
         self.optimizers = []
         self.precision_plugin.teardown()
         self.checkpoint_io.teardown()

@@ -8,7 +8,10 @@ from flt.core.errors import InputError
 from flt.protocol.messages import Plan
 
 PRECISIONS = ("32-true", "bf16-mixed")
-"""Precisions of a fit. Weights stay float32 in both: only then are messages, base versions and checkpoints exact."""
+"""Allowed precisions of a fit, by Lightning's names.
+
+In both of them the weights stay float32, because messages, base versions and checkpoints would otherwise be inexact.
+"""
 
 
 @dataclasses.dataclass
@@ -27,17 +30,18 @@ class LocalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LocalSettings:
-    """Length, batch sizes and precision of a local fit, and the size of its evaluations.
+    """Settings of a local fit and of the evaluations before and after the fit.
 
     Attributes:
-        steps: Optimiser steps of a fit; None: ``epochs`` sets the length.
-        epochs: Passes over the job's examples; None: ``steps`` sets the length.
-        batch_size: Examples per batch.
-        length_window: Number of batches of texts that are sorted by length together.
-        eval_batch_size: Examples per batch in evaluation.
-        eval_examples: Held-out examples of a job in an evaluation, at most; None: all of them; 0: no evaluation.
-        clip: Largest norm of a gradient; None: no clipping.
-        accumulate: Batches per optimiser step.
+        steps: Number of optimiser steps of a fit. None: ``epochs`` sets the length of the fit.
+        epochs: Number of passes over the job's training examples. None: ``steps`` sets the length of the fit.
+        batch_size: Number of examples in a training batch.
+        length_window: Number of text batches that are sorted by length together, for less padding. 1: no sorting.
+        eval_batch_size: Number of examples in a batch of an evaluation.
+        eval_examples: Largest number of a job's held-out examples in an evaluation. None: all of them. 0: no
+            evaluation.
+        clip: Largest norm of the gradient of all parameters together. None: no clipping.
+        accumulate: Number of batches per optimiser step (gradient accumulation).
         precision: Lightning's name of the precision, one of ``PRECISIONS``.
     """
 
@@ -66,7 +70,7 @@ class LocalSettings:
             raise InputError.of("precision", self.precision, PRECISIONS)
 
     def length(self, plan: Plan) -> dict[str, int]:
-        """Returns the Trainer's arguments that set the length of a fit."""
+        """Returns the Trainer's arguments that set the length of a fit. Steps in the plan override the settings."""
         steps = plan.steps or self.steps
         return {"max_steps": steps, "max_epochs": -1} if steps else {"max_epochs": self.epochs or 1}
 

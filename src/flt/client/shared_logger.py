@@ -8,14 +8,15 @@ from lightning.pytorch.loggers import Logger
 
 
 class SharedLogger(Logger):
-    """Lets the fits of all clients log to one logger, with one step count for the whole federation.
+    """Logger that passes the metrics of all clients' fits to one logger, with one step count for all fits.
 
-    Every fit has its own Trainer, whose steps begin at 0.
+    Without it, the steps would begin at 0 in every fit, because every fit has its own Trainer.
 
     Args:
-        logger: The user's logger, or the run's own.
-        step: Steps that the federation has already taken.
-        forwards: True if metrics are passed on; otherwise a fit can only use the logger's ``experiment``.
+        logger: The logger to which metrics are passed: the user's logger, or the run's own.
+        step: Number of optimiser steps that all earlier fits took together.
+        forwards: True: metrics are passed to the logger. False: they are dropped, and a fit can only use the logger's
+            ``experiment``.
     """
 
     def __init__(self, logger: Logger, step: int = 0, forwards: bool = True) -> None:
@@ -33,16 +34,16 @@ class SharedLogger(Logger):
 
     @property
     def save_dir(self) -> str | None:
-        """None, so that a fit's callbacks write below the Trainer's own root, not among the run's files."""
+        """Always None. The callbacks of a fit then write to the Trainer's ``default_root_dir``."""
         return None
 
     @property
     def experiment(self) -> Any:
-        """Object that the shared logger writes to."""
+        """The shared logger's ``experiment``, such as TensorBoard's SummaryWriter; None if the logger has none."""
         return getattr(self.logger, "experiment", None)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Passes metrics on, with the federation's step."""
+        """Passes metrics to the shared logger. The step is counted over all fits."""
         if self.forwards:
             self.logger.log_metrics(metrics, step=self.step + (step or 0))
 

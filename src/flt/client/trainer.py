@@ -1,9 +1,9 @@
-"""Local trainer: one resident module on one device that trains one job after another.
+"""Local trainer: trains one job after another on the resident module, which stays on its device.
 
     local_fit = install -> evaluate -> Trainer.fit -> evaluate -> collect
 
-A job leaves behind only its update and its client's private state. Every install writes all travelling weights anew,
-buffers are restored after each fit, and the frozen backbone is neither copied nor moved.
+A job's only results are its update and its client's private state. No job affects the next: each install overwrites all
+adapter and head weights, and buffers are restored after each fit. The frozen backbone is neither copied nor moved.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ if TYPE_CHECKING:
     from flt.algorithm.recipe import Recipe
 
 Watch = Callable[[int, int], None]
-"""Called after each batch of an evaluation with the number of batches done and of all batches."""
+"""Function called after each batch of an evaluation: (number of finished batches, number of all batches)."""
 
 
 class LocalTrainer:
-    """One resident module, and all that is needed to train a job on it.
+    """Trains one job after another on one module: the resident module, which stays on its device.
 
     Args:
-        module: The LightningModule with its adapters attached, on its device.
-        layout: Names and roles of its tensors.
+        module: The resident LightningModule, on its device and with its adapters attached.
+        layout: Names and roles of the module's tensors.
         recipe: Recipe whose local callbacks take part in every fit.
         settings: Settings of the fits.
         base: Initial values of the frozen weights that the recipe may change.
-        collate: Builds a batch from a list of examples; None: torch's default.
-        callbacks: The user's Lightning callbacks; each fit gets its own copies.
-        loggers: Loggers that a module finds inside a fit.
-        root: Folder in which the user's callbacks may write; None: no such folder.
-        heads: Variant of the head -> its initial values by name, if jobs have different heads.
+        collate: Builds a batch from a list of examples. None: torch's default.
+        callbacks: The user's Lightning callbacks. Each fit gets its own copies of them.
+        loggers: Loggers of the Trainer in every fit.
+        root: Folder in which the user's callbacks may write. None: Lightning's default, the working directory.
+        heads: Name of a head -> name of a tensor -> initial value. None or empty: all jobs have the same head.
     """
 
     def __init__(
@@ -77,21 +77,21 @@ class LocalTrainer:
         self.server_layout = layout.with_heads(self.heads)
         self.collate, self.callbacks, self.loggers, self.root = collate, callbacks, loggers, root
         self.placement = OneDevice()
-        self.timeout: float | None = None  # seconds that the fit of a job may take
+        self.timeout: float | None = None  # largest duration of a fit in seconds; None: no limit
         self.client_aware = client_aware_modules(module)
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self.initial = {name: self.parameters[name].detach().cpu().clone() for name in layout.names(TRAVELLING)}
         self.base_version = 0
         if not module.training or isinstance(module, ClientModule):
-            module.train()  # from_pretrained and earlier fits leave eval mode on; a user may want parts in eval mode
+            module.train()  # leaves the eval mode of from_pretrained; a user's module may have parts in eval mode
 
     def local_fit(self, data: JobData, payload: Payload, private: ClientState, seed: int) -> tuple[Update, ClientState]:
-        """Trains one job.
+        """Trains one job. Returns its update and the client's new private state.
 
         Args:
             data: Examples of the job.
-            payload: Payload from the server.
-            private: Private state that the client kept from its last fit.
+            payload: The server's message to the job.
+            private: Private state that the client stored after its last fit.
             seed: Seed of the batches, dropout and augmentation of this fit.
 
         Raises:
@@ -105,7 +105,7 @@ class LocalTrainer:
             held_out = data.validation_set(self.settings.eval_examples)
             metrics = {f"distributed/{key}": value for key, value in self.evaluate(held_out).items()}
             fit = self._prepare(payload, private, data.head)
-            seed_everything(seed, self.module.device)  # again, so that the evaluation doesn't affect the fit
+            seed_everything(seed, self.module.device)  # again, so that the evaluation above doesn't affect the fit
             try:
                 with time_limit(self.timeout):
                     metrics |= self._train(fit, data, held_out, seed)
@@ -115,12 +115,12 @@ class LocalTrainer:
                 self._restore_base(fit)
 
     def install(self, payload: Payload, private: ClientState, head: str = "") -> None:
-        """Loads a job's model into the module: base versions, public and private tensors, and which parameters train.
+        """Loads a job's model into the module, updates the base weights, and sets which parameters are trained.
 
         Args:
-            payload: Payload from the server.
+            payload: The server's message to the job.
             private: Private state of the client.
-            head: Variant of the job's head, if jobs have different heads.
+            head: Name of the job's head; empty if all jobs have the same head.
         """
         payload = unpack_payload(payload, self.layout)
         self.apply_base(payload.base, payload.base_version)
@@ -133,33 +133,33 @@ class LocalTrainer:
             parameter.requires_grad_(self.layout.entries[name].role in payload.plan.train)
 
     def put(self, tensors: Mapping[str, Tensor]) -> None:
-        """Replaces the values of parameters; a LoRA factor may get another number of components than before."""
+        """Replaces the values of parameters. The number of components of a LoRA factor may change."""
         for name, tensor in tensors.items():
             parameter = self.parameters[name]
             parameter.grad = None
             parameter.data = tensor.to(device=parameter.device, dtype=parameter.dtype, copy=True)
 
     def apply_base(self, deltas: Sequence[BaseDelta], version: int) -> None:
-        """Brings the frozen weights to a version, and skips the deltas that they already contain."""
+        """Brings the base weights to a version. Skips deltas that have already been applied."""
         for delta in deltas:
             if delta.version <= self.base_version:
                 continue
             new = {}
             for name, change in delta.tensors.items():
                 parameter = self.parameters[name]
-                # The same operations on the CPU as on the server give the same bits.
+                # Computed on the CPU, like on the server, so that clients and server get bit-identical weights.
                 new[name] = apply_change(parameter.detach().cpu(), change).to(parameter.device)
-            for name, value in new.items():  # in a second loop: if memory runs out above, no weight has changed
+            for name, value in new.items():  # in a second loop, so that no weight has changed if memory runs out above
                 self.parameters[name].data = value
             self.base_version = delta.version
         self.base_version = max(self.base_version, version)
 
     def evaluate(self, dataset: Dataset, watch: Watch | None = None) -> dict[str, float]:
-        """Returns what the module's ``validation_step`` logs over a data set; empty without that method or examples.
+        """Returns the metrics that ``validation_step`` logs over a data set; empty without this method or examples.
 
         Args:
             dataset: The examples.
-            watch: Called after each batch with the number of batches done and of all batches.
+            watch: Called after each batch with the number of finished batches and the number of all batches.
         """
         if _size(dataset) == 0 or not _overrides(self.module, "validation_step"):
             return {}
@@ -174,12 +174,12 @@ class LocalTrainer:
         return {key: float(value) for key, value in results[0].items()}
 
     def load(self, state: ServerState, gid: int, head: str = "") -> None:
-        """Loads the global model of one group, with its active components, into the module.
+        """Loads the global model of one group, reduced to the active components, into the module.
 
         Args:
             state: The server's state.
-            gid: The group.
-            head: Variant of the head to load, if jobs have different heads; empty: the module keeps its present head.
+            gid: Id of the group.
+            head: Name of the head to load, if jobs have different heads. Empty: the module keeps its present head.
         """
         self._catch_up(state)
         self.put(self.server_layout.model(state.groups[gid].weights, state.active, head))
@@ -187,14 +187,14 @@ class LocalTrainer:
     def evaluate_group(
         self, state: ServerState, gid: int, dataset: Dataset, watch: Watch | None = None, head: str = ""
     ) -> dict[str, float]:
-        """Returns what the module's ``validation_step`` logs for the global model of one group.
+        """Returns the metrics that ``validation_step`` logs for the global model of one group.
 
         Args:
             state: The server's state.
-            gid: The group.
+            gid: Id of the group.
             dataset: The examples.
-            watch: Called after each batch with the number of batches done and of all batches.
-            head: Variant of the head to evaluate with, if jobs have different heads.
+            watch: Called after each batch with the number of finished batches and the number of all batches.
+            head: Name of the head to load, if jobs have different heads. Empty: the module keeps its present head.
         """
         self.load(state, gid, head)
         with isolate_rng():
@@ -204,17 +204,17 @@ class LocalTrainer:
         self, state: ServerState, payload: Payload, private: ClientState, dataset: Dataset, watch: Watch | None = None,
         head: str = "",
     ) -> dict[str, float]:  # fmt: skip
-        """Returns what the module's ``validation_step`` logs for the model that a job receives.
+        """Returns the metrics that ``validation_step`` logs for the model that a job receives.
 
         Args:
-            state: The server's state from which the payload was made.
-            payload: Payload of the job.
+            state: The server's state from which the payload was built.
+            payload: The server's message to the job.
             private: The private state of the job's client.
             dataset: The examples.
-            watch: Called after each batch with the number of batches done and of all batches.
-            head: Variant of the job's head, if jobs have different heads.
+            watch: Called after each batch with the number of finished batches and the number of all batches.
+            head: Name of the job's head; empty if all jobs have the same head.
         """
-        self._catch_up(state)  # The payload has the base versions that its client lacks; this module may lack others.
+        self._catch_up(state)  # the payload has the base versions that its client lacks; this module may lack others
         self.install(payload, private, head)
         with isolate_rng():
             return self.evaluate(dataset, watch)
@@ -232,10 +232,10 @@ class LocalTrainer:
         local = self.recipe.callbacks(fit)
         users = copy.deepcopy(list(self.callbacks))
         loader = self.placement.shard(self.loader(data.training_set, seed))
-        # A user's callbacks and schedules may need metrics during a fit; flt's own module doesn't.
+        # A user's callbacks and schedules may need validation metrics during a fit; flt's own module needs none.
         validates = _size(held_out) > 0 and not isinstance(self.module, ClientModule)
         validation = self.loader(held_out, None) if validates else None
-        # Without need there is no such callback, since it costs seven calls a step.
+        # The callback is left out if no module needs it, because it costs seven calls a step.
         notifiers = [BatchNotifier(self.client_aware)] if self.client_aware else []
         with quiet(), self.placement.context(), keyboard_interrupts_pass():
             trainer = self.trainer(
@@ -252,7 +252,7 @@ class LocalTrainer:
         return {f"fit/{key}": float(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1}
 
     def _restore_base(self, fit: LocalFit) -> None:
-        """Undoes the fit's changes of the base weights, which the next install doesn't write anew."""
+        """Undoes the fit's changes of the base weights, because the next install doesn't overwrite them."""
         for name, start in fit.start.items():
             if self.layout.entries[name].role not in TRAVELLING:
                 self.parameters[name].data = start
@@ -264,13 +264,13 @@ class LocalTrainer:
         placement: OneDevice | None = None,
         **length: int,
     ) -> pl.Trainer:
-        """Returns a fresh, quiet Trainer.
+        """Returns a new Trainer that prints nothing.
 
         Args:
             callbacks: The Trainer's callbacks.
-            loggers: Loggers that the module finds inside the fit.
-            placement: Placement of the fit; None: on the module's device.
-            length: Arguments of the Trainer that set the length of the fit; they override others.
+            loggers: The Trainer's loggers.
+            placement: Devices and processes of the fit. None: the module's device and this process only.
+            length: Arguments of the Trainer that set the length of the fit. They override the settings.
         """
         return quiet_trainer(
             self.module.device,
@@ -278,21 +278,21 @@ class LocalTrainer:
             logger=loggers or False,
             callbacks=callbacks,
             gradient_clip_val=self.settings.clip,
-            # Weights that an evaluation gathers from all processes in inference mode could not be used in a later fit.
+            # In inference mode, weights that an evaluation gathers from all processes could not be used in a later fit.
             inference_mode=not self.placement.needs_all_processes,
-            log_every_n_steps=1 if loggers else None,  # fits are shorter than Lightning's interval of 50
+            log_every_n_steps=1 if loggers else None,  # a fit may be shorter than Lightning's default of 50 steps
             default_root_dir=self.root,
             **{"accumulate_grad_batches": self.settings.accumulate, **length},
             **(placement or OneDevice()).arguments(self.module),
         )
 
     def loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
-        """Returns a loader over a data set; see :func:`flt.client.loader.loader`."""
+        """Returns a data loader; see :func:`flt.client.loader.loader`."""
         return loader(dataset, self.settings, self.collate, seed)
 
 
 def _size(dataset: Dataset) -> int:
-    return len(dataset)  # type: ignore[arg-type]  # torch's base class has no length, but map-style data sets have one
+    return len(dataset)  # type: ignore[arg-type]  # map-style data sets have a length, but torch's base class has none
 
 
 def _overrides(module: pl.LightningModule, method: str) -> bool:

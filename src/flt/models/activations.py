@@ -1,4 +1,7 @@
-"""The activations of the frozen prefix: computed once per example, cached on disk and memory-mapped."""
+"""Cache of the activations of the frozen prefix: computed once per example, stored on disk and memory-mapped.
+
+The frozen prefix consists of the blocks below the lowest adapted block; see frozen_prefix.py.
+"""
 
 from __future__ import annotations
 
@@ -23,23 +26,23 @@ from flt.models.frozen_prefix import KEY, Prefix
 
 FILE = "activations.bin"
 BATCH = 64
-"""Number of examples computed at once. Another number would change the bits of the activations."""
+"""Number of examples in a forward pass. Another number would change the last bits of the activations."""
 VERSION = 1
-"""Version of the code below. Increase it when the format of the files changes."""
+"""Version of the code below, part of the cache key. Increase it when the format of the cached files changes."""
 
 
 @dataclass(frozen=True)
 class PrefixedStore:
-    """Encoded inputs together with the activations of the frozen prefix.
+    """Store that returns, for each row, the encoded inputs and the activations of the frozen prefix.
 
     Attributes:
-        inputs: Encoded inputs of the rows. The embeddings and the attention mask still need them.
-        values: Activations of all rows, concatenated (tokens of all rows, d) and memory-mapped. bf16 is stored as
-            int16, because NumPy has no bf16.
-        dtype: Type of the activations.
-        starts: Position of each row's first token in values, (rows,); -1 for a row without activations.
-        tokens: Number of tokens of each row, (rows,).
-        path: File of the values.
+        inputs: Encoded inputs of the rows. The model still computes its embeddings and attention mask from them.
+        values: Activations of all rows, one row after another (tokens of all rows, d). The array is memory-mapped. bf16
+            is stored as int16, because NumPy has no bf16.
+        dtype: Data type of the activations in torch.
+        starts: Position in ``values`` of each row's first token (rows,); -1 for a row without activations.
+        tokens: Number of tokens of each row (rows,).
+        path: File from which ``values`` is mapped.
     """
 
     inputs: Store
@@ -53,11 +56,11 @@ class PrefixedStore:
     def mapped(
         cls, inputs: Store, path: Path, shape: tuple[int, int], dtype: torch.dtype, starts: NDArray, tokens: NDArray
     ) -> PrefixedStore:
-        """Memory-maps the file read-only. A row is read from disk when it is accessed."""
+        """Returns a store that maps the file into memory, read-only. A row is read from disk when it is accessed."""
         return cls(inputs, np.memmap(path, _numpy(dtype), "r", shape=shape), dtype, starts, tokens, path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles the file's name, not its content, for worker processes."""
+        """Pickles the path of the file instead of its content. A worker process then maps the file itself."""
         shape = (len(self.values), self.values.shape[1])
         return (PrefixedStore.mapped, (self.inputs, self.path, shape, self.dtype, self.starts, self.tokens))
 
@@ -65,7 +68,7 @@ class PrefixedStore:
         """Returns the inputs of one row and its activations (tokens, d)."""
         start = int(self.starts[i])
         assert start >= 0, f"row {i} has no activations"
-        activations = np.array(self.values[start : start + int(self.tokens[i])])  # a copy: torch expects it writable
+        activations = np.array(self.values[start : start + int(self.tokens[i])])  # copied: torch needs a writable one
         return {**self.inputs.row(i), KEY: torch.from_numpy(activations).view(self.dtype)}
 
     @property
@@ -74,7 +77,7 @@ class PrefixedStore:
         return self.inputs.lengths
 
     def arrays(self) -> list[NDArray]:
-        """Returns the arrays of the inputs."""
+        """Returns all arrays that the encoded inputs depend on, for a digest."""
         return self.inputs.arrays()
 
 
@@ -84,13 +87,13 @@ class Activations:
 
     Attributes:
         prefix: The frozen prefix of the model.
-        names: Names of the model and the data, for the cache entry.
-        collate: Makes batches.
+        names: Names of the model and of the data set. They are part of the cache key.
+        collate: Builds a batch from a list of examples.
         precision: Lightning's name of the precision in which the activations are computed.
         limit: Largest size of the cache, in bytes.
         device: Device of the model.
-        watch: Called during the computation with the numbers of finished and of all examples. Not called if the cache
-            has the activations.
+        watch: Called after each batch with the number of finished examples and the number of all examples. Not called
+            if the cache already has the activations. None: nothing is called.
     """
 
     prefix: Prefix
@@ -102,7 +105,10 @@ class Activations:
     watch: Callable[[int, int], None] | None = None
 
     def beside(self, sets: Sequence[Examples]) -> list[Examples]:
-        """Returns the same examples with ``prefix`` in each item. Sets that share a store share its activations."""
+        """Returns the same data sets, with the activations of each example under the key ``prefix``.
+
+        The activations of a store are computed once, even if several data sets use this store.
+        """
         stores: dict[int, PrefixedStore] = {}
         for examples in sets:
             if id(examples.store) not in stores:
@@ -111,7 +117,7 @@ class Activations:
         return [Examples(stores[id(examples.store)], examples.labels, examples.rows) for examples in sets]
 
     def _store(self, store: Store, rows: NDArray[np.int64]) -> PrefixedStore:
-        """Returns a store with the activations of some rows, computed in order of length to reduce padding."""
+        """Returns a store with the activations of the given rows. Rows are batched by length, to reduce padding."""
         lengths = store.lengths
         ordered = rows if lengths is None else rows[np.argsort(lengths[rows], kind="stable")]
         probe = self._compute(store, ordered[-1:], check=True)
@@ -157,7 +163,10 @@ class Activations:
         values.flush()
 
     def _compute(self, store: Store, rows: NDArray[np.int64], check: bool = False) -> Tensor:
-        """Returns the activations of some rows (batch, tokens, d), on the CPU."""
+        """Returns the activations of the given rows (batch, tokens, d), on the CPU.
+
+        If ``check`` is true, an InputError is raised for a model that can't be run from given activations.
+        """
         inputs = self.collate([store.row(int(row)) for row in rows])
         batch = {name: value.to(self.device) for name, value in inputs.items()}
         with self._eval_mode(), torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16-mixed"):

@@ -1,4 +1,7 @@
-"""The backbones: pre-trained models from a folder, from the hub, or embedded. Every client starts from one."""
+"""The backbones: pre-trained models from a folder, from the Hugging Face hub, or embedded (pre-trained by flt itself).
+
+All clients of a run start from the same backbone.
+"""
 
 from __future__ import annotations
 
@@ -35,27 +38,28 @@ ATTENTION = ("auto", "eager", "sdpa")
 
 @dataclasses.dataclass
 class ModelConfig:
-    """Settings of the model, chosen by `model=` and filled from a file in conf/model.
+    """Settings of the model. `model=<name>` on the command line reads them from the file of this name in conf/model.
 
     Attributes:
-        name: embedded, embedded_cifar, or hub for the model at path.
+        name: embedded or embedded_cifar: a small model that flt pre-trains itself. hub: the model at path.
         path: A hub id such as org/name, or a local folder written by save_pretrained.
-        package: Folder of a Python package, such as name/folder. Used instead of path if the package is installed.
-        max_length: Length at which longer texts are cut, in tokens.
-        adapt_layers: all, or top<k>: the adapter goes into the k uppermost blocks only.
-        head: linear: the model's own classifier, newly drawn and trained. label_names: frozen embeddings of the
-            classes' names (flt.models.label_name_head), without trained weights. A causal model keeps its own head,
-            frozen.
-        label_scale: Inverse temperature of the label_names head.
-        attention: Implementation of attention in transformers: eager, sdpa or auto. auto is eager in bf16 on a CPU,
-            where the backward pass of PyTorch's fused kernel takes several times as long, and otherwise the default of
-            transformers.
+        package: A folder inside a Python package, such as name/folder. If it is installed, the model is loaded from
+            this folder instead of from path. None: the model is loaded from path.
+        max_length: Largest number of tokens of a text. Longer texts are cut.
+        adapt_layers: all: all blocks are adapted. top<k>: only the k uppermost blocks are.
+        head: linear: the model's own classifier, with new random weights, which are trained. label_names: a head
+            without trained weights, which compares a text with frozen embeddings of the classes' names
+            (flt.models.label_name_head). A causal model keeps its own head, frozen.
+        label_scale: Factor on the scores of the label_names head before the softmax (inverse temperature).
+        attention: Implementation of attention in transformers: eager, sdpa or auto. auto is the default of
+            transformers, except in bf16 on a CPU. There auto is eager, because the backward pass of PyTorch's fused
+            kernel takes several times as long.
         gradient_checkpointing: If true, activations are recomputed in the backward pass instead of stored.
-        dropout: Probability of every dropout of the backbone, in [0, 1). At 0, a fit gives the same result each time.
+        dropout: Probability of every dropout of the backbone, in [0, 1). Replaces the values in the model's own config.
         quantise: 8bit or 4bit: bitsandbytes stores the frozen linear layers in 8 or 4 bits, on a CUDA device. None:
-            float32.
-        random: If true, all weights of the architecture are drawn from the seed: the control experiment of a frozen
-            pre-trained backbone.
+            they are stored in float32.
+        random: If true, all weights are drawn at random from the seed, and no checkpoint is loaded. This is the control
+            experiment for a frozen pre-trained backbone.
     """
 
     name: str = "embedded"
@@ -74,38 +78,38 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A model with a new head, in eval mode and float32. Nothing is frozen yet."""
+    """A loaded model with its head, in eval mode. Weights are float32 unless quantised. Freezing comes later."""
 
     model: nn.Module
-    """The model. Its output has `logits` (batch, classes), or (batch, tokens, vocabulary) for a causal model."""
+    """The model. Its output has `logits`: (batch, classes), or (batch, tokens, vocabulary) for a causal model."""
     tokenizer: Any | None
     """Tokenizer of the model; None for images."""
     source: str
-    """Name of the weights that is valid on any machine: embedded, embedded_cifar or a hub id. Else the folder."""
+    """Origin of the weights: embedded, embedded_cifar, a hub id, or the local folder that they were loaded from."""
     image_size: int | None
-    """Height and width in pixels; None if the config doesn't have it."""
+    """Height and width of an input image in pixels; None if the model's config has no image size."""
     channels: int | None
     pad_token_id: int
     """Id of the padding token; 0 for images."""
     mean: tuple[float, ...] | None = None
-    """Mean of the pixels per channel, for their normalisation; None: pixels aren't normalised."""
+    """Mean of each channel, with which pixels are normalised; None: pixels aren't normalised."""
     std: tuple[float, ...] | None = None
-    """Standard deviation of the pixels per channel, for their normalisation; None: pixels aren't normalised."""
+    """Standard deviation of each channel, with which pixels are normalised; None: pixels aren't normalised."""
 
 
 def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[str] = ()) -> Backbone:
-    """Loads a model and gives it a new head. The head depends on the seed alone, not on the global generators.
+    """Loads a model and gives it a new head. Only the seed determines the head, not the global random generators.
 
     Args:
         cfg: Settings of the model.
-        kind: Kind of the inputs: text, pair (two texts), image, or causal (text that the model continues; there is no
-            new head).
+        kind: Kind of the inputs: text, pair (two texts), image, or causal (text that the model continues). A causal
+            model gets no new head.
         classes: Number of outputs of the new head.
-        seed: Seed of the head, and of all weights with `cfg.random`.
-        texts: One text for each class, for the label_names head.
+        seed: Seed of the head's weights and, with `cfg.random`, of all other weights.
+        texts: One text for each class. Only the label_names head uses them.
 
     Returns:
-        The model, and the properties of the model that the encoding of the data needs.
+        The model, and its properties that are needed to encode the data.
 
     Raises:
         InputError: If the model can't be loaded, reads another kind of input, or a field of cfg is out of range.
@@ -117,7 +121,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     _check_kind(config, kind, source)
     use_cache = getattr(config, "use_cache", None)
     if kind == "causal":
-        config.use_cache = False  # the cache of keys and values is for generation: here every text passes once
+        config.use_cache = False  # the cache of keys and values only speeds up generation
     else:
         config.num_labels = classes
     _set_dropout(config, cfg.dropout)
@@ -125,7 +129,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
         torch.manual_seed(seed)
         model, missing = _build(cfg, kind, config, source, local)
     if kind == "causal":
-        model.loss_type = "ForCausalLM"  # transformers would use it anyway, but warn about LMHead
+        model.loss_type = "ForCausalLM"  # transformers would use this loss anyway, but with a warning
     if cfg.gradient_checkpointing:
         _enable_gradient_checkpointing(model, source)
     tokenizer = None if kind == "image" else load_tokenizer(source, local)
@@ -147,7 +151,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
 
 
 def _portable_source(cfg: ModelConfig, source: str) -> str:
-    """Returns a name of the weights that is valid on another machine, where cache and packages have other paths."""
+    """Returns the origin of the weights without paths of the cache or of packages, which differ between machines."""
     if cfg.name in EMBEDDED:
         return cfg.name
     return str(cfg.path) if cfg.package else source
@@ -165,7 +169,7 @@ def _check_config(cfg: ModelConfig, kind: str) -> None:
     if not 0 <= cfg.dropout < 1:
         raise InputError.of("model.dropout", cfg.dropout, "a probability in [0, 1)")
     if cfg.quantise is not None:
-        quantisation(cfg.quantise)  # called for its checks, before anything is loaded
+        quantisation(cfg.quantise)  # called only for its checks, before anything is loaded
         if cfg.random:
             raise InputError.of("model.quantise", cfg.quantise, "null with model.random", "nothing is loaded then")
     if cfg.max_length < 1:
@@ -197,7 +201,7 @@ def _check_kind(config: Any, kind: str, source: str) -> None:
 
 
 def _set_dropout(config: Any, probability: float) -> None:
-    """Sets every dropout of a config and its nested configs. Switches off stochastic depth, which skips layers."""
+    """Sets every dropout of a config and its nested configs. Switches off the random skipping of whole layers."""
     for key, value in list(vars(config).items()):
         if isinstance(value, transformers.PreTrainedConfig):
             _set_dropout(value, probability)
@@ -211,7 +215,7 @@ def _set_dropout(config: Any, probability: float) -> None:
 def _build(
     cfg: ModelConfig, kind: str, config: Any, source: str, local: bool
 ) -> tuple[transformers.PreTrainedModel, set[str]]:
-    """Returns the model, and the names of the tensors outside the head that the checkpoint lacks."""
+    """Returns the model, and the names of the tensors outside the head that are missing from the checkpoint."""
     auto: Any = transformers.AutoModelForSequenceClassification
     if kind == "image":
         auto = transformers.AutoModelForImageClassification
@@ -246,8 +250,8 @@ def _build(
 def _enable_gradient_checkpointing(model: transformers.PreTrainedModel, source: str) -> None:
     if not model.supports_gradient_checkpointing:
         raise InputError.of("model.gradient_checkpointing", True, "false", f"{source} doesn't support it")
-    # Reentrant checkpointing computes no gradient in a block whose input needs none, such as a block above frozen
-    # embeddings. Version 6 of transformers has the new name of the method only.
+    # Reentrant checkpointing computes no gradients in a block whose input needs none, such as a block above frozen
+    # embeddings. Version 6 of transformers has only the new name of the method, activation_checkpointing_enable.
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
 
@@ -264,7 +268,7 @@ def _with_head(
 def _check_length(model: transformers.PreTrainedModel, length: int) -> None:
     limit = getattr(model.config, "max_position_embeddings", None) or length
     for name, module in model.named_modules():
-        # RoBERTa and MPNet count positions from the padding index on, so they have fewer than the config says
+        # RoBERTa and MPNet count positions from the padding index on, so fewer are usable than the config says
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             limit = min(limit, module.num_embeddings - module.padding_idx - 1)
     if length > limit:

@@ -1,4 +1,4 @@
-"""Quantised base weights: bitsandbytes stores the frozen weights in 8 or 4 bits. The adapters stay in float32."""
+"""Quantised base weights: bitsandbytes stores the frozen linear layers in 8 or 4 bits. Adapters stay in float32."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ BITS = ("8bit", "4bit")
 NOT_QUANTISED = [*HEADS, "pooler.dense", "lm_head", "embed_out"]
 """Names of the layers near the logits, which are not quantised.
 
-Heads and a new pooler train, and rounding the last layer costs the most accuracy.
+Heads and newly drawn poolers are trained, and rounding the last layer would cost the most accuracy.
 """
 
 
 def quantisation(bits: str) -> transformers.BitsAndBytesConfig:
-    """Returns the settings by which transformers quantises the linear layers of a model while loading it.
+    """Returns the settings with which transformers quantises the linear layers of a model while loading it.
 
-    8 bits: LLM.int8() (arXiv 2208.07339). 4 bits: QLoRA's NormalFloat (arXiv 2305.14314) with double quantisation of
-    the scales and matrix products in bf16.
+    8 bits: LLM.int8() (arXiv 2208.07339). 4 bits: QLoRA's NormalFloat (arXiv 2305.14314). The scales are
+    quantised too (double quantisation), and matrix products are computed in bf16.
 
     Args:
         bits: One of BITS.

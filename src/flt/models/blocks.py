@@ -1,4 +1,4 @@
-"""The blocks of a backbone: the stack of layers of one class that its activations pass in sequence."""
+"""The blocks of a backbone: the layers of the same class that the activations pass through one after another."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from flt.core.errors import InputError
 
 
 def blocks(model: nn.Module) -> list[str]:
-    """Returns the names of the blocks, in the order in which the activations pass them.
+    """Returns the names of the blocks, from the lowest (next to the embeddings) to the uppermost.
 
-    The blocks are the longest ``ModuleList`` whose modules have one class. Lists inside another such list don't count.
+    The blocks are the longest ``ModuleList`` whose modules all have the same class. A list inside another such list is
+    ignored.
 
     Raises:
         InputError: The model has no such list.
@@ -35,7 +36,7 @@ def blocks(model: nn.Module) -> list[str]:
 
 
 def top_blocks(model: nn.Module, layers: str) -> list[str]:
-    """Returns the names of the k uppermost blocks, for ``top<k>``.
+    """Returns the names of the k uppermost blocks, where ``layers`` is ``top<k>``.
 
     Raises:
         InputError: layers isn't ``top<k>`` with 1 <= k <= the number of blocks.

@@ -1,4 +1,4 @@
-"""The LightningModule of causal language models. The loss counts the tokens of the response only."""
+"""The LightningModule of causal language models. Only the tokens of the response count in the loss."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from flt.models.module import ClientModule, Optimizer
 class CausalModule(ClientModule):
     """A causal language model that learns responses to prompts.
 
-    A batch's ``labels`` (batch, tokens) are -100 at prompt and padding tokens, which the loss ignores. The training
-    loss is the model's own: the mean over the response tokens of the batch.
+    A batch's ``labels`` (batch, tokens) are -100 at the tokens of the prompt and at padding. The loss ignores these
+    tokens. The training loss is computed by the model itself: it is the mean over the response tokens of the batch.
 
     Args:
-        model: Takes a batch's tensors by name and returns an object with ``loss`` () and ``logits``
+        model: The model. It takes a batch's tensors by name and returns an object with ``loss`` () and ``logits``
             (batch, tokens, vocabulary).
         optimizer: Settings of the optimiser.
     """
@@ -29,8 +29,8 @@ class CausalModule(ClientModule):
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         config: Any = model.config
         super().__init__(model, config.get_text_config().vocab_size, optimizer)
-        # In float64 the sum doesn't depend on the division of tokens into batches.
-        # nan_strategy="disable": a NaN loss must stay visible.
+        # In float64 the sum doesn't depend on how the tokens are divided into batches.
+        # nan_strategy="disable" keeps NaN losses, which must stay visible.
         self.nll = MeanMetric(nan_strategy="disable").set_dtype(torch.float64)
 
     def forward(self, **inputs: Tensor) -> Tensor:
@@ -40,9 +40,9 @@ class CausalModule(ClientModule):
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Adds a batch to ``val_loss``, ``val_perplexity`` and ``val_acc``.
 
-        The loss is the mean negative log-likelihood over all response tokens: every token has the same weight, whatever
-        the length of its response. The perplexity is the exponential of the loss. The accuracy is the share of tokens
-        that the model ranks first.
+        The loss is the mean negative log-likelihood over all response tokens. Every token has the same weight, so long
+        responses count more. The perplexity is the exponential of the loss. The accuracy is the share of response
+        tokens to which the model gives the highest logit.
         """
         labels = batch["labels"][:, 1:]
         logits = self(**{name: value for name, value in batch.items() if name != "labels"})[:, :-1]
@@ -58,6 +58,6 @@ class CausalModule(ClientModule):
         self.log("val_perplexity", self.nll.compute().exp())
 
     def _loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Returns the model's own loss () and its logits. The model itself shifts the labels by one token."""
+        """Returns the model's own loss () and its logits. The model shifts the labels by one token itself."""
         out = self.model(**batch)
         return out.loss, out.logits

@@ -8,9 +8,9 @@ from torch import nn
 from flt.core.errors import InputError
 
 VARIANTS = 64
-"""Largest number of compiled graphs of one function: one for each rank, in training and in evaluation.
+"""Largest number of compiled graphs of one function. Each rank needs one graph in training and one in evaluation.
 
-Beyond the limit, torch runs the function uncompiled.
+Once a function has this many graphs, torch runs it uncompiled.
 """
 
 

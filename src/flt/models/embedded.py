@@ -1,6 +1,6 @@
-"""The embedded backbone: a small vision transformer, pre-trained once, in seconds, on the digits 0-4.
+"""The embedded backbone: a small vision transformer that flt itself pre-trains, within seconds, on the digits 0-4.
 
-A first run on the digits 5-9 thus has a useful frozen backbone without a download.
+A first run, which learns the digits 5-9, thus has a useful frozen backbone without a download.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
-    """Settings of the pre-training of an embedded backbone. A change of any field gives another backbone."""
+    """Settings of the pre-training of an embedded backbone. If a field changes, a new backbone is trained."""
 
     classes: tuple[int, ...] = (0, 1, 2, 3, 4)
     steps: int = 1100
@@ -44,15 +44,15 @@ class Pretraining:
     scale: float = 0.1
     """Largest change of the scale, relative to 1."""
     shift: float = 0.25
-    """Largest shift, as a fraction of half the image: 0.25 is one pixel of an image of 8 x 8."""
+    """Largest shift, as a fraction of half the image: in an image of 8 x 8 pixels, 0.25 is one pixel."""
     seed: int = 0
     code: int = 1
     """Version of the code below. Increase it with every change that alters the weights."""
 
 
 PRETRAINING = Pretraining()
-# Two narrow layers. With wider or deeper ones, pre-training hardly helps: they learn the digits 5-9 nearly as well from
-# random weights.
+# The model has only two narrow layers, because a larger model gains little by pre-training: it learns the digits 5-9
+# nearly as well from random weights.
 ARCHITECTURE: dict[str, Any] = {
     "image_size": 8, "num_channels": 1, "patch_size": 2, "hidden_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 4, "intermediate_size": 64,
@@ -60,13 +60,14 @@ ARCHITECTURE: dict[str, Any] = {
 
 
 def embedded(cache: Path | None = None) -> Path:
-    """Returns the folder of the embedded backbone. The first call pre-trains it; later calls find it in the cache.
+    """Returns the folder of the embedded backbone. It is pre-trained in the first call and read from the cache later.
 
     Args:
         cache: Folder of the cached backbones. None: `$FLT_CACHE`, else `$XDG_CACHE_HOME/flt`, else `~/.cache/flt`.
 
     Returns:
-        A folder for from_pretrained. Its name holds a digest of the settings, the architecture and the versions.
+        A folder for from_pretrained. Its name contains a digest of the settings, the architecture and the library
+        versions.
 
     Raises:
         InputError: If the cache can't be written.
@@ -78,14 +79,14 @@ def embedded(cache: Path | None = None) -> Path:
 def pretrained_folder(
     root: Path, name: str, depends_on: list[Any], pretrain: Callable[[], transformers.PreTrainedModel], duration: str
 ) -> Path:
-    """Returns the folder of a backbone. The first call pre-trains it; later calls find it in the cache.
+    """Returns the folder of a backbone. The first call pre-trains the backbone; later calls find it in the cache.
 
     Args:
         root: Folder of the cached backbones.
         name: Beginning of the folder's name.
-        depends_on: Everything that the weights depend on, except the library versions.
+        depends_on: Everything that determines the weights, except the library versions.
         pretrain: Returns the pre-trained model.
-        duration: Time that the pre-training takes, in words for the log.
+        duration: Usual duration of the pre-training, as text for the log.
 
     Raises:
         InputError: If the cache can't be written.
@@ -100,12 +101,12 @@ def pretrained_folder(
         except OSError as error:
             raise InputError.of("FLT_CACHE", root, "a folder that can be written", str(error)) from error
     with contextlib.suppress(OSError):  # a read-only cache works too
-        os.utime(folder)  # marks it as used just now
+        os.utime(folder)  # marks the folder as just used
     return folder
 
 
 def _write(folder: Path, pretrain: Callable[[], transformers.PreTrainedModel]) -> None:
-    """Pre-trains a model and writes its folder. The folder appears complete or not at all."""
+    """Pre-trains a model and writes its folder. The folder appears only when it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch, quiet_transformers():
         pretrain().save_pretrained(Path(scratch) / "model")
@@ -124,7 +125,7 @@ def pretrain_vit(
 ) -> transformers.PreTrainedModel:
     """Trains a vision transformer on randomly shifted, rotated and scaled images.
 
-    It trains on one thread, because the bits of the weights would otherwise depend on the number of threads.
+    The training uses one thread. Otherwise the last bits of the weights would depend on the number of threads.
 
     Args:
         settings: Length of the training, optimiser, augmentation and seed.
@@ -160,7 +161,7 @@ def _fit(
 
 
 def _augment(settings: Pretraining, images: Tensor) -> Tensor:
-    """Rotates, scales and shifts each image (batch, channels, height, width) by random amounts of its own."""
+    """Rotates, scales and shifts the images (batch, channels, height, width), each by other random amounts."""
     angle, zoom, right, down = torch.rand(4, len(images)) * 2 - 1
     angle, zoom = settings.rotation * angle, 1 + settings.scale * zoom
     cos, sin = zoom * angle.cos(), zoom * angle.sin()

@@ -1,7 +1,7 @@
 """The embedded backbone for colour images of 32 x 32: a small vision transformer, pre-trained on half of CIFAR-100.
 
-It learns 50 classes of CIFAR-100. The other 50 are new to it. So are all classes of CIFAR-10, since CIFAR-100 has none
-of them.
+The backbone is pre-trained on 50 classes of CIFAR-100. The other 50 classes don't occur in its pre-training. Neither do
+the classes of CIFAR-10, because the two data sets have no class in common.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ ARCHITECTURE: dict[str, Any] = {
 
 
 def embedded_cifar(cache: Path | None = None) -> Path:
-    """Returns the folder of the embedded backbone for colour images. The first call pre-trains it; later calls find it.
+    """Returns the folder of the embedded backbone for colour images.
+
+    The first call pre-trains the backbone; later calls find it in the cache.
 
     Args:
         cache: Folder of the cached backbones. None: the same as in :func:`flt.models.embedded.embedded`.
@@ -47,7 +49,7 @@ def _pretrain() -> transformers.PreTrainedModel:
 
 
 def _images(classes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Returns the training images of some classes (n, 3, 32, 32), with values in [0, 1], and their labels (n,)."""
+    """Returns the training images of the given classes (n, 3, 32, 32) in [0, 1], and their labels (n,)."""
     from flt.data import dataset_sources, encode
 
     cfg = dataset_sources.DataConfig(

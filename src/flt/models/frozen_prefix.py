@@ -1,6 +1,6 @@
 """The frozen prefix of a model: the blocks below the lowest adapted block.
 
-Its activations never change, so they are computed once per example.
+For a given example, the output of these blocks never changes. It is therefore computed only once.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ from flt.protocol.layout import Layout
 log = logging.getLogger(__name__)
 
 KEY = "prefix"
-"""Name of the activations (batch, tokens, d) in a batch."""
+"""Key under which a batch contains the activations of the prefix (batch, tokens, d)."""
 
 IRRELEVANT_KEYS = ("id2label", "label2id", "num_labels", "problem_type", "architectures", "_name_or_path")
 """Keys of a model's config that don't affect the blocks."""
 
 
 class _PrefixComputed(Exception):
-    """Ends a forward pass as soon as the activations of the prefix are computed."""
+    """Exception that ends a forward pass as soon as the activations of the prefix are computed."""
 
 
 class Prefix:
-    """The lower blocks of a model, which are skipped for a batch that contains their activations.
+    """The lower blocks of a model. They are skipped if the batch contains their activations.
 
-    For a batch with ``prefix`` (batch, tokens, d), every lower block returns these activations without computing
-    anything. For a batch without ``prefix``, all blocks compute as usual. Nothing else in the model changes.
+    If a batch has the key ``prefix`` (batch, tokens, d), every lower block returns this tensor and computes nothing.
+    Otherwise all blocks compute as usual. Nothing else in the model changes.
 
     Args:
         model: The model. It takes a batch's tensors by name.
-        lower: Names of the skipped blocks, from the first block on.
+        lower: Names of the lower blocks, in order, beginning with the model's first block.
     """
 
     def __init__(self, model: nn.Module, lower: list[str]) -> None:
         self.model, self.lower = model, lower
         self.current: Tensor | None = None
         self.as_tuple = False
-        """True if a block returns a tuple whose first element is its activations, as in some models."""
+        """True for a model whose blocks return a tuple with the activations as its first element."""
         self._bypasses = [_Bypass(self, model.get_submodule(name)) for name in lower]
         model.register_forward_pre_hook(self._take_activations, with_kwargs=True)
         model.register_forward_hook(self._drop_activations, always_call=True)
 
     def check(self, batch: Mapping[str, Tensor]) -> None:
-        """Refuses models that need more from their lower blocks than the activations.
+        """Raises an InputError if the upper blocks need more from the lower blocks than the activations.
 
         Args:
             batch: Any batch, without ``prefix``.
 
         Raises:
-            InputError: The logits computed from the activations differ from the logits without ``prefix``.
+            InputError: The logits with ``prefix`` differ from the logits without it, or can't be computed.
         """
         expected = self._logits(batch)
         activations = self.activations(batch)
@@ -66,7 +66,7 @@ class Prefix:
             same = activations.dim() == 3 and torch.allclose(
                 self._logits({**batch, KEY: activations}), expected, atol=1e-3
             )
-        except Exception as error:  # any error of a model whose blocks pass on more than activations
+        except Exception as error:  # if more than activations is needed, the model can raise any error
             log.debug("%s with the prefix: %s", type(self.model).__name__, error)
             same = False
         if not same:
@@ -80,7 +80,7 @@ class Prefix:
 
     @torch.no_grad()
     def activations(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Returns the output of the last lower block (batch, tokens, d). The blocks above aren't computed."""
+        """Returns the output of the last lower block (batch, tokens, d). The upper blocks aren't computed."""
         outputs: list[Tensor] = []
 
         def capture_and_stop(block: nn.Module, inputs: Any, output: Any) -> None:
@@ -95,9 +95,9 @@ class Prefix:
         return outputs[0]
 
     def digest(self) -> str:
-        """Returns a hash of what affects the activations: the architecture, and all weights but the upper blocks'.
+        """Returns a hash of the architecture and of all weights except those of the upper blocks and the head.
 
-        The head isn't hashed, so runs that differ only in the head share their activations.
+        Runs that differ only in these weights share their cached activations.
         """
         inner = getattr(self.model, "base_model", self.model)
         name_prefix = next(f"{name}." if name else "" for name, sub in self.model.named_modules() if sub is inner)
@@ -119,12 +119,12 @@ class Prefix:
 
 
 class _Bypass:
-    """A replacement for a block's ``forward`` that returns given activations, if any, and else computes."""
+    """Replacement for a block's ``forward``: returns the batch's activations if it has some, else runs the block."""
 
     def __init__(self, prefix: Prefix, block: nn.Module) -> None:
         self.prefix = prefix
         self.forward: Callable[..., Any] = block.forward
-        block.forward = self.__call__  # the module keeps its class and parameter names
+        block.forward = self.__call__  # only the method is replaced, so the module keeps its class and parameter names
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         current = self.prefix.current
@@ -142,15 +142,15 @@ def _architecture(model: nn.Module) -> str:
 
 
 def lower_blocks(model: nn.Module, layout: Layout, name_prefix: str) -> list[str]:
-    """Returns the names of the blocks below the lowest block that has anything other than frozen weights.
+    """Returns the names of the lower blocks: those below the lowest block that has a tensor which isn't frozen.
 
     Args:
         model: The model with its adapters attached.
-        layout: Roles of the tensors. The names of the tensors begin with ``name_prefix``.
-        name_prefix: Prefix of the model's names inside the module, such as ``model.``.
+        layout: Layout of the whole module. Its tensor names begin with ``name_prefix``.
+        name_prefix: Prefix of the model's tensor names inside the module, such as ``model.``.
 
     Raises:
-        InputError: There is no such block, or a tensor before the blocks trains.
+        InputError: There is no lower block, or a tensor before the blocks isn't frozen.
     """
     names = blocks(model)
     stack = names[0].rpartition(".")[0]
@@ -168,7 +168,7 @@ def lower_blocks(model: nn.Module, layout: Layout, name_prefix: str) -> list[str
 
 
 def _precedes_blocks(model: nn.Module, name: str, stack: str) -> bool:
-    """Returns whether a tensor lies before the blocks: in transformers, embeddings come before them and heads after."""
+    """Returns whether a tensor's module is listed before the blocks, as embeddings are in transformers' models."""
     order = [module for module, _ in model.named_modules()]
     owner = name.rpartition(".")[0]
     return owner in order and order.index(owner) < order.index(stack)

@@ -1,4 +1,4 @@
-"""The heads of several tasks: the assignment of heads to tasks, and the initial values of a head."""
+"""Heads for several tasks: the assignment of heads to tasks, and the initial values of a head."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from flt.models.layer_names import head_name, inside, output_layer
 
 
 def head_names(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
-    """Returns the name of each task's head. The names are empty if all tasks have the same head.
+    """Returns the name of each task's head. All names are empty if all tasks have the same head.
 
     Args:
-        kind: ``shape``: tasks with the same number of classes share a head. ``task``: each task has its own head, which
-            reveals to the server which jobs share a task. ``shared``: all tasks share one head, as wide as the widest
-            task needs.
+        kind: ``shape``: tasks with the same number of classes share a head. ``task``: each task has its own head. The
+            server then sees which jobs have the same task. ``shared``: all tasks share one head, with as many outputs
+            as the task with the most classes needs.
         classes: Task -> its number of classes.
 
     Returns:
@@ -41,15 +41,15 @@ def head_names(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
 
 
 def draw_head(model: nn.Module, seed: int, classes: int | None = None) -> dict[str, Tensor]:
-    """Returns the initial values of a head. They depend on the seed alone, not on the global generators.
+    """Returns initial values of a model's head. Only the seed determines them, not the global random generators.
 
-    Linear layers are drawn from the distribution that transformers uses, and their biases are zero. Other tensors keep
-    their values.
+    Weights of linear layers are drawn from the normal distribution that transformers uses, and biases are zero. Other
+    tensors keep their values.
 
     Args:
         model: The model that has the head.
         seed: Seed of the values.
-        classes: Number of outputs of the last layer, whose weight is (classes, d). None: the layer keeps its number.
+        classes: Number of outputs of the last layer, whose weight is then (classes, d). None: the present number.
 
     Returns:
         Name of each tensor of the head in the model -> its value.
@@ -70,7 +70,7 @@ def draw_head(model: nn.Module, seed: int, classes: int | None = None) -> dict[s
 
 @torch.no_grad()
 def redraw_head(model: transformers.PreTrainedModel, seed: int) -> None:
-    """Draws new values for the head. The checkpoint's head is never used, because it is for different classes."""
+    """Draws new values for the head. The checkpoint's head is never used, because it was trained on other classes."""
     parameters = dict(model.named_parameters())
     for name, value in draw_head(model, seed).items():
         parameters[name].copy_(value)

@@ -1,4 +1,4 @@
-"""Location of a pre-trained model: a folder, a folder of an installed package, the hub, or the hub's local cache."""
+"""Location of a pre-trained model: a folder, a folder of an installed package, the Hugging Face hub or its cache."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ OFFLINE = f"{LOADABLE} whose files are in the local cache (with a network: hf do
 
 
 def locate(path: str, package: str | None = None) -> tuple[str, bool]:
-    """Returns the argument for from_pretrained, and True if it may read local files only.
+    """Returns the argument for from_pretrained, and whether from_pretrained may read local files only.
 
     Args:
         path: A local folder, or a hub id.
-        package: A folder of a Python package, such as ``name/folder``. Used instead of path if the package is
-            installed.
+        package: A folder inside a Python package, such as ``name/folder``. If it is installed, this folder is used
+            instead of path. None: path is used.
 
     Raises:
-        InputError: There is no such folder, nor such a model on the hub.
+        InputError: path is neither a folder nor the id of a model on the hub.
     """
     package_folder = _in_package(package) if package else None
     folder = package_folder or expand_user(path)
@@ -46,7 +46,7 @@ def locate(path: str, package: str | None = None) -> tuple[str, bool]:
 
 
 def _in_package(package: str) -> Path | None:
-    """Returns the folder inside an installed package, or None. The package isn't imported."""
+    """Returns a folder inside an installed package; None if it doesn't exist. The package isn't imported."""
     name, _, inner = package.partition("/")
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     locations = (spec.submodule_search_locations or []) if spec else []
@@ -56,7 +56,8 @@ def _in_package(package: str) -> Path | None:
 def _on_the_hub(path: str) -> bool:
     """Returns whether the hub has the model; False if the hub can't be reached.
 
-    It sends one request with a timeout of 5 s. Without a network, from_pretrained would retry for half a minute.
+    The function sends one request with a timeout of 5 s. Without this check, from_pretrained would retry for half a
+    minute if there is no network.
 
     Raises:
         InputError: The hub has no such public model.

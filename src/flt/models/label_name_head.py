@@ -1,6 +1,6 @@
-"""The label-name head: it scores classes by frozen embeddings of their names.
+"""The label-name head: it compares a text with frozen embeddings of the classes' names.
 
-Nothing in the head trains, so every gain comes from the adapter.
+No weight of the head is trained, so every gain in accuracy comes from the adapter.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from flt.core.errors import InputError
 
 
 class LabelNameClassifier(nn.Module):
-    """Scores each class by the cosine between the embedding of the text and the embedding of the class's name.
+    """Classifier whose score for a class is the cosine between the embeddings of the text and of the class's name.
 
         z = mean of the last hidden states over the tokens, divided by its norm          (batch, d)
-        logits = scale * z E^T,   E: embeddings of the names by the initial encoder       (classes, d)
+        logits = scale * z E^T,   E: embeddings of the names, computed before training    (classes, d)
 
-    Sentence encoders are trained and compared this way (Sentence-BERT, arXiv 1908.10084). No part of the head trains.
+    Sentence encoders are compared by this cosine (Sentence-BERT, arXiv 1908.10084). No weight of the head is trained.
 
     Args:
         encoder: A transformers model whose output has `last_hidden_state` (batch, tokens, d).
         names: E (classes, d). Its rows have norm 1.
-        scale: Inverse temperature of the softmax.
-        texts: Texts whose embeddings are the rows of E. The export writes them.
+        scale: Factor on the cosines before the softmax (inverse temperature).
+        texts: Texts whose embeddings are the rows of E. They are part of an export.
     """
 
     names: Tensor
@@ -48,14 +48,14 @@ class LabelNameClassifier(nn.Module):
     def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> SequenceClassifierOutput:
         """Returns the logits (batch, classes) and, given labels (batch,), the loss ()."""
         embeddings = embed(self.encoder, inputs)
-        with torch.autocast(embeddings.device.type, enabled=False):  # the 8 bits of bf16 are too few for 20 * cosine
+        with torch.autocast(embeddings.device.type, enabled=False):  # bf16's 8 bits of precision are too few here
             logits = self.scale * embeddings @ self.names.T
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
 def embed(encoder: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Returns mean-pooled embeddings of norm 1, float32 (batch, d).
+    """Returns mean-pooled embeddings of norm 1 (batch, d), in float32.
 
     Args:
         encoder: A transformers model.
@@ -69,14 +69,14 @@ def embed(encoder: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 def label_name_classifier(
     encoder: nn.Module, tokenizer: Any, texts: Sequence[str], scale: float, max_length: int
 ) -> LabelNameClassifier:
-    """Embeds the classes' texts by the encoder and returns a classifier that holds the encoder and the embeddings.
+    """Embeds the classes' texts with the encoder and returns a classifier with the encoder and these embeddings.
 
     Args:
         encoder: The encoder, in eval mode.
         tokenizer: The encoder's tokenizer.
         texts: One text for each class.
-        scale: Inverse temperature of the softmax.
-        max_length: Length at which longer texts are cut, in tokens.
+        scale: Factor on the cosines before the softmax (inverse temperature).
+        max_length: Largest number of tokens of a text. Longer texts are cut.
     """
     inputs = tokenizer(list(texts), truncation=True, max_length=max_length, padding=True, return_tensors="pt")
     inputs = inputs.to(next(encoder.parameters()).device)
@@ -86,7 +86,7 @@ def label_name_classifier(
 
 
 def label_texts(names: Sequence[str], given: Mapping[str, str]) -> list[str]:
-    """Returns a text for each class: the given one, else the class's name with spaces in place of punctuation.
+    """Returns a text for each class: the given text if there is one, else the name without punctuation.
 
     Args:
         names: Names of the classes.

@@ -16,14 +16,18 @@ HEADS = ("classifier", "score", "classification_head")
 ATTENTION = (
     ("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("q", "v"), ("query_key_value",), ("c_attn",),
 )  # fmt: skip
-"""Names of the query and value layers, or of one layer that computes both, for types that peft doesn't list."""
+"""Usual names of the query and value layers, or of one layer that computes both.
+
+They are used for model types that peft doesn't list.
+"""
 
 
 def head_name(model: nn.Module) -> str:
-    """Returns the name of the head, the module that turns features into logits; ``none`` if no part of it trains.
+    """Returns the name of the head, the module that turns features into logits; ``none`` if the head stays frozen.
 
     For a transformers model the head is the whole classifier, which may have several layers. For any other model it is
-    the last linear layer. A causal model keeps its own frozen head, which often shares its weights with the embedding.
+    the last linear layer. The head stays frozen in two cases: a label-name head, and a causal model, whose head often
+    shares its weights with the embedding.
 
     Raises:
         InputError: If the model has no linear layer.
@@ -43,15 +47,15 @@ def head_name(model: nn.Module) -> str:
 
 
 def whole_modules(model: nn.Module, head: str | None) -> list[str]:
-    """Returns the names of the modules whose weights all train, in addition to an adapter.
+    """Returns the names of the modules whose weights are all trained, in addition to the adapter.
 
-    A layer before the classifier that the checkpoint lacks, such as a pooler, is as new as the classifier. So is
-    DistilBERT's ``pre_classifier``. If frozen, such a layer would keep its random initial weights.
+    A layer that precedes the classifier and is missing from the checkpoint, such as a pooler or DistilBERT's
+    ``pre_classifier``, is initialised at random, like the classifier. If it were frozen, it would stay random.
 
     Args:
         model: The model.
-        head: The configured head. A module's name; None: the classifier and the new layers before it; ``none``: no
-            module.
+        head: The configured head: a module's name, ``none`` for no module, or None (not set) for the classifier and the
+            newly initialised layers before it.
 
     Raises:
         InputError: If the model has no linear layer.
@@ -71,7 +75,7 @@ def whole_modules(model: nn.Module, head: str | None) -> list[str]:
 
 
 def _new_layers(model: nn.Module, head: str) -> set[str]:
-    """Names of the layers above the blocks that have a tensor which the checkpoint lacks. The head isn't listed."""
+    """Returns the names of the layers above the blocks, except the head, with a tensor that the checkpoint lacks."""
     owners = {name.rpartition(".")[0] for name in drawn_tensor_names(model) if not inside(name, head)}
     if not owners:
         return set()
@@ -88,12 +92,12 @@ def target_modules(model: nn.Module) -> list[str]:
     """Returns the names of the layers that LoRA adapts by default.
 
     Returns:
-        The names that peft lists for the model's type, such as query and value, if the model has such layers. For a
-        type that peft doesn't list, the model's own names of query and value. Else the full names of all linear layers
-        outside the head.
+        For a transformers model: the last parts of the names that peft lists for the model's type, such as query and
+        value. If peft lists none that the model has: the usual names of the query and value layers. If the model has no
+        such layers either, or isn't a transformers model: the full names of all linear layers outside the head.
 
     Raises:
-        InputError: If no layer is left.
+        InputError: The model has no linear layer outside the head.
 
     Example:
         >>> target_modules(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
@@ -101,7 +105,7 @@ def target_modules(model: nn.Module) -> list[str]:
     """
     known = _known_targets(model)
     head = head_name(model)
-    # torch's attention reads the weight of its output layer and never calls the layer: an adapter would be bypassed
+    # torch's attention reads the weight of its output layer but never calls the layer: its adapter would have no effect
     attention = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     excluded = [head, *attention, *_output_embeddings(model)]
     names = known or [name for name in _linear(model) if not any(inside(name, other) for other in excluded)]
@@ -122,7 +126,7 @@ def output_layer(model: nn.Module) -> str:
 
 
 def submodule(module: nn.Module, name: str) -> nn.Module:
-    """Returns the module of the given name, for training it whole.
+    """Returns the module of the given name, all of whose weights will be trained.
 
     Raises:
         InputError: There is no such module.
@@ -148,7 +152,10 @@ def is_tied(model: nn.Module, head: str) -> bool:
 
 
 def _known_targets(model: nn.Module) -> list[str]:
-    """Ends of the names of the commonly adapted layers of a transformers model; empty for any other model."""
+    """Returns the last parts of the names of the layers that are usually adapted in a transformers model.
+
+    The list is empty for any other model, and for a model without such layers.
+    """
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind is None:
         return []
@@ -158,7 +165,7 @@ def _known_targets(model: nn.Module) -> list[str]:
 
 
 def _output_embeddings(model: nn.Module) -> list[str]:
-    """Names of the layer that turns hidden states into token logits; empty if the model has none."""
+    """Returns the name of the layer that turns hidden states into token logits, in a list; empty if there is none."""
     output = model.get_output_embeddings() if isinstance(model, transformers.PreTrainedModel) else None
     return [name for name, module in model.named_modules() if module is output]
 

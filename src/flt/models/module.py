@@ -1,4 +1,4 @@
-"""The LightningModule of the command line's clients, and the settings of its optimiser."""
+"""flt's own LightningModule, used by all runs from the command line, and the settings of its optimiser."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from flt.core.errors import InputError
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 MODEL_PREFIX = "model."
-"""Prefix that flt's own module adds to the names of its backbone's tensors."""
+"""Prefix of the names of the backbone's tensors in flt's own module, ClientModule."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Settings of the optimiser of flt's own module. A user's LightningModule has its own ``configure_optimizers``.
+    """Settings of the optimiser of flt's own module. A user's LightningModule doesn't use them.
 
     Attributes:
         name: ``adamw`` or ``sgd``.
         lr: Learning rate.
         weight_decay: Weight decay.
-        momentum: Momentum; used by SGD only.
+        momentum: Momentum. Only SGD uses it.
     """
 
     name: str = "adamw"
@@ -52,11 +52,11 @@ class Optimizer:
 
 
 class ClientModule(pl.LightningModule):
-    """A transformers model with a classification head. Every client of the command line trains this module.
+    """flt's own LightningModule: a transformers model with a classification head. Runs from the command line train it.
 
     Args:
-        model: Takes a batch's inputs by name and returns an object with ``logits`` (batch, classes).
-        classes: Number of classes; of the widest head if jobs have different heads.
+        model: The model. It takes a batch's inputs by name and returns an object with ``logits`` (batch, classes).
+        classes: Number of classes. If jobs have different heads, that of the widest head.
         optimizer: Settings of the optimiser.
     """
 
@@ -78,7 +78,7 @@ class ClientModule(pl.LightningModule):
         return loss
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Returns the batch on the device. On the CPU, nothing moves: collated tensors are there already."""
+        """Returns the batch on the device. If this is the CPU, the batch is already there and returned unchanged."""
         return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_train_epoch_start(self) -> None:
@@ -86,7 +86,7 @@ class ClientModule(pl.LightningModule):
         self._losses = []
 
     def on_train_epoch_end(self) -> None:
-        """Logs ``train_loss``, the mean over the examples of the pass that has just ended.
+        """Logs ``train_loss``, the mean loss over the examples of the pass that has just ended.
 
         Logging in every step would make the fit of a small model several per cent slower.
         """
@@ -95,7 +95,7 @@ class ClientModule(pl.LightningModule):
             self.log("train_loss", sum(loss * size for loss, size in losses) / sum(size for _, size in losses))
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Logs ``val_loss`` (mean negative log-likelihood) and ``val_acc``."""
+        """Logs ``val_loss`` (mean negative log-likelihood) and ``val_acc`` (accuracy)."""
         loss, logits = self._loss(batch)
         size = len(batch["labels"])
         self.accuracy(logits.argmax(-1), batch["labels"])
@@ -103,21 +103,22 @@ class ClientModule(pl.LightningModule):
         self.log("val_acc", self.accuracy, on_epoch=True, batch_size=size)
 
     def configure_optimizers(self) -> Any:
-        """Returns the optimiser of the parameters that the round's plan trains."""
+        """Returns the optimiser of the parameters that require gradients: those that the round's plan trains."""
         return self.optimizer.build([parameter for parameter in self.parameters() if parameter.requires_grad])
 
     def _loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Returns the cross-entropy () and the logits.
 
-        The loss of transformers isn't used: it assumes the config's number of classes, and heads may differ in width.
+        The loss of transformers isn't used, because it assumes the number of classes in the config. The head of a job
+        may have another number.
         """
         logits = self(**{name: values for name, values in batch.items() if name != "labels"})
         return F.cross_entropy(logits, batch["labels"]), logits
 
 
 def backbone_of(module: nn.Module) -> tuple[nn.Module, str]:
-    """Returns the backbone with its head inside a module, and the prefix of its tensors' names in the module.
+    """Returns the model (backbone and head) inside a module, and the prefix of the model's tensor names in the module.
 
-    flt's own module holds the backbone as ``model``; a user's module is taken as it is, without a prefix.
+    flt's own module has the model as its attribute ``model``. A user's module is itself the model, without a prefix.
     """
     return (module.model, MODEL_PREFIX) if isinstance(module, ClientModule) else (module, "")

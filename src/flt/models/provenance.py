@@ -1,6 +1,7 @@
 """The origin of a model's weights: a checkpoint, or random draws.
 
-An export has to contain the drawn weights or to draw them again, because no checkpoint has them.
+Weights that were drawn at random are in no checkpoint. An export must therefore contain them, or draw them again when
+it is loaded.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ class Origin:
     """The origin of the weights of a transformers model.
 
     Attributes:
-        drawn: Names of the tensors that flt drew at random: the head's, and any that the checkpoint lacks.
-        seed: Seed from which all weights were drawn, with ``model.random``. None: the weights are the checkpoint's.
+        drawn: Names of the tensors that were drawn at random: those of the head, and any others that are missing from
+            the checkpoint.
+        seed: Seed from which all weights were drawn if ``model.random`` is true. None: all other weights come from a
+            checkpoint.
         classes: Number of outputs of the head when the weights were drawn. The values of all drawn weights depend on
-            this number. None: no head.
-        package: Folder of a Python package that also has the checkpoint.
-        use_cache: ``use_cache`` (of keys and values, in generation) in the model's config, before flt set it to False.
+            this number. None: no head was drawn.
+        package: Folder inside a Python package that also contains the checkpoint. None: no package is configured.
+        use_cache: Value of ``use_cache`` in the model's config before flt changed it. The setting switches the cache of
+            keys and values in generation on or off. None: the config doesn't have it.
     """
 
     drawn: tuple[str, ...] = ()
@@ -38,15 +42,14 @@ def set_origin(model: nn.Module, origin: Origin) -> None:
 
 
 def origin_of(model: nn.Module) -> Origin:
-    """Returns the origin of a model; an empty one for a model that flt didn't load."""
+    """Returns the origin of a model. For a model that flt didn't load, all fields have their defaults."""
     return getattr(model, _ATTRIBUTE, Origin())
 
 
 def drawn_tensor_names(module: nn.Module) -> set[str]:
     """Returns the names of the tensors that were drawn at random, for all models inside a module.
 
-    The names are those from before an adapter wrapped the layers.
-
+    These are the names that the tensors had before an adapter wrapped their layers.
 
     Example:
         >>> inner = nn.Linear(2, 2)

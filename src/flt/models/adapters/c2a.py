@@ -1,4 +1,7 @@
-"""C2A: one hypernetwork generates all bottleneck adapters from labels and activations (arXiv 2411.00311)."""
+"""C2A: one hypernetwork computes the weights of all bottleneck adapters (arXiv 2411.00311).
+
+The inputs of the hypernetwork are labels, activations and the index of the block.
+"""
 
 from __future__ import annotations
 
@@ -18,36 +21,36 @@ from flt.models.adapters.sublayers import bottleneck, prepare
 from flt.protocol.layout import Layout
 
 STD = 0.01
-"""Standard deviation of the factors' initial values."""
+"""Standard deviation of the initial values of the factors F and S, or of the single matrix that replaces F S."""
 EPSILON = 1e-12
 SOURCES = ("batch", "client")
 
 
 @dataclasses.dataclass
 class C2ASettings:
-    """Settings of C2A: one hypernetwork for all blocks and both positions in a block.
+    """Settings of C2A. One hypernetwork serves all blocks and both adapter positions in each block.
 
-    Our reconstruction follows the authors' code. Number of parameters:
-    t r c + c H + L t + (K + 1) t + (H + 1) t + r H + r + H, which is 48,032 for
+    Our reconstruction follows the authors' code. With H the size of the activations, L adapted blocks and K
+    classes, it has t r c + c H + L t + (K + 1) t + (H + 1) t + r H + r + H parameters. These are 48,032 for
     (H, L, r, t, c, K) = (768, 6, 16, 8, 32, 10).
 
     Attributes:
         name: Always ``c2a``.
         rank: r, the width of the generated bottlenecks.
-        embedding: t, the size of a client's embedding.
-        factor: c, the inner size of the factors.
-        label_source: Source of the label histogram. ``batch``: the labels of the mini-batch in training, as in the
-            authors' code. ``client``: the labels of the client's training examples, also in the evaluation on the
-            client's held-out examples (our reading of the paper's figure). Without a source, as in the evaluation of
-            the global model, all classes of the head have the same weight.
-        mask_padding: If true, padding doesn't count in the context. The authors' code counts it.
-        use_label: Ablation: whether the embedding has a part from the labels.
-        use_context: Ablation: whether the embedding has a part from the activations.
-        use_layer: Ablation: whether the embedding has a part from the block.
-        factorise: Ablation: whether the matrix (t, r H) is the product of two factors, F and S.
-        normalise: Ablation: whether the rows of the matrix (t, r H) are divided by their norms.
-        head: Name of the module that is trained whole. None: the classifier and the layers before it that the
-            checkpoint lacks (DistilBERT's ``pre_classifier``, a pooler). ``none``: no head.
+        embedding: t, the size of the embedding from which the adapters are generated.
+        factor: c, the inner size of the product F S of F (t r, c) and S (c, H).
+        label_source: Source of the label distribution. ``batch``: in training, the labels of the mini-batch, as in the
+            authors' code; in evaluation, the uniform distribution. ``client``: the labels of the client's training
+            examples, in training and in evaluation (our reading of the diagram in the paper). The evaluation of the
+            global model has no client and uses the uniform distribution.
+        mask_padding: True if padding is left out of the mean of the activations. The authors' code includes padding.
+        use_label: Ablation: whether the embedding includes a term for the labels.
+        use_context: Ablation: whether the embedding includes a term for the activations.
+        use_layer: Ablation: whether the embedding includes a term for the block.
+        factorise: Ablation: whether the generating matrix (t, r H) is the product of two factors, F and S.
+        normalise: Ablation: whether each row of the generating matrix (t, r H) is divided by its norm.
+        head: Name of the module whose weights are all trained. ``none``: no module. None: the classifier, and the
+            layers before it that are missing from the checkpoint, such as a pooler or DistilBERT's ``pre_classifier``.
     """
 
     name: str = "c2a"
@@ -75,17 +78,19 @@ class C2ASettings:
 
 
 def histogram(labels: Tensor, classes: int) -> Tensor:
-    """Returns p (K,), the share of each class among labels (batch,)."""
+    """Returns p (K,), the share of each class among the labels (batch,)."""
     return F.one_hot(labels, classes).float().mean(0)
 
 
 def context(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Returns g (H,), the mean over the batch of s_b. s_b is the mean of Z_b over time, divided by its norm.
+    """Returns g (H,), the context of a batch.
+
+    For each example b, Z_b is averaged over time, and the mean is divided by its norm. g is the average of the results.
 
     Args:
-        hidden: Z (batch, time, H).
-        mask: 1 for a token, 0 for padding (batch, time); None: no padding. A row with nothing but padding counts as
-            zero.
+        hidden: Z (batch, time, H), the activations.
+        mask: 1 for a token, 0 for padding (batch, time). An example that contains only padding counts as zero. None:
+            there is no padding.
     """
     weights = torch.ones_like(hidden[..., :1]) if mask is None else mask.unsqueeze(-1).to(hidden.dtype)
     mean = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
@@ -93,19 +98,19 @@ def context(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def generating(matrix: Tensor, bias: Tensor, normalise: bool = True) -> Tensor:
-    """Returns M (t, r H): the matrix plus the bias in every row, each row then divided by its norm.
+    """Returns M (t, r H), the generating matrix: the bias is added to each row, and each row is divided by its norm.
 
     Args:
         matrix: F S viewed as (t, r H).
         bias: W_bias (1, r H).
-        normalise: Whether to divide the rows by their norms.
+        normalise: Whether to divide each row by its norm.
     """
     rows = matrix + bias
     return rows / (torch.linalg.vector_norm(rows, dim=1, keepdim=True) + EPSILON) if normalise else rows
 
 
 def generate(embedding: Tensor, rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Returns U (H, r) and D (r, H): two views of the same vector w = e M, with the entries in the same order.
+    """Returns the adapter weights U (H, r) and D (r, H). Both are views of the same vector w = e M.
 
     Args:
         embedding: e (t,).
@@ -117,15 +122,15 @@ def generate(embedding: Tensor, rows: Tensor, width: int) -> tuple[Tensor, Tenso
 
 
 class HyperNetwork(nn.Module):
-    """The hypernetwork: its weights, and the labels and the mask that it computes with.
+    """The hypernetwork. It also stores the labels and the padding mask that are its current inputs.
 
     Args:
         settings: Sizes and switches.
         width: H, the size of the activations.
         layers: L, the number of adapted blocks.
         classes: K, the number of classes.
-        output: The layer that returns the logits. Its number of rows is the number of classes of the current job. None:
-            every job has all K classes.
+        output: The layer that returns the logits. Its weight has one row for each class of the current job. None: every
+            job has all K classes.
     """
 
     def __init__(
@@ -153,11 +158,11 @@ class HyperNetwork(nn.Module):
         self.counts: tuple[int, ...] = ()
 
     def enter_client(self, data: JobData) -> None:
-        """Stores the label counts of a job before its model is evaluated, trained and evaluated again.
+        """Stores the label counts of a job, before the job's model is evaluated and trained.
 
         Raises:
-            InputError: The client's histogram is needed, but the data has no label counts, or more of them than the
-                model has classes.
+            InputError: The label counts are needed, but the data has none, or the data has more classes than the
+                model.
         """
         if self.settings.use_label and self.settings.label_source == "client":
             if not sum(data.label_counts):
@@ -171,7 +176,8 @@ class HyperNetwork(nn.Module):
     def enter_batch(self, batch: Any) -> None:
         """Stores a batch's labels (batch,) before a training step.
 
-        They are the entry ``labels`` of a mapping, or the last element of a sequence.
+        The labels are the entry ``labels`` of a mapping, or the last element of a sequence. If this entry isn't a
+        vector of integers, no labels are stored.
         """
         last = batch[-1] if isinstance(batch, Sequence) and len(batch) else None
         labels = batch.get("labels") if isinstance(batch, Mapping) else last
@@ -186,9 +192,9 @@ class HyperNetwork(nn.Module):
     def before_forward(
         self, names: Sequence[str], root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        """Stores the mask (batch, time) and the labels of the batch, as a hook before the root model's forward.
+        """Stores the padding mask (batch, time) and the labels of the batch. Pre-forward hook of the root.
 
-        Both are kept until the next batch, because with gradient checkpointing the blocks run again in the backward
+        Both stay stored until the next batch, because gradient checkpointing runs the blocks again in the backward
         pass.
 
         Args:
@@ -202,13 +208,13 @@ class HyperNetwork(nn.Module):
         self.mask = mask if self.settings.mask_padding else None
 
     def forward_hook(self, layer: int, place: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        """Replaces the output Z (batch, time, H) of a sub-layer in an adapted block by A(Z), as a forward hook."""
-        with torch.autocast(output.device.type, enabled=False):  # the 8 bits of bf16 are too few for norms and means
+        """Replaces the output Z (batch, time, H) of a sub-layer by A(Z), the output of its adapter. Forward hook."""
+        with torch.autocast(output.device.type, enabled=False):  # bf16's 8 bits of precision are too few here
             u, d = generate(self.embedding(layer, output), self.rows(), self.width)
         return bottleneck(output, u, d, self.b1, self.b2)
 
     def embedding(self, layer: int, hidden: Tensor) -> Tensor:
-        """Returns e (t,), the sum of the parts from the labels, the block and the activations."""
+        """Returns e (t,), the sum of the terms for the labels, the block and the activations."""
         e = self.b1.new_zeros(self.settings.embedding)
         if self.settings.use_label:
             e = e + self.label(self.distribution())
@@ -219,10 +225,10 @@ class HyperNetwork(nn.Module):
         return e
 
     def distribution(self) -> Tensor:
-        """Returns p (K,), the current distribution of the labels.
+        """Returns p (K,), the current label distribution.
 
         Raises:
-            InputError: The distribution is the batch's, and the batch has no labels.
+            InputError: The distribution has to be computed from a training batch that has no labels.
         """
         uniform = self._uniform()
         if self.settings.label_source == "client":
@@ -236,7 +242,7 @@ class HyperNetwork(nn.Module):
         return histogram(self.labels, self.classes).to(uniform.dtype)
 
     def _uniform(self) -> Tensor:
-        """Returns p (K,) without labels: uniform over the classes of the installed head, which may be fewer than K."""
+        """Returns p (K,), uniform over the classes of the current head. Classes that this head lacks get 0."""
         (output,) = self.output
         job_classes = self.classes if output is None else len(output.weight)
         p = self.b1.new_zeros(self.classes)
@@ -244,21 +250,22 @@ class HyperNetwork(nn.Module):
         return p
 
     def rows(self) -> Tensor:
-        """Returns M (t, r H)."""
+        """Returns M (t, r H), the generating matrix."""
         matrix = (self.f @ self.s).view(self.settings.embedding, -1) if self.settings.factorise else self.m
         return generating(matrix, self.w_bias, self.settings.normalise)
 
 
 def attach(module: nn.Module, settings: C2ASettings, seed: int, layers: str = "all") -> Layout:
-    """Freezes a module and lets one hypernetwork adapt its blocks. Returns the role of each tensor.
+    """Freezes a module and attaches one hypernetwork that adapts its blocks. Returns the module's layout.
 
-    The hypernetwork is a submodule of the lowest adapted block, so the blocks below count as a frozen prefix.
+    The hypernetwork is registered in the lowest adapted block. The blocks below this block thus have only
+    frozen weights, and their activations can be cached.
 
     Args:
         module: The module, changed in place.
         settings: Sizes, switches and name of the head.
-        seed: Seed of the initial weights. The global generator isn't changed.
-        layers: ``all``, or ``top<k>`` for the k uppermost blocks only.
+        seed: Seed of the adapter's initial weights. The global random generators aren't changed.
+        layers: ``all``: all blocks are adapted. ``top<k>``: only the k uppermost blocks are.
 
     Raises:
         InputError: The model's type isn't supported, or the head or blocks don't exist.

@@ -1,6 +1,6 @@
-"""Passes figures of the current client's data to modules inside the LightningModule, on the client.
+"""Passes a client's data to those modules inside the LightningModule that compute with the data.
 
-C2A needs them: the hypernetwork computes with the labels of the batch or of the client.
+C2A's hypernetwork is such a module: the labels of the batch or of the client are among its inputs.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from flt.data.clients import JobData
 
 @runtime_checkable
 class ClientAware(Protocol):
-    """A module that computes with figures of the client's data, such as the histogram of its labels."""
+    """A module that computes with the current client's data, for example with its label counts."""
 
     def enter_client(self, data: JobData) -> None:
-        """Receives a job's data. Called once per job, before its model is evaluated, trained and evaluated again."""
+        """Receives a job's data. Called once per job, before the job's model is evaluated and trained."""
 
     def enter_batch(self, batch: Any) -> None:
-        """Receives a batch before each training step. The batch may have tensors that the model isn't given."""
+        """Receives the batch before each training step. Some tensors of the batch may be no inputs of the model."""
 
     def leave_client(self) -> None:
-        """Ends a job. Afterwards there is no current client, as in the evaluation of the global model."""
+        """Clears the job's data. Called after each job, so the global model is evaluated without a current client."""
 
 
 def client_aware_modules(module: nn.Module) -> list[ClientAware]:
-    """Returns the modules inside a module that are ClientAware."""
+    """Returns all ClientAware modules inside a module."""
     return [sub for sub in module.modules() if isinstance(sub, ClientAware)]
 
 
 @contextlib.contextmanager
 def at_client(client_aware: Sequence[ClientAware], data: JobData) -> Iterator[None]:
-    """Passes a job's data to the modules for the duration of the context."""
+    """Passes a job's data to the modules, and clears the data at the end of the context."""
     try:
         for sub in client_aware:
             sub.enter_client(data)
@@ -47,13 +47,13 @@ def at_client(client_aware: Sequence[ClientAware], data: JobData) -> Iterator[No
 
 
 def set_client(client_aware: Sequence[ClientAware], data: JobData) -> None:
-    """Passes a job's data to the modules permanently, for a client's own model."""
+    """Passes a job's data to the modules for good. Used when one client's own model is loaded."""
     for sub in client_aware:
         sub.enter_client(data)
 
 
 class BatchNotifier(pl.Callback):
-    """Passes each training batch to the modules."""
+    """Lightning callback that passes each training batch to the ClientAware modules."""
 
     def __init__(self, client_aware: Sequence[ClientAware]) -> None:
         self.client_aware = client_aware

@@ -13,14 +13,14 @@ def freeze_but_head(module: nn.Module, head: str | None) -> list[str]:
 
     Args:
         module: The module, changed in place.
-        head: Name of the module that is trained whole. None: the classifier and the layers before it that the
-            checkpoint lacks (DistilBERT's ``pre_classifier``, a pooler). ``none``: no head.
+        head: Name of the module whose weights are all trained. ``none``: no module. None: the classifier, and the
+            layers before it that are missing from the checkpoint, such as a pooler or DistilBERT's ``pre_classifier``.
 
     Returns:
-        Full names of the modules that are trained whole.
+        Names, in ``module``, of the modules whose weights are all trained.
 
     Raises:
-        InputError: There is no such head. The module is unchanged then.
+        InputError: There is no module of this name. ``module`` is then unchanged.
     """
     inner, prefix = backbone_of(module)
     trained = {name: submodule(inner, name) for name in whole_modules(inner, head)}

@@ -1,4 +1,7 @@
-"""Bottleneck adapters (Houlsby et al., arXiv 1902.00751): two small networks in each block, trained with the head."""
+"""Bottleneck adapters (Houlsby et al., arXiv 1902.00751): each block gets two small networks.
+
+The head is trained together with them.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +16,25 @@ from flt.models.adapters.sublayers import bottleneck, prepare
 from flt.protocol.layout import Layout
 
 STD = 0.01
-"""Standard deviation of the initial weights, truncated at two deviations.
+"""Standard deviation of the initial weights. Their distribution is truncated at two standard deviations.
 
-The adapter thus begins near the identity (section 2.1).
+With these small weights, an adapter is close to the identity function at first (section 2.1).
 """
 
 
 @dataclasses.dataclass
 class HoulsbySettings:
-    """Settings of the adapters Z + GELU(Z U + b1) D + b2 after attention and feed-forward, each with its own weights.
+    """Settings of the bottleneck adapters, A(Z) = Z + GELU(Z U + b1) D + b2.
 
-    Number of parameters: 2 L (2 H r + r + H), which is 304,320 for H = 768, L = 6, r = 16. Layer norms stay frozen; in
-    the paper they train.
+    Each block has one adapter after attention and one after feed-forward, each with its own weights. For L blocks with
+    H activations, the adapters have 2 L (2 H r + r + H) parameters: 304,320 for H = 768, L = 6, r = 16. Layer norms
+    stay frozen; the paper trains them.
 
     Attributes:
         name: Always ``houlsby``.
         rank: r, the width of the bottleneck.
-        head: Name of the module that is trained whole. None: the classifier and the layers before it that the
-            checkpoint lacks (DistilBERT's ``pre_classifier``, a pooler). ``none``: no head.
+        head: Name of the module whose weights are all trained. ``none``: no module. None: the classifier, and the
+            layers before it that are missing from the checkpoint, such as a pooler or DistilBERT's ``pre_classifier``.
     """
 
     name: str = "houlsby"
@@ -58,18 +62,18 @@ class Bottleneck(nn.Module):
             nn.init.trunc_normal_(weight, std=STD, a=-2 * STD, b=2 * STD)
 
     def forward_hook(self, place: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        """Replaces a sub-layer's output Z (batch, time, H) by A(Z), as a forward hook."""
+        """Replaces the output Z (batch, time, H) of a sub-layer by A(Z). Forward hook."""
         return bottleneck(output, self.u, self.d, self.b1, self.b2)
 
 
 def attach(module: nn.Module, settings: HoulsbySettings, seed: int, layers: str = "all") -> Layout:
-    """Freezes a module and puts two adapters into each of its blocks. Returns the role of each tensor.
+    """Freezes a module and adds two adapters to each of its blocks. Returns the module's layout.
 
     Args:
         module: The module, changed in place.
         settings: Width of the bottlenecks and name of the head.
-        seed: Seed of the initial weights. The global generator isn't changed.
-        layers: ``all``, or ``top<k>`` for the k uppermost blocks only.
+        seed: Seed of the adapter's initial weights. The global random generators aren't changed.
+        layers: ``all``: all blocks are adapted. ``top<k>``: only the k uppermost blocks are.
 
     Raises:
         InputError: The model's type isn't supported, or the head or blocks don't exist.

@@ -1,4 +1,4 @@
-"""LoRA on a module's linear layers, attached by peft. The head is trained whole."""
+"""LoRA on a module's linear layers, attached by peft. All weights of the head are trained."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ class LoraSettings:
         rank: r, the initial rank of every adapted layer.
         alpha: Numerator of the scale alpha / r, which is the same on every client and in every round.
         dropout: Probability of dropout on the adapter's input, in training.
-        target_modules: Names, or ends of names, of the layers to adapt. None: the default for the model's type.
-        head: Name of the module that is trained whole. None: the classifier, else the last linear layer, and the
-            layers before it that the checkpoint lacks (DistilBERT's ``pre_classifier``, a pooler). ``none``: no head.
+        target_modules: Names of the layers to adapt, in full or only their last parts. None: the default for the
+            model's type.
+        head: Name of the module whose weights are all trained. ``none``: no module. None: the classifier (or the last
+            linear layer if there is no classifier), and the layers before it that are missing from the checkpoint, such
+            as a pooler or DistilBERT's ``pre_classifier``.
     """
 
     name: str = "lora"
@@ -50,16 +52,16 @@ class LoraSettings:
 
 
 def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "all") -> Layout:
-    """Freezes a module and puts LoRA on its linear layers. Returns the role of each tensor.
+    """Freezes a module and adds LoRA to its linear layers. Returns the module's layout.
 
-    A module that already has peft layers keeps them and its trainable parameters. Only ``head``, if given, is made
-    trainable in addition.
+    If the module already has LoRA layers of peft, none are added and nothing is frozen. A module named as ``head``
+    becomes trainable too.
 
     Args:
         module: The module, changed in place.
         settings: Rank, scale, adapted layers and head.
-        seed: Seed of A's initial values. The global generator isn't changed.
-        layers: ``all``, or ``top<k>`` for the k uppermost blocks only.
+        seed: Seed of A's initial values. The global random generators aren't changed.
+        layers: ``all``: all blocks are adapted. ``top<k>``: only the k uppermost blocks are.
 
     Raises:
         InputError: A target layer, the head or the blocks don't exist.
@@ -83,9 +85,9 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "
 
 
 def _check_layers(module: nn.Module) -> None:
-    """Refuses features of peft that a federation of rank-1 components doesn't support.
+    """Raises an InputError if the LoRA layers use a feature of peft that flt doesn't support.
 
-    Without this check, the results would be silently wrong.
+    Without this check, a run would give wrong results and no error.
     """
     for name, layer in module.named_modules():
         if not isinstance(layer, LoraLayer):
@@ -129,5 +131,5 @@ def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed
 
 
 def _modules_to_save(module: nn.Module) -> list[str]:
-    """Names of the copies that are trained whole, which peft makes for ``modules_to_save``."""
+    """Returns the names of the trainable copies that peft made of the modules in its setting ``modules_to_save``."""
     return [name for name, _ in module.named_modules() if name.endswith("modules_to_save.default")]

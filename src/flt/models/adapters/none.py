@@ -1,4 +1,4 @@
-"""No adapter, for plans that train the whole model or only the head."""
+"""The setting without an adapter, for plans that train the whole model or only the head."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class NoAdapterSettings:
 
     Attributes:
         name: Always ``none``.
-        head: Name of the module that is trained whole. None: the classifier and the layers before it that the
-            checkpoint lacks (DistilBERT's ``pre_classifier``, a pooler). ``none``: no head.
+        head: Name of the module whose weights are all trained. ``none``: no module. None: the classifier, and the
+            layers before it that are missing from the checkpoint, such as a pooler or DistilBERT's ``pre_classifier``.
     """
 
     name: str = "none"
@@ -26,16 +26,16 @@ class NoAdapterSettings:
 
 
 def attach(module: nn.Module, settings: NoAdapterSettings, seed: int, layers: str = "all") -> Layout:
-    """Freezes all weights of a module except for its head. Returns the role of each tensor.
+    """Freezes all weights of a module except for its head. Returns the module's layout.
 
     Args:
         module: The module, changed in place.
         settings: Name of the head.
         seed: Unused, because nothing is drawn at random.
-        layers: ``all``. No other value is allowed, because there is no adapter.
+        layers: Must be ``all``, because there is no adapter that could be left out of some blocks.
 
     Raises:
-        InputError: There is no such head, or layers isn't ``all``.
+        InputError: There is no module with the name of the head, or layers isn't ``all``.
     """
     if layers != "all":
         raise InputError.of("model.adapt_layers", layers, "all", "adapter=none adapts no blocks")

@@ -1,4 +1,4 @@
-"""A table of the adapters by name."""
+"""Table of the adapters by name."""
 
 from __future__ import annotations
 
@@ -13,4 +13,7 @@ ADAPTERS: dict[str, tuple[type, Callable[..., Layout]]] = {
     "houlsby": (houlsby.HoulsbySettings, houlsby.attach),
     "none": (none.NoAdapterSettings, none.attach),
 }
-"""Name in conf/adapter/ -> class of its settings, and function (module, settings, seed, layers) that attaches it."""
+"""Name of the adapter, as in conf/adapter/ -> (class of its settings, function that attaches the adapter).
+
+The function has the arguments (module, settings, seed, layers) and returns the module's layout.
+"""

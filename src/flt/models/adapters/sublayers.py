@@ -1,6 +1,6 @@
 """The positions of serial adapters: after attention and after feed-forward in each block, before the residual is added.
 
-C2A and Houlsby's bottlenecks are serial adapters.
+A serial adapter replaces the output Z of a sub-layer by A(Z). C2A and Houlsby's bottlenecks are serial adapters.
 """
 
 from __future__ import annotations
@@ -27,25 +27,27 @@ PLACES = {
     "distilbert": ("attention.out_lin", "ffn"),
     "vit": ("attention.o_proj", "mlp"),
 }
-"""Model type -> names of the two modules in a block that return Z (batch, time, H), for attention and feed-forward.
+"""Model type -> names of the two modules in a block after which an adapter is inserted: attention, feed-forward.
 
-Most blocks normalise after the residual, as in the papers: X1 = LN(A(attention(X)) + X). ViT normalises before, so
-X1 = A(attention(LN(X))) + X. ViT's dropout, one module for both sub-layers, comes after the adapter.
+Each of these modules returns Z (batch, time, H), with H the hidden size. With A for the adapter, most blocks compute
+X1 = LN(A(attention(X)) + X), as in the papers. ViT normalises before attention: X1 = A(attention(LN(X))) + X. In ViT,
+both sub-layers use the same dropout module, so the adapters are inserted before dropout.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """A frozen module, and the positions in it for serial adapters.
+    """A frozen module, and the positions of serial adapters in it.
 
     Attributes:
-        root: The model that takes a batch's tensors by name.
+        root: The model whose forward takes a batch's tensors by name.
         width: H, the size of the activations.
-        classes: K, the number of classes; of the widest head if jobs have different heads.
-        output: The layer of the module's current head that returns the logits; None if the logits come from no layer.
+        classes: K, the number of classes. If jobs have different heads, that of the widest head.
+        output: The layer of the module's current head that returns the logits. None for the label-name head, whose
+            logits are scores against frozen embeddings.
         blocks: The adapted blocks, from the lowest to the uppermost.
-        places: For each adapted block, the two modules that return Z.
-        head: Names of the modules that are trained whole.
+        places: For each adapted block, the two modules after which an adapter is inserted.
+        head: Names of the modules whose weights are all trained.
     """
 
     root: nn.Module
@@ -63,12 +65,13 @@ def prepare(module: nn.Module, adapter: str, head: str | None, layers: str) -> H
     Args:
         module: The module, changed in place.
         adapter: Name of the adapter, for error messages.
-        head: Name of the module that is trained whole. None: the classifier and the layers before it that the
-            checkpoint lacks (DistilBERT's ``pre_classifier``, a pooler). ``none``: no head.
-        layers: ``all``, or ``top<k>`` for the k uppermost blocks only.
+        head: Name of the module whose weights are all trained. ``none``: no module. None: the classifier, and the
+            layers before it that are missing from the checkpoint, such as a pooler or DistilBERT's ``pre_classifier``.
+        layers: ``all``: all blocks are adapted. ``top<k>``: only the k uppermost blocks are.
 
     Raises:
-        InputError: The model's type isn't supported, the module already has adapters, or head or blocks don't exist.
+        InputError: The model's type isn't supported, the module already has LoRA layers, or there is no such head or
+            block.
     """
     root = next((sub for sub in module.modules() if isinstance(sub, PreTrainedModel | LabelNameClassifier)), module)
     config: Any = getattr(root, "config", None)
@@ -103,10 +106,10 @@ def bottleneck(z: Tensor, u: Tensor, d: Tensor, b1: Tensor, b2: Tensor) -> Tenso
 
 
 def _logits_layer(module: nn.Module, head: list[str]) -> nn.Linear | None:
-    """Returns the layer of the logits: the last linear layer of the classifier.
+    """Returns the layer that computes the logits: the last linear layer of the classifier. None for a label-name head.
 
-    In flt's own module the classifier counts, even if the trained head is another module. In a user's module the
-    trained head counts, if there is one.
+    In flt's own module this is always the model's classifier, even if another module is configured as the head. In a
+    user's module it is the trained head, if there is one.
     """
     inner = module.model if isinstance(module, ClientModule) else module
     if any(isinstance(sub, LabelNameClassifier) for sub in module.modules()):
@@ -120,7 +123,7 @@ def _logits_layer(module: nn.Module, head: list[str]) -> nn.Linear | None:
 def _class_count(module: nn.Module, output: nn.Linear | None) -> int:
     if isinstance(module, ClientModule):
         assert module.accuracy.num_classes is not None, "flt's own module sets the number of classes"
-        return module.accuracy.num_classes  # of the widest head, if jobs have different heads
+        return module.accuracy.num_classes  # if jobs have different heads: that of the widest head
     if output is not None:
         return output.out_features
     label_name_heads = [sub for sub in module.modules() if isinstance(sub, LabelNameClassifier)]
