@@ -21,9 +21,9 @@ from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.selection.truncate import Truncate
 from flt.algorithm.view import View
 from flt.core.errors import InputError
-from flt.protocol.codec import decode, encode
 from flt.protocol.job import Job
 from flt.protocol.messages import Update
+from flt.protocol.wire_format import decode, encode
 
 OWN = Recipe(Mean(), selection=Truncate(scores="client"), importance=GradientSensitivity(beta1=0.6))
 
@@ -44,7 +44,7 @@ def test_own_scores_are_smoothed_over_the_jobs_fits_from_the_groups(
     for ids, seed in fits:
         values = np.random.default_rng(seed).random(len(ids)).astype(np.float32)
         part = GradientSensitivity(beta1=beta)
-        own = part.own(view, measured(view, tuple(sorted(ids)), values.tolist()))
+        own = part.own_scores(view, measured(view, tuple(sorted(ids)), values.tolist()))
         view = dataclasses.replace(view, state=dataclasses.replace(view.state, scores={(0, 0): own}))
         for pair, value in zip(sorted(ids), values, strict=True):
             start = group[pair] if np.isnan(expected[pair]) else expected[pair]
@@ -109,7 +109,7 @@ def test_a_job_in_a_cluster_begins_with_the_scores_of_its_cluster() -> None:
     view = view_of(groups=(0, 2), assignment={(0, 0): 2})
     scores = {name: torch.full((4,), 8.0, dtype=torch.float64) for name in "xy"}
     view.state.groups[2] = dataclasses.replace(view.state.groups[2], scores=scores)
-    own = GradientSensitivity(beta1=0.5).own(view, measured(view, (1,), [2.0]))
+    own = GradientSensitivity(beta1=0.5).own_scores(view, measured(view, (1,), [2.0]))
     assert own["x"][1] == 5.0
     recipe = dataclasses.replace(OWN, grouping=KMeansGrouping(2))
     toy_federator(recipe, toy_clients(3, jobs=2, ranks=[2]), rounds=2).fit()

@@ -20,8 +20,8 @@ from flt.algorithm.rule.svd import Svd
 from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.server_optimizer import FIRST, SECOND, Adagrad, Adam, Momentum, Yogi
 from flt.core.errors import InputError
-from flt.protocol.codec import decode, encode
 from flt.protocol.state import GroupState
+from flt.protocol.wire_format import decode, encode
 
 KINDS: dict[str, Any] = {
     "momentum": Momentum(0.7, beta=0.6),
@@ -126,8 +126,8 @@ def test_members_from_several_groups_that_trained_nothing_move_nothing(name: str
         view.untrained_update(dataclasses.replace(update, kept=dict.fromkeys(layout.layers, pairs)))
         for update, pairs in ((first, (0, 1)), (second, (1, 2)))
     ]
-    moved = federator.server._combined(view.starting({1: members}, lambda update: 1), 1, members, None)
-    plain = Mean("uniform").combine(view.starting({1: members}, lambda update: 1), 1, members)
+    moved = federator.server._combined(view.with_group_starts({1: members}, lambda update: 1), 1, members, None)
+    plain = Mean("uniform").combine(view.with_group_starts({1: members}, lambda update: 1), 1, members)
     assert_same(moved.new, plain.new, tolerance=1e-6)
     assert all(not moment.any() for moment in moved.slots[FIRST].values())
 

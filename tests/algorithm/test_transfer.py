@@ -80,7 +80,7 @@ def test_updates_are_mixed_as_the_formula_says(gids: set[int], weight: float, th
     jobs = {(10 * gid + i, 0): (gid + 2 * i) % 4 for gid in gids for i in range(3)}
     view = view_of(groups=(0, 1, 2, 3), assignment=jobs)
     its = members(view, gids, seed=len(gids))
-    begun = view.starting(its, lambda update: update.examples)
+    begun = view.with_group_starts(its, lambda update: update.examples)
     new = updated(begun, sorted(gids), related)
     found, expected = CosineTransfer(weight, threshold)(begun, new), by_hand(view, its, new, weight, threshold)
     for gid in gids:

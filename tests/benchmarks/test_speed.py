@@ -46,8 +46,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workload.make(tmp_path_factory.mktemp("workload"), SMALL)
 
 
+FROM_HERE = {"PYTHONPATH": str(cases.ROOT)}
+
+
 def start(folder: Path, code: str) -> Contestant:
-    its = Contestant("its", [sys.executable, "-c", code, str(folder)], folder / "its.log")
+    its = Contestant("its", [sys.executable, "-c", code, str(folder)], folder / "its.log", FROM_HERE)
     its.start()
     return its
 
@@ -126,7 +129,7 @@ def test_one_that_is_missing_says_why_and_the_others_go_on(tmp_path: Path, monke
     code = "import json; print(json.dumps({'missing': 'engine=batched'}))"
     absent = Contestant("absent", [sys.executable, "-c", code], tmp_path / "absent.log")
     nowhere = Contestant("nowhere", [str(tmp_path / "no-python")], tmp_path / "nowhere.log")
-    there = Contestant("there", [sys.executable, "-c", ECHO, str(tmp_path)], tmp_path / "there.log")
+    there = Contestant("there", [sys.executable, "-c", ECHO, str(tmp_path)], tmp_path / "there.log", FROM_HERE)
     why: dict[str, str] = {}
     with cases.started([absent, nowhere, there], why) as ready:
         assert list(ready) == ["there"]

@@ -21,7 +21,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(cache, "_used", set())
     tokens = {"data": "reviews [train]", "model": "org/small", "texts": "0123456789abcdef", "max_length": 64}
     for kind, about, size in (("tokens", tokens, 1_500), ("prefix", {"model": "org/small"}, 2_000)):
-        cache.entry(kind, about, lambda path, n=size: None if (path / "x").write_bytes(b"x" * n) else None, size, 10**9)
+        cache.get_or_build(
+            kind, about, lambda path, n=size: None if (path / "x").write_bytes(b"x" * n) else None, size, 10**9
+        )
     (tmp_path / "cache" / "embedded-vit-0123").mkdir()
     (tmp_path / "cache" / "embedded-vit-0123" / "model.safetensors").write_bytes(b"x" * 500)
     return tmp_path / "cache"

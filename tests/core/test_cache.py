@@ -30,7 +30,7 @@ def build(folder):
     (folder / "data").write_bytes(b"x" * 7)
     time.sleep(float(sys.argv[2]))
 
-cache.entry("tokens", {"of": "a"}, build, 7, 1000)
+cache.get_or_build("tokens", {"of": "a"}, build, 7, 1000)
 """
 
 
@@ -48,7 +48,7 @@ def of_size(size: int) -> Callable[[Path], None]:
 
 def make(of: str, size: int = 10, limit: int = ROOM, kind: str = "tokens", age: float = 0) -> Path:
     """An entry that was last used some seconds ago."""
-    path = cache.entry(kind, {"of": of}, of_size(size), size, limit)
+    path = cache.get_or_build(kind, {"of": of}, of_size(size), size, limit)
     os.utime(path / "entry.json", (time.time() - age,) * 2)
     return path
 
@@ -101,10 +101,10 @@ def test_of_two_finished_folders_the_first_one_stays(tmp_path: Path) -> None:
 
 def test_built_once_and_found_afterwards(folder: Path) -> None:
     about = {"of": "a", "length": 3}
-    path = cache.entry("tokens", about, of_size(5), 5, ROOM)
+    path = cache.get_or_build("tokens", about, of_size(5), 5, ROOM)
     assert path.parent == folder / "tokens"
     assert names(path) == ["data", "entry.json"]
-    assert cache.entry("tokens", {"length": 3, "of": "a"}, never, 5, ROOM) == path
+    assert cache.get_or_build("tokens", {"length": 3, "of": "a"}, never, 5, ROOM) == path
     assert names(folder) == [f"tokens/{path.name}/{name}" for name in ("data", "entry.json")]
     (found,) = cache.entries()
     assert (found.kind, found.key, found.path, found.about, found.size) == ("tokens", path.name, path, about, 5)
@@ -114,7 +114,7 @@ def test_built_once_and_found_afterwards(folder: Path) -> None:
 @pytest.mark.parametrize("other", [{"of": "b"}, {"of": "a", "more": 1}, {"of": ["a"]}, {"fo": "a"}])
 def test_other_values_are_another_entry(other: dict) -> None:
     make("a")
-    path = cache.entry("tokens", other, of_size(3), 3, ROOM)
+    path = cache.get_or_build("tokens", other, of_size(3), 3, ROOM)
     assert len(cache.entries()) == 2
     assert (path / "data").stat().st_size == 3
 
@@ -133,7 +133,7 @@ def test_of_two_threads_one_builds_and_the_other_waits() -> None:
         of_size(4)(path)
 
     def want() -> None:
-        path = cache.entry("tokens", {"of": "a"}, build, 4, ROOM)
+        path = cache.get_or_build("tokens", {"of": "a"}, build, 4, ROOM)
         found.append((path / "data").read_bytes())
 
     threads = [threading.Thread(target=want) for _ in range(3)]
@@ -160,7 +160,7 @@ def test_a_failed_build_leaves_nothing(folder: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.entry("tokens", {"of": "a"}, build, 4, ROOM)
+        cache.get_or_build("tokens", {"of": "a"}, build, 4, ROOM)
     assert names(folder) == []
     assert list((folder / "tokens").iterdir()) == []
     make("a")
@@ -241,7 +241,7 @@ def test_too_large_is_refused_and_nothing_removed() -> None:
     make("a")
     cache.release()
     with pytest.raises(InputError) as error:
-        cache.entry("tokens", {"of": "b"}, never, 2_500_000_000, 2 * ROOM)
+        cache.get_or_build("tokens", {"of": "b"}, never, 2_500_000_000, 2 * ROOM)
     assert str(error.value) == "cache.max_gb=2: 2.5 GB are needed; allowed is at least 2.5"
     assert len(cache.entries()) == 1
 
@@ -249,7 +249,7 @@ def test_too_large_is_refused_and_nothing_removed() -> None:
 def test_a_full_disk_names_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(9))
     with pytest.raises(InputError) as error:
-        cache.entry("tokens", {"of": "a"}, never, 10, ROOM)
+        cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM)
     assert str(error.value).startswith(f"FLT_CACHE={folder}: ")
     assert "\n" not in str(error.value)
 
@@ -257,7 +257,7 @@ def test_a_full_disk_names_the_folder(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_a_cache_that_can_not_be_written_is_one_line(folder: Path) -> None:
     folder.touch()
     with pytest.raises(InputError) as error:
-        cache.entry("tokens", {"of": "a"}, never, 10, ROOM)
+        cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM)
     assert str(error.value).startswith(f"FLT_CACHE={folder}: ")
     assert "\n" not in str(error.value)
 

@@ -17,9 +17,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from flt.core.errors import InputError
 from flt.data.config import DataConfig
+from flt.data.dataset_sources import RawData, load
 from flt.data.encode import encode_images, encode_text, tasks
-from flt.data.examples import Collate, Examples, take
-from flt.data.sources import RawData, load
+from flt.data.examples import Collate, Examples, stratified_sample
 
 NAMES = ("comp.graphics", "comp.windows", "rec.autos", "sci.med", "misc")
 
@@ -181,10 +181,10 @@ def test_examples_survive_pickling_for_worker_processes() -> None:
 @settings(max_examples=60, deadline=None)
 def test_take_is_sorted_stratified_and_fixed_by_the_seed(labels: list[int], n: int, seed: int) -> None:
     examples = Examples(encode(raw_text(["a"])).store, labels)
-    chosen = take(examples, n, seed)
+    chosen = stratified_sample(examples, n, seed)
     assert len(chosen) == min(n, len(labels))
     assert (np.diff(chosen) > 0).all()
-    assert (chosen == take(examples, n, seed)).all()
+    assert (chosen == stratified_sample(examples, n, seed)).all()
     share = len(chosen) / len(labels)
     for label in set(labels):
         assert abs((examples.labels[chosen] == label).sum() - share * labels.count(label)) <= 1.5
@@ -230,7 +230,9 @@ def test_overlapping_and_empty_tasks_are_refused_on_one_line(cfg: dict[str, list
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
-@pytest.mark.parametrize("call", [lambda: encode(raw_text(["a"]), 0), lambda: take(encode(raw_text(["a"])), 0, 0)])
+@pytest.mark.parametrize(
+    "call", [lambda: encode(raw_text(["a"]), 0), lambda: stratified_sample(encode(raw_text(["a"])), 0, 0)]
+)
 def test_lengths_and_sizes_below_one_are_refused(call: object) -> None:
     with pytest.raises(InputError, match="=0: allowed is an integer >= 1"):
         call()

@@ -16,9 +16,9 @@ from tokenizers import processors
 from flt.core import cache
 from flt.core.errors import InputError
 from flt.data.config import DataConfig
+from flt.data.dataset_sources import RawData, load
 from flt.data.examples import Collate, Examples
 from flt.data.instructions import cut, encode_instructions
-from flt.data.sources import RawData, load
 
 END = WORDS.index("[SEP]")
 PROMPTS = ["very {instruction} not {context} a", "very {instruction} a"]

@@ -9,10 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from flt.data.config import DataConfig
+from flt.data.dataset_sources import RawData, load
 from flt.data.partition import by_column
-from flt.data.sets import load_all
-from flt.data.sources import RawData, load
-from flt.data.templates import fitting
+from flt.data.tasks import load_all
+from flt.data.templates import choose_template
 from flt.run.compose import load_choice, load_config
 from flt.run.schema import TrainConfig
 
@@ -50,7 +50,7 @@ def test_dolly_has_its_categories_and_a_context_in_some_rows() -> None:
     assert (raw.kind, raw.inputs, raw.response) == ("causal", ("instruction", "context"), "response")
     assert len(raw.label_names) == 8
     rows = [row for split in raw.splits.values() for row in split.select_columns(list(raw.inputs))]
-    assert sum(fitting(raw.templates, row) is raw.templates[1] for row in rows) == 10_544
+    assert sum(choose_template(raw.templates, row) is raw.templates[1] for row in rows) == 10_544
 
 
 @pytest.mark.parametrize(

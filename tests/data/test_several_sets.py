@@ -12,7 +12,7 @@ from commands import in_empty_folder
 from tiny import save_bert
 
 from flt.core.errors import InputError
-from flt.data.sets import DataSet, kind_of, load_all
+from flt.data.tasks import DataSet, kind_of, load_all
 from flt.run.compose import load_config
 from flt.run.federation import Federation
 from flt.run.schema import TrainConfig

@@ -11,8 +11,8 @@ from tiny import save_instructions
 
 from flt.core.errors import InputError
 from flt.data.config import DataConfig
-from flt.data.sources import RawData, load
-from flt.data.templates import Template, fitting
+from flt.data.dataset_sources import RawData, load
+from flt.data.templates import Template, choose_template
 
 COLUMNS = ["instruction", "context", "response"]
 
@@ -26,7 +26,7 @@ def raw(tmp_path: Path, drop: tuple[str, ...] = (), rename: dict[str, str] | Non
 
 
 def prompt(found: RawData, **row: str) -> str:
-    return fitting(found.templates, row).fill(row)
+    return choose_template(found.templates, row).fill(row)
 
 
 def test_a_template_keeps_what_stands_around_its_columns() -> None:

@@ -32,8 +32,8 @@ from flt.engines.batched.engine import BatchedEngine, BatchedSettings
 from flt.engines.distributed import DistributedEngine
 from flt.engines.process_group import PeerFailedError, ProcessGroup, StatusMessage
 from flt.engines.serial import SerialEngine
-from flt.protocol.codec import decode, encode
 from flt.protocol.messages import Payload
+from flt.protocol.wire_format import decode, encode
 from flt.server.client_state_store import ClientStateStore
 from flt.server.engine import Task
 from flt.server.federator import Federator

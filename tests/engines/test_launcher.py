@@ -18,7 +18,7 @@ from safetensors.torch import load
 
 from flt.cli.main import main
 from flt.core.errors import InputError
-from flt.engines.launcher import launched
+from flt.engines.launcher import launch
 from flt.run import build
 from flt.run.compose import load_config
 
@@ -38,7 +38,7 @@ from flt.run.compose import load_config
 def test_what_cannot_be_launched_is_refused_in_a_line(overrides: list[str], line: str) -> None:
     def go() -> None:
         cfg = load_config(overrides)
-        launched(cfg.devices, build.engine_settings(cfg), lambda processes: None)
+        launch(cfg.devices, build.engine_settings(cfg), lambda processes: None)
 
     with pytest.raises(InputError) as raised:
         go()

@@ -15,7 +15,7 @@ from whole_runs import everything
 from flt.engines.process_group import ProcessGroup
 from flt.engines.sharded import ShardedEngine
 from flt.engines.sharded_placement import Parts
-from flt.protocol.codec import decode
+from flt.protocol.wire_format import decode
 from flt.server.client_state_store import ClientStateStore
 
 QUICK = ["scaffold", "hafl freeze", "sa_fedlora"]

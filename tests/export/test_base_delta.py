@@ -16,7 +16,7 @@ from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.residual import Residual
 from flt.algorithm.rule.stacking import Stacking
 from flt.export.base_delta import with_change
-from flt.export.final_models import made_by
+from flt.export.final_models import final_models
 from flt.export.metadata import Card
 from flt.export.write import export
 from flt.protocol.layout import Entry, Layer, Layout
@@ -85,7 +85,7 @@ def test_peft_loads_a_delta_on_a_module_of_the_user_s_with_equal_logits(case: st
     federator.fit()
     federator.engine.local_trainer.load(federator.state, 0)
     module, layout = federator.engine.local_trainer.module.eval(), federator.server.layout
-    folder = export(module, layout, federator.state, tmp_path, Card(), made_by(federator), "delta")
+    folder = export(module, layout, federator.state, tmp_path, Card(), final_models(federator), "delta")
     model = loaded(base, folder).eval()
     torch.testing.assert_close(model(X), module(X), rtol=0, atol=1e-6)
     assert not torch.allclose(model(X), before, atol=1e-3)

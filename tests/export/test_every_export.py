@@ -21,7 +21,7 @@ from torch import Tensor
 
 import flt
 from flt.api import train as train_cfg
-from flt.export.final_models import Model, made_by
+from flt.export.final_models import Model, final_models
 from flt.run.compose import load_config
 from flt.run.conf_groups import choices
 from flt.run.resume import configure
@@ -39,10 +39,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Made]:
 
     def spy(federator: Federator) -> list[Model]:
         seen.append(federator)
-        return made_by(federator)
+        return final_models(federator)
 
     def start(data: str, *overrides: str) -> Made:
-        monkeypatch.setattr("flt.run.run.made_by", spy)
+        monkeypatch.setattr("flt.run.run.final_models", spy)
         monkeypatch.setattr("flt.callbacks.loggers._write_state", lambda *_: None)  # pictures
         quick = {**QUICK, "rounds": 3, "local.lr": 0.05, "eval.client_examples": 0, "eval.test_examples": 10}
         base, given = SOURCES[data](tmp_path)
@@ -198,7 +198,7 @@ def test_a_card_tells_a_client_s_labels_where_its_own_model_computes_with_them_a
     settings: str, told: bool, run: Callable[..., Made]
 ) -> None:
     made = run("images", *settings.split(), "rounds=1")
-    for model in made_by(made.federator):
+    for model in final_models(made.federator):
         card = json.loads((made.exported / model.folder / "flt_adapter.json").read_text())
         counts = list(model.data.label_counts) if model.data is not None else None
         assert card["label_counts"] == (counts if told else [])
@@ -212,5 +212,5 @@ def test_a_finished_run_is_exported_anew_in_the_other_way(run: Callable[..., Mad
     assert again.exported == made.exported.parent / "adapter"
     assert not made.exported.exists()
     torch.testing.assert_close(
-        logits(flt.load(again.exported), made.batch), made.logits(made_by(made.federator)[0]), rtol=0, atol=1e-5
+        logits(flt.load(again.exported), made.batch), made.logits(final_models(made.federator)[0]), rtol=0, atol=1e-5
     )

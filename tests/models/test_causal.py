@@ -20,7 +20,7 @@ from flt.api import Result
 from flt.api import train as train_cfg
 from flt.core.errors import InputError
 from flt.core.quiet import quiet
-from flt.data import sources
+from flt.data import dataset_sources
 from flt.data.examples import Collate, Examples
 from flt.data.instructions import encode_instructions
 from flt.models.backbones import ModelConfig, load
@@ -44,10 +44,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def examples(folder: Path) -> Examples:
-    cfg = sources.DataConfig(
+    cfg = dataset_sources.DataConfig(
         name="file", path=str(folder / "rows.parquet"), response="response", prompts=["a {instruction} {context} a"]
     )
-    raw, backbone = sources.load(cfg), backbone_of(folder)
+    raw, backbone = dataset_sources.load(cfg), backbone_of(folder)
     return encode_instructions(raw.splits["train"], raw, backbone.tokenizer, 16)
 
 
@@ -148,7 +148,7 @@ def test_a_client_of_a_column_is_the_same_in_all_of_its_tasks(
     common = ["data=dolly", "data.local=rows.parquet", f"model={folder / 'gpt2'}", "model.max_length=16", "clients=3"]
     cfg = load_config(["algo=fl_tac", "partition.kind=by_column", "data.column=client", *common])
     made = federation(dataclasses.replace(cfg, data={**cfg.data, "tasks": {"a": ["open_qa"], "b": ["closed_qa"]}}))
-    raw = sources.load(sources.DataConfig(**cfg.data))
+    raw = dataset_sources.load(dataset_sources.DataConfig(**cfg.data))
     owners, categories = raw.values("train", "client"), raw.values("train", "category")
     found = {}
     for client in made.clients:

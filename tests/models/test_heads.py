@@ -26,9 +26,9 @@ from flt.callbacks.evaluate import Evaluate
 from flt.callbacks.received_models import ReceivedModels
 from flt.core.errors import InputError
 from flt.data.clients import JobData
-from flt.models.heads import draw, renew, variants
-from flt.protocol.codec import encode
+from flt.models.heads import draw_head, head_names, redraw_head
 from flt.protocol.messages import Payload, Plan, Update
+from flt.protocol.wire_format import encode
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
@@ -39,22 +39,22 @@ CLASSES = st.dictionaries(st.sampled_from("abcdef"), st.integers(2, 5), min_size
 
 @given(CLASSES)
 def test_tasks_share_a_head_exactly_where_their_shapes_agree(classes: dict[str, int]) -> None:
-    found = variants("shape", classes)
+    found = head_names("shape", classes)
     assert all((found[a] == found[b]) == (classes[a] == classes[b]) for a in classes for b in classes)
     assert ("" in found.values()) == (len(set(classes.values())) == 1)
 
 
 @given(CLASSES)
 def test_heads_of_their_own_and_a_shared_one(classes: dict[str, int]) -> None:
-    assert len(set(variants("task", classes).values())) == len(classes)
-    assert set(variants("shared", classes).values()) == {""}
+    assert len(set(head_names("task", classes).values())) == len(classes)
+    assert set(head_names("shared", classes).values()) == {""}
 
 
 @pytest.mark.parametrize("name", ["a/b", "", "a#b"])
 def test_a_task_that_is_called_like_no_folder_has_no_head_of_its_own(name: str) -> None:
-    assert variants("shape", {name: 2, "b": 3})[name] == "2"
+    assert head_names("shape", {name: 2, "b": 3})[name] == "2"
     with pytest.raises(InputError, match="^heads=task: a task is called"):
-        variants("task", {name: 2, "b": 3})
+        head_names("task", {name: 2, "b": 3})
 
 
 # ---------------------------------------------------------------------------------------------- what they begin with
@@ -63,8 +63,8 @@ def test_a_task_that_is_called_like_no_folder_has_no_head_of_its_own(name: str) 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "modernbert", "vit"])
 def test_a_head_of_another_shape_is_the_one_that_a_model_of_that_shape_begins_with(kind: str) -> None:
     wide, narrow = classifier(kind, 5), classifier(kind, 2)
-    renew(narrow, seed=3)
-    own, found, other = dict(narrow.named_parameters()), draw(wide, 3, 2), draw(wide, 4, 2)
+    redraw_head(narrow, seed=3)
+    own, found, other = dict(narrow.named_parameters()), draw_head(wide, 3, 2), draw_head(wide, 4, 2)
     assert all(torch.equal(value, own[name]) for name, value in found.items())
     assert any(not torch.equal(value, other[name]) for name, value in found.items())
 
@@ -73,7 +73,7 @@ def test_a_head_of_several_layers_changes_shape_in_the_last_one_only() -> None:
     config = transformers.RobertaConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=12, num_labels=4
     )
-    values = draw(transformers.RobertaForSequenceClassification(config), 0, 2)
+    values = draw_head(transformers.RobertaForSequenceClassification(config), 0, 2)
     assert {name: tuple(value.shape) for name, value in values.items()} == {
         "classifier.dense.weight": (16, 16),
         "classifier.dense.bias": (16,),

@@ -10,7 +10,7 @@ from torch import nn
 from flt.core.errors import InputError
 from flt.models.adapters.lora import LoraSettings, attach
 from flt.models.layer_names import head_name, target_modules, whole_modules
-from flt.models.provenance import Origin, tell
+from flt.models.provenance import Origin, set_origin
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 8}
 
@@ -38,7 +38,7 @@ def test_target_and_head_names_of_usual_models(model: str, config: object, targe
 
 def test_a_model_without_blocks_has_a_head_that_was_drawn() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
-    tell(model, Origin(("2.weight", "2.bias")))
+    set_origin(model, Origin(("2.weight", "2.bias")))
     assert whole_modules(model, None) == ["2"]
 
 

@@ -15,10 +15,10 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.selection.freeze import Freeze
 from flt.core.errors import InputError
-from flt.protocol.codec import decode, encode
 from flt.protocol.messages import Packed, PackedUpdate, Payload, Plan, Update
-from flt.protocol.packing import closed_payload, closed_update, opened_payload, opened_update
+from flt.protocol.packing import pack_payload, pack_update, unpack_payload, unpack_update
 from flt.protocol.quantise import BITS, dequantise, quantise
+from flt.protocol.wire_format import decode, encode
 from flt.server.aggregation import ServerAggregation
 
 LAYOUT = layout_of(6)
@@ -43,7 +43,7 @@ def close_to(vector: torch.Tensor, bits: int) -> list[float]:
 def test_each_vector_comes_out_as_it_is_quantised_at_its_pairs_precision(kept: dict, random: object) -> None:
     sent = update(kept)
     bits = {(layer, at): random.choice((0, *BITS)) for layer, ids in kept.items() for at in range(len(ids))}  # type: ignore[attr-defined]  # hypothesis' random
-    arrived = opened_update(decode(encode(closed_update(sent, LAYOUT, bits))), LAYOUT, PLAN)
+    arrived = unpack_update(decode(encode(pack_update(sent, LAYOUT, bits))), LAYOUT, PLAN)
     assert type(arrived) is Update
     assert torch.equal(arrived.tensors["head"], sent.tensors["head"])
     assert sorted(arrived.tensors) == sorted(sent.tensors)
@@ -62,7 +62,7 @@ def test_each_vector_comes_out_as_it_is_quantised_at_its_pairs_precision(kept: d
 
 def test_the_packed_numbers_are_those_of_their_bits_and_no_more() -> None:
     """x has vectors of 4 (a) and 5 (b) numbers, y of 6 and 3."""
-    packed = closed_update(update(), LAYOUT, SOME).packed
+    packed = pack_update(update(), LAYOUT, SOME).packed
     assert packed.bits.tolist() == [2, 32, 16, 4]
     assert packed.codes.numel() == (1 + 2) + (16 + 20) + (8 + 10) + (3 + 2)
     assert packed.scales.numel() == 3 * 2
@@ -70,15 +70,15 @@ def test_the_packed_numbers_are_those_of_their_bits_and_no_more() -> None:
 
 def test_the_order_in_which_precisions_are_listed_does_not_matter() -> None:
     listed = dict(reversed(SOME.items()))
-    assert encode(closed_update(update(), LAYOUT, listed)) == encode(closed_update(update(), LAYOUT, SOME))
+    assert encode(pack_update(update(), LAYOUT, listed)) == encode(pack_update(update(), LAYOUT, SOME))
 
 
 def test_only_what_travels_is_packed() -> None:
     plan = Plan(private=("A",))
     sent = dataclasses.replace(update(), tensors={n: t for n, t in update().tensors.items() if not n.endswith("A")})
-    closed = closed_update(sent, LAYOUT, dict.fromkeys(SOME, 32))
+    closed = pack_update(sent, LAYOUT, dict.fromkeys(SOME, 32))
     assert closed.packed.codes.numel() == 4 * (3 * 5 + 3)
-    arrived = opened_update(closed, LAYOUT, plan)
+    arrived = unpack_update(closed, LAYOUT, plan)
     assert all(torch.equal(arrived.tensors[name], sent.tensors[name]) for name in ("x.B", "y.B", "head"))
     assert sorted(arrived.tensors) == ["head", "x.B", "y.B"]
 
@@ -89,16 +89,16 @@ def test_a_payload_loses_dropped_pairs_from_what_is_held_and_from_what_trains() 
     tensors = {name: LAYOUT.take(name, tensor, held) for name, tensor in weights.items()}
     payload = Payload((1, 0), 0, PLAN, tensors, held, {"x": (2, 5), "y": (1,)})
     bits = {("x", 0): 32, ("x", 1): 0, ("x", 2): 32, ("y", 0): 0, ("y", 1): 32}
-    arrived = opened_payload(decode(encode(closed_payload(payload, LAYOUT, bits))), LAYOUT)
+    arrived = unpack_payload(decode(encode(pack_payload(payload, LAYOUT, bits))), LAYOUT)
     assert (arrived.held, arrived.kept) == ({"x": (0, 5), "y": (4,)}, {"x": (5,), "y": ()})
     for name in tensors:
         assert torch.equal(arrived.tensors[name], LAYOUT.take(name, weights[name], arrived.held))
-    assert opened_payload(payload, LAYOUT) is payload
+    assert unpack_payload(payload, LAYOUT) is payload
 
 
 def test_what_is_not_packed_stays_as_it_is() -> None:
     plain = update()
-    assert opened_update(plain, LAYOUT, PLAN) is plain
+    assert unpack_update(plain, LAYOUT, PLAN) is plain
 
 
 # ---------------------------------------------------------------------------------------------- refused
@@ -124,7 +124,7 @@ def test_a_bad_update_is_refused_naming_the_client(name: str) -> None:
     change, message = BAD[name]
     server = ServerAggregation(Recipe(Mean(), selection=Freeze()), LAYOUT, 1, 0, {})
     state = server.initial(random_weights(LAYOUT, 0))
-    good = closed_update(update(), LAYOUT, SOME)
+    good = pack_update(update(), LAYOUT, SOME)
     assert server.validated(state, jobs_of(4)[0], good).kept == KEPT
     bad = PackedUpdate(**{**vars(good), "packed": change(good.packed)})
     with pytest.raises(InputError, match=f"^update of client 0, {message}") as error:
@@ -137,7 +137,7 @@ def test_a_number_that_is_not_finite_is_found_at_every_precision(bits: int) -> N
     sent = update()
     sent.tensors["y.B"][1, 0] = float("nan")
     server = ServerAggregation(Recipe(Mean(), selection=Freeze()), LAYOUT, 1, 0, {})
-    state, closed = server.initial(random_weights(LAYOUT, 0)), closed_update(sent, LAYOUT, dict.fromkeys(SOME, bits))
+    state, closed = server.initial(random_weights(LAYOUT, 0)), pack_update(sent, LAYOUT, dict.fromkeys(SOME, bits))
     with pytest.raises(InputError, match="^update of client 0, job 0: y.B=.* not finite"):
         server.validated(state, jobs_of(4)[0], closed)
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.pages.combinations import configured
 from benchmarks.pages.toy_federation import toy
 
-from flt.run.assembly import refusal, start
+from flt.run.assembly import assemble, refusal
 from flt.run.federation import Federation
 from flt.server.client_sampling import CohortConfig
 
@@ -31,7 +31,7 @@ def unread(kind: str = "text", jobs: str = "per_client") -> Federation:
 
 
 def test_a_run_starts_with_its_clients_ranks_and_no_example_is_read() -> None:
-    ready = start(configured("hafl", "lora"), unread())
+    ready = assemble(configured("hafl", "lora"), unread())
     assert [client.rank for client in ready.clients.values()] == [2, 4]
     assert {layer.rank for layer in ready.layout.layers.values()} == {8}
     assert ready.settings.steps == 1

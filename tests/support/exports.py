@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import flt
-from flt.export.final_models import Model, made_by
+from flt.export.final_models import Model, final_models
 from flt.models import embedded
 from flt.models.adapters.client_context import at_client
 from flt.run.schema import TrainConfig
@@ -86,7 +86,7 @@ Ask = Callable[[Made, Path, int], Tensor]
 
 def check(made: Made, ask: Ask | None) -> list[Tensor]:
     """Every folder has the logits of its model, by flt.load and, where asked for, without flt: these logits."""
-    models = made_by(made.federator)
+    models = final_models(made.federator)
     files = {path.parent for path in made.exported.rglob("*model.safetensors")}
     files |= {path.parent for path in made.exported.rglob("flt_adapter.safetensors")}
     assert files == {made.exported / model.folder for model in models}

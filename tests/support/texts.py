@@ -6,7 +6,7 @@ import datasets
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from flt.data.sources import Kind, RawData
+from flt.data.dataset_sources import Kind, RawData
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e"]
 

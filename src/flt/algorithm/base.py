@@ -146,7 +146,7 @@ class SelectionPart(Part):
     """Roles that the plan must train together in some round."""
 
     @property
-    def personal(self) -> bool:
+    def uses_own_scores(self) -> bool:
         """True if the selection reads the scores that a job measured by itself."""
         return False
 
@@ -167,7 +167,7 @@ class SelectionPart(Part):
     def check_recipe(self, recipe: Recipe) -> None:
         """Refuses scores that no client measures, roles that never train together, and adapters drawn anew."""
         rule, plan, importance = recipe.rule, recipe.plan, recipe.importance
-        if self.personal and importance.source != "clients":
+        if self.uses_own_scores and importance.source != "clients":
             why = f"clients measure nothing for {importance.name}"
             raise InputError.of("selection.scores", "client", "server, or importance=gradient", why)
         roles = set(self.together)
@@ -196,7 +196,7 @@ class ImportancePart(Part):
             updates: The group's updates.
         """
 
-    def own(self, view: View, update: Update) -> dict[str, Tensor]:
+    def own_scores(self, view: View, update: Update) -> dict[str, Tensor]:
         """Returns a job's own scores after its update, by layer; nan for components without an own score."""
         return {}
 
@@ -247,11 +247,11 @@ class CompressionPart(Part):
         """True if payloads are compressed too, not only updates."""
         return False
 
-    def upward(self, layout: Layout, updates: list[Update]) -> list[Update]:
+    def compress_updates(self, layout: Layout, updates: list[Update]) -> list[Update]:
         """Returns the updates of one client's jobs as the client sends them; there is at least one."""
         return updates
 
-    def downward(self, layout: Layout, payload: Payload, scores: Mapping[str, Tensor], jobs: int) -> Payload:
+    def compress_payload(self, layout: Layout, payload: Payload, scores: Mapping[str, Tensor], jobs: int) -> Payload:
         """Returns a job's payload as the server sends it.
 
         Args:
@@ -266,7 +266,7 @@ class CompressionPart(Part):
         """Refuses parts that need exact values from the other side."""
         if not self.packs:
             return
-        if recipe.rule.sends:
+        if recipe.rule.sent_slots:
             why = f"{recipe.rule.name} derives from exact weights what the clients keep"
             raise InputError.of("compression", self.name, "none", why)
         if self.down:

@@ -99,7 +99,7 @@ class GradientSensitivity(_Smoothed):
         scores = {name: self._smooth(name, old, updates) for name, old in after.scores.items()}
         return dataclasses.replace(after, scores=scores)
 
-    def own(self, view: View, update: Update) -> dict[str, Tensor]:
+    def own_scores(self, view: View, update: Update) -> dict[str, Tensor]:
         """Returns a job's own scores (r,) after its update, by layer; nan for components that it has never measured.
 
         The scores are smoothed with ``beta1`` over the job's fits. The smoothing of a component starts from the score

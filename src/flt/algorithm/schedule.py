@@ -121,7 +121,10 @@ class Annealed(SchedulePart):
         if self.by == "score" and recipe.importance.source == "nothing":
             raise InputError.of("importance", "none", "gradient, delta or magnitude", f"{self.name} cuts by it")
         if self.by == "svd" and (
-            recipe.grouping.several or recipe.rule.sends or recipe.selection.personal or recipe.server_optimizer.steps
+            recipe.grouping.several
+            or recipe.rule.sent_slots
+            or recipe.selection.uses_own_scores
+            or recipe.server_optimizer.steps
         ):
             why = "the groups' factors, or what is kept of them, would no longer belong together"
             allowed = "score with several groups, slots, clients' own scores or a server optimiser"

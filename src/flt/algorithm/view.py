@@ -36,7 +36,7 @@ class View:
     arrived: Mapping[JobId, Update] = dataclasses.field(default_factory=dict)
     """Update of each job in this round, as received by the server."""
     starts: Mapping[int, GroupState] = dataclasses.field(default_factory=dict)
-    """State with which each group begins the aggregation, see :meth:`starting`."""
+    """State with which each group begins the aggregation, see :meth:`with_group_starts`."""
 
     def sent_to(self, job: JobId) -> dict[str, Tensor]:
         """Returns the weights that the job was sent in this round, at the initial rank."""
@@ -56,7 +56,7 @@ class View:
         """Returns the state with which a group begins the aggregation. Entries that no client sends keep its values."""
         return self.starts[gid] if gid in self.starts else self.state.groups[gid]
 
-    def starting(self, members: Mapping[int, Sequence[Update]], weight: Callable[[Update], int]) -> View:
+    def with_group_starts(self, members: Mapping[int, Sequence[Update]], weight: Callable[[Update], int]) -> View:
         """Returns a view in which each group begins with the mean of the weights that its members were sent.
 
         If all members come from the group itself, this mean is the group's own weights. If they come from several

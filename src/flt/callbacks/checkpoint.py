@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from flt.core.errors import InputError
-from flt.core.files import why_of, write_atomically
-from flt.protocol.codec import decode, encode, message
+from flt.core.files import system_message, write_atomically
 from flt.protocol.state import ServerState
+from flt.protocol.wire_format import decode, encode, message
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import FOLDER, ClientStateStore
 from flt.server.failure_policy import RoundFailedError
@@ -252,7 +252,7 @@ def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InputError.of("resume", name, "a run whose checkpoints can be read", why_of(error)) from error
+        raise InputError.of("resume", name, "a run whose checkpoints can be read", system_message(error)) from error
     manifests = _manifests(folder)
     for older, path in reversed(list(enumerate(manifests))):
         try:
@@ -261,7 +261,7 @@ def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
         except VersionError:
             raise
         except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-            why = why_of(error) if isinstance(error, OSError) else error
+            why = system_message(error) if isinstance(error, OSError) else error
             then = ", trying the one before it" if older else ""
             _log.warning("checkpoint %s can't be used%s: %s", path.name, then, why)
     if manifests:

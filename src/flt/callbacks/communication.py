@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from flt.protocol.codec import encoded_size
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Payload, Update
+from flt.protocol.wire_format import encoded_size
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
@@ -40,7 +40,9 @@ class Communication(FedCallback):
 
     def on_round_end(self, federator: Federator) -> None:
         """Logs the bytes and parameters of the round and in total."""
-        up, down = (federator.counts[key] + federator.spent[key] for key in ("bytes_up", "bytes_down"))
+        up, down = (
+            federator.counts[key] + federator.counts_of_failed_attempts[key] for key in ("bytes_up", "bytes_down")
+        )
         self.total_up += up
         self.total_down += down
         federator.log({"comm/bytes_up": up, "comm/bytes_down": down})

@@ -106,7 +106,7 @@ def _starts(federator: Federator, update: Update) -> dict[str, Tensor]:
     view = federator.server.view(federator.state)
     head = next(job.head for job in federator.cohort if job.id == update.job)
     layout = federator.server.layout
-    server_names = {name: layout.at(name, head) for name in update.tensors}
+    server_names = {name: layout.server_name(name, head) for name in update.tensors}
     return {
         name: layout.take(server_name, view.sent(update.job, server_name), update.kept)
         for name, server_name in server_names.items()

@@ -65,7 +65,7 @@ class Interrupts(FedCallback):
             _log.warning("%s: stopping after the current job; send it again to stop at once", self.received.name)
 
     def _end(self, federator: Federator) -> None:
-        number = federator.engine.processes.signalled(self.received or 0)
+        number = federator.engine.processes.agree_on_signal(self.received or 0)
         if number:
             raise SIGNALS[signal.Signals(number)]
 

@@ -130,7 +130,7 @@ class _Display:
 
     def end_job(self, federator: Federator, update: Update) -> None:
         """Moves both bars; the bar of the rounds moves by the job's share of its round."""
-        losses = formatting.under(update.metrics, "fit/")
+        losses = formatting.between(update.metrics, "fit/")
         self.loss = {name: losses[name]} if (name := formatting.loss(losses)) else self.loss
         self.ended.append(update.job)
         done = federator.state.rounds + min(1.0, len(self.ended) / _expected(federator, len(federator.cohort)))
@@ -153,7 +153,7 @@ class _Display:
 
     def _drawn(self) -> Group:
         cells = [f"{name} {value:.3f}" for name, value in (self.loss | shown_score(self.last)).items()]
-        totals = formatting.under(self.last, "comm/total_")
+        totals = formatting.between(self.last, "comm/total_")
         cells += [f"total {way} {formatting.size(total)}" for way, total in totals.items()]
         return Group(self.bars, Text(_GAP.join(cells), style="dim", no_wrap=True, overflow="ellipsis"))
 
@@ -178,17 +178,20 @@ def round_line(federator: Federator, metrics: Mapping[str, float]) -> str:
     clients = len({job.client for job in federator.cohort})
     digits, most = len(str(federator.rounds)), len(str(len(federator.clients)))
     cells = [f"round {metrics['round']:>{digits}}/{federator.rounds}", f"clients {clients:>{most}}"]
-    losses = formatting.under(metrics, "clients/fit_")
+    losses = formatting.between(metrics, "clients/fit_")
     cells += [f"{name} {losses[name]:.3f}"] if (name := formatting.loss(losses)) else []
     cells += [f"{name} {value:.3f}" for name, value in shown_score(metrics).items()]
-    cells += [f"{way} {formatting.size(n):>8}" for way, n in formatting.under(metrics, "comm/bytes_").items()]
+    cells += [f"{way} {formatting.size(n):>8}" for way, n in formatting.between(metrics, "comm/bytes_").items()]
     cells += [f"{formatting.duration(metrics[_SECONDS]):>6}"] if _SECONDS in metrics else []
     return _GAP.join(cells)
 
 
 def shown_score(metrics: Mapping[str, float]) -> dict[str, float]:
     """Returns the name and value of the global model's score or, without a global model, of the clients' mean score."""
-    for prefix, figures in (("", formatting.under(metrics, "round/")), ("clients/", formatting.distributed(metrics))):
+    for prefix, figures in (
+        ("", formatting.between(metrics, "round/")),
+        ("clients/", formatting.received_metrics(metrics)),
+    ):
         if name := formatting.score(figures):
             return {prefix + name: figures[name]}
     return {}

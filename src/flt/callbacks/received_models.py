@@ -13,7 +13,7 @@ from flt.core import formatting
 from flt.protocol.job import Job
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Payload
-from flt.protocol.packing import opened_payload
+from flt.protocol.packing import unpack_payload
 from flt.protocol.state import ClientState
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
@@ -63,7 +63,7 @@ class ReceivedModels(FedCallback):
         state, dataset = federator.state, self.evaluate.datasets[self.evaluate.tasks[job.id]]
         server = federator.server
         sent = server.broadcast(state, job, federator.cohort)  # pure: changes no state, and no bytes are counted
-        payload = opened_payload(sent, server.layout)
+        payload = unpack_payload(sent, server.layout)
         private = federator.client_states.get(job.id, ClientState())
         watch = functools.partial(federator.call, "on_evaluation")
         evaluate = federator.engine.local_trainer.evaluate_payload

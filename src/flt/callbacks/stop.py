@@ -92,7 +92,7 @@ class Stop(FedCallback):
 
 def _evaluated(history: History) -> list[dict[str, float]]:
     """Returns the figures of the global model for the rounds in which it was evaluated."""
-    rounds = [formatting.under(metrics, "round/") for metrics in history]
+    rounds = [formatting.between(metrics, "round/") for metrics in history]
     return [figures for figures in rounds if set(figures) - {"clustering_acc"}]
 
 

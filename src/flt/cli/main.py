@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import flt
-from flt.cli import cache, completion, help, restart, sweep, train
+from flt.cli import cache, completion, help, restart_after_crash, sweep, train
 from flt.core.errors import InputError, PeerDiedError, Terminated
 from flt.core.files import is_full, no_room
 
@@ -36,14 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = _command(words)
     # Only a process of its own, which no launcher started, may replace the processes of a run.
-    may_restart = arguments is None and not restart.is_launched()
+    may_restart = arguments is None and not restart_after_crash.is_launched()
     try:
         if command in ANNOUNCED:
             _announce(words)
         return COMMANDS[command](rest)
     except (Exception, KeyboardInterrupt) as error:
         if may_restart and isinstance(error, PeerDiedError):
-            restart.restart(error, command, rest)
+            restart_after_crash.restart(error, command, rest)
         code = _report(error)
         if code is None:
             raise
@@ -64,7 +64,7 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
 def _announce(words: Sequence[str]) -> None:
     """Prints the command so that it can be copied, before anything else is imported."""
     _quiet_libraries()
-    if restart.is_first():
+    if restart_after_crash.is_first():
         print(f"flt {flt.__version__}: {shlex.join(['flt', *words])}", flush=True)
 
 
@@ -73,7 +73,7 @@ def _report(error: BaseException) -> int | None:
     if isinstance(error, BrokenPipeError):
         _discard_output()
         return 0
-    is_first = restart.is_first()
+    is_first = restart_after_crash.is_first()
     if not is_first and (getattr(error, "reported", False) or isinstance(error, PeerDiedError)):
         return 0  # the first process reports it; the launcher would kill that one after any other exit code
     if isinstance(error, PeerDiedError):

@@ -27,7 +27,7 @@ def seed_everything(seed: int, device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def leaving_no_trace(module: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def isolated(module: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Restores buffers, training modes and the global random generators at its end, and removes gradients.
 
     Args:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from flt.client.fit import LocalFit
-from flt.client.isolation import leaving_no_trace, seed_everything
+from flt.client.isolation import isolated, seed_everything
 from flt.client.loader import loader
 from flt.client.placement import OneDevice
 from flt.client.quiet_trainer import quiet_trainer
@@ -33,7 +33,7 @@ from flt.models.adapters.client_context import BatchNotifier, at_client, client_
 from flt.models.module import ClientModule
 from flt.protocol.layout import TRAVELLING, Layout
 from flt.protocol.messages import BaseDelta, Payload, Update
-from flt.protocol.packing import opened_payload
+from flt.protocol.packing import unpack_payload
 from flt.protocol.state import ClientState, ServerState, apply_change
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ class LocalTrainer:
             InputError: The fit took no step.
             ClientTimeoutError: The fit took longer than ``timeout``.
         """
-        payload = opened_payload(payload, self.layout)
-        with leaving_no_trace(self.module, self.parameters.values()), at_client(self.client_aware, data):
+        payload = unpack_payload(payload, self.layout)
+        with isolated(self.module, self.parameters.values()), at_client(self.client_aware, data):
             seed_everything(seed, self.module.device)
             self.install(payload, private, data.head)
             held_out = data.validation_set(self.settings.eval_examples)
@@ -122,7 +122,7 @@ class LocalTrainer:
             private: Private state of the client.
             head: Variant of the job's head, if jobs have different heads.
         """
-        payload = opened_payload(payload, self.layout)
+        payload = unpack_payload(payload, self.layout)
         self.apply_base(payload.base, payload.base_version)
         initial = {**self.initial, **self.heads.get(head, {})}
         own = {name: private.tensors.get(name, initial[name]) for name in self.layout.names(payload.plan.private)}

@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from flt.core.errors import InputError
-from flt.core.files import expanded
+from flt.core.files import expand_user
 
 ABOUT = "entry.json"
 EMBEDDED = "embedded"
@@ -74,8 +74,8 @@ class Entry:
 def folder() -> Path:
     """Returns the cache folder: `$FLT_CACHE`, else `$XDG_CACHE_HOME/flt`, else `~/.cache/flt`."""
     if given := os.environ.get("FLT_CACHE"):
-        return expanded(given).absolute()
-    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache").absolute() / "flt"
+        return expand_user(given).absolute()
+    return expand_user(os.environ.get("XDG_CACHE_HOME") or "~/.cache").absolute() / "flt"
 
 
 def move_into_place(built: Path, folder: Path) -> None:
@@ -87,7 +87,7 @@ def move_into_place(built: Path, folder: Path) -> None:
             raise
 
 
-def entry(kind: str, about: Mapping[str, Any], build: Callable[[Path], None], size: int, limit: int) -> Path:
+def get_or_build(kind: str, about: Mapping[str, Any], build: Callable[[Path], None], size: int, limit: int) -> Path:
     """Returns the folder of an entry, and builds the entry first if the cache doesn't have it.
 
     `build` fills an empty folder, which is renamed to the entry's path once it is complete. If several processes need

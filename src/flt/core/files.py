@@ -48,15 +48,15 @@ def is_path(value: Any) -> bool:
 
 def last_name(value: Any) -> Any:
     """Returns the last part of a path, so that published files don't show this machine's folders; else the value."""
-    return Path(os.path.abspath(expanded(value))).name if is_path(value) else value
+    return Path(os.path.abspath(expand_user(value))).name if is_path(value) else value
 
 
-def expanded(value: str | Path) -> Path:
+def expand_user(value: str | Path) -> Path:
     """Expands ~ in a path. Unlike Path.expanduser, doesn't raise for an unknown user."""
     return Path(os.path.expanduser(value))
 
 
-def why_of(error: OSError) -> str:
+def system_message(error: OSError) -> str:
     """Returns the system's text for an error, without the path."""
     return error.strerror or type(error).__name__
 

@@ -39,25 +39,25 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def under(metrics: Mapping[str, float], prefix: str, suffix: str = "") -> dict[str, float]:
+def between(metrics: Mapping[str, float], prefix: str, suffix: str = "") -> dict[str, float]:
     """Returns the metrics whose keys have this prefix and suffix, by the part of the key in between.
 
     Example:
-        >>> under({"round": 1, "round/val_acc": 0.5}, "round/")
+        >>> between({"round": 1, "round/val_acc": 0.5}, "round/")
         {'val_acc': 0.5}
     """
     middle = slice(len(prefix), -len(suffix) or None)
     return {key[middle]: v for key, v in metrics.items() if key.startswith(prefix) and key.endswith(suffix)}
 
 
-def distributed(metrics: Mapping[str, float]) -> dict[str, float]:
+def received_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """Returns the means over the models as received by clients: the metrics that also have a ``_worst10`` key.
 
     Example:
-        >>> distributed({"clients/steps": 9, "clients/val_acc": 0.5, "clients/val_acc_worst10": 0.1})
+        >>> received_metrics({"clients/steps": 9, "clients/val_acc": 0.5, "clients/val_acc_worst10": 0.1})
         {'val_acc': 0.5}
     """
-    return {name: metrics[f"clients/{name}"] for name in under(metrics, "clients/", WORST)}
+    return {name: metrics[f"clients/{name}"] for name in between(metrics, "clients/", WORST)}
 
 
 def score(names: Iterable[str]) -> str | None:

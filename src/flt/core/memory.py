@@ -17,7 +17,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY)
 
 
-def free() -> None:
+def release_memory() -> None:
     """Releases the memory of finished or failed fits."""
     gc.collect()
     if torch.cuda.is_available():
@@ -25,8 +25,8 @@ def free() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def taken(device: torch.device) -> int:
-    """Returns the peak memory use in bytes: on a GPU since the last :func:`free`, else since the process started."""
+def peak_memory(device: torch.device) -> int:
+    """Returns the peak memory use in bytes: since the last :func:`release_memory` on a GPU, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

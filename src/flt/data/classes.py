@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flt.core.errors import InputError
-from flt.data.columns import LABEL_NAMES, pick
+from flt.data.columns import LABEL_NAMES, choose_column
 
 Splits = dict[str, datasets.Dataset]
 Codes = dict[str, NDArray[np.int64]]  # split -> integer labels before renumbering, (n,)
@@ -149,7 +149,7 @@ def _names(splits: Splits, codes: Codes, label_name: str | None) -> dict[int, st
     present = splits["train"].column_names
     if label_name is None and not set(LABEL_NAMES) & set(present):
         return {int(value): str(value) for value in np.unique(np.concatenate(list(codes.values()))) if value >= 0}
-    column = pick("label_name", label_name, LABEL_NAMES, present)
+    column = choose_column("label_name", label_name, LABEL_NAMES, present)
     pairs = {
         pair for split, values in codes.items() for pair in zip(values.tolist(), splits[split][column], strict=True)
     }

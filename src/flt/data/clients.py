@@ -56,7 +56,7 @@ class JobData:
         return len(self.train)
 
     @property
-    def comes_and_goes(self) -> bool:
+    def is_temporary(self) -> bool:
         """True if there are rounds in which the job takes no part."""
         return self.rounds != (1, None)
 

@@ -27,7 +27,7 @@ LABELS = ("label", "labels", "target", "category", "fine_label")
 LABEL_NAMES = ("label_name", "label_text")
 
 
-def pick(key: str, given: str | None, usual: Sequence[str], present: Sequence[str]) -> str:
+def choose_column(key: str, given: str | None, usual: Sequence[str], present: Sequence[str]) -> str:
     """Returns the given column, or the first usual column that is present.
 
     Args:
@@ -40,7 +40,7 @@ def pick(key: str, given: str | None, usual: Sequence[str], present: Sequence[st
         InputError: The given column doesn't exist, or none of the usual columns does.
 
     Example:
-        >>> pick("label", None, ("label", "labels", "target"), ["text", "target", "labels"])
+        >>> choose_column("label", None, ("label", "labels", "target"), ["text", "target", "labels"])
         'labels'
     """
     if given is not None and given not in present:
@@ -58,7 +58,7 @@ def choose_inputs(cfg: DataConfig, features: datasets.Features) -> tuple[Kind, t
         InputError: A column doesn't exist or holds neither text nor images.
 
     Example:
-        >>> from flt.data.sources import DataConfig
+        >>> from flt.data.dataset_sources import DataConfig
         >>> value = datasets.Value("string")
         >>> choose_inputs(DataConfig(), datasets.Features(premise=value, hypothesis=value))
         ('pair', ('premise', 'hypothesis'))
@@ -66,14 +66,14 @@ def choose_inputs(cfg: DataConfig, features: datasets.Features) -> tuple[Kind, t
     names = list(features)
     free = cfg.text is None and cfg.text_pair is None
     if cfg.image is not None or (free and any(name in names for name in IMAGES)):
-        return "image", (_image(pick("image", cfg.image, IMAGES, names), features),)
+        return "image", (_image(choose_column("image", cfg.image, IMAGES, names), features),)
     pair = next((both for both in TEXT_PAIRS if set(both) <= set(names)), None)
     if free and pair:
         return "pair", tuple(check_text("text", name, features) for name in pair)
-    text = check_text("text", pick("text", cfg.text, TEXTS, names), features)
+    text = check_text("text", choose_column("text", cfg.text, TEXTS, names), features)
     if cfg.text_pair is None:
         return "text", (text,)
-    return "pair", (text, check_text("text_pair", pick("text_pair", cfg.text_pair, (), names), features))
+    return "pair", (text, check_text("text_pair", choose_column("text_pair", cfg.text_pair, (), names), features))
 
 
 def _image(name: str, features: datasets.Features) -> str:

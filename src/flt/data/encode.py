@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from flt.core.errors import InputError
 from flt.data import stores, tokens
 from flt.data.classes import matching
+from flt.data.dataset_sources import RawData
 from flt.data.examples import Examples
 from flt.data.random_splits import Positions
-from flt.data.sources import RawData
 from flt.data.stores import ImageStore
 
 if TYPE_CHECKING:

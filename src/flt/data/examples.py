@@ -102,7 +102,7 @@ class Collate:
         return pad_sequence(values, batch_first=True, padding_value=filling[name])
 
 
-def take(examples: Examples, n: int, seed: Seed) -> Positions:
+def stratified_sample(examples: Examples, n: int, seed: Seed) -> Positions:
     """Returns the sorted positions of a fixed stratified sample of at most n examples.
 
     Raises:
@@ -110,7 +110,7 @@ def take(examples: Examples, n: int, seed: Seed) -> Positions:
 
     Example:
         >>> examples = Examples(stores.ImageStore(torch.zeros(4, 1, 1, 1), None, None), [0, 0, 1, 1])
-        >>> sorted(examples.labels[take(examples, 2, seed=0)].tolist())
+        >>> sorted(examples.labels[stratified_sample(examples, 2, seed=0)].tolist())
         [0, 1]
     """
     if n < 1:

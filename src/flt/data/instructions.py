@@ -9,10 +9,10 @@ import datasets
 
 from flt.core.errors import InputError
 from flt.data import tokens
+from flt.data.dataset_sources import RawData
 from flt.data.encode import batches
 from flt.data.examples import Examples
-from flt.data.sources import RawData
-from flt.data.templates import fitting
+from flt.data.templates import choose_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -107,7 +107,7 @@ def _columns(batch: dict[str, list[str | None]], raw: RawData) -> list[list[str 
     """Returns the prompts, their tails and the responses of some rows."""
     given = [[text or "" for text in batch[name]] for name in raw.inputs]
     rows = [dict(zip(raw.inputs, row, strict=True)) for row in zip(*given, strict=True)]
-    chosen = [fitting(raw.templates, row) for row in rows]
+    chosen = [choose_template(raw.templates, row) for row in rows]
     prompts: list[str | None] = [template.fill(row) for template, row in zip(chosen, rows, strict=True)]
     return [prompts, [template.tail for template in chosen], batch[raw.response]]
 

@@ -61,7 +61,7 @@ def dirichlet(labels: ArrayLike, clients: int, alpha: float, seed: Seed, min_exa
     table = draws.redraw(
         lambda: np.stack([draws.counts(rng.dirichlet(np.full(clients, alpha)), size) for size in sizes]),
         lambda drawn: bool(drawn.sum(axis=0).min() >= min_examples),
-        draws.unlucky(alpha, clients, f"each of them {min_examples} or more examples"),
+        draws.no_draw_error(alpha, clients, f"each of them {min_examples} or more examples"),
     )
     dealt = [draws.deal(rng.permutation(np.flatnonzero(codes == k)), row) for k, row in enumerate(table)]
     return _sorted(np.concatenate(parts) for parts in zip(*dealt, strict=True))
@@ -95,7 +95,7 @@ def quantity(examples: int, clients: int, alpha: float, seed: Seed, min_share: f
     shares = draws.redraw(
         lambda: draws.drop_small(rng.dirichlet(np.full(clients, alpha)), min_share),
         lambda drawn: bool(drawn.any() if min_share else draws.counts(drawn, examples).all()),
-        draws.unlucky(alpha, clients, f"any a share of {min_share}" if min_share else "each of them an example"),
+        draws.no_draw_error(alpha, clients, f"any a share of {min_share}" if min_share else "each of them an example"),
     )
     return _sorted(draws.deal(rng.permutation(examples), draws.counts(shares, examples)))
 
@@ -148,7 +148,7 @@ def by_column(values: ArrayLike, clients: int | None, seed: Seed) -> list[Positi
     if clients < len(of_value):
         order = rng.permutation(len(of_value))
         return _sorted(np.concatenate([of_value[k] for k in order[c::clients]]) for c in range(clients))
-    per_value = draws.seats(np.array([len(group) for group in of_value]), clients)
+    per_value = draws.clients_per_value(np.array([len(group) for group in of_value]), clients)
     parts = [np.array_split(rng.permutation(group), n) for group, n in zip(of_value, per_value, strict=True)]
     return _sorted(part for of_one in parts for part in of_one)
 

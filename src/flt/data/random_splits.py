@@ -113,7 +113,7 @@ def check_alpha(alpha: float) -> None:
         raise InputError.of("partition.alpha", alpha, "a number in (0, 1e6]")
 
 
-def unlucky(alpha: float, clients: int, wanted: str) -> InputError:
+def no_draw_error(alpha: float, clients: int, wanted: str) -> InputError:
     """Builds the error for a Dirichlet partition if no draw met the requirement."""
     why = f"no draw out of {DRAWS} over clients={clients} gave {wanted}"
     return InputError.of("partition.alpha", alpha, "a larger alpha or fewer clients", why)
@@ -128,13 +128,13 @@ def groups(values: NDArray) -> list[Positions]:
     return [np.flatnonzero(codes == k) for k in range(codes.max(initial=-1) + 1)]
 
 
-def seats(sizes: NDArray[np.int64], clients: int) -> NDArray[np.int64]:
+def clients_per_value(sizes: NDArray[np.int64], clients: int) -> NDArray[np.int64]:
     """Returns the number of clients per value: as even as possible, the remainder to the values with most examples."""
     each, spare = divmod(clients, len(sizes))
-    seats = np.full(len(sizes), each)
-    seats[np.argsort(-sizes, kind="stable")[:spare]] += 1
-    if (seats > sizes).any():
-        worst = int(np.argmax(seats - sizes))
-        allowed = f"fewer: a value with {sizes[worst]} examples would have {seats[worst]} clients"
+    clients_per_value = np.full(len(sizes), each)
+    clients_per_value[np.argsort(-sizes, kind="stable")[:spare]] += 1
+    if (clients_per_value > sizes).any():
+        worst = int(np.argmax(clients_per_value - sizes))
+        allowed = f"fewer: a value with {sizes[worst]} examples would have {clients_per_value[worst]} clients"
         raise InputError.of("clients", clients, allowed)
-    return seats
+    return clients_per_value

@@ -18,7 +18,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from flt.core.errors import InputError
-from flt.core.files import expanded
+from flt.core.files import expand_user
 
 if TYPE_CHECKING:
     from flt.data.config import DataConfig
@@ -57,7 +57,7 @@ def read(cfg: DataConfig) -> Splits:
         return read_file(mirror)
     if not cfg.path:
         raise InputError.of("data.path", cfg.path, f"a hub id such as org/name, or a file ({', '.join(SUFFIXES)})")
-    path = expanded(cfg.path)
+    path = expand_user(cfg.path)
     return read_file(path) if path.suffix in SUFFIXES else read_hub(cfg.path, cfg.subset)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import datasets
 
 from flt.core.errors import InputError
-from flt.data.columns import check_text, pick
+from flt.data.columns import check_text, choose_column
 
 if TYPE_CHECKING:
     from flt.data.config import DataConfig
@@ -76,12 +76,12 @@ def choose(cfg: DataConfig, features: datasets.Features) -> tuple[Template, ...]
         InputError: A column doesn't exist or doesn't hold text, or the response is part of a prompt.
     """
     names = list(features)
-    response = pick("response", cfg.response, (), names)
+    response = choose_column("response", cfg.response, (), names)
     if cfg.prompts:
         found = tuple(Template.parse(text, names) for text in cfg.prompts)
     else:
-        task = pick("text", cfg.text, TASKS, names)
-        given = pick("text_pair", cfg.text_pair, (), names) if cfg.text_pair else None
+        task = choose_column("text", cfg.text, TASKS, names)
+        given = choose_column("text_pair", cfg.text_pair, (), names) if cfg.text_pair else None
         found = _usual(task, given or next((name for name in CONTEXTS if name in names), None))
     for name in dict.fromkeys(["", *(name for template in found for name in template.columns)]):
         check_text("prompts" if name else "response", name or response, features)
@@ -90,12 +90,12 @@ def choose(cfg: DataConfig, features: datasets.Features) -> tuple[Template, ...]
     return found
 
 
-def fitting(templates: Sequence[Template], row: Mapping[str, str]) -> Template:
+def choose_template(templates: Sequence[Template], row: Mapping[str, str]) -> Template:
     """Returns the first template whose columns all have text in a row, or the last template if there is none.
 
     Example:
         >>> both = [Template.parse(text, ["a", "b"]) for text in ("{a} by {b}", "only {a}")]
-        >>> fitting(both, {"a": "x", "b": " "}).fill({"a": "x", "b": " "})
+        >>> choose_template(both, {"a": "x", "b": " "}).fill({"a": "x", "b": " "})
         'only x'
     """
     full = (template for template in templates if all(row[name].strip() for name in template.columns))

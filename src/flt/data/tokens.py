@@ -59,7 +59,7 @@ def stored(
         "model": _name(tokenizer),
         "tokenizer": tokenizer_digest(tokenizer),
         "max_length": max_length,
-        "made_by": f"{tokenize.__module__}.{tokenize.__name__}",
+        "final_models": f"{tokenize.__module__}.{tokenize.__name__}",
         "version": f"{VERSION} transformers {transformers.__version__} tokenizers {tokenizers.__version__}",
     }
 
@@ -67,7 +67,7 @@ def stored(
         _log.info("tokenising %s texts", f"{len(lengths):,}")
         _write(folder, texts, lambda columns: tokenize(columns, tokenizer, max_length))
 
-    return TextStore.mapped(cache.entry("tokens", about, build, _size(lengths, tokenizer, max_length), limit))
+    return TextStore.mapped(cache.get_or_build("tokens", about, build, _size(lengths, tokenizer, max_length), limit))
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -26,10 +26,10 @@ from flt.engines.batched.engine import BatchedEngine, BatchedSettings
 from flt.engines.launcher import LaunchSettings
 from flt.engines.process_group import ProcessGroup
 from flt.engines.serial import SerialEngine, SerialSettings
-from flt.protocol.codec import encode, message
 from flt.protocol.failure import Failure
 from flt.protocol.job import Job
 from flt.protocol.messages import JobId, Update
+from flt.protocol.wire_format import encode, message
 from flt.server.accumulator import UpdateAccumulator
 from flt.server.client_state_store import ClientStateStore
 from flt.server.engine import Engine, Outcome, Task
@@ -62,7 +62,7 @@ class Share:
     jobs: int | None = None
 
 
-INSIDE: dict[str, tuple[type, type[SerialEngine]]] = {
+INNER_ENGINES: dict[str, tuple[type, type[SerialEngine]]] = {
     "serial": (SerialSettings, SerialEngine),
     "batched": (BatchedSettings, BatchedEngine),
 }
@@ -85,15 +85,15 @@ class DistributedSettings(LaunchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inside not in INSIDE:
-            raise InputError.of("engine.inside", self.inside, INSIDE)
+        if self.inside not in INNER_ENGINES:
+            raise InputError.of("engine.inside", self.inside, INNER_ENGINES)
         if self.jobs is not None and self.inside != "batched":
             raise InputError.of("engine.jobs", self.jobs, f"null with engine.inside={self.inside}")
-        self.of_inside()
+        self.inner_settings()
 
-    def of_inside(self) -> Any:
+    def inner_settings(self) -> Any:
         """Returns the settings of the engine inside."""
-        kind, _ = INSIDE[self.inside]
+        kind, _ = INNER_ENGINES[self.inside]
         return kind(jobs=self.jobs) if self.inside == "batched" else kind()
 
 

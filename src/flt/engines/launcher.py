@@ -91,7 +91,7 @@ class _QuietDDP(DDPStrategy):
             self._launcher.started()
 
 
-def launched(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _T:
+def launch(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _T:
     """Calls a function in each process of the run, and returns the result of this process.
 
     Args:

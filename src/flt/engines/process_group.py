@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from flt.core.errors import InputError, PeerDiedError, Terminated
-from flt.protocol.codec import decode, encode, message
+from flt.protocol.wire_format import decode, encode, message
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -161,7 +161,7 @@ class ProcessGroup:
             self.all_gather(encode(StatusMessage(error=text, mistaken=mistaken, signal=number)))
             mark_reported(error)
 
-    def signalled(self, number: int) -> int:
+    def agree_on_signal(self, number: int) -> int:
         """Returns the signal that ends the run before the next job; 0: none.
 
         Args:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from flt.engines.distributed import INSIDE, DistributedSettings
+from flt.engines.distributed import INNER_ENGINES, DistributedSettings
 from flt.engines.sharded import ShardedSettings
 
 ENGINES: dict[str, type] = {
-    **{name: kind for name, (kind, _) in INSIDE.items()},
+    **{name: kind for name, (kind, _) in INNER_ENGINES.items()},
     "distributed": DistributedSettings,
     "sharded": ShardedSettings,
 }

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flt.client.trainer import LocalTrainer
-from flt.core.memory import free
+from flt.core.memory import release_memory
 from flt.data.clients import ClientSpec
 from flt.engines.process_group import ProcessGroup
 from flt.protocol.failure import Failure
@@ -62,7 +62,7 @@ class SerialEngine(Engine):
             fit = functools.partial(self.local_trainer.local_fit, data, task.payload, task.private, task.seed)
             outcome = self.failure_policy.guard(task.payload.job, fit)
             if isinstance(outcome, Failure):
-                free()  # The error, which is gone by now, kept alive what the failed fit held.
+                release_memory()  # The error, which is gone by now, kept alive what the failed fit held.
             yield outcome
 
     def deal(self, cohort: Sequence[Job]) -> Iterator[Job]:

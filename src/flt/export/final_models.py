@@ -34,7 +34,7 @@ class Model:
     data: JobData | None = None
 
 
-def made_by(federator: Federator) -> list[Model]:
+def final_models(federator: Federator) -> list[Model]:
     """Returns a federation's models, ordered by group and head, or by client if clients trained private tensors."""
     state, layout = federator.state, federator.server.layout
     plan = federator.server.recipe.plan(max(0, state.rounds - 1))

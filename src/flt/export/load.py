@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from flt.core.errors import InputError
-from flt.core.files import expanded, last_name
+from flt.core.files import expand_user, last_name
 from flt.core.quiet import quiet_transformers
 from flt.core.typed import typed
 from flt.data.clients import JobData
@@ -30,10 +30,10 @@ from flt.export.metadata import BASE, CARD, LABEL_NAMES, WEIGHTS
 from flt.models.adapters.client_context import client_aware_modules, set_client
 from flt.models.adapters.registry import ADAPTERS
 from flt.models.backbones import EMBEDDED
-from flt.models.hub import LOADABLE, OFFLINE, loading, locate
+from flt.models.hub import LOADABLE, OFFLINE, locate, one_line_errors
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.module import ClientModule, Optimizer, backbone_of
-from flt.models.provenance import origin_of, tell
+from flt.models.provenance import origin_of, set_origin
 from flt.protocol.layout import TRAVELLING
 
 PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
@@ -60,7 +60,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     Example:
         >>> load("lightning_logs/c2a/version_0/adapter")  # doctest: +SKIP
     """
-    folder = expanded(folder)
+    folder = expand_user(folder)
     card_name = next((name for name in _READERS if os.path.isfile(folder / name)), None)
     if card_name is None:
         inner = sorted(path.name for place in PLACES for path in folder.glob(f"{place}_*"))
@@ -150,7 +150,7 @@ def _base(folder: Path, source: str | None, model: nn.Module | None, held: Colle
         model = _loaded(folder, source, about, held)
     base = model.model if isinstance(model, ClientModule) else model
     if "drawn" in about:  # needed to recognise the model's head
-        tell(base, dataclasses.replace(origin_of(base), drawn=tuple(about["drawn"])))
+        set_origin(base, dataclasses.replace(origin_of(base), drawn=tuple(about["drawn"])))
     return base
 
 
@@ -169,7 +169,7 @@ def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collectio
     """Loads the base of a run: pre-trained weights, or random weights drawn again from the run's seed."""
     place, local = (str(EMBEDDED[source]()), True) if source in EMBEDDED else locate(source, about.get("package"))
     kind, only = _architecture(about["architecture"]), {"local_files_only": local, "trust_remote_code": False}
-    with loading(source, OFFLINE if local and not Path(place).is_dir() else LOADABLE), isolate_rng():
+    with one_line_errors(source, OFFLINE if local and not Path(place).is_dir() else LOADABLE), isolate_rng():
         config = transformers.AutoConfig.from_pretrained(place, **about["config"], **only)
         if "random" in about:
             plain = transformers.AutoConfig.from_pretrained(place, **only)

@@ -27,7 +27,7 @@ from flt.models.causal import CausalModule
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.layer_names import output_layer
 from flt.models.module import ClientModule, backbone_of
-from flt.models.provenance import drawn_in, origin_of
+from flt.models.provenance import drawn_tensor_names, origin_of
 from flt.protocol.layout import Layout
 from flt.protocol.state import ServerState
 
@@ -202,7 +202,7 @@ def _is_random(module: nn.Module) -> bool:
 
 def _drawn(module: nn.Module) -> dict[str, Tensor]:
     """Returns randomly initialised tensors by their present names; no checkpoint of a base contains their values."""
-    drawn = drawn_in(module)
+    drawn = drawn_tensor_names(module)
     return {
         name: value.detach().cpu().contiguous()
         for name, value in module.state_dict().items()

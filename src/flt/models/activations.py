@@ -122,7 +122,9 @@ class Activations:
         def build(folder: Path) -> None:
             self._write(folder / FILE, store, ordered, tokens, shape, probe.dtype)
 
-        folder = cache.entry("prefix", self._cache_description(store, ordered, probe.dtype), build, size, self.limit)
+        folder = cache.get_or_build(
+            "prefix", self._cache_description(store, ordered, probe.dtype), build, size, self.limit
+        )
         starts, counts = np.full(int(rows[-1]) + 1, -1), np.zeros(int(rows[-1]) + 1, dtype=np.int64)
         starts[ordered], counts[ordered] = np.cumsum(tokens) - tokens, tokens
         return PrefixedStore.mapped(store, folder / FILE, shape, probe.dtype, starts, counts)

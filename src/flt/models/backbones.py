@@ -18,12 +18,12 @@ from flt.core.files import last_name
 from flt.models.bitsandbytes import quantisation
 from flt.models.embedded import embedded
 from flt.models.embedded_cifar import embedded_cifar
-from flt.models.heads import renew
-from flt.models.hub import LOADABLE, OFFLINE, loading, locate
+from flt.models.heads import redraw_head
+from flt.models.hub import LOADABLE, OFFLINE, locate, one_line_errors
 from flt.models.label_name_head import label_name_classifier
 from flt.models.layer_names import head_name, inside
 from flt.models.preprocessing import load_tokenizer, pixel_normalisation
-from flt.models.provenance import Origin, tell
+from flt.models.provenance import Origin, set_origin
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     """
     _check_config(cfg, kind)
     source, local = locate(str(cfg.path), cfg.package) if cfg.name == "hub" else (str(EMBEDDED[cfg.name]()), True)
-    with loading(source, OFFLINE if local and not Path(source).is_dir() else LOADABLE):
+    with one_line_errors(source, OFFLINE if local and not Path(source).is_dir() else LOADABLE):
         config = transformers.AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     _check_kind(config, kind, source)
     use_cache = getattr(config, "use_cache", None)
@@ -121,7 +121,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     else:
         config.num_labels = classes
     _set_dropout(config, cfg.dropout)
-    with loading(source), isolate_rng():
+    with one_line_errors(source), isolate_rng():
         torch.manual_seed(seed)
         model, missing = _build(cfg, kind, config, source, local)
     if kind == "causal":
@@ -138,7 +138,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     with_head = model if kind == "causal" else _with_head(cfg, model, tokenizer, seed, texts)
     drawn = missing | {name for name, _ in model.named_parameters() if inside(name, head_name(with_head))}
     weights_seed, head_outputs = (seed if cfg.random else None), (None if kind == "causal" else classes)
-    tell(model, Origin(tuple(sorted(drawn)), weights_seed, head_outputs, cfg.package, use_cache))
+    set_origin(model, Origin(tuple(sorted(drawn)), weights_seed, head_outputs, cfg.package, use_cache))
     vision = getattr(config, "vision_config", config)
     size, channels = (getattr(vision, key, None) for key in ("image_size", "num_channels"))
     mean, std = pixel_normalisation(source, local) if kind == "image" else (None, None)
@@ -257,7 +257,7 @@ def _with_head(
 ) -> nn.Module:
     if cfg.head == "label_names":
         return label_name_classifier(model, tokenizer, texts, cfg.label_scale, cfg.max_length).eval()
-    renew(model, seed)
+    redraw_head(model, seed)
     return model
 
 

@@ -48,9 +48,9 @@ def _pretrain() -> transformers.PreTrainedModel:
 
 def _images(classes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Returns the training images of some classes (n, 3, 32, 32), with values in [0, 1], and their labels (n,)."""
-    from flt.data import encode, sources
+    from flt.data import dataset_sources, encode
 
-    cfg = sources.DataConfig(
+    cfg = dataset_sources.DataConfig(
         name="cifar100",
         path="uoft-cs/cifar100",
         local=MIRROR,
@@ -59,7 +59,7 @@ def _images(classes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         train_examples=MAX_EXAMPLES,
     )
     try:
-        raw = sources.load(cfg)
+        raw = dataset_sources.load(cfg)
     except InputError as error:
         allowed = f"{MIRROR} in the folder $FLT_DATA, or a network"
         raise InputError.of("model", "embedded_cifar", allowed, f"it learns from CIFAR-100, and {error}") from error

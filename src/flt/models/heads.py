@@ -12,7 +12,7 @@ from flt.core.errors import InputError
 from flt.models.layer_names import head_name, inside, output_layer
 
 
-def variants(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
+def head_names(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
     """Returns the name of each task's head. The names are empty if all tasks have the same head.
 
     Args:
@@ -28,9 +28,9 @@ def variants(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
         InputError: The name of a task can't be the name of a head.
 
     Example:
-        >>> variants("shape", {"sst2": 2, "mrpc": 2, "news": 20})
+        >>> head_names("shape", {"sst2": 2, "mrpc": 2, "news": 20})
         {'sst2': '2', 'mrpc': '2', 'news': '20'}
-        >>> variants("shape", {"sst2": 2, "mrpc": 2})
+        >>> head_names("shape", {"sst2": 2, "mrpc": 2})
         {'sst2': '', 'mrpc': ''}
     """
     for task in classes if kind == "task" else ():
@@ -40,7 +40,7 @@ def variants(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
     return heads if len(set(heads.values())) > 1 else dict.fromkeys(classes, "")
 
 
-def draw(model: nn.Module, seed: int, classes: int | None = None) -> dict[str, Tensor]:
+def draw_head(model: nn.Module, seed: int, classes: int | None = None) -> dict[str, Tensor]:
     """Returns the initial values of a head. They depend on the seed alone, not on the global generators.
 
     Linear layers are drawn from the distribution that transformers uses, and their biases are zero. Other tensors keep
@@ -69,8 +69,8 @@ def draw(model: nn.Module, seed: int, classes: int | None = None) -> dict[str, T
 
 
 @torch.no_grad()
-def renew(model: transformers.PreTrainedModel, seed: int) -> None:
+def redraw_head(model: transformers.PreTrainedModel, seed: int) -> None:
     """Draws new values for the head. The checkpoint's head is never used, because it is for different classes."""
     parameters = dict(model.named_parameters())
-    for name, value in draw(model, seed).items():
+    for name, value in draw_head(model, seed).items():
         parameters[name].copy_(value)

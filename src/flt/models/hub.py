@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from flt.core.errors import InputError
-from flt.core.files import expanded
+from flt.core.files import expand_user
 from flt.core.quiet import quiet_transformers
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def locate(path: str, package: str | None = None) -> tuple[str, bool]:
         InputError: There is no such folder, nor such a model on the hub.
     """
     package_folder = _in_package(package) if package else None
-    folder = package_folder or expanded(path)
+    folder = package_folder or expand_user(path)
     if os.path.isdir(folder):  # Path.is_dir would raise for an invalid name
         return str(folder), True
     try:
@@ -73,7 +73,7 @@ def _on_the_hub(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def loading(source: str, allowed: str = LOADABLE) -> Iterator[None]:
+def one_line_errors(source: str, allowed: str = LOADABLE) -> Iterator[None]:
     """Turns any exception inside the context into a one-line InputError.
 
     The libraries that read the files raise many different exceptions for a broken or missing file.

@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from flt.core.errors import InputError
 from flt.models.blocks import blocks
 from flt.models.label_name_head import LabelNameClassifier
-from flt.models.provenance import drawn_in
+from flt.models.provenance import drawn_tensor_names
 
 HEADS = ("classifier", "score", "classification_head")
 ATTENTION = (
@@ -72,7 +72,7 @@ def whole_modules(model: nn.Module, head: str | None) -> list[str]:
 
 def _new_layers(model: nn.Module, head: str) -> set[str]:
     """Names of the layers above the blocks that have a tensor which the checkpoint lacks. The head isn't listed."""
-    owners = {name.rpartition(".")[0] for name in drawn_in(model) if not inside(name, head)}
+    owners = {name.rpartition(".")[0] for name in drawn_tensor_names(model) if not inside(name, head)}
     if not owners:
         return set()
     names = [name for name, _ in model.named_modules()]

@@ -7,7 +7,7 @@ from typing import Any
 import transformers
 
 from flt.core.errors import InputError
-from flt.models.hub import loading
+from flt.models.hub import one_line_errors
 
 
 def pixel_normalisation(source: str, local: bool) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
@@ -27,7 +27,7 @@ def load_tokenizer(source: str, local: bool) -> Any:
     Raises:
         InputError: The model has no tokenizer, or the tokenizer has no token to pad with.
     """
-    with loading(source):
+    with one_line_errors(source):
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     # from a folder without a vocabulary, transformers makes a tokenizer that has special tokens only
     if len(tokenizer) <= len(tokenizer.all_special_tokens):

@@ -32,7 +32,7 @@ class Origin:
     use_cache: bool | None = None
 
 
-def tell(model: nn.Module, origin: Origin) -> None:
+def set_origin(model: nn.Module, origin: Origin) -> None:
     """Stores a model's origin in the model. Copies of the model keep it."""
     setattr(model, _ATTRIBUTE, origin)
 
@@ -42,7 +42,7 @@ def origin_of(model: nn.Module) -> Origin:
     return getattr(model, _ATTRIBUTE, Origin())
 
 
-def drawn_in(module: nn.Module) -> set[str]:
+def drawn_tensor_names(module: nn.Module) -> set[str]:
     """Returns the names of the tensors that were drawn at random, for all models inside a module.
 
     The names are those from before an adapter wrapped the layers.
@@ -50,8 +50,8 @@ def drawn_in(module: nn.Module) -> set[str]:
 
     Example:
         >>> inner = nn.Linear(2, 2)
-        >>> tell(inner, Origin(("weight",)))
-        >>> drawn_in(nn.Sequential(inner))
+        >>> set_origin(inner, Origin(("weight",)))
+        >>> drawn_tensor_names(nn.Sequential(inner))
         {'0.weight'}
     """
     drawn_by_module = ((name, origin_of(submodule).drawn) for name, submodule in module.named_modules())

@@ -7,8 +7,8 @@ import traceback
 from pathlib import Path
 
 from flt.core.errors import InputError
-from flt.protocol.codec import message
 from flt.protocol.messages import JobId
+from flt.protocol.wire_format import message
 
 
 @message

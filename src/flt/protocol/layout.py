@@ -106,7 +106,7 @@ class Layout:
         own = {name: entry for name, entry in self.entries.items() if entry.variant in ("", head)}
         return Layout({_plain(name, e): dataclasses.replace(e, variant="") for name, e in own.items()}, self.layers)
 
-    def at(self, name: str, head: str) -> str:
+    def server_name(self, name: str, head: str) -> str:
         """Returns the server's name of a tensor of a job with this head."""
         varied = f"{name}{MARK}{head}"
         return varied if varied in self.entries else name

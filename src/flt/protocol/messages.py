@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from flt.core.errors import InputError
-from flt.protocol.codec import message
+from flt.protocol.wire_format import message
 
 JobId = tuple[int, int]
 """Id of a job: (client, the client's own opaque index). It doesn't reveal the job's task to the server."""

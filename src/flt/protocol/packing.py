@@ -19,7 +19,7 @@ Place = tuple[str, int]
 """Place of a component in a message: its layer and its position there."""
 
 
-def closed_update(update: Update, layout: Layout, bits: Mapping[Place, int]) -> PackedUpdate:
+def pack_update(update: Update, layout: Layout, bits: Mapping[Place, int]) -> PackedUpdate:
     """Quantises the components of an update. Components of 0 bits are left out.
 
     Args:
@@ -32,7 +32,7 @@ def closed_update(update: Update, layout: Layout, bits: Mapping[Place, int]) -> 
     return PackedUpdate(**{**_fields(update), "tensors": _others(update, layout), "kept": kept}, packed=packed)
 
 
-def closed_payload(payload: Payload, layout: Layout, bits: Mapping[Place, int]) -> PackedPayload:
+def pack_payload(payload: Payload, layout: Layout, bits: Mapping[Place, int]) -> PackedPayload:
     """Quantises the components of a payload. Components of 0 bits are removed from ``held`` and ``kept``."""
     held = _without_dropped(payload.held, bits)
     kept = {
@@ -43,7 +43,7 @@ def closed_payload(payload: Payload, layout: Layout, bits: Mapping[Place, int]) 
     return PackedPayload(**{**_fields(payload), **changed}, packed=packed)
 
 
-def opened_update(update: Update, layout: Layout, plan: Plan) -> Update:
+def unpack_update(update: Update, layout: Layout, plan: Plan) -> Update:
     """Turns the quantised components of an update back into float32. Other updates are returned unchanged.
 
     Args:
@@ -63,7 +63,7 @@ def opened_update(update: Update, layout: Layout, plan: Plan) -> Update:
     return Update(**{**_fields(update), "tensors": {**update.tensors, **components}})
 
 
-def opened_payload(payload: Payload, layout: Layout) -> Payload:
+def unpack_payload(payload: Payload, layout: Layout) -> Payload:
     """Turns the quantised components of a payload back into float32. Other payloads are returned unchanged.
 
     Raises:

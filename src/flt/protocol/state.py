@@ -1,4 +1,4 @@
-"""States of the server and of the clients. The codec of :mod:`flt.protocol.codec` writes them."""
+"""States of the server and of the clients. The codec of :mod:`flt.protocol.wire_format` writes them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from flt.protocol.codec import message
 from flt.protocol.messages import BaseDelta, Ids, JobId
+from flt.protocol.wire_format import message
 
 
 @message

@@ -20,7 +20,7 @@ from flt.server.failure_policy import FailurePolicy
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class Setup:
     """Checked parts of a run.
 
     Attributes:
@@ -40,7 +40,7 @@ class Start:
     failure_policy: FailurePolicy
 
 
-def start(cfg: TrainConfig, federation: Federation) -> Start:
+def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     """Attaches the adapter, builds the parts, and checks that each of them fits this federation.
 
     Args:
@@ -65,12 +65,12 @@ def start(cfg: TrainConfig, federation: Federation) -> Start:
     jobs = sorted((len(client.data) for client in ranked.values()), reverse=True)
     most = sum(jobs[:cohort_size])
     failure_policy = build.failure_policy(cfg, most)
-    all_stay = not any(job.comes_and_goes for client in ranked.values() for job in client.data)
+    all_stay = not any(job.is_temporary for client in ranked.values() for job in client.data)
     fewest = sum(jobs[-cohort_size:]) if all_stay and isinstance(sampler, FixedSize) else 0
     fewest = failure_policy.min_updates or fewest
     for updates in range(max(fewest, 1), most + 1):  # a rule is never called without updates
         recipe.rule.check(updates)
-    return Start(layout, recipe, ranked, sampler, build.local_settings(cfg), failure_policy)
+    return Setup(layout, recipe, ranked, sampler, build.local_settings(cfg), failure_policy)
 
 
 def served(
@@ -100,7 +100,7 @@ def refusal(cfg: TrainConfig, federation: Federation) -> str | None:
             read.
     """
     try:
-        start(cfg, federation)
+        assemble(cfg, federation)
     except InputError as error:
         return str(error)
     return None

@@ -15,7 +15,7 @@ from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError
 from flt.core.typed import typed
 from flt.data.clients import ClientSpec
-from flt.engines.distributed import INSIDE, DistributedEngine, DistributedSettings
+from flt.engines.distributed import INNER_ENGINES, DistributedEngine, DistributedSettings
 from flt.engines.process_group import ProcessGroup
 from flt.engines.registry import ENGINES
 from flt.engines.sharded import ShardedEngine, ShardedSettings
@@ -102,14 +102,14 @@ def engine(
     if isinstance(settings, ShardedSettings):
         return ShardedEngine(local_trainer, clients, processes, settings.nodes, settings.strategy)
     if not isinstance(settings, DistributedSettings):
-        return INSIDE[settings.name][1](local_trainer, clients, settings, on_settings)
+        return INNER_ENGINES[settings.name][1](local_trainer, clients, settings, on_settings)
 
     def on_inside(inside: dict[str, Any]) -> None:
         if on_settings is not None:
             on_settings(dataclasses.asdict(dataclasses.replace(settings, jobs=inside["jobs"])))
 
     return DistributedEngine(
-        INSIDE[settings.inside][1](local_trainer, clients, settings.of_inside(), on_inside), processes
+        INNER_ENGINES[settings.inside][1](local_trainer, clients, settings.inner_settings(), on_inside), processes
     )
 
 

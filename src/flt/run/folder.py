@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from flt.core.errors import InputError
-from flt.core.files import why_of, write_atomically
+from flt.core.files import system_message, write_atomically
 from flt.run.compose import to_yaml
 from flt.run.schema import TrainConfig
 
@@ -21,7 +21,7 @@ def folder_of(cfg: TrainConfig) -> Path:
         parent.mkdir(parents=True, exist_ok=True)
         folder = _make_next(parent)
     except OSError as error:
-        raise InputError.of("root", cfg.root, "a folder that can be written", why_of(error)) from error
+        raise InputError.of("root", cfg.root, "a folder that can be written", system_message(error)) from error
     record(folder, cfg)
     return folder
 
@@ -36,7 +36,7 @@ def record(folder: Path, cfg: TrainConfig) -> None:
         write_atomically(folder / "config.yaml", to_yaml(dataclasses.replace(cfg, resume=None)).encode())
     except OSError as error:
         key, value = ("root", cfg.root) if cfg.resume is None else ("resume", folder.absolute().name)
-        raise InputError.of(key, value, "a folder that can be written", why_of(error)) from error
+        raise InputError.of(key, value, "a folder that can be written", system_message(error)) from error
 
 
 def versions(parent: Path) -> list[Path]:

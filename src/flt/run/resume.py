@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from flt.core.errors import InputError
-from flt.core.files import last_name, why_of
+from flt.core.files import last_name, system_message
 from flt.core.typed import typed
 from flt.run.compose import RENAMED, compose_config, load_config
 from flt.run.conf_groups import config_folder
@@ -100,7 +100,7 @@ def _saved(folder: Path) -> DictConfig:
     try:
         saved = OmegaConf.load(folder / "config.yaml")
     except (OSError, YAMLError, ValueError, RecursionError) as error:
-        why = why_of(error) if isinstance(error, OSError) else str(error).splitlines()[0]
+        why = system_message(error) if isinstance(error, OSError) else str(error).splitlines()[0]
         raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote", why) from error
     if not isinstance(saved, DictConfig):
         raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote")

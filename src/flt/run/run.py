@@ -23,16 +23,16 @@ from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError, PeerDiedError
 from flt.core.files import is_path, last_name
 from flt.data.clients import ClientSpec
-from flt.engines.launcher import FORK, launched
+from flt.engines.launcher import FORK, launch
 from flt.engines.process_group import ProcessGroup
-from flt.export.final_models import made_by
+from flt.export.final_models import final_models
 from flt.export.metadata import Card
 from flt.export.write import export, kind
 from flt.models.adapters.client_context import set_client
 from flt.models.compile import compile_model
 from flt.models.module import ClientModule
 from flt.run import build, summary
-from flt.run.assembly import Start, start
+from flt.run.assembly import Setup, assemble
 from flt.run.federation import Federation
 from flt.run.folder import folder_of, record
 from flt.run.observers import Observers
@@ -100,7 +100,7 @@ class Run:
         if getattr(settings, "strategy", "") == FORK and (self.cfg.threads or 1) > 1:
             why = "a forked process has none of the threads of the one that it comes from"
             raise InputError.of("threads", self.cfg.threads, f"1, or null, with engine.strategy={FORK}", why)
-        return launched(self.cfg.devices, settings, self._work)
+        return launch(self.cfg.devices, settings, self._work)
 
     def _work(self, processes: ProcessGroup) -> Result:
         """Executes the run in one of its processes, and reports an error to the other processes."""
@@ -120,7 +120,7 @@ class Run:
         cfg, federation = self.cfg, self.federation
         device = processes.device
         original_device = federation.module.device
-        setup = start(cfg, federation)
+        setup = assemble(cfg, federation)
         clients = self._clients(list(setup.clients.values()))
         federation = self.federation = dataclasses.replace(federation, clients=clients)
         federation.module.to(device)
@@ -149,7 +149,7 @@ class Run:
 
     def _export(self, federator: Federator, exported: Path | None) -> Path:
         """Leaves the first model in the module, and writes all models unless they have been exported before."""
-        module, models = self.federation.module, made_by(federator)
+        module, models = self.federation.module, final_models(federator)
         federator.engine.local_trainer.load(federator.state, models[0].gid, models[0].head)
         federator.engine.local_trainer.put(models[0].tensors)  # includes a client's private tensors
         if models[0].data is not None:
@@ -178,7 +178,7 @@ class Run:
             return clients
         return with_flipped_labels(clients, hostile(faults, seed, [client.id for client in clients]))
 
-    def _prefixed(self, setup: Start, device: torch.device) -> Federation:
+    def _prefixed(self, setup: Setup, device: torch.device) -> Federation:
         """Adds the cached activations; the first process computes missing ones, and the others then read them."""
         arguments = (self.federation, setup.layout, self.cfg, device, self.show)
         if self.processes.is_first:
@@ -206,7 +206,7 @@ class Run:
                     self.folder.parent.parent.rmdir()
             raise
 
-    def _federator(self, setup: Start) -> Federator:
+    def _federator(self, setup: Setup) -> Federator:
         """Builds the federator of the run."""
         cfg, federation, layout, recipe = self.cfg, self.federation, setup.layout, setup.recipe
         module, clients = federation.module, {client.id: client for client in federation.clients}
@@ -214,7 +214,7 @@ class Run:
         base = {name: weights[name].cpu().clone() for name in recipe.frozen(layout)}
         heads = federation.heads
         served, jobs_of = layout.with_heads(heads), Counter(job.head for c in federation.clients for job in c.data)
-        weights |= {served.at(name, head): value for head, own in heads.items() for name, value in own.items()}
+        weights |= {served.server_name(name, head): value for head, own in heads.items() for name, value in own.items()}
         server = ServerAggregation(recipe, served, len(federation.tasks()), cfg.seed, base, jobs_of)
         state = server.initial(weights)
         # nothing is written before this line, which runs once all of the above has been accepted

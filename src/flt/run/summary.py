@@ -58,7 +58,7 @@ def table(history: History, path: Path, elapsed: float, worst: str) -> Table:
     rows = list(models(history[-1], worst))
     columns = [_header(next(filter(None, (pick(figures) for _, figures in rows)), name)) for pick, name in _PICKS]
     caption = None
-    if formatting.distributed(history[-1]):
+    if formatting.received_metrics(history[-1]):
         caption = "Models of clients are evaluated on the examples that each client holds out."
     title = f"results of {path.parent.name}/{path.name}"
     shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", caption=caption, caption_justify="left")
@@ -90,15 +90,15 @@ def worst_of(jobs: int, several: bool) -> str:
 
 def models(last: Mapping[str, float], worst: str) -> Iterator[tuple[str, dict[str, float]]]:
     """Yields each evaluated model, or average of models, with its figures by the names that the module logs."""
-    yield "global model, validation", formatting.under(last, "round/")
-    if test := formatting.under(last, "test/"):
+    yield "global model, validation", formatting.between(last, "round/")
+    if test := formatting.between(last, "test/"):
         yield "global model, test", test
-    yield "models as received by clients, mean", formatting.distributed(last)
+    yield "models as received by clients, mean", formatting.received_metrics(last)
     # "by clients" is left out here to fit 80 columns
-    yield f"models as received, {worst}", formatting.under(last, "clients/", formatting.WORST)
-    yield "models after local training, mean", formatting.under(last, "clients/fitted_")
+    yield f"models as received, {worst}", formatting.between(last, "clients/", formatting.WORST)
+    yield "models after local training, mean", formatting.between(last, "clients/fitted_")
     for task in dict.fromkeys(key.rpartition("/")[0] for key in last if key.startswith("task/")):
-        yield f"task {task.removeprefix('task/')}, validation", formatting.under(last, f"{task}/")
+        yield f"task {task.removeprefix('task/')}, validation", formatting.between(last, f"{task}/")
 
 
 def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:

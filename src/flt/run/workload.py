@@ -12,9 +12,9 @@ from flt.core.errors import InputError
 from flt.core.typed import typed
 from flt.data import encode
 from flt.data.deal import TaskData, deal
-from flt.data.examples import Collate, Examples, take
+from flt.data.examples import Collate, Examples, stratified_sample
 from flt.data.instructions import encode_instructions
-from flt.data.sets import DataSet, kind_of, load_all
+from flt.data.tasks import DataSet, kind_of, load_all
 from flt.models import backbones, heads
 from flt.models.causal import CausalModule
 from flt.models.label_name_head import label_texts
@@ -35,7 +35,7 @@ def federation(cfg: TrainConfig) -> Federation:
     texts = _label_texts(cfg, model, sets)
     widest = max([*classes.values(), len(texts)])  # also classes without training examples have names
     backbone = backbones.load(model, kind, widest, cfg.seed, texts)
-    head_of = heads.variants(cfg.heads, classes)
+    head_of = heads.head_names(cfg.heads, classes)
     tasks = [task for data_set in sets for task in _encoded(cfg, data_set, backbone, model.max_length, head_of)]
     evaluated = _by_column(cfg, tasks) if cfg.eval.by_column else tasks
     return Federation(
@@ -124,7 +124,7 @@ def _encode(cfg: TrainConfig, data_set: DataSet, split: str, backbone: backbones
 def _initial(model: nn.Module, widths: Mapping[str, int], seed: int) -> dict[str, dict[str, Tensor]]:
     """Returns head -> its initial values by their names in the client's module; empty if all jobs share one head."""
     return {
-        head: {f"{MODEL_PREFIX}{name}": value for name, value in heads.draw(model, seed, width).items()}
+        head: {f"{MODEL_PREFIX}{name}": value for name, value in heads.draw_head(model, seed, width).items()}
         for head, width in widths.items()
         if head
     }
@@ -135,4 +135,4 @@ def _sampled(tasks: Sequence[TaskData], split: str, size: int | None, seed: int)
     whole = {task.name: task.splits[split] for task in tasks if split in task.splits}
     if size is None:
         return whole
-    return {task: examples.view(take(examples, size, seed)) for task, examples in whole.items()}
+    return {task: examples.view(stratified_sample(examples, size, seed)) for task, examples in whole.items()}

@@ -98,7 +98,7 @@ class UpdateAccumulator:
             self._include(valid, self.sums)
         self.updates[update.job] = strip_values(valid) if self.sums is not None else valid
 
-    def fail(self, failure: Failure) -> None:
+    def add_failure(self, failure: Failure) -> None:
         """Notes that a job sends no update."""
         self.failures[failure.job] = failure
 
@@ -110,7 +110,7 @@ class UpdateAccumulator:
     def merge(self, updates: Iterable[Update], failures: Iterable[Failure] = ()) -> None:
         """Adds the ``sendable`` updates and the failures of another process; its sums are added separately."""
         for failure in failures:
-            self.fail(failure)
+            self.add_failure(failure)
         for update in updates:
             self.updates[update.job] = self._with_shapes(update) if self.sums is not None else update
 
@@ -126,7 +126,7 @@ class UpdateAccumulator:
         head, plan = self.jobs[update.job].head, self._view.plan
         layout = self._view.layout.for_head(head)
         shapes = {
-            self._view.layout.at(name, head): torch.empty(layout.shape(name, update.kept), device="meta")
+            self._view.layout.server_name(name, head): torch.empty(layout.shape(name, update.kept), device="meta")
             for name in layout.names(set(plan.train) - set(plan.private))
         }
         return dataclasses.replace(update, tensors=shapes)
@@ -152,7 +152,7 @@ class UpdateAccumulator:
         if isinstance(self.rule, Summable):
             self._include(update, part)
             reaches += [total.reach for total in (*part.totals.values(), *part.start.values())]
-        elif self.rule.adds:
+        elif self.rule.sums_values:
             reaches += [self.rule.weight(update) * max(1.0, _largest(tensor)) for tensor in update.tensors.values()]
         reach = max(reaches, default=0.0)
         if not reach * len(self.jobs) < LARGEST:

@@ -14,7 +14,7 @@ from flt.algorithm.view import View
 from flt.protocol.job import Job
 from flt.protocol.layout import LORA_FACTORS, TRAVELLING, Layout
 from flt.protocol.messages import JobId, Payload, Update
-from flt.protocol.packing import opened_update
+from flt.protocol.packing import unpack_update
 from flt.protocol.state import GroupState, ServerState, zero_scores
 from flt.server.accumulator import Sums, UpdateAccumulator
 from flt.server.callback import FedCallback
@@ -64,20 +64,20 @@ class ServerAggregation(FedCallback):
         public = layout.names({*TRAVELLING, *plan.train} - set(plan.private))
 
         def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            at = {name: self.layout.at(name, job.head) for name in public}
+            at = {name: self.layout.server_name(name, job.head) for name in public}
             return {name: layout.take(name, tensors[at[name]], held) for name in public if at[name] in tensors}
 
-        slots = {slot: gather(group.slots[slot]) for slot in self.recipe.rule.sends if slot in group.slots}
+        slots = {slot: gather(group.slots[slot]) for slot in self.recipe.rule.sent_slots if slot in group.slots}
         first = min(other.index for other in cohort if other.client == job.client)
         seen = state.base.seen.get(job.client, 0) if job.index == first else state.base.version  # once per client
         base, version = state.base.since(seen, self.base), state.base.version
         payload = Payload(job.id, state.rounds, plan, gather(group.weights), held, kept, slots, version, base)
         jobs = sum(other.client == job.client for other in cohort)
-        return self.recipe.compression.downward(self.layout, payload, group.scores, jobs)
+        return self.recipe.compression.compress_payload(self.layout, payload, group.scores, jobs)
 
     def compress(self, updates: list[Update]) -> list[Update]:
         """Compresses the updates of a client's jobs: the client's own step, found here since the recipe defines it."""
-        return self.recipe.compression.upward(self.layout, updates)
+        return self.recipe.compression.compress_updates(self.layout, updates)
 
     def accumulator(self, state: ServerState, cohort: Sequence[Job], check_range: bool = False) -> UpdateAccumulator:
         """Returns an empty accumulator for the updates of the round that begins with ``state``."""
@@ -95,9 +95,9 @@ class ServerAggregation(FedCallback):
         """
         plan = self.recipe.plan(state.rounds)
         roles = set(plan.train) - set(plan.private)
-        opened = opened_update(update, self.layout, plan)
+        opened = unpack_update(update, self.layout, plan)
         validate(opened, self.layout.for_head(job.head), state.active, roles, state.rounds)
-        tensors = {self.layout.at(name, job.head): tensor for name, tensor in opened.tensors.items()}
+        tensors = {self.layout.server_name(name, job.head): tensor for name, tensor in opened.tensors.items()}
         return dataclasses.replace(opened, tensors=tensors)
 
     def aggregate(self, state: ServerState, updates: Sequence[Update], sums: Sums | None = None) -> ServerState:
@@ -110,7 +110,7 @@ class ServerAggregation(FedCallback):
         """
         view = dataclasses.replace(self.view(state), arrived={update.job: update for update in updates})
         grouped = self.recipe.grouping(view, updates)
-        view = view.starting(grouped.members, self.recipe.rule.weight)
+        view = view.with_group_starts(grouped.members, self.recipe.rule.weight)
         groups, change = dict(state.groups), {}
         combined = {gid: self._combined(view, gid, members, sums) for gid, members in sorted(grouped.members.items())}
         new = self.recipe.transfer(view, {gid: out.new for gid, out in combined.items()})
@@ -155,9 +155,9 @@ class ServerAggregation(FedCallback):
         return optimizer(view, gid, members, out, start)
 
     def _own_scores(self, view: View, updates: Sequence[Update]) -> dict[JobId, dict[str, Tensor]]:
-        if not self.recipe.selection.personal:
+        if not self.recipe.selection.uses_own_scores:
             return view.state.scores
-        measured = {update.job: self.recipe.importance.own(view, update) for update in updates}
+        measured = {update.job: self.recipe.importance.own_scores(view, update) for update in updates}
         return dict(sorted({**view.state.scores, **measured}.items()))
 
     def view(self, state: ServerState) -> View:

@@ -76,7 +76,7 @@ class Federator:
         engine.set_failure_policy(failure_policy)
         self.attempt = 0
         """Number of earlier attempts at the current round."""
-        self.spent: Counter[str] = Counter()
+        self.counts_of_failed_attempts: Counter[str] = Counter()
         """Counts of the callbacks in failed attempts at the current round, summed over all processes."""
         self.client_states = ClientStateStore()
         self.history: list[dict[str, float]] = []
@@ -91,9 +91,7 @@ class Federator:
         layers = server.layout.layers.values()
         self._rank = max((layer.rank for layer in layers), default=0)
         # Clients that take part in every round are listed once, not once a round.
-        self._part_time = [
-            number for number, client in clients.items() if any(job.comes_and_goes for job in client.data)
-        ]
+        self._part_time = [number for number, client in clients.items() if any(job.is_temporary for job in client.data)]
         self._full_time = sorted(set(clients) - set(self._part_time))
 
     @property
@@ -127,11 +125,11 @@ class Federator:
             getattr(callback, hook)(self, *args)
 
     def _round(self) -> None:
-        self.attempt, self.spent = 0, Counter()
+        self.attempt, self.counts_of_failed_attempts = 0, Counter()
         accumulator = self._attempt()
         while not self.failure_policy.is_met(len(accumulator.updates), len(self.cohort)):
             self.client_states.accept(())
-            self.spent.update(self.counts)
+            self.counts_of_failed_attempts.update(self.counts)
             self.failure_policy.check_retry(self.attempt, self.round, len(accumulator.updates), len(self.cohort))
             self.attempt += 1
             accumulator = self._attempt()
@@ -151,12 +149,12 @@ class Federator:
         accumulator = self.server.accumulator(self.state, self.cohort, check_range=not self.failure_policy.strict)
         for sent in self._sent():
             if isinstance(sent, Failure):
-                accumulator.fail(sent)
+                accumulator.add_failure(sent)
                 continue
             self.call("on_update", sent)
             refused = self.failure_policy.guard(sent.job, functools.partial(accumulator.add, sent))
             if refused is not None:
-                accumulator.fail(refused)
+                accumulator.add_failure(refused)
         self.engine.exchange(accumulator, self.counts, self.client_states)
         if accumulator.failures:
             self.call("on_failures", [accumulator.failures[job] for job in sorted(accumulator.failures)])

@@ -23,10 +23,10 @@ from flt.algorithm.selection.truncate import Truncate
 from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.communication import Communication
 from flt.data.clients import ClientSpec
-from flt.protocol.codec import encode
 from flt.protocol.messages import PackedPayload, Payload, Update
-from flt.protocol.packing import opened_payload
+from flt.protocol.packing import unpack_payload
 from flt.protocol.quantise import dequantise, quantise
+from flt.protocol.wire_format import encode
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
@@ -128,7 +128,7 @@ def test_a_client_trains_and_is_evaluated_from_what_it_was_sent() -> None:
     layout, exact, rounded = federator.server.layout, weights_of(warm), 0
     for payload, update in zip(sent.payloads, sent.unpacked, strict=True):
         assert isinstance(payload, PackedPayload)
-        opened = opened_payload(payload, layout)
+        opened = unpack_payload(payload, layout)
         for name, tensor in update.tensors.items():  # nothing moved: what goes up is what was sent down
             full = layout.put(name, torch.zeros_like(exact[name]), opened.held, opened.tensors[name])
             assert torch.equal(tensor, layout.take(name, full, update.kept))

@@ -23,7 +23,7 @@ from flt.algorithm.rule.scaffold import Scaffold
 from flt.core.errors import InputError
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Plan, Update
-from flt.protocol.packing import opened_update
+from flt.protocol.packing import unpack_update
 
 frugal = settings(max_examples=25, deadline=None)
 
@@ -56,11 +56,12 @@ def test_a_clients_messages_together_never_exceed_its_budget(rank: int, jobs: in
     """For exactly the bytes that are counted; and unless all travels at 32 bits, less than one step is left over."""
     layout = wide(rank)
     updates = [sent(layout, layout.all_components(), (0, index), scored) for index in range(jobs)]
-    least = size(Quantised(budget=1 << 40).upward(layout, [dataclasses.replace(u, kept={"x": (), "y": ()}, tensors={
+    unlimited = Quantised(budget=1 << 40)
+    least = size(unlimited.compress_updates(layout, [dataclasses.replace(u, kept={"x": (), "y": ()}, tensors={
         name: layout.take(name, torch.zeros(layout.entries[name].shape), {"x": (), "y": ()}) for name in u.tensors
     }) for u in updates]))  # fmt: skip
     budget = least + int(share * (size(updates) - least))
-    made = Quantised(budget=budget).upward(layout, updates)
+    made = Quantised(budget=budget).compress_updates(layout, updates)
     assert size(made) <= budget
     found = [q for update in made for q in bits(update)]
     if set(found) - {32} and found:
@@ -70,7 +71,7 @@ def test_a_clients_messages_together_never_exceed_its_budget(rank: int, jobs: in
 def test_more_important_pairs_travel_more_precisely_over_layers_and_jobs() -> None:
     layout = wide(4)
     updates = [sent(layout, layout.all_components(), (0, index)) for index in range(2)]
-    made = Quantised(ratio=0.45).upward(layout, updates)
+    made = Quantised(ratio=0.45).compress_updates(layout, updates)
     scores = np.concatenate([values for u in updates for _, values in u.scores.values()])
     found = np.array([q for update in made for q in bits(update)])
     assert len(set(found)) > 1
@@ -80,7 +81,7 @@ def test_more_important_pairs_travel_more_precisely_over_layers_and_jobs() -> No
 def test_without_measured_scores_the_magnitudes_of_what_is_sent_decide() -> None:
     layout = wide(4)
     update = sent(layout, layout.all_components(), scored=False)
-    found = bits(Quantised(ratio=0.45).upward(layout, [update])[0])
+    found = bits(Quantised(ratio=0.45).compress_updates(layout, [update])[0])
     norms = [
         update.tensors[f"{layer}.A"][i].norm() * update.tensors[f"{layer}.B"][:, i].norm()
         for layer in "xy"
@@ -93,7 +94,7 @@ def test_without_measured_scores_the_magnitudes_of_what_is_sent_decide() -> None
 def test_where_all_scores_tie_the_layers_get_the_same() -> None:
     layout = wide(4)
     update = dataclasses.replace(sent(layout, layout.all_components()), scores={"x": (tuple(range(4)), torch.zeros(4))})
-    found = bits(Quantised(ratio=0.3).upward(layout, [update])[0])
+    found = bits(Quantised(ratio=0.3).compress_updates(layout, [update])[0])
     assert len(set(found)) == 2
     assert found[:4] == sorted(found[:4], reverse=True)
     assert abs(sum(found[:4]) - sum(found[4:])) <= max(found) - min(found)
@@ -102,11 +103,11 @@ def test_where_all_scores_tie_the_layers_get_the_same() -> None:
 def test_pairs_that_do_not_fit_stay_away_the_least_important_first() -> None:
     layout = wide(4)
     update = sent(layout, {"x": (0, 1, 3), "y": (2,)})
-    everything = Quantised(budget=None, ratio=None).upward(layout, [update])[0]
+    everything = Quantised(budget=None, ratio=None).compress_updates(layout, [update])[0]
     counts = set()
     for budget in range(700, size([everything]), 20):
         try:
-            (made,) = Quantised(budget=budget).upward(layout, [update])
+            (made,) = Quantised(budget=budget).compress_updates(layout, [update])
         except InputError:
             continue
         kept = {(layer, pair) for layer, ids in made.kept.items() for pair in ids}
@@ -124,7 +125,7 @@ def test_a_budget_below_the_head_and_the_scalars_is_refused_in_one_line() -> Non
     with pytest.raises(
         InputError, match=r"^compression=100 bytes for client 0: allowed is at least the \d+ besides its"
     ):
-        Quantised(budget=100).upward(layout, [sent(layout, layout.all_components())])
+        Quantised(budget=100).compress_updates(layout, [sent(layout, layout.all_components())])
 
 
 def test_a_ratio_is_of_what_the_clients_pairs_would_have_been() -> None:
@@ -133,7 +134,7 @@ def test_a_ratio_is_of_what_the_clients_pairs_would_have_been() -> None:
     pairs = sum(4 * tensor.numel() for u in updates for name, tensor in u.tensors.items() if name != "head")
     besides = size(updates) - pairs
     for ratio in (0.3, 0.5, 0.8):
-        made = size(Quantised(ratio=ratio).upward(layout, updates))
+        made = size(Quantised(ratio=ratio).compress_updates(layout, updates))
         assert made - besides == pytest.approx(ratio * pairs, abs=700)
 
 
@@ -142,8 +143,8 @@ def test_a_ratio_leaves_room_for_the_head_however_few_pairs_live(kept: tuple[int
     """Ranks that fall under a schedule make the pairs' part small, and no round may fail for it."""
     layout = wide(6)
     update = sent(layout, {"x": kept, "y": ()})
-    made = Quantised(ratio=0.01).upward(layout, [update])
-    assert torch.equal(opened_update(made[0], layout, Plan()).tensors["head"], update.tensors["head"])
+    made = Quantised(ratio=0.01).compress_updates(layout, [update])
+    assert torch.equal(unpack_update(made[0], layout, Plan()).tensors["head"], update.tensors["head"])
 
 
 # ---------------------------------------------------------------------------------------------- the channel

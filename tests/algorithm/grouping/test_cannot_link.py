@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flt.algorithm.grouping.agglomerative import AgglomerativeGrouping, merged
-from flt.algorithm.grouping.k_clustering import KClustering
+from flt.algorithm.grouping.cluster_count import KClustering
 from flt.algorithm.grouping.kmeans import KMeansGrouping, _descended, assigned_apart, kmeans_apart
 from flt.core.errors import InputError
 

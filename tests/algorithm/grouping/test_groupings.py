@@ -16,8 +16,8 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from flt.algorithm.grouping.agglomerative import AgglomerativeGrouping
 from flt.algorithm.grouping.base import Clustering, Groups, match
+from flt.algorithm.grouping.cluster_count import most_separate
 from flt.algorithm.grouping.density import DbscanGrouping, HdbscanGrouping, without_noise
-from flt.algorithm.grouping.k_clustering import most_separate
 from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.grouping.oracle import OracleGrouping
 from flt.algorithm.view import View

@@ -47,7 +47,7 @@ def test_the_median_is_numpys_over_those_who_sent_an_entry() -> None:
     view, updates = view_and_updates()
     found = Median().combine(view, 1, updates).new
     for name in NAMES:
-        start = view.starting({1: updates}, lambda update: 1).group(1).weights[name].numpy()
+        start = view.with_group_starts({1: updates}, lambda update: 1).group(1).weights[name].numpy()
         sent = np.stack([full_of(update, name, start.shape) for update in updates])
         known = ~np.isnan(sent).all(axis=0)
         np.testing.assert_allclose(found[name].numpy()[known], np.nanmedian(sent[:, known], axis=0), rtol=1e-6)

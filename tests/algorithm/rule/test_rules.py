@@ -24,10 +24,10 @@ from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.selection.truncate import Truncate
 from flt.algorithm.view import View
 from flt.core.errors import InputError
-from flt.protocol.codec import encode
 from flt.protocol.layout import Entry
 from flt.protocol.messages import Update
 from flt.protocol.state import apply_change
+from flt.protocol.wire_format import encode
 
 
 def mean_by_hand(view: View, updates: list[Update], name: str, pad: str, weights: str) -> np.ndarray:
@@ -92,7 +92,7 @@ def test_over_any_clients_ranks_and_groups_the_mean_is_numpys(
         for job in jobs
     ]
     rule, gid = Mean(pad=pad), data.draw(st.integers(1, 3))
-    found = rule.combine(view.starting({gid: updates}, rule.weight), gid, updates).new
+    found = rule.combine(view.with_group_starts({gid: updates}, rule.weight), gid, updates).new
     for name, tensor in found.items():
         sent = np.stack([full_of(update, name, tuple(tensor.shape)) for update in updates])
         before = np.stack([view.state.groups[jobs[u.job]].weights[name].numpy().astype(np.float64) for u in updates])
@@ -114,7 +114,7 @@ def test_a_head_that_no_member_has_stays_the_groups_own() -> None:
     assert not torch.equal(made.state.groups[1].weights["head#b"], made.state.groups[2].weights["head#b"])
     update = update_of(made, (0, 0))
     update = dataclasses.replace(update, tensors={n: t for n, t in update.tensors.items() if n != "head#b"})
-    begun = made.starting({2: [update]}, lambda _: 1).group(2).weights
+    begun = made.with_group_starts({2: [update]}, lambda _: 1).group(2).weights
     assert torch.equal(begun["head#b"], made.state.groups[2].weights["head#b"])
     assert torch.equal(begun["head"], made.state.groups[1].weights["head"])
 
@@ -123,7 +123,7 @@ def test_a_group_whose_members_come_from_one_group_begins_with_its_bits() -> Non
     view = view_of(groups=(0, 1, 2), assignment={(client, 0): 2 for client in range(3)})
     updates = [update_of(view, (client, 0), examples=7 + client) for client in range(3)]
     for gid in (1, 2, 3):
-        begun = view.starting({gid: updates}, lambda update: update.examples).group(gid)
+        begun = view.with_group_starts({gid: updates}, lambda update: update.examples).group(gid)
         assert all(begun.weights[name] is tensor for name, tensor in view.state.groups[2].weights.items())
 
 
@@ -134,7 +134,7 @@ def test_a_new_groups_scores_and_slots_begin_with_the_mean_of_its_members_groups
         scores = {"x": torch.full((4,), value, dtype=torch.float64)}
         view.state.groups[gid] = dataclasses.replace(view.state.groups[gid], scores=scores, slots=slots)
     updates = [update_of(view, (client, 0), examples=examples) for client, examples in ((0, 30), (1, 10))]
-    begun = view.starting({3: updates, 1: updates}, lambda update: update.examples)
+    begun = view.with_group_starts({3: updates, 1: updates}, lambda update: update.examples)
     assert begun.group(3).scores["x"].tolist() == [2.0] * 4
     assert begun.group(3).slots["c"]["x.A"].flatten().tolist() == [1.25] * 16
     assert begun.group(1).scores["x"].tolist() == [1.0] * 4

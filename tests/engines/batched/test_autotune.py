@@ -60,7 +60,7 @@ def test_more_jobs_are_tried_until_it_gets_slower(
 
 def test_what_memory_would_not_hold_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     used = iter([7, 17, 27, 57])  # before the first fit, and after each
-    monkeypatch.setattr(autotune, "taken", lambda device: next(used))
+    monkeypatch.setattr(autotune, "peak_memory", lambda device: next(used))
     monkeypatch.setattr(autotune, "available_memory", lambda device: 100)
     tried, timed = rates(1.0, 0.6, 0.4)
     assert autotune.best_jobs(timed, 30, CPU) == 5
@@ -83,7 +83,7 @@ def test_a_trial_out_of_memory_ends_the_search() -> None:
 
 
 def test_memory_is_measured_in_bytes() -> None:
-    assert 2**20 < autotune.taken(CPU) < 2**45
+    assert 2**20 < autotune.peak_memory(CPU) < 2**45
     assert 2**20 < autotune.available_memory(CPU) < 2**45
 
 

@@ -20,11 +20,11 @@ from torch import Tensor
 from flt.algorithm.base import CompressionPart
 from flt.algorithm.compression.allocation import DROPPED, allocate
 from flt.core.errors import InputError
-from flt.protocol.codec import encoded_size
 from flt.protocol.layout import LORA_FACTORS, Layout
 from flt.protocol.messages import Ids, Payload, Update
-from flt.protocol.packing import Place, closed_payload, closed_update, vectors
+from flt.protocol.packing import Place, pack_payload, pack_update, vectors
 from flt.protocol.quantise import BITS
+from flt.protocol.wire_format import encoded_size
 
 M = TypeVar("M", Payload, Update)
 
@@ -66,7 +66,7 @@ class _Quantisation(CompressionPart):
             besides: Bytes of the messages without their components.
         """
 
-    def upward(self, layout: Layout, updates: list[Update]) -> list[Update]:
+    def compress_updates(self, layout: Layout, updates: list[Update]) -> list[Update]:
         """Returns the updates of a client's jobs with quantised components.
 
         Raises:
@@ -75,12 +75,12 @@ class _Quantisation(CompressionPart):
         if not _has_components(layout, updates[0]):
             return updates
         places = [_places(layout, update, update.kept) for update in updates]
-        besides = _besides(layout, updates, places, closed_update)
+        besides = _besides(layout, updates, places, pack_update)
         limit = self.limit(updates[0].job[0], updates, besides)
         scores = [_measured(layout, update) for update in updates]
-        return _pack_within(limit, layout, updates, places, scores, closed_update)
+        return _pack_within(limit, layout, updates, places, scores, pack_update)
 
-    def downward(self, layout: Layout, payload: Payload, scores: Mapping[str, Tensor], jobs: int) -> Payload:
+    def compress_payload(self, layout: Layout, payload: Payload, scores: Mapping[str, Tensor], jobs: int) -> Payload:
         """Returns a job's payload with quantised components. The client's jobs share its budget evenly.
 
         Raises:
@@ -89,7 +89,7 @@ class _Quantisation(CompressionPart):
         if not self.down or not _has_components(layout, payload):
             return payload
         places = _places(layout, payload, payload.held)
-        besides = _besides(layout, [payload], [places], closed_payload)
+        besides = _besides(layout, [payload], [places], pack_payload)
         limit = self.limit(payload.job[0], [payload] * jobs, besides * jobs)
         known = {
             (layer, at): score
@@ -97,7 +97,7 @@ class _Quantisation(CompressionPart):
             for at, score in enumerate(scores[layer][list(ids)].tolist())
         }
         share = None if limit is None else limit // jobs
-        return _pack_within(share, layout, [payload], [places], [known], closed_payload)[0]
+        return _pack_within(share, layout, [payload], [places], [known], pack_payload)[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
 
-from flt.algorithm.grouping.k_clustering import KClustering
+from flt.algorithm.grouping.cluster_count import KClustering
 from flt.core.errors import InputError
 
 LINKAGES = ("average", "complete", "ward")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from flt.algorithm.grouping.cluster_count import KClustering
 from flt.algorithm.grouping.features import squared_distances
-from flt.algorithm.grouping.k_clustering import KClustering
 from flt.core.errors import InputError
 
 ITERATIONS = 300

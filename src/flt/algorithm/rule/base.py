@@ -54,11 +54,11 @@ class Rule(Part):
 
     weighings: ClassVar[tuple[str, ...]] = WEIGHTS
     """Allowed values of ``weights``."""
-    sends: ClassVar[tuple[str, ...]] = ()
+    sent_slots: ClassVar[tuple[str, ...]] = ()
     """Names of the group's slots that the server sends to clients with the weights."""
     changes_base: ClassVar[bool] = False
     """True if the rule changes the frozen weights."""
-    adds: ClassVar[bool] = True
+    sums_values: ClassVar[bool] = True
     """True if the rule sums numbers of the updates. Numbers that are too large for a sum are then refused."""
     starts_afresh: ClassVar[bool] = False
     """True if each round begins with a newly drawn adapter."""

@@ -36,7 +36,7 @@ class EntryWise(Rule):
     """
 
     weighings: ClassVar[tuple[str, ...]] = UNIFORM
-    adds: ClassVar[bool] = False  # values are sorted, so they may have any size
+    sums_values: ClassVar[bool] = False  # values are sorted, so they may have any size
 
     weights: str = "uniform"
 

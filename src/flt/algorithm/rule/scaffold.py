@@ -36,7 +36,7 @@ class Scaffold(Summable):
     with beta 0.
     """
 
-    sends: ClassVar[tuple[str, ...]] = ("c",)
+    sent_slots: ClassVar[tuple[str, ...]] = ("c",)
     one_group: ClassVar[str] = "a control variate is the mean drift of the clients that share one model"
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:

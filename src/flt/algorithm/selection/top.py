@@ -62,14 +62,14 @@ class Top(SelectionPart):
             raise InputError.of("selection.explore", self.explore, "a number in [0, 1)")
         if self.explore and self.by != "score":
             raise InputError.of("selection.explore", self.explore, f"0 with selection.by={self.by}")
-        if self.personal and self.by != "score":
+        if self.uses_own_scores and self.by != "score":
             raise InputError.of("selection.scores", self.scores, f"server with selection.by={self.by}")
         if self.scope == "global" and self.by == "first":
             why = "ids have no order over layers"
             raise InputError.of("selection.scope", self.scope, "layer with selection.by=first", why)
 
     @property
-    def personal(self) -> bool:
+    def uses_own_scores(self) -> bool:
         """True if a job's own scores decide its components."""
         return self.scores == "client"
 
@@ -98,5 +98,5 @@ class Top(SelectionPart):
 
     def _scores(self, view: View, job: Job) -> dict[str, Tensor]:
         scores = view.state.groups[view.state.group_of(job.id)].scores
-        own = view.state.scores.get(job.id, {}) if self.personal else {}
+        own = view.state.scores.get(job.id, {}) if self.uses_own_scores else {}
         return {**scores, **{name: torch.where(mine.isnan(), scores[name], mine) for name, mine in own.items()}}

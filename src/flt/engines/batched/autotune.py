@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from flt.core.memory import available_memory, free, is_out_of_memory, taken
+from flt.core.memory import available_memory, is_out_of_memory, peak_memory, release_memory
 
 _log = logging.getLogger(__name__)
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100)
@@ -62,10 +62,10 @@ def best_jobs(seconds: Callable[[int], float], jobs: int, device: torch.device) 
     """
     times: dict[int, float] = {}
     tried, used, start_time = 1, 0, time.perf_counter()
-    free()
-    peak_before = taken(device)
+    release_memory()
+    peak_before = peak_memory(device)
     for count in sorted({count for count in CANDIDATES if count < jobs} | {min(jobs, MAX_JOBS)}):
-        free()
+        release_memory()
         if count > 1 and used / tried * count > MEMORY_SHARE * available_memory(device):
             break
         try:
@@ -74,7 +74,7 @@ def best_jobs(seconds: Callable[[int], float], jobs: int, device: torch.device) 
             if not is_out_of_memory(error):
                 raise
             break
-        used, tried = max(0, taken(device) - peak_before), count
+        used, tried = max(0, peak_memory(device) - peak_before), count
         _log.debug("%d jobs at once: %.4f s per step and job, %d bytes", count, times[count], used)
         if times[count] > MAX_SLOWDOWN * min(times.values()):
             break
@@ -88,7 +88,7 @@ def best_jobs(seconds: Callable[[int], float], jobs: int, device: torch.device) 
                 if not is_out_of_memory(error):
                     raise
                 del times[count]
-    free()
+    release_memory()
     return _fewest_jobs(times)
 
 

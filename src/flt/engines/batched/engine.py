@@ -14,10 +14,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from flt.client.fit import LocalFit
-from flt.client.isolation import leaving_no_trace, seed_everything
+from flt.client.isolation import isolated, seed_everything
 from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError
-from flt.core.memory import free, is_out_of_memory
+from flt.core.memory import is_out_of_memory, release_memory
 from flt.core.quiet import keyboard_interrupts_pass, quiet, single_process
 from flt.core.timeout import ClientTimeoutError, time_limit
 from flt.data.clients import ClientSpec
@@ -32,7 +32,7 @@ from flt.engines.serial import SerialEngine
 from flt.models.module import ClientModule
 from flt.protocol.layout import TRAVELLING
 from flt.protocol.messages import Update
-from flt.protocol.packing import opened_payload
+from flt.protocol.packing import unpack_payload
 from flt.protocol.state import ClientState
 from flt.server.engine import Outcome, Task
 
@@ -130,7 +130,7 @@ class BatchedEngine(SerialEngine):
                     self.failure_policy.failure(tasks[0].payload.job, error)  # raises if the first failure ends the run
                 parts = []  # Only single fits show which of the jobs failed or took too long.
         # Outside of the handler, since its exception keeps the memory of the failed fit alive.
-        free()
+        release_memory()
         if failed or not parts:
             return failed or list(super().run(tasks))
         if len(parts) > 1:
@@ -174,7 +174,7 @@ class BatchedEngine(SerialEngine):
                 return [self._result(job) for job in jobs]
 
     def _isolated(self) -> AbstractContextManager[None]:
-        return leaving_no_trace(self.local_trainer.module, self.local_trainer.parameters.values())
+        return isolated(self.local_trainer.module, self.local_trainer.parameters.values())
 
     def _time_limit(self, jobs: int) -> AbstractContextManager[None]:
         """Limits the time of a fit to that of ``jobs`` single fits, since only single fits show which job is slow."""
@@ -198,7 +198,7 @@ class BatchedEngine(SerialEngine):
         local_trainer, jobs = self.local_trainer, []
         for task in tasks:
             client, index = task.payload.job
-            data, payload = self.clients[client].data[index], opened_payload(task.payload, local_trainer.layout)
+            data, payload = self.clients[client].data[index], unpack_payload(task.payload, local_trainer.layout)
             seed_everything(task.seed, local_trainer.module.device)
             local_trainer.install(payload, task.private, data.head)
             tensors = {name: local_trainer.parameters[name].detach() for name in local_trainer.layout.names(TRAVELLING)}

@@ -7,7 +7,7 @@ import dataclasses
 from torch import nn
 
 from flt.core.errors import InputError
-from flt.models.adapters.freeze import freeze_but_head
+from flt.models.adapters.freeze_backbone import freeze_but_head
 from flt.protocol.layout import Layout
 
 

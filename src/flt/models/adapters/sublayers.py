@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from flt.core.errors import InputError
-from flt.models.adapters.freeze import freeze_but_head
+from flt.models.adapters.freeze_backbone import freeze_but_head
 from flt.models.blocks import blocks, top_blocks
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.layer_names import head_name

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from flt.core.errors import InputError
 from flt.data.config import DataConfig
-from flt.data.sources import RawData, digits, load
+from flt.data.dataset_sources import RawData, digits, load
 from flt.run.compose import load_choice
 from flt.run.conf_groups import choices
 

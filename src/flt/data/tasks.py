@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flt.core.errors import InputError
 from flt.core.typed import typed
-from flt.data import encode, sources
+from flt.data import dataset_sources, encode
 from flt.data.columns import Kind
 from flt.data.random_splits import Positions
 
@@ -39,8 +39,8 @@ class DataSet:
     """
 
     name: str
-    data: sources.DataConfig
-    raw: sources.RawData
+    data: dataset_sources.DataConfig
+    raw: dataset_sources.RawData
     tasks: Mapping[str, Parts]
 
     @property
@@ -63,7 +63,7 @@ def load_all(cfg: TrainConfig) -> list[DataSet]:
     Raises:
         InputError: A data set can't be read, ``jobs=per_task`` lacks tasks, or the data sets can't be combined.
     """
-    data = typed(sources.DataConfig, cfg.data, "data")
+    data = typed(dataset_sources.DataConfig, cfg.data, "data")
     if data.sets:
         return _several(cfg, data)
     if data.use is not None:
@@ -74,7 +74,7 @@ def load_all(cfg: TrainConfig) -> list[DataSet]:
     return [_load(data, data.tasks if cfg.jobs == "per_task" else {}, known.get(data.name, data.name), cfg.seed)]
 
 
-def _several(cfg: TrainConfig, data: sources.DataConfig) -> list[DataSet]:
+def _several(cfg: TrainConfig, data: dataset_sources.DataConfig) -> list[DataSet]:
     used = list(data.sets) if data.use is None else data.use
     if not used or len(set(used)) < len(used) or not set(used) <= set(data.sets):
         raise InputError.of("data.use", used, data.sets, "different sets of data.sets")
@@ -97,7 +97,7 @@ def _named(cfg: TrainConfig, name: str, settings: dict[str, Any]) -> DataSet:
         raise InputError.of(
             f"data.sets.{name}.{wrong[0]}", settings[wrong[0]], "nothing: a set has no sets, and is a task"
         )
-    data = typed(sources.DataConfig, settings, f"data.sets.{name}")
+    data = typed(dataset_sources.DataConfig, settings, f"data.sets.{name}")
     try:
         loaded = _load(data, {}, f"{cfg.data['name']} {name}", cfg.seed)
     except InputError as error:
@@ -106,8 +106,8 @@ def _named(cfg: TrainConfig, name: str, settings: dict[str, Any]) -> DataSet:
     return replace(loaded, tasks={task: loaded.tasks[ALL]})
 
 
-def _load(data: sources.DataConfig, tasks: Mapping[str, list[str]], name: str, seed: int) -> DataSet:
-    raw = sources.load(data, seed)
+def _load(data: dataset_sources.DataConfig, tasks: Mapping[str, list[str]], name: str, seed: int) -> DataSet:
+    raw = dataset_sources.load(data, seed)
     found = {split: encode.tasks(raw.values(split, raw.label), raw.label_names, tasks) for split in raw.splits}
     return DataSet(
         name, data, raw, {task: {split: parts[task] for split, parts in found.items()} for task in found["train"]}

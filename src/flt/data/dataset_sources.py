@@ -86,10 +86,10 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
         splits, label = _with_class(cfg, splits, {*inputs, cfg.response})
     else:
         kind, inputs = columns.choose_inputs(cfg, features)
-        label = columns.pick("label", cfg.label, columns.LABELS, names)
+        label = columns.choose_column("label", cfg.label, columns.LABELS, names)
     for key, column in (("column", cfg.column), ("label_name", cfg.label_name)):
         if column is not None:
-            columns.pick(key, column, (), names)
+            columns.choose_column(key, column, (), names)
     least = 1 if prompts else 2
     splits, label_names = relabel(_rows(splits, cfg.where), label, cfg.label_name, cfg.classes, least)
     if cfg.test_split in splits:
@@ -138,7 +138,7 @@ def _with_class(cfg: DataConfig, splits: Splits, taken: set[str | None]) -> tupl
     """Chooses the column of the class among the columns that aren't model input, or adds one class for all rows."""
     free = [name for name in splits["train"].column_names if name not in taken]
     if cfg.label is not None or set(free) & set(columns.LABELS):
-        return splits, columns.pick("label", cfg.label, columns.LABELS, free)
+        return splits, columns.choose_column("label", cfg.label, columns.LABELS, free)
     return {name: split.add_column(ONE_CLASS, ["all"] * len(split)) for name, split in splits.items()}, ONE_CLASS
 
 
@@ -157,7 +157,7 @@ def _check_numbers(cfg: DataConfig) -> None:
 def _rows(splits: Splits, where: Mapping[str, Sequence[str]]) -> Splits:
     """Selects the rows whose columns have the wanted values."""
     for column, wanted in where.items():
-        columns.pick(f"where.{column}", column, (), splits["train"].column_names)
+        columns.choose_column(f"where.{column}", column, (), splits["train"].column_names)
         values = {name: np.asarray(split[column][:]).astype(str) for name, split in splits.items()}
         known = np.unique(values["train"])
         if not wanted or not set(wanted) <= set(known):
