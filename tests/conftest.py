@@ -75,8 +75,13 @@ def flt_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def short_pretraining(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two steps instead of 1100 for the embedded backbones; slow tests take the real ones, made once in a session."""
+def short_pretraining(
+    request: pytest.FixtureRequest, work_in_an_empty_folder: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps instead of 1100 for the embedded backbones; slow tests take the real ones, made once in a session.
+
+    After the working folder, which is thus looked at when the test's own patches are undone.
+    """
     from flt.models import embedded, embedded_cifar
 
     if "slow" not in request.keywords:

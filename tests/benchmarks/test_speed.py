@@ -102,7 +102,10 @@ def test_the_mean_of_updates() -> None:
 # ------------------------------------------------------------------------------------------------------- the protocol
 
 
-def test_a_contestant_runs_a_round_when_asked_and_says_what_it_took(tmp_path: Path) -> None:
+def test_a_contestant_runs_a_round_when_asked_and_says_what_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cases.ROOT)  # the contestant imports the benchmarks
     its = start(tmp_path, ECHO)
     try:
         its.ready()
@@ -121,7 +124,8 @@ def test_one_that_ends_shows_the_end_of_its_log(tmp_path: Path) -> None:
     its.stop()
 
 
-def test_one_that_is_missing_says_why_and_the_others_go_on(tmp_path: Path) -> None:
+def test_one_that_is_missing_says_why_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(cases.ROOT)  # as above
     code = "import json; print(json.dumps({'missing': 'engine=batched'}))"
     absent = Contestant("absent", [sys.executable, "-c", code], tmp_path / "absent.log")
     nowhere = Contestant("nowhere", [str(tmp_path / "no-python")], tmp_path / "nowhere.log")

@@ -38,7 +38,10 @@ def test_a_combination_runs_its_rounds_or_is_refused_with_its_reason(
     algo, adapter = combination.split()
     found = recipe_refusals(algo, [case for case in CASES if case[0] == adapter])
     assert_on_the_page(algo, adapter, found)
+    tried = chosen(algo, found)
     for case, line in found.items():
+        if line is None and case not in tried:
+            continue
         cfg = dataclasses.replace(configured(algo, adapter), name="-".join(case))
         run = Run(cfg, toy(*case[1:]), loggers=[DummyLogger()], show=False)
         if line is None:
@@ -51,6 +54,15 @@ def test_a_combination_runs_its_rounds_or_is_refused_with_its_reason(
             assert adapter != "lora", line  # what every recipe was made for
             assert refused_without_training(run, monkeypatch) == line
             assert not (tmp_path / cfg.root / cfg.name).exists()
+
+
+def chosen(algo: str, found: Mapping[Case, str | None]) -> set[Case]:
+    """All cases with LoRA. With another adapter, one of the ways to divide jobs for each type of task, in turns."""
+    running = [case for case, line in found.items() if line is None]
+    first = choices("algo").index(algo)
+    cells = [[case for case in running if case[1] == kind] for kind in MODULES]
+    turns = {cases[(first + number) % len(cases)] for number, cases in enumerate(cells) if cases}
+    return turns | {case for case in running if case[0] == "lora"}
 
 
 def refused_without_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> str:

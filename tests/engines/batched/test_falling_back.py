@@ -25,7 +25,7 @@ from flt.server.federator import Federator
 
 
 def test_a_fit_leaves_no_trace() -> None:
-    federator = federator_of()
+    federator = federator_of(held_out=3)
     tasks, module = tasks_of(federator), federator.engine.local_trainer.module
     torch.manual_seed(3)
     expected = torch.rand(3)
@@ -59,7 +59,7 @@ def test_tokens_that_no_head_reads_are_not_computed() -> None:
 
 
 def test_where_a_queries_layer_mixes_tokens_all_of_them_go_through_the_attention() -> None:
-    federator = federator_of()
+    federator = federator_of(held_out=3)
     attention = federator.engine.local_trainer.module.model.bert.encoder.layer[-1].attention
     dense = attention.output.dense.forward
     attention.output.dense.forward = lambda x: dense(x) + x[:, 1:2]
@@ -82,7 +82,7 @@ class Drawing(torch.nn.Module):
 
 @pytest.mark.parametrize(("layer", "why"), [(Mixing(), "which other jobs"), (Drawing(), "random numbers")])
 def test_a_model_whose_examples_are_not_independent_falls_back(layer: Any, why: str, caplog: Any) -> None:
-    federator = federator_of()
+    federator = federator_of(held_out=3)
     federator.engine.local_trainer.module.model.bert.pooler.activation = layer
     tasks = tasks_of(federator)
     engine = batched(federator)
@@ -142,7 +142,7 @@ class Poisoned(Dataset):
 
 def poisoned() -> Federator:
     """Four clients, the third of which can't read what it trains on."""
-    return federator_of(data=Poisoned(texts(55), range(23, 40)))
+    return federator_of(data=Poisoned(texts(55), range(23, 40)), held_out=3)
 
 
 def test_where_a_job_of_a_stack_fails_the_others_are_trained_one_by_one_to_the_bits_of_serial() -> None:
@@ -199,7 +199,7 @@ def test_a_stack_has_the_time_of_its_jobs_together(monkeypatch: pytest.MonkeyPat
         return time_limit(seconds)
 
     monkeypatch.setattr(batched_engine, "time_limit", noted)
-    federator = federator_of()
+    federator = federator_of(held_out=3)
     tasks, engine = tasks_of(federator, rounds=0), batched(federator)
     engine.set_failure_policy(FailurePolicy(min_updates=3, client_timeout=50.0))
     list(engine.run(tasks))
