@@ -162,7 +162,7 @@ class ServerState:
 
     @property
     def clusters(self) -> list[int]:
-        """Ids of the groups that are trained, ascending: all groups except ``home``, or ``home`` if it is the only one."""
+        """Ids of the trained groups, ascending: all groups except ``home``, or ``home`` if there is no other group."""
         return sorted(set(self.groups) - {self.home}) or [self.home]
 
     def group_of(self, job: JobId) -> int:
