@@ -43,7 +43,7 @@ class TaskData:
         return self.columns.get("train")
 
     def by_column(self) -> Iterator[TaskData]:
-        """Yields one task for each value of ``data.column``. It contains the examples with this value from each split."""
+        """Yields one task for each value of ``data.column``, with the examples from each split that have this value."""
         found = {split: values.astype(str) for split, values in self.columns.items()}
         for value in sorted({str(value) for values in found.values() for value in values}):
             at = {split: np.flatnonzero(values == value) for split, values in found.items()}

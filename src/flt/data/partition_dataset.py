@@ -31,7 +31,9 @@ def partition(
     seed: int = 0,
     label: str = "label",
 ) -> list[ClientSpec]:
-    """Divides a data set among clients. The main arguments decide how:
+    """Divides a data set among clients.
+
+    The main arguments decide how:
 
     ================================  ========================================================================
     ``by="label", alpha=0.5``         each label is divided by Dirichlet shares
@@ -45,8 +47,8 @@ def partition(
         dataset: A ``datasets.Dataset``, or any map-style data set whose items are (input, label) or dicts.
         by: Column whose values decide the division; None: no column. For items (input, label), ``label`` means the
             second element.
-        alpha: Concentration of the Dirichlet distribution. The smaller alpha is, the more unequal are the clients. None:
-            no Dirichlet distribution.
+        alpha: Concentration of the Dirichlet distribution. The smaller alpha is, the more unequal are the clients.
+            None: no Dirichlet distribution.
         clients: Number of clients; None: one for each value of the column.
         shards: Number of shards per client; None: no shards.
         held_out: Share of a client's examples that is held out. The client's model is evaluated on these examples.
