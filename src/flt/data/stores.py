@@ -40,7 +40,7 @@ class Store(Protocol):
         """Returns the inputs of one row."""
 
     def arrays(self) -> list[NDArray]:
-        """Returns all arrays that the rows depend on, for a digest."""
+        """Returns all arrays that the rows depend on, so that a digest of the inputs can be computed."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class TextStore:
         return np.diff(self.offsets)
 
     def arrays(self) -> list[NDArray]:
-        """Returns all arrays that the rows depend on, for a digest."""
+        """Returns all arrays that the rows depend on, so that a digest of the inputs can be computed."""
         targets = [] if self.targets is None else [self.targets]
         return [self.offsets, *(flat for _, flat in sorted(self.columns.items())), *targets]
 
@@ -121,7 +121,7 @@ class ImageStore:
         return None
 
     def arrays(self) -> list[NDArray]:
-        """Returns all arrays that the rows depend on, for a digest."""
+        """Returns all arrays that the rows depend on, so that a digest of the inputs can be computed."""
         return [self.pixels.numpy(), np.array([self.size or 0, self.channels or 0])]
 
 
