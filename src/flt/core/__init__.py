@@ -1,4 +1,4 @@
-"""Helpers that have nothing to do with federated learning: errors, files, the disk cache, silencing of libraries.
+"""General helpers that contain no federated learning: exceptions, files, a cache on disk, silencing of libraries.
 
-Read errors.py first: every other package raises its exceptions. Then read files.py.
+Read errors.py first, because every other package raises its exceptions. Then read files.py.
 """

@@ -1,6 +1,7 @@
 """Cache on disk for results that are expensive to compute.
 
-An entry is found by a digest of its inputs. The least recently used entries are removed when space is needed.
+An entry is a folder whose name is a digest of the inputs from which its files were computed. If space is needed, the
+least recently used entries are removed.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from flt.core.errors import InputError
 from flt.core.files import expand_user
 
 ABOUT = "entry.json"
+"""File of an entry that contains its description and size."""
 EMBEDDED = "embedded"
+"""Kind of the embedded backbones: small models that flt has pre-trained itself."""
 KINDS = ("tokens", "prefix", EMBEDDED)
 KEY = re.compile(r"[0-9a-f]{20}")
+"""Pattern of the folder names of entries."""
 BYTES_PER_GB = 1e9
 HOUR = 3600
 _used: set[Path] = set()
+"""Entries that this process has used and that must not be removed to make room."""
 _log = logging.getLogger(__name__)
 
 
@@ -55,11 +60,12 @@ class Entry:
     """One entry of the cache.
 
     Attributes:
-        kind: Kind of entry; also the name of the folder that holds all entries of this kind.
-        key: Digest of about.
+        kind: Kind of the entry, one of KINDS. Except for embedded backbones, a folder of this name contains all entries
+            of the kind.
+        key: Digest of ``about``; for an embedded backbone, the name of its folder.
         path: Folder of the entry.
         about: Description of the inputs from which the entry was computed.
-        size: Bytes on disk.
+        size: Size of the files in bytes.
         used: Time of the last use, in seconds since the epoch.
     """
 
@@ -72,14 +78,14 @@ class Entry:
 
 
 def folder() -> Path:
-    """Returns the cache folder: `$FLT_CACHE`, else `$XDG_CACHE_HOME/flt`, else `~/.cache/flt`."""
+    """Returns the cache folder: `$FLT_CACHE` if set, else `$XDG_CACHE_HOME/flt` if set, else `~/.cache/flt`."""
     if given := os.environ.get("FLT_CACHE"):
         return expand_user(given).absolute()
     return expand_user(os.environ.get("XDG_CACHE_HOME") or "~/.cache").absolute() / "flt"
 
 
 def move_into_place(built: Path, folder: Path) -> None:
-    """Renames a finished folder to its final path. If two processes do so at once, the first one's folder stays."""
+    """Renames the finished folder `built` to `folder`. If another process was faster, its folder stays."""
     try:
         os.rename(built, folder)
     except OSError:
@@ -88,18 +94,19 @@ def move_into_place(built: Path, folder: Path) -> None:
 
 
 def get_or_build(kind: str, about: Mapping[str, Any], build: Callable[[Path], None], size: int, limit: int) -> Path:
-    """Returns the folder of an entry, and builds the entry first if the cache doesn't have it.
+    """Returns the folder of an entry. Builds the entry first if the cache doesn't contain it.
 
-    `build` fills an empty folder, which is renamed to the entry's path once it is complete. If several processes need
-    the same entry, one builds it and the others wait. A built entry never changes. Entries that this process has used
-    are not removed to make room until it calls `release`.
+    `build` fills an empty temporary folder. The folder is renamed to the entry's path once `build` has returned. If
+    several processes need the same entry, one process builds it and the others wait. A built entry never changes. An
+    entry that this process has used is not removed to make room until this process calls `release`.
 
     Args:
-        kind: Kind of entry.
+        kind: Kind of the entry.
         about: Strings and numbers that describe everything the entry depends on.
         build: Function that writes the entry's files into the given folder.
-        size: Largest number of bytes that the entry will need.
-        limit: Largest number of bytes of all entries together; the least recently used ones are removed first.
+        size: Upper bound of the entry's size in bytes.
+        limit: Largest total size of all entries in bytes. Embedded backbones don't count. The least recently used
+            entries are removed until the new entry fits.
 
     Raises:
         InputError: There isn't enough space, or the cache can't be written.
@@ -118,15 +125,18 @@ def get_or_build(kind: str, about: Mapping[str, Any], build: Callable[[Path], No
 
 
 def entries() -> list[Entry]:
-    """Returns all entries of the cache and the embedded backbones, the last used first."""
+    """Returns all entries of the cache, including embedded backbones. The most recently used entry comes first."""
     return sorted([*_entries(), *_backbones()], key=lambda found: (-found.used, found.key))
 
 
 def clear(kind: str | None = None) -> int:
-    """Removes entries, even those in use, and the leftovers of killed builds. Other files in the folder stay.
+    """Removes entries, even entries in use, and the unfinished folders that killed builds have left behind.
+
+    Other files in the cache folder stay. An unfinished folder of an embedded backbone is removed only if it is older
+    than an hour, because another process may still be writing it.
 
     Args:
-        kind: One of KINDS; None removes all kinds.
+        kind: Kind of the entries to remove, one of KINDS; None: all kinds.
 
     Returns:
         Number of bytes freed.
@@ -143,7 +153,7 @@ def clear(kind: str | None = None) -> int:
 
 
 def release() -> None:
-    """Allows the removal of the entries that this process has used so far, for example between two runs."""
+    """Allows the cache to remove the entries that this process has used so far. Called between two runs of a sweep."""
     _used.clear()
 
 
@@ -153,10 +163,10 @@ def _key(about: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Reads an entry's description and size. Returns None if the entry is missing or damaged."""
+    """Returns the content of an entry's description file, or None if the entry is missing or damaged."""
     try:
         written = json.loads((path / ABOUT).read_bytes())
-        # After a crash of the machine, a file may exist without all of its bytes.
+        # After a crash of the machine, a file may be incomplete. The total size reveals this.
         return written if isinstance(written["about"], dict) and written["size"] == _size(path) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -186,7 +196,7 @@ def _backbones() -> list[Entry]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock of an entry. The system releases the lock if the process dies."""
+    """Holds the lock of an entry inside the with block. If the process dies, the operating system releases the lock."""
     lock = _lock(path)
     with _writing():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +213,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing() -> Iterator[None]:
-    """Turns the error of a full or read-only disk into an InputError."""
+    """Turns an error of the file system, such as a full or read-only disk, into an InputError."""
     try:
         yield
     except OSError as error:
@@ -215,7 +225,7 @@ def _lock(path: Path) -> FileLock:
 
 
 def _unlock(lock: FileLock) -> None:
-    """Releases a lock and removes its file. Waiting processes are safe: FileLock notices this and makes a new file."""
+    """Releases a lock and removes its file. The FileLock of a waiting process notices this and makes a new file."""
     with contextlib.suppress(OSError):  # Windows can't remove an open file
         Path(lock.lock_file).unlink()
     lock.release()
@@ -223,7 +233,7 @@ def _unlock(lock: FileLock) -> None:
 
 def _build(path: Path, about: Mapping[str, Any], build: Callable[[Path], None]) -> None:
     scratch = path.with_name(f".{path.name}.building")
-    shutil.rmtree(scratch, ignore_errors=True)  # a killed build may have left one
+    shutil.rmtree(scratch, ignore_errors=True)  # left behind by a killed build
     try:
         scratch.mkdir()
         build(scratch)
@@ -235,7 +245,7 @@ def _build(path: Path, about: Mapping[str, Any], build: Callable[[Path], None]) 
 
 
 def _make_room(path: Path, size: int, limit: int) -> None:
-    """Removes the least recently used entries until an entry of this size fits."""
+    """Removes the least recently used entries until an entry of this size fits under the limit."""
     for parent in folder().iterdir():
         _remove_unfinished(parent, but=path)
     others = sorted((found for found in _entries() if found.path != path), key=lambda found: found.used)
@@ -261,7 +271,7 @@ def _gb(size: int) -> str:
 def _remove(path: Path) -> int:
     """Removes a folder and returns its size in bytes.
 
-    The folder is renamed first, so that a half-removed folder never counts as an entry.
+    The folder is renamed before its files are deleted, so a half-deleted folder never counts as an entry.
     """
     trash = path.with_name(f".{path.name}.{os.getpid()}.building")
     try:
@@ -274,7 +284,7 @@ def _remove(path: Path) -> int:
 
 
 def _remove_unfinished(parent: Path, but: Path | None = None) -> int:
-    """Removes the leftovers of killed builds of one kind, and the lock files that no process holds."""
+    """Removes the files that killed builds have left in the folder of one kind. The files of the entry `but` stay."""
     freed = 0
     for leftover in (*parent.glob(".*.building"), *parent.glob(".*.lock")):
         path = parent / leftover.name.split(".")[1]

@@ -1,4 +1,4 @@
-"""Exceptions of flt. ``InputError`` reports every mistake of a user in one line."""
+"""Exceptions of flt. An ``InputError`` reports a mistake of the user in one line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A mistake in the input: a config key, a file, a data set, a client's update.
+    """Error for wrong input, such as a config key, a file, a data set or a client's update.
 
-    The command line prints it as one line and exits with code 2.
+    The command line prints the error as one line and exits with code 2.
 
     Example:
         >>> print(InputError.of("adapter.rank", 0, "an integer >= 1"))
@@ -17,13 +17,13 @@ class InputError(ValueError):
 
     @classmethod
     def of(cls, key: str, value: object, allowed: str | Iterable[object], why: str = "") -> InputError:
-        """Builds ``key=value: why; allowed is ...`` on one line.
+        """Builds an error whose text is the line ``key=value: why; allowed is ...``.
 
         Args:
-            key: Config key or name of the wrong thing.
+            key: Config key, or name of the wrong input.
             value: Value that was given.
-            allowed: Values that would have been accepted: a phrase, or the choices.
-            why: Reason for the refusal, where the value alone doesn't explain it.
+            allowed: Description of the accepted values, or a list of them.
+            why: Reason for the error. Empty if the value alone explains the error.
         """
         choices = allowed if isinstance(allowed, str) else ", ".join(map(str, allowed))
         reason = f"{why}; " if why else ""
@@ -31,12 +31,12 @@ class InputError(ValueError):
 
 
 def diverged(what: str, value: object, wanted: str) -> InputError:
-    """Builds the line for numbers that training has made too large or not finite.
+    """Builds the error for numbers that have become too large or not finite during training.
 
     Args:
-        what: Name of the update or tensor.
-        value: What was found.
-        wanted: Numbers that would have been accepted.
+        what: Name of the update or tensor with these numbers.
+        value: Number that was found, or the error that it caused.
+        wanted: Description of the numbers that would have been accepted.
     """
     return InputError.of(what, value, f"{wanted}; lower local.lr")
 
@@ -52,4 +52,4 @@ class PeerDiedError(RuntimeError):
 
 
 class Terminated(KeyboardInterrupt):
-    """Interrupt by SIGTERM, which schedulers send before they stop a machine."""
+    """Interrupt caused by SIGTERM. Job schedulers send this signal before they stop a machine."""

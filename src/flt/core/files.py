@@ -1,4 +1,4 @@
-"""Atomic writing of files, and helpers for paths and for errors of the file system."""
+"""Atomic writing of files. Helpers for paths and for errors of the file system."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file completely or not at all, even if the machine crashes.
 
     Raises:
-        InputError: The disk is full. An earlier file of this name is unchanged.
+        InputError: The disk is full. If a file of this name existed before, it is unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -41,28 +41,31 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def is_path(value: Any) -> bool:
-    """Returns whether a value is a path on this machine, and not a hub id such as org/name."""
+    """Returns whether a value is a path on this machine. A hub id such as org/name is not a path."""
     # os.path.exists instead of Path.exists, which raises for an invalid name
     return isinstance(value, str) and (value.startswith(("/", "~", ".")) or ("/" in value and os.path.exists(value)))
 
 
 def last_name(value: Any) -> Any:
-    """Returns the last part of a path, so that published files don't show this machine's folders; else the value."""
+    """Returns the last part if the value is a path, else the value itself.
+
+    Published files contain only the last part, so that they don't reveal the folders of this machine.
+    """
     return Path(os.path.abspath(expand_user(value))).name if is_path(value) else value
 
 
 def expand_user(value: str | Path) -> Path:
-    """Expands ~ in a path. Unlike Path.expanduser, doesn't raise for an unknown user."""
+    """Expands ~ in a path. Unlike Path.expanduser, this function doesn't raise an error for an unknown user."""
     return Path(os.path.expanduser(value))
 
 
 def system_message(error: OSError) -> str:
-    """Returns the system's text for an error, without the path."""
+    """Returns the operating system's message for an error, without the path."""
     return error.strerror or type(error).__name__
 
 
 def is_full(error: BaseException) -> bool:
-    """Returns whether an error means a full disk. An error of safetensors has the number only in its text."""
+    """Returns whether an error means a full disk. safetensors gives the error number only in the text."""
     if isinstance(error, OSError):
         return error.errno in FULL
     return any(f"(os error {number})" in str(error) for number in FULL)

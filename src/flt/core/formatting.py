@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 WORST = "_worst10"
-"""Suffix of the key of a mean over the worst 10 % of clients (of their jobs, where clients have several)."""
+"""Suffix of the metric keys of means over the worst 10 % of clients, or of jobs if clients have several jobs."""
 
 
 def size(count: float) -> str:
-    """Formats a number of bytes, with units of 1000.
+    """Formats a number of bytes in decimal units, such as kB = 1000 B.
 
     Example:
         >>> size(532), size(120_300), size(999_960)
@@ -40,7 +40,7 @@ def duration(seconds: float) -> str:
 
 
 def between(metrics: Mapping[str, float], prefix: str, suffix: str = "") -> dict[str, float]:
-    """Returns the metrics whose keys have this prefix and suffix, by the part of the key in between.
+    """Selects the metrics whose keys have this prefix and suffix. In the result, both are removed from the keys.
 
     Example:
         >>> between({"round": 1, "round/val_acc": 0.5}, "round/")
@@ -51,7 +51,9 @@ def between(metrics: Mapping[str, float], prefix: str, suffix: str = "") -> dict
 
 
 def received_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Returns the means over the models as received by clients: the metrics that also have a ``_worst10`` key.
+    """Returns the mean metrics of the models as received by clients.
+
+    These are the ``clients/`` metrics that also have a ``_worst10`` key.
 
     Example:
         >>> received_metrics({"clients/steps": 9, "clients/val_acc": 0.5, "clients/val_acc_worst10": 0.1})
@@ -62,6 +64,8 @@ def received_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def score(names: Iterable[str]) -> str | None:
     """Chooses the metric that best measures a model: a perplexity, else an accuracy, else the first that isn't a loss.
+
+    Returns None if all metrics are losses. The metric ``clustering_acc`` is never chosen, since it measures no model.
 
     Example:
         >>> score(["val_loss", "val_f1", "val_acc"])
@@ -75,12 +79,12 @@ def score(names: Iterable[str]) -> str | None:
 
 
 def accuracy(names: Iterable[str]) -> str | None:
-    """Returns the name of the accuracy among metrics, or None."""
+    """Returns the first name of an accuracy, or None if there is no accuracy. ``clustering_acc`` doesn't count."""
     return next((name for name in names if "acc" in name and name != "clustering_acc"), None)
 
 
 def lower_is_better(name: str) -> bool:
-    """Returns whether a metric is a loss or a perplexity.
+    """Returns whether smaller values of a metric are better, which holds for losses and perplexities.
 
     Example:
         >>> lower_is_better("val_loss"), lower_is_better("val_acc")
@@ -90,5 +94,5 @@ def lower_is_better(name: str) -> bool:
 
 
 def loss(names: Iterable[str]) -> str | None:
-    """Returns the name of the loss among metrics, or None."""
+    """Returns the first name of a loss, or None if there is no loss."""
     return next((name for name in names if "loss" in name), None)

@@ -8,10 +8,10 @@ from types import ModuleType
 
 
 def import_without_gc(name: str) -> ModuleType:
-    """Imports a module that imports torch and other large libraries, with garbage collection switched off.
+    """Imports a module with garbage collection switched off.
 
-    Such an import creates some hundred thousand objects and no garbage. The collector would examine them again and
-    again, which takes a tenth of the import's time.
+    The import of torch and other large libraries creates some hundred thousand objects and no garbage. The collector
+    would examine these objects repeatedly, which takes a tenth of the import's time.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""Memory of a device: free memory, peak use, and its release."""
+"""Free memory, peak memory use and release of memory, on a CPU or GPU."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import resource
 import torch
 
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
-"""Parts of the error texts with which torch and the system refuse an allocation."""
+"""Texts in the errors that torch and the operating system raise if an allocation fails."""
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Returns whether an error means that memory ran out. CUDA has an exception for this, the CPU only a text."""
+    """Returns whether an error means that memory ran out. On a CPU, only the error's text shows this."""
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY)
 
 
 def release_memory() -> None:
-    """Releases the memory of finished or failed fits."""
+    """Releases the memory that finished or failed fits no longer need. Resets the peak memory use of a GPU."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -26,14 +26,14 @@ def release_memory() -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Returns the peak memory use in bytes: since the last :func:`release_memory` on a GPU, else of the process."""
+    """Returns the peak memory use in bytes: on a GPU since :func:`release_memory`, else since the process started."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def available_memory(device: torch.device) -> int:
-    """Returns the free bytes of a device."""
+    """Returns the free memory of a device in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

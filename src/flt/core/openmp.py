@@ -1,4 +1,4 @@
-"""Environment variables of OpenMP, which runs torch's threads on a CPU. Imports no torch."""
+"""Environment variables of OpenMP, which runs torch's threads on a CPU. This module doesn't import torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import os
 import sys
 
 IS_GIVEN = "OMP_NUM_THREADS" in os.environ
-"""True if the user has set the number of threads. Lightning sets the variable later, in processes that it launches."""
+"""True if the user has set OMP_NUM_THREADS.
+
+The value is read on import, because Lightning sets the variable later in the processes that it launches.
+"""
 
 
 def wait_passively() -> None:
-    """Makes idle threads sleep instead of spin, unless the user has set OMP_WAIT_POLICY.
+    """Makes idle threads sleep instead of busy-waiting, unless the user has set OMP_WAIT_POLICY.
 
-    A spinning thread occupies a core. On a machine where other processes compute too, threads that spin take the time
-    of the one that works. OpenMP reads the variable when torch is imported, so afterwards this function does nothing.
+    A thread that waits busily occupies a core. If other processes compute on the same machine, this slows down the
+    threads that have work. OpenMP reads the variable when torch is imported. After that, this function does nothing.
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,4 +1,4 @@
-"""Context managers that silence libraries and adapt them to runs with hundreds of inner Trainers."""
+"""Context managers that silence libraries and adapt them to a run with hundreds of Trainers, one for each local fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 _LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 
-# Lightning gives this advice once per Trainer: useful for one long fit, noise for a thousand short ones.
+# Lightning repeats these warnings for each Trainer. A run with a thousand fits would print them a thousand times.
 _ADVICE = (
     r".*does not have many workers.*",
     r".*`validation_step` but have no `val_dataloader`.*",
@@ -41,8 +41,8 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences Lightning's advice, and nothing else, while an inner Trainer runs."""
-    # Filters instead of levels: a changed level clears the cache of every logger, which costs 4 ms per fit.
+    """Silences the log messages of Lightning below the level ERROR, and the warnings that match ``_ADVICE``."""
+    # Filters are used because a change of a logger's level clears the cache of every logger, which costs 4 ms per fit.
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     for logger in loggers:
         logger.addFilter(_is_error)
@@ -61,10 +61,10 @@ _entry_points: Any = functools.cache(importlib.metadata.entry_points)
 
 @contextlib.contextmanager
 def cached_entry_points() -> Iterator[None]:
-    """Caches the list of installed packages in which every Trainer looks for callbacks.
+    """Caches the list of entry points of installed packages, in which every Trainer looks for callbacks.
 
-    Reading the list takes several milliseconds, as long as some optimiser steps. A package's factory is still called
-    for each Trainer.
+    Reading the list takes several milliseconds, as long as some optimiser steps. The function behind an entry point,
+    which makes the callbacks, is still called for each Trainer.
     """
     found = registry.entry_points
     registry.entry_points = _entry_points
@@ -76,9 +76,10 @@ def cached_entry_points() -> Iterator[None]:
 
 @contextlib.contextmanager
 def single_process() -> Iterator[None]:
-    """Hides the run's other processes from a Trainer.
+    """Hides the other processes of the run from a Trainer.
 
-    Otherwise the Trainer would average its metrics over processes that train other clients, or wait for them forever.
+    Otherwise the Trainer would average its metrics with processes that train other clients, or wait forever for these
+    processes.
     """
     known = torch.distributed.is_initialized
     torch.distributed.is_initialized = lambda: False
@@ -90,7 +91,7 @@ def single_process() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_launch() -> Iterator[None]:
-    """Silences Fabric's messages about the processes that it starts."""
+    """Silences the messages of Lightning Fabric about the processes that Fabric starts."""
     loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -104,7 +105,10 @@ def quiet_launch() -> Iterator[None]:
 
 @contextlib.contextmanager
 def keyboard_interrupts_pass() -> Iterator[None]:
-    """Raises ``KeyboardInterrupt`` again after Ctrl-C inside a Trainer, which Lightning turns into ``SystemExit``."""
+    """Raises the original ``KeyboardInterrupt`` if Ctrl-C stops a Trainer.
+
+    Lightning turns the ``KeyboardInterrupt`` into a ``SystemExit``. This context manager reverses that.
+    """
     try:
         yield
     except SystemExit as error:
@@ -118,7 +122,7 @@ def keyboard_interrupts_pass() -> Iterator[None]:
 def without_fast_path() -> Iterator[None]:
     """Disables the fast path of torch's transformer layers.
 
-    In evaluation, the fast path reads the weights of the linear layers directly and skips LoRA.
+    In evaluation mode, the fast path reads the weights of the linear layers directly and would ignore LoRA.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -1,4 +1,4 @@
-"""A time limit that interrupts the code inside it."""
+"""Time limit that interrupts the code in a with block."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ class ClientTimeoutError(InputError):
 
 
 AGAIN = 1.0
-"""Seconds between two interruptions of a body that doesn't end."""
+"""Seconds between two interruptions of a block that goes on after an interruption."""
 
 
 GRACE = 10.0
-"""Seconds after the first interruption in which the handling of an interruption isn't interrupted again."""
+"""Seconds after the first interruption in which code that handles the interruption isn't interrupted again."""
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Interrupts the body when the time is up, even while it waits, and repeats this until the body has ended.
+    """Interrupts the with block when the time is up, even if the block is waiting for something.
 
-    One interruption isn't enough: a data set or a training step may catch every error and go on. While the body handles
-    an interruption, for example to clean up, it isn't interrupted again within ``GRACE``.
+    The interruption is repeated every ``AGAIN`` seconds until the block has ended, because a data set or a training
+    step may catch every error and go on. Within ``GRACE`` seconds, code that handles the interruption, for example to
+    clean up, isn't interrupted again.
 
     Args:
-        seconds: Time limit; None: no limit.
+        seconds: Time limit in seconds; None: no limit.
 
     Raises:
-        ClientTimeoutError: The body took longer.
+        ClientTimeoutError: The block took longer.
     """
     if seconds is None:
         yield
@@ -54,6 +55,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    finally:  # again, since the alarm may have gone off just before the timer was stopped
+    finally:
+        # The alarm may have interrupted the inner finally, so the timer is stopped a second time.
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)  # None: a handler that wasn't set by Python
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)  # None: the handler wasn't set by Python

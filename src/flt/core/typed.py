@@ -1,4 +1,4 @@
-"""Construction of dataclasses from settings, with checks of names and types."""
+"""Construction of dataclasses from config settings. Names and types are checked."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from flt.core.errors import InputError
 
 
 def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
-    """Builds a dataclass from settings, and checks their names and types.
+    """Builds an instance of a dataclass from settings, and checks the names and types of the settings.
 
     Args:
         kind: The dataclass.
-        settings: Values of its fields; missing ones take their defaults.
-        prefix: Config key of the settings in an error, such as ``rule``.
+        settings: Values of the fields. A missing field gets its default.
+        prefix: Config key of the settings, such as ``rule``, for the text of an error.
 
     Raises:
-        InputError: A field doesn't exist or has the wrong type, or the dataclass refuses a value.
+        InputError: The dataclass has no such field, a value has the wrong type, or the dataclass rejects a value.
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), settings)
@@ -44,5 +44,5 @@ def _expected(kind: type[Any], key: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text that isn't empty, or the name of the error's class."""
+    """Returns the first non-empty line of an error's text. If there is none, returns the name of the error's class."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

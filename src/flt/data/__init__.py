@@ -1,4 +1,4 @@
 """Data sets, their encoding as tensors, and their division among the clients.
 
-Read clients.py first (a client's jobs and their positions in a data set), then examples.py and partition.py.
+Read clients.py first (the jobs of a client and the data of each job), then examples.py and partition.py.
 """

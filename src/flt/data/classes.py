@@ -1,4 +1,4 @@
-"""Conversion of labels (names, integers or the hub's ClassLabel) to int64 in 0..K-1 with a name for each class."""
+"""Conversion of labels (names, integers or ClassLabel of datasets) to int64 in 0..K-1, with a name for each class."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ from flt.core.errors import InputError
 from flt.data.columns import LABEL_NAMES, choose_column
 
 Splits = dict[str, datasets.Dataset]
-Codes = dict[str, NDArray[np.int64]]  # split -> integer labels before renumbering, (n,)
+Codes = dict[str, NDArray[np.int64]]
+"""Split -> labels as integers, before they are renumbered to 0..K-1, (n,)."""
 
 
 def relabel(
     splits: Splits, label: str, label_name: str | None = None, classes: Sequence[int] | None = None, least: int = 2
 ) -> tuple[Splits, tuple[str, ...]]:
-    """Replaces the labels by int64 0..K-1, keeps only the chosen classes, and drops splits with hidden labels.
+    """Converts the labels to int64 in 0..K-1, and keeps only the examples of the chosen classes.
+
+    A validation or test split is removed if its labels are hidden, which means that all of them are below 0.
 
     Args:
         splits: Splits of the data, including train.
-        label: Column of the class: text, integers or ClassLabel.
-        label_name: Column with the names of integer classes; None: a column with a usual name, if there is one.
-        classes: Label values to keep, in their new order; None: all label values, sorted.
+        label: Column of the labels: text, integers or ClassLabel.
+        label_name: Column with the names of the classes if the labels are integers. None: a column called label_name or
+            label_text, if there is one.
+        classes: Label values to keep. They are numbered in this order. None: all label values, in sorted order.
         least: Smallest allowed number of classes.
 
     Returns:
-        The splits and the name of each class.
+        The splits with the new labels, and the name of each class.
 
     Raises:
-        InputError: Labels are missing or aren't classes, or a chosen class doesn't exist.
+        InputError: A label is missing, the labels aren't classes, or a chosen class doesn't exist.
 
     Example:
         >>> pets = datasets.Dataset.from_dict({"text": ["miau", "wau", "miau"], "label": ["cat", "dog", "cat"]})
@@ -57,16 +61,19 @@ def relabel(
 def merge(
     splits: Splits, label: str, label_names: tuple[str, ...], groups: Mapping[str, Sequence[str]]
 ) -> tuple[Splits, tuple[str, ...]]:
-    """Merges each group of classes into one class. Examples of classes in no group are left out.
+    """Merges each group of classes into one class. Examples whose class is in no group are left out.
 
     Args:
         splits: Splits of the data, with labels int64 in 0..K-1.
         label: Column of the labels.
         label_names: Name of each class.
-        groups: New class -> patterns of its classes, see :func:`matching`. Empty: nothing changes.
+        groups: Name of the new class -> patterns of the classes to merge, see :func:`matching`. Empty: nothing changes.
+
+    Returns:
+        The splits with the new labels, and the name of each new class.
 
     Raises:
-        InputError: A group names no class or a class of another group, or there is only one group.
+        InputError: A pattern matches no class, a class is in two groups, or there is only one group.
     """
     if not groups:
         return splits, label_names
@@ -83,18 +90,18 @@ def merge(
 
 
 def matching(key: str, patterns: Sequence[str], label_names: Sequence[str]) -> list[int]:
-    """Returns the sorted classes that match any of the patterns.
+    """Returns the numbers of the classes that match any of the patterns, ascending.
 
-    A pattern is the name of a class, its number, or a wildcard such as `comp.*`. A pattern that is the name of
-    a class isn't read as a number.
+    A pattern is the name of a class, its number, or a wildcard such as `comp.*`. If a pattern is equal to the name of a
+    class, it matches only this class.
 
     Args:
-        key: Config key for the error.
+        key: Config key of the patterns, for the text of an error.
         patterns: Names, numbers or wildcards.
         label_names: Name of each class.
 
     Raises:
-        InputError: A pattern names no class, or there is no pattern.
+        InputError: A pattern matches no class, or there is no pattern.
 
     Example:
         >>> matching("data.tasks.sci", ["sci.*", "0"], ["rec.autos", "sci.med", "sci.space"])
@@ -113,7 +120,11 @@ def matching(key: str, patterns: Sequence[str], label_names: Sequence[str]) -> l
 
 
 def _column(split: datasets.Dataset, label: str) -> pa.ChunkedArray:
-    """Returns the column of the labels. Raises InputError if any label is missing."""
+    """Returns the column of the labels.
+
+    Raises:
+        InputError: A label is missing or is an empty text.
+    """
     column = split.select_columns(label).with_format("arrow")[:][label]
     missing = column.null_count
     if _is_text(column):
@@ -128,7 +139,7 @@ def _is_text(column: pa.ChunkedArray) -> bool:
 
 
 def _codes(arrays: Mapping[str, pa.ChunkedArray], label: str, feature: object) -> tuple[Codes, dict[int, str]]:
-    """Returns the labels as integers, and the names of the classes if they are text or ClassLabel."""
+    """Returns the labels as integers, and the name of each integer. Plain integers have no names."""
     train = arrays["train"]
     if _is_text(train):
         texts = {split: np.asarray(column.to_pylist()) for split, column in arrays.items()}
@@ -145,7 +156,10 @@ def _numbered(names: Sequence[str]) -> dict[int, str]:
 
 
 def _names(splits: Splits, codes: Codes, label_name: str | None) -> dict[int, str]:
-    """Returns the names of integer classes from their column, else the integers as names. -1 isn't a class."""
+    """Returns the names of integer classes: those in the column of class names, or else the integers themselves.
+
+    Integers below 0 aren't classes.
+    """
     present = splits["train"].column_names
     if label_name is None and not set(LABEL_NAMES) & set(present):
         return {int(value): str(value) for value in np.unique(np.concatenate(list(codes.values()))) if value >= 0}
@@ -174,7 +188,7 @@ def _order(codes: Codes, names: Mapping[int, str], label: str, classes: Sequence
 
 
 def _renumbered(split: datasets.Dataset, label: str, values: NDArray[np.int64], order: list[int]) -> datasets.Dataset:
-    """Replaces the label values of a split by their positions in the order."""
+    """Replaces each label of a split by its position in `order`. Rows with other labels are left out."""
     new = np.full(len(values), -1)
     for number, value in enumerate(order):
         new[values == value] = number
@@ -183,7 +197,7 @@ def _renumbered(split: datasets.Dataset, label: str, values: NDArray[np.int64], 
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """Hides the progress bar that datasets shows while it rewrites selected rows."""
+    """Hides the progress bar that the library datasets shows while it rewrites rows."""
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -194,8 +208,8 @@ def _without_bars() -> Iterator[None]:
 
 
 def _relabelled(split: datasets.Dataset, label: str, new: NDArray[np.int64]) -> datasets.Dataset:
-    """Replaces the labels of a split and leaves out rows whose new label is below 0, without copying the data."""
-    # The column is added before rows are selected: on selected rows, add_column would rewrite the whole table.
+    """Replaces the labels of a split, and leaves out rows whose new label is below 0. The data aren't copied."""
+    # The column is added before rows are selected, because add_column would rewrite the whole table afterwards.
     with _without_bars():
         split = split.remove_columns(label).add_column(label, new)
     return split.select(np.flatnonzero(new >= 0)) if (new < 0).any() else split

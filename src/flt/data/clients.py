@@ -20,14 +20,15 @@ class JobData:
     The subclass :class:`flt.data.partition_dataset.UnsplitJobData` computes the positions when they are first read.
 
     Attributes:
-        dataset: Map-style data set, shared by all clients.
-        train: Positions of the training examples (n,).
-        held_out: Positions of the examples on which the job's model is evaluated (m,).
-        task: Name of the job's task. Only used for evaluation; the server never sees it.
-        label_counts: Number of training examples of each class; empty if the classes aren't known. Used by the picture
-            of the partition, and by C2A on the client with ``adapter.label_source=client``.
-        head: Name of the head that the job's module gets if jobs have different heads.
-        rounds: First and last round in which the job takes part, counted from 1; None as the last round: to the end.
+        dataset: Map-style data set that contains the examples of all clients.
+        train: Positions of the job's training examples in the data set (n,).
+        held_out: Positions of the held-out examples, on which the job's model is evaluated (m,).
+        task: Name of the job's task. Used only for evaluation; the server never receives it.
+        label_counts: Number of training examples of each class. Empty if the classes aren't known. Used for the figure
+            of the partition, and by the adapter C2A on the client if ``adapter.label_source=client``.
+        head: Name of the head in the job's module if jobs have different heads, else empty.
+        rounds: First and last round in which the job takes part, counted from 1. If the last round is None, the job
+            takes part until the end.
     """
 
     dataset: Dataset
@@ -39,15 +40,17 @@ class JobData:
     rounds: tuple[int, int | None] = (1, None)
 
     def but(self, **changes: Any) -> JobData:
-        """Returns a copy with other values of some fields. Unlike ``dataclasses.replace``, reads no other field.
+        """Returns a copy with new values of the given fields.
+
+        Unlike ``dataclasses.replace``, this method doesn't read the other fields, which may be expensive to compute.
 
         Raises:
-            TypeError: There is no field of this name.
+            TypeError: The class has no field of a given name.
         """
         if unknown := set(changes) - {field.name for field in dataclasses.fields(self)}:
             raise TypeError(f"JobData has no field {', '.join(sorted(unknown))}")
         job = copy.copy(self)
-        job.__dict__.update(changes)  # the dataclass is frozen
+        job.__dict__.update(changes)  # setattr would fail, because the dataclass is frozen
         return job
 
     @property
@@ -57,7 +60,7 @@ class JobData:
 
     @property
     def is_temporary(self) -> bool:
-        """True if there are rounds in which the job takes no part."""
+        """True if the job doesn't take part in all rounds."""
         return self.rounds != (1, None)
 
     def takes_part(self, round: int) -> bool:
@@ -67,11 +70,14 @@ class JobData:
 
     @property
     def training_set(self) -> Subset:
-        """Training examples of the job."""
+        """Data set of the job's training examples."""
         return Subset(self.dataset, self.train)  # type: ignore[arg-type]  # an array of positions works like a list
 
     def validation_set(self, most: int | None) -> Subset:
-        """Returns at most ``most`` held-out examples, evenly spaced, since a data set may be sorted by label."""
+        """Returns the data set of at most ``most`` held-out examples; None: all.
+
+        The examples are evenly spaced among all held-out examples, because a data set may be sorted by label.
+        """
         size = len(self.held_out)
         chosen = np.linspace(0, size - 1, min(size, size if most is None else most)).astype(np.int64)
         return Subset(self.dataset, self.held_out[chosen])  # type: ignore[arg-type]  # as above
@@ -79,12 +85,12 @@ class JobData:
 
 @dataclasses.dataclass(frozen=True)
 class ClientSpec:
-    """Description of a client: the data of its jobs and its capacity.
+    """Description of a client: the data of its jobs, and the rank that it can train.
 
     Attributes:
         id: Number of the client.
-        data: Data of each of its jobs; most clients have one job.
-        rank: Number of rank-1 components per layer that the client can train; None: all of them.
+        data: Data of each of the client's jobs. Most clients have one job.
+        rank: Number of rank-1 components per layer that the client can train; None: all components.
     """
 
     id: int
@@ -98,5 +104,9 @@ class ClientSpec:
             )
 
     def jobs(self, rank: int) -> tuple[Job, ...]:
-        """Returns the server's descriptions of the client's jobs. ``rank`` is the adapter's initial rank."""
+        """Returns the server's descriptions of the client's jobs.
+
+        Args:
+            rank: Initial rank of the adapter, used if the client has no rank.
+        """
         return tuple(Job(self.id, index, self.rank or rank, data.head) for index, data in enumerate(self.data))

@@ -1,4 +1,4 @@
-"""Choice of the columns for the inputs and the class: the columns that the config names, else usual names."""
+"""Choice of the input columns and the label column. Columns that the user hasn't given are found by usual names."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flt.data.config import DataConfig
 
 Kind = Literal["text", "pair", "image", "causal"]
+"""Kind of the inputs: a text, a pair of texts, an image, or a prompt with a response for a causal model."""
 
 TEXTS = ("text_stripped", "text", "sentence", "content", "instruction", "review", "document", "title")
 TEXT_PAIRS = (
@@ -28,16 +29,16 @@ LABEL_NAMES = ("label_name", "label_text")
 
 
 def choose_column(key: str, given: str | None, usual: Sequence[str], present: Sequence[str]) -> str:
-    """Returns the given column, or the first usual column that is present.
+    """Returns the column that the user has given, or else the first column with a usual name.
 
     Args:
-        key: Config key under `data.` for the error.
-        given: Column that the user chose; None: no choice.
-        usual: Names to look for if the user chose none.
-        present: Columns of the data.
+        key: Config key of the column without `data.`, for the text of an error.
+        given: Column that the user has given; None: the user has given none.
+        usual: Usual names, which are tried in this order.
+        present: Names of the columns of the data.
 
     Raises:
-        InputError: The given column doesn't exist, or none of the usual columns does.
+        InputError: The given column doesn't exist, or no column has a usual name.
 
     Example:
         >>> choose_column("label", None, ("label", "labels", "target"), ["text", "target", "labels"])
@@ -52,7 +53,10 @@ def choose_column(key: str, given: str | None, usual: Sequence[str], present: Se
 
 
 def choose_inputs(cfg: DataConfig, features: datasets.Features) -> tuple[Kind, tuple[str, ...]]:
-    """Chooses the input columns: the given ones, else an image, else a usual pair of texts, else a usual text.
+    """Chooses the input columns, and the kind of the inputs.
+
+    Columns that the user has given are used. Otherwise the choice is the first of these that the data have: an image
+    column, a pair of text columns and a single text column, each with a usual name.
 
     Raises:
         InputError: A column doesn't exist or holds neither text nor images.

@@ -1,4 +1,4 @@
-"""Loading of a data set (digits, a file or the Hugging Face hub) as splits with int64 labels 0..K-1."""
+"""Loading of a data set (digits, a file or from the Hugging Face hub) as splits with int64 labels in 0..K-1."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from flt.data.random_splits import stratified_order
 from flt.data.templates import Template
 
 TESTS = ("test", "validation")
+"""Allowed values of ``data.test_split``."""
 
 
 ONE_CLASS = "flt.class"
-"""Name of the column that is added to data without classes; all rows have the same class."""
+"""Name of the label column that is added to data without labels. All rows get the same class."""
 
 
 @dataclass(frozen=True)
 class RawData:
-    """Data set before encoding.
+    """Data set before its inputs are encoded as tensors.
 
     Attributes:
-        splits: train, and validation and test if they exist, with all columns of the source.
+        splits: The split train, and validation and test if they exist, with all columns of the source.
         kind: Kind of the inputs.
-        inputs: Names of the input columns: one, two for a pair, or the columns of the prompts for causal.
-        label: Column of the class, int64 in 0..len(label_names)-1.
+        inputs: Names of the input columns: one, two for a pair, or all columns of the prompts for a causal model.
+        label: Column of the labels, int64 in 0..len(label_names)-1.
         label_names: Name of each class.
-        response: Column of the target; only for the kind causal.
-        templates: Templates of the prompts; only for the kind causal.
+        response: Column of the response; empty except for a causal model.
+        templates: Templates of the prompts; empty except for a causal model.
     """
 
     splits: dict[str, datasets.Dataset]
@@ -48,26 +49,27 @@ class RawData:
     templates: tuple[Template, ...] = ()
 
     def values(self, split: str, column: str) -> NDArray:
-        """Reads a column of a split, (n,), such as the labels or the column that tells clients apart."""
+        """Returns the values of a column of a split, such as the labels, (n,)."""
         return np.asarray(self.splits[split][column][:])
 
 
 def load(cfg: DataConfig, seed: int = 0) -> RawData:
     """Loads a data set and converts it into a common form.
 
-    Splits named dev or valid count as validation, and so does train_dev if there is no other. A validation or test
-    split whose labels are all -1 has hidden labels and is dropped. The shares held out of train are stratified by the
-    classes before merging, so that two data sets from one source hold out the same rows.
+    A split named dev or valid is used as the validation split. A split named train_dev is used if there is no other. A
+    validation or test split with hidden labels (all below 0) is removed. The shares of train that are held out are
+    stratified by the classes before ``cfg.merge``. Two data sets that merge the classes of one source differently
+    therefore hold out the same rows.
 
     Args:
         cfg: Settings of the data set.
-        seed: Seed of the shares held out of train.
+        seed: Seed of the random shares and of the sample of train.
 
     Returns:
         The splits, the names of the input columns, and the classes.
 
     Raises:
-        InputError: The data can't be read, are empty, lack a column, or have labels that aren't classes.
+        InputError: The data can't be read, are empty or lack a column, or the labels aren't classes.
 
     Example:
         >>> raw = load(DataConfig(classes=[5, 6, 7, 8, 9], test=0.2))
@@ -100,16 +102,16 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
 
 
 def digits(classes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Loads the images of some classes from the handwritten digits of scikit-learn; nothing is downloaded.
+    """Loads the images of some classes from the handwritten digits in scikit-learn, without a download.
 
     Args:
-        classes: Digits to keep; they become labels 0.. in this order.
+        classes: Digits to keep. Their labels are 0.. in this order.
 
     Returns:
         Images (n, 1, 8, 8) in [0, 1] and labels (n,), in the order of the source.
 
     Raises:
-        InputError: A class is given twice or isn't a digit.
+        InputError: No class is given, a class is given twice, or a class isn't a digit.
 
     Example:
         >>> images, labels = digits([7, 3])
@@ -122,7 +124,7 @@ def digits(classes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int6
     lookup = np.full(10, -1)
     lookup[list(classes)] = np.arange(len(classes))
     labels = lookup[source.target]
-    images = (source.images / 16).astype(np.float32)[:, None]  # (1797, 1, 8, 8), grey levels are 0..16
+    images = (source.images / 16).astype(np.float32)[:, None]  # (1797, 1, 8, 8); the source's grey levels are 0..16
     return images[labels >= 0], labels[labels >= 0]
 
 
@@ -135,7 +137,10 @@ def _digits_splits() -> dict[str, datasets.Dataset]:
 
 
 def _with_class(cfg: DataConfig, splits: Splits, taken: set[str | None]) -> tuple[Splits, str]:
-    """Chooses the column of the class among the columns that aren't model input, or adds one class for all rows."""
+    """Chooses the label column for a causal model. If there is none, adds a column with the same class for all rows.
+
+    Columns in ``taken``, which are the inputs and the response, can't be the label column.
+    """
     free = [name for name in splits["train"].column_names if name not in taken]
     if cfg.label is not None or set(free) & set(columns.LABELS):
         return splits, columns.choose_column("label", cfg.label, columns.LABELS, free)
@@ -155,7 +160,7 @@ def _check_numbers(cfg: DataConfig) -> None:
 
 
 def _rows(splits: Splits, where: Mapping[str, Sequence[str]]) -> Splits:
-    """Selects the rows whose columns have the wanted values."""
+    """Selects the rows that have an allowed value in every column of `where`. Removes splits without such rows."""
     for column, wanted in where.items():
         columns.choose_column(f"where.{column}", column, (), splits["train"].column_names)
         values = {name: np.asarray(split[column][:]).astype(str) for name, split in splits.items()}
@@ -168,7 +173,7 @@ def _rows(splits: Splits, where: Mapping[str, Sequence[str]]) -> Splits:
 
 
 def _capped(splits: Splits, label: str, most: int | None, seed: int) -> Splits:
-    """Limits train to a stratified sample of at most ``most`` examples, in the order of the source."""
+    """Reduces train to a stratified sample of at most ``most`` examples, in the order of the source; None: no limit."""
     train = splits["train"]
     if most is None or len(train) <= most:
         return splits
@@ -177,7 +182,7 @@ def _capped(splits: Splits, label: str, most: int | None, seed: int) -> Splits:
 
 
 def _hold_out(splits: Splits, label: str, cfg: DataConfig, seed: int) -> Splits:
-    """Takes the missing central splits from train. Each is a share of the whole train split."""
+    """Creates the validation and test splits that the source lacks. Each is a share of the original train split."""
     train = splits["train"]
     labels = np.asarray(train[label][:])
     rest, size = np.arange(len(labels)), len(labels)

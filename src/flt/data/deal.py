@@ -1,4 +1,4 @@
-"""Division of each task's examples among the clients, which decides the jobs of each client."""
+"""Division of each task's examples among the clients. A client gets a job for each task of which it has examples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flt.run.schema import TrainConfig
 
 ATTEMPTS = 100
-"""Number of draws of a partition after which a client without a job is an error."""
+"""Number of draws of the partition. If each draw leaves a client without examples, an error is raised."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +27,9 @@ class TaskData:
 
     Attributes:
         name: Name of the task, used for evaluation.
-        splits: train, and validation and test if they exist. Labels are numbered within the task.
-        columns: Split -> value of ``data.column`` for each example (n,), for the splits that have this column. In train
-            the column may tell clients apart.
-        head: Name of the head of the task's jobs if jobs have different heads.
+        splits: The split train, and validation and test if they exist. Labels are numbered from 0 within the task.
+        columns: Split -> value of ``data.column`` for each example (n,), for each split that has this column.
+        head: Name of the head of the task's jobs if jobs have different heads, else empty.
     """
 
     name: str
@@ -40,11 +39,11 @@ class TaskData:
 
     @property
     def column(self) -> np.ndarray | None:
-        """Values of ``data.column`` for the training examples; None without this column."""
+        """Values of ``data.column`` for the training examples (n,); None if they have no such column."""
         return self.columns.get("train")
 
     def by_column(self) -> Iterator[TaskData]:
-        """Yields a task for each value of ``data.column``, with the examples of this value from each split."""
+        """Yields one task for each value of ``data.column``, with the examples from each split that have this value."""
         found = {split: values.astype(str) for split, values in self.columns.items()}
         for value in sorted({str(value) for values in found.values() for value in values}):
             at = {split: np.flatnonzero(values == value) for split, values in found.items()}
@@ -52,17 +51,18 @@ class TaskData:
 
 
 def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
-    """Deals the examples of each task to the clients, independently of other tasks.
+    """Divides the examples of all tasks among the clients.
 
-    The partition is drawn again until every client has at least one example. With the partition by_column, the column
-    tells clients apart in all tasks together: a client gets a job for each task in which it has examples.
+    The examples of each task are divided independently of other tasks, with one exception: if all tasks have the column
+    of ``partition.kind=by_column``, its values divide the examples of all tasks together. The division is drawn again
+    until every client has at least one example.
 
     Args:
         cfg: Configuration with the number of clients, the partition and the seed.
-        tasks: Tasks to deal.
+        tasks: Tasks whose examples are divided.
 
     Raises:
-        InputError: No draw gave each client an example.
+        InputError: Each of ``ATTEMPTS`` draws left a client without examples.
     """
     for attempt in range(ATTEMPTS):
         parts = _parts(cfg, tasks, attempt)
@@ -82,7 +82,7 @@ def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
 
 
 def _parts(cfg: TrainConfig, tasks: Sequence[TaskData], attempt: int) -> list[list[np.ndarray]]:
-    """Returns the positions of each client's examples, task by task."""
+    """Returns, for each task, the positions of each client's examples."""
     columns = [task.column for task in tasks if task.column is not None]
     labels = [task.splits["train"].labels for task in tasks]
     if cfg.partition.kind != "by_column" or len(columns) < len(tasks):

@@ -20,7 +20,8 @@ from flt.data.stores import ImageStore
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BATCH = 1000  # rows read at once
+BATCH = 1000
+"""Number of rows that are read at once."""
 
 
 def encode_text(
@@ -31,12 +32,12 @@ def encode_text(
     name: str = "",
     limit: int = 20 * 10**9,
 ) -> Examples:
-    """Tokenises the texts or pairs of texts of a split, truncated to max_length. A missing text counts as empty.
+    """Tokenises the texts, or pairs of texts, of a split and truncates them. A missing text counts as empty.
 
-    The tokens are kept in the cache on disk. The next call with the same texts and tokenizer reads them from there.
+    The tokens are kept in the cache on disk. The next call with the same texts and tokenizer reads them from the cache.
 
     Args:
-        dataset: One of raw.splits.
+        dataset: The split, one of raw.splits.
         raw: Data set with the names of the input columns.
         tokenizer: A tokenizer of transformers.
         max_length: Largest number of tokens per example, including special tokens.
@@ -44,7 +45,7 @@ def encode_text(
         limit: Largest size of the cache in bytes.
 
     Raises:
-        InputError: max_length is below 1, or the cache has no room.
+        InputError: max_length is below 1, or the cache has too little space.
     """
     if max_length < 1:
         raise InputError.of("model.max_length", max_length, "an integer >= 1")
@@ -56,20 +57,22 @@ def encode_text(
 
 
 def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | None, channels: int | None) -> Examples:
-    """Reads the images of a split. Each image gets the backbone's size and number of channels when it is read.
+    """Loads the images of a split into memory.
 
-    Images are kept as bytes if the source has bytes. Images that are too large are scaled down here, once. The values
-    of an example are in [0, 1]; `Collate` normalises them to the mean and deviation of the backbone's training data.
+    Images with integer values are stored as uint8. An image that is larger than the backbone's input is scaled down
+    here, once. All other changes of size and channels are made whenever an example is read. The pixels of an example
+    are in [0, 1]. `Collate` normalises them by the mean and standard deviation of the backbone's training data.
 
     Args:
-        dataset: One of raw.splits.
+        dataset: The split, one of raw.splits.
         raw: Data set with the name of the image column.
         image_size: Side of the backbone's input in pixels; None: images keep their size.
-        channels: Number of channels of the backbone's input; grey images are repeated to 3. None: images keep theirs.
+        channels: Number of channels of the backbone's input. The channel of a grey image is repeated this often. None:
+            images keep their channels.
 
     Raises:
-        InputError: The column holds no images, the images differ in size and image_size is None, or the images have
-            colours and the backbone takes grey images.
+        InputError: The column contains no images, the images differ in size and image_size is None, or the images are
+            coloured and the backbone takes grey images.
     """
     if not isinstance(dataset.features[raw.inputs[0]], datasets.Image):
         dataset = dataset.with_format("numpy")
@@ -84,20 +87,20 @@ def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | Non
 def tasks(
     labels: ArrayLike, label_names: Sequence[str], tasks_cfg: Mapping[str, Sequence[str]]
 ) -> dict[str, tuple[Positions, NDArray[np.int64]]]:
-    """Divides examples into tasks by class. Examples of classes in no task are left out.
+    """Divides examples into tasks by class. Examples whose class is in no task are left out.
 
     Args:
         labels: Class of each example, (n,).
         label_names: Name of each class.
-        tasks_cfg: Task -> names, numbers or patterns of its classes, see :func:`flt.data.classes.matching`. Empty: one
-            task called `all`.
+        tasks_cfg: Task -> names, numbers or patterns of its classes, see :func:`flt.data.classes.matching`. Empty: all
+            examples form one task called `all`.
 
     Returns:
-        Task -> sorted positions of its examples, and their labels, numbered from 0 within the task in the order of the
-        classes.
+        Task -> sorted positions of its examples, and the labels of these examples. Within a task, classes are
+        renumbered from 0 and keep their order.
 
     Raises:
-        InputError: A task has no class, no examples, or a class of another task.
+        InputError: A task has no classes or no examples, or a class belongs to two tasks.
 
     Example:
         >>> found = tasks([0, 1, 2, 1], ["rec.autos", "sci.med", "sci.space"], {"sci": ["sci.*"]})
@@ -123,6 +126,6 @@ def tasks(
 
 
 def batches(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict]:
-    """Yields some columns of a data set, a batch of rows at a time."""
+    """Yields some columns of a data set in batches of rows."""
     inputs = dataset.select_columns(list(columns))
     return (inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH))

@@ -1,4 +1,4 @@
-"""Encoded examples, views of them for the clients, and their collation into batches."""
+"""Encoded examples, views that select some of the examples, and collation of examples into batches."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from flt.data.random_splits import Positions, Seed, stratified_order
 from flt.data.stores import Store
 
 PADDED = {"attention_mask": 0, "token_type_ids": 0, "prefix": 0, "labels": stores.IGNORED}
+"""Name of a tensor with one value per token -> value with which it is padded."""
 
 
 class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Encoded examples. An item has the inputs of one row, without padding, and its label or its tokens' labels.
+    """Data set of encoded examples. An item has the inputs of one example, without padding, and ``labels``.
 
-    All views share the store of the inputs. A view for a client therefore needs memory only for positions and labels.
+    All views share one store of the inputs. A view therefore needs memory only for its row numbers and labels.
 
     Args:
         store: Encoded inputs.
         labels: Class of each example, (n,).
-        rows: Row of each example in the store, (n,); None: all rows in order.
+        rows: Row of each example in the store, (n,); None: example i has row i.
 
     Example:
         >>> examples = Examples(stores.ImageStore(torch.zeros(3, 1, 2, 2), size=None, channels=None), [0, 1, 0])
@@ -46,8 +47,9 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         """Returns the tensors of one example.
 
-        Text has input_ids, attention_mask and perhaps token_type_ids (length,); images have pixel_values (C, H, W).
-        ``labels`` is the class (), or the label of each token (length,) if the data have a response.
+        A text has input_ids, attention_mask and, with some tokenizers, token_type_ids (length,). An image has
+        pixel_values (C, H, W). ``labels`` is the class () or, if the data have responses, the label of each token
+        (length,).
         """
         row = self.store.row(int(self.rows[i]))
         return row if "labels" in row else {**row, "labels": torch.tensor(int(self.labels[i]))}
@@ -63,7 +65,7 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
 
         Args:
             positions: Positions of the examples, (m,).
-            labels: New labels of the examples, such as labels within a task, (m,); None: the labels stay.
+            labels: New labels of these examples, such as labels within a task, (m,); None: the labels stay the same.
         """
         positions = np.asarray(positions, dtype=np.int64)
         return Examples(self.store, self.labels[positions] if labels is None else labels, self.rows[positions])
@@ -71,12 +73,15 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 @dataclass(frozen=True)
 class Collate:
-    """Collation of items into a batch. Text is padded on the right to the longest item; images and classes are stacked.
+    """Function that collates items into a batch.
+
+    Texts are padded on the right to the length of the longest one. Images and classes are stacked.
 
     Attributes:
-        pad_token_id: Padding of input_ids. Masks and token types are padded with 0, labels of tokens with -100.
-        mean: Mean of the backbone's training pixels, by channel; None: images stay in [0, 1].
-        std: Standard deviation of the backbone's training pixels, by channel.
+        pad_token_id: Value with which input_ids are padded. Attention masks and token types are padded with 0, and
+            labels of tokens with -100.
+        mean: Mean of the pixels on which the backbone was trained, by channel; None: pixels stay in [0, 1].
+        std: Standard deviation of these pixels, by channel; None: pixels stay in [0, 1].
 
     Example:
         >>> items = [{"input_ids": torch.tensor(ids), "labels": torch.tensor(1)} for ids in ([5, 6], [7])]
@@ -89,7 +94,7 @@ class Collate:
     std: tuple[float, ...] | None = None
 
     def __call__(self, items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Collates items of one data set, which all have the same keys."""
+        """Returns the batch of some items, which all have the same keys."""
         return {name: self._join(name, [item[name] for item in items]) for name in items[0]}
 
     def _join(self, name: str, values: list[Tensor]) -> Tensor:
@@ -103,7 +108,7 @@ class Collate:
 
 
 def stratified_sample(examples: Examples, n: int, seed: Seed) -> Positions:
-    """Returns the sorted positions of a fixed stratified sample of at most n examples.
+    """Returns the sorted positions of a stratified sample of at most n examples, which depends only on the seed.
 
     Raises:
         InputError: n is below 1.

@@ -1,4 +1,4 @@
-"""Tokenisation of instruction data. A prompt and its response are shortened together; only the response is a target."""
+"""Tokenisation of instruction data. The loss counts only the tokens of the response."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def encode_instructions(
 ) -> Examples:
     """Tokenises the prompts and responses of a split. A missing text counts as empty.
 
-    An item's ``labels`` (length,) are the tokens of the response, and -100 for all other tokens. The tokens are kept in
-    the cache on disk.
+    The ``labels`` of an item (length,) are the token ids at the tokens of the response, and -100 at all other tokens.
+    The tokens are kept in the cache on disk.
 
     Args:
-        dataset: One of raw.splits.
+        dataset: The split, one of raw.splits.
         raw: Data set with the templates and the response column.
         tokenizer: A tokenizer of transformers with an end-of-text token.
         max_length: Largest number of tokens per example.
@@ -40,7 +40,7 @@ def encode_instructions(
         limit: Largest size of the cache in bytes.
 
     Raises:
-        InputError: max_length is below 2, or the cache has no room.
+        InputError: max_length is below 2, or the cache has too little space.
     """
     if max_length < 2:
         raise InputError.of("model.max_length", max_length, "an integer >= 2, for a prompt and a response")
@@ -52,19 +52,20 @@ def encode_instructions(
 
 
 def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
-    """Tokenises some rows, shortened and without padding.
+    """Tokenises some rows and shortens them to a maximum length, without padding.
 
-    A row consists of the tokenizer's start tokens, the prompt, the response and the end-of-text token. Prompt and
-    response are tokenised separately, so that the prompt has the same tokens when a response is generated.
+    A row consists of the tokenizer's start tokens, the prompt, the response and the end-of-text token. The prompt and
+    the response are tokenised separately. The prompt therefore has the same tokens as later, when a model generates a
+    response to the prompt.
 
     Args:
-        texts: Prompts, the text after the last column of each prompt, and responses.
+        texts: Three sequences: the prompts, their tails (the text after a prompt's last column), and the responses.
         tokenizer: A tokenizer of transformers with an end-of-text token.
         max_length: Largest number of tokens per row.
 
     Returns:
-        input_ids, the tokens of each row, and targets, a list for each row that holds the number of tokens before the
-        response.
+        ``input_ids``: the tokens of each row. ``targets``: for each row, a list with one number, which is the number of
+        tokens before the response.
     """
     prompts, tails, responses = (_plain(tokenizer, column) for column in texts)
     first, end = _front(tokenizer), tokenizer.eos_token_id
@@ -77,17 +78,17 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase,
 
 
 def cut(prompt: Sequence[int], tail: int, response: Sequence[int], most: int) -> tuple[Sequence[int], Sequence[int]]:
-    """Shortens a prompt and its response so that both together fit into a length.
+    """Shortens a prompt and its response so that together they have at most ``most`` tokens.
 
-    The response may use the length that the prompt leaves free, and at least half of the length; the end of a longer
-    response is cut. The prompt is cut right before the tail: it loses the end of its last column, which is the context
-    if there is one. The prompt's first token is always kept.
+    The response may use half of the ``most`` tokens, or more if the prompt is short. A longer response loses its end.
+    If the prompt is too long for the remaining tokens, it loses tokens right before its tail. These tokens are the end
+    of the prompt's last column, which is the context if there is one. The first token of the prompt is always kept.
 
     Args:
         prompt: Tokens of the prompt, at least one.
-        tail: Number of tokens after the prompt's last column.
+        tail: Number of tokens of the tail, which follows the prompt's last column.
         response: Tokens of the response, at least one.
-        most: Largest number of tokens of both together, at least 2.
+        most: Largest number of tokens of prompt and response together, at least 2.
 
     Example:
         >>> cut([1, 2, 3, 4, 5, 6, 7], 1, [8, 9, 10], 6)
@@ -113,11 +114,11 @@ def _columns(batch: dict[str, list[str | None]], raw: RawData) -> list[list[str 
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    # verbose=False: the tokenizer would warn about texts that are too long for the model, but they are cut here.
+    # verbose=False suppresses warnings about texts that are too long for the model, because cut() shortens them.
     return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
 def _front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Returns the tokens that a tokenizer puts before a text, such as Llama's beginning of sequence."""
+    """Returns the tokens that a tokenizer puts before a text, such as Llama's beginning-of-sequence token."""
     whole, (inner,) = tokenizer("a")["input_ids"], _plain(tokenizer, ["a"])
     return whole[: whole.index(inner[0])] if inner else []

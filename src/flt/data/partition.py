@@ -1,8 +1,8 @@
-"""Seeded partitioners that divide the positions 0..n-1 among clients, written in NumPy alone.
+"""Partitioners, which divide the positions 0..n-1 of a data set's examples among clients. They need only NumPy.
 
-Every partitioner returns one array of positions per client (int64, sorted). The arrays are disjoint and together cover
-all examples. A seed is one integer or several, such as (seed, client). Each partitioner draws from its own generator,
-never from the global one.
+Every partitioner returns one array of positions per client (int64, sorted). Every position is in exactly one array. A
+seed is one integer or several integers, such as (seed, client). Each partitioner creates a generator from the seed and
+doesn't use the global generator.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from flt.data.random_splits import Positions, Seed
 
 
 def iid(examples: int, clients: int, seed: Seed) -> list[Positions]:
-    """Shuffles the examples and deals them out in parts whose sizes differ by at most one.
+    """Shuffles the examples, and cuts them into one part per client. The sizes of the parts differ by at most one.
 
     Raises:
-        InputError: There are no clients, or more clients than examples.
+        InputError: The number of clients is below 1 or larger than the number of examples.
 
     Example:
         >>> [len(part) for part in iid(10, clients=3, seed=0)]
@@ -33,19 +33,21 @@ def iid(examples: int, clients: int, seed: Seed) -> list[Positions]:
 
 
 def dirichlet(labels: ArrayLike, clients: int, alpha: float, seed: Seed, min_examples: int = 1) -> list[Positions]:
-    """Skews the labels: a Dirichlet(alpha) draw over the clients divides the examples of each class.
+    """Divides the examples of each class by a draw of shares from Dirichlet(alpha) over the clients.
 
-    With a small alpha, a client has few classes; with a large one, all clients have nearly the same mixture.
+    With a small alpha, most examples of a client have few different labels. With a large alpha, all clients have nearly
+    the same proportions of labels.
 
     Args:
         labels: Class of each example, (n,).
         clients: Number of clients.
         alpha: Concentration, in (0, 1e6].
         seed: Seed of the draws.
-        min_examples: Smallest number of examples of a client; the whole partition is drawn again until all have it.
+        min_examples: Smallest number of examples of a client. The whole partition is drawn again until every client has
+            this number.
 
     Raises:
-        InputError: All of 100 draws leave a client with fewer than min_examples, or an argument is out of range.
+        InputError: In each of 100 draws a client has fewer than min_examples, or an argument is out of range.
 
     Example:
         >>> [part.tolist() for part in dirichlet([0, 0, 0, 1, 1, 1], clients=2, alpha=0.5, seed=0)]
@@ -68,7 +70,7 @@ def dirichlet(labels: ArrayLike, clients: int, alpha: float, seed: Seed, min_exa
 
 
 def quantity(examples: int, clients: int, alpha: float, seed: Seed, min_share: float = 0.0) -> list[Positions]:
-    """Skews the sizes: one Dirichlet(alpha) draw decides the share of each client, regardless of labels.
+    """Divides the shuffled examples by one draw of shares from Dirichlet(alpha), regardless of labels.
 
     FL-TAC partitions every task in this way, with alpha 0.5 and min_share 0.01.
 
@@ -77,8 +79,8 @@ def quantity(examples: int, clients: int, alpha: float, seed: Seed, min_share: f
         clients: Number of clients.
         alpha: Concentration, in (0, 1e6].
         seed: Seed of the draws.
-        min_share: Smallest share. Clients with a smaller one get an empty array, and the other shares are scaled up to
-            a sum of 1. With 0, the sizes are drawn again until every client has an example.
+        min_share: Smallest share. A client with a smaller share gets an empty array, and the other shares are scaled up
+            to a sum of 1. If min_share is 0, the shares are drawn again until every client has an example.
 
     Raises:
         InputError: None of 100 draws succeeds, or an argument is out of range.
@@ -101,12 +103,12 @@ def quantity(examples: int, clients: int, alpha: float, seed: Seed, min_share: f
 
 
 def shards(labels: ArrayLike, clients: int, shards_per_client: int, seed: Seed) -> list[Positions]:
-    """Sorts the examples by label, cuts them into equal shards, and deals each client the same number of shards.
+    """Sorts the examples by label, cuts them into equal shards, and gives each client the same number of random shards.
 
-    The method is that of McMahan et al. 2017.
+    This is the method of McMahan et al. 2017.
 
     Raises:
-        InputError: There are more shards than examples.
+        InputError: There are more shards than examples, or an argument is below 1.
 
     Example:
         >>> [part.tolist() for part in shards([0, 1, 0, 1], clients=2, shards_per_client=1, seed=0)]
@@ -118,7 +120,7 @@ def shards(labels: ArrayLike, clients: int, shards_per_client: int, seed: Seed) 
         allowed = f"1 to {len(labels) // clients} with {clients} clients and {len(labels)} examples"
         raise InputError.of("partition.shards_per_client", shards_per_client, allowed)
     rng = draws.generator("shards", seed)
-    shuffled = rng.permutation(len(labels))  # so that cuts inside a class are random
+    shuffled = rng.permutation(len(labels))  # the examples of one class are in random order
     pieces = np.array_split(shuffled[np.argsort(labels[shuffled], kind="stable")], clients * shards_per_client)
     hands = rng.permutation(len(pieces)).reshape(clients, shards_per_client)
     return _sorted(np.concatenate([pieces[i] for i in hand]) for hand in hands)
@@ -128,14 +130,15 @@ def by_column(values: ArrayLike, clients: int | None, seed: Seed) -> list[Positi
     """Divides the examples by the values of a column, such as language, author or task.
 
     Args:
-        values: Value of the column for each example, (n,), none missing.
-        clients: Number of clients; None: one per value, in sorted order of the values. If there are more clients than
-            values, the values with most examples get the additional clients, and each value's examples are dealt out
-            iid among its clients. If there are fewer, the shuffled values are dealt to the clients in turn.
+        values: Value of the column for each example, (n,). No value may be missing.
+        clients: Number of clients; None: one client per value, in sorted order of the values. If there are more clients
+            than values, each value gets one or more clients, the most frequent values get the remainder, and the
+            examples of a value are divided among its clients at random. If there are fewer clients than values, the
+            shuffled values are given to the clients in turn.
         seed: Seed of the draws.
 
     Raises:
-        InputError: A value is missing, or a value has fewer examples than clients.
+        InputError: A value is missing, or a value would have more clients than examples.
 
     Example:
         >>> [part.tolist() for part in by_column(["de", "en", "de", "fr"], clients=None, seed=0)]
@@ -159,10 +162,10 @@ PARTITIONERS: dict[str, Callable[..., list[Positions]]] = {
 
 
 def settings(kind: str) -> dict[str, bool]:
-    """Returns the names of a partitioner's settings, and for each whether it is required.
+    """Returns the settings of a partitioner: name -> True if the setting is required.
 
     Raises:
-        InputError: There is no such partitioner.
+        InputError: There is no partitioner of this name.
 
     Example:
         >>> settings("dirichlet")
@@ -187,15 +190,15 @@ def partition(
     """Divides the examples with the partitioner of the given name.
 
     Args:
-        kind: One of `PARTITIONERS`.
-        labels: Class of each example, (n,); iid and quantity use only their number.
-        column: Value of the column for each example, (n,); required by by_column.
-        clients: Number of clients; may be None only for by_column.
+        kind: Name of the partitioner, a key of `PARTITIONERS`.
+        labels: Class of each example, (n,). The partitioners iid and quantity use only the number of examples.
+        column: Value of the column for each example, (n,). Only by_column uses it.
+        clients: Number of clients. None is allowed only for by_column.
         seed: Seed of the draws.
-        **given: Settings of the partitioner, see `settings`; None counts as not given.
+        **given: Settings of the partitioner, see `settings`. A setting that is None counts as not given.
 
     Raises:
-        InputError: The name, a setting or the number of clients is wrong, or a required argument is missing.
+        InputError: An argument is wrong, or a required argument is missing.
 
     Example:
         >>> [part.tolist() for part in partition("iid", labels=[0, 1, 0], clients=1, seed=0)]
@@ -218,13 +221,13 @@ def split(positions: ArrayLike, labels: ArrayLike, fraction: float, seed: Seed) 
 
     Args:
         positions: Positions of the client's examples.
-        labels: Class of every example of the data set, (n,), indexed by the positions.
-        fraction: Share to hold out, in [0, 1).
+        labels: Class of every example of the data set, (n,). The positions are indices of this array.
+        fraction: Share of the examples to hold out, in [0, 1).
         seed: Seed of the draws, such as (seed, client).
 
     Returns:
-        (train, held_out), both sorted. train is empty only if positions is. held_out has at least one example if there
-        are at least two examples and fraction > 0.
+        The positions (train, held_out), both sorted. If there are any examples, train has at least one. If there are at
+        least two examples and fraction > 0, held_out has at least one.
 
     Raises:
         InputError: fraction is not in [0, 1).
@@ -242,7 +245,7 @@ def split(positions: ArrayLike, labels: ArrayLike, fraction: float, seed: Seed) 
 
 
 def held_out_size(size: int, fraction: float) -> int:
-    """Returns the number of held-out examples out of ``size`` examples."""
+    """Returns the number of examples to hold out if there are ``size`` examples."""
     return min(max(round(fraction * size), 1), size - 1) if fraction and size else 0
 
 

@@ -1,4 +1,4 @@
-"""Partition of any map-style data set into clients (``flt.partition``)."""
+"""Division of any map-style data set among clients (``flt.partition``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flt.data import partition as partitioners
 from flt.data.clients import ClientSpec, JobData
 
 MOST_CLASSES = 10_000
-"""Number of classes from which on integers count as ids instead of classes."""
+"""Limit of class numbers. A column of integers that contains this number or a larger one has ids, not classes."""
 
 
 def partition(
@@ -33,30 +33,34 @@ def partition(
 ) -> list[ClientSpec]:
     """Divides a data set among clients.
 
+    The main arguments decide how:
+
     ================================  ========================================================================
-    ``by="label", alpha=0.5``         Dirichlet over the labels
-    ``by="label", shards=2``          sorted by label, two shards per client
-    ``by=None, alpha=0.5``            Dirichlet over the number of examples of a client
-    ``by=None``                       iid
-    ``by="author"``                   by a column's values; one client per value with ``clients=None``
+    ``by="label", alpha=0.5``         each label is divided by Dirichlet shares
+    ``by="label", shards=2``          sorted by label and cut into shards, two shards per client
+    ``by=None, alpha=0.5``            random examples; the sizes are Dirichlet shares
+    ``by=None``                       random examples, equal sizes (iid)
+    ``by="author"``                   by the column's values; ``clients=None``: one client per value
     ================================  ========================================================================
 
     Args:
         dataset: A ``datasets.Dataset``, or any map-style data set whose items are (input, label) or dicts.
-        by: Column to divide by; for items (input, label), ``label`` is the second element.
-        alpha: Concentration of a Dirichlet distribution: the smaller, the more unequal.
+        by: Column whose values decide the division; None: no column. For items (input, label), ``label`` means the
+            second element.
+        alpha: Concentration of the Dirichlet distribution. The smaller alpha is, the more unequal are the clients.
+            None: no Dirichlet distribution.
         clients: Number of clients; None: one for each value of the column.
-        shards: Number of shards per client.
-        held_out: Share of a client's examples on which its own model is evaluated.
-        min_examples: Smallest number of examples of a client, for a Dirichlet over labels.
+        shards: Number of shards per client; None: no shards.
+        held_out: Share of a client's examples that is held out. The client's model is evaluated on these examples.
+        min_examples: Smallest number of examples of a client if labels are divided by Dirichlet shares.
         seed: Seed of the partition.
-        label: Column of the labels, used to count the examples of each class for each client; for items (input, label),
-            the second element. Labels aren't counted if this column doesn't exist, or if its values aren't classes
-            from 0 on. They aren't counted either if the data have no columns and ``by`` isn't ``label``, since all
-            examples would have to be read once more.
+        label: Column of the labels, from which the examples of each class are counted for each client. For items
+            (input, label), the second element. Nothing is counted if the column doesn't exist or if its values aren't
+            class numbers from 0 on. Nothing is counted either if the data have no columns and ``by`` isn't ``label``,
+            because all examples would have to be read for it.
 
     Raises:
-        InputError: There are more clients than examples, a client would have none, or the column doesn't exist.
+        InputError: There are too few examples for the clients, or the column doesn't exist.
 
     Example:
         >>> clients = partition([(float(i), i % 2) for i in range(20)], by="label", alpha=1.0, clients=2)
@@ -90,19 +94,20 @@ def job_data(
     task: str = "",
     head: str = "",
 ) -> JobData:
-    """Makes the data of one job from its share of a data set, a stratified part of which is held out.
+    """Returns the data of one job, given the job's share of a data set. A stratified part of the share is held out.
 
-    The part that is held out is drawn when it is first read: most of a hundred thousand clients are never in a cohort.
+    This part is drawn when it is first read. With many clients, most clients are never in a cohort, and the draw would
+    be wasted.
 
     Args:
-        dataset: The data set, shared by all clients.
-        strata: Class of every example of the data set by which the share is split (n,).
-        labels: Class of every example of the data set that ``label_counts`` counts (n,); None: classes aren't known.
-        share: Positions of the job's examples.
+        dataset: Data set that contains the examples of all clients.
+        strata: Stratum of every example of the data set (n,), usually its class. The held-out part is stratified by it.
+        labels: Class of every example of the data set (n,), for ``label_counts``; None: classes aren't known.
+        share: Positions of the job's examples in the data set.
         held_out: Fraction of the share that is held out.
         seed: Seed of the draw.
-        task: Name of the job's task.
-        head: Name of the head that the job's module gets.
+        task: Name of the job's task; empty: the job has no task.
+        head: Name of the head in the job's module if jobs have different heads, else empty.
     """
     partitioners.check_fraction(held_out)
     return UnsplitJobData.of(dataset, Share(share, strata, labels, held_out, seed), task, head)
@@ -113,10 +118,10 @@ class Share:
     """A job's examples before they are split into training and held-out examples.
 
     Attributes:
-        positions: Positions of the examples in the data set.
-        strata: Class of every example of the data set by which the share is split (n,).
-        labels: Class of every example of the data set that is counted (n,); None: classes aren't known.
-        held_out: Fraction that is held out.
+        positions: Positions of the job's examples in the data set.
+        strata: Stratum of every example of the data set (n,). The held-out part is stratified by it.
+        labels: Class of every example of the data set (n,), for ``label_counts``; None: classes aren't known.
+        held_out: Fraction of the positions that is held out.
         seed: Seed of the draw.
     """
 
@@ -128,11 +133,11 @@ class Share:
 
     @property
     def train_size(self) -> int:
-        """Number of training examples that the split will give."""
+        """Number of training examples after the split."""
         return len(self.positions) - partitioners.held_out_size(len(self.positions), self.held_out)
 
     def split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Draws the positions of the training examples and those of the held-out examples."""
+        """Draws the held-out examples. Returns the positions of the training examples and of the held-out examples."""
         return partitioners.split(self.positions, self.strata, self.held_out, self.seed)
 
     def label_counts(self, train: NDArray[np.int64]) -> tuple[int, ...]:
@@ -143,16 +148,18 @@ class Share:
 
 
 class UnsplitJobData(JobData):
-    """Data of a job whose share is split when its positions or label counts are first read.
+    """Data of a job whose share is split only when the positions or label counts are first read.
 
-    A cached property gives the value of each field that isn't set yet; ``but`` and ``dataclasses.replace`` set fields.
+    The fields ``train``, ``held_out`` and ``label_counts`` are cached properties, which compute their values when they
+    are first read. A value that ``but`` or ``dataclasses.replace`` has set is not computed.
     """
 
     share: Share
+    """The job's examples before the split."""
 
     @classmethod
     def of(cls, dataset: Dataset, share: Share, task: str = "", head: str = "") -> UnsplitJobData:
-        """Makes the job without calling ``__init__``, which would need the positions."""
+        """Creates an instance without a call of ``__init__``, which would need the positions."""
         job = cls.__new__(cls)
         job.__dict__.update(dataset=dataset, share=share, task=task, head=head, rounds=(1, None))
         return job
@@ -173,17 +180,20 @@ class UnsplitJobData(JobData):
 
     @functools.cached_property
     def label_counts(self) -> tuple[int, ...]:
-        """Training examples of each class."""
+        """Number of training examples of each class; empty if the classes aren't known."""
         return self.share.label_counts(self._split[0])
 
     @property
     def examples(self) -> int:
-        """Number of training examples of the job. Doesn't split the share."""
+        """Number of training examples of the job. Reading this number doesn't split the share."""
         return len(self.train) if "train" in self.__dict__ else self.share.train_size
 
 
 def _labels(dataset: Any, by: str | None, values: NDArray, label: str) -> NDArray[np.int64] | None:
-    """Returns the class of each example (n,), or None if it isn't known or if all examples would have to be read."""
+    """Returns the class of each example (n,), or None if classes aren't known or finding them would be too expensive.
+
+    It would be too expensive if every example had to be read only for this purpose.
+    """
     if by != label:
         if label not in (getattr(dataset, "column_names", None) or ()):
             return None

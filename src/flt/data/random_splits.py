@@ -13,19 +13,21 @@ from flt.core.errors import InputError
 Positions = NDArray[np.int64]
 Seed = int | Sequence[int]
 
-MAX_ALPHA = 1e6  # at this value, shares are equal to three digits; far above it, the gamma draws overflow
-DRAWS = 100  # number of Dirichlet draws after which a request counts as impossible
+MAX_ALPHA = 1e6
+"""Largest alpha. Its shares are already equal to three digits. Far larger values would overflow in the draws."""
+DRAWS = 100
+"""Number of Dirichlet draws. If none of them meets the requirements, an error is raised."""
 
 
 def generator(stream: str, seed: Seed) -> np.random.Generator:
-    """Makes a generator from a seed and the name of its use, so that two uses of one seed are independent.
+    """Creates a random generator from a seed and a name. Generators with different names are independent.
 
     Args:
-        stream: Name of the use.
-        seed: One integer >= 0, or several, such as (seed, client).
+        stream: Name of the purpose for which the generator is used.
+        seed: One integer >= 0 or several, such as (seed, client).
 
     Raises:
-        InputError: The seed is negative.
+        InputError: The seed is negative or empty.
 
     Example:
         >>> [int(generator(use, 0).integers(100)) for use in ("iid", "iid", "shards")]
@@ -38,10 +40,10 @@ def generator(stream: str, seed: Seed) -> np.random.Generator:
 
 
 def stratified_order(labels: ArrayLike, seed: Seed) -> Positions:
-    """Orders positions so that every prefix of the order has nearly the class proportions of the whole.
+    """Orders positions so that the first k of them, for any k, have nearly the class proportions of all examples.
 
-    The j-th shuffled example of a class with m examples gets the place (j + 1/2) / m. Examples with equal places are in
-    random order.
+    The examples of each class are shuffled. The j-th of m examples of a class gets the place (j + 1/2) / m, for j from
+    0. All examples are sorted by place. Examples with equal places are in random order.
 
     Args:
         labels: Class of each example, (n,).
@@ -65,7 +67,7 @@ def stratified_order(labels: ArrayLike, seed: Seed) -> Positions:
 
 
 def redraw(draw: Callable[[], NDArray], accept: Callable[[NDArray], bool], error: InputError) -> NDArray:
-    """Draws until a draw is accepted. Raises the error after `DRAWS` draws."""
+    """Calls `draw` until `accept` accepts the result, and returns it. Raises the error after `DRAWS` calls."""
     for _ in range(DRAWS):
         if accept(drawn := draw()):
             return drawn
@@ -73,7 +75,7 @@ def redraw(draw: Callable[[], NDArray], accept: Callable[[NDArray], bool], error
 
 
 def drop_small(shares: NDArray, smallest: float) -> NDArray:
-    """Sets shares below ``smallest`` to zero and scales the others up to a sum of 1. Returns zeros if none is left.
+    """Sets shares below ``smallest`` to 0 and scales the other shares up to a sum of 1. Returns zeros if all are below.
 
     Example:
         >>> drop_small(np.array([0.05, 0.35, 0.6]), 0.1).round(3).tolist()
@@ -84,7 +86,7 @@ def drop_small(shares: NDArray, smallest: float) -> NDArray:
 
 
 def counts(shares: NDArray, examples: int) -> NDArray[np.int64]:
-    """Turns shares (clients,) into integers that sum to ``examples``, by rounding the cumulative shares.
+    """Turns shares (clients,) into integers whose sum is ``examples``, by rounding the cumulative shares.
 
     Example:
         >>> counts(np.array([0.5, 0.25, 0.25]), 10).tolist()
@@ -100,7 +102,7 @@ def deal(order: Positions, sizes: NDArray[np.int64]) -> list[Positions]:
 
 
 def check_clients(clients: int | None, examples: int) -> None:
-    """Raises InputError unless clients is an integer >= 1 and there is an example for each client."""
+    """Raises InputError unless clients is an integer >= 1 and at most the number of examples."""
     if isinstance(clients, bool) or not isinstance(clients, int | np.integer) or clients < 1:
         raise InputError.of("clients", clients, "an integer >= 1")
     if clients > examples:
@@ -114,13 +116,17 @@ def check_alpha(alpha: float) -> None:
 
 
 def no_draw_error(alpha: float, clients: int, wanted: str) -> InputError:
-    """Builds the error for a Dirichlet partition if no draw met the requirement."""
+    """Builds the error for a Dirichlet partition of which no draw meets the requirements in ``wanted``."""
     why = f"no draw out of {DRAWS} over clients={clients} gave {wanted}"
     return InputError.of("partition.alpha", alpha, "a larger alpha or fewer clients", why)
 
 
 def groups(values: NDArray) -> list[Positions]:
-    """Returns the positions of each value, in sorted order of the values."""
+    """Returns, for each different value, the positions that have it. The values are in sorted order.
+
+    Raises:
+        InputError: A value is missing.
+    """
     missing = [i for i, value in enumerate(values.tolist()) if value is None or value != value]
     if missing:
         raise InputError.of("data.column", values[missing[0]], "a value in every example", f"example {missing[0]}")
@@ -129,7 +135,17 @@ def groups(values: NDArray) -> list[Positions]:
 
 
 def clients_per_value(sizes: NDArray[np.int64], clients: int) -> NDArray[np.int64]:
-    """Returns the number of clients per value: as even as possible, the remainder to the values with most examples."""
+    """Returns the number of clients for each value. The numbers are as equal as possible.
+
+    The values with most examples get the remaining clients.
+
+    Args:
+        sizes: Number of examples of each value.
+        clients: Number of all clients.
+
+    Raises:
+        InputError: A value would have more clients than examples.
+    """
     each, spare = divmod(clients, len(sizes))
     clients_per_value = np.full(len(sizes), each)
     clients_per_value[np.argsort(-sizes, kind="stable")[:spare]] += 1

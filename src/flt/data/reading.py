@@ -1,4 +1,4 @@
-"""Reading of files and hub data sets into named splits. Every failure becomes an InputError that names the path."""
+"""Reading of files and hub data sets as splits. Every failure becomes an InputError that contains the path."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
 Splits = dict[str, datasets.Dataset]
 
+# Split -> names under which a source may have it. The first name that the source has is used.
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "validation_matched", "train_dev"),
     "test": ("test",),
 }
 TEXT = (".csv", ".tsv", ".jsonl", ".json")
-# An error of pyarrow begins like KIND and ends like PLACE. The text in between may quote the file.
+"""Suffixes of text files. The errors of their readers may quote rows."""
+# KIND matches the beginning of a pyarrow error, PLACE matches its end. The text between them may quote the file.
 KIND = re.compile(
     r"(?:(?:CSV|JSON) parse error|Empty (?:CSV|JSON) file|Row #\d+|Expected \d+ columns, got \d+|Invalid value|[: ])*"
 )
@@ -41,13 +43,13 @@ CLASS_NAMES = ("class_names", "fine_names", "label_names")
 
 
 def read(cfg: DataConfig) -> Splits:
-    """Reads the local mirror if it exists, else the file or hub data set at ``cfg.path``.
+    """Reads the file ``cfg.local`` in the folder $FLT_DATA if it exists, else the file or hub data set ``cfg.path``.
 
     Args:
-        cfg: Settings of the data set; path, subset and local are used.
+        cfg: Settings of the data set. Only path, subset and local are used.
 
     Returns:
-        train, and validation and test if the source has them.
+        The split train, and validation and test if the source has them.
 
     Raises:
         InputError: The data set can't be read, is empty, or has no train split.
@@ -62,10 +64,12 @@ def read(cfg: DataConfig) -> Splits:
 
 
 def read_file(path: Path) -> Splits:
-    """Reads a table or an .npz file. A table's `split` column names the split of each row; without it, all are train.
+    """Reads a table or an .npz file.
+
+    The column `split` of a table says which split each row belongs to. Without this column, all rows belong to train.
 
     Raises:
-        InputError: The file is missing, broken or empty, or has no train split.
+        InputError: The file is missing, damaged or empty, or has no train split.
     """
     if not os.path.isfile(path):  # Path.is_file raises for an invalid name
         raise InputError.of("data.path", path, "an existing file")
@@ -73,11 +77,12 @@ def read_file(path: Path) -> Splits:
         splits = SUFFIXES[path.suffix](path)
     except InputError:
         raise
-    except Exception as error:  # each reader has its own exceptions for a broken file
+    except Exception as error:  # each reader raises other exceptions for a damaged file
         allowed = f"a readable {path.suffix} file"
         if path.suffix not in TEXT:
             raise InputError.of("data.path", path, allowed, _first_line(error)) from error
-        raise InputError.of("data.path", path, allowed, _without_rows(error)) from None  # a log would show the rows
+        # "from None", because a log of the original error would show rows of the file
+        raise InputError.of("data.path", path, allowed, _without_rows(error)) from None
     return _standard(splits, str(path))
 
 
@@ -96,7 +101,7 @@ def read_hub(path: str, subset: str | None) -> Splits:
 
 
 def _standard(splits: Mapping[str, datasets.Dataset], path: str) -> Splits:
-    """Keeps the non-empty splits for train, validation and test, and gives them these names."""
+    """Selects the non-empty splits that serve as train, validation and test, and gives them these names."""
     filled = {name: split for name, split in splits.items() if len(split)}
     if not filled:
         raise InputError.of("data.path", path, "a data set with examples", "it is empty")
@@ -124,9 +129,10 @@ def _table(read_table: Callable[[Path], pa.Table]) -> Callable[[Path], Splits]:
 
 
 def _csv(path: Path, delimiter: str = ",") -> pa.Table:
+    # With threads, errors would contain no row number.
     return pyarrow.csv.read_csv(
         path,
-        read_options=pyarrow.csv.ReadOptions(block_size=_whole(path), use_threads=False),  # else errors have no row
+        read_options=pyarrow.csv.ReadOptions(block_size=_whole(path), use_threads=False),
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
     )
 
@@ -136,12 +142,12 @@ def _json(path: Path) -> pa.Table:
 
 
 def _whole(path: Path) -> int:
-    """Returns a block size of the whole file, since column types are inferred from the first block alone."""
+    """Returns a block size that covers the whole file, because column types are inferred only from the first block."""
     return min(path.stat().st_size + 1, 2**31 - 1)
 
 
 def _npz(path: Path) -> Splits:
-    """Reads x_train, y_train, ... with images (n, H, W) or (n, H, W, C). Images in uint8 stay so: 1 byte per value."""
+    """Reads the arrays x_train, y_train, ... with images (n, H, W) or (n, H, W, C). Images in uint8 stay uint8."""
     with np.load(path, allow_pickle=False) as arrays:
         splits: dict[str, dict[str, NDArray]] = {}
         for key in arrays.files:
@@ -161,7 +167,7 @@ def _from_arrays(columns: dict[str, NDArray], names: dict[str, list[str]]) -> da
 
 
 def _feature(name: str, array: NDArray, names: dict[str, list[str]]) -> Any:
-    """Returns the feature of one array: an image, a class with names, or a plain value."""
+    """Returns the type of one array's column in datasets: an image, a class with names, or a plain value."""
     if array.ndim in (3, 4):
         return {3: datasets.Array2D, 4: datasets.Array3D}[array.ndim](array.shape[1:], str(array.dtype))
     known = next((names[key] for key in (f"{name}_names", *CLASS_NAMES * (name == "label")) if key in names), None)
@@ -169,7 +175,7 @@ def _feature(name: str, array: NDArray, names: dict[str, list[str]]) -> Any:
 
 
 def _without_rows(error: Exception) -> str:
-    """Returns the kind and the place of a reader's error, without the text that it quotes from the file."""
+    """Returns the kind and the row of a reader's error, without any text that the error quotes from the file."""
     said = str(error).strip()
     kind, place = KIND.match(said), PLACE.search(said)
     parts = [kind[0].strip(": ") if kind else "", place[0] if place else ""]

@@ -14,10 +14,10 @@ from flt.data.examples import Examples
 
 
 class Shuffled(Sampler[int]):
-    """Sampler that draws exactly one permutation of a data set per pass.
+    """Sampler that uses its generator for exactly one permutation per pass over a data set.
 
-    torch's own sampler draws more often if a pass runs to its end, and a loader draws for each new iterator. The order
-    of the second pass would then depend on the internals of Lightning.
+    With torch's own sampler, the generator is also used at the end of a pass and whenever a loader makes an iterator.
+    The order of the second pass would then depend on internals of Lightning.
 
     Args:
         size: Number of examples.
@@ -37,9 +37,8 @@ class Shuffled(Sampler[int]):
 class SimilarLengths(Sampler[list[int]]):
     """Sampler of batches whose examples have similar lengths, so that batches contain little padding.
 
-    One permutation per pass is cut into windows of several batches. Each window is sorted by length and cut into
-    batches, and these batches are shuffled. Every example occurs once per pass, and long and short batches come in
-    random order.
+    For each pass, the shuffled examples are cut into windows of several batches. The examples of a window are sorted by
+    length and cut into batches, and the batches of the window are shuffled. Every example occurs once per pass.
 
     Args:
         lengths: Length of each example (n,).
@@ -64,8 +63,8 @@ class SimilarLengths(Sampler[list[int]]):
 
 
 def lengths_of(dataset: Dataset) -> NDArray[np.int64] | None:
-    """Returns the lengths of a data set's examples in tokens (n,), or None if all are equal or they aren't known."""
+    """Returns the number of tokens of each example of a data set (n,). Returns None if the numbers aren't known."""
     if isinstance(dataset, Subset):
         inner = lengths_of(dataset.dataset)
         return None if inner is None else inner[np.asarray(dataset.indices)]
-    return dataset.lengths if isinstance(dataset, Examples) else None  # a user's ``lengths`` may mean something else
+    return dataset.lengths if isinstance(dataset, Examples) else None  # a user's ``lengths`` may have another meaning

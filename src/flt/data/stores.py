@@ -1,4 +1,4 @@
-"""Storage of encoded inputs in memory or on disk: text as one flat array of token ids, images stacked in one size."""
+"""Storage of encoded inputs: texts as one flat array of token ids in memory or on disk, images as one tensor."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 COLUMNS = ("input_ids", "token_type_ids")
 OFFSETS = "offsets"
+"""Name of the file with the start of each row."""
 TARGETS = "targets"
+"""Name of the file with the number of tokens of each row before its response."""
 IGNORED = -100
-"""Label of a token that isn't a target, as in PyTorch's losses."""
-GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")  # modes of Pillow; every other mode has colours
+"""Label of a token that the loss ignores, as in PyTorch."""
+GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")  # modes of Pillow; all other modes have colours
 
 
 class Store(Protocol):
-    """Store of encoded inputs, shared by all views of them."""
+    """Store of encoded inputs. All views of a data set share one store."""
 
     @property
     def lengths(self) -> NDArray[np.int64] | None:
@@ -38,18 +40,18 @@ class Store(Protocol):
         """Returns the inputs of one row."""
 
     def arrays(self) -> list[NDArray]:
-        """Returns all arrays that the rows depend on, for a digest."""
+        """Returns all arrays that the rows depend on, so that a digest of the inputs can be computed."""
 
 
 @dataclass(frozen=True)
 class TextStore:
-    """Token ids of all rows, one row after the other. Row i is the slice offsets[i]:offsets[i + 1].
+    """Store of the token ids of all rows, one row after the other. Row i is the slice offsets[i]:offsets[i + 1].
 
     Attributes:
-        columns: input_ids, and token_type_ids if the tokenizer has them, each (tokens of all rows,) int32.
-        offsets: Start of each row and end of the last row, (rows + 1,) int64.
-        targets: Number of tokens of each row before its response, (rows,) int32; None for text to classify.
-        folder: Folder of the files if the arrays are mapped from disk.
+        columns: input_ids and, if the tokenizer makes them, token_type_ids, each (tokens of all rows,) int32.
+        offsets: Start of each row and, as the last number, end of the last row, (rows + 1,) int64.
+        targets: Number of tokens of each row before its response, (rows,) int32; None if rows have no response.
+        folder: Folder of the files if the arrays are mapped from disk; None if they are in memory.
     """
 
     columns: dict[str, NDArray[np.int32]]
@@ -59,13 +61,13 @@ class TextStore:
 
     @classmethod
     def mapped(cls, folder: Path) -> TextStore:
-        """Maps the files of a folder into memory, read-only. Rows are read from disk when they are needed."""
+        """Creates a store from the files of a folder. A row is read from disk only when it is needed."""
         columns = {name: _map(folder / name, np.int32) for name in COLUMNS if (folder / name).is_file()}
         targets = _map(folder / TARGETS, np.int32) if (folder / TARGETS).is_file() else None
         return cls(columns, _map(folder / OFFSETS, np.int64), targets, folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles only the name of the folder, so that a worker process maps the files itself."""
+        """Pickles only the folder's path if the arrays are mapped from disk. A worker process maps the files itself."""
         return (
             (TextStore.mapped, (self.folder,))
             if self.folder
@@ -73,7 +75,7 @@ class TextStore:
         )
 
     def row(self, i: int) -> dict[str, Tensor]:
-        """Returns the inputs of one row, each (length of the row,) int64, and its labels if there is a response."""
+        """Returns the inputs of one row, each (length of the row,) int64. If rows have responses, adds the labels."""
         start, end = int(self.offsets[i]), int(self.offsets[i + 1])
         inputs = {name: torch.from_numpy(flat[start:end].astype(np.int64)) for name, flat in self.columns.items()}
         row = {**inputs, "attention_mask": torch.ones(end - start, dtype=torch.int64)}
@@ -88,19 +90,20 @@ class TextStore:
         return np.diff(self.offsets)
 
     def arrays(self) -> list[NDArray]:
-        """Returns all arrays that the rows depend on, for a digest."""
+        """Returns all arrays that the rows depend on, so that a digest of the inputs can be computed."""
         targets = [] if self.targets is None else [self.targets]
         return [self.offsets, *(flat for _, flat in sorted(self.columns.items())), *targets]
 
 
 @dataclass(frozen=True)
 class ImageStore:
-    """Images of all rows. Each image gets the backbone's size and number of channels when it is read.
+    """Store of images. An image is scaled to the backbone's size and number of channels whenever it is read.
 
     Attributes:
         pixels: Images (rows, C, H, W), uint8, or float32 in [0, 1].
         size: Side of the backbone's input in pixels; None: images keep their size.
-        channels: Number of channels of the backbone's input, to which grey images are repeated; None: no repetition.
+        channels: Number of channels of the backbone's input. The channel of a grey image is repeated this often. None:
+            images keep their channels.
     """
 
     pixels: Tensor
@@ -118,21 +121,21 @@ class ImageStore:
         return None
 
     def arrays(self) -> list[NDArray]:
-        """Returns all arrays that the rows depend on, for a digest."""
+        """Returns all arrays that the rows depend on, so that a digest of the inputs can be computed."""
         return [self.pixels.numpy(), np.array([self.size or 0, self.channels or 0])]
 
 
 def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
-    """Tokenises some rows, truncated and without padding.
+    """Tokenises some rows. The rows are truncated and not padded.
 
     Args:
-        texts: One sequence of texts, or two for pairs.
+        texts: One sequence of texts, or two sequences for pairs of texts.
         tokenizer: A tokenizer of transformers.
         max_length: Largest number of tokens per row, including special tokens.
 
     Returns:
-        input_ids and perhaps token_type_ids, each a list of lists. GPT-like tokenizers give an empty text no tokens;
-        such a row gets a single special token, since a row of length 0 would break attention.
+        input_ids and, with some tokenizers, token_type_ids, each a list with one list per row. GPT-like tokenizers make
+        no tokens from an empty text. Such a row gets one special token, because attention fails on a row of length 0.
     """
     encoded = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
     special = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
@@ -142,7 +145,7 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase,
 
 
 def flatten(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
-    """Joins rows of token ids as int32, which takes half the bytes of PyTorch's int64."""
+    """Joins rows of token ids into one array, as int32, since int64 would take twice as many bytes."""
     return np.fromiter(chain.from_iterable(rows), dtype=np.int32)
 
 
@@ -153,7 +156,7 @@ def to_tensor(image: Any) -> Tensor:
         image: A Pillow image, or an array (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels.
 
     Raises:
-        InputError: The shape or the values aren't those of an image.
+        InputError: An image can't have this shape or these values.
 
     Example:
         >>> to_tensor(np.zeros((4, 5, 3), dtype=np.int64)).shape
@@ -174,12 +177,12 @@ def to_tensor(image: Any) -> Tensor:
 
 
 def as_float(image: Tensor) -> Tensor:
-    """Turns uint8 into float32 in [0, 1]. Floats stay unchanged."""
+    """Converts an image in uint8 to float32 in [0, 1]. Returns an image in float32 unchanged."""
     return image.float() / 255 if image.dtype == torch.uint8 else image
 
 
 def resize(image: Tensor, size: int | None) -> Tensor:
-    """Scales a float image (C, H, W) to (C, size, size), bilinear with antialiasing. None keeps the size.
+    """Scales a float image (C, H, W) to (C, size, size), bilinear with antialiasing. If size is None, nothing changes.
 
     Example:
         >>> resize(torch.ones(3, 8, 6), 4).shape
@@ -191,15 +194,21 @@ def resize(image: Tensor, size: int | None) -> Tensor:
 
 
 def shrink(image: Tensor, size: int | None) -> Tensor:
-    """Scales an image down if it is too large, and keeps its dtype. Small images are scaled up when they are read."""
+    """Scales an image down if its height or width is larger than size, and keeps its dtype; None: nothing changes."""
     return image if size is None or max(image.shape[-2:]) <= size else _to_size(image, size)
 
 
 def stack(images: Sequence[Tensor], size: int | None) -> Tensor:
-    """Stacks images to (n, C, H, W). If the images differ, grey ones are repeated and all are scaled to the size.
+    """Stacks images to (n, C, H, W).
+
+    If some images have colours, the channel of grey images is repeated. If images differ in size, all are scaled.
+
+    Args:
+        images: Images (C, H, W) as made by :func:`to_tensor`.
+        size: Side in pixels to which images are scaled if they differ in size.
 
     Raises:
-        InputError: The images differ in size, and no size is given.
+        InputError: The images differ in size, and size is None.
     """
     channels = max(map(len, images))
     images = [image if len(image) == channels else image.repeat(channels, 1, 1) for image in images]
@@ -211,7 +220,7 @@ def stack(images: Sequence[Tensor], size: int | None) -> Tensor:
 
 
 def _map(path: Path, dtype: type[np.integer]) -> NDArray:
-    """Maps a file of numbers as a plain array, whose slices are faster than those of a memmap."""
+    """Maps a file of numbers into memory. Returns a plain array, because slicing a memmap is slower."""
     return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
 

@@ -1,4 +1,4 @@
-"""Tasks that take part in some rounds only (our reconstruction)."""
+"""Restriction of a task's jobs to some rounds (our reconstruction)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from flt.data.clients import ClientSpec
 def with_task_rounds(
     clients: Sequence[ClientSpec], task_rounds: Mapping[str, Sequence[int | None]]
 ) -> list[ClientSpec]:
-    """Returns the clients with jobs that take part only in the rounds of their task.
+    """Returns copies of the clients whose jobs take part only in the rounds of their tasks.
 
     Args:
         clients: Clients of the federation.
-        task_rounds: Task -> its first and its last round, counted from 1; null as the last round: to the end. Jobs of
-            other tasks keep their rounds.
+        task_rounds: Task -> its first and its last round, counted from 1. If the last round is None, the task takes
+            part until the end. Jobs of other tasks keep their rounds.
 
     Raises:
-        InputError: There is no such task, or its rounds are invalid.
+        InputError: A task doesn't exist, or its rounds are invalid.
     """
     if not task_rounds:
         return list(clients)

@@ -1,4 +1,4 @@
-"""Data sets of a run and their tasks."""
+"""Loading of the data sets of a run, and their division into tasks."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from flt.run.schema import TrainConfig
 
 OUTSIDE = ("sets", "use", "tasks")
-"""Settings that one of several data sets can't have."""
+"""Settings that a data set in ``data.sets`` can't have."""
 ALL = "all"
-"""Name of the only task of a data set that isn't divided into tasks."""
+"""Name of the task that contains all examples, if a data set isn't divided into tasks."""
 Parts = Mapping[str, tuple[Positions, NDArray[np.int64]]]
-"""Split -> positions of a task's examples in the split, and their labels, numbered within the task."""
+"""Split -> (positions of a task's examples in the split, their labels, which are numbered from 0 within the task)."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Data set before encoding, with its tasks.
+    """Data set before its inputs are encoded as tensors, with its tasks.
 
     Attributes:
-        name: Name of the data set in the cache.
+        name: Name of the data set, which is also used in the cache.
         data: Settings of the data set.
-        raw: Splits of the data set.
+        raw: Splits, columns and classes of the data set.
         tasks: Task -> its part of each split.
     """
 
@@ -45,23 +45,23 @@ class DataSet:
 
     @property
     def classes(self) -> dict[str, int]:
-        """Number of classes of each task. Tasks of a causal model all have 1, since they predict the same tokens."""
+        """Number of classes of each task. For a causal model, this is 1, since all tasks predict the same tokens."""
         if self.raw.kind == "causal":
             return dict.fromkeys(self.tasks, 1)
         return {task: 1 + max(int(own.max()) for _, own in parts.values()) for task, parts in self.tasks.items()}
 
 
 def kind_of(sets: Sequence[DataSet]) -> Kind:
-    """Returns the kind of input that a backbone for these data sets must read: pairs if any set has pairs of texts."""
+    """Returns the kind of inputs that a backbone for these data sets must accept: pairs if any data set has pairs."""
     kinds = {found.raw.kind for found in sets}
     return "pair" if "pair" in kinds else kinds.pop()
 
 
 def load_all(cfg: TrainConfig) -> list[DataSet]:
-    """Loads the data sets of a configuration: one with its tasks, or several, each of which is a task.
+    """Loads the data sets of a configuration: one data set with tasks, or several data sets with one task each.
 
     Raises:
-        InputError: A data set can't be read, ``jobs=per_task`` lacks tasks, or the data sets can't be combined.
+        InputError: A data set can't be read, ``jobs=per_task`` has no tasks, or data sets can't be combined.
     """
     data = typed(dataset_sources.DataConfig, cfg.data, "data")
     if data.sets:
@@ -92,7 +92,7 @@ def _several(cfg: TrainConfig, data: dataset_sources.DataConfig) -> list[DataSet
 
 
 def _named(cfg: TrainConfig, name: str, settings: dict[str, Any]) -> DataSet:
-    """Loads one of several data sets. With ``jobs=per_task``, the data set is a task of the same name."""
+    """Loads one data set of ``data.sets``. With ``jobs=per_task``, it is a task of the same name."""
     if wrong := [key for key in OUTSIDE if key in settings]:
         raise InputError.of(
             f"data.sets.{name}.{wrong[0]}", settings[wrong[0]], "nothing: a set has no sets, and is a task"

@@ -1,4 +1,4 @@
-"""Prompts of instruction data: templates with columns in braces, and the choice of a template for each row."""
+"""Templates for the prompts of instruction data. Names of columns in braces stand for the texts of a row."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ if TYPE_CHECKING:
     from flt.data.config import DataConfig
 
 TASKS = ("instruction", "prompt", "question", "text")
+"""Usual names of the column that contains the instruction."""
 CONTEXTS = ("context", "input")
+"""Usual names of the column that contains further text for the instruction."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """Template of a prompt, in which names of columns stand for their text.
+    """Template of a prompt.
 
     Attributes:
-        pieces: Literal texts, each with the column that follows it; the last piece may have no column.
+        pieces: Pairs (literal text, name of the column whose text follows). In some pairs, the name is None: no column
+            follows.
 
     Example:
         >>> template = Template.parse("Task: {instruction} Answer:", ["instruction"])
@@ -36,10 +39,10 @@ class Template:
 
     @classmethod
     def parse(cls, text: str, present: Sequence[str]) -> Template:
-        """Parses a template. A doubled brace stands for a brace.
+        """Parses a template. A doubled brace stands for one brace of the prompt.
 
         Raises:
-            InputError: A column doesn't exist, the template has no column, or a brace isn't matched.
+            InputError: A column doesn't exist, the template contains no column, or a brace has no counterpart.
         """
         try:
             found = list(string.Formatter().parse(text))
@@ -60,20 +63,26 @@ class Template:
 
     @property
     def tail(self) -> str:
-        """Text after the last column."""
+        """Literal text after the last column."""
         literal, name = self.pieces[-1]
         return literal if name is None else ""
 
     def fill(self, row: Mapping[str, str]) -> str:
-        """Returns the prompt of one row."""
+        """Returns the prompt for one row.
+
+        Args:
+            row: Column -> text.
+        """
         return "".join(literal + (row[name] if name else "") for literal, name in self.pieces)
 
 
 def choose(cfg: DataConfig, features: datasets.Features) -> tuple[Template, ...]:
-    """Returns the given templates of a data set, else templates with the task and, if there is one, its context.
+    """Returns the templates that the user has given, or else default templates.
+
+    The default templates contain the column of the instruction and, if there is one, the column of its context.
 
     Raises:
-        InputError: A column doesn't exist or doesn't hold text, or the response is part of a prompt.
+        InputError: A column doesn't exist or doesn't contain text, or a template contains the response.
     """
     names = list(features)
     response = choose_column("response", cfg.response, (), names)
@@ -91,7 +100,7 @@ def choose(cfg: DataConfig, features: datasets.Features) -> tuple[Template, ...]
 
 
 def choose_template(templates: Sequence[Template], row: Mapping[str, str]) -> Template:
-    """Returns the first template whose columns all have text in a row, or the last template if there is none.
+    """Returns the first template whose columns all contain text in this row, or else the last template.
 
     Example:
         >>> both = [Template.parse(text, ["a", "b"]) for text in ("{a} by {b}", "only {a}")]
@@ -103,7 +112,7 @@ def choose_template(templates: Sequence[Template], row: Mapping[str, str]) -> Te
 
 
 def _usual(task: str, context: str | None) -> tuple[Template, ...]:
-    """Returns default templates with short headings. Rows without a context get a template without its heading."""
+    """Returns the default templates: one with headings for instruction and context, and one without context."""
     end = ("\n\n### Answer:\n", None)
     alone = Template((("### Task:\n", task), end))
     return (Template((("### Task:\n", task), ("\n\n### Context:\n", context), end)), alone) if context else (alone,)

@@ -1,4 +1,4 @@
-"""Token ids of texts, computed once and kept in the cache under a digest of the texts and the tokenizer."""
+"""Cached token ids of texts. A digest of the texts and the tokenizer identifies an entry of the cache on disk."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Texts = Callable[[], Iterator[list[list[str | None]]]]
-"""Function that yields all rows in batches, each as a list of texts for each column."""
+"""Function that yields all rows in batches. A batch has one list of texts for each column."""
 Tokenize = Callable[[Sequence[Sequence[str]], "PreTrainedTokenizerBase", int], dict[str, list]]
-"""Function that tokenises some rows (by column) to at most a length: input_ids and other columns of a store."""
+"""Function of (texts of some rows by column, tokenizer, maximum length).
+
+Returns input_ids and the other columns that a ``TextStore`` has.
+"""
 VERSION = 1
-"""Version of the code that tokenises. Increase it whenever the tokens change."""
+"""Version of the code that tokenises. It must be increased whenever this code makes other tokens."""
 SPECIAL = 4
-"""Largest number of special tokens around a text or a pair, used to estimate the size of an entry."""
+"""Largest number of special tokens in a row, used to estimate the size of an entry."""
 _log = logging.getLogger(__name__)
 
 
@@ -44,12 +47,12 @@ def stored(
     """Returns the tokens of texts. The first call writes them to the cache; later calls read them from there.
 
     Args:
-        texts: Function that yields the rows; a missing text counts as empty.
+        texts: Function that yields the rows. A missing text counts as empty.
         tokenizer: A tokenizer of transformers.
         max_length: Largest number of tokens per row.
         name: Name of the texts in the cache.
         limit: Largest size of the cache in bytes.
-        tokenize: Function that tokenises the columns.
+        tokenize: Function that tokenises a batch of rows.
     """
     content, lengths = _digest(texts)
     about = {
@@ -71,13 +74,13 @@ def stored(
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Returns a digest of everything in a tokenizer that decides its tokens. Calls of the tokenizer don't change it."""
+    """Returns a digest of all properties of a tokenizer that affect tokens. Calls of the tokenizer don't change it."""
     sides = [type(tokenizer).__name__, tokenizer.special_tokens_map, tokenizer.model_input_names]
     sides += [tokenizer.truncation_side, tokenizer.split_special_tokens]
     found = hashlib.sha256(json.dumps(sides, sort_keys=True, default=str).encode())
     if tokenizer.is_fast:
         backend = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Every call of the tokenizer overwrites truncation and padding.
+        # Truncation and padding are left out, because every call of the tokenizer overwrites them.
         found.update(json.dumps({**backend, "truncation": None, "padding": None}, sort_keys=True).encode())
     else:
         settings = [sorted(tokenizer.get_vocab().items()), tokenizer.init_kwargs, tokenizer.added_tokens_decoder]
@@ -87,24 +90,24 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> bytes:
-    """Returns the files of a tokenizer written in Python, which also hold its merges and scores."""
+    """Returns the vocabulary files of a tokenizer written in Python. They also contain its merges and scores."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_vocabulary(folder)
         return b"".join(path.read_bytes() for path in sorted(Path(folder).iterdir()))
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Returns a hub id, or the last part of a folder's path."""
+    """Returns the hub id of a tokenizer, or the last part of the path of its folder."""
     name = str(tokenizer.name_or_path)
     return Path(name).name if Path(name).is_absolute() else name
 
 
 def _digest(texts: Texts) -> tuple[str, NDArray[np.int64]]:
-    """Returns a digest of all columns, and the number of bytes of each row."""
+    """Returns a digest of all texts, and the number of bytes of each row."""
     found, lengths = hashlib.sha256(), [np.zeros(0, dtype=np.int64)]
     for columns in texts():
         encoded = [[None if text is None else text.encode() for text in column] for column in columns]
-        # The lengths separate one text from the next. -1 distinguishes a missing text from an empty one.
+        # The digest includes the lengths, which mark the end of each text. A missing text has the length -1.
         sizes = np.array([[-1 if text is None else len(text) for text in column] for column in encoded])
         found.update(f"{sizes.shape}".encode() + sizes.tobytes())
         for column in encoded:
@@ -114,7 +117,7 @@ def _digest(texts: Texts) -> tuple[str, NDArray[np.int64]]:
 
 
 def _size(lengths: NDArray[np.int64], tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
-    """Returns an upper bound of the tokens' bytes: hardly any tokenizer makes more than one token from a byte."""
+    """Returns an upper bound of an entry's size, since nearly all tokenizers make at most one token from a byte."""
     columns = sum(name in tokenizer.model_input_names for name in stores.COLUMNS)
     return int((lengths + SPECIAL).clip(max=max_length).sum()) * columns * 4 + (len(lengths) + 1) * 12
 

@@ -1,4 +1,4 @@
-"""Messages between server and client, the states that both sides keep, and the role of each tensor of a model.
+"""Messages between server and client, the states that both keep between rounds, and the table of a model's tensors.
 
-Read messages.py first, then state.py and layout.py.
+Read messages.py first, then state.py, and then layout.py, which contains the table.
 """

@@ -14,12 +14,12 @@ from flt.protocol.wire_format import message
 @message
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """Record of a job that sends no update. The round may continue without this job.
+    """Record of a job that sends no update, with the reason. The round may continue without this job.
 
     Attributes:
         job: Id of the job.
-        why: Reason in one line. For an error that flt doesn't raise itself, only its class and place: the text of the
-            error may quote a user's examples.
+        why: Reason in one line. If the job was stopped by an error other than an InputError, the reason contains only
+            the error's class and the place in the code, because the error's text may quote a user's examples.
     """
 
     job: JobId

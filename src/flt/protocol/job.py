@@ -9,16 +9,21 @@ from flt.protocol.messages import JobId
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """The server's description of a job, the unit of local training. It contains neither task nor data."""
+    """The server's description of a job. It contains neither the job's task nor its data."""
 
     client: int
+    """Number of the client that trains the job."""
     index: int
+    """Number of the job on its client, from 0."""
     rank: int
-    """Rank-1 components per layer that the client can train."""
+    """Number of rank-1 components per layer that the client can train."""
     head: str = ""
-    """Name of the job's head if jobs have different heads. The server can't be kept from seeing different shapes."""
+    """Name of the job's head if jobs have different heads, else empty.
+
+    The server needs this name because it holds the tensors of every head. It sees the shapes of these tensors anyway.
+    """
 
     @property
     def id(self) -> JobId:
-        """The key of the job in messages and states."""
+        """Id of the job in messages and states."""
         return (self.client, self.index)

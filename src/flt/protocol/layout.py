@@ -1,4 +1,11 @@
-"""Names, roles and component ids of a module's tensors. With them, one implementation serves all adapters."""
+"""Layout of a module: a table with the role, shape, layer and rank axis of each tensor.
+
+Because of this table, the rest of the code needs no case distinction by adapter.
+
+Jobs can have different heads, for example for different numbers of classes. The server then holds each tensor of the
+head once per head. Each of these copies is a variant of the tensor: ``head.weight#5`` is the variant of ``head.weight``
+that belongs to the head named ``5``.
+"""
 
 from __future__ import annotations
 
@@ -13,63 +20,73 @@ from flt.core.errors import InputError
 from flt.protocol.messages import Ids
 
 LORA_FACTORS = ("A", "B")
-"""Roles of the tensors that have a rank axis."""
+"""Roles of the tensors that have a rank axis: LoRA's factors A and B."""
 TRAVELLING = ("A", "B", "adapter", "head")
-"""Roles of the tensors that the server holds. All other tensors are base weights, which change by versioned deltas."""
+"""Roles of the tensors in the weights that the server holds for each group of jobs.
+
+All other tensors are base weights. The server sends only the changes of base weights, as ``BaseDelta``.
+"""
 MARK = "#"
-"""Separator between the name of a head's tensor and its variant."""
+"""Separator between the name of a head's tensor and the name of the head that it belongs to."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One tensor of the module."""
+    """Description of one tensor."""
 
     role: str
-    """``A``, ``B``, ``adapter``, ``head`` or ``base``."""
+    """Kind of the tensor: ``A``, ``B``, ``adapter`` (part of an adapter other than LoRA), ``head`` or ``base``."""
     shape: tuple[int, ...]
-    """Shape at the initial rank."""
+    """Shape of the tensor at the initial rank."""
     layer: str = ""
-    """Name of the adapted layer; set only for A and B."""
+    """Name of the adapted layer that A or B belongs to; empty for other tensors."""
     axis: int | None = None
     """Rank axis: 0 for A (r, in), 1 for B (out, r), None for other tensors."""
     variant: str = ""
-    """Name of the head if jobs have several heads: ``head.weight#5`` on the server is ``head.weight`` in the module."""
+    """Name of the head that the tensor belongs to, if jobs have different heads; else empty."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One adapted layer, W = W0 + scale B A."""
+    """Description of one layer with LoRA: W = W0 + scale B A."""
 
     rank: int
-    """Initial rank r. Component ids are 0 .. r - 1."""
+    """Initial rank r. The ids of the layer's rank-1 components are 0 .. r - 1."""
     scale: float
     """alpha / r for the initial rank r; the same on every client and in every round."""
     base: str
     """Name of W0."""
     a: str
+    """Name of A (r, in)."""
     b: str
+    """Name of B (out, r)."""
     transposed: bool = False
     """True if W0 is stored as (in, out), as in GPT-2's Conv1D."""
 
     def stored(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the factors (out, n) and (n, in) of a change in the order and shape in which W0 is stored."""
+        """Returns factors whose product is oriented like the stored W0.
+
+        Args:
+            left: First factor (out, n) of a change of W0.
+            right: Second factor (n, in). If W0 is stored as (in, out), the factors are swapped and transposed.
+        """
         return (right.T.contiguous(), left.T.contiguous()) if self.transposed else (left, right)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Role, layer and rank axis of every parameter of a module, by name."""
+    """Description of every parameter of a module, and of every layer with LoRA, by name."""
 
     entries: Mapping[str, Entry]
     layers: Mapping[str, Layer]
 
     @staticmethod
     def of(module: nn.Module, head: Iterable[str] = ()) -> Layout:
-        """Builds the layout of a module with LoRA layers of peft.
+        """Builds the layout of a module whose LoRA layers, if it has any, come from peft.
 
         Args:
             module: Module with its adapters attached.
-            head: Names of the submodules that are trained in full.
+            head: Names of the submodules that form the head, which is trained in full.
         """
         layers = {name: _layer(name, sub) for name, sub in module.named_modules() if _is_lora(sub)}
         components = {layer.a: ("A", name, 0) for name, layer in layers.items()}
@@ -81,13 +98,15 @@ class Layout:
         return Layout(entries, layers)
 
     def with_heads(self, heads: Mapping[str, Mapping[str, Tensor]]) -> Layout:
-        """Returns the server's layout if jobs have different heads: one entry ``name#variant`` for each head.
+        """Returns the server's layout, in which every tensor of every head has its own entry ``name#variant``.
 
         Args:
-            heads: Variant -> name -> initial value. Empty if all jobs have the same head; then nothing changes.
+            heads: Name of the head (the variant) -> name of the tensor -> initial value. Empty if all jobs have the
+                same head; the result then equals this layout.
 
         Raises:
-            InputError: A tensor of a head doesn't have the role head.
+            InputError: A tensor in ``heads`` has another role than ``head`` in this layout, as with
+                ``adapter.head=none``.
         """
         varied = {name for tensors in heads.values() for name in tensors}
         if varied - set(self.names(["head"])):
@@ -100,19 +119,31 @@ class Layout:
         return Layout(entries, self.layers)
 
     def for_head(self, head: str) -> Layout:
-        """Returns the layout of the module of a job with this head: without variants and without other heads."""
+        """Returns the layout of the module of a job with this head.
+
+        The layout has the module's own names of the tensors, and no tensors of other heads.
+        """
         if not any(entry.variant for entry in self.entries.values()):
             return self
         own = {name: entry for name, entry in self.entries.items() if entry.variant in ("", head)}
         return Layout({_plain(name, e): dataclasses.replace(e, variant="") for name, e in own.items()}, self.layers)
 
     def server_name(self, name: str, head: str) -> str:
-        """Returns the server's name of a tensor of a job with this head."""
+        """Returns the name that the server uses for a tensor that a job with this head calls ``name``."""
         varied = f"{name}{MARK}{head}"
         return varied if varied in self.entries else name
 
     def model(self, weights: Mapping[str, Tensor], components: Mapping[str, Ids], head: str = "") -> dict[str, Tensor]:
-        """Returns a group's tensors under the names in a module with this head, gathered by component id."""
+        """Returns a group's tensors for a module with this head.
+
+        Args:
+            weights: The group's tensors at the initial rank, under the server's names.
+            components: Layer -> ids of the components to which A and B are reduced.
+            head: Name of the head; empty if all jobs have the same head.
+
+        Returns:
+            The tensors under the module's names, without the tensors of other heads.
+        """
         return {
             _plain(name, self.entries[name]): self.take(name, full, components)
             for name, full in weights.items()
@@ -125,28 +156,37 @@ class Layout:
         return sorted(name for name, entry in self.entries.items() if entry.role in wanted)
 
     def all_components(self) -> dict[str, Ids]:
-        """Returns all component ids of each layer."""
+        """Returns the ids of all components of each layer."""
         return {name: tuple(range(layer.rank)) for name, layer in self.layers.items()}
 
     def ids(self, name: str, components: Mapping[str, Ids]) -> Ids | None:
-        """Returns the component ids of a tensor's layer, or None if the tensor has no rank axis."""
+        """Returns the ids in ``components`` for the layer of a tensor, or None if the tensor has no rank axis."""
         entry = self.entries[name]
         return None if entry.axis is None else components[entry.layer]
 
     def take(self, name: str, full: Tensor, components: Mapping[str, Ids]) -> Tensor:
-        """Returns a copy of a tensor at full rank, reduced to the rows (A) or columns (B) of these components."""
+        """Returns a copy of the tensor ``full`` of the initial rank, reduced to these components.
+
+        A keeps only the rows, and B only the columns, of these components. Other tensors are copied in full.
+        """
         ids = self.ids(name, components)
         return full.clone() if ids is None else full.index_select(self.axis(name), _index(ids, full))
 
     def put(self, name: str, full: Tensor, components: Mapping[str, Ids], part: Tensor) -> Tensor:
-        """Returns a copy of a tensor at full rank in which ``part`` replaces these components."""
+        """Returns a copy of the tensor ``full`` of the initial rank in which ``part`` replaces these components.
+
+        For a tensor without a rank axis, returns a copy of ``part``.
+        """
         ids = self.ids(name, components)
         if ids is None:
             return part.clone()
         return full.index_copy(self.axis(name), _index(ids, full), part.to(full.dtype))
 
     def mask(self, name: str, components: Mapping[str, Ids], like: Tensor) -> Tensor:
-        """Returns a mask that is True for these components and broadcasts with the tensor at full rank."""
+        """Returns a boolean mask that is True at the rows of A, or columns of B, of these components.
+
+        The mask broadcasts with ``like``, a tensor of the initial rank. If the tensor has no rank axis, it is all True.
+        """
         ids = self.ids(name, components)
         if ids is None:
             return torch.ones((1,) * like.dim(), dtype=torch.bool, device=like.device)
@@ -157,7 +197,7 @@ class Layout:
         return flags.view(shape)
 
     def shape(self, name: str, components: Mapping[str, Ids]) -> tuple[int, ...]:
-        """Returns the shape of a tensor that is reduced to these components."""
+        """Returns the shape of a tensor after :meth:`take` has reduced it to these components."""
         shape = list(self.entries[name].shape)
         ids = self.ids(name, components)
         if ids is not None:

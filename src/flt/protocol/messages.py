@@ -2,9 +2,9 @@
 
     server --Payload--> job          job --Update--> server
 
-Messages and states use the same codec: the tensors of a dataclass go into safetensors, everything else into one JSON
-text in the file's metadata. Only dataclasses registered with :func:`message` can be written or read. Bytes from a file
-or a peer can therefore never run code.
+Messages and states are encoded in the same way: the tensors of a dataclass in the safetensors format, and everything
+else as one JSON text in the metadata of that format. Only dataclasses that are registered with :func:`message` can be
+written or read. Bytes from a file or another process can therefore never run code.
 """
 
 from __future__ import annotations
@@ -18,43 +18,45 @@ from flt.core.errors import InputError
 from flt.protocol.wire_format import message
 
 JobId = tuple[int, int]
-"""Id of a job: (client, the client's own opaque index). It doesn't reveal the job's task to the server."""
+"""Id of a job: (number of the client, number of the job on this client). The id doesn't contain the job's task."""
 
 
 Ids = tuple[int, ...]
-"""Component ids: positions of rank-1 components in a layer at its initial rank, ascending."""
+"""Ids of rank-1 components, ascending. The id of a component is its position in its layer at the initial rank."""
 
 
 @message
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Instructions of one round for local training.
+    """Settings of the local training in one round.
 
-    A client sends the tensors that train and aren't private. The server sends all tensors that aren't private.
+    A client sends the tensors that were trained and are not private. The server sends all tensors of the adapter and
+    the head that are not private. It sends changes of base weights separately, as ``BaseDelta``.
     """
 
     train: tuple[str, ...] = ("A", "B", "adapter", "head")
-    """Roles whose tensors train."""
+    """Roles of the tensors that are trained."""
     private: tuple[str, ...] = ()
-    """Roles whose tensors stay on the client."""
+    """Roles of the tensors that stay on the client."""
     mu: float = 0.0
-    """Weight of the proximal term (mu / 2) |w - w_t|^2."""
+    """Weight of the proximal term (mu / 2) |w - w_t|^2, where w_t are the weights before the first step."""
     steps: int | None = None
-    """Optimiser steps; None: the client's settings decide the length of the fit."""
+    """Number of optimiser steps of a fit; None: the client's settings decide the length of the fit."""
     lr_factor: float = 1.0
-    """Factor on the learning rates that the module's ``configure_optimizers`` sets."""
+    """Factor by which the learning rates from the module's ``configure_optimizers`` are multiplied."""
     stage: str = "adapter"
-    """Name of the stage for the log."""
+    """Name of the stage, such as ``initiating``. A stage consists of consecutive rounds with the same kind of plan."""
 
 
 @message
 @dataclasses.dataclass(frozen=True)
 class BaseDelta:
-    """One version of the base weights: the changes that one round made to frozen weights."""
+    """Changes that one round made to the base weights. The weights after these changes are a new version."""
 
     version: int
+    """Number of the new version. The initial weights are version 0."""
     tensors: dict[str, tuple[Tensor, ...]]
-    """Change of each base weight by name: ``(value,)`` replaces the weight, ``(B, A)`` adds the product B A."""
+    """Name of a base weight -> its change: ``(value,)`` replaces the weight, ``(B, A)`` adds the product B A to it."""
 
 
 @message
@@ -64,19 +66,26 @@ class Payload:
 
     job: JobId
     round: int
-    """Number of rounds finished before this one."""
+    """Number of rounds that were finished before this round."""
     plan: Plan
     tensors: dict[str, Tensor]
-    """All tensors that aren't private, gathered by ``held`` along the rank axis."""
+    """Tensors of the adapter and the head that are not private. A and B contain only the components in ``held``."""
     held: dict[str, Ids]
-    """Ids of the components in the job's model, by layer."""
+    """Layer -> ids of the components that the job's model consists of."""
     kept: dict[str, Ids]
-    """Ids of the components in the job's model that train, by layer."""
+    """Layer -> ids of the components that the job trains, a subset of ``held``."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """Tensors that the rule sends besides the weights, such as SCAFFOLD's ``c``; gathered like ``tensors``."""
+    """Extra tensors of the aggregation rule, such as SCAFFOLD's ``c``, by slot and name.
+
+    Like in ``tensors``, A and B contain only the components in ``held``.
+    """
     base_version: int = 0
+    """Version of the base weights with which the job is trained."""
     base: tuple[BaseDelta, ...] = ()
-    """Versions of the base weights that the job's client hasn't received yet."""
+    """Changes of the base weights that the job's client hasn't received yet.
+
+    If a client has several jobs in a round, only the first job's payload contains the changes.
+    """
 
 
 @message
@@ -87,32 +96,43 @@ class Update:
     job: JobId
     round: int
     tensors: dict[str, Tensor]
-    """Tensors that were trained and aren't private, gathered by ``kept`` along the rank axis."""
+    """New values of the tensors that were trained and are not private.
+
+    A and B contain only the components in ``kept``.
+    """
     kept: dict[str, Ids]
+    """Layer -> ids of the components in this update."""
     base_version: int
+    """Version of the base weights with which the job was trained."""
     examples: int
+    """Number of the job's training examples."""
     steps: int
+    """Number of optimiser steps of the fit."""
     scores: dict[str, tuple[Ids, Tensor]] = dataclasses.field(default_factory=dict)
-    """Component ids and their importance (n,), by layer."""
+    """Layer -> (component ids, their importance as measured in the fit (n,))."""
     scalars: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Name -> number that a part of the recipe has added, such as the learning rate for SCAFFOLD."""
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Metrics of the fit, and of the job's model before and after the fit, by key."""
 
 
 @message
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Quantised rank-1 components of one message. Both vectors of a component have the component's precision.
+    """Quantised rank-1 components of one message.
 
-    The message itself lists the component ids. Components are in the order of the layers and of their ids, and the
-    vector a of a component comes before its vector b; see :mod:`flt.protocol.packing`.
+    A component consists of a vector a (its row of A) and a vector b (its column of B). Both have the same number of
+    bits per value. The ids of the components are in the message's ``kept`` (update) or ``held`` (payload). Components
+    are ordered by layer, then by id. The vector a of a component comes before its vector b. See
+    :mod:`flt.protocol.packing`.
     """
 
     bits: Tensor
-    """Precision of each component in bits (components,), uint8."""
+    """Number of bits per value of each component (components,), uint8."""
     scales: Tensor
-    """Scale of each vector below 32 bits, float32."""
+    """Scale of each vector with fewer than 32 bits per value (vectors,), float32."""
     codes: Tensor
-    """Codes of all vectors, one vector after the other, uint8."""
+    """Bytes of the quantised vectors, one vector after the other (bytes,), uint8."""
 
     def __post_init__(self) -> None:
         for name, dtype in (("bits", torch.uint8), ("scales", torch.float32), ("codes", torch.uint8)):
@@ -124,7 +144,7 @@ class Packed:
 @message
 @dataclasses.dataclass(frozen=True)
 class PackedPayload(Payload):
-    """Payload with quantised components; ``tensors`` has all other tensors."""
+    """Payload with quantised LoRA components in ``packed``. ``tensors`` contains all other tensors."""
 
     packed: Packed = dataclasses.field(kw_only=True)
 
@@ -132,6 +152,6 @@ class PackedPayload(Payload):
 @message
 @dataclasses.dataclass(frozen=True)
 class PackedUpdate(Update):
-    """Update with quantised components; ``tensors`` has all other tensors."""
+    """Update with quantised LoRA components in ``packed``. ``tensors`` contains all other tensors."""
 
     packed: Packed = dataclasses.field(kw_only=True)

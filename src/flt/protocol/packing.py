@@ -1,4 +1,4 @@
-"""Quantisation of the components of a message, and the way back (HAFLQ, arXiv 2411.06581v2)."""
+"""Quantisation of the rank-1 components of a message, and its reversal (HAFLQ, arXiv 2411.06581v2)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from flt.protocol.messages import Ids, Packed, PackedPayload, PackedUpdate, Payl
 from flt.protocol.quantise import BITS, decoded, encoded, packed_size, scales_of
 
 Place = tuple[str, int]
-"""Place of a component in a message: its layer and its position there."""
+"""(layer, position) of a component in a message. The position counts the components of the layer in the message."""
 
 
 def pack_update(update: Update, layout: Layout, bits: Mapping[Place, int]) -> PackedUpdate:
-    """Quantises the components of an update. Components of 0 bits are left out.
+    """Quantises the components of an update. Components with 0 bits are left out.
 
     Args:
         update: Update from a local fit.
-        layout: Names and roles of its tensors.
-        bits: Precision of each component: 0, 2, 4, 8, 16 or 32.
+        layout: Names and roles of the tensors.
+        bits: Number of bits per value of each component: 0, 2, 4, 8, 16 or 32.
     """
     kept = _without_dropped(update.kept, bits)
     packed = _pack(update.tensors, layout, bits)
@@ -33,7 +33,7 @@ def pack_update(update: Update, layout: Layout, bits: Mapping[Place, int]) -> Pa
 
 
 def pack_payload(payload: Payload, layout: Layout, bits: Mapping[Place, int]) -> PackedPayload:
-    """Quantises the components of a payload. Components of 0 bits are removed from ``held`` and ``kept``."""
+    """Quantises the components of a payload. Components with 0 bits are removed from ``held`` and ``kept``."""
     held = _without_dropped(payload.held, bits)
     kept = {
         layer: tuple(component for component in ids if component in held[layer]) for layer, ids in payload.kept.items()
@@ -48,11 +48,11 @@ def unpack_update(update: Update, layout: Layout, plan: Plan) -> Update:
 
     Args:
         update: Update as received by the server.
-        layout: Names and roles of its tensors.
-        plan: Plan of the update's round, which decides the tensors that clients send.
+        layout: Names and roles of the tensors.
+        plan: Plan of the round, which says which tensors the update contains.
 
     Raises:
-        InputError: The precisions, scales or codes don't fit the components. The text names the client.
+        InputError: The precisions, scales or codes don't fit the components. The error contains the client's number.
     """
     if not isinstance(update, PackedUpdate):
         return update
@@ -77,12 +77,12 @@ def unpack_payload(payload: Payload, layout: Layout) -> Payload:
 
 
 def vectors(layout: Layout, names: Sequence[str], layer: str) -> list[tuple[str, int]]:
-    """Returns the tensor name and length of the vectors of a component in a layer, a before b.
+    """Returns the tensor name and the length of each vector that a message contains for one component: a, then b.
 
     Args:
         layout: Layout of the module.
-        names: Names of the tensors that the message carries.
-        layer: Name of the layer.
+        names: Names of the tensors in the message. A vector is missing if its tensor is private or wasn't trained.
+        layer: Name of the component's layer.
     """
     about = layout.layers[layer]
     found = [name for name in (about.a, about.b) if name in names]
@@ -145,7 +145,8 @@ def _decoded(packed: Packed, parts: Sequence[tuple[str, int, int]]) -> Iterator[
 
 
 def _others(message: Payload | Update, layout: Layout) -> dict[str, Tensor]:
-    components = layout.names(LORA_FACTORS)  # excluded by name: a head may have another name on the client
+    # LoRA factors have the same names on server and client. Names of the head's tensors may differ.
+    components = layout.names(LORA_FACTORS)
     return {name: tensor for name, tensor in message.tensors.items() if name not in components}
 
 

@@ -1,8 +1,8 @@
-"""Symmetric uniform quantisation of vectors, and codes packed to bytes (HAFLQ, arXiv 2411.06581v2; our reconstruction).
+"""Symmetric uniform quantisation of vectors, and packing of the codes (HAFLQ, arXiv 2411.06581v2; our reconstruction).
 
     scale = max |v| / L,  L = 2^(q - 1) - 1,  code = round(v / scale) in -L .. L,  v' = scale * code
 
-q = 32 means unchanged float32 values without a scale.
+q is the number of bits per value. With q = 32, the values stay unchanged as float32, and there is no scale.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ from __future__ import annotations
 import numpy as np
 
 BITS = (2, 4, 8, 16, 32)
-"""Allowed precisions q in bits, lowest first."""
+"""Allowed numbers of bits per value q, smallest first."""
 SCALE_BYTES = 4
+"""Number of bytes of a scale."""
 _FLOAT = 32
 
 
 def quantise(vector: np.ndarray, bits: int) -> tuple[np.ndarray, np.float32]:
     """Computes the codes and the scale of a vector.
 
-    The scale is rounded up to float32, so that no code leaves its range and |v - v'| <= scale / 2. A vector that isn't
-    finite gets the scale nan, so that its values are nan after dequantisation.
+    The scale is rounded up to float32. Therefore no code leaves its range, and |v - v'| <= scale / 2. If the vector
+    contains a value that isn't finite, the scale is nan, and all values are nan after dequantisation.
 
     Args:
-        vector: (n,), float32.
-        bits: q in 2, 4, 8, 16.
+        vector: Values v (n,), float32.
+        bits: Number of bits q: 2, 4, 8 or 16.
 
     Returns:
-        Codes (n,), int32, and the scale: 0 for a vector of zeros.
+        Codes (n,), int32, and the scale. The scale of a vector of zeros is 0.
 
     Example:
         >>> codes, scale = quantise(np.array([0.5, -1.0, 0.1], np.float32), 2)
@@ -47,13 +48,13 @@ def quantise(vector: np.ndarray, bits: int) -> tuple[np.ndarray, np.float32]:
 
 
 def dequantise(codes: np.ndarray, scale: np.float32) -> np.ndarray:
-    """Computes the vector scale * codes (n,), float32. It is finite if the scale is and float32 doesn't overflow."""
+    """Computes the vector scale * codes (n,), float32. It is finite if the scale is finite and no product overflows."""
     with np.errstate(over="ignore", invalid="ignore"):
         return (codes.astype(np.float64) * float(scale)).astype(np.float32)
 
 
 def packed_size(length: int, bits: int) -> int:
-    """Returns the number of bytes that a number of codes takes.
+    """Returns the number of bytes that ``length`` codes with this number of bits take.
 
     Example:
         >>> [packed_size(5, bits) for bits in BITS]
@@ -69,11 +70,11 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     int8, codes of 16 bits are int16, little endian.
 
     Args:
-        codes: (n,), integers of q bits in two's complement.
-        bits: q in 2, 4, 8, 16.
+        codes: Integers (n,) that fit into q bits in two's complement.
+        bits: Number of bits q: 2, 4, 8 or 16.
 
     Returns:
-        (ceil(n q / 8),), uint8; the unused bits of the last byte are 0.
+        Bytes (ceil(n q / 8),), uint8. The unused bits of the last byte are 0.
     """
     if bits == 16:
         return codes.astype("<i2").view(np.uint8)
@@ -94,7 +95,7 @@ def unpack(data: np.ndarray, length: int, bits: int) -> np.ndarray:
 
 
 def encoded(vector: np.ndarray, bits: int) -> tuple[np.ndarray, list[np.float32]]:
-    """Encodes a float32 vector at one precision. Returns its bytes, and a list of its scale (empty at 32 bits)."""
+    """Encodes a float32 vector. Returns the bytes, and a list that contains the scale or, with 32 bits, is empty."""
     if bits == _FLOAT:
         return vector.astype("<f4").view(np.uint8), []
     codes, scale = quantise(vector, bits)
@@ -102,12 +103,12 @@ def encoded(vector: np.ndarray, bits: int) -> tuple[np.ndarray, list[np.float32]
 
 
 def decoded(data: np.ndarray, length: int, bits: int, scale: np.float32) -> np.ndarray:
-    """Returns the float32 vector (n,) from the bytes of :func:`encoded`. The scale is ignored at 32 bits."""
+    """Returns the float32 vector (n,) from the bytes that :func:`encoded` wrote. With 32 bits, the scale isn't used."""
     if bits == _FLOAT:
         return data.view("<f4").astype(np.float32)
     return dequantise(unpack(data, length, bits), scale)
 
 
 def scales_of(bits: int) -> int:
-    """Returns the number of scales of a vector at one precision: 0 at 32 bits, else 1."""
+    """Returns the number of scales of a vector with this number of bits per value: 0 with 32 bits, else 1."""
     return 0 if bits == _FLOAT else 1

@@ -1,4 +1,4 @@
-"""States of the server and of the clients. The codec of :mod:`flt.protocol.wire_format` writes them."""
+"""States that the server and the clients keep between rounds, encoded by :mod:`flt.protocol.wire_format`."""
 
 from __future__ import annotations
 
@@ -15,50 +15,60 @@ from flt.protocol.wire_format import message
 @message
 @dataclasses.dataclass(frozen=True)
 class ClientState:
-    """Private state that a client keeps from one fit to the next and never sends.
+    """Private state of one job. The client keeps the state from one fit to the next and never sends it.
 
-    All tensors have the initial rank and are indexed by component id.
+    All tensors have the initial rank. Rows of A and columns of B are indexed by component id.
     """
 
     tensors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    """Tensors of private roles."""
+    """Tensors whose roles are private, by name."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """Tensors that local callbacks keep, such as SCAFFOLD's ``c_i``."""
+    """Extra tensors of local callbacks, such as SCAFFOLD's ``c_i``, by slot and name."""
 
 
 @message
 @dataclasses.dataclass(frozen=True)
 class GroupState:
-    """State of one group of jobs whose updates are averaged with each other."""
+    """State of one group of jobs. The updates of a group are aggregated into one set of weights."""
 
     weights: dict[str, Tensor]
-    """Adapter and head at the initial rank."""
+    """Tensors of the adapter and the head at the initial rank, by name."""
     scores: dict[str, Tensor]
-    """Importance of each component (r,), by layer."""
+    """Layer -> importance of each component (r,)."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """Tensors that the rule, the importance and the server optimiser keep, such as SCAFFOLD's ``c``."""
+    """Extra tensors of the aggregation rule, the importance and the server optimiser, by slot and name.
+
+    An example is SCAFFOLD's ``c``.
+    """
 
 
 @message
 @dataclasses.dataclass(frozen=True)
 class BaseState:
-    """Versions of the frozen base weights, and the version that each client has received.
+    """Versions of the base weights, and the version that each client has received.
 
-    The changes of a weight are first kept as the factors that the rounds added. Once these factors hold more numbers
-    than the weight itself, the oldest ones are folded into a value of the weight. Folding applies the same operations
-    in the same order, so the result is the same bit by bit.
+    The changes of a weight are first kept as the factors that the rounds added. As soon as these factors contain more
+    numbers than the weight itself, the oldest change is folded: it is applied to the weight, and only the resulting
+    value of the weight is kept. Folding applies the same operations in the same order as a client that receives the
+    changes one by one. The result is therefore bit-identical.
     """
 
     version: int = 0
+    """Number of the current version. The initial weights are version 0."""
     folded: dict[str, tuple[int, Tensor]] = dataclasses.field(default_factory=dict)
-    """Name -> (version, value of the weight at this version)."""
+    """Name of a weight -> (version up to which changes are folded, value of the weight at this version)."""
     recent: tuple[BaseDelta, ...] = ()
     """Changes that aren't folded yet, oldest first."""
     seen: dict[int, int] = dataclasses.field(default_factory=dict)
-    """Last version that each client has received, by client."""
+    """Client -> version with which the client trained its last update. A client without an entry has version 0."""
 
     def advance(self, change: Mapping[str, tuple[Tensor, ...]], initial: Mapping[str, Tensor]) -> BaseState:
-        """Returns the state after the next version, which applies ``change`` to the current weights."""
+        """Returns the state after the next version.
+
+        Args:
+            change: Name of a weight -> its change, as in ``BaseDelta``. Empty: there is no next version.
+            initial: Name of a weight -> its value in version 0.
+        """
         if not change:
             return self
         version = self.version + 1
@@ -69,9 +79,9 @@ class BaseState:
         return grown
 
     def since(self, version: int, initial: Mapping[str, Tensor]) -> tuple[BaseDelta, ...]:
-        """Returns the changes that a client at ``version`` lacks, or a weight's value where that is smaller.
+        """Returns the changes that a client with ``version`` has not received yet.
 
-        If the changes of a weight are together larger than its value, ``advance`` has folded them into the value.
+        If a missing change of a weight has been folded, the weight's current value is returned in place of its changes.
         """
         missing: dict[int, dict[str, tuple[Tensor, ...]]] = {}
         for name in self.changed():
@@ -83,11 +93,11 @@ class BaseState:
         return tuple(BaseDelta(at, missing[at]) for at in sorted(missing))
 
     def changed(self) -> list[str]:
-        """Returns the names of the weights that any version changed."""
+        """Returns the names of the weights that have changed since version 0."""
         return sorted({*self.folded, *(name for delta in self.recent for name in delta.tensors)})
 
     def value(self, name: str, initial: Mapping[str, Tensor]) -> Tensor:
-        """Returns the current value of a weight."""
+        """Returns the value of a weight in the current version."""
         value = self.folded[name][1] if name in self.folded else initial[name]
         for delta in self.recent:
             if name in delta.tensors:
@@ -113,44 +123,55 @@ class ServerState:
     """Complete state of the server between two rounds."""
 
     rounds: int
-    """Number of finished rounds: a paper's round t is ``rounds + 1``."""
+    """Number of finished rounds. During a paper's round t, this number is t - 1."""
     groups: dict[int, GroupState]
     alive: dict[str, Ids]
-    """Ids of the active components by layer, the same for all groups. Pruning changes only this field: components keep
-    their ids and their places in the tensors."""
+    """Layer -> ids of the active components, the same for all groups.
+
+    The active components are those that the current rank budget has left. Pruning by scores changes only this field:
+    the components keep their ids and their places in the tensors.
+    """
     assignment: dict[JobId, int] = dataclasses.field(default_factory=dict)
-    """Group of each job. A job without an entry belongs to the group ``home``."""
+    """Job -> id of its group. A job without an entry belongs to the group ``home``."""
     base: BaseState = dataclasses.field(default_factory=BaseState)
+    """State of the base weights."""
     home: int = 0
-    """Group of the jobs that no grouping has assigned yet."""
+    """Id of the group of the jobs that no grouping has assigned to a group yet."""
     scores: dict[JobId, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """Importance of each component as the job itself measured it (r,), by job and layer; nan where it never did. Kept
-    only for selections that read it."""
+    """Job -> layer -> importance of each component as measured by the job itself (r,).
+
+    The value is nan for a component that the job has never measured. Filled only with ``selection.scores=client``.
+    """
     directions: dict[JobId, Tensor] = dataclasses.field(default_factory=dict)
-    """Change that the job's own training made over the rounds (features,), by job. Kept only for groupings with a
-    memory."""
+    """Job -> weighted sum of the changes that the job's training has made in all rounds (features,).
+
+    Filled only with ``grouping.memory=true``.
+    """
     ranks: dict[JobId, int] = dataclasses.field(default_factory=dict)
-    """Rank to which the job has pruned itself, by job."""
+    """Job -> rank to which the job has reduced itself by self-pruning. Other jobs have no entry."""
     pruned: float | None = None
-    """Relative error in Frobenius norm that the last round's pruning caused in the product BA; None: nothing pruned."""
+    """Relative error, in Frobenius norm, that pruning in the last round has caused in the products B A.
+
+    None if the last round pruned nothing, or if A or B is private, since the server can't compute the error then.
+    """
 
     @property
     def active(self) -> dict[str, Ids]:
-        """Ids of the active components by layer. The field is called ``alive`` because checkpoints use this name."""
+        """Layer -> ids of the active components. The field is called ``alive`` because checkpoints use this name."""
         return self.alive
 
     @property
     def clusters(self) -> list[int]:
-        """Ids of the trained groups, ascending: all groups but ``home``, or ``home`` if there is no other group."""
+        """Ids of the trained groups, ascending: all groups except ``home``, or ``home`` if there is no other group."""
         return sorted(set(self.groups) - {self.home}) or [self.home]
 
     def group_of(self, job: JobId) -> int:
-        """Returns the id of the group whose weights a job gets."""
+        """Returns the id of the group whose weights a job receives."""
         return self.assignment.get(job, self.home)
 
 
 def apply_change(weight: Tensor, change: tuple[Tensor, ...]) -> Tensor:
-    """Applies a change to a base weight: ``(value,)`` replaces the weight, ``(B, A)`` adds B A (out, in)."""
+    """Returns a base weight after a change: ``(value,)`` replaces the weight, ``(B, A)`` adds the product B A to it."""
     if len(change) == 1:
         return change[0].clone()
     left, right = change
@@ -158,7 +179,13 @@ def apply_change(weight: Tensor, change: tuple[Tensor, ...]) -> Tensor:
 
 
 def zero_scores(ranks: Iterable[tuple[str, int]]) -> dict[str, Tensor]:
-    """Returns scores of zero (r,) by layer: before anything is measured, all components are equally important."""
+    """Returns a score of zero for each component (r,), by layer.
+
+    Before the first measurement, all components count as equally important.
+
+    Args:
+        ranks: (name, initial rank r) of each layer.
+    """
     return {layer: torch.zeros(rank, dtype=torch.float64) for layer, rank in ranks}
 
 

@@ -1,4 +1,4 @@
-"""Codec that turns registered dataclasses into bytes and back."""
+"""Codec that encodes registered dataclasses as bytes and decodes them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ _MESSAGES: dict[str, type] = {}
 
 
 def message(cls: type[_T]) -> type[_T]:
-    """Registers a dataclass with the codec under its ``codec_name``, or else under the name of the class."""
+    """Registers a dataclass with the codec, so that its instances can be encoded and decoded. Used as a decorator."""
     _MESSAGES[_name(cls)] = cls
     return cls
 
 
 def _name(cls: type) -> str:
-    """Returns the name of a dataclass in files and messages. A renamed class keeps its old name in ``codec_name``."""
+    """Returns the name of a dataclass in files and messages: its attribute ``codec_name``, or else the class's name.
+
+    A class that was renamed has its old name as ``codec_name``, so that old files can still be read.
+    """
     return str(cls.__dict__.get("codec_name", cls.__name__))
 
 
 def encode(value: Any) -> bytes:
-    """Writes a registered dataclass as one safetensors file.
+    """Encodes an instance of a registered dataclass as the bytes of one safetensors file.
 
     Raises:
         TypeError: A value has a type that the codec doesn't support.
@@ -43,13 +46,13 @@ def encode(value: Any) -> bytes:
         True
     """
     text, tensors = _text(value)
-    # A tensor may be a view of another one, and safetensors refuses shared memory.
+    # The tensors are copied because safetensors rejects tensors that share memory, as views of one tensor do.
     copies = {key: t.detach().cpu().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
     return safetensors.torch.save(copies, metadata={"flt": text})
 
 
 def encoded_size(value: Any) -> int:
-    """Returns the number of bytes that :func:`encode` would write, without writing them.
+    """Returns the number of bytes that :func:`encode` would return, without encoding the tensors.
 
     Raises:
         TypeError: A value has a type that the codec doesn't support.
@@ -66,7 +69,7 @@ def encoded_size(value: Any) -> int:
 
 @functools.cache
 def _header(kinds: tuple[tuple[torch.dtype, torch.Size], ...]) -> int:
-    """Length of a file's header for tensors of these types and shapes, without the header's text and padding."""
+    """Returns the header's length for tensors of these types and shapes, without the metadata text and the padding."""
     data = safetensors.torch.save(
         {str(i): torch.zeros(shape, dtype=dtype) for i, (dtype, shape) in enumerate(kinds)}, metadata={"flt": ""}
     )
@@ -74,10 +77,10 @@ def _header(kinds: tuple[tuple[torch.dtype, torch.Size], ...]) -> int:
 
 
 def decode(data: bytes) -> Any:
-    """Builds the dataclass from the bytes that :func:`encode` wrote.
+    """Returns the dataclass instance from the bytes that :func:`encode` returned.
 
     Raises:
-        InputError: The bytes aren't a message of flt.
+        InputError: The bytes weren't made by :func:`encode`.
     """
     try:
         size = int.from_bytes(data[:8], "little")
