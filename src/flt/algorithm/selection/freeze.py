@@ -1,4 +1,4 @@
-"""Selection for jobs that compute with all components and train their top components (HAFL)."""
+"""Selection for jobs that hold all components, but train only their top components (HAFL)."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from flt.protocol.job import Job
 
 @dataclasses.dataclass(frozen=True)
 class Freeze(Top):
-    """A job computes with all active components, and trains and sends its top r_k (HAFL, arXiv 2411.06581)."""
+    """A job of rank r_k holds all active components, but trains and sends only its top r_k (HAFL, arXiv 2411.06581)."""
 
     freezes: ClassVar[bool] = True
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
-        """Returns the held and the kept component ids of a job."""
+        """Returns the ids of the held components (all active ones) and of the trained components, by layer."""
         return dict(view.state.active), self.top(view, job, cohort)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """Returns the callback that freezes the components which the job holds but doesn't train."""
+        """Returns the callback that keeps the components unchanged which the job holds but doesn't train."""
         return [FrozenComponents(fit)]
 
 
 class FrozenComponents(LocalCallback):
-    """Keeps the components that a job holds but doesn't train bit-identical under any optimiser.
+    """Keeps frozen components, which a job holds but doesn't train, bit-identical under any optimiser.
 
-    Zero gradients aren't enough, since weight decay and moments would still change the components. Their rows are
-    therefore restored after each step. The gradients are zeroed as well, before clipping, because they would enter the
-    gradient norm.
+    Setting their gradients to zero isn't enough, since weight decay and moments would still change them. Their values
+    are therefore restored after each step. Their gradients are set to zero as well, before clipping, because clipping
+    would otherwise count them in the gradient norm.
     """
 
     def __init__(self, fit: LocalFit) -> None:
