@@ -43,7 +43,7 @@ class Part(abc.ABC):
         """Refuses a recipe with which this part can't work. By default, the part works with every recipe.
 
         Raises:
-            InputError: Another part contradicts this one.
+            InputError: The part can't be combined with another part of the recipe.
         """
 
     def check_layout(self, recipe: Recipe, layout: Layout) -> None:
@@ -128,7 +128,7 @@ class SchedulePart(Part):
 
     @abc.abstractmethod
     def __call__(self, state: ServerState, layout: Layout) -> ServerState:
-        """Returns the state in which the components of the next round are active."""
+        """Returns the server's state with the active components of the next round."""
 
     def check(self, rank: int) -> None:  # not abstract: most budgets fit any rank
         """Raises InputError if the budget doesn't fit the adapter's rank."""

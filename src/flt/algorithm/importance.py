@@ -21,9 +21,9 @@ from flt.protocol.messages import Ids, Update
 from flt.protocol.state import GroupState
 
 MEAN, DEVIATION = "delta_mean", "delta_deviation"
-"""Slots of a group with moving averages of every tensor entry, for :class:`DeltaSensitivity` with uncertainty.
+"""Names of a group's slots for two moving averages of every entry: of the sensitivity, and of its deviation.
 
-They hold the sensitivity (mean) and its absolute deviation from this mean.
+Only :class:`DeltaSensitivity` with ``uncertainty`` uses these slots.
 """
 
 
@@ -39,6 +39,8 @@ class NoImportance(ImportancePart):
 @dataclasses.dataclass(frozen=True)
 class Magnitude(ImportancePart):
     """Frobenius norm |s b_i a_i| of the change that component i adds to W0, computed after each round, not smoothed.
+
+    a_i is row i of A, b_i is column i of B, and s is the scale alpha / r.
 
     This score exists for comparison with HAFL's score (arXiv 2411.06581). The choice of the norm is our reconstruction.
     A component that was never trained has b_i = 0 and therefore the lowest score.
@@ -166,7 +168,8 @@ class DeltaSensitivity(_Smoothed):
         for name, entry in view.layout.entries.items():
             if entry.axis is not None:
                 weight = after.weights[name].double()
-                moved = (weight - before.weights[name].double()) / (view.plan.lr_factor or 1.0)  # it can decay to 0
+                # The factor on the learning rate can decay to 0.
+                moved = (weight - before.weights[name].double()) / (view.plan.lr_factor or 1.0)
                 part = (weight * moved).abs()
                 if self.uncertainty:
                     part = self._averaged(name, part, view.layout.mask(name, trained, part), slots)
@@ -210,7 +213,7 @@ class SensitivityMeter(LocalCallback):
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Called before each optimiser step."""
+        """Called before each optimiser step; updates the moving averages."""
         for name, mean in self.mean.items():
             parameter = self.fit.trained[name]
             if parameter.grad is None:

@@ -1,4 +1,4 @@
-"""Formulas for the product B A of two low-rank factors, which are computed without forming the product."""
+"""Functions of the product B A of two low-rank factors. They never form the product itself."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def factors(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a: (n, in), float64.
 
     Returns:
-        The left factor (out, m), the singular values (m,) and the right factor (m, in), with m = min(out, n, in).
+        A left factor (out, m), the singular values (m,), and a right factor (m, in), with m = min(out, n, in). The
+        product of the two factors is B A.
     """
     outer, upper = torch.linalg.qr(b)  # (out, m), (m, n), m = min(out, n)
     inner, lower = torch.linalg.qr(a.T)

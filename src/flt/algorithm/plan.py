@@ -20,7 +20,10 @@ ADAPTER = ("A", "B", "adapter")
 """Roles that neither train nor are sent in a round that trains the whole model."""
 SCOPES = ("full", "adapter")
 WHOLE_MODEL_LR_FACTOR = 0.1
-"""Default factor on the learning rate in rounds that train the whole model. It needs a lower rate than an adapter."""
+"""Default factor on the learning rate in rounds that train the whole model.
+
+The configured rate suits an adapter; a whole model needs a lower rate.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ class AdapterPlan(_DecayingPlan):
     """Plan whose rounds are all alike: by default, the adapter and the head train and are sent.
 
     Attributes:
-        train: Roles that train, among A, B, adapter and head. Only ``head`` shows the accuracy without any adapter.
+        train: Roles that train, among A, B, adapter and head. Training ``head`` alone is the control for adapters.
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
         private: Roles whose tensors stay on the client. If all trained roles are private, clients share nothing.
     """
@@ -154,14 +157,14 @@ class Stages(_DecayingPlan):
     has to be rebuilt between the stages.
 
     Attributes:
-        until: T0, the last round of the first stage. An integer is a number of rounds, a float in [0, 1] is a share of
-            all rounds. A share above 0 means at least one round, except in runs of fewer than three rounds, which are
+        until: Last round T0 of the first stage. An integer is a number of rounds, a float in [0, 1] is a share of all
+            rounds. A share above 0 means at least one round, except in runs of fewer than three rounds, which are
             too short for a first stage and a falling budget.
         scope: Weights that train in the first stage: ``full`` for the whole model, or ``adapter``.
-        mu: lambda, the weight of the proximal term in the first stage.
+        mu: Weight of the proximal term in the first stage (the paper's lambda).
         lr_factor: Factor on the learning rate in the first stage, in addition to the decay. None means
             ``WHOLE_MODEL_LR_FACTOR`` for the scope ``full`` and 1 for the scope ``adapter``.
-        rounds: T, the total number of rounds. None means the run's number of rounds.
+        rounds: Total number T of rounds. None means the run's number of rounds.
     """
 
     until: int | float = 0.05
@@ -181,7 +184,7 @@ class Stages(_DecayingPlan):
 
     @property
     def initiating(self) -> int:
-        """T0 as a number of rounds."""
+        """Number T0 of rounds in the first stage."""
         assert self.rounds is not None, "build fills in the run's"
         until = to_rounds("plan.until", self.until, self.rounds)
         return max(until, 1) if isinstance(self.until, float) and self.until and self.rounds >= 3 else until
@@ -243,7 +246,7 @@ class LearningRateFactor(LocalCallback):
     """Multiplies the learning rates of the module's optimisers and schedulers by the plan's factor."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called when training begins."""
+        """Called when training begins; multiplies the learning rates."""
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] *= self.fit.payload.plan.lr_factor
@@ -256,7 +259,7 @@ class Proximal(LocalCallback):
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Called before each optimiser step."""
+        """Called before each optimiser step; adds the gradient of the proximal term."""
         for name, parameter in self.fit.trained.items():
             if parameter.grad is not None:
                 parameter.grad.add_(parameter - self.fit.start[name], alpha=self.fit.payload.plan.mu)

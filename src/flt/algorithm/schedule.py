@@ -23,7 +23,7 @@ SHAPES: dict[str, Callable[[float, float, float], float]] = {
     "cosine": lambda start, end, x: end + (start - end) * (1 + math.cos(math.pi * x)) / 2,
     "exponential": lambda start, end, x: start * (end / start) ** x,
 }
-"""Functions (start, end, x) -> budget, by shape; x in [0, 1] is the finished share of the annealing."""
+"""For each shape, a function (start, end, x) -> budget; x in [0, 1] is the finished share of the annealing."""
 CRITERIA = ("score", "svd")
 
 
@@ -51,19 +51,19 @@ class Annealed(SchedulePart):
     components. The scale alpha / r stays constant, so the product BA loses exactly the removed components.
 
     Attributes:
-        end: b_T, the final number of components per layer.
+        end: Number b_T of components per layer at the end (with ``reversed``, at the start).
         shape: ``cubic``, ``linear``, ``cosine`` or ``exponential``.
-        heat: t_h, the number of rounds at b_0 after the plan's initiating stage. A float is a share of all rounds, and
-            means at least one round.
-        cool: t_c, the number of rounds at b_T at the end. A float is a share of all rounds. In a short run, a share is
+        heat: Number t_h of rounds at b_0 after the plan's initiating stage. A float is a share of all rounds, and means
+            at least one round.
+        cool: Number t_c of rounds at b_T at the end. A float is a share of all rounds. In a short run, a share is
             reduced to the rounds that are left after the initiating stage and the heating.
         reversed: True: the budget rises from b_T to b_0 instead of falling (for ablations).
         by: ``score``: the components with the lowest importance are removed. ``svd``: the product BA is replaced by its
             best approximation of lower rank.
         allocation: ``layer``: each layer keeps b(t) components. ``global``: the best components of all layers stay,
-            which are b(t) per layer on average.
-        initiating: T0, the number of rounds in the plan's initiating stage. None means the plan's own number.
-        rounds: T, the total number of rounds. None means the run's number of rounds.
+            on average b(t) per layer.
+        initiating: Number T0 of rounds in the plan's initiating stage. None means the plan's own number.
+        rounds: Total number T of rounds. None means the run's number of rounds.
     """
 
     works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
@@ -115,7 +115,7 @@ class Annealed(SchedulePart):
         to the old factors, such as slots or moments.
 
         Raises:
-            InputError: Another part contradicts this one.
+            InputError: The schedule can't be combined with another part of the recipe.
         """
         if recipe.rule.starts_afresh:
             raise self.clash(recipe.rule, "each round begins with a fresh adapter", "constant")
@@ -159,8 +159,8 @@ class Annealed(SchedulePart):
         """Returns b(t), the number of active components per layer in round t.
 
         Args:
-            round: t, from 1 to T.
-            start: b_0, the adapter's rank.
+            round: Number t of the round, from 1 to T.
+            start: The adapter's rank b_0.
         """
         assert self.rounds is not None, "build fills in the run's"
         first, last = (self.end, start) if self.reversed else (start, self.end)
@@ -173,7 +173,7 @@ class Annealed(SchedulePart):
         return math.floor(SHAPES[self.shape](first, last, x) + 1e-9)  # rounding can give 3.9999999999999996 for 4
 
     def __call__(self, state: ServerState, layout: Layout) -> ServerState:
-        """Returns the state in which the components of the next round are active."""
+        """Returns the server's state with the active components of the next round."""
         assert self.rounds is not None, "build fills in the run's"
         round = min(state.rounds + 1, self.rounds)
         budgets = {name: self.budget(round, layer.rank) for name, layer in layout.layers.items()}

@@ -1,7 +1,7 @@
 """Server optimisers (arXiv 2003.00295).
 
-Instead of the weights that the rule computed, a group gets the weights before the round plus an optimiser step. The
-optimiser treats the change between the two as a gradient.
+Without a server optimiser, a group's new weights are those that the rule computed. With one, the new weights are the
+weights before the round plus an optimiser step. The optimiser treats the rule's change of the weights as a gradient.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class _MomentOptimizer(ServerOptimizerPart):
         if kept is None:
             return initial
         # A new group gets the mean of the moments of its members' groups. A missing moment counts as zero in this mean,
-        # so the mean can be too small.
+        # so the mean can be smaller than the initial value.
         existed = gid in view.state.groups or not self.initial_moments[slot]
         return kept.double() if existed else torch.maximum(kept.double(), initial)
 

@@ -15,7 +15,7 @@ from flt.protocol.layout import Layout
 from flt.protocol.messages import JobId, Plan, Update
 from flt.protocol.state import GroupState, ServerState
 
-_SERVER = 2  # added to the seeds here: cohorts are drawn with the same seed and round, but another constant
+_SERVER = 2  # part of the random seeds below; cohorts are drawn with the same seed and round, but another constant
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,7 @@ class _Quantisation(CompressionPart):
     """Base of the compressions that quantise components, with the highest precisions that a client's budget allows.
 
     Components with higher scores get more bits. In updates, the score of a component is the one that the client
-    measured, or |b_i| |a_i| if clients don't measure scores. In payloads, it is the score of the job's group.
+    measured, or |b_i| |a_i| if clients don't measure scores. In payloads, the score is that of the job's group.
 
     If the budget is too small for all components at the lowest precision, the components with the lowest scores are
     dropped, at worst all. The update doesn't list dropped components: the server treats them as components that the
@@ -208,7 +208,7 @@ def _pack_within(
     if besides > limit:
         who = f"client {messages[0].job[0]}"
         raise InputError.of("compression", f"{limit} bytes for {who}", f"at least the {besides} besides its components")
-    # The order decides between equal scores: the first components of all layers and jobs come first, then the second.
+    # The order decides between equal scores. The first components of all layers and jobs precede all second components.
     order = sorted(
         (at, job, number, layer)
         for job, components in enumerate(places)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NEWCOMERS = ("home", "nearest")
 LEAST_CLARITY = 0.01
-"""Lower limit for a round's silhouette in ``memory``. Without it, all directions could be 0 after the first round."""
+"""Lower limit for the silhouettes in ``memory``. Without it, all directions could be 0 after the first round."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Everyone(GroupingPart):
 class Clustering(GroupingPart):
     """Base of the groupings that cluster a round's updates (uploads) by their features, without task labels.
 
-    Each cluster continues a group of an earlier round where possible. With ``features: weights``, clusters are matched
+    Jobs without a cluster belong to the home group. Each cluster continues a group of an earlier round
+    where possible. With ``features: weights``, clusters are matched
     to groups so that the sum of squared distances between their centres is smallest (Hungarian algorithm). With
     ``features: changes``, clusters have no centres that can be compared over rounds. They are therefore matched so that
     as many jobs as possible stay in their group. Ties are decided by the distances of the mean weights. If the

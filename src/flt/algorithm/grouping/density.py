@@ -18,9 +18,9 @@ class DbscanGrouping(Clustering):
     """DBSCAN of scikit-learn (Ester et al., 1996). Noise joins the nearest cluster, see :func:`without_noise`.
 
     Attributes:
-        eps: Largest distance of two neighbouring uploads, in the unit of the features. With ``features: changes``,
-            unrelated uploads have a distance of about 1.41.
-        min_samples: Number of neighbours, including the upload itself, from which an upload is a core point.
+        eps: Largest distance at which two uploads are neighbours, in the unit of the features. Unrelated uploads have a
+            distance of about 1.41 with ``features: changes``.
+        min_samples: Smallest number of neighbours, including the upload itself, that makes an upload a core point.
     """
 
     eps: float = 1.2

@@ -30,7 +30,7 @@ def names(layout: Layout, tensors: str) -> list[str]:
 def weights(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.ndarray:
     """Returns the weights that the clients sent, flattened: FL-TAC's features (arXiv 2404.15384, authors' code).
 
-    They contain only active components of A and B and aren't normalised.
+    The features contain only the active components of A and B, and they aren't normalised.
 
     Returns:
         Features (uploads, features), float32.

@@ -42,10 +42,10 @@ class KMeansGrouping(KClustering):
 def kmeans_apart(features: np.ndarray, clients: Sequence[int], k: int, n_init: int, seed: int) -> np.ndarray:
     """Runs k-means under the constraint that the uploads of one client are in different clusters.
 
-    The model is COP-k-means (Wagstaff et al., 2001), which assigns one upload after the other. Here, all uploads of a
-    client are assigned at once, to different centroids, so that the sum of their squared distances is smallest. Uploads
-    of different clients don't constrain each other. Therefore no assignment can fail, and no step of k-means raises the
-    inertia.
+    The constraint is that of COP-k-means (Wagstaff et al., 2001), which assigns one upload after the other. Here, all
+    uploads of a client are assigned at once, to different centroids, so that the sum of their squared distances is
+    smallest. Uploads of different clients don't constrain each other. Therefore no assignment can fail, and no step of
+    k-means raises the inertia.
 
     Args:
         features: Features of the uploads (n, d), n > k.
@@ -84,7 +84,7 @@ def _descended(points: np.ndarray, clients: Sequence[int], centres: np.ndarray) 
 def assigned_apart(distances: np.ndarray, clients: Sequence[int]) -> np.ndarray:
     """Assigns each client's uploads to different clusters (Hungarian algorithm), and returns the labels (uploads,).
 
-    The sum of the distances is the smallest possible.
+    For each client, the sum of the distances is as small as possible.
 
     Args:
         distances: Squared distances (uploads, clusters).

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("examples", "uniform")
 Totals = dict[tuple[str, str], ExactSum]
-"""Running sums over clients. The key is (kind of the summand, name of the tensor), such as (``value``, name)."""
+"""Running sums over clients. A key is (kind of the summand, name of the tensor), such as ("value", name)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Rule(Part):
             raise InputError.of("plan.train", plan.train, f"{', '.join(self.combines)} among them", why)
 
     def _check_components(self, recipe: Recipe) -> None:
-        """Refuses parts because of which needed components aren't sent, and scores if the rule mixes components."""
+        """Refuses parts that withhold needed components. Also refuses scores if the rule mixes components."""
         selection = recipe.selection
         if self.same_components and not selection.holds_all:
             raise self.clash(selection, self.same_components, "all")

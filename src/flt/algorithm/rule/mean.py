@@ -30,8 +30,8 @@ class Mean(Summable):
     """Weighted mean of each entry. By default, it is taken over the clients that sent the entry.
 
     The default is HAFL's adaptive aggregation (arXiv 2411.06581). If all clients send all entries, the rule is FedAvg
-    (arXiv 1602.05629). ``pad`` chooses the formula. In it, w_{k,i} is entry i of client k with weight n_k, S_k is the
-    set of entries that client k sent, n is the sum of all n_k, and w_t is the broadcast:
+    (arXiv 1602.05629). ``pad`` chooses the formula. Here, w_{k,i} is entry i of client k, n_k is the client's weight, n
+    is the sum of all n_k, w_t is the broadcast, and S_k is the set of entries that client k sent. [i in S_k] is 0 or 1.
 
         none (adaptive)   w_i <- sum_{k: i in S_k} n_k w_{k,i} / sum_{k: i in S_k} n_k
         parameter         w_i <- sum_k n_k w_{k,i} [i in S_k] / n                       (zero-padding)

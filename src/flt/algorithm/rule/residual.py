@@ -18,14 +18,14 @@ from flt.protocol.messages import Update
 
 @dataclasses.dataclass(frozen=True)
 class Residual(Rule):
-    """Exact form of FedIT. The mean of the products minus the product of the means is added to W0 (the residual).
+    """Exact form of FedIT. It adds the residual to W0: the mean of the products minus the product of the means.
 
         A <- Abar = sum_i p_i A_i,   B <- Bbar = sum_i p_i B_i,   W0 <- W0 + s (sum_i p_i B_i A_i - Bbar Abar)
 
     p_i = n_i / sum n over the round's K clients, and s is the scale alpha / r. The residual equals
-    s sum_{i < K} p_i (B_i - Bbar) (A_i - A_K), so it is sent to clients as two factors of rank (K - 1) r. If these are
-    larger than W0, :class:`flt.protocol.state.BaseState` sends the new W0 instead. The head is averaged. The rule is
-    listwise: it needs all factors at once.
+    s sum_{i < K} p_i (B_i - Bbar) (A_i - A_K). It is therefore sent to clients as two factors of rank (K - 1) r. If the
+    factors are larger than W0, :class:`flt.protocol.state.BaseState` sends the new W0 instead. The head is averaged.
+    The rule is listwise: it needs all factors at once.
     """
 
     changes_base: ClassVar[bool] = True

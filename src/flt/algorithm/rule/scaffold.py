@@ -25,14 +25,15 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Scaffold(Summable):
-    """Weighted mean of the updates, whose local steps are corrected for the client's drift.
+    """Weighted mean of the updates. In local training, every gradient is corrected for the client's drift.
 
         client   g <- g - c_i + c;   c_i+ = c_i - c + (w_t - w_i) / (K lr)
         server   c <- c + (1 / N) sum_i (c_i+ - c_i)
 
-    g is a gradient of client i, c_i its control variate, and c_i+ the next one. w_t is the broadcast, w_i the client's
-    result after K steps with learning rate lr, and N the number of all jobs. The server computes c_i+ - c_i from
-    w_t, w_i, K and lr. Clients therefore send only the weights and one scalar, lr.
+    g is a gradient of client i, c_i the client's control variate, c_i+ its next value, and c the server's control
+    variate. w_t is the broadcast, w_i the client's result after K steps with learning rate lr, and N the number of all
+    jobs. The server computes c_i+ - c_i from w_t, w_i, K, lr and c. Clients therefore send only the weights and one
+    scalar, lr.
 
     The control variates are exact for SGD without momentum and clipping. With a learning rate schedule, lr is the mean
     over the K steps. With another optimiser, the control variates are a heuristic. ``server_optimizer=momentum`` with
@@ -47,7 +48,7 @@ class Scaffold(Summable):
         return [ControlVariate(fit)]
 
     def summand(self, view: View, update: Update, totals: Totals) -> None:
-        """Adds the summands of the mean, and c_i+ - c_i for the entries that trained, to the totals."""
+        """Adds to the totals the summands of the mean, and c_i+ - c_i for the entries that trained."""
         self._mean().summand(view, update, totals)
         slots = view.state.groups[view.state.group_of(update.job)].slots.get("c", {})
         for name, part in update.tensors.items():
@@ -88,14 +89,14 @@ class ControlVariate(LocalCallback):
         self.rates: list[float] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called when training begins."""
+        """Called when training begins; warns if the control variates are only a heuristic."""
         if len(trainer.optimizers) > 1 or trainer.gradient_clip_val or not _is_plain_sgd(trainer.optimizers[0]):
             _say_once("SCAFFOLD's control variates are exact for one SGD without momentum and clipping, and with one "
                       "learning rate for all parameters; with another optimiser they are a heuristic")  # fmt: skip
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Called before each optimiser step."""
+        """Called before each optimiser step; corrects the gradients."""
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for name, parameter in self.sent.items():
             if parameter.grad is not None and id(parameter) in stepped:
@@ -109,7 +110,7 @@ class ControlVariate(LocalCallback):
         if lr <= 0:
             raise InputError.of(f"client {fit.payload.job[0]}: lr", lr, "a learning rate above 0 in some step")
         fit.scalars["lr"] = lr
-        fit.slots["c_i"] = dict(fit.private.slots.get("c_i", {}))  # c_i of tensors that don't train now stays
+        fit.slots["c_i"] = dict(fit.private.slots.get("c_i", {}))  # keeps c_i of tensors that don't train now
         for name, parameter in self.sent.items():
             moved = fit.start[name] - parameter
             new = self.own[name] + drift(self.c[name], moved, fit.steps, lr)

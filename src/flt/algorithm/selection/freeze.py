@@ -28,16 +28,16 @@ class Freeze(Top):
         return dict(view.state.active), self.top(view, job, cohort)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """Returns the callback that keeps the components unchanged which the job holds but doesn't train."""
+        """Returns the callback that keeps frozen components (held, but not trained) unchanged."""
         return [FrozenComponents(fit)]
 
 
 class FrozenComponents(LocalCallback):
     """Keeps frozen components, which a job holds but doesn't train, bit-identical under any optimiser.
 
-    Setting their gradients to zero isn't enough, since weight decay and moments would still change them. Their values
-    are therefore restored after each step. Their gradients are set to zero as well, before clipping, because clipping
-    would otherwise count them in the gradient norm.
+    Setting the gradients to zero isn't enough, since weight decay and moments would still change the components. The
+    values are therefore restored after each step. The gradients are set to zero as well, before clipping, because
+    clipping would otherwise include them in the gradient norm.
     """
 
     def __init__(self, fit: LocalFit) -> None:
@@ -51,7 +51,7 @@ class FrozenComponents(LocalCallback):
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Called before each optimiser step."""
+        """Called before each optimiser step; sets the gradients of frozen components to zero."""
         for name, (axis, positions, _) in self.rows.items():
             gradient = self.fit.trained[name].grad
             if gradient is not None:
@@ -59,6 +59,6 @@ class FrozenComponents(LocalCallback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Called after each training batch, which may end with an optimiser step."""
+        """Called after each training batch, which may end with an optimiser step; restores the frozen components."""
         for name, (axis, positions, rows) in self.rows.items():
             self.fit.trained[name].index_copy_(axis, positions, rows)

@@ -21,7 +21,7 @@ from flt.protocol.layout import LORA_FACTORS
 from flt.protocol.messages import Ids, JobId, Update
 
 RANK = "rank"
-"""Name of the scalar in an update that contains the new rank of the job; present only if the job has pruned."""
+"""Name of an update's scalar for the new rank of the job. Only updates of jobs that lowered their rank have it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class FadingTail(LocalCallback):
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Called before each optimiser step."""
+        """Called before each optimiser step; adds the gradient of the penalty."""
         for b, a in self.tails if self.penalty else []:
             left, right = self._tail(b, self.fit.trained[b]), self._tail(a, self.fit.trained[a])
             sizes = left.norm(), right.norm()

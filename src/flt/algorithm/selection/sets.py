@@ -1,4 +1,4 @@
-"""Functions that draw random sets of components. A component is an id, or a pair (layer, id)."""
+"""Functions that draw random sets of components. A component is given as an id, or as (layer, id)."""
 
 from __future__ import annotations
 

@@ -106,7 +106,8 @@ class Top(SelectionPart):
         known = {(name, component): scores[name][component] for name, component in pool}
         if self.by == "random" or len(set(known.values())) < 2:
             return deal(pool, job, cohort, view.generator(number), layers)
-        ranking = sorted(pool, key=known.__getitem__, reverse=True)  # of equal scores, the first stays first
+        # The sort is stable: of equal scores, the first layer and the lowest id come first.
+        ranking = sorted(pool, key=known.__getitem__, reverse=True)
         return explored(ranking, count, self.explore, view.generator(number, *job.id))
 
     def _scores(self, view: View, job: Job) -> dict[str, Tensor]:
