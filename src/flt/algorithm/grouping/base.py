@@ -59,12 +59,12 @@ class Everyone(GroupingPart):
 class Clustering(GroupingPart):
     """Base of the groupings that cluster a round's updates (uploads) by their features, without task labels.
 
-    Jobs without a cluster belong to the home group. Each cluster continues a group of an earlier round
-    where possible. With ``features: weights``, clusters are matched
-    to groups so that the sum of squared distances between their centres is smallest (Hungarian algorithm). With
-    ``features: changes``, clusters have no centres that can be compared over rounds. They are therefore matched so that
-    as many jobs as possible stay in their group. Ties are decided by the distances of the mean weights. If the
-    clustering determines the number of clusters and has never found more than one, all jobs stay in the home group.
+    Jobs without a cluster belong to the home group. Each cluster continues a group of an earlier round where possible.
+    With ``features: weights``, clusters are matched to groups so that the sum of squared distances between their
+    centres is smallest (Hungarian algorithm). With ``features: changes``, clusters have no centres that can be compared
+    over rounds. They are therefore matched so that as many jobs as possible stay in their group. Ties are decided by
+    the distances of the mean weights. If the clustering determines the number of clusters and has never found more than
+    one, all jobs stay in the home group.
 
     Attributes:
         features: ``weights``: the weights that a job sent to the server (FL-TAC). ``changes``: these weights minus the
