@@ -1,4 +1,4 @@
-"""Federated methods as recipes of interchangeable parts, a file or folder for each group of conf/.
+"""Federated methods. A method is a recipe of interchangeable parts: a rule, a plan, a selection and others.
 
-Read recipe.py first, then base.py.
+Each kind of part has a file or folder here and a folder of the same name in conf/. Read recipe.py first, then base.py.
 """

@@ -1,4 +1,4 @@
-"""Base classes of a recipe's parts. Their defaults suit most parts, so a new part overrides only what differs."""
+"""Base classes of a recipe's parts. The defaults suit most parts: a new part overrides only what differs."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ if TYPE_CHECKING:
 class Part(abc.ABC):
     """One part of a recipe.
 
-    Each part checks whether the rest fits: :meth:`check_recipe` reads the properties of the other parts, and
-    :meth:`check_layout` reads the layout of the module's tensors.
+    Each part rejects what it cannot be combined with: :meth:`check_recipe` rejects other parts, and
+    :meth:`check_layout` rejects modules that lack the tensors which the part needs.
     """
 
     kind: ClassVar[str]
-    """Name of the part's group in conf/ and of its field in a recipe."""
+    """Kind of the part, such as ``rule``: the name of a folder in conf/ and of a field of the recipe."""
     works_on: ClassVar[tuple[str, ...]] = ()
-    """Roles of the tensors that the part works on."""
+    """Roles (such as ``A``) of the tensors that the part works on; empty if it works on tensors of any role."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Roles that the module's tensors must have; by default those that the part works on."""
+        """Roles that must occur among the module's tensors; by default the roles that the part works on."""
         return self.works_on
 
     def check_recipe(self, recipe: Recipe) -> None:  # noqa: B027  # not abstract: most parts fit all others
-        """Refuses a recipe in which this part has no meaning.
+        """Refuses a recipe with which this part can't work. By default, the part works with every recipe.
 
         Raises:
-            InputError: Another part contradicts this one.
+            InputError: The part can't be combined with another part of the recipe.
         """
 
     def check_layout(self, recipe: Recipe, layout: Layout) -> None:
-        """Refuses a module without the tensors that this part works on.
+        """Refuses a module that lacks the tensors which this part needs.
 
         Raises:
             InputError: The module has no tensor of a role that the part needs.
@@ -58,7 +58,7 @@ class Part(abc.ABC):
             raise InputError.of(self.kind, self.name, f"another {self.kind}, or adapter=lora", why)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """Returns the callbacks that change or measure one local fit; none by default."""
+        """Returns the Lightning callbacks with which the part changes or measures one local fit; none by default."""
         return []
 
     @property
@@ -67,18 +67,18 @@ class Part(abc.ABC):
         return type(self).__name__
 
     def clash(self, other: Part, why: str, allowed: str) -> InputError:
-        """Returns the error that refuses this part in combination with another one."""
+        """Returns the error for a recipe that combines this part with ``other``."""
         return InputError(f"{self.kind} {self.name} with {other.kind} {other.name}: {why}; allowed is {allowed}")
 
 
 class PlanPart(Part):
-    """Plan of each round: the roles that train, the roles that travel, and settings of local training."""
+    """Plan of each round: the roles that train, the roles that are sent, and settings of local training."""
 
     kind: ClassVar[str] = "plan"
 
     @property
     def initiating(self) -> int:
-        """Number of rounds in the plan's first stage. A schedule begins after them."""
+        """Number of rounds before a rank schedule begins: the plan's initiating stage. 0: there is no such stage."""
         return 0
 
     @property
@@ -91,7 +91,7 @@ class PlanPart(Part):
         """Returns the plan of the round that follows ``round`` finished rounds."""
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses a second part that changes the base weights, and several groups, which would share the one base."""
+        """Refuses a plan that trains the base if the rule changes the base too, or if several groups share the base."""
         if "base" not in self.roles:
             return
         plan = f"plan {self.name}, which trains the base"
@@ -102,70 +102,74 @@ class PlanPart(Part):
 
 
 class SchedulePart(Part):
-    """Rank budget of each round."""
+    """Rank budget of each round: the number of active rank-1 components per layer."""
 
     kind: ClassVar[str] = "schedule"
 
     @property
     def cuts(self) -> bool:
-        """True if the budget changes."""
+        """True if the budget differs between rounds."""
         return False
 
     @property
     def falls(self) -> bool:
-        """True if some round removes components."""
+        """True if the server removes components after some round."""
         return False
 
     @property
     def heating_end(self) -> int | None:
-        """Last round before the first cut of a falling budget; None: not known yet."""
+        """Last round before the budget changes; None: the budget is constant or the number of rounds isn't set."""
         return None
 
     @property
     def by(self) -> str:
-        """Criterion of a cut: ``score``, or ``svd``, which writes new factors into the components that stay."""
+        """Criterion for removing components: ``score``, or ``svd``, which also changes the remaining components."""
         return "score"
 
     @abc.abstractmethod
     def __call__(self, state: ServerState, layout: Layout) -> ServerState:
-        """Returns the state with the active components of the next round."""
+        """Returns the server's state with the active components of the next round."""
 
     def check(self, rank: int) -> None:  # not abstract: most budgets fit any rank
         """Raises InputError if the budget doesn't fit the adapter's rank."""
 
 
 class SelectionPart(Part):
-    """Choice of the components that a job holds, and of the held ones that it trains."""
+    """Selection of the components that a job holds (has in its model), and of the held components that it trains."""
 
     kind: ClassVar[str] = "selection"
     holds_all: ClassVar[bool] = False
     """True if every job holds and trains all active components."""
     freezes: ClassVar[bool] = False
-    """True if a job computes with components that it doesn't send."""
+    """True if a job can hold components that it neither trains nor sends."""
     together: ClassVar[tuple[str, ...]] = ()
-    """Roles that the plan must train together in some round."""
+    """Roles that the plan must train together in some round; empty: the selection works with any plan."""
 
     @property
     def uses_own_scores(self) -> bool:
-        """True if the selection reads the scores that a job measured by itself."""
+        """True if the selection reads each job's own scores, besides the scores of the job's group."""
         return False
 
     @abc.abstractmethod
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[dict[str, Ids], dict[str, Ids]]:
-        """Returns the held and the kept component ids of a job, each by layer and ascending.
+        """Returns the ids of the components that a job holds, and of those that it trains; each by layer, ascending.
 
-        Kept components are among the held ones, and held components are among the active ones.
+        A job trains only components that it holds, and holds only active components.
         """
 
     def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
-        """Returns the ranks of the jobs that have reduced their own rank in this round."""
+        """Returns the new rank of each job that has reduced its own rank in this round."""
         return {}
 
     def check(self, ranks: Sequence[int], rank: int) -> None:  # not abstract: most accept any ranks
         """Raises InputError if the clients' ranks don't fit the adapter's rank."""
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses scores that no client measures, roles that never train together, and adapters drawn anew."""
+        """Refuses parts with which the selection can't work.
+
+        These are scores that no client measures, a plan that never trains the roles of ``together`` in one round, and,
+        for a selection with such roles, a rule that draws a new adapter in each round.
+        """
         rule, plan, importance = recipe.rule, recipe.plan, recipe.importance
         if self.uses_own_scores and importance.source != "clients":
             why = f"clients measure nothing for {importance.name}"
@@ -183,25 +187,26 @@ class ImportancePart(Part):
 
     kind: ClassVar[str] = "importance"
     source: ClassVar[str] = "nothing"
-    """Source of the scores: ``nothing``, measurements by ``clients``, or the aggregate's ``change`` or ``weights``."""
+    """Source of the scores: ``nothing``, ``clients`` (measured there), or the aggregate's ``change`` or ``weights``."""
 
     @abc.abstractmethod
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
-        """Returns the group after the aggregation with its new scores.
+        """Returns the state of the group after the aggregation, with new scores.
 
         Args:
             view: View of the state before the aggregation.
-            before: The group before the aggregation.
-            after: The group after the aggregation, with the scores of ``before`` and only the rule's slots.
+            before: State of the group before the aggregation.
+            after: State of the group after the aggregation, with the old scores. Its slots are those that the rule and
+                the server optimiser returned; the importance adds its own slots.
             updates: The group's updates.
         """
 
     def own_scores(self, view: View, update: Update) -> dict[str, Tensor]:
-        """Returns a job's own scores after its update, by layer; nan for components without an own score."""
+        """Returns a job's own scores after its update, by layer; nan for components that the job never measured."""
         return {}
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses scores from the aggregate if each round draws a new adapter."""
+        """Refuses scores computed from the aggregate if the rule draws a new adapter in each round."""
         if self.source in ("change", "weights") and recipe.rule.starts_afresh:
             raise self.clash(recipe.rule, "each round begins with a fresh adapter", "gradient or none")
 
@@ -211,7 +216,7 @@ class GroupingPart(Part):
 
     kind: ClassVar[str] = "grouping"
     clusters: ClassVar[bool] = False
-    """True if groups are clusters of jobs."""
+    """True if the groups are clusters of jobs; False if all jobs are in one group."""
 
     @property
     def several(self) -> bool:
@@ -220,19 +225,19 @@ class GroupingPart(Part):
 
     @property
     def reads_changes(self) -> bool:
-        """True if jobs are clustered by the changes that their training made."""
+        """True if jobs are clustered by the changes that their training made to the weights."""
         return False
 
     @abc.abstractmethod
     def __call__(self, view: View, updates: Sequence[Update]) -> Groups:
-        """Returns the groups of the updates. Every update is a member of one group, or its job only joins one."""
+        """Returns the groups. Each update is averaged in one group, or its job only joins a group for later rounds."""
 
     def with_tasks(self, tasks: Mapping[JobId, str]) -> GroupingPart:
-        """Returns the grouping for a federation with these true tasks. Only an oracle uses them."""
+        """Returns the grouping for a federation whose jobs have these true tasks. Only an oracle uses the tasks."""
         return self
 
     def check(self, jobs: int) -> None:  # not abstract: most accept any number
-        """Raises InputError if the grouping can't serve a client with this number of jobs."""
+        """Raises InputError if the grouping doesn't work for a client with this number of jobs."""
 
 
 class CompressionPart(Part):
@@ -240,19 +245,19 @@ class CompressionPart(Part):
 
     kind: ClassVar[str] = "compression"
     packs: ClassVar[bool] = False
-    """True if a message's values as received differ from the values before compression."""
+    """True if the receiver can get other values than the sender had before compression."""
 
     @property
     def down(self) -> bool:
-        """True if payloads are compressed too, not only updates."""
+        """True if payloads (server to client) are compressed too; False: only updates (client to server) are."""
         return False
 
     def compress_updates(self, layout: Layout, updates: list[Update]) -> list[Update]:
-        """Returns the updates of one client's jobs as the client sends them; there is at least one."""
+        """Returns the compressed updates of one client's jobs. The list contains at least one update."""
         return updates
 
     def compress_payload(self, layout: Layout, payload: Payload, scores: Mapping[str, Tensor], jobs: int) -> Payload:
-        """Returns a job's payload as the server sends it.
+        """Returns the compressed payload of one job.
 
         Args:
             layout: Names and roles of the tensors.
@@ -263,7 +268,7 @@ class CompressionPart(Part):
         return payload
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses parts that need exact values from the other side."""
+        """Refuses a compression that changes values if another part needs the exact values that were sent."""
         if not self.packs:
             return
         if recipe.rule.sent_slots:

@@ -1,4 +1,4 @@
-"""Importance: the score of each rank-1 component, by which selection and pruning choose components."""
+"""Importance: a score for each rank-1 component. Selection and pruning prefer components with high scores."""
 
 from __future__ import annotations
 
@@ -21,31 +21,36 @@ from flt.protocol.messages import Ids, Update
 from flt.protocol.state import GroupState
 
 MEAN, DEVIATION = "delta_mean", "delta_deviation"
-"""Slots in which a group keeps the moving averages of each entry, if the scores include the uncertainty."""
+"""Names of a group's slots for two moving averages of every entry: of the sensitivity, and of its deviation.
+
+Only :class:`DeltaSensitivity` with ``uncertainty`` uses these slots.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class NoImportance(ImportancePart):
-    """Measures nothing: all components have the same score."""
+    """No importance: nothing is measured, and all components keep the same score."""
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
-        """Returns the group with its scores unchanged."""
+        """Returns the state of the group unchanged."""
         return after
 
 
 @dataclasses.dataclass(frozen=True)
 class Magnitude(ImportancePart):
-    """Frobenius norm |s b_i a_i| of the component's part of the product, after each round and without smoothing.
+    """Frobenius norm |s b_i a_i| of the change that component i adds to W0, computed after each round, not smoothed.
 
-    It serves as a comparison for HAFL's score (arXiv 2411.06581); the choice of the norm is our reconstruction. A
-    component that was never trained has b_i = 0 and therefore the lowest score.
+    a_i is row i of A, b_i is column i of B, and s is the scale alpha / r.
+
+    This score exists for comparison with HAFL's score (arXiv 2411.06581). The choice of the norm is our reconstruction.
+    A component that was never trained has b_i = 0 and therefore the lowest score.
     """
 
     source: ClassVar[str] = "weights"
     works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
-        """Returns the group with its new scores."""
+        """Returns the state of the group with new scores."""
         weights = {name: after.weights[name].double() for name in view.layout.names(LORA_FACTORS)}
         scores = {
             name: abs(layer.scale) * weights[layer.b].norm(dim=0) * weights[layer.a].norm(dim=1)
@@ -56,7 +61,7 @@ class Magnitude(ImportancePart):
 
 @dataclasses.dataclass(frozen=True)
 class _Smoothed(ImportancePart):
-    """Base of the scores with two moving averages, as in AdaLoRA (arXiv 2303.10512, equations 5 and 6)."""
+    """Base of the scores that use AdaLoRA's two moving averages (arXiv 2303.10512, equations 5 and 6)."""
 
     beta1: float = 0.85
     beta2: float = 0.85
@@ -75,13 +80,13 @@ class GradientSensitivity(_Smoothed):
     """AdaLoRA's smoothed sensitivity (arXiv 2303.10512), measured by the clients at every local step.
 
     Clients send one scalar per component and layer. The server averages it over the clients that measured the
-    component, weighted by their numbers of examples, and smooths the average across rounds with ``beta1``. The place
-    and the time of the measurement are our reconstruction of HAFL.
+    component, weighted by their numbers of examples, and smooths the average across rounds with ``beta1``. That clients
+    measure the sensitivity, and that they do so at every step, is our reconstruction of HAFL.
 
     Attributes:
-        beta1: Decay of the smoothed sensitivity.
-        beta2: Decay of the smoothed uncertainty.
-        uncertainty: Multiplies the sensitivity by the uncertainty, as AdaLoRA does.
+        beta1: Share of the old sensitivity that each step and each round keep.
+        beta2: Share of the old uncertainty that each step keeps.
+        uncertainty: True: the sensitivity is multiplied by the uncertainty, as in AdaLoRA.
     """
 
     source: ClassVar[str] = "clients"
@@ -91,7 +96,7 @@ class GradientSensitivity(_Smoothed):
         return [SensitivityMeter(fit, self.beta1, self.beta2, self.uncertainty)]
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
-        """Returns the group with its new scores. A component that no client measured keeps its score.
+        """Returns the state of the group with new scores. A component that no client measured keeps its score.
 
         Raises:
             InputError: Scores are too large for an exact sum.
@@ -102,8 +107,8 @@ class GradientSensitivity(_Smoothed):
     def own_scores(self, view: View, update: Update) -> dict[str, Tensor]:
         """Returns a job's own scores (r,) after its update, by layer; nan for components that it has never measured.
 
-        The scores are smoothed with ``beta1`` over the job's fits. The smoothing of a component starts from the score
-        that the job's group has at the first measurement.
+        The scores are smoothed with ``beta1`` over the job's fits. When a job measures a component for the first time,
+        the smoothing starts from the score of the job's group.
         """
         group = view.state.groups[view.state.group_of(update.job)].scores
         own = {name: torch.full_like(scores, torch.nan) for name, scores in group.items()}
@@ -132,28 +137,29 @@ class GradientSensitivity(_Smoothed):
 
 @dataclasses.dataclass(frozen=True)
 class DeltaSensitivity(_Smoothed):
-    """Smoothed sensitivity that the server computes once per round from the aggregate. Clients send nothing for it.
+    """Smoothed sensitivity that the server computes from the aggregate once per round. Clients measure nothing.
 
-        I = |w * dw / f|,  dw = w - w of the previous round
+        I = |w * dw / f|,  dw = w - (w before the round),  f = the plan's factor on the learning rate
         Ibar <- beta1 Ibar + (1 - beta1) I;  Ubar <- beta2 Ubar + (1 - beta2) |I - Ibar|
         score_i = mean_j s(A[i, j]) + mean_j s(B[j, i]),  s = Ibar, or Ibar * Ubar with uncertainty
 
-    Only components that some client trained in this round get a new score. Otherwise the score of a frozen component
-    would decay, and the component would never be selected again. A secondary source says that HAFLQ (arXiv
-    2411.06581v2) uses |w * dw / lr|, where dw / lr stands for the gradient; the rest is our reconstruction. The
-    learning rate lr is set by the module and isn't available to the server. f is the plan's factor on lr and makes
-    rounds comparable when lr decays; the missing factor is the same for all components.
+    A component that no client trained in the round keeps its score. If its score decayed instead, the component would
+    never be selected again.
+
+    A secondary source says that HAFLQ (arXiv 2411.06581v2) uses |w * dw / lr|, where dw / lr stands for the gradient.
+    The other details are our reconstruction. The server doesn't have the learning rate lr, since the module sets it.
+    The server divides by f instead, so that scores of different rounds are comparable when lr decays.
 
     Attributes:
-        beta1: Decay of the smoothed sensitivity, over rounds.
-        beta2: Decay of the smoothed uncertainty, over rounds.
-        uncertainty: Multiplies the sensitivity by the uncertainty, as AdaLoRA does.
+        beta1: Share of the old sensitivity that each round keeps.
+        beta2: Share of the old uncertainty that each round keeps.
+        uncertainty: True: the sensitivity is multiplied by the uncertainty, as in AdaLoRA.
     """
 
     source: ClassVar[str] = "change"
 
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
-        """Returns the group with its new scores. A component that no client trained keeps its score."""
+        """Returns the state of the group with new scores. Components that no client trained keep their scores."""
         trained = {
             layer: tuple(sorted({component for u in updates for component in u.kept[layer]})) for layer in before.scores
         }
@@ -162,7 +168,8 @@ class DeltaSensitivity(_Smoothed):
         for name, entry in view.layout.entries.items():
             if entry.axis is not None:
                 weight = after.weights[name].double()
-                moved = (weight - before.weights[name].double()) / (view.plan.lr_factor or 1.0)  # can decay to 0
+                # The factor on the learning rate can decay to 0.
+                moved = (weight - before.weights[name].double()) / (view.plan.lr_factor or 1.0)
                 part = (weight * moved).abs()
                 if self.uncertainty:
                     part = self._averaged(name, part, view.layout.mask(name, trained, part), slots)
@@ -171,7 +178,7 @@ class DeltaSensitivity(_Smoothed):
         return dataclasses.replace(after, scores=scores, slots={**after.slots, **slots})
 
     def _averaged(self, name: str, now: Tensor, mask: Tensor, slots: dict[str, dict[str, Tensor]]) -> Tensor:
-        """Updates Ibar and Ubar of the entries in the mask, and returns Ibar * Ubar of all entries."""
+        """Updates Ibar and Ubar of the entries in the mask, in ``slots``. Returns Ibar * Ubar of all entries."""
         mean, deviation = (slots[slot].get(name, torch.zeros_like(now)) for slot in (MEAN, DEVIATION))
         mean = torch.where(mask, self.beta1 * mean + (1 - self.beta1) * now, mean)
         deviation = torch.where(mask, self.beta2 * deviation + (1 - self.beta2) * (now - mean).abs(), deviation)
@@ -180,14 +187,16 @@ class DeltaSensitivity(_Smoothed):
 
     def _score(self, old: Tensor, fresh: Tensor, trained: Ids) -> Tensor:
         new, ids = old.clone(), list(trained)
-        # The mean over entries of moving averages is the moving average of the means. Without uncertainty, the scores
-        # are therefore the only averages that are kept.
+        # Without uncertainty, only the score is smoothed. This gives the same result as smoothing every entry and then
+        # averaging over the entries, because both operations are linear.
         new[ids] = fresh[ids] if self.uncertainty else self.beta1 * old[ids] + (1 - self.beta1) * fresh[ids]
         return new
 
 
 class SensitivityMeter(LocalCallback):
-    """Measures the smoothed sensitivity of all held components, also frozen ones (arXiv 2303.10512, equations 4-6).
+    """Measures the smoothed sensitivity of all held components, including frozen ones.
+
+    The formulas are those of AdaLoRA (arXiv 2303.10512, equations 4 to 6):
 
         I = |w * dL/dw|;  Ibar <- beta1 Ibar + (1 - beta1) I;  Ubar <- beta2 Ubar + (1 - beta2) |I - Ibar|
         score_i = mean_j s(A[i, j]) + mean_j s(B[j, i]),  s = Ibar, or Ibar * Ubar with uncertainty
@@ -204,7 +213,7 @@ class SensitivityMeter(LocalCallback):
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Called before each optimiser step."""
+        """Called before each optimiser step; updates the moving averages."""
         for name, mean in self.mean.items():
             parameter = self.fit.trained[name]
             if parameter.grad is None:
@@ -220,6 +229,6 @@ class SensitivityMeter(LocalCallback):
             entry = self.fit.layout.entries[name]
             smoothed = mean * self.deviation[name] if self.uncertainty else mean
             part = smoothed.mean(dim=[d for d in range(smoothed.dim()) if d != entry.axis]).cpu()
-            # The score of a component is the sum of A's part and B's part.
+            # The score of a component is the sum of two parts, one from A and one from B.
             ids, other = self.fit.scores.get(entry.layer, (self.fit.payload.held[entry.layer], torch.zeros_like(part)))
             self.fit.scores[entry.layer] = (ids, other + part)

@@ -1,4 +1,4 @@
-"""Formulas for a product of two low-rank factors, B A."""
+"""Functions of the product B A of two low-rank factors. They never form the product itself."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 
 def squared_product_norm(b: Tensor, a: Tensor) -> Tensor:
-    """Returns |B A|^2 in Frobenius norm, from the small Gram matrices: tr((B^T B) (A A^T)).
+    """Returns the squared Frobenius norm |B A|^2, computed from (r, r) matrices: tr((B^T B) (A A^T)).
 
     Args:
         b: (out, r), float64.
         a: (r, in), float64.
 
     Returns:
-        A scalar tensor, at least 0: rounding can make the trace of a tiny product negative.
+        A scalar tensor. A negative trace, which rounding can cause for a tiny product, is replaced by 0.
     """
     return ((b.T @ b) * (a @ a.T)).sum().clamp(min=0)
 
 
 def product_norm(b: Tensor, a: Tensor) -> float:
-    """Returns |B A| in Frobenius norm.
+    """Returns the Frobenius norm |B A|.
 
     Args:
         b: (out, r), float64.
@@ -30,17 +30,18 @@ def product_norm(b: Tensor, a: Tensor) -> float:
 
 
 def factors(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Factorises B A by its singular value decomposition, largest singular values first.
+    """Factorises B A by its singular value decomposition, with the largest singular values first.
 
-    The rows of the right factor have the mean norm of A's rows (our choice). Both factors then continue to train at
-    their previous pace, and a product of zero, as before the first step, still gives an A that can learn.
+    The rows of the right factor are scaled to the mean norm of A's rows (our choice). Later steps then change both
+    factors at about the same speed as before. If B = 0, as before the first step, the new A is still different from 0.
 
     Args:
         b: (out, n), float64.
         a: (n, in), float64.
 
     Returns:
-        Left factor (out, m), singular values (m,), right factor (m, in), with m = min(out, n, in).
+        A left factor (out, m), the singular values (m,), and a right factor (m, in), with m = min(out, n, in). The
+        product of the two factors is B A.
     """
     outer, upper = torch.linalg.qr(b)  # (out, m), (m, n), m = min(out, n)
     inner, lower = torch.linalg.qr(a.T)

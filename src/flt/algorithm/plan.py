@@ -1,4 +1,4 @@
-"""Plans: the roles that train and travel in each round, the proximal term and the learning rate's factor."""
+"""Plans: the roles that train and are sent in each round, the proximal term and the factor on the learning rate."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from flt.protocol.layout import LORA_FACTORS, TRAVELLING
 from flt.protocol.messages import Plan
 
 ADAPTER = ("A", "B", "adapter")
-"""Roles that neither train nor travel in a round of the full model."""
+"""Roles that neither train nor are sent in a round that trains the whole model."""
 SCOPES = ("full", "adapter")
 WHOLE_MODEL_LR_FACTOR = 0.1
-"""Default factor on the learning rate in rounds that train the whole model."""
+"""Default factor on the learning rate in rounds that train the whole model.
+
+The configured rate suits an adapter; a whole model needs a lower rate.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _DecayingPlan(PlanPart):
-    """Base of the plans: the learning rate can fall from round to round.
+    """Base of the plans. It adds a learning rate that can fall from round to round.
 
     Attributes:
         lr_decay: Factor on the learning rate from one round to the next, in (0, 1]. FedAvg needs a decay to converge
-            with heterogeneous clients (Li et al., arXiv 1907.02189, theorem 4); the exponential form is our choice. It
+            with heterogeneous clients (Li et al., arXiv 1907.02189, theorem 4). The exponential form is our choice: it
             doesn't depend on the number of rounds, so a longer run has the same first rounds.
-        lr_floor: Smallest value of the decay's factor, in [0, 1].
+        lr_floor: Lower limit for the product of these factors over the rounds, in [0, 1].
     """
 
     lr_decay: float = 1.0
@@ -44,24 +47,24 @@ class _DecayingPlan(PlanPart):
             raise InputError.of("plan.lr_floor", self.lr_floor, "a number in [0, 1]")
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """Returns the callbacks for the plan's learning rate factor and proximal term, where the plan has them."""
+        """Returns the callbacks for a learning rate factor other than 1 and for a proximal term."""
         plan = fit.payload.plan
         factor = [LearningRateFactor(fit)] if plan.lr_factor != 1 else []
         return [*factor, *([Proximal(fit)] if plan.mu else [])]
 
     def decayed(self, round: int) -> float:
-        """Returns the decay's factor after ``round`` finished rounds."""
+        """Returns the factor to which the learning rate has decayed after ``round`` finished rounds."""
         return max(self.lr_floor, self.lr_decay**round)
 
 
 @dataclasses.dataclass(frozen=True)
 class AdapterPlan(_DecayingPlan):
-    """The adapter and the head train in every round.
+    """Plan whose rounds are all alike: by default, the adapter and the head train and are sent.
 
     Attributes:
-        train: Roles that train: A, B, adapter, head. Training only the head is the control for every adapter.
+        train: Roles that train, among A, B, adapter and head. Training ``head`` alone is the control for adapters.
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
-        private: Roles that stay on the client: A, B, adapter, head. With all four, clients train without federation.
+        private: Roles whose tensors stay on the client. If all trained roles are private, clients share nothing.
     """
 
     train: list[str] = dataclasses.field(default_factory=lambda: list(TRAVELLING))
@@ -78,7 +81,7 @@ class AdapterPlan(_DecayingPlan):
 
     @property
     def roles(self) -> frozenset[str]:
-        """Roles that train in some round."""
+        """Roles that train in at least one round."""
         return frozenset(self.train)
 
     def __call__(self, round: int) -> Plan:
@@ -90,8 +93,8 @@ class AdapterPlan(_DecayingPlan):
 class Alternating(_DecayingPlan):
     """RoLoRA (arXiv 2502.01755): B and the head train in odd rounds, A and the head in even rounds.
 
-    All clients of a round share the factor that doesn't train, so the product of the mean factors is the mean of the
-    products. B trains first: as long as B = 0, the gradient of A is 0.
+    The factor that doesn't train is the same for all clients of a round. The product of the mean factors is therefore
+    the mean of the clients' products. B trains first, because the gradient of A is 0 as long as B = 0.
 
     Attributes:
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
@@ -106,7 +109,7 @@ class Alternating(_DecayingPlan):
 
     @property
     def roles(self) -> frozenset[str]:
-        """Roles that train in some round."""
+        """Roles that train in at least one round."""
         return frozenset({*LORA_FACTORS, "head"})
 
     def __call__(self, round: int) -> Plan:
@@ -116,11 +119,11 @@ class Alternating(_DecayingPlan):
 
 @dataclasses.dataclass(frozen=True)
 class FullPlan(_DecayingPlan):
-    """FedAvg (arXiv 1602.05629): the whole model trains and travels in every round. An adapter doesn't change.
+    """FedAvg (arXiv 1602.05629): the whole model trains and is sent in every round. An adapter is never changed.
 
     Attributes:
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
-        lr_factor: Factor on the learning rate. The configured rate suits an adapter; a whole model needs a smaller one.
+        lr_factor: Factor on the learning rate. The configured rate suits an adapter; a whole model needs a lower rate.
     """
 
     mu: float = 0.0
@@ -133,7 +136,7 @@ class FullPlan(_DecayingPlan):
 
     @property
     def roles(self) -> frozenset[str]:
-        """Roles that train in some round."""
+        """Roles that train in at least one round."""
         return frozenset({"base", "head"})
 
     def __call__(self, round: int) -> Plan:
@@ -149,18 +152,19 @@ class Stages(_DecayingPlan):
         min_w  L_k(w)                               later, w the adapter and the head
 
     The two stages and the regularisation are from the abstract. A secondary source says that the first stage trains
-    the whole model. The rest is our reconstruction, also the scope ``adapter`` for clients whose memory can't hold the
-    optimiser state of the whole model. The adapter is attached from the start, with B = 0, so no module is rebuilt
-    between the stages.
+    the whole model. All else is our reconstruction. This includes the scope ``adapter``, for clients whose memory can't
+    hold the optimiser state of the whole model. The adapter is attached from the start, with B = 0, so that no module
+    has to be rebuilt between the stages.
 
     Attributes:
-        until: T0, the last round of the first stage: an integer, or a float as a share of all rounds, in [0, 1]. In
-            runs of three or more rounds, which leave room for a falling budget, a share above 0 is at least one round.
+        until: Last round T0 of the first stage. An integer is a number of rounds, a float in [0, 1] is a share of all
+            rounds. A share above 0 means at least one round, except in runs of fewer than three rounds, which are
+            too short for a first stage and a falling budget.
         scope: Weights that train in the first stage: ``full`` for the whole model, or ``adapter``.
-        mu: lambda, the weight of the proximal term in the first stage.
-        lr_factor: Factor on the learning rate in the first stage, besides the decay. None: ``WHOLE_MODEL_LR_FACTOR``
-            for the whole model, which needs a smaller rate than an adapter, and 1 for the adapter.
-        rounds: T, the total number of rounds; None: the run's number of rounds.
+        mu: Weight of the proximal term in the first stage (the paper's lambda).
+        lr_factor: Factor on the learning rate in the first stage, in addition to the decay. None means
+            ``WHOLE_MODEL_LR_FACTOR`` for the scope ``full`` and 1 for the scope ``adapter``.
+        rounds: Total number T of rounds. None means the run's number of rounds.
     """
 
     until: int | float = 0.05
@@ -180,14 +184,14 @@ class Stages(_DecayingPlan):
 
     @property
     def initiating(self) -> int:
-        """T0 as a number of rounds."""
+        """Number T0 of rounds in the first stage."""
         assert self.rounds is not None, "build fills in the run's"
         until = to_rounds("plan.until", self.until, self.rounds)
         return max(until, 1) if isinstance(self.until, float) and self.until and self.rounds >= 3 else until
 
     @property
     def roles(self) -> frozenset[str]:
-        """Roles that train in some round."""
+        """Roles that train in at least one round."""
         return frozenset(TRAVELLING) | ({"base"} if self.scope == "full" and self.initiating else set())
 
     def __call__(self, round: int) -> Plan:
@@ -201,20 +205,22 @@ class Stages(_DecayingPlan):
 
 
 def full(mu: float, lr_factor: float) -> Plan:
-    """Returns the plan of a full-model round: base and head train and travel, the adapter does neither."""
+    """Returns the plan of a round that trains the whole model: base and head train and are sent, the adapter isn't."""
     return Plan(train=("base", "head"), private=ADAPTER, mu=mu, lr_factor=lr_factor, stage="full")
 
 
 def to_rounds(key: str, given: int | float, rounds: int) -> int:
-    """Returns a number of rounds: an integer unchanged, a float as a share of all rounds, rounded to the nearest.
+    """Converts a setting to a number of rounds. An integer stays unchanged; a float is a share of all rounds.
+
+    The result for a share is rounded to the nearest integer.
 
     Args:
-        key: Configuration key of the number, for the error.
+        key: Configuration key of the setting, for the error message.
         given: Number of rounds, or a share of all rounds in [0, 1].
         rounds: Total number of rounds.
 
     Raises:
-        InputError: The number is below 0 or above the total.
+        InputError: The number is below 0 or above the total number of rounds, or the share isn't in [0, 1].
 
     Example:
         >>> to_rounds("plan.until", 0.05, 20), to_rounds("plan.until", 2, 20)
@@ -237,10 +243,10 @@ def _check_factor(factor: float) -> None:
 
 
 class LearningRateFactor(LocalCallback):
-    """Multiplies the learning rates that the module configured, and their schedules, by the plan's factor."""
+    """Multiplies the learning rates of the module's optimisers and schedulers by the plan's factor."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called when training begins."""
+        """Called when training begins; multiplies the learning rates."""
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] *= self.fit.payload.plan.lr_factor
@@ -253,7 +259,7 @@ class Proximal(LocalCallback):
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Called before each optimiser step."""
+        """Called before each optimiser step; adds the gradient of the proximal term."""
         for name, parameter in self.fit.trained.items():
             if parameter.grad is not None:
                 parameter.grad.add_(parameter - self.fit.start[name], alpha=self.fit.payload.plan.mu)

@@ -1,6 +1,6 @@
 """Pruning of rank-1 components when the rank budget falls.
 
-Components keep their ids and their places in the tensors: only the set of active components changes.
+A removed component stays in the tensors under its id. It is only taken out of the set of active components.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ ALLOCATIONS = ("layer", "global")
 
 
 def by_score(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocation: str) -> ServerState:
-    """Keeps the components with the highest importance; with several groups, the highest mean of the groups' scores.
+    """Keeps the components with the highest importance. If there are several groups, their scores are averaged.
 
-    This is our reconstruction of SA-FedLoRA's pruning (arXiv 2405.09394v1). Groups without jobs don't count.
+    This is our reconstruction of SA-FedLoRA's pruning (arXiv 2405.09394v1). Groups without jobs are ignored.
 
     Args:
         state: The state after a round.
         layout: Names of the layers' tensors.
-        budgets: Number of components to keep by layer; with ``global`` allocation only their sum matters.
-        allocation: ``layer`` or ``global``.
+        budgets: Number of components to keep, by layer. With ``global`` allocation, only the sum over layers matters.
+        allocation: ``layer``: the best components of each layer stay. ``global``: the best of all layers stay.
     """
     scores = {
         name: torch.stack([state.groups[gid].scores[name] for gid in groups_with_jobs(state)]).mean(0)[list(ids)]
@@ -41,18 +41,18 @@ def by_score(state: ServerState, layout: Layout, budgets: Mapping[str, int], all
 
 
 def svd(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocation: str) -> ServerState:
-    """Replaces each product B A by its best approximation of lower rank (our reconstruction). There is one group.
+    """Replaces each product B A by its best approximation of lower rank (our reconstruction).
 
-    The factors come from the QR decompositions of B and A^T and the SVD of a small core (r, r): the dense matrix is
-    never formed. The new factors are written into the first active components. Scores are reset to zero, and the slots
-    of the rule and the importance are cleared, since they described the old factors. A layer keeps at most as many
-    components as its product has singular values.
+    The dense product (out, in) is never formed: the new factors come from the QR decompositions of B and A^T and the
+    SVD of an (r, r) matrix. The new factors are written into the first active components. The group's scores are reset
+    to zero and its slots are cleared, since both described the old factors. A layer keeps at most as many components as
+    its product has singular values.
 
     Args:
-        state: The state after a round, with one group.
+        state: The state after a round, with exactly one group.
         layout: Names of the layers' tensors.
-        budgets: Number of components to keep by layer; with ``global`` allocation only their sum matters.
-        allocation: ``layer`` or ``global``.
+        budgets: Number of components to keep, by layer. With ``global`` allocation, only the sum over layers matters.
+        allocation: ``layer``: the best components of each layer stay. ``global``: the best of all layers stay.
     """
     (gid,) = state.groups
     weights, scores = dict(state.groups[gid].weights), dict(state.groups[gid].scores)
@@ -74,22 +74,23 @@ def svd(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocati
 
 
 def grow(state: ServerState, budgets: Mapping[str, int]) -> ServerState:
-    """Activates as many components of each layer as its budget allows, lowest ids first. New ones have B = 0."""
+    """Activates the components with the lowest ids, as many per layer as the budget says. New ones have B = 0."""
     return dataclasses.replace(state, alive={name: tuple(range(budgets[name])) for name in state.active})
 
 
 def groups_with_jobs(state: ServerState) -> list[int]:
-    """Returns the ids of the groups that jobs are assigned to, ascending; all trained groups if there are none."""
+    """Returns the ids of the groups with assigned jobs, ascending; if there are none, the ids of all trained groups."""
     return sorted(set(state.assignment.values()) & set(state.clusters)) or state.clusters
 
 
 def top(scores: Mapping[str, Tensor], budgets: Mapping[str, int], allocation: str) -> dict[str, list[int]]:
-    """Returns the positions of the best scores by layer, ascending. Ties go to the first layer and position.
+    """Returns the positions of the best scores, by layer, ascending. Of equal scores, the first position is kept.
 
     Args:
         scores: Scores (components,) by layer.
-        budgets: Number of positions to return by layer; with ``global`` allocation only their sum matters.
-        allocation: ``layer`` or ``global``.
+        budgets: Number of positions to return, by layer. With ``global`` allocation, only the sum over layers matters.
+        allocation: ``layer``: the best scores of each layer. ``global``: the best scores of all layers together; of
+            equal scores, those of the first layer are returned.
 
     Example:
         >>> scores = {"x": torch.tensor([1.0, 5.0]), "y": torch.tensor([3.0, 4.0])}
@@ -110,15 +111,16 @@ def _best(values: Tensor, count: int) -> list[int]:
 
 
 def active_factors(layer: Layer, weights: Mapping[str, Tensor], ids: Ids) -> tuple[Tensor, Tensor]:
-    """Returns the factors B (out, n) and A (n, in) of a layer's active components, float64."""
+    """Returns B (out, n) and A (n, in), reduced to the components ``ids`` of a layer, as float64."""
     at = list(ids)
     return weights[layer.b].double()[:, at], weights[layer.a].double()[at]
 
 
 def relative_error(layout: Layout, before: ServerState, after: ServerState) -> float:
-    """Returns |P - P'| / |P| over all layers, in Frobenius norm, as the mean over the groups with jobs.
+    """Returns the relative error |P - P'| / |P| of a cut, in Frobenius norm over all layers.
 
-    P = s B A is the product of the active components before the cut, P' the product after it.
+    P = s B A is the product of the active components before the cut, and P' is the product after the cut. The result is
+    the mean over the groups with jobs.
     """
     gids = groups_with_jobs(before)
     return sum(_relative_error(layout, before, after, gid) for gid in gids) / len(gids)

@@ -31,10 +31,10 @@ from flt.protocol.layout import Layout
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A federated method: one part of each kind. Each YAML in conf/algo chooses the parts of one paper.
+    """A federated method: one part of each kind. Each YAML file in conf/algo names the parts of one method.
 
     Raises:
-        InputError: A part has no meaning together with another one.
+        InputError: Two parts can't be combined.
     """
 
     rule: Rule
@@ -53,30 +53,30 @@ class Recipe:
 
     @property
     def parts(self) -> list[Part]:
-        """All parts, in the order in which they are asked what they can't go with."""
+        """All parts, in the order in which their checks are called."""
         first = (self.plan, self.rule, self.schedule, self.selection, self.importance, self.grouping)
         return [*first, self.compression, self.transfer, self.server_optimizer]
 
     @property
     def streams(self) -> bool:
-        """True if the server can discard an update after adding it to the running sums."""
+        """True if the server adds each update to running sums and then discards the update's tensors."""
         return isinstance(self.rule, Summable) and not self.grouping.several
 
     @property
     def changes_base(self) -> bool:
-        """True if some round changes the frozen weights."""
+        """True if some round changes base weights, which are frozen in most recipes."""
         return self.rule.changes_base or "base" in self.plan.roles
 
     def frozen(self, layout: Layout) -> list[str]:
-        """Returns the names of the frozen weights that some round may change."""
+        """Returns the names of the base weights that some round may change; empty if the base never changes."""
         adapted = [layer.base for layer in layout.layers.values()] if self.rule.changes_base else []
         return [*adapted, *(layout.names(["base"]) if "base" in self.plan.roles else [])]
 
     def check(self, layout: Layout) -> None:
-        """Refuses a module without the tensors that a part works on or that the plan trains.
+        """Refuses a module that lacks the tensors which a part needs or which the plan trains.
 
         Raises:
-            InputError: A part needs rank-1 components and there are none, or no tensor has a role that trains.
+            InputError: A part needs rank-1 components that the module lacks, or the plan trains none of its tensors.
         """
         roles = {entry.role for entry in layout.entries.values()} - ({"base"} - self.plan.roles)
         if not roles & set(self.plan(0).train):
@@ -86,9 +86,10 @@ class Recipe:
             part.check_layout(self, layout)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """Returns the local callbacks of one fit, in the order in which they read and change a gradient.
+        """Returns the Lightning callbacks of one local fit, in the order in which Lightning calls them.
 
-        Importance is measured on the gradient of the loss alone, and frozen gradients are zeroed last.
+        The importance comes first, because it is measured on the gradient of the loss alone. The selection comes last,
+        because it sets the gradients of frozen components to zero.
         """
         parts = (self.importance, self.plan, self.rule, self.selection)
         return [callback for part in parts for callback in part.callbacks(fit)]

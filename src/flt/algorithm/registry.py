@@ -69,18 +69,18 @@ PARTS: dict[str, dict[str, type]] = {
     },
     "compression": {"none": NoCompression, "quantised": Quantised, "channel": Channel},
 }
-"""Class of each part, by its kind and its name in conf/<kind>/. A new part adds one line here."""
+"""Class of each part, by the part's kind and its name. Each part also has a file conf/<kind>/<name>.yaml."""
 
 
 def part(group: str, chosen: Mapping[str, Any]) -> Any:
     """Builds one part of a recipe from its configuration.
 
     Args:
-        group: Kind of the part, such as ``rule``.
-        chosen: Name and settings of the part.
+        group: Kind of the part, such as ``rule``: a key of ``PARTS``.
+        chosen: Settings of the part; the key ``name`` holds its name.
 
     Raises:
-        InputError: No part of this kind has the name, or its settings are wrong.
+        InputError: No part of this kind has this name, or a setting is wrong.
     """
     name = chosen.get("name")
     if name not in PARTS[group]:

@@ -23,13 +23,13 @@ SHAPES: dict[str, Callable[[float, float, float], float]] = {
     "cosine": lambda start, end, x: end + (start - end) * (1 + math.cos(math.pi * x)) / 2,
     "exponential": lambda start, end, x: start * (end / start) ** x,
 }
-"""Budget as a function of ``start``, ``end`` and the share x of the annealing that is over, in [0, 1]; by shape."""
+"""For each shape, a function (start, end, x) -> budget; x in [0, 1] is the finished share of the annealing."""
 CRITERIA = ("score", "svd")
 
 
 @dataclasses.dataclass(frozen=True)
 class Constant(SchedulePart):
-    """Every component is active from the first round to the last."""
+    """Constant rank budget: all components are active in every round."""
 
     def __call__(self, state: ServerState, layout: Layout) -> ServerState:
         """Returns the state unchanged."""
@@ -41,29 +41,29 @@ class Annealed(SchedulePart):
     """SA-FedLoRA's rank budget with three phases: heating, annealing and cooling (arXiv 2405.09394v1).
 
         b(t) = b_0                                            t <= T0 + t_h            heating
-        b(t) = floor(b_T + (b_0 - b_T) (1 - x)^3)             else                     annealing
+        b(t) = floor(b_T + (b_0 - b_T) (1 - x)^3)             between                  annealing
         b(t) = b_T                                            t > T - t_c              cooling
         x = (t - T0 - t_h) / (T - T0 - t_h - t_c)
 
-    The phases are from the abstract. The formula is AdaLoRA's (arXiv 2303.10512), with rounds in the place of steps;
-    the other shapes are our reconstruction. b_0 is the adapter's rank. After round t the server cuts to b(t + 1), and
-    after the last round to b(T). All groups and clients lose the same components. The scale alpha / r stays constant,
-    so the product BA loses exactly the removed components.
+    The phases are from the abstract. The formula is AdaLoRA's (arXiv 2303.10512), with rounds instead of steps. The
+    other shapes are our reconstruction. b_0 is the adapter's rank. After round t, the server reduces the number of
+    active components per layer to b(t + 1), and after the last round to b(T). All groups and clients lose the same
+    components. The scale alpha / r stays constant, so the product BA loses exactly the removed components.
 
     Attributes:
-        end: b_T, the final number of components per layer.
+        end: Number b_T of components per layer at the end (with ``reversed``, at the start).
         shape: ``cubic``, ``linear``, ``cosine`` or ``exponential``.
-        heat: t_h, the rounds at b_0 after the first stage: an integer, or a float as a share of all rounds, which is
+        heat: Number t_h of rounds at b_0 after the plan's initiating stage. A float is a share of all rounds, and means
             at least one round.
-        cool: t_c, the rounds at b_T at the end: an integer, or a float as a share of all rounds. If a run is too short
-            for a share, the share is shortened.
-        reversed: The budget rises from b_T to b_0, for the ablation.
-        by: ``score`` removes the components with the lowest importance; ``svd`` replaces the product BA by its best
-            approximation of lower rank.
-        allocation: ``layer``: b(t) components in each layer. ``global``: b(t) per layer on average; the best
-            components of all layers stay.
-        initiating: T0, the rounds of the first stage; None: the plan's number.
-        rounds: T, the total number of rounds; None: the run's number.
+        cool: Number t_c of rounds at b_T at the end. A float is a share of all rounds. In a short run, a share is
+            reduced to the rounds that are left after the initiating stage and the heating.
+        reversed: True: the budget rises from b_T to b_0 instead of falling (for ablations).
+        by: ``score``: the components with the lowest importance are removed. ``svd``: the product BA is replaced by its
+            best approximation of lower rank.
+        allocation: ``layer``: each layer keeps b(t) components. ``global``: the best components of all layers stay,
+            on average b(t) per layer.
+        initiating: Number T0 of rounds in the plan's initiating stage. None means the plan's own number.
+        rounds: Total number T of rounds. None means the run's number of rounds.
     """
 
     works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
@@ -95,24 +95,27 @@ class Annealed(SchedulePart):
 
     @property
     def cuts(self) -> bool:
-        """True: the budget changes."""
+        """Always True, since the budget differs between rounds."""
         return True
 
     @property
     def falls(self) -> bool:
-        """True if the budget removes components; a rising budget only activates them."""
+        """True if the budget falls, which removes components. A rising budget only activates components."""
         return not self.reversed
 
     @property
     def heating_end(self) -> int | None:
-        """Last round before the first cut; None as long as the run's number of rounds isn't set."""
+        """Last round before the budget changes; None as long as the run's number of rounds isn't set."""
         return None if self.rounds is None else self._phases()[0]
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses cuts by scores that no part measures, and an SVD if other parts keep tensors that match the factors.
+        """Refuses parts with which the budget can't work.
+
+        A falling budget with ``by: score`` needs scores. With ``by: svd``, no other part may keep tensors that belong
+        to the old factors, such as slots or moments.
 
         Raises:
-            InputError: Another part contradicts this one.
+            InputError: The schedule can't be combined with another part of the recipe.
         """
         if recipe.rule.starts_afresh:
             raise self.clash(recipe.rule, "each round begins with a fresh adapter", "constant")
@@ -144,7 +147,7 @@ class Annealed(SchedulePart):
             raise self.clash(plan, why, "schedule.heat >= 1, with a plan that trains them")
 
     def check(self, rank: int) -> None:
-        """Refuses a final budget above the adapter's rank, which is the initial budget.
+        """Refuses a final budget ``end`` that is larger than the adapter's rank b_0.
 
         Raises:
             InputError: ``end`` is above the rank.
@@ -153,11 +156,11 @@ class Annealed(SchedulePart):
             raise InputError.of("schedule.end", self.end, f"1 to {rank}, the adapter's rank")
 
     def budget(self, round: int, start: int) -> int:
-        """Returns b(t), the number of components per layer.
+        """Returns b(t), the number of active components per layer in round t.
 
         Args:
-            round: t, from 1 to T.
-            start: b_0, the adapter's rank.
+            round: Number t of the round, from 1 to T.
+            start: The adapter's rank b_0.
         """
         assert self.rounds is not None, "build fills in the run's"
         first, last = (self.end, start) if self.reversed else (start, self.end)
@@ -170,7 +173,7 @@ class Annealed(SchedulePart):
         return math.floor(SHAPES[self.shape](first, last, x) + 1e-9)  # rounding can give 3.9999999999999996 for 4
 
     def __call__(self, state: ServerState, layout: Layout) -> ServerState:
-        """Returns the state with the active components of the next round."""
+        """Returns the server's state with the active components of the next round."""
         assert self.rounds is not None, "build fills in the run's"
         round = min(state.rounds + 1, self.rounds)
         budgets = {name: self.budget(round, layer.rank) for name, layer in layout.layers.items()}
@@ -184,7 +187,7 @@ class Annealed(SchedulePart):
     def _phases(self) -> tuple[int, int]:
         """Returns the last round of the heating and the number of cooling rounds.
 
-        In a short run, shares of the rounds are shortened; numbers of rounds are not.
+        If the run is too short, ``heat`` and ``cool`` are reduced if they are shares. Integers are never reduced.
         """
         rounds, first = self.rounds or 1, self.initiating or 0
         heat, cool = (to_rounds(f"schedule.{key}", getattr(self, key), rounds) for key in ("heat", "cool"))

@@ -1,4 +1,8 @@
-"""Server optimisers, which replace a round's change by an optimiser step along this change (arXiv 2003.00295)."""
+"""Server optimisers (arXiv 2003.00295).
+
+Without a server optimiser, a group's new weights are those that the rule computed. With one, the new weights are the
+weights before the round plus an optimiser step. The optimiser treats the rule's change of the weights as a gradient.
+"""
 
 from __future__ import annotations
 
@@ -20,33 +24,33 @@ if TYPE_CHECKING:
     from flt.algorithm.recipe import Recipe
 
 FIRST, SECOND = "server_m", "server_v"
-"""Slots in which a group keeps the first and the second moments."""
+"""Names of a group's slots for the first moments m and the second moments v."""
 Moments = dict[str, Tensor]
 
 
 class ServerOptimizerPart(Part):
-    """Step of the server along the change that the rule computed."""
+    """Optimiser step of the server along the change that the rule computed."""
 
     kind: ClassVar[str] = "server_optimizer"
     steps: ClassVar[bool] = False
-    """True if the step changes the rule's result."""
+    """True if the server takes a step; False if it keeps the rule's result."""
 
     @abc.abstractmethod
     def __call__(
         self, view: View, gid: int, updates: Sequence[Update], out: Combined, start: Mapping[str, Tensor]
     ) -> Combined:
-        """Returns the rule's result for a group after the server's step.
+        """Returns the rule's result for a group, with the server's step applied.
 
         Args:
             view: View of the round.
             gid: Id of the group.
             updates: The group's updates.
             out: Result of the rule for these updates.
-            start: Weights that the rule computes from untrained updates, which hold the values that members were sent.
+            start: Weights that the rule would compute if every job had returned the values that it was sent.
         """
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses recipes whose rule doesn't yield an exact change of the adapter for the server to step along."""
+        """Refuses recipes in which the server doesn't get the exact change of the weights."""
         if not self.steps:
             return
         if recipe.rule.changes_base or recipe.rule.mixes_components:
@@ -60,7 +64,7 @@ class ServerOptimizerPart(Part):
 
 @dataclasses.dataclass(frozen=True)
 class NoServerOptimizer(ServerOptimizerPart):
-    """No step: the rule's result is the group's new state, as in FedAvg."""
+    """No step: the rule's result becomes the group's new weights, as in FedAvg."""
 
     def __call__(
         self, view: View, gid: int, updates: Sequence[Update], out: Combined, start: Mapping[str, Tensor]
@@ -71,12 +75,13 @@ class NoServerOptimizer(ServerOptimizerPart):
 
 @dataclasses.dataclass(frozen=True)
 class _MomentOptimizer(ServerOptimizerPart):
-    """Base of the optimisers with moments. They step along d in float64.
+    """Base of the optimisers with moments. They compute in float64 and step along d.
 
         d = (the rule's result for the updates) - (the rule's result for untrained updates)
 
-    An untrained update holds the values that the job was sent. d is therefore only the clients' change, also if the
-    members come from several groups. An entry that no client sent keeps the rule's value and its moments.
+    An untrained update holds the values that the job was sent. d therefore contains only the change that the clients'
+    training made, even if the group's members come from several groups. For an entry that no client sent, the rule's
+    value and the old moments are kept.
     """
 
     steps: ClassVar[bool] = True
@@ -84,7 +89,7 @@ class _MomentOptimizer(ServerOptimizerPart):
     def __call__(
         self, view: View, gid: int, updates: Sequence[Update], out: Combined, start: Mapping[str, Tensor]
     ) -> Combined:
-        """Returns the rule's result with the step applied, and with the new moments among its slots."""
+        """Returns the rule's result with the step applied to the weights and with the new moments as slots."""
         new = dict(out.new)
         slots = {slot: dict(view.group(gid).slots.get(slot, {})) for slot in self.initial_moments}
         for name in sorted({name for update in updates for name in update.tensors}):
@@ -102,18 +107,24 @@ class _MomentOptimizer(ServerOptimizerPart):
         initial = torch.full_like(like, self.initial_moments[slot])
         if kept is None:
             return initial
-        # A new group starts with the mean over its members' groups, in which a missing moment counts as zero.
+        # A new group gets the mean of the moments of its members' groups. A missing moment counts as zero in this mean,
+        # so the mean can be smaller than the initial value.
         existed = gid in view.state.groups or not self.initial_moments[slot]
         return kept.double() if existed else torch.maximum(kept.double(), initial)
 
     @property
     @abc.abstractmethod
     def initial_moments(self) -> dict[str, float]:
-        """Value of all entries before the first round, by moment."""
+        """Name of each moment -> value of all its entries before the first round."""
 
     @abc.abstractmethod
     def step(self, change: Tensor, before: Moments) -> tuple[Tensor, Moments]:
-        """Returns the step along d, and the moments after it."""
+        """Returns the step that is added to the weights, and the new moments.
+
+        Args:
+            change: The change d.
+            before: The moments before this round.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,11 +144,11 @@ class Momentum(_MomentOptimizer):
 
     @property
     def initial_moments(self) -> dict[str, float]:
-        """Value of all entries before the first round, by moment."""
+        """Name of each moment -> value of all its entries before the first round."""
         return {FIRST: 0.0}
 
     def step(self, change: Tensor, before: Moments) -> tuple[Tensor, Moments]:
-        """Returns the step along d, and m after it."""
+        """Returns the step that is added to the weights, and the new m."""
         m = self.beta * before[FIRST] + change
         return self.lr * m, {FIRST: m}
 
@@ -148,12 +159,12 @@ class _Adaptive(_MomentOptimizer):
 
         m <- beta1 m + (1 - beta1) d,   w <- w + lr m / (sqrt(v) + tau)
 
-    Each subclass updates v by d, not by m. v starts at tau^2, and there is no bias correction.
+    Each subclass computes the new v from d, not from m. v starts at tau^2, and there is no bias correction.
 
     Attributes:
         lr: Learning rate of the server.
         beta1: Share of the previous m that is kept, in [0, 1).
-        tau: Adaptivity: the smaller tau is, the more similar are the step sizes of all entries.
+        tau: Term in the denominator. The smaller tau is, the more similar are the step sizes of all entries.
     """
 
     lr: float = 0.01
@@ -167,17 +178,17 @@ class _Adaptive(_MomentOptimizer):
 
     @property
     def initial_moments(self) -> dict[str, float]:
-        """Value of all entries before the first round, by moment."""
+        """Name of each moment -> value of all its entries before the first round."""
         return {FIRST: 0.0, SECOND: self.tau**2}
 
     def step(self, change: Tensor, before: Moments) -> tuple[Tensor, Moments]:
-        """Returns the step along d, and both moments after it."""
+        """Returns the step that is added to the weights, and the new m and v."""
         m, v = self.beta1 * before[FIRST] + (1 - self.beta1) * change, self.second_moment(change, before[SECOND])
         return self.lr * m / (v.sqrt() + self.tau), {FIRST: m, SECOND: v}
 
     @abc.abstractmethod
     def second_moment(self, change: Tensor, v: Tensor) -> Tensor:
-        """Returns v after a round with change d."""
+        """Returns the new v, computed from d and the old v."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,13 +198,13 @@ class Adagrad(_Adaptive):
     beta1: float = 0.0
 
     def second_moment(self, change: Tensor, v: Tensor) -> Tensor:
-        """Returns v after a round with change d."""
+        """Returns the new v, computed from d and the old v."""
         return v + change**2
 
 
 @dataclasses.dataclass(frozen=True)
 class _DecayingSecondMoment(_Adaptive):
-    """Base of the adaptive optimisers whose v decays.
+    """Base of the adaptive optimisers with a decay ``beta2`` for v.
 
     Attributes:
         beta2: Share of the previous v that is kept, in [0, 1).
@@ -211,7 +222,7 @@ class Adam(_DecayingSecondMoment):
     """FedAdam (arXiv 2003.00295): v <- beta2 v + (1 - beta2) d^2."""
 
     def second_moment(self, change: Tensor, v: Tensor) -> Tensor:
-        """Returns v after a round with change d."""
+        """Returns the new v, computed from d and the old v."""
         return self.beta2 * v + (1 - self.beta2) * change**2
 
 
@@ -220,12 +231,12 @@ class Yogi(_DecayingSecondMoment):
     """FedYogi (arXiv 2003.00295): v <- v - (1 - beta2) d^2 sign(v - d^2)."""
 
     def second_moment(self, change: Tensor, v: Tensor) -> Tensor:
-        """Returns v after a round with change d."""
+        """Returns the new v, computed from d and the old v."""
         return v - (1 - self.beta2) * change**2 * torch.sign(v - change**2)
 
 
 def _sent_by_any(view: View, name: str, updates: Sequence[Update], like: Tensor) -> Tensor:
-    """Returns a mask of the entries that at least one client sent; its shape broadcasts with the tensor's."""
+    """Returns a mask of the entries that at least one client sent. Its shape can be broadcast to that of ``like``."""
     masks = [view.layout.mask(name, update.kept, like) for update in updates if name in update.tensors]
     return torch.stack(masks).any(dim=0)
 

@@ -1,4 +1,4 @@
-"""Transfer: after aggregation, each cluster can mix in the updates of related clusters."""
+"""Transfer: after the aggregation, a cluster's change can be mixed with the changes of similar clusters."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ Weights = dict[str, Tensor]
 
 
 class TransferPart(Part):
-    """Transfer of updates between clusters."""
+    """Transfer of changes between clusters, after the aggregation."""
 
     kind: ClassVar[str] = "transfer"
     mixes: ClassVar[bool] = False
-    """True if clusters mix in each other's updates."""
+    """True if a cluster's change is mixed with those of other clusters."""
 
     @abc.abstractmethod
     def __call__(self, view: View, new: Mapping[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
-        """Returns the weights of the groups that had members after the transfer.
+        """Returns the weights after the transfer, by group id, for the groups that had updates in this round.
 
         Args:
             view: View of the round.
-            new: Weights that the rule and the server optimiser computed for each of these groups.
+            new: Weights that the rule and the server optimiser computed for each of these groups, by group id.
         """
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses a federation without clusters."""
+        """Refuses a transfer if the grouping forms no clusters."""
         if self.mixes and not recipe.grouping.clusters:
             why = "there are no clusters to take over from"
             raise InputError.of("transfer", self.name, "none with grouping=everyone", why)
@@ -47,7 +47,7 @@ class TransferPart(Part):
 
 @dataclasses.dataclass(frozen=True)
 class NoTransfer(TransferPart):
-    """Each cluster learns from its own members alone (FL-TAC)."""
+    """No transfer: each cluster is trained by its own members alone, as in FL-TAC."""
 
     def __call__(self, view: View, new: Mapping[int, Weights]) -> dict[int, Weights]:
         """Returns the groups' new weights unchanged."""
@@ -56,20 +56,20 @@ class NoTransfer(TransferPart):
 
 @dataclasses.dataclass(frozen=True)
 class CosineTransfer(TransferPart):
-    """Mixes into a cluster's update the updates of clusters that moved in a similar direction (our reconstruction).
+    """Mixes a cluster's change with the changes of clusters that moved in a similar direction (our reconstruction).
 
     ::
 
         d_n  <-  (1 - weight) d_n + weight sum_{m != n} s_nm d_m / sum_{m != n} s_nm
         s_nm  =  cos(d_n, d_m) if this is above the threshold, else 0
 
-    d_n is the round's change of cluster n over all tensors of the adapter. Heads are left out, since each belongs to
-    its task. A cluster without related clusters keeps its update. If fewer than two clusters had members, all keep
-    theirs.
+    d_n is the change of cluster n in this round, over all tensors of the adapter. Heads aren't mixed, since each head
+    belongs to one task. A cluster whose s_nm are all 0 keeps its change. If fewer than two clusters had updates,
+    nothing is mixed.
 
     Attributes:
-        weight: Share of the other clusters' updates, from 0 (FL-TAC, bit-identical) to 1.
-        threshold: Cosine above which two clusters are related.
+        weight: Share of the other clusters' changes, from 0 to 1. With 0, the result is bit-identical to FL-TAC's.
+        threshold: Cosine above which the changes of two clusters count as similar.
     """
 
     mixes: ClassVar[bool] = True
@@ -84,7 +84,7 @@ class CosineTransfer(TransferPart):
             raise InputError.of("transfer.threshold", self.threshold, "a number in [0, 1)")
 
     def __call__(self, view: View, new: Mapping[int, Weights]) -> dict[int, Weights]:
-        """Returns the weights of the groups that had members, each with its share of the others' updates."""
+        """Returns the weights after the transfer, by group id, for the groups that had updates in this round."""
         names, gids = view.layout.names(LORA), sorted(new)
         if not self.weight or len(gids) < 2 or not names:
             return dict(new)
@@ -96,12 +96,12 @@ class CosineTransfer(TransferPart):
 
 
 def mix(changes: np.ndarray, weight: float, threshold: float) -> list[np.ndarray | None]:
-    """Returns the mixed update (features,) of each cluster; None for a cluster without related clusters.
+    """Returns the mixed change (features,) of each cluster; None for a cluster without similar clusters.
 
     Args:
-        changes: Updates (clusters, features), float64.
-        weight: Share of the other clusters' updates.
-        threshold: Cosine above which two clusters are related.
+        changes: Changes (clusters, features), float64.
+        weight: Share of the other clusters' changes.
+        threshold: Cosine above which the changes of two clusters count as similar.
 
     Example:
         >>> [None if d is None else d.tolist() for d in mix(np.array([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]]), 0.5, 0.0)]

@@ -15,58 +15,62 @@ from flt.protocol.layout import Layout
 from flt.protocol.messages import JobId, Plan, Update
 from flt.protocol.state import GroupState, ServerState
 
-_SERVER = 2  # keeps these random streams apart from the cohort's, which have the same seed and round
+_SERVER = 2  # part of the random seeds below; cohorts are drawn with the same seed and round, but another constant
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Read-only view of the state before aggregation, with what the parts need of the round."""
+    """Read-only view of a round: the state before the aggregation, and further inputs of the parts."""
 
     layout: Layout
     state: ServerState
     jobs: int
     """Number of jobs in the whole federation."""
     seed: int
+    """Seed of the run."""
     plan: Plan = Plan()
     """Plan of the current round."""
     base: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
-    """Initial values of the frozen weights that the recipe may change."""
+    """Initial values of the base weights that the recipe may change, by name; empty if it changes none."""
     heads: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """Number of jobs with each head, if jobs have different heads."""
+    """Number of jobs with each head, by the head's name; empty if all jobs have the same head."""
     arrived: Mapping[JobId, Update] = dataclasses.field(default_factory=dict)
-    """Update of each job in this round, as received by the server."""
+    """Updates that the server received in this round, by job.
+
+    Empty before the aggregation. While updates are added to running sums, it holds only the one that is being added.
+    """
     starts: Mapping[int, GroupState] = dataclasses.field(default_factory=dict)
-    """State with which each group begins the aggregation, see :meth:`with_group_starts`."""
+    """State with which each group begins the aggregation, by group id; set by :meth:`with_group_starts`."""
 
     def sent_to(self, job: JobId) -> dict[str, Tensor]:
-        """Returns the weights that the job was sent in this round, at the initial rank."""
+        """Returns the weights of the job's group, from which the job's payload was taken, at the initial rank."""
         return self.state.groups[self.state.group_of(job)].weights
 
     def sent(self, job: JobId, name: str) -> Tensor:
-        """Returns one tensor that the job was sent in this round, at the initial rank: its group's or the base's."""
+        """Returns a tensor that the job was sent, at the initial rank: from the job's group or from the base."""
         weights = self.sent_to(job)
         return weights[name] if name in weights else self.frozen[name]
 
     @functools.cached_property
     def frozen(self) -> dict[str, Tensor]:
-        """Values before this round of the base weights that the recipe may change."""
+        """Base weights that the recipe may change, by name, with their values before this round."""
         return {name: self.state.base.value(name, self.base) for name in self.base}
 
     def group(self, gid: int) -> GroupState:
-        """Returns the state with which a group begins the aggregation. Entries that no client sends keep its values."""
+        """Returns the state with which a group begins the aggregation, and from which its change is measured."""
         return self.starts[gid] if gid in self.starts else self.state.groups[gid]
 
     def with_group_starts(self, members: Mapping[int, Sequence[Update]], weight: Callable[[Update], int]) -> View:
         """Returns a view in which each group begins with the mean of the weights that its members were sent.
 
-        If all members come from the group itself, this mean is the group's own weights. If they come from several
-        groups, entries that no client sent are the mean of the members' broadcasts, and the group's change is measured
-        from this mean. A group keeps its scores, its slots and the heads that no member has. A new group gets the mean
-        over its members' groups for these too.
+        If all members were in this group before, the mean equals the group's own weights. If members come from other
+        groups, the group's change is measured from the mean, and an entry that no client sent gets the mean's value.
+        An existing group keeps its scores, its slots, and the heads that no member has. A new group gets the mean over
+        its members' groups for these as well.
 
         Args:
-            members: Updates that are averaged in each group.
-            weight: Returns the weight of an update in the mean.
+            members: Updates that are averaged in each group, by group id.
+            weight: Function that returns the weight of an update in the mean.
         """
         starts = {gid: self._start(gid, updates, weight) for gid, updates in members.items()}
         return dataclasses.replace(self, starts=starts)
@@ -87,7 +91,7 @@ class View:
         return GroupState(weights, _mean([(share, group.scores) for share, group in sources]), slots)
 
     def full(self, update: Update) -> dict[str, Tensor]:
-        """Returns an update's weights at the initial rank. Entries that weren't sent have their broadcast value."""
+        """Returns an update's weights at the initial rank. Entries that weren't sent have the broadcast values."""
         weights = dict(self.sent_to(update.job))
         for name, part in update.tensors.items():
             if name in weights:
@@ -95,21 +99,25 @@ class View:
         return weights
 
     def untrained_update(self, update: Update) -> Update:
-        """Returns the update that the job would have sent without training: the values that it was sent."""
+        """Returns the update with the values that the job was sent, as if the job hadn't trained them."""
         tensors = {name: self.layout.take(name, self.sent(update.job, name), update.kept) for name in update.tensors}
         return dataclasses.replace(update, tensors=tensors)
 
     def sharers(self, name: str) -> int:
-        """Returns the number of jobs in the whole federation that have a tensor."""
+        """Returns the number of jobs in the whole federation whose model has this tensor (a head may be rarer)."""
         return self.heads.get(self.layout.entries[name].variant, self.jobs)
 
     def generator(self, *stream: int) -> np.random.Generator:
-        """Returns the random generator of one purpose in this round, the same in every process and after a resume."""
+        """Returns a random generator for one purpose in this round. It is the same in every process and after a resume.
+
+        Args:
+            stream: Numbers that distinguish the purpose from others in the same round.
+        """
         return np.random.default_rng([self.seed, self.state.rounds, _SERVER, *stream])
 
 
 def _mean(parts: Sequence[tuple[int, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
-    """Returns the weighted mean of each tensor, in the tensor's type. A part without the tensor counts as zero."""
+    """Returns the weighted mean of each tensor, in the tensor's dtype. A part that lacks the tensor counts as zero."""
     if len(parts) == 1:
         return dict(parts[0][1])
     total = sum(share for share, _ in parts)

@@ -1,1 +1,4 @@
-"""Compression of messages: components are quantised under a budget of bytes per client. Read methods.py first."""
+"""Compression of messages: rank-1 components are quantised so that each client stays within a budget of bytes.
+
+Read methods.py first.
+"""

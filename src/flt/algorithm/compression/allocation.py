@@ -1,4 +1,4 @@
-"""Allocation of bits to components under a budget of bytes (HAFLQ, arXiv 2411.06581v2; our reconstruction)."""
+"""Allocation of bits to rank-1 components within a budget of bytes (HAFLQ, arXiv 2411.06581v2; our reconstruction)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from flt.protocol.quantise import BITS, SCALE_BYTES, packed_size, scales_of
 DROPPED = 0
 """Precision of a component that isn't sent."""
 _LADDER = (DROPPED, *BITS)
-"""All precisions, lowest first. A level is an index into them."""
+"""All precisions in bits, lowest first. A level is an index into this tuple."""
 
 
 def utility(bits: int) -> float:
     """Returns the utility u(q) = 1 - 4^-(q - 1) of q bits, and 0 for a dropped component (our choice).
 
-    Up to a factor, u is the share of a vector's power that quantisation keeps: each bit reduces the power of the error
-    by a factor of 4. u is therefore concave: each further bit adds less.
+    Each bit reduces the mean squared quantisation error by a factor of 4. Up to a factor, u is therefore the share of a
+    vector's squared norm that quantisation keeps. u is concave: each further bit adds less than the one before.
     """
     return 0.0 if bits == DROPPED else 1.0 - 4.0 ** -(bits - 1)
 
 
 def cost(lengths: Sequence[int], bits: int) -> int:
-    """Returns the bytes of a component: the codes and scales of its vectors, and one byte for its precision.
+    """Returns the size of a component in bytes: its vectors' codes and scales, and one byte for its precision.
 
     Args:
-        lengths: Lengths of the component's vectors.
+        lengths: Lengths of the component's vectors (its row of A and its column of B).
         bits: Precision of the component.
     """
     if bits == DROPPED:
@@ -37,15 +37,20 @@ def cost(lengths: Sequence[int], bits: int) -> int:
 def allocate(scores: Sequence[float], lengths: Sequence[Sequence[int]], budget: int) -> list[int]:
     """Maximises sum_i score_i u(q_i) subject to sum_i cost_i(q_i) <= budget, greedily.
 
-    All components start at the lowest precision. If this exceeds the budget, the components with the lowest scores are
-    dropped; then the dropped ones that fit into the remaining bytes are added again, highest score first. After that,
-    the step with the largest gain per byte is taken as long as a step fits. If no component was dropped, the sum is
-    less than one step below the optimum of the linear relaxation, since u is concave. If all scores are equal, also if
-    all are zero, all components have the same weight. Ties go to the lower precision, then to the earlier component.
+    u is :func:`utility` and cost is :func:`cost`; q_i are the bits of component i. The algorithm has three phases:
+
+    1. All components get the lowest precision. While the total exceeds the budget, the component with the lowest score
+       is dropped.
+    2. Dropped components that fit into the remaining bytes are added again, the highest score first.
+    3. As long as the bytes suffice, a component is raised to its next precision: always the one that gains the most
+       score_i u(q_i) per byte. Ties go to the lower precision, then to the earlier component.
+
+    If no component was dropped, the sum is less than one such step below the optimum of the linear relaxation, since u
+    is concave. If all scores are equal, even if they are all zero, all components have the same weight.
 
     Args:
         scores: Score of each component, >= 0.
-        lengths: Lengths of each component's vectors.
+        lengths: For each component, the lengths of its vectors.
         budget: Budget in bytes.
 
     Returns:
@@ -64,7 +69,7 @@ def allocate(scores: Sequence[float], lengths: Sequence[Sequence[int]], budget: 
             break
         kept.remove(component)
         left += lowest[component]
-    for component in reversed(order):  # dropping a long component last can leave room for short ones
+    for component in reversed(order):  # a long component that was dropped last can leave room for short ones
         if component not in kept and lowest[component] <= left:
             kept.add(component)
             left -= lowest[component]
@@ -82,10 +87,10 @@ def allocate(scores: Sequence[float], lengths: Sequence[Sequence[int]], budget: 
 
 
 def _step(weight: float, lengths: Sequence[int], level: int, component: int) -> tuple[float, int, int] | None:
-    """Returns a heap entry for a component's step to the next level; None at the highest level.
+    """Returns the heap entry of a component's step to the next level; None if it has the highest level.
 
     Returns:
-        Minus the gain per byte, the current level, the component.
+        Minus the gain per byte (so that the best step is the smallest entry), the current level, and the component.
     """
     if level + 1 == len(_LADDER):
         return None

@@ -1,9 +1,9 @@
-"""Compression: components travel at precisions that depend on their importance, under a byte budget per client.
+"""Compression: rank-1 components are sent at a precision that depends on their importance and a client's byte budget.
 
 This is HAFLQ's adapter quantisation (arXiv 2411.06581v2). The quantiser, the allocation and the definition of the
-budget are our reconstruction. A budget limits exactly the bytes that ``comm/bytes_up`` counts: the encoded messages of
-a client's jobs in one round, with names, indices, scales and scores. Only rank-1 components are quantised. The head and
-all other tensors travel in float32.
+budget are our reconstruction. A budget limits the bytes that ``comm/bytes_up`` counts: the encoded messages of a
+client's jobs in one round, including names, indices, scales and scores. Only rank-1 components are quantised. The head
+and all other tensors are sent in float32.
 """
 
 from __future__ import annotations
@@ -31,24 +31,26 @@ M = TypeVar("M", Payload, Update)
 
 @dataclasses.dataclass(frozen=True)
 class NoCompression(CompressionPart):
-    """No compression: all tensors travel in float32."""
+    """No compression: all tensors are sent in float32."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Quantisation(CompressionPart):
-    """Base of the compressions that quantise components, with precisions that use up a client's budget.
+    """Base of the compressions that quantise components, with the highest precisions that a client's budget allows.
 
-    In updates, a component's weight in the allocation is the score that its client measured, or |b_i| |a_i| if clients
-    measure none. In payloads, it is the score of the job's group. If the budget is too small for all components at the
-    lowest precision, those with the lowest scores are dropped. The update then doesn't list them, and the server
-    averages each component over the clients that sent it. A client may send no component at all. A budget that is too
-    small for the tensors besides the components is refused. Messages without components aren't changed.
+    Components with higher scores get more bits. In updates, the score of a component is the one that the client
+    measured, or |b_i| |a_i| if clients don't measure scores. In payloads, the score is that of the job's group.
 
-    The server's own state is never rounded, only the payloads. When the rule pads a component that a client didn't
-    send, it therefore uses the server's exact value and not the rounded one that the client received.
+    If the budget is too small for all components at the lowest precision, the components with the lowest scores are
+    dropped, at worst all. The update doesn't list dropped components: the server treats them as components that the
+    client didn't send. A budget that is too small for the other tensors is refused. Messages without components aren't
+    changed.
+
+    Only messages are rounded, never the server's own state. If a rule fills in a component that a client didn't send,
+    the rule therefore uses the server's exact value and not the rounded value that the client received.
 
     Attributes:
-        down: Payloads are quantised too.
+        down: True: payloads (server to client) are quantised too. False: only updates are.
     """
 
     down: bool = False
@@ -58,19 +60,19 @@ class _Quantisation(CompressionPart):
 
     @abc.abstractmethod
     def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload], besides: int) -> int | None:
-        """Returns the client's budget in bytes for all these messages together; None: no limit.
+        """Returns the client's budget in bytes for all the messages together; None: no limit.
 
         Args:
             client: Number of the client.
-            messages: Messages that the client would send or receive in float32.
-            besides: Bytes of the messages without their components.
+            messages: Messages of the client's jobs, with components in float32.
+            besides: Size of the messages in bytes if all components are left out.
         """
 
     def compress_updates(self, layout: Layout, updates: list[Update]) -> list[Update]:
-        """Returns the updates of a client's jobs with quantised components.
+        """Returns the updates of one client's jobs, with quantised components.
 
         Raises:
-            InputError: The updates without their components exceed the budget.
+            InputError: The updates exceed the budget even without any component.
         """
         if not _has_components(layout, updates[0]):
             return updates
@@ -81,10 +83,10 @@ class _Quantisation(CompressionPart):
         return _pack_within(limit, layout, updates, places, scores, pack_update)
 
     def compress_payload(self, layout: Layout, payload: Payload, scores: Mapping[str, Tensor], jobs: int) -> Payload:
-        """Returns a job's payload with quantised components. The client's jobs share its budget evenly.
+        """Returns a job's payload with quantised components. A client's budget is divided equally among its jobs.
 
         Raises:
-            InputError: The payload without its components exceeds the job's share of the budget.
+            InputError: The payload exceeds the job's share of the budget even without any component.
         """
         if not self.down or not _has_components(layout, payload):
             return payload
@@ -102,13 +104,15 @@ class _Quantisation(CompressionPart):
 
 @dataclasses.dataclass(frozen=True)
 class Quantised(_Quantisation):
-    """Quantisation under the same budget for all clients. With neither number, all components travel at 32 bits.
+    """Quantisation with the same budget for all clients, given as ``budget`` or as ``ratio``.
+
+    If both are None, all components are sent at 32 bits.
 
     Attributes:
-        down: Payloads are quantised too, under the same budget.
-        budget: Bytes per client, round and direction; None: ``ratio`` decides.
-        ratio: Budget as a share, in (0, 1], of the components' size in float32. All other tensors, such as the head,
-            come on top. A falling rank budget therefore always leaves enough bytes for the head.
+        down: True: payloads (server to client) are quantised too, with the same budget. False: only updates are.
+        budget: Bytes per client, round and direction. None: ``ratio`` determines the budget.
+        ratio: Budget for the components, as a share in (0, 1] of their size in float32. All other tensors, such as the
+            head, are sent in addition. A falling rank budget therefore always leaves enough bytes for the head.
     """
 
     budget: int | None = None
@@ -121,7 +125,7 @@ class Quantised(_Quantisation):
             raise InputError.of("compression.ratio", self.ratio, "a number in (0, 1], or null")
 
     def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload], besides: int) -> int | None:
-        """Returns the client's budget in bytes."""
+        """Returns the client's budget in bytes; None: no limit."""
         if self.budget is not None or self.ratio is None:
             return self.budget
         return besides + math.floor(self.ratio * max(0, _size(messages) - besides))
@@ -129,18 +133,21 @@ class Quantised(_Quantisation):
 
 @dataclasses.dataclass(frozen=True)
 class Channel(_Quantisation):
-    """Quantisation under the capacity of each client's radio channel: C_k = tau W log2(1 + P h(d_k) / (N0 W)), in bits.
+    """Quantisation with the capacity of each client's radio channel as its budget.
 
-    The formula and the distances between 1100 and 2000 m are from a secondary source on HAFLQ. The path loss is our
-    choice: 128.1 + 37.6 log10(d / 1 km) dB, from 3GPP TR 36.814 for a macro cell. The other numbers are our choice too.
+        C_k = tau W log2(1 + P h(d_k) / (N0 W))    capacity of client k in bits, with the channel gain h
+
+    The formula and the distances between 1100 and 2000 m are from a secondary source on HAFLQ. The path loss, which
+    determines h, is our choice: 128.1 + 37.6 log10(d / 1 km) dB, from 3GPP TR 36.814 for a macro cell. The other
+    numbers are our choice too.
 
     Attributes:
-        down: Payloads are quantised too, under the capacity of the same channel.
+        down: True: payloads (server to client) are quantised too, with the same capacity. False: only updates are.
         tau: Transmission time per round, in s.
-        bandwidth: W, in Hz.
-        power: P, in W.
-        noise: N0, in dBm / Hz.
-        distances: d_k in m, assigned to the clients in turn.
+        bandwidth: Bandwidth W of the channel, in Hz.
+        power: Transmission power P, in W.
+        noise: Noise power density N0, in dBm / Hz.
+        distances: Distances d_k between client and server, in m. Clients get them in turn; the list is repeated.
     """
 
     tau: float = 1.0
@@ -159,7 +166,7 @@ class Channel(_Quantisation):
             raise InputError.of("compression.distances", self.distances, "a list of numbers > 0")
 
     def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload], besides: int) -> int | None:
-        """Returns the client's budget in bytes."""
+        """Returns the client's budget in bytes: C_k / 8, rounded down."""
         distance = self.distances[client % len(self.distances)]
         gain = 10 ** (-(128.1 + 37.6 * math.log10(distance / 1000)) / 10)
         density = 10 ** ((self.noise - 30) / 10)  # W / Hz
@@ -177,8 +184,19 @@ def _pack_within(
 ) -> list[M]:
     """Quantises the messages so that their encoded bytes stay within the limit.
 
-    The bytes of names, ids and sizes depend on the allocation. They are measured, not estimated: while the messages are
-    too long, the components' budget is reduced by the excess.
+    The bytes of names, ids and sizes depend on the allocation and are only known after encoding. The messages are
+    therefore encoded, and as long as they are too long, the components' budget is reduced by the excess.
+
+    Args:
+        limit: Largest size of all messages together, in bytes; None: no limit, all components get 32 bits.
+        layout: Names and roles of the tensors.
+        messages: Messages of one client.
+        places: For each message, the lengths of the vectors of each component.
+        scores: For each message, the score of each component.
+        close: Function that quantises one message, given the bits of each component.
+
+    Raises:
+        InputError: The messages exceed the limit even without any component.
     """
 
     def closed(bits: Sequence[Mapping[Place, int]]) -> list[M]:
@@ -190,7 +208,7 @@ def _pack_within(
     if besides > limit:
         who = f"client {messages[0].job[0]}"
         raise InputError.of("compression", f"{limit} bytes for {who}", f"at least the {besides} besides its components")
-    # If scores tie, the first components of all layers and jobs come before the second ones.
+    # The order decides between equal scores. The first components of all layers and jobs precede all second components.
     order = sorted(
         (at, job, number, layer)
         for job, components in enumerate(places)
@@ -215,7 +233,7 @@ def _besides(
     places: Sequence[Mapping[Place, Sequence[int]]],
     close: Callable[[M, Layout, Mapping[Place, int]], M],
 ) -> int:
-    """Returns the bytes of the messages without their components."""
+    """Returns the size of the messages in bytes if all components are left out."""
     return _size(
         [close(m, layout, dict.fromkeys(components, DROPPED)) for m, components in zip(messages, places, strict=True)]
     )
@@ -228,16 +246,16 @@ def _size(messages: Sequence[Payload] | Sequence[Update]) -> int:
 def _places(
     layout: Layout, message: Payload | Update, components: Mapping[str, Sequence[int]]
 ) -> dict[Place, list[int]]:
-    """Returns the lengths of the vectors of each component in a message."""
+    """Returns, for each component of a message, the lengths of its vectors in this message."""
     names = list(message.tensors)
     lengths = {layer: [length for _, length in vectors(layout, names, layer)] for layer in components}
     return {(layer, at): lengths[layer] for layer, ids in components.items() for at in range(len(ids))}
 
 
 def _measured(layout: Layout, update: Update) -> dict[Place, float]:
-    """Returns the score of each component of an update, as measured by the client, or its magnitude.
+    """Returns the score of each component of an update: the one that the client measured, or else |b_i| |a_i|.
 
-    A score that isn't finite counts as 0 here; the server refuses the update later.
+    A score that isn't finite counts as 0 here. The server later refuses an update with such a score.
     """
     scores: dict[Place, float] = {}
     for layer, ids in update.kept.items():
@@ -255,7 +273,7 @@ def _by_component(ids: Ids, values: Tensor) -> dict[int, float]:
 
 
 def _magnitudes(layout: Layout, update: Update, layer: str) -> list[float]:
-    """Returns the product of the norms of each component's vectors."""
+    """Returns |b_i| |a_i| for each component of a layer; only one factor if the update contains only one."""
     norms = [
         update.tensors[name].double().norm(dim=1 - layout.axis(name))
         for name, _ in vectors(layout, list(update.tensors), layer)

@@ -1,1 +1,4 @@
-"""Groupings, which decide the updates that are averaged with each other. Read base.py first, then kmeans.py."""
+"""Groupings, which divide the updates of a round into groups; each group is averaged separately.
+
+Read base.py first, then kmeans.py.
+"""

@@ -1,4 +1,4 @@
-"""Agglomerative clustering, optionally with jobs that must not be in one cluster."""
+"""Agglomerative clustering, optionally with the constraint that one client's jobs are in different clusters."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from flt.core.errors import InputError
 
 LINKAGES = ("average", "complete", "ward")
 _LIMIT = 1e3
-"""Merges at more than this multiple of the largest distance between two uploads are forbidden.
+"""Factor on the largest distance of two uploads. The product is the limit for the distance of clusters that may merge.
 
-Two uploads that must not be linked get a distance of n^2 times this limit. Under every linkage, clusters of up to
-100,000 uploads stay below the limit, and clusters with two such uploads exceed it.
+If two of the n uploads must not be in one cluster, their distance is set to n^2 times the limit. With up to 100,000
+uploads and any linkage, two clusters then exceed the limit exactly if their merge would join two such uploads.
 """
 
 
@@ -25,12 +25,12 @@ Two uploads that must not be linked get a distance of n^2 times this limit. Unde
 class AgglomerativeGrouping(KClustering):
     """Agglomerative clustering: merges the two nearest clusters until K are left.
 
-    With ``cannot_link``, no merge joins two jobs of one client. Since merges are final, more than K clusters can be
-    left when no further merge is allowed (k-means always finds K).
+    With ``cannot_link``, no merge joins two jobs of one client. Merges are never undone, so more than K clusters can be
+    left when no further merge is allowed. (K-means always finds K.)
 
     Attributes:
-        linkage: Distance of two clusters: the ``average`` or the largest (``complete``) distance of their uploads, or
-            the increase of the inertia (``ward``).
+        linkage: Distance of two clusters. ``average``: the mean distance of their uploads. ``complete``: the largest
+            distance of their uploads. ``ward``: the increase of the inertia that their merge causes.
     """
 
     linkage: str = dataclasses.field(default="average", kw_only=True)
@@ -46,7 +46,7 @@ class AgglomerativeGrouping(KClustering):
 
 
 def merged(features: np.ndarray, clients: Sequence[int], k: int, kind: str) -> np.ndarray:
-    """Merges the nearest clusters until k are left, or until any two remaining clusters have a client in common.
+    """Merges the nearest clusters until k are left, or until any two of the clusters have a client in common.
 
     Args:
         features: Features of the uploads (n, d).

@@ -1,4 +1,7 @@
-"""Result of a grouping, and the base of all clusterings: features, continuity of clusters, newcomers."""
+"""Result of a grouping, and base class of all clusterings.
+
+The base class computes features, matches clusters to the groups of earlier rounds, and handles newcomers.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 NEWCOMERS = ("home", "nearest")
 LEAST_CLARITY = 0.01
-"""Lower limit for a round's silhouette as a weight. Without it, all directions could be zero after the first round."""
+"""Lower limit for the silhouettes in ``memory``. Without it, all directions could be 0 after the first round."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +36,9 @@ class Groups:
     """Result of a grouping.
 
     Attributes:
-        members: Updates that are averaged in each group.
-        joining: Group that a job joins from the next round on, without being averaged into it in this round.
-        directions: Direction (features,) of each job for later rounds; only for groupings with a memory.
+        members: Updates that are averaged in each group, by group id.
+        joining: Jobs whose updates aren't averaged in this round -> the group that each joins from the next round on.
+        directions: Sum (features,) of each job's weighted changes, for later rounds; empty without ``memory``.
     """
 
     members: dict[int, list[Update]]
@@ -48,35 +51,35 @@ class Everyone(GroupingPart):
     """One group for all jobs."""
 
     def __call__(self, view: View, updates: Sequence[Update]) -> Groups:
-        """Returns one group with all updates: the home group."""
+        """Returns one group with all updates, the home group; no group if there are no updates."""
         return Groups({view.state.home: list(updates)} if updates else {})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clustering(GroupingPart):
-    """Base of the groupings that cluster uploads by their features in each round, without task labels.
+    """Base of the groupings that cluster a round's updates (uploads) by their features, without task labels.
 
-    Each cluster continues a group of the last round where possible. With ``features: weights``, clusters are matched to
-    groups so that the sum of squared distances between their centres is smallest (Hungarian algorithm). Changes have no
-    centres that last over rounds. With ``features: changes``, clusters are therefore matched so that as many jobs as
-    possible stay in their group; ties are decided by the distance of the mean weights. If the clustering determines the
-    number of clusters and has never found more than one, this cluster is the home group, as in FedAvg.
+    Jobs without a cluster belong to the home group. Each cluster continues a group of an earlier round where possible.
+    With ``features: weights``, clusters are matched to groups so that the sum of squared distances between their
+    centres is smallest (Hungarian algorithm). With ``features: changes``, clusters have no centres that can be compared
+    over rounds. They are therefore matched so that as many jobs as possible stay in their group. Ties are decided by
+    the distances of the mean weights. If the clustering determines the number of clusters and has never found more than
+    one, all jobs stay in the home group.
 
     Attributes:
-        features: ``weights`` as sent by the clients (FL-TAC), or ``changes``: the update minus the job's own broadcast,
-            centred over the uploads and scaled to unit length (our reconstruction).
-        tensors: ``all`` tensors that every job sends, without heads if tasks have different heads; or ``lora``: the
-            adapter without any head.
-        newcomers: Treatment of a job that isn't assigned to a group yet and has trained from the home group's weights
-            v0. ``home``: its update is clustered and averaged like all others. ``nearest``: if clusters exist, its
-            update isn't averaged, and the job starts from the nearest cluster in its next round (our reconstruction).
-            With ``weights``, the nearest group has the smallest distance. With ``changes``, it has the largest cosine
-            between the job's change from v0 and the group's displacement from v0 minus the mean over all groups.
-        memory: Clusters by the changes of all rounds. A job's direction is the sum of its centred changes, each times
-            the squared silhouette of its round (our reconstruction). The silhouette is that of the clusters found by
-            this round's changes alone, and at least ``LEAST_CLARITY``. Rounds with clearly separated tasks thus
-            outweigh rounds whose changes are noise or specific to clients. The server stores one vector of the
-            adapter's size for each job that took part.
+        features: ``weights``: the weights that a job sent to the server (FL-TAC). ``changes``: these weights minus the
+            weights that the job received, centred over the uploads and scaled to unit length (our reconstruction).
+        tensors: ``all``: all tensors that every job sends, which excludes heads if tasks have different heads.
+            ``lora``: the adapter without any head.
+        newcomers: Treatment of newcomers. A newcomer is a job without a group, which trained from the weights v0 of the
+            home group. ``home``: its update is clustered and averaged like all others. ``nearest``: if clusters exist,
+            its update isn't averaged, and the job starts from the nearest cluster in its next round (our
+            reconstruction). See :func:`~flt.algorithm.grouping.features.distances_to_groups` for the distance.
+        memory: True: jobs are clustered by the changes of all rounds so far (our reconstruction). The features of a job
+            are then the sum of its centred changes, scaled to unit length. In this sum, each change is multiplied by
+            the squared silhouette of its round: that of a clustering of the round's changes alone, at least
+            ``LEAST_CLARITY``. Rounds with clearly separated tasks thus outweigh rounds whose changes are noise or
+            specific to clients. The server stores one vector of the adapter's size for each job that took part.
     """
 
     features: str = "weights"
@@ -93,7 +96,7 @@ class Clustering(GroupingPart):
 
     clusters: ClassVar[bool] = True
     by_features: ClassVar[bool] = True
-    """True if the features decide the groups."""
+    """True if the features determine the groups; False if they are computed only for metrics and pictures."""
 
     @property
     def several(self) -> bool:
@@ -102,14 +105,14 @@ class Clustering(GroupingPart):
 
     @property
     def reads_changes(self) -> bool:
-        """True if jobs are clustered by the changes that their training made."""
+        """True if jobs are clustered by the changes that their training made to the weights."""
         return self.features == "changes"
 
     def check_layout(self, recipe: Recipe, layout: Layout) -> None:
-        """Refuses a clustering by tensors that don't train or that some jobs don't send.
+        """Refuses a clustering if none of its tensors trains and is sent by every job.
 
         Raises:
-            InputError: No tensor is left to cluster.
+            InputError: There is no such tensor.
         """
         if not (self.several and self.by_features):
             return
@@ -125,12 +128,12 @@ class Clustering(GroupingPart):
 
     @property
     def finds_number(self) -> bool:
-        """True if the clustering determines the number of clusters."""
+        """True if the clustering itself determines the number of clusters; False if the number is given."""
         return True
 
     @property
     def separates_jobs(self) -> bool:
-        """True if one client's jobs of a round are in different clusters."""
+        """True if the jobs that one client has in a round are always in different clusters."""
         return False
 
     @abc.abstractmethod
@@ -147,7 +150,7 @@ class Clustering(GroupingPart):
         """
 
     def __call__(self, view: View, updates: Sequence[Update]) -> Groups:
-        """Returns the members of each group, and the groups that newcomers only join."""
+        """Clusters the updates, and returns the members of each group and the groups that newcomers only join."""
         if not updates:
             return Groups({})
         if not self.several:
@@ -162,7 +165,7 @@ class Clustering(GroupingPart):
         return Groups(members, joining, {job: direction.clone() for job, direction in kept})
 
     def clustered(self, view: View, updates: Sequence[Update]) -> list[Update]:
-        """Returns the updates without those of newcomers that only join a group."""
+        """Returns the updates that are clustered: all except those of newcomers that only join a group."""
         newcomers = self._newcomers(view, updates)
         return [update for update in updates if update not in newcomers]
 
@@ -183,7 +186,7 @@ class Clustering(GroupingPart):
                          for row, u in zip(changes, updates, strict=True)])  # fmt: skip
 
     def _clarity(self, view: View, updates: Sequence[Update], described: np.ndarray) -> np.float32:
-        """Returns the silhouette of the clusters of these features, at least ``LEAST_CLARITY``."""
+        """Clusters these features alone, and returns the silhouette of the clusters, at least ``LEAST_CLARITY``."""
         from sklearn.metrics import silhouette_score  # slow import, only needed here
 
         labels = self._labels(view, updates, described)
@@ -199,7 +202,7 @@ class Clustering(GroupingPart):
     def _members(self, view: View, updates: Sequence[Update], described: np.ndarray) -> dict[int, list[Update]]:
         labels = self._labels(view, updates, described)
         if self.finds_number and not labels.max() and set(view.state.groups) == {view.state.home}:
-            # There has been only one task so far. Its group is home, so that newcomers start from the trained weights.
+            # Only one task has been found so far. Its group is home, so that newcomers start from trained weights.
             return {view.state.home: list(updates)}
         gids = self._group_ids(view, updates, labels)
         return {gid: [u for u, at in zip(updates, labels, strict=True) if at == label] for label, gid in gids.items()}
@@ -213,8 +216,8 @@ class Clustering(GroupingPart):
     def _newcomers(self, view: View, updates: Sequence[Update]) -> list[Update]:
         """Returns the updates of newcomers that only join a group.
 
-        If jobs of a client must be in different clusters and the client has more jobs than clusters exist, all its jobs
-        are clustered instead.
+        If a client's jobs must be in different clusters, but the client has more jobs than there are clusters, all jobs
+        of this client are clustered instead.
         """
         known = len(set(view.state.groups) - {view.state.home})
         if self.newcomers == "home" or not known:
@@ -241,17 +244,17 @@ class Clustering(GroupingPart):
 
 
 def match(centroids: np.ndarray, known: Mapping[int, np.ndarray], staying: np.ndarray | None = None) -> dict[int, int]:
-    """Gives each cluster the id of the group that it continues, or a new id.
+    """Returns the group id of each cluster: the id of the group that the cluster continues, or a new id.
 
     Args:
         centroids: Centres of the clusters (clusters, features).
-        known: Centre (features,) of each group, by id. Id 0 is the home group of unassigned jobs and isn't matched.
-        staying: Number of jobs of each cluster that were in each group before (clusters, groups), groups ascending.
-            The match keeps as many jobs as possible in their group; the distance decides only ties. None: the distance
-            alone decides.
+        known: Centre (features,) of each group, by id, without the home group. New ids begin at 1, since 0 is home.
+        staying: Number of jobs that cluster and group have in common (clusters, groups), with the groups in ascending
+            order. As many jobs as possible then stay in their group, and the distances decide only ties. None: the
+            distances alone decide.
 
     Returns:
-        Id of the group of each cluster.
+        Number of the cluster -> id of its group.
 
     Example:
         >>> match(np.array([[9.0], [0.0]]), {1: np.array([0.1]), 2: np.array([8.0])})
@@ -262,7 +265,7 @@ def match(centroids: np.ndarray, known: Mapping[int, np.ndarray], staying: np.nd
         gids = sorted(known)
         cost = ((centroids[:, None, :] - np.stack([known[gid] for gid in gids])[None]) ** 2).sum(-1)
         if staying is not None:
-            # After scaling, all distances together weigh less than one job.
+            # The distances are scaled so that all of them together weigh less than one job.
             cost = cost.astype(np.float64) / (1 + cost.sum(dtype=np.float64)) - staying
         rows, columns = linear_sum_assignment(cost)
         continued = {int(row): gids[column] for row, column in zip(rows, columns, strict=True)}

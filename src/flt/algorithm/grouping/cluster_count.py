@@ -1,4 +1,4 @@
-"""Base of the clusterings into K clusters, where K is given or chosen by the silhouette."""
+"""Base of the clusterings into K clusters. K is given, or chosen by the silhouette."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class KClustering(Clustering):
     """Base of the clusterings into K clusters. With at most K uploads, each upload is its own cluster.
 
     Attributes:
-        k: Number of clusters. ``tasks`` is the number of tasks in the data. ``silhouette`` is the number from 2 to
-            ``max_k`` whose clusters have the highest silhouette (Rousseeuw, 1987) on the same features.
-        max_k: Largest number of clusters for ``silhouette``.
-        min_silhouette: Silhouette that more than one cluster must exceed with ``k: silhouette``. A silhouette needs
-            three uploads, so fewer uploads form one cluster. Random directions stay below 0.02 in 1,000 dimensions and
-            more.
-        cannot_link: One client's jobs of the same round are put into different clusters, since they are different tasks
-            (our reconstruction). If a client has two jobs, the result is then never a single cluster.
+        k: Number K of clusters. ``tasks``: the number of tasks in the data. ``silhouette``: the number from 2 to
+            ``max_k`` whose clusters have the highest silhouette (Rousseeuw, 1987), or 1 (see ``min_silhouette``).
+        max_k: Largest number of clusters with ``k: silhouette``.
+        min_silhouette: Lower limit for the silhouette with ``k: silhouette``. If no number of clusters has a silhouette
+            above this limit, all uploads form one cluster. So do one or two uploads, since a silhouette needs three.
+            Random directions have a silhouette below 0.02 in 1,000 or more dimensions.
+        cannot_link: True: the jobs that one client has in a round are put into different clusters, since they belong to
+            different tasks (our reconstruction). If a client has two jobs, there is then never a single cluster.
     """
 
     k: int | str = "tasks"
@@ -50,12 +50,12 @@ class KClustering(Clustering):
 
     @property
     def finds_number(self) -> bool:
-        """True if the clustering determines the number of clusters."""
+        """True if the clustering itself determines the number of clusters; False if the number is given."""
         return self.k == "silhouette"
 
     @property
     def separates_jobs(self) -> bool:
-        """True if one client's jobs of a round are in different clusters."""
+        """True if the jobs that one client has in a round are always in different clusters."""
         return self.cannot_link
 
     def check(self, jobs: int) -> None:
@@ -67,7 +67,7 @@ class KClustering(Clustering):
 
     @abc.abstractmethod
     def cut(self, features: np.ndarray, clients: Sequence[int], k: int, seed: int) -> np.ndarray:
-        """Clusters uploads into k clusters, n > k >= 2.
+        """Divides n uploads into k clusters. The caller ensures that n > k >= 2.
 
         Args:
             features: Features of the uploads (n, d).
@@ -98,14 +98,17 @@ class KClustering(Clustering):
 def most_separate(
     features: np.ndarray, cut: Callable[[int], np.ndarray], least: int, most: int, enough: float
 ) -> np.ndarray:
-    """Returns the clusters with the highest silhouette. Ties go to the smallest number of clusters.
+    """Returns the cluster of each upload (n,) for the number of clusters with the highest silhouette.
+
+    Of equal silhouettes, the smaller number of clusters is taken.
 
     Args:
         features: Features of the uploads (n, d).
-        cut: Returns the cluster of each upload for a number of clusters.
-        least: Smallest number of clusters. Only if it is 1 can the result be one cluster, which has no silhouette.
+        cut: Function that returns the cluster of each upload for a given number of clusters.
+        least: Smallest number of clusters. If it is 1, all uploads form one cluster unless a silhouette exceeds
+            ``enough``, because a single cluster has no silhouette.
         most: Largest number of clusters.
-        enough: Silhouette that more than one cluster must exceed, if ``least`` is 1.
+        enough: Lower limit for the silhouette; only used if ``least`` is 1.
     """
     from sklearn.metrics import silhouette_score  # slow import, only needed here
 

@@ -1,4 +1,4 @@
-"""Clusterings by density, which determine the number of clusters."""
+"""Clusterings by density. They determine the number of clusters themselves."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class DbscanGrouping(Clustering):
     """DBSCAN of scikit-learn (Ester et al., 1996). Noise joins the nearest cluster, see :func:`without_noise`.
 
     Attributes:
-        eps: Largest distance of neighbours, in the unit of the features. Unrelated changes of unit length have a
-            distance of about 1.41.
-        min_samples: Number of neighbours that make an upload a core point, including the upload itself.
+        eps: Largest distance at which two uploads are neighbours, in the unit of the features. Unrelated uploads have a
+            distance of about 1.41 with ``features: changes``.
+        min_samples: Smallest number of neighbours, including the upload itself, that makes an upload a core point.
     """
 
     eps: float = 1.2
@@ -45,8 +45,9 @@ class HdbscanGrouping(Clustering):
     """HDBSCAN of scikit-learn (Campello et al., 2013). Noise joins the nearest cluster, see :func:`without_noise`.
 
     Attributes:
-        min_cluster_size: Smallest number of uploads in a cluster. If a round has fewer uploads, they are one cluster.
-        min_samples: Number of neighbours that measure the density, including the upload itself.
+        min_cluster_size: Smallest number of uploads in a cluster. If a round has fewer uploads, all form one cluster.
+        min_samples: Number n of neighbours, including the upload itself. The distance of the n-th neighbour measures
+            the density.
     """
 
     min_cluster_size: int = 3
@@ -70,7 +71,9 @@ class HdbscanGrouping(Clustering):
 
 
 def without_noise(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Assigns noise to the clusters with the nearest centres, since every upload must be averaged (our decision).
+    """Assigns each upload that is noise to the cluster with the nearest centre (our decision).
+
+    Without this, noise would belong to no group and wouldn't be averaged.
 
     Args:
         features: Features of the uploads (n, d).

@@ -1,4 +1,4 @@
-"""Features by which uploads are clustered: pure functions from updates to arrays (uploads, features)."""
+"""Features by which a round's updates (uploads) are clustered, and helpers for arrays (uploads, features)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ from flt.protocol.messages import Update
 
 TENSORS = ("all", "lora")
 LORA = (*LORA_FACTORS, "adapter")
-"""Roles of ``lora``: an adapter of any kind, without the head."""
+"""Roles that ``tensors: lora`` stands for: an adapter of any kind, without the head."""
 
 
 def names(layout: Layout, tensors: str) -> list[str]:
-    """Returns the names of the features' tensors in order: ``all`` that every job has, or the adapter's (``lora``)."""
+    """Returns the names of the tensors that are clustered, in order.
+
+    Args:
+        layout: Layout of the server's tensors.
+        tensors: ``all``: all tensors that every job has, except base weights. ``lora``: those of the adapter.
+    """
     roles = LORA if tensors == "lora" else TRAVELLING
     return [name for name in layout.names(roles) if not layout.entries[name].variant]
 
 
 def weights(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.ndarray:
-    """Returns FL-TAC's features (arXiv 2404.15384, authors' code): flattened active components, not normalised.
+    """Returns the weights that the clients sent, flattened: FL-TAC's features (arXiv 2404.15384, authors' code).
+
+    The features contain only the active components of A and B, and they aren't normalised.
 
     Returns:
         Features (uploads, features), float32.
@@ -32,17 +39,17 @@ def weights(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.n
 
 
 def changes(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.ndarray:
-    """Returns the centred changes that local training made (our reconstruction). Clustering uses them at unit length.
+    """Returns the centred changes d that local training made to the weights (our reconstruction).
 
     ::
 
-        d_i = c_i - mean_j c_j        c_i = u_i - (what job i was sent)        f_i = d_i / |d_i|
+        d_i = c_i - mean_j c_j        c_i = (weights that job i sent) - (weights that job i received)
 
-    An upload that equals the mean, such as a single upload, has d = 0. Inactive components count as unchanged, so the
-    number of features is constant.
+    The clustering later scales each d_i to unit length. If an upload's change equals the mean, as for a single upload,
+    d = 0. Inactive components count as unchanged, so that the number of features is the same in all rounds.
 
     Returns:
-        d (uploads, features), float32.
+        The centred changes d (uploads, features), float32.
     """
     return centred(np.stack([_changed(view, update, names) for update in updates])).astype(np.float32)
 
@@ -51,27 +58,28 @@ KINDS = ("weights", "changes")
 
 
 def groups(view: View, names: Sequence[str]) -> dict[int, np.ndarray]:
-    """Returns the weights (features,) of each group before the round, without the home group of unassigned jobs."""
+    """Returns the weights (features,) of each group before the round, by group id, without the home group."""
     known = view.state.groups
     return {gid: _flat(view, known[gid].weights, names) for gid in sorted(known) if gid != view.state.home}
 
 
 def home(view: View, names: Sequence[str]) -> np.ndarray:
-    """Returns v0, the weights (features,) of the home group of unassigned jobs."""
+    """Returns the weights v0 (features,) of the home group, from which unassigned jobs start."""
     return _flat(view, view.state.groups[view.state.home].weights, names)
 
 
 def distances_to_groups(
     view: View, updates: Sequence[Update], names: Sequence[str], kind: str
 ) -> tuple[list[int], np.ndarray]:
-    """Returns the distances between the updates of unassigned jobs and each group.
+    """Returns the distances between updates of unassigned jobs and each group except home.
 
     Args:
         view: View of the state before aggregation.
         updates: Updates of jobs that were sent the home group's weights v0.
         names: Names of the tensors to compare.
-        kind: ``weights``: squared distance to the group's weights. ``changes``: minus the cosine of the job's change
-            and the group's centred displacement from v0, which is its displacement minus the mean over all groups.
+        kind: ``weights``: the distance is the squared Euclidean distance from the group's weights. ``changes``: the
+            distance is -cos(x, y). x is the job's change from v0. y is the group's displacement from v0, minus the mean
+            displacement of all groups.
 
     Returns:
         Ids of the groups, ascending, and the distances (updates, groups).
@@ -85,7 +93,7 @@ def distances_to_groups(
 
 
 def centroids(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns the mean of each cluster (clusters, features). Labels are numbered from 0 without gaps."""
+    """Returns the mean of each cluster (clusters, features). The labels must be numbered from 0 without gaps."""
     return np.stack([features[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
 
 
@@ -101,7 +109,7 @@ def squared_distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def centred(features: np.ndarray) -> np.ndarray:
-    """Subtracts the mean of all rows, in float64."""
+    """Subtracts the mean of all rows from each row, in float64."""
     rows = features.astype(np.float64)
     return rows - rows.mean(axis=0)
 
@@ -123,4 +131,4 @@ def _changed(view: View, update: Update, names: Sequence[str]) -> np.ndarray:
 
 
 def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.zeros(0, np.float32), *parts])  # an oracle may have no tensors to cluster
+    return np.concatenate([np.zeros(0, np.float32), *parts])  # the zeros serve an oracle without tensors to cluster

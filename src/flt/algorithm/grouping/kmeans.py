@@ -1,4 +1,4 @@
-"""K-means, and k-means that puts one client's jobs into different clusters."""
+"""K-means, also with the constraint that one client's jobs are in different clusters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class KMeansGrouping(KClustering):
     """K-means over the uploads (FL-TAC, arXiv 2404.15384).
 
     Attributes:
-        n_init: Number of restarts. The best one is used.
+        n_init: Number of restarts. The result with the lowest inertia is used.
     """
 
     n_init: int = dataclasses.field(default=10, kw_only=True)
@@ -42,15 +42,16 @@ class KMeansGrouping(KClustering):
 def kmeans_apart(features: np.ndarray, clients: Sequence[int], k: int, n_init: int, seed: int) -> np.ndarray:
     """Runs k-means under the constraint that the uploads of one client are in different clusters.
 
-    This follows COP-k-means (Wagstaff et al., 2001), which assigns one upload after the other. Here all uploads of a
-    client are assigned at once, to the distinct centroids with the smallest sum of squared distances. Clients don't
-    constrain each other, so neither step of k-means raises the inertia, and no assignment can fail.
+    The constraint is that of COP-k-means (Wagstaff et al., 2001), which assigns one upload after the other. Here, all
+    uploads of a client are assigned at once, to different centroids, so that the sum of their squared distances is
+    smallest. Uploads of different clients don't constrain each other. Therefore no assignment can fail, and no step of
+    k-means raises the inertia.
 
     Args:
         features: Features of the uploads (n, d), n > k.
         clients: Client of each upload. No client has more than k uploads.
         k: Number of clusters.
-        n_init: Number of restarts from k-means++. The one with the lowest inertia is used; ties go to the first.
+        n_init: Number of restarts from k-means++. The result with the lowest inertia is used; of equal ones, the first.
         seed: Seed of the restarts.
 
     Returns:
@@ -65,9 +66,9 @@ def kmeans_apart(features: np.ndarray, clients: Sequence[int], k: int, n_init: i
 
 
 def _descended(points: np.ndarray, clients: Sequence[int], centres: np.ndarray) -> tuple[np.ndarray, float]:
-    """Iterates k-means from these centres until no label changes, and returns the labels and the inertia.
+    """Runs k-means from these centres until no label changes, and returns the labels and the inertia.
 
-    A centre without points stays in place.
+    A centre without points keeps its position.
     """
     labels = np.full(len(points), -1)
     for _ in range(ITERATIONS):
@@ -81,7 +82,9 @@ def _descended(points: np.ndarray, clients: Sequence[int], centres: np.ndarray) 
 
 
 def assigned_apart(distances: np.ndarray, clients: Sequence[int]) -> np.ndarray:
-    """Assigns each client's uploads to distinct clusters with the smallest sum of distances (Hungarian algorithm).
+    """Assigns each client's uploads to different clusters (Hungarian algorithm), and returns the labels (uploads,).
+
+    For each client, the sum of the distances is as small as possible.
 
     Args:
         distances: Squared distances (uploads, clusters).

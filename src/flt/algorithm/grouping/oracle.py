@@ -1,4 +1,4 @@
-"""Grouping by the true tasks, as an upper bound for clusterings."""
+"""Grouping by the true tasks, as an upper bound for the quality of clusterings."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from flt.protocol.messages import JobId, Update
 class OracleGrouping(Clustering):
     """One group for each true task.
 
-    This is an upper bound for evaluation and not a method, since a real server doesn't have the tasks.
-    :meth:`with_tasks` gives them to this part only. Features are used only for reported distances and figures. A
-    newcomer joins the group of its task if this group exists.
+    This grouping is an upper bound for evaluation and not a method, since a real server doesn't have the true tasks.
+    Only this part gets them, from :meth:`with_tasks`. Features are computed only for cluster metrics and pictures. With
+    ``newcomers: nearest``, a newcomer joins the group of its task if this group exists.
     """
 
     by_features: ClassVar[bool] = False
 
     @property
     def finds_number(self) -> bool:
-        """True if the clustering determines the number of clusters."""
+        """Always False, since the number of tasks is given."""
         return False
 
     def with_tasks(self, tasks: Mapping[JobId, str]) -> OracleWithTasks:
-        """Returns the oracle of a federation with these tasks."""
+        """Returns the oracle for a federation whose jobs have these true tasks."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return OracleWithTasks(**settings, tasks=dict(tasks))
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
-        """Not available before :meth:`with_tasks`."""
+        """Never called: only the result of :meth:`with_tasks` can group jobs."""
         raise AssertionError("build tells the oracle the tasks")
 
 
 @dataclasses.dataclass(frozen=True)
 class OracleWithTasks(OracleGrouping):
-    """Oracle of one federation.
+    """Oracle for one federation, with the true tasks of its jobs.
 
     Attributes:
-        tasks: Task of each job. Group n is the n-th task in the order of their names.
+        tasks: True task of each job. Group n, from 1, is the n-th task in alphabetical order.
     """
 
     tasks: dict[JobId, str] = dataclasses.field(default_factory=dict, kw_only=True)
@@ -55,7 +55,7 @@ class OracleWithTasks(OracleGrouping):
         return len(set(self.tasks.values())) > 1
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
-        """Returns the cluster of each upload (n,): one per task among the uploads, in the order of the tasks' names."""
+        """Returns the cluster of each upload (n,): one for each task among the uploads, in alphabetical order."""
         return np.unique([self.tasks[job] for job in jobs], return_inverse=True)[1]
 
     def _group_ids(self, view: View, updates: Sequence[Update], labels: np.ndarray) -> dict[int, int]:

@@ -1,1 +1,4 @@
-"""Aggregation rules, which combine the updates of one group into its new weights. Read base.py first, then mean.py."""
+"""Aggregation rules, which combine the updates of one group into the group's new weights.
+
+Read base.py first, then mean.py.
+"""

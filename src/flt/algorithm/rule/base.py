@@ -1,4 +1,4 @@
-"""Base classes of the aggregation rules, and their result."""
+"""Base classes of the aggregation rules, and the type of a rule's result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("examples", "uniform")
 Totals = dict[tuple[str, str], ExactSum]
-"""Running sums, by kind of the summand (such as ``value`` or ``weight``) and name of the tensor."""
+"""Running sums over clients. A key is (kind of the summand, name of the tensor), such as ("value", name)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,10 @@ class Combined:
     """Result of a rule for one group.
 
     Attributes:
-        new: New weights of the group at the initial rank; if the plan trains the base, also the new base weights.
-        slots: Tensors that the rule keeps in the group for the next rounds.
-        base: Changes of base weights by name: (value,) replaces a weight, (B, A) adds B A.
+        new: New weights of the group by name, at the initial rank. If the plan trains the base, they include the new
+            base weights.
+        slots: Extra tensors that the group keeps for later rounds: slot -> name of the tensor -> tensor.
+        base: Changes of base weights by name: ``(value,)`` replaces a weight, ``(B, A)`` adds B A to it.
     """
 
     new: dict[str, Tensor]
@@ -42,11 +43,11 @@ class Combined:
 class Rule(Part):
     """Aggregation of one group's updates.
 
-    A listwise rule, which needs all updates at once, implements ``combine``. A rule that only needs sums over clients
-    is a :class:`Summable`.
+    A rule that only needs sums over clients derives from :class:`Summable`. All other rules are listwise: they need all
+    updates at once and implement ``combine``.
 
     Attributes:
-        weights: ``examples``: a client's weight is its number of examples; ``uniform``: all clients weigh the same.
+        weights: Weight of each update in means. ``examples``: its number of training examples. ``uniform``: all equal.
     """
 
     kind: ClassVar[str] = "rule"
@@ -55,21 +56,21 @@ class Rule(Part):
     weighings: ClassVar[tuple[str, ...]] = WEIGHTS
     """Allowed values of ``weights``."""
     sent_slots: ClassVar[tuple[str, ...]] = ()
-    """Names of the group's slots that the server sends to clients with the weights."""
+    """Names of the group's slots that the server sends to clients together with the weights."""
     changes_base: ClassVar[bool] = False
-    """True if the rule changes the frozen weights."""
+    """True if the rule changes base weights."""
     sums_values: ClassVar[bool] = True
-    """True if the rule sums numbers of the updates. Numbers that are too large for a sum are then refused."""
+    """True if the rule sums the values of updates. Values that are too large for an exact sum are then refused."""
     starts_afresh: ClassVar[bool] = False
-    """True if each round begins with a newly drawn adapter."""
+    """True if each round begins with a new, randomly drawn adapter."""
     combines: ClassVar[tuple[str, ...]] = ()
-    """Roles that the rule combines. They must train and travel."""
+    """Roles that the rule needs in updates: they must train and be sent. Empty if the rule works with any roles."""
     mixes_components: ClassVar[bool] = False
-    """True if new components are mixtures of the received ones, so that earlier scores don't apply to them."""
+    """True if new components are mixtures of the received ones. Earlier scores don't apply to such components."""
     same_components: ClassVar[str] = ""
-    """Reason why the rule needs the same components from all clients; empty if it doesn't."""
+    """Reason why all clients must send the same components; empty if they may send different ones."""
     one_group: ClassVar[str] = ""
-    """Reason why the rule needs a single group; empty if it doesn't."""
+    """Reason why there may be only one group; empty if there may be several."""
 
     def __post_init__(self) -> None:
         if self.weights not in self.weighings:
@@ -77,15 +78,15 @@ class Rule(Part):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Roles that the module's tensors must have: those that the rule combines."""
+        """Roles that must occur among the module's tensors: those of ``combines``."""
         return self.combines
 
     @abc.abstractmethod
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
-        """Combines a group's updates, at least one, sorted by job."""
+        """Combines the updates of group ``gid``. There is at least one update, and they are sorted by job."""
 
     def check(self, updates: int) -> None:
-        """Refuses a number of updates that is too small for the rule. It is also called before a run begins.
+        """Refuses a number of updates that is too small for the rule. This check is also made before a run begins.
 
         Raises:
             InputError: There are too few updates.
@@ -94,10 +95,10 @@ class Rule(Part):
             raise InputError.of("updates", updates, "at least 1")
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses several groups, missing roles, and components that the rule can't combine.
+        """Refuses recipes with too many groups, without a role of ``combines``, or with unsuitable components.
 
         Raises:
-            InputError: Another part contradicts this one.
+            InputError: The rule can't be combined with another part.
         """
         if recipe.grouping.several and self.one_group:
             raise self.clash(recipe.grouping, self.one_group, "one group")
@@ -109,7 +110,7 @@ class Rule(Part):
             raise InputError.of("plan.train", plan.train, f"{', '.join(self.combines)} among them", why)
 
     def _check_components(self, recipe: Recipe) -> None:
-        """Refuses parts that withhold components which the rule needs, or that keep scores of mixed components."""
+        """Refuses parts that withhold needed components. Also refuses scores if the rule mixes components."""
         selection = recipe.selection
         if self.same_components and not selection.holds_all:
             raise self.clash(selection, self.same_components, "all")
@@ -124,7 +125,7 @@ class Rule(Part):
             raise recipe.importance.clash(self, why, "none")
 
     def weight(self, update: Update) -> int:
-        """Returns a client's weight, an integer so that sums are exact."""
+        """Returns the weight of an update. It is an integer, so that sums of weights are exact."""
         return 1 if self.weights == "uniform" else update.examples
 
 
@@ -132,11 +133,11 @@ class Rule(Part):
 class Summable(Rule):
     """Rule whose result depends only on exact sums over clients.
 
-    Updates can be added one by one, in any order and on any process. Totals of several processes merge by addition.
+    Updates can be added one by one, in any order and in any process. The totals of several processes are then added up.
     """
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
-        """Sums the updates and computes the group's result."""
+        """Adds up the updates, and computes the group's result from the totals."""
         totals: Totals = {}
         for update in updates:
             self.include(view, update, totals)
@@ -146,7 +147,7 @@ class Summable(Rule):
         """Adds one update to the totals, in place.
 
         Raises:
-            InputError: The update's numbers are too large for an exact sum.
+            InputError: The update's values are too large for an exact sum.
         """
         try:
             self.summand(view, update, totals)
@@ -164,7 +165,7 @@ class Summable(Rule):
 
 
 def add(totals: Totals, key: tuple[str, str], term: Tensor) -> None:
-    """Adds a float64 tensor to one of the totals."""
+    """Adds a float64 tensor to the total with this key. The first term of a key creates its total."""
     if key not in totals:
         totals[key] = ExactSum.zeros(tuple(term.shape))
     totals[key].add(term)

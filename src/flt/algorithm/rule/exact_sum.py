@@ -1,8 +1,8 @@
-"""Exact sums: their bits depend neither on the order of the terms nor on their distribution over processes.
+"""Exact sums: bit-identical for any order of the terms and for any number of processes.
 
 Floating-point addition isn't associative, but integer addition is. Each float64 term is split into two int64 limbs, in
-units of 2^-24 and of 2^-64, and the limbs are added as integers. Thanks to the second limb, the mean over one client
-returns that client's float32 bits.
+units of 2^-24 and of 2^-64, and the limbs are added as integers. Thanks to the second limb, the mean over a single
+client is bit-identical to that client's float32 values.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 HIGH = 2.0**24
 LOW = 2.0**64
 LARGEST = 2.0**38
-"""Upper limit for the sum of the terms' largest magnitudes: in units of 2^-24, it fits into an int64."""
+"""Upper limit for ``ExactSum.reach``. In units of 2^-24, a sum below this limit fits into an int64."""
 COUNT = 1 << 20
-"""Largest number of terms. The second limb of a term is at most 2^40, so this many fit into an int64."""
+"""Largest number of terms. A second limb is at most 2^40, so the sum of 2^20 second limbs fits into an int64."""
 
 
 @dataclasses.dataclass
@@ -28,7 +28,7 @@ class ExactSum:
         high: Sum of the first limbs, int64, in units of 2^-24.
         low: Sum of the second limbs, int64, in units of 2^-64.
         count: Number of terms.
-        reach: Sum of the terms' largest magnitudes, each rounded up.
+        reach: Upper bound for the magnitudes: the sum, over the terms, of each tensor's largest magnitude, rounded up.
 
     Example:
         >>> total = ExactSum.zeros((1,))
@@ -45,15 +45,15 @@ class ExactSum:
 
     @staticmethod
     def zeros(shape: tuple[int, ...]) -> ExactSum:
-        """Returns an empty sum of tensors of this shape."""
+        """Returns an empty sum for tensors of this shape."""
         return ExactSum(torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64))
 
     @staticmethod
     def of(high: Tensor, low: Tensor, count: int, reach: float) -> ExactSum:
-        """Builds a sum from its fields, after processes have added these up.
+        """Builds a sum from the fields of several sums, after these fields have been added up over processes.
 
         Raises:
-            OverflowError: The sum of the magnitudes is too large, or there are too many terms.
+            OverflowError: ``reach`` isn't below ``LARGEST``, or there are more than ``COUNT`` terms.
         """
         total = ExactSum(high, low)
         total._grow(count, reach)
@@ -63,19 +63,19 @@ class ExactSum:
         """Adds one float64 tensor.
 
         Raises:
-            OverflowError: The sum of the magnitudes is too large, or there are too many terms.
+            OverflowError: ``reach`` isn't below ``LARGEST``, or there are more than ``COUNT`` terms.
         """
         self._grow(1, float(term.abs().ceil().max()) if term.numel() else 0.0)
         high = torch.floor(term * HIGH)
         self.high += high.to(torch.int64)
-        # The subtraction is exact: the remainder consists of the term's low bits.
+        # The subtraction is exact, because the remainder consists of the low bits of the term.
         self.low += torch.round((term - high / HIGH) * LOW).to(torch.int64)
 
     def plus(self, other: ExactSum) -> ExactSum:
-        """Returns the sum of both, such as the sums of two processes. Neither is changed.
+        """Returns the sum of two sums, for example of two processes. The two sums stay unchanged.
 
         Raises:
-            OverflowError: The sum of the magnitudes is too large, or there are too many terms.
+            OverflowError: ``reach`` isn't below ``LARGEST``, or there are more than ``COUNT`` terms.
         """
         return ExactSum.of(
             self.high + other.high, self.low + other.low, self.count + other.count, self.reach + other.reach

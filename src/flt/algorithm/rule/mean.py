@@ -22,31 +22,33 @@ if TYPE_CHECKING:
 NORM = "norm"
 PADS = ("none", "parameter", "update", "sent")
 UNIT = 2.0**-24
-"""Norms are rounded to multiples of this unit, so that weights are integers and sums are exact."""
+"""Unit to whose multiples norms are rounded. The weights are then integers and their sums exact."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mean(Summable):
-    """Averages each entry over the clients that sent it: HAFL's adaptive aggregation (arXiv 2411.06581).
+    """Weighted mean of each entry. By default, it is taken over the clients that sent the entry.
 
-    If all clients send all entries, it is FedAvg (arXiv 1602.05629). ``pad`` chooses the formula; S_k are the entries
-    that client k sent:
+    The default is HAFL's adaptive aggregation (arXiv 2411.06581). If all clients send all entries, the rule is FedAvg
+    (arXiv 1602.05629). ``pad`` chooses the formula. Here, w_{k,i} is entry i of client k, n_k is the client's weight, n
+    is the sum of all n_k, w_t is the broadcast, and S_k is the set of entries that client k sent. [i in S_k] is 0 or 1.
 
         none (adaptive)   w_i <- sum_{k: i in S_k} n_k w_{k,i} / sum_{k: i in S_k} n_k
         parameter         w_i <- sum_k n_k w_{k,i} [i in S_k] / n                       (zero-padding)
         update            w_i <- sum_k n_k (w_{k,i} if i in S_k else w_t,i) / n
-        sent              like parameter, for entries that some client sent: HetLoRA pads to the round's largest rank
+        sent              like parameter if some client sent entry i, else unchanged (HetLoRA)
 
-    An entry that no client sent keeps its value under ``none`` and ``sent``. Under ``parameter``, an active component
-    that no client sent becomes zero in A and in B and never learns again. Inactive components keep their values under
-    every padding.
+    With ``none`` and ``sent``, an entry that no client sent keeps its value. With ``parameter``, an active component
+    that no client sent becomes zero in A and in B, and can never be trained again. Inactive components always keep
+    their values. ``sent`` is HetLoRA's padding, which pads only up to the largest rank of the round's clients.
 
     Attributes:
-        weights: ``examples``, ``uniform`` or ``norm``. With ``norm``, the weight of a layer's components is the
-            Frobenius norm |B_k A_k| of the client's product in that layer, instead of n_k; all other tensors are
-            weighted by examples (HetLoRA, arXiv 2401.06432; that the norm is per layer is our reading).
-        pad: Treatment of an entry that a client didn't send: ``none`` (it doesn't count), ``parameter`` (it counts as
-            zero), ``update`` (it counts as unchanged), ``sent`` (it counts as zero if another client sent it).
+        weights: ``examples``, ``uniform`` or ``norm``. With ``norm`` (HetLoRA, arXiv 2401.06432), the weight n_k of A
+            and B in a layer is the Frobenius norm |B_k A_k| of the client's product in this layer. All other tensors
+            are weighted by examples. It is our reading that each layer has its own norm.
+        pad: Treatment of an entry that a client didn't send. ``none``: the client doesn't count for this entry.
+            ``parameter``: the entry counts as zero. ``update``: it counts as unchanged. ``sent``: it counts as zero if
+            another client sent it.
     """
 
     weighings: ClassVar[tuple[str, ...]] = (*WEIGHTS, NORM)
@@ -59,10 +61,10 @@ class Mean(Summable):
             raise InputError.of("rule.pad", self.pad, PADS)
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses weights by norms of products if a factor is private.
+        """Refuses the weights ``norm`` if a factor of the product is private.
 
         Raises:
-            InputError: Another part contradicts this one.
+            InputError: The rule can't be combined with another part.
         """
         super().check_recipe(recipe)
         plan = recipe.plan(0)
@@ -73,11 +75,11 @@ class Mean(Summable):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Roles that the module's tensors must have: both factors, if their product's norm is the weight."""
+        """Roles that must occur among the module's tensors: A and B with weights ``norm``, otherwise none."""
         return LORA_FACTORS if self.weights == NORM else ()
 
     def summand(self, view: View, update: Update, totals: Totals) -> None:
-        """Adds weight * value and the weight of each entry."""
+        """Adds weight * value, and the weight, of each entry to the totals."""
         norms = self._norms(view, update) if self.weights == NORM else {}
         for name, part in update.tensors.items():
             weight = norms.get(view.layout.entries[name].layer, self.weight(update))
@@ -91,7 +93,7 @@ class Mean(Summable):
                 add(totals, ("sent", name), view.layout.mask(name, update.kept, start).double())
 
     def finish(self, view: View, gid: int, totals: Totals) -> Combined:
-        """Divides the sums by the weights. Entries without contributions keep the group's initial values."""
+        """Divides the sums by the sums of the weights. Entries to which no client contributed keep the start value."""
         new = dict(view.group(gid).weights)
         for name in (name for what, name in totals if what == "value"):
             weight = totals["weight", name].value()
@@ -102,9 +104,10 @@ class Mean(Summable):
         return Combined(new)
 
     def _norms(self, view: View, update: Update) -> dict[str, int]:
-        """Returns |B_k A_k| by layer, as a multiple of ``UNIT`` and at least 1.
+        """Returns the norm |B_k A_k| by layer, in units of ``UNIT``, as an integer of at least 1.
 
-        The norm is always that of the update as received, also if ``update`` is its untrained copy.
+        The norm is computed from the update that the server received. This holds also if ``update`` is the untrained
+        update of the same job, so that both have the same weights.
         """
         arrived = view.arrived.get(update.job, update)
 

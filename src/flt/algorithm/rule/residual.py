@@ -1,4 +1,4 @@
-"""FedEx-LoRA (arXiv 2410.09432): averages both factors and adds the error of the product to the frozen weights."""
+"""FedEx-LoRA (arXiv 2410.09432): averages both factors, and adds the product's error to the base weights."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from flt.protocol.messages import Update
 
 @dataclasses.dataclass(frozen=True)
 class Residual(Rule):
-    """Exact form of FedIT: W0 absorbs the difference between the mean of the products and the product of the means.
+    """Exact form of FedIT. It adds the residual to W0: the mean of the products minus the product of the means.
 
         A <- Abar = sum_i p_i A_i,   B <- Bbar = sum_i p_i B_i,   W0 <- W0 + s (sum_i p_i B_i A_i - Bbar Abar)
 
-    p_i = n_i / sum n over the round's clients. The residual equals sum_{i < K} p_i (B_i - Bbar) (A_i - A_K), so it is
-    sent as factors of rank (K - 1) r. If these are larger than the weight, :class:`flt.protocol.state.BaseState` sends
-    the weight instead. The head is averaged. The rule is listwise: it needs all factors at once.
+    p_i = n_i / sum n over the round's K clients, and s is the scale alpha / r. The residual equals
+    s sum_{i < K} p_i (B_i - Bbar) (A_i - A_K). It is therefore sent to clients as two factors of rank (K - 1) r. If the
+    factors are larger than W0, :class:`flt.protocol.state.BaseState` sends the new W0 instead. The head is averaged.
+    The rule is listwise: it needs all factors at once.
     """
 
     changes_base: ClassVar[bool] = True
@@ -33,7 +34,7 @@ class Residual(Rule):
     same_components: ClassVar[str] = "the residual is that of factors with the same components"
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
-        """Averages all tensors and computes each layer's residual. With one client there is no residual."""
+        """Averages all tensors and computes each layer's residual. With one client, the residual is 0 and left out."""
         new = Mean(weights=self.weights).combine(view, gid, updates).new
         if len(updates) == 1:
             return Combined(new)

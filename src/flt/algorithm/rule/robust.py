@@ -1,10 +1,11 @@
 """Robust rules, which limit the influence of a minority of hostile clients on the adapter.
 
-    median, trimmed_mean     each entry separately (Yin et al., arXiv 1803.01498)
-    krum, multi_krum         whole updates, by their distances (Blanchard et al., NeurIPS 2017)
-    norm_bound               the mean of updates whose norm is limited (Sun et al., arXiv 1911.07963)
+    median, trimmed_mean     treat each entry separately (Yin et al., arXiv 1803.01498)
+    krum, multi_krum         choose whole updates by their distances (Blanchard et al., NeurIPS 2017)
+    norm_bound               averages updates after limiting the norms of their changes (Sun et al., arXiv 1911.07963)
 
-All but the last weigh clients equally, since a hostile client could report any number of examples.
+All rules except norm_bound give every client the same weight, since a hostile client could report any number of
+examples.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ UNIFORM = ("uniform",)
 
 @dataclasses.dataclass(frozen=True)
 class EntryWise(Rule):
-    """Base of the rules that sort the values of each entry over the clients that sent it. They are listwise.
+    """Base of the rules that sort, for each entry, the values of all clients that sent it. They are listwise.
 
     Attributes:
         weights: Always ``uniform``.
@@ -41,7 +42,7 @@ class EntryWise(Rule):
     weights: str = "uniform"
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
-        """Sorts the values of each entry. An entry that no client sent keeps the value with which the group begins."""
+        """Sorts the values of each entry, and aggregates them. An entry that no client sent keeps its start value."""
         new = dict(view.group(gid).weights)
         for name in sorted({name for update in updates for name in update.tensors}):
             old = new[name] if name in new else view.frozen[name]
@@ -52,7 +53,7 @@ class EntryWise(Rule):
         return Combined(new)
 
     def _column(self, view: View, name: str, old: Tensor, update: Update) -> Tensor:
-        """Returns one client's value of each entry; infinity, which is sorted last, for entries that it didn't send."""
+        """Returns one client's values. Entries that the client didn't send are infinite and thus sorted last."""
         return view.layout.put(name, torch.full_like(old, math.inf), update.kept, update.tensors[name]).double()
 
     @abc.abstractmethod
@@ -60,14 +61,14 @@ class EntryWise(Rule):
         """Returns the aggregate of each entry.
 
         Args:
-            values: Values (clients, ...), ascending along the first axis, with infinity after the last sent value.
-            sent: Number of clients that sent each entry (...). The aggregate of an entry without any isn't used.
+            values: Values (clients, ...), ascending along the first axis. Infinity stands for a value that wasn't sent.
+            sent: Number of clients that sent each entry (...). If it is 0, the aggregate of the entry isn't used.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class Median(EntryWise):
-    """Median of each entry: with an even number, the mean of the middle two (arXiv 1803.01498, Definition 1)."""
+    """Median of each entry (arXiv 1803.01498, Definition 1). For an even number, it is the mean of the middle two."""
 
     def middle(self, values: Tensor, sent: Tensor) -> Tensor:
         """Returns the median (...) of each entry."""
@@ -81,7 +82,7 @@ class TrimmedMean(EntryWise):
     """Mean of each entry without its largest and its smallest values (arXiv 1803.01498, Definition 2).
 
     Attributes:
-        trim: Share of the values that is left out at each end; their number is rounded down.
+        trim: Share of an entry's values that is left out at each end. The number of these values is rounded down.
     """
 
     trim: float = 0.2
@@ -101,17 +102,17 @@ class TrimmedMean(EntryWise):
 
 @dataclasses.dataclass(frozen=True)
 class Krum(Rule):
-    """Krum: the one update that is nearest to its neighbours (Blanchard et al., NeurIPS 2017).
+    """Krum: the single update whose change is nearest to the other changes (Blanchard et al., NeurIPS 2017).
 
         s(i) = sum of the squared distances from change i to its n - f - 2 nearest changes
 
-    The result is the update with the smallest s; ties go to the first client. A change is the difference between an
-    update and the values that its job was sent, over all tensors, at the initial rank. Components that weren't sent
-    have no change.
+    n is the number of updates, and f the number of them that may be hostile. The result is the update with the smallest
+    s; ties go to the first client. A change is the difference between an update and the values that its job was sent,
+    over all tensors, at the initial rank. Components that weren't sent count as unchanged.
 
     Attributes:
         weights: Always ``uniform``.
-        hostile: Share of a round's clients that may be hostile: f is this share of n, rounded down.
+        hostile: Share of the updates that may be hostile. f is this share of n, rounded down.
     """
 
     weighings: ClassVar[tuple[str, ...]] = UNIFORM
@@ -135,7 +136,7 @@ class Krum(Rule):
         return Mean(self.weights).combine(view, gid, [updates[i] for i in chosen])
 
     def trusted(self, view: View, updates: Sequence[Update]) -> list[int]:
-        """Returns the positions of the trusted updates, smallest score first.
+        """Returns the positions of the trusted updates (those with the smallest s), smallest s first.
 
         Raises:
             InputError: There are fewer than 2 f + 3 updates.
@@ -153,7 +154,7 @@ class Krum(Rule):
         """Refuses fewer than 2 f + 3 updates.
 
         Raises:
-            InputError: There are fewer.
+            InputError: There are fewer than 2 f + 3 updates.
         """
         f = self._hostile(updates)
         if updates < 2 * f + 3:
@@ -164,16 +165,16 @@ class Krum(Rule):
         return math.floor(self.hostile * n)
 
     def count(self, n: int, f: int) -> int:
-        """Returns the number of trusted updates among n, if f may be hostile."""
+        """Returns the number of updates to trust, given n updates of which f may be hostile."""
         return 1
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiKrum(Krum):
-    """Multi-Krum with m = n - f: the mean of the m updates with the lowest scores (Blanchard et al., NeurIPS 2017)."""
+    """Multi-Krum: the mean of the n - f updates with the smallest s of Krum (Blanchard et al., NeurIPS 2017)."""
 
     def count(self, n: int, f: int) -> int:
-        """Returns the number of trusted updates among n, if f may be hostile."""
+        """Returns the number of updates to trust, given n updates of which f may be hostile."""
         return n - f
 
 
@@ -183,7 +184,8 @@ class NormBound(Mean):
 
         w_k <- w_t,k + (w_k - w_t,k) min(1, bound / |w_k - w_t,k|)
 
-    The Euclidean norm is over all tensors of an update together. Like the mean, the rule is a sum over clients.
+    w_t,k are the values that client k was sent. The Euclidean norm is taken over all tensors of an update together.
+    Like the mean, the rule only needs sums over clients.
 
     Attributes:
         bound: Maximal norm of a change.
@@ -197,7 +199,7 @@ class NormBound(Mean):
             raise InputError.of("rule.bound", self.bound, "a number > 0")
 
     def summand(self, view: View, update: Update, totals: Totals) -> None:
-        """Adds the update. A change above the bound is scaled down first."""
+        """Adds the update to the totals. A change whose norm exceeds the bound is first scaled down to the bound."""
         norm = float(change(view, update, sorted(update.tensors)).norm())
         if norm > self.bound:
             tensors = {name: self._scaled(view, update, name, self.bound / norm) for name in update.tensors}
@@ -215,10 +217,10 @@ def change(view: View, update: Update, names: Sequence[str]) -> Tensor:
     Args:
         view: View of the round.
         update: The update.
-        names: Names of the tensors on the server. Tensors that the job doesn't have count as unchanged.
+        names: Names of tensors on the server. A tensor that isn't in the update counts as unchanged.
 
     Returns:
-        The differences of all entries (n,) at the initial rank, tensor after tensor, float64.
+        The differences of all entries at the initial rank, concatenated over the tensors: (entries,), float64.
     """
     parts = []
     for name in names:

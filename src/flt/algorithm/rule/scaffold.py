@@ -25,15 +25,19 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Scaffold(Summable):
-    """Weighted mean of updates whose local steps are corrected for the client's drift.
+    """Weighted mean of the updates. In local training, every gradient is corrected for the client's drift.
 
         client   g <- g - c_i + c;   c_i+ = c_i - c + (w_t - w_i) / (K lr)
         server   c <- c + (1 / N) sum_i (c_i+ - c_i)
 
-    The server derives c_i+ - c_i from w_t, w_i, K and lr, so clients send only the weights and one scalar. The control
-    variates are exact for SGD without momentum or clipping, under any learning rate schedule (lr is then the mean over
-    the K steps). With another optimiser they are a heuristic. The paper's global step is ``server_optimizer=momentum``
-    with beta 0.
+    g is a gradient of client i, c_i the client's control variate, c_i+ its next value, and c the server's control
+    variate. w_t is the broadcast, w_i the client's result after K steps with learning rate lr, and N the number of all
+    jobs. The server computes c_i+ - c_i from w_t, w_i, K, lr and c. Clients therefore send only the weights and one
+    scalar, lr.
+
+    The control variates are exact for SGD without momentum and clipping. With a learning rate schedule, lr is the mean
+    over the K steps. With another optimiser, the control variates are a heuristic. ``server_optimizer=momentum`` with
+    beta 0 is the paper's global step.
     """
 
     sent_slots: ClassVar[tuple[str, ...]] = ("c",)
@@ -44,7 +48,7 @@ class Scaffold(Summable):
         return [ControlVariate(fit)]
 
     def summand(self, view: View, update: Update, totals: Totals) -> None:
-        """Adds the summands of the mean, and c_i+ - c_i of the entries that trained."""
+        """Adds to the totals the summands of the mean, and c_i+ - c_i for the entries that trained."""
         self._mean().summand(view, update, totals)
         slots = view.state.groups[view.state.group_of(update.job)].slots.get("c", {})
         for name, part in update.tensors.items():
@@ -56,7 +60,7 @@ class Scaffold(Summable):
             add(totals, ("drift", name), view.layout.put(name, zeros, update.kept, change))
 
     def finish(self, view: View, gid: int, totals: Totals) -> Combined:
-        """Returns the mean of the weights, and the new c as a slot."""
+        """Returns the mean of the weights, and the new c as the slot ``c``."""
         new = self._mean().finish(view, gid, totals).new
         old = view.group(gid).slots.get("c", {})
         c = dict(old)
@@ -72,8 +76,8 @@ class Scaffold(Summable):
 class ControlVariate(LocalCallback):
     """Applies the correction g <- g - c_i + c, and computes the next c_i (arXiv 1910.06378, algorithm 1, option II).
 
-    The client sends the mean learning rate over its steps, so K lr is the sum of the learning rates under any schedule.
-    Private tensors aren't averaged and therefore have no drift. They train without correction.
+    The client sends the mean learning rate over its steps. K lr is therefore the sum of the learning rates, whatever
+    their schedule is. Private tensors aren't averaged: they have no drift and train without correction.
     """
 
     def __init__(self, fit: LocalFit) -> None:
@@ -85,14 +89,14 @@ class ControlVariate(LocalCallback):
         self.rates: list[float] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called when training begins."""
+        """Called when training begins; warns if the control variates are only a heuristic."""
         if len(trainer.optimizers) > 1 or trainer.gradient_clip_val or not _is_plain_sgd(trainer.optimizers[0]):
             _say_once("SCAFFOLD's control variates are exact for one SGD without momentum and clipping, and with one "
                       "learning rate for all parameters; with another optimiser they are a heuristic")  # fmt: skip
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Called before each optimiser step."""
+        """Called before each optimiser step; corrects the gradients."""
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for name, parameter in self.sent.items():
             if parameter.grad is not None and id(parameter) in stepped:
@@ -101,12 +105,12 @@ class ControlVariate(LocalCallback):
 
     @torch.no_grad()
     def report(self) -> None:
-        """Called when the fit has ended: c_i+ = c_i - c + (w_t - w_i) / (K lr), for the components that trained."""
+        """Called when the fit has ended; computes c_i+ = c_i - c + (w_t - w_i) / (K lr) for components that trained."""
         fit, lr = self.fit, statistics.fmean(self.rates)
         if lr <= 0:
             raise InputError.of(f"client {fit.payload.job[0]}: lr", lr, "a learning rate above 0 in some step")
         fit.scalars["lr"] = lr
-        fit.slots["c_i"] = dict(fit.private.slots.get("c_i", {}))  # keeps tensors that don't train now
+        fit.slots["c_i"] = dict(fit.private.slots.get("c_i", {}))  # keeps c_i of tensors that don't train now
         for name, parameter in self.sent.items():
             moved = fit.start[name] - parameter
             new = self.own[name] + drift(self.c[name], moved, fit.steps, lr)
@@ -134,12 +138,12 @@ def _say_once(text: str) -> None:
 
 
 def drift(c: Tensor, moved: Tensor, steps: int, lr: float) -> Tensor:
-    """SCAFFOLD's c_i+ - c_i = (w_t - w_i) / (K lr) - c (arXiv 1910.06378, algorithm 1, option II).
+    """Returns SCAFFOLD's c_i+ - c_i = (w_t - w_i) / (K lr) - c (arXiv 1910.06378, algorithm 1, option II).
 
     Args:
-        c: The federation's control variate.
-        moved: w_t - w_i.
-        steps: K, the client's optimiser steps.
-        lr: The client's mean learning rate.
+        c: The server's control variate.
+        moved: Difference w_t - w_i of the weights before and after the local steps.
+        steps: Number K of the client's optimiser steps.
+        lr: Mean learning rate over the client's steps.
     """
     return moved / (steps * lr) - c

@@ -1,4 +1,4 @@
-"""FLoRA's stacking (arXiv 2409.05976): the aggregate's product is the mean of the clients' products, for any ranks."""
+"""FLoRA's stacking (arXiv 2409.05976): adds the exact mean of the clients' products to W0, for any client ranks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from flt.protocol.messages import Update
 
 @dataclasses.dataclass(frozen=True)
 class Stacking(Rule):
-    """Stacks the clients' factors and adds their product to W0. Each round begins with a newly drawn adapter.
+    """Stacks the clients' factors and adds the product of the stacks to W0. Each round begins with a new adapter.
 
-        A = rows [p_i s A_i],  B = columns [B_i],  W0 <- W0 + B A;  then A is drawn anew and B = 0
+        A = rows [p_i s A_i],  B = columns [B_i],  W0 <- W0 + B A;  then A is drawn at random and B = 0
 
-    p_i = n_i / sum n over the round's clients. The head is averaged. The rule is listwise: it needs all factors at
-    once.
+    p_i = n_i / sum n over the round's clients, and s is the scale alpha / r. The product B A is the weighted mean of
+    the clients' products s B_i A_i. The head is averaged. The rule is listwise: it needs all factors at once.
     """
 
     changes_base: ClassVar[bool] = True
@@ -32,7 +32,7 @@ class Stacking(Rule):
     one_group: ClassVar[str] = "there is one base, and stacking writes into it"
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
-        """Stacks the factors, averages all other tensors and draws the next adapter."""
+        """Stacks the factors, averages all other tensors, and draws the adapter of the next round."""
         new = Mean(weights=self.weights).combine(view, gid, updates).new
         base: dict[str, tuple[Tensor, ...]] = {
             layer.base: self._stack(layer, updates) for layer in view.layout.layers.values()
@@ -51,7 +51,7 @@ class Stacking(Rule):
 
 
 def fresh_a(like: Tensor, seed: int) -> Tensor:
-    """Draws a new A (r, in) from peft's distribution: Kaiming-uniform with a = sqrt(5)."""
+    """Draws a new A (r, in) from the distribution that peft uses: Kaiming-uniform with a = sqrt(5)."""
     fresh = torch.empty_like(like)
     nn.init.kaiming_uniform_(fresh, a=5**0.5, generator=torch.Generator().manual_seed(seed))
     return fresh

@@ -1,4 +1,4 @@
-"""FlexLoRA (arXiv 2402.11505): best low-rank approximation of the mean of the products, for clients of any ranks."""
+"""FlexLoRA (arXiv 2402.11505): best low-rank approximation of the clients' mean product, for any client ranks."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from flt.protocol.messages import Update
 
 @dataclasses.dataclass(frozen=True)
 class Svd(Rule):
-    """Truncates the mean of the products to the active components, with the largest singular values first.
+    """Approximates the mean of the products by as many components as are active, largest singular values first.
 
         D = sum_i p_i B_i A_i = U S V^T,   B <- U S / n,   A <- n V^T
 
-    p_i = n_i / sum n over the round's clients. D is never formed: the factors come from the QR decompositions of the
-    stacked factors and the SVD of a small core (sum r_i, sum r_i). n is the mean norm of the rows of the stacked A.
-    This is our choice: the paper leaves the split between the factors open, and the size of the factors determines the
-    size of a client's optimiser steps. The scale s is the same for all clients and isn't part of D. A client of rank
-    r_k that is sent the first r_k components (``selection=truncate selection.by=first``) has the best approximation of
-    rank r_k. All other tensors are averaged. The rule is listwise: it needs all factors at once.
+    p_i = n_i / sum_j n_j over the round's clients. D is never formed: the factors come from the QR decompositions of
+    the stacked factors and the SVD of a small matrix (sum r_i, sum r_i). The scale s is the same for all clients and
+    isn't part of D.
+
+    n is the mean norm of the rows of the stacked A (our choice). The paper doesn't say how S is split between A and B,
+    but the size of the factors affects the size of a client's optimiser steps.
+
+    With ``selection=truncate selection.by=first``, a client of rank r_k is sent the first r_k components, which are the
+    best approximation of rank r_k. All other tensors are averaged. The rule is listwise: it needs all factors at once.
     """
 
     combines: ClassVar[tuple[str, ...]] = ("A", "B")
@@ -36,7 +39,7 @@ class Svd(Rule):
     one_group: ClassVar[str] = "each group's components would be mixtures of its own, which can't be compared"
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
-        """Decomposes each layer's mean product and averages all other tensors."""
+        """Decomposes the mean product of each layer, and averages all other tensors."""
         new = Mean(weights=self.weights).combine(view, gid, updates).new
         for name, layer in view.layout.layers.items():
             if not any(update.kept[name] for update in updates):
@@ -44,12 +47,12 @@ class Svd(Rule):
             left, right = self._cut(layer, updates, len(view.state.active[name]))
             held = {name: view.state.active[name][: left.shape[1]]}
             new[layer.b] = view.layout.put(layer.b, torch.zeros_like(new[layer.b]), held, left)
-            # All further components keep A and have B = 0.
+            # Active components beyond the rank of D keep A and get B = 0.
             new[layer.a] = view.layout.put(layer.a, new[layer.a], held, right)
         return Combined(new)
 
     def _cut(self, layer: Layer, updates: Sequence[Update], components: int) -> tuple[Tensor, Tensor]:
-        """Returns the factors (out, m) and (m, in) of the mean product, with m at most ``components``."""
+        """Returns factors (out, m) and (m, in) of the approximated mean product, with m at most ``components``."""
         total = sum(self.weight(update) for update in updates)
         columns = [self.weight(u) / total * u.tensors[layer.b].double() for u in updates]
         left, _, right = factors(torch.cat(columns, dim=1), torch.cat([u.tensors[layer.a].double() for u in updates]))

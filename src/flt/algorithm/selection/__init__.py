@@ -1,1 +1,4 @@
-"""Selection of the components that a job holds, and of the held ones that it trains. Read top.py first."""
+"""Selection of the rank-1 components that a job holds (has in its model), and of the held ones that it trains.
+
+Read top.py first.
+"""

@@ -15,19 +15,19 @@ from flt.protocol.job import Job
 
 @dataclasses.dataclass(frozen=True)
 class All(SelectionPart):
-    """Every job holds and trains all active components, as in FedAvg on LoRA."""
+    """Selection of all components: every job holds and trains all active components, as in FedAvg on LoRA."""
 
     holds_all: ClassVar[bool] = True
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
-        """Returns the held and the kept component ids of a job."""
+        """Returns the ids of the held and of the trained components, by layer: both are all active components."""
         return dict(view.state.active), dict(view.state.active)
 
     def check(self, ranks: Sequence[int], rank: int) -> None:
         """Refuses clients that can't hold all components.
 
         Raises:
-            InputError: A client's rank is below the adapter's.
+            InputError: A client's rank is below the adapter's rank.
         """
         if min(ranks) < rank:
             why = f"a client of rank {min(ranks)} can't train all {rank} components"

@@ -1,4 +1,4 @@
-"""Selection for jobs that compute with all components and train their top components (HAFL)."""
+"""Selection for jobs that hold all components, but train only their top components (HAFL)."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from flt.protocol.job import Job
 
 @dataclasses.dataclass(frozen=True)
 class Freeze(Top):
-    """A job computes with all active components, and trains and sends its top r_k (HAFL, arXiv 2411.06581)."""
+    """A job of rank r_k holds all active components, but trains and sends only its top r_k (HAFL, arXiv 2411.06581)."""
 
     freezes: ClassVar[bool] = True
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
-        """Returns the held and the kept component ids of a job."""
+        """Returns the ids of the held components (all active ones) and of the trained components, by layer."""
         return dict(view.state.active), self.top(view, job, cohort)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """Returns the callback that freezes the components which the job holds but doesn't train."""
+        """Returns the callback that keeps frozen components (held, but not trained) unchanged."""
         return [FrozenComponents(fit)]
 
 
 class FrozenComponents(LocalCallback):
-    """Keeps the components that a job holds but doesn't train bit-identical under any optimiser.
+    """Keeps frozen components, which a job holds but doesn't train, bit-identical under any optimiser.
 
-    Zero gradients aren't enough, since weight decay and moments would still change the components. Their rows are
-    therefore restored after each step. The gradients are zeroed as well, before clipping, because they would enter the
-    gradient norm.
+    Setting the gradients to zero isn't enough, since weight decay and moments would still change the components. The
+    values are therefore restored after each step. The gradients are set to zero as well, before clipping, because
+    clipping would otherwise include them in the gradient norm.
     """
 
     def __init__(self, fit: LocalFit) -> None:
@@ -51,7 +51,7 @@ class FrozenComponents(LocalCallback):
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Called before each optimiser step."""
+        """Called before each optimiser step; sets the gradients of frozen components to zero."""
         for name, (axis, positions, _) in self.rows.items():
             gradient = self.fit.trained[name].grad
             if gradient is not None:
@@ -59,6 +59,6 @@ class FrozenComponents(LocalCallback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Called after each training batch, which may end with an optimiser step."""
+        """Called after each training batch, which may end with an optimiser step; restores the frozen components."""
         for name, (axis, positions, rows) in self.rows.items():
             self.fit.trained[name].index_copy_(axis, positions, rows)

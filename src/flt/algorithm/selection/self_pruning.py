@@ -1,4 +1,4 @@
-"""Self-pruning: a client removes the last components of its adapter (HetLoRA, arXiv 2401.06432)."""
+"""Self-pruning: a client lowers its own rank by removing its last components (HetLoRA, arXiv 2401.06432)."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from flt.protocol.layout import LORA_FACTORS
 from flt.protocol.messages import Ids, JobId, Update
 
 RANK = "rank"
-"""Name of an update's scalar for the new rank of a job that has pruned itself."""
+"""Name of an update's scalar for the new rank of the job. Only updates of jobs that lowered their rank have it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SelfPruning(SelectionPart):
-    """A job holds, trains and sends its first r_k active components, and removes the last ones when their norm falls.
+    """A job of rank r_k holds, trains and sends its first r_k active components, and can lower r_k by itself.
 
         local loss   L_k + penalty * sum_l |B_l[:, m:]| |A_l[m:]|,   m = max(1, floor(gamma r_k))
         r_k <- m     if the sum after the fit is below the sum in the model that the job was sent
 
-    The norms are Frobenius norms. It is our reading that the sum runs over the layers and that one rank r_k applies to
-    all of them. Removed components aren't sent in the same round any more. A job always keeps at least one component.
+    The components from m on are the tail. The norms are Frobenius norms. It is our reading that the sum runs over the
+    layers l and that all layers have the same rank r_k. When a job lowers its rank, the update of the same round
+    already lacks the tail. A job always keeps at least one component.
 
     Attributes:
-        gamma: Share of its components that a job keeps when it prunes, in (0, 1]; with 1 it never prunes.
-        penalty: lambda, the weight of the tail's norm in the local loss.
+        gamma: Share of its components that a job keeps when it prunes, in (0, 1]. With 1, a job never prunes.
+        penalty: Weight lambda of the tail's norm in the local loss.
     """
 
     works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
@@ -52,18 +53,18 @@ class SelfPruning(SelectionPart):
             raise InputError.of("selection.penalty", self.penalty, "a number >= 0")
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[dict[str, Ids], dict[str, Ids]]:
-        """Returns the held and the kept component ids of a job."""
+        """Returns the ids of the held and of the trained components, by layer: both are the first r_k active ones."""
         rank = min(job.rank, view.state.ranks.get(job.id, job.rank))
         first = {name: ids[:rank] for name, ids in view.state.active.items()}
         return first, first
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """Returns the callback that penalises the tail and removes it when its norm falls."""
+        """Returns the callback that penalises the tail, and removes the tail if its norm has fallen."""
         keep = max(1, math.floor(self.gamma * max(map(len, fit.payload.held.values()), default=1)))
         return [FadingTail(fit, keep, self.penalty)]
 
     def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
-        """Returns the ranks of the jobs that removed components in this round."""
+        """Returns the new rank of each job that has lowered its rank in this round."""
         return {update.job: max(1, int(update.scalars[RANK])) for update in updates if RANK in update.scalars}
 
 
@@ -72,7 +73,7 @@ class FadingTail(LocalCallback):
 
     Args:
         fit: The local fit.
-        keep: Number of a layer's components that always stay. The components after them are the layer's tail.
+        keep: Number m of components per layer that always stay. The components after them are the layer's tail.
         penalty: Weight of the tail's norm in the loss.
     """
 
@@ -85,7 +86,7 @@ class FadingTail(LocalCallback):
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Called before each optimiser step."""
+        """Called before each optimiser step; adds the gradient of the penalty."""
         for b, a in self.tails if self.penalty else []:
             left, right = self._tail(b, self.fit.trained[b]), self._tail(a, self.fit.trained[a])
             sizes = left.norm(), right.norm()
@@ -95,18 +96,18 @@ class FadingTail(LocalCallback):
                     self._tail(name, gradient).add_(part * (self.penalty * other / size))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called when training ends."""
+        """Called when training ends; removes the tail from the update if its norm has fallen."""
         if self._size(self.fit.trained) < self._size(self.fit.start):
             self.fit.kept = {name: ids[: self.keep] for name, ids in self.fit.kept.items()}
             self.fit.scalars[RANK] = float(self.keep)
 
     @torch.no_grad()
     def _size(self, tensors: Mapping[str, Any]) -> float:
-        """Returns the sum over the layers of |B[:, m:]| |A[m:]|."""
+        """Returns the sum of |B[:, m:]| |A[m:]| over the layers: the norm of the tail."""
         norms = [self._tail(b, tensors[b]).norm() * self._tail(a, tensors[a]).norm() for b, a in self.tails]
         return float(sum(norms))
 
     def _tail(self, name: str, tensor: Tensor) -> Tensor:
-        """Returns a view of the tail's components."""
+        """Returns a view of the tail of a tensor: the part that belongs to the components from ``keep`` on."""
         axis = self.fit.layout.axis(name)
         return tensor.narrow(axis, self.keep, tensor.shape[axis] - self.keep)

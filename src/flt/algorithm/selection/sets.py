@@ -1,4 +1,4 @@
-"""Random sets of components: pure functions on component ids, or on components as (layer, id)."""
+"""Functions that draw random sets of components. A component is given as an id, or as (layer, id)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ _Component = TypeVar("_Component", int, tuple[str, int])
 def deal(
     active: Sequence[_Component], job: Job, cohort: Sequence[Job], generator: np.random.Generator, layers: int = 1
 ) -> tuple[_Component, ...]:
-    """Deals shuffled components to the cohort's jobs in turn, like cards, and returns this job's hand.
+    """Deals shuffled components to the cohort's jobs like cards, and returns the components of one job.
+
+    The jobs get consecutive parts of one shuffled list, which is repeated if it is too short. Together, the jobs thus
+    cover as many components as possible.
 
     Args:
         active: Active components.
-        job: The job whose hand is returned. It has ``layers`` times the job's rank components, at most all.
+        job: Job whose components are returned. It gets ``layers`` * rank components, but at most all.
         cohort: All jobs of the round, in any order.
-        generator: NumPy generator, in the same state for every job of the round.
-        layers: Number of layers that the components belong to.
+        generator: NumPy generator. It must be in the same state in the calls for all jobs of the round.
+        layers: Number of layers to which the components belong.
 
     Example:
         >>> import numpy as np
@@ -41,15 +44,16 @@ def deal(
 def explored(
     ranking: Sequence[_Component], count: int, share: float, generator: np.random.Generator
 ) -> tuple[_Component, ...]:
-    """Returns the first components of a ranking, with a share of them replaced by random lower-ranked components.
+    """Returns the best components of a ranking, with some of them replaced by random components from below.
 
-    The number of random components is floor(share * count + u) with u uniform in [0, 1). Its mean is share * count, so
-    sets of two components explore too. The random components replace the lowest-ranked ones of the set.
+    The random components replace the lowest-ranked components of the set. Their number is floor(share * count + u) with
+    u uniform in [0, 1). The mean of this number is share * count, so even a small set gets random components in some
+    rounds.
 
     Args:
         ranking: Active components, best first.
         count: Size of the set, at most ``len(ranking)``.
-        share: Share of the set that is drawn at random, in [0, 1).
+        share: Expected share of random components in the set, in [0, 1).
         generator: NumPy generator for this job and these components.
 
     Example:

@@ -1,4 +1,7 @@
-"""Top components of a job by score, by id or at random: the base of HAFL's selections (arXiv 2411.06581)."""
+"""Base of HAFL's selections (arXiv 2411.06581), which chooses the top components of a job.
+
+The top components have the highest scores or the lowest ids, or are random.
+"""
 
 from __future__ import annotations
 
@@ -31,20 +34,21 @@ SOURCES = ("server", "client")
 
 @dataclasses.dataclass(frozen=True)
 class Top(SelectionPart):
-    """Base of the selections by top components: the top r_k of each layer, or the top r_k * L of all L layers.
+    """Base of the selections by top components. A job of rank r_k has r_k top components per layer.
 
     Attributes:
-        by: ``score``: the components with the highest importance. While all scores are equal, the sets are random and
-            spread over the cohort, so that clients together train as many components as their ranks allow (our
-            reconstruction). ``first``: the lowest ids, as in HetLoRA. ``random``: new random sets in each round.
-        explore: Share, in [0, 1), of a job's components that are drawn at random from outside its top and replace the
-            lowest ones of its top (our reconstruction). A component that no client has measured keeps the score 0, so
-            without exploration the sets hardly change after round 1.
-        scope: ``layer``: r_k components of each layer. ``global``: r_k * L components of any layers, so a layer may get
-            none; scores of different layers are compared directly, and random sets are dealt from all components (our
-            reconstruction).
-        scores: ``server``: the scores of the job's group. ``client``: the scores that the job itself has measured over
-            its fits, and its group's scores for components that it never measured (our reconstruction).
+        by: ``score``: the components with the highest scores are the top ones. While all scores are equal, the sets are
+            random and spread over the cohort, so that clients together train as many components as their ranks allow
+            (our reconstruction). ``first``: the components with the lowest ids, as in HetLoRA. ``random``: a new random
+            set in each round.
+        explore: Share, in [0, 1), of a job's set that is random. Components drawn from outside the top replace the
+            lowest-ranked ones in it (our reconstruction). Without exploration, the sets hardly change after round 1,
+            because a component that no client has measured keeps the score 0.
+        scope: ``layer``: r_k components of each layer. ``global``: r_k * L components of all L layers together, so that
+            a layer may get none. Scores of different layers are then compared directly, and random sets are drawn from
+            the components of all layers (our reconstruction).
+        scores: ``server``: the scores of the job's group. ``client``: the scores that the job itself has measured in
+            its fits. For components that it never measured, the scores of its group are used (our reconstruction).
     """
 
     works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
@@ -70,7 +74,7 @@ class Top(SelectionPart):
 
     @property
     def uses_own_scores(self) -> bool:
-        """True if a job's own scores decide its components."""
+        """True if the selection uses the scores that the job itself has measured."""
         return self.scores == "client"
 
     def top(self, view: View, job: Job, cohort: Sequence[Job]) -> ComponentIds:
@@ -85,7 +89,16 @@ class Top(SelectionPart):
     def _share(
         self, view: View, job: Job, cohort: Sequence[Job], number: int, pool: Sequence[Component], scores: Scores
     ) -> Sequence[Component]:
-        """Returns a job's components from one pool: the active components of one layer, or of all layers."""
+        """Returns a job's top components from one pool, which is one layer's active components or those of all layers.
+
+        Args:
+            view: View of the round.
+            job: The job.
+            cohort: All jobs of the round.
+            number: Number of the pool, which distinguishes the random numbers of the pools.
+            pool: Active components of the pool.
+            scores: Scores for this job, by layer.
+        """
         layers = 1 if self.scope == "layer" else len(view.state.active)
         count = min(layers * job.rank, len(pool))
         if self.by == "first":
@@ -93,7 +106,8 @@ class Top(SelectionPart):
         known = {(name, component): scores[name][component] for name, component in pool}
         if self.by == "random" or len(set(known.values())) < 2:
             return deal(pool, job, cohort, view.generator(number), layers)
-        ranking = sorted(pool, key=known.__getitem__, reverse=True)  # stable: ties go to the first layer and id
+        # The sort is stable: of equal scores, the first layer and the lowest id come first.
+        ranking = sorted(pool, key=known.__getitem__, reverse=True)
         return explored(ranking, count, self.explore, view.generator(number, *job.id))
 
     def _scores(self, view: View, job: Job) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ from flt.protocol.job import Job
 
 @dataclasses.dataclass(frozen=True)
 class Truncate(Top):
-    """A job holds, trains and sends only its top r_k components: its model is smaller than the server's (HAFL)."""
+    """A job of rank r_k holds, trains and sends only its top r_k components; its model lacks all others (HAFL)."""
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
-        """Returns the held and the kept component ids of a job."""
+        """Returns the ids of the held and of the trained components, by layer: both are the top components."""
         top = self.top(view, job, cohort)
         return top, top
