@@ -72,7 +72,7 @@ class _Launcher(_SubprocessScriptLauncher):
     def started(self) -> None:
         """Stops the observer; called when all processes are connected."""
         if self.observer is not None:
-            self.observer._child_processes = []  # an observer without processes to observe ends
+            self.observer._child_processes = []  # an observer with an empty list ends
 
 
 class _QuietDDP(DDPStrategy):
@@ -96,8 +96,8 @@ def launch(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _
 
     Args:
         devices: Number of devices on each machine.
-        settings: Settings of the engine. Other processes are started only for :class:`LaunchSettings`.
-        work: Function of the process group.
+        settings: Settings of the engine. Only an engine with :class:`LaunchSettings` runs in several processes.
+        work: Function to call in each process, with the process group as its argument.
 
     Returns:
         The result of the function in this process. If the processes were spawned or forked: its result in the first of

@@ -63,7 +63,9 @@ class AllDevices(OneDevice):
 
 
 class ShardedWeights(AllDevices):
-    """Placement in which, besides, each process stores only a part of the frozen weights of every block.
+    """Placement in which each process trains on its part of every batch, and stores its part of every block's weights.
+
+    Only frozen weights are split.
 
     PyTorch's FSDP2 gathers the whole weights of a block before the block computes, and frees them afterwards. Every
     process has all adapters and the head, since these are small. Their gradients are averaged over the processes before

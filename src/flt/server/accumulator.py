@@ -46,14 +46,15 @@ class UpdateAccumulator:
     """Collects the updates of a round one by one, in any order.
 
     With ``streams``, an update is added to the running sums as soon as it arrives, and the values of its tensors are
-    then discarded. A cohort of any size therefore takes the memory of one update. Besides, the names and shapes of the
-    tensors, the metrics and the component ids of each job take some kilobytes.
+    then discarded. A cohort of any size therefore takes the memory of one update, and some kilobytes for each job: the
+    names and shapes of its tensors, its metrics and its component ids. Without ``streams``, whole updates are kept.
 
     Args:
         rule: Rule that adds an update to the sums.
         view: View of the state from which the round's payloads were built.
         cohort: Jobs of the round.
-        validate: Checks the update of a job, and returns it under the server's names of the tensors. Raises InputError.
+        validate: Function that checks the update of a job, and returns it with the server's tensor names (see
+            :meth:`Layout.server_name`). It raises InputError if the update is invalid.
         streams: True if the aggregation needs only sums over the updates; False: the updates are kept.
         steps: True if a server optimiser also needs the sums over updates without training.
         check_range: True if a single update may be refused without ending the round. Then ``add`` refuses an update

@@ -29,9 +29,9 @@ class ServerAggregation(FedCallback):
 
     Args:
         recipe: Parts of the algorithm.
-        layout: Names and roles of the module's tensors.
+        layout: Layout of the server: names and roles of the tensors, with those of all heads.
         jobs: Number of jobs in the whole federation.
-        seed: Seed of the selections, clusterings and fresh adapters.
+        seed: Seed of the random choices on the server: of selections, clusterings and newly drawn adapters.
         base: Initial values of the frozen weights that the recipe may change; empty if the recipe changes none.
         heads: Name of a head -> number of jobs with this head. The name is empty if all jobs have the same head.
     """
@@ -82,7 +82,7 @@ class ServerAggregation(FedCallback):
         return self.recipe.compression.compress_payload(self.layout, payload, group.scores, jobs)
 
     def compress(self, updates: list[Update]) -> list[Update]:
-        """Compresses the updates of one client's jobs. A step of the client, which is here as the recipe defines it."""
+        """Compresses the updates of one client's jobs. The client does this, but the recipe defines how it is done."""
         return self.recipe.compression.compress_updates(self.layout, updates)
 
     def accumulator(self, state: ServerState, cohort: Sequence[Job], check_range: bool = False) -> UpdateAccumulator:
@@ -100,7 +100,9 @@ class ServerAggregation(FedCallback):
         )
 
     def validated(self, state: ServerState, job: Job, update: Update) -> Update:
-        """Unpacks and checks the update of a job, and returns it under the server's names of the tensors.
+        """Unpacks and checks the update of a job, and returns it with the server's tensor names.
+
+        These names contain the head if jobs have different heads, see :meth:`Layout.server_name`.
 
         Raises:
             InputError: The update doesn't match its job's payload, its tensors have wrong shapes, or a number in it

@@ -52,7 +52,7 @@ class FedCallback:
         """Called when the last round has ended."""
 
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
-        """Called when an exception ends the federation; Ctrl-C is one too."""
+        """Called when an exception ends the federation, such as KeyboardInterrupt after Ctrl-C."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state to save in checkpoints: numbers, strings and tensors, or dicts and tuples of these."""

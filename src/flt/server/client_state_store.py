@@ -1,4 +1,4 @@
-"""Store of the clients' private states between rounds. On disk, so that only jobs in training need memory."""
+"""Store of the clients' private states between rounds. A state on disk takes memory only while its job trains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = "clients"
 
 
 class ClientStateStore(Mapping[JobId, ClientState]):
-    """Mapping from a job to its private state after its last accepted fit. Jobs without private tensors are absent.
+    """Mapping from a job to its private state after its last accepted fit. A job with an empty state is absent.
 
     ``put`` stores the new state of a job as pending. ``accept`` makes the pending state valid, once the server has
     accepted the update of the same fit. With a folder, ``put`` writes a file, and the file is read when its job is in a
@@ -23,7 +23,8 @@ class ClientStateStore(Mapping[JobId, ClientState]):
     once, because older checkpoints name it; it is removed together with these checkpoints.
 
     Args:
-        folder: Folder of the files ``clients/<client>_<job>_<round>.safetensors``. None: the states stay in memory.
+        folder: Folder that contains the files ``clients/<client>_<job>_<round>.safetensors``. None: the states stay in
+            memory.
         writes: True if this process writes the files. False if another process trains the same jobs and writes the
             files.
     """

@@ -42,7 +42,7 @@ Outcome = tuple[Update, ClientState] | Failure
 
 
 class Engine(abc.ABC):
-    """Decides where the jobs of a round are trained and how many at once. The method stays the same.
+    """Decides where the jobs of a round are trained and how many at once. It doesn't change the federated method.
 
     Args:
         local_trainer: Trains one job after another on the resident module, the module that stays on its device.
@@ -80,6 +80,6 @@ class Engine(abc.ABC):
 
         Args:
             accumulator: Updates and failures of this process's jobs.
-            counts: Counts of this process's callbacks.
+            counts: Numbers that this process's callbacks counted.
             states: Private states of the jobs that this process has trained.
         """

@@ -25,13 +25,13 @@ class Unstackable(Exception):
 class JointBatch:
     """One batch of each of several jobs, joined for one forward and backward pass.
 
-    All jobs have the same number of rows. A smaller batch is filled up with rows that don't count in the loss.
+    All jobs have the same number of rows. A smaller batch is filled up with filling rows, which the loss ignores.
 
     Attributes:
         jobs: Positions in the stack of the jobs that have a batch, ascending.
         inputs: Inputs of the model by name, each (jobs * rows, ...): the rows of the first job, then of the second.
-        labels: Labels: (jobs, rows) for classes, (jobs, rows, tokens) for tokens; -100 in rows that only fill up.
-        sizes: Number of examples of each job, without rows that only fill up.
+        labels: Labels (jobs, rows) of classes, or (jobs, rows, tokens) of tokens; -100 in filling rows.
+        sizes: Number of examples of each job, without filling rows.
     """
 
     jobs: tuple[int, ...]
@@ -93,7 +93,7 @@ class Steps:
 def join_batches(batches: Mapping[int, Batch], padding: int) -> JointBatch:
     """Joins the batches of several jobs. All are padded to the longest text and filled up to the largest batch.
 
-    A row that only fills up a batch is a copy of the batch's first row, so that the model gets no empty text.
+    A filling row is a copy of the batch's first row, so that the model gets no empty text.
 
     Args:
         batches: Position of a job in the stack, ascending -> batch of the job.
@@ -145,5 +145,9 @@ def _lengths_differ(name: str, batches: Mapping[int, Batch]) -> bool:
 
 
 def _filling_rows(sizes: Sequence[int]) -> Tensor:
-    """Returns a mask (jobs, rows) that is True for rows that only fill up a job's batch."""
+    """Returns a mask (jobs, rows) that is True for the filling rows.
+
+    Args:
+        sizes: Number of examples of each job.
+    """
     return torch.arange(max(sizes))[None] >= torch.tensor(sizes)[:, None]

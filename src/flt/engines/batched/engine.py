@@ -257,7 +257,7 @@ class BatchedEngine(SerialEngine):
         return job.fit.update(len(job.data.train), job.metrics), job.fit.private_state(local_trainer.initial)
 
     def _tune(self, tasks: Sequence[Task]) -> None:
-        """Chooses the number of jobs at once by timing, in a later round if fewer than two tasks can be stacked."""
+        """Chooses the number of jobs at once by timing. With fewer than two stackable tasks, a later round does it."""
         alike = [task for task in tasks if self._stack_key(task) == self._stack_key(tasks[0])]
         if len(alike) < 2:
             return
