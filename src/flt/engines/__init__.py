@@ -1,4 +1,5 @@
-"""Engines, which train the jobs of a round: one by one, stacked on one device, or spread over several processes.
+"""Engines. An engine trains the jobs of a round: one by one, several at once on one device, or in several processes.
 
-Read serial.py first (the simplest engine), then distributed.py and process_group.py; batched/ has its own guide.
+Read serial.py first: it contains the simplest engine. Then read distributed.py and process_group.py. The docstring of
+batched/__init__.py says in which order to read the files there.
 """

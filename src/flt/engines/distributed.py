@@ -1,8 +1,8 @@
-"""The distributed engine: processes on one or several machines, launched by Lightning, share each cohort.
+"""The distributed engine: it divides each cohort over several processes, on one or several machines.
 
-each process    trains clients by the engine inside: whenever it is free, the longest one that is left
-all processes   merge their accumulators: int64 sums are added up, and updates gathered as bytes of safetensors
-each process    state = aggregate(state, accumulator): the same bits in all processes
+each process    takes the client with most work left, trains its jobs with the inner engine, and takes the next client
+all processes   merge their accumulators: they add up the int64 sums, and exchange the other data as encoded bytes
+each process    computes state = aggregate(state, accumulator), which is bit-identical in all processes
 first process   evaluates, prints, and writes checkpoints
 """
 
@@ -36,22 +36,23 @@ from flt.server.engine import Engine, Outcome, Task
 from flt.server.failure_policy import FailurePolicy
 
 MAX_NUMBERS = 1 << 22
-"""Largest count of numbers that one call sums over the processes."""
+"""Largest number of integers that one call sums over the processes, unless a single sum is larger."""
 Key = tuple[str, str]
 
 
 @message
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Results of one process in a round.
+    """Message with the results of one process in a round.
 
     Attributes:
-        updates: Updates of its jobs; without tensors if they were added to the sums.
-        sums: (totals or start, what is summed, tensor) -> (shape, number of terms, reach) of its running sums.
-        counts: Counts of its callbacks.
+        updates: Updates of the process's jobs; without tensors if these were added to the sums.
+        sums: Description of the process's running sums, whose values are exchanged separately. (``totals`` or
+            ``start``, kind of the summand, name of the tensor) -> (shape, number of terms, reach).
+        counts: Numbers that the process's callbacks counted.
         files: Job -> file and checksum of the private state that the process wrote.
-        failures: Failures of its jobs.
-        jobs: Number of jobs that it trains at once; None: not chosen yet.
+        failures: Failures of the process's jobs.
+        jobs: Number of jobs that the process trains at once; None: not chosen yet.
     """
 
     updates: tuple[Update, ...]
@@ -66,17 +67,18 @@ INNER_ENGINES: dict[str, tuple[type, type[SerialEngine]]] = {
     "serial": (SerialSettings, SerialEngine),
     "batched": (BatchedSettings, BatchedEngine),
 }
-"""Name of an engine of one process -> classes of its settings and of the engine."""
+"""Name of an engine that runs in one process -> (class of its settings, class of the engine)."""
 
 
 @dataclasses.dataclass
 class DistributedSettings(LaunchSettings):
-    """Settings of the launch, and of the engine inside each process.
+    """Settings of the distributed engine.
 
     Attributes:
         name: Always ``distributed``.
-        inside: Name of the engine inside each process.
-        jobs: Number of jobs at once with ``inside=batched``; None: timed.
+        inside: Name of the inner engine, with which each process trains its jobs: ``serial`` or ``batched``.
+        jobs: Number of jobs that a process trains at once with ``inside=batched``. None: the engine chooses the number
+            by timing.
     """
 
     name: str = "distributed"
@@ -92,17 +94,19 @@ class DistributedSettings(LaunchSettings):
         self.inner_settings()
 
     def inner_settings(self) -> Any:
-        """Returns the settings of the engine inside."""
+        """Returns the settings of the inner engine."""
         kind, _ = INNER_ENGINES[self.inside]
         return kind(jobs=self.jobs) if self.inside == "batched" else kind()
 
 
 class DistributedEngine(Engine):
-    """Trains a share of each cohort. The results have the bits of the engine inside, for any number of processes.
+    """Trains this process's share of each cohort with an inner engine.
+
+    With :class:`SerialEngine` inside, the results are bit-identical for any number of processes.
 
     Args:
-        inside: Engine of one process that trains the share, such as :class:`SerialEngine`.
-        processes: Processes of the run.
+        inside: Inner engine, which trains jobs in this process.
+        processes: Group of the run's processes.
     """
 
     def __init__(self, inside: SerialEngine, processes: ProcessGroup) -> None:
@@ -110,10 +114,11 @@ class DistributedEngine(Engine):
         self.inside = inside
 
     def deal(self, cohort: Sequence[Job]) -> Iterator[Job]:
-        """Yields the jobs of the clients that this process trains.
+        """Yields the jobs that this process trains, all jobs of a client in a row.
 
-        A free process takes the longest client that is left, since processes aren't equally fast. If the bits of a fit
-        depend on the jobs stacked with it, the shares are dealt beforehand.
+        Processes aren't equally fast. Whenever a process is free, it therefore takes the client with most work among
+        those that no process has taken. If the results of a fit depend on the jobs that are trained at the same time,
+        the clients are divided over the processes beforehand, so that a repeated run divides them in the same way.
         """
         jobs, costs = defaultdict[int, list[Job]](list), Counter[int]()
         for job in cohort:
@@ -126,16 +131,21 @@ class DistributedEngine(Engine):
         return (job for client in claimed for job in jobs[client])
 
     def set_failure_policy(self, failure_policy: FailurePolicy) -> None:
-        """Sets the failure policy here and in the engine inside."""
+        """Sets the failure policy of this engine and of the inner engine."""
         super().set_failure_policy(failure_policy)
         self.inside.set_failure_policy(failure_policy)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        """Trains tasks by the engine inside, and yields the outcome of each as soon as it is known."""
+        """Trains tasks with the inner engine, and yields the outcome of each task as soon as the task has ended."""
         return self.inside.run(tasks)
 
     def exchange(self, accumulator: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
-        """Merges what the other processes have trained and counted, so that all processes have the same.
+        """Merges the results of all processes. Afterwards the arguments have the same content in all processes.
+
+        Args:
+            accumulator: Updates and failures of this process's jobs.
+            counts: Numbers that this process's callbacks counted.
+            states: Private states of the jobs that this process has trained.
 
         Raises:
             InputError: A sum over all processes is too large.
@@ -150,10 +160,11 @@ class DistributedEngine(Engine):
         mine = Share(tuple(accumulator.sendable()), described, dict(counts), dict(states.pending), failures, jobs)
         gathered: list[Share] = self.processes.all_gather_checked(encode(mine))
         if known := [share.jobs for share in gathered if share.jobs is not None]:
-            self.inside.set_jobs(min(known))  # Before the round's checkpoint, so that a resume stacks alike.
+            # Set before the checkpoint is written, so that a resumed run trains as many jobs at once.
+            self.inside.set_jobs(min(known))
         counts.clear()
         if not self.processes.is_first:
-            states.pop_replaced_files()  # The first process removes the files, with its checkpoints.
+            states.pop_replaced_files()  # Only the first process removes files, together with old checkpoints.
         for share in gathered:
             accumulator.merge(share.updates, share.failures)
             states.pending.update(share.files)
@@ -163,7 +174,7 @@ class DistributedEngine(Engine):
             self._sum_all(totals, parts)
 
     def _cost(self, job: Job) -> int:
-        """Returns the number of tokens in the fit of a job, or of examples if these have no lengths."""
+        """Returns the expected number of tokens in the fit of a job; for images, the number of examples."""
         data, settings = self.clients[job.client].data[job.index], self.local_trainer.settings
         size = data.examples
         length = settings.steps * settings.accumulate if settings.steps else None
@@ -172,7 +183,12 @@ class DistributedEngine(Engine):
         return round(batches * min(settings.batch_size, size) * (1 if lengths is None else float(np.mean(lengths))))
 
     def _sum_all(self, totals: Totals, parts: Sequence[dict[Key, tuple[tuple[int, ...], int, float]]]) -> None:
-        """Replaces each sum by the sum over all processes; a process without a term has zeros."""
+        """Replaces each running sum by its total over all processes, in place. All processes call this together.
+
+        Args:
+            totals: Running sums of this process. A process without a term adds zeros.
+            parts: For each process: key of a sum -> (shape, number of terms, reach).
+        """
         keys = sorted({key for part in parts for key in part})
         shapes = {key: shape for part in parts for key, (shape, _, _) in part.items()}
         mine = {key: totals[key] if key in totals else ExactSum.zeros(shapes[key]) for key in keys}
@@ -186,7 +202,7 @@ class DistributedEngine(Engine):
 
 
 def longest_first(costs: dict[int, int]) -> list[int]:
-    """Returns clients in descending order of the cost of their jobs.
+    """Returns the clients in descending order of their costs; clients with equal costs in ascending order.
 
     Args:
         costs: Client -> cost of its jobs.
@@ -195,7 +211,9 @@ def longest_first(costs: dict[int, int]) -> list[int]:
 
 
 def shares(costs: dict[int, int], processes: int) -> list[list[int]]:
-    """Deals clients to processes: the longest first, each to the process with the least to do.
+    """Divides clients over processes, and returns the clients of each process.
+
+    The client with the highest cost comes first. Each client goes to the process with the smallest sum of costs so far.
 
     Args:
         costs: Client -> cost of its jobs.

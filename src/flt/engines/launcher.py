@@ -1,4 +1,4 @@
-"""Launcher of the processes of a run, by Lightning's Fabric."""
+"""Launcher: it starts the processes of a run with Lightning's Fabric."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from flt.engines.process_group import PEER_TIMEOUT, LaunchedProcessGroup, Proces
 
 SPAWN, FORK = "ddp_spawn", "ddp_fork"
 START: dict[str, Literal["popen", "spawn", "fork"]] = {"ddp": "popen", SPAWN: "spawn", FORK: "fork"}
-"""Name of the strategy -> Python's name of the way to start its processes."""
+"""Name of the strategy -> ``start_method`` of Lightning's DDPStrategy."""
 _T = TypeVar("_T")
 
 
 @dataclasses.dataclass
 class LaunchSettings:
-    """Settings of an engine of several processes.
+    """Settings that all engines with several processes have.
 
     Attributes:
         strategy: Lightning's name of the strategy: ``ddp``, ``ddp_spawn`` or ``ddp_fork``.
-        nodes: Number of machines, each with ``devices`` processes.
+        nodes: Number of machines. Each machine runs one process for each of its ``devices``.
     """
 
     strategy: str = "ddp"
@@ -51,16 +51,16 @@ class LaunchSettings:
 
 
 class _Launcher(_SubprocessScriptLauncher):
-    """Starts the other processes, and ends Lightning's observer once all of them have started.
+    """Starts the other processes of this machine. Once all have started, stops Lightning's observer.
 
-    The observer would kill this process if another one died. After the start, a process that communicates with a dead
-    process raises an error, and the run decides what follows.
+    If one of the processes died, the observer would kill this process. Without the observer, the next communication
+    with the dead process raises an error, which the run can handle.
     """
 
     observer: _ChildProcessObserver | None = None
 
     def launch(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
-        """Starts the other processes, then calls the function in this one."""
+        """Starts the other processes, then calls the function in this process."""
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
             self._call_children_scripts()
@@ -70,13 +70,13 @@ class _Launcher(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
     def started(self) -> None:
-        """Called when all processes are connected."""
+        """Stops the observer; called when all processes are connected."""
         if self.observer is not None:
-            self.observer._child_processes = []  # The observer ends when it has no process left.
+            self.observer._child_processes = []  # an observer with an empty list ends
 
 
 class _QuietDDP(DDPStrategy):
-    """DDP strategy that prints nothing about its processes, in spawned processes too."""
+    """DDP strategy that prints nothing about its processes, neither in this process nor in spawned ones."""
 
     def _configure_launcher(self) -> None:
         super()._configure_launcher()
@@ -92,15 +92,20 @@ class _QuietDDP(DDPStrategy):
 
 
 def launch(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _T:
-    """Calls a function in each process of the run, and returns the result of this process.
+    """Starts the processes of the run, and calls a function in each.
 
     Args:
-        devices: Number of devices of each machine.
-        settings: Settings of the engine; an engine of several processes has :class:`LaunchSettings`.
-        work: Called with the process group.
+        devices: Number of devices on each machine.
+        settings: Settings of the engine. Only an engine with :class:`LaunchSettings` runs in several processes.
+        work: Function to call in each process, with the process group as its argument.
+
+    Returns:
+        The result of the function in this process. If the processes were spawned or forked: its result in the first of
+        them.
 
     Raises:
-        InputError: The engine takes one process only, or the machine has fewer devices.
+        InputError: The engine runs in one process only, or the machine has fewer devices.
+        PeerDiedError: Another process of the run has died.
     """
     if not isinstance(settings, LaunchSettings):
         if devices != 1:
@@ -114,40 +119,41 @@ def launch(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _
     try:
         return work(LaunchedProcessGroup(fabric))
     except PeerDiedError:
-        for process in getattr(fabric.strategy.launcher, "procs", ()):  # none if another launcher has started them
+        for process in getattr(fabric.strategy.launcher, "procs", ()):  # empty with an outer launcher
             process.kill()
             process.wait()
         raise
 
 
 def _spawn(fabric: Fabric, work: Callable[[ProcessGroup], _T]) -> _T:
-    """Calls a function in spawned or forked processes, and returns the result of the first of them.
+    """Calls a function in spawned or forked processes, and returns the result of the first process.
 
-    Lightning reads its own queue only after the processes have ended, but a process whose result is larger than a pipe
-    ends only after the result is read. Therefore a thread reads the result meanwhile.
+    Lightning passes results through a queue, which it reads only after the processes have ended. A process can't end,
+    however, while a result that is larger than a pipe's buffer is unread. Therefore the result is sent through a pipe
+    of its own, and a thread reads this pipe while the processes run.
     """
     receiver, sender = mp.get_context("spawn").Pipe(duplex=False)
     with receiver, ThreadPoolExecutor(1) as reader:
         received = reader.submit(receiver.recv_bytes)
-        with sender:  # Closed here too: if no process sends a result, the thread must not wait for ever.
+        with sender:  # If no process sends a result, closing this end stops the thread from waiting for ever.
             try:
                 fabric.launch(functools.partial(_spawned, work, sender))
             except ProcessExitedException as error:
                 raise PeerDiedError("a process of the run has died") from error
-        result: _T | InputError = pickle.loads(received.result())  # Sent by a process that this one started.
+        result: _T | InputError = pickle.loads(received.result())  # safe: the bytes come from a process of this run
     if isinstance(result, InputError):
         raise result
     return result
 
 
 def _single_threaded(work: Callable[[ProcessGroup], _T], processes: ProcessGroup) -> _T:
-    """Calls a function with one thread: in a forked process, OpenMP would wait for the threads of its parent."""
+    """Calls a function with one thread, because in a forked process OpenMP would wait for the parent's threads."""
     torch.set_num_threads(1)
     return work(processes)
 
 
 def _spawned(work: Callable[[ProcessGroup], _T], sender: Connection, fabric: Fabric) -> None:
-    """Calls a function in a spawned process; the first one sends its result, or its InputError, by value."""
+    """Calls a function in a spawned process. The first process sends the pickled result or InputError."""
     result: _T | InputError
     try:
         result = work(LaunchedProcessGroup(fabric))
@@ -164,8 +170,8 @@ def _fabric(devices: int, settings: LaunchSettings) -> Fabric:
     if settings.strategy == FORK and ("fork" not in mp.get_all_start_methods() or torch.cuda.is_initialized()):
         why = "this system can't fork, or a GPU is in use already"
         raise InputError.of("engine.strategy", FORK, [other for other in settings.strategies if other != FORK], why)
-    # The fits of engine=sharded have other strategies, but its processes start in the same way. The timeout is long,
-    # since a process may train or evaluate for long; a dead process is noticed at once.
+    # This strategy only starts the processes; the fits of engine=sharded use strategies of their own. The timeout is
+    # long, since a process may train or evaluate for long. A process that has died is noticed without a timeout.
     strategy = _QuietDDP(timeout=PEER_TIMEOUT, start_method=START.get(settings.strategy, "popen"))
     with quiet_launch():
         return Fabric(

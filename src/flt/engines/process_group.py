@@ -1,7 +1,8 @@
 """Process group: the rank of this process in the run, and its communication with the other processes.
 
-Processes gather bytes from all of them, in the order of ranks. A process that fails sends its error in such a gather,
-so that no other process waits for it in vain. The large sums follow only after a gather in which no process failed.
+The processes communicate by gathers: each process sends bytes, and receives the bytes of all processes. A process that
+fails sends its error in the next gather, so that no other process waits for it in vain. Large tensors are summed over
+the processes only after a gather in which no process has failed.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 PEER_TIMEOUT = datetime.timedelta(days=30)
-"""Time that processes wait for each other."""
+"""Time after which a process stops waiting for another one."""
 STORE_TIMEOUT = datetime.timedelta(seconds=60)
-"""Time that a process tries to reach the store, which exists already."""
+"""Time after which a process stops trying to reach the store. The first process has created the store by then."""
 NO_ITEM_LEFT = 1 << 40
-"""Added to the counter of a work queue to end it: more than any queue has items."""
+"""Number that is added to the counter of a work queue to end the queue; larger than the length of any queue."""
 _E = TypeVar("_E", bound=BaseException)
 _T = TypeVar("_T")
 
@@ -37,13 +38,13 @@ _T = TypeVar("_T")
 @message
 @dataclasses.dataclass(frozen=True)
 class StatusMessage:
-    """Message of one process to the others.
+    """Message of one process to all others.
 
     Attributes:
-        text: Text of the message.
-        error: Error with which the process failed; empty: none.
-        mistaken: True if the error is a mistake in the input.
-        signal: Number of the signal that ends the run; 0: none.
+        text: Text of the message, such as the result of a function.
+        error: Text of the error with which the process failed. Empty: the process didn't fail.
+        mistaken: True if the error is an InputError, caused by a mistake in the input.
+        signal: Number of the signal that ends the run; 0: no signal.
     """
 
     codec_name: ClassVar[str] = "Word"
@@ -55,17 +56,17 @@ class StatusMessage:
 
 
 class PeerFailedError(RuntimeError):
-    """Another process of the run has failed."""
+    """Error that is raised in this process if another process of the run has failed."""
 
 
 def mark_reported(error: _E) -> _E:
-    """Marks an error as known to all processes, so that only the first process prints it."""
+    """Marks an error as one that all processes raise, so that only the first process prints it."""
     error.reported = True  # type: ignore[attr-defined]  # exceptions take attributes
     return error
 
 
 class ProcessGroup:
-    """Group of this process alone; :class:`LaunchedProcessGroup` has several.
+    """Process group of a run with a single process. For several processes, see :class:`LaunchedProcessGroup`.
 
     Attributes:
         rank: Rank of this process.
@@ -77,35 +78,36 @@ class ProcessGroup:
         self.rank, self.size = 0, 1
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.in_lockstep = False
-        """True if all processes train every job together, so that none waits for another outside of a fit."""
-        self._failed = False  # True once all processes know of a failure: no process communicates any more
+        """True if all processes train every job together. They then wait for each other only within fits."""
+        self._failed = False  # True once all processes have received a failure; none of them communicates afterwards
 
     @property
     def is_first(self) -> bool:
-        """True if this process evaluates, prints and writes files."""
+        """True in the process with rank 0, which evaluates, prints and writes files."""
         return self.rank == 0
 
     def all_gather(self, data: bytes) -> list[bytes]:
-        """Gathers bytes from all processes, and returns them in the order of ranks."""
+        """Sends bytes to all processes, and returns the bytes of all processes in the order of ranks."""
         return [data]
 
     def all_reduce_sum(self, numbers: Tensor) -> Tensor:
-        """Returns the sum of an int64 tensor over all processes, which is exact in any order."""
+        """Returns the sum of an int64 tensor over all processes. Integer sums are exact in any order."""
         return numbers
 
     def work_queue(self, items: Sequence[_T]) -> Iterator[_T]:
-        """Yields items that no other process has taken; all processes call this with the same items.
+        """Divides items over the processes: yields the next item that no process has taken yet, until none is left.
 
-        All processes call this equally often, and gather something between two calls, as at the end of a round.
+        All processes must call this method with the same items and equally often. Between two calls there must be a
+        gather, as at the end of a round.
         """
         return iter(items)
 
     def broadcast_from_first(self, make: Callable[[], str]) -> str:
-        """Calls a function in the first process, and returns its result in all processes.
+        """Calls a function in the first process only, and returns its result in all processes.
 
         Raises:
-            InputError: The first process failed for a mistake in the input.
-            PeerFailedError: The first process failed for another reason.
+            InputError: The function raised an InputError in the first process.
+            PeerFailedError: The function raised another error in the first process.
         """
         if self.size == 1:
             return make()
@@ -119,16 +121,16 @@ class ProcessGroup:
         return self.all_gather_checked(encode(status))[0].text
 
     def agree_to_stop(self, stop: bool) -> bool:
-        """Returns whether the first process stops; its value of ``stop`` holds for all."""
+        """Returns the first process's value of ``stop`` in all processes, so that all stop after the same round."""
         return bool(self.broadcast_from_first(lambda: "stop" if stop else ""))
 
     def all_gather_checked(self, data: bytes) -> list:
-        """Gathers encoded objects from all processes, and returns them decoded, in the order of ranks.
+        """Sends an encoded object to all processes, and returns the decoded objects of all in the order of ranks.
 
         Raises:
-            InputError: A process failed for a mistake in the input.
-            PeerFailedError: A process failed for another reason.
-            KeyboardInterrupt: A signal ends the run in a process.
+            InputError: A process has failed with an InputError.
+            PeerFailedError: A process has failed with another error.
+            KeyboardInterrupt: A process has received a signal that ends the run.
         """
         received = [decode(sent) for sent in self.all_gather(data)]
         for rank, status in enumerate(received):
@@ -141,12 +143,13 @@ class ProcessGroup:
         return received
 
     def report_failure(self, error: BaseException) -> None:
-        """Reports to all other processes, which wait for this one, that this one has failed."""
+        """Sends the error of this process to all other processes, which wait for this process in a gather."""
         if self.size == 1 or self._failed:
             return
         if self.in_lockstep and not isinstance(error, InputError):
-            # The error may have happened in the middle of a fit, while the others wait for gradients: closing the
-            # connection ends them. All processes find a mistake in the input, and a signal has reached all of them.
+            # If the error happened within a fit, the others wait for gradients. Closing the connection ends them.
+            # An InputError needs no such end, because all processes raise it themselves. A signal is handled in all
+            # processes, too (agree_on_signal), so only the first process prints it.
             if isinstance(error, KeyboardInterrupt):
                 mark_reported(error)
             self.close()
@@ -162,10 +165,12 @@ class ProcessGroup:
             mark_reported(error)
 
     def agree_on_signal(self, number: int) -> int:
-        """Returns the signal that ends the run before the next job; 0: none.
+        """Returns the number of the signal that ends the run before the next job; 0: no signal.
+
+        If all processes train every job together, a signal that one process has received ends all of them.
 
         Args:
-            number: Signal that this process has received; 0: none.
+            number: Number of the signal that this process has received; 0: no signal.
         """
         if not self.in_lockstep:
             return number
@@ -190,22 +195,24 @@ class ProcessGroup:
 
 
 class LaunchedProcessGroup(ProcessGroup):
-    """Group of processes launched by Lightning's Fabric, or by an outer launcher such as torchrun or SLURM.
+    """Process group of a run whose processes were started by Lightning's Fabric, torchrun or SLURM.
 
     Args:
-        fabric: The Fabric, after its ``launch``.
+        fabric: Lightning's Fabric, after its ``launch``.
     """
 
     def __init__(self, fabric: Fabric) -> None:
         super().__init__()
         self.rank, self.size, self.device = fabric.global_rank, fabric.world_size, fabric.device
-        # Messages lie in the CPU's memory. Gloo notices at once that a process has died, while NCCL waits.
+        # Gloo, because messages are in CPU memory, and because NCCL doesn't notice at once that a process has died.
         self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=PEER_TIMEOUT)
         self._store = self._connected_store()
-        self._queues = 0  # number of work queues until now
+        self._queues = 0  # number of work queues so far
 
     def all_gather(self, data: bytes) -> list[bytes]:
-        """Gathers bytes from all processes: first the lengths, then the bytes as uint8 tensors of one length.
+        """Sends bytes to all processes, and returns the bytes of all processes in the order of ranks.
+
+        The lengths are sent first. The bytes follow as uint8 tensors, padded to the largest length.
 
         Raises:
             PeerDiedError: Another process has died.
@@ -223,13 +230,13 @@ class LaunchedProcessGroup(ProcessGroup):
         return [gathered[:size].numpy().tobytes() for gathered, size in zip(found, sizes, strict=True)]
 
     def work_queue(self, items: Sequence[_T]) -> Iterator[_T]:
-        """Yields items that no other process has taken, by a counter that the first process keeps.
+        """Yields the next item that no process has taken yet. The first process keeps the counter of taken items.
 
         Raises:
             PeerDiedError: The first process has died.
         """
         self._queues += 1
-        if self.is_first:  # All processes have gathered something since the last queue, so none still uses it.
+        if self.is_first:  # Since the last queue there was a gather, so no process uses that queue any more.
             self._store.delete_key(f"claims {self._queues - 1}")
         return self._work_queue(f"claims {self._queues}", items)
 
@@ -242,15 +249,15 @@ class LaunchedProcessGroup(ProcessGroup):
             yield items[number]
 
     def report_failure(self, error: BaseException) -> None:
-        """Reports the failure, and ends the work queue, so that the others soon gather and receive the report."""
+        """Ends the work queue, so that the others soon reach a gather, and sends them the error in this gather."""
         if not self._failed and not self.in_lockstep:
             with contextlib.suppress(RuntimeError):  # raised if the store has died with the first process
-                for number in (self._queues, self._queues + 1):  # the others may have begun the next queue
+                for number in (self._queues, self._queues + 1):  # another process may use the next queue already
                     self._store.add(f"claims {number}", NO_ITEM_LEFT)
         super().report_failure(error)
 
     def _connected_store(self) -> dist.TCPStore:
-        """Returns the store with the common counters, which the first process keeps."""
+        """Returns the store of the counters, which the first process creates and the others connect to."""
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")  # set by the launcher
         if self.is_first:
             store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
@@ -259,11 +266,11 @@ class LaunchedProcessGroup(ProcessGroup):
         port = int(self.all_gather(b"no port")[0])
         try:
             return dist.TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT)
-        except RuntimeError as error:  # refused until the timeout: the first process has died
+        except RuntimeError as error:  # no connection until the timeout: the first process has died
             raise PeerDiedError(f"the run's first process keeps no store at {host}:{port}") from error
 
     def all_reduce_sum(self, numbers: Tensor) -> Tensor:
-        """Returns the sum of an int64 tensor over all processes, which is exact in any order."""
+        """Returns the sum of an int64 tensor over all processes. Integer sums are exact in any order."""
         summed = numbers.cpu()
         with _dead_peers_noticed():
             dist.all_reduce(summed, dist.ReduceOp.SUM, group=self._group)
@@ -276,6 +283,6 @@ def _dead_peers_noticed() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "timed out" in str(error).lower():  # That process may still run, and be late.
+        if "timed out" in str(error).lower():  # the other process may only be late
             raise
         raise PeerDiedError("another process of the run has died") from error

@@ -1,4 +1,4 @@
-"""The serial engine: one job after another on one resident module."""
+"""The serial engine: it trains one job after another on one resident module, the module that stays on its device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flt.server.engine import Engine, Outcome, Task
 
 @dataclasses.dataclass
 class SerialSettings:
-    """One job after another: nothing to set.
+    """Settings of the serial engine. It has no setting besides its name.
 
     Attributes:
         name: Always ``serial``.
@@ -31,13 +31,13 @@ class SerialSettings:
 
 
 class SerialEngine(Engine):
-    """Trains jobs one after another.
+    """Trains one job after another on the resident module.
 
     Args:
-        local_trainer: The resident module and all that trains a job on it.
-        clients: Client id -> its data.
-        settings: The engine's settings.
-        on_settings: Called with the settings once the engine has chosen those that were left open.
+        local_trainer: Trains a job on the resident module.
+        clients: Client id -> the client's description, with its data.
+        settings: Settings of the engine; None: :class:`SerialSettings`.
+        on_settings: Called with the complete settings as a dict when a subclass has chosen a setting that was None.
     """
 
     jobs: int | None = 1
@@ -55,14 +55,15 @@ class SerialEngine(Engine):
         self.on_settings = on_settings or (lambda settings: None)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        """Trains tasks one after another, and yields the outcome of each as soon as it is known."""
+        """Trains tasks one after another, and yields the outcome of each task as soon as the task has ended."""
         for task in tasks:
             client, index = task.payload.job
             data = self.clients[client].data[index]
             fit = functools.partial(self.local_trainer.local_fit, data, task.payload, task.private, task.seed)
             outcome = self.failure_policy.guard(task.payload.job, fit)
             if isinstance(outcome, Failure):
-                release_memory()  # The error, which is gone by now, kept alive what the failed fit held.
+                # Until here, the traceback of the error kept the tensors of the failed fit alive.
+                release_memory()
             yield outcome
 
     def deal(self, cohort: Sequence[Job]) -> Iterator[Job]:
@@ -70,7 +71,7 @@ class SerialEngine(Engine):
         return iter(cohort)
 
     def exchange(self, accumulator: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
-        """Does nothing: there are no other processes."""
+        """Does nothing, because the serial engine runs in a single process."""
 
     def set_jobs(self, jobs: int) -> None:
-        """Sets the number of jobs at once that all processes use: here it is always one."""
+        """Does nothing, because the serial engine always trains one job at a time."""

@@ -1,4 +1,4 @@
-"""The sharded engine: trains one client at a time, each fit on the devices of all processes."""
+"""The sharded engine: it trains one job at a time, each on the devices of all processes together."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from flt.server.client_state_store import ClientStateStore
 
 @dataclasses.dataclass
 class ShardedSettings(LaunchSettings):
-    """Settings of the split of each fit over the processes.
+    """Settings of the sharded engine.
 
     Attributes:
         name: Always ``sharded``.
-        strategy: ``ddp`` or ``fsdp``.
+        strategy: ``ddp`` or ``fsdp``, see :class:`ShardedEngine`.
     """
 
     name: str = "sharded"
@@ -34,18 +34,19 @@ class ShardedSettings(LaunchSettings):
 
 
 class ShardedEngine(SerialEngine):
-    """Trains jobs one after another, each in all processes together, which then all have its update.
+    """Trains one job after another, each in all processes together. Afterwards all processes have the job's update.
 
     Args:
-        local_trainer: The resident module; the engine sets the placement of its fits.
-        clients: Client id -> its data.
-        processes: Processes of the run.
+        local_trainer: Trains a job on the resident module. The engine sets its placement, and with ``fsdp`` splits
+            the weights of its module.
+        clients: Client id -> the client's description, with its data.
+        processes: Group of the run's processes.
         nodes: Number of machines that the processes run on.
         strategy: ``ddp``: each process has the whole model. ``fsdp``: each process has a part of the frozen weights of
             every block.
 
     Raises:
-        InputError: The recipe changes frozen weights, which ``fsdp`` splits.
+        InputError: The strategy is ``fsdp``, and the recipe changes the frozen weights.
     """
 
     replicated: ClassVar[bool] = True
@@ -74,5 +75,5 @@ class ShardedEngine(SerialEngine):
             local_trainer.parameters = dict(local_trainer.module.named_parameters())
 
     def exchange(self, accumulator: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
-        """Waits until the first process has written the private states, which are the same in all processes."""
+        """Waits until the first process has written the private states. All processes have the same results already."""
         self.processes.broadcast_from_first(str)

@@ -1,4 +1,4 @@
-"""Placements that split one fit over the devices of all processes."""
+"""Placements for the sharded engine: they spread one fit over the devices of all processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flt.models.blocks import blocks
 
 
 class ResidentDDP(DDPStrategy):
-    """DDP that leaves the module on its device after a fit, and doesn't broadcast the weights before it."""
+    """DDP that doesn't broadcast the weights before a fit, and leaves the module on its device after the fit."""
 
     def __init__(self) -> None:
         super().__init__(find_unused_parameters=True, init_sync=False)  # each process has installed the same payload
@@ -34,7 +34,7 @@ class ResidentDDP(DDPStrategy):
 
 
 class AllDevices(OneDevice):
-    """Placement on the devices of all processes: each gets a part of every batch, and DDP averages the gradients.
+    """Placement in which each process trains on its part of every batch, and DDP averages the gradients.
 
     Args:
         rank: Rank of this process.
@@ -53,30 +53,33 @@ class AllDevices(OneDevice):
         }  # fmt: skip
 
     def context(self) -> contextlib.AbstractContextManager[None]:
-        """Returns an empty context, in which the fit communicates with the other processes."""
+        """Returns a context without effect, because the fit has to communicate with the other processes."""
         return contextlib.nullcontext()
 
     def shard(self, loader: DataLoader) -> DataLoader:
-        """Returns a loader of this process's part of each batch."""
+        """Returns a loader that yields only this process's part of each batch."""
         parts = Parts(loader.batch_sampler, self.rank, self.size)  # type: ignore[arg-type]  # an iterable of lists
         return DataLoader(loader.dataset, batch_sampler=parts, collate_fn=loader.collate_fn)
 
 
 class ShardedWeights(AllDevices):
-    """Placement on the devices of all processes, each of which keeps a part of the frozen weights of every block.
+    """Placement in which each process trains on its part of every batch, and stores its part of every block's weights.
 
-    FSDP2 of torch gathers the weights of a block when it computes, and frees them afterwards. Adapters and head are
-    small: every process has all of them, and averages their gradients before a step. Evaluations need all processes.
+    Only frozen weights are split.
+
+    PyTorch's FSDP2 gathers the whole weights of a block before the block computes, and frees them afterwards. Every
+    process has all adapters and the head, since these are small. Their gradients are averaged over the processes before
+    each optimiser step. An evaluation needs all processes too, because no process has all weights.
     """
 
     needs_all_processes = True
 
     def arguments(self, module: pl.LightningModule) -> dict[str, Any]:
-        """Returns the arguments for one device: the sharded weights handle the other devices themselves."""
+        """Returns the Trainer's arguments for one device. FSDP2 communicates with the other devices by itself."""
         return OneDevice().arguments(module)
 
     def context(self) -> contextlib.AbstractContextManager[None]:
-        """Returns the context in which the fit runs."""
+        """Returns a context in which Lightning takes this process for the only one."""
         return single_process()
 
     def callbacks(self) -> list[pl.Callback]:
@@ -88,10 +91,10 @@ class ShardedWeights(AllDevices):
 
         Args:
             module: Module with adapters attached, the same in all processes.
-            kept: Parameters that every process keeps in full.
+            kept: Parameters that aren't split: every process keeps them whole.
 
         Raises:
-            InputError: The model has no list of equal blocks.
+            InputError: The model has no list of blocks of one class.
         """
         mesh = init_device_mesh(next(module.parameters()).device.type, (self.size,))
         for name in blocks(module):
@@ -100,7 +103,9 @@ class ShardedWeights(AllDevices):
 
 
 class MeanGradients(pl.Callback):
-    """Averages gradients over the processes, in one message, before other callbacks read them.
+    """Averages the gradients over the processes, before other callbacks read them.
+
+    All gradients are sent as one tensor.
 
     Args:
         size: Number of processes.
@@ -110,7 +115,7 @@ class MeanGradients(pl.Callback):
         self.size = size
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
-        """Called before each optimiser step."""
+        """Replaces each gradient by its mean over the processes; called before each optimiser step."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(flat)
@@ -120,13 +125,14 @@ class MeanGradients(pl.Callback):
 
 
 class Parts(Sampler[list[int]]):
-    """Samples every size-th example of each batch, beginning with the one at position ``rank``.
+    """Sampler of this process's part of each batch: the examples at positions rank, rank + size, rank + 2 size, ...
 
-    If a batch can't be dealt evenly, some processes get one example less, and their examples weigh more in the mean of
-    the gradients. If a batch has fewer examples than processes, the last processes get its first example again.
+    If the size of a batch isn't a multiple of the number of processes, some processes get one example less. Each of
+    their examples then has a larger weight in the mean of the gradients. If a batch has fewer examples than there are
+    processes, each process without an example gets the first example of the batch.
 
     Args:
-        batches: Lists of positions in the data set.
+        batches: Sampler of batches: lists of positions in the data set.
         rank: Rank of the process.
         size: Number of processes.
 

@@ -1,1 +1,4 @@
-"""Export of a federation's models to folders, and loading of these folders. Read write.py first, then load.py."""
+"""Export of a federation's final models to folders, and loading of such folders.
+
+Read write.py first, then load.py.
+"""

@@ -1,4 +1,4 @@
-"""Export of changes of the base with an adapter: as further components if their factors are known, else as weights."""
+"""Changes of the base weights in an exported LoRA adapter: as more components if possible, otherwise as weights."""
 
 from __future__ import annotations
 
@@ -14,17 +14,22 @@ Factors = tuple[Tensor, Tensor]
 
 
 def with_change(layout: Layout, base: BaseState, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Returns an adapter for the initial base, and the names of the weights whose last values must replace the base's.
+    """Converts an adapter for the changed base into an adapter for the initial base.
 
         W0 + sum_v B_v A_v + s B A = W0 + s [B, B_1 / s, ..] [A; A_1; ..]
 
-    If all changes of a layer are factors, the layer gets r + sum_v r_v components and no weight of the base is
-    exported. The equation holds up to rounding, as always if a product isn't added to the weight first.
+    Here W0 is the initial weight of a layer, s the layer's scale, and B_v A_v the change of W0 in base version v, with
+    r_v components. If all changes of W0 are such products, the adapter's layer gets r + sum_v r_v components instead
+    of r. Otherwise the layer stays the same, and the last value of the base weight must be exported too. The equation
+    holds up to rounding.
 
     Args:
         layout: Names and roles of the adapter's tensors.
         base: Versions of the base.
         tensors: Tensors of the adapter and the head.
+
+    Returns:
+        The tensors of the new adapter and the head, and the names of the base weights that must be exported too.
     """
     wider, replaced = dict(tensors), set(base.changed())
     for layer in layout.layers.values():
@@ -37,7 +42,10 @@ def with_change(layout: Layout, base: BaseState, tensors: Mapping[str, Tensor]) 
 
 
 def _factors(base: BaseState, layer: Layer) -> list[Factors] | None:
-    """Returns the changes (out, r_v), (r_v, in) of a layer's weight, oldest first; None if one of them is a value."""
+    """Returns the factors (out, r_v), (r_v, in) of each change of a layer's base weight, oldest first.
+
+    None: at least one of the changes isn't a product but a new value of the weight.
+    """
     changes = [delta.tensors[layer.base] for delta in base.recent if layer.base in delta.tensors]
     if layer.base in base.folded or any(len(change) == 1 for change in changes):
         return None

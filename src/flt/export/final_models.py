@@ -1,4 +1,4 @@
-"""Final models of a federation: one for each group and head, or one for each client if clients keep private tensors."""
+"""Final models of a federation: one for each group and head, or one for each job if jobs trained private tensors."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from flt.server.federator import Federator
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Final model of a group or of a client.
+    """Final model of a group, or a client's own model.
 
     Attributes:
-        folder: Folder of the model below the export's folder; empty if it is the only model.
-        gid: Id of its group.
-        head: Name of its head, if jobs have different heads.
-        tensors: Name in a module with this head -> value, with the rows of the active components, or of the components
-            that the client holds.
-        data: Job that a client's own model was trained on; None for the model of a group.
+        folder: Path of the model's folder, relative to the export's folder. Empty: it is the only model.
+        gid: Id of the model's group.
+        head: Name of the model's head. Empty: all jobs have the same head.
+        tensors: The tensors, by their name in a module with this head. A and B contain only the active components or,
+            in a client's own model, only the components that the client holds.
+        data: Data of the job that trained a client's own model; None for a group's model.
     """
 
     folder: str
@@ -35,7 +35,11 @@ class Model:
 
 
 def final_models(federator: Federator) -> list[Model]:
-    """Returns a federation's models, ordered by group and head, or by client if clients trained private tensors."""
+    """Returns the final models of a federation.
+
+    If jobs trained private tensors, there is one model for each of these jobs, ordered by client. Otherwise there is
+    one model for each group and head, ordered by group and head.
+    """
     state, layout = federator.state, federator.server.layout
     plan = federator.server.recipe.plan(max(0, state.rounds - 1))
     head_of = {(c.id, i): data.head for c in federator.clients.values() for i, data in enumerate(c.data)}
@@ -45,7 +49,7 @@ def final_models(federator: Federator) -> list[Model]:
         jobs = [federator.clients[client].data[index] for client, index in private]
         return [dataclasses.replace(model, data=data) for model, data in zip(models, jobs, strict=True)]
     every = sorted(set(head_of.values()))
-    heads = {  # a group that lost its jobs gets every head
+    heads = {  # a group without jobs gets one model for every head
         gid: sorted({head for job, head in head_of.items() if state.group_of(job) == gid}) or every
         for gid in state.groups
     }
@@ -53,7 +57,10 @@ def final_models(federator: Federator) -> list[Model]:
 
 
 def _held(federator: Federator) -> dict[JobId, dict[str, Ids]]:
-    """Returns job -> layer -> ids of the components that the job would receive next; its model has no others."""
+    """Returns, for each job and layer, the ids of the components that the job would receive in a next round.
+
+    The job's own model consists of these components.
+    """
     server = federator.server
     rank = max((layer.rank for layer in server.layout.layers.values()), default=0)
     jobs = [job for _, client in sorted(federator.clients.items()) for job in client.jobs(rank)]
@@ -61,12 +68,12 @@ def _held(federator: Federator) -> dict[JobId, dict[str, Ids]]:
 
 
 def of_groups(layout: Layout, state: ServerState, heads: Mapping[int, Sequence[str]] | None = None) -> list[Model]:
-    """Returns a model for each group and each of the group's heads.
+    """Returns one model for each group and each head of the group's jobs.
 
     Args:
         layout: Layout of the server.
         state: Last state of the server.
-        heads: Group -> heads of its jobs, if jobs have different heads.
+        heads: Group id -> names of the heads of its jobs. None: all jobs have the same head.
     """
     models, gids = [], state.clusters
     for gid in gids:
@@ -84,14 +91,14 @@ def of_clients(
     head_of: Mapping[JobId, str],
     held: Mapping[JobId, Mapping[str, Ids]],
 ) -> list[Model]:
-    """Returns a model for each job that trained private tensors; the other tensors are those of the job's group.
+    """Returns one model for each job that trained private tensors. Its other tensors are those of the job's group.
 
     Args:
         layout: Layout of the server.
         state: Last state of the server.
-        private: Job -> tensors that stayed on its client, at full rank.
-        head_of: Job -> its head.
-        held: Job -> layer -> ids of the components that the job holds.
+        private: Job -> private state, with the tensors that stayed on its client, at the initial rank.
+        head_of: Job -> name of its head.
+        held: Job -> layer -> ids of the components that the job's model consists of.
     """
     jobs = {client: sum(other == client for other, _ in head_of) for client, _ in head_of}
     models = []

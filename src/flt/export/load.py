@@ -1,4 +1,4 @@
-"""Loading of exported models: an adapter of any kind on its base, or a merged model."""
+"""Loading of exported models: an adapter together with its base, or a model into which everything was merged."""
 
 from __future__ import annotations
 
@@ -38,24 +38,25 @@ from flt.protocol.layout import TRAVELLING
 
 PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
 PLACES = ("group", "head", "client", "job")
-"""Prefixes of the names of the folders inside an export, such as ``group_1``."""
+"""First parts of the names of an export's subfolders, such as ``group`` in ``group_1``."""
 LONGEST = 200
-"""Largest number of characters that an error line repeats of another library's message."""
+"""Largest number of characters of another library's message that an error line quotes."""
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     """Loads an exported model of a run, in eval mode.
 
     Args:
-        folder: Folder ``adapter/`` or ``model/`` of a run, or its subfolder of one group, head or client.
-        model: Base without adapters, changed in place; None: the base is loaded as described in the folder. A user's
-            own module must be given.
+        folder: Folder ``adapter/`` or ``model/`` of a run, or a subfolder for one group, head, client or job.
+        model: Base without adapters; the function changes it in place. None: the base is loaded as described in the
+            folder. If the run trained a user's own module, ``model`` is required.
 
     Returns:
-        A transformers model, wrapped by peft if the adapter is LoRA; a LabelNameClassifier; or ``model``.
+        The model with the exported weights. It is a transformers model or a LabelNameClassifier, if ``model`` is None.
+        A LoRA adapter is attached by peft, so the transformers model is then inside a PeftModel.
 
     Raises:
-        InputError: The folder isn't an export of flt, is broken, or doesn't fit the model.
+        InputError: The folder isn't an export of flt, is damaged, or doesn't fit the model.
 
     Example:
         >>> load("lightning_logs/c2a/version_0/adapter")  # doctest: +SKIP
@@ -71,7 +72,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 
 
 def _own(folder: Path, model: nn.Module | None) -> nn.Module:
-    """Loads C2A or bottleneck adapters with flt's own code."""
+    """Loads an adapter that peft doesn't support (C2A, bottleneck adapters) with flt's own code."""
     card = json.loads((folder / CARD).read_text())
     tensors = safetensors.torch.load_file(folder / WEIGHTS)
     held = {name.removeprefix("encoder.") if _named(folder) else name for name in tensors}
@@ -93,7 +94,10 @@ def _own(folder: Path, model: nn.Module | None) -> nn.Module:
 
 
 def _peft(folder: Path, model: nn.Module | None) -> nn.Module:
-    """Loads LoRA with peft. The weights must exist, because peft would otherwise load a pickle."""
+    """Loads a LoRA adapter with peft.
+
+    Refuses a folder without the safetensors file, because peft would then load pickled weights, which could run code.
+    """
     if not (folder / PEFT_WEIGHTS).is_file():
         raise InputError.of("folder", folder, f"a folder with {PEFT_WEIGHTS}", "the tensors are missing")
     source = json.loads((folder / PEFT_CARD).read_text()).get("base_model_name_or_path")
@@ -113,7 +117,7 @@ def _peft(folder: Path, model: nn.Module | None) -> nn.Module:
 
 
 def _merged(folder: Path, model: nn.Module | None) -> nn.Module:
-    """Loads a whole transformers model, or the weights of a user's module."""
+    """Loads a model into which everything was merged: a transformers model, or the weights of a user's own module."""
     card = json.loads((folder / MERGED_CARD).read_text())
     if "module" not in card:
         if model is not None:
@@ -132,13 +136,13 @@ _READERS = {CARD: _own, PEFT_CARD: _peft, MERGED_CARD: _merged}
 
 
 def _base(folder: Path, source: str | None, model: nn.Module | None, held: Collection[str]) -> nn.Module:
-    """Returns the given model, else the base that the folder names, with a head of the right size.
+    """Returns the base: the given model or, without one, the base that the folder describes.
 
     Args:
         folder: Folder of the export.
-        source: Base that the export's card names.
-        model: Model given by the caller.
-        held: Names of the tensors in the export.
+        source: Name of the base in the export's metadata; empty or None: not named there.
+        model: Base given by the caller; None: load the base, with a head of the right size.
+        held: Names of the tensors in the export. The loaded base may lack these.
     """
     about = json.loads((folder / BASE).read_text()) if (folder / BASE).is_file() else {}
     if model is None:
@@ -149,16 +153,23 @@ def _base(folder: Path, source: str | None, model: nn.Module | None, held: Colle
             raise InputError.of("model", None, "the module, without adapters", why)
         model = _loaded(folder, source, about, held)
     base = model.model if isinstance(model, ClientModule) else model
-    if "drawn" in about:  # needed to recognise the model's head
+    if "drawn" in about:  # the model's head is recognised by the names of the tensors that were drawn
         set_origin(base, dataclasses.replace(origin_of(base), drawn=tuple(about["drawn"])))
     return base
 
 
 def _place(folder: Path, name: str) -> str | None:
-    """Returns the path of the base's folder from the run's configuration, since a card holds only the folder's name."""
+    """Returns the path of the base's folder, or None if it isn't found.
+
+    The export contains only the folder's name. The path is in the configuration of the run.
+
+    Args:
+        folder: Folder of the export.
+        name: Name of the base's folder.
+    """
     try:
         cfg = yaml.safe_load((_levels(folder)[-1].parent / "config.yaml").read_text())
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # no configuration, or that of another program
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # no file, or a file of another program
         return None
     model = cfg.get("model") if isinstance(cfg, dict) else None
     path = model.get("path") if isinstance(model, dict) else None
@@ -166,7 +177,14 @@ def _place(folder: Path, name: str) -> str | None:
 
 
 def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collection[str]) -> nn.Module:
-    """Loads the base of a run: pre-trained weights, or random weights drawn again from the run's seed."""
+    """Loads the base of a run. If its weights were drawn at random, draws the same weights again from the seed.
+
+    Args:
+        folder: Folder of the export.
+        source: Name of the base for ``from_pretrained``, or path of its folder.
+        about: Metadata of the base.
+        held: Names of the tensors in the export. The base may lack these.
+    """
     place, local = (str(EMBEDDED[source]()), True) if source in EMBEDDED else locate(source, about.get("package"))
     kind, only = _architecture(about["architecture"]), {"local_files_only": local, "trust_remote_code": False}
     with one_line_errors(source, OFFLINE if local and not Path(place).is_dir() else LOADABLE), isolate_rng():
@@ -186,7 +204,14 @@ def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collectio
 
 
 def _drawn(kind: Any, plain: Any, config: Any, how: Mapping[str, Any]) -> nn.Module:
-    """Draws a random base (``model.random``) again, with the same weights except in a head whose size has changed."""
+    """Draws the weights of a random base (``model.random``) again, except a head whose size has changed since then.
+
+    Args:
+        kind: Class of the model.
+        plain: Configuration of the model, from the base's checkpoint.
+        config: The same configuration with the entries that the run changed.
+        how: ``seed`` and ``classes`` of the run's draw.
+    """
     if how["classes"] is not None:
         plain.num_labels = how["classes"]
     torch.manual_seed(how["seed"])
@@ -197,7 +222,7 @@ def _drawn(kind: Any, plain: Any, config: Any, how: Mapping[str, Any]) -> nn.Mod
 
 
 def _architecture(name: str) -> Any:
-    """Returns a model class of transformers by name, and refuses any other attribute of the package."""
+    """Returns the model class of transformers with this name. Refuses names of anything else in transformers."""
     architecture = getattr(transformers, name, None)
     if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
         raise InputError.of("architecture", name, "a model class of transformers")
@@ -205,7 +230,7 @@ def _architecture(name: str) -> Any:
 
 
 def _with_head(encoder: nn.Module, folder: Path) -> nn.Module:
-    """Puts the label-name head on an encoder if the run had one; all groups share this head."""
+    """Adds the label-name head to an encoder if the run used this head. Otherwise returns the encoder unchanged."""
     place = _named(folder)
     if place is None or isinstance(encoder, LabelNameClassifier):
         return encoder
@@ -215,12 +240,15 @@ def _with_head(encoder: nn.Module, folder: Path) -> nn.Module:
 
 
 def _named(folder: Path) -> Path | None:
-    """Returns the folder that holds the export's label-name head, or None. All groups and clients share this head."""
+    """Returns the folder with the label-name head; None: the run didn't use this head.
+
+    This is the top folder of the export, because all groups and clients share the head.
+    """
     return next((place for place in _levels(folder) if (place / f"{LABEL_NAMES}.json").is_file()), None)
 
 
 def _levels(folder: Path) -> list[Path]:
-    """Returns a folder of an export and its parents, up to the top folder of the export, which lies in the run's."""
+    """Returns a folder of an export and its parents up to the export's top folder, ``adapter`` or ``model``."""
     levels = [folder.absolute()]
     while levels[-1].name.partition("_")[0] in PLACES:
         levels.append(levels[-1].parent)
@@ -229,7 +257,7 @@ def _levels(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _broken(folder: Path) -> Iterator[None]:
-    """Turns any exception of a broken or foreign file into one InputError; the libraries raise various exceptions."""
+    """Converts every exception to an InputError. A damaged or foreign file makes the libraries raise any exception."""
     try:
         yield
     except InputError:

@@ -1,4 +1,4 @@
-"""Metadata of an export, from which ``flt.load`` rebuilds the model."""
+"""Metadata files of an export, from which ``flt.load`` rebuilds the model."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ from flt.models.module import MODEL_PREFIX, ClientModule
 from flt.models.provenance import origin_of
 
 BASE, CARD, WEIGHTS = "flt_base.json", "flt_adapter.json", "flt_adapter.safetensors"
-"""Metadata file of every adapter; metadata and weights of an adapter that peft doesn't support."""
+"""File names. BASE: metadata of the base, written with every adapter unless the run trained a user's own module.
+
+CARD, WEIGHTS: metadata and weights of an adapter that peft doesn't support.
+"""
 LABEL_NAMES = "label_names"
-"""Name of the two files of the label-name head, .json and .safetensors."""
+"""Name, without .json and .safetensors, of the two files of the label-name head."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """Data needed to attach an adapter again.
+    """Metadata needed to load the base and to attach the adapter again.
 
     Attributes:
-        source: Name by which ``from_pretrained`` loads the base; empty for a folder and for a user's own module.
-        adapter: Settings of the adapter; LoRA's are in peft's own file.
-        adapt_layers: Blocks that are adapted, as in the configuration.
-        classes: Number of classes; the largest one if jobs have different heads; None for a user's own module.
-        label_counts: Numbers of training examples of each class, for the model of a single client; empty if the adapter
-            doesn't use them.
-        folder: Last part of the path of the base's folder, for a base that isn't on the hub. The full path stays
-            private.
+        source: Name by which ``from_pretrained`` loads the base. Empty for a base in a folder, and for a user's own
+            module.
+        adapter: Settings of the adapter. For LoRA, peft's own file contains them instead.
+        adapt_layers: Blocks that are adapted, as in the configuration (``model.adapt_layers``).
+        classes: Number of classes. If jobs have different heads, the largest number. None for a user's own module.
+        label_counts: Number of the client's training examples of each class, in a client's own model. Empty if the
+            adapter doesn't use these numbers.
+        folder: Name of the base's folder, if the base isn't on the hub. It isn't the full path, which stays private.
     """
 
     source: str = ""
@@ -48,20 +51,25 @@ class Card:
     folder: str = ""
 
     def of_client(self, data: JobData | None) -> Card:
-        """Returns the card of a client's own model, with the client's label counts only if the adapter uses them."""
+        """Returns the card for a client's own model: with the client's label counts if the adapter uses them.
+
+        Args:
+            data: Data of the job that trained the model. None: the model is a group's, and the card stays the same.
+        """
         if data is None or self.adapter.get("label_source") != "client" or not self.adapter.get("use_label", True):
             return self
         return dataclasses.replace(self, label_counts=data.label_counts)
 
 
 def write_base(module: pl.LightningModule, tensors: Mapping[str, Tensor], target: Path, card: Card) -> None:
-    """Writes the base's class, origin and changed config entries, for a transformers model in flt's own module.
+    """Writes the file that ``flt.load`` needs to rebuild the base.
 
-    A user's own module needs no such file.
+    The file contains the class of the base, the origin of its weights, and the config entries num_labels and
+    pad_token_id. It is written only for a transformers model in flt's own module.
 
     Args:
-        module: Resident module.
-        tensors: Tensors of a group, including a head.
+        module: Module of the run.
+        tensors: Tensors of the exported model, including its head.
         target: Folder to write to.
         card: Card that names the base.
     """
@@ -91,10 +99,10 @@ def write_own(tensors: Mapping[str, Tensor], shell: str, target: Path, card: Car
     """Writes an adapter that peft doesn't support.
 
     Args:
-        tensors: Name in the module -> value.
-        shell: Prefix of flt's own module, which is removed from the names.
+        tensors: Name in the run's module -> value.
+        shell: Prefix that flt's own module adds to the names. It is removed.
         target: Folder to write to.
-        card: Data needed to attach the adapter.
+        card: Metadata to write.
     """
     named = {name.removeprefix(shell): value.contiguous() for name, value in tensors.items()}
     safetensors.torch.save_file(named, target / WEIGHTS)
@@ -102,6 +110,6 @@ def write_own(tensors: Mapping[str, Tensor], shell: str, target: Path, card: Car
 
 
 def write_label_names(head: LabelNameClassifier, target: Path) -> None:
-    """Writes the label-name head: the texts, their embeddings by the initial base, and the scale."""
+    """Writes the label-name head: the texts, the scale, and the texts' embeddings, computed before training."""
     (target / f"{LABEL_NAMES}.json").write_text(json.dumps({"texts": head.texts, "scale": head.scale}, indent=1))
     safetensors.torch.save_file({"names": head.names.cpu().contiguous()}, target / f"{LABEL_NAMES}.safetensors")

@@ -1,4 +1,4 @@
-"""Export of a federation's models: one adapter per group in peft's or flt's own format, or a merged model."""
+"""Export of a federation's final models: as adapters in the format of peft or of flt, or as merged models."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ BASES = ("merged", "delta")
 
 @dataclasses.dataclass
 class ExportConfig:
-    """Settings of the export."""
+    """Settings of the export.
+
+    Attributes:
+        base: ``merged`` or ``delta``, see :func:`kind`.
+    """
 
     base: str
 
@@ -54,18 +58,19 @@ def export(
     models: Sequence[Model] | None = None,
     base: str = "merged",
 ) -> Path:
-    """Writes the models to the folder that :func:`kind` names.
+    """Writes the final models to the folder ``adapter`` or ``model`` of a run, see :func:`kind`.
 
-    With several groups the folder has a subfolder for each group, and in it one for each head if jobs have different
-    heads. If clients trained private tensors, it has a subfolder for each client.
+    With several models, this folder has subfolders: one for each group and, within it, one for each head if jobs have
+    different heads. If jobs trained private tensors, there is one subfolder for each client instead and, within it, one
+    for each job if the client has several jobs.
 
     Args:
-        module: Resident module; its base must be at the state's version.
+        module: Module of the run. Its base weights must have the state's base version.
         layout: Names and roles of the server's tensors.
         state: Last state of the server.
         folder: Folder of the run.
-        card: Source of the base, and data needed to attach the adapter.
-        models: Models to write; None: those of the groups.
+        card: Metadata of the base and the adapter.
+        models: Models to write; None: one model for each group.
         base: ``merged`` or ``delta``, see :func:`kind`.
 
     Returns:
@@ -95,14 +100,17 @@ def export(
 
 
 def kind(layout: Layout, state: ServerState, base: str) -> str:
-    """Returns ``adapter``, or ``model`` if the base has changed and everything is merged into it.
+    """Returns what is exported: ``adapter``, or ``model`` for a whole model with everything merged.
+
+    If no base weight has changed, it is the adapter. Otherwise it depends on the adapter: for LoRA on ``base``; other
+    adapters are exported with the changed base weights, because they can't be merged into a weight; a model without
+    adapter is exported whole.
 
     Args:
         layout: Names and roles of the server's tensors.
         state: Last state of the server.
-        base: ``merged``, or ``delta`` to export LoRA as an adapter that includes the changes of the base. Bottleneck
-            adapters always include these changes, because they can't be merged into a weight. A model without an
-            adapter is always merged.
+        base: ``merged``: changes of the base and LoRA are merged into a whole model. ``delta``: LoRA is exported as an
+            adapter that includes the changes of the base.
     """
     if not state.base.version:
         return "adapter"
@@ -123,7 +131,10 @@ def _export_lora(
     target: Path,
     source: str,
 ) -> None:
-    """Writes an adapter in peft's format; peft loads every tensor in the file by its name, also those of the base."""
+    """Writes a LoRA adapter in peft's format.
+
+    The file also contains tensors of the base, such as ``changed``: peft loads every tensor in a file by its name.
+    """
     plain = _plain_names(module)
     ranks = {name: len(tensors[layer.a]) for name, layer in layout.layers.items()}
     named = {}
@@ -134,12 +145,12 @@ def _export_lora(
     drawn = {name: value for name, value in _drawn(module).items() if name not in tensors}
     for name, value in {**alike, **drawn, **changed}.items():
         layer_name, _, part = name.rpartition(".base_layer.")
-        if layer_name and not ranks[layer_name]:  # rank 0: peft doesn't wrap this layer
+        if layer_name and not ranks[layer_name]:  # a layer without components, which peft won't wrap
             name = f"{layer_name}.{part}"
         named[f"base_model.model.{plain(name)}"] = value
-    named_base = "" if _is_random(module) else source  # with a name, peft would load the pre-trained weights
+    named_base = "" if _is_random(module) else source  # given a name, peft would load pre-trained weights
     config = _config(layout, ranks, plain, _heads(module, layout), named_base)
-    config.task_type = "CAUSAL_LM" if isinstance(module, CausalModule) else None  # peft's class that can generate
+    config.task_type = "CAUSAL_LM" if isinstance(module, CausalModule) else None  # peft's class that can generate text
     config.save_pretrained(str(target))
     safetensors.torch.save_file(named, target / "adapter_model.safetensors", metadata={"format": "pt"})
 
@@ -147,10 +158,11 @@ def _export_lora(
 def _config(
     layout: Layout, components: Mapping[str, int], plain: Callable[[str], str], heads: list[str], source: str
 ) -> LoraConfig:
-    """Returns peft's configuration for layers of different ranks.
+    """Returns peft's configuration for an adapter whose layers may have different ranks.
 
-    alpha_k / r_k equals the layer's scale, also if alpha_k isn't an integer. Layers without components are left out.
-    Names are given as patterns for the whole name, because peft's lists would also match names with the same ending.
+    A layer of rank r (``components``) gets alpha = scale * r, which may be a fraction, so that alpha / r is the layer's
+    scale. Layers of rank 0 are left out. Layers are given by patterns for the whole name, because peft's lists of names
+    would also match other layers whose names end in the same way.
     """
     active = {re.escape(plain(n)): (layer, components[n]) for n, layer in layout.layers.items() if components[n]}
     ranks = {name: rank for name, (_, rank) in active.items()}
@@ -170,7 +182,13 @@ def _config(
 
 
 def _peft_name(name: str, layout: Layout, full: str) -> str:
-    """Returns a tensor's name in peft's files, which doesn't contain the name of the adapter."""
+    """Returns a tensor's name in peft's file. The file's names don't contain the adapter's name.
+
+    Args:
+        name: Name of the tensor before flt or peft wrapped the model.
+        layout: Names and roles of the module's tensors.
+        full: Name of the tensor in the module.
+    """
     entry = layout.entries[full]
     if entry.axis is not None:
         part, _, _ = name.rpartition(".")
@@ -179,12 +197,12 @@ def _peft_name(name: str, layout: Layout, full: str) -> str:
 
 
 def _heads(module: nn.Module, layout: Layout) -> list[str]:
-    """Returns the names of the modules that own the head's tensors and are trained whole."""
+    """Returns the names of the modules that form the head."""
     return sorted({name.rpartition(".")[0].replace(".modules_to_save.default", "") for name in layout.names(["head"])})
 
 
 def _alike(module: nn.Module, layout: Layout, plain: Callable[[str], str]) -> dict[str, Tensor]:
-    """Returns frozen tensors of modules whose names end like a head's, since peft treats these modules as heads."""
+    """Returns the tensors of frozen modules that peft will take for heads, because their names end like a head's."""
     heads = _heads(module, layout)
     ends = tuple(plain(name) for name in heads)
     alike = [name for name, _ in module.named_modules() if name not in heads and plain(name).endswith(ends)]
@@ -201,7 +219,7 @@ def _is_random(module: nn.Module) -> bool:
 
 
 def _drawn(module: nn.Module) -> dict[str, Tensor]:
-    """Returns randomly initialised tensors by their present names; no checkpoint of a base contains their values."""
+    """Returns the randomly initialised tensors, by name. They are exported because no checkpoint contains them."""
     drawn = drawn_tensor_names(module)
     return {
         name: value.detach().cpu().contiguous()
@@ -211,7 +229,7 @@ def _drawn(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[str, Tensor], target: Path) -> None:
-    """Writes the base, merged with all its changes, the group's adapter and the head."""
+    """Writes a whole model: the changed base with the adapter merged into it, and the head."""
     merged = merge(module, layout, tensors)
     if isinstance(module, ClientModule):
         model = module.model.encoder if isinstance(module.model, LabelNameClassifier) else module.model
@@ -222,7 +240,7 @@ def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[s
             config.num_labels = merged[f"{prefix}{output_layer(model)}.weight"].shape[0]
         if origin_of(model).use_cache is not None:
             config.use_cache = origin_of(model).use_cache
-        with isolate_rng():  # the weights drawn here are replaced below
+        with isolate_rng():  # because kind(config) draws weights, which are replaced at once
             fresh = kind(config)
         fresh.load_state_dict(
             {name.removeprefix(prefix): value for name, value in merged.items() if name.startswith(prefix)}
@@ -235,7 +253,7 @@ def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[s
 
 
 def merge(module: nn.Module, layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a state dict without adapters: W0 + scale B A replaces W0, and the head comes from ``tensors``."""
+    """Returns a state dict without adapters: W0 + scale B A replaces W0, and ``tensors`` replaces the head."""
     merged = {}
     bases = {layer.base: layer for layer in layout.layers.values()}
     for name, value in module.state_dict().items():
@@ -251,7 +269,7 @@ def merge(module: nn.Module, layout: Layout, tensors: Mapping[str, Tensor]) -> d
 
 
 def _plain_names(module: nn.Module) -> Callable[[str], str]:
-    """Returns a function: a tensor's name -> its name in the module before flt, or the user's peft, wrapped it."""
+    """Returns a function that converts a tensor's name to its name before flt or the user's peft wrapped the model."""
     shells = [f"{name}." for name, sub in module.named_modules() if isinstance(sub, PeftModel)]
 
     def plain(name: str) -> str:
@@ -264,7 +282,7 @@ def _plain_names(module: nn.Module) -> Callable[[str], str]:
 
 
 def _prefix(module: nn.Module) -> str:
-    """Returns the prefix that flt's own modules add to the names of the transformers model that they wrap."""
+    """Returns the prefix that flt's own module adds to the names in a transformers model; empty for a user's module."""
     if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
         return "model.encoder."
     return _shell(module)

@@ -1,4 +1,5 @@
-"""Server side of a federation: the round loop, the aggregation, and the handling of failed jobs and private states.
+"""Server side of a federation: the round loop, the aggregation, failed jobs, and the storage of private states.
 
-Read federator.py first (the round loop), then aggregation.py (payloads from a state, and the next state from updates).
+Read federator.py first: it contains the round loop. Then read aggregation.py: it builds the payloads of a round from
+the server's state, and computes the next state from the updates.
 """

@@ -1,4 +1,4 @@
-"""The updates of one round: all of them, or only their running sums where the rule is a function of sums."""
+"""Accumulator of one round's updates. It keeps the updates or, if the rule needs no more, only sums over them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ class Sums:
     """The running sums of a round.
 
     Attributes:
-        totals: Sums over what the members of the cohort sent.
-        start: The same sums over their untrained updates: a server optimiser steps from there.
+        totals: Sums over the updates that were added.
+        start: The same sums over the updates that these jobs would have sent without training. A server optimiser takes
+            its step from the result of these sums. Empty without a server optimiser.
     """
 
     totals: Totals = dataclasses.field(default_factory=dict)
     start: Totals = dataclasses.field(default_factory=dict)
 
     def merge(self, other: Sums) -> None:
-        """Adds other sums, all of them or none.
+        """Adds the sums of ``other`` to these sums. If one of the results is too large, nothing is added.
 
         Raises:
-            InputError: A sum of both is too large.
+            InputError: A result is too large.
         """
         try:
             self.totals, self.start = _added(self.totals, other.totals), _added(self.start, other.start)
@@ -44,19 +45,20 @@ class Sums:
 class UpdateAccumulator:
     """Collects the updates of a round one by one, in any order.
 
-    Where the recipe streams, an update is added to the sums as soon as it arrives. Only the names and shapes of its
-    tensors stay, so a cohort of any size takes the memory of one update, and some kilobytes for each job's metrics and
-    components.
+    With ``streams``, an update is added to the running sums as soon as it arrives, and the values of its tensors are
+    then discarded. A cohort of any size therefore takes the memory of one update, and some kilobytes for each job: the
+    names and shapes of its tensors, its metrics and its component ids. Without ``streams``, whole updates are kept.
 
     Args:
-        rule: Adds an update to the sums.
-        view: The state that the round's payloads came from.
-        cohort: The jobs that were sent a payload.
-        validate: Checks the update of a job, and returns it under the server's names; raises InputError.
-        streams: True if the aggregation needs the sums only.
-        steps: True if a server optimiser needs the sums over untrained updates too.
-        check_range: True if the round may go on without an update that can't be added. Then ``add`` refuses whatever
-            could make a sum too large at the end of the round, and leaves no part of it in the sums.
+        rule: Rule that adds an update to the sums.
+        view: View of the state from which the round's payloads were built.
+        cohort: Jobs of the round.
+        validate: Function that checks the update of a job, and returns it with the server's tensor names (see
+            :meth:`Layout.server_name`). It raises InputError if the update is invalid.
+        streams: True if the aggregation needs only sums over the updates; False: the updates are kept.
+        steps: True if a server optimiser also needs the sums over updates without training.
+        check_range: True if a single update may be refused without ending the round. Then ``add`` refuses an update
+            with numbers so large that a sum could overflow at the end of the round, and adds no part of it.
     """
 
     def __init__(
@@ -73,18 +75,18 @@ class UpdateAccumulator:
         self.jobs = {job.id: job for job in cohort}
         self.updates: dict[JobId, Update] = {}
         self.failures: dict[JobId, Failure] = {}
-        """The jobs that the round goes on without."""
+        """Failures of the jobs that send no update, by job."""
         self.sums = Sums() if streams else None
         self._arrived: dict[JobId, Update] = {}
-        # One view serves all updates, since it caches the base weights that it computes.
+        # The same view is used for all updates, because a view caches the base weights that it computes.
         self._view = dataclasses.replace(view, arrived=self._arrived)
 
     def add(self, update: Update) -> None:
-        """Validates an update, and keeps it or adds it to the sums.
+        """Validates an update, then adds it to the sums or, without sums, keeps it.
 
         Raises:
-            InputError: The update isn't what its job was asked for, has the wrong shapes, or holds a number that is
-                not finite or too large.
+            InputError: The update doesn't match its job's payload, its tensors have wrong shapes, or a number in it is
+                too large or not finite.
         """
         who = f"update of client {update.job[0]}, job {update.job[1]}"
         if update.job not in self.jobs:
@@ -99,30 +101,30 @@ class UpdateAccumulator:
         self.updates[update.job] = strip_values(valid) if self.sums is not None else valid
 
     def add_failure(self, failure: Failure) -> None:
-        """Notes that a job sends no update."""
+        """Records that a job sends no update."""
         self.failures[failure.job] = failure
 
     def sendable(self) -> list[Update]:
-        """Returns what other processes need of the updates, sorted by job; no tensors if they were summed."""
+        """Returns the updates for the other processes, sorted by job; without tensors if these are in the sums."""
         streams = self.sums is not None
         return [dataclasses.replace(u, tensors={}) if streams else u for u in self._sorted()]
 
     def merge(self, updates: Iterable[Update], failures: Iterable[Failure] = ()) -> None:
-        """Adds the ``sendable`` updates and the failures of another process; its sums are added separately."""
+        """Adds another process's ``sendable`` updates and its failures. The engine adds that process's sums itself."""
         for failure in failures:
             self.add_failure(failure)
         for update in updates:
             self.updates[update.job] = self._with_shapes(update) if self.sums is not None else update
 
     def compute(self) -> tuple[list[Update], Sums | None]:
-        """Returns the updates of the round, sorted by job, and their sums where the recipe streams."""
+        """Returns the updates of the round, sorted by job, and their sums; None instead if there are no sums."""
         return self._sorted(), self.sums
 
     def _sorted(self) -> list[Update]:
         return [self.updates[job] for job in sorted(self.updates)]
 
     def _with_shapes(self, update: Update) -> Update:
-        """Returns an update that came without tensors, with the names and shapes of these."""
+        """Adds empty tensors of the right names and shapes to an update that was sent without tensors."""
         head, plan = self.jobs[update.job].head, self._view.plan
         layout = self._view.layout.for_head(head)
         shapes = {
@@ -142,10 +144,13 @@ class UpdateAccumulator:
             del self._arrived[update.job]
 
     def _add_if_small(self, update: Update) -> None:
-        """Refuses an update if a whole cohort of updates as large as this one would overflow a sum.
+        """Adds an update, or refuses it if a whole cohort of equally large updates would overflow a sum.
 
-        Then no sum overflows at the end of the round, and whether an update is refused depends on that update alone,
-        not on the order of arrival or on the process that adds it.
+        With this test no sum can overflow at the end of the round. The test reads only the update itself, so its
+        result depends neither on the order of arrival nor on the process that adds the update.
+
+        Raises:
+            InputError: The update is refused.
         """
         part = Sums()
         reaches = [update.examples * _largest(values) for _, values in update.scores.values()]
@@ -173,5 +178,5 @@ def _added(one: Totals, other: Totals) -> Totals:
 
 
 def _largest(tensor: Tensor) -> float:
-    """Returns the largest magnitude, rounded up as exact sums round it."""
+    """Returns the largest magnitude in a tensor, rounded up to an integer as in ``ExactSum.reach``; 0 if empty."""
     return float(tensor.abs().max().ceil()) if tensor.numel() else 0.0

@@ -1,4 +1,4 @@
-"""Server aggregation callback: combines the parts of a recipe into payloads and the next state."""
+"""Server aggregation: applies the parts of a recipe to build payloads and to compute the state after a round."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from flt.server.validation import validate
 
 
 class ServerAggregation(FedCallback):
-    """The only callback that returns values: payloads from ``broadcast`` and the next state from ``aggregate``.
+    """Builds each job's payload (``broadcast``) and computes the state after a round (``aggregate``).
 
-    Both are pure functions, so any process can compute them, in any order.
+    Both methods are pure functions: every process can call them, and payloads can be built in any order. Like any other
+    callback, this object is called at the federation's hooks, but only this one computes payloads and states.
 
     Args:
         recipe: Parts of the algorithm.
-        layout: Names and roles of the module's tensors.
+        layout: Layout of the server: names and roles of the tensors, with those of all heads.
         jobs: Number of jobs in the whole federation.
-        seed: Seed of the selections, clusterings and fresh adapters.
-        base: Initial values of the frozen weights that the recipe may change; empty if it changes none.
-        heads: Variant of the head -> number of jobs that have it, if the layout has several.
+        seed: Seed of the random choices on the server: of selections, clusterings and newly drawn adapters.
+        base: Initial values of the frozen weights that the recipe may change; empty if the recipe changes none.
+        heads: Name of a head -> number of jobs with this head. The name is empty if all jobs have the same head.
     """
 
     def __init__(
@@ -43,18 +44,22 @@ class ServerAggregation(FedCallback):
         self.heads = heads or {}
 
     def initial(self, weights: Mapping[str, Tensor]) -> ServerState:
-        """Returns the state before round 1: one group with the initial weights of the module."""
+        """Returns the state before round 1. It has one group, with the module's initial weights.
+
+        Args:
+            weights: Name of each tensor of the module -> initial value.
+        """
         named = {name: weights[name].detach().cpu().clone() for name in self.layout.names(TRAVELLING)}
         scores = zero_scores((name, layer.rank) for name, layer in self.layout.layers.items())
         state = ServerState(0, {0: GroupState(named, scores)}, self.layout.all_components())
-        return self.recipe.schedule(state, self.layout)  # A rising budget begins below the adapter's rank.
+        return self.recipe.schedule(state, self.layout)  # a rising rank budget begins below the initial rank
 
     def broadcast(self, state: ServerState, job: Job, cohort: Sequence[Job]) -> Payload:
-        """Returns the payload of a job.
+        """Returns the payload that the server sends to a job.
 
         Args:
-            state: The server's state.
-            job: The job.
+            state: State of the server before the round.
+            job: Job that receives the payload.
             cohort: All jobs of the round.
         """
         plan = self.recipe.plan(state.rounds)
@@ -69,18 +74,25 @@ class ServerAggregation(FedCallback):
 
         slots = {slot: gather(group.slots[slot]) for slot in self.recipe.rule.sent_slots if slot in group.slots}
         first = min(other.index for other in cohort if other.client == job.client)
-        seen = state.base.seen.get(job.client, 0) if job.index == first else state.base.version  # once per client
+        # A client gets the missing base versions once, with the first of its jobs.
+        seen = state.base.seen.get(job.client, 0) if job.index == first else state.base.version
         base, version = state.base.since(seen, self.base), state.base.version
         payload = Payload(job.id, state.rounds, plan, gather(group.weights), held, kept, slots, version, base)
         jobs = sum(other.client == job.client for other in cohort)
         return self.recipe.compression.compress_payload(self.layout, payload, group.scores, jobs)
 
     def compress(self, updates: list[Update]) -> list[Update]:
-        """Compresses the updates of a client's jobs: the client's own step, found here since the recipe defines it."""
+        """Compresses the updates of one client's jobs. The client does this, but the recipe defines how it is done."""
         return self.recipe.compression.compress_updates(self.layout, updates)
 
     def accumulator(self, state: ServerState, cohort: Sequence[Job], check_range: bool = False) -> UpdateAccumulator:
-        """Returns an empty accumulator for the updates of the round that begins with ``state``."""
+        """Returns an empty accumulator for the updates of one round.
+
+        Args:
+            state: State of the server before the round.
+            cohort: Jobs of the round.
+            check_range: See :class:`UpdateAccumulator`.
+        """
         recipe, validate_update = self.recipe, functools.partial(self.validated, state)
         steps = recipe.server_optimizer.steps
         return UpdateAccumulator(
@@ -88,10 +100,13 @@ class ServerAggregation(FedCallback):
         )
 
     def validated(self, state: ServerState, job: Job, update: Update) -> Update:
-        """Unpacks and checks the update of a job, and returns it under the server's names.
+        """Unpacks and checks the update of a job, and returns it with the server's tensor names.
+
+        These names contain the head if jobs have different heads, see :meth:`Layout.server_name`.
 
         Raises:
-            InputError: The update isn't what was asked for, has the wrong shapes, or holds a number that isn't finite.
+            InputError: The update doesn't match its job's payload, its tensors have wrong shapes, or a number in it
+                isn't finite.
         """
         plan = self.recipe.plan(state.rounds)
         roles = set(plan.train) - set(plan.private)
@@ -104,9 +119,10 @@ class ServerAggregation(FedCallback):
         """Returns the state after a round.
 
         Args:
-            state: The state from which the round's payloads were made.
-            updates: The valid updates, sorted by job.
-            sums: Sums over these updates, if the recipe streams; the tensors of the updates aren't read then.
+            state: State of the server before the round.
+            updates: Validated updates, sorted by job.
+            sums: Sums over these updates. If given, the tensors of the updates aren't read. None: the updates contain
+                the values of their tensors.
         """
         view = dataclasses.replace(self.view(state), arrived={update.job: update for update in updates})
         grouped = self.recipe.grouping(view, updates)
@@ -137,7 +153,7 @@ class ServerAggregation(FedCallback):
             pruned=None,
         )
         cut = self.recipe.schedule(done, self.layout)
-        # The server can't compute what a cut removes from products of private factors.
+        # If A or B is private, the server lacks the product B A, so it can't compute the error that pruning causes.
         return dataclasses.replace(cut, pruned=None) if set(LORA_FACTORS) & set(view.plan.private) else cut
 
     def _combined(self, view: View, gid: int, members: Sequence[Update], sums: Sums | None) -> Combined:
@@ -161,6 +177,6 @@ class ServerAggregation(FedCallback):
         return dict(sorted({**view.state.scores, **measured}.items()))
 
     def view(self, state: ServerState) -> View:
-        """Returns the parts' view of a round that begins with this state."""
+        """Returns the read-only view that the recipe's parts get of the round that begins with this state."""
         plan = self.recipe.plan(state.rounds)
         return View(self.layout, state, self.jobs, self.seed, plan, self.base, self.heads)

@@ -11,51 +11,52 @@ if TYPE_CHECKING:
 
 
 class FedCallback:
-    """Hooks of a federation; only ``state_dict`` returns a value.
+    """Base class of callbacks, with the hooks that the federator calls. No ``on_*`` hook returns a value.
 
-    A callback reads the federator (``state``, ``round``, ``cohort``, ``updates``) and reports metrics by
-    ``federator.log``. ``state_dict`` and ``load_state_dict`` carry its own state over a resume.
+    A callback reads the federator's attributes (``state``, ``round``, ``cohort``, ``updates``) and reports metrics with
+    ``federator.log``. A callback with a state of its own saves and restores this state with ``state_dict`` and
+    ``load_state_dict``, so that a resumed run continues with it.
     """
 
     state_key: ClassVar[str] = ""
-    """Key of the callback's state in checkpoints; empty: the name of the class."""
+    """Key of the callback's state in checkpoints. Empty: the name of the class is the key."""
 
     def on_fit_start(self, federator: Federator) -> None:
         """Called when the federation begins or resumes."""
 
     def on_round_start(self, federator: Federator) -> None:
-        """Called when a cohort has been drawn."""
+        """Called when the cohort of a round has been drawn; called again for each retry of the round."""
 
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
-        """Called when a payload is sent to its job."""
+        """Called when the server sends a payload to a job."""
 
     def on_job_end(self, federator: Federator, update: Update) -> None:
-        """Called when the fit of a job has ended, with the update before the client's transforms and compression."""
+        """Called when the fit of a job has ended; ``update`` isn't transformed or compressed yet."""
 
     def on_update(self, federator: Federator, update: Update) -> None:
-        """Called when a client sends an update, with the compressed update."""
+        """Called when a client sends an update; ``update`` is transformed and compressed."""
 
     def on_failures(self, federator: Federator, failures: list[Failure]) -> None:
-        """Called when all jobs of a round have ended and some of them failed."""
+        """Called when all jobs of the cohort have ended, if some of them failed."""
 
     def on_round_end(self, federator: Federator) -> None:
         """Called when a round has been aggregated; ``federator.state`` is the new state."""
 
     def on_evaluation(self, federator: Federator, done: int, batches: int) -> None:
-        """Called after each batch when a global or received model is evaluated; ``done`` of ``batches`` have ended."""
+        """Called after each batch of an evaluation of a global or received model; ``done`` of ``batches`` are done."""
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
-        """Called when all callbacks have logged their metrics of the round."""
+        """Called at the end of a round, after ``on_round_end`` of all callbacks; ``metrics`` is complete."""
 
     def on_fit_end(self, federator: Federator) -> None:
         """Called when the last round has ended."""
 
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
-        """Called when an exception ends the federation, such as an interrupt."""
+        """Called when an exception ends the federation, such as KeyboardInterrupt after Ctrl-C."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state that a resume needs: numbers, strings and tensors, and dicts and tuples of these."""
+        """Returns the state to save in checkpoints: numbers, strings and tensors, or dicts and tuples of these."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the state; called before a resumed fit."""
+        """Restores a state that ``state_dict`` returned; called before a resumed run continues."""

@@ -1,4 +1,4 @@
-"""Store of private client states between rounds: on disk, so that only the clients in training take memory."""
+"""Store of the clients' private states between rounds. A state on disk takes memory only while its job trains."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ FOLDER = "clients"
 
 
 class ClientStateStore(Mapping[JobId, ClientState]):
-    """Job -> private state after its last accepted fit; a job without private tensors has no entry.
+    """Mapping from a job to its private state after its last accepted fit. A job with an empty state is absent.
 
-    ``put`` stores a new state apart, and ``accept`` makes it valid once the update of the same fit is accepted. With a
-    folder, which the processes of all hosts share, ``put`` writes a file, and the state is read again when its job is
-    next in a cohort. Replaced files remain until the checkpoints remove them, since older checkpoints name them.
+    ``put`` stores the new state of a job as pending. ``accept`` makes the pending state valid, once the server has
+    accepted the update of the same fit. With a folder, ``put`` writes a file, and the file is read when its job is in a
+    cohort again. All processes, on all machines, share this folder. A file whose state was replaced isn't removed at
+    once, because older checkpoints name it; it is removed together with these checkpoints.
 
     Args:
-        folder: Folder of the files ``clients/<client>_<job>_<round>.safetensors``; None: states stay in memory.
-        writes: True if this process writes the files; False if another process trains the same jobs and writes them.
+        folder: Folder that contains the files ``clients/<client>_<job>_<round>.safetensors``. None: the states stay in
+            memory.
+        writes: True if this process writes the files. False if another process trains the same jobs and writes the
+            files.
     """
 
     def __init__(self, folder: Path | None = None, writes: bool = True) -> None:
@@ -31,9 +34,9 @@ class ClientStateStore(Mapping[JobId, ClientState]):
         self.files: dict[JobId, str] = {}
         """Job -> file of its state, relative to the folder."""
         self.checksums: dict[str, str] = {}
-        """File -> SHA-256."""
+        """File -> SHA-256 of its content."""
         self.pending: dict[JobId, tuple[str, str]] = {}
-        """Job -> file and checksum of states that are not accepted yet."""
+        """Job -> file and checksum of its pending state. Empty without a folder."""
         self._kept: dict[JobId, ClientState] = {}
         self._new: dict[JobId, ClientState] = {}
         self._replaced: list[str] = []
@@ -51,14 +54,14 @@ class ClientStateStore(Mapping[JobId, ClientState]):
         return len(self._kept if self.folder is None else self.files)
 
     def put(self, job: JobId, state: ClientState, rounds: int, attempt: int = 0) -> None:
-        """Stores the private state after a fit, apart from the accepted states.
+        """Stores the private state of a job after a fit, as pending.
 
         Args:
             job: The job that was trained.
-            state: Private state of its client.
+            state: Private state of the job.
             rounds: Number of finished rounds, including this one.
-            attempt: Number of earlier attempts at the round; part of the file's name, since another process may still
-                remove the files of the last attempt.
+            attempt: Number of earlier attempts at the round. It is a part of the file's name, because another process
+                may still be removing the files of the last attempt.
         """
         if not state.tensors and not state.slots:
             return
@@ -90,22 +93,22 @@ class ClientStateStore(Mapping[JobId, ClientState]):
         self.pending = {}
 
     def pop_replaced_files(self) -> list[str]:
-        """Returns the files that were replaced since the last call."""
+        """Returns the files whose states were replaced since the last call."""
         replaced, self._replaced = self._replaced, []
         return replaced
 
     def load(self, files: Mapping[JobId, str], checksums: Mapping[str, str]) -> None:
-        """Takes over the states that a checkpoint names.
+        """Replaces the entries of the store by those of a checkpoint.
 
         Args:
             files: Job -> file of its state.
-            checksums: File -> SHA-256 of these files, and perhaps of others.
+            checksums: File -> SHA-256 of its content. May contain other files too.
         """
         self.files = dict(files)
         self.checksums = {file: checksums[file] for file in self.files.values()}
 
     def move_to(self, folder: Path) -> None:
-        """Writes all states in memory to a folder, and uses the folder from then on."""
+        """Writes all states from memory to a folder. From then on, the store uses this folder."""
         kept, self._kept, self.folder = self._kept, {}, folder
         for job, state in kept.items():
             self.put(job, state, 0)

@@ -1,4 +1,4 @@
-"""The engine of a federation: where jobs are trained, and how many at once."""
+"""Base class of the engines. An engine decides where jobs are trained, and how many at once."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Task:
     """One job to train.
 
     Attributes:
-        payload: What the server sends to the job.
-        private: What the job's client kept from its last fit.
+        payload: Payload that the server sends to the job.
+        private: Private state that the job's client has kept from the job's last fit; empty before the first.
         seed: Seed of the fit.
     """
 
@@ -38,42 +38,48 @@ class Task:
 
 
 Outcome = tuple[Update, ClientState] | Failure
-"""The update of a task and the new private state of its client, or the failure of its job."""
+"""Result of a task: the update with the job's new private state, or the failure of the job."""
 
 
 class Engine(abc.ABC):
-    """Decides where the jobs of a round are trained and how many at once, never what comes out.
+    """Decides where the jobs of a round are trained and how many at once. It doesn't change the federated method.
 
     Args:
-        local_trainer: The resident module and all that trains a job on it.
-        clients: Client id -> its data.
-        processes: The processes of the run.
+        local_trainer: Trains one job after another on the resident module, the module that stays on its device.
+        clients: Client id -> the client's description, with its data.
+        processes: Group of the run's processes.
     """
 
     independent: ClassVar[bool] = True
-    """True if the bits of a fit are the same whatever is trained before and beside it."""
+    """True if no bit of a fit's result depends on the jobs that are trained before it or at the same time."""
     replicated: ClassVar[bool] = False
-    """True if all processes train every job together, so that all of them have its update and private state."""
+    """True if all processes train every job together. Each process then has every update and private state."""
 
     def __init__(self, local_trainer: LocalTrainer, clients: Mapping[int, ClientSpec], processes: ProcessGroup) -> None:
         self.local_trainer, self.clients, self.processes = local_trainer, clients, processes
         self.failure_policy = STRICT
 
     def set_failure_policy(self, failure_policy: FailurePolicy) -> None:
-        """Sets whether a failing job ends the run or is an outcome like others, and how long a fit may take."""
+        """Sets the failure policy: whether a failing job ends the run, and how long a fit may take."""
         self.failure_policy, self.local_trainer.timeout = failure_policy, failure_policy.client_timeout
 
     @abc.abstractmethod
     def deal(self, cohort: Sequence[Job]) -> Iterator[Job]:
-        """Yields the jobs that this process trains, the jobs of one client in a row, each when it can begin.
+        """Yields the jobs that this process trains, each when its training can begin.
 
-        The federator calls this once in each attempt at a round.
+        The jobs of one client follow each other. The federator calls this method once in each attempt at a round.
         """
 
     @abc.abstractmethod
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        """Trains tasks, and yields the outcome of each as soon as it is known."""
+        """Trains tasks, and yields the outcome of each task as soon as the task has ended."""
 
     @abc.abstractmethod
     def exchange(self, accumulator: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
-        """Merges what the other processes have trained and counted, so that all processes have the same."""
+        """Merges the results of all processes. Afterwards the arguments have the same content in all processes.
+
+        Args:
+            accumulator: Updates and failures of this process's jobs.
+            counts: Numbers that this process's callbacks counted.
+            states: Private states of the jobs that this process has trained.
+        """

@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 class RoundFailedError(InputError):
-    """Too few updates arrived, and no retry is left."""
+    """Error for a round in which too few updates arrived, when no retry is left."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,10 @@ class FailurePolicy:
     """Conditions under which a round succeeds although jobs failed.
 
     Attributes:
-        min_updates: Fewest updates that a round needs, one for each job; None: those of the whole cohort.
-        max_retries: Largest number of retries of a round, each with another cohort unless all clients take part.
-        client_timeout: Seconds that the fit of a job may take; None: no limit.
+        min_updates: Smallest number of updates with which a round succeeds. Each job sends one update. None: every job
+            of the cohort has to send its update.
+        max_retries: Largest number of retries of a round. A retry draws another cohort, unless all clients take part.
+        client_timeout: Number of seconds that the fit of a job may take; None: no limit.
 
     Raises:
         InputError: A number is out of range.
@@ -51,18 +52,19 @@ class FailurePolicy:
                 raise InputError.of("client_timeout", self.client_timeout, "null", why)
 
     def guard(self, job: JobId, work: Callable[[], _T]) -> _T | Failure:
-        """Does the work of one job.
+        """Calls a function that works on one job, and handles its errors.
 
         Args:
             job: The job.
-            work: Called without arguments.
+            work: Function without arguments.
 
         Returns:
-            What the work returned; a failure of the job if it raised an error and the round may go on without the job.
+            The result of the function. If the function raised an error and this policy tolerates failures: the failure
+            of the job.
 
         Raises:
-            ClientTimeoutError: The work took too long, and the first failure ends the run; the message names the job.
-            Exception: Any other error of the work, if the first failure ends the run.
+            ClientTimeoutError: The function took too long, and the policy is strict. The message names the job.
+            Exception: The function raised any other error, and the policy is strict.
         """
         try:
             return work()
@@ -70,11 +72,11 @@ class FailurePolicy:
             return self.failure(job, error)
 
     def failure(self, job: JobId, error: Exception) -> Failure:
-        """Returns the failure of a job that raised an error, or raises the error if the first failure ends the run.
+        """Returns the failure of a job that raised an error. If the policy is strict, raises the error instead.
 
         Raises:
-            ClientTimeoutError: The job took too long; the message names it.
-            Exception: Any other error, as it was raised.
+            ClientTimeoutError: The job took too long, and the policy is strict. The message names the job.
+            Exception: ``error`` is any other error, and the policy is strict.
         """
         found = Failure.of(job, error)
         if not self.strict:
@@ -85,17 +87,17 @@ class FailurePolicy:
 
     @property
     def strict(self) -> bool:
-        """True if the first failure ends the run, with the error itself."""
+        """True if the first failure ends the run. The error of the failed job is then raised."""
         return self.min_updates is None and not self.max_retries
 
     def check_retry(self, attempt: int, number: int, arrived: int, asked: int) -> None:
         """Checks that a failed round may be tried again.
 
         Args:
-            attempt: Number of retries until now.
-            number: Number of the round.
-            arrived: Number of updates that arrived.
-            asked: Number of jobs in the cohort.
+            attempt: Number of retries of this round so far.
+            number: Number of the round, for the message.
+            arrived: Number of updates that arrived, for the message.
+            asked: Number of jobs in the cohort, for the message.
 
         Raises:
             RoundFailedError: No retry is left.
@@ -106,7 +108,7 @@ class FailurePolicy:
             raise RoundFailedError.of(f"round {number}", "failed", f"min_updates={wanted}", why)
 
     def is_met(self, arrived: int, asked: int) -> bool:
-        """Returns whether enough updates arrived for the round to succeed.
+        """Returns whether enough updates arrived, so that the round succeeds.
 
         Args:
             arrived: Number of updates that arrived.
@@ -116,4 +118,4 @@ class FailurePolicy:
 
 
 STRICT = FailurePolicy()
-"""The first failure ends the run."""
+"""Policy under which the first failure ends the run."""

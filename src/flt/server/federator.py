@@ -34,26 +34,27 @@ class Federator:
 
         for each round:
             cohort = sampler(seed, round)
-            for each client in the cohort, for each of its jobs:      the engine decides where and how many at once
+            for each client in the cohort, for each of its jobs:      the engine decides where, and how many at once
                 payload = server.broadcast(state, job, cohort)
                 update, private = local_fit(job, payload, private, seed)
                 updates = compress(transforms(the client's updates))
-                accumulator.add(updates)                              validated, then added to the sums or kept
-            engine.exchange(accumulator)                              merges what other processes trained
-            repeat with another cohort if too few updates arrived     failure policy
-            state = server.aggregate(state, accumulator)              a pure function
-            evaluate, log, checkpoint                                 callbacks, which return nothing
+                accumulator.add(updates)                              validates updates, then sums or keeps them
+            engine.exchange(accumulator)                              merges the results of all processes
+            repeat with another cohort if too few updates arrived     the failure policy decides
+            state = server.aggregate(state, accumulator)              is a pure function
+            evaluate, log, checkpoint                                 the callbacks do this
 
     Args:
-        server: The server aggregation callback.
-        clients: Client id -> data and capacity of the client.
+        server: Builds the payloads and computes the next state.
+        clients: Client id -> data and rank of the client.
         engine: Trains the jobs.
-        sampler: Draws the cohort.
+        sampler: Draws the clients of a round: (ids to choose from, seed, finished rounds) -> chosen ids.
         callbacks: Callbacks, in the order in which their hooks are called.
         rounds: Total number of rounds.
         seed: Seed of the cohorts and of every fit.
-        state: State to begin with.
-        transforms: Functions applied in turn to all updates of a client, before compression.
+        state: State of the server before the first round of this run.
+        transforms: Functions that take and return all updates of one client. They are applied in this order, before
+            the updates are compressed.
         failure_policy: Conditions under which a round succeeds although jobs failed.
     """
 
@@ -77,17 +78,20 @@ class Federator:
         self.attempt = 0
         """Number of earlier attempts at the current round."""
         self.counts_of_failed_attempts: Counter[str] = Counter()
-        """Counts of the callbacks in failed attempts at the current round, summed over all processes."""
+        """Numbers that callbacks counted in failed attempts at the current round, summed over all processes."""
         self.client_states = ClientStateStore()
         self.history: list[dict[str, float]] = []
         self.cohort: list[Job] = []
         self.updates: list[Update] = []
-        """Accepted updates of the current round, sorted by job; without the values of tensors if the recipe streams."""
+        """Accepted updates of the current round, sorted by job. Their tensors have no values if the recipe streams."""
         self.counts: Counter[str] = Counter()
-        """Counts of the callbacks in the current attempt; summed over all processes once its last job has ended."""
+        """Numbers that callbacks count in the current attempt at a round, such as bytes.
+
+        Once the last job of the attempt has ended, they are summed over all processes.
+        """
         self.metrics: dict[str, float] = {}
         self.should_stop = False
-        """Set by a callback to end the run after the current round."""
+        """A callback sets this to True to end the run after the current round."""
         layers = server.layout.layers.values()
         self._rank = max((layer.rank for layer in layers), default=0)
         # Clients that take part in every round are listed once, not once a round.
@@ -96,15 +100,15 @@ class Federator:
 
     @property
     def round(self) -> int:
-        """Number of the current round, counted from 1; between rounds, that of the last one."""
+        """Number of the current round, counted from 1. Between two rounds: number of the last round."""
         return int(self.metrics.get("round", self.state.rounds))
 
     def fit(self) -> ServerState:
-        """Runs the remaining rounds, or until a callback sets ``should_stop``, and returns the last state."""
+        """Runs the remaining rounds, and returns the last state. Ends sooner if a callback sets ``should_stop``."""
         try:
             self.call("on_fit_start")
             self.should_stop = self.engine.processes.agree_to_stop(self.should_stop)
-            # After a resume the resident module lacks base versions that the clients already have and payloads omit.
+            # After a resume, the resident module lacks the base versions that were sent to clients earlier.
             self.engine.local_trainer.load(self.state, self.state.home)
             while self.state.rounds < self.rounds and not self.should_stop:
                 self._round()
@@ -116,11 +120,11 @@ class Federator:
         return self.state
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Records metrics of this round for TensorBoard, the table and the checkpoint."""
+        """Records metrics of this round. They go to the loggers, the printed table and the checkpoint."""
         self.metrics.update({key: value if isinstance(value, int) else float(value) for key, value in metrics.items()})
 
     def call(self, hook: str, *args: Any) -> None:
-        """Calls one hook of the server and of every callback, in order. All hooks are called here."""
+        """Calls one hook of the server and then of every callback, in order. Every hook is called through here."""
         for callback in (self.server, *self.callbacks):
             getattr(callback, hook)(self, *args)
 
@@ -161,10 +165,10 @@ class Federator:
         return accumulator
 
     def _draw(self) -> list[Job]:
-        """Draws the jobs of the round, only from clients that have jobs in it: a cohort may be small, or empty."""
+        """Draws the jobs of the round, from the clients that have jobs in this round. The cohort may be empty."""
         joining = {number: jobs for number in self._part_time if (jobs := self._jobs(number))}
         present = sorted([*self._full_time, *joining]) if joining else self._full_time
-        # A retry draws another cohort.
+        # The seed of a retry differs, so that the retry draws another cohort.
         sequence = np.random.SeedSequence([self.seed, self.attempt])
         seed = int(sequence.generate_state(1)[0]) if self.attempt else self.seed
         chosen = self.sampler(present, seed, self.state.rounds)
@@ -185,7 +189,10 @@ class Federator:
         return int(np.random.SeedSequence([self.seed, self.state.rounds, *job.id]).generate_state(1)[0])
 
     def _sent(self) -> Iterator[Update | Failure]:
-        """Yields the updates of each client of this process once all its jobs are trained, and the failures of jobs."""
+        """Trains this process's jobs, and yields the failures and each client's updates.
+
+        The updates of a client are yielded together, once all jobs of the client have ended.
+        """
         remaining, fitted = Counter(job.client for job in self.cohort), defaultdict[int, list[Update]](list)
         for outcome in map(self._checked, self.engine.run(self._tasks())):
             if isinstance(outcome, Failure):
@@ -202,7 +209,7 @@ class Federator:
                 yield from self._transformed(fitted.pop(client, []))
 
     def _checked(self, outcome: Outcome) -> Outcome:
-        """Returns the outcome of a job, or a failure if its client's private state has a number that isn't finite."""
+        """Returns the outcome of a job, or a failure if the new private state has a number that isn't finite."""
         if isinstance(outcome, Failure):
             return outcome
         update, client_state = outcome
@@ -210,7 +217,7 @@ class Federator:
         return refused or outcome
 
     def _transformed(self, updates: list[Update]) -> list[Update | Failure]:
-        """Returns the updates that a client sends, and a failure for each job whose update it doesn't send."""
+        """Transforms and compresses a client's updates. Returns a failure for each update that isn't sent."""
         if not updates:
             return []
         updates = sorted(updates, key=lambda update: update.job)

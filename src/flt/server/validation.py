@@ -1,4 +1,4 @@
-"""Validation of updates by the server: an update is used as a whole or not at all."""
+"""Validation of updates by the server. If any part of an update is invalid, the whole update is refused."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ def validate(update: Update, layout: Layout, active: Mapping[str, Ids], roles: C
     """Checks that an update can be aggregated.
 
     Args:
-        update: The update, under the names of the client's tensors.
-        layout: Names and roles of the tensors of the update's job.
-        active: Layer -> active components.
-        roles: Roles of the tensors that the job was asked for.
-        round: Rounds finished before this one.
+        update: The update, with the tensor names of the client's module.
+        layout: Names and roles of the tensors in the client's module.
+        active: Layer -> ids of the active components.
+        roles: Roles of the tensors that the update has to contain.
+        round: Number of rounds finished before this one.
 
     Raises:
-        InputError: The update isn't what was asked for, has the wrong shapes, or holds a number that isn't finite.
+        InputError: The update belongs to another round, contains other tensors or components than it should, has
+            tensors of wrong shapes, or contains a number that isn't finite.
     """
     who = f"update of client {update.job[0]}, job {update.job[1]}"
     _check_counts(who, update, round)
@@ -36,10 +37,10 @@ def validate(update: Update, layout: Layout, active: Mapping[str, Ids], roles: C
 
 
 def check_client_state(job: JobId, state: ClientState) -> None:
-    """Checks that a client's private state can be used in its next fit.
+    """Checks that the private state of a job can be used in the job's next fit.
 
     Raises:
-        InputError: The state holds a number that isn't finite.
+        InputError: The state contains a number that isn't finite.
     """
     for tensors in (state.tensors, *state.slots.values()):
         for name, tensor in tensors.items():

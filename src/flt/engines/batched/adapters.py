@@ -1,4 +1,4 @@
-"""Adapters and heads of several jobs, stacked on one job axis, and the layers that compute with them."""
+"""Stacked adapters and heads: the tensors of several jobs along a job axis, and the layers that compute with them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from flt.protocol.layout import TRAVELLING, Layout
 
 
 class Stack:
-    """Stacked tensors of several jobs, each (jobs, ...); smaller ranks are padded with zero components.
+    """The adapter and head tensors of several jobs, each stacked to (jobs, ...).
 
-    The zeros stay zero: if A and B of a component are both zero, their gradients are too, and no optimiser of flt
-    changes them.
+    If jobs have different ranks, the smaller tensors are padded with components of zeros. These components stay zero:
+    if both A and B of a component are zero, their gradients are zero, and no optimiser of flt changes them.
 
     Args:
-        module: The resident module; inside :meth:`computing`, its layers compute with the stack.
+        module: The resident module. Within the context :meth:`computing`, its layers compute with the stack.
         layout: Names and roles of the module's tensors.
-        tensors: Every travelling tensor of each job, by name.
-        train: Roles that train.
+        tensors: For each job: name of each tensor of its adapter and head -> value.
+        train: Roles of the tensors that train.
     """
 
     def __init__(
@@ -43,24 +43,30 @@ class Stack:
         }
         self.sizes = [{name: own[name].shape for name in self.tensors} for own in tensors]
         self.shortcut: Shortcut | None = None
-        """Parts of the model that aren't computed."""
+        """Parts of the model that aren't computed; None: everything is computed."""
         self.tokens = TokenPacker()
         self.current: dict[str, Tensor] = {}
         self.rows = 0
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
-        """Name -> stacked tensor that trains, (jobs, ...)."""
+        """The stacked tensors that train: name -> parameter (jobs, ...)."""
         return {name: tensor for name, tensor in self.tensors.items() if tensor.requires_grad}
 
     def part(self, job: int, name: str, stacked: Tensor) -> Tensor:
-        """Returns one job's part of a stacked tensor as a view, without the padding of its rank."""
+        """Returns one job's part of a stacked tensor as a view, without the components that pad it.
+
+        Args:
+            job: Position of the job in the stack.
+            name: Name of the tensor.
+            stacked: The stacked tensor or its gradient, (jobs, ...).
+        """
         part, axis = stacked[job], self.layout.entries[name].axis
         return part if axis is None else part.narrow(axis, 0, self.sizes[job][name][axis])
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Context in which the module's layers compute with the stack."""
+        """Returns a context in which the module's layers compute with the stacked tensors."""
         stackable = layers(self.module, self.layout)
         try:
             for layer, (kind, names) in stackable.items():
@@ -73,12 +79,12 @@ class Stack:
 
     @contextlib.contextmanager
     def forward(self, jobs: Sequence[int], rows: int, mask: Tensor | None) -> Iterator[None]:
-        """Context of one forward pass.
+        """Returns the context for one forward pass.
 
         Args:
-            jobs: Positions of the jobs in the batch.
+            jobs: Positions in the stack of the jobs that have rows in the batch.
             rows: Number of rows in the batch, over all jobs.
-            mask: (rows, length), 0 at padding; None: unknown.
+            mask: Attention mask (rows, length), 0 at padding. None: the batch has no mask.
         """
         self.rows, self.current = rows, dict(self.tensors)
         if len(jobs) < self.jobs:
@@ -92,12 +98,12 @@ class Stack:
             yield
 
     def lora(self, layer: Any, names: Mapping[str, str], x: Tensor) -> Tensor:
-        """Computes W0 x + scale B A x, with each job's own A and B for its rows.
+        """Computes W0 x + scale B A x. The rows of each job are multiplied by the job's own A and B.
 
         Args:
-            layer: The LoRA layer of peft.
-            names: ``layer``, ``a`` and ``b`` -> the names of the layer and of its tensors.
-            x: (jobs * rows, ..., in).
+            layer: LoRA layer of peft.
+            names: ``layer`` -> name of the layer; ``a`` and ``b`` -> names of its tensors A and B.
+            x: Input (jobs * rows, ..., in).
         """
         a, b = self.current[names["a"]], self.current[names["b"]]  # (jobs, r, in), (jobs, out, r)
         counts = self.tokens.counts(x)
@@ -105,17 +111,17 @@ class Stack:
             self._check(x)
         flat = x.reshape(-1, x.shape[-1])
         out = layer.base_layer(flat)
-        flat, a, b = (tensor.to(out.dtype) for tensor in (flat, a, b))  # they differ under autocast
+        flat, a, b = (tensor.to(out.dtype) for tensor in (flat, a, b))  # under autocast, their types differ
         out = LowRank.apply(out, flat, a, b, self.layout.layers[names["layer"]].scale, counts)
         return out.view(*x.shape[:-1], -1)
 
     def linear(self, layer: nn.Linear, names: Mapping[str, str], x: Tensor) -> Tensor:
-        """Computes W x + b with each job's own W and b.
+        """Computes W x + b. The rows of each job are multiplied by the job's own W.
 
         Args:
-            layer: The linear layer, of which all weights train.
-            names: ``weight`` and perhaps ``bias`` -> the names of these tensors.
-            x: (jobs * rows, ..., in).
+            layer: Linear layer that is trained whole, such as a head. Not read, since the stack has its tensors.
+            names: ``weight`` and, if the layer has a bias, ``bias`` -> names of these tensors.
+            x: Input (jobs * rows, ..., in).
         """
         weight, bias = self.current[names["weight"]], self.current.get(names.get("bias", ""))
         if (counts := self.tokens.counts(x)) is not None:
@@ -135,10 +141,13 @@ Forward = Callable[[Stack, Any, Mapping[str, str], Tensor], Tensor]
 
 
 def layers(module: nn.Module, layout: Layout) -> dict[nn.Module, tuple[Forward, dict[str, str]]]:
-    """Returns layer with travelling tensors -> (its forward method with a stack, names of the tensors).
+    """Returns the layers that have tensors of the adapter or the head.
+
+    Returns:
+        Layer -> (method of Stack that replaces the layer's ``forward``, names of its tensors as for this method).
 
     Raises:
-        Unstackable: A layer is neither a linear layer nor LoRA on a linear layer.
+        Unstackable: One of the layers is neither a linear layer nor LoRA on a linear layer.
     """
     left = set(layout.names(TRAVELLING))
     forwards: dict[nn.Module, tuple[Forward, dict[str, str]]] = {}
@@ -158,7 +167,7 @@ def layers(module: nn.Module, layout: Layout) -> dict[nn.Module, tuple[Forward, 
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Stacks tensors to (jobs, ...), and pads smaller ones with zeros."""
+    """Stacks one tensor of each job to (jobs, ...). Smaller tensors are padded with zeros."""
     if all(part.shape == parts[0].shape for part in parts):
         return torch.stack(list(parts))
     out = parts[0].new_zeros(len(parts), *(max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)))

@@ -1,4 +1,4 @@
-"""Choice of the number of jobs at once: timed in throw-away fits, and limited by memory."""
+"""Choice of the number of jobs that are trained at once, by timing short fits whose results are discarded."""
 
 from __future__ import annotations
 
@@ -14,32 +14,35 @@ from flt.core.memory import available_memory, is_out_of_memory, peak_memory, rel
 
 _log = logging.getLogger(__name__)
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100)
-"""Numbers of jobs at once that are timed."""
+"""Numbers of jobs at once that are timed: the candidates."""
 MAX_JOBS = CANDIDATES[-1]
 """Largest number of jobs at once."""
 TIMED_STEPS = 3
-"""Steps of a timed fit; the first one warms up."""
+"""Number of steps of a timed fit. The time of the first step isn't counted, because this step warms up."""
 MAX_SLOWDOWN = 1.15
-"""A candidate is dropped if it is slower than the best by more than this factor; less may be a disturbance."""
+"""A candidate is dropped if it is slower than the best by more than this factor. Smaller differences may be noise."""
 REPEATS = 2
-"""Number of times that the remaining candidates are timed again, in reverse order."""
+"""Number of times that the candidates which weren't dropped are timed again, in reverse order."""
 MAX_SECONDS = 10.0
-"""Seconds after which no candidate is timed again: disturbances matter little if steps take long."""
+"""Seconds after which no candidate is timed again. If steps take long, noise matters little."""
 MAX_TIME_RATIO = 0.98
-"""More jobs at once must take less than this share of the time with fewer, since they cost memory."""
+"""A larger number of jobs is chosen only if its time per job is below this share of the time with fewer jobs.
+
+More jobs at once take more memory, so a smaller gain isn't worth it.
+"""
 MEMORY_SHARE = 0.8
-"""Share of the free memory that may be used."""
+"""Largest share of the free memory that a candidate may be expected to use."""
 
 
 class StepTimer(Callback):
-    """Times all steps of a fit except the first, and keeps the shortest time, the best measure of a few steps."""
+    """Measures the shortest time of a step in a fit. The first step isn't counted, because it warms up."""
 
     def __init__(self) -> None:
         self.seconds = float("inf")
         self._last: float | None = None
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        """Called after each step."""
+        """Measures the time since the end of the last step; called after each step."""
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -49,16 +52,16 @@ class StepTimer(Callback):
 
 
 def best_jobs(seconds: Callable[[int], float], jobs: int, device: torch.device) -> int:
-    """Returns the number of jobs at once with the least time per job.
+    """Returns the number of jobs at once with the shortest time per job.
 
-    Larger and larger numbers are tried until the time rises or the memory would not suffice, if its use grows in
-    proportion to the number of jobs. Candidates nearly as fast as the best are timed again, and their shortest times
-    count.
+    The candidates are timed in ascending order. This ends when a candidate is clearly slower than the best, or when the
+    next candidate would need too much memory. Its need is estimated in proportion to the number of jobs. Candidates
+    that are nearly as fast as the best are then timed again, and the shortest time of each candidate counts.
 
     Args:
-        seconds: Number of jobs at once -> seconds per step and job, measured in a fit.
-        jobs: Number of jobs that there are.
-        device: Device whose memory limits the number.
+        seconds: Function that trains this number of jobs at once, and returns the seconds per step and job.
+        jobs: Number of jobs that can be trained at once.
+        device: Device whose memory limits the number of jobs.
     """
     times: dict[int, float] = {}
     tried, used, start_time = 1, 0, time.perf_counter()
@@ -93,7 +96,11 @@ def best_jobs(seconds: Callable[[int], float], jobs: int, device: torch.device) 
 
 
 def _fewest_jobs(times: dict[int, float]) -> int:
-    """Returns the smallest number of jobs such that no larger number is clearly faster."""
+    """Returns the fastest number of jobs, but a smaller one if the larger is not clearly faster (MAX_TIME_RATIO).
+
+    Args:
+        times: Number of jobs, ascending -> seconds per step and job.
+    """
     best, at_best = 1, float("inf")
     for count, seconds in times.items():
         if seconds < MAX_TIME_RATIO * at_best:

@@ -1,4 +1,4 @@
-"""Joint batches of several jobs: one tensor for all jobs in each optimiser step."""
+"""Joint batches: the batches of several jobs, joined into one so that the jobs share a forward pass."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ Batch = Mapping[str, Tensor]
 
 
 class Unstackable(Exception):
-    """Raised if jobs can't be trained together; the text says why. They are trained one after another instead."""
+    """Error for jobs that can't be trained at once, with the reason. The engine then trains them one after another."""
 
 
 @dataclasses.dataclass(frozen=True)
 class JointBatch:
-    """The batches of several jobs in one backward pass, joined.
+    """One batch of each of several jobs, joined for one forward and backward pass.
+
+    All jobs have the same number of rows. A smaller batch is filled up with filling rows, which the loss ignores.
 
     Attributes:
-        jobs: Positions of the jobs that have a batch, in ascending order.
-        inputs: Inputs of the model, each (jobs * rows, ...): the first job's rows, then the second's.
-        labels: (jobs, rows) of classes or (jobs, rows, tokens); -100 in rows that only fill up a job's batch.
-        sizes: Examples of each job.
+        jobs: Positions in the stack of the jobs that have a batch, ascending.
+        inputs: Inputs of the model by name, each (jobs * rows, ...): the rows of the first job, then of the second.
+        labels: Labels (jobs, rows) of classes, or (jobs, rows, tokens) of tokens; -100 in filling rows.
+        sizes: Number of examples of each job, without filling rows.
     """
 
     jobs: tuple[int, ...]
@@ -38,23 +40,25 @@ class JointBatch:
     sizes: tuple[int, ...]
 
     def to(self, device: torch.device) -> JointBatch:
-        """Returns the batch with its tensors on a device."""
+        """Returns the batch with its tensors moved to a device."""
         inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
         return dataclasses.replace(self, inputs=inputs, labels=self.labels.to(device, non_blocking=True))
 
 
 class Steps:
-    """The optimiser steps of several jobs: the i-th item is a list of joint batches for the i-th step of every job.
+    """The batches of several jobs by optimiser step: item i is the list of joint batches for step i of every job.
 
-    An item has one joint batch for each accumulated batch, and fewer if all jobs' passes end. A job with fewer steps
-    than the others is missing in the later joint batches.
+    An item has ``accumulate`` joint batches, or fewer if the passes of all jobs end within the step. A job whose pass
+    ends sooner is missing in the remaining joint batches of the item. A job with fewer steps is missing in the
+    remaining items.
 
     Args:
         loaders: Loader of each job, with the same batches as if the job were trained alone.
-        accumulate: Batches per optimiser step; the last batch of a pass ends a step, as in Lightning.
-        max_steps: Optimiser steps, however many passes they take; None: ``epochs`` passes.
-        epochs: Passes over each job's examples.
-        padding: Token id that pads token ids.
+        accumulate: Number of batches per optimiser step. The last batch of a pass ends a step, as in Lightning.
+        max_steps: Number of optimiser steps of each job, in any number of passes. None: each job takes ``epochs``
+            passes.
+        epochs: Number of passes over a job's examples; not used with ``max_steps``.
+        padding: Token id at padded positions.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class Steps:
         self.counts = [steps * epochs if max_steps is None else max_steps for steps in per_pass]
         """Number of steps of each job."""
         self.last_pass_start = [(n - 1) // steps * steps for n, steps in zip(self.counts, per_pass, strict=True)]
-        """Step with which the last pass of each job begins."""
+        """Number, counted from 0, of the step with which the last pass of each job begins."""
 
     def __len__(self) -> int:
         return max(self.counts)
@@ -87,16 +91,16 @@ class Steps:
 
 
 def join_batches(batches: Mapping[int, Batch], padding: int) -> JointBatch:
-    """Joins the batches of several jobs, padded to the longest text and the largest batch.
+    """Joins the batches of several jobs. All are padded to the longest text and filled up to the largest batch.
 
-    Rows that only fill up a batch repeat its first row, so that no part of the model sees an empty text.
+    A filling row is a copy of the batch's first row, so that the model gets no empty text.
 
     Args:
-        batches: Job -> its batch, in ascending order of jobs.
-        padding: Token id that pads token ids.
+        batches: Position of a job in the stack, ascending -> batch of the job.
+        padding: Token id at padded positions.
 
     Raises:
-        Unstackable: The batches have no common shape.
+        Unstackable: The batches differ in their inputs, or in a shape that can't be padded.
     """
     first = next(iter(batches.values()))
     if any(not isinstance(batch, Mapping) or batch.keys() != first.keys() for batch in batches.values()):
@@ -113,7 +117,14 @@ def join_batches(batches: Mapping[int, Batch], padding: int) -> JointBatch:
 
 
 def _join(name: str, parts: Sequence[Any], rows: int, padding: int) -> Tensor:
-    """Returns the jobs' tensors of one name as one, (jobs * rows, ...)."""
+    """Joins one input of all jobs to (jobs * rows, ...).
+
+    Args:
+        name: Name of the input, or ``labels``.
+        parts: Tensor of each job.
+        rows: Number of rows that each job gets.
+        padding: Token id at padded positions.
+    """
     if any(not isinstance(part, Tensor) or part.dim() != parts[0].dim() for part in parts):
         raise Unstackable(f"{name} isn't a tensor in each batch")
     if all(part.shape == parts[0].shape for part in parts) and len(parts[0]) == rows:
@@ -134,5 +145,9 @@ def _lengths_differ(name: str, batches: Mapping[int, Batch]) -> bool:
 
 
 def _filling_rows(sizes: Sequence[int]) -> Tensor:
-    """Returns a mask, (jobs, rows), of the rows that only fill up a batch."""
+    """Returns a mask (jobs, rows) that is True for the filling rows.
+
+    Args:
+        sizes: Number of examples of each job.
+    """
     return torch.arange(max(sizes))[None] >= torch.tensor(sizes)[:, None]

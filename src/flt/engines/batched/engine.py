@@ -1,4 +1,4 @@
-"""The batched engine: trains several jobs at once through one frozen backbone, with stacked adapters."""
+"""The batched engine: it trains several jobs at once through one frozen backbone, with stacked adapters."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class BatchedSettings:
 
     Attributes:
         name: Always ``batched``.
-        jobs: Number of jobs at once; None: timed with the first cohort, then written into the run's configuration.
+        jobs: Number of jobs that are trained at once. None: the engine chooses the number by timing fits of the first
+            cohort, and the run's configuration then records this number.
     """
 
     name: str = "batched"
@@ -58,16 +59,17 @@ class BatchedSettings:
 
 
 class BatchedEngine(SerialEngine):
-    """Trains several jobs at once, with the results of the serial engine up to rounding.
+    """Trains several jobs at once. The results equal those of the serial engine up to rounding.
 
-    Jobs that can't be stacked are trained serially, with one warning: those with a user's own module or callbacks, with
-    dropout or with trained layers that aren't linear, and rounds in which the whole model trains.
+    The tensors of the jobs are stacked for this. If jobs can't be stacked, they are trained one after another, and one
+    warning for each reason says why. Reasons are a user's own module or callbacks, dropout, trained layers that aren't
+    linear, and plans that train the whole model.
 
     Args:
-        local_trainer: The resident module and all that trains a job on it.
-        clients: Client id -> its data.
-        settings: Settings of the engine.
-        on_settings: Called with the settings when the number of jobs at once was timed, or reduced for lack of memory.
+        local_trainer: Trains a job on the resident module, the module that stays on its device.
+        clients: Client id -> the client's description, with its data.
+        settings: Settings of the engine; None: the defaults.
+        on_settings: Called with the settings as a dict when the engine has chosen or reduced ``jobs``.
     """
 
     independent: ClassVar[bool] = False
@@ -84,11 +86,14 @@ class BatchedEngine(SerialEngine):
         self._warned: set[str] = set()
         self._verified: dict[tuple[str, ...], Shortcut | None] = {}
         self._verified_with: dict[tuple[str, ...], int] = {}
-        """Roles that train -> number of jobs in the verification; one job proves nothing about several."""
+        """Roles that train -> number of jobs with which stacking was verified.
+
+        If this was fewer than VERIFIED_JOBS, stacking is verified again for a stack of more jobs.
+        """
         self._refused: dict[tuple[str, ...], str] = {}
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        """Trains tasks, and yields their outcomes in the order of the tasks."""
+        """Trains tasks, several at once, and yields their outcomes in the order of the tasks."""
         tasks = iter(tasks)
         if self.jobs is None:
             first = list(itertools.islice(tasks, 1))
@@ -100,7 +105,7 @@ class BatchedEngine(SerialEngine):
             yield from self._chunk(chunk)
 
     def _chunk(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
-        """Trains tasks with the same plan and head together; tasks that can't be stacked are trained in their turn."""
+        """Trains a few tasks, and yields their outcomes in order. Tasks with the same plan and head are stacked."""
         outcomes: dict[int, Outcome] = {}
         for i, task in enumerate(tasks):
             if i not in outcomes:
@@ -111,7 +116,7 @@ class BatchedEngine(SerialEngine):
             yield outcomes.pop(i)
 
     def _train_stack(self, tasks: Sequence[Task]) -> list[Outcome]:
-        """Trains tasks together: in halves if memory runs out, and one after another if a job fails."""
+        """Trains tasks at once: in halves if memory runs out, and one after another if stacking or a job fails."""
         if self.fallback_reason(tasks[0]) is not None:
             return list(super().run(tasks))
         parts, failed = [tasks], list[Outcome]()
@@ -128,8 +133,8 @@ class BatchedEngine(SerialEngine):
             else:
                 if not isinstance(error, ClientTimeoutError):
                     self.failure_policy.failure(tasks[0].payload.job, error)  # raises if the first failure ends the run
-                parts = []  # Only single fits show which of the jobs failed or took too long.
-        # Outside of the handler, since its exception keeps the memory of the failed fit alive.
+                parts = []  # Train each job alone, to find out which one failed or took too long.
+        # Not inside the except block, where the exception would keep the tensors of the failed fit alive.
         release_memory()
         if failed or not parts:
             return failed or list(super().run(tasks))
@@ -143,12 +148,12 @@ class BatchedEngine(SerialEngine):
             self._use_jobs(jobs)
 
     def set_jobs(self, jobs: int) -> None:
-        """Sets the number of jobs at once that all processes use, since rounding depends on it."""
+        """Sets the number of jobs at once. Rounding depends on this number, so it is the same in all processes."""
         if jobs != self.jobs:
             self._use_jobs(jobs)
 
     def fallback_reason(self, task: Task) -> str | None:
-        """Returns why jobs like this one are trained serially, and warns once; None if they are stacked."""
+        """Returns the reason why tasks like this one can't be stacked, and warns once; None: they can be stacked."""
         train = task.payload.plan.train
         if train not in self._refused:
             try:
@@ -163,7 +168,7 @@ class BatchedEngine(SerialEngine):
         return why
 
     def _fit(self, tasks: Sequence[Task]) -> list[Result]:
-        """Trains tasks in one stack."""
+        """Trains tasks at once in one stack, and returns the update and the private state of each."""
         with self._isolated():
             jobs, stack = self._stacked(tasks, self.local_trainer.evaluate)
             with self._time_limit(len(tasks)):
@@ -177,15 +182,14 @@ class BatchedEngine(SerialEngine):
         return isolated(self.local_trainer.module, self.local_trainer.parameters.values())
 
     def _time_limit(self, jobs: int) -> AbstractContextManager[None]:
-        """Limits the time of a fit to that of ``jobs`` single fits, since only single fits show which job is slow."""
+        """Limits the time of a fit of several jobs to the sum of the jobs' time limits.
+
+        If the fit takes longer, each job is trained alone, with its own limit.
+        """
         return time_limit(None if self.local_trainer.timeout is None else self.local_trainer.timeout * jobs)
 
     def seconds(self, tasks: Sequence[Task]) -> float:
-        """Times a few steps of a fit that leaves no trace.
-
-        Returns:
-            Seconds per step and job.
-        """
+        """Returns the seconds per step and job, measured in a short fit of these tasks whose result is discarded."""
         timer = autotune.StepTimer()
         with self._isolated(), self._time_limit(len(tasks)):
             self._train(*self._stacked(tasks, lambda dataset: {}), autotune.TIMED_STEPS, [timer])
@@ -194,7 +198,7 @@ class BatchedEngine(SerialEngine):
     def _stacked(
         self, tasks: Sequence[Task], evaluate: Callable[[Dataset], dict[str, float]]
     ) -> tuple[list[StackedJob], Stack]:
-        """Installs and evaluates each job's model in turn, and stacks the installed tensors."""
+        """Loads the received model of each job in turn, calls ``evaluate``, and stacks the tensors of the models."""
         local_trainer, jobs = self.local_trainer, []
         for task in tasks:
             client, index = task.payload.job
@@ -229,7 +233,7 @@ class BatchedEngine(SerialEngine):
         return stacked
 
     def _module(self, jobs: Sequence[StackedJob], stack: Stack, max_steps: int | None = None) -> StackedModule:
-        """Returns the module that trains the stack, with a verified shortcut."""
+        """Returns the LightningModule that trains the stack. Also verifies stacking, and sets the stack's shortcut."""
         local_trainer, settings = self.local_trainer, self.local_trainer.settings
         module = local_trainer.module
         assert isinstance(module, ClientModule)
@@ -253,12 +257,12 @@ class BatchedEngine(SerialEngine):
         return job.fit.update(len(job.data.train), job.metrics), job.fit.private_state(local_trainer.initial)
 
     def _tune(self, tasks: Sequence[Task]) -> None:
-        """Chooses the number of jobs at once by timing; postponed if fewer than two tasks can be stacked."""
+        """Chooses the number of jobs at once by timing. With fewer than two stackable tasks, a later round does it."""
         alike = [task for task in tasks if self._stack_key(task) == self._stack_key(tasks[0])]
         if len(alike) < 2:
             return
         try:
-            # Verified here, so that the timed fits need no verification.
+            # Verify stacking now, so that no timed fit includes the verification.
             with self._isolated(), self._time_limit(VERIFIED_JOBS):
                 self._module(*self._stacked(alike[:VERIFIED_JOBS], lambda dataset: {}), autotune.TIMED_STEPS)
             device = self.local_trainer.module.device
@@ -269,7 +273,7 @@ class BatchedEngine(SerialEngine):
             return
         except Exception as error:
             self.failure_policy.failure(alike[0].payload.job, error)  # raises if the first failure ends the run
-            return  # After a failed job, this round's jobs are trained one by one, and the next round's are timed.
+            return  # The jobs of this round are trained one after another. The next round tries to time again.
         _log.info("engine=batched trains %d jobs at once", jobs)
         self._use_jobs(jobs)
 
@@ -278,7 +282,7 @@ class BatchedEngine(SerialEngine):
         self.on_settings(dataclasses.asdict(dataclasses.replace(self.settings, jobs=jobs)))
 
     def _stack_key(self, task: Task) -> tuple[str, str]:
-        """Returns a key that is equal for tasks that can be stacked."""
+        """Returns the plan and the head of a task. Only tasks for which both are equal can be stacked."""
         client, index = task.payload.job
         return repr(task.payload.plan), self.clients[client].data[index].head
 

@@ -1,4 +1,4 @@
-"""Stacked LoRA products, added in place to the output of a frozen layer, with a backward pass without copies."""
+"""LoRA products of several jobs, added in place to the output of a frozen layer, with a fast backward pass."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from torch.autograd.function import once_differentiable
 
 
 class LowRank(torch.autograd.Function):
-    """Computes out + scale x A^T B^T in place, with each job's own A and B for the tokens of that job.
+    """Computes out + scale x A^T B^T in place. The tokens of each job are multiplied by the job's own A and B.
 
-    Autograd's backward of the same products splits the output by jobs and joins the gradients again, which takes two
-    passes over the activations. It also computes the gradient of B along the wrong axis, at a third of the rate.
+    The backward pass that autograd derives for these products is slower. It splits the output by jobs and joins the
+    gradients again, which takes two more passes over the activations. It also computes the gradient of B along an axis
+    for which the matrix product runs at a third of the speed.
     """
 
     @staticmethod
     def forward(
         ctx: Any, out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, counts: Sequence[int] | None
     ) -> Tensor:
-        """Adds the product to ``out``, and returns it.
+        """Adds the scaled product to ``out`` in place, and returns ``out``.
 
         Args:
             ctx: Context of autograd.
-            out: (tokens, out), output of the frozen layer for x; if it were a view, its gradient would be copied.
-            x: (tokens, in): tokens of the first job, then of the second.
-            a: (jobs, r, in).
-            b: (jobs, out, r).
-            scale: Scale of all products.
-            counts: Number of tokens of each job; None: the same for all jobs.
+            out: Output of the frozen layer for x, (tokens, out). It must not be a view, because autograd would then
+                copy its gradient.
+            x: Input (tokens, in): the tokens of the first job, then of the second.
+            a: A of each job, (jobs, r, in).
+            b: B of each job, (jobs, out, r).
+            scale: Scale of the product, the same for all jobs.
+            counts: Number of tokens of each job. None: all jobs have the same number.
         """
         inner = x.new_empty(len(x), a.shape[1])
         _add(inner, x, a.transpose(1, 2), counts, beta=0)
@@ -63,7 +65,16 @@ class LowRank(torch.autograd.Function):
 def _add(
     out: Tensor, x: Tensor, w: Tensor, counts: Sequence[int] | None, alpha: float = 1.0, beta: float = 1.0
 ) -> None:
-    """Sets out to beta out + alpha x w: out is (tokens, n), x is (tokens, m), and w is (jobs, m, n)."""
+    """Sets ``out`` to beta out + alpha x w for the tokens of each job, in place.
+
+    Args:
+        out: (tokens, n).
+        x: (tokens, m).
+        w: Matrix of each job, (jobs, m, n).
+        counts: Number of tokens of each job. None: all jobs have the same number.
+        alpha: Factor of the product.
+        beta: Factor of the old value of ``out``.
+    """
     if counts is None:
         by_job = out.view(_by_job(out, len(w)))
         by_job.baddbmm_(x.reshape(_by_job(x, len(w))), w, alpha=alpha, beta=beta)
@@ -73,7 +84,7 @@ def _add(
 
 
 def _products(x: Tensor, y: Tensor, counts: Sequence[int] | None, jobs: int) -> Tensor:
-    """Returns x^T y of each job, (jobs, m, n), for x (tokens, m) and y (tokens, n)."""
+    """Returns the product x^T y over the tokens of each job, (jobs, m, n), for x (tokens, m) and y (tokens, n)."""
     if counts is None:
         return torch.bmm(x.view(_by_job(x, jobs)).transpose(1, 2), y.reshape(_by_job(y, jobs)))
     out = x.new_empty(jobs, x.shape[1], y.shape[1])
@@ -83,5 +94,8 @@ def _products(x: Tensor, y: Tensor, counts: Sequence[int] | None, jobs: int) -> 
 
 
 def _by_job(x: Tensor, jobs: int) -> tuple[int, int, int]:
-    """Returns the shape (jobs, tokens of each, n) of (tokens, n). No -1: n is 0 for a layer without components."""
+    """Returns the shape (jobs, tokens / jobs, n) into which x (tokens, n) can be viewed.
+
+    It contains no -1, which ``view`` can't resolve if n is 0, as in a layer without components.
+    """
     return jobs, len(x) // jobs, x.shape[1]

@@ -1,4 +1,4 @@
-"""One Lightning fit of several jobs: the LightningModule of their stack, and the calls of each job's callbacks."""
+"""One Lightning fit of several jobs: a LightningModule for their stack, and a callback that calls their callbacks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flt.models.module import ClientModule
 JOB_HOOKS = frozenset(
     {"on_train_start", "on_after_backward", "on_before_optimizer_step", "on_train_batch_end", "on_train_end"}
 )
-"""Hooks of local callbacks that are called for each job separately."""
+"""Hooks of local callbacks that are called in a fit of several jobs, once for each job."""
 
 
 @dataclasses.dataclass
@@ -30,13 +30,15 @@ class StackedJob:
     """One job in a fit of several jobs.
 
     Attributes:
-        fit: The job's fit. Its parameters are views of the stack: a callback that changes them changes the stack.
+        fit: The job's local fit. Its parameters are views of the stack, so a callback that changes them in place also
+            changes the stack.
         data: Examples of the job.
         seed: Seed of the job's batches.
-        tensors: Tensors that were installed for the job, by name.
-        metrics: Metrics of the job until now.
+        tensors: Adapter and head of the received model: name -> tensor.
+        metrics: Metrics of the job so far.
         callbacks: Local callbacks of the job.
-        optimizer: Optimiser that the job's callbacks see, with its parameters and the actual learning rates.
+        optimizer: Optimiser that is passed to the job's callbacks, with the job's parameters and the learning rates. It
+            takes no step: the stack has another optimiser. None: the job has no callbacks.
     """
 
     fit: LocalFit
@@ -48,10 +50,10 @@ class StackedJob:
     optimizer: torch.optim.Optimizer | None = None
 
     def check_callbacks(self) -> None:
-        """Refuses callbacks with hooks that a fit of several jobs doesn't call.
+        """Checks that the job's callbacks use only hooks that a fit of several jobs calls.
 
         Raises:
-            Unstackable: A callback has such a hook.
+            Unstackable: A callback uses another hook.
         """
         for callback in self.callbacks:
             for hook in (name for name in dir(Callback) if name.startswith(("on_", "setup", "teardown"))):
@@ -59,22 +61,22 @@ class StackedJob:
                     raise Unstackable(f"{type(callback).__name__} has {hook}, which is called for one job at a time")
 
     def finish(self, steps: int) -> None:
-        """Copies the job's parameters out of the stack, which may still change; called after the job's last step."""
+        """Copies the job's parameters out of the stack, which other jobs still train; called after its last step."""
         for parameter in self.fit.trained.values():
             parameter.data, parameter.grad = parameter.data.clone(), None
         self.fit.steps = steps
 
 
 class StackedModule(pl.LightningModule):
-    """Trains the stack of several jobs' adapters on one backbone.
+    """Trains the stacked adapters and heads of several jobs on one backbone.
 
-    The loss is the sum of the jobs' losses, each the mean over the job's own examples. Therefore each job has the same
-    gradient as alone.
+    The loss is the sum of the jobs' losses, and the loss of a job is the mean over its own examples. Each job therefore
+    gets the same gradient as if it were trained alone.
 
     Args:
-        inner: The resident module; kept in a tuple, so that its backbone isn't among this module's parameters.
+        inner: The resident module. It is stored in a tuple, so that its parameters aren't parameters of this module.
         stack: The stacked tensors.
-        steps: The jobs' batches.
+        steps: Joint batches of the jobs.
         clip: Largest norm of a job's gradient; None: no clipping.
     """
 
@@ -83,12 +85,15 @@ class StackedModule(pl.LightningModule):
         self.inner, self.stack, self.steps, self.clip = (inner,), stack, steps, clip
         self.stacked = nn.ParameterList(stack.tensors.values())
         self.losses: list[tuple[JointBatch, int, Tensor]] = []
-        """Joint batch without its tensors, number of the step, and losses of the jobs, of each joint batch."""
+        """For each joint batch so far: (the batch without its tensors, number of the step, loss of each job)."""
 
     def training_step(self, batch: list[JointBatch], batch_idx: int) -> Tensor:
-        """Returns the sum () of the jobs' losses; runs the backward pass of all joint batches except the last."""
+        """Returns the sum of the jobs' losses on the last joint batch of a step, ().
+
+        Also runs the forward and backward passes of the step's other joint batches; Lightning runs the last backward.
+        """
         for parameter in self.stack.trained.values():
-            parameter.grad = None  # here, since Lightning would do it after this method
+            parameter.grad = None  # not in optimizer_zero_grad, which Lightning calls after this method
         for i, joint in enumerate(batch):
             losses = self.loss(joint) / self.steps.accumulate
             kept = dataclasses.replace(joint, inputs={}, labels=joint.labels.new_empty(0))
@@ -98,12 +103,12 @@ class StackedModule(pl.LightningModule):
         return losses.sum()
 
     def loss(self, joint: JointBatch) -> Tensor:
-        """Returns the loss of each job, (jobs,), as in the module: the mean over all positions with a label."""
+        """Returns the loss of each job, (jobs,): the mean over its positions with a label, as in a fit alone."""
         joint = joint.to(self.inner[0].device)
         rows = joint.labels.shape[0] * joint.labels.shape[1]
         with self.stack.forward(joint.jobs, rows, joint.inputs.get("attention_mask")):
             logits, labels = self.inner[0](**joint.inputs), joint.labels
-        if labels.dim() == 3:  # labels of tokens: each is the target of the token before
+        if labels.dim() == 3:  # labels of tokens: each token is the target of the token before it
             labels, logits = F.pad(labels, (0, 1), value=IGNORED)[..., 1:], logits.float()
         labels = labels.reshape(len(joint.jobs), -1)
         each = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.flatten(), reduction="none")
@@ -112,19 +117,19 @@ class StackedModule(pl.LightningModule):
     def transfer_batch_to_device(
         self, batch: list[JointBatch], device: torch.device, dataloader_idx: int
     ) -> list[JointBatch]:
-        """Returns the list of joint batches unchanged; each is moved to the device when it is used."""
+        """Returns the joint batches unchanged. Each is moved to the device when its loss is computed."""
         return batch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Returns the module's optimiser for the stack; flt's optimisers treat every entry separately."""
+        """Returns one optimiser for the whole stack. flt's optimisers treat each number, so each job, separately."""
         return self.inner[0].optimizer.build(list(self.stack.trained.values()))
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
-        """Does nothing: the gradients of earlier joint batches must stay."""
+        """Does nothing, because the gradients of the step's earlier joint batches are needed."""
 
     @torch.no_grad()
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clips each job's gradient by its own norm, as ``torch.nn.utils.clip_grad_norm_`` does for one job."""
+        """Clips the gradient of each job by its own norm, as ``clip_grad_norm_`` of PyTorch does for one job."""
         gradients = [parameter.grad for parameter in self.stack.trained.values() if parameter.grad is not None]
         if self.clip is None or not gradients:
             return
@@ -134,7 +139,11 @@ class StackedModule(pl.LightningModule):
             gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
 
     def train_losses(self, jobs: int) -> list[float]:
-        """Returns each job's mean loss over its last pass, weighted by examples, as Lightning would log it."""
+        """Returns the mean loss of each job over its last pass, weighted by examples, as Lightning computes it.
+
+        Args:
+            jobs: Number of jobs in the stack.
+        """
         totals, counts = torch.zeros(jobs), [0] * jobs
         for joint, step, losses in self.losses:
             for job, size, loss in zip(joint.jobs, joint.sizes, losses.float().cpu(), strict=True):
@@ -145,7 +154,7 @@ class StackedModule(pl.LightningModule):
 
 
 class _JobTrainer:
-    """Stand-in for the Trainer in one job's callbacks, with the job's own optimiser."""
+    """Trainer as the callbacks of one job see it: ``optimizers`` contains the job's optimiser, not the stack's."""
 
     def __init__(self, trainer: pl.Trainer, optimizer: torch.optim.Optimizer | None) -> None:
         self.trainer, self.optimizers = trainer, [optimizer]
@@ -155,12 +164,12 @@ class _JobTrainer:
 
 
 class JobCallbacks(Callback):
-    """Calls the callbacks of every job, with the same arguments as if the job were trained alone.
+    """Calls the local callbacks of every job, with the same arguments as if the job were trained alone.
 
     Args:
         jobs: Jobs in the order of the stack.
         stack: The stacked tensors.
-        steps: The jobs' steps.
+        steps: Joint batches of the jobs.
     """
 
     def __init__(self, jobs: Sequence[StackedJob], stack: Stack, steps: Steps) -> None:
@@ -168,23 +177,23 @@ class JobCallbacks(Callback):
         self.active = list(range(len(jobs)))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Builds the optimisers for callbacks, and takes over their learning rates; called when training begins."""
+        """Builds each job's optimiser. The stack's optimiser then takes over learning rates that callbacks have set."""
         for job in (job for job in self.jobs if job.callbacks):
             job.optimizer = pl_module.inner[0].optimizer.build(list(job.fit.trained.values()))
         self._call("on_train_start", trainer, pl_module)
         optimizers = [job.optimizer for job in self.jobs if job.optimizer is not None]
-        if optimizers:  # The jobs share one plan, and so one learning rate.
+        if optimizers:  # The jobs have the same plan, and therefore the same learning rates.
             for stacked, own in zip(trainer.optimizers[0].param_groups, optimizers[0].param_groups, strict=True):
                 stacked["lr"] = own["lr"]
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Gives each job its own gradients; called after the last backward pass of a step."""
+        """Sets the gradients of each job's parameters; called after the last backward pass of a step."""
         self._bind_gradients()
         self._call("on_after_backward", trainer, pl_module)
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
-        """Called before each optimiser step, and before the gradients are clipped."""
+        """Lets callbacks change gradients; called before each optimiser step and before gradients are clipped."""
         for job in (self.jobs[i] for i in self.active):
             trainer_of_job: Any = _JobTrainer(trainer, job.optimizer)
             own: Any = job.optimizer  # not None, since the job has callbacks
@@ -211,14 +220,14 @@ class JobCallbacks(Callback):
                 getattr(callback, hook)(trainer_of_job, pl_module.inner[0], *args)
 
     def _bind_gradients(self) -> None:
-        """Makes the gradients of each job's parameters views of the stack's gradients."""
+        """Sets the gradients of each job's parameters to views of the stack's gradients."""
         for i in (i for i in self.active if self.jobs[i].callbacks):
             for name, parameter in self.jobs[i].fit.trained.items():
                 gradient = self.stack.tensors[name].grad
                 parameter.grad = None if gradient is None else self.stack.part(i, name, gradient)
 
     def _write_back(self) -> None:
-        """Copies gradients that a callback has replaced into the stack's gradients."""
+        """Copies a gradient into the stack's gradient if a callback replaced it instead of changing it in place."""
         for i in (i for i in self.active if self.jobs[i].callbacks):
             for name, parameter in self.jobs[i].fit.trained.items():
                 gradient = self.stack.tensors[name].grad

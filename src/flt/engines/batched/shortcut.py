@@ -1,8 +1,9 @@
-"""Shortcuts: parts of the model that no head reads, and that therefore needn't be computed.
+"""Shortcuts: ways to leave out computations whose results the head doesn't read.
 
-These are padding, and after the last attention all tokens except the one that the head reads. The feed-forward network
-is two thirds of the last block, and the queries and outputs of the other tokens are half of its attention. No shortcut
-is taken on a guess: ``verify`` compares the gradients of the model with and without it.
+Two kinds of results aren't read: those at padding, and, after the last attention, those of all tokens except the one
+that the head reads. In the last block, the feed-forward network makes up two thirds of the computation, and the queries
+and outputs of the other tokens make up half of the attention. A shortcut is used only after verify.py has compared the
+model's gradients with and without it.
 """
 
 from __future__ import annotations
@@ -21,22 +22,26 @@ from flt.engines.batched.token_packing import TokenPacker
 from flt.models.blocks import blocks
 
 AFTER_ATTENTION = ("sa_layer_norm", "layernorm_after", "mlp_norm", "attention")
-"""Children of a block whose output enters its feed-forward network: in DistilBERT, ViT, ModernBERT and BERT."""
+"""Names of the submodule of a block whose output enters the feed-forward network.
+
+The names are those in DistilBERT, ViT, ModernBERT and BERT, in this order.
+"""
 ATTENTION = ("attention", "attn")
+"""Parts of the names of attention modules."""
 QUERY_OR_OUTPUT = ("query", "q_lin", "q_proj", "dense", "out_lin", "out_proj", "o_proj", "Wo")
-"""Last part of the names of linear layers in an attention that compute a token's query or output."""
+"""Last part of the names of the linear layers in an attention module that compute queries or outputs."""
 ROTATIONS = ("position_embeddings",)
-"""Arguments of a block: cosines and sines of each position, (rows or 1, length, n), that rotate queries and keys."""
+"""Names of block arguments with the cosines and sines of rotary position embeddings, (rows or 1, length, n)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shortcut:
-    """Parts of the model that aren't computed.
+    """Description of the parts of a model that aren't computed.
 
     Attributes:
-        cut_after: Module after which only the first token of each row is computed; None: all tokens are.
-        narrow: Linear layers of the last attention that are computed for the first token only.
-        packed: The blocks of the model, if they compute no padding; empty: they compute it.
+        cut_after: Module after which only the first token of each row is computed. None: all tokens are computed.
+        narrow: Linear layers of the last attention that are computed only for the first token of each row.
+        packed: All blocks of the model, if padding isn't computed in them. Empty: padding is computed.
     """
 
     cut_after: nn.Module | None = None
@@ -45,12 +50,12 @@ class Shortcut:
 
 
 def possible_shortcuts(model: nn.Module, first: bool, padded: bool) -> list[Shortcut]:
-    """Returns the shortcuts that may be right for a model, the most useful first.
+    """Returns the shortcuts that may leave a model's gradients unchanged. The one that saves most comes first.
 
     Args:
         model: The backbone with its head.
-        first: True if the head may read the first token only.
-        padded: True if batches may have padding.
+        first: True if the head possibly reads only the first token.
+        padded: True if batches may contain padding.
     """
     try:
         names = blocks(model)
@@ -79,14 +84,16 @@ def _is_query_or_output(path: list[str], layer: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def apply_shortcut(shortcut: Shortcut | None, tokens: TokenPacker) -> Iterator[None]:
-    """Context in which the model computes with a shortcut.
+    """Returns a context in which the model computes with a shortcut.
 
-    The narrow layers return the first token's output for all tokens, so that shapes stay the same. Where a residual of
-    all tokens is added, the other tokens become wrong, but no head reads them.
+    A layer in ``narrow`` returns the output of a row's first token for all tokens of the row, so that shapes stay the
+    same. After the residual connection, the values of the other tokens are therefore wrong, but the head doesn't read
+    them.
 
     Args:
         shortcut: The shortcut; None: the model computes everything.
-        tokens: Packs the tokens; its ``begin`` is called before each forward pass, which runs inside its context.
+        tokens: Packer of the tokens. Before each forward pass, its ``begin`` has to be called. The forward pass has to
+            run in the packer's context.
     """
     if shortcut is None:
         yield
@@ -107,7 +114,11 @@ def apply_shortcut(shortcut: Shortcut | None, tokens: TokenPacker) -> Iterator[N
 
 
 def _hooks(shortcut: Shortcut, tokens: TokenPacker) -> Iterator[Any]:
-    """Registers hooks that pack the tokens before the blocks, and unpack or cut them afterwards."""
+    """Registers the hooks of a shortcut, and yields their handles.
+
+    The hooks pack the tokens before the first block, unpack them after the last block, and keep only first tokens after
+    the module ``cut_after``.
+    """
 
     def enter(module: nn.Module, args: Any) -> Any:
         return (tokens.pack(args[0]), *args[1:]) if args else None
@@ -131,11 +142,11 @@ def _hooks(shortcut: Shortcut, tokens: TokenPacker) -> Iterator[Any]:
 
 
 def _changed(change: Callable[[Tensor], Tensor], output: Any) -> Any:
-    """Returns a module's output with changed activations."""
+    """Applies a function to the activations in a module's output: to the first element if the output is a tuple."""
     return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
 
 def _forward_first(forward: Callable[[Tensor], Tensor], tokens: TokenPacker, x: Tensor) -> Tensor:
-    """Computes a layer for each row's first token, and copies the output to all tokens: one query suffices."""
+    """Computes a layer for each row's first token only, and copies the output to all tokens of the row."""
     tokens.one_query = True
     return tokens.spread(forward(tokens.first_tokens(x)), x)

@@ -1,7 +1,8 @@
-"""Packing of the real tokens of a batch, so that blocks don't compute padding, or queries that no head reads.
+"""Packing of the real tokens of a batch (tokens that aren't padding), so that blocks don't compute padding.
 
-From the first block to the last, real tokens lie one behind another, (1, tokens, width), so that all layers that work
-token by token never see padding. Attention mixes tokens, and gets the rows of the batch again.
+From the first block to the last, the activations of all real tokens are in one row (1, tokens, width). Layers that
+treat each token separately therefore compute no padding. Attention mixes the tokens of a row, so the activations are
+unpacked into the rows of the batch for it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 MAX_REAL_SHARE = 0.95
-"""Share of real tokens above which a batch isn't packed: packing costs a twentieth of computing the tokens."""
+"""Share of real tokens above which a batch isn't packed.
+
+Packing takes about a twentieth of the time of computing the tokens.
+"""
 
 
 class _SelectRows(torch.autograd.Function):
-    """Selects x[index]. Backward selects too, and adds nothing: the gradient of row i is row ``inverse[i]``.
+    """Returns the rows x[index]. The gradient of row i of x is row ``inverse[i]`` of the output's gradient.
 
-    This is right if every row gets its gradient from one place only. Rows in ``zeroed`` get the gradient 0.
+    Rows of x with a position in ``zeroed`` get the gradient 0. Gradients aren't summed, so the result is right only if
+    each row of x has at most one row of the output with a gradient that counts.
     """
 
     @staticmethod
@@ -40,16 +45,16 @@ class _SelectRows(torch.autograd.Function):
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Positions of the real tokens of a batch, among (rows, length) positions.
+    """Positions of the real tokens in a batch (rows, length). Positions are counted row by row.
 
     Attributes:
-        shape: Rows and length.
-        real: (tokens,) positions of real tokens, row by row.
-        padding: Positions of padding.
-        token: (rows * length,) number of the token at each position; 0 at padding.
-        row: (tokens,) row of each token.
-        starts: (rows,) number of the first token of each row.
-        counts: Number of tokens of each job.
+        shape: (rows, length).
+        real: Position of each real token in the batch, (tokens,).
+        padding: Positions of padding in the batch.
+        token: For each position in the batch, the token's index among the real tokens; 0 at padding. (rows * length,).
+        row: Row of each real token, (tokens,).
+        starts: Index of each row's first token among the real tokens, (rows,).
+        counts: Number of real tokens of each job.
     """
 
     shape: tuple[int, int]
@@ -62,11 +67,13 @@ class Packing:
 
     @classmethod
     def of(cls, mask: Tensor | None, jobs: int) -> Packing | None:
-        """Returns the packing of a batch; None if it has one row or little padding, or if rows begin with padding.
+        """Returns the packing of a batch.
+
+        None: the batch isn't packed, because it has a single row, has little padding, or begins a row with padding.
 
         Args:
-            mask: (jobs * rows, length), 0 at padding; None: no padding.
-            jobs: Number of jobs, whose rows follow each other.
+            mask: Attention mask (jobs * rows, length), 0 at padding. None: the batch has no padding.
+            jobs: Number of jobs. The rows of the first job come first, then those of the second.
         """
         if mask is None or mask.dim() != 2 or len(mask) < 2:
             return None
@@ -85,22 +92,26 @@ class Packing:
         return _SelectRows.apply(x.flatten(0, 1), self.real, self.token, self.padding).unsqueeze(0)
 
     def unpack(self, x: Tensor) -> Tensor:
-        """Unpacks (1, tokens, ...) to (rows, length, ...); the values at padding are arbitrary, but finite."""
+        """Unpacks (1, tokens, ...) to (rows, length, ...). At padding, the values are those of the first real token."""
         return _SelectRows.apply(x[0], self.token, self.real, None).unflatten(0, self.shape)
 
     def spread(self, x: Tensor) -> Tensor:
-        """Copies (rows, ...) to all tokens of each row, (1, tokens, ...); only the first token's gradient counts."""
+        """Copies one value per row, (rows, ...), to all tokens of the row, (1, tokens, ...).
+
+        The gradient of a row's value is the gradient at the row's first token; other tokens don't count.
+        """
         return _SelectRows.apply(x, self.row, self.starts, None).unsqueeze(0)
 
 
 class TokenPacker(TorchFunctionMode):
-    """Packs the tokens of a forward pass, and computes attention on packed tokens.
+    """Packs the tokens of a forward pass. As a context, it makes PyTorch's attention function take packed tokens.
 
     Attributes:
-        packing: Packing of the batch; None: the batch isn't packed.
-        packed: True while activations are packed.
-        one_query: True while attention computes only the query of each row's first token.
-        left_packed: True if the activations were packed when they left the last block.
+        packing: Packing of the current batch; None: the batch isn't packed.
+        packed: True while the activations are packed.
+        one_query: True while attention computes the result only for the first token of each row.
+        left_packed: True if the activations were still packed at the end of the last block, or when all tokens except
+            the first of each row were dropped.
     """
 
     def __init__(self) -> None:
@@ -109,34 +120,34 @@ class TokenPacker(TorchFunctionMode):
         self.packed = self.one_query = self.left_packed = False
 
     def begin(self, mask: Tensor | None, jobs: int) -> None:
-        """Called before each forward pass; see :meth:`Packing.of` for the arguments."""
+        """Computes the packing of a batch; called before each forward pass. Arguments as in :meth:`Packing.of`."""
         self.packing = Packing.of(mask, jobs)
         self.packed = self.one_query = self.left_packed = False
 
     def counts(self, x: Tensor) -> Sequence[int] | None:
-        """Returns the number of tokens of each job in activations (1, tokens, ...); None if they aren't packed."""
+        """Returns the number of tokens of each job in packed activations x (1, tokens, ...); None: x isn't packed."""
         packing = self._packing_of(x)
         return None if packing is None else packing.counts
 
     def pack(self, x: Tensor) -> Tensor:
-        """Packs activations (rows, length, width) to (1, tokens, width), if the batch has a packing."""
+        """Packs activations (rows, length, width) to (1, tokens, width). Without a packing, returns them unchanged."""
         self.packed = self.packing is not None and x.shape[:2] == self.packing.shape
         return self.packing.pack(x) if self.packing is not None and self.packed else x
 
     def pack_positions(self, x: Tensor) -> Tensor:
-        """Packs values of each position, (rows or 1, length, ...), if activations are packed."""
+        """Packs values that belong to positions, (rows or 1, length, ...); unchanged if activations aren't packed."""
         if not self.packed or self.packing is None:
             return x
         return self.packing.pack(x.expand(self.packing.shape[0], *x.shape[1:]))
 
     def unpack(self, x: Tensor) -> Tensor:
-        """Reverses :meth:`pack`."""
+        """Unpacks activations (1, tokens, width) to (rows, length, width). Without packing, returns them unchanged."""
         packing = self._packing_of(x)
         self.packed, self.left_packed = False, self.left_packed or packing is not None
         return x if packing is None else packing.unpack(x)
 
     def keep_first(self, x: Tensor) -> Tensor:
-        """Returns each row's first token, (rows, 1, width); the layers behind compute only these tokens."""
+        """Returns only each row's first token, (rows, 1, width), so that later layers compute no other tokens."""
         self.one_query, self.left_packed = False, self._packing_of(x) is not None
         return self.first_tokens(x)
 
@@ -146,7 +157,10 @@ class TokenPacker(TorchFunctionMode):
         return x[:, :1] if packing is None else x[0].index_select(0, packing.starts).unsqueeze(1)
 
     def spread(self, x: Tensor, like: Tensor) -> Tensor:
-        """Copies (rows, 1, ...) to all tokens of ``like``; only the first token of each row may be used afterwards."""
+        """Copies each row's value, (rows, 1, ...), to all tokens of the row. The result is packed if ``like`` is.
+
+        Only the value at the first token of each row may be used afterwards; see :meth:`Packing.spread`.
+        """
         packing = self._packing_of(like)
         return x.expand(-1, like.shape[1], *x.shape[2:]) if packing is None else packing.spread(x[:, 0])
 
@@ -162,7 +176,7 @@ class TokenPacker(TorchFunctionMode):
     def _attention(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
     ) -> Tensor:
-        """Computes attention of (rows, heads, length, n), or of packed (1, heads, tokens, n)."""
+        """Computes attention for inputs (rows, heads, length, n), or for packed inputs (1, heads, tokens, n)."""
         tokens, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         packing = self._packing_of(tokens)
         if packing is not None:

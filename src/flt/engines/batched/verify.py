@@ -1,4 +1,4 @@
-"""Checks that jobs can be stacked: by the model's layers, and by comparing gradients with those of each job alone."""
+"""Checks that jobs can be stacked: that the module permits it, and that each job gets the same gradients as alone."""
 
 from __future__ import annotations
 
@@ -25,20 +25,23 @@ from flt.protocol.layout import TRAVELLING
 
 _log = logging.getLogger(__name__)
 VERIFIED_JOBS = 3
-"""Number of jobs in a verification."""
+"""Largest number of jobs in a verification."""
 TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1}
-"""Largest allowed difference of a tensor's gradient, relative to its norm: far above rounding, but far below the
-gradient of another job or example."""
+"""Precision -> largest allowed difference between a tensor's gradients in the stack and alone.
+
+The difference is divided by the norm of the gradient alone. Rounding causes far smaller differences. If a gradient came
+from another job or example, the difference would be far larger.
+"""
 NEGLIGIBLE = 1e-4
-"""Gradients below this share of the norm of a job's whole gradient count as rounding."""
+"""Differences below this share of the norm of the job's whole gradient are always allowed, since they are rounding."""
 
 
 def check_stackable(local_trainer: LocalTrainer, train: Sequence[str]) -> None:
-    """Checks that a module and its callbacks permit stacking.
+    """Checks that the module and the user's callbacks permit stacking.
 
     Args:
-        local_trainer: The resident module and all that trains a job on it.
-        train: Roles that train.
+        local_trainer: Trainer with the resident module and the callbacks.
+        train: Roles of the tensors that train.
 
     Raises:
         Unstackable: The module or its callbacks don't permit stacking.
@@ -63,22 +66,28 @@ def check_stackable(local_trainer: LocalTrainer, train: Sequence[str]) -> None:
 
 
 def verify_stacking(local_trainer: LocalTrainer, jobs: Sequence[StackedJob], stacked: StackedModule) -> Shortcut | None:
-    """Finds the best shortcut with right gradients, and leaves the stack with it; None: no shortcut is right.
+    """Compares the gradients in the stack with those of each job alone, and finds the best shortcut.
+
+    The gradients of each job's first batch are compared, for one possible shortcut after another. Sets ``shortcut`` of
+    the stack to the result.
 
     Args:
-        local_trainer: Its module trains each job alone; afterwards, the module has the tensors of the last job.
+        local_trainer: Trainer with the resident module, which computes the gradients of each job alone. Afterwards, the
+            module has the tensors of the last job.
         jobs: The first jobs of the stack.
-        stacked: Trains the jobs together.
+        stacked: LightningModule that trains the whole stack.
+
+    Returns:
+        The shortcut that saves most among those with right gradients; None: no shortcut has right gradients.
 
     Raises:
-        Unstackable: The gradients of the jobs' first batches differ without a shortcut too, or the model draws random
-            numbers.
+        Unstackable: The gradients also differ without a shortcut, or the model draws random numbers.
     """
     module, stack = local_trainer.module, stacked.stack
     batches = {i: next(iter(local_trainer.loader(job.data.training_set, job.seed))) for i, job in enumerate(jobs)}
     joint, padding = join_batches(batches, stacked.steps.padding), stacked.steps.padding
     first = type(module) is ClientModule and not any(_is_single(batch) for batch in batches.values())
-    # On other devices a call costs more than the padding of a small batch, and packing is not measured.
+    # Only on CPUs: on other devices, packing a small batch takes longer than computing its padding.
     padded = module.device.type == "cpu" and "attention_mask" in joint.inputs
     with _autocast(local_trainer):
         alone = [_alone(local_trainer, job, batches[i], list(stack.trained)) for i, job in enumerate(jobs)]
@@ -89,7 +98,7 @@ def verify_stacking(local_trainer: LocalTrainer, jobs: Sequence[StackedJob], sta
                 return shortcut
             except ClientTimeoutError:
                 raise
-            except Exception as error:  # a model that needs all tokens may raise any error
+            except Exception as error:  # with a shortcut, a model that needs all tokens may raise any error
                 _log.debug("%s can't be left out: %s", shortcut, error)
         stack.shortcut = None
         _check(local_trainer, alone, stacked, joint)
@@ -97,12 +106,12 @@ def verify_stacking(local_trainer: LocalTrainer, jobs: Sequence[StackedJob], sta
 
 
 def _is_single(batch: Mapping[str, Tensor]) -> bool:
-    """True for texts of one token, which don't show which tokens a head reads of longer texts."""
+    """True if the texts have a single token each. Such texts can't show whether the head reads other tokens, too."""
     return "input_ids" in batch and batch["input_ids"].shape[1] < 2
 
 
 def _with_padding(batch: JointBatch, padding: int) -> JointBatch:
-    """Returns the batch with a quarter more positions in each row, all padding, so that it is worth packing."""
+    """Returns the batch with a quarter more positions in each row, all padding, so that the batch is packed."""
     shape, known = batch.inputs["attention_mask"].shape, {"input_ids": padding, **PADDED}
     width = (0, shape[1] // 4 + 1)
     inputs = {
@@ -160,5 +169,5 @@ def _compare(names: Sequence[str], gradients: Sequence[Tensor], alone: Sequence[
 
 
 def _generator_states(device: torch.device) -> list[Tensor]:
-    """Returns the states of the random generators that a model may draw from."""
+    """Returns the states of PyTorch's random generators on the CPU and on the device."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
