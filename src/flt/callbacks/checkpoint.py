@@ -88,7 +88,7 @@ class Checkpoint(FedCallback):
     def on_fit_end(self, federator: Federator) -> None:
         """Writes the last checkpoint again, with the metrics that were measured after the last round."""
         if federator.history:
-            self._write_round(federator, END)  # END makes a new file, so that the old one is intact if this is killed
+            self._write_round(federator, END)  # END: a new file, so that a kill leaves the old one intact
 
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
         """Writes a checkpoint if the run is interrupted before its first checkpoint, so that the run can be resumed."""

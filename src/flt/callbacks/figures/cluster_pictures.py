@@ -26,7 +26,7 @@ _GREY = "#555555"
 
 
 def task_map(clustered: Clustered, tasks: Mapping[JobId, str], rounds: int) -> Figure:
-    """Draws the updates along their two main principal components. The colour shows the true task, the marker the group.
+    """Draws the updates along their two main principal components. Colours show true tasks, and markers show groups.
 
     Args:
         clustered: Clustered updates of the round.
