@@ -19,7 +19,7 @@ wait_passively()
 
 
 def __getattr__(name: str) -> Any:
-    """Imports torch and the libraries on top of it at the first use of a public name."""
+    """Imports a public name at its first use. This also imports torch, so that ``import flt`` alone stays fast."""
     if name not in __all__:
         raise AttributeError(f"module 'flt' has no attribute {name!r}")
     homes = {"InputError": "flt.core.errors", "load": "flt.export.load"}

@@ -45,31 +45,40 @@ def fit(
 ) -> Result:
     """Fine-tunes a LightningModule on the data of several clients.
 
-    LoRA adapts the module's linear layers. The last linear layer is the head and is trained whole. A module that
-    already holds peft layers keeps them. The module is changed in place. Its buffers, such as the statistics of a batch
-    norm, are restored after each local fit and aren't federated. In evaluation, torch's transformer layers read their
-    weights directly and skip LoRA. flt prevents that during a run. Around your own inference,
-    ``flt.core.quiet.without_fast_path()`` prevents it.
+    By default, LoRA adapts the module's linear layers, and the last linear layer is the head, which is trained without
+    LoRA. A module that already contains peft layers keeps them. The module is changed in place. Its buffers, such as
+    the statistics of a batch norm, are restored after each local fit and aren't sent to the server.
+
+    In evaluation mode, torch's transformer layers have a fast path that reads the weights directly and thereby skips
+    LoRA. flt turns the fast path off during a run. For your own inference, use the context manager
+    ``flt.core.quiet.without_fast_path()``.
 
     Args:
-        module: Module to train. A Lightning Trainer fits it on each client, with its own steps, optimisers and logs.
+        module: Module to train. A Lightning Trainer fits it on each client, with the module's own ``training_step``,
+            optimisers and logs.
         clients: The clients, from :func:`partition`.
-        algo: Name of a recipe in conf/algo, or a whole configuration. A whole configuration takes precedence over all
-            numbers here.
+        algo: Name of a recipe in conf/algo, or a whole configuration. With a whole configuration, the arguments
+            ``rounds``, ``seed``, ``batch_size``, ``target_modules``, ``head`` and ``overrides`` are ignored.
         rounds: Number of rounds.
         seed: Seed of everything that is drawn at random.
         batch_size: Examples per batch.
-        target_modules: Endings of the names of the layers to adapt.
-        head: Name of the module that is trained whole; ``none`` for no head.
-        validation: Examples on which the global model is evaluated in each round: one data set, or one for each task.
-            None stands for the examples that the clients hold out.
-        test: Examples for one evaluation at the end.
-        collate_fn: Builds a batch from a list of examples.
-        callbacks: Lightning callbacks, which each local fit gets copies of, and callbacks of the federation.
-        logger: Lightning loggers that replace the default one for TensorBoard.
-        progress: Show the progress and the table at the end.
-        source: Name or path from which ``from_pretrained`` loads the base, for the adapter's card.
+        target_modules: Names, or ends of names, of the layers to adapt. None: the adapter's default.
+        head: Name of the module that is trained whole, without an adapter; ``none``: no module. None: the adapter's
+            default.
+        validation: Examples on which the global model is evaluated: one data set, or task -> data set. None: the
+            examples that the clients hold out.
+        test: Examples for one evaluation at the end: one data set, or task -> data set. None: no such evaluation.
+        collate_fn: Function that builds a batch from a list of examples. None: torch's default.
+        callbacks: Lightning callbacks and federation callbacks. Each local fit gets its own copies of the Lightning
+            callbacks.
+        logger: Lightning logger, or several. None: a TensorBoardLogger.
+        progress: Whether to show the progress, and a table of results at the end.
+        source: Name or path from which ``from_pretrained`` loads the base. It is written into the metadata of the
+            exported adapter. Empty: unknown.
         overrides: Further keys of the configuration, such as ``local.steps=5`` or ``resume=last``.
+
+    Returns:
+        The trained module, the metrics, and the folders of the run.
 
     Raises:
         InputError: An argument is wrong. The message is one line.
@@ -89,12 +98,12 @@ def fit(
 
 
 def train(cfg: TrainConfig) -> Result:
-    """Runs a whole configuration, as ``flt train`` does.
+    """Trains as a whole configuration says, like the command ``flt train``.
 
     Raises:
         InputError: The configuration is wrong, or belongs to a run that ``flt.fit`` has started.
     """
-    from flt.run.workload import federation  # loads libraries that read data, which flt.fit doesn't need
+    from flt.run.workload import federation  # imports libraries for reading data, which flt.fit doesn't need
 
     if cfg.data["name"] == OWN:
         why = "the run to go on with trains a module and data that only the caller of flt.fit has"
@@ -105,15 +114,15 @@ def train(cfg: TrainConfig) -> Result:
 
 
 def _configured(algo: str, overrides: Sequence[str], **given: Any) -> TrainConfig:
-    """Returns the recipe's configuration. The user's overrides come last and replace the arguments of :func:`fit`."""
+    """Returns the recipe's configuration, changed by the arguments of :func:`fit` and then by the user's overrides."""
     arguments = {key: _spelt(value) for key, value in given.items() if value is not None}
     return configure([f"algo={algo}", *(f"{key}={value}" for key, value in arguments.items()), *overrides])
 
 
 def _with_own_names(cfg: TrainConfig, module: pl.LightningModule) -> TrainConfig:
-    """Replaces the default sections of data and model, which describe neither the user's examples nor the module.
+    """Replaces the sections ``data`` and ``model`` of a configuration, which describe flt's own data and models.
 
-    Settings of the model that apply to any module stay.
+    The settings ``model.adapt_layers`` and ``model.quantise`` stay, because they apply to any module.
     """
     model = {"name": type(module).__name__, "adapt_layers": cfg.model.get("adapt_layers", "all")}
     if cfg.model.get("quantise"):
@@ -122,7 +131,7 @@ def _with_own_names(cfg: TrainConfig, module: pl.LightningModule) -> TrainConfig
 
 
 def _spelt(value: Any) -> str:
-    """Writes a value as Hydra's command line reads it."""
+    """Returns a value in the syntax of Hydra's command line."""
     return json.dumps(list(value)) if isinstance(value, list | tuple) else str(value)
 
 
@@ -135,7 +144,7 @@ def _by_task(dataset: Dataset | Mapping[str, Dataset] | None, clients: Sequence[
 
 
 def _held_out(clients: Sequence[ClientSpec]) -> dict[str, Dataset]:
-    """Returns the held-out examples of all clients for each task."""
+    """Returns task -> the examples that all clients together hold out."""
     sets: dict[str, list[Subset]] = {}
     for job in (job for client in clients for job in client.data):
         if len(job.held_out):
@@ -144,7 +153,10 @@ def _held_out(clients: Sequence[ClientSpec]) -> dict[str, Dataset]:
 
 
 def _joined(parts: Sequence[Subset]) -> Dataset:
-    """Joins several data sets; parts of one of flt's own become a view of it, which has the lengths of its texts."""
+    """Joins subsets into one data set.
+
+    Subsets of the same ``Examples`` become a view of it, because a view still has the lengths of the texts.
+    """
     owners = {id(part.dataset): part.dataset for part in parts}
     owner = next(iter(owners.values()))
     if len(owners) == 1 and isinstance(owner, Examples):

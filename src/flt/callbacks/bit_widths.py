@@ -1,4 +1,4 @@
-"""Measures the precision in which clients send rank-1 components."""
+"""Measures with how many bits per number the clients send rank-1 components."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from flt.server.federator import Federator
 
 
 class BitWidths(FedCallback):
-    """Logs the precision of the components that clients sent in a round; logs nothing if updates aren't packed.
+    """Logs the bits per number of the components that clients sent in a round.
 
-    ``comm/bits_mean`` is the mean number of bits over all components that were sent, each counted once.
-    ``bits/<layer>`` is the mean over one layer, or 0 if no component of the layer was sent. ``comm/pairs_dropped``
-    counts the components that were trained but not sent. ``comm/bytes_up_most`` is the number of bytes from the client
-    that sent most; the client's budget limits this number.
+    Logs nothing if the clients don't send packed updates.
+
+    - ``comm/bits_mean``: mean bits per number over all components that were sent; every component counts once.
+    - ``bits/<layer>``: the same mean over the components of one layer, or 0 if none of them was sent.
+    - ``comm/pairs_dropped``: number of components that jobs were told to train but didn't send.
+    - ``comm/bytes_up_most``: bytes from the client that sent the most bytes. A client's budget limits this number.
     """
 
     state_key: ClassVar[str] = "Precision"
 
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
-        """Counts the components that the job will train."""
+        """Counts the components that the job is going to train."""
         federator.counts["trained"] += sum(map(len, payload.kept.values()))
 
     def on_update(self, federator: Federator, update: Update) -> None:
@@ -39,7 +41,7 @@ class BitWidths(FedCallback):
             federator.counts[f"components of {layer}"] += len(layer_bits)
 
     def on_round_end(self, federator: Federator) -> None:
-        """Logs the figures if the clients sent packed updates."""
+        """Logs the metrics if the clients sent packed updates."""
         counts = federator.counts
         if not counts["packed"]:
             return

@@ -1,4 +1,4 @@
-"""Checkpoints, written atomically after every round. A run resumed from one ends with the same bits.
+"""Checkpoints, written atomically after every round. A resumed run ends bit-identical to an uninterrupted run.
 
 ::
 
@@ -7,8 +7,8 @@
         clients/4_0_0003.safetensors      private state of client 4, job 0, after round 3
         round_0003.json                   manifest: names and checksums of the files above; written last
 
-A checkpoint is valid once its manifest exists. A private state belongs to the round whose manifest names it. Therefore
-no change is applied twice after a kill or a lost update.
+A checkpoint is valid once its manifest exists. A resumed run reads only the private states that the manifest names. It
+ignores newer private states, which an unfinished round has left behind, so that no local fit is applied twice.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from flt.server.federator import Federator
 FORMAT = 2
 _NAME = re.compile(rf"({FOLDER}/)?[0-9a-z_]+\.safetensors")
 END = "_end"
-"""Suffix in the name of the state file that is written at the end of a run."""
+"""Suffix in the name of the server-state file that is written at the end of a run."""
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
 class CheckpointConfig:
-    """Settings of the checkpoints: the number of them to keep."""
+    """Settings of the checkpoints: ``keep`` is the number of checkpoints to keep."""
 
     keep: int
 
@@ -53,12 +53,12 @@ class VersionError(InputError):
 @message
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """Complete state of a federation between two rounds, except for the clients' private states."""
+    """State of a federation between two rounds, without the clients' private states, which have their own files."""
 
     server: ServerState
     history: tuple[dict[str, float], ...]
     callbacks: dict[str, dict[str, Any]]
-    """State key and number of a callback -> its state."""
+    """State of each callback, by its state key and a number, such as ``Budget 0``."""
 
 
 class Checkpoint(FedCallback):
@@ -73,8 +73,8 @@ class Checkpoint(FedCallback):
         if keep < 1:
             raise InputError.of("checkpoint.keep", keep, "an integer >= 1")
         self.folder, self.keep = folder, keep
-        self._last: str | None = None  # name of the last manifest that this process wrote
-        self._replaced: dict[str, list[str]] = {}  # manifest -> files of private states that no later manifest names
+        self._last: str | None = None  # name of the last manifest that this process wrote; None: it wrote none yet
+        self._replaced: dict[str, list[str]] = {}  # manifest -> private-state files that no later manifest names
 
     def on_fit_start(self, federator: Federator) -> None:
         """Moves the clients' private states from memory into the folder."""
@@ -82,25 +82,25 @@ class Checkpoint(FedCallback):
             federator.client_states.move_to(self.folder)
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
-        """Writes the round's checkpoint, after all callbacks have logged their figures."""
+        """Writes the round's checkpoint, after all callbacks have logged their metrics."""
         self._write_round(federator)
 
     def on_fit_end(self, federator: Federator) -> None:
-        """Writes the last checkpoint again, with the figures that were measured after the last round."""
+        """Writes the last checkpoint again, with the metrics that were measured after the last round."""
         if federator.history:
-            self._write_round(federator, END)  # another file: one complete state exists at any time
+            self._write_round(federator, END)  # END: a new file, so that a kill leaves the old one intact
 
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
-        """Writes a checkpoint if the run is interrupted before its first one, so that it can be resumed."""
+        """Writes a checkpoint if the run is interrupted before its first checkpoint, so that the run can be resumed."""
         resumable = isinstance(exception, KeyboardInterrupt | RoundFailedError)
         if resumable and not federator.state.rounds and not _manifests(self.folder):
             self._write_round(federator)
 
     def restore(self, federator: Federator) -> None:
-        """Restores a federator from the newest intact checkpoint. Without any checkpoint it does nothing.
+        """Restores a federator from the newest intact checkpoint. Does nothing if there are no checkpoints.
 
         Raises:
-            InputError: There are checkpoints, but none of them can be used here.
+            InputError: There are checkpoints, but none of them is intact or fits the federator.
         """
         checkpoint = newest(self.folder)
         if checkpoint is None:
@@ -146,15 +146,15 @@ class Checkpoint(FedCallback):
         return hashlib.sha256(data).hexdigest()
 
     def _tidy(self, last: str, whole: bool) -> None:
-        """Removes old manifests and every file that no remaining manifest names.
+        """Removes old manifests and the files that no remaining manifest names.
 
-        Manifests are removed first: no manifest ever names a missing file. A manifest newer than ``last`` is damaged,
-        because an intact one would have been resumed.
+        Manifests are removed before the files that they name. No manifest therefore ever names a missing file. A
+        manifest newer than ``last`` is removed too: it is damaged, because the run would else have resumed from it.
 
         Args:
-            last: Name of the manifest just written.
-            whole: True to compare every file of the folder with the manifests, which finds the files of killed
-                processes. This is done once per process and at the end, since many clients have many files.
+            last: Name of the manifest that was just written.
+            whole: True: compares every file of the folder with the manifests. This also finds files of killed
+                processes, but is slow for many clients. False: removes only files that this process has replaced.
         """
         manifests = _manifests(self.folder)
         done = [path.stem for path in manifests].index(last) + 1
@@ -177,10 +177,10 @@ class Checkpoint(FedCallback):
 
 
 def _check(state: ServerState, federator: Federator) -> None:
-    """Checks that a state fits the model and the adapter.
+    """Checks that a state fits the federator's model and adapter.
 
     Raises:
-        InputError: The state has other tensors, or tensors of other shapes.
+        InputError: The names or shapes of the state's tensors differ from those of the federator's tensors.
     """
     layout = federator.server.layout
     expected = {name: layout.entries[name].shape for name in federator.state.groups[federator.state.home].weights}
@@ -194,7 +194,7 @@ def _check(state: ServerState, federator: Federator) -> None:
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a manifest with a checksum of its other entries."""
+    """Returns a manifest with the entry ``checksum``, which is the checksum of all other entries."""
     body = {key: value for key, value in manifest.items() if key != "checksum"}
     return {**body, "checksum": hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()}
 
@@ -213,7 +213,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise InputError.of(path.name, "<damaged>", "a manifest of flt")
     whole = manifest == sealed(manifest)
-    if manifest.get("format", FORMAT) != FORMAT and (whole or "checksum" not in manifest):  # old formats had none
+    if manifest.get("format", FORMAT) != FORMAT and (whole or "checksum" not in manifest):  # old formats had no sum
         why = f"{path.name} was written by another version of flt"
         raise VersionError.of("checkpoint format", manifest["format"], f"{FORMAT}, which this version reads", why)
     if not whole:
@@ -222,7 +222,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _files(path: Path) -> list[str]:
-    """Returns the files that a manifest names; none if the manifest is damaged."""
+    """Returns the names of the files in a manifest; an empty list if the manifest is damaged."""
     try:
         return list(_read(path)["files"])
     except (OSError, InputError):
@@ -230,7 +230,7 @@ def _files(path: Path) -> list[str]:
 
 
 def _manifests(folder: Path) -> list[Path]:
-    """Returns the manifests, oldest first. Names grow longer after round 9999, hence the sort by length."""
+    """Returns the manifests, oldest first. They are sorted by length first, because names grow after round 9999."""
     return sorted(folder.glob("round_*.json"), key=lambda path: (len(path.name), path.name))
 
 
@@ -243,8 +243,9 @@ def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
         The snapshot and its manifest, or None if no checkpoint has been written yet.
 
     Raises:
-        InputError: None of the existing checkpoints can be used; starting over would remove what is left of them. Or
-            another version of flt wrote one of them, which is no reason to fall back to an older checkpoint.
+        InputError: None of the existing checkpoints can be used. A new start isn't tried, because it would remove the
+            rest of these checkpoints.
+        VersionError: Another version of flt wrote a checkpoint. An older checkpoint isn't tried in this case.
     """
     name = folder.absolute().parent.name
     try:
@@ -272,7 +273,7 @@ def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
 
 
 def _snapshot(folder: Path, name: str, manifest: dict[str, Any]) -> Snapshot:
-    """Reads the snapshot that a manifest names, after verifying all of the manifest's files."""
+    """Verifies all files that a manifest names, and reads the snapshot."""
     for file, checksum in manifest["files"].items():
         if not _NAME.fullmatch(file):
             raise InputError.of(name, file, "names of files that flt writes")
@@ -288,7 +289,7 @@ def _snapshot(folder: Path, name: str, manifest: dict[str, Any]) -> Snapshot:
 
 
 def _keyed(callbacks: Iterable[FedCallback]) -> dict[str, FedCallback]:
-    """Returns "<state key> <number>" -> callback; the number counts callbacks with the same key from 0."""
+    """Returns the callbacks by "<state key> <number>". Callbacks with the same state key are numbered from 0."""
     keyed: dict[str, FedCallback] = {}
     for callback in callbacks:
         name = callback.state_key or type(callback).__name__

@@ -19,12 +19,12 @@ from flt.server.federator import Federator
 
 @dataclasses.dataclass(frozen=True)
 class Clustered:
-    """Updates that a round clustered; new jobs that were only added to a cluster are left out.
+    """Updates that were clustered in a round, without those of new jobs, which only join an existing cluster.
 
     Attributes:
         jobs: Job of each update.
-        groups: Group of each update after the round.
-        features: Features by which the grouping compares updates (updates, features).
+        groups: Id of each update's group after the round.
+        features: Features by which the grouping compares the updates (updates, features).
     """
 
     jobs: tuple[JobId, ...]
@@ -33,32 +33,37 @@ class Clustered:
 
 
 class Clusters(FedCallback):
-    """Logs ``round/clustering_acc`` if there may be several groups, and ``cluster/*`` if jobs are clustered.
+    """Logs ``round/clustering_acc`` if the grouping can form several groups, and ``cluster/*`` if it clusters updates.
 
-    ``round/clustering_acc`` is the share of jobs in the group of their task, under the best one-to-one matching of
-    tasks and groups. ``cluster/within`` and ``cluster/between`` are the mean distances between two updates of the round
-    in the same cluster and in different clusters, measured in the grouping's own features. ``cluster/ratio`` is
-    between / within. ``cluster/count`` is the number of clusters of the round's updates. A mean over no updates isn't
-    logged. ``cluster/rand`` is the adjusted Rand index (Hubert and Arabie, 1985) of groups and true tasks, over all
-    jobs that have a group. Large distances don't prove that the clusters are right: jobs start from the mean of their
-    cluster, and therefore a wrong clustering separates the jobs as well.
+    - ``round/clustering_acc``: share of jobs that are in the group of their task. The best one-to-one matching of tasks
+      and groups decides which group belongs to which task.
+    - ``cluster/within``: mean distance between two updates of the round in the same cluster.
+    - ``cluster/between``: mean distance between two updates of the round in different clusters.
+    - ``cluster/ratio``: between / within.
+    - ``cluster/count``: number of clusters that contain updates of the round.
+    - ``cluster/rand``: adjusted Rand index (Hubert and Arabie, 1985) of groups and true tasks, over all jobs that have
+      a group.
+
+    Distances are measured between the features by which the grouping compares updates. A mean without any values isn't
+    logged. Large distances between clusters don't prove that the clusters are right: each job starts from the mean of
+    its cluster, and therefore the clusters of a wrong clustering drift apart as well.
 
     Args:
-        tasks: Job -> its task. Only this measurement uses the tasks; the server never sees them.
+        tasks: Job -> its task. This callback uses the tasks only for its measurements.
     """
 
     def __init__(self, tasks: Mapping[JobId, str]) -> None:
         self.tasks = tasks
         self.found: Clustered | None = None
-        """Updates clustered in the last finished round; None if that round clustered nothing."""
+        """Updates that were clustered in the last finished round; None if no updates were clustered."""
         self._before: ServerState | None = None
 
     def on_round_start(self, federator: Federator) -> None:
-        """Remembers the state with which the round's jobs start."""
+        """Remembers the server's state before the round."""
         self._before = federator.state
 
     def on_round_end(self, federator: Federator) -> None:
-        """Logs the figures of the groups and clusters after the round."""
+        """Logs the metrics of the groups and clusters after the round."""
         grouping, before, after = federator.server.recipe.grouping, self._before, federator.state
         assert before is not None
         self.found = None
@@ -79,11 +84,13 @@ class Clusters(FedCallback):
 
 
 def separation(points: np.ndarray, groups: Sequence[int]) -> dict[str, float]:
-    """Returns the mean Euclidean distances of two updates ``within`` and ``between`` clusters, and their ``ratio``.
+    """Returns the mean Euclidean distances between two updates, ``within`` and ``between`` clusters, and their ratio.
+
+    A mean without any values is missing, and so is the ratio then or if ``within`` is 0.
 
     Args:
-        points: Features (updates, features).
-        groups: Group of each update.
+        points: Features of the updates (updates, features).
+        groups: Id of each update's group.
 
     Example:
         >>> separation(np.array([[0.0], [1.0], [4.0]]), [1, 1, 2])
@@ -101,7 +108,7 @@ def separation(points: np.ndarray, groups: Sequence[int]) -> dict[str, float]:
 
 def rand(state: ServerState, tasks: Mapping[JobId, str]) -> float:
     """Returns the adjusted Rand index of groups and true tasks over all jobs with a group; 1 means full agreement."""
-    from sklearn.metrics import adjusted_rand_score  # the import takes a second, which only runs with groups need
+    from sklearn.metrics import adjusted_rand_score  # imported here because the import takes a second
 
     jobs = sorted(state.assignment)
     return float(adjusted_rand_score([tasks[job] for job in jobs], [state.assignment[job] for job in jobs]))
@@ -110,8 +117,8 @@ def rand(state: ServerState, tasks: Mapping[JobId, str]) -> float:
 def clustering_accuracy(state: ServerState, tasks: Mapping[JobId, str]) -> float:
     """Returns the share of jobs in the group of their task, under the best one-to-one matching of tasks and groups.
 
-    Only jobs that have a group are counted. The home group counts as a group if jobs were assigned to it: if only one
-    cluster was found, all jobs are in the home group.
+    Only jobs that were assigned to a group are counted. The home group counts like any other group, because all jobs
+    are assigned to the home group if the grouping found only one cluster.
 
     Example:
         >>> tasks = {(0, 0): "a", (1, 0): "a", (0, 1): "b", (1, 1): "b"}
@@ -124,7 +131,7 @@ def clustering_accuracy(state: ServerState, tasks: Mapping[JobId, str]) -> float
 
 
 def contingency(state: ServerState, tasks: Mapping[JobId, str]) -> tuple[np.ndarray, list[str], list[int]]:
-    """Returns the numbers of jobs by task and group (tasks, groups), the tasks and the group ids, both ascending."""
+    """Returns the number of jobs by task and group (tasks, groups), the sorted tasks, and the sorted group ids."""
     names, gids = sorted(set(tasks.values())), sorted(set(state.assignment.values()))
     counts = np.zeros((len(names), len(gids)), dtype=int)
     for job, gid in state.assignment.items():
@@ -133,9 +140,10 @@ def contingency(state: ServerState, tasks: Mapping[JobId, str]) -> tuple[np.ndar
 
 
 def cosines(federator: Federator) -> tuple[list[int], np.ndarray]:
-    """Returns the group ids and the cosines (groups, groups) between the clusters' changes from v0 over the adapter.
+    """Returns the ids of the clusters, and the cosines (groups, groups) between the changes of their adapters since v0.
 
-    The home group is left out, even if it is the only cluster found. Without an adapter all cosines are 0.
+    v0 is the adapter of the home group. The home group itself is left out, even if it is the only group. Without an
+    adapter all cosines are 0.
     """
     view = federator.server.view(federator.state)
     names = features.names(view.layout, "lora")

@@ -13,17 +13,20 @@ from flt.server.federator import Federator
 
 
 class Communication(FedCallback):
-    """Logs ``comm/bytes_up`` and ``comm/bytes_down`` of each round, the lengths of the messages, and their totals.
+    """Logs the bytes and parameters that are sent in each round.
 
-    It also logs ``comm/params_up``, the number p of parameters that a client sends in a round on average, and the
-    saving compared with sending all P parameters of the model. SA-FedLoRA (arXiv 2405.09394v1) may have counted the
-    saving in either of two ways; both are logged:
+    ``comm/bytes_up`` is the length of all messages from clients to the server in the round, including failed attempts
+    at the round. ``comm/bytes_down`` is the same from the server to clients. ``comm/total_up`` and ``comm/total_down``
+    are their sums over all rounds until now.
+
+    ``comm/params_up`` is p, the mean number of parameters that a client sends in the round. The saving is computed in
+    comparison with sending all P parameters of the model. The authors of SA-FedLoRA (arXiv 2405.09394v1) may
+    have used either of two definitions; both are logged:
 
         comm/reduction_round    1 - p(t) / P
         comm/reduction          1 - sum_t p(t) / (T P)      over the rounds t = 1 .. T until now
 
-    The bytes of a round include its failed attempts. A round without updates logs none of these three figures and
-    isn't counted in T.
+    A round without updates logs neither p nor the two savings, and isn't counted in T.
     """
 
     def __init__(self) -> None:
@@ -31,7 +34,7 @@ class Communication(FedCallback):
         self.numbers, self.rounds = 0.0, 0
 
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
-        """Counts the bytes that the job is sent."""
+        """Counts the bytes of the payload."""
         federator.counts["bytes_down"] += encoded_size(payload)
 
     def on_update(self, federator: Federator, update: Update) -> None:
@@ -39,7 +42,7 @@ class Communication(FedCallback):
         federator.counts["bytes_up"] += encoded_size(update)
 
     def on_round_end(self, federator: Federator) -> None:
-        """Logs the bytes and parameters of the round and in total."""
+        """Logs the bytes and parameters of the round, and the totals until now."""
         up, down = (
             federator.counts[key] + federator.counts_of_failed_attempts[key] for key in ("bytes_up", "bytes_down")
         )
@@ -69,5 +72,5 @@ class Communication(FedCallback):
 
 
 def model_size(layout: Layout) -> int:
-    """Returns P, the number of parameters of the model without its adapter: base and head."""
+    """Returns P, the number of parameters of the model: base and head, without the adapter."""
     return sum(math.prod(layout.entries[name].shape) for name in layout.names(["base", "head"]))

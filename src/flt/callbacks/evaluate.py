@@ -1,4 +1,4 @@
-"""Evaluation of the global models, and averages of what the clients measured on their own examples."""
+"""Evaluation of the global models, and means of the metrics that the clients measured on their own examples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flt.server.federator import Federator
 
 @dataclasses.dataclass
 class EvalConfig:
-    """Settings of the evaluation; conf/train.yaml explains each key."""
+    """Settings of the evaluation. The section ``eval`` of conf/train.yaml explains each of them."""
 
     examples: int | None
     test_examples: int | None
@@ -33,21 +33,31 @@ class EvalConfig:
 
 
 class Evaluate(FedCallback):
-    """Logs ``round/*``, ``clients/*`` and, with several tasks or parts, ``task/*``.
+    """Logs the metrics of the global model and of the clients' models.
 
-    X stands for the name of any figure that the module logs. ``clients/X`` is the mean of X over the cohort's jobs,
-    each with its model as received and its own held-out examples. ``clients/X_worst10`` is the mean over the worst
-    10 % of the jobs, and ``clients/fitted_X`` the mean over all jobs after the local fit. A global model that hasn't
-    changed isn't evaluated again. If clients train private tensors, there is no global model, and only the clients'
-    figures are logged.
+    X stands for the name of a metric that the module logs, such as ``val_acc``.
+
+    - ``round/X``: X of the global model on ``datasets``. With several tasks or parts, the mean over them; the single
+      values are then logged as ``task/<name>/X``.
+    - ``clients/X``: mean of X over the cohort's jobs. Each job evaluates the model that it received on its own held-out
+      examples.
+    - ``clients/X_worst10``: mean of the same values over the worst 10 % of the jobs.
+    - ``clients/fitted_X``: mean over all jobs of X after the local fit, on the same examples.
+    - ``clients/fit_X``: mean over all jobs of a metric that the module logs during the local fit.
+    - ``clients/steps``: number of optimiser steps of all jobs together.
+
+    If the global model of a task hasn't changed since its last evaluation, its metrics are reused. If clients train
+    private tensors, there is no global model, and only ``clients/*`` is logged.
 
     Args:
-        datasets: Task -> examples on which the global model is evaluated; most federations have one task.
-        tasks: Job -> its task. Only evaluation uses the tasks; the server never sees them.
-        every: Number of rounds between evaluations of the global model; the last round always has one.
-        test: Task -> examples of the single evaluation at the end, which logs ``test/*``.
-        heads: Task -> head for its evaluation, if jobs have different heads.
-        parts: Name in ``datasets`` and ``test`` -> its task, if the examples of a task are evaluated in parts.
+        datasets: Task -> examples on which the global model is evaluated. Most federations have one task.
+        tasks: Job -> its task. This callback uses the tasks only to choose a model for each data set.
+        every: The global model is evaluated in every round whose number is a multiple of this, and in the last round.
+        test: Task -> examples for one evaluation after the last round. It adds ``test/acc``, ``test/loss`` and so on to
+            the last round's metrics. None or empty: no such evaluation.
+        heads: Task -> name of the head with which it is evaluated. None or empty names: all jobs have the same head.
+        parts: Name of a part -> its task, if the examples of a task are evaluated in parts; the keys of ``datasets``
+            and ``test`` are then the names of the parts. None or empty: they are the tasks.
     """
 
     def __init__(
@@ -64,11 +74,11 @@ class Evaluate(FedCallback):
         self.memo = Memo()
 
     def on_round_start(self, federator: Federator) -> None:
-        """Forgets figures that the last round didn't use."""
+        """Forgets the metrics that weren't used in the last round."""
         self.memo.turn()
 
     def on_round_end(self, federator: Federator) -> None:
-        """Logs the clients' figures, and evaluates the global model if it is due."""
+        """Logs the clients' metrics, and evaluates the global model if it is due in this round."""
         self._log_clients(federator)
         if _has_global(federator) and (federator.round % self.every == 0 or federator.round == federator.rounds):
             federator.log(self.global_metrics(federator))
@@ -81,7 +91,7 @@ class Evaluate(FedCallback):
             federator.history[-1][f"test/{key.removeprefix('val_')}"] = value
 
     def global_metrics(self, federator: Federator) -> dict[str, float]:
-        """Evaluates the global model of each task; returns these figures and their means over the tasks."""
+        """Evaluates the global model of each task; returns the metrics of each task and their means over the tasks."""
         results = self._evaluate(federator, self.datasets)
         metrics = {f"round/{key}": value for key, value in _means(results).items()}
         if len(results) > 1:
@@ -89,7 +99,14 @@ class Evaluate(FedCallback):
         return metrics
 
     def of_group(self, federator: Federator, gid: int, dataset: Dataset, head: str = "") -> dict[str, float]:
-        """Evaluates one group's global model, with one of its heads, on a data set."""
+        """Returns the metrics of one group's global model on a data set.
+
+        Args:
+            federator: Federator whose current state contains the group.
+            gid: Id of the group.
+            dataset: Examples to evaluate on.
+            head: Name of the head to use; empty if all jobs have the same head.
+        """
         state = federator.state
         tensors = federator.server.layout.model(state.groups[gid].weights, state.active, head)
         watch = functools.partial(federator.call, "on_evaluation")
@@ -129,7 +146,13 @@ def _means(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def gather(federator: Federator, stage: str) -> dict[str, list[float]]:
-    """Returns metric -> its values over the round's jobs, at one stage: distributed, fit or fitted."""
+    """Returns metric -> its values, one for each job of the round that measured it.
+
+    Args:
+        federator: Federator with the updates of the round, which contain the metrics.
+        stage: Time of the measurement. ``distributed``: before the local fit, with the model as received; ``fit``:
+            during the local fit; ``fitted``: after it.
+    """
     values: dict[str, list[float]] = {}
     for update in federator.updates:
         for key, value in update.metrics.items():
@@ -140,7 +163,13 @@ def gather(federator: Federator, stage: str) -> dict[str, list[float]]:
 
 
 def mean_of_worst(values: list[float], key: str) -> float:
-    """Returns the mean over the worst 10 % of the values, at least one: the highest losses or the lowest accuracies.
+    """Returns the mean over the worst 10 % of the values, but at least over one value.
+
+    The worst values are the highest ones if the metric is a loss or a perplexity, else the lowest ones.
+
+    Args:
+        values: Values of the metric.
+        key: Name of the metric.
 
     Example:
         >>> mean_of_worst([0.5, 0.9, 0.7], "val_acc")
@@ -151,13 +180,15 @@ def mean_of_worst(values: list[float], key: str) -> float:
 
 
 def task_groups(state: ServerState, tasks: Mapping[JobId, str]) -> dict[str, int]:
-    """Returns task -> the group whose model is evaluated on it: the group of most of its jobs (our reconstruction).
+    """Returns task -> id of the group whose model is evaluated on the task (our reconstruction).
 
-    FL-TAC takes the cluster in which the task has the majority; this leaves out a task that has the majority in no
-    cluster. If several groups have equally many of the task's jobs, the best one-to-one matching of tasks and groups
-    decides, else the first of them is taken. A task that hasn't appeared yet has no job in any group: the result
-    doesn't contain the task, and its model is that of the home group. A task that has vanished keeps the group of its
-    jobs.
+    This is the group that contains most of the task's jobs. If several groups contain equally many, the group that the
+    best one-to-one matching gives to the task is taken; if it isn't one of them, the one with the smallest id is taken.
+    FL-TAC takes the cluster in which the task has the majority, and so finds no cluster for a task that has the
+    majority in none.
+
+    The result doesn't contain a task whose jobs haven't taken part yet. Such a task is evaluated with the home group's
+    model. A task whose jobs no longer take part keeps their group.
     """
     if len(state.groups) == 1:
         return dict.fromkeys(tasks.values(), state.home)

@@ -1,4 +1,4 @@
-"""Memory of evaluation results, which avoids evaluating the same model twice."""
+"""Memory of evaluation results. It avoids evaluating the same model twice on the same data set."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from flt.protocol.messages import Ids
 
 
 class Memo:
-    """Figures by model and data set, as used in the last round and in this round.
+    """Metrics of evaluated models, kept if they were used in the last round or in this round.
 
-    A data set is identified by its ``id``, and must therefore stay alive. Checkpoints don't contain the figures: after
-    a resume the models are evaluated again, with the same bits as the result.
+    A model is identified by its :func:`fingerprint`, and a data set by Python's ``id``. The caller must therefore keep
+    the data sets in memory. Checkpoints don't contain these metrics: after a resume the models are evaluated again, and
+    the metrics are bit-identical.
     """
 
     def __init__(self) -> None:
@@ -27,11 +28,11 @@ class Memo:
         return len({*self._before, *self._now})
 
     def turn(self) -> None:
-        """Begins a round and forgets the figures that the last round didn't use."""
+        """Begins a round, and forgets the metrics that weren't used in the round before."""
         self._before, self._now = self._now, {}
 
     def __call__(self, model: str, dataset: Dataset, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Returns the figures of the model with this fingerprint; calls ``evaluate`` if they aren't known yet."""
+        """Returns the metrics of the model with the fingerprint ``model``; calls ``evaluate`` if they aren't known."""
         key = (model, id(dataset))
         if key not in self._now:
             self._now[key] = self._before[key] if key in self._before else evaluate()
@@ -39,13 +40,13 @@ class Memo:
 
 
 def fingerprint(version: int, tensors: Mapping[str, Tensor], held: Mapping[str, Ids] | None = None) -> str:
-    """Returns a hash of a model: equal for tensors with equal names and bits on the same version of the base.
+    """Returns a hash of a model. Models have equal hashes if they have bit-identical tensors on the same base version.
 
     Args:
         version: Version of the base.
-        tensors: All tensors of the model apart from the base.
-        held: Layer -> component ids that the model has, needed if ``tensors`` doesn't hold every tensor of the model: a
-            private tensor that was never trained has the initial rows of these components.
+        tensors: Tensors of the model, without the base, by name.
+        held: Layer -> ids of the components that the model has. Needed if ``tensors`` lacks private tensors that were
+            never trained: they still have their initial values, which the ids determine. None: no tensor is missing.
 
     Example:
         >>> x = torch.tensor([0.0, 1.0])

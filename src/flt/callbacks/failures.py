@@ -12,16 +12,18 @@ _log = logging.getLogger(__name__)
 
 
 class Failures(FedCallback):
-    """Logs ``faults/failed``, the jobs without an update in all attempts at a round, and ``faults/retries``.
+    """Logs the failures of each round.
 
-    Nothing is logged under the strict failure policy, because then a failure ends the run.
+    ``faults/failed`` is the number of failed jobs, summed over all attempts at the round. ``faults/retries`` is the
+    number of times that the round was repeated. Nothing is logged under the strict failure policy, because there the
+    first failure ends the run.
     """
 
     def __init__(self) -> None:
         self.failed = 0
 
     def on_round_start(self, federator: Federator) -> None:
-        """Resets the count at the first attempt at a round."""
+        """Resets the count of failures at the first attempt at a round."""
         if not federator.attempt:
             self.failed = 0
 
@@ -32,6 +34,6 @@ class Failures(FedCallback):
             _log.warning("round %d has no update from %s", federator.round, failure)
 
     def on_round_end(self, federator: Federator) -> None:
-        """Logs the counts."""
+        """Logs the numbers of failures and retries."""
         if not federator.failure_policy.strict:
             federator.log({"faults/failed": self.failed, "faults/retries": federator.attempt})

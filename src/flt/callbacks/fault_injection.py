@@ -1,6 +1,6 @@
-"""Injected faults and attacks, to measure what they cost.
+"""Faults and attacks that are injected into a run on purpose, to measure their effect.
 
-They are drawn from the seed: a run has the same faults each time.
+They are drawn from the run's seed. Two runs with the same seed have the same faults.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from flt.protocol.messages import JobId, Update
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
-_FAULTS, _HOSTILE = 4, 5  # these keep the random streams apart from others of the same seed
+_FAULTS, _HOSTILE = 4, 5  # part of the seeds; they keep these random streams apart from others
 LABEL_FLIP = "label_flip"
 ATTACKS = ("sign_flip", "scale", "label_flip")
 
 
 @dataclasses.dataclass
 class FaultsConfig:
-    """Settings of the injected faults: their kinds and probabilities."""
+    """Settings of the injected faults. The section ``faults`` of conf/train.yaml explains each of them."""
 
     drop: float
     nan: float
@@ -48,13 +48,13 @@ class FaultsConfig:
 
 
 class Faults(FedCallback):
-    """Drops updates, puts NaN into updates, and makes clients attack.
+    """Drops updates, puts NaN into updates, and changes the updates of hostile clients.
 
-    The federator calls this object as one of its ``transforms`` with a client's updates, after the local fits and
+    The federator calls this object as one of its ``transforms``: with all updates of a client, after the local fits and
     before compression. A client is hostile in all rounds or in none.
 
     Args:
-        faults: Kinds and probabilities of the faults.
+        faults: Settings of the faults.
         seed: Seed of the run.
         clients: Ids of all clients.
     """
@@ -65,11 +65,11 @@ class Faults(FedCallback):
         self._federator: Federator | None = None
 
     def on_fit_start(self, federator: Federator) -> None:
-        """Remembers the federator, whose state the transform needs."""
+        """Remembers the federator, whose state is needed to change updates."""
         self._federator = federator
 
     def __call__(self, updates: list[Update]) -> list[Update]:
-        """Returns the updates that a client sends instead of its own."""
+        """Returns a client's updates with the faults; dropped updates are missing."""
         federator = self._federator
         assert federator is not None, "on_fit_start comes first"
         left = [update for update in updates if self._draw(federator, update.job, 0) >= self.faults.drop]
@@ -94,7 +94,10 @@ class Faults(FedCallback):
 
 
 def hostile(faults: FaultsConfig, seed: int, clients: Sequence[int]) -> frozenset[int]:
-    """Returns the ids of the attacking clients: a share of all clients, rounded to the nearest number, drawn once."""
+    """Returns the ids of the hostile clients, drawn at random; empty if no attack is configured.
+
+    Their number is the share ``faults.hostile`` of all clients, rounded to the nearest integer.
+    """
     if faults.attack is None:
         return frozenset()
     count = round(faults.hostile * len(clients))
@@ -102,7 +105,7 @@ def hostile(faults: FaultsConfig, seed: int, clients: Sequence[int]) -> frozense
 
 
 def _starts(federator: Federator, update: Update) -> dict[str, Tensor]:
-    """Returns the values that the job received for the tensors of its update."""
+    """Returns the values that the job received before its fit, for each tensor of its update."""
     view = federator.server.view(federator.state)
     head = next(job.head for job in federator.cohort if job.id == update.job)
     layout = federator.server.layout
@@ -114,16 +117,16 @@ def _starts(federator: Federator, update: Update) -> dict[str, Tensor]:
 
 
 def with_flipped_labels(clients: Sequence[ClientSpec], chosen: frozenset[int]) -> list[ClientSpec]:
-    """Returns the clients, some with wrong training labels: class c of C becomes C - 1 - c.
+    """Returns all clients; the chosen ones get wrong training labels.
 
-    The examples that these clients hold out keep their right labels.
+    With C classes, label c becomes C - 1 - c. Held-out examples keep their right labels.
 
     Args:
         clients: All clients.
         chosen: Ids of the clients that get wrong labels.
 
     Raises:
-        InputError: The number of classes isn't known, because the labels weren't counted when the data were dealt.
+        InputError: The number of classes isn't known, because a chosen client's data have no label counts.
     """
     doubled: dict[tuple[int, int], Dataset] = {}
 
@@ -142,7 +145,10 @@ def with_flipped_labels(clients: Sequence[ClientSpec], chosen: frozenset[int]) -
 
 
 def _doubled(dataset: Dataset, classes: int) -> Dataset:
-    """Returns the examples followed by the same examples with wrong labels; all hostile clients share the result."""
+    """Returns the examples followed by the same examples with wrong labels.
+
+    Training uses the second half and evaluation the first.
+    """
     if isinstance(dataset, Examples):
         labels = np.concatenate([dataset.labels, classes - 1 - dataset.labels])
         return dataset.view(np.tile(np.arange(len(dataset)), 2), labels)
@@ -150,9 +156,9 @@ def _doubled(dataset: Dataset, classes: int) -> Dataset:
 
 
 class _Doubled(Dataset):
-    """A user's data set followed by its copy with wrong labels.
+    """User's data set, followed by a copy of it with wrong labels.
 
-    Items are (input, label) or dicts with ``labels`` or ``label``.
+    An item is (input, label) or a dict with the key ``labels`` or ``label``.
     """
 
     def __init__(self, dataset: Any, classes: int) -> None:

@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C and SIGTERM, which end a run after the current job, or at once between two rounds."""
+"""Handling of Ctrl-C and SIGTERM: they end a run after the current job or, between two jobs, before the next one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
 
 class Interrupts(FedCallback):
-    """Ends a run on a signal: the first signal ends it after the current job, a second one at once.
+    """Ends a run on a signal: the first signal ends the run after the current job, a second signal ends it at once.
 
-    After a resume, the jobs of the unfinished round are trained again, with the same bits as the result. Only the main
-    thread of a process gets signals: in any other thread this callback does nothing.
+    After a resume, all jobs of the unfinished round are trained again, and the result is bit-identical to that of an
+    uninterrupted run. Python handles signals only in the main thread. In any other thread this callback does nothing.
 
     Args:
-        says: Whether to print that a signal has arrived. A terminal sends the signal to all processes of a run.
+        says: Whether to print that a signal has arrived. Only one process should print it, because a terminal sends the
+            signal to all processes of a run.
     """
 
     def __init__(self, says: bool = True) -> None:
@@ -71,5 +72,5 @@ class Interrupts(FedCallback):
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: a handler that wasn't installed from Python
+            signal.signal(number, handler or signal.SIG_DFL)  # None: the handler wasn't installed by Python
         self._before = {}

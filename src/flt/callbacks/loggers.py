@@ -1,4 +1,4 @@
-"""Logging of the rounds' figures with Lightning's loggers; TensorBoard also gets pictures, histograms and a table."""
+"""Logging of each round's metrics with Lightning's loggers. TensorBoard also gets pictures, histograms and a table."""
 
 from __future__ import annotations
 
@@ -22,27 +22,35 @@ from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
 STAGES = (("distributed", "clients/"), ("fitted", "clients/fitted_"), ("fit", "clients/fit_"))
-"""Pairs of the stage at which a job measured a figure and the key prefix of the mean over the jobs."""
+"""Pairs: the time at which a job measured a metric, and the key prefix of this metric's mean over the jobs."""
 FINAL = ("round/", "test/", "clients/", "comm/total_", "time/total_")
-"""Key prefixes of the last figures that are logged with the hyperparameters."""
+"""Key prefixes of those metrics of the last round that are logged together with the hyperparameters."""
 
 
 class Loggers(FedCallback):
-    """Logs each round at step = round, and the hyperparameters once, with the last figures if a logger takes them.
+    """Logs the metrics of each round, with the number of the round as the step, and the hyperparameters.
 
-    TensorBoard also gets pictures of the partition, the rank-1 components and the assignment to groups; if jobs are
-    clustered, pictures of the clustered updates and of the similarity of the clusters; the ten worst clients as a
-    table; and a histogram of each client figure. No key names a client, because a thousand clients would make a
-    thousand charts.
+    The hyperparameters are logged at the start. At the end they are logged again, together with the final metrics, if a
+    logger accepts metrics with the hyperparameters.
 
-    The callback must stand after all callbacks that log figures and before the one that writes checkpoints. If a run is
-    resumed after round n, ``TensorBoardLogger(..., purge_step=n + 1)`` avoids showing a round twice.
+    TensorBoard also gets:
+
+    - pictures of the partition, of the rank-1 components, and of the assignment of jobs to groups;
+    - pictures of the clustered updates and of the similarity of the clusters, if updates are clustered;
+    - a table of the ten jobs whose received models are worst;
+    - a histogram over the jobs of each metric that the clients measure.
+
+    No key contains a client's id, because a thousand clients would then produce a thousand charts.
+
+    In the list of callbacks, this one must come after all callbacks that log metrics, and before the one that writes
+    checkpoints. If a run is resumed after round n, ``TensorBoardLogger(..., purge_step=n + 1)`` hides the rounds after
+    n that the killed run has already logged.
 
     Args:
         loggers: Lightning loggers, such as TensorBoardLogger and CSVLogger.
-        hyperparameters: Config key -> value, flat.
-        tasks: Job -> its task, for the picture of the groups.
-        most: Approximate number of pictures of each kind in a run, at even distances; 0 disables them.
+        hyperparameters: Dotted config key -> value.
+        tasks: Job -> its task, for the pictures of groups and clusters.
+        most: Approximate number of pictures of each kind in a run, spread evenly over the rounds. 0: no pictures.
     """
 
     def __init__(
@@ -59,7 +67,7 @@ class Loggers(FedCallback):
         """Logs the hyperparameters and, in a new run, the picture of the partition."""
         self._logged = set(federator.history[-1]) if federator.history else set()
         for logger in self.loggers:
-            # without the empty dict TensorBoard would log a figure of its own, hp_metric
+            # Without the empty dict, TensorBoardLogger would log its own metric hp_metric.
             logger.log_hyperparams(self.hyperparameters, *([{}] if _takes_metrics(logger) else []))
             logger.save()
         if self.most and not federator.state.rounds:
@@ -67,17 +75,17 @@ class Loggers(FedCallback):
                 _write_picture(writer, "partition", pictures.partition(federator.clients), 0)
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
-        """Logs the round's figures, after all callbacks have added theirs."""
+        """Logs the round's metrics, after all callbacks have logged theirs."""
         self._log(metrics, federator.round)
         for writer in self._writers():
             _write_clients(writer, federator)
             if self.most and self._is_pictured(federator):
                 _write_state(writer, federator, self.tasks)
         for logger in self.loggers:
-            logger.save()  # keeps all finished rounds if the run is killed
+            logger.save()  # keeps this round's metrics on disk even if the run is killed
 
     def on_fit_end(self, federator: Federator) -> None:
-        """Logs the figures that were measured after the last round, and the hyperparameters with the final figures."""
+        """Logs the metrics that were measured after the last round, and the hyperparameters with the final metrics."""
         last = federator.history[-1] if federator.history else {}
         self._log({key: value for key, value in last.items() if key not in self._logged}, federator.round)
         final = {f"final/{key}": value for key, value in last.items() if key.startswith(FINAL)}
@@ -108,7 +116,7 @@ class Loggers(FedCallback):
 
 
 def worst_ten(federator: Federator) -> str:
-    """Returns the ten jobs with the worst models as received, as a Markdown table; empty if nothing was measured."""
+    """Returns a Markdown table of the ten jobs whose received models are worst; empty if no model was evaluated."""
     names, updates = gather(federator, "distributed"), federator.updates
     by = formatting.score(names) or formatting.loss(names)
     if by is None:
@@ -122,7 +130,7 @@ def worst_ten(federator: Federator) -> str:
 
 
 def _rank(update: Update, by: str) -> float:
-    """Returns a sort key of the job: the worse its model, the smaller; NaN is worst."""
+    """Returns the sort key of a job: the worse its received model, the smaller the key. NaN counts as worst."""
     value = update.metrics[f"distributed/{by}"]
     return -math.inf if math.isnan(value) else -value if formatting.lower_is_better(by) else value
 
@@ -136,7 +144,7 @@ def _write_clients(writer: SummaryWriter, federator: Federator) -> None:
         for name, values in gather(federator, stage).items():
             finite = np.array([value for value in values if math.isfinite(value)])
             if finite.size:
-                # TensorBoard shows one kind of data per tag, and the mean uses the name without the suffix
+                # TensorBoard shows one kind of data per tag, and the tag without the suffix is that of the mean.
                 writer.add_histogram(f"{prefix}{name}_histogram", finite, federator.round)
     if table := worst_ten(federator):
         writer.add_text("clients/worst_ten", table, federator.round)
@@ -165,7 +173,7 @@ def _write_clusters(
 
 
 def _write_picture(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
-    # add_figure would go through pyplot
+    # add_image is used because add_figure would need pyplot.
     writer.add_image(f"pictures/{tag}", pixels(figure), step, dataformats="HWC")
 
 

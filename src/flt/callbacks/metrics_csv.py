@@ -1,4 +1,4 @@
-"""Table of the rounds' figures in a CSV file."""
+"""CSV file with the metrics of all rounds."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from flt.server.federator import Federator
 
 
 class MetricsCsv(FedCallback):
-    """Writes all finished rounds to one CSV file after each round, one line per round.
+    """Writes the metrics of all finished rounds to one CSV file after each round, one line per round.
 
-    The file depends on the federation's history alone: a resumed run writes the same file as an uninterrupted run.
+    The file depends only on the federation's history. A resumed run therefore writes the same file as an uninterrupted
+    run, apart from measured times.
 
     Args:
-        path: Path of the file. The file is replaced as a whole: a reader never sees half of it.
+        path: Path of the file. The file is replaced as a whole, so that no reader ever sees an incomplete file.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
-        """Writes the file, after all callbacks have logged their figures."""
+        """Writes the file, after all callbacks have logged their metrics."""
         self._write(federator)
 
     def on_fit_end(self, federator: Federator) -> None:
-        """Writes the file again, with the figures that were measured after the last round."""
+        """Writes the file again, with the metrics that were measured after the last round."""
         self._write(federator)
 
     def _write(self, federator: Federator) -> None:
@@ -38,7 +39,9 @@ class MetricsCsv(FedCallback):
 
 
 def text(history: Sequence[Mapping[str, float]]) -> str:
-    """Returns the rounds as CSV: ``round``, then all keys in name order; a missing figure is an empty cell.
+    """Returns the rounds as CSV: the column ``round``, then the other keys sorted by name.
+
+    If a round lacks a metric, its cell is empty.
 
     Example:
         >>> text([{"round": 1, "round/val_acc": 0.1}, {"round": 2}]).split()
@@ -53,7 +56,7 @@ def text(history: Sequence[Mapping[str, float]]) -> str:
 
 
 def _cell(metrics: Mapping[str, float], key: str) -> str:
-    """Returns a figure with enough digits to read it back exactly, or an empty cell if it is missing."""
+    """Returns a metric with enough digits to read it back exactly, or an empty text if the metric is missing."""
     if key not in metrics:
         return ""
     value = metrics[key]

@@ -1,4 +1,4 @@
-"""Progress of a federation: a live display on a terminal, one line per round in a pipe."""
+"""Progress of a federation: a live display on a terminal, or one line per round if the output isn't a terminal."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from flt.server.federator import Federator
 
 _GAP, _SECONDS = "  ", "time/round_seconds"
 SILENCE = 10.0
-"""Seconds without output after which a pipe gets a line during a round."""
+"""Without a live display, a line is printed during a round if the last one is older than this number of seconds."""
 
 
 class Progress(FedCallback):
     """Shows the progress of the whole federation.
 
-    On a terminal it shows a bar of the rounds with the time left, a bar of the round's clients with the client being
-    trained, and the last figures; the lines of finished rounds stay above them. Elsewhere each round is one line.
+    On a terminal it shows a bar of the rounds with the time left, a bar of the round's clients with the number of the
+    client in training, and the last metrics. The lines of finished rounds stay above the bars. If the output isn't a
+    terminal, one line is printed for each round.
 
     Args:
         title: Name of the run, for the first line.
-        console: Console to print to; standard output by default.
+        console: Console to print to; None: standard output.
     """
 
     def __init__(self, title: str = "federation", console: Console | None = None) -> None:
@@ -46,18 +47,18 @@ class Progress(FedCallback):
             self._display = _Display(self.console, federator)
 
     def on_round_start(self, federator: Federator) -> None:
-        """Empties the bar of the round."""
+        """Sets the bar of the round's clients back to 0."""
         self._ended = 0
         if self._display:
             self._display.begin_round(federator)
 
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
-        """Shows the client that is being trained."""
+        """Shows the number of the client that is being trained."""
         if self._display:
             self._display.begin_job(payload)
 
     def on_job_end(self, federator: Federator, update: Update) -> None:
-        """Moves the bars, or prints a line if the last one was long ago."""
+        """Moves the bars. Without bars, prints a line if the last line was printed long ago."""
         if self._display:
             self._display.end_job(federator, update)
         else:
@@ -67,14 +68,14 @@ class Progress(FedCallback):
             self._say_at_times(f"  round {federator.round}/{federator.rounds}: {done} of {expected} {unit} trained")
 
     def on_evaluation(self, federator: Federator, done: int, batches: int) -> None:
-        """Shows the progress of an evaluation of the global model."""
+        """Shows the progress of an evaluation of a global or received model."""
         if self._display:
             self._display.evaluate(done, batches)
         else:
             self._say_at_times(f"  evaluation: {done} of {batches} batches done")
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
-        """Prints the line of the round, after all callbacks have logged their figures."""
+        """Prints the line of the round, after all callbacks have logged their metrics."""
         if self._display:
             self._display.end_round(metrics)
         self._print(round_line(federator, metrics))
@@ -84,17 +85,17 @@ class Progress(FedCallback):
         self._stop()
 
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
-        """Stops the display, which restores the terminal."""
+        """Stops the display, so that the terminal works normally again."""
         self._stop()
 
     def _say_at_times(self, line: str) -> None:
-        """Prints a line if the last one was long ago: readers of a pipe see that the run is working."""
+        """Prints a line if the last line was printed long ago, to show that the run is still working."""
         if time.perf_counter() - self._last_line_at > SILENCE:
             self._print(line)
 
     def _print(self, line: str) -> None:
         self._last_line_at = time.perf_counter()
-        # a Text is printed without markup and colours; soft_wrap keeps a long line whole
+        # Text avoids rich's markup and colours. soft_wrap avoids line breaks in a long line.
         self.console.print(Text(line), soft_wrap=True)
 
     def _stop(self) -> None:
@@ -104,7 +105,7 @@ class Progress(FedCallback):
 
 
 class _Display:
-    """Two bars and a line of figures, which rich redraws in the background."""
+    """Two bars and a line of metrics, which rich redraws in the background."""
 
     def __init__(self, console: Console, federator: Federator) -> None:
         self.begun = time.perf_counter()
@@ -120,16 +121,16 @@ class _Display:
         self.live.start()
 
     def begin_round(self, federator: Federator) -> None:
-        """Empties the bar of the round."""
+        """Sets the bar of the round's clients back to 0."""
         self.ended = []
         self.bars.reset(self.jobs, total=_expected(federator, len({job.client for job in federator.cohort})), note="")
 
     def begin_job(self, payload: Payload) -> None:
-        """Shows the client that is being trained."""
+        """Shows the number of the client that is being trained."""
         self.bars.update(self.jobs, note=f"training client {payload.job[0]}")
 
     def end_job(self, federator: Federator, update: Update) -> None:
-        """Moves both bars; the bar of the rounds moves by the job's share of its round."""
+        """Moves both bars. The bar of the rounds moves by a fraction of a round, one divided by the number of jobs."""
         losses = formatting.between(update.metrics, "fit/")
         self.loss = {name: losses[name]} if (name := formatting.loss(losses)) else self.loss
         self.ended.append(update.job)
@@ -139,12 +140,12 @@ class _Display:
         self.live.update(self._drawn())
 
     def evaluate(self, done: int, batches: int) -> None:
-        """Shows the progress of an evaluation of the global model."""
+        """Shows the progress of an evaluation of a global or received model."""
         self.bars.update(self.jobs, note=f"evaluation, batch {done} of {batches}")
 
     def end_round(self, metrics: Mapping[str, float]) -> None:
-        """Shows the figures of the round."""
-        self.last = {**self.last, **metrics}  # a round without an evaluation keeps the last evaluation's figures
+        """Shows the metrics of the round."""
+        self.last = {**self.last, **metrics}  # metrics of the last evaluation stay if this round had none
         self.bars.update(self.rounds, completed=metrics["round"])
         self.live.update(self._drawn())
 
@@ -159,12 +160,15 @@ class _Display:
 
 
 def _expected(federator: Federator, number: int) -> int:
-    """Returns this process's expected share of a number of jobs or clients, if all processes are equally fast."""
+    """Returns this process's share of a number of jobs or clients, assuming that all processes are equally fast."""
     return math.ceil(number / federator.engine.processes.size)
 
 
 def first_line(title: str, federator: Federator) -> str:
-    """Returns the first line: the run with its rounds and clients, and its jobs if clients have several."""
+    """Returns the first line: the title, the rounds to run, and the number of clients.
+
+    If clients have several jobs, the number of jobs is added. A resumed run adds the round after which it resumes.
+    """
     first, last = federator.state.rounds + 1, federator.rounds
     clients, jobs = len(federator.clients), sum(len(client.data) for client in federator.clients.values())
     cells = [title, f"rounds {first}-{last}", f"clients {clients}"]
@@ -174,7 +178,7 @@ def first_line(title: str, federator: Federator) -> str:
 
 
 def round_line(federator: Federator, metrics: Mapping[str, float]) -> str:
-    """Returns the line of a finished round, in columns that are aligned from line to line."""
+    """Returns the line of a finished round. The columns of all lines are aligned."""
     clients = len({job.client for job in federator.cohort})
     digits, most = len(str(federator.rounds)), len(str(len(federator.clients)))
     cells = [f"round {metrics['round']:>{digits}}/{federator.rounds}", f"clients {clients:>{most}}"]
@@ -187,7 +191,10 @@ def round_line(federator: Federator, metrics: Mapping[str, float]) -> str:
 
 
 def shown_score(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Returns the name and value of the global model's score or, without a global model, of the clients' mean score."""
+    """Returns the name and value of the score to show: that of the global model, else the clients' mean score.
+
+    The result is empty if the round evaluated neither.
+    """
     for prefix, figures in (
         ("", formatting.between(metrics, "round/")),
         ("clients/", formatting.received_metrics(metrics)),

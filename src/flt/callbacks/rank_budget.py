@@ -1,4 +1,4 @@
-"""Measures the rank budget."""
+"""Measures the rank budget: the number of active components of the layers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from flt.server.federator import Federator
 
 
 class RankBudget(FedCallback):
-    """Logs ``ranks/living``, ``ranks/smallest`` and ``ranks/pruning_error`` if a schedule changes the budget.
+    """Logs the numbers of active components if a schedule lowers the rank budget.
 
-    ``ranks/living`` and ``ranks/smallest`` are the mean and the smallest number of active components of a layer in the
-    round. ``ranks/pruning_error`` is the relative change of the product P = BA by the cut after the round,
-    |P - P'| / |P| in Frobenius norm over all layers; it is missing if nothing was cut.
+    ``ranks/living`` is the mean number of active components of a layer in the round, and ``ranks/smallest`` the
+    smallest number. ``ranks/pruning_error`` is the error that the removal of components after the round causes in the
+    product P = BA: |P - P'| / |P| in Frobenius norm over all layers. It is missing if no component was removed.
 
-    If jobs gave up components by themselves, ``ranks/clients`` is also logged: each job counts the components of its
-    largest layer, and the mean is taken over the round's jobs.
+    ``ranks/clients`` is logged only if clients prune their own rank (HetLoRA). It is the mean rank of the round's jobs.
+    The rank of a job is the number of components that the job sent for its largest layer.
     """
 
     state_key: ClassVar[str] = "Budget"
@@ -30,7 +30,7 @@ class RankBudget(FedCallback):
             federator.log({"ranks/living": float(np.mean(counts)), "ranks/smallest": min(counts)})
 
     def on_round_end(self, federator: Federator) -> None:
-        """Logs the error of the cut and the ranks of the clients, if there are any."""
+        """Logs the error of the removal if components were removed, and the clients' ranks if clients prune them."""
         if federator.state.pruned is not None:
             federator.log({"ranks/pruning_error": federator.state.pruned})
         sent = [max(map(len, update.kept.values())) for update in federator.updates if update.kept]

@@ -1,4 +1,4 @@
-"""Evaluation of the models as received by clients, on central examples."""
+"""Evaluation of the models as received by clients, on the server's validation examples."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ RISE = "rise_loss"
 
 
 class ReceivedModels(FedCallback):
-    """Logs ``distributed/*``, measured before a round's local fits on the examples of the global models.
+    """Logs ``distributed/*``: metrics of the models that the jobs receive, measured before the local fits of a round.
 
-    X stands for the name of any figure that the module logs. ``distributed/X`` is the mean of X over the cohort's jobs,
-    each with the model that it receives, including its private tensors. ``distributed/X_worst10`` is the mean over the
-    worst 10 % of the jobs. If the ranks of the clients differ, ``distributed/X_rank2`` is the mean over the jobs of
-    rank 2, and so on for every rank. ``rise_loss`` is logged in addition to the module's figures: the loss of the
-    received model minus the loss of the job's global model, which is the cost of distributing the model (HAFL,
-    arXiv 2411.06581: zero with freezing, above zero with truncation). ``rise_loss`` is missing if tensors are private,
-    because no global model exists then.
+    The models are evaluated on the same examples as the global models. X stands for the name of a metric that the
+    module logs, such as ``val_acc``, or for ``rise_loss``.
 
-    It measures in round 1 and in each round after an evaluation of the global model, whose figures are known then.
+    - ``distributed/X``: mean of X over the cohort's jobs. A job's model includes its private tensors.
+    - ``distributed/X_worst10``: mean over the worst 10 % of the jobs.
+    - ``distributed/X_rank2``: mean over the jobs of rank 2, and likewise for every other rank. Logged only if the
+      clients have different ranks.
+
+    ``rise_loss`` is the loss of a job's received model minus the loss of its group's global model. It measures what is
+    lost by sending a client only a part of the model (HAFL, arXiv 2411.06581: zero with freezing, above zero with
+    truncation). If tensors are private there is no global model, and ``rise_loss`` is missing.
+
+    The models are measured in round 1 and in each round that follows an evaluation of the global model. In the latter
+    rounds, the global model's metrics are already known.
 
     Args:
-        evaluate: Callback that holds the examples and the results of earlier evaluations.
+        evaluate: Callback that evaluates the global models. Its examples and its earlier results are used here.
     """
 
     state_key: ClassVar[str] = "Distributed"
@@ -44,7 +49,7 @@ class ReceivedModels(FedCallback):
         self.evaluate = evaluate
 
     def on_round_start(self, federator: Federator) -> None:
-        """Evaluates the received models and logs their figures, if they are due."""
+        """Evaluates the received models and logs their metrics, if an evaluation is due in this round."""
         if (federator.round - 1) % self.evaluate.every:
             return
         jobs = [job for job in federator.cohort if self.evaluate.tasks[job.id] in self.evaluate.datasets]
@@ -62,7 +67,7 @@ class ReceivedModels(FedCallback):
     def _measure(self, federator: Federator, job: Job) -> dict[str, float]:
         state, dataset = federator.state, self.evaluate.datasets[self.evaluate.tasks[job.id]]
         server = federator.server
-        sent = server.broadcast(state, job, federator.cohort)  # pure: changes no state, and no bytes are counted
+        sent = server.broadcast(state, job, federator.cohort)  # a pure function; these bytes aren't counted
         payload = unpack_payload(sent, server.layout)
         private = federator.client_states.get(job.id, ClientState())
         watch = functools.partial(federator.call, "on_evaluation")

@@ -1,4 +1,4 @@
-"""Measures the change of the sets of trained components."""
+"""Measures how the components that a job trains change from one of its rounds to the next."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from flt.server.federator import Federator
 
 
 class SelectionOverlap(FedCallback):
-    """Logs ``ranks/changed``, the number of components that a job trains now but didn't train in its last round.
+    """Logs ``ranks/changed``: the number of components in a layer that a job trains now but didn't train last time.
 
-    The number is the mean over the layers and jobs of the round, without jobs that take part for the first time. It
-    isn't logged in the first round, nor if all jobs train every active component, because nothing is selected then.
+    The number is averaged over all layers and over the jobs of the round. Jobs that take part for the first time are
+    left out. The metric isn't logged if no job has taken part before, or if all jobs train every active component.
     """
 
     state_key: ClassVar[str] = "Selected"
@@ -23,11 +23,11 @@ class SelectionOverlap(FedCallback):
         self._active: dict[str, Ids] = {}
 
     def on_round_start(self, federator: Federator) -> None:
-        """Remembers the active components, before a schedule cuts them at the end of the round."""
+        """Remembers the active components, because a schedule may remove some at the end of the round."""
         self._active = federator.state.active
 
     def on_round_end(self, federator: Federator) -> None:
-        """Compares the trained components with those of each job's last round."""
+        """Compares the components that each job trained with those that the job trained in its last round."""
         kept = {update.job: update.kept for update in federator.updates}
         new = [
             len(set(ids) - set(self.last[job][layer]))

@@ -18,7 +18,7 @@ History = Sequence[Mapping[str, float]]
 
 @dataclasses.dataclass
 class StopConfig:
-    """Settings of early stopping."""
+    """Settings of early stopping. :class:`Stop` explains them."""
 
     accuracy: float | None
     patience: int | None
@@ -33,13 +33,13 @@ class StopConfig:
 class Stop(FedCallback):
     """Stops a federation when the global model is good enough or no longer improves.
 
-    The decision depends on the history alone: a resumed run stops at the same round, and a run that has stopped counts
-    as finished. The callback must stand after the one that evaluates.
+    The decision depends only on the metrics of the rounds. A resumed run therefore stops after the same round, and a
+    stopped run counts as finished. In the list of callbacks, this one must come after the one that evaluates.
 
     Args:
-        accuracy: The run ends after the round whose ``round/val_acc`` reaches this value; None disables this rule.
-        patience: The run ends after this many evaluations in a row without a new best accuracy, or without a new lowest
-            loss if the module logs no accuracy; None disables this rule.
+        accuracy: The run ends after the round whose ``round/val_acc`` reaches this value. None: this rule is off.
+        patience: The run ends after this many evaluations in a row without a new best accuracy. If the module logs no
+            accuracy, the loss is compared instead. None: this rule is off.
     """
 
     def __init__(self, accuracy: float | None = None, patience: int | None = None) -> None:
@@ -47,7 +47,7 @@ class Stop(FedCallback):
         self.accuracy, self.patience = accuracy, patience
 
     def on_fit_start(self, federator: Federator) -> None:
-        """Stops at once if the history of a resumed run already ended it."""
+        """Stops a resumed run before its first round if one of the rules already applies to its finished rounds."""
         federator.should_stop = federator.should_stop or self.reason(federator.history) is not None
 
     def on_round_end(self, federator: Federator) -> None:
@@ -63,7 +63,7 @@ class Stop(FedCallback):
             _log.warning("stop.accuracy and stop.patience had no effect, since no global model was evaluated")
 
     def reason(self, history: History) -> str | None:
-        """Returns the reason to end the run after these rounds, or None if it continues."""
+        """Returns the reason to end the run after these rounds, or None if the run continues."""
         return self._reached(history) or self._stalled(history)
 
     def _reached(self, history: History) -> str | None:
@@ -91,15 +91,15 @@ class Stop(FedCallback):
 
 
 def _evaluated(history: History) -> list[dict[str, float]]:
-    """Returns the figures of the global model for the rounds in which it was evaluated."""
+    """Returns the metrics of the global model for each round in which it was evaluated."""
     rounds = [formatting.between(metrics, "round/") for metrics in history]
     return [figures for figures in rounds if set(figures) - {"clustering_acc"}]
 
 
 def _watched(figures: Mapping[str, float]) -> tuple[str, int]:
-    """Returns the name of the figure to watch, and 1 if higher is better, else -1.
+    """Returns the name of the metric to watch, and 1 if higher is better, else -1.
 
-    The figure is the accuracy, else the loss, else another score.
+    The metric is the accuracy if there is one, else the loss if there is one, else another score.
     """
     score, loss = formatting.score(figures), formatting.loss(figures)
     if loss is not None and (score is None or "acc" not in score):
@@ -109,6 +109,6 @@ def _watched(figures: Mapping[str, float]) -> tuple[str, int]:
 
 
 def _values(evaluated: Sequence[Mapping[str, float]], name: str, sign: int) -> list[float]:
-    """Returns the values of one figure, with the sign under which higher is better; NaN becomes the worst value."""
+    """Returns the values of one metric times ``sign``, so that higher is better; NaN becomes the worst value."""
     values = [sign * figures[name] for figures in evaluated if name in figures]
     return [-math.inf if math.isnan(value) else value for value in values]

@@ -10,9 +10,10 @@ from flt.server.federator import Federator
 
 
 class Timer(FedCallback):
-    """Logs the wall time ``time/round_seconds`` and its sum ``time/total_seconds``, which a resume continues.
+    """Logs ``time/round_seconds``, the wall time of a round, and ``time/total_seconds``, its sum over all rounds.
 
-    The time of a round includes the work of the callbacks before this one at the end of the round, such as evaluation.
+    The sum includes the rounds before a resume. The time of a round includes the callbacks that are called before this
+    one at the end of the round, such as the evaluation.
     """
 
     def __init__(self) -> None:
@@ -25,15 +26,15 @@ class Timer(FedCallback):
             self._start = time.perf_counter()
 
     def on_round_end(self, federator: Federator) -> None:
-        """Logs the times."""
+        """Logs the time of the round and the total time."""
         seconds = time.perf_counter() - self._start
         self.total += seconds
         federator.log({"time/round_seconds": seconds, "time/total_seconds": self.total})
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the total."""
+        """Returns the total time."""
         return {"total": self.total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the total."""
+        """Restores the total time."""
         self.total = state["total"]

@@ -1,1 +1,1 @@
-"""The command line, with a file for each command. Read main first."""
+"""The command line, with a file for each command. Read main.py first."""

@@ -15,10 +15,10 @@ DIGEST = re.compile(r"[0-9a-f]{12,}")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Shows the cache, or clears it: ``clear`` for all of it, ``clear prefix`` for one kind.
+    """Shows the cache if there are no arguments; ``clear`` removes all entries, ``clear prefix`` those of one kind.
 
     Raises:
-        InputError: The arguments are others.
+        InputError: The arguments have another form.
     """
     from flt.core import cache
 
@@ -61,14 +61,17 @@ def _show() -> None:
     table.add_column("last used", no_wrap=True)
     for entry in entries:
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
-        # Text prints brackets in a file's name as they are; a plain string would be read as markup.
+        # Text is needed because rich would read brackets in a plain string as markup.
         table.add_row(entry.kind, Text(describe(entry.about), overflow="fold"), decimal(entry.size), used)
     Console(highlight=False).print(table)
     print(f"{decimal(sum(entry.size for entry in entries))} in {cache.folder()}")
 
 
 def describe(about: Mapping[str, Any]) -> str:
-    """Returns a description of a cache entry for a person, without digests and versions.
+    """Returns a readable description of a cache entry, without digests and versions.
+
+    Args:
+        about: Description of the inputs from which the entry was computed.
 
     Example:
         >>> describe({"max_length": 128, "model": "org/name", "texts": "0123456789abcdef", "data": "reviews train"})

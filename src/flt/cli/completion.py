@@ -1,4 +1,4 @@
-"""The command ``flt completion``: scripts with which shells complete commands, keys and choices."""
+"""The command ``flt completion``: prints a script with which a shell completes commands, keys and choices."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from flt.run.conf_groups import choices
 
 COMMANDS = ("train", "sweep", "cache", "completion", "help", "version")
 ARGUMENTS = {"cache": ("clear",), "completion": ("bash", "zsh", "fish"), "help": COMMANDS[:4]}
-"""Command -> its arguments, where they aren't key=value."""
+"""Command -> words that it accepts as its argument, for the commands whose arguments aren't key=value."""
 PATHS = ("data", "model", "resume", "root")
-"""Keys after which files are completed too."""
+"""Keys whose value can be a path. The script also completes names of files for them."""
 
 BASH = """\
 # Completion of flt for bash: source <(flt completion bash)
@@ -81,7 +81,7 @@ complete -c flt -n "string match -qr '^(@paths@)=' -- (commandline -ct)" -F
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Prints the script of a shell.
+    """Prints the script for a shell.
 
     Raises:
         InputError: The arguments aren't the name of one shell.
@@ -120,13 +120,13 @@ def fish() -> str:
 
 
 def _values() -> dict[str, list[str]]:
-    """Returns key -> the values that can be listed: choices of a group, and true and false."""
+    """Returns key -> its possible values, for keys with a short list of values: groups, flags, and ``resume``."""
     flags = {key.name: ["false", "true"] for key in conf_comments.all_keys() if key.default in ("false", "true")}
     return {**{group: choices(group) for group in conf_comments.defaults()}, **flags, "resume": ["last"]}
 
 
 def _filled(script: str, **parts: str) -> str:
-    """Puts words in the place of their marks."""
+    """Returns a script in which each mark ``@name@`` is replaced by its text."""
     keys = [*conf_comments.defaults(), *(key.name for key in conf_comments.all_keys())]
     parts |= {"commands": " ".join(COMMANDS), "keys": " ".join(f"{key}=" for key in keys)}
     for name, text in parts.items():

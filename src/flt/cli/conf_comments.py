@@ -1,4 +1,4 @@
-"""Keys, defaults and meanings as the files of conf/ and their comments give them. Reads text only."""
+"""Reader of the keys, their defaults and their explanations from the files of conf/ and the comments in them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ import yaml
 from flt.run.conf_groups import BASE, choices, config_folder, groups
 
 RECIPES = ("algo", "experiment")
-"""Groups whose files set keys of other groups and have none of their own."""
+"""Groups whose files only set keys of other groups."""
 GENERAL = "hub"
-"""Choice of a model whose comments hold for any model."""
+"""Choice of the group ``model``. The comments on its keys apply to these keys in every model."""
 LINE = re.compile(r"(?P<indent> *)(?P<name>\w+):(?:\s+(?P<rest>.*))?")
 COMMENT = re.compile(r"(?:^|\s+)#\s+")
 COMMAND = re.compile(r"\s*(make|flt) \w+")
-"""A line of a head that is a command to copy."""
+"""Line of an opening comment that is a command to copy."""
 SENTENCE = re.compile(r"(?<!\bal)(?<!e\.g)\.(?=\s+[A-Z]|$)")
 BLOCK = "{...}"
-"""Default that is shown for a mapping of several lines."""
+"""Text that is shown as the default of a key whose value is a mapping over several lines."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A key of the command line.
+    """Key that can be set on the command line.
 
     Attributes:
-        name: Dotted name.
-        default: Its default as YAML has it.
-        meaning: Comment beside the key; empty if there is none.
-        choices: Choices of its group that have the key; empty for a key of conf/train.yaml.
+        name: Dotted name, such as ``local.lr``.
+        default: Default value, as text in YAML.
+        meaning: Comment beside the key. Empty: there is none.
+        choices: Names of the choices that have this key, if the key belongs to a group. Empty: the key belongs to
+            conf/train.yaml.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Key:
 
 @functools.cache
 def head(path: Path) -> tuple[str, ...]:
-    """Returns the lines of the comment at the head of a file, without their marks and Hydra's directive."""
+    """Returns the lines of a file's opening comment, without the marks ``#`` and without Hydra's ``@package`` line."""
     lines = []
     for line in path.read_text().splitlines():
         if not line.startswith("#"):
@@ -57,7 +58,7 @@ def head(path: Path) -> tuple[str, ...]:
 
 
 def summary(group: str, choice: str) -> str:
-    """Returns the first sentence of a file's head.
+    """Returns the first sentence of the opening comment in a choice's file.
 
     Example:
         >>> summary("engine", "serial")
@@ -75,7 +76,7 @@ def summary(group: str, choice: str) -> str:
 
 @functools.cache
 def defaults() -> dict[str, str]:
-    """Returns group -> the choice that conf/train.yaml makes, in its order."""
+    """Returns group -> its default choice, in the order of conf/train.yaml. Groups without a default have "null"."""
     found = re.findall(r"^  - (\w+): (\w+)", (config_folder() / "train.yaml").read_text(), re.MULTILINE)
     order = {group: choice for group, choice in found if group in groups()}
     return {**order, **{group: "null" for group in groups() if group not in order}}
@@ -83,7 +84,7 @@ def defaults() -> dict[str, str]:
 
 @functools.cache
 def sections() -> dict[str, tuple[Key, ...]]:
-    """Returns section of conf/train.yaml -> its keys; the keys outside of sections are under the empty name."""
+    """Returns section of conf/train.yaml -> its keys. The keys outside of all sections have the empty name."""
     found: dict[str, list[Key]] = {"": []}
     parents: dict[str, str] = {}
     for indent, name, default, meaning in _entries(config_folder() / "train.yaml"):
@@ -98,17 +99,17 @@ def sections() -> dict[str, tuple[Key, ...]]:
 
 
 def section_meaning(section: str) -> str:
-    """Returns the comment beside the name of a section of conf/train.yaml."""
+    """Returns the comment beside the name of a section of conf/train.yaml; empty if there is none."""
     entries = _entries(config_folder() / "train.yaml")
     return next((meaning for indent, name, _, meaning in entries if not indent and name == section), "")
 
 
 @functools.cache
 def group_keys(group: str) -> tuple[Key, ...]:
-    """Returns the keys of a group's choices, those of the default choice first.
+    """Returns the keys of all choices of a group, those of the default choice first.
 
-    A key's default is that of the first choice that has the key. Its meaning is that of GENERAL if there is such a
-    choice, else of the first that explains the key.
+    If several choices have a key, its default is taken from the first of them. Its explanation is taken from the choice
+    GENERAL if that choice explains the key, else from the first choice that does.
     """
     default = defaults()[group]
     order = sorted(choices(group), key=lambda choice: choice != default)
@@ -120,7 +121,7 @@ def group_keys(group: str) -> tuple[Key, ...]:
 
 
 def choice_keys(group: str, choice: str) -> Iterator[Key]:
-    """Yields the keys of one file of a group, with those of the base file that it builds on."""
+    """Yields the keys of one choice, together with those of its group's base file if there is one."""
     folder = config_folder() / group
     own, base = (_top_keys(folder / f"{name}.yaml") for name in (choice, BASE))
     for name in dict.fromkeys([*base, *own]):
@@ -130,14 +131,16 @@ def choice_keys(group: str, choice: str) -> Iterator[Key]:
 
 @functools.cache
 def _top_keys(path: Path) -> dict[str, tuple[str, str]]:
-    """Returns key -> its value and its comment, of the keys that aren't indented; empty if there is no such file."""
+    """Returns key -> its value and its comment, for all keys that aren't indented; empty if the file doesn't exist."""
     entries = _entries(path) if path.is_file() else ()
     hidden = ("name", "defaults")
     return {name: (value, meaning) for indent, name, value, meaning in entries if not indent and name not in hidden}
 
 
 def settings(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields the keys that a recipe or an experiment sets, parts first, as the command line spells them.
+    """Yields the keys that a recipe or an experiment sets, with their values, as one would write them as arguments.
+
+    Choices of parts come first.
 
     Example:
         >>> dict(settings(config_folder() / "algo" / "hafl.yaml"))["ranks"]
@@ -159,7 +162,7 @@ def _flat(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def all_keys() -> list[Key]:
-    """Returns every key of the command line, without the groups themselves."""
+    """Returns every key of the command line. The names of the groups aren't included."""
     return [
         *(key for keys in sections().values() for key in keys),
         *(key for group in defaults() for key in group_keys(group)),
@@ -173,7 +176,7 @@ def _merged(name: str, holders: list[tuple[str, Key]]) -> Key:
 
 
 def _entries(path: Path) -> Iterator[tuple[bool, str, str, str]]:
-    """Yields whether a key is indented, its name, its value and its comment."""
+    """Yields each key of a YAML file: whether it is indented, its name, its value, and its comment."""
     for line in path.read_text().splitlines():
         if found := LINE.fullmatch(line):
             value, *comment = COMMENT.split(found["rest"] or "", maxsplit=1)

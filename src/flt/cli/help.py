@@ -1,4 +1,4 @@
-"""The command ``flt help``, which is also ``--help`` after any command. The texts are the comments of conf/."""
+"""The command ``flt help``, and ``--help`` after any command. The comments in conf/ explain the keys and choices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flt.core.errors import InputError
 from flt.run.conf_groups import choices, config_folder, groups
 
 WIDTH, COLUMN = 80, 26
-"""Characters of a line, and where the second column begins."""
+"""Number of characters in a line, and position at which the second column begins."""
 
 OVERVIEW = """\
 flt: federated fine-tuning for PyTorch Lightning
@@ -72,7 +72,7 @@ Prints a script that completes commands, keys and choices. To load it:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Prints the help of a command, or of a choice such as ``algo=hafl``; without arguments the overview.
+    """Prints the help of a command, or of a choice such as ``algo=hafl``. Without arguments, prints an overview.
 
     Raises:
         InputError: There is no such command or choice.
@@ -99,7 +99,7 @@ def _lines(arguments: list[str]) -> Iterator[str]:
 
 
 def overview() -> str:
-    """Returns the commands and the choices of each group."""
+    """Returns the overview: the usage of all commands, and the choices of each group."""
     order = sorted(conf_comments.defaults(), key=lambda group: group != "algo")
     listed = [_wrapped(f"  {group}", ", ".join(choices(group)), 20) for group in order]
     return OVERVIEW.format(groups="\n".join(line for lines in listed for line in lines))
@@ -112,7 +112,7 @@ def _kinds() -> str:
 
 
 def _of_choices(overrides: Sequence[str]) -> list[str]:
-    """Explains each choice that is named among the overrides; empty if none is.
+    """Returns lines that explain each choice among the overrides; empty if the overrides contain no choice.
 
     Raises:
         InputError: A group has no such choice.
@@ -128,7 +128,7 @@ def _of_choices(overrides: Sequence[str]) -> list[str]:
 
 
 def _of_choice(group: str, choice: str) -> Iterator[str]:
-    """Yields the head of a file and its keys."""
+    """Yields the opening comment of a choice's file, and the keys of the choice."""
     path = config_folder() / group / f"{choice}.yaml"
     yield f"{group}={choice}"
     yield ""
@@ -142,7 +142,7 @@ def _of_choice(group: str, choice: str) -> Iterator[str]:
 
 
 def _of_keys(usage: str) -> Iterator[str]:
-    """Yields every key and choice: recipes first, then the sections of conf/train.yaml, then the other groups."""
+    """Yields the usage, then every key and choice: recipes, the sections of conf/train.yaml, the other groups."""
     yield usage
     for group in conf_comments.RECIPES:
         yield from _of_group(group)
@@ -170,13 +170,13 @@ def _keys(keys: Sequence[Key]) -> Iterator[str]:
 
 
 def _holders(key: Key) -> int:
-    """Number of choices in the key's group that have any key."""
+    """Returns the number of choices in the key's group that have at least one key."""
     group = key.name.partition(".")[0]
     return len({choice for other in conf_comments.group_keys(group) for choice in other.choices})
 
 
 def _wrapped(left: str, right: str, column: int = COLUMN) -> list[str]:
-    """Sets two columns; a long left one gets a line of its own."""
+    """Returns lines with a text in each of two columns. A left text that is too long gets a line of its own."""
     lines = textwrap.wrap(right, WIDTH - column, break_long_words=False, break_on_hyphens=False)
     if len(left) > column - 2 or not lines:
         return [left, *(" " * column + line for line in lines)]

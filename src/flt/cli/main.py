@@ -1,6 +1,7 @@
 """Entry point of the command line: prints the command, runs it, and turns errors into one line and an exit code.
 
-Each command is a module with a function ``run``. Commands import torch themselves, after the first line is printed.
+Each command is a module with a function ``run``. If a command needs torch, its ``run`` imports torch. This import takes
+seconds and therefore comes after the first printed line.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from flt.core.errors import InputError, PeerDiedError, Terminated
 from flt.core.files import is_full, no_room
 
 INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes of shells: 128 plus the number of the signal."""
+"""Exit codes after a signal, as shells use them: 128 plus the number of the signal."""
 HELP = ("-h", "--help", "help")
 VERSION = ("--version", "version")
 
@@ -27,15 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        arguments: Words after ``flt``; None: those of this process.
+        arguments: Words after ``flt`` on the command line. None: the arguments of this process.
 
     Returns:
-        The exit code: 0; 1 if a process of the run has died; 2 for a mistake in the input; 130 for an interrupt; 143 if
-        the process was asked to end.
+        The exit code: 0 after success; 1 if a process of the run has died; 2 after an InputError; 130 after Ctrl-C; 143
+        after SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = _command(words)
-    # Only a process of its own, which no launcher started, may replace the processes of a run.
+    # restart() replaces this process. This is allowed only if the process runs nothing but this command line, and if no
+    # launcher started it.
     may_restart = arguments is None and not restart_after_crash.is_launched()
     try:
         if command in ANNOUNCED:
@@ -51,7 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:
-    """Splits a command line into the command's name and its arguments; ``key=value`` alone means train."""
+    """Splits a command line into the command's name and its arguments.
+
+    Without any words the command is help. If the first word is no command, such as ``key=value``, the command is train.
+    """
     if not words or any(word in HELP for word in words):
         return "help", [word for word in words if word not in HELP]
     if words[0] in VERSION:
@@ -62,24 +67,24 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _announce(words: Sequence[str]) -> None:
-    """Prints the command so that it can be copied, before anything else is imported."""
+    """Prints the command line in a form that can be copied. This happens before slow imports such as torch."""
     _quiet_libraries()
     if restart_after_crash.is_first():
         print(f"flt {flt.__version__}: {shlex.join(['flt', *words])}", flush=True)
 
 
 def _report(error: BaseException) -> int | None:
-    """Prints an error as one line and returns the exit code; None for an error that needs a traceback."""
+    """Prints an error as one line and returns the exit code. Returns None for an error that needs a traceback."""
     if isinstance(error, BrokenPipeError):
         _discard_output()
         return 0
     is_first = restart_after_crash.is_first()
     if not is_first and (getattr(error, "reported", False) or isinstance(error, PeerDiedError)):
-        return 0  # the first process reports it; the launcher would kill that one after any other exit code
+        return 0  # the first process prints the error; another exit code would make the launcher kill that process
     if isinstance(error, PeerDiedError):
         print(f"error: {error}; the same command with resume=last goes on", file=sys.stderr)
         return 1
-    if is_full(error):  # while a library wrote a file
+    if is_full(error):  # the disk became full while a library wrote a file
         error = no_room("a file")
     if isinstance(error, InputError):
         print(f"error: {error}", file=sys.stderr)
@@ -105,11 +110,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "version": _version,
 }
 ANNOUNCED = ("train", "sweep", "cache")
-"""Commands that begin by printing the command line. The output of the others is to be piped or read."""
+"""Commands that first print the command line. The other commands print only a text that may be piped elsewhere."""
 
 
 def _quiet_libraries() -> None:
-    """Keeps the advice of libraries off the user's terminal."""
+    """Suppresses the warnings and the advice that libraries print."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("flt").setLevel(logging.INFO)
@@ -117,5 +122,5 @@ def _quiet_libraries() -> None:
 
 
 def _discard_output() -> None:
-    """Stops writing to a pipe that its reader has closed, as ``flt --help | head`` does."""
+    """Discards all further output, because the reader of a pipe has closed it, as in ``flt --help | head``."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Launched processes of a run, and the restart of a run that has lost one of them."""
+"""Restart of a run after one of its processes has died, and recognition of processes that a launcher has started."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ RESTARTS, MOST_RESTARTS = "FLT_RESTARTS", 3
 LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables that Lightning's launcher sets."""
 EXTERNAL = ("RANK", "SLURM_PROCID", *LAUNCHED)
-"""Environment variables of all launchers, and of a user who starts one process on each of several machines."""
+"""Environment variables that any launcher sets, or a user who starts one process on each of several machines."""
 RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 
 def is_launched() -> bool:
-    """Returns whether a launcher has started this process."""
+    """Returns whether a launcher has started this process, judging by the environment variables."""
     return any(os.environ.get(name) for name in EXTERNAL)
 
 
 def is_first() -> bool:
-    """Returns whether this is the process that prints and writes for the run, judging by the launcher's variables."""
+    """Returns whether this process is the one that prints and writes for the run: none of its ranks is above 0."""
     return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 def restart(error: PeerDiedError, command: str, overrides: Sequence[str]) -> None:
-    """Replaces this process by a new one that resumes the run and launches all processes anew.
+    """Replaces this process by a new one, which resumes the run and launches all processes again.
 
-    Returns if the run can't be resumed or has been restarted too often.
+    Does nothing if the run can't be resumed or has been restarted too often.
 
     Args:
-        error: Names the run's folder.
-        command: The command that ran.
-        overrides: Its arguments.
+        error: Error that ended the run. It contains the run's folder.
+        command: Name of the command that ran.
+        overrides: Arguments of the command.
     """
     restarts = int(os.environ.get(RESTARTS, "0")) + 1
     if command != "train" or restarts > MOST_RESTARTS or not error.folder:
         return
     note = f"a process has died and is replaced ({restarts} of at most {MOST_RESTARTS} times)"
     print(note, file=sys.stderr, flush=True)
-    for name in LAUNCHED:  # with these the new process would take itself for a launched one
+    for name in LAUNCHED:  # with these variables, the new process would count as launched
         os.environ.pop(name, None)
     os.environ[RESTARTS] = str(restarts)
     kept = [override for override in overrides if not override.startswith("resume=")]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run(overrides: Sequence[str]) -> int:
-    """Trains one run after another, once every combination has been checked.
+    """Checks every combination, and then trains one run after another.
 
     Raises:
         InputError: A key or value is wrong in one of the combinations.
@@ -23,7 +23,7 @@ def run(overrides: Sequence[str]) -> int:
 
     combinations = expand(overrides)
     for combination in combinations:
-        compose_config(combination)  # checks names before torch is imported
+        compose_config(combination)  # checks the names of keys and choices before torch is imported
     import_without_gc("flt.api")
     from flt.run.resume import configure
 
@@ -34,7 +34,9 @@ def run(overrides: Sequence[str]) -> int:
 
 
 def _check_engines(configurations: Sequence[TrainConfig]) -> None:
-    """Refuses engines of several processes beside other engines, since the processes outlive a run.
+    """Checks that the runs have the same engine and devices if an engine launches several processes.
+
+    The launched processes stay for all runs of the sweep, and therefore no run can have another number of processes.
 
     Raises:
         InputError: The runs differ in engine or number of devices, and one of the engines launches processes.
@@ -53,4 +55,4 @@ def _train(combinations: Sequence[Sequence[str]], configurations: Sequence[Train
     for number, (combination, cfg) in enumerate(zip(combinations, configurations, strict=True), start=1):
         print(f"run {number} of {len(combinations)}: {shlex.join(combination)}", flush=True)
         train(cfg)
-        cache.release()  # the next run may need the room
+        cache.release()  # lets the next run remove the cache entries of this run if space is needed

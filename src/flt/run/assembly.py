@@ -1,4 +1,4 @@
-"""Assembly and checks of a run before it starts; nothing is trained, read or written here."""
+"""Assembly and checks of a run's parts before the run starts. Nothing is trained here, and no file is written."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Setup:
     Attributes:
         layout: Names and roles of the tensors of the module with its adapter.
         recipe: Parts of the method.
-        clients: Client id -> the client with its rank and the rounds of its jobs.
+        clients: Client id -> the client, with its rank and with the rounds in which its jobs take part.
         sampler: Sampler of the cohorts.
         settings: Settings of the local fits.
-        failure_policy: Number of failures and retries that a round may have.
+        failure_policy: Conditions under which a round succeeds although jobs failed.
     """
 
     layout: Layout
@@ -41,14 +41,14 @@ class Setup:
 
 
 def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
-    """Attaches the adapter, builds the parts, and checks that each of them fits this federation.
+    """Attaches the adapter, builds the parts of the run, and checks that they fit the federation and each other.
 
     Args:
         cfg: Configuration of the run.
-        federation: Module, clients and data; the module is changed in place.
+        federation: Module, clients and data. The module is changed in place.
 
     Raises:
-        InputError: A combination of settings isn't possible.
+        InputError: A setting is wrong, or settings can't be combined.
     """
     layout = build.attach(cfg, federation.module)
     tasks = federation.tasks()
@@ -68,7 +68,7 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     all_stay = not any(job.is_temporary for client in ranked.values() for job in client.data)
     fewest = sum(jobs[-cohort_size:]) if all_stay and isinstance(sampler, FixedSize) else 0
     fewest = failure_policy.min_updates or fewest
-    for updates in range(max(fewest, 1), most + 1):  # a rule is never called without updates
+    for updates in range(max(fewest, 1), most + 1):  # a rule is never called with 0 updates
         recipe.rule.check(updates)
     return Setup(layout, recipe, ranked, sampler, build.local_settings(cfg), failure_policy)
 
@@ -80,23 +80,23 @@ def served(
 
     Args:
         recipe: Parts of the method.
-        layout: Layout of the server.
-        clients: Clients with the rounds of their jobs.
-        ranks: Ranks given to the clients in turn; None: all clients have the adapter's rank.
+        layout: Names and roles of the server's tensors.
+        clients: Clients with the rounds in which their jobs take part.
+        ranks: Ranks that the clients get in turn. None: all clients have the adapter's rank.
 
     Raises:
-        InputError: A part doesn't fit the module or the clients.
+        InputError: A part of the recipe can't be used with this module or these clients.
     """
     recipe.check(layout)
     return with_capacities(clients, ranks, layout, recipe)
 
 
 def refusal(cfg: TrainConfig, federation: Federation) -> str | None:
-    """Returns the error line with which a run would be refused at its start, or None if it would start.
+    """Returns the error message with which a run would be refused at its start, or None if the run would start.
 
     Args:
         cfg: Configuration of the run.
-        federation: Module, clients and data, or stand-ins for them: the module is changed in place, and no example is
+        federation: Module, clients and data. The module is changed in place. Dummy data suffice, because no example is
             read.
     """
     try:
@@ -111,10 +111,12 @@ def with_capacities(
 ) -> dict[int, ClientSpec]:
     """Returns client id -> the client with its rank.
 
-    The rank is the client's own, else the next of ``ranks`` in turn, else the adapter's rank.
+    A client that has a rank keeps it. The other clients get the entries of ``ranks`` in turn or, if ``ranks`` is None,
+    the adapter's rank.
 
     Raises:
-        InputError: A rank is above the adapter's, two clients share an id, or a part can't serve a client.
+        InputError: A rank is above the adapter's, two clients have the same id, or a part of the recipe doesn't support
+            these ranks or numbers of jobs.
     """
     if ranks and not layout.layers:
         raise InputError.of("ranks", list(ranks), "null", "the adapter has no components to go without")

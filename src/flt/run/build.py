@@ -1,4 +1,4 @@
-"""Construction of the objects that a configuration describes: recipe, sampler, engine, settings."""
+"""Functions that build the objects of a run from its configuration: recipe, sampler, engine, settings."""
 
 from __future__ import annotations
 
@@ -29,25 +29,26 @@ from flt.server.failure_policy import STRICT, FailurePolicy
 
 
 def attach(cfg: TrainConfig, module: pl.LightningModule) -> Layout:
-    """Freezes a module, attaches the chosen adapter and returns the roles of all tensors.
+    """Freezes a module, attaches the configured adapter, and returns the names and roles of all tensors.
 
     Raises:
-        InputError: The adapter's settings are wrong, or it doesn't fit the module.
+        InputError: The adapter's settings are wrong, or the adapter can't be attached to this module.
     """
     kind, attach_to = ADAPTERS[cfg.adapter["name"]]
     return attach_to(module, typed(kind, cfg.adapter, "adapter"), cfg.seed, cfg.model.get("adapt_layers", "all"))
 
 
 def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = None) -> Recipe:
-    """Builds the parts of a method.
+    """Builds the recipe from the configured parts.
 
-    ``grouping.k=tasks`` is replaced by the number of tasks, ``rounds: null`` of a part by the run's number of rounds,
-    and ``initiating: null`` of the schedule by the length of the plan's first stage.
+    Three settings are filled in here. ``grouping.k=tasks`` becomes the number of tasks. ``rounds: null`` of the plan or
+    the schedule becomes the run's number of rounds. ``initiating: null`` of the schedule becomes the length of the
+    plan's first stage.
 
     Args:
         cfg: Configuration of the run.
         tasks: Number of tasks.
-        truth: Job -> its task, used by ``grouping=oracle`` alone.
+        truth: Job -> its task. Only ``grouping=oracle`` uses it.
     """
     chosen = dict(cfg.grouping)
     if chosen.get("k") == "tasks":
@@ -68,7 +69,7 @@ def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = Non
 
 
 def _filled(chosen: Mapping[str, Any], **values: int) -> dict[str, Any]:
-    """Returns a part's settings with the given values in place of null."""
+    """Returns a part's settings, in which null is replaced by the given value of the same key."""
     return {key: values[key] if value is None and key in values else value for key, value in chosen.items()}
 
 
@@ -93,10 +94,11 @@ def engine(
 
     Args:
         cfg: Configuration of the run.
-        local_trainer: Trainer with the resident module.
-        clients: Client id -> its data.
+        local_trainer: Object that trains single jobs on the resident module, which stays on its device.
+        clients: Client id -> the client.
         processes: Processes of the run.
-        on_settings: Called with the engine's settings once the engine has chosen those that were left open.
+        on_settings: Function that is called with all settings of the engine if the engine has chosen some of them
+            itself, such as the number of jobs at once. None: no function is called.
     """
     settings = engine_settings(cfg)
     if isinstance(settings, ShardedSettings):
@@ -114,14 +116,15 @@ def engine(
 
 
 def failure_policy(cfg: TrainConfig, jobs: int) -> FailurePolicy:
-    """Builds the failure policy, which says how many failures and retries a round may have.
+    """Builds the failure policy, which decides how many jobs of a round may fail and how often a round is repeated.
 
     Args:
         cfg: Configuration of the run.
         jobs: Largest number of jobs that a cohort can have.
 
     Raises:
-        InputError: A number is out of range, or all processes train each client together, so that none can fail alone.
+        InputError: A number is out of range, or failures are allowed with ``engine=sharded``. That engine trains each
+            client in all processes together, and therefore no client can fail alone.
     """
     policy = FailurePolicy(cfg.min_updates, cfg.max_retries, cfg.client_timeout)
     if policy.min_updates is not None and policy.min_updates > jobs:

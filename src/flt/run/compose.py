@@ -1,7 +1,7 @@
 """Composition of a configuration from a command line.
 
-Names of keys and choices are checked here without torch, so that a misspelt one is refused at once. Types are checked
-by :mod:`flt.run.schema`, which imports torch.
+The names of keys and choices are checked here, without torch, so that a misspelt name is refused at once. The types of
+values are checked by :mod:`flt.run.schema`, which imports torch.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from flt.run.schema import TrainConfig
 
 RENAMED = {("engine", "strategy"): "distributed"}
-"""(Group, older name of a choice) -> its present name. Command lines and runs of earlier versions keep working."""
+"""(Group, older name of a choice) -> present name. Older names still work on command lines and in saved runs."""
 FILES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".npz")
+"""Endings by which the value of ``data=`` is recognised as a file."""
 
 
 def load_config(overrides: Sequence[str]) -> TrainConfig:
-    """Composes conf/train.yaml with overrides such as ``algo=fedit`` or ``local.lr=1e-3``.
+    """Returns the configuration of conf/train.yaml with overrides such as ``algo=fedit`` or ``local.lr=1e-3``.
 
     Raises:
         InputError: A key or a choice doesn't exist, or a value has the wrong type.
@@ -47,7 +48,7 @@ def load_config(overrides: Sequence[str]) -> TrainConfig:
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """Composes the configuration without checking types.
+    """Returns the configuration of conf/train.yaml with overrides. The types of its values aren't checked.
 
     Raises:
         InputError: A key or a choice doesn't exist.
@@ -62,7 +63,8 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         cfg = _without_leftovers(_compose(named), chosen)
         _check_keys(cfg, keys)
     except InputError:
-        # The error should list the keys that exist. A key that another override has removed did exist.
+        # Checks the keys against the chosen files alone, to raise an error that lists the existing keys. A key that
+        # exists there passes this check, even if another override has removed it.
         groups = [text for text, override in zip(named, parsed, strict=True) if _is_group(override)]
         _check_keys(_without_leftovers(_compose(groups), chosen), keys)
         cfg = _without_leftovers(_compose(named), chosen)
@@ -70,7 +72,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
 
 def _without_leftovers(cfg: DictConfig, chosen: Mapping[str, Any]) -> DictConfig:
-    """Removes a recipe's settings of a part that the command line has replaced by one without these keys."""
+    """Removes settings that a recipe made for a part, if the command line chose another part without these keys."""
     keys_of = {
         group: _keys_of(group, str(name)) for group, name in chosen.items() if isinstance(cfg.get(group), DictConfig)
     }
@@ -87,7 +89,7 @@ def _keys_of(group: str, name: str) -> set[str]:
 
 
 def load_choice(group: str, name: str) -> DictConfig:
-    """Returns the settings of one file of conf/, on top of those of its group's base file if it builds on that."""
+    """Returns the settings in the file of one choice, and those of its group's base file if the file includes it."""
     settings: Any = OmegaConf.load(config_folder() / group / f"{name}.yaml")
     bases = [load_choice(group, base) for base in settings.pop("defaults", []) if base == BASE]
     merged: Any = OmegaConf.merge(*bases, settings)
@@ -100,7 +102,7 @@ def to_yaml(cfg: TrainConfig) -> str:
 
 
 def flat(cfg: TrainConfig) -> dict[str, Any]:
-    """Returns dotted key -> value, for loggers. A path is cut to its last name, since log files are shown to others."""
+    """Returns dotted key -> value, for loggers. A path is cut to its last part, because logs may be published."""
 
     def walk(value: Any, key: str) -> Iterable[tuple[str, Any]]:
         if isinstance(value, dict) and value:
@@ -113,7 +115,7 @@ def flat(cfg: TrainConfig) -> dict[str, Any]:
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
-    """Composes with Hydra, once for each command line: checks and types need the same composition."""
+    """Composes a configuration with Hydra. The result is cached, because it is needed several times."""
     return copy.deepcopy(_composed(tuple(overrides)))
 
 
@@ -124,7 +126,7 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
             with open_dict(cfg):
-                cfg.algo = cfg.hydra.runtime.choices.algo  # a resume needs the recipe, whatever the run's name is
+                cfg.algo = cfg.hydra.runtime.choices.algo  # a resume needs the recipe; the run's name may differ
                 del cfg["hydra"]
             OmegaConf.resolve(cfg)
             return cfg
@@ -134,9 +136,10 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
 
 
 def _map_choice(override: str) -> list[str]:
-    """Maps a folder or hub id after ``model=``, and a file or hub id after ``data=``, to a choice and its path.
+    """Replaces ``model=<folder or hub id>`` and ``data=<file or hub id>`` by two overrides: a choice and its path.
 
-    Hydra accepts names of choices alone.
+    This is needed because Hydra accepts only names of choices. An older name of a choice is replaced by its present
+    name. All other overrides are returned unchanged.
     """
     key, equals, value = override.partition("=")
     value = value.strip("'\"")
@@ -196,7 +199,7 @@ def _check_key(base: DictConfig, override: Override, text: str) -> None:
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """Returns every combination of comma-separated values, as Hydra's basic sweeper reads them.
+    """Returns the overrides of every combination of comma-separated values. Hydra's syntax of sweeps is used.
 
     Example:
         >>> expand(["algo=hafl,fedit", "seed=0,1", "ranks=[2,4]"])[1]

@@ -1,4 +1,4 @@
-"""Files of conf/, in a checkout or in an installed wheel."""
+"""Groups and choices in the folder conf/, in a checkout or in an installed wheel."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 import flt
 
 BASE = "_base"
-"""Name of the file with the keys that all files of a group have in common."""
+"""Name of a group's base file, which contains keys that the other files of the group include."""
 
 
 def choices(group: str) -> list[str]:
-    """Returns the names of a group's files, each of which is a choice; a base file is none."""
+    """Returns the choices of a group: the names of its files, without the base file."""
     return sorted(path.stem for path in (config_folder() / group).glob("*.yaml") if path.stem != BASE)
 
 
 @functools.cache
 def config_folder() -> Path:
-    """Returns the folder conf/: beside src/ in a checkout, inside the package in an installed wheel."""
+    """Returns the folder conf/. It is beside src/ in a checkout, and inside the package in an installed wheel."""
     package = Path(flt.__file__).parent
     candidates = (package / "conf", package.parents[1] / "conf")
     return next(folder for folder in candidates if (folder / "train.yaml").is_file())
@@ -26,5 +26,5 @@ def config_folder() -> Path:
 
 @functools.cache
 def groups() -> list[str]:
-    """Returns the names of conf/'s folders, each of which is a group of choices."""
+    """Returns the names of the groups: the subfolders of conf/."""
     return sorted(path.name for path in config_folder().iterdir() if path.is_dir() and path.name != "__pycache__")

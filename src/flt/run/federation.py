@@ -21,14 +21,15 @@ class Federation:
     """Module, clients, and examples on which the global model is evaluated.
 
     Attributes:
-        module: LightningModule; its adapters are attached later.
+        module: LightningModule. The adapter is attached to it later.
         clients: Clients with their data.
-        validation: Task -> examples for the evaluation in the rounds.
+        validation: Task -> examples for the evaluations during the run.
         test: Task -> examples for the single evaluation at the end.
-        collate: Function that builds a batch from a list of examples; None: torch's default.
-        source: Name by which ``from_pretrained`` loads the base; empty for a user's own module.
-        parts: Name in ``validation`` and ``test`` -> its task, if a task is evaluated in parts.
-        heads: Head -> its initial values by name, if jobs have different heads.
+        collate: Function that builds a batch from a list of examples. None: torch's default.
+        source: Name or path from which ``from_pretrained`` loads the base. Empty: no such name is known.
+        parts: Name of a part -> its task, if a task is evaluated in parts; ``validation`` and ``test`` then have the
+            names of the parts as keys. Empty: they have the tasks as keys.
+        heads: Name of a head -> name of a tensor -> its initial value. Empty: all jobs have the same head.
     """
 
     module: pl.LightningModule
@@ -45,5 +46,5 @@ class Federation:
         return {(client.id, index): job.task for client in self.clients for index, job in enumerate(client.data)}
 
     def task_heads(self) -> dict[str, str]:
-        """Returns task -> the head of its jobs; the names are empty if all jobs have the same head."""
+        """Returns task -> the name of its jobs' head. The names are empty if all jobs have the same head."""
         return {job.task: job.head for client in self.clients for job in client.data}

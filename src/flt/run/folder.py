@@ -13,7 +13,7 @@ from flt.run.schema import TrainConfig
 
 
 def folder_of(cfg: TrainConfig) -> Path:
-    """Returns the folder of the run: the one to resume, or a new version that contains the configuration."""
+    """Returns the folder of the run: the one to resume, or a new folder into which the configuration is written."""
     if cfg.resume is not None:
         return Path(cfg.resume)
     parent = Path(cfg.root) / cfg.name
@@ -27,7 +27,7 @@ def folder_of(cfg: TrainConfig) -> Path:
 
 
 def record(folder: Path, cfg: TrainConfig) -> None:
-    """Writes the configuration into the run's folder; ``resume=`` reads it there.
+    """Writes the configuration to config.yaml in the run's folder, from which a resume reads it.
 
     Raises:
         InputError: The folder can't be written.
@@ -40,13 +40,13 @@ def record(folder: Path, cfg: TrainConfig) -> None:
 
 
 def versions(parent: Path) -> list[Path]:
-    """Returns the folders of the versions of a run, oldest first."""
+    """Returns the folders ``version_N`` in a folder, sorted by N."""
     folders = [path for path in parent.glob("version_*") if re.fullmatch(r"version_\d+", path.name)]
     return sorted(folders, key=lambda path: int(path.name.removeprefix("version_")))
 
 
 def _make_next(parent: Path) -> Path:
-    """Creates the next version's folder; takes a later number if another process has just used the first one."""
+    """Creates and returns the next folder ``version_N``. Skips a number that another process has just taken."""
     taken = versions(parent)
     number = int(taken[-1].name.removeprefix("version_")) + 1 if taken else 0
     while True:

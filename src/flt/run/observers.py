@@ -1,4 +1,4 @@
-"""The callbacks of a run, and its return to the last checkpoint."""
+"""Code that builds the callbacks of a run and restores its last checkpoint."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ from flt.server.federator import Federator
 class Observers:
     """Builds the callbacks of a run.
 
-    The first process evaluates, shows and writes; the others only count.
+    Only the first process calls all of them, shows progress, and writes logs and checkpoints. The other processes call
+    the callbacks that inject faults, count bytes and handle signals. If the model is split over the processes, they
+    take part in evaluation, too.
 
     Attributes:
         cfg: Configuration of the run.
@@ -49,7 +51,7 @@ class Observers:
         folder: Folder of the run.
         processes: Processes of the run.
         own: The user's federation callbacks.
-        loggers: The user's loggers; if there are none, TensorBoard's is used.
+        loggers: The user's loggers. Empty: a TensorBoardLogger is used.
         show: Whether to show the progress.
     """
 
@@ -62,16 +64,17 @@ class Observers:
     show: bool
 
     def attach(self, federator: Federator, faults: Faults) -> None:
-        """Gives a federator its callbacks, and brings it to its last checkpoint."""
+        """Sets the callbacks of a federator, and restores its last checkpoint if there is one."""
         cfg, federation = self.cfg, self.federation
         tasks, heads = federation.tasks(), federation.task_heads()
         evaluate = Evaluate(federation.validation, tasks, cfg.eval.every, federation.test, heads, federation.parts)
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
-        received = [ReceivedModels(evaluate)] if cfg.eval.distributed else []  # after the timer: part of its round time
+        # comes after the timer, so that the time of a round includes this evaluation
+        received = [ReceivedModels(evaluate)] if cfg.eval.distributed else []
         counting = [Communication(), BitWidths()]
         monitors = [evaluate, Clusters(tasks), SelectionOverlap(), RankBudget(), *counting, Timer(), *received]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
-        last = [Interrupts(self.processes.is_first)]  # after the checkpoint: no signal cuts its writing short
+        last = [Interrupts(self.processes.is_first)]  # handles signals until the last checkpoint has been written
         federator.callbacks = [faults, *monitors, Failures(), stop, *self.own, checkpoint, *last]
         # if all processes train every client together, only the first one writes the private states
         writes = self.processes.is_first or not federator.engine.replicated
@@ -79,26 +82,30 @@ class Observers:
         checkpoint.restore(federator)
         self.processes.assert_same_round(federator.state.rounds)
         if not self.processes.is_first:
-            # the first process evaluates, shows and writes; a model split over all processes needs all for evaluation
+            # a model that is split over all processes can only be evaluated by all of them together
             evaluating = [evaluate, *received] if federator.engine.local_trainer.placement.needs_all_processes else []
             federator.callbacks = [faults, *evaluating, *counting, *last]
             federator.engine.local_trainer.loggers = self._trainer_loggers(federator, [DummyLogger()])
             return
-        record(self.folder, cfg)  # a resume may change rounds; the checkpoint has been checked against them
+        # A resume may change settings such as rounds. They are saved only now that restore() has checked them.
+        record(self.folder, cfg)
         loggers = self._loggers(federator)
         federator.engine.local_trainer.loggers = self._trainer_loggers(federator, loggers.loggers)
         sinks = [MetricsCsv(self.folder / "metrics.csv"), loggers]
         federator.callbacks = [*federator.callbacks[:-2], *sinks, *self._progress(), checkpoint, *last]
 
     def _trainer_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:
-        """Returns the loggers for a user's module; flt's own module logs nothing by itself."""
+        """Returns the loggers for the Trainers of a user's module. flt's own module needs none, as it logs nothing."""
         if isinstance(self.federation.module, ClientModule):
             return []
         steps = int(sum(metrics["clients/steps"] for metrics in federator.history))
         return [SharedLogger(logger, steps, forwards=bool(self.loggers)) for logger in loggers]
 
     def _loggers(self, federator: Federator) -> Loggers:
-        """Returns the user's loggers or TensorBoard's, without rounds of a killed run that have no checkpoint."""
+        """Returns the callback for the user's loggers or, without any, for a TensorBoardLogger.
+
+        The latter hides the rounds that a killed run logged after its last checkpoint.
+        """
         chosen = list(self.loggers)
         if not chosen:
             parent, done = self.folder.parent, federator.state.rounds

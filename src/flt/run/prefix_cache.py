@@ -1,4 +1,4 @@
-"""Caching of the frozen prefix: examples carry the activations of the blocks below all adapters."""
+"""Prefix cache: adds to each example the activations of the frozen blocks below all adapters, computed only once."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from flt.run.schema import TrainConfig
 
 
 def prefixed(federation: Federation, layout: Layout, cfg: TrainConfig, device: torch.device, show: bool) -> Federation:
-    """Returns the federation with the activations below the adapters, computed once per example or read from the cache.
+    """Returns the federation with data sets that also contain the activations of the blocks below the adapters.
+
+    The activations are computed once per example, or read from the cache on disk.
 
     Args:
-        federation: Federation with adapters attached; its module gets hooks that skip the blocks below them.
-        layout: Roles of the module's tensors.
-        cfg: Configuration, for the precision and the cache's limit.
+        federation: Federation with its adapter attached. Its module gets hooks that skip the blocks below the adapter.
+        layout: Names and roles of the module's tensors.
+        cfg: Configuration of the run.
         device: Device of the module.
         show: Whether to show the progress.
 
     Raises:
-        InputError: The activations change from step to step, or may change.
+        InputError: No frozen block lies below the adapters, or a tensor before the blocks is trained.
     """
     module = federation.module
     assert isinstance(module, ClientModule)
@@ -59,10 +61,10 @@ def prefixed(federation: Federation, layout: Layout, cfg: TrainConfig, device: t
 
 
 def check_prefix(federation: Federation, recipe: Recipe, cfg: TrainConfig) -> None:
-    """Checks that the activations below the adapters stay the same.
+    """Checks that the activations below the adapters are the same in every step.
 
     Raises:
-        InputError: The activations change from step to step, or may change.
+        InputError: The activations change between steps, or flt can't exclude that they do.
     """
 
     def refuse(why: str) -> InputError:
@@ -73,7 +75,7 @@ def check_prefix(federation: Federation, recipe: Recipe, cfg: TrainConfig) -> No
         raise refuse("a module or data of the user's own may change from step to step")
     if cfg.model.get("dropout", 0):
         raise refuse(f"model.dropout={cfg.model['dropout']} draws anew in every step")
-    if "base" in recipe.plan.roles:  # rules write into adapted layers only, which lie above the prefix
+    if "base" in recipe.plan.roles:  # rules that change the base change only adapted layers, above the prefix
         raise refuse("the plan trains the whole model")
 
 

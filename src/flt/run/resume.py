@@ -1,4 +1,4 @@
-"""Configuration of a new run from the command line, and of a resumed run."""
+"""Configuration of a new run or a resumed run, built from the command line."""
 
 from __future__ import annotations
 
@@ -25,19 +25,23 @@ LATER = (
     "export.base", "stop.accuracy", "stop.patience", "engine.jobs",
 )  # fmt: skip
 MAY_DIFFER = ("resume", "root", "algo", *LATER)
-"""Keys that a resume may change; the values of LATER are taken from the command line.
+"""Keys whose values on the command line of a resume may differ from those in the saved configuration.
 
-``rounds`` and ``stop`` set the length of the run. ``min_updates``, ``max_retries`` and ``client_timeout`` decide when
-failures end the run. The other keys change no number, except for the rounding if jobs are stacked in other numbers.
+The resumed run takes the keys of LATER from the command line, if they are given there. ``rounds`` and ``stop`` set the
+length of the run. ``min_updates``, ``max_retries`` and ``client_timeout`` decide when failures end the run. The other
+keys of LATER don't change the results of the rounds, apart from rounding (``threads``, ``engine.jobs``).
 """
 _log = logging.getLogger(__name__)
 
 
 def configure(overrides: Sequence[str]) -> TrainConfig:
-    """Returns the configuration of a command line; with ``resume=`` the one with which the run was started.
+    """Returns the configuration of a command line.
+
+    With ``resume=``, this is the saved configuration of the run to resume, in which the keys of LATER that are given on
+    the command line are replaced.
 
     Raises:
-        InputError: A key or value is wrong, or contradicts the run to resume.
+        InputError: A key or value is wrong, or differs from the run to resume.
     """
     cfg = load_config(overrides)
     if cfg.resume is None:
@@ -49,9 +53,9 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
         return dataclasses.replace(cfg, resume=None)
     saved, given = _saved(folder), set(_given(overrides))
     wanted = compose_config(overrides)
-    if "algo" not in saved:  # an older run: its name tells the recipe, unless the name was set
+    if "algo" not in saved:  # an older version of flt wrote it; below, the run's name is compared instead of the recipe
         OmegaConf.update(saved, "algo", cfg.algo, force_add=True)
-    for key in _lacking(saved, wanted):  # an older run behaves as with the key's default
+    for key in _lacking(saved, wanted):  # the older version behaved as the present one does with the key's default
         OmegaConf.update(saved, key, OmegaConf.select(_defaults(), key), force_add=True)
     _compare(saved, wanted, given - set(MAY_DIFFER))
     if "algo" in given and (saved.algo != cfg.algo or saved.get("name", cfg.name) != cfg.name):
@@ -65,7 +69,10 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
 
 
 def _lacking(saved: DictConfig, wanted: DictConfig) -> list[str]:
-    """Returns keys of this version that a saved configuration lacks, leaving out the settings of the parts."""
+    """Returns the keys that a saved configuration lacks because an older version of flt wrote it.
+
+    Single settings within a part, such as ``rule.pad``, are left out.
+    """
     whole = [str(key) for key in wanted if key not in saved]
     sections = [f.name for f in dataclasses.fields(TrainConfig) if dataclasses.is_dataclass(_type_of(f.name))]
     inner = [f"{s}.{key}" for s in sections if s in saved for key in wanted[s] if key not in saved[s]]
@@ -81,7 +88,10 @@ def _defaults() -> DictConfig:
 
 
 def _counts_rounds(saved: DictConfig) -> bool:
-    """Returns whether a part uses the total number of rounds; with another total, the finished rounds would differ."""
+    """Returns whether the plan or the schedule depends on the total number of rounds.
+
+    If one of them does, a resume may not change the total, because the finished rounds would have been different.
+    """
     return any(OmegaConf.select(saved, f"{part}.rounds", default=0) is None for part in ("plan", "schedule"))
 
 
@@ -91,7 +101,7 @@ def _find(cfg: TrainConfig) -> Path | None:
         started = [path for path in versions(Path(cfg.root) / cfg.name) if os.path.isfile(path / "config.yaml")]
         return started[-1] if started else None
     folder = Path(cfg.resume)
-    if not os.path.isfile(folder / "config.yaml"):  # Path.is_file would raise an error in a folder without access
+    if not os.path.isfile(folder / "config.yaml"):  # Path.is_file would raise an error without access
         raise InputError.of("resume", cfg.resume, "last, or the folder of a run", "there is no config.yaml in it")
     return folder
 
@@ -116,7 +126,7 @@ def _saved(folder: Path) -> DictConfig:
 
 
 def _given(overrides: Sequence[str]) -> Iterator[str]:
-    """Yields the keys that a command line sets, including those in an experiment's file."""
+    """Yields the keys that a command line sets, directly or by the file of an ``experiment=``."""
     for override in overrides:
         key, _, value = override.partition("=")
         yield key
@@ -125,11 +135,15 @@ def _given(overrides: Sequence[str]) -> Iterator[str]:
 
 
 def _compare(saved: DictConfig, wanted: DictConfig, keys: set[str]) -> None:
-    """Raises an InputError of one line if any of the keys differ."""
+    """Checks that the values of some keys are the same in both configurations.
+
+    Raises:
+        InputError: Values differ. The message names all of these keys.
+    """
     differing = {}
     for key in sorted(keys):
         old, new = (_plain(OmegaConf.select(cfg, key)) for cfg in (saved, wanted))
-        if key == "engine":  # the run chose the number of jobs at once by itself, and a resume may set it
+        if key == "engine":  # its key jobs may have been chosen by the run itself, and a resume may change it
             old, new = ({name: value for name, value in each.items() if name != "jobs"} for each in (old, new))
         if old != new:
             differing[key] = (old, new)

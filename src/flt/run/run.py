@@ -1,4 +1,4 @@
-"""One run: trains a federation as configured and exports its model to the run's folder."""
+"""One run: trains a federation as configured, and exports its models to the run's folder."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Result:
     """Result of a federation.
 
     Attributes:
-        module: Global model, on its original device. With several groups or heads it is the model of the first one; if
-            clients trained private tensors, it is the first client's model.
-        metrics: Figures of the last round, and of the test split.
+        module: The user's module with the trained weights, on its original device. If there are several models, it
+            contains the one of the first group and head or, if clients trained private tensors, of the first client.
+        metrics: Metrics of the last round, and of the evaluation on the test examples.
         path: Folder of the run.
-        history: Figures of every round.
-        exported: Folder of the adapter, or of the merged model.
+        history: Metrics of every round.
+        exported: Folder of the exported adapter or of the exported merged model.
     """
 
     module: pl.LightningModule
@@ -77,9 +77,9 @@ class Run:
         federation: Module, clients and data.
         lightning: The user's Lightning callbacks.
         own: The user's federation callbacks.
-        loggers: The user's loggers; if there are none, TensorBoard's is used.
-        show: Whether to show the progress, and the table at the end.
-        processes: Processes of the run, set when they have started.
+        loggers: The user's loggers. Empty: a TensorBoardLogger is used.
+        show: Whether to show the progress, and a table of results at the end.
+        processes: Processes of the run. Set once the processes have started.
     """
 
     cfg: TrainConfig
@@ -91,10 +91,11 @@ class Run:
     processes: ProcessGroup = dataclasses.field(default_factory=ProcessGroup, init=False)
 
     def __call__(self) -> Result:
-        """Runs the remaining rounds, exports the models, and prints a summary with the folders.
+        """Runs the remaining rounds, exports the models, and prints a summary.
 
         Raises:
-            InputError: The input is wrong. Nothing has been written then, unless the error is in an update.
+            InputError: The input is wrong. A new run that is refused in its first round or before leaves no folder.
+            RoundFailedError: Too many jobs of a round failed. The run can be resumed.
         """
         settings = build.engine_settings(self.cfg)
         if getattr(settings, "strategy", "") == FORK and (self.cfg.threads or 1) > 1:
@@ -103,7 +104,7 @@ class Run:
         return launch(self.cfg.devices, settings, self._work)
 
     def _work(self, processes: ProcessGroup) -> Result:
-        """Executes the run in one of its processes, and reports an error to the other processes."""
+        """Executes the run in this process, and reports an error to the other processes."""
         try:
             with restored_threads():
                 return self._run(processes)
@@ -143,12 +144,12 @@ class Run:
         path = self._export(federator, exported)
         if self.show:
             self._summarise(federator, time.perf_counter() - began)
-        if not cfg.model.get("quantise"):  # weights that were packed on a device can't leave it
+        if not cfg.model.get("quantise"):  # quantised weights can't be moved to another device
             module.to(original_device)
         return Result(module, federator.history[-1], self.folder, federator.history, path)
 
     def _export(self, federator: Federator, exported: Path | None) -> Path:
-        """Leaves the first model in the module, and writes all models unless they have been exported before."""
+        """Puts the first model into the module, and writes all models unless they have been exported before."""
         module, models = self.federation.module, final_models(federator)
         federator.engine.local_trainer.load(federator.state, models[0].gid, models[0].head)
         federator.engine.local_trainer.put(models[0].tensors)  # includes a client's private tensors
@@ -159,9 +160,10 @@ class Run:
         return Path(self.processes.broadcast_from_first(lambda: str(exported or export(module, *written))))
 
     def _set_threads(self) -> None:
-        """Sets the number of threads: the configured one, or for a new run the one that the first process chooses.
+        """Sets the number of torch's threads to the configured number.
 
-        The choice becomes a part of the configuration, from which a resume takes it, since rounding depends on it.
+        If a new run leaves the number open, the first process chooses it. The chosen number is saved in the run's
+        configuration, so that a resume uses the same number: rounding depends on it.
         """
         cfg = self.cfg
         if cfg.threads is None and cfg.resume is None:
@@ -172,14 +174,14 @@ class Run:
             torch.set_num_threads(self.cfg.threads)
 
     def _clients(self, clients: list[ClientSpec]) -> list[ClientSpec]:
-        """Returns the clients; under the label-flip attack the hostile clients get wrong labels."""
+        """Returns the clients. With ``faults.attack=label_flip``, the hostile clients get wrong labels."""
         faults, seed = self.cfg.faults, self.cfg.seed
         if faults.attack != LABEL_FLIP:
             return clients
         return with_flipped_labels(clients, hostile(faults, seed, [client.id for client in clients]))
 
     def _prefixed(self, setup: Setup, device: torch.device) -> Federation:
-        """Adds the cached activations; the first process computes missing ones, and the others then read them."""
+        """Returns the federation with cached activations. The first process computes them, and the others read them."""
         arguments = (self.federation, setup.layout, self.cfg, device, self.show)
         if self.processes.is_first:
             federation = prefixed(*arguments)
@@ -187,12 +189,12 @@ class Run:
         return federation if self.processes.is_first else prefixed(*arguments)
 
     def _earlier_export(self, federator: Federator) -> Path | None:
-        """Returns the folder that a finished run has already exported, as the first process sees it."""
+        """Returns the export of a run that had already finished, or None. The first process decides for all."""
         path = self.processes.broadcast_from_first(lambda: str(earlier_export(federator, self.cfg.export.base) or ""))
         return Path(path) if path else None
 
     def _fit(self, federator: Federator) -> None:
-        """Removes an older export and runs the remaining rounds. A new run that is refused at once leaves no folder."""
+        """Removes an older export and runs the remaining rounds. Removes the folder of a new run with wrong input."""
         for name in EXPORTS if self.processes.is_first else ():
             shutil.rmtree(self.folder / name, ignore_errors=True)
         try:
@@ -217,7 +219,7 @@ class Run:
         weights |= {served.server_name(name, head): value for head, own in heads.items() for name, value in own.items()}
         server = ServerAggregation(recipe, served, len(federation.tasks()), cfg.seed, base, jobs_of)
         state = server.initial(weights)
-        # nothing is written before this line, which runs once all of the above has been accepted
+        # The run's folder is created only here, after all checks above have passed.
         self.folder = Path(self.processes.broadcast_from_first(lambda: str(folder_of(cfg))))
         fits = self.folder / "fits"
         local_trainer = LocalTrainer(
@@ -233,12 +235,12 @@ class Run:
         return federator
 
     def _record_engine(self, engine: dict[str, Any]) -> None:
-        """Records the settings that the engine has chosen, so that a resume uses the same ones."""
+        """Saves the settings that the engine has chosen in the run's configuration, so that a resume uses them too."""
         if self.processes.is_first:
             record(self.folder, dataclasses.replace(self.cfg, engine=engine))
 
     def _card(self) -> Card:
-        """Returns the card of the export, which names the base and the adapter."""
+        """Returns the card: the metadata from which the exported base and adapter can be built again."""
         module, layers = self.federation.module, self.cfg.model.get("adapt_layers", "all")
         classes = module.accuracy.num_classes if isinstance(module, ClientModule) else None
         source = self.federation.source
@@ -248,13 +250,18 @@ class Run:
     def _summarise(self, federator: Federator, elapsed: float) -> None:
         """Prints the summary of the finished run."""
         counts = [len(client.data) for client in self.federation.clients]
-        jobs = len(federator.updates) or sum(counts)  # a run that had already finished has no updates
+        jobs = len(federator.updates) or sum(counts)  # updates is empty if the run had already finished
         worst = summary.worst_of(jobs, several=max(counts) > 1)
         summary.render(federator.history, self.folder, elapsed, logdir=self.cfg.root, worst=worst)
 
 
 def earlier_export(federator: Federator, base: str) -> Path | None:
-    """Returns the folder that a finished run has exported; None if rounds or this kind of export are still missing."""
+    """Returns the folder of an existing export if the run has finished, else None.
+
+    Args:
+        federator: Federator with the state and the callbacks of the run.
+        base: Value of ``export.base``. The export must be of the kind that this value asks for.
+    """
     stops = [callback for callback in federator.callbacks if isinstance(callback, Stop)]
     finished = federator.state.rounds >= federator.rounds or any(stop.reason(federator.history) for stop in stops)
     checkpoint = next(callback for callback in federator.callbacks if isinstance(callback, Checkpoint))

@@ -1,4 +1,4 @@
-"""Types of a configuration; conf/train.yaml holds the values and explains each key."""
+"""Types of a configuration's keys. conf/train.yaml contains the default values and explains each key."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ HEADS = ("shape", "task", "shared")
 class TrainConfig:
     """Configuration of a run.
 
-    The values come from conf/train.yaml. Each part's settings are a dict, which becomes the dataclass that the part's
-    ``name`` stands for.
+    The default values come from conf/train.yaml. The settings of data, model, adapter, engine and of each part of the
+    recipe are dicts here. Each dict is later converted to a dataclass, which in most cases its key ``name`` selects.
 
     Raises:
         InputError: A value isn't allowed.

@@ -1,4 +1,4 @@
-"""Summary of a finished run: a table of results and costs, and the folders of the run."""
+"""Summary of a finished run: a table with metrics and costs, and the folders of the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ History = Sequence[Mapping[str, float]]
 FOLDERS = ("adapter", "model", "checkpoints")
 """Subfolders that a run's folder may have."""
 SINGLE = 20
-"""Below this number of jobs, the worst 10 % of them are a single job."""
+"""With fewer jobs than this number, the worst 10 % of the jobs are a single job."""
 _CLUSTERING = "round/clustering_acc"
 
 
@@ -28,15 +28,15 @@ def render(
     logdir: str = "lightning_logs",
     worst: str = "worst 10 % of clients",
 ) -> None:
-    """Prints the table of results and costs, and the folders of the run.
+    """Prints the table of metrics and costs, and the folders of the run.
 
     Args:
-        history: Figures of all rounds.
+        history: Metrics of all rounds.
         path: Folder of the run.
-        elapsed: Seconds that this process took.
-        console: Console to print to; standard output by default.
-        logdir: Log folder to name in the TensorBoard command.
-        worst: Name of the worst models, see :func:`worst_of`.
+        elapsed: Seconds that this process took. Shown if the history contains no times.
+        console: Console to print to. None: standard output.
+        logdir: Folder in the TensorBoard command that is printed.
+        worst: Name of the worst models in the table, see :func:`worst_of`.
     """
     console = console or Console()
     console.print(table(history, path, elapsed, worst))
@@ -50,10 +50,10 @@ def table(history: History, path: Path, elapsed: float, worst: str) -> Table:
     """Returns the table: accuracy and loss of the global model and of the clients' models, and the costs of the run.
 
     Args:
-        history: Figures of all rounds.
-        path: Folder of the run, which gives the table its title.
-        elapsed: Seconds that this process took, for a history without times.
-        worst: Name of the worst models.
+        history: Metrics of all rounds.
+        path: Folder of the run, for the table's title.
+        elapsed: Seconds that this process took. Shown if the history contains no times.
+        worst: Name of the worst models in the table.
     """
     rows = list(models(history[-1], worst))
     columns = [_header(next(filter(None, (pick(figures) for _, figures in rows)), name)) for pick, name in _PICKS]
@@ -74,11 +74,11 @@ def table(history: History, path: Path, elapsed: float, worst: str) -> Table:
 
 
 def worst_of(jobs: int, several: bool) -> str:
-    """Returns the name of the worst 10 % of the evaluated models, which may be a single one.
+    """Returns the name for the worst 10 % of the evaluated models, which may be a single model.
 
     Args:
-        jobs: Number of jobs that were evaluated.
-        several: Whether a client has several jobs.
+        jobs: Number of jobs whose models were evaluated.
+        several: Whether any client has several jobs.
 
     Example:
         >>> worst_of(10, False), worst_of(100, False), worst_of(100, True)
@@ -89,12 +89,15 @@ def worst_of(jobs: int, several: bool) -> str:
 
 
 def models(last: Mapping[str, float], worst: str) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yields each evaluated model, or average of models, with its figures by the names that the module logs."""
+    """Yields the rows of the table: the name of a model, or of several models, and its metrics or their mean metrics.
+
+    The metrics have the names under which the module logs them, such as ``val_acc``.
+    """
     yield "global model, validation", formatting.between(last, "round/")
     if test := formatting.between(last, "test/"):
         yield "global model, test", test
     yield "models as received by clients, mean", formatting.received_metrics(last)
-    # "by clients" is left out here to fit 80 columns
+    # "by clients" is left out of this name, so that the table fits into 80 columns.
     yield f"models as received, {worst}", formatting.between(last, "clients/", formatting.WORST)
     yield "models after local training, mean", formatting.between(last, "clients/fitted_")
     for task in dict.fromkeys(key.rpartition("/")[0] for key in last if key.startswith("task/")):
@@ -102,7 +105,7 @@ def models(last: Mapping[str, float], worst: str) -> Iterator[tuple[str, dict[st
 
 
 def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:
-    """Yields the costs of the run: name, total, and share of a round."""
+    """Yields the costs of the run: name, value for the whole run, and value for one round."""
     last, rounds = history[-1], len(history)
     if _CLUSTERING in last:
         yield "jobs in the group of their task", _percent(last[_CLUSTERING]), ""
@@ -113,12 +116,12 @@ def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:
     if "comm/reduction" in last:
         share, last_share = 1 - last["comm/reduction"], 1 - last["comm/reduction_round"]
         yield "share of whole model sent to the server", _percent(share), f"last round: {_percent(last_share)}"
-    seconds = last.get("time/total_seconds", elapsed)  # of all the processes that a resumed run took
+    seconds = last.get("time/total_seconds", elapsed)  # includes the rounds before a resume
     yield "time", formatting.duration(seconds), f"{formatting.duration(seconds / rounds)} per round"
 
 
 def places(path: Path, logdir: str) -> dict[str, str]:
-    """Returns the folders of the run, and the command that shows its curves beside those of other runs."""
+    """Returns label -> text for the run's folders, and for the command that shows the curves of all runs."""
     folders = {name: str(path / name) for name in FOLDERS if (path / name).is_dir()}
     return {"run folder": str(path), **folders, "show curves": f"tensorboard --logdir {logdir}"}
 

@@ -1,4 +1,4 @@
-"""Number of torch's threads in a run, found by a short trial."""
+"""Choice of the number of torch's threads for a run, by a short trial."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from flt.models.module import ClientModule
 from flt.run.federation import Federation
 
 BUDGET = 0.15
-"""Seconds that the timed passes of a trial may take together."""
+"""Seconds after which a trial begins no further repetition."""
 LONG = 0.02
-"""Seconds of a pass with all threads above which no trial is made: such a pass has work for all of them."""
+"""If a forward pass over a batch takes more seconds than this, all threads are used without a trial."""
 CLEARLY = 0.95
-"""More threads have to be faster by this factor, since other processes may need the cores."""
+"""More threads are chosen only if they need less than this fraction of the time, as other processes may need cores."""
 JOBS = 10
-"""Jobs that engine=batched is assumed to train at once, where their number isn't known yet."""
+"""Assumed number of jobs that engine=batched trains at once, if the configuration leaves the number open."""
 
 
 @contextlib.contextmanager
 def restored_threads() -> Iterator[None]:
-    """Sets the number of torch's threads back at the end."""
+    """Context manager that restores the number of torch's threads at its end."""
     before = torch.get_num_threads()
     try:
         yield
@@ -36,16 +36,17 @@ def restored_threads() -> Iterator[None]:
 
 
 def choose_threads(federation: Federation, settings: Any, batch_size: int, device: torch.device) -> int:
-    """Returns the number of threads for a run whose configuration leaves it open.
+    """Returns the number of threads for a run whose configuration leaves the number open.
 
-    The number is torch's own if the user has set OMP_NUM_THREADS, on a GPU, and for a user's own module, which flt
-    calls nowhere but in a Trainer. Otherwise a trial decides.
+    Torch's own number is returned if the user has set OMP_NUM_THREADS, if the run trains on a GPU, or if the module is
+    the user's own, because flt calls a user's module only in a Trainer. The same number is returned if a forward pass
+    takes longer than LONG. Otherwise a trial decides.
 
     Args:
-        federation: Module, without its adapters, and clients.
+        federation: Clients, and the module before the adapter is attached.
         settings: Settings of the engine.
         batch_size: Examples per batch.
-        device: Device of the module.
+        device: Device on which the run trains.
     """
     most, module = torch.get_num_threads(), federation.module
     if openmp.IS_GIVEN or most == 1 or device.type != "cpu" or not isinstance(module, ClientModule):
@@ -55,14 +56,14 @@ def choose_threads(federation: Federation, settings: Any, batch_size: int, devic
     collate = federation.collate or Collate()
     one, batch = _inputs(collate(items[:1])), _inputs(collate(items * _jobs_at_once(settings, federation)))
     with torch.no_grad(), torch.random.fork_rng(devices=[]), restored_threads():
-        module(**one)  # the first pass also allocates
+        module(**one)  # not timed, because the first pass also allocates memory
         if _seconds(lambda: module(**one)) * len(items) > LONG:
             return most
         return fastest(lambda: module(**batch), most)
 
 
 def _jobs_at_once(settings: Any, federation: Federation) -> int:
-    """Number of jobs whose batches pass through the module together."""
+    """Returns the number of jobs whose batches pass through the module together."""
     inside = getattr(settings, "inside", settings.name)
     if inside != BatchedSettings.name:
         return 1
@@ -74,26 +75,31 @@ def _inputs(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def fastest(work: Callable[[], object], most: int) -> int:
-    """Returns the fewest threads with which the work takes about the least time.
+    """Returns the smallest number of threads with which the work takes about the shortest time.
 
-    The candidates take turns, so that a disturbance hits all of them, and the quickest time of each counts.
+    The numbers 1, 2, 4, ... and ``most`` are tried in turn, so that a disturbance affects all of them. The shortest
+    time of each number counts.
 
     Args:
-        work: Is called many times.
-        most: Largest number of threads.
+        work: Function that is called many times.
+        most: Largest number of threads to try.
     """
     candidates = [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]
     found, began = dict.fromkeys(candidates, float("inf")), time.perf_counter()
     while time.perf_counter() - began < BUDGET:
         for threads in candidates:
             torch.set_num_threads(threads)
-            work()  # untimed, since it may start threads
+            work()  # not timed, because this call may start threads
             found[threads] = min(found[threads], _seconds(work))
     return _fewest(found)
 
 
 def _fewest(found: dict[int, float]) -> int:
-    """Returns the fewest threads than which no more are clearly faster."""
+    """Returns the smallest number of threads such that no larger number is clearly faster.
+
+    Args:
+        found: Number of threads, ascending -> shortest time.
+    """
     best, at_best = 1, float("inf")
     for threads, seconds in found.items():
         if seconds < CLEARLY * at_best:

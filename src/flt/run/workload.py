@@ -1,4 +1,4 @@
-"""Federations from a configuration, for the command line: data, backbone and clients."""
+"""Construction of the federation that a configuration describes: data, backbone and clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flt.run.schema import TrainConfig
 
 
 def federation(cfg: TrainConfig) -> Federation:
-    """Loads the data and the backbone that a configuration names, and deals the data to the clients."""
+    """Loads the data and the backbone that a configuration names, and divides the data among the clients."""
     local = cfg.local
     optimizer = Optimizer(local.optimizer, local.lr, local.weight_decay, local.momentum)
     sets, model = load_all(cfg), _model(cfg)
@@ -33,7 +33,7 @@ def federation(cfg: TrainConfig) -> Federation:
     if cfg.heads == "task" and kind == "causal":
         raise InputError.of("heads", cfg.heads, "shape, shared", "a causal model has no head of its own for a task")
     texts = _label_texts(cfg, model, sets)
-    widest = max([*classes.values(), len(texts)])  # also classes without training examples have names
+    widest = max([*classes.values(), len(texts)])  # classes without training examples have a text, too
     backbone = backbones.load(model, kind, widest, cfg.seed, texts)
     head_of = heads.head_names(cfg.heads, classes)
     tasks = [task for data_set in sets for task in _encoded(cfg, data_set, backbone, model.max_length, head_of)]
@@ -51,10 +51,11 @@ def federation(cfg: TrainConfig) -> Federation:
 
 
 def _by_column(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[TaskData]:
-    """Returns the parts of the only task, one for each value of ``data.column``, for separate evaluation.
+    """Divides the only task into parts that are evaluated separately, one for each value of ``data.column``.
 
     Raises:
-        InputError: There is no such column, there are several tasks, or another setting needs evaluation by task.
+        InputError: There are several tasks, a split has no such column, there are no validation examples, or
+            ``eval.distributed`` is true.
     """
     task, lacking = tasks[0], sorted(set(tasks[0].splits) - set(tasks[0].columns))
     if len(tasks) > 1 or lacking:
@@ -86,7 +87,7 @@ def _label_texts(cfg: TrainConfig, model: backbones.ModelConfig, sets: Sequence[
         raise InputError.of("model.head", model.head, "linear with jobs=per_task", "tasks have classes of their own")
     (data_set,) = sets
     names, data = data_set.raw.label_names, data_set.data
-    # with a choice of classes, label_texts may also hold texts of the classes left out
+    # If data.classes selects some classes, data.label_texts may also contain texts of the other classes.
     given = {name: text for name, text in data.label_texts.items() if data.classes is None or name in names}
     return label_texts(names, given)
 
@@ -94,7 +95,7 @@ def _label_texts(cfg: TrainConfig, model: backbones.ModelConfig, sets: Sequence[
 def _encoded(
     cfg: TrainConfig, data_set: DataSet, backbone: backbones.Backbone, max_length: int, head_of: Mapping[str, str]
 ) -> list[TaskData]:
-    """Encodes the tasks of a data set; each split is encoded once for all tasks."""
+    """Encodes the examples of a data set's tasks. Each split is encoded only once, because tasks share examples."""
     raw = data_set.raw
     splits = {split: _encode(cfg, data_set, split, backbone, max_length) for split in raw.splits}
     column = data_set.data.column
@@ -122,7 +123,7 @@ def _encode(cfg: TrainConfig, data_set: DataSet, split: str, backbone: backbones
 
 
 def _initial(model: nn.Module, widths: Mapping[str, int], seed: int) -> dict[str, dict[str, Tensor]]:
-    """Returns head -> its initial values by their names in the client's module; empty if all jobs share one head."""
+    """Returns head -> name of a tensor in the module -> initial value; empty if all jobs have the same head."""
     return {
         head: {f"{MODEL_PREFIX}{name}": value for name, value in heads.draw_head(model, seed, width).items()}
         for head, width in widths.items()
@@ -131,7 +132,10 @@ def _initial(model: nn.Module, widths: Mapping[str, int], seed: int) -> dict[str
 
 
 def _sampled(tasks: Sequence[TaskData], split: str, size: int | None, seed: int) -> dict[str, Examples]:
-    """Returns task -> a fixed stratified sample of one of its splits, or the whole split if ``size`` is None."""
+    """Returns task -> a stratified sample of one of its splits. ``size`` None: the whole split.
+
+    The sample is the same in every run with this seed. Tasks without the split are left out.
+    """
     whole = {task.name: task.splits[split] for task in tasks if split in task.splits}
     if size is None:
         return whole

@@ -1,6 +1,6 @@
-"""Pictures of clusters: a map of the updates, the cosines of the clusters, and their figures over the rounds.
+"""Pictures of clusters: a map of the updates, the cosines between clusters, and the clusters' metrics by round.
 
-All functions are pure and turn values into figures, as in :mod:`flt.callbacks.figures.pictures`.
+All functions are pure and turn values into matplotlib figures, as in :mod:`flt.callbacks.figures.pictures`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from flt.callbacks.figures.heatmap import ROOMY, annotate, categories, colour_ba
 from flt.protocol.messages import JobId
 
 MARKERS = "os^DvP*X<>ph"
-"""Markers of the clusters; the thirteenth cluster starts again with the first marker."""
+"""Markers of the clusters, in turn: the thirteenth cluster has the first marker again."""
 ACCURACIES = {"round/clustering_acc": "share of jobs in their task's group", "cluster/rand": "adjusted Rand index"}
 DISTANCES = {"cluster/between": "between clusters", "cluster/within": "within a cluster"}
 _GREY = "#555555"
 
 
 def task_map(clustered: Clustered, tasks: Mapping[JobId, str], rounds: int) -> Figure:
-    """Draws the updates along their two main principal components: colours are true tasks, markers are clusters.
+    """Draws the updates along their two main principal components. Colours show true tasks, and markers show groups.
 
     Args:
         clustered: Clustered updates of the round.
         tasks: Job -> its task.
-        rounds: Rounds finished.
+        rounds: Number of finished rounds, for the title.
     """
     points, shares = principal(clustered.features)
     names, gids = sorted({tasks[job] for job in clustered.jobs}), sorted(set(clustered.groups))
@@ -57,17 +57,17 @@ def task_map(clustered: Clustered, tasks: Mapping[JobId, str], rounds: int) -> F
 
 
 def cosine_matrix(gids: Sequence[int], values: np.ndarray, rounds: int) -> Figure:
-    """Draws groups x groups: the cosine of the changes of two clusters since v0.
+    """Draws a heat map of the cosines between the changes of two clusters' adapters since v0.
 
     Args:
-        gids: Ids of the groups, at least two.
-        values: Cosines of the groups (groups, groups).
-        rounds: Rounds finished.
+        gids: Ids of the clusters, at least two.
+        values: Cosines (groups, groups), as :func:`flt.callbacks.clusters.cosines` returns them.
+        rounds: Number of finished rounds, for the title.
     """
     side = min(8.0, max(2.4, 0.46 * len(gids)))
     figure = new_figure(side + 1.8, side + 1.3, f"Cosine similarity of the groups' changes in {rounds} rounds")
     axes = figure.subplots()
-    others = np.where(np.eye(len(gids)) > 0, np.nan, values)  # the ones of the diagonal would take up the whole scale
+    others = np.where(np.eye(len(gids)) > 0, np.nan, values)  # the diagonal's ones would dominate the colour scale
     most = max(0.1, float(np.nanmax(np.abs(others))))
     image = grid(axes, others, "RdBu_r", Normalize(-most, most))
     name_rows(axes, [str(gid) for gid in gids], "group")
@@ -80,13 +80,13 @@ def cosine_matrix(gids: Sequence[int], values: np.ndarray, rounds: int) -> Figur
 
 
 def curves(history: Sequence[Mapping[str, float]]) -> Figure | None:
-    """Draws the clustering accuracy and the distances within and between clusters over the rounds.
+    """Draws the clusters' agreement with the true tasks, and the distances within and between clusters, by round.
 
     Args:
-        history: Figures of all rounds.
+        history: Metrics of all rounds.
 
     Returns:
-        The figure, or None if the history has none of these figures.
+        The figure, or None if the history contains none of these metrics.
     """
     panels = [keys for keys in (ACCURACIES, DISTANCES) if any(key in metrics for metrics in history for key in keys)]
     if not panels:
@@ -113,9 +113,13 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure | None:
 
 
 def principal(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the two main principal components (n, 2) of features (n, d), and their shares of the variance (2,).
+    """Projects features (n, d) on their two main principal components.
 
-    The sign of a component makes its largest coordinate positive: the same features always give the same picture.
+    The sign of each component is chosen so that the coordinate with the largest magnitude is positive. The same
+    features therefore always give the same picture.
+
+    Returns:
+        The coordinates (n, 2), and the components' shares of the variance (2,).
     """
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     left, values, _ = np.linalg.svd(centred, full_matrices=False)

@@ -19,12 +19,12 @@ from matplotlib.patches import Rectangle
 
 DPI = 120
 ROOMY = 40
-"""Largest number of rows or columns with room for lines between them."""
+"""Largest number of rows or columns for which thin lines are drawn between the cells."""
 COVERED: dict[str, Any] = {"facecolor": "#cfcfcf", "edgecolor": "#969696", "hatch": "/////", "linewidth": 0}
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """Returns an empty figure; sizes in inches."""
+    """Returns an empty figure of the given width and height in inches."""
     layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     figure.suptitle(title, fontsize=11)
@@ -32,12 +32,12 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 
 def row_height(rows: int) -> float:
-    """Returns the height of a row in inches, which is smaller for many rows."""
+    """Returns the height of one row in inches. It is smaller if there are many rows."""
     return 0.24 if rows <= 24 else 0.16
 
 
 def name_rows(axes: Axes, names: Sequence[str], what: str) -> None:
-    """Labels the rows from the top, and removes the ticks of all panels that share the rows."""
+    """Labels the rows, the first one at the top, and removes the tick marks in all panels that share these rows."""
     axes.set_yticks(range(len(names)), names, fontsize=8 if len(names) <= 24 else 7)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_ylabel(what, fontsize=9)
@@ -66,7 +66,7 @@ def annotate(axes: Axes, values: np.ndarray, text: Callable[[float], str], colou
 
 
 def cover(axes: Axes, cells: np.ndarray) -> None:
-    """Makes cells grey, and hatches them if there is room for it."""
+    """Makes the cells grey for which ``cells`` is True, and hatches them if they are large enough."""
     grey = ListedColormap([COVERED["facecolor"]])
     axes.imshow(np.where(cells, 0.0, np.nan), cmap=grey, aspect="auto", interpolation="nearest")
     if max(cells.shape) <= ROOMY:
@@ -75,7 +75,7 @@ def cover(axes: Axes, cells: np.ndarray) -> None:
 
 
 def colour_bar(axes: Axes, image: AxesImage) -> Axes:
-    """Draws a colour bar as high as the heat map; matplotlib's own placement would make its height differ."""
+    """Draws a colour bar that is as high as the heat map. With matplotlib's own placement the heights would differ."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     width = 0.12 / (axes.get_position().width * figure.get_figwidth())
@@ -86,7 +86,7 @@ def colour_bar(axes: Axes, image: AxesImage) -> Axes:
 
 
 def legend(figure: Figure, handles: Sequence[Artist], where: Any, title: str = "") -> None:
-    """Draws a legend beside the panels; ``where`` is a location as in matplotlib's ``loc``."""
+    """Draws a legend beside the panels. ``where`` is passed to matplotlib as ``loc``."""
     shown = figure.legend(handles=list(handles), loc=where, fontsize=8, frameon=False, title=title)
     shown.get_title().set_fontsize(8)
 
@@ -99,12 +99,12 @@ def pixels(figure: Figure) -> np.ndarray:
 
 
 def categories(count: int, then: str) -> list[Any]:
-    """Returns ``count`` distinct colours followed by ``then``; more than twenty colours are harder to tell apart."""
+    """Returns ``count`` different colours, followed by the colour ``then``. More than 20 are hard to tell apart."""
     if count <= 20:
         return [*(matplotlib.colormaps["tab10" if count <= 10 else "tab20"](i) for i in range(count)), then]
     return [*(matplotlib.colormaps["turbo"](i / (count - 1)) for i in range(count)), then]
 
 
 def padded(rows: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
-    """Returns rows of unequal lengths as one array (rows, longest), filled up with NaN."""
+    """Returns rows of unequal lengths as one array (rows, length of the longest row), filled up with NaN."""
     return np.array(list(zip_longest(*rows, fillvalue=np.nan)), dtype=float).T.reshape(len(rows), -1)

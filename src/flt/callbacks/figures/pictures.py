@@ -1,6 +1,7 @@
 """Pictures of a federation: labels by client, training and importance of rank-1 components, and groups of jobs.
 
-All functions are pure and turn values into figures without pyplot: they use no global state and are thread-safe.
+All functions are pure and turn values into matplotlib figures. They don't use pyplot, which has a global state, and are
+therefore thread-safe.
 """
 
 from __future__ import annotations
@@ -34,14 +35,18 @@ from flt.protocol.messages import JobId, Update
 from flt.protocol.state import ServerState
 
 ROWS, COLUMNS, PANELS = 50, 300, 3
-"""Largest numbers that one picture shows: of jobs in all, of jobs of a task, and of panels with a group's scores."""
+"""Limits of the pictures: ROWS jobs in ``partition``, COLUMNS jobs of a task in ``assignment``, and PANELS groups in
+``rank_map``."""
 ANNOTATED = 30
-"""Largest number of columns whose cells have room for a number."""
+"""Largest number of columns for which numbers are written into the cells."""
 EMPTY = "#f0f0f0"
 
 
 def partition(clients: Mapping[int, ClientSpec]) -> Figure:
-    """Draws jobs x labels: the number of training examples of each label. If labels aren't counted, only the sizes."""
+    """Draws a heat map (jobs, labels) of the numbers of training examples, and bars with the total number of each job.
+
+    If the labels weren't counted, draws only the bars.
+    """
     shown = _first_clients(clients)
     jobs = [data for client in shown for data in client.data]
     several = len({data.task for data in jobs}) > 1
@@ -63,13 +68,13 @@ def partition(clients: Mapping[int, ClientSpec]) -> Figure:
 
 
 def rank_map(layout: Layout, state: ServerState, updates: Sequence[Update]) -> Figure:
-    """Draws layers x components: the number of clients that trained each component, and the groups' importance scores.
+    """Draws heat maps (layers, components): how many clients trained a component, and its importance in each group.
 
-    Groups without any measured score have no panel.
+    Groups whose importance scores weren't measured yet are left out. Pruned components are hatched.
 
     Args:
         layout: Names and ranks of the layers.
-        state: State after the round; pruned components are hatched.
+        state: State after the round.
         updates: Updates of the round.
     """
     scores = {gid: values for gid in state.clusters if np.nanmax(values := _scores(layout, state, gid)) > 0}
@@ -93,11 +98,13 @@ def rank_map(layout: Layout, state: ServerState, updates: Sequence[Update]) -> F
 
 
 def assignment(state: ServerState, tasks: Mapping[JobId, str]) -> Figure:
-    """Draws tasks x jobs, each job in the colour of its group: a row of one colour is a task that was recognised.
+    """Draws one row per task, with a cell for each job of the task, in the colour of the job's group.
+
+    If a row has a single colour, all jobs of the task are in the same group.
 
     Args:
         state: State after the round.
-        tasks: Job -> its task; the server never sees them.
+        tasks: Job -> its task.
     """
     names, gids = list(dict.fromkeys(tasks[job] for job in sorted(tasks))), state.clusters
     rows = [[state.group_of(job) for job in sorted(tasks) if tasks[job] == name][:COLUMNS] for name in names]
@@ -119,7 +126,7 @@ def assignment(state: ServerState, tasks: Mapping[JobId, str]) -> Figure:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Returns the names without the parts that all of them share.
+    """Returns dotted names without the parts that all names have in common.
 
     Example:
         >>> short_names(["bert.layer.0.attention.query", "bert.layer.1.attention.value"])
@@ -133,7 +140,7 @@ def short_names(names: Sequence[str]) -> list[str]:
     if len({len(words) for words in parts}) == 1:
         shared = [len(set(column)) == 1 for column in zip(*parts, strict=True)]
         return [".".join(p for p, same in zip(words, shared, strict=True) if not same) for words in parts]
-    shortest = min(map(len, parts)) - 1  # leaves at least one part of each name
+    shortest = min(map(len, parts)) - 1  # keeps at least one part of each name
     start = next((i for i in range(shortest) if len({words[i] for words in parts}) > 1), shortest)
     return [".".join(words[start:]) for words in parts]
 
@@ -145,7 +152,7 @@ def _first_clients(clients: Mapping[int, ClientSpec]) -> list[ClientSpec]:
 
 
 def _clients_per_component(layout: Layout, updates: Sequence[Update]) -> np.ndarray:
-    """Returns the number of clients that trained each component (layers, rank); NaN above a layer's own rank."""
+    """Returns the number of clients that trained each component (layers, rank); NaN where a layer's rank is lower."""
     sets = {
         (u.job[0], layer, component)
         for u in updates
@@ -159,7 +166,7 @@ def _clients_per_component(layout: Layout, updates: Sequence[Update]) -> np.ndar
 
 
 def _scores(layout: Layout, state: ServerState, gid: int) -> np.ndarray:
-    """Returns a group's importance scores (layers, rank); NaN above a layer's own rank."""
+    """Returns a group's importance scores (layers, rank); NaN where a layer's rank is lower."""
     return padded([state.groups[gid].scores[name].numpy() for name in layout.layers])
 
 
@@ -198,9 +205,10 @@ def _trained(axes: Axes, counts: np.ndarray) -> None:
 
 
 def _importance(axes: Axes, scores: np.ndarray, title: str) -> None:
-    """Draws scores on a logarithmic scale.
+    """Draws importance scores on a logarithmic scale.
 
-    Layers differ by orders of magnitude, and the components of one layer should stay distinguishable.
+    The scores of different layers differ by orders of magnitude. With a linear scale, the components of a layer with
+    small scores would all look alike.
     """
     most = np.nanmax(scores)
     least = max(np.min(scores[scores > 0]), most * 1e-4)
