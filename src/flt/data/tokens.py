@@ -62,7 +62,7 @@ def stored(
         "model": _name(tokenizer),
         "tokenizer": tokenizer_digest(tokenizer),
         "max_length": max_length,
-        "final_models": f"{tokenize.__module__}.{tokenize.__name__}",
+        "made_by": f"{tokenize.__module__}.{tokenize.__name__}",
         "version": f"{VERSION} transformers {transformers.__version__} tokenizers {tokenizers.__version__}",
     }
 
