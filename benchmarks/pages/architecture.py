@@ -30,9 +30,9 @@ EDGES = ("#5b7fb5", "#4d9a72", "#cf9a3c", "#a86ba3")
 """Colour of the boxes' edges in each band."""
 INK, PALE, UPWARDS = "#22303f", "#66727f", "#c0392b"
 WIDTH, BAND, BOX, GAP = 10.98, 1.74, (2.12, 1.22), 0.28
-"""Inches: the picture's width, a band's height, a box, and the space between boxes."""
+"""Width of the picture, height of a band, width and height of a box, and space between boxes, in inches."""
 MARGIN, TITLES = 0.15, 1.2
-"""Inches around the bands, and for the titles of the bands at their left."""
+"""Margin around the bands, and width of the bands' titles at the left, in inches."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Package:
 
 
 def packages(source: Path) -> dict[str, Package]:
-    """Returns the packages below a root package, and its modules that are no dunder files, by name.
+    """Returns name -> package, for the packages below a root package and for its modules without leading ``__``.
 
     Args:
         source: Folder of the root package.
@@ -69,10 +69,10 @@ def packages(source: Path) -> dict[str, Package]:
 def imports(source: Path) -> dict[tuple[str, str], int]:
     """Returns (importing package, imported package) -> number of import statements.
 
-    Imports for type checkers alone, below ``if TYPE_CHECKING``, don't count.
+    Imports below ``if TYPE_CHECKING``, which only type checkers read, don't count.
 
     Args:
-        source: Folder of the root package, whose name is the folder's.
+        source: Folder of the root package. The package has the folder's name.
     """
     names = packages(source)
     found: dict[tuple[str, str], int] = {}
@@ -86,7 +86,7 @@ def imports(source: Path) -> dict[tuple[str, str], int]:
 
 
 def direct(edges: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
-    """Returns the edges that no longer way replaces (the transitive reduction of a graph without circles)."""
+    """Returns the transitive reduction of an acyclic graph: the edges that no path of several edges replaces."""
     reached: dict[str, set[str]] = {}
 
     def below(name: str, on_the_way: frozenset[str] = frozenset()) -> set[str]:
@@ -102,7 +102,7 @@ def direct(edges: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
 
 
 def upwards(edges: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
-    """Returns the edges against the order of the bands, in which each package imports from earlier ones."""
+    """Returns the imports that violate the order: imports from a package that is later in the order of the bands."""
     order = {name: number for number, name in enumerate(ordered())}
     return {(at, to) for at, to in edges if at in order and to in order and order[to] > order[at]}
 
@@ -114,11 +114,11 @@ def ordered() -> list[str]:
 
 
 def draw(source: Path, path: Path) -> None:
-    """Draws the packages of a source tree as an SVG with the same bytes each time.
+    """Draws the packages of a source tree as an SVG. The same tree always gives the same bytes.
 
     Args:
         source: Folder of the root package.
-        path: The picture.
+        path: File of the picture.
     """
     found, edges = packages(source), imports(source)
     places = _places(found)
@@ -146,11 +146,11 @@ def draw(source: Path, path: Path) -> None:
 
 
 def _places(found: Mapping[str, Package]) -> dict[str, tuple[float, float]]:
-    """Returns the lower left corners of the boxes; packages that no band names stand in a row of their own on top."""
+    """Returns the lower left corner of each box. Packages that belong to no band are in a row at the top."""
     others = tuple(sorted(set(found) - set(ordered())))
     places = {}
     for number, row in enumerate([*(row for _, _, row in BANDS), others]):
-        shift = (BOX[0] + GAP) * (len(row) == 3)  # the arrows between these bands are straight then
+        shift = (BOX[0] + GAP) * (len(row) == 3)  # makes the arrows between these bands straight
         for column, name in enumerate(row):
             places[name] = (MARGIN + TITLES + shift + column * (BOX[0] + GAP), MARGIN + number * BAND + 0.15)
     return {name: places[name] for name in found}
@@ -186,7 +186,7 @@ def _draw_box(axes: Axes, package: Package, place: tuple[float, float], more: li
 def _draw_arrow(
     axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str, aside: float = 0.0
 ) -> None:
-    """Draws an arrow between the nearest sides of two boxes; arrows at the same side of a box lie side by side."""
+    """Draws an arrow between the nearest sides of two boxes. Arrows at the same side of a box don't overlap."""
     width, height = BOX
     (x, y), (u, v) = start, end
     if y == v:
@@ -203,7 +203,7 @@ def _draw_arrow(
 
 
 def _imported(tree: ast.Module, root: str) -> Iterator[str]:
-    """Yields the package below the root that each import statement names."""
+    """Yields, for each import statement, the imported package below the root."""
     skipped = {
         id(inner) for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
         for statement in node.body for inner in ast.walk(statement)

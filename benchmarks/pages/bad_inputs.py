@@ -1,4 +1,4 @@
-"""What flt says of bad input: runs the cases of tests/cli/test_bad_inputs.py, and writes docs/reliability.md's tables.
+"""Runs the bad inputs of the tests, and writes flt's error messages into the tables of docs/reliability.md.
 
 python -m benchmarks.pages.bad_inputs
 """
@@ -30,13 +30,13 @@ LONGEST = 150
 
 
 def said() -> Iterator[tuple[str, str]]:
-    """Each bad input of a run, and the line that refuses it.
+    """Yields each bad input of a run, and the line that flt prints.
 
     Raises:
-        RuntimeError: One of them isn't refused in a line with exit code 2.
+        RuntimeError: A bad input doesn't end with exit code 2 and one line.
     """
     for what, (prepare, _) in BAD.items():
-        # nothing is left of one case for the next
+        # Each case runs in a new folder, so no case affects the next.
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
             in_empty_folder(Path(folder), patch)
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -51,10 +51,10 @@ def said() -> Iterator[tuple[str, str]]:
 
 
 def of_messages() -> Iterator[tuple[str, str]]:
-    """Each bad message, and the line that refuses it.
+    """Yields each bad message, and the line with which it is refused.
 
     Raises:
-        RuntimeError: One of them is accepted.
+        RuntimeError: A bad message is accepted.
     """
     for what, data in MESSAGES.items():
         try:
@@ -66,15 +66,15 @@ def of_messages() -> Iterator[tuple[str, str]]:
 
 
 def shown(line: str, folder: str) -> str:
-    """A line without the folder that it was made in, cut where it is long."""
+    """Returns a line without the name of the temporary folder, cut if it is long."""
     line = line.replace(f"{folder}/", "") if folder else line
     line = re.sub(r"[^\x20-\x7e]+", "?", line)
-    line = re.sub(r"(\w)\1{99,}", r"\1\1\1...", line)  # a name that is too long
+    line = re.sub(r"(\w)\1{99,}", r"\1\1\1...", line)  # shortens names that are too long on purpose
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
 def text() -> str:
-    """The tables."""
+    """Returns the tables."""
     parts = []
     for head, found in (("of a run", said()), ("of a message", of_messages())):
         lines = [f"| {what} | `` {line.replace('|', chr(92) + '|')} `` |" for what, line in found]

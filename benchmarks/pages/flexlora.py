@@ -1,4 +1,4 @@
-"""FlexLoRA's SVD from the stacked factors beside that of the dense mean product: writes docs/flexlora.md.
+"""Compares FlexLoRA's SVD from the stacked factors with the SVD of the dense product: writes docs/flexlora.md.
 
 .venv/bin/python benchmarks/pages/flexlora.py
 """
@@ -23,38 +23,38 @@ from flt.algorithm.low_rank import factors
 PAGE = Path(__file__).parents[2] / "docs" / "flexlora.md"
 CLIENTS, RANK, REPEATS = 10, 8, 5
 WIDTHS = (384, 768, 1536)
-"""Of a square layer."""
+"""Widths of the square layers."""
 
 
 def stacked(bs: list[Tensor], rows: list[Tensor]) -> Tensor:
-    """The best product of the rank, by QR of the stacked factors and the SVD of a core of (clients x rank)^2."""
+    """Returns the best product of rank RANK, by QR of the stacked factors and the SVD of a core (clients x rank)^2."""
     left, _, right = factors(torch.cat(bs, dim=1), torch.cat(rows))
     return left[:, :RANK] @ right[:RANK]
 
 
 def dense(bs: list[Tensor], rows: list[Tensor]) -> Tensor:
-    """The same by the SVD of the mean product itself."""
+    """Returns the best product of rank RANK, by the SVD of the mean product itself."""
     mean = sum((b @ a for b, a in zip(bs, rows, strict=True)), torch.zeros(len(bs[0]), rows[0].shape[1]).double())
     u, values, v = torch.linalg.svd(mean, full_matrices=False)
     return (u[:, :RANK] * values[:RANK]) @ v[:RANK]
 
 
 def seconds(work: Callable[[list[Tensor], list[Tensor]], Tensor], *given: list[Tensor]) -> tuple[float, Tensor]:
-    """Time of one call, and what came of it."""
+    """Returns the time of one call in seconds, and its result."""
     began = time.perf_counter()
     found = work(*given)
     return time.perf_counter() - began, found
 
 
 def row(width: int) -> str:
-    """A line of the table: the ratio of paired calls, and how far the two products are apart."""
+    """Returns a line of the table: the ratio of the times, and the distance of the two products."""
     generator = torch.Generator().manual_seed(width)
     bs, rows = (
         [torch.randn(*shape, generator=generator, dtype=torch.float64) / width for _ in range(CLIENTS)]
         for shape in ((width, RANK), (RANK, width))
     )
     ratios, apart = [], 0.0
-    stacked(bs, rows), dense(bs, rows)  # the first calls load what they need
+    stacked(bs, rows), dense(bs, rows)  # The first calls take longer, because libraries are loaded.
     for _ in range(REPEATS):
         (ours, found), (theirs, expected) = seconds(stacked, bs, rows), seconds(dense, bs, rows)
         ratios.append(ours / theirs)
@@ -72,10 +72,12 @@ def main() -> None:
     lines = [
         "# FlexLoRA without the dense matrix",
         "",
-        f"The truncated SVD of the mean product of {CLIENTS} clients' factors of rank {RANK}, one layer, float64: from",
-        "the QR decompositions of the stacked factors and the SVD of a small core (`rule: svd`), beside the SVD of the",
-        f"dense mean. Time of the first over the second, median and range of {REPEATS} paired calls, and the relative",
-        "distance of the two products in Frobenius norm.",
+        f"FlexLoRA averages the products B A of {CLIENTS} clients, and computes a truncated SVD of rank {RANK}",
+        "of their mean. This page compares two ways to compute this SVD, for one layer in float64. `rule:",
+        "svd` uses QR decompositions of the stacked factors and the SVD of a small core. The other way forms",
+        "the dense mean and computes its SVD. The column *time* is the time of the first way divided by that",
+        f"of the second: median and range over {REPEATS} pairs of calls. The column *distance* is the relative",
+        "distance of the two results in the Frobenius norm.",
         "",
         "| layer | time, stacked to dense | distance |",
         "|---|---|---|",

@@ -1,4 +1,4 @@
-"""Every part of a recipe with every other part, on FedIT with LoRA and two tasks."""
+"""Combines every part of a recipe with every part of another kind, on FedIT with LoRA and two tasks."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from flt.run.federation import Federation
 from flt.run.schema import TrainConfig
 
 ROUNDS = 3
-"""Enough for a first stage and for a cut after it."""
+"""Number of rounds: enough for a first stage, and for a cut by the schedule after it."""
 Part = tuple[str, str]
-"""Its group, such as ``rule``, and its name."""
+"""Group of a part, such as ``rule``, and name of the part."""
 
 
 def defaults() -> dict[str, str]:
-    """Group -> the part that a recipe has of it unless it says otherwise."""
+    """Returns group -> name of its default part."""
     listed = OmegaConf.load(config_folder() / "train.yaml").defaults
     chosen = OmegaConf.merge(*(entry for entry in listed if entry != "_self_"))
     return {group: str(chosen[group]) for group in PARTS}
 
 
 def parts() -> list[Part]:
-    """All but those."""
+    """Returns all parts except the default ones."""
     usual = defaults()
     return [(group, name) for group in PARTS for name in PARTS[group] if name != usual[group]]
 
 
 def pairs() -> Iterator[tuple[Part, Part]]:
-    """Any two that don't take the same place."""
+    """Yields all pairs of parts that belong to different groups."""
     return ((one, two) for one, two in itertools.combinations(parts(), 2) if one[0] != two[0])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bench:
-    """What parts are tried on.
+    """A small federation on which combinations of parts are built.
 
     Attributes:
-        cfg: The configuration whose parts are replaced.
-        made: Clients with two jobs each.
-        layout: Of its module, with LoRA.
+        cfg: Configuration whose parts are replaced.
+        made: Federation with two jobs per client.
+        layout: Layout of its module, with LoRA.
     """
 
     cfg: TrainConfig
@@ -61,21 +61,21 @@ class Bench:
     layout: Layout
 
     def recipe(self, *parts: Part) -> Recipe:
-        """A recipe with these parts, each of which brings what it has no meaning without.
+        """Returns a recipe with these parts, and with the parts that they need.
 
         Raises:
-            InputError: They have no meaning together.
+            InputError: The parts can't be combined.
         """
         brought = {group: name for part in parts for group, name in self.company(part)}
         return self._built({**brought, **dict(parts)})
 
     def refusal(self, *parts: Part) -> str | None:
-        """The line that refuses these parts; None where they go together."""
+        """Returns the error message that refuses these parts; None if they can be combined."""
         return self._refused(lambda: self.recipe(*parts))
 
     @functools.cache  # noqa: B019  # a bench lives as long as the program
     def company(self, part: Part) -> tuple[Part, ...]:
-        """What a part needs beside it to have a meaning: nothing, or the first other part that gives it one."""
+        """Returns the part that a part needs, as a tuple: empty if it needs none, else the first part that helps."""
         one_more = ((other,) for other in parts() if other[0] != part[0])
         tried = ((), *one_more)
         found = (more for more in tried if self._refused(lambda m=more: self._built(dict([*m, part]))) is None)
@@ -96,12 +96,12 @@ class Bench:
 
 @functools.cache
 def settings(group: str, name: str) -> Any:
-    """A part's default settings."""
+    """Returns a part's default settings."""
     return OmegaConf.to_container(OmegaConf.load(config_folder() / group / f"{name}.yaml"))
 
 
 @functools.cache
 def bench() -> Bench:
-    """The bench, made once."""
+    """Returns the bench, which is made once."""
     cfg, made = load_config(["algo=fedit", f"rounds={ROUNDS}"]), toy("text", "per_task")
     return Bench(cfg, made, build.attach(cfg, made.module))

@@ -1,4 +1,4 @@
-"""What the prefix cache and bf16 save on a sentence encoder: writes docs/prefix_cache.md.
+"""Measures the time that the prefix cache and bf16 save on a sentence encoder: writes docs/prefix_cache.md.
 
 FLT_DATA=<folder of data sets> .venv/bin/python benchmarks/pages/prefix_cache.py
 """
@@ -52,7 +52,7 @@ BOUNDS = {"float32, prefix cache": 0.68, "bf16, prefix cache": 0.40}
 
 
 def seconds(overrides: list[str]) -> tuple[float, float]:
-    """Wall and CPU time of one fit of five epochs, the cache's making included; data and model are there before."""
+    """Returns wall and CPU time of one fit. They include making the cache, but not loading data and model."""
     cfg = configure([*COMMON, *overrides])
     made = federation(cfg)
     layout, recipe = attach(made.module, LoraSettings(), 0, cfg.model["adapt_layers"]), Recipe(Mean())
@@ -77,15 +77,16 @@ def seconds(overrides: list[str]) -> tuple[float, float]:
 
 
 def page(times: dict[str, list[tuple[float, float]]]) -> str:
-    """The table as Markdown, with what made it."""
+    """Returns the page: the table, its explanation, and the versions of the packages."""
     reference = times["float32"]
     lines = [
-        "# What the prefix cache saves",
+        "# Time that the prefix cache saves",
         "",
-        f"One client, {EXAMPLES} posts of 20 Newsgroups cut at 64 tokens, {EPOCHS} epochs in batches of 16,",
-        "all-MiniLM-L6-v2 with LoRA on queries and values of its top two blocks. The cache is made inside the measured",
-        "time, anew in each repetition. Ratios to float32 without the cache, of fits that ran one after the other;",
-        f"median and range of {REPEATS} such pairs.",
+        f"One client trains {EPOCHS} epochs in batches of 16 on {EXAMPLES} posts of 20 Newsgroups, cut at 64",
+        "tokens. The model is all-MiniLM-L6-v2 with LoRA on queries and values of its top two blocks. The",
+        "time includes making the cache, which each repetition makes again. The table shows each time divided",
+        f"by the time of float32 without the cache, as median and range over {REPEATS} repetitions. *Bound* is",
+        "the largest allowed ratio of the wall times.",
         "",
         "| | wall time | CPU time | bound |",
         "|---|---|---|---|",
@@ -97,8 +98,8 @@ def page(times: dict[str, list[tuple[float, float]]]) -> str:
     versions = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in PACKAGES)
     lines += [
         "",
-        "In bf16 on a CPU `model.attention=auto` takes transformers' `eager` attention; the last row has PyTorch's",
-        "fused kernel, whose backward pass is slow there.",
+        "In bf16 on a CPU, `model.attention=auto` chooses transformers' `eager` attention. The last row has",
+        "PyTorch's fused kernel instead, whose backward pass is slow in this case.",
         "",
         f"Made by `.venv/bin/python benchmarks/pages/prefix_cache.py`, {THREADS} threads of an {platform.machine()} CPU"
         f"{' with AMX bf16' if amx() else ''}, Python {platform.python_version()}, {versions}.",
@@ -107,7 +108,7 @@ def page(times: dict[str, list[tuple[float, float]]]) -> str:
 
 
 def amx() -> bool:
-    """Whether the processor multiplies bf16 matrices in hardware."""
+    """Returns whether the processor multiplies bf16 matrices in hardware."""
     with contextlib.suppress(OSError):
         return "amx_bf16" in Path("/proc/cpuinfo").read_text()
     return False

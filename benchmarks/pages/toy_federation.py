@@ -1,4 +1,4 @@
-"""Federations of tiny models with a handful of examples, one for each type of task: what combinations are tried on."""
+"""Federations of tiny models with a few examples, one for each type of task, on which combinations are built."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from flt.run.federation import Federation
 
 CLIENTS, EXAMPLES, CLASSES = 2, 8, 3
 TASKS = {"per_client": ("all",), "per_task": ("first", "second")}
-"""What a client's jobs are called."""
+"""Value of ``jobs`` -> names of the tasks of a client's jobs."""
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 TOKENS = {"vocab_size": 12, "bos_token_id": 3, "eos_token_id": 3, "pad_token_id": 0}
 
 
 def image() -> ClientModule:
-    """A ViT that tells classes of images apart."""
+    """Returns a ViT that classifies images."""
     config = transformers.ViTConfig(**SIZES, image_size=8, patch_size=4, num_channels=1, num_labels=CLASSES)
     return ClientModule(transformers.ViTForImageClassification(config), CLASSES, Optimizer())
 
 
 def text() -> ClientModule:
-    """A BERT that tells classes of texts apart."""
+    """Returns a BERT that classifies texts."""
     config = transformers.BertConfig(**SIZES, **TOKENS, num_labels=CLASSES)
     return ClientModule(transformers.BertForSequenceClassification(config), CLASSES, Optimizer())
 
 
 def causal() -> CausalModule:
-    """A GPT-2 that predicts tokens."""
+    """Returns a GPT-2 that predicts tokens."""
     config = transformers.GPT2Config(n_positions=8, n_embd=16, n_layer=2, n_head=2, **TOKENS)
     return CausalModule(transformers.GPT2LMHeadModel(config), Optimizer())
 
 
 MODULES: dict[str, Callable[[], ClientModule]] = {"image": image, "text": text, "causal": causal}
-"""Type of task -> its module."""
+"""Type of task -> function that makes its module."""
 
 
 def examples(kind: str) -> list[dict[str, Any]]:
-    """The examples that all clients share."""
+    """Returns the examples of a type of task, which are divided among the clients."""
     generator = torch.Generator().manual_seed(1)
 
     def drawn(*shape: int) -> Tensor:
@@ -61,11 +61,11 @@ def examples(kind: str) -> list[dict[str, Any]]:
 
 
 def toy(kind: str, jobs: str) -> Federation:
-    """Two clients of a type of task; nobody holds examples out.
+    """Returns a federation with two clients for a type of task. The clients hold no examples out.
 
     Args:
         kind: ``image``, ``text`` or ``causal``.
-        jobs: ``per_client``, or ``per_task``: two for each client.
+        jobs: ``per_client``: one job for each client. ``per_task``: two jobs for each client.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
