@@ -302,7 +302,16 @@ MORE = {
     ),
     "name of two folders": ("name=a/b", "name=a/b", "a folder's name"),
 }
-MISTAKES = [pytest.param(*case, id=name) for name, case in WRONG.items()]
+ALSO_IN_BAD = {
+    "unknown recipe", "unknown engine", "model folder", "rank 0", "rounds 0", "more clients than examples",
+    "missing file", "empty file", "cohort too large", "target", "target in a part", "added key", "open bracket",
+    "lr nan", "nothing kept", "run that isn't there",
+}  # fmt: skip
+"""Mistakes whose like tests/support/bad_inputs.py has among those that the fast tests try."""
+MISTAKES = [
+    pytest.param(*case, id=name, marks=[pytest.mark.slow] if name in ALSO_IN_BAD else [])
+    for name, case in WRONG.items()
+]
 MISTAKES += [pytest.param(*case, id=name, marks=pytest.mark.slow) for name, case in MORE.items()]
 
 

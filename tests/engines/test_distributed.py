@@ -38,7 +38,7 @@ from flt.server.client_state_store import ClientStateStore
 from flt.server.engine import Task
 from flt.server.federator import Federator
 
-QUICK = ["scaffold", "flora", "haflq channel", "fl_tac, unlocked", "everything"]
+QUICK = ["scaffold", "haflq channel", "everything"]
 COUNTED = ("comm/bytes_up", "comm/bytes_down", "comm/params_up", "comm/bits_mean", "comm/pairs_dropped")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from slowly import slowly
 from stacks import assert_equal, batched, compared, federator_of, tasks_of
 from torch import Tensor
 from torch.nn import functional as F
@@ -124,7 +125,7 @@ def test_attention_outside_of_the_blocks_is_left_alone() -> None:
 # ---------------------------------------------------------------------------------------------- in the engine
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama"])
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "modernbert", "gpt2", *slowly("roberta", "electra", "llama")])
 def test_no_block_sees_padding_whatever_the_encoder(kind: str) -> None:
     _, _, engine = compared(federator_of(kind=kind, sizes=(11, 6, 17, 3)))
     assert not engine._refused
