@@ -6,8 +6,8 @@
 
 A mutant changes one operator, changes one constant, drops one statement, or swaps two arguments; as many of each kind
 are drawn. Each is planted in a copy of the checkout. The tests of its package run first, then all others, until one
-fails. Tests run in processes that are forked from this one, which has the heavy imports. The last line is
-``<killed> of <mutants> killed``.
+fails. Tests run in processes that are forked from this one, which has the heavy imports; those that fail there without
+any mutant are left out. The last line is ``<killed> of <mutants> killed``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 TARGETS = (
@@ -161,22 +162,55 @@ def _can_swap(call: ast.Call) -> bool:
     return len(call.args) > 1 and not symmetric and not any(isinstance(its, ast.Starred) for its in call.args)
 
 
-def killed(mutant: Mutant, slow: bool) -> tuple[str | None, float]:
+class Failed:
+    """A pytest plugin that writes the ids of failed tests into a file.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            with self.path.open("a") as file:
+                print(report.nodeid, file=file)
+
+
+def failing(slow: bool) -> list[str]:
+    """Returns the ids of the tests that fail in a forked process on a copy without a mutant."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, found = _checkout(Path(scratch)), Path(scratch) / "failed"
+        _fails(folder, ["tests", *([] if slow else ["-m", "not slow"])], Failed(found))
+        return sorted(set(found.read_text().split("\n")) - {""}) if found.exists() else []
+
+
+def _checkout(scratch: Path) -> Path:
+    for name in COPIED:
+        _copy(ROOT / name, scratch / "checkout" / name)
+    return scratch / "checkout"
+
+
+def killed(mutant: Mutant, slow: bool, left_out: Sequence[str] = ()) -> tuple[str | None, float]:
     """Runs the tests on a mutant, those of its package first.
+
+    Args:
+        mutant: The fault.
+        slow: Run the slow tests too.
+        left_out: Ids of tests that don't count.
 
     Returns:
         The stage whose tests failed, or None if all passed; and seconds.
     """
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "checkout"
-        for name in COPIED:
-            _copy(ROOT / name, folder / name)
+        folder = _checkout(Path(scratch))
         path = folder / mutant.file
         source = path.read_text()
         path.write_text(source[: mutant.start] + mutant.text + source[mutant.end :])
         for stage, arguments in _stages(mutant, folder, slow):
-            if _fails(folder, arguments):
+            if _fails(folder, ["-x", *arguments, *(f"--deselect={test}" for test in left_out)]):
                 return stage, time.monotonic() - began
     return None, time.monotonic() - began
 
@@ -194,24 +228,24 @@ def _stages(mutant: Mutant, folder: Path, slow: bool) -> Iterator[tuple[str, lis
         yield "slow", ["-m", "slow", "tests"]
 
 
-def _fails(folder: Path, arguments: Sequence[str]) -> bool:
+def _fails(folder: Path, arguments: Sequence[str], *plugins: object) -> bool:
     """Runs pytest in a forked process on a copy of the checkout; true if a test fails, or the time is over."""
     child = os.fork()
     if not child:
         os.setsid()
-        os._exit(_pytest(folder, arguments))
+        os._exit(_pytest(folder, arguments, plugins))
     limit = time.monotonic() + STAGE_LIMIT
     while time.monotonic() < limit:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return status != 0
+            return os.waitstatus_to_exitcode(status) not in (0, 5)  # 5: no test was chosen
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return True
 
 
-def _pytest(folder: Path, arguments: Sequence[str]) -> int:
+def _pytest(folder: Path, arguments: Sequence[str], plugins: Sequence[object]) -> int:
     import pytest
 
     with open(os.devnull, "w") as nothing:
@@ -221,10 +255,11 @@ def _pytest(folder: Path, arguments: Sequence[str]) -> int:
     sys.path[:0] = [str(folder / "src"), str(folder)]
     os.environ.update(PYTHONPATH=str(folder / "src"), PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1")
     sys.dont_write_bytecode = True
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no", *arguments]))
+    return int(pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no", *arguments], plugins=plugins))
 
 
 def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     elif source.exists():
@@ -253,10 +288,12 @@ def main() -> int:
         return 0
     for name in LIBRARIES:
         importlib.import_module(name)
+    left_out = failing(given.slow)
+    print(f"{len(left_out)} tests fail without a mutant and are left out: {', '.join(left_out)}", flush=True)
     found: dict[int, str | None] = {}
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(given.jobs, mp_context=context) as pool:
-        waiting = {pool.submit(killed, mutant, given.slow): number for number, mutant in chosen.items()}
+        waiting = {pool.submit(killed, mutant, given.slow, left_out): number for number, mutant in chosen.items()}
         for done in concurrent.futures.as_completed(waiting):
             number = waiting[done]
             found[number], seconds = done.result()
