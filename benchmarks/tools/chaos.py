@@ -110,10 +110,10 @@ def _run(case: Case, name: str, folder: Path, rank: int, meeting: Path) -> None:
             )
             fabric: Any = SimpleNamespace(global_rank=rank, world_size=case.processes, device=torch.device("cpu"))
 
-            def launched(devices: int, settings: Any, work: Callable[[LaunchedProcessGroup], Any]) -> Any:
+            def launch(devices: int, settings: Any, work: Callable[[LaunchedProcessGroup], Any]) -> Any:
                 return work(LaunchedProcessGroup(fabric))
 
-            flt.run.run.launched = launched  # type: ignore[assignment]  # these processes are there already
+            flt.run.run.launch = launch  # type: ignore[assignment]  # these processes are there already
         code = cli.main(case.command(name))
         sys.stdout.flush()
         sys.stderr.flush()

@@ -81,8 +81,8 @@ def small_lm(settings: Settings, data: Path) -> Path:
     for name in SOURCES:
         if not (data / f"{name}.parquet").is_file():
             raise InputError.of("FLT_DATA", data, f"a folder with {', '.join(f'{n}.parquet' for n in SOURCES)}")
-    final_models = [dataclasses.asdict(settings), SOURCES, torch.__version__, transformers.__version__]
-    digest = hashlib.sha256(json.dumps(final_models, sort_keys=True).encode()).hexdigest()[:12]
+    depends_on = [dataclasses.asdict(settings), SOURCES, torch.__version__, transformers.__version__]
+    digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:12]
     folder = cache.folder() / f"embedded-lm-{digest}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,13 @@ class LaunchSettings:
     nodes: int = 1
 
     strategies: ClassVar[tuple[str, ...]] = tuple(START)
+    replicated: ClassVar[bool] = False
+    """True if all processes of the engine train every job together."""
+
+    @property
+    def forks(self) -> bool:
+        """True if processes are started as copies of this one."""
+        return self.strategy == FORK
 
     def __post_init__(self) -> None:
         if self.strategy not in self.strategies:

@@ -31,6 +31,7 @@ class ShardedSettings(LaunchSettings):
     name: str = "sharded"
 
     strategies: ClassVar[tuple[str, ...]] = ("ddp", "fsdp")
+    replicated: ClassVar[bool] = True
 
 
 class ShardedEngine(SerialEngine):

@@ -26,7 +26,7 @@ from flt.export.metadata import Card, write_base, write_label_names, write_own
 from flt.models.causal import CausalModule
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.layer_names import output_layer
-from flt.models.module import ClientModule, backbone_of
+from flt.models.module import MODEL_PREFIX, ClientModule, backbone_of
 from flt.models.provenance import drawn_tensor_names, origin_of
 from flt.protocol.layout import Layout
 from flt.protocol.state import ServerState
@@ -284,7 +284,7 @@ def _plain_names(module: nn.Module) -> Callable[[str], str]:
 def _prefix(module: nn.Module) -> str:
     """Returns the prefix that flt's own module adds to the names in a transformers model; empty for a user's module."""
     if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
-        return "model.encoder."
+        return f"{MODEL_PREFIX}encoder."
     return _shell(module)
 
 

@@ -130,7 +130,7 @@ def failure_policy(cfg: TrainConfig, jobs: int) -> FailurePolicy:
     if policy.min_updates is not None and policy.min_updates > jobs:
         allowed = f"an integer from 1 to {jobs}, the most jobs of a cohort"
         raise InputError.of("min_updates", policy.min_updates, allowed)
-    if isinstance(engine_settings(cfg), ShardedSettings) and policy != STRICT:
+    if getattr(engine_settings(cfg), "replicated", False) and policy != STRICT:
         key = next(key for key, strict in dataclasses.asdict(STRICT).items() if getattr(policy, key) != strict)
         why = "with engine=sharded all processes train each client together, and none fails alone"
         raise InputError.of(key, getattr(policy, key), str(getattr(STRICT, key)), why)

@@ -98,7 +98,7 @@ class Run:
             RoundFailedError: Too many jobs of a round failed. The run can be resumed.
         """
         settings = build.engine_settings(self.cfg)
-        if getattr(settings, "strategy", "") == FORK and (self.cfg.threads or 1) > 1:
+        if getattr(settings, "forks", False) and (self.cfg.threads or 1) > 1:
             why = "a forked process has none of the threads of the one that it comes from"
             raise InputError.of("threads", self.cfg.threads, f"1, or null, with engine.strategy={FORK}", why)
         return launch(self.cfg.devices, settings, self._work)
