@@ -19,6 +19,9 @@ from flt.server.callback import FedCallback
 from flt.server.client_sampling import FixedSize
 from flt.server.federator import Federator
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
+
 SMALL = workload.Size(clients=5, cohort=3, steps=3, batch=4, length=8, rank=2, examples=8, shares=2, rounds=3)
 ECHO = """
 import sys

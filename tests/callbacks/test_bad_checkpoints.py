@@ -16,6 +16,9 @@ from commands import in_empty_folder, train
 
 from flt.callbacks.checkpoint import newest, sealed
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
+
 ADAPTER, NEWEST = "adapter/adapter_model.safetensors", "round_0002.json"
 CASES: dict[str, tuple[Callable[[bytes], bytes], bool]] = {
     "cut off": (lambda data: data[: len(data) // 2], False),

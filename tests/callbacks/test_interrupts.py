@@ -25,6 +25,9 @@ from flt.protocol.messages import Payload, Update
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
+
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 

@@ -16,6 +16,9 @@ from flt.callbacks.clusters import Clusters
 from flt.callbacks.loggers import Loggers, worst_ten
 from flt.server.callback import FedCallback
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
+
 HYPERPARAMETERS = {"algo": "hafl", "local.lr": 0.005, "cohort.size": None}
 
 

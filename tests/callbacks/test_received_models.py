@@ -24,6 +24,9 @@ from flt.protocol.state import ClientState
 from flt.protocol.wire_format import encode
 from flt.server.federator import Federator
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
+
 MEASURED = GradientSensitivity()
 HAFL = Recipe(Mean(), selection=Freeze(), importance=MEASURED)
 CUT = Recipe(Mean(), selection=Truncate("random"), importance=MEASURED)

@@ -18,6 +18,8 @@ from flt.engines.process_group import ProcessGroup
 from flt.engines.serial import SerialEngine
 from flt.server.engine import Outcome, Task
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
 
 @pytest.mark.parametrize("costs", [{0: 3, 1: 3, 2: 3, 3: 3}, {0: 1, 1: 9, 2: 4, 3: 4}, {5: 0}, {}])
 def test_each_client_is_in_one_share_and_the_longest_is_not_more_than_a_third_above_the_best(

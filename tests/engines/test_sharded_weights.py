@@ -17,6 +17,8 @@ from flt.engines.process_group import ProcessGroup
 from flt.engines.sharded import ShardedEngine
 from flt.server.federator import Federator
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
 
 def weights(federator: Federator) -> dict[str, Tensor]:
     return federator.state.groups[federator.state.home].weights

@@ -30,6 +30,8 @@ from flt.models import embedded
 from flt.models.label_name_head import LabelNameClassifier
 from flt.run.compose import load_config
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

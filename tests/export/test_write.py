@@ -28,6 +28,8 @@ from flt.models.adapters.lora import LoraSettings, attach
 from flt.run.compose import load_config
 from flt.run.workload import federation
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Result:
     in_empty_folder(folder, monkeypatch)

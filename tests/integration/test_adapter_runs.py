@@ -21,6 +21,8 @@ from flt.run.workload import federation
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -19,6 +19,9 @@ from flt.run.compose import load_config
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
+
 ROUNDS, RANK, RANKS = 8, 8, (2, 4)
 METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
 

@@ -11,6 +11,9 @@ from commands import in_empty_folder, train
 from flt.cli.main import main
 from flt.models.module import ClientModule
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
+
 WORD = "unmistakableword"
 """A word that every example contains."""
 FOLDER = "unmistakablefolder"

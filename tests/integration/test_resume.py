@@ -20,6 +20,9 @@ from stopped import Stopped, exported, state, stop_in_fit
 from flt.callbacks.checkpoint import newest
 from flt.cli.main import main
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
+
 OTHERS = ("fedit", "scaffold", "flora", "c2a", "fl_tac", "fl_tac_unlocked", "haflq", "fl_tac data=digits_two")
 ROUNDS, CLIENTS = 4, 3
 

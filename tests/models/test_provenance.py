@@ -26,6 +26,9 @@ from flt.protocol.layout import Layout
 from flt.run.compose import load_config
 from flt.run.workload import federation
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
+
 ADAPTERS: dict[str, Callable[[nn.Module], Layout]] = {
     "lora": lambda module: lora.attach(module, lora.LoraSettings(), 0),
     "c2a": lambda module: c2a.attach(module, c2a.C2ASettings(), 0),

@@ -33,6 +33,9 @@ from flt.run.compose import load_config
 from flt.run.prefix_cache import prefixed
 from flt.run.workload import federation
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
+
 TEXT = ("model.max_length=16", "clients=3", "local.steps=3", "batch_size=4", "local.lr=0.05", "eval.examples=20")
 IMAGES = ("clients=3", "local.steps=3", "batch_size=4", "eval.examples=20")
 

@@ -13,6 +13,8 @@ from flt.run.compose import load_config
 from flt.run.federation import Federation
 from flt.run.workload import federation
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

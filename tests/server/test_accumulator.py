@@ -55,6 +55,7 @@ def most_alive(recipe: Recipe, clients: int) -> int:
     [Recipe(Mean()), Recipe(Scaffold()), Recipe(Mean(), server_optimizer=Adam())],
     ids=["mean", "scaffold", "adam"],
 )
+@pytest.mark.slow
 def test_a_larger_cohort_keeps_no_more_tensors(recipe: Recipe) -> None:
     assert recipe.streams
     assert most_alive(recipe, 2) == most_alive(recipe, 5)

@@ -6,6 +6,9 @@ from flt.callbacks.clusters import Clustered
 from flt.callbacks.figures import cluster_pictures
 from flt.callbacks.figures.heatmap import DPI, pixels
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
+
 JOBS = [(client, index) for client in range(8) for index in range(5)]
 TASKS = {job: ("SST-2", "QNLI", "QQP", "RTE", "MRPC")[job[1]] for job in JOBS}
 

@@ -8,6 +8,8 @@ from fake_federator import clients_of, layout_of, state_of, update_of
 from flt.callbacks.figures import pictures
 from flt.callbacks.figures.heatmap import COVERED, DPI, pixels
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
 
 def values_of(axes):
     return np.asarray(axes.images[0].get_array().filled(np.nan))

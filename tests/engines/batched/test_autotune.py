@@ -23,6 +23,9 @@ from flt.run.compose import load_config
 from flt.run.resume import configure
 from flt.server.engine import Task
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
+
 CPU = torch.device("cpu")
 
 

@@ -23,6 +23,8 @@ from flt.protocol.failure import Failure
 from flt.server.failure_policy import FailurePolicy
 from flt.server.federator import Federator
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
 
 def test_a_fit_leaves_no_trace() -> None:
     federator = federator_of(held_out=3)

@@ -14,6 +14,9 @@ from flt.engines.batched.batches import JointBatch
 from flt.engines.batched.token_packing import Packing, TokenPacker
 from flt.engines.batched.verify import _with_padding
 
+pytestmark = pytest.mark.slow  # whole runs and fits
+
+
 LENGTHS = (3, 6, 1, 2)
 MASK = (torch.arange(6) < torch.tensor(LENGTHS)[:, None]).long()
 
