@@ -15,6 +15,7 @@ from flt.core.errors import InputError
 
 
 @pytest.mark.parametrize("what", BAD)
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

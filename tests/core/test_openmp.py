@@ -32,6 +32,7 @@ def test_the_policy_is_passive_unless_set_or_too_late(code: str, environment: di
     assert done.stdout.strip() == policy
 
 
+@pytest.mark.slow
 def test_the_library_that_torch_loads_has_taken_the_policy() -> None:
     shown = python("import flt, torch", OMP_DISPLAY_ENV="true").stderr
     if "OMP_WAIT_POLICY" not in shown:

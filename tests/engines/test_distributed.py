@@ -184,6 +184,7 @@ def stacked(
     return inside.jobs, found, encode(federator.state)
 
 
+@pytest.mark.slow
 def test_all_processes_go_on_with_the_least_number_of_jobs_at_once_and_a_resume_to_the_same_bits(
     tmp_path: Path,
 ) -> None:

@@ -54,6 +54,7 @@ def test_another_seed_gives_another_model(name: str) -> None:
 
 @methods
 @pytest.mark.parametrize("rank", [4, 1])
+@pytest.mark.slow
 def test_going_on_from_a_state_in_a_new_federation_changes_no_bit(name: str, rank: int) -> None:
     """At rank 1, changes of the base are kept as factors, and a client is sent only those that it lacks."""
     given = mixed(rounds=4, rank=rank, clients=clients_of(2, ranks=[1, rank]), cohort=1)

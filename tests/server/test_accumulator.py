@@ -61,6 +61,7 @@ def test_a_larger_cohort_keeps_no_more_tensors(recipe: Recipe) -> None:
     assert most_alive(recipe, 2) == most_alive(recipe, 5)
 
 
+@pytest.mark.slow
 def test_a_rule_on_lists_keeps_them_all() -> None:
     recipe = Recipe(Svd())
     assert not recipe.streams

@@ -134,6 +134,7 @@ def test_a_round_that_is_tried_again_has_the_bits_of_one_that_went_well() -> Non
     assert [metrics["faults/failed"] for metrics in federator.history] == [2, 0]
 
 
+@pytest.mark.slow
 def test_another_cohort_is_drawn_for_another_attempt() -> None:
     cohorts = []
 
@@ -267,6 +268,7 @@ def faulty(clients: int = 10, rounds: int = 3, **settings: Any) -> Federator:
 
 
 @pytest.mark.parametrize("kind", ["drop", "nan"])
+@pytest.mark.slow
 def test_so_many_jobs_fail_as_were_asked_for_and_the_same_ones_each_time(kind: str) -> None:
     failed = []
     for _ in range(2):

@@ -16,6 +16,7 @@ from flt.run.compose import load_config
 
 
 @pytest.mark.parametrize("cached", ["off", pytest.param("on", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_run_is_the_serial_one_up_to_rounding(
     cached: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flt_cache: Path
 ) -> None:
