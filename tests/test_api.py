@@ -424,6 +424,7 @@ def older(path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", [None, older], ids=["this version", "an older version"])
+@pytest.mark.slow
 def test_a_resume_goes_on_with_the_same_bits(by: Callable[[Path], None] | None) -> None:
     whole = fit(fresh(), rounds=2)
     first = fit(fresh(), rounds=1, overrides=[*SHORT, "name=parts"])

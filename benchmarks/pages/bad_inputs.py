@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from flt.core.errors import InputError
-from flt.protocol.wire_format import decode
+from flt.protocol.messages import decode
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "support"))

@@ -22,8 +22,7 @@ from flt.algorithm.selection.truncate import Truncate
 from flt.algorithm.view import View
 from flt.core.errors import InputError
 from flt.protocol.job import Job
-from flt.protocol.messages import Update
-from flt.protocol.wire_format import decode, encode
+from flt.protocol.messages import Update, decode, encode
 
 OWN = Recipe(Mean(), selection=Truncate(scores="client"), importance=GradientSensitivity(beta1=0.6))
 

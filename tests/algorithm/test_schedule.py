@@ -23,7 +23,7 @@ from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.schedule import SHAPES, Annealed, Constant
 from flt.algorithm.selection.freeze import Freeze
 from flt.core.errors import InputError
-from flt.protocol.wire_format import decode, encode
+from flt.protocol.messages import decode, encode
 from flt.server.federator import Federator
 
 MEASURED = GradientSensitivity()

@@ -20,8 +20,8 @@ from flt.algorithm.rule.svd import Svd
 from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.server_optimizer import FIRST, SECOND, Adagrad, Adam, Momentum, Yogi
 from flt.core.errors import InputError
+from flt.protocol.messages import decode, encode
 from flt.protocol.state import GroupState
-from flt.protocol.wire_format import decode, encode
 
 KINDS: dict[str, Any] = {
     "momentum": Momentum(0.7, beta=0.6),

@@ -19,8 +19,7 @@ from flt.algorithm.rule.scaffold import Scaffold
 from flt.callbacks import checkpoint
 from flt.callbacks.checkpoint import FORMAT, Checkpoint, newest, sealed
 from flt.core.errors import InputError
-from flt.protocol.messages import Plan
-from flt.protocol.wire_format import decode, encode
+from flt.protocol.messages import Plan, decode, encode
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 

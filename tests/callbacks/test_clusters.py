@@ -110,6 +110,7 @@ def watched(name: str, rounds: int = 2, **given: object) -> tuple[Federator, Clu
 
 
 @pytest.mark.parametrize("name", [f"fl_tac{name}" for name in GROUPINGS])
+@pytest.mark.slow
 def test_a_round_is_measured_in_the_features_that_were_clustered(name: str) -> None:
     """Not in those of the groups that the round has made: the updates began with the state before."""
     federator, clusters = watched(name)

@@ -20,8 +20,8 @@ from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.selection.truncate import Truncate
 from flt.callbacks.evaluate import mean_of_worst
+from flt.protocol.messages import encode
 from flt.protocol.state import ClientState
-from flt.protocol.wire_format import encode
 from flt.server.federator import Federator
 
 pytestmark = pytest.mark.slow  # whole runs and fits

@@ -18,9 +18,8 @@ from flt.callbacks.evaluate import task_groups
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
 from flt.data.task_rounds import with_task_rounds
-from flt.protocol.messages import JobId
+from flt.protocol.messages import JobId, encode
 from flt.protocol.state import GroupState, ServerState
-from flt.protocol.wire_format import encode
 from flt.server.client_sampling import FixedSize
 from flt.server.federator import Federator
 

@@ -32,8 +32,7 @@ from flt.engines.batched.engine import BatchedEngine, BatchedSettings
 from flt.engines.distributed import DistributedEngine
 from flt.engines.process_group import PeerFailedError, ProcessGroup, StatusMessage
 from flt.engines.serial import SerialEngine
-from flt.protocol.messages import Payload
-from flt.protocol.wire_format import decode, encode
+from flt.protocol.messages import Payload, decode, encode
 from flt.server.client_state_store import ClientStateStore
 from flt.server.engine import Task
 from flt.server.federator import Federator
@@ -246,6 +245,7 @@ def halves(recipe: Recipe, folder: Path, processes: ProcessGroup) -> list[bytes]
 
 
 @pytest.mark.parametrize("rule", [Scaffold(), Stacking()], ids=["sums", "lists"])
+@pytest.mark.slow
 def test_processes_go_on_where_one_alone_has_stopped(rule: Any, tmp_path: Path) -> None:
     whole = toy_federator(Recipe(rule), rounds=3, optimizer="sgd")
     whole.fit()
@@ -298,6 +298,7 @@ def enduring(times: int, settings: dict[str, int], folder: Path, processes: Proc
     [(99, {"min_updates": 6}, 2, [0, 0]), (1, {"max_retries": 2}, 1, [1, 0]), (2, {"max_retries": 2}, 2, [2, 0])],
     ids=["the round stands", "a round is tried again", "twice"],
 )
+@pytest.mark.slow
 def test_a_failure_in_one_process_is_one_in_all_and_the_bits_are_those_of_one_process(
     times: int, settings: dict[str, int], failed: int, retries: list[int], tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from whole_runs import everything
 from flt.engines.process_group import ProcessGroup
 from flt.engines.sharded import ShardedEngine
 from flt.engines.sharded_placement import Parts
-from flt.protocol.wire_format import decode
+from flt.protocol.messages import decode
 from flt.server.client_state_store import ClientStateStore
 
 QUICK = ["scaffold", "hafl freeze", "sa_fedlora"]
@@ -32,6 +32,7 @@ def split(name: str, folder: Path, processes: ProcessGroup) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", mostly_slowly(METHODS, QUICK))
+@pytest.mark.slow
 def test_two_processes_that_split_each_batch_make_what_one_makes(name: str, tmp_path: Path) -> None:
     recipe, settings = METHODS[name]
     serial = toy_federator(recipe, **{**settings, "clients": clients_of(3), "rounds": 1})

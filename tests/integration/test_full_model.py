@@ -21,7 +21,7 @@ from flt.algorithm.schedule import Annealed
 from flt.callbacks.communication import Communication
 from flt.client.fit import LocalFit
 from flt.core.errors import InputError
-from flt.protocol.wire_format import decode, encode
+from flt.protocol.messages import decode, encode
 from flt.server.federator import Federator
 
 FULL = Recipe(Mean(), plan=FullPlan(lr_factor=1.0))

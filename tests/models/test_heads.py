@@ -27,8 +27,7 @@ from flt.callbacks.received_models import ReceivedModels
 from flt.core.errors import InputError
 from flt.data.clients import JobData
 from flt.models.heads import draw_head, head_names, redraw_head
-from flt.protocol.messages import Payload, Plan, Update
-from flt.protocol.wire_format import encode
+from flt.protocol.messages import Payload, Plan, Update, encode
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 

@@ -9,7 +9,7 @@ from bad_inputs import BAD
 from bad_messages import MESSAGES
 
 from flt.core.errors import InputError
-from flt.protocol.wire_format import decode
+from flt.protocol.messages import decode
 
 
 @pytest.mark.parametrize("what", MESSAGES)

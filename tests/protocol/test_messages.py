@@ -20,11 +20,21 @@ from flt.callbacks.checkpoint import Snapshot
 from flt.core.errors import InputError
 from flt.engines.distributed import Share
 from flt.engines.process_group import StatusMessage
-from flt.protocol import wire_format
+from flt.protocol import messages
 from flt.protocol.failure import Failure
-from flt.protocol.messages import BaseDelta, Packed, PackedPayload, PackedUpdate, Payload, Plan, Update
+from flt.protocol.messages import (
+    BaseDelta,
+    Packed,
+    PackedPayload,
+    PackedUpdate,
+    Payload,
+    Plan,
+    Update,
+    decode,
+    encode,
+    encoded_size,
+)
 from flt.protocol.state import BaseState, ClientState, GroupState, ServerState
-from flt.protocol.wire_format import decode, encode, encoded_size
 
 
 def same(found: Any, expected: Any) -> bool:
@@ -137,7 +147,7 @@ def test_the_closed_list_is_these_classes_and_each_has_an_example_here() -> None
         "Share",
         "Failure",
     }
-    assert set(wire_format._MESSAGES) == named == {wire_format._name(type(value)) for value in EXAMPLES}
+    assert set(messages._MESSAGES) == named == {messages._name(type(value)) for value in EXAMPLES}
 
 
 def test_tensors_that_share_memory_come_out_apart() -> None:
@@ -318,7 +328,7 @@ def test_a_changed_byte_gives_a_registered_value_or_one_line(example: int, at: i
         assert found.startswith("message=<")
         assert "\n" not in found
     else:
-        assert wire_format._MESSAGES.get(wire_format._name(type(found))) is type(found) or isinstance(found, dict)
+        assert messages._MESSAGES.get(messages._name(type(found))) is type(found) or isinstance(found, dict)
 
 
 def test_only_names_numbers_and_ids_are_in_the_header() -> None:

@@ -15,10 +15,9 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.selection.freeze import Freeze
 from flt.core.errors import InputError
-from flt.protocol.messages import Packed, PackedUpdate, Payload, Plan, Update
+from flt.protocol.messages import Packed, PackedUpdate, Payload, Plan, Update, decode, encode
 from flt.protocol.packing import pack_payload, pack_update, unpack_payload, unpack_update
 from flt.protocol.quantise import BITS, dequantise, quantise
-from flt.protocol.wire_format import decode, encode
 from flt.server.aggregation import ServerAggregation
 
 LAYOUT = layout_of(6)

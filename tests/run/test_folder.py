@@ -38,6 +38,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+@pytest.mark.slow
 def test_a_run_in_a_folder_that_can_not_be_written_is_refused_in_a_line_and_stays_as_it_is(
     number: int, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

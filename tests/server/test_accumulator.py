@@ -22,8 +22,7 @@ from flt.algorithm.rule.scaffold import Scaffold
 from flt.algorithm.rule.svd import Svd
 from flt.algorithm.server_optimizer import Adam
 from flt.core.errors import InputError
-from flt.protocol.messages import Update
-from flt.protocol.wire_format import encode
+from flt.protocol.messages import Update, encode
 from flt.server.accumulator import UpdateAccumulator
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator

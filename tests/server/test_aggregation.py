@@ -26,9 +26,8 @@ from flt.algorithm.selection.freeze import Freeze, FrozenComponents
 from flt.algorithm.selection.truncate import Truncate
 from flt.core.errors import InputError
 from flt.protocol.layout import Entry, Layout
-from flt.protocol.messages import Plan, Update
+from flt.protocol.messages import Plan, Update, encode
 from flt.protocol.state import ClientState, ServerState
-from flt.protocol.wire_format import encode
 from flt.server.aggregation import ServerAggregation
 
 COHORT = jobs_of(4, 2, 3)

@@ -11,8 +11,8 @@ from toys import toy_clients, toy_federator
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.scaffold import Scaffold
 from flt.callbacks.checkpoint import Checkpoint
+from flt.protocol.messages import encode
 from flt.protocol.state import ClientState
-from flt.protocol.wire_format import encode
 from flt.server.client_state_store import ClientStateStore
 
 

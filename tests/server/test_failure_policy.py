@@ -149,6 +149,7 @@ def test_another_cohort_is_drawn_for_another_attempt() -> None:
     assert len({tuple(its) for its in cohorts}) > 1
 
 
+@pytest.mark.slow
 def test_the_run_stops_in_a_line_when_no_attempt_is_left() -> None:
     federator = toy_federator(clients=toy_clients(3), callbacks=[Breaks([1], raises)])
     line = "round 1=failed: of 3 jobs 2 sent an update, after 2 retries; allowed is min_updates=the whole cohort"

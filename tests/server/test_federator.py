@@ -14,8 +14,7 @@ from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.selection.freeze import Freeze
 from flt.callbacks.communication import Communication
 from flt.core.errors import InputError
-from flt.protocol.messages import Payload, Update
-from flt.protocol.wire_format import decode, encode
+from flt.protocol.messages import Payload, Update, decode, encode
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 

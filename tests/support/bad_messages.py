@@ -9,8 +9,7 @@ import safetensors.torch
 import torch
 from bad_inputs import HUGE, MARK, MESSAGE, OVERLAP, VAST, Evil, rewritten
 
-from flt.protocol.messages import Plan
-from flt.protocol.wire_format import encode
+from flt.protocol.messages import Plan, encode
 
 MESSAGES = {
     "a pickle": pickle.dumps(Evil()),

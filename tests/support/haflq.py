@@ -9,8 +9,7 @@ from flt.algorithm.importance import GradientSensitivity
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.selection.freeze import Freeze
-from flt.protocol.messages import PackedUpdate, Update
-from flt.protocol.wire_format import encode
+from flt.protocol.messages import PackedUpdate, Update, encode
 
 HAFLQ = Recipe(Mean(), selection=Freeze(), importance=GradientSensitivity(), compression=Quantised(ratio=0.9))
 

@@ -10,7 +10,7 @@ import pytest
 
 from flt.callbacks.checkpoint import newest
 from flt.models.module import ClientModule
-from flt.protocol.wire_format import encode
+from flt.protocol.messages import encode
 
 
 def exported(run: Path) -> dict[str, str]:

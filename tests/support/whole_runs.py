@@ -7,7 +7,7 @@ from typing import Any
 
 from methods import clients_of
 
-from flt.protocol.wire_format import encode
+from flt.protocol.messages import encode
 from flt.server.federator import Federator
 
 

@@ -56,7 +56,7 @@ class NoTransfer(TransferPart):
 
 @dataclasses.dataclass(frozen=True)
 class CosineTransfer(TransferPart):
-    """Mixes a cluster's change with the changes of clusters that moved in a similar direction (our reconstruction).
+    """Mixes a cluster's change with the changes of clusters that moved in a similar direction (our addition).
 
     ::
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import ClassVar
 
-from flt.protocol.messages import PackedUpdate, Payload, Update
-from flt.protocol.wire_format import encoded_size
+from flt.protocol.messages import PackedUpdate, Payload, Update, encoded_size
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 

@@ -25,8 +25,8 @@ from typing import Any
 
 from flt.core.errors import InputError
 from flt.core.files import system_message, write_atomically
+from flt.protocol.messages import decode, encode, message
 from flt.protocol.state import ServerState
-from flt.protocol.wire_format import decode, encode, message
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import FOLDER, ClientStateStore
 from flt.server.failure_policy import RoundFailedError

@@ -6,8 +6,7 @@ import math
 from typing import Any
 
 from flt.protocol.layout import Layout
-from flt.protocol.messages import Payload, Update
-from flt.protocol.wire_format import encoded_size
+from flt.protocol.messages import Payload, Update, encoded_size
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 

@@ -59,7 +59,7 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase,
     response to the prompt.
 
     Args:
-        texts: Three sequences: the prompts, their tails (the text after a prompt's last column), and the responses.
+        texts: Three sequences: the prompts, their tails (the template's text after its last column), and the responses.
         tokenizer: A tokenizer of transformers with an end-of-text token.
         max_length: Largest number of tokens per row.
 
@@ -80,9 +80,10 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase,
 def cut(prompt: Sequence[int], tail: int, response: Sequence[int], most: int) -> tuple[Sequence[int], Sequence[int]]:
     """Shortens a prompt and its response so that together they have at most ``most`` tokens.
 
-    The response may use half of the ``most`` tokens, or more if the prompt is short. A longer response loses its end.
-    If the prompt is too long for the remaining tokens, it loses tokens right before its tail. These tokens are the end
-    of the prompt's last column, which is the context if there is one. The first token of the prompt is always kept.
+    The response may use half of the allowed tokens, or more if the prompt is short. A longer response loses its end. If
+    the prompt is too long for the remaining tokens, it loses tokens right before its tail. These tokens are the end of
+    the text that fills the template's last column, which is the context if there is one. The first token of the prompt
+    is always kept.
 
     Args:
         prompt: Tokens of the prompt, at least one.

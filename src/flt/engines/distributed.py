@@ -28,8 +28,7 @@ from flt.engines.process_group import ProcessGroup
 from flt.engines.serial import SerialEngine, SerialSettings
 from flt.protocol.failure import Failure
 from flt.protocol.job import Job
-from flt.protocol.messages import JobId, Update
-from flt.protocol.wire_format import encode, message
+from flt.protocol.messages import JobId, Update, encode, message
 from flt.server.accumulator import UpdateAccumulator
 from flt.server.client_state_store import ClientStateStore
 from flt.server.engine import Engine, Outcome, Task

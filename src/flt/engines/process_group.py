@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from flt.core.errors import InputError, PeerDiedError, Terminated
-from flt.protocol.wire_format import decode, encode, message
+from flt.protocol.messages import decode, encode, message
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -7,8 +7,7 @@ import traceback
 from pathlib import Path
 
 from flt.core.errors import InputError
-from flt.protocol.messages import JobId
-from flt.protocol.wire_format import message
+from flt.protocol.messages import JobId, message
 
 
 @message

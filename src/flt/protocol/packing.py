@@ -16,7 +16,8 @@ from flt.protocol.messages import Ids, Packed, PackedPayload, PackedUpdate, Payl
 from flt.protocol.quantise import BITS, decoded, encoded, packed_size, scales_of
 
 Place = tuple[str, int]
-"""(layer, position) of a component in a message. The position counts the components of the layer in the message."""
+"""(layer, position) of a component in a message. The position is the component's index
+among the layer's components in the message; it is not the component id."""
 
 
 def pack_update(update: Update, layout: Layout, bits: Mapping[Place, int]) -> PackedUpdate:
@@ -77,7 +78,7 @@ def unpack_payload(payload: Payload, layout: Layout) -> Payload:
 
 
 def vectors(layout: Layout, names: Sequence[str], layer: str) -> list[tuple[str, int]]:
-    """Returns the tensor name and the length of each vector that a message contains for one component: a, then b.
+    """Returns the tensor name and the length of the vectors of one component: a row of A, then a column of B.
 
     Args:
         layout: Layout of the module.
@@ -145,7 +146,7 @@ def _decoded(packed: Packed, parts: Sequence[tuple[str, int, int]]) -> Iterator[
 
 
 def _others(message: Payload | Update, layout: Layout) -> dict[str, Tensor]:
-    # LoRA factors have the same names on server and client. Names of the head's tensors may differ.
+    # Only LoRA factors have the same names on server and client, so the other tensors are found by excluding them.
     components = layout.names(LORA_FACTORS)
     return {name: tensor for name, tensor in message.tensors.items() if name not in components}
 

@@ -1,4 +1,4 @@
-"""States that the server and the clients keep between rounds, encoded by :mod:`flt.protocol.wire_format`."""
+"""States that the server and the clients keep between rounds, encoded by :mod:`flt.protocol.messages`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from flt.protocol.messages import BaseDelta, Ids, JobId
-from flt.protocol.wire_format import message
+from flt.protocol.messages import BaseDelta, Ids, JobId, message
 
 
 @message

@@ -9,6 +9,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
+from flt.callbacks.active_components import RankBudget
 from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.clusters import Clusters
@@ -20,7 +21,6 @@ from flt.callbacks.interrupts import Interrupts
 from flt.callbacks.loggers import Loggers
 from flt.callbacks.metrics_csv import MetricsCsv
 from flt.callbacks.progress import Progress
-from flt.callbacks.rank_budget import RankBudget
 from flt.callbacks.received_models import ReceivedModels
 from flt.callbacks.selection_overlap import SelectionOverlap
 from flt.callbacks.stop import Stop

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from flt.core.files import write_atomically
-from flt.protocol.messages import JobId
+from flt.protocol.messages import JobId, decode, encode
 from flt.protocol.state import ClientState
-from flt.protocol.wire_format import decode, encode
 
 FOLDER = "clients"
 

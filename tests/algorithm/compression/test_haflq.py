@@ -23,10 +23,9 @@ from flt.algorithm.selection.truncate import Truncate
 from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.communication import Communication
 from flt.data.clients import ClientSpec
-from flt.protocol.messages import PackedPayload, Payload, Update
+from flt.protocol.messages import PackedPayload, Payload, Update, encode
 from flt.protocol.packing import unpack_payload
 from flt.protocol.quantise import dequantise, quantise
-from flt.protocol.wire_format import encode
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 

@@ -18,8 +18,7 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.view import View
 from flt.core.errors import InputError
-from flt.protocol.messages import JobId, Update
-from flt.protocol.wire_format import encode
+from flt.protocol.messages import JobId, Update, encode
 
 JOBS = [(client, index) for client in range(6) for index in range(2)]
 

@@ -25,9 +25,8 @@ from flt.algorithm.selection.truncate import Truncate
 from flt.algorithm.view import View
 from flt.core.errors import InputError
 from flt.protocol.layout import Entry
-from flt.protocol.messages import Update
+from flt.protocol.messages import Update, encode
 from flt.protocol.state import apply_change
-from flt.protocol.wire_format import encode
 
 
 def mean_by_hand(view: View, updates: list[Update], name: str, pad: str, weights: str) -> np.ndarray:

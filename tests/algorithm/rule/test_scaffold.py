@@ -25,7 +25,7 @@ from flt.core.errors import InputError
 from flt.data.clients import ClientSpec, JobData
 from flt.engines.serial import SerialEngine
 from flt.protocol.layout import Layout
-from flt.protocol.wire_format import encode
+from flt.protocol.messages import encode
 from flt.server.aggregation import ServerAggregation
 from flt.server.client_sampling import FixedSize
 from flt.server.federator import Federator

@@ -24,7 +24,7 @@ from flt.algorithm.selection.self_pruning import SelfPruning
 from flt.algorithm.selection.truncate import Truncate
 from flt.algorithm.server_optimizer import Momentum
 from flt.core.errors import InputError
-from flt.protocol.wire_format import encode
+from flt.protocol.messages import encode
 from flt.server.federator import Federator
 
 A, B = "fc2.lora_A.default.weight", "fc2.lora_B.default.weight"

@@ -14,10 +14,11 @@ from flt.core.errors import InputError
 
 LINKAGES = ("average", "complete", "ward")
 _LIMIT = 1e3
-"""Factor on the largest distance of two uploads. The product is the limit for the distance of clusters that may merge.
+"""The limit is this factor times the largest distance of two uploads. Clusters above the limit don't merge.
 
 If two of the n uploads must not be in one cluster, their distance is set to n^2 times the limit. With up to 100,000
-uploads and any linkage, two clusters then exceed the limit exactly if their merge would join two such uploads.
+uploads and any linkage, the distance of two clusters is then above the limit if their merge would join two such
+uploads, and below it otherwise.
 """
 
 
@@ -46,7 +47,7 @@ class AgglomerativeGrouping(KClustering):
 
 
 def merged(features: np.ndarray, clients: Sequence[int], k: int, kind: str) -> np.ndarray:
-    """Merges the nearest clusters until k are left, or until any two of the clusters have a client in common.
+    """Merges the nearest clusters until k are left, or until every pair of clusters has a client in common.
 
     Args:
         features: Features of the uploads (n, d).

@@ -30,7 +30,9 @@ UNIFORM = ("uniform",)
 
 @dataclasses.dataclass(frozen=True)
 class EntryWise(Rule):
-    """Base of the rules that sort, for each entry, the values of all clients that sent it. They are listwise.
+    """Base of the rules that sort, for each entry, the values of all clients that sent it.
+
+    They are listwise: they need all updates of a group at once.
 
     Attributes:
         weights: Always ``uniform``.
@@ -107,8 +109,9 @@ class Krum(Rule):
         s(i) = sum of the squared distances from change i to its n - f - 2 nearest changes
 
     n is the number of updates, and f the number of them that may be hostile. The result is the update with the smallest
-    s; ties go to the first client. A change is the difference between an update and the values that its job was sent,
-    over all tensors, at the initial rank. Components that weren't sent count as unchanged.
+    s; ties go to the first client. A change is the vector of all differences between an update and the values that its
+    job was sent. It has the entries of all tensors at the initial rank, so all changes have the same length. Components
+    that the job didn't send back count as unchanged.
 
     Attributes:
         weights: Always ``uniform``.

@@ -1,8 +1,8 @@
 """Shortcuts: ways to leave out computations whose results the head doesn't read.
 
 Two kinds of results aren't read: those at padding, and, after the last attention, those of all tokens except the one
-that the head reads. In the last block, the feed-forward network makes up two thirds of the computation, and the queries
-and outputs of the other tokens make up half of the attention. A shortcut is used only after verify.py has compared the
+that the head reads. In the last block, the feed-forward network takes two thirds of the computation. Computing the
+queries and outputs of the other tokens takes half of the rest. A shortcut is used only after verify.py has compared the
 model's gradients with and without it.
 """
 

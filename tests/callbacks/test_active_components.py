@@ -17,7 +17,7 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.schedule import Annealed
 from flt.algorithm.selection.self_pruning import SelfPruning
-from flt.callbacks.rank_budget import RankBudget
+from flt.callbacks.active_components import RankBudget
 from flt.protocol.messages import Ids
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
