@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,8 +13,6 @@ from flt.core.errors import InputError
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Ids, Payload, Update
 from flt.protocol.state import ClientState
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
