@@ -28,6 +28,7 @@ settings.load_profile("flt")
 
 
 def pytest_sessionstart() -> None:
+    gc.disable()  # until everything is imported: the collector would look through torch's objects again and again
     import torch
 
     torch.set_num_threads(1)
@@ -60,6 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # what was imported stays: a full collection needn't look through it after every few tests
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -31,6 +31,15 @@ def test_garbage_is_collected_again_afterwards_also_where_the_import_fails() -> 
         gc.enable()
 
 
+def test_what_was_imported_is_examined_no_more_only_if_asked() -> None:
+    code = (
+        "import gc; from flt.core.imports import import_without_gc as get; get('json'); print(gc.get_freeze_count());"
+        "get('json', freeze=True); print(gc.get_freeze_count() > 1000)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert ran.stdout.split() == ["0", "True"]
+
+
 @pytest.mark.slow
 def test_fit_comes_without_the_libraries_that_read_data_and_cluster() -> None:
     code = f"import sys, flt; flt.fit; print([name for name in {LATER} if name in sys.modules])"

@@ -16,7 +16,7 @@ from flt.engines.batched.engine import BatchedEngine
 from flt.engines.distributed import DistributedEngine, longest_first, shares
 from flt.engines.process_group import ProcessGroup
 from flt.engines.serial import SerialEngine
-from flt.server.engine import Outcome, Task
+from flt.server.engine import Assignment, Outcome
 
 pytestmark = pytest.mark.slow  # whole runs and fits
 
@@ -44,8 +44,8 @@ def test_a_longer_fit_is_begun_before_a_shorter_one_is_shared() -> None:
 class Slow(SerialEngine):
     """An engine on a processor that is slower than the others'."""
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        for outcome in super().run(tasks):
+    def run(self, assignments: Iterable[Assignment]) -> Iterator[Outcome]:
+        for outcome in super().run(assignments):
             time.sleep(1.0)
             yield outcome
 

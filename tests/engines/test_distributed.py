@@ -34,7 +34,7 @@ from flt.engines.process_group import PeerFailedError, ProcessGroup, StatusMessa
 from flt.engines.serial import SerialEngine
 from flt.protocol.messages import Payload, decode, encode
 from flt.server.client_state_store import ClientStateStore
-from flt.server.engine import Task
+from flt.server.engine import Assignment
 from flt.server.federator import Federator
 
 QUICK = ["scaffold", "haflq channel", "everything"]
@@ -78,9 +78,9 @@ class Failing(SerialEngine):
 
     error: Exception
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Any]:
-        for task, out in zip(tasks := list(tasks), super().run(tasks), strict=True):
-            if task.payload.job[0] == 2:
+    def run(self, assignments: Iterable[Assignment]) -> Iterator[Any]:
+        for assignment, out in zip(assignments := list(assignments), super().run(assignments), strict=True):
+            if assignment.payload.job[0] == 2:
                 raise self.error
             yield out
 

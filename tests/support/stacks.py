@@ -1,4 +1,4 @@
-"""Federations of tiny encoders on ragged texts, and both engines on the same tasks."""
+"""Federations of tiny encoders on ragged texts, and both engines on the same assignments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from flt.run.assembly import with_capacities
 from flt.run.compose import load_config
 from flt.server.aggregation import ServerAggregation
 from flt.server.client_sampling import FixedSize
-from flt.server.engine import Task
+from flt.server.engine import Assignment
 from flt.server.federator import Federator
 
 Results = list[tuple[Update, ClientState]]
@@ -94,13 +94,13 @@ def federator_of(
     return Federator(server, served, engine, FixedSize(None), (), cfg.rounds, 0, server.initial(weights))
 
 
-def tasks_of(federator: Federator, rounds: int = 1) -> list[Task]:
-    """The tasks of the round that follows some rounds of the serial engine."""
+def assignments_of(federator: Federator, rounds: int = 1) -> list[Assignment]:
+    """The assignments of the round that follows some rounds of the serial engine."""
     federator.rounds = rounds
     federator.fit()
     federator.metrics, federator.updates = {}, []
     federator.cohort = federator._draw()
-    return list(federator._tasks())
+    return list(federator._assignments())
 
 
 def batched(federator: Federator, jobs: int | None = 4) -> BatchedEngine:
@@ -139,25 +139,31 @@ def _close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], toleranc
         )
 
 
-def moved(task: Task, update: Update) -> float:
+def moved(assignment: Assignment, update: Update) -> float:
     """How far a fit went from what it was sent."""
     return max(
-        float((update.tensors[name] - task.payload.tensors[name]).abs().max())
+        float((update.tensors[name] - assignment.payload.tensors[name]).abs().max())
         for name in update.tensors
-        if name in task.payload.tensors and update.tensors[name].shape == task.payload.tensors[name].shape
+        if name in assignment.payload.tensors and update.tensors[name].shape == assignment.payload.tensors[name].shape
     )
 
 
-def compared(federator: Federator, jobs: int | None = 4, rounds: int = 1) -> tuple[list[Task], Results, BatchedEngine]:
-    """Runs the tasks of one round by both engines, and asserts that they agree."""
-    tasks = tasks_of(federator, rounds)
-    expected = list(federator.engine.run(tasks))
+def compared(
+    federator: Federator, jobs: int | None = 4, rounds: int = 1
+) -> tuple[list[Assignment], Results, BatchedEngine]:
+    """Runs the assignments of one round by both engines, and asserts that they agree."""
+    assignments = assignments_of(federator, rounds)
+    expected = list(federator.engine.run(assignments))
     engine = batched(federator, jobs)
-    found = list(engine.run(tasks))
+    found = list(engine.run(assignments))
     assert_equal(found, expected)
     assert all(update.steps for update, _ in found)
-    assert all(moved(task, update) > 1e-4 for task, (update, _) in zip(tasks, found, strict=True) if update.tensors)
-    return tasks, found, engine
+    assert all(
+        moved(assignment, update) > 1e-4
+        for assignment, (update, _) in zip(assignments, found, strict=True)
+        if update.tensors
+    )
+    return assignments, found, engine
 
 
 @dataclasses.dataclass
@@ -170,9 +176,9 @@ class Spy:
         """Watches an engine."""
         fit = engine._fit
 
-        def counted(tasks: Sequence[Task]) -> Results:
-            self.sizes.append(len(tasks))
-            return fit(tasks)
+        def counted(assignments: Sequence[Assignment]) -> Results:
+            self.sizes.append(len(assignments))
+            return fit(assignments)
 
         engine._fit = counted  # type: ignore[method-assign]  # to watch it
         return self

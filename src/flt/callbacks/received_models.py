@@ -13,7 +13,7 @@ from flt.core import formatting
 from flt.protocol.job import Job
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Payload
-from flt.protocol.packing import unpack_payload
+from flt.protocol.quantised_components import unpack_payload
 from flt.protocol.state import ClientState
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator

@@ -24,7 +24,7 @@ def run(overrides: Sequence[str]) -> int:
     combinations = expand(overrides)
     for combination in combinations:
         compose_config(combination)  # checks the names of keys and choices before torch is imported
-    import_without_gc("flt.api")
+    import_without_gc("flt.api", freeze=True)
     from flt.run.resume import configure
 
     configurations = [configure(combination) for combination in combinations]

@@ -16,7 +16,7 @@ def run(overrides: Sequence[str]) -> int:
     from flt.run.compose import compose_config
 
     compose_config(overrides)
-    import_without_gc("flt.api")
+    import_without_gc("flt.api", freeze=True)
     from flt.api import train
     from flt.run.resume import configure
 

@@ -33,7 +33,7 @@ from flt.models.adapters.client_context import BatchNotifier, at_client, client_
 from flt.models.module import ClientModule
 from flt.protocol.layout import TRAVELLING, Layout
 from flt.protocol.messages import BaseDelta, Payload, Update
-from flt.protocol.packing import unpack_payload
+from flt.protocol.quantised_components import unpack_payload
 from flt.protocol.state import ClientState, ServerState, apply_change
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from flt.protocol.job import Job
 from flt.protocol.messages import JobId, Update, encode, message
 from flt.server.accumulator import UpdateAccumulator
 from flt.server.client_state_store import ClientStateStore
-from flt.server.engine import Engine, Outcome, Task
+from flt.server.engine import Assignment, Engine, Outcome
 from flt.server.failure_policy import FailurePolicy
 
 MAX_NUMBERS = 1 << 22
@@ -134,9 +134,9 @@ class DistributedEngine(Engine):
         super().set_failure_policy(failure_policy)
         self.inside.set_failure_policy(failure_policy)
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        """Trains tasks with the inner engine, and yields the outcome of each task as soon as the task has ended."""
-        return self.inside.run(tasks)
+    def run(self, assignments: Iterable[Assignment]) -> Iterator[Outcome]:
+        """Trains jobs with the inner engine, and yields the outcome of each job as soon as the job has ended."""
+        return self.inside.run(assignments)
 
     def exchange(self, accumulator: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
         """Merges the results of all processes. Afterwards the arguments have the same content in all processes.

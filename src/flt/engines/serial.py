@@ -16,7 +16,7 @@ from flt.protocol.failure import Failure
 from flt.protocol.job import Job
 from flt.server.accumulator import UpdateAccumulator
 from flt.server.client_state_store import ClientStateStore
-from flt.server.engine import Engine, Outcome, Task
+from flt.server.engine import Assignment, Engine, Outcome
 
 
 @dataclasses.dataclass
@@ -54,13 +54,14 @@ class SerialEngine(Engine):
         self.settings: Any = settings or SerialSettings()
         self.on_settings = on_settings or (lambda settings: None)
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        """Trains tasks one after another, and yields the outcome of each task as soon as the task has ended."""
-        for task in tasks:
-            client, index = task.payload.job
+    def run(self, assignments: Iterable[Assignment]) -> Iterator[Outcome]:
+        """Trains one job after another, and yields the outcome of each job as soon as the job has ended."""
+        for assignment in assignments:
+            client, index = assignment.payload.job
             data = self.clients[client].data[index]
-            fit = functools.partial(self.local_trainer.local_fit, data, task.payload, task.private, task.seed)
-            outcome = self.failure_policy.guard(task.payload.job, fit)
+            payload, private, seed = assignment.payload, assignment.private, assignment.seed
+            fit = functools.partial(self.local_trainer.local_fit, data, payload, private, seed)
+            outcome = self.failure_policy.guard(payload.job, fit)
             if isinstance(outcome, Failure):
                 # Until here, the traceback of the error kept the tensors of the failed fit alive.
                 release_memory()

@@ -30,8 +30,8 @@ from flt.export.metadata import BASE, CARD, LABEL_NAMES, WEIGHTS
 from flt.models.adapters.client_context import client_aware_modules, set_client
 from flt.models.adapters.registry import ADAPTERS
 from flt.models.backbones import EMBEDDED
-from flt.models.hub import LOADABLE, OFFLINE, locate, one_line_errors
 from flt.models.label_name_head import LabelNameClassifier
+from flt.models.location import LOADABLE, OFFLINE, locate, one_line_errors
 from flt.models.module import ClientModule, Optimizer, backbone_of
 from flt.models.provenance import origin_of, set_origin
 from flt.protocol.layout import TRAVELLING

@@ -22,9 +22,9 @@ from flt.models.bitsandbytes import quantisation
 from flt.models.embedded import embedded
 from flt.models.embedded_cifar import embedded_cifar
 from flt.models.heads import redraw_head
-from flt.models.hub import LOADABLE, OFFLINE, locate, one_line_errors
 from flt.models.label_name_head import label_name_classifier
 from flt.models.layer_names import head_name, inside
+from flt.models.location import LOADABLE, OFFLINE, locate, one_line_errors
 from flt.models.preprocessing import load_tokenizer, pixel_normalisation
 from flt.models.provenance import Origin, set_origin
 

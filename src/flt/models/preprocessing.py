@@ -7,7 +7,7 @@ from typing import Any
 import transformers
 
 from flt.core.errors import InputError
-from flt.models.hub import one_line_errors
+from flt.models.location import one_line_errors
 
 
 def pixel_normalisation(source: str, local: bool) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:

@@ -142,7 +142,7 @@ class Packed:
     A component consists of a vector a (its row of A) and a vector b (its column of B). Both have the same number of
     bits per value. The ids of the components are in the message's ``kept`` (update) or ``held`` (payload). Components
     are ordered by layer, then by id. The vector a of a component comes before its vector b. See
-    :mod:`flt.protocol.packing`.
+    :mod:`flt.protocol.quantised_components`.
     """
 
     bits: Tensor

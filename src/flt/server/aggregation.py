@@ -14,7 +14,7 @@ from flt.algorithm.view import View
 from flt.protocol.job import Job
 from flt.protocol.layout import LORA_FACTORS, TRAVELLING, Layout
 from flt.protocol.messages import JobId, Payload, Update
-from flt.protocol.packing import unpack_update
+from flt.protocol.quantised_components import unpack_update
 from flt.protocol.state import GroupState, ServerState, zero_scores
 from flt.server.accumulator import Sums, UpdateAccumulator
 from flt.server.callback import FedCallback

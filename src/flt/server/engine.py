@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """One job to train.
+class Assignment:
+    """What an engine needs to train one job.
 
     Attributes:
         payload: Payload that the server sends to the job.
@@ -38,7 +38,7 @@ class Task:
 
 
 Outcome = tuple[Update, ClientState] | Failure
-"""Result of a task: the update with the job's new private state, or the failure of the job."""
+"""Result of an assignment: the update with the job's new private state, or the failure of the job."""
 
 
 class Engine(abc.ABC):
@@ -71,8 +71,8 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        """Trains tasks, and yields the outcome of each task as soon as the task has ended."""
+    def run(self, assignments: Iterable[Assignment]) -> Iterator[Outcome]:
+        """Trains jobs, and yields the outcome of each job as soon as the job has ended."""
 
     @abc.abstractmethod
     def exchange(self, accumulator: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:

@@ -19,7 +19,7 @@ from flt.server.accumulator import UpdateAccumulator
 from flt.server.aggregation import ServerAggregation
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStateStore
-from flt.server.engine import Engine, Outcome, Task
+from flt.server.engine import Assignment, Engine, Outcome
 from flt.server.failure_policy import STRICT, FailurePolicy
 from flt.server.validation import check_client_state
 
@@ -178,11 +178,11 @@ class Federator:
         client = self.clients[number]
         return [job for job in client.jobs(self._rank) if client.data[job.index].takes_part(self.state.rounds + 1)]
 
-    def _tasks(self) -> Iterator[Task]:
+    def _assignments(self) -> Iterator[Assignment]:
         for job in self.engine.deal(self.cohort):
             payload = self.server.broadcast(self.state, job, self.cohort)
             self.call("on_job_start", payload)
-            yield Task(payload, self.client_states.get(job.id, ClientState()), self._job_seed(job))
+            yield Assignment(payload, self.client_states.get(job.id, ClientState()), self._job_seed(job))
 
     def _job_seed(self, job: Job) -> int:
         """Returns the seed of a fit, which depends neither on the order of clients nor on the size of the cohort."""
@@ -194,7 +194,7 @@ class Federator:
         The updates of a client are yielded together, once all jobs of the client have ended.
         """
         remaining, fitted = Counter(job.client for job in self.cohort), defaultdict[int, list[Update]](list)
-        for outcome in map(self._checked, self.engine.run(self._tasks())):
+        for outcome in map(self._checked, self.engine.run(self._assignments())):
             if isinstance(outcome, Failure):
                 client = outcome.job[0]
                 yield outcome

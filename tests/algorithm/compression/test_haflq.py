@@ -24,8 +24,8 @@ from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.communication import Communication
 from flt.data.clients import ClientSpec
 from flt.protocol.messages import PackedPayload, Payload, Update, encode
-from flt.protocol.packing import unpack_payload
 from flt.protocol.quantise import dequantise, quantise
+from flt.protocol.quantised_components import unpack_payload
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 

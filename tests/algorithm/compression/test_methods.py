@@ -23,7 +23,7 @@ from flt.algorithm.rule.scaffold import Scaffold
 from flt.core.errors import InputError
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Plan, Update
-from flt.protocol.packing import unpack_update
+from flt.protocol.quantised_components import unpack_update
 
 frugal = settings(max_examples=25, deadline=None)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from stacks import Results, Spy, assert_equal, batched, federator_of, tasks_of
+from stacks import Results, Spy, assert_equal, assignments_of, batched, federator_of
 
 from flt.api import train
 from flt.core.errors import InputError
@@ -21,7 +21,7 @@ from flt.engines.serial import SerialEngine
 from flt.run import build
 from flt.run.compose import load_config
 from flt.run.resume import configure
-from flt.server.engine import Task
+from flt.server.engine import Assignment
 
 pytestmark = pytest.mark.slow  # whole runs and fits
 
@@ -92,21 +92,21 @@ def test_memory_is_measured_in_bytes() -> None:
 
 def test_the_first_cohort_is_timed_once_and_what_was_found_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     federator = federator_of(sizes=(8, 8, 8, 8))
-    tasks = tasks_of(federator)
+    assignments = assignments_of(federator)
     recorded: list[Any] = []
     engine = BatchedEngine(federator.engine.local_trainer, federator.clients, BatchedSettings(), recorded.append)
     timed: list[int] = []
 
-    def seconds(tasks: Sequence[Task]) -> float:
-        timed.append(len(tasks))
-        seconds_of = BatchedEngine.seconds(engine, tasks)
+    def seconds(assignments: Sequence[Assignment]) -> float:
+        timed.append(len(assignments))
+        seconds_of = BatchedEngine.seconds(engine, assignments)
         assert seconds_of > 0
-        return {1: 1.0, 2: 0.5, 4: 0.6}[len(tasks)]
+        return {1: 1.0, 2: 0.5, 4: 0.6}[len(assignments)]
 
     monkeypatch.setattr(engine, "seconds", seconds)
     spy = Spy().on(engine)
-    assert_equal(list(engine.run(iter(tasks))), list(federator.engine.run(tasks)))
-    list(engine.run(iter(tasks)))
+    assert_equal(list(engine.run(iter(assignments))), list(federator.engine.run(assignments)))
+    list(engine.run(iter(assignments)))
     assert timed[:3] == [1, 2, 4]
     assert recorded == [{"name": "batched", "jobs": 2}]
     assert spy.sizes == [2, 2, 2, 2]
@@ -117,21 +117,21 @@ def test_the_first_cohort_is_timed_once_and_what_was_found_is_told(monkeypatch: 
 )
 def test_out_of_memory_halves_the_jobs_and_loses_none(error: RuntimeError, caplog: Any) -> None:
     federator = federator_of(sizes=(8, 8, 8, 8, 8))
-    tasks = tasks_of(federator)
+    assignments = assignments_of(federator)
     recorded: list[Any] = []
     engine = BatchedEngine(federator.engine.local_trainer, federator.clients, BatchedSettings(jobs=5), recorded.append)
     fit, sizes = engine._fit, []
 
-    def narrow(tasks: Sequence[Task]) -> Results:
-        sizes.append(len(tasks))
-        if len(tasks) > 2:
+    def narrow(assignments: Sequence[Assignment]) -> Results:
+        sizes.append(len(assignments))
+        if len(assignments) > 2:
             raise error
-        return fit(tasks)
+        return fit(assignments)
 
     engine._fit = narrow  # type: ignore[method-assign]  # as if memory were short
-    assert_equal(list(engine.run(tasks)), list(federator.engine.run(tasks)))
+    assert_equal(list(engine.run(assignments)), list(federator.engine.run(assignments)))
     assert sizes == [5, 2, 2, 1]
-    list(engine.run(tasks))
+    list(engine.run(assignments))
     assert sizes[4:] == [2, 2, 1]
     assert recorded == [{"name": "batched", "jobs": 2}]
     assert sum("out of memory with 5 jobs" in record.message for record in caplog.records) == 1
@@ -139,14 +139,14 @@ def test_out_of_memory_halves_the_jobs_and_loses_none(error: RuntimeError, caplo
 
 def test_another_error_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     federator = federator_of()
-    engine, tasks = batched(federator), tasks_of(federator)
+    engine, assignments = batched(federator), assignments_of(federator)
 
-    def broken(tasks: Sequence[Task]) -> Results:
+    def broken(assignments: Sequence[Assignment]) -> Results:
         raise RuntimeError("something else")
 
     monkeypatch.setattr(engine, "_fit", broken)
     with pytest.raises(RuntimeError, match="something else"):
-        list(engine.run(tasks))
+        list(engine.run(assignments))
 
 
 @pytest.mark.parametrize(("key", "value"), [("engine.jobs", "0"), ("engine.jobs", "many")])

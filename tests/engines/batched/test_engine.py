@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from stacks import Spy, assert_equal, batched, compared, federator_of, tasks_of
+from stacks import Spy, assert_equal, assignments_of, batched, compared, federator_of
 
 from flt.algorithm.plan import AdapterPlan
 from flt.algorithm.recipe import Recipe
@@ -37,7 +37,7 @@ def test_every_recipe_yields_what_it_yields_serially(algo: str, caplog: Any) -> 
 
 def test_sa_fedlora_is_serial_in_its_full_stage_and_stacked_afterwards() -> None:
     federator = federator_of("sa_fedlora", "plan.until=1")
-    full, adapter = tasks_of(federator, 0), tasks_of(federator, 1)
+    full, adapter = assignments_of(federator, 0), assignments_of(federator, 1)
     engine = batched(federator)
     spy = Spy().on(engine)
     list(engine.run(full))
@@ -127,12 +127,12 @@ def test_the_proximal_term_holds_each_job_by_itself() -> None:
 def test_each_jobs_gradient_is_clipped_by_its_own_norm() -> None:
     compared(federator_of(clip=0.05))
     federator = federator_of("fedit", clip=0.05)
-    tasks = tasks_of(federator)
-    alone = [update for update, _ in batched(federator).run(tasks)]
-    scaled = dict(tasks[0].payload.tensors)
+    assignments = assignments_of(federator)
+    alone = [update for update, _ in batched(federator).run(assignments)]
+    scaled = dict(assignments[0].payload.tensors)
     scaled |= {name: value * 100 for name, value in scaled.items() if "classifier" in name}
-    huge = dataclasses.replace(tasks[0], payload=dataclasses.replace(tasks[0].payload, tensors=scaled))
-    beside = [update for update, _ in batched(federator).run([huge, *tasks[1:]])]
+    huge = dataclasses.replace(assignments[0], payload=dataclasses.replace(assignments[0].payload, tensors=scaled))
+    beside = [update for update, _ in batched(federator).run([huge, *assignments[1:]])]
     for one, other in zip(alone[1:], beside[1:], strict=True):
         for name, value in one.tensors.items():
             torch.testing.assert_close(value, other.tensors[name], rtol=0, atol=1e-6)
@@ -142,8 +142,8 @@ def test_jobs_with_other_heads_go_beside_and_results_keep_their_order() -> None:
     federator = federator_of(heads=heads_of(3, 4), sizes=(11, 6, 17, 9, 5), held_out=0)
     engine = batched(federator, 5)
     spy = Spy().on(engine)
-    tasks = tasks_of(federator)
-    assert_equal(list(engine.run(tasks)), list(federator.engine.run(tasks)))
+    assignments = assignments_of(federator)
+    assert_equal(list(engine.run(assignments)), list(federator.engine.run(assignments)))
     assert spy.sizes == [3, 2]
 
 
@@ -160,9 +160,9 @@ def heads_of(*classes: int) -> dict[str, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_a_remainder_and_single_jobs_are_trained_too(jobs: int) -> None:
     federator = federator_of(sizes=(8, 8, 8, 8))
-    engine, tasks = batched(federator, jobs), tasks_of(federator)
+    engine, assignments = batched(federator, jobs), assignments_of(federator)
     spy = Spy().on(engine)
-    assert_equal(list(engine.run(tasks)), list(federator.engine.run(tasks)))
+    assert_equal(list(engine.run(assignments)), list(federator.engine.run(assignments)))
     assert spy.sizes == ([3, 1] if jobs == 3 else [1] * 4)
 
 
@@ -171,11 +171,11 @@ def test_no_more_tasks_are_asked_for_than_go_at_once() -> None:
     asked = []
 
     def lazily() -> Any:
-        for task in tasks:
-            asked.append(task.payload.job)
-            yield task
+        for assignment in assignments:
+            asked.append(assignment.payload.job)
+            yield assignment
 
-    tasks = tasks_of(federator)
+    assignments = assignments_of(federator)
     results = batched(federator, 2).run(lazily())
     next(results)
     assert len(asked) == 2

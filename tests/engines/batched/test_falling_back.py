@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from stacks import Spy, assert_equal, batched, compared, federator_of, tasks_of, texts
+from stacks import Spy, assert_equal, assignments_of, batched, compared, federator_of, texts
 from torch.utils.data import Dataset
 from toys import Toy
 
@@ -28,11 +28,11 @@ pytestmark = pytest.mark.slow  # whole runs and fits
 
 def test_a_fit_leaves_no_trace() -> None:
     federator = federator_of(held_out=3)
-    tasks, module = tasks_of(federator), federator.engine.local_trainer.module
+    assignments, module = assignments_of(federator), federator.engine.local_trainer.module
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    list(batched(federator).run(tasks))
+    list(batched(federator).run(assignments))
     assert torch.equal(torch.rand(3), expected)
     assert not [name for name, sub in module.named_modules() if "forward" in vars(sub)]
     assert not [name for name, sub in module.named_modules() if sub._forward_hooks]
@@ -86,33 +86,33 @@ class Drawing(torch.nn.Module):
 def test_a_model_whose_examples_are_not_independent_falls_back(layer: Any, why: str, caplog: Any) -> None:
     federator = federator_of(held_out=3)
     federator.engine.local_trainer.module.model.bert.pooler.activation = layer
-    tasks = tasks_of(federator)
+    assignments = assignments_of(federator)
     engine = batched(federator)
-    assert_equal(list(engine.run(tasks)), list(federator.engine.run(tasks)), 0.0)
-    list(engine.run(tasks))
+    assert_equal(list(engine.run(assignments)), list(federator.engine.run(assignments)), 0.0)
+    list(engine.run(assignments))
     assert [why in record.message for record in caplog.records if "engine=batched" in record.message] == [True]
 
 
 def test_what_belongs_to_one_job_falls_back() -> None:
-    tasks = tasks_of(federator := federator_of())
+    assignments = assignments_of(federator := federator_of())
     engine, local_trainer = batched(federator), federator.engine.local_trainer
-    assert engine.fallback_reason(tasks[0]) is None
+    assert engine.fallback_reason(assignments[0]) is None
     local_trainer.callbacks = [Callback()]
-    assert "Lightning callbacks" in (batched(federator).fallback_reason(tasks[0]) or "")
+    assert "Lightning callbacks" in (batched(federator).fallback_reason(assignments[0]) or "")
     local_trainer.callbacks = []
     local_trainer.module.model.dropout.p = 0.1
-    assert "dropout" in (batched(federator).fallback_reason(tasks[0]) or "")
+    assert "dropout" in (batched(federator).fallback_reason(assignments[0]) or "")
     local_trainer.module.model.dropout.p = 0.0
     local_trainer.module = Toy()  # type: ignore[assignment]  # a user's
-    assert "flt's own" in (batched(federator).fallback_reason(tasks[0]) or "")
+    assert "flt's own" in (batched(federator).fallback_reason(assignments[0]) or "")
 
 
 def test_a_local_callback_with_another_hook_falls_back() -> None:
     federator = federator_of(recipe=Recipe(Mean(), selection=Hooked()))
-    tasks = tasks_of(federator)
+    assignments = assignments_of(federator)
     engine = batched(federator)
-    assert_equal(list(engine.run(tasks)), list(federator.engine.run(tasks)), 0.0)
-    assert "on_train_batch_start" in (engine.fallback_reason(tasks[0]) or "")
+    assert_equal(list(engine.run(assignments)), list(federator.engine.run(assignments)), 0.0)
+    assert "on_train_batch_start" in (engine.fallback_reason(assignments[0]) or "")
 
 
 class Hooked(Freeze):
@@ -151,12 +151,12 @@ def test_where_a_job_of_a_stack_fails_the_others_are_trained_one_by_one_to_the_b
     federator = poisoned()
     failure_policy = FailurePolicy(min_updates=3)
     federator.engine.set_failure_policy(failure_policy)
-    tasks = tasks_of(federator, rounds=0)
-    expected = list(federator.engine.run(tasks))
+    assignments = assignments_of(federator, rounds=0)
+    expected = list(federator.engine.run(assignments))
     engine = batched(federator)
     spy = Spy().on(engine)
     engine.set_failure_policy(failure_policy)
-    found: list[Any] = list(engine.run(tasks))
+    found: list[Any] = list(engine.run(assignments))
     assert spy.sizes == [4]
     assert isinstance(found[2], Failure)
     assert str(found[2]).startswith("client 2, job 0: ValueError in test_falling_back.py")
@@ -167,14 +167,14 @@ def test_where_a_job_of_a_stack_fails_the_others_are_trained_one_by_one_to_the_b
 def test_without_tolerance_a_job_of_a_stack_that_fails_ends_the_run() -> None:
     federator = poisoned()
     with pytest.raises(ValueError, match="a text of a user's example"):
-        list(batched(federator).run(tasks_of(federator, rounds=0)))
+        list(batched(federator).run(assignments_of(federator, rounds=0)))
 
 
 def test_a_job_that_fails_alone_is_not_tried_a_second_time() -> None:
     federator = poisoned()
-    tasks, engine = tasks_of(federator, rounds=0), batched(federator)
+    assignments, engine = assignments_of(federator, rounds=0), batched(federator)
     engine.set_failure_policy(FailurePolicy(min_updates=1))
-    (failure,) = engine.run([tasks[2]])
+    (failure,) = engine.run([assignments[2]])
     assert isinstance(failure, Failure)
     data: Any = federator.clients[2].data[0].dataset
     assert data.reads == 1
@@ -185,11 +185,11 @@ def test_how_many_at_once_is_timed_when_no_job_fails_any_more() -> None:
     data: Any = federator.clients[2].data[0].dataset
     engine = batched(federator, jobs=None)
     engine.set_failure_policy(FailurePolicy(min_updates=3))
-    tasks = tasks_of(federator, rounds=0)
-    assert [isinstance(outcome, Failure) for outcome in engine.run(tasks)] == [False, False, True, False]
+    assignments = assignments_of(federator, rounds=0)
+    assert [isinstance(outcome, Failure) for outcome in engine.run(assignments)] == [False, False, True, False]
     assert engine.jobs is None
     data.positions = range(0)
-    assert not any(isinstance(outcome, Failure) for outcome in engine.run(tasks))
+    assert not any(isinstance(outcome, Failure) for outcome in engine.run(assignments))
     assert engine.jobs is not None
 
 
@@ -202,7 +202,7 @@ def test_a_stack_has_the_time_of_its_jobs_together(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(batched_engine, "time_limit", noted)
     federator = federator_of(held_out=3)
-    tasks, engine = tasks_of(federator, rounds=0), batched(federator)
+    assignments, engine = assignments_of(federator, rounds=0), batched(federator)
     engine.set_failure_policy(FailurePolicy(min_updates=3, client_timeout=50.0))
-    list(engine.run(tasks))
+    list(engine.run(assignments))
     assert given == [200.0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from slowly import slowly
-from stacks import assert_equal, batched, compared, federator_of, tasks_of
+from stacks import assert_equal, assignments_of, batched, compared, federator_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -148,7 +148,7 @@ def test_a_block_computes_real_tokens_alone() -> None:
             lambda module, args, output: seen.append(tuple(output.shape[:2]))
         ),
     ]
-    list(batched(federator).run(tasks_of(federator)))
+    list(batched(federator).run(assignments_of(federator)))
     for hook in hooks:
         hook.remove()
     packed = [(tokens, all_of) for (rows, tokens), all_of in zip(seen, real, strict=True) if rows == 1]
@@ -177,10 +177,10 @@ def test_texts_one_by_one_are_not_taken_for_what_several_would_do(jobs: int | No
 
 def test_one_job_alone_proves_nothing_of_several() -> None:
     federator = federator_of(kind="modernbert", sizes=(5, 6, 7, 4), batch_size=1)
-    tasks = tasks_of(federator)
+    assignments = assignments_of(federator)
     engine = batched(federator, 4)
-    list(engine.run(tasks[:1]))
-    assert_equal(list(engine.run(tasks)), list(federator.engine.run(tasks)))
+    list(engine.run(assignments[:1]))
+    assert_equal(list(engine.run(assignments)), list(federator.engine.run(assignments)))
 
 
 def frame(rows: int = 4, labels: Tensor | None = None) -> JointBatch:

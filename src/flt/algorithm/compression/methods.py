@@ -22,8 +22,8 @@ from flt.algorithm.compression.allocation import DROPPED, allocate
 from flt.core.errors import InputError
 from flt.protocol.layout import LORA_FACTORS, Layout
 from flt.protocol.messages import Ids, Payload, Update, encoded_size
-from flt.protocol.packing import Place, pack_payload, pack_update, vectors
 from flt.protocol.quantise import BITS
+from flt.protocol.quantised_components import Place, pack_payload, pack_update, vectors
 
 M = TypeVar("M", Payload, Update)
 

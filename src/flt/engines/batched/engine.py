@@ -32,9 +32,9 @@ from flt.engines.serial import SerialEngine
 from flt.models.module import ClientModule
 from flt.protocol.layout import TRAVELLING
 from flt.protocol.messages import Update
-from flt.protocol.packing import unpack_payload
+from flt.protocol.quantised_components import unpack_payload
 from flt.protocol.state import ClientState
-from flt.server.engine import Outcome, Task
+from flt.server.engine import Assignment, Outcome
 
 _log = logging.getLogger(__name__)
 Result = tuple[Update, ClientState]
@@ -92,54 +92,55 @@ class BatchedEngine(SerialEngine):
         """
         self._refused: dict[tuple[str, ...], str] = {}
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        """Trains tasks, several at once, and yields their outcomes in the order of the tasks."""
-        tasks = iter(tasks)
+    def run(self, assignments: Iterable[Assignment]) -> Iterator[Outcome]:
+        """Trains assignments, several at once, and yields their outcomes in the order of the assignments."""
+        assignments = iter(assignments)
         if self.jobs is None:
-            first = list(itertools.islice(tasks, 1))
+            first = list(itertools.islice(assignments, 1))
             if first and self.fallback_reason(first[0]) is None:
-                first += itertools.islice(tasks, autotune.MAX_JOBS - 1)
+                first += itertools.islice(assignments, autotune.MAX_JOBS - 1)
                 self._tune(first)
-            tasks = itertools.chain(first, tasks)
-        while chunk := list(itertools.islice(tasks, self.jobs or 1)):
+            assignments = itertools.chain(first, assignments)
+        while chunk := list(itertools.islice(assignments, self.jobs or 1)):
             yield from self._chunk(chunk)
 
-    def _chunk(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
-        """Trains a few tasks, and yields their outcomes in order. Tasks with the same plan and head are stacked."""
+    def _chunk(self, assignments: Sequence[Assignment]) -> Iterator[Outcome]:
+        """Trains a few jobs, and yields their outcomes in order. Jobs with the same plan and head are stacked."""
         outcomes: dict[int, Outcome] = {}
-        for i, task in enumerate(tasks):
+        for i, assignment in enumerate(assignments):
             if i not in outcomes:
-                serial = self.fallback_reason(task) is not None
-                key, stop = self._stack_key(task), i + 1 if serial else len(tasks)
-                members = [j for j in range(i, stop) if self._stack_key(tasks[j]) == key]
-                outcomes |= zip(members, self._train_stack([tasks[j] for j in members]), strict=True)
+                serial = self.fallback_reason(assignment) is not None
+                key, stop = self._stack_key(assignment), i + 1 if serial else len(assignments)
+                members = [j for j in range(i, stop) if self._stack_key(assignments[j]) == key]
+                outcomes |= zip(members, self._train_stack([assignments[j] for j in members]), strict=True)
             yield outcomes.pop(i)
 
-    def _train_stack(self, tasks: Sequence[Task]) -> list[Outcome]:
-        """Trains tasks at once: in halves if memory runs out, and one after another if stacking or a job fails."""
-        if self.fallback_reason(tasks[0]) is not None:
-            return list(super().run(tasks))
-        parts, failed = [tasks], list[Outcome]()
+    def _train_stack(self, assignments: Sequence[Assignment]) -> list[Outcome]:
+        """Trains jobs at once: in halves if memory runs out, and one after another if stacking or a job fails."""
+        if self.fallback_reason(assignments[0]) is not None:
+            return list(super().run(assignments))
+        parts, failed = [assignments], list[Outcome]()
         try:
-            return list(self._fit(tasks))
+            return list(self._fit(assignments))
         except Unstackable as error:
-            self._refused[tasks[0].payload.plan.train] = str(error)
+            self._refused[assignments[0].payload.plan.train] = str(error)
         except Exception as error:
-            if len(tasks) > 1 and isinstance(error, RuntimeError) and is_out_of_memory(error):
-                half = len(tasks) // 2
-                parts = [tasks[i : i + half] for i in range(0, len(tasks), half)]
-            elif len(tasks) == 1:
-                failed = [self.failure_policy.failure(tasks[0].payload.job, error)]
+            if len(assignments) > 1 and isinstance(error, RuntimeError) and is_out_of_memory(error):
+                half = len(assignments) // 2
+                parts = [assignments[i : i + half] for i in range(0, len(assignments), half)]
+            elif len(assignments) == 1:
+                failed = [self.failure_policy.failure(assignments[0].payload.job, error)]
             else:
                 if not isinstance(error, ClientTimeoutError):
-                    self.failure_policy.failure(tasks[0].payload.job, error)  # raises if the first failure ends the run
+                    # raises if the first failure ends the run
+                    self.failure_policy.failure(assignments[0].payload.job, error)
                 parts = []  # Train each job alone, to find out which one failed or took too long.
         # Not inside the except block, where the exception would keep the tensors of the failed fit alive.
         release_memory()
         if failed or not parts:
-            return failed or list(super().run(tasks))
+            return failed or list(super().run(assignments))
         if len(parts) > 1:
-            self._halve(len(tasks), len(parts[0]))
+            self._halve(len(assignments), len(parts[0]))
         return [outcome for part in parts for outcome in self._train_stack(part)]
 
     def _halve(self, before: int, jobs: int) -> None:
@@ -152,9 +153,9 @@ class BatchedEngine(SerialEngine):
         if jobs != self.jobs:
             self._use_jobs(jobs)
 
-    def fallback_reason(self, task: Task) -> str | None:
-        """Returns the reason why tasks like this one can't be stacked, and warns once; None: they can be stacked."""
-        train = task.payload.plan.train
+    def fallback_reason(self, assignment: Assignment) -> str | None:
+        """Returns why jobs like this one can't be stacked, and warns once. None: they can be stacked."""
+        train = assignment.payload.plan.train
         if train not in self._refused:
             try:
                 check_stackable(self.local_trainer, train)
@@ -167,11 +168,11 @@ class BatchedEngine(SerialEngine):
             _log.warning("engine=batched trains one job after another where %s train: %s", ", ".join(train), why)
         return why
 
-    def _fit(self, tasks: Sequence[Task]) -> list[Result]:
-        """Trains tasks at once in one stack, and returns the update and the private state of each."""
+    def _fit(self, assignments: Sequence[Assignment]) -> list[Result]:
+        """Trains assignments at once in one stack, and returns the update and the private state of each."""
         with self._isolated():
-            jobs, stack = self._stacked(tasks, self.local_trainer.evaluate)
-            with self._time_limit(len(tasks)):
+            jobs, stack = self._stacked(assignments, self.local_trainer.evaluate)
+            with self._time_limit(len(assignments)):
                 module = self._train(jobs, stack)
                 for job, loss in zip(jobs, module.train_losses(len(jobs)), strict=True):
                     job.fit.close(job.callbacks)
@@ -188,31 +189,31 @@ class BatchedEngine(SerialEngine):
         """
         return time_limit(None if self.local_trainer.timeout is None else self.local_trainer.timeout * jobs)
 
-    def seconds(self, tasks: Sequence[Task]) -> float:
-        """Returns the seconds per step and job, measured in a short fit of these tasks whose result is discarded."""
+    def seconds(self, assignments: Sequence[Assignment]) -> float:
+        """Returns the seconds per step and job, measured in a short fit of these jobs whose result is discarded."""
         timer = autotune.StepTimer()
-        with self._isolated(), self._time_limit(len(tasks)):
-            self._train(*self._stacked(tasks, lambda dataset: {}), autotune.TIMED_STEPS, [timer])
-        return timer.seconds / len(tasks)
+        with self._isolated(), self._time_limit(len(assignments)):
+            self._train(*self._stacked(assignments, lambda dataset: {}), autotune.TIMED_STEPS, [timer])
+        return timer.seconds / len(assignments)
 
     def _stacked(
-        self, tasks: Sequence[Task], evaluate: Callable[[Dataset], dict[str, float]]
+        self, assignments: Sequence[Assignment], evaluate: Callable[[Dataset], dict[str, float]]
     ) -> tuple[list[StackedJob], Stack]:
         """Loads the received model of each job in turn, calls ``evaluate``, and stacks the tensors of the models."""
         local_trainer, jobs = self.local_trainer, []
-        for task in tasks:
-            client, index = task.payload.job
-            data, payload = self.clients[client].data[index], unpack_payload(task.payload, local_trainer.layout)
-            seed_everything(task.seed, local_trainer.module.device)
-            local_trainer.install(payload, task.private, data.head)
+        for assignment in assignments:
+            client, index = assignment.payload.job
+            data, payload = self.clients[client].data[index], unpack_payload(assignment.payload, local_trainer.layout)
+            seed_everything(assignment.seed, local_trainer.module.device)
+            local_trainer.install(payload, assignment.private, data.head)
             tensors = {name: local_trainer.parameters[name].detach() for name in local_trainer.layout.names(TRAVELLING)}
             held_out = data.validation_set(local_trainer.settings.eval_examples)
             metrics = {f"distributed/{key}": value for key, value in evaluate(held_out).items()}
             start = {name: tensors[name] for name in local_trainer.layout.names(payload.plan.train)}
-            fit = LocalFit(local_trainer.server_layout.for_head(data.head), payload, task.private, {}, start)
-            jobs.append(StackedJob(fit, data, task.seed, tensors, metrics))
+            fit = LocalFit(local_trainer.server_layout.for_head(data.head), payload, assignment.private, {}, start)
+            jobs.append(StackedJob(fit, data, assignment.seed, tensors, metrics))
         stack = Stack(
-            local_trainer.module, local_trainer.layout, [job.tensors for job in jobs], tasks[0].payload.plan.train
+            local_trainer.module, local_trainer.layout, [job.tensors for job in jobs], assignments[0].payload.plan.train
         )
         for i, job in enumerate(jobs):
             for name in job.fit.start:
@@ -256,9 +257,10 @@ class BatchedEngine(SerialEngine):
         job.metrics |= {f"fitted/{key}": value for key, value in local_trainer.evaluate(held_out).items()}
         return job.fit.update(len(job.data.train), job.metrics), job.fit.private_state(local_trainer.initial)
 
-    def _tune(self, tasks: Sequence[Task]) -> None:
-        """Chooses the number of jobs at once by timing. With fewer than two stackable tasks, a later round does it."""
-        alike = [task for task in tasks if self._stack_key(task) == self._stack_key(tasks[0])]
+    def _tune(self, assignments: Sequence[Assignment]) -> None:
+        """Chooses how many jobs to stack by timing. If fewer than two jobs can be stacked, a later round does it."""
+        key = self._stack_key(assignments[0])
+        alike = [assignment for assignment in assignments if self._stack_key(assignment) == key]
         if len(alike) < 2:
             return
         try:
@@ -268,8 +270,8 @@ class BatchedEngine(SerialEngine):
             device = self.local_trainer.module.device
             jobs = autotune.best_jobs(lambda jobs: self.seconds(alike[:jobs]), len(alike), device)
         except Unstackable as error:
-            self._refused[tasks[0].payload.plan.train] = str(error)
-            self.fallback_reason(tasks[0])
+            self._refused[assignments[0].payload.plan.train] = str(error)
+            self.fallback_reason(assignments[0])
             return
         except Exception as error:
             self.failure_policy.failure(alike[0].payload.job, error)  # raises if the first failure ends the run
@@ -281,10 +283,10 @@ class BatchedEngine(SerialEngine):
         self.jobs = jobs
         self.on_settings(dataclasses.asdict(dataclasses.replace(self.settings, jobs=jobs)))
 
-    def _stack_key(self, task: Task) -> tuple[str, str]:
-        """Returns the plan and the head of a task. Only tasks for which both are equal can be stacked."""
-        client, index = task.payload.job
-        return repr(task.payload.plan), self.clients[client].data[index].head
+    def _stack_key(self, assignment: Assignment) -> tuple[str, str]:
+        """Returns the plan and the head of an assignment. Only assignments for which both are equal can be stacked."""
+        client, index = assignment.payload.job
+        return repr(assignment.payload.plan), self.clients[client].data[index].head
 
     def _padding(self) -> int:
         collate, config = self.local_trainer.collate, getattr(self.local_trainer.module.model, "config", None)

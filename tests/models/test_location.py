@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from flt.core.errors import InputError
-from flt.models import backbones, hub
+from flt.models import backbones, location
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def offline(path: str) -> bool:
 
 
 def test_an_installed_package_goes_before_the_hub(package: str) -> None:
-    found, local = hub.locate("org/name", package)
+    found, local = location.locate("org/name", package)
     assert local
     assert Path(found, "config.json").is_file()
     assert "has_a_model" not in sys.modules
@@ -38,14 +38,14 @@ def test_an_installed_package_goes_before_the_hub(package: str) -> None:
 def test_without_the_package_the_path_counts(
     missing: str | None, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "_on_the_hub", offline)
-    assert hub.locate("org/name", missing) == ("org/name", True)
-    assert hub.locate(str(tmp_path), missing) == (str(tmp_path), True)
+    monkeypatch.setattr(location, "_on_the_hub", offline)
+    assert location.locate("org/name", missing) == ("org/name", True)
+    assert location.locate(str(tmp_path), missing) == (str(tmp_path), True)
 
 
 def test_what_is_neither_a_folder_nor_a_hub_id_is_refused() -> None:
     with pytest.raises(InputError, match="model.path=a/b/c.*no such folder"):
-        hub.locate("a/b/c", "not_installed/weights")
+        location.locate("a/b/c", "not_installed/weights")
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

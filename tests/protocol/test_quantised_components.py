@@ -16,8 +16,8 @@ from flt.algorithm.rule.mean import Mean
 from flt.algorithm.selection.freeze import Freeze
 from flt.core.errors import InputError
 from flt.protocol.messages import Packed, PackedUpdate, Payload, Plan, Update, decode, encode
-from flt.protocol.packing import pack_payload, pack_update, unpack_payload, unpack_update
 from flt.protocol.quantise import BITS, dequantise, quantise
+from flt.protocol.quantised_components import pack_payload, pack_update, unpack_payload, unpack_update
 from flt.server.aggregation import ServerAggregation
 
 LAYOUT = layout_of(6)
