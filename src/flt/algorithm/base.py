@@ -232,7 +232,7 @@ class GroupingPart(Part):
 
     @abc.abstractmethod
     def __call__(self, view: View, updates: Sequence[Update]) -> Groups:
-        """Returns each group's updates, and the group of each job that only joins one from the next round on."""
+        """Returns the updates of each group, and the jobs that join a group from the next round on."""
 
     def with_tasks(self, tasks: Mapping[JobId, str]) -> GroupingPart:
         """Returns the grouping for a federation whose jobs have these true tasks. Only an oracle uses the tasks."""

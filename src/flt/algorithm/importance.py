@@ -21,9 +21,10 @@ from flt.protocol.messages import Ids, Update
 from flt.protocol.state import GroupState
 
 MEAN, DEVIATION = "delta_mean", "delta_deviation"
-"""Names of a group's slots for Ibar and Ubar of every entry: moving averages of sensitivity and deviation.
+"""Names of a group's slots for the moving averages Ibar and Ubar of every entry.
 
-Only :class:`DeltaSensitivity` with ``uncertainty`` uses these slots.
+Ibar averages the sensitivity, and Ubar averages the deviation of the sensitivity from Ibar. Only
+:class:`DeltaSensitivity` with ``uncertainty`` uses these slots.
 """
 
 

@@ -33,7 +33,7 @@ class _DecayingPlan(PlanPart):
     Attributes:
         lr_decay: Factor in (0, 1] by which the learning rate is multiplied after each round. FedAvg needs a decay to
             converge with heterogeneous clients (Li et al., arXiv 1907.02189, theorem 4). The exponential form is our
-            choice: it doesn't depend on the number of rounds, so a longer run begins with the same rounds.
+            choice: it doesn't depend on the number of rounds, so a longer run begins with the same rates.
         lr_floor: Lower limit, in [0, 1], for the product of these factors over all rounds so far.
     """
 
@@ -207,7 +207,7 @@ class Stages(_DecayingPlan):
 
 
 def full(mu: float, lr_factor: float) -> Plan:
-    """Returns the plan of a round in which the whole model, but not the adapter, is trained and sent."""
+    """Returns the plan of a round in which base and head are trained and sent, but not the adapter."""
     return Plan(train=("base", "head"), private=ADAPTER, mu=mu, lr_factor=lr_factor, stage="full")
 
 

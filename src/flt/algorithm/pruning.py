@@ -74,7 +74,7 @@ def svd(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocati
 
 
 def grow(state: ServerState, budgets: Mapping[str, int]) -> ServerState:
-    """Activates each layer's first components, as many as its budget. Newly activated components have B = 0."""
+    """Activates as many components of each layer as its budget allows, lowest ids first. New ones have B = 0."""
     return dataclasses.replace(state, alive={name: tuple(range(budgets[name])) for name in state.active})
 
 

@@ -1,7 +1,7 @@
 """Server optimisers (arXiv 2003.00295).
 
 Without a server optimiser, a group's new weights are those that the rule computed. With one, the new weights are the
-weights before the round plus an optimiser step. The optimiser uses the change that the rule computed like a gradient.
+weights before the round plus an optimiser step. The change that the rule computed takes the place of a gradient.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class View:
         return self.state.groups[self.state.group_of(job)].weights
 
     def sent(self, job: JobId, name: str) -> Tensor:
-        """Returns a tensor of the job's group or of the base, as the job was sent it, but at the initial rank."""
+        """Returns a tensor that the job was sent, at the initial rank. It is from the job's group or from the base."""
         weights = self.sent_to(job)
         return weights[name] if name in weights else self.frozen[name]
 
@@ -92,7 +92,7 @@ class View:
         return GroupState(weights, _mean([(share, group.scores) for share, group in sources]), slots)
 
     def full(self, update: Update) -> dict[str, Tensor]:
-        """Returns an update's weights at the initial rank. Entries that weren't sent back keep the values received."""
+        """Returns an update's weights at the initial rank. Entries that weren't sent back have the received values."""
         weights = dict(self.sent_to(update.job))
         for name, part in update.tensors.items():
             if name in weights:

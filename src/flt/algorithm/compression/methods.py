@@ -49,7 +49,7 @@ class _Quantisation(CompressionPart):
     the rule therefore uses the server's exact value and not the rounded value that the client received.
 
     Attributes:
-        down: True: payloads (server to client) are quantised as well as updates. False: only updates are quantised.
+        down: True: both payloads (server to client) and updates are quantised. False: only updates are quantised.
     """
 
     down: bool = False

@@ -151,7 +151,7 @@ class Clustering(GroupingPart):
         """
 
     def __call__(self, view: View, updates: Sequence[Update]) -> Groups:
-        """Clusters the updates. Returns each group's members, and the group of each newcomer that only joins one."""
+        """Clusters the updates. Returns the members of each group, and the jobs that join one in the next round."""
         if not updates:
             return Groups({})
         if not self.several:

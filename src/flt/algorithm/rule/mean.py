@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NORM = "norm"
 PADS = ("none", "parameter", "update", "sent")
 UNIT = 2.0**-24
-"""Unit of norms. Norms are rounded to its multiples, so that weights are integers and sums of weights are exact."""
+"""Unit to which norms are rounded, so that the weights are integers and the sums of weights are exact."""
 
 
 @dataclasses.dataclass(frozen=True)

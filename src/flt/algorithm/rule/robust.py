@@ -70,7 +70,10 @@ class EntryWise(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Median(EntryWise):
-    """Median of each entry, or the mean of the two middle values of an even number (arXiv 1803.01498, Definition 1)."""
+    """Median of each entry (arXiv 1803.01498, Definition 1).
+
+    If the number of values is even, the median is the mean of the two middle values.
+    """
 
     def middle(self, values: Tensor, sent: Tensor) -> Tensor:
         """Returns the median (...) of each entry."""

@@ -36,7 +36,7 @@ class SelfPruning(SelectionPart):
     update of the same round already lacks the tail. A job always keeps at least one component.
 
     Attributes:
-        gamma: Share, in (0, 1], of the components that remains when a job prunes. With 1, a job never prunes.
+        gamma: Share, in (0, 1], of its components that a job keeps when it prunes. With 1, a job never prunes.
         penalty: Weight lambda of the tail's norm in the local loss.
     """
 
