@@ -1,4 +1,4 @@
-"""Base classes of a recipe's parts. The defaults suit most parts: a new part overrides only what differs."""
+"""Base classes of a recipe's parts. Their default methods suit most parts: a new part overrides only a few."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 class Part(abc.ABC):
     """One part of a recipe.
 
-    Each part rejects what it cannot be combined with: :meth:`check_recipe` rejects other parts, and
-    :meth:`check_layout` rejects modules that lack the tensors which the part needs.
+    Each part has two checks: :meth:`check_recipe` refuses parts that it can't be combined with, and
+    :meth:`check_layout` refuses modules that lack the tensors which the part needs.
     """
 
     kind: ClassVar[str]
-    """Kind of the part, such as ``rule``: the name of a folder in conf/ and of a field of the recipe."""
+    """Kind of the part, such as ``rule``. A folder in conf/ and a field of the recipe have the same name."""
     works_on: ClassVar[tuple[str, ...]] = ()
     """Roles (such as ``A``) of the tensors that the part works on; empty if it works on tensors of any role."""
 
@@ -72,23 +72,23 @@ class Part(abc.ABC):
 
 
 class PlanPart(Part):
-    """Plan of each round: the roles that train, the roles that are sent, and settings of local training."""
+    """Plan of each round: the roles that are trained, the roles that are sent, and settings of local training."""
 
     kind: ClassVar[str] = "plan"
 
     @property
     def initiating(self) -> int:
-        """Number of rounds before a rank schedule begins: the plan's initiating stage. 0: there is no such stage."""
+        """Number of rounds in the plan's initiating stage, before a rank schedule begins; 0 without such a stage."""
         return 0
 
     @property
     @abc.abstractmethod
     def roles(self) -> frozenset[str]:
-        """Roles that train in some round."""
+        """Roles that are trained in at least one round."""
 
     @abc.abstractmethod
     def __call__(self, round: int) -> Plan:
-        """Returns the plan of the round that follows ``round`` finished rounds."""
+        """Returns the plan of the next round. ``round`` is the number of finished rounds."""
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Refuses a plan that trains the base if the rule changes the base too, or if several groups share the base."""
@@ -118,12 +118,12 @@ class SchedulePart(Part):
 
     @property
     def heating_end(self) -> int | None:
-        """Last round before the budget changes; None: the budget is constant or the number of rounds isn't set."""
+        """Last round before the budget changes. None if it is constant, or if the number of rounds isn't set yet."""
         return None
 
     @property
     def by(self) -> str:
-        """Criterion for removing components: ``score``, or ``svd``, which also changes the remaining components."""
+        """Criterion for removing components: ``score`` or ``svd``. ``svd`` also changes the remaining components."""
         return "score"
 
     @abc.abstractmethod
@@ -143,7 +143,7 @@ class SelectionPart(Part):
     freezes: ClassVar[bool] = False
     """True if a job can hold components that it neither trains nor sends."""
     together: ClassVar[tuple[str, ...]] = ()
-    """Roles that the plan must train together in some round; empty: the selection works with any plan."""
+    """Roles that the plan must train together in at least one round. If empty, any plan is allowed."""
 
     @property
     def uses_own_scores(self) -> bool:
@@ -152,9 +152,10 @@ class SelectionPart(Part):
 
     @abc.abstractmethod
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[dict[str, Ids], dict[str, Ids]]:
-        """Returns the ids of the components that a job holds, and of those that it trains; each by layer, ascending.
+        """Returns the components that a job holds, and the components that it trains.
 
-        A job trains only components that it holds, and holds only active components.
+        Both are given as ids in ascending order, by layer. A job trains only components that it holds, and holds only
+        active components.
         """
 
     def ranks(self, updates: Sequence[Update]) -> dict[JobId, int]:
@@ -167,8 +168,9 @@ class SelectionPart(Part):
     def check_recipe(self, recipe: Recipe) -> None:
         """Refuses parts with which the selection can't work.
 
-        These are scores that no client measures, a plan that never trains the roles of ``together`` in one round, and,
-        for a selection with such roles, a rule that draws a new adapter in each round.
+        - An importance that clients don't measure, if the selection reads each job's own scores.
+        - A plan that never trains all roles of ``together`` in the same round.
+        - A rule that draws a new adapter in each round, if ``together`` isn't empty.
         """
         rule, plan, importance = recipe.rule, recipe.plan, recipe.importance
         if self.uses_own_scores and importance.source != "clients":
@@ -187,7 +189,7 @@ class ImportancePart(Part):
 
     kind: ClassVar[str] = "importance"
     source: ClassVar[str] = "nothing"
-    """Source of the scores: ``nothing``, ``clients`` (measured there), or the aggregate's ``change`` or ``weights``."""
+    """Source of the scores: ``nothing``, ``clients``, or the ``change`` or the ``weights`` of the aggregate."""
 
     @abc.abstractmethod
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
@@ -202,7 +204,7 @@ class ImportancePart(Part):
         """
 
     def own_scores(self, view: View, update: Update) -> dict[str, Tensor]:
-        """Returns a job's own scores after its update, by layer; nan for components that the job never measured."""
+        """Returns a job's own scores after its update, by layer. Components that it never measured have nan."""
         return {}
 
     def check_recipe(self, recipe: Recipe) -> None:
@@ -230,7 +232,7 @@ class GroupingPart(Part):
 
     @abc.abstractmethod
     def __call__(self, view: View, updates: Sequence[Update]) -> Groups:
-        """Returns the groups. Each update is averaged in one group, or its job only joins a group for later rounds."""
+        """Returns the updates of each group, and the jobs that join a group from the next round on."""
 
     def with_tasks(self, tasks: Mapping[JobId, str]) -> GroupingPart:
         """Returns the grouping for a federation whose jobs have these true tasks. Only an oracle uses the tasks."""
@@ -245,15 +247,15 @@ class CompressionPart(Part):
 
     kind: ClassVar[str] = "compression"
     packs: ClassVar[bool] = False
-    """True if the receiver can get other values than the sender had before compression."""
+    """True if the values that the receiver gets can differ from the values before compression."""
 
     @property
     def down(self) -> bool:
-        """True if payloads (server to client) are compressed too; False: only updates (client to server) are."""
+        """True if payloads (server to client) are compressed as well as updates (client to server)."""
         return False
 
     def compress_updates(self, layout: Layout, updates: list[Update]) -> list[Update]:
-        """Returns the compressed updates of one client's jobs. The list contains at least one update."""
+        """Returns the compressed updates of one client's jobs. There is at least one update."""
         return updates
 
     def compress_payload(self, layout: Layout, payload: Payload, scores: Mapping[str, Tensor], jobs: int) -> Payload:

@@ -21,9 +21,10 @@ from flt.protocol.messages import Ids, Update
 from flt.protocol.state import GroupState
 
 MEAN, DEVIATION = "delta_mean", "delta_deviation"
-"""Names of a group's slots for two moving averages of every entry: of the sensitivity, and of its deviation.
+"""Names of a group's slots for the moving averages Ibar and Ubar of every entry.
 
-Only :class:`DeltaSensitivity` with ``uncertainty`` uses these slots.
+Ibar averages the sensitivity, and Ubar averages the deviation of the sensitivity from Ibar. Only
+:class:`DeltaSensitivity` with ``uncertainty`` uses these slots.
 """
 
 
@@ -38,9 +39,10 @@ class NoImportance(ImportancePart):
 
 @dataclasses.dataclass(frozen=True)
 class Magnitude(ImportancePart):
-    """Frobenius norm |s b_i a_i| of the change that component i adds to W0, computed after each round, not smoothed.
+    """Frobenius norm |s b_i a_i| of the change that component i adds to W0.
 
-    a_i is row i of A, b_i is column i of B, and s is the scale alpha / r.
+    a_i is row i of A, b_i is column i of B, and s is the scale alpha / r. The norm is computed after each round and
+    isn't smoothed.
 
     This score exists for comparison with HAFL's score (arXiv 2411.06581). The choice of the norm is our reconstruction.
     A component that was never trained has b_i = 0 and therefore the lowest score.
@@ -61,7 +63,10 @@ class Magnitude(ImportancePart):
 
 @dataclasses.dataclass(frozen=True)
 class _Smoothed(ImportancePart):
-    """Base of the scores that use AdaLoRA's two moving averages (arXiv 2303.10512, equations 5 and 6)."""
+    """Base of the scores that use AdaLoRA's two moving averages (arXiv 2303.10512, equations 5 and 6).
+
+    Ibar averages the sensitivity I. Ubar, the uncertainty, averages |I - Ibar|.
+    """
 
     beta1: float = 0.85
     beta2: float = 0.85
@@ -80,13 +85,13 @@ class GradientSensitivity(_Smoothed):
     """AdaLoRA's smoothed sensitivity (arXiv 2303.10512), measured by the clients at every local step.
 
     Clients send one scalar per component and layer. The server averages it over the clients that measured the
-    component, weighted by their numbers of examples, and smooths the average across rounds with ``beta1``. That clients
-    measure the sensitivity, and that they do so at every step, is our reconstruction of HAFL.
+    component, weighted by their numbers of examples, and smooths the average across rounds with ``beta1``. It is our
+    reconstruction of HAFL that clients measure the sensitivity, and that they measure it at every step.
 
     Attributes:
-        beta1: Share of the old sensitivity that each step and each round keep.
-        beta2: Share of the old uncertainty that each step keeps.
-        uncertainty: True: the sensitivity is multiplied by the uncertainty, as in AdaLoRA.
+        beta1: Share of the old Ibar that is kept at each step, and share of the old score that is kept in each round.
+        beta2: Share of the old Ubar that is kept at each step.
+        uncertainty: True: Ibar is multiplied by the uncertainty Ubar, as in AdaLoRA.
     """
 
     source: ClassVar[str] = "clients"
@@ -105,10 +110,11 @@ class GradientSensitivity(_Smoothed):
         return dataclasses.replace(after, scores=scores)
 
     def own_scores(self, view: View, update: Update) -> dict[str, Tensor]:
-        """Returns a job's own scores (r,) after its update, by layer; nan for components that it has never measured.
+        """Returns a job's own scores (r,) after its update, by layer.
 
-        The scores are smoothed with ``beta1`` over the job's fits. When a job measures a component for the first time,
-        the smoothing starts from the score of the job's group.
+        A component that the job has never measured has the score nan. The scores are smoothed with ``beta1`` over the
+        job's fits. When a job measures a component for the first time, the smoothing starts from the score of the job's
+        group.
         """
         group = view.state.groups[view.state.group_of(update.job)].scores
         own = {name: torch.full_like(scores, torch.nan) for name, scores in group.items()}
@@ -151,9 +157,9 @@ class DeltaSensitivity(_Smoothed):
     The server divides by f instead, so that scores of different rounds are comparable when lr decays.
 
     Attributes:
-        beta1: Share of the old sensitivity that each round keeps.
-        beta2: Share of the old uncertainty that each round keeps.
-        uncertainty: True: the sensitivity is multiplied by the uncertainty, as in AdaLoRA.
+        beta1: Share of the old Ibar that is kept in each round.
+        beta2: Share of the old Ubar that is kept in each round.
+        uncertainty: True: Ibar is multiplied by the uncertainty Ubar, as in AdaLoRA.
     """
 
     source: ClassVar[str] = "change"
@@ -168,7 +174,7 @@ class DeltaSensitivity(_Smoothed):
         for name, entry in view.layout.entries.items():
             if entry.axis is not None:
                 weight = after.weights[name].double()
-                # The factor on the learning rate can decay to 0.
+                # The factor on the learning rate can decay to 0. The change isn't divided then.
                 moved = (weight - before.weights[name].double()) / (view.plan.lr_factor or 1.0)
                 part = (weight * moved).abs()
                 if self.uncertainty:
@@ -178,7 +184,7 @@ class DeltaSensitivity(_Smoothed):
         return dataclasses.replace(after, scores=scores, slots={**after.slots, **slots})
 
     def _averaged(self, name: str, now: Tensor, mask: Tensor, slots: dict[str, dict[str, Tensor]]) -> Tensor:
-        """Updates Ibar and Ubar of the entries in the mask, in ``slots``. Returns Ibar * Ubar of all entries."""
+        """Updates Ibar and Ubar in ``slots`` for the entries in the mask. Returns Ibar * Ubar of all entries."""
         mean, deviation = (slots[slot].get(name, torch.zeros_like(now)) for slot in (MEAN, DEVIATION))
         mean = torch.where(mask, self.beta1 * mean + (1 - self.beta1) * now, mean)
         deviation = torch.where(mask, self.beta2 * deviation + (1 - self.beta2) * (now - mean).abs(), deviation)

@@ -33,7 +33,7 @@ def factors(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Factorises B A by its singular value decomposition, with the largest singular values first.
 
     The rows of the right factor are scaled to the mean norm of A's rows (our choice). Later steps then change both
-    factors at about the same speed as before. If B = 0, as before the first step, the new A is still different from 0.
+    factors at about the same speed as before. Even if B = 0, which is true before the first step, the new A isn't 0.
 
     Args:
         b: (out, n), float64.
@@ -41,7 +41,7 @@ def factors(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns:
         A left factor (out, m), the singular values (m,), and a right factor (m, in), with m = min(out, n, in). The
-        product of the two factors is B A.
+        product of the left and the right factor is B A.
     """
     outer, upper = torch.linalg.qr(b)  # (out, m), (m, n), m = min(out, n)
     inner, lower = torch.linalg.qr(a.T)

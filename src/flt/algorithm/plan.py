@@ -1,4 +1,4 @@
-"""Plans: the roles that train and are sent in each round, the proximal term and the factor on the learning rate."""
+"""Plans: for each round, the roles that are trained and sent, the proximal term, and the learning rate factor."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from flt.protocol.layout import LORA_FACTORS, TRAVELLING
 from flt.protocol.messages import Plan
 
 ADAPTER = ("A", "B", "adapter")
-"""Roles that neither train nor are sent in a round that trains the whole model."""
+"""Roles that are neither trained nor sent in a round in which the whole model is trained."""
 SCOPES = ("full", "adapter")
 WHOLE_MODEL_LR_FACTOR = 0.1
-"""Default factor on the learning rate in rounds that train the whole model.
+"""Default factor on the learning rate in rounds in which the whole model is trained.
 
 The configured rate suits an adapter; a whole model needs a lower rate.
 """
@@ -31,10 +31,10 @@ class _DecayingPlan(PlanPart):
     """Base of the plans. It adds a learning rate that can fall from round to round.
 
     Attributes:
-        lr_decay: Factor on the learning rate from one round to the next, in (0, 1]. FedAvg needs a decay to converge
-            with heterogeneous clients (Li et al., arXiv 1907.02189, theorem 4). The exponential form is our choice: it
-            doesn't depend on the number of rounds, so a longer run has the same first rounds.
-        lr_floor: Lower limit for the product of these factors over the rounds, in [0, 1].
+        lr_decay: Factor in (0, 1] by which the learning rate is multiplied after each round. FedAvg needs a decay to
+            converge with heterogeneous clients (Li et al., arXiv 1907.02189, theorem 4). The exponential form is our
+            choice: it doesn't depend on the number of rounds, so a longer run begins with the same rates.
+        lr_floor: Lower limit, in [0, 1], for the product of these factors over all rounds so far.
     """
 
     lr_decay: float = 1.0
@@ -53,16 +53,17 @@ class _DecayingPlan(PlanPart):
         return [*factor, *([Proximal(fit)] if plan.mu else [])]
 
     def decayed(self, round: int) -> float:
-        """Returns the factor to which the learning rate has decayed after ``round`` finished rounds."""
+        """Returns the factor on the learning rate that results from the decay over ``round`` finished rounds."""
         return max(self.lr_floor, self.lr_decay**round)
 
 
 @dataclasses.dataclass(frozen=True)
 class AdapterPlan(_DecayingPlan):
-    """Plan whose rounds are all alike: by default, the adapter and the head train and are sent.
+    """Plan that is the same in all rounds. By default, the adapter and the head are trained and sent.
 
     Attributes:
-        train: Roles that train, among A, B, adapter and head. Training ``head`` alone is the control for adapters.
+        train: Roles that are trained, among A, B, adapter and head. A run that trains ``head`` alone is a control: it
+            shows the result without an adapter.
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
         private: Roles whose tensors stay on the client. If all trained roles are private, clients share nothing.
     """
@@ -81,20 +82,20 @@ class AdapterPlan(_DecayingPlan):
 
     @property
     def roles(self) -> frozenset[str]:
-        """Roles that train in at least one round."""
+        """Roles that are trained in at least one round."""
         return frozenset(self.train)
 
     def __call__(self, round: int) -> Plan:
-        """Returns the plan of the round that follows ``round`` finished rounds."""
+        """Returns the plan of the next round. ``round`` is the number of finished rounds."""
         return Plan(tuple(self.train), tuple(self.private), self.mu, lr_factor=self.decayed(round))
 
 
 @dataclasses.dataclass(frozen=True)
 class Alternating(_DecayingPlan):
-    """RoLoRA (arXiv 2502.01755): B and the head train in odd rounds, A and the head in even rounds.
+    """RoLoRA (arXiv 2502.01755): B and the head are trained in odd rounds, A and the head in even rounds.
 
-    The factor that doesn't train is the same for all clients of a round. The product of the mean factors is therefore
-    the mean of the clients' products. B trains first, because the gradient of A is 0 as long as B = 0.
+    The factor that isn't trained in a round is the same on all clients. The product of the mean factors is therefore
+    the mean of the clients' products. B is trained first, because the gradient of A is 0 as long as B = 0.
 
     Attributes:
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
@@ -109,17 +110,17 @@ class Alternating(_DecayingPlan):
 
     @property
     def roles(self) -> frozenset[str]:
-        """Roles that train in at least one round."""
+        """Roles that are trained in at least one round."""
         return frozenset({*LORA_FACTORS, "head"})
 
     def __call__(self, round: int) -> Plan:
-        """Returns the plan of the round that follows ``round`` finished rounds."""
+        """Returns the plan of the next round. ``round`` is the number of finished rounds."""
         return Plan(("A" if round % 2 else "B", "head"), mu=self.mu, lr_factor=self.decayed(round))
 
 
 @dataclasses.dataclass(frozen=True)
 class FullPlan(_DecayingPlan):
-    """FedAvg (arXiv 1602.05629): the whole model trains and is sent in every round. An adapter is never changed.
+    """FedAvg (arXiv 1602.05629): the whole model is trained and sent in every round. Adapters never change.
 
     Attributes:
         mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
@@ -136,11 +137,11 @@ class FullPlan(_DecayingPlan):
 
     @property
     def roles(self) -> frozenset[str]:
-        """Roles that train in at least one round."""
+        """Roles that are trained in at least one round."""
         return frozenset({"base", "head"})
 
     def __call__(self, round: int) -> Plan:
-        """Returns the plan of the round that follows ``round`` finished rounds."""
+        """Returns the plan of the next round. ``round`` is the number of finished rounds."""
         return full(self.mu, self.lr_factor * self.decayed(round))
 
 
@@ -148,23 +149,24 @@ class FullPlan(_DecayingPlan):
 class Stages(_DecayingPlan):
     """SA-FedLoRA's two stages (arXiv 2405.09394v1): an initiating stage with a proximal term, then the adapter.
 
-        min_w  L_k(w) + (mu / 2) |w - w_t|^2        rounds 1 .. T0, w the whole model or the adapter
-        min_w  L_k(w)                               later, w the adapter and the head
+        min_w  L_k(w) + (mu / 2) |w - w_t|^2        rounds 1 .. T0, w: the whole model (or adapter and head)
+        min_w  L_k(w)                               later rounds, w: the adapter and the head
 
     The two stages and the regularisation are from the abstract. A secondary source says that the first stage trains
-    the whole model. All else is our reconstruction. This includes the scope ``adapter``, for clients whose memory can't
-    hold the optimiser state of the whole model. The adapter is attached from the start, with B = 0, so that no module
-    has to be rebuilt between the stages.
+    the whole model. All else is our reconstruction, including the scope ``adapter``. This scope is for clients whose
+    memory can't hold the optimiser state of the whole model. The adapter is attached from the start, with B = 0, so
+    that no module has to be rebuilt between the stages.
 
     Attributes:
-        until: Last round T0 of the first stage. An integer is a number of rounds, a float in [0, 1] is a share of all
+        until: Last round T0 of the first stage. An integer is the round's number, a float in [0, 1] is a share of all
             rounds. A share above 0 means at least one round, except in runs of fewer than three rounds, which are
-            too short for a first stage and a falling budget.
-        scope: Weights that train in the first stage: ``full`` for the whole model, or ``adapter``.
+            too short for both a first stage and a falling rank budget.
+        scope: Weights that are trained in the first stage: ``full`` for the whole model, ``adapter`` for adapter and
+            head.
         mu: Weight of the proximal term in the first stage (the paper's lambda).
-        lr_factor: Factor on the learning rate in the first stage, in addition to the decay. None means
+        lr_factor: Factor on the learning rate in the first stage, in addition to the decay. If None, the factor is
             ``WHOLE_MODEL_LR_FACTOR`` for the scope ``full`` and 1 for the scope ``adapter``.
-        rounds: Total number T of rounds. None means the run's number of rounds.
+        rounds: Total number of rounds. If None, the run's number of rounds is used.
     """
 
     until: int | float = 0.05
@@ -191,11 +193,11 @@ class Stages(_DecayingPlan):
 
     @property
     def roles(self) -> frozenset[str]:
-        """Roles that train in at least one round."""
+        """Roles that are trained in at least one round."""
         return frozenset(TRAVELLING) | ({"base"} if self.scope == "full" and self.initiating else set())
 
     def __call__(self, round: int) -> Plan:
-        """Returns the plan of the round that follows ``round`` finished rounds."""
+        """Returns the plan of the next round. ``round`` is the number of finished rounds."""
         factor = self.decayed(round)
         if round >= self.initiating:
             return Plan(lr_factor=factor)
@@ -205,7 +207,7 @@ class Stages(_DecayingPlan):
 
 
 def full(mu: float, lr_factor: float) -> Plan:
-    """Returns the plan of a round that trains the whole model: base and head train and are sent, the adapter isn't."""
+    """Returns the plan of a round in which base and head are trained and sent, but not the adapter."""
     return Plan(train=("base", "head"), private=ADAPTER, mu=mu, lr_factor=lr_factor, stage="full")
 
 

@@ -45,8 +45,8 @@ def svd(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocati
 
     The dense product (out, in) is never formed: the new factors come from the QR decompositions of B and A^T and the
     SVD of an (r, r) matrix. The new factors are written into the first active components. The group's scores are reset
-    to zero and its slots are cleared, since both described the old factors. A layer keeps at most as many components as
-    its product has singular values.
+    to zero and its slots are cleared, since scores and slots described the old factors. A layer keeps at most as many
+    components as its product has singular values.
 
     Args:
         state: The state after a round, with exactly one group.
@@ -74,23 +74,23 @@ def svd(state: ServerState, layout: Layout, budgets: Mapping[str, int], allocati
 
 
 def grow(state: ServerState, budgets: Mapping[str, int]) -> ServerState:
-    """Activates the components with the lowest ids, as many per layer as the budget says. New ones have B = 0."""
+    """Activates as many components of each layer as its budget allows, lowest ids first. New ones have B = 0."""
     return dataclasses.replace(state, alive={name: tuple(range(budgets[name])) for name in state.active})
 
 
 def groups_with_jobs(state: ServerState) -> list[int]:
-    """Returns the ids of the groups with assigned jobs, ascending; if there are none, the ids of all trained groups."""
+    """Returns the ids of the groups that have jobs, ascending. If no group has any, returns all trained groups."""
     return sorted(set(state.assignment.values()) & set(state.clusters)) or state.clusters
 
 
 def top(scores: Mapping[str, Tensor], budgets: Mapping[str, int], allocation: str) -> dict[str, list[int]]:
-    """Returns the positions of the best scores, by layer, ascending. Of equal scores, the first position is kept.
+    """Returns the positions of the highest scores of each layer, ascending. Of equal scores, the first ones are taken.
 
     Args:
         scores: Scores (components,) by layer.
         budgets: Number of positions to return, by layer. With ``global`` allocation, only the sum over layers matters.
-        allocation: ``layer``: the best scores of each layer. ``global``: the best scores of all layers together; of
-            equal scores, those of the first layer are returned.
+        allocation: ``layer``: the highest scores of each layer. ``global``: the highest scores of all layers together.
+            Of equal scores in different layers, those of the first layer are taken.
 
     Example:
         >>> scores = {"x": torch.tensor([1.0, 5.0]), "y": torch.tensor([3.0, 4.0])}

@@ -64,11 +64,11 @@ class Recipe:
 
     @property
     def changes_base(self) -> bool:
-        """True if some round changes base weights, which are frozen in most recipes."""
+        """True if the recipe changes base weights in at least one round. Most recipes never change them."""
         return self.rule.changes_base or "base" in self.plan.roles
 
     def frozen(self, layout: Layout) -> list[str]:
-        """Returns the names of the base weights that some round may change; empty if the base never changes."""
+        """Returns the names of the base weights that the recipe may change. The list can be empty."""
         adapted = [layer.base for layer in layout.layers.values()] if self.rule.changes_base else []
         return [*adapted, *(layout.names(["base"]) if "base" in self.plan.roles else [])]
 
@@ -76,7 +76,7 @@ class Recipe:
         """Refuses a module that lacks the tensors which a part needs or which the plan trains.
 
         Raises:
-            InputError: A part needs rank-1 components that the module lacks, or the plan trains none of its tensors.
+            InputError: The module lacks rank-1 components that a part needs, or the plan trains none of its tensors.
         """
         roles = {entry.role for entry in layout.entries.values()} - ({"base"} - self.plan.roles)
         if not roles & set(self.plan(0).train):
@@ -88,8 +88,8 @@ class Recipe:
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """Returns the Lightning callbacks of one local fit, in the order in which Lightning calls them.
 
-        The importance comes first, because it is measured on the gradient of the loss alone. The selection comes last,
-        because it sets the gradients of frozen components to zero.
+        The importance comes first, because it is measured on the gradient of the loss, before other callbacks change
+        this gradient. The selection comes last, because it sets the gradients of frozen components to zero.
         """
         parts = (self.importance, self.plan, self.rule, self.selection)
         return [callback for part in parts for callback in part.callbacks(fit)]

@@ -77,7 +77,7 @@ def part(group: str, chosen: Mapping[str, Any]) -> Any:
 
     Args:
         group: Kind of the part, such as ``rule``: a key of ``PARTS``.
-        chosen: Settings of the part; the key ``name`` holds its name.
+        chosen: Settings of the part. The key ``name`` contains the part's name.
 
     Raises:
         InputError: No part of this kind has this name, or a setting is wrong.

@@ -45,25 +45,27 @@ class Annealed(SchedulePart):
         b(t) = b_T                                            t > T - t_c              cooling
         x = (t - T0 - t_h) / (T - T0 - t_h - t_c)
 
-    The phases are from the abstract. The formula is AdaLoRA's (arXiv 2303.10512), with rounds instead of steps. The
-    other shapes are our reconstruction. b_0 is the adapter's rank. After round t, the server reduces the number of
-    active components per layer to b(t + 1), and after the last round to b(T). All groups and clients lose the same
-    components. The scale alpha / r stays constant, so the product BA loses exactly the removed components.
+    The phases are from the abstract. The formula above, of the shape ``cubic``, is AdaLoRA's (arXiv 2303.10512) with
+    rounds instead of steps. The other shapes are our reconstruction. b_0 is the adapter's rank. After round t, the
+    server reduces the number of active components per layer to b(t + 1), and after the last round to b(T). All groups
+    and clients lose the same components. The scale alpha / r stays constant, so the product B A loses exactly the
+    removed components.
 
     Attributes:
         end: Number b_T of components per layer at the end (with ``reversed``, at the start).
         shape: ``cubic``, ``linear``, ``cosine`` or ``exponential``.
-        heat: Number t_h of rounds at b_0 after the plan's initiating stage. A float is a share of all rounds, and means
-            at least one round.
-        cool: Number t_c of rounds at b_T at the end. A float is a share of all rounds. In a short run, a share is
-            reduced to the rounds that are left after the initiating stage and the heating.
+        heat: Number t_h of rounds at b_0 after the plan's initiating stage. An integer is a number of rounds, a float
+            is a share of all rounds. Any share means at least one round.
+        cool: Number t_c of rounds at b_T at the end. An integer is a number of rounds, a float is a share of all
+            rounds. In a short run, a share is reduced to the rounds that are left after the initiating stage and the
+            heating.
         reversed: True: the budget rises from b_T to b_0 instead of falling (for ablations).
-        by: ``score``: the components with the lowest importance are removed. ``svd``: the product BA is replaced by its
-            best approximation of lower rank.
+        by: ``score``: the components with the lowest importance are removed. ``svd``: the product B A is replaced by
+            its best approximation of lower rank.
         allocation: ``layer``: each layer keeps b(t) components. ``global``: the best components of all layers stay,
             on average b(t) per layer.
-        initiating: Number T0 of rounds in the plan's initiating stage. None means the plan's own number.
-        rounds: Total number T of rounds. None means the run's number of rounds.
+        initiating: Number T0 of rounds in the plan's initiating stage. If None, the plan's number is used.
+        rounds: Total number T of rounds. If None, the run's number of rounds is used.
     """
 
     works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
@@ -105,14 +107,14 @@ class Annealed(SchedulePart):
 
     @property
     def heating_end(self) -> int | None:
-        """Last round before the budget changes; None as long as the run's number of rounds isn't set."""
+        """Last round before the budget changes. None as long as the run's number of rounds isn't set."""
         return None if self.rounds is None else self._phases()[0]
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Refuses parts with which the budget can't work.
 
-        A falling budget with ``by: score`` needs scores. With ``by: svd``, no other part may keep tensors that belong
-        to the old factors, such as slots or moments.
+        A falling budget with ``by: score`` needs scores. With ``by: svd``, there must be a single group, and no other
+        part may keep data that belong to the old factors, such as slots, moments or a job's own scores.
 
         Raises:
             InputError: The schedule can't be combined with another part of the recipe.
@@ -187,7 +189,7 @@ class Annealed(SchedulePart):
     def _phases(self) -> tuple[int, int]:
         """Returns the last round of the heating and the number of cooling rounds.
 
-        If the run is too short, ``heat`` and ``cool`` are reduced if they are shares. Integers are never reduced.
+        If the run is too short for both, values that are shares of all rounds are reduced. Integers are never reduced.
         """
         rounds, first = self.rounds or 1, self.initiating or 0
         heat, cool = (to_rounds(f"schedule.{key}", getattr(self, key), rounds) for key in ("heat", "cool"))

@@ -1,7 +1,7 @@
 """Server optimisers (arXiv 2003.00295).
 
 Without a server optimiser, a group's new weights are those that the rule computed. With one, the new weights are the
-weights before the round plus an optimiser step. The optimiser treats the rule's change of the weights as a gradient.
+weights before the round plus an optimiser step. The change that the rule computed takes the place of a gradient.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class _MomentOptimizer(ServerOptimizerPart):
         d = (the rule's result for the updates) - (the rule's result for untrained updates)
 
     An untrained update holds the values that the job was sent. d therefore contains only the change that the clients'
-    training made, even if the group's members come from several groups. For an entry that no client sent, the rule's
-    value and the old moments are kept.
+    training made, even if the group's members received the weights of different groups. For an entry that no client
+    sent, the rule's value and the old moments are kept.
     """
 
     steps: ClassVar[bool] = True
@@ -107,15 +107,15 @@ class _MomentOptimizer(ServerOptimizerPart):
         initial = torch.full_like(like, self.initial_moments[slot])
         if kept is None:
             return initial
-        # A new group gets the mean of the moments of its members' groups. A missing moment counts as zero in this mean,
-        # so the mean can be smaller than the initial value.
+        # A new group gets the mean of the moments of its members' previous groups. A missing moment counts as zero in
+        # this mean, so the mean can be smaller than the initial value.
         existed = gid in view.state.groups or not self.initial_moments[slot]
         return kept.double() if existed else torch.maximum(kept.double(), initial)
 
     @property
     @abc.abstractmethod
     def initial_moments(self) -> dict[str, float]:
-        """Name of each moment -> value of all its entries before the first round."""
+        """Initial value of each moment, by the moment's name. All entries of a moment have the same initial value."""
 
     @abc.abstractmethod
     def step(self, change: Tensor, before: Moments) -> tuple[Tensor, Moments]:
@@ -129,7 +129,7 @@ class _MomentOptimizer(ServerOptimizerPart):
 
 @dataclasses.dataclass(frozen=True)
 class Momentum(_MomentOptimizer):
-    """FedAvgM (arXiv 1909.06335): m <- beta m + d,  w <- w + lr m; with beta = 0 and lr = 1 it is FedAvg.
+    """FedAvgM (arXiv 1909.06335): m <- beta m + d,  w <- w + lr m. With beta = 0 and lr = 1, it equals FedAvg.
 
     Attributes:
         lr: Learning rate of the server.
@@ -144,7 +144,7 @@ class Momentum(_MomentOptimizer):
 
     @property
     def initial_moments(self) -> dict[str, float]:
-        """Name of each moment -> value of all its entries before the first round."""
+        """Initial value of each moment, by the moment's name. All entries of a moment have the same initial value."""
         return {FIRST: 0.0}
 
     def step(self, change: Tensor, before: Moments) -> tuple[Tensor, Moments]:
@@ -164,7 +164,7 @@ class _Adaptive(_MomentOptimizer):
     Attributes:
         lr: Learning rate of the server.
         beta1: Share of the previous m that is kept, in [0, 1).
-        tau: Term in the denominator. The smaller tau is, the more similar are the step sizes of all entries.
+        tau: Constant in the denominator. With a smaller tau, the step sizes of all entries are more similar.
     """
 
     lr: float = 0.01
@@ -178,7 +178,7 @@ class _Adaptive(_MomentOptimizer):
 
     @property
     def initial_moments(self) -> dict[str, float]:
-        """Name of each moment -> value of all its entries before the first round."""
+        """Initial value of each moment, by the moment's name. All entries of a moment have the same initial value."""
         return {FIRST: 0.0, SECOND: self.tau**2}
 
     def step(self, change: Tensor, before: Moments) -> tuple[Tensor, Moments]:
@@ -236,7 +236,7 @@ class Yogi(_DecayingSecondMoment):
 
 
 def _sent_by_any(view: View, name: str, updates: Sequence[Update], like: Tensor) -> Tensor:
-    """Returns a mask of the entries that at least one client sent. Its shape can be broadcast to that of ``like``."""
+    """Returns a mask of the entries that at least one client sent. It can be broadcast to the shape of ``like``."""
     masks = [view.layout.mask(name, update.kept, like) for update in updates if name in update.tensors]
     return torch.stack(masks).any(dim=0)
 

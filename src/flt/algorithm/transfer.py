@@ -27,7 +27,7 @@ class TransferPart(Part):
 
     kind: ClassVar[str] = "transfer"
     mixes: ClassVar[bool] = False
-    """True if a cluster's change is mixed with those of other clusters."""
+    """True if a cluster's change is mixed with the changes of other clusters."""
 
     @abc.abstractmethod
     def __call__(self, view: View, new: Mapping[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
@@ -96,7 +96,7 @@ class CosineTransfer(TransferPart):
 
 
 def mix(changes: np.ndarray, weight: float, threshold: float) -> list[np.ndarray | None]:
-    """Returns the mixed change (features,) of each cluster; None for a cluster without similar clusters.
+    """Returns the mixed change (features,) of each cluster. A cluster without similar clusters has None instead.
 
     Args:
         changes: Changes (clusters, features), float64.

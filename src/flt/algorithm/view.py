@@ -15,7 +15,7 @@ from flt.protocol.layout import Layout
 from flt.protocol.messages import JobId, Plan, Update
 from flt.protocol.state import GroupState, ServerState
 
-_SERVER = 2  # part of the random seeds below; cohorts are drawn with the same seed and round, but another constant
+_SERVER = 2  # part of the random seeds below, which thereby differ from the seeds of the cohorts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,21 +33,22 @@ class View:
     base: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     """Initial values of the base weights that the recipe may change, by name; empty if it changes none."""
     heads: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """Number of jobs with each head, by the head's name; empty if all jobs have the same head."""
+    """Number of jobs with each head, by the name (variant) of the head; empty if all jobs have the same head."""
     arrived: Mapping[JobId, Update] = dataclasses.field(default_factory=dict)
     """Updates that the server received in this round, by job.
 
-    Empty before the aggregation. While updates are added to running sums, it holds only the one that is being added.
+    It is empty before the aggregation. While updates are added to running sums, it contains only the update that is
+    being added.
     """
     starts: Mapping[int, GroupState] = dataclasses.field(default_factory=dict)
     """State with which each group begins the aggregation, by group id; set by :meth:`with_group_starts`."""
 
     def sent_to(self, job: JobId) -> dict[str, Tensor]:
-        """Returns the weights of the job's group, from which the job's payload was taken, at the initial rank."""
+        """Returns the weights of the job's group at the initial rank. The job's payload was taken from them."""
         return self.state.groups[self.state.group_of(job)].weights
 
     def sent(self, job: JobId, name: str) -> Tensor:
-        """Returns a tensor that the job was sent, at the initial rank: from the job's group or from the base."""
+        """Returns a tensor that the job was sent, at the initial rank. It is from the job's group or from the base."""
         weights = self.sent_to(job)
         return weights[name] if name in weights else self.frozen[name]
 
@@ -57,7 +58,7 @@ class View:
         return {name: self.state.base.value(name, self.base) for name in self.base}
 
     def group(self, gid: int) -> GroupState:
-        """Returns the state with which a group begins the aggregation, and from which its change is measured."""
+        """Returns the state with which a group begins the aggregation. The group's change is measured from it."""
         return self.starts[gid] if gid in self.starts else self.state.groups[gid]
 
     def with_group_starts(self, members: Mapping[int, Sequence[Update]], weight: Callable[[Update], int]) -> View:
@@ -65,8 +66,8 @@ class View:
 
         If all members were in this group before, the mean equals the group's own weights. If members come from other
         groups, the group's change is measured from the mean, and an entry that no client sent gets the mean's value.
-        An existing group keeps its scores, its slots, and the heads that no member has. A new group gets the mean over
-        its members' groups for these as well.
+        An existing group keeps its scores, its slots, and the heads that no member has. The scores, slots and heads of
+        a new group are means over its members' previous groups.
 
         Args:
             members: Updates that are averaged in each group, by group id.
@@ -91,7 +92,7 @@ class View:
         return GroupState(weights, _mean([(share, group.scores) for share, group in sources]), slots)
 
     def full(self, update: Update) -> dict[str, Tensor]:
-        """Returns an update's weights at the initial rank. Entries that weren't sent have the broadcast values."""
+        """Returns an update's weights at the initial rank. Entries that weren't sent back have the received values."""
         weights = dict(self.sent_to(update.job))
         for name, part in update.tensors.items():
             if name in weights:
@@ -104,7 +105,7 @@ class View:
         return dataclasses.replace(update, tensors=tensors)
 
     def sharers(self, name: str) -> int:
-        """Returns the number of jobs in the whole federation whose model has this tensor (a head may be rarer)."""
+        """Returns the number of jobs in the federation whose model has this tensor. Heads can differ between jobs."""
         return self.heads.get(self.layout.entries[name].variant, self.jobs)
 
     def generator(self, *stream: int) -> np.random.Generator:

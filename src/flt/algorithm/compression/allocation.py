@@ -16,8 +16,9 @@ _LADDER = (DROPPED, *BITS)
 def utility(bits: int) -> float:
     """Returns the utility u(q) = 1 - 4^-(q - 1) of q bits, and 0 for a dropped component (our choice).
 
-    Each bit reduces the mean squared quantisation error by a factor of 4. Up to a factor, u is therefore the share of a
-    vector's squared norm that quantisation keeps. u is concave: each further bit adds less than the one before.
+    Each bit reduces the mean squared quantisation error by a factor of 4. If the constant in front of this error is set
+    to 1, u is the share of a vector's squared norm that quantisation keeps. u is concave: each further bit adds less
+    than the one before.
     """
     return 0.0 if bits == DROPPED else 1.0 - 4.0 ** -(bits - 1)
 
@@ -42,11 +43,13 @@ def allocate(scores: Sequence[float], lengths: Sequence[Sequence[int]], budget: 
     1. All components get the lowest precision. While the total exceeds the budget, the component with the lowest score
        is dropped.
     2. Dropped components that fit into the remaining bytes are added again, the highest score first.
-    3. As long as the bytes suffice, a component is raised to its next precision: always the one that gains the most
-       score_i u(q_i) per byte. Ties go to the lower precision, then to the earlier component.
+    3. As long as the bytes suffice, one component at a time is raised to its next precision. In each step, this is the
+       component that gains the most score_i u(q_i) per byte. Ties go to the lower precision, then to the earlier
+       component.
 
-    If no component was dropped, the sum is less than one such step below the optimum of the linear relaxation, since u
-    is concave. If all scores are equal, even if they are all zero, all components have the same weight.
+    If no component was dropped, the sum is below the optimum of the linear relaxation by less than the gain of one step
+    of phase 3, since u is concave. If all scores are equal, even if they are all zero, all components have the same
+    weight.
 
     Args:
         scores: Score of each component, >= 0.
@@ -54,7 +57,7 @@ def allocate(scores: Sequence[float], lengths: Sequence[Sequence[int]], budget: 
         budget: Budget in bytes.
 
     Returns:
-        Bits of each component, 0 for a dropped one.
+        Bits of each component, 0 for a dropped component.
 
     Example:
         >>> allocate([1.0, 9.0, 1.0], [(8, 8)] * 3, 60)
@@ -87,7 +90,7 @@ def allocate(scores: Sequence[float], lengths: Sequence[Sequence[int]], budget: 
 
 
 def _step(weight: float, lengths: Sequence[int], level: int, component: int) -> tuple[float, int, int] | None:
-    """Returns the heap entry of a component's step to the next level; None if it has the highest level.
+    """Returns the heap entry of a component's step to the next level, or None if there is no higher level.
 
     Returns:
         Minus the gain per byte (so that the best step is the smallest entry), the current level, and the component.

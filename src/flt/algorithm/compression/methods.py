@@ -1,4 +1,4 @@
-"""Compression: rank-1 components are sent at a precision that depends on their importance and a client's byte budget.
+"""Compression: importance and the client's byte budget determine the precision of each rank-1 component.
 
 This is HAFLQ's adapter quantisation (arXiv 2411.06581v2). The quantiser, the allocation and the definition of the
 budget are our reconstruction. A budget limits the bytes that ``comm/bytes_up`` counts: the encoded messages of a
@@ -41,15 +41,15 @@ class _Quantisation(CompressionPart):
     measured, or |b_i| |a_i| if clients don't measure scores. In payloads, the score is that of the job's group.
 
     If the budget is too small for all components at the lowest precision, the components with the lowest scores are
-    dropped, at worst all. The update doesn't list dropped components: the server treats them as components that the
-    client didn't send. A budget that is too small for the other tensors is refused. Messages without components aren't
-    changed.
+    dropped, if necessary all of them. The update doesn't list dropped components: the server treats them as components
+    that the client didn't send. A budget that is too small for all other tensors is refused. Messages without
+    components aren't changed.
 
     Only messages are rounded, never the server's own state. If a rule fills in a component that a client didn't send,
     the rule therefore uses the server's exact value and not the rounded value that the client received.
 
     Attributes:
-        down: True: payloads (server to client) are quantised too. False: only updates are.
+        down: True: both payloads (server to client) and updates are quantised. False: only updates are quantised.
     """
 
     down: bool = False
@@ -59,7 +59,7 @@ class _Quantisation(CompressionPart):
 
     @abc.abstractmethod
     def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload], besides: int) -> int | None:
-        """Returns the client's budget in bytes for all the messages together; None: no limit.
+        """Returns the client's budget in bytes for all messages together, or None if there is no limit.
 
         Args:
             client: Number of the client.
@@ -108,10 +108,11 @@ class Quantised(_Quantisation):
     If both are None, all components are sent at 32 bits.
 
     Attributes:
-        down: True: payloads (server to client) are quantised too, with the same budget. False: only updates are.
-        budget: Bytes per client, round and direction. None: ``ratio`` determines the budget.
+        down: True: payloads (server to client) are quantised too, with the same ``budget`` or ``ratio``. False: only
+            updates are quantised.
+        budget: Bytes per client, round and direction. If None, ``ratio`` determines the budget.
         ratio: Budget for the components, as a share in (0, 1] of their size in float32. All other tensors, such as the
-            head, are sent in addition. A falling rank budget therefore always leaves enough bytes for the head.
+            head, are sent in addition. There is therefore always room for the head, even when the rank budget falls.
     """
 
     budget: int | None = None
@@ -124,7 +125,7 @@ class Quantised(_Quantisation):
             raise InputError.of("compression.ratio", self.ratio, "a number in (0, 1], or null")
 
     def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload], besides: int) -> int | None:
-        """Returns the client's budget in bytes; None: no limit."""
+        """Returns the client's budget in bytes, or None if there is no limit."""
         if self.budget is not None or self.ratio is None:
             return self.budget
         return besides + math.floor(self.ratio * max(0, _size(messages) - besides))
@@ -141,12 +142,13 @@ class Channel(_Quantisation):
     numbers are our choice too.
 
     Attributes:
-        down: True: payloads (server to client) are quantised too, with the same capacity. False: only updates are.
+        down: True: payloads (server to client) are quantised too, with the same capacity. False: only updates are
+            quantised.
         tau: Transmission time per round, in s.
         bandwidth: Bandwidth W of the channel, in Hz.
         power: Transmission power P, in W.
         noise: Noise power density N0, in dBm / Hz.
-        distances: Distances d_k between client and server, in m. Clients get them in turn; the list is repeated.
+        distances: Distances d_k between client k and the server, in m. The list is repeated if there are more clients.
     """
 
     tau: float = 1.0
@@ -183,11 +185,12 @@ def _pack_within(
 ) -> list[M]:
     """Quantises the messages so that their encoded bytes stay within the limit.
 
-    The bytes of names, ids and sizes depend on the allocation and are only known after encoding. The messages are
-    therefore encoded, and as long as they are too long, the components' budget is reduced by the excess.
+    The bytes of names, ids and sizes depend on the allocation and are only known after encoding. While the encoded
+    messages exceed the limit, the components' budget is therefore reduced by the excess, and the messages are encoded
+    again.
 
     Args:
-        limit: Largest size of all messages together, in bytes; None: no limit, all components get 32 bits.
+        limit: Largest size of all messages together, in bytes. If None, all components get 32 bits.
         layout: Names and roles of the tensors.
         messages: Messages of one client.
         places: For each message, the lengths of the vectors of each component.
@@ -207,7 +210,8 @@ def _pack_within(
     if besides > limit:
         who = f"client {messages[0].job[0]}"
         raise InputError.of("compression", f"{limit} bytes for {who}", f"at least the {besides} besides its components")
-    # The order decides between equal scores. The first components of all layers and jobs precede all second components.
+    # The order decides between components with equal scores. The first components of all layers and jobs precede all
+    # second components.
     order = sorted(
         (at, job, number, layer)
         for job, components in enumerate(places)
@@ -252,7 +256,7 @@ def _places(
 
 
 def _measured(layout: Layout, update: Update) -> dict[Place, float]:
-    """Returns the score of each component of an update: the one that the client measured, or else |b_i| |a_i|.
+    """Returns the score of each component of an update. If clients measure no scores, the score is |b_i| |a_i|.
 
     A score that isn't finite counts as 0 here. The server later refuses an update with such a score.
     """
@@ -272,7 +276,7 @@ def _by_component(ids: Ids, values: Tensor) -> dict[int, float]:
 
 
 def _magnitudes(layout: Layout, update: Update, layer: str) -> list[float]:
-    """Returns |b_i| |a_i| for each component of a layer; only one factor if the update contains only one."""
+    """Returns |b_i| |a_i| for each component of a layer, or only |b_i| or |a_i| if the other factor isn't sent."""
     norms = [
         update.tensors[name].double().norm(dim=1 - layout.axis(name))
         for name, _ in vectors(layout, list(update.tensors), layer)

@@ -14,24 +14,26 @@ from flt.core.errors import InputError
 
 LINKAGES = ("average", "complete", "ward")
 _LIMIT = 1e3
-"""The limit is this factor times the largest distance of two uploads. Clusters above the limit don't merge.
+"""Factor by which the largest distance of two updates is multiplied to get a limit.
 
-If two of the n uploads must not be in one cluster, their distance is set to n^2 times the limit. With up to 100,000
-uploads and any linkage, the distance of two clusters is then above the limit if their merge would join two such
-uploads, and below it otherwise.
+Two clusters whose distance is above the limit are never merged.
+
+If two of the n updates must not be in one cluster, their distance is set to n^2 times the limit. With up to 100,000
+updates and any linkage, the distance of two clusters is then above the limit if their merge would join two such
+updates, and below it otherwise.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class AgglomerativeGrouping(KClustering):
-    """Agglomerative clustering: merges the two nearest clusters until K are left.
+    """Agglomerative clustering: merges the two nearest clusters until K clusters are left.
 
     With ``cannot_link``, no merge joins two jobs of one client. Merges are never undone, so more than K clusters can be
-    left when no further merge is allowed. (K-means always finds K.)
+    left when no further merge is allowed. (K-means always finds K clusters.)
 
     Attributes:
-        linkage: Distance of two clusters. ``average``: the mean distance of their uploads. ``complete``: the largest
-            distance of their uploads. ``ward``: the increase of the inertia that their merge causes.
+        linkage: Distance of two clusters. ``average``: the mean distance of their updates. ``complete``: the largest
+            distance of their updates. ``ward``: the increase of the inertia that their merge causes.
     """
 
     linkage: str = dataclasses.field(default="average", kw_only=True)
@@ -42,21 +44,21 @@ class AgglomerativeGrouping(KClustering):
             raise InputError.of("grouping.linkage", self.linkage, LINKAGES)
 
     def cut(self, features: np.ndarray, clients: Sequence[int], k: int, seed: int) -> np.ndarray:
-        """Returns the cluster of each upload (n,). The seed isn't used."""
+        """Returns the cluster of each update (n,). The seed isn't used."""
         return merged(features, clients if self.cannot_link else range(len(features)), k, self.linkage)
 
 
 def merged(features: np.ndarray, clients: Sequence[int], k: int, kind: str) -> np.ndarray:
-    """Merges the nearest clusters until k are left, or until every pair of clusters has a client in common.
+    """Merges the nearest clusters until k clusters are left, or until any two of the clusters have a client in common.
 
     Args:
-        features: Features of the uploads (n, d).
-        clients: Client of each upload. Two uploads of one client are never in one cluster.
+        features: Features of the updates (n, d).
+        clients: Client of each update. Two updates of one client are never in one cluster.
         k: Number of clusters.
-        kind: One of ``LINKAGES``.
+        kind: Linkage, one of ``LINKAGES``.
 
     Returns:
-        The cluster of each upload (n,).
+        The cluster of each update (n,).
 
     Example:
         >>> merged(np.array([[0.0], [1.0], [9.0], [9.5]]), [0, 1, 2, 3], 2, "average").tolist()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NEWCOMERS = ("home", "nearest")
 LEAST_CLARITY = 0.01
-"""Lower limit for the silhouettes in ``memory``. Without it, all directions could be 0 after the first round."""
+"""Lower limit for a round's silhouette with ``memory``. Without it, the sums of the first round could all be 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Groups:
 
     Attributes:
         members: Updates that are averaged in each group, by group id.
-        joining: Jobs whose updates aren't averaged in this round -> the group that each joins from the next round on.
-        directions: Sum (features,) of each job's weighted changes, for later rounds; empty without ``memory``.
+        joining: Group that a job joins from the next round on, for each job whose update isn't averaged in this round.
+        directions: Sum of each job's weighted changes, shape (features,), for later rounds. Empty without ``memory``.
     """
 
     members: dict[int, list[Update]]
@@ -51,13 +51,13 @@ class Everyone(GroupingPart):
     """One group for all jobs."""
 
     def __call__(self, view: View, updates: Sequence[Update]) -> Groups:
-        """Returns one group with all updates, the home group; no group if there are no updates."""
+        """Returns the home group with all updates. If there are no updates, returns no group."""
         return Groups({view.state.home: list(updates)} if updates else {})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clustering(GroupingPart):
-    """Base of the groupings that cluster a round's updates (uploads) by their features, without task labels.
+    """Base of the groupings that cluster a round's updates by their features, without task labels.
 
     Jobs without a cluster belong to the home group. Each cluster continues a group of an earlier round where possible.
     With ``features: weights``, clusters are matched to groups so that the sum of squared distances between their
@@ -68,18 +68,19 @@ class Clustering(GroupingPart):
 
     Attributes:
         features: ``weights``: the weights that a job sent to the server (FL-TAC). ``changes``: these weights minus the
-            weights that the job received, centred over the uploads and scaled to unit length (our reconstruction).
-        tensors: ``all``: all tensors that every job sends, which excludes heads if tasks have different heads.
-            ``lora``: the adapter without any head.
+            weights that the job received, centred over the round and scaled to unit length (our reconstruction).
+        tensors: ``all``: all tensors that every job sends. Heads are excluded if tasks have different heads. ``lora``:
+            the adapter (of any kind) without the head.
         newcomers: Treatment of newcomers. A newcomer is a job without a group, which trained from the weights v0 of the
             home group. ``home``: its update is clustered and averaged like all others. ``nearest``: if clusters exist,
             its update isn't averaged, and the job starts from the nearest cluster in its next round (our
             reconstruction). See :func:`~flt.algorithm.grouping.features.distances_to_groups` for the distance.
         memory: True: jobs are clustered by the changes of all rounds so far (our reconstruction). The features of a job
             are then the sum of its centred changes, scaled to unit length. In this sum, each change is multiplied by
-            the squared silhouette of its round: that of a clustering of the round's changes alone, at least
-            ``LEAST_CLARITY``. Rounds with clearly separated tasks thus outweigh rounds whose changes are noise or
-            specific to clients. The server stores one vector of the adapter's size for each job that took part.
+            the squared silhouette of its round. The silhouette comes from a clustering of this round's changes alone,
+            and is at least ``LEAST_CLARITY``. Rounds with clearly separated tasks thus outweigh rounds whose changes
+            are noise or specific to clients. The server stores one vector of the adapter's size for each job that took
+            part.
     """
 
     features: str = "weights"
@@ -109,7 +110,7 @@ class Clustering(GroupingPart):
         return self.features == "changes"
 
     def check_layout(self, recipe: Recipe, layout: Layout) -> None:
-        """Refuses a clustering if none of its tensors trains and is sent by every job.
+        """Refuses a clustering if none of the tensors that it clusters is trained and sent by every job.
 
         Raises:
             InputError: There is no such tensor.
@@ -138,19 +139,19 @@ class Clustering(GroupingPart):
 
     @abc.abstractmethod
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
-        """Clusters the uploads of a round.
+        """Clusters the updates of a round.
 
         Args:
-            features: Features of the uploads (n, d), n >= 1.
-            jobs: Job of each upload.
+            features: Features of the updates (n, d), n >= 1.
+            jobs: Job of each update.
             seed: Seed of the clustering.
 
         Returns:
-            The cluster of each upload (n,), numbered from 0 without gaps.
+            The cluster of each update (n,), numbered from 0 without gaps.
         """
 
     def __call__(self, view: View, updates: Sequence[Update]) -> Groups:
-        """Clusters the updates, and returns the members of each group and the groups that newcomers only join."""
+        """Clusters the updates. Returns the members of each group, and the jobs that join one in the next round."""
         if not updates:
             return Groups({})
         if not self.several:
@@ -186,7 +187,7 @@ class Clustering(GroupingPart):
                          for row, u in zip(changes, updates, strict=True)])  # fmt: skip
 
     def _clarity(self, view: View, updates: Sequence[Update], described: np.ndarray) -> np.float32:
-        """Clusters these features alone, and returns the silhouette of the clusters, at least ``LEAST_CLARITY``."""
+        """Clusters the round's features alone. Returns the clusters' silhouette, but at least ``LEAST_CLARITY``."""
         from sklearn.metrics import silhouette_score  # slow import, only needed here
 
         labels = self._labels(view, updates, described)
@@ -202,7 +203,7 @@ class Clustering(GroupingPart):
     def _members(self, view: View, updates: Sequence[Update], described: np.ndarray) -> dict[int, list[Update]]:
         labels = self._labels(view, updates, described)
         if self.finds_number and not labels.max() and set(view.state.groups) == {view.state.home}:
-            # Only one task has been found so far. Its group is home, so that newcomers start from trained weights.
+            # Only one cluster has been found so far. It uses the home group, so newcomers start from trained weights.
             return {view.state.home: list(updates)}
         gids = self._group_ids(view, updates, labels)
         return {gid: [u for u, at in zip(updates, labels, strict=True) if at == label] for label, gid in gids.items()}
@@ -249,9 +250,9 @@ def match(centroids: np.ndarray, known: Mapping[int, np.ndarray], staying: np.nd
     Args:
         centroids: Centres of the clusters (clusters, features).
         known: Centre (features,) of each group, by id, without the home group. New ids begin at 1, since 0 is home.
-        staying: Number of jobs that cluster and group have in common (clusters, groups), with the groups in ascending
-            order. As many jobs as possible then stay in their group, and the distances decide only ties. None: the
-            distances alone decide.
+        staying: Number of jobs that each cluster has in common with each group (clusters, groups), with the groups in
+            ascending order. If given, as many jobs as possible stay in their group, and the distances decide only ties.
+            If None, the distances alone decide.
 
     Returns:
         Number of the cluster -> id of its group.

@@ -16,17 +16,17 @@ from flt.protocol.messages import JobId
 
 @dataclasses.dataclass(frozen=True)
 class KClustering(Clustering):
-    """Base of the clusterings into K clusters. With at most K uploads, each upload is its own cluster.
+    """Base of the clusterings into K clusters. With at most K updates, each update is its own cluster.
 
     Attributes:
         k: Number K of clusters. ``tasks``: the number of tasks in the data. ``silhouette``: the number from 2 to
             ``max_k`` whose clusters have the highest silhouette (Rousseeuw, 1987), or 1 (see ``min_silhouette``).
         max_k: Largest number of clusters with ``k: silhouette``.
         min_silhouette: Lower limit for the silhouette with ``k: silhouette``. If no number of clusters has a silhouette
-            above this limit, all uploads form one cluster. So do one or two uploads, since a silhouette needs three.
-            Random directions have a silhouette below 0.02 in 1,000 or more dimensions.
+            above this limit, all updates form one cluster. One or two updates also form one cluster, since a
+            silhouette needs three updates. Random directions have a silhouette below 0.02 in 1,000 or more dimensions.
         cannot_link: True: the jobs that one client has in a round are put into different clusters, since they belong to
-            different tasks (our reconstruction). If a client has two jobs, there is then never a single cluster.
+            different tasks (our reconstruction). If a client has n jobs, there are then at least n clusters.
     """
 
     k: int | str = "tasks"
@@ -67,20 +67,20 @@ class KClustering(Clustering):
 
     @abc.abstractmethod
     def cut(self, features: np.ndarray, clients: Sequence[int], k: int, seed: int) -> np.ndarray:
-        """Divides n uploads into k clusters. The caller ensures that n > k >= 2.
+        """Divides n updates into k clusters. The caller ensures that n > k >= 2.
 
         Args:
-            features: Features of the uploads (n, d).
-            clients: Client of each upload.
+            features: Features of the updates (n, d).
+            clients: Client of each update.
             k: Number of clusters.
             seed: Seed of the clustering.
 
         Returns:
-            The cluster of each upload (n,).
+            The cluster of each update (n,).
         """
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
-        """Returns the cluster of each upload (n,)."""
+        """Returns the cluster of each update (n,)."""
         clients = [client for client, _ in jobs]
         least = max(Counter(clients).values()) if self.cannot_link else 1
 
@@ -98,15 +98,15 @@ class KClustering(Clustering):
 def most_separate(
     features: np.ndarray, cut: Callable[[int], np.ndarray], least: int, most: int, enough: float
 ) -> np.ndarray:
-    """Returns the cluster of each upload (n,) for the number of clusters with the highest silhouette.
+    """Returns the cluster of each update (n,) for the number of clusters with the highest silhouette.
 
     Of equal silhouettes, the smaller number of clusters is taken.
 
     Args:
-        features: Features of the uploads (n, d).
-        cut: Function that returns the cluster of each upload for a given number of clusters.
-        least: Smallest number of clusters. If it is 1, all uploads form one cluster unless a silhouette exceeds
-            ``enough``, because a single cluster has no silhouette.
+        features: Features of the updates (n, d).
+        cut: Function that returns the cluster of each update for a given number of clusters.
+        least: Smallest number of clusters. If it is 1, all updates form one cluster unless a silhouette exceeds
+            ``enough``. This limit is needed because a single cluster has no silhouette.
         most: Largest number of clusters.
         enough: Lower limit for the silhouette; only used if ``least`` is 1.
     """

@@ -18,9 +18,9 @@ class DbscanGrouping(Clustering):
     """DBSCAN of scikit-learn (Ester et al., 1996). Noise joins the nearest cluster, see :func:`without_noise`.
 
     Attributes:
-        eps: Largest distance at which two uploads are neighbours, in the unit of the features. Unrelated uploads have a
+        eps: Largest distance at which two updates are neighbours, in the unit of the features. Unrelated updates have a
             distance of about 1.41 with ``features: changes``.
-        min_samples: Smallest number of neighbours, including the upload itself, that makes an upload a core point.
+        min_samples: Smallest number of neighbours, including the update itself, that makes an update a core point.
     """
 
     eps: float = 1.2
@@ -34,7 +34,7 @@ class DbscanGrouping(Clustering):
             raise InputError.of("grouping.min_samples", self.min_samples, "an integer >= 1")
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
-        """Returns the cluster of each upload (n,). The seed isn't used."""
+        """Returns the cluster of each update (n,). The seed isn't used."""
         from sklearn.cluster import DBSCAN  # slow import, only needed here
 
         return without_noise(features, DBSCAN(eps=self.eps, min_samples=self.min_samples).fit_predict(features))
@@ -45,8 +45,9 @@ class HdbscanGrouping(Clustering):
     """HDBSCAN of scikit-learn (Campello et al., 2013). Noise joins the nearest cluster, see :func:`without_noise`.
 
     Attributes:
-        min_cluster_size: Smallest number of uploads in a cluster. If a round has fewer uploads, all form one cluster.
-        min_samples: Number n of neighbours, including the upload itself. The distance of the n-th neighbour measures
+        min_cluster_size: Smallest number of updates in a cluster. If a round has fewer updates than this number or than
+            ``min_samples``, all updates form one cluster.
+        min_samples: Number n of neighbours, including the update itself. The distance of the n-th neighbour measures
             the density.
     """
 
@@ -61,7 +62,7 @@ class HdbscanGrouping(Clustering):
             raise InputError.of("grouping.min_samples", self.min_samples, "an integer >= 1")
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
-        """Returns the cluster of each upload (n,). The seed isn't used."""
+        """Returns the cluster of each update (n,). The seed isn't used."""
         from sklearn.cluster import HDBSCAN  # slow import, only needed here
 
         if len(features) < max(self.min_cluster_size, self.min_samples):
@@ -71,13 +72,13 @@ class HdbscanGrouping(Clustering):
 
 
 def without_noise(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Assigns each upload that is noise to the cluster with the nearest centre (our decision).
+    """Assigns each update that is noise to the cluster with the nearest centre (our decision).
 
-    Without this, noise would belong to no group and wouldn't be averaged.
+    Without this step, an update that is noise would belong to no group and wouldn't be averaged.
 
     Args:
-        features: Features of the uploads (n, d).
-        labels: Cluster of each upload (n,), from 0, or -1 for noise. If all uploads are noise, they form one cluster.
+        features: Features of the updates (n, d).
+        labels: Cluster of each update (n,), from 0, or -1 for noise. If all updates are noise, they form one cluster.
 
     Example:
         >>> without_noise(np.array([[0.0], [1.0], [9.0], [6.0]]), np.array([0, 0, 1, -1]))

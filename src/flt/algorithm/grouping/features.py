@@ -1,4 +1,4 @@
-"""Features by which a round's updates (uploads) are clustered, and helpers for arrays (uploads, features)."""
+"""Features by which a round's updates are clustered, and helpers for arrays of shape (updates, features)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def names(layout: Layout, tensors: str) -> list[str]:
 
     Args:
         layout: Layout of the server's tensors.
-        tensors: ``all``: all tensors that every job has, except base weights. ``lora``: those of the adapter.
+        tensors: ``all``: all tensors that every job has, except base weights. ``lora``: only the adapter's tensors.
     """
     roles = LORA if tensors == "lora" else TRAVELLING
     return [name for name in layout.names(roles) if not layout.entries[name].variant]
@@ -33,7 +33,7 @@ def weights(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.n
     The features contain only the active components of A and B, and they aren't normalised.
 
     Returns:
-        Features (uploads, features), float32.
+        Features (updates, features), float32.
     """
     return np.stack([_flat(view, view.full(update), names) for update in updates])
 
@@ -45,11 +45,12 @@ def changes(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.n
 
         d_i = c_i - mean_j c_j        c_i = (weights that job i sent) - (weights that job i received)
 
-    The clustering later scales each d_i to unit length. If an upload's change equals the mean, as for a single upload,
-    d = 0. Inactive components count as unchanged, so that the number of features is the same in all rounds.
+    The clustering later scales each d_i to unit length. If an update's change equals the mean, which is
+    always true for a single update, d = 0. Inactive components count as unchanged, so that the number of features is
+    the same in all rounds.
 
     Returns:
-        The centred changes d (uploads, features), float32.
+        The centred changes d (updates, features), float32.
     """
     return centred(np.stack([_changed(view, update, names) for update in updates])).astype(np.float32)
 
@@ -71,7 +72,7 @@ def home(view: View, names: Sequence[str]) -> np.ndarray:
 def distances_to_groups(
     view: View, updates: Sequence[Update], names: Sequence[str], kind: str
 ) -> tuple[list[int], np.ndarray]:
-    """Returns the distances between updates of unassigned jobs and each group except home.
+    """Returns the distances between updates of unassigned jobs and each group except the home group.
 
     Args:
         view: View of the state before aggregation.
@@ -131,4 +132,4 @@ def _changed(view: View, update: Update, names: Sequence[str]) -> np.ndarray:
 
 
 def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.zeros(0, np.float32), *parts])  # the zeros serve an oracle without tensors to cluster
+    return np.concatenate([np.zeros(0, np.float32), *parts])  # with an oracle, ``parts`` can be empty

@@ -17,7 +17,7 @@ ITERATIONS = 300
 
 @dataclasses.dataclass(frozen=True)
 class KMeansGrouping(KClustering):
-    """K-means over the uploads (FL-TAC, arXiv 2404.15384).
+    """K-means over the updates (FL-TAC, arXiv 2404.15384).
 
     Attributes:
         n_init: Number of restarts. The result with the lowest inertia is used.
@@ -31,7 +31,7 @@ class KMeansGrouping(KClustering):
             raise InputError.of("grouping.n_init", self.n_init, "an integer >= 1")
 
     def cut(self, features: np.ndarray, clients: Sequence[int], k: int, seed: int) -> np.ndarray:
-        """Returns the cluster of each upload (n,)."""
+        """Returns the cluster of each update (n,)."""
         from sklearn.cluster import KMeans  # slow import, only needed here
 
         if self.cannot_link:
@@ -40,22 +40,22 @@ class KMeansGrouping(KClustering):
 
 
 def kmeans_apart(features: np.ndarray, clients: Sequence[int], k: int, n_init: int, seed: int) -> np.ndarray:
-    """Runs k-means under the constraint that the uploads of one client are in different clusters.
+    """Runs k-means under the constraint that the updates of one client are in different clusters.
 
-    The constraint is that of COP-k-means (Wagstaff et al., 2001), which assigns one upload after the other. Here, all
-    uploads of a client are assigned at once, to different centroids, so that the sum of their squared distances is
-    smallest. Uploads of different clients don't constrain each other. Therefore no assignment can fail, and no step of
+    The constraint is that of COP-k-means (Wagstaff et al., 2001), which assigns one update after the other. Here, all
+    updates of a client are assigned at once, to different centroids, so that the sum of their squared distances is
+    smallest. Updates of different clients don't constrain each other. Therefore no assignment can fail, and no step of
     k-means raises the inertia.
 
     Args:
-        features: Features of the uploads (n, d), n > k.
-        clients: Client of each upload. No client has more than k uploads.
+        features: Features of the updates (n, d), n > k.
+        clients: Client of each update. No client has more than k updates.
         k: Number of clusters.
-        n_init: Number of restarts from k-means++. The result with the lowest inertia is used; of equal ones, the first.
+        n_init: Number of restarts from k-means++. The result with the lowest inertia is used; ties go to the first.
         seed: Seed of the restarts.
 
     Returns:
-        The cluster of each upload (n,).
+        The cluster of each update (n,).
     """
     from sklearn.cluster import kmeans_plusplus  # slow import, only needed here
 
@@ -82,13 +82,13 @@ def _descended(points: np.ndarray, clients: Sequence[int], centres: np.ndarray) 
 
 
 def assigned_apart(distances: np.ndarray, clients: Sequence[int]) -> np.ndarray:
-    """Assigns each client's uploads to different clusters (Hungarian algorithm), and returns the labels (uploads,).
+    """Assigns each client's updates to different clusters (Hungarian algorithm), and returns the labels (updates,).
 
     For each client, the sum of the distances is as small as possible.
 
     Args:
-        distances: Squared distances (uploads, clusters).
-        clients: Client of each upload. No client has more uploads than there are clusters.
+        distances: Squared distances (updates, clusters).
+        clients: Client of each update. No client has more updates than there are clusters.
 
     Example:
         >>> assigned_apart(np.array([[0.0, 2.0], [0.0, 9.0], [1.0, 5.0]]), [0, 0, 1])

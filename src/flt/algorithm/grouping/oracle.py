@@ -18,8 +18,8 @@ class OracleGrouping(Clustering):
     """One group for each true task.
 
     This grouping is an upper bound for evaluation and not a method, since a real server doesn't have the true tasks.
-    Only this part gets them, from :meth:`with_tasks`. Features are computed only for cluster metrics and pictures. With
-    ``newcomers: nearest``, a newcomer joins the group of its task if this group exists.
+    Only this part gets the tasks, through :meth:`with_tasks`. Features are computed only for cluster metrics and
+    pictures. With ``newcomers: nearest``, a newcomer joins the group of its task if this group exists.
     """
 
     by_features: ClassVar[bool] = False
@@ -44,7 +44,7 @@ class OracleWithTasks(OracleGrouping):
     """Oracle for one federation, with the true tasks of its jobs.
 
     Attributes:
-        tasks: True task of each job. Group n, from 1, is the n-th task in alphabetical order.
+        tasks: True task of each job. Group n belongs to the n-th task in alphabetical order (n = 1, 2, ...).
     """
 
     tasks: dict[JobId, str] = dataclasses.field(default_factory=dict, kw_only=True)
@@ -55,7 +55,7 @@ class OracleWithTasks(OracleGrouping):
         return len(set(self.tasks.values())) > 1
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
-        """Returns the cluster of each upload (n,): one for each task among the uploads, in alphabetical order."""
+        """Returns the cluster of each update (n,): one for each task among the updates, in alphabetical order."""
         return np.unique([self.tasks[job] for job in jobs], return_inverse=True)[1]
 
     def _group_ids(self, view: View, updates: Sequence[Update], labels: np.ndarray) -> dict[int, int]:

@@ -64,7 +64,7 @@ class Rule(Part):
     starts_afresh: ClassVar[bool] = False
     """True if each round begins with a new, randomly drawn adapter."""
     combines: ClassVar[tuple[str, ...]] = ()
-    """Roles that the rule needs in updates: they must train and be sent. Empty if the rule works with any roles."""
+    """Roles that the plan must train and send, because the rule needs them; empty if it works with any roles."""
     mixes_components: ClassVar[bool] = False
     """True if new components are mixtures of the received ones. Earlier scores don't apply to such components."""
     same_components: ClassVar[str] = ""

@@ -28,7 +28,7 @@ class ExactSum:
         high: Sum of the first limbs, int64, in units of 2^-24.
         low: Sum of the second limbs, int64, in units of 2^-64.
         count: Number of terms.
-        reach: Upper bound for the magnitudes: the sum, over the terms, of each tensor's largest magnitude, rounded up.
+        reach: Upper bound for the magnitudes of the sum's entries. Each term adds its largest magnitude, rounded up.
 
     Example:
         >>> total = ExactSum.zeros((1,))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NORM = "norm"
 PADS = ("none", "parameter", "update", "sent")
 UNIT = 2.0**-24
-"""Unit to whose multiples norms are rounded. The weights are then integers and their sums exact."""
+"""Unit to which norms are rounded, so that the weights are integers and the sums of weights are exact."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Mean(Summable):
 
     The default is HAFL's adaptive aggregation (arXiv 2411.06581). If all clients send all entries, the rule is FedAvg
     (arXiv 1602.05629). ``pad`` chooses the formula. Here, w_{k,i} is entry i of client k, n_k is the client's weight, n
-    is the sum of all n_k, w_t is the broadcast, and S_k is the set of entries that client k sent. [i in S_k] is 0 or 1.
+    is the sum of all n_k, w_t are the weights that the server sent, and S_k is the set of entries that client k sent.
+    [i in S_k] is 1 if the client sent entry i, and 0 otherwise.
 
         none (adaptive)   w_i <- sum_{k: i in S_k} n_k w_{k,i} / sum_{k: i in S_k} n_k
         parameter         w_i <- sum_k n_k w_{k,i} [i in S_k] / n                       (zero-padding)
@@ -45,7 +46,7 @@ class Mean(Summable):
     Attributes:
         weights: ``examples``, ``uniform`` or ``norm``. With ``norm`` (HetLoRA, arXiv 2401.06432), the weight n_k of A
             and B in a layer is the Frobenius norm |B_k A_k| of the client's product in this layer. All other tensors
-            are weighted by examples. It is our reading that each layer has its own norm.
+            are weighted by examples. Our reading of the paper is that each layer has its own norm.
         pad: Treatment of an entry that a client didn't send. ``none``: the client doesn't count for this entry.
             ``parameter``: the entry counts as zero. ``update``: it counts as unchanged. ``sent``: it counts as zero if
             another client sent it.
@@ -79,13 +80,13 @@ class Mean(Summable):
         return LORA_FACTORS if self.weights == NORM else ()
 
     def summand(self, view: View, update: Update, totals: Totals) -> None:
-        """Adds weight * value, and the weight, of each entry to the totals."""
+        """Adds two terms to the totals for each entry: weight * value, and the weight."""
         norms = self._norms(view, update) if self.weights == NORM else {}
         for name, part in update.tensors.items():
             weight = norms.get(view.layout.entries[name].layer, self.weight(update))
             start = view.sent(update.job, name)
             fill = start if self.pad == "update" else torch.zeros_like(start)
-            # Inactive components keep their values under any padding, since a rising budget can activate them.
+            # Inactive components keep their values under any padding, since a rising rank budget can activate them.
             counts = view.layout.mask(name, update.kept if self.pad == "none" else view.state.active, start)
             add(totals, ("value", name), weight * view.layout.put(name, fill, update.kept, part).double())
             add(totals, ("weight", name), weight * counts.double())
@@ -106,8 +107,8 @@ class Mean(Summable):
     def _norms(self, view: View, update: Update) -> dict[str, int]:
         """Returns the norm |B_k A_k| by layer, in units of ``UNIT``, as an integer of at least 1.
 
-        The norm is computed from the update that the server received. This holds also if ``update`` is the untrained
-        update of the same job, so that both have the same weights.
+        The norm is always computed from the update that the server received, even if ``update`` is the untrained update
+        of the same job. Both updates therefore have the same weights.
         """
         arrived = view.arrived.get(update.job, update)
 

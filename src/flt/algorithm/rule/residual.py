@@ -22,10 +22,10 @@ class Residual(Rule):
 
         A <- Abar = sum_i p_i A_i,   B <- Bbar = sum_i p_i B_i,   W0 <- W0 + s (sum_i p_i B_i A_i - Bbar Abar)
 
-    p_i = n_i / sum n over the round's K clients, and s is the scale alpha / r. The residual equals
-    s sum_{i < K} p_i (B_i - Bbar) (A_i - A_K). It is therefore sent to clients as two factors of rank (K - 1) r. If the
-    factors are larger than W0, :class:`flt.protocol.state.BaseState` sends the new W0 instead. The head is averaged.
-    The rule is listwise: it needs all factors at once.
+    n_i is the weight of client i, p_i = n_i / sum_j n_j over the round's K clients, and s is the scale alpha / r. The
+    residual equals s sum_{i < K} p_i (B_i - Bbar) (A_i - A_K). The residual is therefore sent to clients as two factors
+    of rank (K - 1) r. If the factors are larger than W0, :class:`flt.protocol.state.BaseState` sends the new W0
+    instead. The head is averaged. The rule is listwise: it needs all factors at once.
     """
 
     changes_base: ClassVar[bool] = True
@@ -34,7 +34,7 @@ class Residual(Rule):
     same_components: ClassVar[str] = "the residual is that of factors with the same components"
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
-        """Averages all tensors and computes each layer's residual. With one client, the residual is 0 and left out."""
+        """Averages all tensors and computes each layer's residual. With one client, there is no residual."""
         new = Mean(weights=self.weights).combine(view, gid, updates).new
         if len(updates) == 1:
             return Combined(new)

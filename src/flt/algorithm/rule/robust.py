@@ -32,7 +32,7 @@ UNIFORM = ("uniform",)
 class EntryWise(Rule):
     """Base of the rules that sort, for each entry, the values of all clients that sent it.
 
-    They are listwise: they need all updates of a group at once.
+    These rules are listwise: they need all updates of a group at once.
 
     Attributes:
         weights: Always ``uniform``.
@@ -70,7 +70,10 @@ class EntryWise(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Median(EntryWise):
-    """Median of each entry (arXiv 1803.01498, Definition 1). For an even number, it is the mean of the middle two."""
+    """Median of each entry (arXiv 1803.01498, Definition 1).
+
+    If the number of values is even, the median is the mean of the two middle values.
+    """
 
     def middle(self, values: Tensor, sent: Tensor) -> Tensor:
         """Returns the median (...) of each entry."""
@@ -108,10 +111,10 @@ class Krum(Rule):
 
         s(i) = sum of the squared distances from change i to its n - f - 2 nearest changes
 
-    n is the number of updates, and f the number of them that may be hostile. The result is the update with the smallest
-    s; ties go to the first client. A change is the vector of all differences between an update and the values that its
-    job was sent. It has the entries of all tensors at the initial rank, so all changes have the same length. Components
-    that the job didn't send back count as unchanged.
+    n is the number of updates, and f is the number of updates that may be hostile. The result is the update with the
+    smallest s; ties go to the first client. A change is the vector of all differences between an update and the values
+    that its job was sent. It has the entries of all tensors at the initial rank, so all changes have the same length.
+    Components that the job didn't send back count as unchanged.
 
     Attributes:
         weights: Always ``uniform``.

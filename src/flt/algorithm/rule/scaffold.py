@@ -30,10 +30,10 @@ class Scaffold(Summable):
         client   g <- g - c_i + c;   c_i+ = c_i - c + (w_t - w_i) / (K lr)
         server   c <- c + (1 / N) sum_i (c_i+ - c_i)
 
-    g is a gradient of client i, c_i the client's control variate, c_i+ its next value, and c the server's control
-    variate. w_t is the broadcast, w_i the client's result after K steps with learning rate lr, and N the number of all
-    jobs. The server computes c_i+ - c_i from w_t, w_i, K, lr and c. Clients therefore send only the weights and one
-    scalar, lr.
+    g is a gradient of client i. c_i is the client's control variate, c_i+ is the next value of c_i, and c is the
+    server's control variate. w_t are the weights that the client received, and w_i are its weights after K steps with
+    learning rate lr. N is the number of all jobs. The server computes c_i+ - c_i from w_t, w_i, K, lr and c. Clients
+    therefore send no control variates: besides the weights, they send only the scalar lr.
 
     The control variates are exact for SGD without momentum and clipping. With a learning rate schedule, lr is the mean
     over the K steps. With another optimiser, the control variates are a heuristic. ``server_optimizer=momentum`` with
@@ -48,7 +48,7 @@ class Scaffold(Summable):
         return [ControlVariate(fit)]
 
     def summand(self, view: View, update: Update, totals: Totals) -> None:
-        """Adds to the totals the summands of the mean, and c_i+ - c_i for the entries that trained."""
+        """Adds to the totals the summands of the mean, and c_i+ - c_i for the entries that were trained."""
         self._mean().summand(view, update, totals)
         slots = view.state.groups[view.state.group_of(update.job)].slots.get("c", {})
         for name, part in update.tensors.items():
@@ -77,7 +77,7 @@ class ControlVariate(LocalCallback):
     """Applies the correction g <- g - c_i + c, and computes the next c_i (arXiv 1910.06378, algorithm 1, option II).
 
     The client sends the mean learning rate over its steps. K lr is therefore the sum of the learning rates, whatever
-    their schedule is. Private tensors aren't averaged: they have no drift and train without correction.
+    their schedule is. Private tensors aren't averaged. They have no drift and are trained without correction.
     """
 
     def __init__(self, fit: LocalFit) -> None:
@@ -105,12 +105,12 @@ class ControlVariate(LocalCallback):
 
     @torch.no_grad()
     def report(self) -> None:
-        """Called when the fit has ended; computes c_i+ = c_i - c + (w_t - w_i) / (K lr) for components that trained."""
+        """Called when the fit has ended; computes c_i+ = c_i - c + (w_t - w_i) / (K lr) for trained components."""
         fit, lr = self.fit, statistics.fmean(self.rates)
         if lr <= 0:
             raise InputError.of(f"client {fit.payload.job[0]}: lr", lr, "a learning rate above 0 in some step")
         fit.scalars["lr"] = lr
-        fit.slots["c_i"] = dict(fit.private.slots.get("c_i", {}))  # keeps c_i of tensors that don't train now
+        fit.slots["c_i"] = dict(fit.private.slots.get("c_i", {}))  # keeps c_i of tensors that this round doesn't train
         for name, parameter in self.sent.items():
             moved = fit.start[name] - parameter
             new = self.own[name] + drift(self.c[name], moved, fit.steps, lr)

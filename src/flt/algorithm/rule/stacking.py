@@ -22,8 +22,9 @@ class Stacking(Rule):
 
         A = rows [p_i s A_i],  B = columns [B_i],  W0 <- W0 + B A;  then A is drawn at random and B = 0
 
-    p_i = n_i / sum n over the round's clients, and s is the scale alpha / r. The product B A is the weighted mean of
-    the clients' products s B_i A_i. The head is averaged. The rule is listwise: it needs all factors at once.
+    n_i is the weight of client i, p_i = n_i / sum_j n_j over the round's clients, and s is the scale alpha / r. The
+    product B A is the weighted mean of the clients' products s B_i A_i. The head is averaged. The rule is listwise: it
+    needs all factors at once.
     """
 
     changes_base: ClassVar[bool] = True

@@ -20,7 +20,7 @@ class All(SelectionPart):
     holds_all: ClassVar[bool] = True
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
-        """Returns the ids of the held and of the trained components, by layer: both are all active components."""
+        """Returns the held and the trained components, as ids by layer: in both cases all active components."""
         return dict(view.state.active), dict(view.state.active)
 
     def check(self, ranks: Sequence[int], rank: int) -> None:

@@ -24,7 +24,7 @@ class Freeze(Top):
     freezes: ClassVar[bool] = True
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
-        """Returns the ids of the held components (all active ones) and of the trained components, by layer."""
+        """Returns the held components (all active ones) and the trained components (the top ones), as ids by layer."""
         return dict(view.state.active), self.top(view, job, cohort)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:

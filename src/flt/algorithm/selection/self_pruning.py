@@ -31,12 +31,12 @@ class SelfPruning(SelectionPart):
         local loss   L_k + penalty * sum_l |B_l[:, m:]| |A_l[m:]|,   m = max(1, floor(gamma r_k))
         r_k <- m     if the sum after the fit is below the sum in the model that the job was sent
 
-    The components from m on are the tail. The norms are Frobenius norms. It is our reading that the sum runs over the
-    layers l and that all layers have the same rank r_k. When a job lowers its rank, the update of the same round
-    already lacks the tail. A job always keeps at least one component.
+    The components after the first m are the tail. The norms are Frobenius norms. It is our reading of the paper that
+    the sum runs over the layers l and that all layers have the same rank r_k. When a job lowers its rank, the
+    update of the same round already lacks the tail. A job always keeps at least one component.
 
     Attributes:
-        gamma: Share of its components that a job keeps when it prunes, in (0, 1]. With 1, a job never prunes.
+        gamma: Share, in (0, 1], of its components that a job keeps when it prunes. With 1, a job never prunes.
         penalty: Weight lambda of the tail's norm in the local loss.
     """
 
@@ -53,13 +53,13 @@ class SelfPruning(SelectionPart):
             raise InputError.of("selection.penalty", self.penalty, "a number >= 0")
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[dict[str, Ids], dict[str, Ids]]:
-        """Returns the ids of the held and of the trained components, by layer: both are the first r_k active ones."""
+        """Returns the held and the trained components, as ids by layer: in both cases the first r_k active ones."""
         rank = min(job.rank, view.state.ranks.get(job.id, job.rank))
         first = {name: ids[:rank] for name, ids in view.state.active.items()}
         return first, first
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """Returns the callback that penalises the tail, and removes the tail if its norm has fallen."""
+        """Returns the callback that penalises the tail, and removes the tail if its norm has fallen during the fit."""
         keep = max(1, math.floor(self.gamma * max(map(len, fit.payload.held.values()), default=1)))
         return [FadingTail(fit, keep, self.penalty)]
 
@@ -69,7 +69,7 @@ class SelfPruning(SelectionPart):
 
 
 class FadingTail(LocalCallback):
-    """Adds the gradient of the tail's penalty, and removes the tail from the update if its norm has fallen.
+    """Adds the gradient of the tail's penalty, and removes the tail from the update if its norm has fallen in the fit.
 
     Args:
         fit: The local fit.
@@ -108,6 +108,6 @@ class FadingTail(LocalCallback):
         return float(sum(norms))
 
     def _tail(self, name: str, tensor: Tensor) -> Tensor:
-        """Returns a view of the tail of a tensor: the part that belongs to the components from ``keep`` on."""
+        """Returns a view of the tail of a tensor: the part that belongs to the components after the first ``keep``."""
         axis = self.fit.layout.axis(name)
         return tensor.narrow(axis, self.keep, tensor.shape[axis] - self.keep)

@@ -44,7 +44,7 @@ def deal(
 def explored(
     ranking: Sequence[_Component], count: int, share: float, generator: np.random.Generator
 ) -> tuple[_Component, ...]:
-    """Returns the best components of a ranking, with some of them replaced by random components from below.
+    """Returns the best components of a ranking, with some of them replaced by random components that rank lower.
 
     The random components replace the lowest-ranked components of the set. Their number is floor(share * count + u) with
     u uniform in [0, 1). The mean of this number is share * count, so even a small set gets random components in some

@@ -37,12 +37,12 @@ class Top(SelectionPart):
     """Base of the selections by top components. A job of rank r_k has r_k top components per layer.
 
     Attributes:
-        by: ``score``: the components with the highest scores are the top ones. While all scores are equal, the sets are
-            random and spread over the cohort, so that clients together train as many components as their ranks allow
-            (our reconstruction). ``first``: the components with the lowest ids, as in HetLoRA. ``random``: a new random
-            set in each round.
-        explore: Share, in [0, 1), of a job's set that is random. Components drawn from outside the top replace the
-            lowest-ranked ones in it (our reconstruction). Without exploration, the sets hardly change after round 1,
+        by: ``score``: the components with the highest scores are the top ones. While all scores are equal, the jobs'
+            sets are random and spread over the cohort, so that all jobs together train as many components as their
+            ranks allow (our reconstruction). ``first``: the components with the lowest ids, as in HetLoRA. ``random``:
+            a new random set in each round.
+        explore: Share, in [0, 1), of a job's set that is random. Random other components replace the top components
+            with the lowest scores (our reconstruction). Without exploration, the sets hardly change after round 1,
             because a component that no client has measured keeps the score 0.
         scope: ``layer``: r_k components of each layer. ``global``: r_k * L components of all L layers together, so that
             a layer may get none. Scores of different layers are then compared directly, and random sets are drawn from
@@ -89,7 +89,7 @@ class Top(SelectionPart):
     def _share(
         self, view: View, job: Job, cohort: Sequence[Job], number: int, pool: Sequence[Component], scores: Scores
     ) -> Sequence[Component]:
-        """Returns a job's top components from one pool, which is one layer's active components or those of all layers.
+        """Returns a job's top components in one pool: the active components of one layer, or of all layers.
 
         Args:
             view: View of the round.

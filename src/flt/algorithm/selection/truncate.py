@@ -15,6 +15,6 @@ class Truncate(Top):
     """A job of rank r_k holds, trains and sends only its top r_k components; its model lacks all others (HAFL)."""
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
-        """Returns the ids of the held and of the trained components, by layer: both are the top components."""
+        """Returns the held and the trained components, as ids by layer: in both cases the top components."""
         top = self.top(view, job, cohort)
         return top, top
