@@ -1,4 +1,4 @@
 """Callbacks that observe a federation: they evaluate, count, log and write checkpoints, and change no model.
 
-Read evaluate.py first, then checkpoint.py; fault_injection.py is the exception that changes updates on purpose.
+The only exception is fault_injection.py, which changes updates on purpose. Read evaluate.py first, then checkpoint.py.
 """

@@ -1,4 +1,4 @@
-"""Measures the rank budget: the number of active components of the layers."""
+"""Measures the rank budget: the number of active components per layer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from flt.server.federator import Federator
 class RankBudget(FedCallback):
     """Logs the numbers of active components if a schedule lowers the rank budget.
 
-    ``ranks/living`` is the mean number of active components of a layer in the round, and ``ranks/smallest`` the
-    smallest number. ``ranks/pruning_error`` is the error that the removal of components after the round causes in the
-    product P = BA: |P - P'| / |P| in Frobenius norm over all layers. It is missing if no component was removed.
-
-    ``ranks/clients`` is logged only if clients prune their own rank (HetLoRA). It is the mean rank of the round's jobs.
-    The rank of a job is the number of components that the job sent for its largest layer.
+    - ``ranks/living``: number of active components per layer in the round, as the mean over the layers.
+    - ``ranks/smallest``: number of active components of the layer that has the fewest.
+    - ``ranks/pruning_error``: relative error |P - P'| / |P| of the product P = BA, in Frobenius norm over all layers.
+      P' is the product after the removal of components at the end of the round. The error isn't logged if no component
+      was removed, or if the server can't compute the error because A or B is private.
+    - ``ranks/clients``: mean rank of the round's jobs, logged only if clients prune their own rank (HetLoRA). The rank
+      of a job is the largest number of components that the job sent for one layer.
     """
 
     state_key: ClassVar[str] = "Budget"
@@ -30,7 +31,7 @@ class RankBudget(FedCallback):
             federator.log({"ranks/living": float(np.mean(counts)), "ranks/smallest": min(counts)})
 
     def on_round_end(self, federator: Federator) -> None:
-        """Logs the error of the removal if components were removed, and the clients' ranks if clients prune them."""
+        """Logs the error of a removal of components, and the mean rank of the jobs if clients prune their ranks."""
         if federator.state.pruned is not None:
             federator.log({"ranks/pruning_error": federator.state.pruned})
         sent = [max(map(len, update.kept.values())) for update in federator.updates if update.kept]

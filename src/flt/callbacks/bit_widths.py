@@ -16,9 +16,10 @@ class BitWidths(FedCallback):
     Logs nothing if the clients don't send packed updates.
 
     - ``comm/bits_mean``: mean bits per number over all components that were sent; every component counts once.
-    - ``bits/<layer>``: the same mean over the components of one layer, or 0 if none of them was sent.
+    - ``bits/<layer>``: the same mean over the components of one layer; 0 if no component of the layer was sent.
     - ``comm/pairs_dropped``: number of components that jobs were told to train but didn't send.
-    - ``comm/bytes_up_most``: bytes from the client that sent the most bytes. A client's budget limits this number.
+    - ``comm/bytes_up_most``: bytes from the client that sent the most bytes. ``compression.budget`` limits this
+      number.
     """
 
     state_key: ClassVar[str] = "Precision"

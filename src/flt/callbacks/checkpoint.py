@@ -4,11 +4,11 @@
 
     checkpoints/
         round_0003.safetensors            server state, metrics of all rounds, states of the callbacks
-        clients/4_0_0003.safetensors      private state of client 4, job 0, after round 3
+        clients/4_0_0003.safetensors      client state of client 4, job 0, after round 3
         round_0003.json                   manifest: names and checksums of the files above; written last
 
-A checkpoint is valid once its manifest exists. A resumed run reads only the private states that the manifest names. It
-ignores newer private states, which an unfinished round has left behind, so that no local fit is applied twice.
+A checkpoint is valid once its manifest exists. A resumed run reads only the client states that the manifest names. It
+ignores newer client states, which an unfinished round has left behind. With these, a local fit would be applied twice.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ class VersionError(InputError):
 @message
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """State of a federation between two rounds, without the clients' private states, which have their own files."""
+    """State of a federation between two rounds. It doesn't contain the client states, which have their own files."""
 
     server: ServerState
     history: tuple[dict[str, float], ...]
     callbacks: dict[str, dict[str, Any]]
-    """State of each callback, by its state key and a number, such as ``Budget 0``."""
+    """State key and number of a callback, such as ``Budget 0`` -> state of the callback."""
 
 
 class Checkpoint(FedCallback):
-    """Writes a checkpoint after each round and keeps the last few.
+    """Writes a checkpoint after each round and removes old checkpoints.
 
     Args:
-        folder: Folder of the checkpoints, created with the first one.
+        folder: Folder of the checkpoints. It is created with the first checkpoint.
         keep: Number of checkpoints to keep.
     """
 
@@ -73,11 +73,11 @@ class Checkpoint(FedCallback):
         if keep < 1:
             raise InputError.of("checkpoint.keep", keep, "an integer >= 1")
         self.folder, self.keep = folder, keep
-        self._last: str | None = None  # name of the last manifest that this process wrote; None: it wrote none yet
-        self._replaced: dict[str, list[str]] = {}  # manifest -> private-state files that no later manifest names
+        self._last: str | None = None  # name of the newest manifest that this process wrote, if any
+        self._replaced: dict[str, list[str]] = {}  # manifest -> client-state files that no newer manifest names
 
     def on_fit_start(self, federator: Federator) -> None:
-        """Moves the clients' private states from memory into the folder."""
+        """Moves the client states from memory into the folder."""
         if federator.client_states.folder is None:
             federator.client_states.move_to(self.folder)
 
@@ -88,10 +88,10 @@ class Checkpoint(FedCallback):
     def on_fit_end(self, federator: Federator) -> None:
         """Writes the last checkpoint again, with the metrics that were measured after the last round."""
         if federator.history:
-            self._write_round(federator, END)  # END: a new file, so that a kill leaves the old one intact
+            self._write_round(federator, END)  # a new file name, so that a kill leaves the old file intact
 
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
-        """Writes a checkpoint if the run is interrupted before its first checkpoint, so that the run can be resumed."""
+        """Writes a checkpoint if an interrupt or a failed round ends the run before its first checkpoint."""
         resumable = isinstance(exception, KeyboardInterrupt | RoundFailedError)
         if resumable and not federator.state.rounds and not _manifests(self.folder):
             self._write_round(federator)
@@ -100,7 +100,8 @@ class Checkpoint(FedCallback):
         """Restores a federator from the newest intact checkpoint. Does nothing if there are no checkpoints.
 
         Raises:
-            InputError: There are checkpoints, but none of them is intact or fits the federator.
+            InputError: All checkpoints are damaged, or the newest intact one doesn't fit the federator's model or
+                number of rounds.
         """
         checkpoint = newest(self.folder)
         if checkpoint is None:
@@ -148,13 +149,13 @@ class Checkpoint(FedCallback):
     def _tidy(self, last: str, whole: bool) -> None:
         """Removes old manifests and the files that no remaining manifest names.
 
-        Manifests are removed before the files that they name. No manifest therefore ever names a missing file. A
-        manifest newer than ``last`` is removed too: it is damaged, because the run would else have resumed from it.
+        Manifests are removed before the files that they name, so that no manifest ever names a missing file. A manifest
+        newer than ``last`` is removed too. It must be damaged: otherwise the run would have resumed from it.
 
         Args:
             last: Name of the manifest that was just written.
-            whole: True: compares every file of the folder with the manifests. This also finds files of killed
-                processes, but is slow for many clients. False: removes only files that this process has replaced.
+            whole: If True, every file of the folder is compared with the manifests. This also finds the files of killed
+                processes, but is slow for many clients. If False, only files that this process replaced are removed.
         """
         manifests = _manifests(self.folder)
         done = [path.stem for path in manifests].index(last) + 1
@@ -213,7 +214,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise InputError.of(path.name, "<damaged>", "a manifest of flt")
     whole = manifest == sealed(manifest)
-    if manifest.get("format", FORMAT) != FORMAT and (whole or "checksum" not in manifest):  # old formats had no sum
+    # A manifest in an old format has no checksum.
+    if manifest.get("format", FORMAT) != FORMAT and (whole or "checksum" not in manifest):
         why = f"{path.name} was written by another version of flt"
         raise VersionError.of("checkpoint format", manifest["format"], f"{FORMAT}, which this version reads", why)
     if not whole:
@@ -222,7 +224,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _files(path: Path) -> list[str]:
-    """Returns the names of the files in a manifest; an empty list if the manifest is damaged."""
+    """Returns the file names in a manifest, or an empty list if the manifest is damaged."""
     try:
         return list(_read(path)["files"])
     except (OSError, InputError):
@@ -230,7 +232,7 @@ def _files(path: Path) -> list[str]:
 
 
 def _manifests(folder: Path) -> list[Path]:
-    """Returns the manifests, oldest first. They are sorted by length first, because names grow after round 9999."""
+    """Returns the manifests, oldest first. Shorter names come first, because names grow after round 9999."""
     return sorted(folder.glob("round_*.json"), key=lambda path: (len(path.name), path.name))
 
 
@@ -243,8 +245,8 @@ def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
         The snapshot and its manifest, or None if no checkpoint has been written yet.
 
     Raises:
-        InputError: None of the existing checkpoints can be used. A new start isn't tried, because it would remove the
-            rest of these checkpoints.
+        InputError: None of the existing checkpoints can be used. The run isn't started anew, because a new start would
+            remove what is left of these checkpoints.
         VersionError: Another version of flt wrote a checkpoint. An older checkpoint isn't tried in this case.
     """
     name = folder.absolute().parent.name
@@ -289,7 +291,7 @@ def _snapshot(folder: Path, name: str, manifest: dict[str, Any]) -> Snapshot:
 
 
 def _keyed(callbacks: Iterable[FedCallback]) -> dict[str, FedCallback]:
-    """Returns the callbacks by "<state key> <number>". Callbacks with the same state key are numbered from 0."""
+    """Returns "<state key> <number>" -> callback. Callbacks with the same state key are numbered from 0."""
     keyed: dict[str, FedCallback] = {}
     for callback in callbacks:
         name = callback.state_key or type(callback).__name__

@@ -19,12 +19,12 @@ from flt.server.federator import Federator
 
 @dataclasses.dataclass(frozen=True)
 class Clustered:
-    """Updates that were clustered in a round, without those of new jobs, which only join an existing cluster.
+    """Updates that were clustered in a round. Updates of newcomers that only join an existing cluster are left out.
 
     Attributes:
         jobs: Job of each update.
         groups: Id of each update's group after the round.
-        features: Features by which the grouping compares the updates (updates, features).
+        features: Features by which the grouping compares the updates. Shape: (updates, features).
     """
 
     jobs: tuple[JobId, ...]
@@ -39,12 +39,12 @@ class Clusters(FedCallback):
       and groups decides which group belongs to which task.
     - ``cluster/within``: mean distance between two updates of the round in the same cluster.
     - ``cluster/between``: mean distance between two updates of the round in different clusters.
-    - ``cluster/ratio``: between / within.
+    - ``cluster/ratio``: ``cluster/between`` / ``cluster/within``.
     - ``cluster/count``: number of clusters that contain updates of the round.
     - ``cluster/rand``: adjusted Rand index (Hubert and Arabie, 1985) of groups and true tasks, over all jobs that have
       a group.
 
-    Distances are measured between the features by which the grouping compares updates. A mean without any values isn't
+    Distances are measured between the features by which the grouping compares updates. A mean over no values isn't
     logged. Large distances between clusters don't prove that the clusters are right: each job starts from the mean of
     its cluster, and therefore the clusters of a wrong clustering drift apart as well.
 
@@ -86,10 +86,10 @@ class Clusters(FedCallback):
 def separation(points: np.ndarray, groups: Sequence[int]) -> dict[str, float]:
     """Returns the mean Euclidean distances between two updates, ``within`` and ``between`` clusters, and their ratio.
 
-    A mean without any values is missing, and so is the ratio then or if ``within`` is 0.
+    A mean over no values is missing. The ratio is missing if one of the means is missing or if ``within`` is 0.
 
     Args:
-        points: Features of the updates (updates, features).
+        points: Features of the updates. Shape: (updates, features).
         groups: Id of each update's group.
 
     Example:
@@ -131,7 +131,7 @@ def clustering_accuracy(state: ServerState, tasks: Mapping[JobId, str]) -> float
 
 
 def contingency(state: ServerState, tasks: Mapping[JobId, str]) -> tuple[np.ndarray, list[str], list[int]]:
-    """Returns the number of jobs by task and group (tasks, groups), the sorted tasks, and the sorted group ids."""
+    """Returns the number of jobs by task and group, shape (tasks, groups), and the sorted tasks and sorted groups."""
     names, gids = sorted(set(tasks.values())), sorted(set(state.assignment.values()))
     counts = np.zeros((len(names), len(gids)), dtype=int)
     for job, gid in state.assignment.items():
@@ -140,10 +140,10 @@ def contingency(state: ServerState, tasks: Mapping[JobId, str]) -> tuple[np.ndar
 
 
 def cosines(federator: Federator) -> tuple[list[int], np.ndarray]:
-    """Returns the ids of the clusters, and the cosines (groups, groups) between the changes of their adapters since v0.
+    """Returns the ids of the clusters, and the cosines between the changes of the clusters' adapters since v0.
 
-    v0 is the adapter of the home group. The home group itself is left out, even if it is the only group. Without an
-    adapter all cosines are 0.
+    v0 is the adapter of the home group. The cosines have the shape (clusters, clusters). The home group itself is left
+    out, even if it is the only group. Without an adapter all cosines are 0.
     """
     view = federator.server.view(federator.state)
     names = features.names(view.layout, "lora")

@@ -14,18 +14,18 @@ from flt.server.federator import Federator
 class Communication(FedCallback):
     """Logs the bytes and parameters that are sent in each round.
 
-    ``comm/bytes_up`` is the length of all messages from clients to the server in the round, including failed attempts
-    at the round. ``comm/bytes_down`` is the same from the server to clients. ``comm/total_up`` and ``comm/total_down``
-    are their sums over all rounds until now.
+    ``comm/bytes_up`` is the total length of the messages from clients to the server in the round. Messages of failed
+    attempts at the round are included. ``comm/bytes_down`` is the same for messages from the server to clients.
+    ``comm/total_up`` and ``comm/total_down`` are the sums of these numbers over all rounds until now.
 
-    ``comm/params_up`` is p, the mean number of parameters that a client sends in the round. The saving is computed in
-    comparison with sending all P parameters of the model. The authors of SA-FedLoRA (arXiv 2405.09394v1) may
-    have used either of two definitions; both are logged:
+    ``comm/params_up`` is p(t), the mean number of parameters that a client sends in round t. The reduction is relative
+    to a client that sends all P parameters of the model. The authors of SA-FedLoRA (arXiv 2405.09394v1) may have used
+    either of two definitions of the reduction; both are logged:
 
         comm/reduction_round    1 - p(t) / P
         comm/reduction          1 - sum_t p(t) / (T P)      over the rounds t = 1 .. T until now
 
-    A round without updates logs neither p nor the two savings, and isn't counted in T.
+    A round without updates logs neither p(t) nor the two reductions, and isn't counted in T.
     """
 
     def __init__(self) -> None:

@@ -37,27 +37,30 @@ class Evaluate(FedCallback):
 
     X stands for the name of a metric that the module logs, such as ``val_acc``.
 
-    - ``round/X``: X of the global model on ``datasets``. With several tasks or parts, the mean over them; the single
-      values are then logged as ``task/<name>/X``.
+    - ``round/X``: X of the global model on ``datasets``. If there are several tasks or parts, this is the mean
+      over them, and the value of each one is logged as ``task/<name>/X``.
     - ``clients/X``: mean of X over the cohort's jobs. Each job evaluates the model that it received on its own held-out
       examples.
-    - ``clients/X_worst10``: mean of the same values over the worst 10 % of the jobs.
-    - ``clients/fitted_X``: mean over all jobs of X after the local fit, on the same examples.
-    - ``clients/fit_X``: mean over all jobs of a metric that the module logs during the local fit.
+    - ``clients/X_worst10``: mean of these values over the worst 10 % of the jobs.
+    - ``clients/fitted_X``: mean of X over the cohort's jobs, measured on the same examples after the local fit.
+    - ``clients/fit_X``: mean over the cohort's jobs of the metric X that the module logs during the local fit.
     - ``clients/steps``: number of optimiser steps of all jobs together.
 
-    If the global model of a task hasn't changed since its last evaluation, its metrics are reused. If clients train
+    If the global model of a task hasn't changed since the last evaluation, the metrics are reused. If clients train
     private tensors, there is no global model, and only ``clients/*`` is logged.
 
     Args:
         datasets: Task -> examples on which the global model is evaluated. Most federations have one task.
         tasks: Job -> its task. This callback uses the tasks only to choose a model for each data set.
-        every: The global model is evaluated in every round whose number is a multiple of this, and in the last round.
-        test: Task -> examples for one evaluation after the last round. It adds ``test/acc``, ``test/loss`` and so on to
-            the last round's metrics. None or empty: no such evaluation.
-        heads: Task -> name of the head with which it is evaluated. None or empty names: all jobs have the same head.
-        parts: Name of a part -> its task, if the examples of a task are evaluated in parts; the keys of ``datasets``
-            and ``test`` are then the names of the parts. None or empty: they are the tasks.
+        every: The global model is evaluated in every round whose number is a multiple of this integer, and in the last
+            round.
+        test: Task -> test examples. The global model is evaluated on them once, after the last round, and ``test/acc``,
+            ``test/loss`` and so on are added to the metrics of that round. If None or empty, this evaluation is left
+            out.
+        heads: Task -> name of the head with which the task is evaluated. If None, or if the names are empty, all jobs
+            have the same head.
+        parts: Name of a part -> task of the part, if the examples of a task are evaluated in several parts. In that
+            case the keys of ``datasets`` and ``test`` are names of parts. If None or empty, the keys are tasks.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class Evaluate(FedCallback):
         self.memo = Memo()
 
     def on_round_start(self, federator: Federator) -> None:
-        """Forgets the metrics that weren't used in the last round."""
+        """Forgets the metrics that weren't used in the previous round."""
         self.memo.turn()
 
     def on_round_end(self, federator: Federator) -> None:
@@ -91,7 +94,7 @@ class Evaluate(FedCallback):
             federator.history[-1][f"test/{key.removeprefix('val_')}"] = value
 
     def global_metrics(self, federator: Federator) -> dict[str, float]:
-        """Evaluates the global model of each task; returns the metrics of each task and their means over the tasks."""
+        """Evaluates the global model of each task. Returns the metrics of each task and their means over the tasks."""
         results = self._evaluate(federator, self.datasets)
         metrics = {f"round/{key}": value for key, value in _means(results).items()}
         if len(results) > 1:
@@ -134,7 +137,7 @@ class Evaluate(FedCallback):
 
 
 def _has_global(federator: Federator) -> bool:
-    """Returns whether the server holds every tensor that the clients trained in this round."""
+    """Returns whether there is a global model: in this round, the clients trained no private tensors."""
     plan = federator.server.recipe.plan(federator.round - 1)
     return not set(plan.train) & set(plan.private)
 
@@ -146,7 +149,7 @@ def _means(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def gather(federator: Federator, stage: str) -> dict[str, list[float]]:
-    """Returns metric -> its values, one for each job of the round that measured it.
+    """Returns metric -> list of values. Each job of the round that measured the metric adds one value.
 
     Args:
         federator: Federator with the updates of the round, which contain the metrics.
@@ -182,13 +185,13 @@ def mean_of_worst(values: list[float], key: str) -> float:
 def task_groups(state: ServerState, tasks: Mapping[JobId, str]) -> dict[str, int]:
     """Returns task -> id of the group whose model is evaluated on the task (our reconstruction).
 
-    This is the group that contains most of the task's jobs. If several groups contain equally many, the group that the
-    best one-to-one matching gives to the task is taken; if it isn't one of them, the one with the smallest id is taken.
-    FL-TAC takes the cluster in which the task has the majority, and so finds no cluster for a task that has the
-    majority in none.
+    This is the group that contains more of the task's jobs than any other group. If several groups tie, the best
+    one-to-one matching of tasks and groups decides. If the matched group isn't one of the tied groups, the tied group
+    with the smallest id is taken. FL-TAC takes the cluster in which the task has the majority. It therefore finds no
+    cluster for a task that has the majority in no cluster.
 
-    The result doesn't contain a task whose jobs haven't taken part yet. Such a task is evaluated with the home group's
-    model. A task whose jobs no longer take part keeps their group.
+    If there are several groups, the result doesn't contain a task whose jobs haven't taken part yet. Such a task is
+    evaluated with the home group's model. A task whose jobs no longer take part keeps its group.
     """
     if len(state.groups) == 1:
         return dict.fromkeys(tasks.values(), state.home)

@@ -13,7 +13,7 @@ from flt.protocol.messages import Ids
 
 
 class Memo:
-    """Metrics of evaluated models, kept if they were used in the last round or in this round.
+    """Metrics of evaluated models, kept if they were used in this round or in the previous round.
 
     A model is identified by its :func:`fingerprint`, and a data set by Python's ``id``. The caller must therefore keep
     the data sets in memory. Checkpoints don't contain these metrics: after a resume the models are evaluated again, and
@@ -28,11 +28,11 @@ class Memo:
         return len({*self._before, *self._now})
 
     def turn(self) -> None:
-        """Begins a round, and forgets the metrics that weren't used in the round before."""
+        """Begins a round, and forgets the metrics that weren't used in the previous round."""
         self._before, self._now = self._now, {}
 
     def __call__(self, model: str, dataset: Dataset, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Returns the metrics of the model with the fingerprint ``model``; calls ``evaluate`` if they aren't known."""
+        """Returns the metrics of the model with the fingerprint ``model``. Calls ``evaluate`` if none are stored."""
         key = (model, id(dataset))
         if key not in self._now:
             self._now[key] = self._before[key] if key in self._before else evaluate()
@@ -45,8 +45,9 @@ def fingerprint(version: int, tensors: Mapping[str, Tensor], held: Mapping[str, 
     Args:
         version: Version of the base.
         tensors: Tensors of the model, without the base, by name.
-        held: Layer -> ids of the components that the model has. Needed if ``tensors`` lacks private tensors that were
-            never trained: they still have their initial values, which the ids determine. None: no tensor is missing.
+        held: Layer -> ids of the components that the model has. Needed only if ``tensors`` lacks private tensors that
+            were never trained. Such tensors still have their initial values, and the ids determine these values. If
+            None, no tensor is missing.
 
     Example:
         >>> x = torch.tensor([0.0, 1.0])

@@ -1,6 +1,6 @@
 """Faults and attacks that are injected into a run on purpose, to measure their effect.
 
-They are drawn from the run's seed. Two runs with the same seed have the same faults.
+The faults are drawn at random with the run's seed. Two runs with the same seed have the same faults.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flt.protocol.messages import JobId, Update
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
-_FAULTS, _HOSTILE = 4, 5  # part of the seeds; they keep these random streams apart from others
+_FAULTS, _HOSTILE = 4, 5  # numbers in the seeds, which make these random streams differ from all others
 LABEL_FLIP = "label_flip"
 ATTACKS = ("sign_flip", "scale", "label_flip")
 
@@ -50,8 +50,8 @@ class FaultsConfig:
 class Faults(FedCallback):
     """Drops updates, puts NaN into updates, and changes the updates of hostile clients.
 
-    The federator calls this object as one of its ``transforms``: with all updates of a client, after the local fits and
-    before compression. A client is hostile in all rounds or in none.
+    This object is one of the federator's ``transforms``. The federator calls it with all updates of a client, after the
+    local fits and before compression. A client is hostile in all rounds or in no round.
 
     Args:
         faults: Settings of the faults.
@@ -69,7 +69,7 @@ class Faults(FedCallback):
         self._federator = federator
 
     def __call__(self, updates: list[Update]) -> list[Update]:
-        """Returns a client's updates with the faults; dropped updates are missing."""
+        """Returns the updates of a client. Faults are added to some updates, and dropped updates are left out."""
         federator = self._federator
         assert federator is not None, "on_fit_start comes first"
         left = [update for update in updates if self._draw(federator, update.job, 0) >= self.faults.drop]
@@ -105,7 +105,7 @@ def hostile(faults: FaultsConfig, seed: int, clients: Sequence[int]) -> frozense
 
 
 def _starts(federator: Federator, update: Update) -> dict[str, Tensor]:
-    """Returns the values that the job received before its fit, for each tensor of its update."""
+    """Returns name -> value that the job received before its fit, for each tensor of the update."""
     view = federator.server.view(federator.state)
     head = next(job.head for job in federator.cohort if job.id == update.job)
     layout = federator.server.layout
@@ -147,7 +147,7 @@ def with_flipped_labels(clients: Sequence[ClientSpec], chosen: frozenset[int]) -
 def _doubled(dataset: Dataset, classes: int) -> Dataset:
     """Returns the examples followed by the same examples with wrong labels.
 
-    Training uses the second half and evaluation the first.
+    Training uses the second half, and evaluation uses the first half.
     """
     if isinstance(dataset, Examples):
         labels = np.concatenate([dataset.labels, classes - 1 - dataset.labels])
@@ -156,7 +156,7 @@ def _doubled(dataset: Dataset, classes: int) -> Dataset:
 
 
 class _Doubled(Dataset):
-    """User's data set, followed by a copy of it with wrong labels.
+    """A user's data set, followed by a copy of the data set with wrong labels.
 
     An item is (input, label) or a dict with the key ``labels`` or ``label``.
     """

@@ -1,4 +1,7 @@
-"""Handling of Ctrl-C and SIGTERM: they end a run after the current job or, between two jobs, before the next one."""
+"""Handling of Ctrl-C and SIGTERM, which end a run after the current job.
+
+A signal between two jobs ends the run before the next job.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ class Interrupts(FedCallback):
     uninterrupted run. Python handles signals only in the main thread. In any other thread this callback does nothing.
 
     Args:
-        says: Whether to print that a signal has arrived. Only one process should print it, because a terminal sends the
-            signal to all processes of a run.
+        says: If True, a line is printed when a signal has arrived. Only one process should print the line, because a
+            terminal sends the signal to all processes of a run.
     """
 
     def __init__(self, says: bool = True) -> None:
@@ -72,5 +75,5 @@ class Interrupts(FedCallback):
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: the handler wasn't installed by Python
+            signal.signal(number, handler or signal.SIG_DFL)  # None if Python didn't install the handler
         self._before = {}

@@ -28,29 +28,30 @@ FINAL = ("round/", "test/", "clients/", "comm/total_", "time/total_")
 
 
 class Loggers(FedCallback):
-    """Logs the metrics of each round, with the number of the round as the step, and the hyperparameters.
+    """Logs the hyperparameters, and the metrics of each round. The step of a metric is the number of its round.
 
-    The hyperparameters are logged at the start. At the end they are logged again, together with the final metrics, if a
-    logger accepts metrics with the hyperparameters.
+    The hyperparameters are logged at the start. At the end, a logger that accepts metrics with hyperparameters logs the
+    hyperparameters again, together with the final metrics.
 
     TensorBoard also gets:
 
     - pictures of the partition, of the rank-1 components, and of the assignment of jobs to groups;
     - pictures of the clustered updates and of the similarity of the clusters, if updates are clustered;
     - a table of the ten jobs whose received models are worst;
-    - a histogram over the jobs of each metric that the clients measure.
+    - for each metric that the clients measure, a histogram of its values over the jobs.
 
     No key contains a client's id, because a thousand clients would then produce a thousand charts.
 
-    In the list of callbacks, this one must come after all callbacks that log metrics, and before the one that writes
-    checkpoints. If a run is resumed after round n, ``TensorBoardLogger(..., purge_step=n + 1)`` hides the rounds after
-    n that the killed run has already logged.
+    In the list of callbacks, this one must come after all callbacks that log metrics, and before the callback that
+    writes checkpoints. If a run is resumed after round n, ``TensorBoardLogger(..., purge_step=n + 1)`` hides the later
+    rounds that the killed run has already logged.
 
     Args:
         loggers: Lightning loggers, such as TensorBoardLogger and CSVLogger.
         hyperparameters: Dotted config key -> value.
         tasks: Job -> its task, for the pictures of groups and clusters.
-        most: Approximate number of pictures of each kind in a run, spread evenly over the rounds. 0: no pictures.
+        most: Approximate number of pictures of each kind in a run, spread evenly over the rounds. If 0,
+            no pictures are drawn.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ def _write_clients(writer: SummaryWriter, federator: Federator) -> None:
         for name, values in gather(federator, stage).items():
             finite = np.array([value for value in values if math.isfinite(value)])
             if finite.size:
-                # TensorBoard shows one kind of data per tag, and the tag without the suffix is that of the mean.
+                # TensorBoard shows one kind of data per tag, and the tag without the suffix belongs to the mean.
                 writer.add_histogram(f"{prefix}{name}_histogram", finite, federator.round)
     if table := worst_ten(federator):
         writer.add_text("clients/worst_ten", table, federator.round)

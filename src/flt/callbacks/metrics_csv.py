@@ -13,7 +13,7 @@ from flt.server.federator import Federator
 
 
 class MetricsCsv(FedCallback):
-    """Writes the metrics of all finished rounds to one CSV file after each round, one line per round.
+    """After each round, writes the metrics of all finished rounds to one CSV file. Each round has one line.
 
     The file depends only on the federation's history. A resumed run therefore writes the same file as an uninterrupted
     run, apart from measured times.
@@ -41,7 +41,7 @@ class MetricsCsv(FedCallback):
 def text(history: Sequence[Mapping[str, float]]) -> str:
     """Returns the rounds as CSV: the column ``round``, then the other keys sorted by name.
 
-    If a round lacks a metric, its cell is empty.
+    If a round lacks a metric, the metric's cell is empty.
 
     Example:
         >>> text([{"round": 1, "round/val_acc": 0.1}, {"round": 2}]).split()

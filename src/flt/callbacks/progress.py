@@ -19,19 +19,19 @@ from flt.server.federator import Federator
 
 _GAP, _SECONDS = "  ", "time/round_seconds"
 SILENCE = 10.0
-"""Without a live display, a line is printed during a round if the last one is older than this number of seconds."""
+"""Seconds without a printed line after which a line is printed during a round, if there is no live display."""
 
 
 class Progress(FedCallback):
     """Shows the progress of the whole federation.
 
-    On a terminal it shows a bar of the rounds with the time left, a bar of the round's clients with the number of the
-    client in training, and the last metrics. The lines of finished rounds stay above the bars. If the output isn't a
-    terminal, one line is printed for each round.
+    On a terminal it shows two bars and the newest metrics. The first bar counts the rounds and shows the time left. The
+    second bar counts the clients of the round and shows which client is being trained. Above the bars, one line for
+    each finished round stays on the screen. If the output isn't a terminal, there are no bars, only printed lines.
 
     Args:
         title: Name of the run, for the first line.
-        console: Console to print to; None: standard output.
+        console: Console to print to. If None, standard output is used.
     """
 
     def __init__(self, title: str = "federation", console: Console | None = None) -> None:
@@ -47,7 +47,7 @@ class Progress(FedCallback):
             self._display = _Display(self.console, federator)
 
     def on_round_start(self, federator: Federator) -> None:
-        """Sets the bar of the round's clients back to 0."""
+        """Sets the bar of the clients back to 0."""
         self._ended = 0
         if self._display:
             self._display.begin_round(federator)
@@ -58,7 +58,7 @@ class Progress(FedCallback):
             self._display.begin_job(payload)
 
     def on_job_end(self, federator: Federator, update: Update) -> None:
-        """Moves the bars. Without bars, prints a line if the last line was printed long ago."""
+        """Moves the bars. Without bars, prints a line if no line has been printed for SILENCE seconds."""
         if self._display:
             self._display.end_job(federator, update)
         else:
@@ -89,7 +89,7 @@ class Progress(FedCallback):
         self._stop()
 
     def _say_at_times(self, line: str) -> None:
-        """Prints a line if the last line was printed long ago, to show that the run is still working."""
+        """Prints a line if no line has been printed for SILENCE seconds. This shows that the run is still working."""
         if time.perf_counter() - self._last_line_at > SILENCE:
             self._print(line)
 
@@ -121,7 +121,7 @@ class _Display:
         self.live.start()
 
     def begin_round(self, federator: Federator) -> None:
-        """Sets the bar of the round's clients back to 0."""
+        """Sets the bar of the clients back to 0."""
         self.ended = []
         self.bars.reset(self.jobs, total=_expected(federator, len({job.client for job in federator.cohort})), note="")
 
@@ -130,7 +130,7 @@ class _Display:
         self.bars.update(self.jobs, note=f"training client {payload.job[0]}")
 
     def end_job(self, federator: Federator, update: Update) -> None:
-        """Moves both bars. The bar of the rounds moves by a fraction of a round, one divided by the number of jobs."""
+        """Moves both bars. If this process trains n jobs of a round, each job moves the bar of rounds by 1/n round."""
         losses = formatting.between(update.metrics, "fit/")
         self.loss = {name: losses[name]} if (name := formatting.loss(losses)) else self.loss
         self.ended.append(update.job)
@@ -145,7 +145,7 @@ class _Display:
 
     def end_round(self, metrics: Mapping[str, float]) -> None:
         """Shows the metrics of the round."""
-        self.last = {**self.last, **metrics}  # metrics of the last evaluation stay if this round had none
+        self.last = {**self.last, **metrics}  # keeps the metrics of an older evaluation if this round had no evaluation
         self.bars.update(self.rounds, completed=metrics["round"])
         self.live.update(self._drawn())
 
@@ -167,7 +167,8 @@ def _expected(federator: Federator, number: int) -> int:
 def first_line(title: str, federator: Federator) -> str:
     """Returns the first line: the title, the rounds to run, and the number of clients.
 
-    If clients have several jobs, the number of jobs is added. A resumed run adds the round after which it resumes.
+    If clients have several jobs, the line also has the number of jobs. If the run is resumed, it has the last finished
+    round.
     """
     first, last = federator.state.rounds + 1, federator.rounds
     clients, jobs = len(federator.clients), sum(len(client.data) for client in federator.clients.values())
@@ -191,9 +192,10 @@ def round_line(federator: Federator, metrics: Mapping[str, float]) -> str:
 
 
 def shown_score(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Returns the name and value of the score to show: that of the global model, else the clients' mean score.
+    """Returns the name and value of the score to show.
 
-    The result is empty if the round evaluated neither.
+    This is the score of the global model if it was evaluated, else the mean score of the clients' received models. The
+    result is empty if neither was measured.
     """
     for prefix, figures in (
         ("", formatting.between(metrics, "round/")),

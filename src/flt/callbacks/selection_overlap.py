@@ -1,4 +1,4 @@
-"""Measures how the components that a job trains change from one of its rounds to the next."""
+"""Measures the change of the set of components that a job trains, from one fit of the job to its next fit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flt.server.federator import Federator
 
 
 class SelectionOverlap(FedCallback):
-    """Logs ``ranks/changed``: the number of components in a layer that a job trains now but didn't train last time.
+    """Logs ``ranks/changed``: the number of components per layer that a job trains now but not in its previous fit.
 
     The number is averaged over all layers and over the jobs of the round. Jobs that take part for the first time are
     left out. The metric isn't logged if no job has taken part before, or if all jobs train every active component.
@@ -27,7 +27,7 @@ class SelectionOverlap(FedCallback):
         self._active = federator.state.active
 
     def on_round_end(self, federator: Federator) -> None:
-        """Compares the components that each job trained with those that the job trained in its last round."""
+        """Compares the components that each job trained in this round with those of the job's previous fit."""
         kept = {update.job: update.kept for update in federator.updates}
         new = [
             len(set(ids) - set(self.last[job][layer]))
@@ -40,9 +40,9 @@ class SelectionOverlap(FedCallback):
         self.last.update(kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the components that each job trained last."""
+        """Returns the components that each job trained in its newest fit."""
         return {"last": dict(sorted(self.last.items()))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the components that each job trained last."""
+        """Restores the components that each job trained in its newest fit."""
         self.last = dict(state["last"])

@@ -34,12 +34,12 @@ class Stop(FedCallback):
     """Stops a federation when the global model is good enough or no longer improves.
 
     The decision depends only on the metrics of the rounds. A resumed run therefore stops after the same round, and a
-    stopped run counts as finished. In the list of callbacks, this one must come after the one that evaluates.
+    stopped run counts as finished. In the list of callbacks, this one must come after ``Evaluate``.
 
     Args:
-        accuracy: The run ends after the round whose ``round/val_acc`` reaches this value. None: this rule is off.
+        accuracy: The run ends after the round whose ``round/val_acc`` reaches this value. If None, this rule is off.
         patience: The run ends after this many evaluations in a row without a new best accuracy. If the module logs no
-            accuracy, the loss is compared instead. None: this rule is off.
+            accuracy, the loss is compared instead. If None, this rule is off.
     """
 
     def __init__(self, accuracy: float | None = None, patience: int | None = None) -> None:
@@ -58,7 +58,7 @@ class Stop(FedCallback):
             federator.should_stop = True
 
     def on_fit_end(self, federator: Federator) -> None:
-        """Warns if no global model was evaluated, so that no rule could apply."""
+        """Warns if a rule is on but could never apply, because no global model was evaluated."""
         if not _evaluated(federator.history) and (self.accuracy, self.patience) != (None, None):
             _log.warning("stop.accuracy and stop.patience had no effect, since no global model was evaluated")
 

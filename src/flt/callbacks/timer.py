@@ -10,7 +10,7 @@ from flt.server.federator import Federator
 
 
 class Timer(FedCallback):
-    """Logs ``time/round_seconds``, the wall time of a round, and ``time/total_seconds``, its sum over all rounds.
+    """Logs ``time/round_seconds``, the wall time of a round, and ``time/total_seconds``, the sum over all rounds.
 
     The sum includes the rounds before a resume. The time of a round includes the callbacks that are called before this
     one at the end of the round, such as the evaluation.

@@ -15,10 +15,13 @@ DIGEST = re.compile(r"[0-9a-f]{12,}")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Shows the cache if there are no arguments; ``clear`` removes all entries, ``clear prefix`` those of one kind.
+    """Shows or clears the cache.
+
+    Without arguments, all entries are shown. ``clear`` removes all entries, and ``clear <kind>`` removes the entries of
+    one kind.
 
     Raises:
-        InputError: The arguments have another form.
+        InputError: The arguments have none of these forms.
     """
     from flt.core import cache
 

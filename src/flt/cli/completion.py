@@ -10,9 +10,9 @@ from flt.run.conf_groups import choices
 
 COMMANDS = ("train", "sweep", "cache", "completion", "help", "version")
 ARGUMENTS = {"cache": ("clear",), "completion": ("bash", "zsh", "fish"), "help": COMMANDS[:4]}
-"""Command -> words that it accepts as its argument, for the commands whose arguments aren't key=value."""
+"""Command -> words that the command accepts as its argument, for the commands whose arguments aren't key=value."""
 PATHS = ("data", "model", "resume", "root")
-"""Keys whose value can be a path. The script also completes names of files for them."""
+"""Keys whose value can be a path. For these keys, the script also completes file names."""
 
 BASH = """\
 # Completion of flt for bash: source <(flt completion bash)
@@ -84,7 +84,7 @@ def run(arguments: Sequence[str]) -> int:
     """Prints the script for a shell.
 
     Raises:
-        InputError: The arguments aren't the name of one shell.
+        InputError: The arguments aren't exactly one of the names bash, zsh and fish.
     """
     scripts = {"bash": bash, "zsh": zsh, "fish": fish}
     if len(arguments) != 1 or arguments[0] not in scripts:
@@ -120,7 +120,7 @@ def fish() -> str:
 
 
 def _values() -> dict[str, list[str]]:
-    """Returns key -> its possible values, for keys with a short list of values: groups, flags, and ``resume``."""
+    """Returns key -> its possible values, for keys with a short list of values: config groups, flags and ``resume``."""
     flags = {key.name: ["false", "true"] for key in conf_comments.all_keys() if key.default in ("false", "true")}
     return {**{group: choices(group) for group in conf_comments.defaults()}, **flags, "resume": ["last"]}
 

@@ -1,4 +1,8 @@
-"""Reader of the keys, their defaults and their explanations from the files of conf/ and the comments in them."""
+"""Reads the config keys, their defaults and their explanations from the YAML files in conf/ and their comments.
+
+A config group is a folder of conf/, such as ``algo``. Each file in the folder is a choice of the group, except
+``_base.yaml``, which contains keys that the choices have in common.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,13 @@ import yaml
 from flt.run.conf_groups import BASE, choices, config_folder, groups
 
 RECIPES = ("algo", "experiment")
-"""Groups whose files only set keys of other groups."""
+"""Config groups whose files only set keys of other config groups."""
 GENERAL = "hub"
-"""Choice of the group ``model``. The comments on its keys apply to these keys in every model."""
+"""Choice of the config group ``model`` whose comments explain the keys of all models."""
 LINE = re.compile(r"(?P<indent> *)(?P<name>\w+):(?:\s+(?P<rest>.*))?")
 COMMENT = re.compile(r"(?:^|\s+)#\s+")
 COMMAND = re.compile(r"\s*(make|flt) \w+")
-"""Line of an opening comment that is a command to copy."""
+"""Pattern of a line in an opening comment that is a command to copy."""
 SENTENCE = re.compile(r"(?<!\bal)(?<!e\.g)\.(?=\s+[A-Z]|$)")
 BLOCK = "{...}"
 """Text that is shown as the default of a key whose value is a mapping over several lines."""
@@ -34,9 +38,8 @@ class Key:
     Attributes:
         name: Dotted name, such as ``local.lr``.
         default: Default value, as text in YAML.
-        meaning: Comment beside the key. Empty: there is none.
-        choices: Names of the choices that have this key, if the key belongs to a group. Empty: the key belongs to
-            conf/train.yaml.
+        meaning: Comment beside the key; empty if there is none.
+        choices: Choices of the config group that have this key. Set only by :func:`group_keys`, otherwise empty.
     """
 
     name: str
@@ -76,7 +79,7 @@ def summary(group: str, choice: str) -> str:
 
 @functools.cache
 def defaults() -> dict[str, str]:
-    """Returns group -> its default choice, in the order of conf/train.yaml. Groups without a default have "null"."""
+    """Returns config group -> its default choice, or "null" if it has none, in the order of conf/train.yaml."""
     found = re.findall(r"^  - (\w+): (\w+)", (config_folder() / "train.yaml").read_text(), re.MULTILINE)
     order = {group: choice for group, choice in found if group in groups()}
     return {**order, **{group: "null" for group in groups() if group not in order}}
@@ -84,7 +87,7 @@ def defaults() -> dict[str, str]:
 
 @functools.cache
 def sections() -> dict[str, tuple[Key, ...]]:
-    """Returns section of conf/train.yaml -> its keys. The keys outside of all sections have the empty name."""
+    """Returns section of conf/train.yaml -> its keys. Keys outside of all sections are under the empty name."""
     found: dict[str, list[Key]] = {"": []}
     parents: dict[str, str] = {}
     for indent, name, default, meaning in _entries(config_folder() / "train.yaml"):
@@ -106,10 +109,10 @@ def section_meaning(section: str) -> str:
 
 @functools.cache
 def group_keys(group: str) -> tuple[Key, ...]:
-    """Returns the keys of all choices of a group, those of the default choice first.
+    """Returns the keys of all choices of a config group. The keys of the default choice come first.
 
-    If several choices have a key, its default is taken from the first of them. Its explanation is taken from the choice
-    GENERAL if that choice explains the key, else from the first choice that does.
+    If several choices have the same key, the first of these choices gives the key's default. The choice GENERAL gives
+    the key's explanation; if GENERAL doesn't explain the key, the first choice that explains the key gives it.
     """
     default = defaults()[group]
     order = sorted(choices(group), key=lambda choice: choice != default)
@@ -121,7 +124,7 @@ def group_keys(group: str) -> tuple[Key, ...]:
 
 
 def choice_keys(group: str, choice: str) -> Iterator[Key]:
-    """Yields the keys of one choice, together with those of its group's base file if there is one."""
+    """Yields the keys of one choice, and the keys of the base file of its config group if there is one."""
     folder = config_folder() / group
     own, base = (_top_keys(folder / f"{name}.yaml") for name in (choice, BASE))
     for name in dict.fromkeys([*base, *own]):
@@ -131,14 +134,17 @@ def choice_keys(group: str, choice: str) -> Iterator[Key]:
 
 @functools.cache
 def _top_keys(path: Path) -> dict[str, tuple[str, str]]:
-    """Returns key -> its value and its comment, for all keys that aren't indented; empty if the file doesn't exist."""
+    """Returns key -> its value and comment, for all keys that aren't indented, except ``name`` and ``defaults``.
+
+    The result is empty if the file doesn't exist.
+    """
     entries = _entries(path) if path.is_file() else ()
     hidden = ("name", "defaults")
     return {name: (value, meaning) for indent, name, value, meaning in entries if not indent and name not in hidden}
 
 
 def settings(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields the keys that a recipe or an experiment sets, with their values, as one would write them as arguments.
+    """Yields each key that a recipe or an experiment sets, with its value in the form of a command-line argument.
 
     Choices of parts come first.
 
@@ -162,7 +168,7 @@ def _flat(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def all_keys() -> list[Key]:
-    """Returns every key of the command line. The names of the groups aren't included."""
+    """Returns every key of the command line. The names of the config groups aren't included."""
     return [
         *(key for keys in sections().values() for key in keys),
         *(key for group in defaults() for key in group_keys(group)),

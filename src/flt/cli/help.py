@@ -99,7 +99,7 @@ def _lines(arguments: list[str]) -> Iterator[str]:
 
 
 def overview() -> str:
-    """Returns the overview: the usage of all commands, and the choices of each group."""
+    """Returns the overview: the usage of all commands, and the choices of each config group."""
     order = sorted(conf_comments.defaults(), key=lambda group: group != "algo")
     listed = [_wrapped(f"  {group}", ", ".join(choices(group)), 20) for group in order]
     return OVERVIEW.format(groups="\n".join(line for lines in listed for line in lines))
@@ -112,10 +112,12 @@ def _kinds() -> str:
 
 
 def _of_choices(overrides: Sequence[str]) -> list[str]:
-    """Returns lines that explain each choice among the overrides; empty if the overrides contain no choice.
+    """Returns lines that explain each choice among the overrides, which are arguments such as ``algo=hafl``.
+
+    The result is empty if the overrides contain no choice.
 
     Raises:
-        InputError: A group has no such choice.
+        InputError: A config group has no such choice.
     """
     lines: list[str] = []
     for group, _, choice in (override.partition("=") for override in overrides):
@@ -170,13 +172,13 @@ def _keys(keys: Sequence[Key]) -> Iterator[str]:
 
 
 def _holders(key: Key) -> int:
-    """Returns the number of choices in the key's group that have at least one key."""
+    """Returns the number of choices in the key's config group that have at least one key."""
     group = key.name.partition(".")[0]
     return len({choice for other in conf_comments.group_keys(group) for choice in other.choices})
 
 
 def _wrapped(left: str, right: str, column: int = COLUMN) -> list[str]:
-    """Returns lines with a text in each of two columns. A left text that is too long gets a line of its own."""
+    """Returns lines with two columns, ``left`` and ``right``. If ``left`` is too long, ``right`` begins below it."""
     lines = textwrap.wrap(right, WIDTH - column, break_long_words=False, break_on_hyphens=False)
     if len(left) > column - 2 or not lines:
         return [left, *(" " * column + line for line in lines)]

@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = _command(words)
-    # restart() replaces this process. This is allowed only if the process runs nothing but this command line, and if no
-    # launcher started it.
+    # restart() replaces this process. The process may be replaced only if it runs nothing but this command line, and if
+    # no launcher has started it.
     may_restart = arguments is None and not restart_after_crash.is_launched()
     try:
         if command in ANNOUNCED:
@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(words: list[str]) -> tuple[str, list[str]]:
     """Splits a command line into the command's name and its arguments.
 
-    Without any words the command is help. If the first word is no command, such as ``key=value``, the command is train.
+    Without any words, the command is help. If the first word isn't a command, as in ``flt key=value``, the command is
+    train.
     """
     if not words or any(word in HELP for word in words):
         return "help", [word for word in words if word not in HELP]
@@ -67,7 +68,7 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _announce(words: Sequence[str]) -> None:
-    """Prints the command line in a form that can be copied. This happens before slow imports such as torch."""
+    """Prints the command line in a form that can be copied. The line is printed before slow imports such as torch."""
     _quiet_libraries()
     if restart_after_crash.is_first():
         print(f"flt {flt.__version__}: {shlex.join(['flt', *words])}", flush=True)
@@ -80,7 +81,8 @@ def _report(error: BaseException) -> int | None:
         return 0
     is_first = restart_after_crash.is_first()
     if not is_first and (getattr(error, "reported", False) or isinstance(error, PeerDiedError)):
-        return 0  # the first process prints the error; another exit code would make the launcher kill that process
+        # The first process prints the error. With another exit code, the launcher would kill the first process.
+        return 0
     if isinstance(error, PeerDiedError):
         print(f"error: {error}; the same command with resume=last goes on", file=sys.stderr)
         return 1
@@ -110,7 +112,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "version": _version,
 }
 ANNOUNCED = ("train", "sweep", "cache")
-"""Commands that first print the command line. The other commands print only a text that may be piped elsewhere."""
+"""Commands that first print the command line. The others print only a text, which may be piped elsewhere."""
 
 
 def _quiet_libraries() -> None:

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from flt.core.errors import PeerDiedError
 
 RESTARTS, MOST_RESTARTS = "FLT_RESTARTS", 3
+"""Environment variable that counts the restarts of a run, and the largest number of restarts."""
 LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables that Lightning's launcher sets."""
 EXTERNAL = ("RANK", "SLURM_PROCID", *LAUNCHED)
-"""Environment variables that any launcher sets, or a user who starts one process on each of several machines."""
+"""Environment variables that are set by any launcher, or by a user who starts one process on each machine."""
 RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+"""Environment variables with the number of this process or of its machine in the run, counted from 0."""
 
 
 def is_launched() -> bool:
@@ -22,7 +24,7 @@ def is_launched() -> bool:
 
 
 def is_first() -> bool:
-    """Returns whether this process is the one that prints and writes for the run: none of its ranks is above 0."""
+    """Returns whether this is the run's first process, which prints and writes: each of RANKS is 0 or isn't set."""
     return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 

@@ -34,9 +34,9 @@ def run(overrides: Sequence[str]) -> int:
 
 
 def _check_engines(configurations: Sequence[TrainConfig]) -> None:
-    """Checks that the runs have the same engine and devices if an engine launches several processes.
+    """Checks that all runs have the same engine and number of devices, if an engine launches several processes.
 
-    The launched processes stay for all runs of the sweep, and therefore no run can have another number of processes.
+    The launched processes stay for all runs of the sweep. All runs must therefore have the same number of processes.
 
     Raises:
         InputError: The runs differ in engine or number of devices, and one of the engines launches processes.

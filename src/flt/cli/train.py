@@ -8,7 +8,7 @@ from flt.core.imports import import_without_gc
 
 
 def run(overrides: Sequence[str]) -> int:
-    """Trains one run. The names of keys and choices are checked before torch is imported.
+    """Runs one training. The names of keys and choices are checked before torch is imported.
 
     Raises:
         InputError: A key or value is wrong.

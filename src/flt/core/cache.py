@@ -60,8 +60,8 @@ class Entry:
     """One entry of the cache.
 
     Attributes:
-        kind: Kind of the entry, one of KINDS. Except for embedded backbones, a folder of this name contains all entries
-            of the kind.
+        kind: Kind of the entry, one of KINDS. All entries of a kind are in a folder of this name, except for embedded
+            backbones.
         key: Digest of ``about``; for an embedded backbone, the name of its folder.
         path: Folder of the entry.
         about: Description of the inputs from which the entry was computed.
@@ -85,7 +85,7 @@ def folder() -> Path:
 
 
 def move_into_place(built: Path, folder: Path) -> None:
-    """Renames the finished folder `built` to `folder`. If another process was faster, its folder stays."""
+    """Renames the finished folder `built` to `folder`. If another process was faster, that process's folder stays."""
     try:
         os.rename(built, folder)
     except OSError:
@@ -96,7 +96,7 @@ def move_into_place(built: Path, folder: Path) -> None:
 def get_or_build(kind: str, about: Mapping[str, Any], build: Callable[[Path], None], size: int, limit: int) -> Path:
     """Returns the folder of an entry. Builds the entry first if the cache doesn't contain it.
 
-    `build` fills an empty temporary folder. The folder is renamed to the entry's path once `build` has returned. If
+    `build` fills an empty temporary folder, which is renamed to the entry's path once `build` has returned. If
     several processes need the same entry, one process builds it and the others wait. A built entry never changes. An
     entry that this process has used is not removed to make room until this process calls `release`.
 
@@ -245,7 +245,7 @@ def _build(path: Path, about: Mapping[str, Any], build: Callable[[Path], None]) 
 
 
 def _make_room(path: Path, size: int, limit: int) -> None:
-    """Removes the least recently used entries until an entry of this size fits under the limit."""
+    """Removes the least recently used entries until an entry of ``size`` bytes fits under the limit."""
     for parent in folder().iterdir():
         _remove_unfinished(parent, but=path)
     others = sorted((found for found in _entries() if found.path != path), key=lambda found: found.used)

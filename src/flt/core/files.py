@@ -18,7 +18,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file completely or not at all, even if the machine crashes.
 
     Raises:
-        InputError: The disk is full. If a file of this name existed before, it is unchanged.
+        InputError: The disk is full. An older file of this name is unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -42,12 +42,12 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def is_path(value: Any) -> bool:
     """Returns whether a value is a path on this machine. A hub id such as org/name is not a path."""
-    # os.path.exists instead of Path.exists, which raises for an invalid name
+    # os.path.exists is used because Path.exists raises an error for an invalid name.
     return isinstance(value, str) and (value.startswith(("/", "~", ".")) or ("/" in value and os.path.exists(value)))
 
 
 def last_name(value: Any) -> Any:
-    """Returns the last part if the value is a path, else the value itself.
+    """Returns the last part of a path. A value that isn't a path is returned unchanged.
 
     Published files contain only the last part, so that they don't reveal the folders of this machine.
     """

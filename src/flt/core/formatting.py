@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 WORST = "_worst10"
-"""Suffix of the metric keys of means over the worst 10 % of clients, or of jobs if clients have several jobs."""
+"""Suffix of the keys of metrics that are means over the worst 10 % of the cohort's jobs."""
 
 
 def size(count: float) -> str:

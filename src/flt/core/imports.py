@@ -15,8 +15,9 @@ def import_without_gc(name: str, *, freeze: bool = False) -> ModuleType:
 
     Args:
         name: Full name of the module.
-        freeze: Also exempts all objects that exist after the import from later collections, each of which would take
-            a second more. Only for a process of our own: in somebody else's, garbage would be exempted too.
+        freeze: If True, later garbage collections skip all objects that exist after the import. Each collection would
+            otherwise take a second longer. Only flt's command line sets this: in a user's own program, the program's
+            garbage would be skipped too.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -63,8 +63,8 @@ _entry_points: Any = functools.cache(importlib.metadata.entry_points)
 def cached_entry_points() -> Iterator[None]:
     """Caches the list of entry points of installed packages, in which every Trainer looks for callbacks.
 
-    Reading the list takes several milliseconds, as long as some optimiser steps. The function behind an entry point,
-    which makes the callbacks, is still called for each Trainer.
+    Reading the list takes several milliseconds, which is as long as a few optimiser steps. The function behind an entry
+    point makes the callbacks and is still called for each Trainer.
     """
     found = registry.entry_points
     registry.entry_points = _entry_points
@@ -105,9 +105,9 @@ def quiet_launch() -> Iterator[None]:
 
 @contextlib.contextmanager
 def keyboard_interrupts_pass() -> Iterator[None]:
-    """Raises the original ``KeyboardInterrupt`` if Ctrl-C stops a Trainer.
+    """Raises ``KeyboardInterrupt`` if Ctrl-C stops a Trainer.
 
-    Lightning turns the ``KeyboardInterrupt`` into a ``SystemExit``. This context manager reverses that.
+    Lightning turns the ``KeyboardInterrupt`` into a ``SystemExit``. This context manager turns it back.
     """
     try:
         yield

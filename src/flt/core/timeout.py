@@ -16,11 +16,9 @@ class ClientTimeoutError(InputError):
 
 
 AGAIN = 1.0
-"""Seconds between two interruptions of a block that goes on after an interruption."""
-
-
+"""Seconds after which a block is interrupted again if it went on after an interruption."""
 GRACE = 10.0
-"""Seconds after the first interruption in which code that handles the interruption isn't interrupted again."""
+"""Seconds that code has to handle the first interruption before it is interrupted again."""
 
 
 @contextlib.contextmanager
@@ -28,14 +26,14 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     """Interrupts the with block when the time is up, even if the block is waiting for something.
 
     The interruption is repeated every ``AGAIN`` seconds until the block has ended, because a data set or a training
-    step may catch every error and go on. Within ``GRACE`` seconds, code that handles the interruption, for example to
-    clean up, isn't interrupted again.
+    step may catch every error and go on. Code that handles the first interruption, for example to clean up, isn't
+    interrupted again within ``GRACE`` seconds.
 
     Args:
-        seconds: Time limit in seconds; None: no limit.
+        seconds: Time limit in seconds. If None, there is no limit.
 
     Raises:
-        ClientTimeoutError: The block took longer.
+        ClientTimeoutError: The block took longer than the limit.
     """
     if seconds is None:
         yield
@@ -58,4 +56,4 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     finally:
         # The alarm may have interrupted the inner finally, so the timer is stopped a second time.
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)  # None: the handler wasn't set by Python
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)  # None if Python didn't set the handler

@@ -1,4 +1,4 @@
-"""Construction of dataclasses from config settings. Names and types are checked."""
+"""Construction of dataclasses from config settings, with checks of names and types."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
     """Builds an instance of a dataclass from settings, and checks the names and types of the settings.
 
     Args:
-        kind: The dataclass.
+        kind: Dataclass to build.
         settings: Values of the fields. A missing field gets its default.
         prefix: Config key of the settings, such as ``rule``, for the text of an error.
 

@@ -1,6 +1,6 @@
 """Pictures of clusters: a map of the updates, the cosines between clusters, and the clusters' metrics by round.
 
-All functions are pure and turn values into matplotlib figures, as in :mod:`flt.callbacks.figures.pictures`.
+Like those in :mod:`flt.callbacks.figures.pictures`, all functions are pure and turn values into matplotlib figures.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from flt.callbacks.figures.heatmap import ROOMY, annotate, categories, colour_ba
 from flt.protocol.messages import JobId
 
 MARKERS = "os^DvP*X<>ph"
-"""Markers of the clusters, in turn: the thirteenth cluster has the first marker again."""
+"""Markers of the clusters. The markers repeat: the thirteenth cluster has the same marker as the first."""
 ACCURACIES = {"round/clustering_acc": "share of jobs in their task's group", "cluster/rand": "adjusted Rand index"}
 DISTANCES = {"cluster/between": "between clusters", "cluster/within": "within a cluster"}
 _GREY = "#555555"
 
 
 def task_map(clustered: Clustered, tasks: Mapping[JobId, str], rounds: int) -> Figure:
-    """Draws the updates along their two main principal components. Colours show true tasks, and markers show groups.
+    """Draws the updates along their first two principal components. Colours show true tasks, and markers show groups.
 
     Args:
         clustered: Clustered updates of the round.
@@ -57,17 +57,19 @@ def task_map(clustered: Clustered, tasks: Mapping[JobId, str], rounds: int) -> F
 
 
 def cosine_matrix(gids: Sequence[int], values: np.ndarray, rounds: int) -> Figure:
-    """Draws a heat map of the cosines between the changes of two clusters' adapters since v0.
+    """Draws the cosines between the changes of the clusters' adapters since v0 as a heat map.
+
+    v0 is the adapter of the home group.
 
     Args:
         gids: Ids of the clusters, at least two.
-        values: Cosines (groups, groups), as :func:`flt.callbacks.clusters.cosines` returns them.
+        values: Cosines, as :func:`flt.callbacks.clusters.cosines` returns them. Shape: (clusters, clusters).
         rounds: Number of finished rounds, for the title.
     """
     side = min(8.0, max(2.4, 0.46 * len(gids)))
     figure = new_figure(side + 1.8, side + 1.3, f"Cosine similarity of the groups' changes in {rounds} rounds")
     axes = figure.subplots()
-    others = np.where(np.eye(len(gids)) > 0, np.nan, values)  # the diagonal's ones would dominate the colour scale
+    others = np.where(np.eye(len(gids)) > 0, np.nan, values)  # ones on the diagonal would dominate the colours
     most = max(0.1, float(np.nanmax(np.abs(others))))
     image = grid(axes, others, "RdBu_r", Normalize(-most, most))
     name_rows(axes, [str(gid) for gid in gids], "group")
@@ -113,13 +115,13 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure | None:
 
 
 def principal(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Projects features (n, d) on their two main principal components.
+    """Projects features of shape (n, d) on their first two principal components.
 
     The sign of each component is chosen so that the coordinate with the largest magnitude is positive. The same
     features therefore always give the same picture.
 
     Returns:
-        The coordinates (n, 2), and the components' shares of the variance (2,).
+        The coordinates, shape (n, 2), and each component's share of the variance, shape (2,).
     """
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     left, values, _ = np.linalg.svd(centred, full_matrices=False)

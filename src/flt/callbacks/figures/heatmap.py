@@ -32,12 +32,12 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 
 def row_height(rows: int) -> float:
-    """Returns the height of one row in inches. It is smaller if there are many rows."""
+    """Returns the height of one row in inches. The height is smaller if there are many rows."""
     return 0.24 if rows <= 24 else 0.16
 
 
 def name_rows(axes: Axes, names: Sequence[str], what: str) -> None:
-    """Labels the rows, the first one at the top, and removes the tick marks in all panels that share these rows."""
+    """Labels the rows, with the first row at the top. Removes the tick marks in all panels that share the rows."""
     axes.set_yticks(range(len(names)), names, fontsize=8 if len(names) <= 24 else 7)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_ylabel(what, fontsize=9)
@@ -66,7 +66,7 @@ def annotate(axes: Axes, values: np.ndarray, text: Callable[[float], str], colou
 
 
 def cover(axes: Axes, cells: np.ndarray) -> None:
-    """Makes the cells grey for which ``cells`` is True, and hatches them if they are large enough."""
+    """Paints each cell grey for which ``cells`` is True. If the cells are large enough, they are hatched too."""
     grey = ListedColormap([COVERED["facecolor"]])
     axes.imshow(np.where(cells, 0.0, np.nan), cmap=grey, aspect="auto", interpolation="nearest")
     if max(cells.shape) <= ROOMY:
@@ -75,7 +75,7 @@ def cover(axes: Axes, cells: np.ndarray) -> None:
 
 
 def colour_bar(axes: Axes, image: AxesImage) -> Axes:
-    """Draws a colour bar that is as high as the heat map. With matplotlib's own placement the heights would differ."""
+    """Draws a colour bar that is as high as the heat map. With matplotlib's own placement, the heights would differ."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     width = 0.12 / (axes.get_position().width * figure.get_figwidth())
@@ -99,7 +99,7 @@ def pixels(figure: Figure) -> np.ndarray:
 
 
 def categories(count: int, then: str) -> list[Any]:
-    """Returns ``count`` different colours, followed by the colour ``then``. More than 20 are hard to tell apart."""
+    """Returns ``count`` different colours and then the colour ``then``. More than 20 colours are hard to tell apart."""
     if count <= 20:
         return [*(matplotlib.colormaps["tab10" if count <= 10 else "tab20"](i) for i in range(count)), then]
     return [*(matplotlib.colormaps["turbo"](i / (count - 1)) for i in range(count)), then]

@@ -35,15 +35,15 @@ from flt.protocol.messages import JobId, Update
 from flt.protocol.state import ServerState
 
 ROWS, COLUMNS, PANELS = 50, 300, 3
-"""Limits of the pictures: ROWS jobs in ``partition``, COLUMNS jobs of a task in ``assignment``, and PANELS groups in
-``rank_map``."""
+"""Limits of the pictures: at most ROWS jobs in ``partition``, COLUMNS jobs of a task in ``assignment``, and PANELS
+groups in ``rank_map``."""
 ANNOTATED = 30
 """Largest number of columns for which numbers are written into the cells."""
 EMPTY = "#f0f0f0"
 
 
 def partition(clients: Mapping[int, ClientSpec]) -> Figure:
-    """Draws a heat map (jobs, labels) of the numbers of training examples, and bars with the total number of each job.
+    """Draws a heat map of the numbers of training examples by job and label, and a bar with the total of each job.
 
     If the labels weren't counted, draws only the bars.
     """
@@ -68,9 +68,10 @@ def partition(clients: Mapping[int, ClientSpec]) -> Figure:
 
 
 def rank_map(layout: Layout, state: ServerState, updates: Sequence[Update]) -> Figure:
-    """Draws heat maps (layers, components): how many clients trained a component, and its importance in each group.
+    """Draws heat maps by layer and component: the number of clients that trained a component, and the importances.
 
-    Groups whose importance scores weren't measured yet are left out. Pruned components are hatched.
+    Each group has its own heat map of importances, up to PANELS groups. Groups whose importance scores weren't measured
+    yet are left out. Pruned components are hatched.
 
     Args:
         layout: Names and ranks of the layers.
@@ -98,7 +99,7 @@ def rank_map(layout: Layout, state: ServerState, updates: Sequence[Update]) -> F
 
 
 def assignment(state: ServerState, tasks: Mapping[JobId, str]) -> Figure:
-    """Draws one row per task, with a cell for each job of the task, in the colour of the job's group.
+    """Draws one row per task. Each cell is a job of the task and has the colour of the job's group.
 
     If a row has a single colour, all jobs of the task are in the same group.
 
@@ -152,7 +153,7 @@ def _first_clients(clients: Mapping[int, ClientSpec]) -> list[ClientSpec]:
 
 
 def _clients_per_component(layout: Layout, updates: Sequence[Update]) -> np.ndarray:
-    """Returns the number of clients that trained each component (layers, rank); NaN where a layer's rank is lower."""
+    """Returns the number of clients that trained each component. Shape: (layers, largest rank), filled up with NaN."""
     sets = {
         (u.job[0], layer, component)
         for u in updates
@@ -166,12 +167,12 @@ def _clients_per_component(layout: Layout, updates: Sequence[Update]) -> np.ndar
 
 
 def _scores(layout: Layout, state: ServerState, gid: int) -> np.ndarray:
-    """Returns a group's importance scores (layers, rank); NaN where a layer's rank is lower."""
+    """Returns a group's importance scores. Shape: (layers, largest rank), filled up with NaN."""
     return padded([state.groups[gid].scores[name].numpy() for name in layout.layers])
 
 
 def _pruned(layout: Layout, state: ServerState) -> np.ndarray:
-    """Returns a mask (layers, rank) that is True for pruned components."""
+    """Returns a mask that is True for pruned components. Shape: (layers, largest rank)."""
     active = [np.isin(np.arange(layer.rank), state.active[name]) for name, layer in layout.layers.items()]
     return padded(active) == 0
 
