@@ -156,7 +156,7 @@ class LocalTrainer:
         self.base_version = max(self.base_version, version)
 
     def evaluate(self, dataset: Dataset, watch: Watch | None = None) -> dict[str, float]:
-        """Returns the metrics that ``validation_step`` logs over a data set, or {} if there is no such method or no example.
+        """Returns the metrics that ``validation_step`` logs, or {} if there is no such method or no example.
 
         Args:
             dataset: The examples.

@@ -71,8 +71,8 @@ def merge(
         splits: Splits of the data, with labels int64 in 0..K-1.
         label: Column of the labels.
         label_names: Name of each class.
-        groups: Name of the new class -> patterns of the classes to merge, see :func:`matching`. If empty,
-            nothing changes.
+        groups: Name of the new class -> patterns of the classes to merge, see :func:`matching`. If empty, nothing
+            changes.
 
     Returns:
         The splits with the new labels, and the name of each new class.
@@ -97,8 +97,8 @@ def merge(
 def matching(key: str, patterns: Sequence[str], label_names: Sequence[str]) -> list[int]:
     """Returns the numbers of the classes that match any of the patterns, in ascending order.
 
-    A pattern is the name of a class, the number of a class, or a wildcard such as `comp.*`. If a pattern
-    is equal to the name of a class, the pattern matches only this class.
+    A pattern is the name of a class, the number of a class, or a wildcard such as `comp.*`. If a pattern is equal to
+    the name of a class, the pattern matches only this class.
 
     Args:
         key: Config key of the patterns, used in the text of an error.

@@ -22,8 +22,8 @@ class DataConfig:
             of columns with usual names is used if there is one.
         response: Column of the text that a causal model learns to write. If None, the model is a classifier.
         prompts: Templates of the prompt, which is the text before the response. Names of columns are in braces. A row
-            gets the first template whose columns all contain text. If empty, default templates with the
-            columns text and text_pair are used.
+            gets the first template whose columns all contain text. If the list is empty, default
+            templates with the columns text and text_pair are used.
         image: Column of the image. If None and no text column is set, a column with a usual name is used if there is
             one.
         label: Column of the label. If None, the first column with a usual name is used. Not needed with a response.

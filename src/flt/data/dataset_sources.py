@@ -60,8 +60,8 @@ class RawData:
 def load(cfg: DataConfig, seed: int = 0) -> RawData:
     """Loads a data set and converts it into a common form.
 
-    A split named dev or valid is used as the validation split. A split named train_dev is used as the
-    validation split if there is no other. A validation or test split with hidden labels (all below 0) is removed.
+    A split named dev or valid is used as the validation split. A split named train_dev is used as the validation
+    split if there is no other. A validation or test split with hidden labels (all below 0) is removed.
 
     A missing validation or test split is drawn from train, stratified by the classes before ``cfg.merge``. Two data
     sets that merge the classes of one source differently therefore have the same rows in these splits.

@@ -55,8 +55,8 @@ def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
     """Divides the examples of all tasks among the clients.
 
     The examples of each task are divided independently of other tasks. There is one exception: with
-    ``partition.kind=by_column``, the examples of all tasks are divided together if all tasks have the column. The
-    division is drawn again until every client has at least one example.
+    ``partition.kind=by_column``, the examples of all tasks are divided together if all tasks have the column
+    ``data.column``. The division is drawn again until every client has at least one example.
 
     Args:
         cfg: Configuration with the number of clients, the partition and the seed.

@@ -110,7 +110,7 @@ class Collate:
 
 
 def stratified_sample(examples: Examples, n: int, seed: Seed) -> Positions:
-    """Returns the sorted positions of a stratified sample of at most n examples. An equal seed gives an equal sample.
+    """Returns the sorted positions of a stratified sample of at most n examples. The same seed gives the same sample.
 
     Raises:
         InputError: n is below 1.

@@ -81,10 +81,10 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase,
 def cut(prompt: Sequence[int], tail: int, response: Sequence[int], most: int) -> tuple[Sequence[int], Sequence[int]]:
     """Shortens a prompt and its response so that together they have at most ``most`` tokens.
 
-    The response may use half of the allowed tokens, or more if the prompt is short. A response that is longer loses its
-    end. A prompt that is too long for the remaining tokens loses tokens right before its tail. The lost tokens are the
-    end of the text that fills the template's last column. This column is the context if there is one. The first token
-    of the prompt is always kept.
+    The response may use half of the allowed tokens, or more if the prompt is short. The end of a longer response
+    is removed. If the prompt is too long for the remaining tokens, tokens right before its tail are removed. They are
+    the end of the text that fills the template's last column. The last column is the context if there is one. The first
+    token of the prompt is always kept.
 
     Args:
         prompt: Tokens of the prompt, at least one.

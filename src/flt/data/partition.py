@@ -83,7 +83,7 @@ def quantity(examples: int, clients: int, alpha: float, seed: Seed, min_share: f
             to a sum of 1. If min_share is 0, the shares are drawn again until every client has an example.
 
     Raises:
-        InputError: All of 100 draws fail, or an argument is out of range.
+        InputError: All 100 draws fail, or an argument is out of range.
 
     Example:
         >>> [len(part) for part in quantity(1000, clients=4, alpha=0.5, seed=1, min_share=0.01)]

@@ -16,7 +16,7 @@ from flt.data import partition as partitioners
 from flt.data.clients import ClientSpec, JobData
 
 MOST_CLASSES = 10_000
-"""Limit below which all class numbers must be. If a column has an integer >= this limit, it contains ids, not classes."""
+"""Limit below which all class numbers must be. A column with an integer >= this limit contains ids, not classes."""
 
 
 def partition(
