@@ -1,4 +1,4 @@
 """Local training: installs a payload, trains one job with a Lightning Trainer, and collects the job's update.
 
-Read trainer.py first (trains jobs on the resident module), then fit.py (the data of one fit, for its callbacks).
+Read trainer.py first (trains jobs on the resident module), then fit.py (the inputs and results of one fit).
 """

@@ -1,4 +1,7 @@
-"""The data of one local fit, its results (an update and a private state), and the base class of local callbacks."""
+"""Inputs and results of one local fit, and the base class of local callbacks.
+
+The results are an update, which is sent to the server, and a client state, which stays on the client.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ class LocalFit:
     layout: Layout
     payload: Payload
     private: ClientState
+    """Client state that the job stored after its last fit."""
     trained: dict[str, nn.Parameter]
     """Name -> parameter that is trained."""
     start: dict[str, Tensor]
@@ -39,13 +43,13 @@ class LocalFit:
     steps: int = 0
     """Number of optimiser steps. Set when the fit has ended."""
     kept: dict[str, Ids] = dataclasses.field(init=False)
-    """Layer -> ids of the components in the update: the payload's ``kept``, unless a callback removes some."""
+    """Layer -> ids of the components in the update: the payload's ``kept``, unless a callback removes some ids."""
 
     def __post_init__(self) -> None:
         self.kept = self.payload.kept
 
     def private_slot(self, slot: str, name: str) -> Tensor:
-        """Returns a tensor of a private slot, at the initial rank; zeros if the client has never stored this tensor."""
+        """Returns a tensor of a slot in the client state, at the initial rank. Returns zeros if it was never stored."""
         like = self.start[name]
         zeros = torch.zeros(self.layout.entries[name].shape, dtype=like.dtype, device=like.device)
         kept = self.private.slots.get(slot, {}).get(name)
@@ -54,7 +58,7 @@ class LocalFit:
     def frozen(self, name: str) -> Tensor | None:
         """Returns the positions, along a tensor's rank axis, of the components that are held but not kept.
 
-        None: all held components are kept, or the tensor has no rank axis.
+        Returns None if all held components are kept or if the tensor has no rank axis.
         """
         held, kept = (self.layout.ids(name, components) for components in (self.payload.held, self.kept))
         if held is None or kept is None or held == kept:
@@ -99,7 +103,7 @@ class LocalFit:
         )  # fmt: skip
 
     def private_state(self, initial: Mapping[str, Tensor]) -> ClientState:
-        """Returns the new private state, which stays on the client.
+        """Returns the job's new client state, which stays on the client.
 
         Args:
             initial: Initial values of the tensors. Used for components that the client has never held.
@@ -113,7 +117,7 @@ class LocalFit:
 
 
 class LocalCallback(Callback):
-    """Lightning callback for a single fit. It can add results to the update of the fit."""
+    """Lightning callback for a single fit. It can add results to the fit's update and to the client state."""
 
     def __init__(self, fit: LocalFit) -> None:
         self.fit = fit

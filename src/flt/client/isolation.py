@@ -28,7 +28,9 @@ def seed_everything(seed: int, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def isolated(module: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Context manager for a fit: at the end, restores buffers, modes and random generators, and removes gradients.
+    """Context manager that keeps a fit from affecting later fits.
+
+    At the end of the fit, restores buffers, training modes and random generators, and removes gradients.
 
     Args:
         module: The resident module, on which one fit runs after another.

@@ -20,8 +20,9 @@ def loader(
     Args:
         dataset: The examples.
         settings: Sizes of the batches, and the window in which texts are sorted by length.
-        collate: Builds a batch from a list of examples; None: torch's default.
-        seed: Seed of the shuffling. None: no shuffling, for an evaluation. Texts are then sorted from short to long.
+        collate: Function that builds a batch from a list of examples. If None, torch's default is used.
+        seed: Seed of the shuffling. None for an evaluation: examples aren't shuffled, and texts are sorted from short
+            to long.
     """
     lengths = lengths_of(dataset)
     if seed is None:

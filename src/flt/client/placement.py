@@ -14,7 +14,7 @@ from flt.core.quiet import single_process
 
 
 class OneDevice:
-    """Placement of a fit on one device: that of the module. The fit doesn't communicate with other processes."""
+    """Placement of a fit on one device, the device of the module. The fit doesn't communicate with other processes."""
 
     def arguments(self, module: pl.LightningModule) -> dict[str, Any]:
         """Returns the Trainer's arguments for this placement."""
@@ -28,7 +28,7 @@ class OneDevice:
     """True if all processes of the run must take part in an evaluation."""
 
     def shard(self, loader: DataLoader) -> DataLoader:
-        """Returns a loader of the part of each batch that this process trains: here, the whole batch."""
+        """Returns a loader of this process's part of each batch. On one device, this part is the whole batch."""
         return loader
 
     def callbacks(self) -> list[pl.Callback]:

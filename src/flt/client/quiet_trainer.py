@@ -1,4 +1,4 @@
-"""Lightning Trainer that prints nothing, writes nothing of its own and doesn't handle signals."""
+"""Lightning Trainer that prints nothing, writes no files of its own and doesn't handle signals."""
 
 from __future__ import annotations
 

@@ -22,7 +22,10 @@ class NoSignals:
 
 
 class ResidentStrategy(SingleDeviceStrategy):
-    """Lightning strategy that leaves the module on its device after a fit. Lightning's own moves it to the CPU."""
+    """Lightning strategy that leaves the module on its device after a fit.
+
+    Lightning's own strategy for one device would move the module to the CPU.
+    """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device=device)

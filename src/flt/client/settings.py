@@ -10,7 +10,7 @@ from flt.protocol.messages import Plan
 PRECISIONS = ("32-true", "bf16-mixed")
 """Allowed precisions of a fit, by Lightning's names.
 
-In both of them the weights stay float32, because messages, base versions and checkpoints would otherwise be inexact.
+The weights always stay float32, because messages, base versions and checkpoints would otherwise be inexact.
 """
 
 
@@ -33,14 +33,15 @@ class LocalSettings:
     """Settings of a local fit and of the evaluations before and after the fit.
 
     Attributes:
-        steps: Number of optimiser steps of a fit. None: ``epochs`` sets the length of the fit.
-        epochs: Number of passes over the job's training examples. None: ``steps`` sets the length of the fit.
+        steps: Number of optimiser steps of a fit. If None, ``epochs`` sets the length of the fit.
+        epochs: Number of passes over the job's training examples. If None, ``steps`` sets the length of the fit.
         batch_size: Number of examples in a training batch.
-        length_window: Number of text batches that are sorted by length together, for less padding. 1: no sorting.
+        length_window: Number of text batches that are sorted by length together, for less padding. If 1, texts
+            aren't sorted.
         eval_batch_size: Number of examples in a batch of an evaluation.
-        eval_examples: Largest number of a job's held-out examples in an evaluation. None: all of them. 0: no
-            evaluation.
-        clip: Largest norm of the gradient of all parameters together. None: no clipping.
+        eval_examples: Largest number of a job's held-out examples in an evaluation. If None, all of them are used. If
+            0, there is no evaluation.
+        clip: Largest norm of the gradient of all parameters together. If None, gradients aren't clipped.
         accumulate: Number of batches per optimiser step (gradient accumulation).
         precision: Lightning's name of the precision, one of ``PRECISIONS``.
     """

@@ -10,13 +10,13 @@ from lightning.pytorch.loggers import Logger
 class SharedLogger(Logger):
     """Logger that passes the metrics of all clients' fits to one logger, with one step count for all fits.
 
-    Without it, the steps would begin at 0 in every fit, because every fit has its own Trainer.
+    Without this class, the steps would begin at 0 in every fit, because every fit has its own Trainer.
 
     Args:
-        logger: The logger to which metrics are passed: the user's logger, or the run's own.
+        logger: The wrapped logger, to which metrics are passed: the user's logger, or the run's own logger.
         step: Number of optimiser steps that all earlier fits took together.
-        forwards: True: metrics are passed to the logger. False: they are dropped, and a fit can only use the logger's
-            ``experiment``.
+        forwards: If True, metrics are passed to the wrapped logger. If False, metrics are dropped, and a fit can only
+            use the wrapped logger's ``experiment``.
     """
 
     def __init__(self, logger: Logger, step: int = 0, forwards: bool = True) -> None:
@@ -24,12 +24,12 @@ class SharedLogger(Logger):
 
     @property
     def name(self) -> str | None:
-        """Name of the shared logger."""
+        """Name of the wrapped logger."""
         return self.logger.name
 
     @property
     def version(self) -> int | str | None:
-        """Version of the shared logger."""
+        """Version of the wrapped logger."""
         return self.logger.version
 
     @property
@@ -39,11 +39,11 @@ class SharedLogger(Logger):
 
     @property
     def experiment(self) -> Any:
-        """The shared logger's ``experiment``, such as TensorBoard's SummaryWriter; None if the logger has none."""
+        """The wrapped logger's ``experiment``, such as TensorBoard's SummaryWriter. None if the logger has none."""
         return getattr(self.logger, "experiment", None)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Passes metrics to the shared logger. The step is counted over all fits."""
+        """Passes metrics to the wrapped logger. The step is counted over all fits."""
         if self.forwards:
             self.logger.log_metrics(metrics, step=self.step + (step or 0))
 

@@ -2,7 +2,7 @@
 
     local_fit = install -> evaluate -> Trainer.fit -> evaluate -> collect
 
-A job's only results are its update and its client's private state. No job affects the next: each install overwrites all
+A job's only results are its update and its client state. No job affects the next: each install overwrites all
 adapter and head weights, and buffers are restored after each fit. The frozen backbone is neither copied nor moved.
 """
 
@@ -52,11 +52,11 @@ class LocalTrainer:
         recipe: Recipe whose local callbacks take part in every fit.
         settings: Settings of the fits.
         base: Initial values of the frozen weights that the recipe may change.
-        collate: Builds a batch from a list of examples. None: torch's default.
+        collate: Function that builds a batch from a list of examples. If None, torch's default is used.
         callbacks: The user's Lightning callbacks. Each fit gets its own copies of them.
         loggers: Loggers of the Trainer in every fit.
-        root: Folder in which the user's callbacks may write. None: Lightning's default, the working directory.
-        heads: Name of a head -> name of a tensor -> initial value. None or empty: all jobs have the same head.
+        root: Folder in which the user's callbacks may write. If None, Lightning uses the working directory.
+        heads: Name of a head -> name of a tensor -> initial value. If None or empty, all jobs have the same head.
     """
 
     def __init__(
@@ -77,21 +77,22 @@ class LocalTrainer:
         self.server_layout = layout.with_heads(self.heads)
         self.collate, self.callbacks, self.loggers, self.root = collate, callbacks, loggers, root
         self.placement = OneDevice()
-        self.timeout: float | None = None  # largest duration of a fit in seconds; None: no limit
+        self.timeout: float | None = None  # largest duration of a fit in seconds; no limit if None
         self.client_aware = client_aware_modules(module)
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self.initial = {name: self.parameters[name].detach().cpu().clone() for name in layout.names(TRAVELLING)}
         self.base_version = 0
+        # A user's module that is in training mode isn't changed: parts of it may be in eval mode on purpose.
         if not module.training or isinstance(module, ClientModule):
-            module.train()  # leaves the eval mode of from_pretrained; a user's module may have parts in eval mode
+            module.train()  # from_pretrained returns a model in eval mode
 
     def local_fit(self, data: JobData, payload: Payload, private: ClientState, seed: int) -> tuple[Update, ClientState]:
-        """Trains one job. Returns its update and the client's new private state.
+        """Trains one job. Returns the job's update and its new client state.
 
         Args:
             data: Examples of the job.
             payload: The server's message to the job.
-            private: Private state that the client stored after its last fit.
+            private: Client state that the job stored after its last fit.
             seed: Seed of the batches, dropout and augmentation of this fit.
 
         Raises:
@@ -119,7 +120,7 @@ class LocalTrainer:
 
         Args:
             payload: The server's message to the job.
-            private: Private state of the client.
+            private: The job's client state.
             head: Name of the job's head; empty if all jobs have the same head.
         """
         payload = unpack_payload(payload, self.layout)
@@ -140,7 +141,7 @@ class LocalTrainer:
             parameter.data = tensor.to(device=parameter.device, dtype=parameter.dtype, copy=True)
 
     def apply_base(self, deltas: Sequence[BaseDelta], version: int) -> None:
-        """Brings the base weights to a version. Skips deltas that have already been applied."""
+        """Brings the base weights to a base version. Skips deltas that have already been applied."""
         for delta in deltas:
             if delta.version <= self.base_version:
                 continue
@@ -155,7 +156,7 @@ class LocalTrainer:
         self.base_version = max(self.base_version, version)
 
     def evaluate(self, dataset: Dataset, watch: Watch | None = None) -> dict[str, float]:
-        """Returns the metrics that ``validation_step`` logs over a data set; empty without this method or examples.
+        """Returns the metrics that ``validation_step`` logs, or {} if there is no such method or no example.
 
         Args:
             dataset: The examples.
@@ -179,7 +180,7 @@ class LocalTrainer:
         Args:
             state: The server's state.
             gid: Id of the group.
-            head: Name of the head to load, if jobs have different heads. Empty: the module keeps its present head.
+            head: Name of the head to load, if jobs have different heads. If empty, the module keeps its present head.
         """
         self._catch_up(state)
         self.put(self.server_layout.model(state.groups[gid].weights, state.active, head))
@@ -194,7 +195,7 @@ class LocalTrainer:
             gid: Id of the group.
             dataset: The examples.
             watch: Called after each batch with the number of finished batches and the number of all batches.
-            head: Name of the head to load, if jobs have different heads. Empty: the module keeps its present head.
+            head: Name of the head to load, if jobs have different heads. If empty, the module keeps its present head.
         """
         self.load(state, gid, head)
         with isolate_rng():
@@ -209,12 +210,12 @@ class LocalTrainer:
         Args:
             state: The server's state from which the payload was built.
             payload: The server's message to the job.
-            private: The private state of the job's client.
+            private: The job's client state.
             dataset: The examples.
             watch: Called after each batch with the number of finished batches and the number of all batches.
             head: Name of the job's head; empty if all jobs have the same head.
         """
-        self._catch_up(state)  # the payload has the base versions that its client lacks; this module may lack others
+        self._catch_up(state)  # the payload has the base deltas that its client lacks; this module may lack others
         self.install(payload, private, head)
         with isolate_rng():
             return self.evaluate(dataset, watch)
@@ -235,7 +236,7 @@ class LocalTrainer:
         # A user's callbacks and schedules may need validation metrics during a fit; flt's own module needs none.
         validates = _size(held_out) > 0 and not isinstance(self.module, ClientModule)
         validation = self.loader(held_out, None) if validates else None
-        # The callback is left out if no module needs it, because it costs seven calls a step.
+        # BatchNotifier is left out if no module needs it, because it costs seven calls a step.
         notifiers = [BatchNotifier(self.client_aware)] if self.client_aware else []
         with quiet(), self.placement.context(), keyboard_interrupts_pass():
             trainer = self.trainer(
@@ -269,7 +270,7 @@ class LocalTrainer:
         Args:
             callbacks: The Trainer's callbacks.
             loggers: The Trainer's loggers.
-            placement: Devices and processes of the fit. None: the module's device and this process only.
+            placement: Devices and processes of the fit. If None, the module's device and only this process are used.
             length: Arguments of the Trainer that set the length of the fit. They override the settings.
         """
         return quiet_trainer(

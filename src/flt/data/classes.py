@@ -1,4 +1,7 @@
-"""Conversion of labels (names, integers or ClassLabel of datasets) to int64 in 0..K-1, with a name for each class."""
+"""Conversion of labels to int64 in 0..K-1, and the names of the classes.
+
+The labels of a source are texts, integers or a ``datasets.ClassLabel``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from flt.data.columns import LABEL_NAMES, choose_column
 
 Splits = dict[str, datasets.Dataset]
 Codes = dict[str, NDArray[np.int64]]
-"""Split -> labels as integers, before they are renumbered to 0..K-1, (n,)."""
+"""Split -> labels as integers, shape (n,), before they are renumbered to 0..K-1."""
 
 
 def relabel(
@@ -30,9 +33,10 @@ def relabel(
     Args:
         splits: Splits of the data, including train.
         label: Column of the labels: text, integers or ClassLabel.
-        label_name: Column with the names of the classes if the labels are integers. None: a column called label_name or
-            label_text, if there is one.
-        classes: Label values to keep. They are numbered in this order. None: all label values, in sorted order.
+        label_name: Column with the names of the classes if the labels are integers. If None, a column called label_name
+            or label_text is used if there is one.
+        classes: Label values to keep. They are renumbered from 0 in this order. If None, all label values are kept, in
+            sorted order.
         least: Smallest allowed number of classes.
 
     Returns:
@@ -67,7 +71,8 @@ def merge(
         splits: Splits of the data, with labels int64 in 0..K-1.
         label: Column of the labels.
         label_names: Name of each class.
-        groups: Name of the new class -> patterns of the classes to merge, see :func:`matching`. Empty: nothing changes.
+        groups: Name of the new class -> patterns of the classes to merge, see :func:`matching`. If empty, nothing
+            changes.
 
     Returns:
         The splits with the new labels, and the name of each new class.
@@ -90,13 +95,13 @@ def merge(
 
 
 def matching(key: str, patterns: Sequence[str], label_names: Sequence[str]) -> list[int]:
-    """Returns the numbers of the classes that match any of the patterns, ascending.
+    """Returns the numbers of the classes that match any of the patterns, in ascending order.
 
-    A pattern is the name of a class, its number, or a wildcard such as `comp.*`. If a pattern is equal to the name of a
-    class, it matches only this class.
+    A pattern is the name of a class, the number of a class, or a wildcard such as `comp.*`. If a pattern is equal to
+    the name of a class, the pattern matches only this class.
 
     Args:
-        key: Config key of the patterns, for the text of an error.
+        key: Config key of the patterns, used in the text of an error.
         patterns: Names, numbers or wildcards.
         label_names: Name of each class.
 
@@ -156,9 +161,9 @@ def _numbered(names: Sequence[str]) -> dict[int, str]:
 
 
 def _names(splits: Splits, codes: Codes, label_name: str | None) -> dict[int, str]:
-    """Returns the names of integer classes: those in the column of class names, or else the integers themselves.
+    """Returns the name of each integer class, taken from the column of class names.
 
-    Integers below 0 aren't classes.
+    If there is no such column, the integers themselves are the names. Integers below 0 aren't classes.
     """
     present = splits["train"].column_names
     if label_name is None and not set(LABEL_NAMES) & set(present):
@@ -188,7 +193,7 @@ def _order(codes: Codes, names: Mapping[int, str], label: str, classes: Sequence
 
 
 def _renumbered(split: datasets.Dataset, label: str, values: NDArray[np.int64], order: list[int]) -> datasets.Dataset:
-    """Replaces each label of a split by its position in `order`. Rows with other labels are left out."""
+    """Replaces each label of a split by its position in `order`. Rows whose label isn't in `order` are left out."""
     new = np.full(len(values), -1)
     for number, value in enumerate(order):
         new[values == value] = number
@@ -209,7 +214,7 @@ def _without_bars() -> Iterator[None]:
 
 def _relabelled(split: datasets.Dataset, label: str, new: NDArray[np.int64]) -> datasets.Dataset:
     """Replaces the labels of a split, and leaves out rows whose new label is below 0. The data aren't copied."""
-    # The column is added before rows are selected, because add_column would rewrite the whole table afterwards.
+    # The column is added before rows are selected: after a selection, add_column would rewrite the whole table.
     with _without_bars():
         split = split.remove_columns(label).add_column(label, new)
     return split.select(np.flatnonzero(new >= 0)) if (new < 0).any() else split

@@ -21,12 +21,12 @@ class JobData:
 
     Attributes:
         dataset: Map-style data set that contains the examples of all clients.
-        train: Positions of the job's training examples in the data set (n,).
-        held_out: Positions of the held-out examples, on which the job's model is evaluated (m,).
+        train: Positions of the job's training examples in the data set, shape (n,).
+        held_out: Positions of the held-out examples, on which the job's model is evaluated. Shape (m,).
         task: Name of the job's task. Used only for evaluation; the server never receives it.
-        label_counts: Number of training examples of each class. Empty if the classes aren't known. Used for the figure
-            of the partition, and by the adapter C2A on the client if ``adapter.label_source=client``.
-        head: Name of the head in the job's module if jobs have different heads, else empty.
+        label_counts: Number of training examples of each class. Empty if the classes aren't known. The figure of the
+            partition shows these numbers. The adapter C2A uses them on the client if ``adapter.label_source=client``.
+        head: Name of the job's head if jobs have different heads, else empty.
         rounds: First and last round in which the job takes part, counted from 1. If the last round is None, the job
             takes part until the end.
     """
@@ -45,7 +45,7 @@ class JobData:
         Unlike ``dataclasses.replace``, this method doesn't read the other fields, which may be expensive to compute.
 
         Raises:
-            TypeError: The class has no field of a given name.
+            TypeError: A given name isn't the name of a field.
         """
         if unknown := set(changes) - {field.name for field in dataclasses.fields(self)}:
             raise TypeError(f"JobData has no field {', '.join(sorted(unknown))}")
@@ -74,13 +74,13 @@ class JobData:
         return Subset(self.dataset, self.train)  # type: ignore[arg-type]  # an array of positions works like a list
 
     def validation_set(self, most: int | None) -> Subset:
-        """Returns the data set of at most ``most`` held-out examples; None: all.
+        """Returns a data set of at most ``most`` held-out examples, or of all held-out examples if ``most`` is None.
 
         The examples are evenly spaced among all held-out examples, because a data set may be sorted by label.
         """
         size = len(self.held_out)
         chosen = np.linspace(0, size - 1, min(size, size if most is None else most)).astype(np.int64)
-        return Subset(self.dataset, self.held_out[chosen])  # type: ignore[arg-type]  # as above
+        return Subset(self.dataset, self.held_out[chosen])  # type: ignore[arg-type]  # as in training_set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ class ClientSpec:
     Attributes:
         id: Number of the client.
         data: Data of each of the client's jobs. Most clients have one job.
-        rank: Number of rank-1 components per layer that the client can train; None: all components.
+        rank: Number of rank-1 components per layer that the client can train. If None, it can train all components.
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""Choice of the input columns and the label column. Columns that the user hasn't given are found by usual names."""
+"""Choice of the input columns and the label column. Columns that the user hasn't set are found by usual names."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ LABEL_NAMES = ("label_name", "label_text")
 
 
 def choose_column(key: str, given: str | None, usual: Sequence[str], present: Sequence[str]) -> str:
-    """Returns the column that the user has given, or else the first column with a usual name.
+    """Returns the column that the user has set, or otherwise the first usual name that is a column of the data.
 
     Args:
-        key: Config key of the column without `data.`, for the text of an error.
-        given: Column that the user has given; None: the user has given none.
+        key: Config key of the column without `data.`, used in the text of an error.
+        given: Column that the user has set, or None if the user has set none.
         usual: Usual names, which are tried in this order.
         present: Names of the columns of the data.
 
     Raises:
-        InputError: The given column doesn't exist, or no column has a usual name.
+        InputError: The given column doesn't exist, or no column is given and none has a usual name.
 
     Example:
         >>> choose_column("label", None, ("label", "labels", "target"), ["text", "target", "labels"])
@@ -55,8 +55,8 @@ def choose_column(key: str, given: str | None, usual: Sequence[str], present: Se
 def choose_inputs(cfg: DataConfig, features: datasets.Features) -> tuple[Kind, tuple[str, ...]]:
     """Chooses the input columns, and the kind of the inputs.
 
-    Columns that the user has given are used. Otherwise the choice is the first of these that the data have: an image
-    column, a pair of text columns and a single text column, each with a usual name.
+    Columns that the user has set are used. Otherwise columns with usual names are tried in this order: an image column,
+    a pair of text columns, a single text column.
 
     Raises:
         InputError: A column doesn't exist or holds neither text nor images.

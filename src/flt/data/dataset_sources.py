@@ -1,4 +1,7 @@
-"""Loading of a data set (digits, a file or from the Hugging Face hub) as splits with int64 labels in 0..K-1."""
+"""Loading of a data set as splits with int64 labels in 0..K-1.
+
+The source is a file, the Hugging Face hub, or the handwritten digits in scikit-learn.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,10 @@ class RawData:
     """Data set before its inputs are encoded as tensors.
 
     Attributes:
-        splits: The split train, and validation and test if they exist, with all columns of the source.
+        splits: The split train, and the splits validation and test if they exist, with all columns of the source.
         kind: Kind of the inputs.
-        inputs: Names of the input columns: one, two for a pair, or all columns of the prompts for a causal model.
+        inputs: Names of the input columns: one column, two columns for pairs of texts, or, for a causal model, all
+            columns of the prompts.
         label: Column of the labels, int64 in 0..len(label_names)-1.
         label_names: Name of each class.
         response: Column of the response; empty except for a causal model.
@@ -49,21 +53,22 @@ class RawData:
     templates: tuple[Template, ...] = ()
 
     def values(self, split: str, column: str) -> NDArray:
-        """Returns the values of a column of a split, such as the labels, (n,)."""
+        """Returns the values of a column of a split, such as the labels, shape (n,)."""
         return np.asarray(self.splits[split][column][:])
 
 
 def load(cfg: DataConfig, seed: int = 0) -> RawData:
     """Loads a data set and converts it into a common form.
 
-    A split named dev or valid is used as the validation split. A split named train_dev is used if there is no other. A
-    validation or test split with hidden labels (all below 0) is removed. The shares of train that are held out are
-    stratified by the classes before ``cfg.merge``. Two data sets that merge the classes of one source differently
-    therefore hold out the same rows.
+    A split named dev or valid is used as the validation split. A split named train_dev is used as the validation
+    split if there is no other. A validation or test split with hidden labels (all below 0) is removed.
+
+    A missing validation or test split is drawn from train, stratified by the classes before ``cfg.merge``. Two data
+    sets that merge the classes of one source differently therefore have the same rows in these splits.
 
     Args:
         cfg: Settings of the data set.
-        seed: Seed of the random shares and of the sample of train.
+        seed: Seed of the splits that are drawn from train, and of the sample of train.
 
     Returns:
         The splits, the names of the input columns, and the classes.
@@ -105,7 +110,7 @@ def digits(classes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int6
     """Loads the images of some classes from the handwritten digits in scikit-learn, without a download.
 
     Args:
-        classes: Digits to keep. Their labels are 0.. in this order.
+        classes: Digits to keep. They get the labels 0, 1, ... in this order.
 
     Returns:
         Images (n, 1, 8, 8) in [0, 1] and labels (n,), in the order of the source.
@@ -173,7 +178,10 @@ def _rows(splits: Splits, where: Mapping[str, Sequence[str]]) -> Splits:
 
 
 def _capped(splits: Splits, label: str, most: int | None, seed: int) -> Splits:
-    """Reduces train to a stratified sample of at most ``most`` examples, in the order of the source; None: no limit."""
+    """Reduces train to a stratified sample of at most ``most`` examples, in the order of the source.
+
+    If ``most`` is None, nothing changes.
+    """
     train = splits["train"]
     if most is None or len(train) <= most:
         return splits

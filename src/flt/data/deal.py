@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flt.run.schema import TrainConfig
 
 ATTEMPTS = 100
-"""Number of draws of the partition. If each draw leaves a client without examples, an error is raised."""
+"""Largest number of draws of the partition. If each draw leaves a client without examples, an error is raised."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +27,10 @@ class TaskData:
 
     Attributes:
         name: Name of the task, used for evaluation.
-        splits: The split train, and validation and test if they exist. Labels are numbered from 0 within the task.
-        columns: Split -> value of ``data.column`` for each example (n,), for each split that has this column.
-        head: Name of the head of the task's jobs if jobs have different heads, else empty.
+        splits: The split train, and the splits validation and test if they exist. Labels are numbered from 0 within the
+            task.
+        columns: Split -> value of ``data.column`` for each example, shape (n,). Splits without this column are missing.
+        head: Name of the head that the task's jobs have if jobs have different heads, else empty.
     """
 
     name: str
@@ -39,11 +40,11 @@ class TaskData:
 
     @property
     def column(self) -> np.ndarray | None:
-        """Values of ``data.column`` for the training examples (n,); None if they have no such column."""
+        """Values of ``data.column`` for the training examples, shape (n,). None if there is no such column."""
         return self.columns.get("train")
 
     def by_column(self) -> Iterator[TaskData]:
-        """Yields one task for each value of ``data.column``, with the examples from each split that have this value."""
+        """Yields one task for each value of ``data.column``. The task has all examples with this value, by split."""
         found = {split: values.astype(str) for split, values in self.columns.items()}
         for value in sorted({str(value) for values in found.values() for value in values}):
             at = {split: np.flatnonzero(values == value) for split, values in found.items()}
@@ -53,9 +54,9 @@ class TaskData:
 def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
     """Divides the examples of all tasks among the clients.
 
-    The examples of each task are divided independently of other tasks, with one exception: if all tasks have the column
-    of ``partition.kind=by_column``, its values divide the examples of all tasks together. The division is drawn again
-    until every client has at least one example.
+    The examples of each task are divided independently of other tasks. There is one exception: with
+    ``partition.kind=by_column``, the examples of all tasks are divided together if all tasks have the column
+    ``data.column``. The division is drawn again until every client has at least one example.
 
     Args:
         cfg: Configuration with the number of clients, the partition and the seed.

@@ -66,9 +66,9 @@ def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | Non
     Args:
         dataset: The split, one of raw.splits.
         raw: Data set with the name of the image column.
-        image_size: Side of the backbone's input in pixels; None: images keep their size.
-        channels: Number of channels of the backbone's input. The channel of a grey image is repeated this often. None:
-            images keep their channels.
+        image_size: Side of the backbone's input in pixels. If None, images keep their size.
+        channels: Number of channels of the backbone's input. The channel of a grey image is repeated this often. If
+            None, images keep their channels.
 
     Raises:
         InputError: The column contains no images, the images differ in size and image_size is None, or the images are
@@ -90,10 +90,10 @@ def tasks(
     """Divides examples into tasks by class. Examples whose class is in no task are left out.
 
     Args:
-        labels: Class of each example, (n,).
+        labels: Class of each example, shape (n,).
         label_names: Name of each class.
-        tasks_cfg: Task -> names, numbers or patterns of its classes, see :func:`flt.data.classes.matching`. Empty: all
-            examples form one task called `all`.
+        tasks_cfg: Task -> names, numbers or patterns of its classes, see :func:`flt.data.classes.matching`. If
+            empty, all examples form one task called `all`.
 
     Returns:
         Task -> sorted positions of its examples, and the labels of these examples. Within a task, classes are

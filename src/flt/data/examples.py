@@ -23,12 +23,13 @@ PADDED = {"attention_mask": 0, "token_type_ids": 0, "prefix": 0, "labels": store
 class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Data set of encoded examples. An item has the inputs of one example, without padding, and ``labels``.
 
-    All views share one store of the inputs. A view therefore needs memory only for its row numbers and labels.
+    The method ``view`` selects some of the examples. All views share one store of the inputs. A view therefore needs
+    memory only for its row numbers and labels.
 
     Args:
         store: Encoded inputs.
-        labels: Class of each example, (n,).
-        rows: Row of each example in the store, (n,); None: example i has row i.
+        labels: Class of each example, shape (n,).
+        rows: Row of each example in the store, shape (n,). If None, example i has row i.
 
     Example:
         >>> examples = Examples(stores.ImageStore(torch.zeros(3, 1, 2, 2), size=None, channels=None), [0, 1, 0])
@@ -47,16 +48,16 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         """Returns the tensors of one example.
 
-        A text has input_ids, attention_mask and, with some tokenizers, token_type_ids (length,). An image has
-        pixel_values (C, H, W). ``labels`` is the class () or, if the data have responses, the label of each token
-        (length,).
+        A text has input_ids, attention_mask and, with some tokenizers, token_type_ids, each of shape (length,). An
+        image has pixel_values of shape (C, H, W). ``labels`` is the class, a scalar. If the data have responses,
+        ``labels`` contains the label of each token instead, shape (length,).
         """
         row = self.store.row(int(self.rows[i]))
         return row if "labels" in row else {**row, "labels": torch.tensor(int(self.labels[i]))}
 
     @property
     def lengths(self) -> NDArray[np.int64] | None:
-        """Number of tokens of each example, (n,); None for images."""
+        """Number of tokens of each example, shape (n,). None for images."""
         lengths = self.store.lengths
         return None if lengths is None else lengths[self.rows]
 
@@ -64,8 +65,9 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         """Selects examples without copying their inputs.
 
         Args:
-            positions: Positions of the examples, (m,).
-            labels: New labels of these examples, such as labels within a task, (m,); None: the labels stay the same.
+            positions: Positions of the examples, shape (m,).
+            labels: New labels of these examples, such as labels within a task, shape (m,). If None, the
+                labels stay the same.
         """
         positions = np.asarray(positions, dtype=np.int64)
         return Examples(self.store, self.labels[positions] if labels is None else labels, self.rows[positions])
@@ -75,13 +77,13 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
 class Collate:
     """Function that collates items into a batch.
 
-    Texts are padded on the right to the length of the longest one. Images and classes are stacked.
+    Texts are padded on the right to the length of the longest text in the batch. Images and classes are stacked.
 
     Attributes:
         pad_token_id: Value with which input_ids are padded. Attention masks and token types are padded with 0, and
             labels of tokens with -100.
-        mean: Mean of the pixels on which the backbone was trained, by channel; None: pixels stay in [0, 1].
-        std: Standard deviation of these pixels, by channel; None: pixels stay in [0, 1].
+        mean: Mean of each channel over the images on which the backbone was trained.
+        std: Standard deviation of each channel over these images. If mean or std is None, pixels stay in [0, 1].
 
     Example:
         >>> items = [{"input_ids": torch.tensor(ids), "labels": torch.tensor(1)} for ids in ([5, 6], [7])]
@@ -108,7 +110,7 @@ class Collate:
 
 
 def stratified_sample(examples: Examples, n: int, seed: Seed) -> Positions:
-    """Returns the sorted positions of a stratified sample of at most n examples, which depends only on the seed.
+    """Returns the sorted positions of a stratified sample of at most n examples. The same seed gives the same sample.
 
     Raises:
         InputError: n is below 1.

@@ -28,8 +28,8 @@ def encode_instructions(
 ) -> Examples:
     """Tokenises the prompts and responses of a split. A missing text counts as empty.
 
-    The ``labels`` of an item (length,) are the token ids at the tokens of the response, and -100 at all other tokens.
-    The tokens are kept in the cache on disk.
+    The ``labels`` of an item, shape (length,), are the token ids for tokens of the response and -100 for all other
+    tokens. The tokens are kept in the cache on disk.
 
     Args:
         dataset: The split, one of raw.splits.
@@ -59,7 +59,8 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase,
     response to the prompt.
 
     Args:
-        texts: Three sequences: the prompts, their tails (the template's text after its last column), and the responses.
+        texts: Three sequences: the prompts, their tails, and the responses. A tail is the template's text after the
+            last column.
         tokenizer: A tokenizer of transformers with an end-of-text token.
         max_length: Largest number of tokens per row.
 
@@ -80,14 +81,14 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase,
 def cut(prompt: Sequence[int], tail: int, response: Sequence[int], most: int) -> tuple[Sequence[int], Sequence[int]]:
     """Shortens a prompt and its response so that together they have at most ``most`` tokens.
 
-    The response may use half of the allowed tokens, or more if the prompt is short. A longer response loses its end. If
-    the prompt is too long for the remaining tokens, it loses tokens right before its tail. These tokens are the end of
-    the text that fills the template's last column, which is the context if there is one. The first token of the prompt
-    is always kept.
+    The response may use half of the allowed tokens, or more if the prompt is short. The end of a longer response
+    is removed. If the prompt is too long for the remaining tokens, tokens right before its tail are removed. They are
+    the end of the text that fills the template's last column. The last column is the context if there is one. The first
+    token of the prompt is always kept.
 
     Args:
         prompt: Tokens of the prompt, at least one.
-        tail: Number of tokens of the tail, which follows the prompt's last column.
+        tail: Number of tokens of the prompt's tail.
         response: Tokens of the response, at least one.
         most: Largest number of tokens of prompt and response together, at least 2.
 

@@ -1,8 +1,8 @@
 """Partitioners, which divide the positions 0..n-1 of a data set's examples among clients. They need only NumPy.
 
 Every partitioner returns one array of positions per client (int64, sorted). Every position is in exactly one array. A
-seed is one integer or several integers, such as (seed, client). Each partitioner creates a generator from the seed and
-doesn't use the global generator.
+seed is one integer or several integers, such as (seed, client). Each partitioner creates a random generator from
+the seed and doesn't use NumPy's global generator.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def iid(examples: int, clients: int, seed: Seed) -> list[Positions]:
 
 
 def dirichlet(labels: ArrayLike, clients: int, alpha: float, seed: Seed, min_examples: int = 1) -> list[Positions]:
-    """Divides the examples of each class by a draw of shares from Dirichlet(alpha) over the clients.
+    """Divides the examples of each class among the clients. The clients' shares are drawn from Dirichlet(alpha).
 
     With a small alpha, most examples of a client have few different labels. With a large alpha, all clients have nearly
     the same proportions of labels.
 
     Args:
-        labels: Class of each example, (n,).
+        labels: Class of each example, shape (n,).
         clients: Number of clients.
         alpha: Concentration, in (0, 1e6].
         seed: Seed of the draws.
@@ -47,7 +47,7 @@ def dirichlet(labels: ArrayLike, clients: int, alpha: float, seed: Seed, min_exa
             this number.
 
     Raises:
-        InputError: In each of 100 draws a client has fewer than min_examples, or an argument is out of range.
+        InputError: In each of 100 draws a client has fewer than min_examples examples, or an argument is out of range.
 
     Example:
         >>> [part.tolist() for part in dirichlet([0, 0, 0, 1, 1, 1], clients=2, alpha=0.5, seed=0)]
@@ -70,7 +70,7 @@ def dirichlet(labels: ArrayLike, clients: int, alpha: float, seed: Seed, min_exa
 
 
 def quantity(examples: int, clients: int, alpha: float, seed: Seed, min_share: float = 0.0) -> list[Positions]:
-    """Divides the shuffled examples by one draw of shares from Dirichlet(alpha), regardless of labels.
+    """Divides the shuffled examples among the clients, regardless of labels. Shares are drawn from Dirichlet(alpha).
 
     FL-TAC partitions every task in this way, with alpha 0.5 and min_share 0.01.
 
@@ -83,7 +83,7 @@ def quantity(examples: int, clients: int, alpha: float, seed: Seed, min_share: f
             to a sum of 1. If min_share is 0, the shares are drawn again until every client has an example.
 
     Raises:
-        InputError: None of 100 draws succeeds, or an argument is out of range.
+        InputError: All 100 draws fail, or an argument is out of range.
 
     Example:
         >>> [len(part) for part in quantity(1000, clients=4, alpha=0.5, seed=1, min_share=0.01)]
@@ -129,12 +129,13 @@ def shards(labels: ArrayLike, clients: int, shards_per_client: int, seed: Seed) 
 def by_column(values: ArrayLike, clients: int | None, seed: Seed) -> list[Positions]:
     """Divides the examples by the values of a column, such as language, author or task.
 
+    If there are more clients than values, every value gets one or more clients. Clients that are left over go to the
+    most frequent values. The examples of a value are divided at random among the clients of the value. If there are
+    fewer clients than values, the shuffled values are given to the clients in turn.
+
     Args:
-        values: Value of the column for each example, (n,). No value may be missing.
-        clients: Number of clients; None: one client per value, in sorted order of the values. If there are more clients
-            than values, each value gets one or more clients, the most frequent values get the remainder, and the
-            examples of a value are divided among its clients at random. If there are fewer clients than values, the
-            shuffled values are given to the clients in turn.
+        values: Value of the column for each example, shape (n,). No value may be missing.
+        clients: Number of clients. If None, there is one client per value, in sorted order of the values.
         seed: Seed of the draws.
 
     Raises:
@@ -191,8 +192,8 @@ def partition(
 
     Args:
         kind: Name of the partitioner, a key of `PARTITIONERS`.
-        labels: Class of each example, (n,). The partitioners iid and quantity use only the number of examples.
-        column: Value of the column for each example, (n,). Only by_column uses it.
+        labels: Class of each example, shape (n,). The partitioners iid and quantity use only the number of examples.
+        column: Value of the column for each example, shape (n,). Only by_column uses it.
         clients: Number of clients. None is allowed only for by_column.
         seed: Seed of the draws.
         **given: Settings of the partitioner, see `settings`. A setting that is None counts as not given.
@@ -221,7 +222,7 @@ def split(positions: ArrayLike, labels: ArrayLike, fraction: float, seed: Seed) 
 
     Args:
         positions: Positions of the client's examples.
-        labels: Class of every example of the data set, (n,). The positions are indices of this array.
+        labels: Class of every example of the data set, shape (n,). The positions are indices of this array.
         fraction: Share of the examples to hold out, in [0, 1).
         seed: Seed of the draws, such as (seed, client).
 

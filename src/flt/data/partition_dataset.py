@@ -16,7 +16,7 @@ from flt.data import partition as partitioners
 from flt.data.clients import ClientSpec, JobData
 
 MOST_CLASSES = 10_000
-"""Limit of class numbers. A column of integers that contains this number or a larger one has ids, not classes."""
+"""Limit below which all class numbers must be. A column with an integer >= this limit contains ids, not classes."""
 
 
 def partition(
@@ -33,31 +33,31 @@ def partition(
 ) -> list[ClientSpec]:
     """Divides a data set among clients.
 
-    The main arguments decide how:
+    The main arguments choose the method:
 
     ================================  ========================================================================
-    ``by="label", alpha=0.5``         each label is divided by Dirichlet shares
+    ``by="label", alpha=0.5``         the examples of each label are divided by Dirichlet shares
     ``by="label", shards=2``          sorted by label and cut into shards, two shards per client
     ``by=None, alpha=0.5``            random examples; the sizes are Dirichlet shares
     ``by=None``                       random examples, equal sizes (iid)
-    ``by="author"``                   by the column's values; ``clients=None``: one client per value
+    ``by="author"``                   by the column's values; with ``clients=None``, one client per value
     ================================  ========================================================================
 
     Args:
         dataset: A ``datasets.Dataset``, or any map-style data set whose items are (input, label) or dicts.
-        by: Column whose values decide the division; None: no column. For items (input, label), ``label`` means the
-            second element.
+        by: Column whose values decide the division. If None, no column is used. For items (input, label), ``label``
+            means the second element.
         alpha: Concentration of the Dirichlet distribution. The smaller alpha is, the more unequal are the clients.
-            None: no Dirichlet distribution.
-        clients: Number of clients; None: one for each value of the column.
-        shards: Number of shards per client; None: no shards.
+            If None, no Dirichlet distribution is used.
+        clients: Number of clients. If None, there is one client for each value of the column.
+        shards: Number of shards per client. If None, the data set isn't cut into shards.
         held_out: Share of a client's examples that is held out. The client's model is evaluated on these examples.
         min_examples: Smallest number of examples of a client if labels are divided by Dirichlet shares.
         seed: Seed of the partition.
-        label: Column of the labels, from which the examples of each class are counted for each client. For items
-            (input, label), the second element. Nothing is counted if the column doesn't exist or if its values aren't
-            class numbers from 0 on. Nothing is counted either if the data have no columns and ``by`` isn't ``label``,
-            because all examples would have to be read for it.
+        label: Column of the labels. For items (input, label), the label is the second element. Labels are used to count
+            each client's examples of each class. Nothing is counted if (a) the column doesn't exist, (b) its values
+            aren't class numbers from 0 on, or (c) the data set has no columns and ``by`` isn't this column, because all
+            examples would have to be read for the count.
 
     Raises:
         InputError: There are too few examples for the clients, or the column doesn't exist.
@@ -96,18 +96,19 @@ def job_data(
 ) -> JobData:
     """Returns the data of one job, given the job's share of a data set. A stratified part of the share is held out.
 
-    This part is drawn when it is first read. With many clients, most clients are never in a cohort, and the draw would
-    be wasted.
+    The held-out part is drawn only when a position or a label count of the job is first read. With many clients, most
+    clients are never in a cohort, and their draws would be wasted.
 
     Args:
         dataset: Data set that contains the examples of all clients.
-        strata: Stratum of every example of the data set (n,), usually its class. The held-out part is stratified by it.
-        labels: Class of every example of the data set (n,), for ``label_counts``; None: classes aren't known.
+        strata: Stratum of every example of the data set, usually the example's class. Shape (n,). The held-out part is
+            stratified by these strata.
+        labels: Class of every example of the data set, shape (n,), for ``label_counts``. None if classes aren't known.
         share: Positions of the job's examples in the data set.
         held_out: Fraction of the share that is held out.
         seed: Seed of the draw.
-        task: Name of the job's task; empty: the job has no task.
-        head: Name of the head in the job's module if jobs have different heads, else empty.
+        task: Name of the job's task; empty if the job has no task.
+        head: Name of the job's head if jobs have different heads, else empty.
     """
     partitioners.check_fraction(held_out)
     return UnsplitJobData.of(dataset, Share(share, strata, labels, held_out, seed), task, head)
@@ -119,8 +120,8 @@ class Share:
 
     Attributes:
         positions: Positions of the job's examples in the data set.
-        strata: Stratum of every example of the data set (n,). The held-out part is stratified by it.
-        labels: Class of every example of the data set (n,), for ``label_counts``; None: classes aren't known.
+        strata: Stratum of every example of the data set, shape (n,). The held-out part is stratified by these strata.
+        labels: Class of every example of the data set, shape (n,), for ``label_counts``. None if classes aren't known.
         held_out: Fraction of the positions that is held out.
         seed: Seed of the draw.
     """
@@ -170,12 +171,12 @@ class UnsplitJobData(JobData):
 
     @functools.cached_property
     def train(self) -> np.ndarray:
-        """Positions of the training examples (n,)."""
+        """Positions of the training examples, shape (n,)."""
         return self._split[0]
 
     @functools.cached_property
     def held_out(self) -> np.ndarray:
-        """Positions of the held-out examples (m,)."""
+        """Positions of the held-out examples, shape (m,)."""
         return self._split[1]
 
     @functools.cached_property
@@ -190,9 +191,9 @@ class UnsplitJobData(JobData):
 
 
 def _labels(dataset: Any, by: str | None, values: NDArray, label: str) -> NDArray[np.int64] | None:
-    """Returns the class of each example (n,), or None if classes aren't known or finding them would be too expensive.
+    """Returns the class of each example, shape (n,), or None if classes aren't known or are too expensive to find.
 
-    It would be too expensive if every example had to be read only for this purpose.
+    Classes are too expensive to find if every example would have to be read only for this purpose.
     """
     if by != label:
         if label not in (getattr(dataset, "column_names", None) or ()):

@@ -14,9 +14,9 @@ Positions = NDArray[np.int64]
 Seed = int | Sequence[int]
 
 MAX_ALPHA = 1e6
-"""Largest alpha. Its shares are already equal to three digits. Far larger values would overflow in the draws."""
+"""Largest alpha. Its shares already agree to three digits. With far larger values the draws would overflow."""
 DRAWS = 100
-"""Number of Dirichlet draws. If none of them meets the requirements, an error is raised."""
+"""Largest number of Dirichlet draws. If none of them meets the requirements, an error is raised."""
 
 
 def generator(stream: str, seed: Seed) -> np.random.Generator:
@@ -40,13 +40,13 @@ def generator(stream: str, seed: Seed) -> np.random.Generator:
 
 
 def stratified_order(labels: ArrayLike, seed: Seed) -> Positions:
-    """Orders positions so that the first k of them, for any k, have nearly the class proportions of all examples.
+    """Orders positions so that, for any k, the first k examples have nearly the class proportions of all examples.
 
-    The examples of each class are shuffled. The j-th of m examples of a class gets the place (j + 1/2) / m, for j from
-    0. All examples are sorted by place. Examples with equal places are in random order.
+    The examples of each class are shuffled. Example j of the m examples of a class, counted from 0, gets the place
+    (j + 1/2) / m. All examples are sorted by place. Examples with equal places are in random order.
 
     Args:
-        labels: Class of each example, (n,).
+        labels: Class of each example, shape (n,).
         seed: One integer, or several.
 
     Returns:
@@ -67,7 +67,7 @@ def stratified_order(labels: ArrayLike, seed: Seed) -> Positions:
 
 
 def redraw(draw: Callable[[], NDArray], accept: Callable[[NDArray], bool], error: InputError) -> NDArray:
-    """Calls `draw` until `accept` accepts the result, and returns it. Raises the error after `DRAWS` calls."""
+    """Calls `draw` until `accept` accepts the result, and returns this result. Raises the error after `DRAWS` calls."""
     for _ in range(DRAWS):
         if accept(drawn := draw()):
             return drawn
@@ -75,7 +75,9 @@ def redraw(draw: Callable[[], NDArray], accept: Callable[[NDArray], bool], error
 
 
 def drop_small(shares: NDArray, smallest: float) -> NDArray:
-    """Sets shares below ``smallest`` to 0 and scales the other shares up to a sum of 1. Returns zeros if all are below.
+    """Sets shares below ``smallest`` to 0 and scales the other shares up to a sum of 1.
+
+    If all shares are below ``smallest``, returns zeros.
 
     Example:
         >>> drop_small(np.array([0.05, 0.35, 0.6]), 0.1).round(3).tolist()
@@ -86,7 +88,7 @@ def drop_small(shares: NDArray, smallest: float) -> NDArray:
 
 
 def counts(shares: NDArray, examples: int) -> NDArray[np.int64]:
-    """Turns shares (clients,) into integers whose sum is ``examples``, by rounding the cumulative shares.
+    """Turns shares, shape (clients,), into integers whose sum is ``examples``, by rounding the cumulative shares.
 
     Example:
         >>> counts(np.array([0.5, 0.25, 0.25]), 10).tolist()
@@ -97,7 +99,7 @@ def counts(shares: NDArray, examples: int) -> NDArray[np.int64]:
 
 
 def deal(order: Positions, sizes: NDArray[np.int64]) -> list[Positions]:
-    """Cuts an order of positions into consecutive parts of the given sizes."""
+    """Cuts a sequence of positions into consecutive parts of the given sizes."""
     return np.split(order, np.cumsum(sizes)[:-1])
 
 
@@ -116,13 +118,13 @@ def check_alpha(alpha: float) -> None:
 
 
 def no_draw_error(alpha: float, clients: int, wanted: str) -> InputError:
-    """Builds the error for a Dirichlet partition of which no draw meets the requirements in ``wanted``."""
+    """Builds the error that is raised if no draw of a Dirichlet partition meets the requirements in ``wanted``."""
     why = f"no draw out of {DRAWS} over clients={clients} gave {wanted}"
     return InputError.of("partition.alpha", alpha, "a larger alpha or fewer clients", why)
 
 
 def groups(values: NDArray) -> list[Positions]:
-    """Returns, for each different value, the positions that have it. The values are in sorted order.
+    """Returns the positions of each different value. The values are in sorted order.
 
     Raises:
         InputError: A value is missing.
@@ -137,11 +139,11 @@ def groups(values: NDArray) -> list[Positions]:
 def clients_per_value(sizes: NDArray[np.int64], clients: int) -> NDArray[np.int64]:
     """Returns the number of clients for each value. The numbers are as equal as possible.
 
-    The values with most examples get the remaining clients.
+    If the clients can't be divided equally, the values with the most examples get one client more.
 
     Args:
         sizes: Number of examples of each value.
-        clients: Number of all clients.
+        clients: Total number of clients.
 
     Raises:
         InputError: A value would have more clients than examples.

@@ -32,7 +32,7 @@ SPLIT_NAMES = {
     "test": ("test",),
 }
 TEXT = (".csv", ".tsv", ".jsonl", ".json")
-"""Suffixes of text files. The errors of their readers may quote rows."""
+"""Suffixes of text files. An error that occurs while such a file is read may quote rows."""
 # KIND matches the beginning of a pyarrow error, PLACE matches its end. The text between them may quote the file.
 KIND = re.compile(
     r"(?:(?:CSV|JSON) parse error|Empty (?:CSV|JSON) file|Row #\d+|Expected \d+ columns, got \d+|Invalid value|[: ])*"
@@ -49,7 +49,7 @@ def read(cfg: DataConfig) -> Splits:
         cfg: Settings of the data set. Only path, subset and local are used.
 
     Returns:
-        The split train, and validation and test if the source has them.
+        The split train, and the splits validation and test if the source has them.
 
     Raises:
         InputError: The data set can't be read, is empty, or has no train split.
@@ -77,7 +77,7 @@ def read_file(path: Path) -> Splits:
         splits = SUFFIXES[path.suffix](path)
     except InputError:
         raise
-    except Exception as error:  # each reader raises other exceptions for a damaged file
+    except Exception as error:  # each reader raises different exceptions for a damaged file
         allowed = f"a readable {path.suffix} file"
         if path.suffix not in TEXT:
             raise InputError.of("data.path", path, allowed, _first_line(error)) from error
@@ -87,7 +87,7 @@ def read_file(path: Path) -> Splits:
 
 
 def read_hub(path: str, subset: str | None) -> Splits:
-    """Loads a data set from the Hugging Face hub or its cache.
+    """Loads a data set from the Hugging Face hub or from the hub's cache on disk.
 
     Raises:
         InputError: Loading fails for any reason, or there is no train split.
@@ -167,7 +167,7 @@ def _from_arrays(columns: dict[str, NDArray], names: dict[str, list[str]]) -> da
 
 
 def _feature(name: str, array: NDArray, names: dict[str, list[str]]) -> Any:
-    """Returns the type of one array's column in datasets: an image, a class with names, or a plain value."""
+    """Returns the ``datasets`` type of an array's column: an image, a class with names, or a plain value."""
     if array.ndim in (3, 4):
         return {3: datasets.Array2D, 4: datasets.Array3D}[array.ndim](array.shape[1:], str(array.dtype))
     known = next((names[key] for key in (f"{name}_names", *CLASS_NAMES * (name == "label")) if key in names), None)

@@ -14,10 +14,10 @@ from flt.data.examples import Examples
 
 
 class Shuffled(Sampler[int]):
-    """Sampler that uses its generator for exactly one permutation per pass over a data set.
+    """Sampler that draws exactly one permutation from its random generator in each epoch.
 
-    With torch's own sampler, the generator is also used at the end of a pass and whenever a loader makes an iterator.
-    The order of the second pass would then depend on internals of Lightning.
+    With torch's own sampler, the generator is also used at the end of an epoch and whenever a loader makes an iterator.
+    The order of the second epoch would then depend on internals of Lightning.
 
     Args:
         size: Number of examples.
@@ -37,11 +37,11 @@ class Shuffled(Sampler[int]):
 class SimilarLengths(Sampler[list[int]]):
     """Sampler of batches whose examples have similar lengths, so that batches contain little padding.
 
-    For each pass, the shuffled examples are cut into windows of several batches. The examples of a window are sorted by
-    length and cut into batches, and the batches of the window are shuffled. Every example occurs once per pass.
+    In each epoch, the shuffled examples are cut into windows of several batches. The examples of a window are sorted by
+    length and cut into batches, and the batches of the window are shuffled. Every example occurs once per epoch.
 
     Args:
-        lengths: Length of each example (n,).
+        lengths: Length of each example, shape (n,).
         batch_size: Number of examples per batch.
         window: Number of batches that are sorted together.
         seed: Seed of the permutations.
@@ -63,7 +63,7 @@ class SimilarLengths(Sampler[list[int]]):
 
 
 def lengths_of(dataset: Dataset) -> NDArray[np.int64] | None:
-    """Returns the number of tokens of each example of a data set (n,). Returns None if the numbers aren't known."""
+    """Returns the number of tokens of each example, shape (n,). Returns None if these numbers aren't known."""
     if isinstance(dataset, Subset):
         inner = lengths_of(dataset.dataset)
         return None if inner is None else inner[np.asarray(dataset.indices)]

@@ -23,7 +23,7 @@ COLUMNS = ("input_ids", "token_type_ids")
 OFFSETS = "offsets"
 """Name of the file with the start of each row."""
 TARGETS = "targets"
-"""Name of the file with the number of tokens of each row before its response."""
+"""Name of the file that contains, for each row, the number of tokens before the response."""
 IGNORED = -100
 """Label of a token that the loss ignores, as in PyTorch."""
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")  # modes of Pillow; all other modes have colours
@@ -34,7 +34,7 @@ class Store(Protocol):
 
     @property
     def lengths(self) -> NDArray[np.int64] | None:
-        """Number of tokens of each row, (rows,); None for images."""
+        """Number of tokens of each row, shape (rows,). None for images."""
 
     def row(self, i: int) -> dict[str, Tensor]:
         """Returns the inputs of one row."""
@@ -48,9 +48,10 @@ class TextStore:
     """Store of the token ids of all rows, one row after the other. Row i is the slice offsets[i]:offsets[i + 1].
 
     Attributes:
-        columns: input_ids and, if the tokenizer makes them, token_type_ids, each (tokens of all rows,) int32.
-        offsets: Start of each row and, as the last number, end of the last row, (rows + 1,) int64.
-        targets: Number of tokens of each row before its response, (rows,) int32; None if rows have no response.
+        columns: input_ids and, if the tokenizer makes them, token_type_ids. Each is an int32 array with the tokens of
+            all rows, one row after the other.
+        offsets: Start of each row. The last number is the end of the last row. Shape (rows + 1,), int64.
+        targets: Number of tokens before the response in each row. Shape (rows,), int32. None if rows have no response.
         folder: Folder of the files if the arrays are mapped from disk; None if they are in memory.
     """
 
@@ -75,7 +76,7 @@ class TextStore:
         )
 
     def row(self, i: int) -> dict[str, Tensor]:
-        """Returns the inputs of one row, each (length of the row,) int64. If rows have responses, adds the labels."""
+        """Returns the inputs of one row, each int64 of shape (length,). Adds labels if rows have responses."""
         start, end = int(self.offsets[i]), int(self.offsets[i + 1])
         inputs = {name: torch.from_numpy(flat[start:end].astype(np.int64)) for name, flat in self.columns.items()}
         row = {**inputs, "attention_mask": torch.ones(end - start, dtype=torch.int64)}
@@ -86,7 +87,7 @@ class TextStore:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Number of tokens of each row, (rows,)."""
+        """Number of tokens of each row, shape (rows,)."""
         return np.diff(self.offsets)
 
     def arrays(self) -> list[NDArray]:
@@ -100,10 +101,10 @@ class ImageStore:
     """Store of images. An image is scaled to the backbone's size and number of channels whenever it is read.
 
     Attributes:
-        pixels: Images (rows, C, H, W), uint8, or float32 in [0, 1].
-        size: Side of the backbone's input in pixels; None: images keep their size.
-        channels: Number of channels of the backbone's input. The channel of a grey image is repeated this often. None:
-            images keep their channels.
+        pixels: Images of shape (rows, C, H, W), as uint8 or as float32 in [0, 1].
+        size: Side of the backbone's input in pixels. If None, images keep their size.
+        channels: Number of channels of the backbone's input. The channel of a grey image is repeated this often. If
+            None, images keep their channels.
     """
 
     pixels: Tensor
@@ -111,7 +112,7 @@ class ImageStore:
     channels: int | None
 
     def row(self, i: int) -> dict[str, Tensor]:
-        """Returns one image, (C, H, W) float32 in [0, 1]."""
+        """Returns one image of shape (C, H, W), as float32 in [0, 1]."""
         image = resize(as_float(self.pixels[i]), self.size)
         return {"pixel_values": image.repeat(self.channels or 1, 1, 1) if len(image) == 1 else image}
 
@@ -145,12 +146,12 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase,
 
 
 def flatten(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
-    """Joins rows of token ids into one array, as int32, since int64 would take twice as many bytes."""
+    """Joins rows of token ids into one int32 array, because int64 would take twice as many bytes."""
     return np.fromiter(chain.from_iterable(rows), dtype=np.int32)
 
 
 def to_tensor(image: Any) -> Tensor:
-    """Turns one image into a tensor (C, H, W), uint8 or float32 in [0, 1].
+    """Turns one image into a tensor of shape (C, H, W), which is uint8, or float32 in [0, 1].
 
     Args:
         image: A Pillow image, or an array (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels.
@@ -194,17 +195,21 @@ def resize(image: Tensor, size: int | None) -> Tensor:
 
 
 def shrink(image: Tensor, size: int | None) -> Tensor:
-    """Scales an image down if its height or width is larger than size, and keeps its dtype; None: nothing changes."""
+    """Scales an image down if its height or width is larger than size. Keeps the dtype.
+
+    If size is None, nothing changes.
+    """
     return image if size is None or max(image.shape[-2:]) <= size else _to_size(image, size)
 
 
 def stack(images: Sequence[Tensor], size: int | None) -> Tensor:
     """Stacks images to (n, C, H, W).
 
-    If some images have colours, the channel of grey images is repeated. If images differ in size, all are scaled.
+    If some images have colours, the channel of grey images is repeated. If the images differ in size, all of them
+    are scaled.
 
     Args:
-        images: Images (C, H, W) as made by :func:`to_tensor`.
+        images: Images (C, H, W) as returned by :func:`to_tensor`.
         size: Side in pixels to which images are scaled if they differ in size.
 
     Raises:

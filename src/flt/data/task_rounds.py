@@ -12,12 +12,12 @@ from flt.data.clients import ClientSpec
 def with_task_rounds(
     clients: Sequence[ClientSpec], task_rounds: Mapping[str, Sequence[int | None]]
 ) -> list[ClientSpec]:
-    """Returns copies of the clients whose jobs take part only in the rounds of their tasks.
+    """Returns copies of the clients. In the copies, each job takes part only in the rounds of the job's task.
 
     Args:
         clients: Clients of the federation.
-        task_rounds: Task -> its first and its last round, counted from 1. If the last round is None, the task takes
-            part until the end. Jobs of other tasks keep their rounds.
+        task_rounds: Task -> first and last round of the task, counted from 1. If the last round is None, the task takes
+            part until the end. Jobs of tasks that aren't listed keep their rounds.
 
     Raises:
         InputError: A task doesn't exist, or its rounds are invalid.

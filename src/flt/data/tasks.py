@@ -24,7 +24,7 @@ OUTSIDE = ("sets", "use", "tasks")
 ALL = "all"
 """Name of the task that contains all examples, if a data set isn't divided into tasks."""
 Parts = Mapping[str, tuple[Positions, NDArray[np.int64]]]
-"""Split -> (positions of a task's examples in the split, their labels, which are numbered from 0 within the task)."""
+"""Split -> (positions of a task's examples in the split, labels of these examples). A task's labels start at 0."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class DataSet:
         name: Name of the data set, which is also used in the cache.
         data: Settings of the data set.
         raw: Splits, columns and classes of the data set.
-        tasks: Task -> its part of each split.
+        tasks: Task -> the task's part of each split.
     """
 
     name: str
@@ -45,7 +45,7 @@ class DataSet:
 
     @property
     def classes(self) -> dict[str, int]:
-        """Number of classes of each task. For a causal model, this is 1, since all tasks predict the same tokens."""
+        """Number of classes of each task. This is 1 for a causal model, since all tasks predict the same tokens."""
         if self.raw.kind == "causal":
             return dict.fromkeys(self.tasks, 1)
         return {task: 1 + max(int(own.max()) for _, own in parts.values()) for task, parts in self.tasks.items()}
@@ -61,7 +61,7 @@ def load_all(cfg: TrainConfig) -> list[DataSet]:
     """Loads the data sets of a configuration: one data set with tasks, or several data sets with one task each.
 
     Raises:
-        InputError: A data set can't be read, ``jobs=per_task`` has no tasks, or data sets can't be combined.
+        InputError: A data set can't be read, there are no tasks for ``jobs=per_task``, or data sets can't be combined.
     """
     data = typed(dataset_sources.DataConfig, cfg.data, "data")
     if data.sets:
@@ -92,7 +92,7 @@ def _several(cfg: TrainConfig, data: dataset_sources.DataConfig) -> list[DataSet
 
 
 def _named(cfg: TrainConfig, name: str, settings: dict[str, Any]) -> DataSet:
-    """Loads one data set of ``data.sets``. With ``jobs=per_task``, it is a task of the same name."""
+    """Loads one data set of ``data.sets``. With ``jobs=per_task``, the data set is a task of the same name."""
     if wrong := [key for key in OUTSIDE if key in settings]:
         raise InputError.of(
             f"data.sets.{name}.{wrong[0]}", settings[wrong[0]], "nothing: a set has no sets, and is a task"

@@ -26,8 +26,8 @@ class Template:
     """Template of a prompt.
 
     Attributes:
-        pieces: Pairs (literal text, name of the column whose text follows). In some pairs, the name is None: no column
-            follows.
+        pieces: Pairs (literal text, name of the column whose text follows). If no column follows the text, the
+            name is None.
 
     Example:
         >>> template = Template.parse("Task: {instruction} Answer:", ["instruction"])
@@ -77,7 +77,7 @@ class Template:
 
 
 def choose(cfg: DataConfig, features: datasets.Features) -> tuple[Template, ...]:
-    """Returns the templates that the user has given, or else default templates.
+    """Returns the templates that the user has set, or otherwise default templates.
 
     The default templates contain the column of the instruction and, if there is one, the column of its context.
 
@@ -100,7 +100,7 @@ def choose(cfg: DataConfig, features: datasets.Features) -> tuple[Template, ...]
 
 
 def choose_template(templates: Sequence[Template], row: Mapping[str, str]) -> Template:
-    """Returns the first template whose columns all contain text in this row, or else the last template.
+    """Returns the first template whose columns all contain text in this row, or the last template if there is none.
 
     Example:
         >>> both = [Template.parse(text, ["a", "b"]) for text in ("{a} by {b}", "only {a}")]

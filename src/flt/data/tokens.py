@@ -30,9 +30,9 @@ Tokenize = Callable[[Sequence[Sequence[str]], "PreTrainedTokenizerBase", int], d
 Returns input_ids and the other columns that a ``TextStore`` has.
 """
 VERSION = 1
-"""Version of the code that tokenises. It must be increased whenever this code makes other tokens."""
+"""Version of the code that tokenises. It must be increased whenever a change of this code changes the tokens."""
 SPECIAL = 4
-"""Largest number of special tokens in a row, used to estimate the size of an entry."""
+"""Largest number of special tokens in a row, used to estimate the size of a cache entry."""
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +74,10 @@ def stored(
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Returns a digest of all properties of a tokenizer that affect tokens. Calls of the tokenizer don't change it."""
+    """Returns a digest of all properties of a tokenizer that affect tokens.
+
+    Calls of the tokenizer don't change the digest.
+    """
     sides = [type(tokenizer).__name__, tokenizer.special_tokens_map, tokenizer.model_input_names]
     sides += [tokenizer.truncation_side, tokenizer.split_special_tokens]
     found = hashlib.sha256(json.dumps(sides, sort_keys=True, default=str).encode())
@@ -90,7 +93,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> bytes:
-    """Returns the vocabulary files of a tokenizer written in Python. They also contain its merges and scores."""
+    """Returns the vocabulary files of a tokenizer that isn't fast. These files also contain merges and scores."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_vocabulary(folder)
         return b"".join(path.read_bytes() for path in sorted(Path(folder).iterdir()))
@@ -117,7 +120,10 @@ def _digest(texts: Texts) -> tuple[str, NDArray[np.int64]]:
 
 
 def _size(lengths: NDArray[np.int64], tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
-    """Returns an upper bound of an entry's size, since nearly all tokenizers make at most one token from a byte."""
+    """Returns an upper bound of an entry's size in bytes.
+
+    The bound assumes that a tokenizer makes at most one token from a byte, as nearly all tokenizers do.
+    """
     columns = sum(name in tokenizer.model_input_names for name in stores.COLUMNS)
     return int((lengths + SPECIAL).clip(max=max_length).sum()) * columns * 4 + (len(lengths) + 1) * 12
 
