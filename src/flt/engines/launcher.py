@@ -60,8 +60,8 @@ class LaunchSettings:
 class _Launcher(_SubprocessScriptLauncher):
     """Starts the other processes of this machine. Once all have started, stops the thread that observes them.
 
-    If one of the processes died, that thread (Lightning's observer) would kill this process. Without the
-    observer, the next communication with the dead process raises an error, which the run can handle.
+    If one of the processes died, that thread (Lightning's observer) would kill this process. Without the observer, the
+    next communication with the dead process raises an error, which the run can handle.
     """
 
     observer: _ChildProcessObserver | None = None

@@ -1,4 +1,4 @@
-"""Accumulator of the updates of one round. If the rule needs only sums over the updates, it keeps only these sums."""
+"""Accumulator of the updates of one round. If the rule needs only sums over the updates, only these sums are kept."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class UpdateAccumulator:
         self.failures[failure.job] = failure
 
     def sendable(self) -> list[Update]:
-        """Returns the updates to send to the other processes, sorted by job. With ``streams``, they have no tensors."""
+        """Returns the updates for the other processes, sorted by job. With ``streams``, the updates have no tensors."""
         streams = self.sums is not None
         return [dataclasses.replace(u, tensors={}) if streams else u for u in self._sorted()]
 
@@ -118,7 +118,7 @@ class UpdateAccumulator:
             self.updates[update.job] = self._with_shapes(update) if self.sums is not None else update
 
     def compute(self) -> tuple[list[Update], Sums | None]:
-        """Returns the updates of the round, sorted by job, and the sums over them; without ``streams``, None."""
+        """Returns the updates of the round, sorted by job, and the sums over them (None without ``streams``)."""
         return self._sorted(), self.sums
 
     def _sorted(self) -> list[Update]:
@@ -179,5 +179,5 @@ def _added(one: Totals, other: Totals) -> Totals:
 
 
 def _largest(tensor: Tensor) -> float:
-    """Returns the largest magnitude in a tensor, rounded up to an integer as in ``ExactSum.reach``; 0 without numbers."""
+    """Returns the largest magnitude in a tensor, rounded up to an integer as in ``ExactSum.reach``; 0 if empty."""
     return float(tensor.abs().max().ceil()) if tensor.numel() else 0.0

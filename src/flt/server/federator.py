@@ -100,7 +100,7 @@ class Federator:
 
     @property
     def round(self) -> int:
-        """Number of the current round, counted from 1. Between two rounds, this is the round before."""
+        """Number of the current round, counted from 1. Between two rounds, this is the finished round."""
         return int(self.metrics.get("round", self.state.rounds))
 
     def fit(self) -> ServerState:

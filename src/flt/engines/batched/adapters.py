@@ -21,7 +21,7 @@ from flt.protocol.layout import TRAVELLING, Layout
 
 
 class Stack:
-    """The tensors of the adapters and heads of several jobs. Each is stacked along a first axis to shape (jobs, ...).
+    """The tensors of the adapters and heads of several jobs. Each tensor is stacked to shape (jobs, ...).
 
     If jobs have different ranks, the smaller tensors are padded with components of zeros. These components stay zero:
     if a component's row of A and column of B are both zero, their gradients are zero too, and no optimiser of flt

@@ -49,16 +49,16 @@ class JointBatch:
 class Steps:
     """The batches of several jobs by optimiser step: item i is the list of joint batches for step i of every job.
 
-    A job has ``accumulate`` batches per step, and possibly fewer in the last step of an epoch. An item has as many
-    joint batches as the job with most batches in this step. A job with fewer batches is missing in the remaining joint
-    batches of the item. A job with fewer steps than others is missing in the remaining items.
+    A job has ``accumulate`` batches per step, and possibly fewer in the last step of an epoch. The number of
+    joint batches in an item is the largest number of batches that a job has in this step. A job with fewer batches is
+    missing in the remaining joint batches of the item. A job with fewer steps is missing in the remaining items.
 
     Args:
         loaders: Loader of each job, with the same batches as if the job were trained alone.
         accumulate: Number of batches per optimiser step. The last batch of an epoch ends a step, as in Lightning.
         max_steps: Number of optimiser steps of each job, over any number of epochs. If None, each job is trained for
             ``epochs`` epochs.
-        epochs: Number of epochs: how often the job's examples are used. Ignored with ``max_steps``.
+        epochs: Number of epochs (passes over the job's examples). Ignored with ``max_steps``.
         padding: Token id at padded positions.
     """
 

@@ -62,8 +62,8 @@ class BatchedEngine(SerialEngine):
     """Trains several jobs at once. The results equal those of the serial engine up to rounding.
 
     To train jobs at once, the engine stacks their tensors. Jobs that can't be stacked are trained one after another,
-    and a warning names the reason, once for each reason. Such reasons are a user's own module or callbacks, dropout,
-    trained layers that aren't linear, and plans that train the whole model.
+    and the engine logs one warning for each reason. Such reasons are a user's own module or callbacks, dropout, trained
+    layers that aren't linear, and plans that train the whole model.
 
     Args:
         local_trainer: Trains a job on the resident module, the module that stays on its device.
@@ -199,7 +199,7 @@ class BatchedEngine(SerialEngine):
     def _stacked(
         self, assignments: Sequence[Assignment], evaluate: Callable[[Dataset], dict[str, float]]
     ) -> tuple[list[StackedJob], Stack]:
-        """Loads each job's received model, evaluates it on held-out examples, and stacks the models' tensors."""
+        """Loads each job's received model, evaluates it by ``evaluate``, and stacks the models' tensors."""
         local_trainer, jobs = self.local_trainer, []
         for assignment in assignments:
             client, index = assignment.payload.job
@@ -258,7 +258,7 @@ class BatchedEngine(SerialEngine):
         return job.fit.update(len(job.data.train), job.metrics), job.fit.private_state(local_trainer.initial)
 
     def _tune(self, assignments: Sequence[Assignment]) -> None:
-        """Chooses by timing how many jobs to stack; in a later round if fewer than two jobs can be stacked now."""
+        """Chooses by timing how many jobs to stack. If fewer than two can be stacked now, a later round chooses."""
         key = self._stack_key(assignments[0])
         alike = [assignment for assignment in assignments if self._stack_key(assignment) == key]
         if len(alike) < 2:

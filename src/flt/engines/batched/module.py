@@ -235,7 +235,7 @@ class JobCallbacks(Callback):
                 parameter.grad = None if gradient is None else self.stack.part(i, name, gradient)
 
     def _write_back(self) -> None:
-        """Copies gradients into the stack that callbacks replaced by new tensors instead of changing them in place."""
+        """If a callback replaced a gradient by a new tensor, copies the new tensor into the stack's gradient."""
         for i in (i for i in self.active if self.jobs[i].callbacks):
             for name, parameter in self.jobs[i].fit.trained.items():
                 gradient = self.stack.tensors[name].grad

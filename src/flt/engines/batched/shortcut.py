@@ -1,9 +1,9 @@
 """Shortcuts: ways to leave out computations whose results the head doesn't read.
 
-The head doesn't read two kinds of results: those at padding, and, after the last attention, those of all tokens except
-one. In the last block, the feed-forward network takes two thirds of the computation, and the queries and outputs of the
-attention take half of the rest. A shortcut is used only after verify.py has found that the model's gradients are the
-same with and without the shortcut.
+The head doesn't read two kinds of results: those at padding, and, if the head reads only the first token, those of all
+other tokens after the last attention. In the last block, the feed-forward network takes two thirds of the computation,
+and the queries and outputs of the attention take half of the rest. A shortcut is used only after verify.py has checked
+that the model's gradients are right with the shortcut.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Shortcut:
 
 
 def possible_shortcuts(model: nn.Module, first: bool, padded: bool) -> list[Shortcut]:
-    """Returns the shortcuts with which a model's gradients may be unchanged. The one that saves most comes first.
+    """Returns shortcuts that possibly leave a model's gradients unchanged. The one that saves most comes first.
 
     Args:
         model: The backbone with its head.

@@ -137,7 +137,7 @@ class TokenPacker(TorchFunctionMode):
         return self.packing.pack(x) if self.packing is not None and self.packed else x
 
     def pack_positions(self, x: Tensor) -> Tensor:
-        """Packs values of positions, (rows, length, ...) or (1, length, ...), if the activations are packed."""
+        """Packs one value per position, (rows or 1, length, ...). If activations aren't packed, returns x unchanged."""
         if not self.packed or self.packing is None:
             return x
         return self.packing.pack(x.expand(self.packing.shape[0], *x.shape[1:]))
@@ -161,7 +161,8 @@ class TokenPacker(TorchFunctionMode):
     def spread(self, x: Tensor, like: Tensor) -> Tensor:
         """Copies each row's value, (rows, 1, ...), to all tokens of the row.
 
-        The result is packed if ``like`` is packed. Only the value at the first token of each row may be used afterwards; see :meth:`Packing.spread`.
+        The result is packed if ``like`` is packed. Only the value at the first token of each row may be used
+        afterwards; see :meth:`Packing.spread`.
         """
         packing = self._packing_of(like)
         return x.expand(-1, like.shape[1], *x.shape[2:]) if packing is None else packing.spread(x[:, 0])

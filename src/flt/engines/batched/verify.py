@@ -29,7 +29,7 @@ VERIFIED_JOBS = 3
 TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1}
 """Precision -> largest allowed difference between two gradients of a tensor.
 
-One gradient is computed in the stack, the other by training the job alone. The difference is relative to the norm of
+One gradient is computed in the stack, the other for the job alone. The difference is relative to the norm of
 the second gradient. Rounding causes far smaller differences. If a gradient came from another job or example, the
 difference would be far larger.
 """
@@ -69,8 +69,8 @@ def check_stackable(local_trainer: LocalTrainer, train: Sequence[str]) -> None:
 def verify_stacking(local_trainer: LocalTrainer, jobs: Sequence[StackedJob], stacked: StackedModule) -> Shortcut | None:
     """Compares the gradients in the stack with those of each job alone, and finds the best shortcut.
 
-    The gradients of each job's first batch are compared, with one possible shortcut after another. The attribute
-    ``shortcut`` of the stack is set to the result.
+    Compares the gradients of each job's first batch, with one possible shortcut after another. Sets the stack's
+    attribute ``shortcut`` to the result.
 
     Args:
         local_trainer: Trainer with the resident module, which computes the gradients of each job alone. Afterwards, the
