@@ -1,6 +1,6 @@
 """The distributed engine: it divides each cohort over several processes, on one or several machines.
 
-each process    takes the client with most work left, trains its jobs with the inner engine, and takes the next client
+each process    takes the remaining client with most work, trains its jobs with the inner engine, and repeats this
 all processes   merge their accumulators: they add up the int64 sums, and exchange the other data as encoded bytes
 each process    computes state = aggregate(state, accumulator), which is bit-identical in all processes
 first process   evaluates, prints, and writes checkpoints
@@ -35,7 +35,7 @@ from flt.server.engine import Assignment, Engine, Outcome
 from flt.server.failure_policy import FailurePolicy
 
 MAX_NUMBERS = 1 << 22
-"""Largest number of integers that one call sums over the processes, unless a single sum is larger."""
+"""Largest number of integers that one call sums over the processes, unless a single tensor contains more."""
 Key = tuple[str, str]
 
 
@@ -45,13 +45,13 @@ class Share:
     """Message with the results of one process in a round.
 
     Attributes:
-        updates: Updates of the process's jobs; without tensors if these were added to the sums.
-        sums: Description of the process's running sums, whose values are exchanged separately. (``totals`` or
-            ``start``, kind of the summand, name of the tensor) -> (shape, number of terms, reach).
+        updates: Updates of the process's jobs; without tensors if the tensors were added to the sums.
+        sums: Description of the process's running sums: (``totals`` or ``start``, kind of the summand, name of the
+            tensor) -> (shape, number of terms, :attr:`ExactSum.reach`). The sums themselves are exchanged separately.
         counts: Numbers that the process's callbacks counted.
-        files: Job -> file and checksum of the private state that the process wrote.
+        files: Job -> file and checksum of the client state that the process wrote.
         failures: Failures of the process's jobs.
-        jobs: Number of jobs that the process trains at once; None: not chosen yet.
+        jobs: Number of jobs that the process trains at once; None if the number is not chosen yet.
     """
 
     updates: tuple[Update, ...]
@@ -76,8 +76,8 @@ class DistributedSettings(LaunchSettings):
     Attributes:
         name: Always ``distributed``.
         inside: Name of the inner engine, with which each process trains its jobs: ``serial`` or ``batched``.
-        jobs: Number of jobs that a process trains at once with ``inside=batched``. None: the engine chooses the number
-            by timing.
+        jobs: Number of jobs that a process trains at once with ``inside=batched``. If None, the inner engine chooses
+            the number by timing.
     """
 
     name: str = "distributed"
@@ -113,7 +113,7 @@ class DistributedEngine(Engine):
         self.inside = inside
 
     def deal(self, cohort: Sequence[Job]) -> Iterator[Job]:
-        """Yields the jobs that this process trains, all jobs of a client in a row.
+        """Yields the jobs that this process trains. The jobs of one client follow each other.
 
         Processes aren't equally fast. Whenever a process is free, it therefore takes the client with most work among
         those that no process has taken. If the results of a fit depend on the jobs that are trained at the same time,
@@ -144,7 +144,7 @@ class DistributedEngine(Engine):
         Args:
             accumulator: Updates and failures of this process's jobs.
             counts: Numbers that this process's callbacks counted.
-            states: Private states of the jobs that this process has trained.
+            states: Client states of the jobs that this process has trained.
 
         Raises:
             InputError: A sum over all processes is too large.
@@ -159,7 +159,7 @@ class DistributedEngine(Engine):
         mine = Share(tuple(accumulator.sendable()), described, dict(counts), dict(states.pending), failures, jobs)
         gathered: list[Share] = self.processes.all_gather_checked(encode(mine))
         if known := [share.jobs for share in gathered if share.jobs is not None]:
-            # Set before the checkpoint is written, so that a resumed run trains as many jobs at once.
+            # Set before the checkpoint is written, so that a resumed run trains the same number of jobs at once.
             self.inside.set_jobs(min(known))
         counts.clear()
         if not self.processes.is_first:
@@ -182,11 +182,11 @@ class DistributedEngine(Engine):
         return round(batches * min(settings.batch_size, size) * (1 if lengths is None else float(np.mean(lengths))))
 
     def _sum_all(self, totals: Totals, parts: Sequence[dict[Key, tuple[tuple[int, ...], int, float]]]) -> None:
-        """Replaces each running sum by its total over all processes, in place. All processes call this together.
+        """Replaces each running sum by its total over all processes, in place. All processes must call this together.
 
         Args:
             totals: Running sums of this process. A process without a term adds zeros.
-            parts: For each process: key of a sum -> (shape, number of terms, reach).
+            parts: For each process: key of a sum -> (shape, number of terms, reach), as in ``Share.sums``.
         """
         keys = sorted({key for part in parts for key in part})
         shapes = {key: shape for part in parts for key, (shape, _, _) in part.items()}
@@ -212,7 +212,7 @@ def longest_first(costs: dict[int, int]) -> list[int]:
 def shares(costs: dict[int, int], processes: int) -> list[list[int]]:
     """Divides clients over processes, and returns the clients of each process.
 
-    The client with the highest cost comes first. Each client goes to the process with the smallest sum of costs so far.
+    Clients are assigned in descending order of cost. Each goes to the process with the smallest sum of costs so far.
 
     Args:
         costs: Client -> cost of its jobs.

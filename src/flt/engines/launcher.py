@@ -47,7 +47,7 @@ class LaunchSettings:
 
     @property
     def forks(self) -> bool:
-        """True if processes are started as copies of this one."""
+        """True if processes are started as copies of this process."""
         return self.strategy == FORK
 
     def __post_init__(self) -> None:
@@ -58,10 +58,10 @@ class LaunchSettings:
 
 
 class _Launcher(_SubprocessScriptLauncher):
-    """Starts the other processes of this machine. Once all have started, stops Lightning's observer.
+    """Starts the other processes of this machine. Once all have started, stops the thread that observes them.
 
-    If one of the processes died, the observer would kill this process. Without the observer, the next communication
-    with the dead process raises an error, which the run can handle.
+    If one of the processes died, that thread (Lightning's observer) would kill this process. Without the observer, the
+    next communication with the dead process raises an error, which the run can handle.
     """
 
     observer: _ChildProcessObserver | None = None
@@ -107,8 +107,8 @@ def launch(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _
         work: Function to call in each process, with the process group as its argument.
 
     Returns:
-        The result of the function in this process. If the processes were spawned or forked: its result in the first of
-        them.
+        The result of the function in this process; if the processes were spawned or forked, the result in the first of
+        these processes.
 
     Raises:
         InputError: The engine runs in one process only, or the machine has fewer devices.
@@ -126,7 +126,7 @@ def launch(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _
     try:
         return work(LaunchedProcessGroup(fabric))
     except PeerDiedError:
-        for process in getattr(fabric.strategy.launcher, "procs", ()):  # empty with an outer launcher
+        for process in getattr(fabric.strategy.launcher, "procs", ()):  # empty if torchrun or SLURM started them
             process.kill()
             process.wait()
         raise
@@ -136,8 +136,8 @@ def _spawn(fabric: Fabric, work: Callable[[ProcessGroup], _T]) -> _T:
     """Calls a function in spawned or forked processes, and returns the result of the first process.
 
     Lightning passes results through a queue, which it reads only after the processes have ended. A process can't end,
-    however, while a result that is larger than a pipe's buffer is unread. Therefore the result is sent through a pipe
-    of its own, and a thread reads this pipe while the processes run.
+    however, while a result that is larger than a pipe's buffer is unread. Therefore the result is sent through a
+    separate pipe, and a thread reads this pipe while the processes run.
     """
     receiver, sender = mp.get_context("spawn").Pipe(duplex=False)
     with receiver, ThreadPoolExecutor(1) as reader:

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 PEER_TIMEOUT = datetime.timedelta(days=30)
 """Time after which a process stops waiting for another one."""
 STORE_TIMEOUT = datetime.timedelta(seconds=60)
-"""Time after which a process stops trying to reach the store. The first process has created the store by then."""
+"""Time after which a process stops trying to reach the store, which contains the counters of the work queues.
+
+The first process creates the store before the others try to reach it.
+"""
 NO_ITEM_LEFT = 1 << 40
 """Number that is added to the counter of a work queue to end the queue; larger than the length of any queue."""
 _E = TypeVar("_E", bound=BaseException)
@@ -42,9 +45,9 @@ class StatusMessage:
 
     Attributes:
         text: Text of the message, such as the result of a function.
-        error: Text of the error with which the process failed. Empty: the process didn't fail.
+        error: Text of the error with which the process failed; empty if the process didn't fail.
         mistaken: True if the error is an InputError, caused by a mistake in the input.
-        signal: Number of the signal that ends the run; 0: no signal.
+        signal: Number of the signal that ends the run; 0 if there is no signal.
     """
 
     codec_name: ClassVar[str] = "Word"
@@ -78,7 +81,7 @@ class ProcessGroup:
         self.rank, self.size = 0, 1
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.in_lockstep = False
-        """True if all processes train every job together. They then wait for each other only within fits."""
+        """True if all processes train every job together. The processes then wait for each other only within fits."""
         self._failed = False  # True once all processes have received a failure; none of them communicates afterwards
 
     @property
@@ -147,9 +150,9 @@ class ProcessGroup:
         if self.size == 1 or self._failed:
             return
         if self.in_lockstep and not isinstance(error, InputError):
-            # If the error happened within a fit, the others wait for gradients. Closing the connection ends them.
-            # An InputError needs no such end, because all processes raise it themselves. A signal is handled in all
-            # processes, too (agree_on_signal), so only the first process prints it.
+            # If the error happened within a fit, the other processes wait for gradients. Closing the connection ends
+            # these processes. This isn't needed for an InputError, because all processes raise the InputError. All
+            # processes also handle a signal (agree_on_signal), and only the first process prints the signal.
             if isinstance(error, KeyboardInterrupt):
                 mark_reported(error)
             self.close()
@@ -165,12 +168,12 @@ class ProcessGroup:
             mark_reported(error)
 
     def agree_on_signal(self, number: int) -> int:
-        """Returns the number of the signal that ends the run before the next job; 0: no signal.
+        """Returns the number of the signal that ends the run before the next job, or 0 if there is no signal.
 
         If all processes train every job together, a signal that one process has received ends all of them.
 
         Args:
-            number: Number of the signal that this process has received; 0: no signal.
+            number: Number of the signal that this process has received; 0 if it has received none.
         """
         if not self.in_lockstep:
             return number
@@ -236,7 +239,7 @@ class LaunchedProcessGroup(ProcessGroup):
             PeerDiedError: The first process has died.
         """
         self._queues += 1
-        if self.is_first:  # Since the last queue there was a gather, so no process uses that queue any more.
+        if self.is_first:  # A gather came after the previous queue, so no process uses that queue any more.
             self._store.delete_key(f"claims {self._queues - 1}")
         return self._work_queue(f"claims {self._queues}", items)
 
@@ -249,7 +252,7 @@ class LaunchedProcessGroup(ProcessGroup):
             yield items[number]
 
     def report_failure(self, error: BaseException) -> None:
-        """Ends the work queue, so that the others soon reach a gather, and sends them the error in this gather."""
+        """Ends the work queue, so that the other processes soon reach a gather, and sends the error in this gather."""
         if not self._failed and not self.in_lockstep:
             with contextlib.suppress(RuntimeError):  # raised if the store has died with the first process
                 for number in (self._queues, self._queues + 1):  # another process may use the next queue already
@@ -279,7 +282,7 @@ class LaunchedProcessGroup(ProcessGroup):
 
 @contextlib.contextmanager
 def _dead_peers_noticed() -> Iterator[None]:
-    """Raises PeerDiedError if the connection to another process was closed, since that process has died."""
+    """Replaces the error of a closed connection by PeerDiedError, because the other process has died."""
     try:
         yield
     except RuntimeError as error:

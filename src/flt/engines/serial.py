@@ -36,12 +36,12 @@ class SerialEngine(Engine):
     Args:
         local_trainer: Trains a job on the resident module.
         clients: Client id -> the client's description, with its data.
-        settings: Settings of the engine; None: :class:`SerialSettings`.
+        settings: Settings of the engine. If None, :class:`SerialSettings` is used.
         on_settings: Called with the complete settings as a dict when a subclass has chosen a setting that was None.
     """
 
     jobs: int | None = 1
-    """Number of jobs that are trained at once; None: not chosen yet."""
+    """Number of jobs that are trained at once; None if a subclass has not chosen the number yet."""
 
     def __init__(
         self,

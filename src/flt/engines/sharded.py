@@ -38,8 +38,8 @@ class ShardedEngine(SerialEngine):
     """Trains one job after another, each in all processes together. Afterwards all processes have the job's update.
 
     Args:
-        local_trainer: Trains a job on the resident module. The engine sets its placement, and with ``fsdp`` splits
-            the weights of its module.
+        local_trainer: Trains a job on the resident module. The engine sets the trainer's placement. With
+            ``fsdp``, the engine also splits the module's weights over the processes.
         clients: Client id -> the client's description, with its data.
         processes: Group of the run's processes.
         nodes: Number of machines that the processes run on.
@@ -76,5 +76,5 @@ class ShardedEngine(SerialEngine):
             local_trainer.parameters = dict(local_trainer.module.named_parameters())
 
     def exchange(self, accumulator: UpdateAccumulator, counts: Counter[str], states: ClientStateStore) -> None:
-        """Waits until the first process has written the private states. All processes have the same results already."""
+        """Waits until the first process has written the client states. All processes already have the same results."""
         self.processes.broadcast_from_first(str)

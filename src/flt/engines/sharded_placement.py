@@ -63,13 +63,11 @@ class AllDevices(OneDevice):
 
 
 class ShardedWeights(AllDevices):
-    """Placement in which each process trains on its part of every batch, and stores its part of every block's weights.
-
-    Only frozen weights are split.
+    """Placement in which each process trains on its part of every batch, and stores a part of the frozen weights.
 
     PyTorch's FSDP2 gathers the whole weights of a block before the block computes, and frees them afterwards. Every
-    process has all adapters and the head, since these are small. Their gradients are averaged over the processes before
-    each optimiser step. An evaluation needs all processes too, because no process has all weights.
+    process has all adapters and the head, since these are small. The gradients of adapters and head are averaged over
+    the processes before each optimiser step. An evaluation needs all processes too, because no process has all weights.
     """
 
     needs_all_processes = True
@@ -127,9 +125,9 @@ class MeanGradients(pl.Callback):
 class Parts(Sampler[list[int]]):
     """Sampler of this process's part of each batch: the examples at positions rank, rank + size, rank + 2 size, ...
 
-    If the size of a batch isn't a multiple of the number of processes, some processes get one example less. Each of
-    their examples then has a larger weight in the mean of the gradients. If a batch has fewer examples than there are
-    processes, each process without an example gets the first example of the batch.
+    If the size of a batch isn't a multiple of the number of processes, some processes get one example less. The
+    examples of these processes then have a larger weight in the mean of the gradients. If a batch has fewer examples
+    than there are processes, each process without an example gets the first example of the batch.
 
     Args:
         batches: Sampler of batches: lists of positions in the data set.

@@ -1,4 +1,4 @@
-"""Accumulator of one round's updates. It keeps the updates or, if the rule needs no more, only sums over them."""
+"""Accumulator of the updates of one round. If the rule needs only sums over the updates, only these sums are kept."""
 
 from __future__ import annotations
 
@@ -55,10 +55,11 @@ class UpdateAccumulator:
         cohort: Jobs of the round.
         validate: Function that checks the update of a job, and returns it with the server's tensor names (see
             :meth:`Layout.server_name`). It raises InputError if the update is invalid.
-        streams: True if the aggregation needs only sums over the updates; False: the updates are kept.
-        steps: True if a server optimiser also needs the sums over updates without training.
+        streams: True if the aggregation needs only sums over the updates. If False, the updates are kept.
+        steps: True if a server optimiser also needs the sums over updates without training, ``Sums.start``.
         check_range: True if a single update may be refused without ending the round. Then ``add`` refuses an update
-            with numbers so large that a sum could overflow at the end of the round, and adds no part of it.
+            with numbers so large that a sum could overflow at the end of the round. No part of a refused update is
+            added.
     """
 
     def __init__(
@@ -105,26 +106,26 @@ class UpdateAccumulator:
         self.failures[failure.job] = failure
 
     def sendable(self) -> list[Update]:
-        """Returns the updates for the other processes, sorted by job; without tensors if these are in the sums."""
+        """Returns the updates for the other processes, sorted by job. With ``streams``, the updates have no tensors."""
         streams = self.sums is not None
         return [dataclasses.replace(u, tensors={}) if streams else u for u in self._sorted()]
 
     def merge(self, updates: Iterable[Update], failures: Iterable[Failure] = ()) -> None:
-        """Adds another process's ``sendable`` updates and its failures. The engine adds that process's sums itself."""
+        """Adds the ``sendable`` updates and the failures of a process. The engine adds up the processes' sums."""
         for failure in failures:
             self.add_failure(failure)
         for update in updates:
             self.updates[update.job] = self._with_shapes(update) if self.sums is not None else update
 
     def compute(self) -> tuple[list[Update], Sums | None]:
-        """Returns the updates of the round, sorted by job, and their sums; None instead if there are no sums."""
+        """Returns the updates of the round, sorted by job, and the sums over them (None without ``streams``)."""
         return self._sorted(), self.sums
 
     def _sorted(self) -> list[Update]:
         return [self.updates[job] for job in sorted(self.updates)]
 
     def _with_shapes(self, update: Update) -> Update:
-        """Adds empty tensors of the right names and shapes to an update that was sent without tensors."""
+        """Adds tensors with names and shapes, but without values, to an update that was sent without tensors."""
         head, plan = self.jobs[update.job].head, self._view.plan
         layout = self._view.layout.for_head(head)
         shapes = {

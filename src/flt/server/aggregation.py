@@ -24,8 +24,8 @@ from flt.server.validation import validate
 class ServerAggregation(FedCallback):
     """Builds each job's payload (``broadcast``) and computes the state after a round (``aggregate``).
 
-    Both methods are pure functions: every process can call them, and payloads can be built in any order. Like any other
-    callback, this object is called at the federation's hooks, but only this one computes payloads and states.
+    Both methods are pure functions: every process can call them, and payloads can be built in any order. The object is
+    also a callback, whose hooks the federator calls. No other callback computes payloads or states.
 
     Args:
         recipe: Parts of the algorithm.
@@ -82,7 +82,7 @@ class ServerAggregation(FedCallback):
         return self.recipe.compression.compress_payload(self.layout, payload, group.scores, jobs)
 
     def compress(self, updates: list[Update]) -> list[Update]:
-        """Compresses the updates of one client's jobs. The client does this, but the recipe defines how it is done."""
+        """Compresses the updates of one client's jobs, on the client. The recipe defines how they are compressed."""
         return self.recipe.compression.compress_updates(self.layout, updates)
 
     def accumulator(self, state: ServerState, cohort: Sequence[Job], check_range: bool = False) -> UpdateAccumulator:
@@ -121,8 +121,8 @@ class ServerAggregation(FedCallback):
         Args:
             state: State of the server before the round.
             updates: Validated updates, sorted by job.
-            sums: Sums over these updates. If given, the tensors of the updates aren't read. None: the updates contain
-                the values of their tensors.
+            sums: Sums over these updates. If given, the tensors of the updates aren't read. If None, the updates must
+                contain the values of their tensors.
         """
         view = dataclasses.replace(self.view(state), arrived={update.job: update for update in updates})
         grouped = self.recipe.grouping(view, updates)
@@ -177,6 +177,6 @@ class ServerAggregation(FedCallback):
         return dict(sorted({**view.state.scores, **measured}.items()))
 
     def view(self, state: ServerState) -> View:
-        """Returns the read-only view that the recipe's parts get of the round that begins with this state."""
+        """Returns the view of the round that begins with this state. The recipe's parts can only read the view."""
         plan = self.recipe.plan(state.rounds)
         return View(self.layout, state, self.jobs, self.seed, plan, self.base, self.heads)

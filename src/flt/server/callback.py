@@ -15,11 +15,11 @@ class FedCallback:
 
     A callback reads the federator's attributes (``state``, ``round``, ``cohort``, ``updates``) and reports metrics with
     ``federator.log``. A callback with a state of its own saves and restores this state with ``state_dict`` and
-    ``load_state_dict``, so that a resumed run continues with it.
+    ``load_state_dict``, so that a resumed run continues with this state.
     """
 
     state_key: ClassVar[str] = ""
-    """Key of the callback's state in checkpoints. Empty: the name of the class is the key."""
+    """Key of the callback's state in checkpoints. If empty, the name of the class is the key."""
 
     def on_fit_start(self, federator: Federator) -> None:
         """Called when the federation begins or resumes."""
@@ -43,7 +43,7 @@ class FedCallback:
         """Called when a round has been aggregated; ``federator.state`` is the new state."""
 
     def on_evaluation(self, federator: Federator, done: int, batches: int) -> None:
-        """Called after each batch of an evaluation of a global or received model; ``done`` of ``batches`` are done."""
+        """Called after each batch when a global or received model is evaluated; ``done`` of ``batches`` are done."""
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
         """Called at the end of a round, after ``on_round_end`` of all callbacks; ``metrics`` is complete."""

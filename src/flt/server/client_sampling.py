@@ -1,4 +1,4 @@
-"""Sampling of the clients of a round. It depends only on the seed and the round, so a resumed run draws the same."""
+"""Sampling of a round's clients. It depends only on seed and round, so a resumed run draws the same clients."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class FixedSize:
     """Samples the same number of clients in each round, without replacement.
 
     Attributes:
-        size: Number of clients per round. None: all clients. If fewer clients have jobs in a round, all these clients
-            take part.
+        size: Number of clients per round. If None, all clients take part. If fewer than ``size`` clients have jobs in
+            a round, all clients with jobs take part.
 
     Example:
         >>> FixedSize(2)(range(10), seed=0, round=0) == FixedSize(2)(range(10), seed=0, round=0)

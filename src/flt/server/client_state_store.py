@@ -1,4 +1,4 @@
-"""Store of the clients' private states between rounds. A state on disk takes memory only while its job trains."""
+"""Store of the client states between rounds. A client state on disk takes memory only while its job is trained."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ FOLDER = "clients"
 
 
 class ClientStateStore(Mapping[JobId, ClientState]):
-    """Mapping from a job to its private state after its last accepted fit. A job with an empty state is absent.
+    """Mapping from a job to the client state after the job's last accepted fit. A job with an empty state is absent.
 
     ``put`` stores the new state of a job as pending. ``accept`` makes the pending state valid, once the server has
     accepted the update of the same fit. With a folder, ``put`` writes a file, and the file is read when its job is in a
     cohort again. All processes, on all machines, share this folder. A file whose state was replaced isn't removed at
-    once, because older checkpoints name it; it is removed together with these checkpoints.
+    once, because older checkpoints refer to the file. It is removed together with these checkpoints.
 
     Args:
-        folder: Folder that contains the files ``clients/<client>_<job>_<round>.safetensors``. None: the states stay in
-            memory.
+        folder: Folder that contains the files ``clients/<client>_<job>_<round>.safetensors``. If None, the states
+            stay in memory.
         writes: True if this process writes the files. False if another process trains the same jobs and writes the
             files.
     """
@@ -53,14 +53,14 @@ class ClientStateStore(Mapping[JobId, ClientState]):
         return len(self._kept if self.folder is None else self.files)
 
     def put(self, job: JobId, state: ClientState, rounds: int, attempt: int = 0) -> None:
-        """Stores the private state of a job after a fit, as pending.
+        """Stores the client state of a job after a fit, as pending.
 
         Args:
             job: The job that was trained.
-            state: Private state of the job.
+            state: Client state of the job.
             rounds: Number of finished rounds, including this one.
-            attempt: Number of earlier attempts at the round. It is a part of the file's name, because another process
-                may still be removing the files of the last attempt.
+            attempt: Number of earlier attempts at the round. The number is a part of the file's name, because another
+                process may still be removing the files of the previous attempt.
         """
         if not state.tensors and not state.slots:
             return

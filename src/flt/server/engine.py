@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """What an engine needs to train one job.
+    """Everything that an engine needs to train one job.
 
     Attributes:
         payload: Payload that the server sends to the job.
-        private: Private state that the job's client has kept from the job's last fit; empty before the first.
+        private: Client state that was kept from the job's last fit; empty before the job's first fit.
         seed: Seed of the fit.
     """
 
@@ -38,7 +38,7 @@ class Assignment:
 
 
 Outcome = tuple[Update, ClientState] | Failure
-"""Result of an assignment: the update with the job's new private state, or the failure of the job."""
+"""Result of an assignment: the update with the job's new client state, or the failure of the job."""
 
 
 class Engine(abc.ABC):
@@ -53,7 +53,7 @@ class Engine(abc.ABC):
     independent: ClassVar[bool] = True
     """True if no bit of a fit's result depends on the jobs that are trained before it or at the same time."""
     replicated: ClassVar[bool] = False
-    """True if all processes train every job together. Each process then has every update and private state."""
+    """True if all processes train every job together. Each process then has every update and client state."""
 
     def __init__(self, local_trainer: LocalTrainer, clients: Mapping[int, ClientSpec], processes: ProcessGroup) -> None:
         self.local_trainer, self.clients, self.processes = local_trainer, clients, processes
@@ -81,5 +81,5 @@ class Engine(abc.ABC):
         Args:
             accumulator: Updates and failures of this process's jobs.
             counts: Numbers that this process's callbacks counted.
-            states: Private states of the jobs that this process has trained.
+            states: Client states of the jobs that this process has trained.
         """

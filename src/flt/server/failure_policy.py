@@ -26,10 +26,10 @@ class FailurePolicy:
     """Conditions under which a round succeeds although jobs failed.
 
     Attributes:
-        min_updates: Smallest number of updates with which a round succeeds. Each job sends one update. None: every job
-            of the cohort has to send its update.
+        min_updates: Smallest number of updates with which a round succeeds. Each job sends one update. If None, every
+            job of the cohort has to send its update.
         max_retries: Largest number of retries of a round. A retry draws another cohort, unless all clients take part.
-        client_timeout: Number of seconds that the fit of a job may take; None: no limit.
+        client_timeout: Number of seconds that the fit of a job may take. If None, there is no limit.
 
     Raises:
         InputError: A number is out of range.
@@ -95,9 +95,9 @@ class FailurePolicy:
 
         Args:
             attempt: Number of retries of this round so far.
-            number: Number of the round, for the message.
-            arrived: Number of updates that arrived, for the message.
-            asked: Number of jobs in the cohort, for the message.
+            number: Number of the round, for the error message.
+            arrived: Number of updates that arrived, for the error message.
+            asked: Number of jobs in the cohort, for the error message.
 
         Raises:
             RoundFailedError: No retry is left.

@@ -87,24 +87,24 @@ class Federator:
         self.counts: Counter[str] = Counter()
         """Numbers that callbacks count in the current attempt at a round, such as bytes.
 
-        Once the last job of the attempt has ended, they are summed over all processes.
+        Once the last job of the attempt has ended, the numbers are summed over all processes.
         """
         self.metrics: dict[str, float] = {}
         self.should_stop = False
         """A callback sets this to True to end the run after the current round."""
         layers = server.layout.layers.values()
         self._rank = max((layer.rank for layer in layers), default=0)
-        # Clients that take part in every round are listed once, not once a round.
+        # Clients whose jobs exist in every round are listed once, not once a round.
         self._part_time = [number for number, client in clients.items() if any(job.is_temporary for job in client.data)]
         self._full_time = sorted(set(clients) - set(self._part_time))
 
     @property
     def round(self) -> int:
-        """Number of the current round, counted from 1. Between two rounds: number of the last round."""
+        """Number of the current round, counted from 1. Between two rounds, this is the finished round."""
         return int(self.metrics.get("round", self.state.rounds))
 
     def fit(self) -> ServerState:
-        """Runs the remaining rounds, and returns the last state. Ends sooner if a callback sets ``should_stop``."""
+        """Runs the remaining rounds, and returns the final state. Ends sooner if a callback sets ``should_stop``."""
         try:
             self.call("on_fit_start")
             self.should_stop = self.engine.processes.agree_to_stop(self.should_stop)
@@ -120,11 +120,11 @@ class Federator:
         return self.state
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Records metrics of this round. They go to the loggers, the printed table and the checkpoint."""
+        """Records metrics of this round, which go to the loggers, the printed table and the checkpoint."""
         self.metrics.update({key: value if isinstance(value, int) else float(value) for key, value in metrics.items()})
 
     def call(self, hook: str, *args: Any) -> None:
-        """Calls one hook of the server and then of every callback, in order. Every hook is called through here."""
+        """Calls one hook of the server and then of every callback, in order. All hooks are called by this method."""
         for callback in (self.server, *self.callbacks):
             getattr(callback, hook)(self, *args)
 
@@ -209,7 +209,7 @@ class Federator:
                 yield from self._transformed(fitted.pop(client, []))
 
     def _checked(self, outcome: Outcome) -> Outcome:
-        """Returns the outcome of a job, or a failure if the new private state has a number that isn't finite."""
+        """Returns the outcome of a job, or a failure if the new client state has a number that isn't finite."""
         if isinstance(outcome, Failure):
             return outcome
         update, client_state = outcome

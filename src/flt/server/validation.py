@@ -37,7 +37,7 @@ def validate(update: Update, layout: Layout, active: Mapping[str, Ids], roles: C
 
 
 def check_client_state(job: JobId, state: ClientState) -> None:
-    """Checks that the private state of a job can be used in the job's next fit.
+    """Checks that the client state of a job can be used in the job's next fit.
 
     Raises:
         InputError: The state contains a number that isn't finite.

@@ -1,4 +1,4 @@
-"""Stacked adapters and heads: the tensors of several jobs along a job axis, and the layers that compute with them."""
+"""Stacks of the adapters and heads of several jobs, and the layers that compute with these stacks."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from flt.protocol.layout import TRAVELLING, Layout
 
 
 class Stack:
-    """The adapter and head tensors of several jobs, each stacked to (jobs, ...).
+    """The tensors of the adapters and heads of several jobs. Each tensor is stacked to shape (jobs, ...).
 
     If jobs have different ranks, the smaller tensors are padded with components of zeros. These components stay zero:
-    if both A and B of a component are zero, their gradients are zero, and no optimiser of flt changes them.
+    if a component's row of A and column of B are both zero, their gradients are zero too, and no optimiser of flt
+    changes them.
 
     Args:
-        module: The resident module. Within the context :meth:`computing`, its layers compute with the stack.
+        module: The resident module. Within the context :meth:`computing`, the module's layers compute with the stack.
         layout: Names and roles of the module's tensors.
         tensors: For each job: name of each tensor of its adapter and head -> value.
-        train: Roles of the tensors that train.
+        train: Roles of the tensors that are trained.
     """
 
     def __init__(
@@ -43,23 +44,23 @@ class Stack:
         }
         self.sizes = [{name: own[name].shape for name in self.tensors} for own in tensors]
         self.shortcut: Shortcut | None = None
-        """Parts of the model that aren't computed; None: everything is computed."""
+        """Description of the parts of the model that aren't computed. If None, everything is computed."""
         self.tokens = TokenPacker()
         self.current: dict[str, Tensor] = {}
         self.rows = 0
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
-        """The stacked tensors that train: name -> parameter (jobs, ...)."""
+        """The stacked tensors that are trained: name -> parameter of shape (jobs, ...)."""
         return {name: tensor for name, tensor in self.tensors.items() if tensor.requires_grad}
 
     def part(self, job: int, name: str, stacked: Tensor) -> Tensor:
-        """Returns one job's part of a stacked tensor as a view, without the components that pad it.
+        """Returns a view of one job's part of a stacked tensor, without the components that were added as padding.
 
         Args:
             job: Position of the job in the stack.
             name: Name of the tensor.
-            stacked: The stacked tensor or its gradient, (jobs, ...).
+            stacked: The stacked tensor or its gradient, shape (jobs, ...).
         """
         part, axis = stacked[job], self.layout.entries[name].axis
         return part if axis is None else part.narrow(axis, 0, self.sizes[job][name][axis])
@@ -84,7 +85,7 @@ class Stack:
         Args:
             jobs: Positions in the stack of the jobs that have rows in the batch.
             rows: Number of rows in the batch, over all jobs.
-            mask: Attention mask (rows, length), 0 at padding. None: the batch has no mask.
+            mask: Attention mask (rows, length), 0 at padding; None if the batch has no mask.
         """
         self.rows, self.current = rows, dict(self.tensors)
         if len(jobs) < self.jobs:
@@ -103,7 +104,7 @@ class Stack:
         Args:
             layer: LoRA layer of peft.
             names: ``layer`` -> name of the layer; ``a`` and ``b`` -> names of its tensors A and B.
-            x: Input (jobs * rows, ..., in).
+            x: Input (jobs * rows, ..., in), or packed tokens (1, tokens, in).
         """
         a, b = self.current[names["a"]], self.current[names["b"]]  # (jobs, r, in), (jobs, out, r)
         counts = self.tokens.counts(x)
@@ -119,9 +120,10 @@ class Stack:
         """Computes W x + b. The rows of each job are multiplied by the job's own W.
 
         Args:
-            layer: Linear layer that is trained whole, such as a head. Not read, since the stack has its tensors.
+            layer: Linear layer that is trained whole, such as a head. Not used, because the stack contains the layer's
+                tensors.
             names: ``weight`` and, if the layer has a bias, ``bias`` -> names of these tensors.
-            x: Input (jobs * rows, ..., in).
+            x: Input (jobs * rows, ..., in), or packed tokens (1, tokens, in).
         """
         weight, bias = self.current[names["weight"]], self.current.get(names.get("bias", ""))
         if (counts := self.tokens.counts(x)) is not None:
@@ -144,7 +146,7 @@ def layers(module: nn.Module, layout: Layout) -> dict[nn.Module, tuple[Forward, 
     """Returns the layers that have tensors of the adapter or the head.
 
     Returns:
-        Layer -> (method of Stack that replaces the layer's ``forward``, names of its tensors as for this method).
+        Layer -> (method of Stack that replaces the layer's ``forward``, argument ``names`` for this method).
 
     Raises:
         Unstackable: One of the layers is neither a linear layer nor LoRA on a linear layer.

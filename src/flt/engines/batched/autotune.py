@@ -1,4 +1,4 @@
-"""Choice of the number of jobs that are trained at once, by timing short fits whose results are discarded."""
+"""Chooses how many jobs to train at once by timing short fits. The results of these fits are discarded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flt.core.memory import available_memory, is_out_of_memory, peak_memory, rel
 
 _log = logging.getLogger(__name__)
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100)
-"""Numbers of jobs at once that are timed: the candidates."""
+"""Candidates: numbers of jobs. For each number, a fit with this many jobs at once is timed."""
 MAX_JOBS = CANDIDATES[-1]
 """Largest number of jobs at once."""
 TIMED_STEPS = 3
@@ -22,16 +22,16 @@ TIMED_STEPS = 3
 MAX_SLOWDOWN = 1.15
 """A candidate is dropped if it is slower than the best by more than this factor. Smaller differences may be noise."""
 REPEATS = 2
-"""Number of times that the candidates which weren't dropped are timed again, in reverse order."""
+"""Number of repetitions. In each, the candidates that weren't dropped are timed again, from large to small."""
 MAX_SECONDS = 10.0
-"""Seconds after which no candidate is timed again. If steps take long, noise matters little."""
+"""No repetition begins after this number of seconds. If steps take long, noise matters little."""
 MAX_TIME_RATIO = 0.98
 """A larger number of jobs is chosen only if its time per job is below this share of the time with fewer jobs.
 
-More jobs at once take more memory, so a smaller gain isn't worth it.
+More jobs at once take more memory, so a smaller gain isn't worth this memory.
 """
 MEMORY_SHARE = 0.8
-"""Largest share of the free memory that a candidate may be expected to use."""
+"""Share of the free memory. A candidate that is expected to use more than this share isn't timed."""
 
 
 class StepTimer(Callback):
@@ -42,7 +42,7 @@ class StepTimer(Callback):
         self._last: float | None = None
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        """Measures the time since the end of the last step; called after each step."""
+        """Measures the time since the end of the previous step; called after each step."""
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -54,13 +54,14 @@ class StepTimer(Callback):
 def best_jobs(seconds: Callable[[int], float], jobs: int, device: torch.device) -> int:
     """Returns the number of jobs at once with the shortest time per job.
 
-    The candidates are timed in ascending order. This ends when a candidate is clearly slower than the best, or when the
-    next candidate would need too much memory. Its need is estimated in proportion to the number of jobs. Candidates
-    that are nearly as fast as the best are then timed again, and the shortest time of each candidate counts.
+    The candidates are timed in ascending order. The timing ends when a candidate is clearly slower than the best, or
+    when the next candidate would need too much memory. The memory is estimated as proportional to the number of jobs.
+    Candidates that are nearly as fast as the best are then timed again, and the shortest time of each candidate counts.
 
     Args:
-        seconds: Function that trains this number of jobs at once, and returns the seconds per step and job.
-        jobs: Number of jobs that can be trained at once.
+        seconds: Function that takes a number of jobs, trains so many jobs at once, and returns the seconds per step
+            and job.
+        jobs: Number of available jobs. No candidate is larger.
         device: Device whose memory limits the number of jobs.
     """
     times: dict[int, float] = {}
@@ -96,7 +97,7 @@ def best_jobs(seconds: Callable[[int], float], jobs: int, device: torch.device) 
 
 
 def _fewest_jobs(times: dict[int, float]) -> int:
-    """Returns the fastest number of jobs, but a smaller one if the larger is not clearly faster (MAX_TIME_RATIO).
+    """Returns the fastest number of jobs. A larger number is chosen only if it is clearly faster (MAX_TIME_RATIO).
 
     Args:
         times: Number of jobs, ascending -> seconds per step and job.

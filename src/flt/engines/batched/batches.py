@@ -18,19 +18,20 @@ Batch = Mapping[str, Tensor]
 
 
 class Unstackable(Exception):
-    """Error for jobs that can't be trained at once, with the reason. The engine then trains them one after another."""
+    """Error with the reason why jobs can't be trained at once. The engine then trains the jobs one after another."""
 
 
 @dataclasses.dataclass(frozen=True)
 class JointBatch:
-    """One batch of each of several jobs, joined for one forward and backward pass.
+    """Joint batch: one batch of each of several jobs, joined for one forward and backward pass.
 
-    All jobs have the same number of rows. A smaller batch is filled up with filling rows, which the loss ignores.
+    All jobs have the same number of rows. Filling rows, which the loss ignores, are added to smaller batches.
 
     Attributes:
         jobs: Positions in the stack of the jobs that have a batch, ascending.
-        inputs: Inputs of the model by name, each (jobs * rows, ...): the rows of the first job, then of the second.
-        labels: Labels (jobs, rows) of classes, or (jobs, rows, tokens) of tokens; -100 in filling rows.
+        inputs: Inputs of the model by name, each (jobs * rows, ...). The rows of the first job come first, then those
+            of the second.
+        labels: Labels of classes, shape (jobs, rows), or of tokens, shape (jobs, rows, tokens); -100 in filling rows.
         sizes: Number of examples of each job, without filling rows.
     """
 
@@ -48,16 +49,16 @@ class JointBatch:
 class Steps:
     """The batches of several jobs by optimiser step: item i is the list of joint batches for step i of every job.
 
-    An item has ``accumulate`` joint batches, or fewer if the passes of all jobs end within the step. A job whose pass
-    ends sooner is missing in the remaining joint batches of the item. A job with fewer steps is missing in the
-    remaining items.
+    A job has ``accumulate`` batches per step, and possibly fewer in the last step of an epoch. The number of
+    joint batches in an item is the largest number of batches that a job has in this step. A job with fewer batches is
+    missing in the remaining joint batches of the item. A job with fewer steps is missing in the remaining items.
 
     Args:
         loaders: Loader of each job, with the same batches as if the job were trained alone.
-        accumulate: Number of batches per optimiser step. The last batch of a pass ends a step, as in Lightning.
-        max_steps: Number of optimiser steps of each job, in any number of passes. None: each job takes ``epochs``
-            passes.
-        epochs: Number of passes over a job's examples; not used with ``max_steps``.
+        accumulate: Number of batches per optimiser step. The last batch of an epoch ends a step, as in Lightning.
+        max_steps: Number of optimiser steps of each job, over any number of epochs. If None, each job is trained for
+            ``epochs`` epochs.
+        epochs: Number of epochs (passes over the job's examples). Ignored with ``max_steps``.
         padding: Token id at padded positions.
     """
 
@@ -70,7 +71,7 @@ class Steps:
         self.counts = [steps * epochs if max_steps is None else max_steps for steps in per_pass]
         """Number of steps of each job."""
         self.last_pass_start = [(n - 1) // steps * steps for n, steps in zip(self.counts, per_pass, strict=True)]
-        """Number, counted from 0, of the step with which the last pass of each job begins."""
+        """For each job: number of the step with which the job's last epoch begins. Steps are counted from 0."""
 
     def __len__(self) -> int:
         return max(self.counts)
@@ -91,9 +92,10 @@ class Steps:
 
 
 def join_batches(batches: Mapping[int, Batch], padding: int) -> JointBatch:
-    """Joins the batches of several jobs. All are padded to the longest text and filled up to the largest batch.
+    """Joins the batches of several jobs. All texts are padded to the longest text.
 
-    A filling row is a copy of the batch's first row, so that the model gets no empty text.
+    Smaller batches get filling rows, until they are as large as the largest batch. A filling row is a copy of the
+    batch's first row, so that the model gets no empty text.
 
     Args:
         batches: Position of a job in the stack, ascending -> batch of the job.
@@ -117,7 +119,7 @@ def join_batches(batches: Mapping[int, Batch], padding: int) -> JointBatch:
 
 
 def _join(name: str, parts: Sequence[Any], rows: int, padding: int) -> Tensor:
-    """Joins one input of all jobs to (jobs * rows, ...).
+    """Joins one input of all jobs to a tensor of shape (jobs * rows, ...).
 
     Args:
         name: Name of the input, or ``labels``.

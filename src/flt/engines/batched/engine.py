@@ -46,8 +46,8 @@ class BatchedSettings:
 
     Attributes:
         name: Always ``batched``.
-        jobs: Number of jobs that are trained at once. None: the engine chooses the number by timing fits of the first
-            cohort, and the run's configuration then records this number.
+        jobs: Number of jobs that are trained at once. If None, the engine chooses the number by timing fits of the
+            first cohort, and the run's configuration then records this number.
     """
 
     name: str = "batched"
@@ -61,14 +61,14 @@ class BatchedSettings:
 class BatchedEngine(SerialEngine):
     """Trains several jobs at once. The results equal those of the serial engine up to rounding.
 
-    The tensors of the jobs are stacked for this. If jobs can't be stacked, they are trained one after another, and one
-    warning for each reason says why. Reasons are a user's own module or callbacks, dropout, trained layers that aren't
-    linear, and plans that train the whole model.
+    To train jobs at once, the engine stacks their tensors. Jobs that can't be stacked are trained one after another,
+    and the engine logs one warning for each reason. Such reasons are a user's own module or callbacks, dropout, trained
+    layers that aren't linear, and plans that train the whole model.
 
     Args:
         local_trainer: Trains a job on the resident module, the module that stays on its device.
         clients: Client id -> the client's description, with its data.
-        settings: Settings of the engine; None: the defaults.
+        settings: Settings of the engine. If None, the defaults are used.
         on_settings: Called with the settings as a dict when the engine has chosen or reduced ``jobs``.
     """
 
@@ -86,14 +86,14 @@ class BatchedEngine(SerialEngine):
         self._warned: set[str] = set()
         self._verified: dict[tuple[str, ...], Shortcut | None] = {}
         self._verified_with: dict[tuple[str, ...], int] = {}
-        """Roles that train -> number of jobs with which stacking was verified.
+        """Roles that are trained -> number of jobs with which stacking was verified.
 
-        If this was fewer than VERIFIED_JOBS, stacking is verified again for a stack of more jobs.
+        A verification with fewer than VERIFIED_JOBS jobs is repeated when a stack has more jobs.
         """
         self._refused: dict[tuple[str, ...], str] = {}
 
     def run(self, assignments: Iterable[Assignment]) -> Iterator[Outcome]:
-        """Trains assignments, several at once, and yields their outcomes in the order of the assignments."""
+        """Trains the jobs of the assignments, several at once, and yields their outcomes in the given order."""
         assignments = iter(assignments)
         if self.jobs is None:
             first = list(itertools.islice(assignments, 1))
@@ -116,7 +116,7 @@ class BatchedEngine(SerialEngine):
             yield outcomes.pop(i)
 
     def _train_stack(self, assignments: Sequence[Assignment]) -> list[Outcome]:
-        """Trains jobs at once: in halves if memory runs out, and one after another if stacking or a job fails."""
+        """Trains jobs at once; in two halves if memory runs out, and one after another if stacking or a job fails."""
         if self.fallback_reason(assignments[0]) is not None:
             return list(super().run(assignments))
         parts, failed = [assignments], list[Outcome]()
@@ -132,7 +132,7 @@ class BatchedEngine(SerialEngine):
                 failed = [self.failure_policy.failure(assignments[0].payload.job, error)]
             else:
                 if not isinstance(error, ClientTimeoutError):
-                    # raises if the first failure ends the run
+                    # The next call raises the error if the first failure ends the run.
                     self.failure_policy.failure(assignments[0].payload.job, error)
                 parts = []  # Train each job alone, to find out which one failed or took too long.
         # Not inside the except block, where the exception would keep the tensors of the failed fit alive.
@@ -149,12 +149,12 @@ class BatchedEngine(SerialEngine):
             self._use_jobs(jobs)
 
     def set_jobs(self, jobs: int) -> None:
-        """Sets the number of jobs at once. Rounding depends on this number, so it is the same in all processes."""
+        """Sets the number of jobs at once. Rounding depends on this number, so all processes must use the same."""
         if jobs != self.jobs:
             self._use_jobs(jobs)
 
     def fallback_reason(self, assignment: Assignment) -> str | None:
-        """Returns why jobs like this one can't be stacked, and warns once. None: they can be stacked."""
+        """Returns why jobs with this plan can't be stacked, and warns once. Returns None if they can be stacked."""
         train = assignment.payload.plan.train
         if train not in self._refused:
             try:
@@ -169,7 +169,7 @@ class BatchedEngine(SerialEngine):
         return why
 
     def _fit(self, assignments: Sequence[Assignment]) -> list[Result]:
-        """Trains assignments at once in one stack, and returns the update and the private state of each."""
+        """Trains the jobs of the assignments in one stack, and returns the update and client state of each job."""
         with self._isolated():
             jobs, stack = self._stacked(assignments, self.local_trainer.evaluate)
             with self._time_limit(len(assignments)):
@@ -199,7 +199,7 @@ class BatchedEngine(SerialEngine):
     def _stacked(
         self, assignments: Sequence[Assignment], evaluate: Callable[[Dataset], dict[str, float]]
     ) -> tuple[list[StackedJob], Stack]:
-        """Loads the received model of each job in turn, calls ``evaluate``, and stacks the tensors of the models."""
+        """Loads each job's received model, evaluates it by ``evaluate``, and stacks the models' tensors."""
         local_trainer, jobs = self.local_trainer, []
         for assignment in assignments:
             client, index = assignment.payload.job
@@ -234,7 +234,7 @@ class BatchedEngine(SerialEngine):
         return stacked
 
     def _module(self, jobs: Sequence[StackedJob], stack: Stack, max_steps: int | None = None) -> StackedModule:
-        """Returns the LightningModule that trains the stack. Also verifies stacking, and sets the stack's shortcut."""
+        """Returns the LightningModule that trains the stack. First verifies stacking, and sets the stack's shortcut."""
         local_trainer, settings = self.local_trainer, self.local_trainer.settings
         module = local_trainer.module
         assert isinstance(module, ClientModule)
@@ -258,7 +258,7 @@ class BatchedEngine(SerialEngine):
         return job.fit.update(len(job.data.train), job.metrics), job.fit.private_state(local_trainer.initial)
 
     def _tune(self, assignments: Sequence[Assignment]) -> None:
-        """Chooses how many jobs to stack by timing. If fewer than two jobs can be stacked, a later round does it."""
+        """Chooses by timing how many jobs to stack. If fewer than two can be stacked now, a later round chooses."""
         key = self._stack_key(assignments[0])
         alike = [assignment for assignment in assignments if self._stack_key(assignment) == key]
         if len(alike) < 2:
@@ -274,8 +274,8 @@ class BatchedEngine(SerialEngine):
             self.fallback_reason(assignments[0])
             return
         except Exception as error:
-            self.failure_policy.failure(alike[0].payload.job, error)  # raises if the first failure ends the run
-            return  # The jobs of this round are trained one after another. The next round tries to time again.
+            self.failure_policy.failure(alike[0].payload.job, error)  # raises it if the first failure ends the run
+            return  # The jobs of this round are trained one after another. The next round repeats the timing.
         _log.info("engine=batched trains %d jobs at once", jobs)
         self._use_jobs(jobs)
 
@@ -284,7 +284,7 @@ class BatchedEngine(SerialEngine):
         self.on_settings(dataclasses.asdict(dataclasses.replace(self.settings, jobs=jobs)))
 
     def _stack_key(self, assignment: Assignment) -> tuple[str, str]:
-        """Returns the plan and the head of an assignment. Only assignments for which both are equal can be stacked."""
+        """Returns the plan and head of an assignment. Only assignments with equal plans and heads can be stacked."""
         client, index = assignment.payload.job
         return repr(assignment.payload.plan), self.clients[client].data[index].head
 

@@ -14,8 +14,8 @@ class LowRank(torch.autograd.Function):
     """Computes out + scale x A^T B^T in place. The tokens of each job are multiplied by the job's own A and B.
 
     The backward pass that autograd derives for these products is slower. It splits the output by jobs and joins the
-    gradients again, which takes two more passes over the activations. It also computes the gradient of B along an axis
-    for which the matrix product runs at a third of the speed.
+    gradients again, which reads and writes all activations two more times. It also computes the gradient of B along an
+    axis for which the matrix product runs at a third of the speed.
     """
 
     @staticmethod
@@ -26,13 +26,13 @@ class LowRank(torch.autograd.Function):
 
         Args:
             ctx: Context of autograd.
-            out: Output of the frozen layer for x, (tokens, out). It must not be a view, because autograd would then
-                copy its gradient.
-            x: Input (tokens, in): the tokens of the first job, then of the second.
+            out: Output of the frozen layer for x, shape (tokens, out). ``out`` must not be a view, because autograd
+                copies the gradient of a view.
+            x: Input (tokens, in). The tokens of the first job come first, then those of the second.
             a: A of each job, (jobs, r, in).
             b: B of each job, (jobs, out, r).
             scale: Scale of the product, the same for all jobs.
-            counts: Number of tokens of each job. None: all jobs have the same number.
+            counts: Number of tokens of each job; None if all jobs have the same number.
         """
         inner = x.new_empty(len(x), a.shape[1])
         _add(inner, x, a.transpose(1, 2), counts, beta=0)
@@ -68,10 +68,10 @@ def _add(
     """Sets ``out`` to beta out + alpha x w for the tokens of each job, in place.
 
     Args:
-        out: (tokens, n).
-        x: (tokens, m).
+        out: Tensor (tokens, n).
+        x: Tensor (tokens, m).
         w: Matrix of each job, (jobs, m, n).
-        counts: Number of tokens of each job. None: all jobs have the same number.
+        counts: Number of tokens of each job; None if all jobs have the same number.
         alpha: Factor of the product.
         beta: Factor of the old value of ``out``.
     """
@@ -84,7 +84,7 @@ def _add(
 
 
 def _products(x: Tensor, y: Tensor, counts: Sequence[int] | None, jobs: int) -> Tensor:
-    """Returns the product x^T y over the tokens of each job, (jobs, m, n), for x (tokens, m) and y (tokens, n)."""
+    """Returns x^T y over the tokens of each job, shape (jobs, m, n), for x (tokens, m) and y (tokens, n)."""
     if counts is None:
         return torch.bmm(x.view(_by_job(x, jobs)).transpose(1, 2), y.reshape(_by_job(y, jobs)))
     out = x.new_empty(jobs, x.shape[1], y.shape[1])
@@ -96,6 +96,6 @@ def _products(x: Tensor, y: Tensor, counts: Sequence[int] | None, jobs: int) -> 
 def _by_job(x: Tensor, jobs: int) -> tuple[int, int, int]:
     """Returns the shape (jobs, tokens / jobs, n) into which x (tokens, n) can be viewed.
 
-    It contains no -1, which ``view`` can't resolve if n is 0, as in a layer without components.
+    The shape contains no -1, because ``view`` can't resolve a -1 if n is 0. n is 0 in a layer without components.
     """
     return jobs, len(x) // jobs, x.shape[1]

@@ -1,4 +1,4 @@
-"""One Lightning fit of several jobs: a LightningModule for their stack, and a callback that calls their callbacks."""
+"""Lightning fit of several jobs: a LightningModule for the stack, and a callback that calls each job's callbacks."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class StackedJob:
         tensors: Adapter and head of the received model: name -> tensor.
         metrics: Metrics of the job so far.
         callbacks: Local callbacks of the job.
-        optimizer: Optimiser that is passed to the job's callbacks, with the job's parameters and the learning rates. It
-            takes no step: the stack has another optimiser. None: the job has no callbacks.
+        optimizer: Optimiser that the job's callbacks receive. It contains the job's parameters and learning rates, and
+            takes no step, because the stack has its own optimiser. None if the job has no callbacks.
     """
 
     fit: LocalFit
@@ -61,7 +61,13 @@ class StackedJob:
                     raise Unstackable(f"{type(callback).__name__} has {hook}, which is called for one job at a time")
 
     def finish(self, steps: int) -> None:
-        """Copies the job's parameters out of the stack, which other jobs still train; called after its last step."""
+        """Copies the job's parameters out of the stack, because the training of other jobs continues there.
+
+        Called after the job's last step.
+
+        Args:
+            steps: Number of steps that the job has taken.
+        """
         for parameter in self.fit.trained.values():
             parameter.data, parameter.grad = parameter.data.clone(), None
         self.fit.steps = steps
@@ -74,10 +80,11 @@ class StackedModule(pl.LightningModule):
     gets the same gradient as if it were trained alone.
 
     Args:
-        inner: The resident module. It is stored in a tuple, so that its parameters aren't parameters of this module.
+        inner: The resident module. The attribute ``inner`` is a tuple that contains this module. The resident module's
+            parameters therefore don't become parameters of the LightningModule.
         stack: The stacked tensors.
-        steps: Joint batches of the jobs.
-        clip: Largest norm of a job's gradient; None: no clipping.
+        steps: Joint batches of the jobs (:class:`JointBatch`), by optimiser step.
+        clip: Largest norm of a job's gradient. If None, gradients aren't clipped.
     """
 
     def __init__(self, inner: ClientModule, stack: Stack, steps: Steps, clip: float | None) -> None:
@@ -88,9 +95,10 @@ class StackedModule(pl.LightningModule):
         """For each joint batch so far: (the batch without its tensors, number of the step, loss of each job)."""
 
     def training_step(self, batch: list[JointBatch], batch_idx: int) -> Tensor:
-        """Returns the sum of the jobs' losses on the last joint batch of a step, ().
+        """Returns a scalar: the sum of the jobs' losses on the last joint batch of a step.
 
-        Also runs the forward and backward passes of the step's other joint batches; Lightning runs the last backward.
+        Also runs the forward and backward passes of the step's other joint batches. Lightning runs the backward pass of
+        the last joint batch.
         """
         for parameter in self.stack.trained.values():
             parameter.grad = None  # not in optimizer_zero_grad, which Lightning calls after this method
@@ -103,7 +111,7 @@ class StackedModule(pl.LightningModule):
         return losses.sum()
 
     def loss(self, joint: JointBatch) -> Tensor:
-        """Returns the loss of each job, (jobs,): the mean over its positions with a label, as in a fit alone."""
+        """Returns each job's loss, shape (jobs,): the mean over its labelled positions, as if it were trained alone."""
         joint = joint.to(self.inner[0].device)
         rows = joint.labels.shape[0] * joint.labels.shape[1]
         with self.stack.forward(joint.jobs, rows, joint.inputs.get("attention_mask")):
@@ -121,7 +129,7 @@ class StackedModule(pl.LightningModule):
         return batch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Returns one optimiser for the whole stack. flt's optimisers treat each number, so each job, separately."""
+        """Returns one optimiser for all jobs. flt's optimisers update each number independently of the others."""
         return self.inner[0].optimizer.build(list(self.stack.trained.values()))
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
@@ -139,7 +147,7 @@ class StackedModule(pl.LightningModule):
             gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
 
     def train_losses(self, jobs: int) -> list[float]:
-        """Returns the mean loss of each job over its last pass, weighted by examples, as Lightning computes it.
+        """Returns each job's mean loss over its last epoch. Batches are weighted by their sizes, as in Lightning.
 
         Args:
             jobs: Number of jobs in the stack.
@@ -154,7 +162,7 @@ class StackedModule(pl.LightningModule):
 
 
 class _JobTrainer:
-    """Trainer as the callbacks of one job see it: ``optimizers`` contains the job's optimiser, not the stack's."""
+    """Trainer that one job's callbacks receive. Its ``optimizers`` contains the job's optimiser, not the stack's."""
 
     def __init__(self, trainer: pl.Trainer, optimizer: torch.optim.Optimizer | None) -> None:
         self.trainer, self.optimizers = trainer, [optimizer]
@@ -177,7 +185,7 @@ class JobCallbacks(Callback):
         self.active = list(range(len(jobs)))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Builds each job's optimiser. The stack's optimiser then takes over learning rates that callbacks have set."""
+        """Builds each job's optimiser. The stack's optimiser then adopts the learning rates that callbacks have set."""
         for job in (job for job in self.jobs if job.callbacks):
             job.optimizer = pl_module.inner[0].optimizer.build(list(job.fit.trained.values()))
         self._call("on_train_start", trainer, pl_module)
@@ -227,7 +235,7 @@ class JobCallbacks(Callback):
                 parameter.grad = None if gradient is None else self.stack.part(i, name, gradient)
 
     def _write_back(self) -> None:
-        """Copies a gradient into the stack's gradient if a callback replaced it instead of changing it in place."""
+        """If a callback replaced a gradient by a new tensor, copies the new tensor into the stack's gradient."""
         for i in (i for i in self.active if self.jobs[i].callbacks):
             for name, parameter in self.jobs[i].fit.trained.items():
                 gradient = self.stack.tensors[name].grad

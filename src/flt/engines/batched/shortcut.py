@@ -1,9 +1,9 @@
 """Shortcuts: ways to leave out computations whose results the head doesn't read.
 
-Two kinds of results aren't read: those at padding, and, after the last attention, those of all tokens except the one
-that the head reads. In the last block, the feed-forward network takes two thirds of the computation. Computing the
-queries and outputs of the other tokens takes half of the rest. A shortcut is used only after verify.py has compared the
-model's gradients with and without it.
+The head doesn't read two kinds of results: those at padding, and, if the head reads only the first token, those of all
+other tokens after the last attention. In the last block, the feed-forward network takes two thirds of the computation,
+and the queries and outputs of the attention take half of the rest. A shortcut is used only after verify.py has checked
+that the model's gradients are right with the shortcut.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from flt.engines.batched.token_packing import TokenPacker
 from flt.models.blocks import blocks
 
 AFTER_ATTENTION = ("sa_layer_norm", "layernorm_after", "mlp_norm", "attention")
-"""Names of the submodule of a block whose output enters the feed-forward network.
+"""Possible names of the submodule whose output enters the feed-forward network of a block.
 
-The names are those in DistilBERT, ViT, ModernBERT and BERT, in this order.
+These are the names in DistilBERT, ViT, ModernBERT and BERT, in this order.
 """
 ATTENTION = ("attention", "attn")
-"""Parts of the names of attention modules."""
+"""Words that occur in the names of attention modules."""
 QUERY_OR_OUTPUT = ("query", "q_lin", "q_proj", "dense", "out_lin", "out_proj", "o_proj", "Wo")
-"""Last part of the names of the linear layers in an attention module that compute queries or outputs."""
+"""Last parts of the names of an attention module's linear layers that compute queries or outputs."""
 ROTATIONS = ("position_embeddings",)
-"""Names of block arguments with the cosines and sines of rotary position embeddings, (rows or 1, length, n)."""
+"""Names of block arguments that contain the cosines and sines of rotary position embeddings.
+
+Both have shape (rows, length, n) or (1, length, n).
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +42,9 @@ class Shortcut:
     """Description of the parts of a model that aren't computed.
 
     Attributes:
-        cut_after: Module after which only the first token of each row is computed. None: all tokens are computed.
+        cut_after: Module after which only the first token of each row is computed; None if all tokens are computed.
         narrow: Linear layers of the last attention that are computed only for the first token of each row.
-        packed: All blocks of the model, if padding isn't computed in them. Empty: padding is computed.
+        packed: All blocks of the model, if they compute no padding; empty if they compute padding.
     """
 
     cut_after: nn.Module | None = None
@@ -50,11 +53,11 @@ class Shortcut:
 
 
 def possible_shortcuts(model: nn.Module, first: bool, padded: bool) -> list[Shortcut]:
-    """Returns the shortcuts that may leave a model's gradients unchanged. The one that saves most comes first.
+    """Returns shortcuts that possibly leave a model's gradients unchanged. The one that saves most comes first.
 
     Args:
         model: The backbone with its head.
-        first: True if the head possibly reads only the first token.
+        first: True if it is possible that the head reads only the first token.
         padded: True if batches may contain padding.
     """
     try:
@@ -91,7 +94,7 @@ def apply_shortcut(shortcut: Shortcut | None, tokens: TokenPacker) -> Iterator[N
     them.
 
     Args:
-        shortcut: The shortcut; None: the model computes everything.
+        shortcut: The shortcut. If None, the model computes everything.
         tokens: Packer of the tokens. Before each forward pass, its ``begin`` has to be called. The forward pass has to
             run in the packer's context.
     """
@@ -142,7 +145,7 @@ def _hooks(shortcut: Shortcut, tokens: TokenPacker) -> Iterator[Any]:
 
 
 def _changed(change: Callable[[Tensor], Tensor], output: Any) -> Any:
-    """Applies a function to the activations in a module's output: to the first element if the output is a tuple."""
+    """Applies a function to a module's output. If the output is a tuple, only its first element is changed."""
     return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
 

@@ -1,8 +1,8 @@
 """Packing of the real tokens of a batch (tokens that aren't padding), so that blocks don't compute padding.
 
 From the first block to the last, the activations of all real tokens are in one row (1, tokens, width). Layers that
-treat each token separately therefore compute no padding. Attention mixes the tokens of a row, so the activations are
-unpacked into the rows of the batch for it.
+treat each token separately therefore compute no padding. Attention mixes the tokens of a row. For attention, the
+activations are therefore unpacked into the rows of the batch.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Packing takes about a twentieth of the time of computing the tokens.
 class _SelectRows(torch.autograd.Function):
     """Returns the rows x[index]. The gradient of row i of x is row ``inverse[i]`` of the output's gradient.
 
-    Rows of x with a position in ``zeroed`` get the gradient 0. Gradients aren't summed, so the result is right only if
-    each row of x has at most one row of the output with a gradient that counts.
+    Rows of x with a position in ``zeroed`` get the gradient 0. If several output rows are copies of one row of x, their
+    gradients aren't summed: only one of them is used, and the others are ignored.
     """
 
     @staticmethod
@@ -45,15 +45,16 @@ class _SelectRows(torch.autograd.Function):
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Positions of the real tokens in a batch (rows, length). Positions are counted row by row.
+    """Positions of the real tokens in a batch of shape (rows, length). Positions are counted row by row.
 
     Attributes:
-        shape: (rows, length).
-        real: Position of each real token in the batch, (tokens,).
+        shape: Shape of the batch, (rows, length).
+        real: Position of each real token in the batch, shape (tokens,).
         padding: Positions of padding in the batch.
-        token: For each position in the batch, the token's index among the real tokens; 0 at padding. (rows * length,).
-        row: Row of each real token, (tokens,).
-        starts: Index of each row's first token among the real tokens, (rows,).
+        token: For each position in the batch, the token's index among the real tokens; 0 at padding. Shape
+            (rows * length,).
+        row: Row of each real token, shape (tokens,).
+        starts: Index of each row's first token among the real tokens, shape (rows,).
         counts: Number of real tokens of each job.
     """
 
@@ -69,10 +70,11 @@ class Packing:
     def of(cls, mask: Tensor | None, jobs: int) -> Packing | None:
         """Returns the packing of a batch.
 
-        None: the batch isn't packed, because it has a single row, has little padding, or begins a row with padding.
+        Returns None if the batch isn't packed: because it has a single row or little padding, or because one of its
+        rows begins with padding.
 
         Args:
-            mask: Attention mask (jobs * rows, length), 0 at padding. None: the batch has no padding.
+            mask: Attention mask (jobs * rows, length), 0 at padding; None if the batch has no padding.
             jobs: Number of jobs. The rows of the first job come first, then those of the second.
         """
         if mask is None or mask.dim() != 2 or len(mask) < 2:
@@ -88,26 +90,26 @@ class Packing:
         return cls((rows, length), real, padding, token, real // length, token[::length].contiguous(), tuple(counts))
 
     def pack(self, x: Tensor) -> Tensor:
-        """Packs (rows, length, ...) to (1, tokens, ...)."""
+        """Packs a tensor (rows, length, ...) to (1, tokens, ...)."""
         return _SelectRows.apply(x.flatten(0, 1), self.real, self.token, self.padding).unsqueeze(0)
 
     def unpack(self, x: Tensor) -> Tensor:
-        """Unpacks (1, tokens, ...) to (rows, length, ...). At padding, the values are those of the first real token."""
+        """Unpacks (1, tokens, ...) to (rows, length, ...). Padding gets the values of the first real token."""
         return _SelectRows.apply(x[0], self.token, self.real, None).unflatten(0, self.shape)
 
     def spread(self, x: Tensor) -> Tensor:
-        """Copies one value per row, (rows, ...), to all tokens of the row, (1, tokens, ...).
+        """Copies the value of each row to all tokens of the row: from (rows, ...) to (1, tokens, ...).
 
-        The gradient of a row's value is the gradient at the row's first token; other tokens don't count.
+        The gradient of a row's value is the gradient at the row's first token. Gradients at other tokens are ignored.
         """
         return _SelectRows.apply(x, self.row, self.starts, None).unsqueeze(0)
 
 
 class TokenPacker(TorchFunctionMode):
-    """Packs the tokens of a forward pass. As a context, it makes PyTorch's attention function take packed tokens.
+    """Packs the tokens of a forward pass. Within its context, PyTorch's attention function accepts packed tokens.
 
     Attributes:
-        packing: Packing of the current batch; None: the batch isn't packed.
+        packing: Packing of the current batch; None if the batch isn't packed.
         packed: True while the activations are packed.
         one_query: True while attention computes the result only for the first token of each row.
         left_packed: True if the activations were still packed at the end of the last block, or when all tokens except
@@ -120,28 +122,28 @@ class TokenPacker(TorchFunctionMode):
         self.packed = self.one_query = self.left_packed = False
 
     def begin(self, mask: Tensor | None, jobs: int) -> None:
-        """Computes the packing of a batch; called before each forward pass. Arguments as in :meth:`Packing.of`."""
+        """Computes the packing of a batch; called before each forward pass. For arguments see :meth:`Packing.of`."""
         self.packing = Packing.of(mask, jobs)
         self.packed = self.one_query = self.left_packed = False
 
     def counts(self, x: Tensor) -> Sequence[int] | None:
-        """Returns the number of tokens of each job in packed activations x (1, tokens, ...); None: x isn't packed."""
+        """Returns each job's number of tokens in packed activations x (1, tokens, ...), or None if x isn't packed."""
         packing = self._packing_of(x)
         return None if packing is None else packing.counts
 
     def pack(self, x: Tensor) -> Tensor:
-        """Packs activations (rows, length, width) to (1, tokens, width). Without a packing, returns them unchanged."""
+        """Packs activations (rows, length, width) to (1, tokens, width). Without ``packing``, returns x unchanged."""
         self.packed = self.packing is not None and x.shape[:2] == self.packing.shape
         return self.packing.pack(x) if self.packing is not None and self.packed else x
 
     def pack_positions(self, x: Tensor) -> Tensor:
-        """Packs values that belong to positions, (rows or 1, length, ...); unchanged if activations aren't packed."""
+        """Packs one value per position, (rows or 1, length, ...). If activations aren't packed, returns x unchanged."""
         if not self.packed or self.packing is None:
             return x
         return self.packing.pack(x.expand(self.packing.shape[0], *x.shape[1:]))
 
     def unpack(self, x: Tensor) -> Tensor:
-        """Unpacks activations (1, tokens, width) to (rows, length, width). Without packing, returns them unchanged."""
+        """Unpacks activations (1, tokens, width) to (rows, length, width). If x isn't packed, returns x unchanged."""
         packing = self._packing_of(x)
         self.packed, self.left_packed = False, self.left_packed or packing is not None
         return x if packing is None else packing.unpack(x)
@@ -157,9 +159,10 @@ class TokenPacker(TorchFunctionMode):
         return x[:, :1] if packing is None else x[0].index_select(0, packing.starts).unsqueeze(1)
 
     def spread(self, x: Tensor, like: Tensor) -> Tensor:
-        """Copies each row's value, (rows, 1, ...), to all tokens of the row. The result is packed if ``like`` is.
+        """Copies each row's value, (rows, 1, ...), to all tokens of the row.
 
-        Only the value at the first token of each row may be used afterwards; see :meth:`Packing.spread`.
+        The result is packed if ``like`` is packed. Only the value at the first token of each row may be used
+        afterwards; see :meth:`Packing.spread`.
         """
         packing = self._packing_of(like)
         return x.expand(-1, like.shape[1], *x.shape[2:]) if packing is None else packing.spread(x[:, 0])

@@ -1,4 +1,4 @@
-"""Checks that jobs can be stacked: that the module permits it, and that each job gets the same gradients as alone."""
+"""Checks that jobs can be stacked: the module must permit it, and each job must get the same gradients as alone."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ _log = logging.getLogger(__name__)
 VERIFIED_JOBS = 3
 """Largest number of jobs in a verification."""
 TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1}
-"""Precision -> largest allowed difference between a tensor's gradients in the stack and alone.
+"""Precision -> largest allowed difference between two gradients of a tensor.
 
-The difference is divided by the norm of the gradient alone. Rounding causes far smaller differences. If a gradient came
-from another job or example, the difference would be far larger.
+One gradient is computed in the stack, the other for the job alone. The difference is relative to the norm of
+the second gradient. Rounding causes far smaller differences. If a gradient came from another job or example, the
+difference would be far larger.
 """
 NEGLIGIBLE = 1e-4
-"""Differences below this share of the norm of the job's whole gradient are always allowed, since they are rounding."""
+"""Differences below this share of the norm of the job's whole gradient are allowed, since rounding causes them."""
 
 
 def check_stackable(local_trainer: LocalTrainer, train: Sequence[str]) -> None:
@@ -41,7 +42,7 @@ def check_stackable(local_trainer: LocalTrainer, train: Sequence[str]) -> None:
 
     Args:
         local_trainer: Trainer with the resident module and the callbacks.
-        train: Roles of the tensors that train.
+        train: Roles of the tensors that are trained.
 
     Raises:
         Unstackable: The module or its callbacks don't permit stacking.
@@ -68,8 +69,8 @@ def check_stackable(local_trainer: LocalTrainer, train: Sequence[str]) -> None:
 def verify_stacking(local_trainer: LocalTrainer, jobs: Sequence[StackedJob], stacked: StackedModule) -> Shortcut | None:
     """Compares the gradients in the stack with those of each job alone, and finds the best shortcut.
 
-    The gradients of each job's first batch are compared, for one possible shortcut after another. Sets ``shortcut`` of
-    the stack to the result.
+    Compares the gradients of each job's first batch, with one possible shortcut after another. Sets the stack's
+    attribute ``shortcut`` to the result.
 
     Args:
         local_trainer: Trainer with the resident module, which computes the gradients of each job alone. Afterwards, the
@@ -78,7 +79,7 @@ def verify_stacking(local_trainer: LocalTrainer, jobs: Sequence[StackedJob], sta
         stacked: LightningModule that trains the whole stack.
 
     Returns:
-        The shortcut that saves most among those with right gradients; None: no shortcut has right gradients.
+        Among the shortcuts with right gradients, the one that saves most; None if no shortcut has right gradients.
 
     Raises:
         Unstackable: The gradients also differ without a shortcut, or the model draws random numbers.
@@ -106,12 +107,12 @@ def verify_stacking(local_trainer: LocalTrainer, jobs: Sequence[StackedJob], sta
 
 
 def _is_single(batch: Mapping[str, Tensor]) -> bool:
-    """True if the texts have a single token each. Such texts can't show whether the head reads other tokens, too."""
+    """True if the texts have a single token each. They can't show whether the head reads only the first token."""
     return "input_ids" in batch and batch["input_ids"].shape[1] < 2
 
 
 def _with_padding(batch: JointBatch, padding: int) -> JointBatch:
-    """Returns the batch with a quarter more positions in each row, all padding, so that the batch is packed."""
+    """Returns the batch with each row lengthened by a quarter with padding, so that the batch is packed."""
     shape, known = batch.inputs["attention_mask"].shape, {"input_ids": padding, **PADDED}
     width = (0, shape[1] // 4 + 1)
     inputs = {
