@@ -142,7 +142,7 @@ def _architecture(model: nn.Module) -> str:
 
 
 def lower_blocks(model: nn.Module, layout: Layout, name_prefix: str) -> list[str]:
-    """Returns the names of the lower blocks: all blocks below the lowest block that has a tensor of the adapter or head.
+    """Returns the names of the lower blocks: all below the lowest block that has a tensor of the adapter or the head.
 
     Args:
         model: The model with its adapters attached.

@@ -21,7 +21,7 @@ from flt.models.adapters.sublayers import bottleneck, prepare
 from flt.protocol.layout import Layout
 
 STD = 0.01
-"""Standard deviation of the initial values of the factors F and S, or of the single matrix that replaces the product F S."""
+"""Standard deviation of the initial values of the factors F and S, or of the single matrix that replaces both."""
 EPSILON = 1e-12
 SOURCES = ("batch", "client")
 
@@ -39,15 +39,16 @@ class C2ASettings:
         rank: r, the width of the generated bottlenecks.
         embedding: t, the size of the embedding from which the adapters are generated.
         factor: c, the inner size of the product F S of F (t r, c) and S (c, H).
-        label_source: Source of the label distribution. With ``batch``, training uses the labels of the mini-batch, as in
-            the authors' code, and evaluation uses the uniform distribution. With ``client``, training and evaluation
+        label_source: Source of the label distribution. With ``batch``, training uses the labels of the mini-batch, as
+            in the authors' code, and evaluation uses the uniform distribution. With ``client``, training and evaluation
             use the labels of the client's training examples (our reading of the diagram in the paper). A global model
             has no client, so its evaluation uses the uniform distribution.
         mask_padding: If true, padding is left out of the mean of the activations. The authors' code includes padding.
         use_label: If true, the embedding includes a term for the labels. False is an ablation.
         use_context: If true, the embedding includes a term for the activations. False is an ablation.
         use_layer: If true, the embedding includes a term for the block. False is an ablation.
-        factorise: If true, F S (t r, H) is the product of two factors, F and S. False is an ablation with one matrix.
+        factorise: If true, the adapters are generated from the product F S. If false, a single matrix replaces F S,
+            as an ablation.
         normalise: If true, each row of the generating matrix (t, r H) is divided by its norm. False is an ablation.
         head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
             classifier is trained, and any layers before it that have no pre-trained weights, such as a pooler or
@@ -195,8 +196,8 @@ class HyperNetwork(nn.Module):
     ) -> None:
         """Stores the padding mask (batch, time) and the labels of the batch. Pre-forward hook of the root model.
 
-        Mask and labels stay stored until the next batch, because gradient checkpointing runs the blocks again in the backward
-        pass.
+        Mask and labels stay stored until the next batch, because gradient checkpointing runs the blocks again in the
+        backward pass.
 
         Args:
             names: Names of the arguments of the root model's forward.

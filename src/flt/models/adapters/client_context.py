@@ -23,10 +23,10 @@ class ClientAware(Protocol):
         """Receives a job's data. Called once per job, before the job's model is evaluated and trained."""
 
     def enter_batch(self, batch: Any) -> None:
-        """Receives the batch before each training step. The batch may contain tensors that aren't inputs of the model."""
+        """Receives the batch before each training step. The batch may contain more than the model's inputs."""
 
     def leave_client(self) -> None:
-        """Clears the job's data. Called after each job, so that the global model is evaluated without a client's data."""
+        """Clears the job's data. Called after each job: the global model is evaluated without any client's data."""
 
 
 def client_aware_modules(module: nn.Module) -> list[ClientAware]:

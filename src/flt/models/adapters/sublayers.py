@@ -29,10 +29,10 @@ PLACES = {
 }
 """Model type -> names of two modules in a block: of attention and of feed-forward. An adapter is inserted after each.
 
-Each of these modules returns Z (batch, time, H), where H is the hidden size. Let A be the adapter and LN the layer norm.
-Most blocks then compute X1 = LN(A(attention(X)) + X), as in the papers. ViT normalises before attention:
-X1 = A(attention(LN(X))) + X. In ViT, both sub-layers use the same dropout module, so the adapters are inserted before
-dropout.
+Each of these modules returns Z (batch, time, H), where H is the hidden size. Most blocks compute
+X1 = LN(A(attention(X)) + X), as in the papers, where A is the adapter and LN the layer norm. ViT normalises before
+attention: X1 = A(attention(LN(X))) + X. In ViT, both sub-layers use the same dropout module, so the adapters are
+inserted before dropout.
 """
 
 
@@ -111,8 +111,8 @@ def _logits_layer(module: nn.Module, head: list[str]) -> nn.Linear | None:
     """Returns the linear layer that computes the logits, or None for a label-name head.
 
     In flt's own module, this is the last linear layer of the model's classifier, even if another module is configured
-    as the head. In a user's module, it is the last linear layer of the trained head. If the user's module has no
-    trained head, it is the module's last linear layer.
+    as the head. In a user's module, it is the last linear layer of the trained head. If no head is trained there,
+    it is the last linear layer of the head that ``head_name`` finds.
     """
     inner = module.model if isinstance(module, ClientModule) else module
     if any(isinstance(sub, LabelNameClassifier) for sub in module.modules()):
