@@ -20,10 +20,10 @@ from flt.models.module import MODEL_PREFIX, ClientModule
 from flt.models.provenance import origin_of
 
 BASE, CARD, WEIGHTS = "flt_base.json", "flt_adapter.json", "flt_adapter.safetensors"
-"""Names of the files with the metadata of the base (BASE), and with an adapter's metadata (CARD) and weights (WEIGHTS).
+"""Names of files in the folder of an exported adapter.
 
-BASE is written with every adapter, unless the run trained a user's own module. CARD and WEIGHTS are written only for an
-adapter that peft doesn't support.
+``BASE`` contains the metadata of the base. It is written unless the run trained a user's own module. ``CARD`` and
+``WEIGHTS`` contain the metadata and the weights of an adapter that peft doesn't support.
 """
 LABEL_NAMES = "label_names"
 """Name, without .json and .safetensors, of the two files of the label-name head."""
@@ -55,8 +55,8 @@ class Card:
         """Returns the card for a client's own model: with the client's label counts if the adapter uses them.
 
         Args:
-            data: Data of the job that trained the model. If None, the model is that of a group, and
-                the card stays the same.
+            data: Data of the job that trained the model. If None, the model is that of a group, and the card
+                stays the same.
         """
         if data is None or self.adapter.get("label_source") != "client" or not self.adapter.get("use_label", True):
             return self

@@ -60,7 +60,7 @@ def export(
 ) -> Path:
     """Writes the final models to the folder ``adapter`` or ``model`` of a run, see :func:`kind`.
 
-    If there are several models, each of them gets its own subfolder. The subfolders are named by group and, if jobs have
+    If there are several models, each has its own subfolder. The subfolders are named by group and, if jobs have
     different heads, also by head. If jobs trained private tensors, the subfolders are named by client instead and, if
     the client has several jobs, also by job.
 
@@ -135,8 +135,8 @@ def _export_lora(
 ) -> None:
     """Writes a LoRA adapter in peft's format.
 
-    The file also contains tensors of the base, such as those in ``changed``, because peft loads every tensor in a file
-    by its name.
+    The file also contains tensors of the base, such as those in ``changed``. peft loads them too, because it loads
+    every tensor in a file by name.
     """
     plain = _plain_names(module)
     ranks = {name: len(tensors[layer.a]) for name, layer in layout.layers.items()}
@@ -151,7 +151,7 @@ def _export_lora(
         if layer_name and not ranks[layer_name]:  # a layer without components, which peft won't wrap
             name = f"{layer_name}.{part}"
         named[f"base_model.model.{plain(name)}"] = value
-    named_base = "" if _is_random(module) else source  # from a name, peft would load pre-trained weights
+    named_base = "" if _is_random(module) else source  # with a name, peft would load pre-trained weights
     config = _config(layout, ranks, plain, _heads(module, layout), named_base)
     config.task_type = "CAUSAL_LM" if isinstance(module, CausalModule) else None  # for text generation
     config.save_pretrained(str(target))
@@ -222,7 +222,7 @@ def _is_random(module: nn.Module) -> bool:
 
 
 def _drawn(module: nn.Module) -> dict[str, Tensor]:
-    """Returns the randomly initialised tensors, by name. The base doesn't contain them, so they must be exported."""
+    """Returns the randomly initialised tensors, by name. The pre-trained base lacks them, so they are exported."""
     drawn = drawn_tensor_names(module)
     return {
         name: value.detach().cpu().contiguous()

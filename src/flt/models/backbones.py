@@ -203,7 +203,7 @@ def _check_kind(config: Any, kind: str, source: str) -> None:
 
 
 def _set_dropout(config: Any, probability: float) -> None:
-    """Sets every dropout probability of a config and its nested configs. Layers are no longer skipped at random."""
+    """Sets every dropout probability of a config and its nested configs. No layer is skipped at random any more."""
     for key, value in list(vars(config).items()):
         if isinstance(value, transformers.PreTrainedConfig):
             _set_dropout(value, probability)

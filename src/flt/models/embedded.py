@@ -42,7 +42,7 @@ class Pretraining:
     rotation: float = 0.1
     """Largest rotation, in radians."""
     scale: float = 0.1
-    """Largest change of the size. With 0.1, an image is scaled by a factor between 0.9 and 1.1."""
+    """Largest change of the size. With 0.1, an image is scaled by a factor between about 0.9 and 1.1."""
     shift: float = 0.25
     """Largest shift, as a fraction of half the image: in an image of 8 x 8 pixels, 0.25 is one pixel."""
     seed: int = 0

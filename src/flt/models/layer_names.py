@@ -50,7 +50,7 @@ def whole_modules(model: nn.Module, head: str | None) -> list[str]:
     """Returns the names of the modules whose weights are all trained, in addition to the adapter.
 
     A layer before the classifier may have no pre-trained weights, such as a pooler or DistilBERT's ``pre_classifier``.
-    It is then initialised at random, like the classifier, and must be trained too: frozen, it would stay random.
+    Such a layer is initialised at random, like the classifier. If it were frozen, it would stay random.
 
     Args:
         model: The model.

@@ -26,7 +26,7 @@ class ClientAware(Protocol):
         """Receives the batch before each training step. The batch may contain more than the model's inputs."""
 
     def leave_client(self) -> None:
-        """Clears the job's data. Called after each job: the global model is evaluated without any client's data."""
+        """Clears the job's data. Called after each job, because the global model is evaluated without it."""
 
 
 def client_aware_modules(module: nn.Module) -> list[ClientAware]:
