@@ -1,4 +1,4 @@
-"""Changes of the base weights in an exported LoRA adapter: as more components if possible, otherwise as weights."""
+"""Export of changed base weights with a LoRA adapter: as additional components if possible, else as whole weights."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def with_change(layout: Layout, base: BaseState, tensors: Mapping[str, Tensor]) 
 
     Here W0 is the initial weight of a layer, s the layer's scale, and B_v A_v the change of W0 in base version v, with
     r_v components. If all changes of W0 are such products, the adapter's layer gets r + sum_v r_v components instead
-    of r. Otherwise the layer stays the same, and the last value of the base weight must be exported too. The equation
-    holds up to rounding.
+    of r. Otherwise the layer stays the same, and the current value of the base weight must be exported too. The
+    equation holds up to rounding.
 
     Args:
         layout: Names and roles of the adapter's tensors.
         base: Versions of the base.
-        tensors: Tensors of the adapter and the head.
+        tensors: Tensors of the adapter and the head, by name.
 
     Returns:
         The tensors of the new adapter and the head, and the names of the base weights that must be exported too.
@@ -42,9 +42,9 @@ def with_change(layout: Layout, base: BaseState, tensors: Mapping[str, Tensor]) 
 
 
 def _factors(base: BaseState, layer: Layer) -> list[Factors] | None:
-    """Returns the factors (out, r_v), (r_v, in) of each change of a layer's base weight, oldest first.
+    """Returns the two factors (out, r_v) and (r_v, in) of each change of a layer's base weight, oldest change first.
 
-    None: at least one of the changes isn't a product but a new value of the weight.
+    Returns None if at least one of the changes is a new value of the weight instead of a product.
     """
     changes = [delta.tensors[layer.base] for delta in base.recent if layer.base in delta.tensors]
     if layer.base in base.folded or any(len(change) == 1 for change in changes):

@@ -19,11 +19,11 @@ class Model:
     """Final model of a group, or a client's own model.
 
     Attributes:
-        folder: Path of the model's folder, relative to the export's folder. Empty: it is the only model.
+        folder: Path of the model's folder, relative to the export's folder. Empty if there is only one model.
         gid: Id of the model's group.
-        head: Name of the model's head. Empty: all jobs have the same head.
-        tensors: The tensors, by their name in a module with this head. A and B contain only the active components or,
-            in a client's own model, only the components that the client holds.
+        head: Name of the model's head. Empty if all jobs have the same head.
+        tensors: The model's tensors, by their name in a module with this head. In a group's model, A and B contain only
+            the active components; in a client's own model, they contain only the components that the client holds.
         data: Data of the job that trained a client's own model; None for a group's model.
     """
 
@@ -57,7 +57,7 @@ def final_models(federator: Federator) -> list[Model]:
 
 
 def _held(federator: Federator) -> dict[JobId, dict[str, Ids]]:
-    """Returns, for each job and layer, the ids of the components that the job would receive in a next round.
+    """Returns, for each job and layer, the ids of the components that the job would receive in one more round.
 
     The job's own model consists of these components.
     """
@@ -73,7 +73,7 @@ def of_groups(layout: Layout, state: ServerState, heads: Mapping[int, Sequence[s
     Args:
         layout: Layout of the server.
         state: Last state of the server.
-        heads: Group id -> names of the heads of its jobs. None: all jobs have the same head.
+        heads: Group id -> names of the heads of the group's jobs. If None, all jobs have the same head.
     """
     models, gids = [], state.clusters
     for gid in gids:
@@ -91,13 +91,13 @@ def of_clients(
     head_of: Mapping[JobId, str],
     held: Mapping[JobId, Mapping[str, Ids]],
 ) -> list[Model]:
-    """Returns one model for each job that trained private tensors. Its other tensors are those of the job's group.
+    """Returns one model for each job that trained private tensors. All other tensors are those of the job's group.
 
     Args:
         layout: Layout of the server.
         state: Last state of the server.
-        private: Job -> private state, with the tensors that stayed on its client, at the initial rank.
-        head_of: Job -> name of its head.
+        private: Job -> client state, which contains the job's private tensors at the initial rank.
+        head_of: Job -> name of the job's head.
         held: Job -> layer -> ids of the components that the job's model consists of.
     """
     jobs = {client: sum(other == client for other, _ in head_of) for client, _ in head_of}

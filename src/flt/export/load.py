@@ -48,15 +48,15 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Args:
         folder: Folder ``adapter/`` or ``model/`` of a run, or a subfolder for one group, head, client or job.
-        model: Base without adapters; the function changes it in place. None: the base is loaded as described in the
-            folder. If the run trained a user's own module, ``model`` is required.
+        model: Base without adapters; the function changes it in place. If None, the function loads the base that the
+            folder describes. If the run trained a user's own module, ``model`` is required.
 
     Returns:
-        The model with the exported weights. It is a transformers model or a LabelNameClassifier, if ``model`` is None.
-        A LoRA adapter is attached by peft, so the transformers model is then inside a PeftModel.
+        The model with the exported weights. If ``model`` is None, this is a transformers model or a
+        LabelNameClassifier. A LoRA adapter is attached by peft, which puts the transformers model inside a PeftModel.
 
     Raises:
-        InputError: The folder isn't an export of flt, is damaged, or doesn't fit the model.
+        InputError: The folder isn't an export of flt, the export is damaged, or it doesn't fit the model.
 
     Example:
         >>> load("lightning_logs/c2a/version_0/adapter")  # doctest: +SKIP
@@ -96,7 +96,8 @@ def _own(folder: Path, model: nn.Module | None) -> nn.Module:
 def _peft(folder: Path, model: nn.Module | None) -> nn.Module:
     """Loads a LoRA adapter with peft.
 
-    Refuses a folder without the safetensors file, because peft would then load pickled weights, which could run code.
+    A folder without the safetensors file is refused. From such a folder, peft would load pickled weights, and these
+    could run code.
     """
     if not (folder / PEFT_WEIGHTS).is_file():
         raise InputError.of("folder", folder, f"a folder with {PEFT_WEIGHTS}", "the tensors are missing")
@@ -111,7 +112,7 @@ def _peft(folder: Path, model: nn.Module | None) -> nn.Module:
         wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if lacking := sorted(wanted - names):
         raise InputError.of("folder", folder, "the tensors of its adapter and head", f"{lacking[0]} is missing")
-    if strange := sorted(names - wanted - set(adapted.state_dict())):  # peft would ignore it silently
+    if strange := sorted(names - wanted - set(adapted.state_dict())):  # peft would ignore them silently
         raise InputError.of("folder", folder, "tensors of its model", f"{strange[0]} is none")
     return _with_head(adapted, folder)
 
@@ -140,9 +141,9 @@ def _base(folder: Path, source: str | None, model: nn.Module | None, held: Colle
 
     Args:
         folder: Folder of the export.
-        source: Name of the base in the export's metadata; empty or None: not named there.
-        model: Base given by the caller; None: load the base, with a head of the right size.
-        held: Names of the tensors in the export. The loaded base may lack these.
+        source: Name of the base in the export's metadata. Empty or None if the metadata doesn't name the base.
+        model: Base given by the caller. If None, the base is loaded, with a head of the right size.
+        held: Names of the tensors in the export. The loaded base may lack these tensors.
     """
     about = json.loads((folder / BASE).read_text()) if (folder / BASE).is_file() else {}
     if model is None:
@@ -153,7 +154,7 @@ def _base(folder: Path, source: str | None, model: nn.Module | None, held: Colle
             raise InputError.of("model", None, "the module, without adapters", why)
         model = _loaded(folder, source, about, held)
     base = model.model if isinstance(model, ClientModule) else model
-    if "drawn" in about:  # the model's head is recognised by the names of the tensors that were drawn
+    if "drawn" in about:  # these names identify the layers that were trained with the head
         set_origin(base, dataclasses.replace(origin_of(base), drawn=tuple(about["drawn"])))
     return base
 
@@ -161,7 +162,7 @@ def _base(folder: Path, source: str | None, model: nn.Module | None, held: Colle
 def _place(folder: Path, name: str) -> str | None:
     """Returns the path of the base's folder, or None if it isn't found.
 
-    The export contains only the folder's name. The path is in the configuration of the run.
+    The export contains only the folder's name. The path is read from the configuration of the run.
 
     Args:
         folder: Folder of the export.
@@ -183,7 +184,7 @@ def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collectio
         folder: Folder of the export.
         source: Name of the base for ``from_pretrained``, or path of its folder.
         about: Metadata of the base.
-        held: Names of the tensors in the export. The base may lack these.
+        held: Names of the tensors in the export. The base may lack these tensors.
     """
     place, local = (str(EMBEDDED[source]()), True) if source in EMBEDDED else locate(source, about.get("package"))
     kind, only = _architecture(about["architecture"]), {"local_files_only": local, "trust_remote_code": False}
@@ -204,13 +205,13 @@ def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collectio
 
 
 def _drawn(kind: Any, plain: Any, config: Any, how: Mapping[str, Any]) -> nn.Module:
-    """Draws the weights of a random base (``model.random``) again, except a head whose size has changed since then.
+    """Draws the weights of a random base (``model.random``) again, except a head whose size has changed in the run.
 
     Args:
         kind: Class of the model.
-        plain: Configuration of the model, from the base's checkpoint.
+        plain: Configuration of the model, as in the files of the base.
         config: The same configuration with the entries that the run changed.
-        how: ``seed`` and ``classes`` of the run's draw.
+        how: Mapping with the ``seed`` and the number of ``classes`` with which the run drew the weights.
     """
     if how["classes"] is not None:
         plain.num_labels = how["classes"]
@@ -222,7 +223,7 @@ def _drawn(kind: Any, plain: Any, config: Any, how: Mapping[str, Any]) -> nn.Mod
 
 
 def _architecture(name: str) -> Any:
-    """Returns the model class of transformers with this name. Refuses names of anything else in transformers."""
+    """Returns the model class of transformers with this name. Other names in transformers are refused."""
     architecture = getattr(transformers, name, None)
     if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
         raise InputError.of("architecture", name, "a model class of transformers")
@@ -240,9 +241,9 @@ def _with_head(encoder: nn.Module, folder: Path) -> nn.Module:
 
 
 def _named(folder: Path) -> Path | None:
-    """Returns the folder with the label-name head; None: the run didn't use this head.
+    """Returns the folder that contains the label-name head, or None if the run didn't use this head.
 
-    This is the top folder of the export, because all groups and clients share the head.
+    The head is in the top folder of the export, because all groups and clients share it.
     """
     return next((place for place in _levels(folder) if (place / f"{LABEL_NAMES}.json").is_file()), None)
 
@@ -257,7 +258,7 @@ def _levels(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _broken(folder: Path) -> Iterator[None]:
-    """Converts every exception to an InputError. A damaged or foreign file makes the libraries raise any exception."""
+    """Converts every exception to an InputError, because libraries can raise any exception for a damaged file."""
     try:
         yield
     except InputError:

@@ -20,9 +20,10 @@ from flt.models.module import MODEL_PREFIX, ClientModule
 from flt.models.provenance import origin_of
 
 BASE, CARD, WEIGHTS = "flt_base.json", "flt_adapter.json", "flt_adapter.safetensors"
-"""File names. BASE: metadata of the base, written with every adapter unless the run trained a user's own module.
+"""Names of files in the folder of an exported adapter.
 
-CARD, WEIGHTS: metadata and weights of an adapter that peft doesn't support.
+``BASE`` contains the metadata of the base. It is written unless the run trained a user's own module. ``CARD`` and
+``WEIGHTS`` contain the metadata and the weights of an adapter that peft doesn't support.
 """
 LABEL_NAMES = "label_names"
 """Name, without .json and .safetensors, of the two files of the label-name head."""
@@ -35,12 +36,12 @@ class Card:
     Attributes:
         source: Name by which ``from_pretrained`` loads the base. Empty for a base in a folder, and for a user's own
             module.
-        adapter: Settings of the adapter. For LoRA, peft's own file contains them instead.
+        adapter: Settings of the adapter. For LoRA, peft's own file contains these settings instead.
         adapt_layers: Blocks that are adapted, as in the configuration (``model.adapt_layers``).
         classes: Number of classes. If jobs have different heads, the largest number. None for a user's own module.
-        label_counts: Number of the client's training examples of each class, in a client's own model. Empty if the
-            adapter doesn't use these numbers.
-        folder: Name of the base's folder, if the base isn't on the hub. It isn't the full path, which stays private.
+        label_counts: In the card of a client's own model, the number of the client's training examples of each class.
+            Empty if the adapter doesn't use these numbers.
+        folder: Name of the base's folder, if the base isn't on the hub. The folder's full path isn't exported.
     """
 
     source: str = ""
@@ -54,7 +55,8 @@ class Card:
         """Returns the card for a client's own model: with the client's label counts if the adapter uses them.
 
         Args:
-            data: Data of the job that trained the model. None: the model is a group's, and the card stays the same.
+            data: Data of the job that trained the model. If None, the model is that of a group, and the card
+                stays the same.
         """
         if data is None or self.adapter.get("label_source") != "client" or not self.adapter.get("use_label", True):
             return self
@@ -65,7 +67,7 @@ def write_base(module: pl.LightningModule, tensors: Mapping[str, Tensor], target
     """Writes the file that ``flt.load`` needs to rebuild the base.
 
     The file contains the class of the base, the origin of its weights, and the config entries num_labels and
-    pad_token_id. It is written only for a transformers model in flt's own module.
+    pad_token_id. The file is written only for a transformers model in flt's own module.
 
     Args:
         module: Module of the run.
@@ -100,7 +102,7 @@ def write_own(tensors: Mapping[str, Tensor], shell: str, target: Path, card: Car
 
     Args:
         tensors: Name in the run's module -> value.
-        shell: Prefix that flt's own module adds to the names. It is removed.
+        shell: Prefix that flt's own module adds to the names. The names in the file don't have it.
         target: Folder to write to.
         card: Metadata to write.
     """
@@ -110,6 +112,6 @@ def write_own(tensors: Mapping[str, Tensor], shell: str, target: Path, card: Car
 
 
 def write_label_names(head: LabelNameClassifier, target: Path) -> None:
-    """Writes the label-name head: the texts, the scale, and the texts' embeddings, computed before training."""
+    """Writes the label-name head: the texts, the scale, and the embeddings of the texts from before training."""
     (target / f"{LABEL_NAMES}.json").write_text(json.dumps({"texts": head.texts, "scale": head.scale}, indent=1))
     safetensors.torch.save_file({"names": head.names.cpu().contiguous()}, target / f"{LABEL_NAMES}.safetensors")

@@ -60,17 +60,17 @@ def export(
 ) -> Path:
     """Writes the final models to the folder ``adapter`` or ``model`` of a run, see :func:`kind`.
 
-    With several models, this folder has subfolders: one for each group and, within it, one for each head if jobs have
-    different heads. If jobs trained private tensors, there is one subfolder for each client instead and, within it, one
-    for each job if the client has several jobs.
+    If there are several models, each has its own subfolder. The subfolders are named by group and, if jobs have
+    different heads, also by head. If jobs trained private tensors, the subfolders are named by client instead and, if
+    the client has several jobs, also by job.
 
     Args:
-        module: Module of the run. Its base weights must have the state's base version.
+        module: Module of the run. Its base weights must be those of the state's base version.
         layout: Names and roles of the server's tensors.
         state: Last state of the server.
         folder: Folder of the run.
         card: Metadata of the base and the adapter.
-        models: Models to write; None: one model for each group.
+        models: Models to write. If None, one model for each group is written.
         base: ``merged`` or ``delta``, see :func:`kind`.
 
     Returns:
@@ -102,9 +102,11 @@ def export(
 def kind(layout: Layout, state: ServerState, base: str) -> str:
     """Returns what is exported: ``adapter``, or ``model`` for a whole model with everything merged.
 
-    If no base weight has changed, it is the adapter. Otherwise it depends on the adapter: for LoRA on ``base``; other
-    adapters are exported with the changed base weights, because they can't be merged into a weight; a model without
-    adapter is exported whole.
+    If no base weight has changed, the adapter is exported. Otherwise there are three cases:
+
+    - LoRA: the argument ``base`` decides.
+    - Another adapter: it is exported with the changed base weights, because it can't be merged into a weight.
+    - No adapter: the whole model is exported.
 
     Args:
         layout: Names and roles of the server's tensors.
@@ -133,7 +135,8 @@ def _export_lora(
 ) -> None:
     """Writes a LoRA adapter in peft's format.
 
-    The file also contains tensors of the base, such as ``changed``: peft loads every tensor in a file by its name.
+    The file also contains tensors of the base, such as those in ``changed``. peft loads them too, because it loads
+    every tensor in a file by name.
     """
     plain = _plain_names(module)
     ranks = {name: len(tensors[layer.a]) for name, layer in layout.layers.items()}
@@ -148,9 +151,9 @@ def _export_lora(
         if layer_name and not ranks[layer_name]:  # a layer without components, which peft won't wrap
             name = f"{layer_name}.{part}"
         named[f"base_model.model.{plain(name)}"] = value
-    named_base = "" if _is_random(module) else source  # given a name, peft would load pre-trained weights
+    named_base = "" if _is_random(module) else source  # with a name, peft would load pre-trained weights
     config = _config(layout, ranks, plain, _heads(module, layout), named_base)
-    config.task_type = "CAUSAL_LM" if isinstance(module, CausalModule) else None  # peft's class that can generate text
+    config.task_type = "CAUSAL_LM" if isinstance(module, CausalModule) else None  # for text generation
     config.save_pretrained(str(target))
     safetensors.torch.save_file(named, target / "adapter_model.safetensors", metadata={"format": "pt"})
 
@@ -160,9 +163,9 @@ def _config(
 ) -> LoraConfig:
     """Returns peft's configuration for an adapter whose layers may have different ranks.
 
-    A layer of rank r (``components``) gets alpha = scale * r, which may be a fraction, so that alpha / r is the layer's
-    scale. Layers of rank 0 are left out. Layers are given by patterns for the whole name, because peft's lists of names
-    would also match other layers whose names end in the same way.
+    A layer of rank r (its value in ``components``) gets alpha = scale * r, so that alpha / r is the layer's scale. This
+    alpha may be a fraction. Layers of rank 0 are left out. Layers are given by patterns for the whole name, because
+    peft's lists of names would also match other layers whose names end in the same way.
     """
     active = {re.escape(plain(n)): (layer, components[n]) for n, layer in layout.layers.items() if components[n]}
     ranks = {name: rank for name, (_, rank) in active.items()}
@@ -202,7 +205,7 @@ def _heads(module: nn.Module, layout: Layout) -> list[str]:
 
 
 def _alike(module: nn.Module, layout: Layout, plain: Callable[[str], str]) -> dict[str, Tensor]:
-    """Returns the tensors of frozen modules that peft will take for heads, because their names end like a head's."""
+    """Returns the tensors of frozen modules that peft treats as heads: the modules' names end like a head's name."""
     heads = _heads(module, layout)
     ends = tuple(plain(name) for name in heads)
     alike = [name for name, _ in module.named_modules() if name not in heads and plain(name).endswith(ends)]
@@ -219,7 +222,7 @@ def _is_random(module: nn.Module) -> bool:
 
 
 def _drawn(module: nn.Module) -> dict[str, Tensor]:
-    """Returns the randomly initialised tensors, by name. They are exported because no checkpoint contains them."""
+    """Returns the randomly initialised tensors, by name. The pre-trained base lacks them, so they are exported."""
     drawn = drawn_tensor_names(module)
     return {
         name: value.detach().cpu().contiguous()
@@ -240,7 +243,7 @@ def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[s
             config.num_labels = merged[f"{prefix}{output_layer(model)}.weight"].shape[0]
         if origin_of(model).use_cache is not None:
             config.use_cache = origin_of(model).use_cache
-        with isolate_rng():  # because kind(config) draws weights, which are replaced at once
+        with isolate_rng():  # because kind(config) draws random weights, which are replaced at once
             fresh = kind(config)
         fresh.load_state_dict(
             {name.removeprefix(prefix): value for name, value in merged.items() if name.startswith(prefix)}
@@ -269,7 +272,7 @@ def merge(module: nn.Module, layout: Layout, tensors: Mapping[str, Tensor]) -> d
 
 
 def _plain_names(module: nn.Module) -> Callable[[str], str]:
-    """Returns a function that converts a tensor's name to its name before flt or the user's peft wrapped the model."""
+    """Returns a function that maps a tensor's name to its name in the model that flt or the user's peft wrapped."""
     shells = [f"{name}." for name, sub in module.named_modules() if isinstance(sub, PeftModel)]
 
     def plain(name: str) -> str:
@@ -282,7 +285,7 @@ def _plain_names(module: nn.Module) -> Callable[[str], str]:
 
 
 def _prefix(module: nn.Module) -> str:
-    """Returns the prefix that flt's own module adds to the names in a transformers model; empty for a user's module."""
+    """Returns the prefix that flt's own module adds to the names in a transformers model. Empty for a user's module."""
     if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
         return f"{MODEL_PREFIX}encoder."
     return _shell(module)

@@ -1,4 +1,4 @@
-"""Cache of the activations of the frozen prefix: computed once per example, stored on disk and memory-mapped.
+"""Cache of the frozen prefix's activations. They are computed once per example and kept in a memory-mapped file.
 
 The frozen prefix consists of the blocks below the lowest adapted block; see frozen_prefix.py.
 """
@@ -26,22 +26,23 @@ from flt.models.frozen_prefix import KEY, Prefix
 
 FILE = "activations.bin"
 BATCH = 64
-"""Number of examples in a forward pass. Another number would change the last bits of the activations."""
+"""Number of examples in a forward pass. It is fixed, because another number would change the activations' last bits."""
 VERSION = 1
-"""Version of the code below, part of the cache key. Increase it when the format of the cached files changes."""
+"""Version of this file's code, part of the cache key. Increase it when the format of the cached files changes."""
 
 
 @dataclass(frozen=True)
 class PrefixedStore:
-    """Store that returns, for each row, the encoded inputs and the activations of the frozen prefix.
+    """Store whose rows, one for each example, contain the encoded inputs and the activations of the frozen prefix.
 
     Attributes:
         inputs: Encoded inputs of the rows. The model still computes its embeddings and attention mask from them.
-        values: Activations of all rows, one row after another (tokens of all rows, d). The array is memory-mapped. bf16
-            is stored as int16, because NumPy has no bf16.
+        values: Activations of all rows, one row after another. Shape: (tokens of all rows, d). The array is
+            memory-mapped. bf16 is stored as int16, because NumPy has no bf16.
         dtype: Data type of the activations in torch.
-        starts: Position in ``values`` of each row's first token (rows,); -1 for a row without activations.
-        tokens: Number of tokens of each row (rows,).
+        starts: For each row, the index of its first token in ``values``, or -1 if the row has no activations. Shape:
+            (rows,).
+        tokens: Number of tokens of each row. Shape: (rows,).
         path: File from which ``values`` is mapped.
     """
 
@@ -68,7 +69,7 @@ class PrefixedStore:
         """Returns the inputs of one row and its activations (tokens, d)."""
         start = int(self.starts[i])
         assert start >= 0, f"row {i} has no activations"
-        activations = np.array(self.values[start : start + int(self.tokens[i])])  # copied: torch needs a writable one
+        activations = np.array(self.values[start : start + int(self.tokens[i])])  # copied: torch needs a writable array
         return {**self.inputs.row(i), KEY: torch.from_numpy(activations).view(self.dtype)}
 
     @property
@@ -77,7 +78,7 @@ class PrefixedStore:
         return self.inputs.lengths
 
     def arrays(self) -> list[NDArray]:
-        """Returns all arrays that the encoded inputs depend on, for a digest."""
+        """Returns all arrays that the encoded inputs depend on, so that a digest of the inputs can be computed."""
         return self.inputs.arrays()
 
 
@@ -92,8 +93,8 @@ class Activations:
         precision: Lightning's name of the precision in which the activations are computed.
         limit: Largest size of the cache, in bytes.
         device: Device of the model.
-        watch: Called after each batch with the number of finished examples and the number of all examples. Not called
-            if the cache already has the activations. None: nothing is called.
+        watch: Function that shows the progress. It is called after each batch with the number of finished examples and
+            the number of all examples, unless the cache already has the activations. If None, no progress is shown.
     """
 
     prefix: Prefix
@@ -117,7 +118,7 @@ class Activations:
         return [Examples(stores[id(examples.store)], examples.labels, examples.rows) for examples in sets]
 
     def _store(self, store: Store, rows: NDArray[np.int64]) -> PrefixedStore:
-        """Returns a store with the activations of the given rows. Rows are batched by length, to reduce padding."""
+        """Returns a store with the activations of the given rows. Rows are sorted by length, to reduce padding."""
         lengths = store.lengths
         ordered = rows if lengths is None else rows[np.argsort(lengths[rows], kind="stable")]
         probe = self._compute(store, ordered[-1:], check=True)
@@ -165,7 +166,7 @@ class Activations:
     def _compute(self, store: Store, rows: NDArray[np.int64], check: bool = False) -> Tensor:
         """Returns the activations of the given rows (batch, tokens, d), on the CPU.
 
-        If ``check`` is true, an InputError is raised for a model that can't be run from given activations.
+        If ``check`` is true, raises an InputError if the upper blocks need more than these activations.
         """
         inputs = self.collate([store.row(int(row)) for row in rows])
         batch = {name: value.to(self.device) for name, value in inputs.items()}

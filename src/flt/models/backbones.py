@@ -41,25 +41,26 @@ class ModelConfig:
     """Settings of the model. `model=<name>` on the command line reads them from the file of this name in conf/model.
 
     Attributes:
-        name: embedded or embedded_cifar: a small model that flt pre-trains itself. hub: the model at path.
+        name: ``embedded`` and ``embedded_cifar`` are small models that flt pre-trains itself. ``hub`` is the model at
+            ``path``.
         path: A hub id such as org/name, or a local folder written by save_pretrained.
-        package: A folder inside a Python package, such as name/folder. If it is installed, the model is loaded from
-            this folder instead of from path. None: the model is loaded from path.
+        package: A folder inside a Python package, such as name/folder. If this package is installed, the model is
+            loaded from the folder instead of from ``path``. If None, the model is loaded from ``path``.
         max_length: Largest number of tokens of a text. Longer texts are cut.
-        adapt_layers: all: all blocks are adapted. top<k>: only the k uppermost blocks are.
-        head: linear: the model's own classifier, with new random weights, which are trained. label_names: a head
-            without trained weights, which compares a text with frozen embeddings of the classes' names
-            (flt.models.label_name_head). A causal model keeps its own head, frozen.
+        adapt_layers: With ``all``, all blocks are adapted; with ``top<k>``, only the k uppermost blocks.
+        head: ``linear`` is the model's own classifier. It gets new random weights, which are trained. ``label_names``
+            is a head without trained weights, which compares a text with frozen embeddings of the classes' names
+            (flt.models.label_name_head). A causal model keeps its own head, which stays frozen.
         label_scale: Factor on the scores of the label_names head before the softmax (inverse temperature).
-        attention: Implementation of attention in transformers: eager, sdpa or auto. auto is the default of
-            transformers, except in bf16 on a CPU. There auto is eager, because the backward pass of PyTorch's fused
-            kernel takes several times as long.
+        attention: Implementation of attention in transformers: ``eager``, ``sdpa`` or ``auto``. ``auto`` is the default
+            of transformers, with one exception: in bf16 on a CPU it is ``eager``, because the backward pass of
+            PyTorch's fused kernel takes several times as long.
         gradient_checkpointing: If true, activations are recomputed in the backward pass instead of stored.
-        dropout: Probability of every dropout of the backbone, in [0, 1). Replaces the values in the model's own config.
-        quantise: 8bit or 4bit: bitsandbytes stores the frozen linear layers in 8 or 4 bits, on a CUDA device. None:
-            they are stored in float32.
-        random: If true, all weights are drawn at random from the seed, and no checkpoint is loaded. This is the control
-            experiment for a frozen pre-trained backbone.
+        dropout: Probability of every dropout of the backbone, in [0, 1). It replaces the values in the model's config.
+        quantise: With ``8bit`` or ``4bit``, bitsandbytes stores the frozen linear layers in 8 or 4 bits, on a CUDA
+            device. If None, they are stored in float32.
+        random: If true, all weights are drawn at random from the seed, and no pre-trained weights are loaded. Such a
+            run is the control experiment for a run with a frozen pre-trained backbone.
     """
 
     name: str = "embedded"
@@ -78,7 +79,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A loaded model with its head, in eval mode. Weights are float32 unless quantised. Freezing comes later."""
+    """A loaded model with its head, in eval mode. Weights are float32 unless quantised. They aren't frozen yet."""
 
     model: nn.Module
     """The model. Its output has `logits`: (batch, classes), or (batch, tokens, vocabulary) for a causal model."""
@@ -89,12 +90,13 @@ class Backbone:
     image_size: int | None
     """Height and width of an input image in pixels; None if the model's config has no image size."""
     channels: int | None
+    """Number of channels of an input image; None if the model's config has no number of channels."""
     pad_token_id: int
     """Id of the padding token; 0 for images."""
     mean: tuple[float, ...] | None = None
-    """Mean of each channel, with which pixels are normalised; None: pixels aren't normalised."""
+    """Mean of each channel, used to normalise pixels. If None, pixels aren't normalised."""
     std: tuple[float, ...] | None = None
-    """Standard deviation of each channel, with which pixels are normalised; None: pixels aren't normalised."""
+    """Standard deviation of each channel, used to normalise pixels. If None, pixels aren't normalised."""
 
 
 def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[str] = ()) -> Backbone:
@@ -109,10 +111,10 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
         texts: One text for each class. Only the label_names head uses them.
 
     Returns:
-        The model, and its properties that are needed to encode the data.
+        The model, with the tokenizer and the other properties that are needed to encode the data.
 
     Raises:
-        InputError: If the model can't be loaded, reads another kind of input, or a field of cfg is out of range.
+        InputError: The model can't be loaded or reads another kind of input, or a field of cfg is out of range.
     """
     _check_config(cfg, kind)
     source, local = locate(str(cfg.path), cfg.package) if cfg.name == "hub" else (str(EMBEDDED[cfg.name]()), True)
@@ -121,7 +123,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     _check_kind(config, kind, source)
     use_cache = getattr(config, "use_cache", None)
     if kind == "causal":
-        config.use_cache = False  # the cache of keys and values only speeds up generation
+        config.use_cache = False  # the cache of keys and values only speeds up the generation of text
     else:
         config.num_labels = classes
     _set_dropout(config, cfg.dropout)
@@ -201,7 +203,7 @@ def _check_kind(config: Any, kind: str, source: str) -> None:
 
 
 def _set_dropout(config: Any, probability: float) -> None:
-    """Sets every dropout of a config and its nested configs. Switches off the random skipping of whole layers."""
+    """Sets every dropout probability of a config and its nested configs. No layer is skipped at random any more."""
     for key, value in list(vars(config).items()):
         if isinstance(value, transformers.PreTrainedConfig):
             _set_dropout(value, probability)
@@ -215,7 +217,10 @@ def _set_dropout(config: Any, probability: float) -> None:
 def _build(
     cfg: ModelConfig, kind: str, config: Any, source: str, local: bool
 ) -> tuple[transformers.PreTrainedModel, set[str]]:
-    """Returns the model, and the names of the tensors outside the head that are missing from the checkpoint."""
+    """Returns the model, and the names of the tensors outside the head that have no pre-trained weights.
+
+    With ``cfg.random``, nothing is loaded, and no names are returned.
+    """
     auto: Any = transformers.AutoModelForSequenceClassification
     if kind == "image":
         auto = transformers.AutoModelForImageClassification
@@ -250,8 +255,8 @@ def _build(
 def _enable_gradient_checkpointing(model: transformers.PreTrainedModel, source: str) -> None:
     if not model.supports_gradient_checkpointing:
         raise InputError.of("model.gradient_checkpointing", True, "false", f"{source} doesn't support it")
-    # Reentrant checkpointing computes no gradients in a block whose input needs none, such as a block above frozen
-    # embeddings. Version 6 of transformers has only the new name of the method, activation_checkpointing_enable.
+    # Reentrant gradient checkpointing computes no gradients in a block whose input needs none, such as a block above
+    # frozen embeddings. Version 6 of transformers has only the new name of the method, activation_checkpointing_enable.
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
 
@@ -268,7 +273,7 @@ def _with_head(
 def _check_length(model: transformers.PreTrainedModel, length: int) -> None:
     limit = getattr(model.config, "max_position_embeddings", None) or length
     for name, module in model.named_modules():
-        # RoBERTa and MPNet count positions from the padding index on, so fewer are usable than the config says
+        # RoBERTa and MPNet number positions from padding_idx + 1, so fewer positions are usable than the config says
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             limit = min(limit, module.num_embeddings - module.padding_idx - 1)
     if length > limit:

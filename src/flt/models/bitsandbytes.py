@@ -12,17 +12,17 @@ from flt.models.layer_names import HEADS
 
 BITS = ("8bit", "4bit")
 NOT_QUANTISED = [*HEADS, "pooler.dense", "lm_head", "embed_out"]
-"""Names of the layers near the logits, which are not quantised.
+"""Names of the layers near the logits. They are not quantised.
 
-Heads and newly drawn poolers are trained, and rounding the last layer would cost the most accuracy.
+Heads and randomly initialised poolers are trained, and rounding the last layer would cost the most accuracy.
 """
 
 
 def quantisation(bits: str) -> transformers.BitsAndBytesConfig:
     """Returns the settings with which transformers quantises the linear layers of a model while loading it.
 
-    8 bits: LLM.int8() (arXiv 2208.07339). 4 bits: QLoRA's NormalFloat (arXiv 2305.14314). The scales are
-    quantised too (double quantisation), and matrix products are computed in bf16.
+    8 bits: LLM.int8() (arXiv 2208.07339). 4 bits: QLoRA's NormalFloat (arXiv 2305.14314). With 4 bits, the scales of
+    the quantised weights are quantised too (double quantisation), and matrix products are computed in bf16.
 
     Args:
         bits: One of BITS.

@@ -1,4 +1,4 @@
-"""The blocks of a backbone: the layers of the same class that the activations pass through one after another."""
+"""The blocks of a backbone: modules of the same class that the activations pass through one after another."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ class CausalModule(ClientModule):
     tokens. The training loss is computed by the model itself: it is the mean over the response tokens of the batch.
 
     Args:
-        model: The model. It takes a batch's tensors by name and returns an object with ``loss`` () and ``logits``
-            (batch, tokens, vocabulary).
+        model: The model. It takes a batch's tensors by name and returns an object with ``loss`` and ``logits``
+            (batch, tokens, vocabulary). The loss is a scalar.
         optimizer: Settings of the optimiser.
     """
 
@@ -58,6 +58,6 @@ class CausalModule(ClientModule):
         self.log("val_perplexity", self.nll.compute().exp())
 
     def _loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Returns the model's own loss () and its logits. The model shifts the labels by one token itself."""
+        """Returns the model's own loss, a scalar, and the logits. The model shifts the labels by one token itself."""
         out = self.model(**batch)
         return out.loss, out.logits

@@ -18,7 +18,7 @@ def compile_model(model: nn.Module) -> None:
     """Compiles a model's ``forward`` in place. The names of its parameters stay the same.
 
     Args:
-        model: The model, on its device.
+        model: The model. It must already be on its device.
 
     Raises:
         InputError: The model is on a CPU, and there is no C++ compiler.

@@ -1,6 +1,6 @@
 """The embedded backbone: a small vision transformer that flt itself pre-trains, within seconds, on the digits 0-4.
 
-A first run, which learns the digits 5-9, thus has a useful frozen backbone without a download.
+A first run can therefore learn the digits 5-9 with a useful frozen backbone, without a download.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ class Pretraining:
     rotation: float = 0.1
     """Largest rotation, in radians."""
     scale: float = 0.1
-    """Largest change of the scale, relative to 1."""
+    """Largest change of the size. With 0.1, an image is scaled by a factor between about 0.9 and 1.1."""
     shift: float = 0.25
     """Largest shift, as a fraction of half the image: in an image of 8 x 8 pixels, 0.25 is one pixel."""
     seed: int = 0
     code: int = 1
-    """Version of the code below. Increase it with every change that alters the weights."""
+    """Version of the pre-training code. Increase it with every change to the code that alters the weights."""
 
 
 PRETRAINING = Pretraining()
-# The model has only two narrow layers, because a larger model gains little by pre-training: it learns the digits 5-9
-# nearly as well from random weights.
+# The model has only two narrow blocks, because a larger model gains little from pre-training: a larger model learns the
+# digits 5-9 nearly as well from random weights.
 ARCHITECTURE: dict[str, Any] = {
     "image_size": 8, "num_channels": 1, "patch_size": 2, "hidden_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 4, "intermediate_size": 64,
@@ -60,14 +60,15 @@ ARCHITECTURE: dict[str, Any] = {
 
 
 def embedded(cache: Path | None = None) -> Path:
-    """Returns the folder of the embedded backbone. It is pre-trained in the first call and read from the cache later.
+    """Returns the folder of the embedded backbone. The first call pre-trains it; later calls find it in the cache.
 
     Args:
-        cache: Folder of the cached backbones. None: `$FLT_CACHE`, else `$XDG_CACHE_HOME/flt`, else `~/.cache/flt`.
+        cache: Folder of the cached backbones. If None, the folder is `$FLT_CACHE`, else `$XDG_CACHE_HOME/flt`, else
+            `~/.cache/flt`.
 
     Returns:
-        A folder for from_pretrained. Its name contains a digest of the settings, the architecture and the library
-        versions.
+        A folder that from_pretrained can load. Its name contains a digest of the settings, the architecture and the
+        library versions.
 
     Raises:
         InputError: If the cache can't be written.
@@ -85,7 +86,7 @@ def pretrained_folder(
         root: Folder of the cached backbones.
         name: Beginning of the folder's name.
         depends_on: Everything that determines the weights, except the library versions.
-        pretrain: Returns the pre-trained model.
+        pretrain: Function that pre-trains the model and returns it.
         duration: Usual duration of the pre-training, as text for the log.
 
     Raises:
@@ -100,7 +101,7 @@ def pretrained_folder(
             _write(folder, pretrain)
         except OSError as error:
             raise InputError.of("FLT_CACHE", root, "a folder that can be written", str(error)) from error
-    with contextlib.suppress(OSError):  # a read-only cache works too
+    with contextlib.suppress(OSError):  # a read-only cache can't be marked, but works
         os.utime(folder)  # marks the folder as just used
     return folder
 
@@ -130,8 +131,8 @@ def pretrain_vit(
     Args:
         settings: Length of the training, optimiser, augmentation and seed.
         architecture: Fields of the transformer's config.
-        images: Images with values in [0, 1] (n, channels, height, width).
-        labels: Labels in 0..K-1, for K classes (n,).
+        images: Images (n, channels, height, width) with values in [0, 1].
+        labels: Labels (n,), integers in 0..K-1 for K classes.
     """
     threads = torch.get_num_threads()
     with isolate_rng():
@@ -161,7 +162,7 @@ def _fit(
 
 
 def _augment(settings: Pretraining, images: Tensor) -> Tensor:
-    """Rotates, scales and shifts the images (batch, channels, height, width), each by other random amounts."""
+    """Rotates, scales and shifts each image by its own random amounts. Shape: (batch, channels, height, width)."""
     angle, zoom, right, down = torch.rand(4, len(images)) * 2 - 1
     angle, zoom = settings.rotation * angle, 1 + settings.scale * zoom
     cos, sin = zoom * angle.cos(), zoom * angle.sin()

@@ -1,4 +1,4 @@
-"""The embedded backbone for colour images of 32 x 32: a small vision transformer, pre-trained on half of CIFAR-100.
+"""The embedded backbone for colour images of 32 x 32 pixels: a small vision transformer that flt itself pre-trains.
 
 The backbone is pre-trained on 50 classes of CIFAR-100. The other 50 classes don't occur in its pre-training. Neither do
 the classes of CIFAR-10, because the two data sets have no class in common.
@@ -34,7 +34,7 @@ def embedded_cifar(cache: Path | None = None) -> Path:
     The first call pre-trains the backbone; later calls find it in the cache.
 
     Args:
-        cache: Folder of the cached backbones. None: the same as in :func:`flt.models.embedded.embedded`.
+        cache: Folder of the cached backbones. If None, it is chosen as in :func:`flt.models.embedded.embedded`.
 
     Raises:
         InputError: If CIFAR-100 can't be found, or the cache can't be written.
@@ -49,7 +49,7 @@ def _pretrain() -> transformers.PreTrainedModel:
 
 
 def _images(classes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Returns the training images of the given classes (n, 3, 32, 32) in [0, 1], and their labels (n,)."""
+    """Returns the training images (n, 3, 32, 32) of the given classes, with values in [0, 1], and their labels (n,)."""
     from flt.data import dataset_sources, encode
 
     cfg = dataset_sources.DataConfig(

@@ -32,7 +32,7 @@ class _PrefixComputed(Exception):
 
 
 class Prefix:
-    """The lower blocks of a model. They are skipped if the batch contains their activations.
+    """The lower blocks of a model: the prefix. They are skipped if the batch contains their activations.
 
     If a batch has the key ``prefix`` (batch, tokens, d), every lower block returns this tensor and computes nothing.
     Otherwise all blocks compute as usual. Nothing else in the model changes.
@@ -52,13 +52,13 @@ class Prefix:
         model.register_forward_hook(self._drop_activations, always_call=True)
 
     def check(self, batch: Mapping[str, Tensor]) -> None:
-        """Raises an InputError if the upper blocks need more from the lower blocks than the activations.
+        """Raises an InputError if the upper blocks need more from the lower blocks than their activations.
 
         Args:
-            batch: Any batch, without ``prefix``.
+            batch: Any batch without the key ``prefix``.
 
         Raises:
-            InputError: The logits with ``prefix`` differ from the logits without it, or can't be computed.
+            InputError: The logits computed from the activations differ from the model's logits, or raise an error.
         """
         expected = self._logits(batch)
         activations = self.activations(batch)
@@ -66,7 +66,7 @@ class Prefix:
             same = activations.dim() == 3 and torch.allclose(
                 self._logits({**batch, KEY: activations}), expected, atol=1e-3
             )
-        except Exception as error:  # if more than activations is needed, the model can raise any error
+        except Exception as error:  # a model that needs more than activations can raise any error
             log.debug("%s with the prefix: %s", type(self.model).__name__, error)
             same = False
         if not same:
@@ -80,7 +80,7 @@ class Prefix:
 
     @torch.no_grad()
     def activations(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Returns the output of the last lower block (batch, tokens, d). The upper blocks aren't computed."""
+        """Returns the output (batch, tokens, d) of the last of the lower blocks. The upper blocks aren't computed."""
         outputs: list[Tensor] = []
 
         def capture_and_stop(block: nn.Module, inputs: Any, output: Any) -> None:
@@ -97,7 +97,7 @@ class Prefix:
     def digest(self) -> str:
         """Returns a hash of the architecture and of all weights except those of the upper blocks and the head.
 
-        Runs that differ only in these weights share their cached activations.
+        Runs that differ only in the weights of the upper blocks and the head share their cached activations.
         """
         inner = getattr(self.model, "base_model", self.model)
         name_prefix = next(f"{name}." if name else "" for name, sub in self.model.named_modules() if sub is inner)
@@ -119,7 +119,7 @@ class Prefix:
 
 
 class _Bypass:
-    """Replacement for a block's ``forward``: returns the batch's activations if it has some, else runs the block."""
+    """Replacement for a block's ``forward``: returns the batch's activations. If there are none, runs the block."""
 
     def __init__(self, prefix: Prefix, block: nn.Module) -> None:
         self.prefix = prefix
@@ -142,7 +142,7 @@ def _architecture(model: nn.Module) -> str:
 
 
 def lower_blocks(model: nn.Module, layout: Layout, name_prefix: str) -> list[str]:
-    """Returns the names of the lower blocks: those below the lowest block that has a tensor which isn't frozen.
+    """Returns the names of the lower blocks: all below the lowest block that has a tensor of the adapter or the head.
 
     Args:
         model: The model with its adapters attached.
@@ -150,7 +150,7 @@ def lower_blocks(model: nn.Module, layout: Layout, name_prefix: str) -> list[str
         name_prefix: Prefix of the model's tensor names inside the module, such as ``model.``.
 
     Raises:
-        InputError: There is no lower block, or a tensor before the blocks isn't frozen.
+        InputError: There is no lower block, or the adapter or the head has a tensor before the blocks.
     """
     names = blocks(model)
     stack = names[0].rpartition(".")[0]
@@ -168,7 +168,7 @@ def lower_blocks(model: nn.Module, layout: Layout, name_prefix: str) -> list[str
 
 
 def _precedes_blocks(model: nn.Module, name: str, stack: str) -> bool:
-    """Returns whether a tensor's module is listed before the blocks, as embeddings are in transformers' models."""
+    """Returns whether a tensor's module is registered before the blocks, as embeddings are in transformers models."""
     order = [module for module, _ in model.named_modules()]
     owner = name.rpartition(".")[0]
     return owner in order and order.index(owner) < order.index(stack)

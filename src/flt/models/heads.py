@@ -1,4 +1,4 @@
-"""Heads for several tasks: the assignment of heads to tasks, and the initial values of a head."""
+"""Heads for one or several tasks: the assignment of heads to tasks, and the initial values of a head."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def head_names(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
     """Returns the name of each task's head. All names are empty if all tasks have the same head.
 
     Args:
-        kind: ``shape``: tasks with the same number of classes share a head. ``task``: each task has its own head. The
-            server then sees which jobs have the same task. ``shared``: all tasks share one head, with as many outputs
-            as the task with the most classes needs.
+        kind: With ``shape``, tasks with the same number of classes share a head. With ``task``, each task has its own
+            head, and the server can see which jobs have the same task. With ``shared``, all tasks share one head, which
+            has as many outputs as the task with the most classes needs.
         classes: Task -> its number of classes.
 
     Returns:
@@ -49,7 +49,8 @@ def draw_head(model: nn.Module, seed: int, classes: int | None = None) -> dict[s
     Args:
         model: The model that has the head.
         seed: Seed of the values.
-        classes: Number of outputs of the last layer, whose weight is then (classes, d). None: the present number.
+        classes: Number of outputs of the last layer. Its weight then has the shape (classes, d). If None, the number of
+            outputs stays the same.
 
     Returns:
         Name of each tensor of the head in the model -> its value.
@@ -70,7 +71,7 @@ def draw_head(model: nn.Module, seed: int, classes: int | None = None) -> dict[s
 
 @torch.no_grad()
 def redraw_head(model: transformers.PreTrainedModel, seed: int) -> None:
-    """Draws new values for the head. The checkpoint's head is never used, because it was trained on other classes."""
+    """Draws new values for the head. The pre-trained head is never used, because it was trained on other classes."""
     parameters = dict(model.named_parameters())
     for name, value in draw_head(model, seed).items():
         parameters[name].copy_(value)

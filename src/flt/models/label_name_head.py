@@ -23,13 +23,13 @@ class LabelNameClassifier(nn.Module):
         z = mean of the last hidden states over the tokens, divided by its norm          (batch, d)
         logits = scale * z E^T,   E: embeddings of the names, computed before training    (classes, d)
 
-    Sentence encoders are compared by this cosine (Sentence-BERT, arXiv 1908.10084). No weight of the head is trained.
+    Sentence-BERT compares sentences by this cosine (arXiv 1908.10084). No weight of the head is trained.
 
     Args:
         encoder: A transformers model whose output has `last_hidden_state` (batch, tokens, d).
-        names: E (classes, d). Its rows have norm 1.
+        names: E (classes, d), the embeddings of the classes' names. Each row has norm 1.
         scale: Factor on the cosines before the softmax (inverse temperature).
-        texts: Texts whose embeddings are the rows of E. They are part of an export.
+        texts: Texts whose embeddings are the rows of E. An export contains them.
     """
 
     names: Tensor
@@ -42,11 +42,11 @@ class LabelNameClassifier(nn.Module):
 
     @property
     def base_model(self) -> nn.Module:
-        """The encoder, under the attribute name that transformers uses."""
+        """The encoder. transformers uses the attribute name ``base_model`` for the model without its head."""
         return self.encoder
 
     def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> SequenceClassifierOutput:
-        """Returns the logits (batch, classes) and, given labels (batch,), the loss ()."""
+        """Returns the logits (batch, classes) and, if labels (batch,) are given, the loss, a scalar."""
         embeddings = embed(self.encoder, inputs)
         with torch.autocast(embeddings.device.type, enabled=False):  # bf16's 8 bits of precision are too few here
             logits = self.scale * embeddings @ self.names.T

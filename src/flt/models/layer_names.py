@@ -23,11 +23,11 @@ They are used for model types that peft doesn't list.
 
 
 def head_name(model: nn.Module) -> str:
-    """Returns the name of the head, the module that turns features into logits; ``none`` if the head stays frozen.
+    """Returns the name of the head, the module that turns features into logits, or ``none`` if the head stays frozen.
 
-    For a transformers model the head is the whole classifier, which may have several layers. For any other model it is
-    the last linear layer. The head stays frozen in two cases: a label-name head, and a causal model, whose head often
-    shares its weights with the embedding.
+    For a transformers model the head is the whole classifier, which may have several layers. For any other model the
+    head is the last linear layer. Two kinds of head stay frozen: a label-name head, and the head of a causal model,
+    which often shares its weights with the embedding.
 
     Raises:
         InputError: If the model has no linear layer.
@@ -49,13 +49,13 @@ def head_name(model: nn.Module) -> str:
 def whole_modules(model: nn.Module, head: str | None) -> list[str]:
     """Returns the names of the modules whose weights are all trained, in addition to the adapter.
 
-    A layer that precedes the classifier and is missing from the checkpoint, such as a pooler or DistilBERT's
-    ``pre_classifier``, is initialised at random, like the classifier. If it were frozen, it would stay random.
+    A layer before the classifier may have no pre-trained weights, such as a pooler or DistilBERT's ``pre_classifier``.
+    Such a layer is initialised at random, like the classifier. If it were frozen, it would stay random.
 
     Args:
         model: The model.
-        head: The configured head: a module's name, ``none`` for no module, or None (not set) for the classifier and the
-            newly initialised layers before it.
+        head: The configured head: a module's name, or the string ``"none"`` for no module. If None, no head is
+            configured, and the classifier and the randomly initialised layers before it are trained.
 
     Raises:
         InputError: If the model has no linear layer.
@@ -75,7 +75,7 @@ def whole_modules(model: nn.Module, head: str | None) -> list[str]:
 
 
 def _new_layers(model: nn.Module, head: str) -> set[str]:
-    """Returns the names of the layers above the blocks, except the head, with a tensor that the checkpoint lacks."""
+    """Returns the names of the layers above the blocks that have randomly initialised tensors, without the head."""
     owners = {name.rpartition(".")[0] for name in drawn_tensor_names(model) if not inside(name, head)}
     if not owners:
         return set()
@@ -92,9 +92,12 @@ def target_modules(model: nn.Module) -> list[str]:
     """Returns the names of the layers that LoRA adapts by default.
 
     Returns:
-        For a transformers model: the last parts of the names that peft lists for the model's type, such as query and
-        value. If peft lists none that the model has: the usual names of the query and value layers. If the model has no
-        such layers either, or isn't a transformers model: the full names of all linear layers outside the head.
+        The first of these lists that isn't empty:
+
+        1. For a transformers model, the names that peft lists for the model's type, such as ``query`` and ``value``.
+           They are the last parts of the layers' full names.
+        2. For a transformers model, the usual names of the query and value layers, also the last parts only.
+        3. The full names of all linear layers outside the head.
 
     Raises:
         InputError: The model has no linear layer outside the head.
@@ -105,7 +108,8 @@ def target_modules(model: nn.Module) -> list[str]:
     """
     known = _known_targets(model)
     head = head_name(model)
-    # torch's attention reads the weight of its output layer but never calls the layer: its adapter would have no effect
+    # torch's attention reads the weight of its output layer and never calls the layer. An adapter of this layer would
+    # therefore have no effect.
     attention = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     excluded = [head, *attention, *_output_embeddings(model)]
     names = known or [name for name in _linear(model) if not any(inside(name, other) for other in excluded)]
@@ -126,7 +130,7 @@ def output_layer(model: nn.Module) -> str:
 
 
 def submodule(module: nn.Module, name: str) -> nn.Module:
-    """Returns the module of the given name, all of whose weights will be trained.
+    """Returns the submodule of the given name. The error for an unknown name refers to the setting ``adapter.head``.
 
     Raises:
         InputError: There is no such module.
@@ -152,7 +156,7 @@ def is_tied(model: nn.Module, head: str) -> bool:
 
 
 def _known_targets(model: nn.Module) -> list[str]:
-    """Returns the last parts of the names of the layers that are usually adapted in a transformers model.
+    """Returns the layers that are usually adapted in a transformers model, by the last parts of their names.
 
     The list is empty for any other model, and for a model without such layers.
     """
@@ -165,7 +169,7 @@ def _known_targets(model: nn.Module) -> list[str]:
 
 
 def _output_embeddings(model: nn.Module) -> list[str]:
-    """Returns the name of the layer that turns hidden states into token logits, in a list; empty if there is none."""
+    """Returns a list with the name of the layer that computes token logits. The list is empty if there is none."""
     output = model.get_output_embeddings() if isinstance(model, transformers.PreTrainedModel) else None
     return [name for name, module in model.named_modules() if module is output]
 

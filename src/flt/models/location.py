@@ -28,8 +28,8 @@ def locate(path: str, package: str | None = None) -> tuple[str, bool]:
 
     Args:
         path: A local folder, or a hub id.
-        package: A folder inside a Python package, such as ``name/folder``. If it is installed, this folder is used
-            instead of path. None: path is used.
+        package: A folder inside a Python package, such as ``name/folder``. If this package is installed, the folder is
+            used instead of path. If None, path is used.
 
     Raises:
         InputError: path is neither a folder nor the id of a model on the hub.
@@ -46,7 +46,7 @@ def locate(path: str, package: str | None = None) -> tuple[str, bool]:
 
 
 def _in_package(package: str) -> Path | None:
-    """Returns a folder inside an installed package; None if it doesn't exist. The package isn't imported."""
+    """Returns a folder inside an installed package, or None if there is no such folder. The package isn't imported."""
     name, _, inner = package.partition("/")
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     locations = (spec.submodule_search_locations or []) if spec else []
@@ -57,7 +57,7 @@ def _on_the_hub(path: str) -> bool:
     """Returns whether the hub has the model; False if the hub can't be reached.
 
     The function sends one request with a timeout of 5 s. Without this check, from_pretrained would retry for half a
-    minute if there is no network.
+    minute if there were no network.
 
     Raises:
         InputError: The hub has no such public model.

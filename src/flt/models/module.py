@@ -56,7 +56,7 @@ class ClientModule(pl.LightningModule):
 
     Args:
         model: The model. It takes a batch's inputs by name and returns an object with ``logits`` (batch, classes).
-        classes: Number of classes. If jobs have different heads, that of the widest head.
+        classes: Number of classes. If jobs have different heads, the largest number.
         optimizer: Settings of the optimiser.
     """
 
@@ -72,21 +72,21 @@ class ClientModule(pl.LightningModule):
         return self.model(**inputs).logits
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Returns the loss () of a batch."""
+        """Returns the loss of a batch, a scalar."""
         loss, _ = self._loss(batch)
         self._losses.append((loss.detach(), len(batch["labels"])))
         return loss
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Returns the batch on the device. If this is the CPU, the batch is already there and returned unchanged."""
+        """Moves the batch to the device. For the CPU, the batch is returned unchanged, because it is already there."""
         return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_train_epoch_start(self) -> None:
-        """Clears the losses at the start of a pass over the training examples."""
+        """Clears the losses at the start of an epoch."""
         self._losses = []
 
     def on_train_epoch_end(self) -> None:
-        """Logs ``train_loss``, the mean loss over the examples of the pass that has just ended.
+        """Logs ``train_loss``, the mean loss over the examples of the epoch that has just ended.
 
         Logging in every step would make the fit of a small model several per cent slower.
         """
@@ -103,14 +103,14 @@ class ClientModule(pl.LightningModule):
         self.log("val_acc", self.accuracy, on_epoch=True, batch_size=size)
 
     def configure_optimizers(self) -> Any:
-        """Returns the optimiser of the parameters that require gradients: those that the round's plan trains."""
+        """Returns the optimiser of the parameters that require gradients. The round's plan decides which ones do."""
         return self.optimizer.build([parameter for parameter in self.parameters() if parameter.requires_grad])
 
     def _loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Returns the cross-entropy () and the logits.
+        """Returns the cross-entropy, a scalar, and the logits.
 
-        The loss of transformers isn't used, because it assumes the number of classes in the config. The head of a job
-        may have another number.
+        The loss that transformers computes isn't used, because it takes the number of classes from the config. A job's
+        head may have a different number of classes.
         """
         logits = self(**{name: values for name, values in batch.items() if name != "labels"})
         return F.cross_entropy(logits, batch["labels"]), logits
@@ -119,6 +119,6 @@ class ClientModule(pl.LightningModule):
 def backbone_of(module: nn.Module) -> tuple[nn.Module, str]:
     """Returns the model (backbone and head) inside a module, and the prefix of the model's tensor names in the module.
 
-    flt's own module has the model as its attribute ``model``. A user's module is itself the model, without a prefix.
+    flt's own module has the model as its attribute ``model``. A user's module is the model itself; the prefix is empty.
     """
     return (module.model, MODEL_PREFIX) if isinstance(module, ClientModule) else (module, "")

@@ -11,10 +11,10 @@ from flt.models.location import one_line_errors
 
 
 def pixel_normalisation(source: str, local: bool) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Returns the mean and standard deviation with which pixels are normalised; two Nones: no normalisation."""
+    """Returns the mean and the standard deviation that normalise pixels. Both are None if there is no normalisation."""
     try:
         config, _ = transformers.ImageProcessingMixin.get_image_processor_dict(source, local_files_only=local)
-    except OSError:  # as for the embedded backbone, whose inputs are pixels in [0, 1]
+    except OSError:  # no file, as for the embedded backbones: their inputs are pixels in [0, 1]
         return None, None
     if not config.get("do_normalize", True) or not config.get("image_mean"):
         return None, None

@@ -1,7 +1,7 @@
-"""The origin of a model's weights: a checkpoint, or random draws.
+"""The origin of a model's weights: pre-trained, or drawn at random.
 
-Weights that were drawn at random are in no checkpoint. An export must therefore contain them, or draw them again when
-it is loaded.
+Weights that were drawn at random can't be loaded from the files of the pre-trained model. An export must therefore
+contain these weights, or they must be drawn again when the export is loaded.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ class Origin:
     """The origin of the weights of a transformers model.
 
     Attributes:
-        drawn: Names of the tensors that were drawn at random: those of the head, and any others that are missing from
-            the checkpoint.
-        seed: Seed from which all weights were drawn if ``model.random`` is true. None: all other weights come from a
-            checkpoint.
+        drawn: Names of the tensors that were drawn at random: those of the head, and any others for which the
+            pre-trained model has no weights.
+        seed: Seed from which all weights were drawn, if ``model.random`` is true. If None, all weights except those in
+            ``drawn`` are pre-trained.
         classes: Number of outputs of the head when the weights were drawn. The values of all drawn weights depend on
-            this number. None: no head was drawn.
-        package: Folder inside a Python package that also contains the checkpoint. None: no package is configured.
-        use_cache: Value of ``use_cache`` in the model's config before flt changed it. The setting switches the cache of
-            keys and values in generation on or off. None: the config doesn't have it.
+            this number. None if no head was drawn.
+        package: Folder inside a Python package that also contains the pre-trained model. None if no package is
+            configured.
+        use_cache: Value of ``use_cache`` in the model's config before flt changed the value. This setting switches the
+            cache of keys and values in text generation on or off. None if the config has no such setting.
     """
 
     drawn: tuple[str, ...] = ()
@@ -37,7 +38,7 @@ class Origin:
 
 
 def set_origin(model: nn.Module, origin: Origin) -> None:
-    """Stores a model's origin in the model. Copies of the model keep it."""
+    """Stores a model's origin in the model. Copies of the model keep the origin."""
     setattr(model, _ATTRIBUTE, origin)
 
 
@@ -49,7 +50,7 @@ def origin_of(model: nn.Module) -> Origin:
 def drawn_tensor_names(module: nn.Module) -> set[str]:
     """Returns the names of the tensors that were drawn at random, for all models inside a module.
 
-    These are the names that the tensors had before an adapter wrapped their layers.
+    A tensor is listed under the name that it had before an adapter wrapped its layer.
 
     Example:
         >>> inner = nn.Linear(2, 2)

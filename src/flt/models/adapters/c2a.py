@@ -21,7 +21,7 @@ from flt.models.adapters.sublayers import bottleneck, prepare
 from flt.protocol.layout import Layout
 
 STD = 0.01
-"""Standard deviation of the initial values of the factors F and S, or of the single matrix that replaces F S."""
+"""Standard deviation of the initial values of the factors F and S, or of the single matrix that replaces both."""
 EPSILON = 1e-12
 SOURCES = ("batch", "client")
 
@@ -30,27 +30,29 @@ SOURCES = ("batch", "client")
 class C2ASettings:
     """Settings of C2A. One hypernetwork serves all blocks and both adapter positions in each block.
 
-    Our reconstruction follows the authors' code. With H the size of the activations, L adapted blocks and K
-    classes, it has t r c + c H + L t + (K + 1) t + (H + 1) t + r H + r + H parameters. These are 48,032 for
-    (H, L, r, t, c, K) = (768, 6, 16, 8, 32, 10).
+    Our reconstruction follows the authors' code. For activations of size H, L adapted blocks and K classes, the
+    hypernetwork has t r c + c H + L t + (K + 1) t + (H + 1) t + r H + r + H parameters (r, t and c: see below). For
+    (H, L, r, t, c, K) = (768, 6, 16, 8, 32, 10), these are 48,032 parameters.
 
     Attributes:
         name: Always ``c2a``.
         rank: r, the width of the generated bottlenecks.
         embedding: t, the size of the embedding from which the adapters are generated.
         factor: c, the inner size of the product F S of F (t r, c) and S (c, H).
-        label_source: Source of the label distribution. ``batch``: in training, the labels of the mini-batch, as in the
-            authors' code; in evaluation, the uniform distribution. ``client``: the labels of the client's training
-            examples, in training and in evaluation (our reading of the diagram in the paper). The evaluation of the
-            global model has no client and uses the uniform distribution.
-        mask_padding: True if padding is left out of the mean of the activations. The authors' code includes padding.
-        use_label: Ablation: whether the embedding includes a term for the labels.
-        use_context: Ablation: whether the embedding includes a term for the activations.
-        use_layer: Ablation: whether the embedding includes a term for the block.
-        factorise: Ablation: whether the generating matrix (t, r H) is the product of two factors, F and S.
-        normalise: Ablation: whether each row of the generating matrix (t, r H) is divided by its norm.
-        head: Name of the module whose weights are all trained. ``none``: no module. None: the classifier, and the
-            layers before it that are missing from the checkpoint, such as a pooler or DistilBERT's ``pre_classifier``.
+        label_source: Source of the label distribution. With ``batch``, training uses the labels of the mini-batch, as
+            in the authors' code, and evaluation uses the uniform distribution. With ``client``, training and evaluation
+            use the labels of the client's training examples (our reading of the diagram in the paper). A global model
+            has no client, so its evaluation uses the uniform distribution.
+        mask_padding: If true, padding is left out of the mean of the activations. The authors' code includes padding.
+        use_label: If true, the embedding includes a term for the labels. False is an ablation.
+        use_context: If true, the embedding includes a term for the activations. False is an ablation.
+        use_layer: If true, the embedding includes a term for the block. False is an ablation.
+        factorise: If true, the adapters are generated from the product F S. If false, a single matrix replaces F S,
+            as an ablation.
+        normalise: If true, each row of the generating matrix (t, r H) is divided by its norm. False is an ablation.
+        head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
+            classifier is trained, and any layers before it that have no pre-trained weights, such as a pooler or
+            DistilBERT's ``pre_classifier``.
     """
 
     name: str = "c2a"
@@ -85,12 +87,13 @@ def histogram(labels: Tensor, classes: int) -> Tensor:
 def context(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     """Returns g (H,), the context of a batch.
 
-    For each example b, Z_b is averaged over time, and the mean is divided by its norm. g is the average of the results.
+    For each example b, Z_b is averaged over time, and the mean is divided by its norm. g is the average of these
+    normalised means.
 
     Args:
         hidden: Z (batch, time, H), the activations.
-        mask: 1 for a token, 0 for padding (batch, time). An example that contains only padding counts as zero. None:
-            there is no padding.
+        mask: Mask (batch, time): 1 for a token, 0 for padding. An example that contains only padding counts as the zero
+            vector. If None, there is no padding.
     """
     weights = torch.ones_like(hidden[..., :1]) if mask is None else mask.unsqueeze(-1).to(hidden.dtype)
     mean = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
@@ -129,8 +132,8 @@ class HyperNetwork(nn.Module):
         width: H, the size of the activations.
         layers: L, the number of adapted blocks.
         classes: K, the number of classes.
-        output: The layer that returns the logits. Its weight has one row for each class of the current job. None: every
-            job has all K classes.
+        output: The layer that returns the logits. Its weight has one row for each class of the current job. If None,
+            every job has all K classes.
     """
 
     def __init__(
@@ -138,7 +141,7 @@ class HyperNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.settings, self.width, self.classes = settings, width, classes
-        self.output = (output,)  # in a tuple, which keeps PyTorch from registering it as a submodule
+        self.output = (output,)  # in a tuple, so PyTorch doesn't register the layer as a submodule
         r, t, c = settings.rank, settings.embedding, settings.factor
         if settings.factorise:
             self.f, self.s = nn.Parameter(STD * torch.randn(t * r, c)), nn.Parameter(STD * torch.randn(c, width))
@@ -161,8 +164,7 @@ class HyperNetwork(nn.Module):
         """Stores the label counts of a job, before the job's model is evaluated and trained.
 
         Raises:
-            InputError: The label counts are needed, but the data has none, or the data has more classes than the
-                model.
+            InputError: The label counts are needed, and the data has none or has more classes than the model.
         """
         if self.settings.use_label and self.settings.label_source == "client":
             if not sum(data.label_counts):
@@ -192,10 +194,10 @@ class HyperNetwork(nn.Module):
     def before_forward(
         self, names: Sequence[str], root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        """Stores the padding mask (batch, time) and the labels of the batch. Pre-forward hook of the root.
+        """Stores the padding mask (batch, time) and the labels of the batch. Pre-forward hook of the root model.
 
-        Both stay stored until the next batch, because gradient checkpointing runs the blocks again in the backward
-        pass.
+        Mask and labels stay stored until the next batch, because gradient checkpointing runs the blocks again in the
+        backward pass.
 
         Args:
             names: Names of the arguments of the root model's forward.
@@ -258,14 +260,14 @@ class HyperNetwork(nn.Module):
 def attach(module: nn.Module, settings: C2ASettings, seed: int, layers: str = "all") -> Layout:
     """Freezes a module and attaches one hypernetwork that adapts its blocks. Returns the module's layout.
 
-    The hypernetwork is registered in the lowest adapted block. The blocks below this block thus have only
+    The hypernetwork is registered in the lowest adapted block. The blocks below this one thus have only
     frozen weights, and their activations can be cached.
 
     Args:
         module: The module, changed in place.
         settings: Sizes, switches and name of the head.
         seed: Seed of the adapter's initial weights. The global random generators aren't changed.
-        layers: ``all``: all blocks are adapted. ``top<k>``: only the k uppermost blocks are.
+        layers: With ``all``, all blocks are adapted; with ``top<k>``, only the k uppermost blocks.
 
     Raises:
         InputError: The model's type isn't supported, or the head or blocks don't exist.

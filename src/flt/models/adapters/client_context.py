@@ -23,10 +23,10 @@ class ClientAware(Protocol):
         """Receives a job's data. Called once per job, before the job's model is evaluated and trained."""
 
     def enter_batch(self, batch: Any) -> None:
-        """Receives the batch before each training step. Some tensors of the batch may be no inputs of the model."""
+        """Receives the batch before each training step. The batch may contain more than the model's inputs."""
 
     def leave_client(self) -> None:
-        """Clears the job's data. Called after each job, so the global model is evaluated without a current client."""
+        """Clears the job's data. Called after each job, because the global model is evaluated without it."""
 
 
 def client_aware_modules(module: nn.Module) -> list[ClientAware]:
@@ -47,7 +47,7 @@ def at_client(client_aware: Sequence[ClientAware], data: JobData) -> Iterator[No
 
 
 def set_client(client_aware: Sequence[ClientAware], data: JobData) -> None:
-    """Passes a job's data to the modules for good. Used when one client's own model is loaded."""
+    """Passes a job's data to the modules and never clears the data. Used when one client's own model is loaded."""
     for sub in client_aware:
         sub.enter_client(data)
 

@@ -13,14 +13,15 @@ def freeze_but_head(module: nn.Module, head: str | None) -> list[str]:
 
     Args:
         module: The module, changed in place.
-        head: Name of the module whose weights are all trained. ``none``: no module. None: the classifier, and the
-            layers before it that are missing from the checkpoint, such as a pooler or DistilBERT's ``pre_classifier``.
+        head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
+            classifier is trained, and any layers before it that have no pre-trained weights, such as a pooler or
+            DistilBERT's ``pre_classifier``.
 
     Returns:
-        Names, in ``module``, of the modules whose weights are all trained.
+        Names of the modules whose weights are all trained, as submodules of ``module``.
 
     Raises:
-        InputError: There is no module of this name. ``module`` is then unchanged.
+        InputError: There is no module with the name of the head. ``module`` is then unchanged.
     """
     inner, prefix = backbone_of(module)
     trained = {name: submodule(inner, name) for name in whole_modules(inner, head)}

@@ -1,6 +1,6 @@
 """Bottleneck adapters (Houlsby et al., arXiv 1902.00751): each block gets two small networks.
 
-The head is trained together with them.
+The head is trained together with the adapters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flt.protocol.layout import Layout
 STD = 0.01
 """Standard deviation of the initial weights. Their distribution is truncated at two standard deviations.
 
-With these small weights, an adapter is close to the identity function at first (section 2.1).
+With these small weights, an adapter is close to the identity function at first (section 2.1 of the paper).
 """
 
 
@@ -27,14 +27,15 @@ class HoulsbySettings:
     """Settings of the bottleneck adapters, A(Z) = Z + GELU(Z U + b1) D + b2.
 
     Each block has one adapter after attention and one after feed-forward, each with its own weights. For L blocks with
-    H activations, the adapters have 2 L (2 H r + r + H) parameters: 304,320 for H = 768, L = 6, r = 16. Layer norms
-    stay frozen; the paper trains them.
+    activations of size H, the adapters have 2 L (2 H r + r + H) parameters: 304,320 for H = 768, L = 6, r = 16. Layer
+    norms stay frozen here, whereas the paper trains them.
 
     Attributes:
         name: Always ``houlsby``.
         rank: r, the width of the bottleneck.
-        head: Name of the module whose weights are all trained. ``none``: no module. None: the classifier, and the
-            layers before it that are missing from the checkpoint, such as a pooler or DistilBERT's ``pre_classifier``.
+        head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
+            classifier is trained, and any layers before it that have no pre-trained weights, such as a pooler or
+            DistilBERT's ``pre_classifier``.
     """
 
     name: str = "houlsby"
@@ -73,7 +74,7 @@ def attach(module: nn.Module, settings: HoulsbySettings, seed: int, layers: str 
         module: The module, changed in place.
         settings: Width of the bottlenecks and name of the head.
         seed: Seed of the adapter's initial weights. The global random generators aren't changed.
-        layers: ``all``: all blocks are adapted. ``top<k>``: only the k uppermost blocks are.
+        layers: With ``all``, all blocks are adapted; with ``top<k>``, only the k uppermost blocks.
 
     Raises:
         InputError: The model's type isn't supported, or the head or blocks don't exist.

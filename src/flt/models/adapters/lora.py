@@ -28,11 +28,11 @@ class LoraSettings:
         rank: r, the initial rank of every adapted layer.
         alpha: Numerator of the scale alpha / r, which is the same on every client and in every round.
         dropout: Probability of dropout on the adapter's input, in training.
-        target_modules: Names of the layers to adapt, in full or only their last parts. None: the default for the
-            model's type.
-        head: Name of the module whose weights are all trained. ``none``: no module. None: the classifier (or the last
-            linear layer if there is no classifier), and the layers before it that are missing from the checkpoint, such
-            as a pooler or DistilBERT's ``pre_classifier``.
+        target_modules: Names of the layers to adapt: full names, or only their last parts. If None, the default for the
+            model's type is used.
+        head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
+            classifier is trained (or the last linear layer if there is no classifier), and any layers before it that
+            have no pre-trained weights, such as a pooler or DistilBERT's ``pre_classifier``.
     """
 
     name: str = "lora"
@@ -54,14 +54,14 @@ class LoraSettings:
 def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "all") -> Layout:
     """Freezes a module and adds LoRA to its linear layers. Returns the module's layout.
 
-    If the module already has LoRA layers of peft, none are added and nothing is frozen. A module named as ``head``
-    becomes trainable too.
+    If the module already has LoRA layers of peft, no layers are added and nothing is frozen. The weights of the head
+    become trainable in both cases.
 
     Args:
         module: The module, changed in place.
         settings: Rank, scale, adapted layers and head.
         seed: Seed of A's initial values. The global random generators aren't changed.
-        layers: ``all``: all blocks are adapted. ``top<k>``: only the k uppermost blocks are.
+        layers: With ``all``, all blocks are adapted; with ``top<k>``, only the k uppermost blocks.
 
     Raises:
         InputError: A target layer, the head or the blocks don't exist.

@@ -17,8 +17,9 @@ class NoAdapterSettings:
 
     Attributes:
         name: Always ``none``.
-        head: Name of the module whose weights are all trained. ``none``: no module. None: the classifier, and the
-            layers before it that are missing from the checkpoint, such as a pooler or DistilBERT's ``pre_classifier``.
+        head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
+            classifier is trained, and any layers before it that have no pre-trained weights, such as a pooler or
+            DistilBERT's ``pre_classifier``.
     """
 
     name: str = "none"

@@ -13,7 +13,8 @@ ADAPTERS: dict[str, tuple[type, Callable[..., Layout]]] = {
     "houlsby": (houlsby.HoulsbySettings, houlsby.attach),
     "none": (none.NoAdapterSettings, none.attach),
 }
-"""Name of the adapter, as in conf/adapter/ -> (class of its settings, function that attaches the adapter).
+"""Name of the adapter -> (class of its settings, function that attaches the adapter).
 
-The function has the arguments (module, settings, seed, layers) and returns the module's layout.
+The names are those of the files in conf/adapter/. Each function has the arguments (module, settings, seed, layers) and
+returns the module's layout.
 """

@@ -27,11 +27,12 @@ PLACES = {
     "distilbert": ("attention.out_lin", "ffn"),
     "vit": ("attention.o_proj", "mlp"),
 }
-"""Model type -> names of the two modules in a block after which an adapter is inserted: attention, feed-forward.
+"""Model type -> names of two modules in a block: of attention and of feed-forward. An adapter is inserted after each.
 
-Each of these modules returns Z (batch, time, H), with H the hidden size. With A for the adapter, most blocks compute
-X1 = LN(A(attention(X)) + X), as in the papers. ViT normalises before attention: X1 = A(attention(LN(X))) + X. In ViT,
-both sub-layers use the same dropout module, so the adapters are inserted before dropout.
+Each of these modules returns Z (batch, time, H), where H is the hidden size. Most blocks compute
+X1 = LN(A(attention(X)) + X), as in the papers, where A is the adapter and LN the layer norm. ViT normalises before
+attention: X1 = A(attention(LN(X))) + X. In ViT, both sub-layers use the same dropout module, so the adapters are
+inserted before dropout.
 """
 
 
@@ -42,9 +43,9 @@ class Host:
     Attributes:
         root: The model whose forward takes a batch's tensors by name.
         width: H, the size of the activations.
-        classes: K, the number of classes. If jobs have different heads, that of the widest head.
-        output: The layer of the module's current head that returns the logits. None for the label-name head, whose
-            logits are scores against frozen embeddings.
+        classes: K, the number of classes. If jobs have different heads, the largest number.
+        output: The layer of the module's current head that returns the logits. None for the label-name head, which has
+            no such layer.
         blocks: The adapted blocks, from the lowest to the uppermost.
         places: For each adapted block, the two modules after which an adapter is inserted.
         head: Names of the modules whose weights are all trained.
@@ -65,9 +66,10 @@ def prepare(module: nn.Module, adapter: str, head: str | None, layers: str) -> H
     Args:
         module: The module, changed in place.
         adapter: Name of the adapter, for error messages.
-        head: Name of the module whose weights are all trained. ``none``: no module. None: the classifier, and the
-            layers before it that are missing from the checkpoint, such as a pooler or DistilBERT's ``pre_classifier``.
-        layers: ``all``: all blocks are adapted. ``top<k>``: only the k uppermost blocks are.
+        head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
+            classifier is trained, and any layers before it that have no pre-trained weights, such as a pooler or
+            DistilBERT's ``pre_classifier``.
+        layers: With ``all``, all blocks are adapted; with ``top<k>``, only the k uppermost blocks.
 
     Raises:
         InputError: The model's type isn't supported, the module already has LoRA layers, or there is no such head or
@@ -93,11 +95,11 @@ def bottleneck(z: Tensor, u: Tensor, d: Tensor, b1: Tensor, b2: Tensor) -> Tenso
     """Computes A(Z) = Z + GELU(Z U + b1) D + b2 (Houlsby et al., arXiv 1902.00751).
 
     Args:
-        z: Z (batch, time, H).
-        u: U (H, r).
-        d: D (r, H).
-        b1: (r,).
-        b2: (H,).
+        z: Z (batch, time, H), the output of a sub-layer.
+        u: U (H, r), the weight of the first projection.
+        d: D (r, H), the weight of the second projection.
+        b1: Bias of the first projection (r,).
+        b2: Bias of the second projection (H,).
 
     Returns:
         A(Z) (batch, time, H), in the dtype of Z.
@@ -106,10 +108,11 @@ def bottleneck(z: Tensor, u: Tensor, d: Tensor, b1: Tensor, b2: Tensor) -> Tenso
 
 
 def _logits_layer(module: nn.Module, head: list[str]) -> nn.Linear | None:
-    """Returns the layer that computes the logits: the last linear layer of the classifier. None for a label-name head.
+    """Returns the linear layer that computes the logits, or None for a label-name head.
 
-    In flt's own module this is always the model's classifier, even if another module is configured as the head. In a
-    user's module it is the trained head, if there is one.
+    In flt's own module, this is the last linear layer of the model's classifier, even if another module is configured
+    as the head. In a user's module, it is the last linear layer of the trained head. If no head is trained there,
+    it is the last linear layer of the head that ``head_name`` finds.
     """
     inner = module.model if isinstance(module, ClientModule) else module
     if any(isinstance(sub, LabelNameClassifier) for sub in module.modules()):
@@ -123,7 +126,7 @@ def _logits_layer(module: nn.Module, head: list[str]) -> nn.Linear | None:
 def _class_count(module: nn.Module, output: nn.Linear | None) -> int:
     if isinstance(module, ClientModule):
         assert module.accuracy.num_classes is not None, "flt's own module sets the number of classes"
-        return module.accuracy.num_classes  # if jobs have different heads: that of the widest head
+        return module.accuracy.num_classes  # if jobs have different heads: the largest number
     if output is not None:
         return output.out_features
     label_name_heads = [sub for sub in module.modules() if isinstance(sub, LabelNameClassifier)]
