@@ -64,7 +64,7 @@ def fit(
         batch_size: Examples per batch.
         target_modules: Names, or ends of names, of the layers to adapt. If None, the adapter chooses the layers.
         head: Name of the module whose weights are all trained, without an adapter. The string ``"none"``: no module. If
-            None, the adapter chooses the head, as described above for LoRA.
+            None, the adapter chooses the head.
         validation: Examples on which the global model is evaluated: one data set, or task -> data set. None: the
             held-out examples of all clients.
         test: Examples for one evaluation at the end: one data set, or task -> data set. None: no such evaluation.

@@ -3,8 +3,8 @@
 Code that selects tensors by this table works for every adapter.
 
 Jobs can have different heads, for example for different numbers of classes. The server then holds the tensors of every
-head. The server's name of such a tensor ends in the name of the head, called the variant: ``head.weight#5`` is the tensor
-``head.weight`` of the head named ``5``.
+head. The server's name of such a tensor ends in the name of the head, called the variant: ``head.weight#5`` is the
+tensor ``head.weight`` of the head named ``5``.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Layout:
 
     @staticmethod
     def of(module: nn.Module, head: Iterable[str] = ()) -> Layout:
-        """Builds the layout of a module. LoRA layers are recognised if they are layers of peft.
+        """Builds the layout of a module. Only peft's layers count as LoRA layers.
 
         Args:
             module: Module with its adapters attached.
@@ -121,7 +121,7 @@ class Layout:
         return Layout(entries, self.layers)
 
     def for_head(self, head: str) -> Layout:
-        """Returns the layout of a job's module, for a job with this head.
+        """Returns the layout of the module of a job that has this head.
 
         In this layout, tensors have the names that they have in the module. Tensors of other heads are left out.
         """
@@ -131,7 +131,7 @@ class Layout:
         return Layout({_plain(name, e): dataclasses.replace(e, variant="") for name, e in own.items()}, self.layers)
 
     def server_name(self, name: str, head: str) -> str:
-        """Returns the server's name for the tensor ``name`` in the module of a job with this head."""
+        """Returns the server's name for the tensor that is called ``name`` in a module with this head."""
         varied = f"{name}{MARK}{head}"
         return varied if varied in self.entries else name
 

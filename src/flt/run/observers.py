@@ -41,9 +41,9 @@ from flt.server.federator import Federator
 class Observers:
     """Builds the callbacks of a run.
 
-    Only the first process calls all callbacks, shows progress, and writes logs and checkpoints. The other
-    processes call the callbacks that inject faults, count bytes and handle signals. If the model is split over all
-    processes, the other processes take part in evaluation, too.
+    Only the first process calls all callbacks, shows progress, and writes logs and checkpoints. The other processes
+    call the callbacks that inject faults, count bytes and handle signals. If the model is split over all processes, the
+    other processes take part in evaluation, too.
 
     Attributes:
         cfg: Configuration of the run.

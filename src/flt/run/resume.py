@@ -37,8 +37,8 @@ _log = logging.getLogger(__name__)
 def configure(overrides: Sequence[str]) -> TrainConfig:
     """Returns the configuration of a command line.
 
-    With ``resume=``, the result is the saved configuration of the run to resume. Only the keys of LATER take their values
-    from the command line, if they are given there.
+    With ``resume=``, the result is the saved configuration of the run to resume. Only the keys of LATER take their
+    values from the command line, if they are given there.
 
     Raises:
         InputError: A key or value is wrong, or a value differs from the one in the run to resume.
