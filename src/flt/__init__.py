@@ -19,7 +19,7 @@ wait_passively()
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name at its first use. This also imports torch, so that ``import flt`` alone stays fast."""
+    """Imports a public name at its first use. ``import flt`` alone is fast, because it doesn't import torch."""
     if name not in __all__:
         raise AttributeError(f"module 'flt' has no attribute {name!r}")
     homes = {"InputError": "flt.core.errors", "load": "flt.export.load"}

@@ -62,11 +62,11 @@ def fit(
         rounds: Number of rounds.
         seed: Seed of everything that is drawn at random.
         batch_size: Examples per batch.
-        target_modules: Names, or ends of names, of the layers to adapt. None: the adapter's default.
-        head: Name of the module that is trained whole, without an adapter; ``none``: no module. None: the adapter's
-            default.
+        target_modules: Names, or ends of names, of the layers to adapt. If None, the adapter chooses the layers.
+        head: Name of the module whose weights are all trained, without an adapter. The string ``"none"``: no module. If
+            None, the adapter chooses the head.
         validation: Examples on which the global model is evaluated: one data set, or task -> data set. None: the
-            examples that the clients hold out.
+            held-out examples of all clients.
         test: Examples for one evaluation at the end: one data set, or task -> data set. None: no such evaluation.
         collate_fn: Function that builds a batch from a list of examples. None: torch's default.
         callbacks: Lightning callbacks and federation callbacks. Each local fit gets its own copies of the Lightning
@@ -98,7 +98,7 @@ def fit(
 
 
 def train(cfg: TrainConfig) -> Result:
-    """Trains as a whole configuration says, like the command ``flt train``.
+    """Runs the training that a configuration describes, like the command ``flt train``.
 
     Raises:
         InputError: The configuration is wrong, or belongs to a run that ``flt.fit`` has started.
@@ -155,7 +155,8 @@ def _held_out(clients: Sequence[ClientSpec]) -> dict[str, Dataset]:
 def _joined(parts: Sequence[Subset]) -> Dataset:
     """Joins subsets into one data set.
 
-    Subsets of the same ``Examples`` become a view of it, because a view still has the lengths of the texts.
+    If all subsets belong to the same ``Examples``, the result is a view of these. Unlike a ``ConcatDataset``, a view
+    contains the lengths of the texts.
     """
     owners = {id(part.dataset): part.dataset for part in parts}
     owner = next(iter(owners.values()))

@@ -20,7 +20,8 @@ class Job:
     head: str = ""
     """Name of the job's head if jobs have different heads, else empty.
 
-    The server needs this name because it holds the tensors of every head. It sees the shapes of these tensors anyway.
+    The server needs this name because it holds the tensors of every head. The server sees the shapes of these
+    tensors anyway.
     """
 
     @property

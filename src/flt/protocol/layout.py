@@ -1,10 +1,10 @@
 """Layout of a module: a table with the role, shape, layer and rank axis of each tensor.
 
-Because of this table, the rest of the code needs no case distinction by adapter.
+Code that selects tensors by this table works for every adapter.
 
-Jobs can have different heads, for example for different numbers of classes. The server then holds each tensor of the
-head once per head. Each of these copies is a variant of the tensor: ``head.weight#5`` is the variant of ``head.weight``
-that belongs to the head named ``5``.
+Jobs can have different heads, for example for different numbers of classes. The server then holds the tensors of every
+head. The server's name of such a tensor ends in the name of the head, called the variant: ``head.weight#5`` is the
+tensor ``head.weight`` of the head named ``5``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flt.protocol.messages import Ids
 LORA_FACTORS = ("A", "B")
 """Roles of the tensors that have a rank axis: LoRA's factors A and B."""
 TRAVELLING = ("A", "B", "adapter", "head")
-"""Roles of the tensors in the weights that the server holds for each group of jobs.
+"""Roles of the tensors that the server holds for each group of jobs: those of the adapter and the head.
 
 All other tensors are base weights. The server sends only the changes of base weights, as ``BaseDelta``.
 """
@@ -53,7 +53,7 @@ class Layer:
     rank: int
     """Initial rank r. The ids of the layer's rank-1 components are 0 .. r - 1."""
     scale: float
-    """alpha / r for the initial rank r; the same on every client and in every round."""
+    """Factor alpha / r for the initial rank r. It is the same on every client and in every round."""
     base: str
     """Name of W0."""
     a: str
@@ -64,11 +64,13 @@ class Layer:
     """True if W0 is stored as (in, out), as in GPT-2's Conv1D."""
 
     def stored(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns factors whose product is oriented like the stored W0.
+        """Returns two factors whose product has the shape of the stored W0.
+
+        If W0 is stored as (in, out), the factors are swapped and transposed. Otherwise, they are returned unchanged.
 
         Args:
             left: First factor (out, n) of a change of W0.
-            right: Second factor (n, in). If W0 is stored as (in, out), the factors are swapped and transposed.
+            right: Second factor (n, in) of the change.
         """
         return (right.T.contiguous(), left.T.contiguous()) if self.transposed else (left, right)
 
@@ -82,7 +84,7 @@ class Layout:
 
     @staticmethod
     def of(module: nn.Module, head: Iterable[str] = ()) -> Layout:
-        """Builds the layout of a module whose LoRA layers, if it has any, come from peft.
+        """Builds the layout of a module. Only peft's layers count as LoRA layers.
 
         Args:
             module: Module with its adapters attached.
@@ -101,11 +103,11 @@ class Layout:
         """Returns the server's layout, in which every tensor of every head has its own entry ``name#variant``.
 
         Args:
-            heads: Name of the head (the variant) -> name of the tensor -> initial value. Empty if all jobs have the
-                same head; the result then equals this layout.
+            heads: Name of the head (the variant) -> name of the tensor -> initial value. If empty, all jobs have
+                the same head, and the result equals this layout.
 
         Raises:
-            InputError: A tensor in ``heads`` has another role than ``head`` in this layout, as with
+            InputError: A tensor in ``heads`` doesn't have the role ``head`` in this layout. An example is a run with
                 ``adapter.head=none``.
         """
         varied = {name for tensors in heads.values() for name in tensors}
@@ -119,9 +121,9 @@ class Layout:
         return Layout(entries, self.layers)
 
     def for_head(self, head: str) -> Layout:
-        """Returns the layout of the module of a job with this head.
+        """Returns the layout of the module of a job that has this head.
 
-        The layout has the module's own names of the tensors, and no tensors of other heads.
+        In this layout, tensors have the names that they have in the module. Tensors of other heads are left out.
         """
         if not any(entry.variant for entry in self.entries.values()):
             return self
@@ -129,7 +131,7 @@ class Layout:
         return Layout({_plain(name, e): dataclasses.replace(e, variant="") for name, e in own.items()}, self.layers)
 
     def server_name(self, name: str, head: str) -> str:
-        """Returns the name that the server uses for a tensor that a job with this head calls ``name``."""
+        """Returns the server's name for the tensor that is called ``name`` in a module with this head."""
         varied = f"{name}{MARK}{head}"
         return varied if varied in self.entries else name
 
@@ -165,7 +167,7 @@ class Layout:
         return None if entry.axis is None else components[entry.layer]
 
     def take(self, name: str, full: Tensor, components: Mapping[str, Ids]) -> Tensor:
-        """Returns a copy of the tensor ``full`` of the initial rank, reduced to these components.
+        """Returns a copy of ``full``, a tensor of the initial rank, reduced to these components.
 
         A keeps only the rows, and B only the columns, of these components. Other tensors are copied in full.
         """
@@ -173,7 +175,7 @@ class Layout:
         return full.clone() if ids is None else full.index_select(self.axis(name), _index(ids, full))
 
     def put(self, name: str, full: Tensor, components: Mapping[str, Ids], part: Tensor) -> Tensor:
-        """Returns a copy of the tensor ``full`` of the initial rank in which ``part`` replaces these components.
+        """Returns a copy of ``full``, a tensor of the initial rank, in which ``part`` replaces these components.
 
         For a tensor without a rank axis, returns a copy of ``part``.
         """
@@ -185,7 +187,7 @@ class Layout:
     def mask(self, name: str, components: Mapping[str, Ids], like: Tensor) -> Tensor:
         """Returns a boolean mask that is True at the rows of A, or columns of B, of these components.
 
-        The mask broadcasts with ``like``, a tensor of the initial rank. If the tensor has no rank axis, it is all True.
+        The mask broadcasts with ``like``, a tensor of the initial rank. Without a rank axis, the mask is all True.
         """
         ids = self.ids(name, components)
         if ids is None:

@@ -93,9 +93,9 @@ class Payload:
     kept: dict[str, Ids]
     """Layer -> ids of the components that the job trains, a subset of ``held``."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """Extra tensors of the aggregation rule, such as SCAFFOLD's ``c``, by slot and name.
+    """Slot -> name of a tensor -> extra tensor of the aggregation rule, such as SCAFFOLD's ``c``.
 
-    Like in ``tensors``, A and B contain only the components in ``held``.
+    As in ``tensors``, A and B contain only the components in ``held``.
     """
     base_version: int = 0
     """Version of the base weights with which the job is trained."""
@@ -127,11 +127,11 @@ class Update:
     steps: int
     """Number of optimiser steps of the fit."""
     scores: dict[str, tuple[Ids, Tensor]] = dataclasses.field(default_factory=dict)
-    """Layer -> (component ids, their importance as measured in the fit (n,))."""
+    """Layer -> (ids of n components, importance of each as measured in the fit). Shape of the importance: (n,)."""
     scalars: dict[str, float] = dataclasses.field(default_factory=dict)
     """Name -> number that a part of the recipe has added, such as the learning rate for SCAFFOLD."""
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Metrics of the fit, and of the job's model before and after the fit, by key."""
+    """Key -> metric of the fit, or of the job's model before or after the fit."""
 
 
 @message
@@ -146,11 +146,11 @@ class Packed:
     """
 
     bits: Tensor
-    """Number of bits per value of each component (components,), uint8."""
+    """Number of bits per value of each component, uint8. Shape: (components,)."""
     scales: Tensor
-    """Scale of each vector with fewer than 32 bits per value (vectors,), float32."""
+    """Scale of each vector that has fewer than 32 bits per value, float32. Shape: (vectors,)."""
     codes: Tensor
-    """Bytes of the quantised vectors, one vector after the other (bytes,), uint8."""
+    """Bytes of the quantised vectors, one vector after the other, uint8. Shape: (bytes,)."""
 
     def __post_init__(self) -> None:
         for name, dtype in (("bits", torch.uint8), ("scales", torch.float32), ("codes", torch.uint8)):
@@ -162,7 +162,7 @@ class Packed:
 @message
 @dataclasses.dataclass(frozen=True)
 class PackedPayload(Payload):
-    """Payload with quantised LoRA components in ``packed``. ``tensors`` contains all other tensors."""
+    """Payload whose LoRA components are quantised and stored in ``packed``. ``tensors`` contains all other tensors."""
 
     packed: Packed = dataclasses.field(kw_only=True)
 
@@ -170,7 +170,7 @@ class PackedPayload(Payload):
 @message
 @dataclasses.dataclass(frozen=True)
 class PackedUpdate(Update):
-    """Update with quantised LoRA components in ``packed``. ``tensors`` contains all other tensors."""
+    """Update whose LoRA components are quantised and stored in ``packed``. ``tensors`` contains all other tensors."""
 
     packed: Packed = dataclasses.field(kw_only=True)
 
@@ -210,7 +210,11 @@ def encoded_size(value: Any) -> int:
 
 @functools.cache
 def _header(kinds: tuple[tuple[torch.dtype, torch.Size], ...]) -> int:
-    """Returns the header's length for tensors of these types and shapes, without the metadata text and the padding."""
+    """Returns the length in bytes of the header for such tensors, without the metadata text and the padding.
+
+    Args:
+        kinds: (type, shape) of each tensor.
+    """
     data = safetensors.torch.save(
         {str(i): torch.zeros(shape, dtype=dtype) for i, (dtype, shape) in enumerate(kinds)}, metadata={"flt": ""}
     )

@@ -48,13 +48,13 @@ def quantise(vector: np.ndarray, bits: int) -> tuple[np.ndarray, np.float32]:
 
 
 def dequantise(codes: np.ndarray, scale: np.float32) -> np.ndarray:
-    """Computes the vector scale * codes (n,), float32. It is finite if the scale is finite and no product overflows."""
+    """Returns the float32 vector scale * codes. It is finite if the scale is finite and no product overflows."""
     with np.errstate(over="ignore", invalid="ignore"):
         return (codes.astype(np.float64) * float(scale)).astype(np.float32)
 
 
 def packed_size(length: int, bits: int) -> int:
-    """Returns the number of bytes that ``length`` codes with this number of bits take.
+    """Returns the number of bytes for ``length`` codes of this number of bits each.
 
     Example:
         >>> [packed_size(5, bits) for bits in BITS]
@@ -95,7 +95,7 @@ def unpack(data: np.ndarray, length: int, bits: int) -> np.ndarray:
 
 
 def encoded(vector: np.ndarray, bits: int) -> tuple[np.ndarray, list[np.float32]]:
-    """Encodes a float32 vector. Returns the bytes, and a list that contains the scale or, with 32 bits, is empty."""
+    """Encodes a float32 vector. Returns the bytes, and a list with the scale. With 32 bits, the list is empty."""
     if bits == _FLOAT:
         return vector.astype("<f4").view(np.uint8), []
     codes, scale = quantise(vector, bits)

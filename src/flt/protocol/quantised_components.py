@@ -1,4 +1,4 @@
-"""Quantisation of the rank-1 components of a message, and its reversal (HAFLQ, arXiv 2411.06581v2)."""
+"""Quantisation and dequantisation of the rank-1 components of a message (HAFLQ, arXiv 2411.06581v2)."""
 
 from __future__ import annotations
 
@@ -78,11 +78,13 @@ def unpack_payload(payload: Payload, layout: Layout) -> Payload:
 
 
 def vectors(layout: Layout, names: Sequence[str], layer: str) -> list[tuple[str, int]]:
-    """Returns the tensor name and the length of the vectors of one component: a row of A, then a column of B.
+    """Returns (name of the tensor, length) of each vector of one component: first its row of A, then its column of B.
+
+    A vector is left out if its tensor isn't in the message, because the tensor is private or wasn't trained.
 
     Args:
         layout: Layout of the module.
-        names: Names of the tensors in the message. A vector is missing if its tensor is private or wasn't trained.
+        names: Names of the tensors in the message.
         layer: Name of the component's layer.
     """
     about = layout.layers[layer]
@@ -146,7 +148,7 @@ def _decoded(packed: Packed, parts: Sequence[tuple[str, int, int]]) -> Iterator[
 
 
 def _others(message: Payload | Update, layout: Layout) -> dict[str, Tensor]:
-    # Only LoRA factors have the same names on server and client, so the other tensors are found by excluding them.
+    # Only LoRA factors have the same names on server and client, so other tensors are found by excluding LoRA factors.
     components = layout.names(LORA_FACTORS)
     return {name: tensor for name, tensor in message.tensors.items() if name not in components}
 

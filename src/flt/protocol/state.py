@@ -14,7 +14,7 @@ from flt.protocol.messages import BaseDelta, Ids, JobId, message
 @message
 @dataclasses.dataclass(frozen=True)
 class ClientState:
-    """Private state of one job. The client keeps the state from one fit to the next and never sends it.
+    """State that a client keeps for one job from one fit to the next, and never sends.
 
     All tensors have the initial rank. Rows of A and columns of B are indexed by component id.
     """
@@ -22,7 +22,7 @@ class ClientState:
     tensors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     """Tensors whose roles are private, by name."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """Extra tensors of local callbacks, such as SCAFFOLD's ``c_i``, by slot and name."""
+    """Slot -> name of a tensor -> extra tensor of a local callback, such as SCAFFOLD's ``c_i``."""
 
 
 @message
@@ -33,9 +33,9 @@ class GroupState:
     weights: dict[str, Tensor]
     """Tensors of the adapter and the head at the initial rank, by name."""
     scores: dict[str, Tensor]
-    """Layer -> importance of each component (r,)."""
+    """Layer -> importance of each component, shape (r,)."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """Extra tensors of the aggregation rule, the importance and the server optimiser, by slot and name.
+    """Slot -> name of a tensor -> extra tensor of the aggregation rule, the importance or the server optimiser.
 
     An example is SCAFFOLD's ``c``.
     """
@@ -46,10 +46,10 @@ class GroupState:
 class BaseState:
     """Versions of the base weights, and the version that each client has received.
 
-    The changes of a weight are first kept as the factors that the rounds added. As soon as these factors contain more
-    numbers than the weight itself, the oldest change is folded: it is applied to the weight, and only the resulting
-    value of the weight is kept. Folding applies the same operations in the same order as a client that receives the
-    changes one by one. The result is therefore bit-identical.
+    The changes of a weight are first kept as they are in ``BaseDelta``: as two factors, or as a new value. As soon as
+    the kept changes of a weight contain more numbers than the weight itself, the oldest change is folded: the change is
+    applied to the weight, and only the resulting value is kept. Folding applies the same operations in the same order
+    as a client that receives the changes one by one. The folded weight is therefore bit-identical to the client's.
     """
 
     version: int = 0
@@ -62,10 +62,10 @@ class BaseState:
     """Client -> version with which the client trained its last update. A client without an entry has version 0."""
 
     def advance(self, change: Mapping[str, tuple[Tensor, ...]], initial: Mapping[str, Tensor]) -> BaseState:
-        """Returns the state after the next version.
+        """Returns the state with one more version of the base weights.
 
         Args:
-            change: Name of a weight -> its change, as in ``BaseDelta``. Empty: there is no next version.
+            change: Name of a weight -> its change, as in ``BaseDelta``. If empty, there is no new version.
             initial: Name of a weight -> its value in version 0.
         """
         if not change:
@@ -80,7 +80,7 @@ class BaseState:
     def since(self, version: int, initial: Mapping[str, Tensor]) -> tuple[BaseDelta, ...]:
         """Returns the changes that a client with ``version`` has not received yet.
 
-        If a missing change of a weight has been folded, the weight's current value is returned in place of its changes.
+        If one of the missing changes of a weight has been folded, the weight's current value replaces all of them.
         """
         missing: dict[int, dict[str, tuple[Tensor, ...]]] = {}
         for name in self.changed():
@@ -137,21 +137,21 @@ class ServerState:
     home: int = 0
     """Id of the group of the jobs that no grouping has assigned to a group yet."""
     scores: dict[JobId, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """Job -> layer -> importance of each component as measured by the job itself (r,).
+    """Job -> layer -> importance of each component as measured by the job itself, shape (r,).
 
-    The value is nan for a component that the job has never measured. Filled only with ``selection.scores=client``.
+    The importance is nan for a component that the job has never measured. Filled only with ``selection.scores=client``.
     """
     directions: dict[JobId, Tensor] = dataclasses.field(default_factory=dict)
-    """Job -> weighted sum of the changes that the job's training has made in all rounds (features,).
+    """Job -> weighted sum of the changes that the job's training has made in all rounds, shape (features,).
 
     Filled only with ``grouping.memory=true``.
     """
     ranks: dict[JobId, int] = dataclasses.field(default_factory=dict)
     """Job -> rank to which the job has reduced itself by self-pruning. Other jobs have no entry."""
     pruned: float | None = None
-    """Relative error, in Frobenius norm, that pruning in the last round has caused in the products B A.
+    """Relative error, in Frobenius norm, that pruning has caused in the products B A in the most recent round.
 
-    None if the last round pruned nothing, or if A or B is private, since the server can't compute the error then.
+    None if nothing was pruned in that round. Also None if A or B is private: the server can't compute the error then.
     """
 
     @property
@@ -178,7 +178,7 @@ def apply_change(weight: Tensor, change: tuple[Tensor, ...]) -> Tensor:
 
 
 def zero_scores(ranks: Iterable[tuple[str, int]]) -> dict[str, Tensor]:
-    """Returns a score of zero for each component (r,), by layer.
+    """Returns layer -> a score of zero for each component, shape (r,).
 
     Before the first measurement, all components count as equally important.
 

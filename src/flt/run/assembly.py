@@ -115,8 +115,8 @@ def with_capacities(
     the adapter's rank.
 
     Raises:
-        InputError: A rank is above the adapter's, two clients have the same id, or a part of the recipe doesn't support
-            these ranks or numbers of jobs.
+        InputError: A rank is above the adapter's rank, two clients have the same id, or a part of the recipe doesn't
+            support these ranks or numbers of jobs.
     """
     if ranks and not layout.layers:
         raise InputError.of("ranks", list(ranks), "null", "the adapter has no components to go without")

@@ -141,7 +141,7 @@ def engine_settings(cfg: TrainConfig) -> Any:
     """Returns the settings of the engine.
 
     Raises:
-        InputError: The engine doesn't exist, or its settings are wrong.
+        InputError: There is no engine of the configured name, or the engine's settings are wrong.
     """
     name = cfg.engine.get("name")
     if name not in ENGINES:

@@ -63,8 +63,8 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         cfg = _without_leftovers(_compose(named), chosen)
         _check_keys(cfg, keys)
     except InputError:
-        # Checks the keys against the chosen files alone, to raise an error that lists the existing keys. A key that
-        # exists there passes this check, even if another override has removed it.
+        # The keys are checked once more, against the chosen files without the other overrides. An error then lists the
+        # keys of these files. A key of these files passes, even if another override has removed the key.
         groups = [text for text, override in zip(named, parsed, strict=True) if _is_group(override)]
         _check_keys(_without_leftovers(_compose(groups), chosen), keys)
         cfg = _without_leftovers(_compose(named), chosen)
@@ -89,7 +89,7 @@ def _keys_of(group: str, name: str) -> set[str]:
 
 
 def load_choice(group: str, name: str) -> DictConfig:
-    """Returns the settings in the file of one choice, and those of its group's base file if the file includes it."""
+    """Returns the settings in a choice's file, and in the base file of the group if the choice's file includes it."""
     settings: Any = OmegaConf.load(config_folder() / group / f"{name}.yaml")
     bases = [load_choice(group, base) for base in settings.pop("defaults", []) if base == BASE]
     merged: Any = OmegaConf.merge(*bases, settings)
@@ -126,7 +126,7 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
             with open_dict(cfg):
-                cfg.algo = cfg.hydra.runtime.choices.algo  # a resume needs the recipe; the run's name may differ
+                cfg.algo = cfg.hydra.runtime.choices.algo  # a resume compares the recipe; cfg.name may differ
                 del cfg["hydra"]
             OmegaConf.resolve(cfg)
             return cfg
@@ -138,8 +138,8 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
 def _map_choice(override: str) -> list[str]:
     """Replaces ``model=<folder or hub id>`` and ``data=<file or hub id>`` by two overrides: a choice and its path.
 
-    This is needed because Hydra accepts only names of choices. An older name of a choice is replaced by its present
-    name. All other overrides are returned unchanged.
+    Two overrides are needed because Hydra accepts only names of choices for ``model`` and ``data``. An older name of a
+    choice is replaced by its present name. All other overrides are returned unchanged.
     """
     key, equals, value = override.partition("=")
     value = value.strip("'\"")

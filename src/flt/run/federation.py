@@ -27,8 +27,8 @@ class Federation:
         test: Task -> examples for the single evaluation at the end.
         collate: Function that builds a batch from a list of examples. None: torch's default.
         source: Name or path from which ``from_pretrained`` loads the base. Empty: no such name is known.
-        parts: Name of a part -> its task, if a task is evaluated in parts; ``validation`` and ``test`` then have the
-            names of the parts as keys. Empty: they have the tasks as keys.
+        parts: Name of a separately evaluated subset of a task's examples -> the task. With such subsets, the keys of
+            ``validation`` and ``test`` are names of subsets instead of tasks. Empty: each task is evaluated as a whole.
         heads: Name of a head -> name of a tensor -> its initial value. Empty: all jobs have the same head.
     """
 

@@ -27,7 +27,7 @@ def folder_of(cfg: TrainConfig) -> Path:
 
 
 def record(folder: Path, cfg: TrainConfig) -> None:
-    """Writes the configuration to config.yaml in the run's folder, from which a resume reads it.
+    """Writes the configuration to config.yaml in the run's folder. A resume reads this file.
 
     Raises:
         InputError: The folder can't be written.
@@ -40,7 +40,7 @@ def record(folder: Path, cfg: TrainConfig) -> None:
 
 
 def versions(parent: Path) -> list[Path]:
-    """Returns the folders ``version_N`` in a folder, sorted by N."""
+    """Returns the subfolders ``version_N`` of ``parent``, sorted by N."""
     folders = [path for path in parent.glob("version_*") if re.fullmatch(r"version_\d+", path.name)]
     return sorted(folders, key=lambda path: int(path.name.removeprefix("version_")))
 

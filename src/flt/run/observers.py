@@ -41,9 +41,9 @@ from flt.server.federator import Federator
 class Observers:
     """Builds the callbacks of a run.
 
-    Only the first process calls all of them, shows progress, and writes logs and checkpoints. The other processes call
-    the callbacks that inject faults, count bytes and handle signals. If the model is split over the processes, they
-    take part in evaluation, too.
+    Only the first process calls all callbacks, shows progress, and writes logs and checkpoints. The other processes
+    call the callbacks that inject faults, count bytes and handle signals. If the model is split over all processes, the
+    other processes take part in evaluation, too.
 
     Attributes:
         cfg: Configuration of the run.
@@ -69,14 +69,14 @@ class Observers:
         tasks, heads = federation.tasks(), federation.task_heads()
         evaluate = Evaluate(federation.validation, tasks, cfg.eval.every, federation.test, heads, federation.parts)
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
-        # comes after the timer, so that the time of a round includes this evaluation
+        # Both Timer and ReceivedModels act at the start of a round. The timer starts first, to include the evaluation.
         received = [ReceivedModels(evaluate)] if cfg.eval.distributed else []
         counting = [Communication(), BitWidths()]
         monitors = [evaluate, Clusters(tasks), SelectionOverlap(), RankBudget(), *counting, Timer(), *received]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
         last = [Interrupts(self.processes.is_first)]  # handles signals until the last checkpoint has been written
         federator.callbacks = [faults, *monitors, Failures(), stop, *self.own, checkpoint, *last]
-        # if all processes train every client together, only the first one writes the private states
+        # if all processes train every client together, only the first process writes the client states
         writes = self.processes.is_first or not federator.engine.replicated
         federator.client_states = ClientStateStore(checkpoint.folder, writes)
         checkpoint.restore(federator)
@@ -95,16 +95,16 @@ class Observers:
         federator.callbacks = [*federator.callbacks[:-2], *sinks, *self._progress(), checkpoint, *last]
 
     def _trainer_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:
-        """Returns the loggers for the Trainers of a user's module. flt's own module needs none, as it logs nothing."""
+        """Returns the loggers for the Trainers of a user's module. flt's own module logs nothing and needs none."""
         if isinstance(self.federation.module, ClientModule):
             return []
         steps = int(sum(metrics["clients/steps"] for metrics in federator.history))
         return [SharedLogger(logger, steps, forwards=bool(self.loggers)) for logger in loggers]
 
     def _loggers(self, federator: Federator) -> Loggers:
-        """Returns the callback for the user's loggers or, without any, for a TensorBoardLogger.
+        """Returns the callback for the user's loggers. If there are none, a TensorBoardLogger is used.
 
-        The latter hides the rounds that a killed run logged after its last checkpoint.
+        The TensorBoardLogger hides the rounds that a killed run logged after its last checkpoint.
         """
         chosen = list(self.loggers)
         if not chosen:

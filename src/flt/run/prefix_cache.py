@@ -1,4 +1,4 @@
-"""Prefix cache: adds to each example the activations of the frozen blocks below all adapters, computed only once."""
+"""Prefix cache: adds to each example the outputs of the frozen blocks below all adapters, computed once per example."""
 
 from __future__ import annotations
 

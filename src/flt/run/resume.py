@@ -37,11 +37,11 @@ _log = logging.getLogger(__name__)
 def configure(overrides: Sequence[str]) -> TrainConfig:
     """Returns the configuration of a command line.
 
-    With ``resume=``, this is the saved configuration of the run to resume, in which the keys of LATER that are given on
-    the command line are replaced.
+    With ``resume=``, the result is the saved configuration of the run to resume. Only the keys of LATER take their
+    values from the command line, if they are given there.
 
     Raises:
-        InputError: A key or value is wrong, or differs from the run to resume.
+        InputError: A key or value is wrong, or a value differs from the one in the run to resume.
     """
     cfg = load_config(overrides)
     if cfg.resume is None:
@@ -53,7 +53,7 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
         return dataclasses.replace(cfg, resume=None)
     saved, given = _saved(folder), set(_given(overrides))
     wanted = compose_config(overrides)
-    if "algo" not in saved:  # an older version of flt wrote it; below, the run's name is compared instead of the recipe
+    if "algo" not in saved:  # An older version of flt wrote it. Below, the name is compared instead of the recipe.
         OmegaConf.update(saved, "algo", cfg.algo, force_add=True)
     for key in _lacking(saved, wanted):  # the older version behaved as the present one does with the key's default
         OmegaConf.update(saved, key, OmegaConf.select(_defaults(), key), force_add=True)
@@ -90,7 +90,7 @@ def _defaults() -> DictConfig:
 def _counts_rounds(saved: DictConfig) -> bool:
     """Returns whether the plan or the schedule depends on the total number of rounds.
 
-    If one of them does, a resume may not change the total, because the finished rounds would have been different.
+    If one of them does, a resume may not change the total: with another total, the finished rounds would have differed.
     """
     return any(OmegaConf.select(saved, f"{part}.rounds", default=0) is None for part in ("plan", "schedule"))
 
@@ -101,7 +101,7 @@ def _find(cfg: TrainConfig) -> Path | None:
         started = [path for path in versions(Path(cfg.root) / cfg.name) if os.path.isfile(path / "config.yaml")]
         return started[-1] if started else None
     folder = Path(cfg.resume)
-    if not os.path.isfile(folder / "config.yaml"):  # Path.is_file would raise an error without access
+    if not os.path.isfile(folder / "config.yaml"):  # Path.is_file would raise an error if access is denied
         raise InputError.of("resume", cfg.resume, "last, or the folder of a run", "there is no config.yaml in it")
     return folder
 
@@ -138,12 +138,12 @@ def _compare(saved: DictConfig, wanted: DictConfig, keys: set[str]) -> None:
     """Checks that the values of some keys are the same in both configurations.
 
     Raises:
-        InputError: Values differ. The message names all of these keys.
+        InputError: Values differ. The message lists all keys whose values differ.
     """
     differing = {}
     for key in sorted(keys):
         old, new = (_plain(OmegaConf.select(cfg, key)) for cfg in (saved, wanted))
-        if key == "engine":  # its key jobs may have been chosen by the run itself, and a resume may change it
+        if key == "engine":  # the run may have chosen engine.jobs itself, and a resume may change this key
             old, new = ({name: value for name, value in each.items() if name != "jobs"} for each in (old, new))
         if old != new:
             differing[key] = (old, new)

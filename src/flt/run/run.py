@@ -1,4 +1,4 @@
-"""One run: trains a federation as configured, and exports its models to the run's folder."""
+"""A run: trains a federation as configured, and exports the trained models to the run's folder."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class Result:
 
     Attributes:
         module: The user's module with the trained weights, on its original device. If there are several models, it
-            contains the one of the first group and head or, if clients trained private tensors, of the first client.
+            contains the model of the first group and head. If clients trained private tensors, it contains the model of
+            the first client.
         metrics: Metrics of the last round, and of the evaluation on the test examples.
         path: Folder of the run.
         history: Metrics of every round.
@@ -94,7 +95,7 @@ class Run:
         """Runs the remaining rounds, exports the models, and prints a summary.
 
         Raises:
-            InputError: The input is wrong. A new run that is refused in its first round or before leaves no folder.
+            InputError: The input is wrong. If a new run is refused before the end of round 1, no folder is left.
             RoundFailedError: Too many jobs of a round failed. The run can be resumed.
         """
         settings = build.engine_settings(self.cfg)
@@ -163,7 +164,7 @@ class Run:
         """Sets the number of torch's threads to the configured number.
 
         If a new run leaves the number open, the first process chooses it. The chosen number is saved in the run's
-        configuration, so that a resume uses the same number: rounding depends on it.
+        configuration, so that a resume uses the same number: rounding depends on this number.
         """
         cfg = self.cfg
         if cfg.threads is None and cfg.resume is None:
@@ -189,12 +190,12 @@ class Run:
         return federation if self.processes.is_first else prefixed(*arguments)
 
     def _earlier_export(self, federator: Federator) -> Path | None:
-        """Returns the export of a run that had already finished, or None. The first process decides for all."""
+        """Returns the export of a run that had already finished, or None. All processes use the first one's result."""
         path = self.processes.broadcast_from_first(lambda: str(earlier_export(federator, self.cfg.export.base) or ""))
         return Path(path) if path else None
 
     def _fit(self, federator: Federator) -> None:
-        """Removes an older export and runs the remaining rounds. Removes the folder of a new run with wrong input."""
+        """Removes an older export and runs the remaining rounds. If a new run has wrong input, removes its folder."""
         for name in EXPORTS if self.processes.is_first else ():
             shutil.rmtree(self.folder / name, ignore_errors=True)
         try:
@@ -260,7 +261,7 @@ def earlier_export(federator: Federator, base: str) -> Path | None:
 
     Args:
         federator: Federator with the state and the callbacks of the run.
-        base: Value of ``export.base``. The export must be of the kind that this value asks for.
+        base: Value of ``export.base``. The export must be of the kind that this value selects.
     """
     stops = [callback for callback in federator.callbacks if isinstance(callback, Stop)]
     finished = federator.state.rounds >= federator.rounds or any(stop.reason(federator.history) for stop in stops)

@@ -27,7 +27,8 @@ class TrainConfig:
     """Configuration of a run.
 
     The default values come from conf/train.yaml. The settings of data, model, adapter, engine and of each part of the
-    recipe are dicts here. Each dict is later converted to a dataclass, which in most cases its key ``name`` selects.
+    recipe are dicts here. Each dict is later converted to a dataclass. In most cases, the dict's key ``name`` selects
+    the dataclass.
 
     Raises:
         InputError: A value isn't allowed.

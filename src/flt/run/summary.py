@@ -36,7 +36,7 @@ def render(
         elapsed: Seconds that this process took. Shown if the history contains no times.
         console: Console to print to. None: standard output.
         logdir: Folder in the TensorBoard command that is printed.
-        worst: Name of the worst models in the table, see :func:`worst_of`.
+        worst: Label of the worst 10 % of the models in the table, see :func:`worst_of`.
     """
     console = console or Console()
     console.print(table(history, path, elapsed, worst))
@@ -53,7 +53,7 @@ def table(history: History, path: Path, elapsed: float, worst: str) -> Table:
         history: Metrics of all rounds.
         path: Folder of the run, for the table's title.
         elapsed: Seconds that this process took. Shown if the history contains no times.
-        worst: Name of the worst models in the table.
+        worst: Label of the worst 10 % of the models in the table.
     """
     rows = list(models(history[-1], worst))
     columns = [_header(next(filter(None, (pick(figures) for _, figures in rows)), name)) for pick, name in _PICKS]
@@ -74,7 +74,7 @@ def table(history: History, path: Path, elapsed: float, worst: str) -> Table:
 
 
 def worst_of(jobs: int, several: bool) -> str:
-    """Returns the name for the worst 10 % of the evaluated models, which may be a single model.
+    """Returns the table's label for the worst 10 % of the evaluated models, which may be a single model.
 
     Args:
         jobs: Number of jobs whose models were evaluated.
@@ -89,7 +89,7 @@ def worst_of(jobs: int, several: bool) -> str:
 
 
 def models(last: Mapping[str, float], worst: str) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yields the rows of the table: the name of a model, or of several models, and its metrics or their mean metrics.
+    """Yields (label, metrics) for each row of the table that describes one model or the mean of several models.
 
     The metrics have the names under which the module logs them, such as ``val_acc``.
     """
@@ -97,7 +97,7 @@ def models(last: Mapping[str, float], worst: str) -> Iterator[tuple[str, dict[st
     if test := formatting.between(last, "test/"):
         yield "global model, test", test
     yield "models as received by clients, mean", formatting.received_metrics(last)
-    # "by clients" is left out of this name, so that the table fits into 80 columns.
+    # "by clients" is left out of this label, so that the table fits into 80 columns.
     yield f"models as received, {worst}", formatting.between(last, "clients/", formatting.WORST)
     yield "models after local training, mean", formatting.between(last, "clients/fitted_")
     for task in dict.fromkeys(key.rpartition("/")[0] for key in last if key.startswith("task/")):
@@ -105,7 +105,7 @@ def models(last: Mapping[str, float], worst: str) -> Iterator[tuple[str, dict[st
 
 
 def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:
-    """Yields the costs of the run: name, value for the whole run, and value for one round."""
+    """Yields the costs of the run: label, value for the whole run, and value for one round."""
     last, rounds = history[-1], len(history)
     if _CLUSTERING in last:
         yield "jobs in the group of their task", _percent(last[_CLUSTERING]), ""

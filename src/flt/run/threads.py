@@ -20,7 +20,7 @@ BUDGET = 0.15
 LONG = 0.02
 """If a forward pass over a batch takes more seconds than this, all threads are used without a trial."""
 CLEARLY = 0.95
-"""More threads are chosen only if they need less than this fraction of the time, as other processes may need cores."""
+"""More threads are chosen only if they need less than this fraction of the time, to leave cores to other processes."""
 JOBS = 10
 """Assumed number of jobs that engine=batched trains at once, if the configuration leaves the number open."""
 
@@ -38,9 +38,12 @@ def restored_threads() -> Iterator[None]:
 def choose_threads(federation: Federation, settings: Any, batch_size: int, device: torch.device) -> int:
     """Returns the number of threads for a run whose configuration leaves the number open.
 
-    Torch's own number is returned if the user has set OMP_NUM_THREADS, if the run trains on a GPU, or if the module is
-    the user's own, because flt calls a user's module only in a Trainer. The same number is returned if a forward pass
-    takes longer than LONG. Otherwise a trial decides.
+    A short trial decides. In these cases, there is no trial, and torch's own number is returned:
+
+    - The user has set OMP_NUM_THREADS, or torch's own number is 1.
+    - The run trains on a GPU.
+    - The module is the user's own, which flt calls only in a Trainer.
+    - A forward pass over a batch takes more than LONG seconds.
 
     Args:
         federation: Clients, and the module before the adapter is attached.
@@ -98,7 +101,7 @@ def _fewest(found: dict[int, float]) -> int:
     """Returns the smallest number of threads such that no larger number is clearly faster.
 
     Args:
-        found: Number of threads, ascending -> shortest time.
+        found: Number of threads -> shortest time in seconds, in ascending order of the numbers.
     """
     best, at_best = 1, float("inf")
     for threads, seconds in found.items():

@@ -33,7 +33,7 @@ def federation(cfg: TrainConfig) -> Federation:
     if cfg.heads == "task" and kind == "causal":
         raise InputError.of("heads", cfg.heads, "shape, shared", "a causal model has no head of its own for a task")
     texts = _label_texts(cfg, model, sets)
-    widest = max([*classes.values(), len(texts)])  # classes without training examples have a text, too
+    widest = max([*classes.values(), len(texts)])  # texts also exist for classes without training examples
     backbone = backbones.load(model, kind, widest, cfg.seed, texts)
     head_of = heads.head_names(cfg.heads, classes)
     tasks = [task for data_set in sets for task in _encoded(cfg, data_set, backbone, model.max_length, head_of)]
@@ -132,7 +132,7 @@ def _initial(model: nn.Module, widths: Mapping[str, int], seed: int) -> dict[str
 
 
 def _sampled(tasks: Sequence[TaskData], split: str, size: int | None, seed: int) -> dict[str, Examples]:
-    """Returns task -> a stratified sample of one of its splits. ``size`` None: the whole split.
+    """Returns task -> a stratified sample of one of its splits, or the whole split if ``size`` is None.
 
     The sample is the same in every run with this seed. Tasks without the split are left out.
     """
