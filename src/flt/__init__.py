@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flt.core.imports import import_without_gc
-from flt.core.openmp import wait_passively
+from flt.core.openmp import limit_busy_waiting
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "Result", "fit", "load", "partition"]
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flt.core.errors import InputError
     from flt.export.load import load
 
-wait_passively()
+limit_busy_waiting()
 
 
 def __getattr__(name: str) -> Any:
