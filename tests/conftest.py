@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
 import os
@@ -33,6 +34,7 @@ def pytest_sessionstart() -> None:
 
     torch.set_num_threads(1)
     use_libyaml()
+    read_conf_once()
 
 
 def use_libyaml() -> None:
@@ -45,6 +47,24 @@ def use_libyaml() -> None:
         dumper = type("Dumper", (yaml.CDumper,), {"yaml_representers": python.yaml_representers})
         omegaconf.get_omega_conf_dumper = lambda: dumper
         yaml.SafeLoader = yaml.CSafeLoader
+
+
+def read_conf_once() -> None:
+    """Hydra reads every file again for each composition, and prepares for interpolations in defaults, which conf/ lacks."""
+    import hydra._internal.defaults_list as defaults_list
+    from hydra._internal.config_repository import ConfigRepository
+    from omegaconf import OmegaConf
+
+    read, found, no_choices = ConfigRepository.load_config, {}, OmegaConf.create({})
+
+    def load_config(self: ConfigRepository, config_path: str) -> object:
+        key = (*(source.path for source in self.sources), config_path)
+        if key not in found:
+            found[key] = read(self, config_path)
+        return copy.deepcopy(found[key])
+
+    ConfigRepository.load_config = load_config
+    defaults_list._create_interpolation_map = lambda *_: no_choices
 
 
 FIRST = {

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from benchmarks.results.cell import Cell, Record, rounded, series
 
+from flt.core.imports import import_without_gc
+
 PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "scikit-learn", "numpy")
 CPU_FLAGS = {"amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
 SMALL_LM = "model=small_lm"
@@ -33,6 +35,7 @@ def serve(connection: Connection, folder: str) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who started this process ends it
     signal.signal(signal.SIGTERM, _end)
+    import_without_gc("flt.api", freeze=True)
     with contextlib.suppress(EOFError, OSError):
         while True:
             cell = connection.recv()

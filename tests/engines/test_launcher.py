@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from commands import metrics
-from launched import LIMIT, SHORT, ended, flt
+from launched import LIMIT, SHORT, ForkedFlt, ended, flt
 from safetensors.torch import load
 
 from flt.cli.main import main
@@ -123,7 +123,7 @@ def test_processes_that_python_starts_have_the_bits_of_serial_and_one_of_them_sp
 
 @pytest.mark.slow
 def test_the_fits_of_a_run_are_split_over_processes(tmp_path: Path, plain: dict[str, bytes]) -> None:
-    ended(flt(tmp_path, "engine=sharded", "engine.strategy=fsdp", "devices=2", "name=sharded"))
+    ended(ForkedFlt(tmp_path, "engine=sharded", "engine.strategy=fsdp", "devices=2", "name=sharded"))
     whole, split = (load(its["adapter"]) for its in (plain, bits(tmp_path, "sharded")))
     assert whole.keys() == split.keys()
     assert 0 < max(float((whole[key] - split[key]).abs().max()) for key in whole) < 1e-4  # not to the bit
@@ -136,7 +136,7 @@ def test_two_nodes_share_a_cohort_over_loopback(tmp_path: Path, plain: dict[str,
         port = str(free.getsockname()[1])
     options = ["engine=distributed", "engine.nodes=2", "devices=1", "name=nodes"]
     there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    nodes = [flt(tmp_path, *options, **there, NODE_RANK=str(rank)) for rank in range(2)]
+    nodes = [ForkedFlt(tmp_path, *options, **there, NODE_RANK=str(rank)) for rank in range(2)]
     first, second = ended(*nodes)
     assert bits(tmp_path, "nodes") == plain
     assert "round 2/2" in first
@@ -166,7 +166,7 @@ MISTAKE = ["engine=distributed", "devices=2", "local.lr=1e30", "name=high"]
 
 @pytest.mark.slow
 def test_a_mistake_is_one_line_and_exit_code_2_with_several_processes_too(tmp_path: Path) -> None:
-    run = flt(tmp_path, *MISTAKE)
+    run = ForkedFlt(tmp_path, *MISTAKE)
     printed = run.communicate(timeout=LIMIT)[0]
     assert run.returncode == 2
     assert_one_line(printed)
@@ -186,7 +186,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_in_forked_processes_too(
 @pytest.mark.slow
 def test_a_process_that_dies_is_replaced_and_no_bit_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     longer = ["rounds=5", "local.steps=20"]
-    run = flt(tmp_path, "engine=distributed", "devices=2", "name=replaced", *longer)
+    run = ForkedFlt(tmp_path, "engine=distributed", "devices=2", "name=replaced", *longer)
     checkpoints = tmp_path / "lightning_logs" / "replaced" / "version_0" / "checkpoints"
     until = time.monotonic() + LIMIT
     while not list(checkpoints.glob("round_*.json")) and time.monotonic() < until:

@@ -162,13 +162,13 @@ def test_a_process_that_is_killed_goes_on_to_the_same_bits(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     source, run = DRIVER.format(moment=MOMENTS[moment]), tmp_path / "lightning_logs/fedit/version_0"
-    real = moment == "in the aggregation"  # one of them as on a command line
-    killed = in_a_process("-c", source, *COMMAND) if real else in_a_fork(source)
+    on_a_command_line = moment == "in the aggregation"
+    killed = in_a_process("-c", source, *COMMAND) if on_a_command_line else in_a_fork(source)
     assert killed == -signal.SIGKILL
     found = newest(run / "checkpoints")
     assert found is not None
     assert 0 < found[0].server.rounds < ROUNDS
-    assert (in_a_process("-m", "flt", *COMMAND, "resume=last") if real else main([*COMMAND, "resume=last"])) == 0
+    assert main([*COMMAND, "resume=last"]) == 0
     assert "adapter/adapter_model.safetensors" in exported(run)
     assert exported(run) == exported(undisturbed)
     assert metrics(run) == metrics(undisturbed)

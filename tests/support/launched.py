@@ -5,13 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol
 
 SHORT = ["algo=hafl", "rounds=2", "clients=4", "local.steps=2", "eval.examples=20", "eval.client_examples=4"]
 
 
 LIMIT = 300
 """Seconds."""
+
+
+class Running(Protocol):
+    """A command line that runs as a process."""
+
+    pid: int
+    returncode: int
+
+    def communicate(self, *, timeout: float) -> tuple[str, str | None]: ...
 
 
 def flt(folder: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
@@ -22,7 +33,44 @@ def flt(folder: Path, *overrides: str, **environment: str) -> subprocess.Popen[s
     )  # fmt: skip
 
 
-def ended(*runs: subprocess.Popen[str]) -> list[str]:
+class ForkedFlt:
+    """``flt train`` in a fork of the test's process, which has the imports; what it launches are new processes."""
+
+    def __init__(self, folder: Path, *overrides: str, **environment: str) -> None:
+        self._printed = folder / f"printed_{len(list(folder.glob('printed_*')))}"
+        self._printed.touch()
+        work = (folder, ["flt", "train", *SHORT, *overrides], environment, self._printed)
+        self._process = get_context("fork").Process(target=_command_line, args=work)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid, self.returncode = self._process.pid, -1
+
+    def communicate(self, *, timeout: float) -> tuple[str, str | None]:
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, "it is still running"
+        self.returncode = self._process.exitcode
+        printed = self._printed.read_text()
+        self._printed.unlink()
+        return printed, None
+
+
+def _command_line(folder: Path, words: list[str], environment: dict[str, str], printed: Path) -> None:
+    from flt.cli.main import main
+
+    os.chdir(folder)
+    os.environ.update(environment)
+    output = os.open(printed, os.O_WRONLY | os.O_APPEND)
+    for number in (1, 2):
+        os.dup2(output, number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    sys.argv = [str(Path(sys.executable).parent / words[0]), *words[1:]]  # what Lightning starts the others with
+    sys.modules["__main__"].__spec__ = None  # not python -m
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def ended(*runs: Running) -> list[str]:
     """What the runs printed, once they have all ended well."""
     printed = [run.communicate(timeout=LIMIT)[0] for run in runs]
     assert [run.returncode for run in runs] == [0] * len(runs), printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, get_args, get_type_hints
 
 from omegaconf import OmegaConf
@@ -23,7 +24,7 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
         InputError: The dataclass has no such field, a value has the wrong type, or the dataclass rejects a value.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), settings)
+        merged = OmegaConf.merge(_schema(kind), settings)
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = ".".join(part for part in (prefix, error.full_key or str(error.key)) if part)
@@ -33,6 +34,12 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
         raise InputError.of(
             key, value, names if unknown else _expected(kind, error.full_key or ""), first_line(error)
         ) from None
+
+
+@functools.cache
+def _schema(kind: type[Any]) -> Any:
+    """Returns the fields of a dataclass with their types and defaults. OmegaConf needs milliseconds to read them."""
+    return OmegaConf.structured(kind)
 
 
 def _expected(kind: type[Any], key: str) -> str:

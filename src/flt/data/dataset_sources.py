@@ -5,6 +5,7 @@ The source is a file, the Hugging Face hub, or the handwritten digits in scikit-
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -133,6 +134,7 @@ def digits(classes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int6
     return images[labels >= 0], labels[labels >= 0]
 
 
+@functools.cache
 def _digits_splits() -> dict[str, datasets.Dataset]:
     images, labels = digits(range(10))
     features = datasets.Features(
