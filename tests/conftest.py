@@ -50,7 +50,7 @@ def use_libyaml() -> None:
 
 
 def read_conf_once() -> None:
-    """Hydra reads every file again for each composition, and prepares for interpolations in defaults, which conf/ lacks."""
+    """Hydra reads every file again for each composition, and prepares for interpolated defaults, which conf/ lacks."""
     import hydra._internal.defaults_list as defaults_list
     from hydra._internal.config_repository import ConfigRepository
     from omegaconf import OmegaConf

@@ -24,7 +24,8 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
         InputError: The dataclass has no such field, a value has the wrong type, or the dataclass rejects a value.
     """
     try:
-        merged = OmegaConf.merge(_schema(kind), settings)
+        schema: Any = kind  # mypy doesn't count type[Any] as hashable
+        merged = OmegaConf.merge(_schema(schema), settings)
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = ".".join(part for part in (prefix, error.full_key or str(error.key)) if part)
@@ -37,7 +38,7 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
 
 
 @functools.cache
-def _schema(kind: type[Any]) -> Any:
+def _schema(kind: Any) -> Any:
     """Returns the fields of a dataclass with their types and defaults. OmegaConf needs milliseconds to read them."""
     return OmegaConf.structured(kind)
 
