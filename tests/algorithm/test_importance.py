@@ -138,6 +138,13 @@ def test_scores_are_averaged_by_examples_and_smoothed_by_beta1(beta1: float, sig
         np.testing.assert_allclose(found[layer].numpy(), expected, rtol=1e-12)
 
 
+def test_a_score_that_one_example_measured_counts_in_full() -> None:
+    view = view_of(scores={"x": OLD, "y": OLD})
+    update = dataclasses.replace(update_of(view, (0, 0), examples=1), scores={"x": ((1,), torch.tensor([6.0]))})
+    found = smoothed(GradientSensitivity(beta1=0.5), view.state.groups[0], [update]).scores
+    assert found["x"][1].item() == (OLD[1] + 6.0) / 2
+
+
 def test_pairs_that_nobody_measured_keep_their_scores_bit_for_bit() -> None:
     group, updates = measured()
     found = smoothed(GradientSensitivity(), group, updates).scores

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from methods import clients_of, job_seed
 from torch import Tensor, nn
 from toys import assert_same, toy_batches, toy_clients, toy_data, toy_federator, toy_module, weights_of
 
-from flt.algorithm.plan import AdapterPlan
+from flt.algorithm.base import PlanPart
+from flt.algorithm.plan import SCOPES, AdapterPlan, Alternating, FullPlan, Stages
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.scaffold import Scaffold
@@ -97,16 +100,36 @@ def test_a_longer_run_has_the_same_first_rounds() -> None:
     assert_same(weights_of(long), weights_of(short))
 
 
+PLANS = [AdapterPlan, Alternating, FullPlan, functools.partial(Stages, rounds=4)]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=["adapter", "alternating", "full", "stages"])
 @pytest.mark.parametrize("decay", [0.0, -1.0, 1.1, math.nan])
-def test_a_decay_outside_of_0_to_1_is_refused(decay: float) -> None:
+def test_a_decay_outside_of_0_to_1_is_refused(decay: float, plan: Callable[..., PlanPart]) -> None:
     with pytest.raises(InputError, match=rf"^plan.lr_decay={decay}: allowed is a number in \(0, 1\]$"):
-        AdapterPlan(lr_decay=decay)
+        plan(lr_decay=decay)
 
 
+@pytest.mark.parametrize("plan", PLANS, ids=["adapter", "alternating", "full", "stages"])
 @pytest.mark.parametrize("floor", [-0.1, 1.1, math.nan])
-def test_a_floor_outside_of_0_to_1_is_refused(floor: float) -> None:
+def test_a_floor_outside_of_0_to_1_is_refused(floor: float, plan: Callable[..., PlanPart]) -> None:
     with pytest.raises(InputError, match=rf"^plan.lr_floor={floor}: allowed is a number in \[0, 1\]$"):
-        AdapterPlan(lr_floor=floor)
+        plan(lr_floor=floor)
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=["adapter", "alternating", "full", "stages"])
+def test_a_negative_weight_of_the_proximal_term_is_refused(plan: Callable[..., PlanPart]) -> None:
+    with pytest.raises(InputError, match=r"^plan.mu=-1.0: allowed is "):
+        plan(mu=-1.0)
+
+
+def test_the_first_stage_of_two_trains_the_whole_model_with_the_proximal_term_and_the_second_without() -> None:
+    """SA-FedLoRA's regularisation, at each scope, and FedProx's plans as they are."""
+    for scope in SCOPES:
+        stages = Stages(rounds=4, until=2, mu=0.3, scope=scope)
+        assert [stages(round).mu for round in range(4)] == [0.3, 0.3, 0.0, 0.0]
+    for plan in (AdapterPlan(mu=0.3), Alternating(mu=0.3), FullPlan(mu=0.3)):
+        assert [plan(round).mu for round in range(3)] == [0.3] * 3
 
 
 ALONE = AdapterPlan(private=["A", "B", "adapter", "head"])

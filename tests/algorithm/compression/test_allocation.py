@@ -87,6 +87,11 @@ def test_where_the_lowest_precision_is_too_much_the_lowest_scores_stay_away() ->
     assert allocate(scores, [[8]] * 5, -7) == [0] * 5
 
 
+def test_the_utility_of_bits_is_the_share_of_a_squared_norm_that_is_kept() -> None:
+    """1 - 4^-(q - 1), by hand."""
+    assert [utility(bits) for bits in (0, 2, 4)] == [0.0, 3 / 4, 63 / 64]
+
+
 def test_short_pairs_come_back_where_a_long_one_had_to_go() -> None:
     assert allocate([0.66, 0.80, 0.52], [(16, 4), (64, 64), (4, 16)], 34) == [4, 0, 2]
 

@@ -10,6 +10,7 @@ import torch
 from clusters import around, jobs_in, moved
 from made import update_of, view_of
 
+from flt.algorithm.grouping.density import DbscanGrouping
 from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.grouping.oracle import OracleGrouping
 from flt.algorithm.recipe import Recipe
@@ -71,6 +72,15 @@ def test_before_there_are_clusters_all_are_clustered() -> None:
     found = KMeansGrouping(2, **NEAREST)(view, [around(view, job, job[1]) for job in MET])
     assert found.joining == {}
     assert sorted(jobs_in(found)) == [1, 2]
+
+
+def test_without_cannot_link_all_jobs_of_a_client_may_join_one_group() -> None:
+    """Client 7 has more jobs than there are groups; all are nearest to group 1."""
+    view = view_with_groups()
+    met = [around(view, job, job[1], 0.01) for job in MET]
+    late = [around(view, (7, index), 0, 0.01) for index in range(3)]
+    for grouping in (KMeansGrouping(2, **NEAREST), DbscanGrouping(**NEAREST)):
+        assert grouping(view, [*met, *late]).joining == {(7, 0): 1, (7, 1): 1, (7, 2): 1}
 
 
 def test_cannot_link_holds_for_newcomers_too() -> None:
