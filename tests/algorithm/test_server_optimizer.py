@@ -69,6 +69,11 @@ def test_steps_are_those_of_the_paper(name: str) -> None:
     np.testing.assert_allclose(slots[FIRST]["head.weight"], m["head.weight"], rtol=1e-3, atol=1e-6)
 
 
+def test_yogis_second_moment_stays_where_it_is_the_squared_change() -> None:
+    moments = Yogi(beta2=0.75).second_moment(torch.tensor([2.0, 0.0, 1.0]), torch.tensor([4.0, 0.0, 9.0]))
+    assert moments.tolist() == [4.0, 0.0, 8.75]
+
+
 def test_momentum_without_memory_is_fedit() -> None:
     plain, stepped = (
         toy_federator(recipe, clients_of(3), rounds=3, cohort=2)

@@ -293,6 +293,14 @@ def test_evaluation_reports_what_validation_step_logs() -> None:
     assert metrics["val_loss"] == pytest.approx(nll.mean(), abs=1e-5)
 
 
+def test_an_evaluation_tells_how_many_of_its_batches_are_done() -> None:
+    local_trainer, done = toy_federator().engine.local_trainer, list[tuple[int, int]]()
+    local_trainer.evaluate(toy_data(150), lambda batches, total: done.append((batches, total)))
+    batches = len(local_trainer.loader(toy_data(150), None))
+    assert done == [(number + 1, batches) for number in range(batches)]
+    assert batches > 1
+
+
 def test_distributed_metrics_are_of_the_model_before_the_fit_and_fitted_ones_after() -> None:
     federator = toy_federator(steps=30)
     _, update = one_fit(federator)
