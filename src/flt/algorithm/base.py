@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 class Part(abc.ABC):
     """One part of a recipe.
 
-    Each part has two checks: :meth:`check_recipe` refuses parts that it can't be combined with, and
-    :meth:`check_layout` refuses modules that lack the tensors which the part needs.
+    Each part has two checks. :meth:`check_recipe` refuses recipes with which the part can't work.
+    :meth:`check_layout` refuses modules that lack tensors that the part needs.
     """
 
     kind: ClassVar[str]
-    """Kind of the part, such as ``rule``. A folder in conf/ and a field of the recipe have the same name."""
+    """Kind of the part, such as ``rule``. A folder in conf/ and a field of :class:`Recipe` have this name too."""
     works_on: ClassVar[tuple[str, ...]] = ()
     """Roles (such as ``A``) of the tensors that the part works on; empty if it works on tensors of any role."""
 
@@ -47,7 +47,7 @@ class Part(abc.ABC):
         """
 
     def check_layout(self, recipe: Recipe, layout: Layout) -> None:
-        """Refuses a module that lacks the tensors which this part needs.
+        """Refuses a module that lacks tensors that this part needs.
 
         Raises:
             InputError: The module has no tensor of a role that the part needs.
@@ -78,7 +78,7 @@ class PlanPart(Part):
 
     @property
     def initiating(self) -> int:
-        """Number of rounds in the plan's initiating stage, before a rank schedule begins; 0 without such a stage."""
+        """Number of rounds in the plan's initiating stage, or 0 without one. A rank schedule begins after this stage."""
         return 0
 
     @property
@@ -91,7 +91,7 @@ class PlanPart(Part):
         """Returns the plan of the next round. ``round`` is the number of finished rounds."""
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses a plan that trains the base if the rule changes the base too, or if several groups share the base."""
+        """Refuses a plan that trains the base if the rule also changes the base, or if there can be several groups."""
         if "base" not in self.roles:
             return
         plan = f"plan {self.name}, which trains the base"
@@ -118,7 +118,7 @@ class SchedulePart(Part):
 
     @property
     def heating_end(self) -> int | None:
-        """Last round before the budget changes. None if it is constant, or if the number of rounds isn't set yet."""
+        """Last round before the budget changes; None if the budget is constant or the number of rounds isn't set."""
         return None
 
     @property
@@ -189,7 +189,8 @@ class ImportancePart(Part):
 
     kind: ClassVar[str] = "importance"
     source: ClassVar[str] = "nothing"
-    """Source of the scores: ``nothing``, ``clients``, or the ``change`` or the ``weights`` of the aggregate."""
+    """Source of the scores. ``clients``: clients measure them. ``change``, ``weights``: the server computes them from
+    the aggregate's change or weights. ``nothing``: there is no source, and all components keep the same score."""
 
     @abc.abstractmethod
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
@@ -198,13 +199,13 @@ class ImportancePart(Part):
         Args:
             view: View of the state before the aggregation.
             before: State of the group before the aggregation.
-            after: State of the group after the aggregation, with the old scores. Its slots are those that the rule and
-                the server optimiser returned; the importance adds its own slots.
+            after: State of the group after the aggregation, with the old scores. The slots are those that the rule and
+                the server optimiser returned. The importance can add slots.
             updates: The group's updates.
         """
 
     def own_scores(self, view: View, update: Update) -> dict[str, Tensor]:
-        """Returns a job's own scores after its update, by layer. Components that it never measured have nan."""
+        """Returns a job's own scores after its update, by layer. Components that the job never measured have nan."""
         return {}
 
     def check_recipe(self, recipe: Recipe) -> None:

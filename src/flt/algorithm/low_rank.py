@@ -1,4 +1,4 @@
-"""Functions of the product B A of two low-rank factors. They never form the product itself."""
+"""Norm and SVD of a product B A, computed from its two low-rank factors. The product itself is never formed."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def product_norm(b: Tensor, a: Tensor) -> float:
 def factors(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Factorises B A by its singular value decomposition, with the largest singular values first.
 
-    The rows of the right factor are scaled to the mean norm of A's rows (our choice). Later steps then change both
-    factors at about the same speed as before. Even if B = 0, which is true before the first step, the new A isn't 0.
+    The rows of the right factor are scaled to the mean norm of A's rows (our choice). Later optimiser steps then
+    change both factors at about the same speed as before. Even before the first step, when B = 0, the new A isn't 0.
 
     Args:
         b: (out, n), float64.

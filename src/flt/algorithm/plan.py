@@ -1,4 +1,4 @@
-"""Plans: for each round, the roles that are trained and sent, the proximal term, and the learning rate factor."""
+"""Plans. For each round, a plan sets the trained and the sent roles, the proximal term and the learning rate factor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _DecayingPlan(PlanPart):
         lr_decay: Factor in (0, 1] by which the learning rate is multiplied after each round. FedAvg needs a decay to
             converge with heterogeneous clients (Li et al., arXiv 1907.02189, theorem 4). The exponential form is our
             choice: it doesn't depend on the number of rounds, so a longer run begins with the same rates.
-        lr_floor: Lower limit, in [0, 1], for the product of these factors over all rounds so far.
+        lr_floor: Lower limit, in [0, 1], for ``lr_decay`` to the power of the number of finished rounds.
     """
 
     lr_decay: float = 1.0
@@ -47,7 +47,7 @@ class _DecayingPlan(PlanPart):
             raise InputError.of("plan.lr_floor", self.lr_floor, "a number in [0, 1]")
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """Returns the callbacks for a learning rate factor other than 1 and for a proximal term."""
+        """Returns one callback if the learning rate factor isn't 1, and one if there is a proximal term."""
         plan = fit.payload.plan
         factor = [LearningRateFactor(fit)] if plan.lr_factor != 1 else []
         return [*factor, *([Proximal(fit)] if plan.mu else [])]
@@ -64,7 +64,7 @@ class AdapterPlan(_DecayingPlan):
     Attributes:
         train: Roles that are trained, among A, B, adapter and head. A run that trains ``head`` alone is a control: it
             shows the result without an adapter.
-        mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
+        mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127). w_t are the received weights.
         private: Roles whose tensors stay on the client. If all trained roles are private, clients share nothing.
     """
 
@@ -98,7 +98,7 @@ class Alternating(_DecayingPlan):
     the mean of the clients' products. B is trained first, because the gradient of A is 0 as long as B = 0.
 
     Attributes:
-        mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
+        mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127). w_t are the received weights.
     """
 
     works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
@@ -123,7 +123,7 @@ class FullPlan(_DecayingPlan):
     """FedAvg (arXiv 1602.05629): the whole model is trained and sent in every round. Adapters never change.
 
     Attributes:
-        mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127).
+        mu: Weight of FedProx's proximal term (mu / 2) |w - w_t|^2 (arXiv 1812.06127). w_t are the received weights.
         lr_factor: Factor on the learning rate. The configured rate suits an adapter; a whole model needs a lower rate.
     """
 
@@ -152,10 +152,10 @@ class Stages(_DecayingPlan):
         min_w  L_k(w) + (mu / 2) |w - w_t|^2        rounds 1 .. T0, w: the whole model (or adapter and head)
         min_w  L_k(w)                               later rounds, w: the adapter and the head
 
-    The two stages and the regularisation are from the abstract. A secondary source says that the first stage trains
-    the whole model. All else is our reconstruction, including the scope ``adapter``. This scope is for clients whose
-    memory can't hold the optimiser state of the whole model. The adapter is attached from the start, with B = 0, so
-    that no module has to be rebuilt between the stages.
+    The two stages and the regularisation are from the paper's abstract. A secondary source says that the first stage
+    trains the whole model. All else is our reconstruction, including the scope ``adapter``. This scope is for clients
+    whose memory can't hold the optimiser state of the whole model. The adapter is attached from the start, with B = 0,
+    so that no module has to be rebuilt between the stages.
 
     Attributes:
         until: Last round T0 of the first stage. An integer is the round's number, a float in [0, 1] is a share of all
@@ -207,7 +207,7 @@ class Stages(_DecayingPlan):
 
 
 def full(mu: float, lr_factor: float) -> Plan:
-    """Returns the plan of a round in which base and head are trained and sent, but not the adapter."""
+    """Returns the plan of a round in which the base and the head are trained and sent, and the adapter isn't."""
     return Plan(train=("base", "head"), private=ADAPTER, mu=mu, lr_factor=lr_factor, stage="full")
 
 

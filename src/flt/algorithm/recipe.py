@@ -73,10 +73,10 @@ class Recipe:
         return [*adapted, *(layout.names(["base"]) if "base" in self.plan.roles else [])]
 
     def check(self, layout: Layout) -> None:
-        """Refuses a module that lacks the tensors which a part needs or which the plan trains.
+        """Refuses a module if it lacks tensors that a part needs, or if the plan trains none of its tensors.
 
         Raises:
-            InputError: The module lacks rank-1 components that a part needs, or the plan trains none of its tensors.
+            InputError: The module lacks tensors that a part needs, or the plan trains none of the module's tensors.
         """
         roles = {entry.role for entry in layout.entries.values()} - ({"base"} - self.plan.roles)
         if not roles & set(self.plan(0).train):
@@ -88,8 +88,8 @@ class Recipe:
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """Returns the Lightning callbacks of one local fit, in the order in which Lightning calls them.
 
-        The importance comes first, because it is measured on the gradient of the loss, before other callbacks change
-        this gradient. The selection comes last, because it sets the gradients of frozen components to zero.
+        The importance's callbacks come first, because they measure the gradient of the loss, which other callbacks
+        change. The selection's callbacks come last, because they set the gradients of frozen components to zero.
         """
         parts = (self.importance, self.plan, self.rule, self.selection)
         return [callback for part in parts for callback in part.callbacks(fit)]

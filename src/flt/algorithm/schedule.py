@@ -1,4 +1,4 @@
-"""Schedules: the rank budget of each round, which is the number of active components per layer."""
+"""Schedules. A schedule sets the rank budget of each round: the number of active components per layer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHAPES: dict[str, Callable[[float, float, float], float]] = {
     "cosine": lambda start, end, x: end + (start - end) * (1 + math.cos(math.pi * x)) / 2,
     "exponential": lambda start, end, x: start * (end / start) ** x,
 }
-"""For each shape, a function (start, end, x) -> budget; x in [0, 1] is the finished share of the annealing."""
+"""For each shape, a function (start, end, x) -> budget. x in [0, 1] is the share of the annealing that is finished."""
 CRITERIA = ("score", "svd")
 
 
@@ -45,21 +45,23 @@ class Annealed(SchedulePart):
         b(t) = b_T                                            t > T - t_c              cooling
         x = (t - T0 - t_h) / (T - T0 - t_h - t_c)
 
-    The phases are from the abstract. The formula above, of the shape ``cubic``, is AdaLoRA's (arXiv 2303.10512) with
-    rounds instead of steps. The other shapes are our reconstruction. b_0 is the adapter's rank. After round t, the
-    server reduces the number of active components per layer to b(t + 1), and after the last round to b(T). All groups
-    and clients lose the same components. The scale alpha / r stays constant, so the product B A loses exactly the
-    removed components.
+    t is the number of the round, and b_0 is the adapter's rank. The other symbols are explained under Attributes. The
+    phases are from the paper's abstract. The formula above is that of the shape ``cubic``. It is AdaLoRA's formula
+    (arXiv 2303.10512), with rounds instead of steps. The other shapes are our reconstruction.
+
+    After round t, the server reduces the number of active components per layer to b(t + 1), and after the last round
+    to b(T). All groups and clients lose the same components. The scale alpha / r stays constant, so the product B A
+    loses exactly the removed components.
 
     Attributes:
         end: Number b_T of components per layer at the end (with ``reversed``, at the start).
         shape: ``cubic``, ``linear``, ``cosine`` or ``exponential``.
-        heat: Number t_h of rounds at b_0 after the plan's initiating stage. An integer is a number of rounds, a float
-            is a share of all rounds. Any share means at least one round.
-        cool: Number t_c of rounds at b_T at the end. An integer is a number of rounds, a float is a share of all
-            rounds. In a short run, a share is reduced to the rounds that are left after the initiating stage and the
-            heating.
-        reversed: True: the budget rises from b_T to b_0 instead of falling (for ablations).
+        heat: Number t_h of rounds with the budget b_0 after the plan's initiating stage. An integer is a number of
+            rounds, a float is a share of all rounds. A share means at least one round, even if it is 0.
+        cool: Number t_c of rounds with the budget b_T at the end. An integer is a number of rounds, a float is a share
+            of all rounds. In a short run, a share means at most the rounds that are left after the initiating stage and
+            the heating.
+        reversed: If True, the budget rises from b_T to b_0 instead of falling (for ablations).
         by: ``score``: the components with the lowest importance are removed. ``svd``: the product B A is replaced by
             its best approximation of lower rank.
         allocation: ``layer``: each layer keeps b(t) components. ``global``: the best components of all layers stay,
@@ -102,7 +104,7 @@ class Annealed(SchedulePart):
 
     @property
     def falls(self) -> bool:
-        """True if the budget falls, which removes components. A rising budget only activates components."""
+        """True if the budget falls, so that components are removed. A rising budget only activates components."""
         return not self.reversed
 
     @property
@@ -189,7 +191,8 @@ class Annealed(SchedulePart):
     def _phases(self) -> tuple[int, int]:
         """Returns the last round of the heating and the number of cooling rounds.
 
-        If the run is too short for both, values that are shares of all rounds are reduced. Integers are never reduced.
+        If the run is too short for both, settings that are shares of all rounds are reduced. Integers are never
+        reduced.
         """
         rounds, first = self.rounds or 1, self.initiating or 0
         heat, cool = (to_rounds(f"schedule.{key}", getattr(self, key), rounds) for key in ("heat", "cool"))

@@ -107,8 +107,8 @@ class _MomentOptimizer(ServerOptimizerPart):
         initial = torch.full_like(like, self.initial_moments[slot])
         if kept is None:
             return initial
-        # A new group gets the mean of the moments of its members' previous groups. A missing moment counts as zero in
-        # this mean, so the mean can be smaller than the initial value.
+        # Each moment of a new group is a mean over its members' previous groups. A group without the moment counts as
+        # zero in this mean, so the mean can be smaller than the initial value.
         existed = gid in view.state.groups or not self.initial_moments[slot]
         return kept.double() if existed else torch.maximum(kept.double(), initial)
 
@@ -236,7 +236,7 @@ class Yogi(_DecayingSecondMoment):
 
 
 def _sent_by_any(view: View, name: str, updates: Sequence[Update], like: Tensor) -> Tensor:
-    """Returns a mask of the entries that at least one client sent. It can be broadcast to the shape of ``like``."""
+    """Returns a mask of the entries that at least one client sent. Its shape can be broadcast to that of ``like``."""
     masks = [view.layout.mask(name, update.kept, like) for update in updates if name in update.tensors]
     return torch.stack(masks).any(dim=0)
 

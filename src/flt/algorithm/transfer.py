@@ -1,4 +1,4 @@
-"""Transfer: after the aggregation, a cluster's change can be mixed with the changes of similar clusters."""
+"""Transfer between clusters. After the aggregation, a cluster's change can be mixed with those of similar clusters."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ class CosineTransfer(TransferPart):
     nothing is mixed.
 
     Attributes:
-        weight: Share of the other clusters' changes, from 0 to 1. With 0, the result is bit-identical to FL-TAC's.
+        weight: Share, in [0, 1], of the other clusters in the mixed change. With 0, the result is bit-identical to
+            FL-TAC's.
         threshold: Cosine above which the changes of two clusters count as similar.
     """
 
@@ -100,7 +101,7 @@ def mix(changes: np.ndarray, weight: float, threshold: float) -> list[np.ndarray
 
     Args:
         changes: Changes (clusters, features), float64.
-        weight: Share of the other clusters' changes.
+        weight: Share of the other clusters in the mixed change.
         threshold: Cosine above which the changes of two clusters count as similar.
 
     Example:

@@ -15,7 +15,7 @@ from flt.protocol.layout import Layout
 from flt.protocol.messages import JobId, Plan, Update
 from flt.protocol.state import GroupState, ServerState
 
-_SERVER = 2  # part of the random seeds below, which thereby differ from the seeds of the cohorts
+_SERVER = 2  # part of the random seeds below, so that they differ from the seeds of the cohorts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +44,11 @@ class View:
     """State with which each group begins the aggregation, by group id; set by :meth:`with_group_starts`."""
 
     def sent_to(self, job: JobId) -> dict[str, Tensor]:
-        """Returns the weights of the job's group at the initial rank. The job's payload was taken from them."""
+        """Returns the weights of the job's group at the initial rank. The payload of the job was built from them."""
         return self.state.groups[self.state.group_of(job)].weights
 
     def sent(self, job: JobId, name: str) -> Tensor:
-        """Returns a tensor that the job was sent, at the initial rank. It is from the job's group or from the base."""
+        """Returns a tensor that the job was sent, at the initial rank: a tensor of the job's group or of the base."""
         weights = self.sent_to(job)
         return weights[name] if name in weights else self.frozen[name]
 
@@ -58,7 +58,7 @@ class View:
         return {name: self.state.base.value(name, self.base) for name in self.base}
 
     def group(self, gid: int) -> GroupState:
-        """Returns the state with which a group begins the aggregation. The group's change is measured from it."""
+        """Returns the state with which a group begins the aggregation. The group's change is relative to this state."""
         return self.starts[gid] if gid in self.starts else self.state.groups[gid]
 
     def with_group_starts(self, members: Mapping[int, Sequence[Update]], weight: Callable[[Update], int]) -> View:
@@ -100,7 +100,7 @@ class View:
         return weights
 
     def untrained_update(self, update: Update) -> Update:
-        """Returns the update with the values that the job was sent, as if the job hadn't trained them."""
+        """Returns the update that the job would have sent without training. It contains the received values."""
         tensors = {name: self.layout.take(name, self.sent(update.job, name), update.kept) for name in update.tensors}
         return dataclasses.replace(update, tensors=tensors)
 
@@ -118,7 +118,7 @@ class View:
 
 
 def _mean(parts: Sequence[tuple[int, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
-    """Returns the weighted mean of each tensor, in the tensor's dtype. A part that lacks the tensor counts as zero."""
+    """Returns the weighted mean of each tensor, in the tensor's dtype. Where a tensor is missing, it counts as zero."""
     if len(parts) == 1:
         return dict(parts[0][1])
     total = sum(share for share, _ in parts)

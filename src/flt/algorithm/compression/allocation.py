@@ -1,4 +1,4 @@
-"""Allocation of bits to rank-1 components within a budget of bytes (HAFLQ, arXiv 2411.06581v2; our reconstruction)."""
+"""Allocation of bits to rank-1 components in a budget of bytes: our reconstruction of HAFLQ (arXiv 2411.06581v2)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _LADDER = (DROPPED, *BITS)
 
 
 def utility(bits: int) -> float:
-    """Returns the utility u(q) = 1 - 4^-(q - 1) of q bits, and 0 for a dropped component (our choice).
+    """Returns the utility u(q) = 1 - 4^-(q - 1) of q bits, and 0 for a dropped component. The formula is our choice.
 
-    Each bit reduces the mean squared quantisation error by a factor of 4. If the constant in front of this error is set
-    to 1, u is the share of a vector's squared norm that quantisation keeps. u is concave: each further bit adds less
-    than the one before.
+    Each further bit divides the mean squared quantisation error by 4. If this error is taken to be 4^-(q - 1) times a
+    vector's squared norm, u is the share of the squared norm that quantisation keeps. u is concave: each further bit
+    adds less than the one before.
     """
     return 0.0 if bits == DROPPED else 1.0 - 4.0 ** -(bits - 1)
 
 
 def cost(lengths: Sequence[int], bits: int) -> int:
-    """Returns the size of a component in bytes: its vectors' codes and scales, and one byte for its precision.
+    """Returns the size of a component in bytes: the codes and scales of its vectors, and one byte for its precision.
 
     Args:
         lengths: Lengths of the component's vectors (its row of A and its column of B).
@@ -36,20 +36,21 @@ def cost(lengths: Sequence[int], bits: int) -> int:
 
 
 def allocate(scores: Sequence[float], lengths: Sequence[Sequence[int]], budget: int) -> list[int]:
-    """Maximises sum_i score_i u(q_i) subject to sum_i cost_i(q_i) <= budget, greedily.
+    """Chooses the bits of each component with a greedy algorithm.
 
-    u is :func:`utility` and cost is :func:`cost`; q_i are the bits of component i. The algorithm has three phases:
+    The algorithm tries to maximise sum_i score_i u(q_i) subject to sum_i cost_i(q_i) <= budget. q_i are the bits of
+    component i, u is :func:`utility`, and cost_i is :func:`cost`. There are three phases:
 
     1. All components get the lowest precision. While the total exceeds the budget, the component with the lowest score
        is dropped.
     2. Dropped components that fit into the remaining bytes are added again, the highest score first.
-    3. As long as the bytes suffice, one component at a time is raised to its next precision. In each step, this is the
-       component that gains the most score_i u(q_i) per byte. Ties go to the lower precision, then to the earlier
+    3. As long as the bytes suffice, one component at a time is raised to its next precision. Each step takes the
+       component whose score_i u(q_i) gains the most per byte. Ties go to the lower precision, then to the earlier
        component.
 
-    If no component was dropped, the sum is below the optimum of the linear relaxation by less than the gain of one step
-    of phase 3, since u is concave. If all scores are equal, even if they are all zero, all components have the same
-    weight.
+    If no component was dropped, sum_i score_i u(q_i) is below the optimum of the linear relaxation by less than the
+    gain of one step of phase 3, since u is concave. If all scores are equal, they are replaced by 1, even if they are
+    all zero.
 
     Args:
         scores: Score of each component, >= 0.

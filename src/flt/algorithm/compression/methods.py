@@ -1,4 +1,4 @@
-"""Compression: importance and the client's byte budget determine the precision of each rank-1 component.
+"""Compression of messages. A component's precision depends on its importance and on the client's byte budget.
 
 This is HAFLQ's adapter quantisation (arXiv 2411.06581v2). The quantiser, the allocation and the definition of the
 budget are our reconstruction. A budget limits the bytes that ``comm/bytes_up`` counts: the encoded messages of a
@@ -37,19 +37,20 @@ class NoCompression(CompressionPart):
 class _Quantisation(CompressionPart):
     """Base of the compressions that quantise components, with the highest precisions that a client's budget allows.
 
-    Components with higher scores get more bits. In updates, the score of a component is the one that the client
-    measured, or |b_i| |a_i| if clients don't measure scores. In payloads, the score is that of the job's group.
+    Components with higher scores get more bits. In updates, the score of component i is the one that the client
+    measured. If clients don't measure scores, it is |b_i| |a_i|, where b_i is column i of B and a_i is row i of A. In
+    payloads, the score is that of the job's group.
 
     If the budget is too small for all components at the lowest precision, the components with the lowest scores are
     dropped, if necessary all of them. The update doesn't list dropped components: the server treats them as components
-    that the client didn't send. A budget that is too small for all other tensors is refused. Messages without
-    components aren't changed.
+    that the client didn't send. A budget that is too small for the other tensors alone is refused. Messages
+    without components aren't changed.
 
     Only messages are rounded, never the server's own state. If a rule fills in a component that a client didn't send,
     the rule therefore uses the server's exact value and not the rounded value that the client received.
 
     Attributes:
-        down: True: both payloads (server to client) and updates are quantised. False: only updates are quantised.
+        down: If True, payloads (server to client) and updates are quantised. If False, only updates are quantised.
     """
 
     down: bool = False
@@ -103,14 +104,15 @@ class _Quantisation(CompressionPart):
 
 @dataclasses.dataclass(frozen=True)
 class Quantised(_Quantisation):
-    """Quantisation with the same budget for all clients, given as ``budget`` or as ``ratio``.
+    """Quantisation with a budget in bytes (``budget``) or with a budget relative to the message size (``ratio``).
 
-    If both are None, all components are sent at 32 bits.
+    All clients have the same setting. If ``budget`` and ``ratio`` are both None, all components are sent at 32 bits.
 
     Attributes:
-        down: True: payloads (server to client) are quantised too, with the same ``budget`` or ``ratio``. False: only
-            updates are quantised.
-        budget: Bytes per client, round and direction. If None, ``ratio`` determines the budget.
+        down: If True, payloads (server to client) are quantised too, with the same ``budget`` or ``ratio``. If False,
+            only updates are quantised.
+        budget: Number of bytes that a client may send in a round. With ``down``, the client may also be sent this
+            number of bytes. If None, ``ratio`` determines the budget.
         ratio: Budget for the components, as a share in (0, 1] of their size in float32. All other tensors, such as the
             head, are sent in addition. There is therefore always room for the head, even when the rank budget falls.
     """
@@ -133,7 +135,7 @@ class Quantised(_Quantisation):
 
 @dataclasses.dataclass(frozen=True)
 class Channel(_Quantisation):
-    """Quantisation with the capacity of each client's radio channel as its budget.
+    """Quantisation in which a client's budget is the capacity of the client's radio channel.
 
         C_k = tau W log2(1 + P h(d_k) / (N0 W))    capacity of client k in bits, with the channel gain h
 
@@ -142,13 +144,14 @@ class Channel(_Quantisation):
     numbers are our choice too.
 
     Attributes:
-        down: True: payloads (server to client) are quantised too, with the same capacity. False: only updates are
-            quantised.
+        down: If True, payloads (server to client) are quantised too, with the same capacity. If False, only updates
+            are quantised.
         tau: Transmission time per round, in s.
         bandwidth: Bandwidth W of the channel, in Hz.
         power: Transmission power P, in W.
         noise: Noise power density N0, in dBm / Hz.
-        distances: Distances d_k between client k and the server, in m. The list is repeated if there are more clients.
+        distances: Distances d_k between client k and the server, in m. The list is repeated if there are more clients
+            than distances.
     """
 
     tau: float = 1.0
@@ -190,10 +193,10 @@ def _pack_within(
     again.
 
     Args:
-        limit: Largest size of all messages together, in bytes. If None, all components get 32 bits.
+        limit: Largest allowed size of all messages together, in bytes. If None, all components get 32 bits.
         layout: Names and roles of the tensors.
         messages: Messages of one client.
-        places: For each message, the lengths of the vectors of each component.
+        places: For each message and each of its components, the lengths of the component's vectors.
         scores: For each message, the score of each component.
         close: Function that quantises one message, given the bits of each component.
 
@@ -256,7 +259,7 @@ def _places(
 
 
 def _measured(layout: Layout, update: Update) -> dict[Place, float]:
-    """Returns the score of each component of an update. If clients measure no scores, the score is |b_i| |a_i|.
+    """Returns the score of each component of an update. Without measured scores, the score is |b_i| |a_i|.
 
     A score that isn't finite counts as 0 here. The server later refuses an update with such a score.
     """
