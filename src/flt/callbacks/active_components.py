@@ -11,15 +11,16 @@ from flt.server.federator import Federator
 
 
 class RankBudget(FedCallback):
-    """Logs the numbers of active components if a schedule lowers the rank budget.
+    """Logs the number of active components, the pruning error, and the mean rank of the jobs.
 
-    - ``ranks/living``: number of active components per layer in the round, as the mean over the layers.
-    - ``ranks/smallest``: number of active components of the layer that has the fewest.
-    - ``ranks/pruning_error``: relative error |P - P'| / |P| of the product P = BA, in Frobenius norm over all layers.
-      P' is the product after the removal of components at the end of the round. The error isn't logged if no component
-      was removed, or if the server can't compute the error because A or B is private.
-    - ``ranks/clients``: mean rank of the round's jobs, logged only if clients prune their own rank (HetLoRA). The rank
-      of a job is the largest number of components that the job sent for one layer.
+    - ``ranks/living``: mean over the layers of the number of active components in the round. Logged only if a schedule
+      lowers the rank budget.
+    - ``ranks/smallest``: smallest number of active components of any layer. Logged like ``ranks/living``.
+    - ``ranks/pruning_error``: relative error |P - P'| / |P|, in Frobenius norm over all layers. P = BA is the product
+      before the removal of components at the end of the round, and P' is the product afterwards. The error isn't logged
+      if no component was removed, or if the server can't compute the error because A or B is private.
+    - ``ranks/clients``: mean rank of the round's jobs. The rank of a job is the largest number of components that the
+      job sent for one layer. Logged only if clients prune their own rank (HetLoRA).
     """
 
     state_key: ClassVar[str] = "Budget"
@@ -31,7 +32,7 @@ class RankBudget(FedCallback):
             federator.log({"ranks/living": float(np.mean(counts)), "ranks/smallest": min(counts)})
 
     def on_round_end(self, federator: Federator) -> None:
-        """Logs the error of a removal of components, and the mean rank of the jobs if clients prune their ranks."""
+        """Logs the pruning error, and the mean rank of the jobs if clients prune their own rank."""
         if federator.state.pruned is not None:
             federator.log({"ranks/pruning_error": federator.state.pruned})
         sent = [max(map(len, update.kept.values())) for update in federator.updates if update.kept]

@@ -1,4 +1,4 @@
-"""Measures with how many bits per number the clients send rank-1 components."""
+"""Measures the bits per number of the rank-1 components that clients send."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ class BitWidths(FedCallback):
 
     Logs nothing if the clients don't send packed updates.
 
-    - ``comm/bits_mean``: mean bits per number over all components that were sent; every component counts once.
+    - ``comm/bits_mean``: mean bits per number over all components that were sent. Every component has the same weight.
     - ``bits/<layer>``: the same mean over the components of one layer; 0 if no component of the layer was sent.
-    - ``comm/pairs_dropped``: number of components that jobs were told to train but didn't send.
-    - ``comm/bytes_up_most``: bytes from the client that sent the most bytes. ``compression.budget`` limits this
-      number.
+    - ``comm/pairs_dropped``: number of components that jobs had to train but didn't send.
+    - ``comm/bytes_up_most``: largest number of bytes that one client sent. ``compression.budget`` limits this number.
     """
 
     state_key: ClassVar[str] = "Precision"

@@ -7,8 +7,8 @@
         clients/4_0_0003.safetensors      client state of client 4, job 0, after round 3
         round_0003.json                   manifest: names and checksums of the files above; written last
 
-A checkpoint is valid once its manifest exists. A resumed run reads only the client states that the manifest names. It
-ignores newer client states, which an unfinished round has left behind. With these, a local fit would be applied twice.
+A checkpoint is valid once its manifest exists. A resumed run reads only the client states that the manifest names. An
+unfinished round may leave newer client states behind. If a resumed run read them, local fits would be applied twice.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class CheckpointConfig:
-    """Settings of the checkpoints: ``keep`` is the number of checkpoints to keep."""
+    """Settings of the checkpoints. ``keep`` is the number of checkpoints to keep."""
 
     keep: int
 
@@ -58,7 +58,7 @@ class Snapshot:
     server: ServerState
     history: tuple[dict[str, float], ...]
     callbacks: dict[str, dict[str, Any]]
-    """State key and number of a callback, such as ``Budget 0`` -> state of the callback."""
+    """Key of a callback -> its state. The key, such as ``Budget 0``, is the callback's state key and a number."""
 
 
 class Checkpoint(FedCallback):
@@ -149,13 +149,13 @@ class Checkpoint(FedCallback):
     def _tidy(self, last: str, whole: bool) -> None:
         """Removes old manifests and the files that no remaining manifest names.
 
-        Manifests are removed before the files that they name, so that no manifest ever names a missing file. A manifest
-        newer than ``last`` is removed too. It must be damaged: otherwise the run would have resumed from it.
+        Manifests are removed before the files that they name, so that no manifest ever names a missing file. Manifests
+        newer than ``last`` are removed too. They are damaged, since the run would otherwise have resumed from them.
 
         Args:
             last: Name of the manifest that was just written.
-            whole: If True, every file of the folder is compared with the manifests. This also finds the files of killed
-                processes, but is slow for many clients. If False, only files that this process replaced are removed.
+            whole: If True, compares every file of the folder with the manifests. The comparison also finds files of
+                killed processes, but is slow for many clients. If False, removes only files that the process replaced.
         """
         manifests = _manifests(self.folder)
         done = [path.stem for path in manifests].index(last) + 1
@@ -232,7 +232,7 @@ def _files(path: Path) -> list[str]:
 
 
 def _manifests(folder: Path) -> list[Path]:
-    """Returns the manifests, oldest first. Shorter names come first, because names grow after round 9999."""
+    """Returns the manifests, oldest first. Shorter names come first, because names become longer after round 9999."""
     return sorted(folder.glob("round_*.json"), key=lambda path: (len(path.name), path.name))
 
 

@@ -1,4 +1,4 @@
-"""Measures clusters: the distances between them and their agreement with the true tasks."""
+"""Measures the distances within and between clusters, and the agreement of clusters with the true tasks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ class Clustered:
 
 
 class Clusters(FedCallback):
-    """Logs ``round/clustering_acc`` if the grouping can form several groups, and ``cluster/*`` if it clusters updates.
+    """Logs metrics of the groups and clusters.
+
+    ``round/clustering_acc`` is logged if the grouping can form several groups, and ``cluster/*`` if the grouping
+    clusters updates.
 
     - ``round/clustering_acc``: share of jobs that are in the group of their task. The best one-to-one matching of tasks
       and groups decides which group belongs to which task.
@@ -45,7 +48,7 @@ class Clusters(FedCallback):
       a group.
 
     Distances are measured between the features by which the grouping compares updates. A mean over no values isn't
-    logged. Large distances between clusters don't prove that the clusters are right: each job starts from the mean of
+    logged. Large distances between clusters don't prove that the clusters are right. Each job starts from the mean of
     its cluster, and therefore the clusters of a wrong clustering drift apart as well.
 
     Args:
@@ -84,9 +87,11 @@ class Clusters(FedCallback):
 
 
 def separation(points: np.ndarray, groups: Sequence[int]) -> dict[str, float]:
-    """Returns the mean Euclidean distances between two updates, ``within`` and ``between`` clusters, and their ratio.
+    """Returns the mean Euclidean distances between updates.
 
-    A mean over no values is missing. The ratio is missing if one of the means is missing or if ``within`` is 0.
+    ``within`` is the mean distance of two updates in the same cluster, ``between`` the mean distance of two updates in
+    different clusters, and ``ratio`` is ``between`` / ``within``. A mean over no values is missing. The ratio is
+    missing if one of the means is missing or if ``within`` is 0.
 
     Args:
         points: Features of the updates. Shape: (updates, features).
@@ -131,7 +136,7 @@ def clustering_accuracy(state: ServerState, tasks: Mapping[JobId, str]) -> float
 
 
 def contingency(state: ServerState, tasks: Mapping[JobId, str]) -> tuple[np.ndarray, list[str], list[int]]:
-    """Returns the number of jobs by task and group, shape (tasks, groups), and the sorted tasks and sorted groups."""
+    """Returns the number of jobs of each task (row) in each group (column), the sorted tasks, and the sorted groups."""
     names, gids = sorted(set(tasks.values())), sorted(set(state.assignment.values()))
     counts = np.zeros((len(names), len(gids)), dtype=int)
     for job, gid in state.assignment.items():
@@ -140,10 +145,11 @@ def contingency(state: ServerState, tasks: Mapping[JobId, str]) -> tuple[np.ndar
 
 
 def cosines(federator: Federator) -> tuple[list[int], np.ndarray]:
-    """Returns the ids of the clusters, and the cosines between the changes of the clusters' adapters since v0.
+    """Returns the ids of the clusters, and the cosines between the changes of the clusters.
 
-    v0 is the adapter of the home group. The cosines have the shape (clusters, clusters). The home group itself is left
-    out, even if it is the only group. Without an adapter all cosines are 0.
+    The change of a cluster is its adapter minus v0, the adapter of the home group. The cosines have the shape
+    (clusters, clusters). The home group itself is left out, even if it is the only group. Without an adapter all
+    cosines are 0.
     """
     view = federator.server.view(federator.state)
     names = features.names(view.layout, "lora")

@@ -18,14 +18,14 @@ class Communication(FedCallback):
     attempts at the round are included. ``comm/bytes_down`` is the same for messages from the server to clients.
     ``comm/total_up`` and ``comm/total_down`` are the sums of these numbers over all rounds until now.
 
-    ``comm/params_up`` is p(t), the mean number of parameters that a client sends in round t. The reduction is relative
-    to a client that sends all P parameters of the model. The authors of SA-FedLoRA (arXiv 2405.09394v1) may have used
-    either of two definitions of the reduction; both are logged:
+    ``comm/params_up`` is p(t), the mean number of parameters that a client sends in round t. The reduction of this
+    number is relative to a client that sends all P parameters of the model. The authors of SA-FedLoRA (arXiv
+    2405.09394v1) may have used either of two definitions of the reduction. Both are logged:
 
         comm/reduction_round    1 - p(t) / P
         comm/reduction          1 - sum_t p(t) / (T P)      over the rounds t = 1 .. T until now
 
-    A round without updates logs neither p(t) nor the two reductions, and isn't counted in T.
+    In a round without updates, neither p(t) nor the reductions are logged. T doesn't count such rounds.
     """
 
     def __init__(self) -> None:
@@ -71,5 +71,5 @@ class Communication(FedCallback):
 
 
 def model_size(layout: Layout) -> int:
-    """Returns P, the number of parameters of the model: base and head, without the adapter."""
+    """Returns P, the number of parameters in the base and the head. The adapter isn't counted."""
     return sum(math.prod(layout.entries[name].shape) for name in layout.names(["base", "head"]))

@@ -37,13 +37,15 @@ class Evaluate(FedCallback):
 
     X stands for the name of a metric that the module logs, such as ``val_acc``.
 
-    - ``round/X``: X of the global model on ``datasets``. If there are several tasks or parts, this is the mean
-      over them, and the value of each one is logged as ``task/<name>/X``.
-    - ``clients/X``: mean of X over the cohort's jobs. Each job evaluates the model that it received on its own held-out
-      examples.
+    - ``round/X``: X of the global model on ``datasets``. If there are several data sets, ``round/X`` is the mean over
+      the data sets, and the value of each data set is logged as ``task/<name>/X``.
+    - ``clients/X``: mean of X over the cohort's jobs. Each job uses its own held-out examples to evaluate the model
+      that it received.
     - ``clients/X_worst10``: mean of these values over the worst 10 % of the jobs.
-    - ``clients/fitted_X``: mean of X over the cohort's jobs, measured on the same examples after the local fit.
-    - ``clients/fit_X``: mean over the cohort's jobs of the metric X that the module logs during the local fit.
+    - ``clients/fitted_X``: mean of X over the cohort's jobs, measured on the same held-out examples after the local
+      fit.
+    - ``clients/fit_X``: mean of X over the cohort's jobs, where X is a metric that the module logs during the local
+      fit.
     - ``clients/steps``: number of optimiser steps of all jobs together.
 
     If the global model of a task hasn't changed since the last evaluation, the metrics are reused. If clients train
@@ -54,13 +56,14 @@ class Evaluate(FedCallback):
         tasks: Job -> its task. This callback uses the tasks only to choose a model for each data set.
         every: The global model is evaluated in every round whose number is a multiple of this integer, and in the last
             round.
-        test: Task -> test examples. The global model is evaluated on them once, after the last round, and ``test/acc``,
-            ``test/loss`` and so on are added to the metrics of that round. If None or empty, this evaluation is left
-            out.
+        test: Task -> test examples. After the last round, the global model is evaluated once on the test examples, and
+            ``test/acc``, ``test/loss`` and so on are added to the metrics of that round. If None or empty, this
+            evaluation is left out.
         heads: Task -> name of the head with which the task is evaluated. If None, or if the names are empty, all jobs
             have the same head.
-        parts: Name of a part -> task of the part, if the examples of a task are evaluated in several parts. In that
-            case the keys of ``datasets`` and ``test`` are names of parts. If None or empty, the keys are tasks.
+        parts: Name of a subset -> its task, if the examples of a task are divided into subsets that are evaluated
+            separately (``eval.by_column``). In that case, the keys of ``datasets`` and ``test`` are the names of these
+            subsets. If None or empty, the keys are tasks.
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class Evaluate(FedCallback):
             federator.history[-1][f"test/{key.removeprefix('val_')}"] = value
 
     def global_metrics(self, federator: Federator) -> dict[str, float]:
-        """Evaluates the global model of each task. Returns the metrics of each task and their means over the tasks."""
+        """Evaluates the global models on ``datasets``. Returns the metrics on each data set and the mean metrics."""
         results = self._evaluate(federator, self.datasets)
         metrics = {f"round/{key}": value for key, value in _means(results).items()}
         if len(results) > 1:
@@ -137,13 +140,13 @@ class Evaluate(FedCallback):
 
 
 def _has_global(federator: Federator) -> bool:
-    """Returns whether there is a global model: in this round, the clients trained no private tensors."""
+    """Returns whether there is a global model. There is one if the clients trained no private tensors in this round."""
     plan = federator.server.recipe.plan(federator.round - 1)
     return not set(plan.train) & set(plan.private)
 
 
 def _means(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Returns metric -> its mean over the tasks."""
+    """Returns metric -> its mean over the data sets."""
     keys = sorted({key for result in results.values() for key in result})
     return {key: float(np.mean([result[key] for result in results.values() if key in result])) for key in keys}
 
@@ -154,7 +157,7 @@ def gather(federator: Federator, stage: str) -> dict[str, list[float]]:
     Args:
         federator: Federator with the updates of the round, which contain the metrics.
         stage: Time of the measurement. ``distributed``: before the local fit, with the model as received; ``fit``:
-            during the local fit; ``fitted``: after it.
+            during the local fit; ``fitted``: after the local fit.
     """
     values: dict[str, list[float]] = {}
     for update in federator.updates:
@@ -183,12 +186,12 @@ def mean_of_worst(values: list[float], key: str) -> float:
 
 
 def task_groups(state: ServerState, tasks: Mapping[JobId, str]) -> dict[str, int]:
-    """Returns task -> id of the group whose model is evaluated on the task (our reconstruction).
+    """Returns task -> id of the group whose model is evaluated on the task.
 
-    This is the group that contains more of the task's jobs than any other group. If several groups tie, the best
+    The group that contains more of the task's jobs than any other group is chosen. If several groups tie, the best
     one-to-one matching of tasks and groups decides. If the matched group isn't one of the tied groups, the tied group
-    with the smallest id is taken. FL-TAC takes the cluster in which the task has the majority. It therefore finds no
-    cluster for a task that has the majority in no cluster.
+    with the smallest id is chosen. This choice is our reconstruction. FL-TAC chooses the cluster in which the task has
+    the majority, and therefore has no cluster for a task that has the majority in no cluster.
 
     If there are several groups, the result doesn't contain a task whose jobs haven't taken part yet. Such a task is
     evaluated with the home group's model. A task whose jobs no longer take part keeps its group.

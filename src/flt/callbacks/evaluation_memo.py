@@ -13,7 +13,7 @@ from flt.protocol.messages import Ids
 
 
 class Memo:
-    """Metrics of evaluated models, kept if they were used in this round or in the previous round.
+    """Metrics of evaluated models. Metrics that were used neither in this round nor in the previous one are forgotten.
 
     A model is identified by its :func:`fingerprint`, and a data set by Python's ``id``. The caller must therefore keep
     the data sets in memory. Checkpoints don't contain these metrics: after a resume the models are evaluated again, and
@@ -44,7 +44,7 @@ def fingerprint(version: int, tensors: Mapping[str, Tensor], held: Mapping[str, 
 
     Args:
         version: Version of the base.
-        tensors: Tensors of the model, without the base, by name.
+        tensors: Name -> tensor of the model. Base weights aren't included.
         held: Layer -> ids of the components that the model has. Needed only if ``tensors`` lacks private tensors that
             were never trained. Such tensors still have their initial values, and the ids determine these values. If
             None, no tensor is missing.

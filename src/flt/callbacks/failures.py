@@ -15,8 +15,8 @@ class Failures(FedCallback):
     """Logs the failures of each round.
 
     ``faults/failed`` is the number of failed jobs, summed over all attempts at the round. ``faults/retries`` is the
-    number of times that the round was repeated. Nothing is logged under the strict failure policy, because then the
-    first failure ends the run.
+    number of times that the round was repeated. Under the strict failure policy, the first failure ends the run, and
+    these metrics aren't logged.
     """
 
     def __init__(self) -> None:

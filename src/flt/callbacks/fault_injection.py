@@ -22,7 +22,7 @@ from flt.protocol.messages import JobId, Update
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
-_FAULTS, _HOSTILE = 4, 5  # numbers in the seeds, which make these random streams differ from all others
+_FAULTS, _HOSTILE = 4, 5  # numbers in the seeds that make these random streams differ from all others
 LABEL_FLIP = "label_flip"
 ATTACKS = ("sign_flip", "scale", "label_flip")
 
@@ -50,8 +50,8 @@ class FaultsConfig:
 class Faults(FedCallback):
     """Drops updates, puts NaN into updates, and changes the updates of hostile clients.
 
-    This object is one of the federator's ``transforms``. The federator calls it with all updates of a client, after the
-    local fits and before compression. A client is hostile in all rounds or in no round.
+    This object is one of the federator's ``transforms``. The federator passes all updates of a client to the object,
+    after the local fits and before compression. A client is hostile in all rounds or in no round.
 
     Args:
         faults: Settings of the faults.
@@ -96,7 +96,7 @@ class Faults(FedCallback):
 def hostile(faults: FaultsConfig, seed: int, clients: Sequence[int]) -> frozenset[int]:
     """Returns the ids of the hostile clients, drawn at random; empty if no attack is configured.
 
-    Their number is the share ``faults.hostile`` of all clients, rounded to the nearest integer.
+    The share of hostile clients is ``faults.hostile``. Their number is rounded to the nearest integer.
     """
     if faults.attack is None:
         return frozenset()

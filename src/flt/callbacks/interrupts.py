@@ -20,13 +20,13 @@ SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
 
 class Interrupts(FedCallback):
-    """Ends a run on a signal: the first signal ends the run after the current job, a second signal ends it at once.
+    """Ends a run after the current job when a signal arrives, and at once when a second signal arrives.
 
     After a resume, all jobs of the unfinished round are trained again, and the result is bit-identical to that of an
     uninterrupted run. Python handles signals only in the main thread. In any other thread this callback does nothing.
 
     Args:
-        says: If True, a line is printed when a signal has arrived. Only one process should print the line, because a
+        says: If True, a line is printed when a signal arrives. Only one process should print the line, because a
             terminal sends the signal to all processes of a run.
     """
 
@@ -75,5 +75,5 @@ class Interrupts(FedCallback):
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None if Python didn't install the handler
+            signal.signal(number, handler or signal.SIG_DFL)  # handler is None if it wasn't installed from Python
         self._before = {}

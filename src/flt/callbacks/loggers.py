@@ -22,16 +22,16 @@ from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
 STAGES = (("distributed", "clients/"), ("fitted", "clients/fitted_"), ("fit", "clients/fit_"))
-"""Pairs: the time at which a job measured a metric, and the key prefix of this metric's mean over the jobs."""
+"""Pairs of a time of measurement, which :func:`gather` explains, and the key prefix of the means over the jobs."""
 FINAL = ("round/", "test/", "clients/", "comm/total_", "time/total_")
-"""Key prefixes of those metrics of the last round that are logged together with the hyperparameters."""
+"""Key prefixes of the metrics that are logged together with the hyperparameters at the end of the run."""
 
 
 class Loggers(FedCallback):
-    """Logs the hyperparameters, and the metrics of each round. The step of a metric is the number of its round.
+    """Logs the hyperparameters, and the metrics of each round. Loggers get the number of the round as ``step``.
 
-    The hyperparameters are logged at the start. At the end, a logger that accepts metrics with hyperparameters logs the
-    hyperparameters again, together with the final metrics.
+    The hyperparameters are logged at the start of the run. Loggers that accept metrics together with hyperparameters
+    get the hyperparameters again at the end of the run, with the final metrics.
 
     TensorBoard also gets:
 
@@ -43,8 +43,8 @@ class Loggers(FedCallback):
     No key contains a client's id, because a thousand clients would then produce a thousand charts.
 
     In the list of callbacks, this one must come after all callbacks that log metrics, and before the callback that
-    writes checkpoints. If a run is resumed after round n, ``TensorBoardLogger(..., purge_step=n + 1)`` hides the later
-    rounds that the killed run has already logged.
+    writes checkpoints. If a run is resumed after round n, the killed run may already have logged later rounds.
+    ``TensorBoardLogger(..., purge_step=n + 1)`` hides these rounds.
 
     Args:
         loggers: Lightning loggers, such as TensorBoardLogger and CSVLogger.
@@ -76,7 +76,7 @@ class Loggers(FedCallback):
                 _write_picture(writer, "partition", pictures.partition(federator.clients), 0)
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
-        """Logs the round's metrics, after all callbacks have logged theirs."""
+        """Passes the round's metrics to the loggers, after all callbacks have added their metrics."""
         self._log(metrics, federator.round)
         for writer in self._writers():
             _write_clients(writer, federator)
@@ -131,7 +131,7 @@ def worst_ten(federator: Federator) -> str:
 
 
 def _rank(update: Update, by: str) -> float:
-    """Returns the sort key of a job: the worse its received model, the smaller the key. NaN counts as worst."""
+    """Returns the sort key of a job. A worse received model has a smaller key, and NaN counts as worst."""
     value = update.metrics[f"distributed/{by}"]
     return -math.inf if math.isnan(value) else -value if formatting.lower_is_better(by) else value
 

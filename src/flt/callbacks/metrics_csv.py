@@ -39,7 +39,7 @@ class MetricsCsv(FedCallback):
 
 
 def text(history: Sequence[Mapping[str, float]]) -> str:
-    """Returns the rounds as CSV: the column ``round``, then the other keys sorted by name.
+    """Returns the metrics of the rounds as CSV. The column ``round`` comes first, then the other keys, sorted by name.
 
     If a round lacks a metric, the metric's cell is empty.
 

@@ -1,4 +1,4 @@
-"""Progress of a federation: a live display on a terminal, or one line per round if the output isn't a terminal."""
+"""Shows the progress of a federation, with one printed line per round and, on a terminal, a live display."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from flt.server.federator import Federator
 
 _GAP, _SECONDS = "  ", "time/round_seconds"
 SILENCE = 10.0
-"""Seconds without a printed line after which a line is printed during a round, if there is no live display."""
+"""Time in seconds. Without a live display, a line is printed during a round if none was printed for this long."""
 
 
 class Progress(FedCallback):
     """Shows the progress of the whole federation.
 
-    On a terminal it shows two bars and the newest metrics. The first bar counts the rounds and shows the time left. The
-    second bar counts the clients of the round and shows which client is being trained. Above the bars, one line for
-    each finished round stays on the screen. If the output isn't a terminal, there are no bars, only printed lines.
+    On a terminal, the display consists of two bars and the newest metrics. The first bar counts the rounds and shows
+    the remaining time. The second bar counts the clients of the round and shows which client is being trained. Above
+    the bars, one line for each finished round stays on the screen. If the output isn't a terminal, there are no bars,
+    only printed lines.
 
     Args:
         title: Name of the run, for the first line.
@@ -68,7 +69,7 @@ class Progress(FedCallback):
             self._say_at_times(f"  round {federator.round}/{federator.rounds}: {done} of {expected} {unit} trained")
 
     def on_evaluation(self, federator: Federator, done: int, batches: int) -> None:
-        """Shows the progress of an evaluation of a global or received model."""
+        """Shows how many batches are done while a global or received model is evaluated."""
         if self._display:
             self._display.evaluate(done, batches)
         else:
@@ -89,13 +90,13 @@ class Progress(FedCallback):
         self._stop()
 
     def _say_at_times(self, line: str) -> None:
-        """Prints a line if no line has been printed for SILENCE seconds. This shows that the run is still working."""
+        """Prints a line if no line has been printed for SILENCE seconds, to show that the run is still working."""
         if time.perf_counter() - self._last_line_at > SILENCE:
             self._print(line)
 
     def _print(self, line: str) -> None:
         self._last_line_at = time.perf_counter()
-        # Text avoids rich's markup and colours. soft_wrap avoids line breaks in a long line.
+        # Without Text, rich would interpret markup in the line and colour it. soft_wrap avoids line breaks.
         self.console.print(Text(line), soft_wrap=True)
 
     def _stop(self) -> None:
@@ -140,7 +141,7 @@ class _Display:
         self.live.update(self._drawn())
 
     def evaluate(self, done: int, batches: int) -> None:
-        """Shows the progress of an evaluation of a global or received model."""
+        """Shows how many batches are done while a global or received model is evaluated."""
         self.bars.update(self.jobs, note=f"evaluation, batch {done} of {batches}")
 
     def end_round(self, metrics: Mapping[str, float]) -> None:
@@ -165,10 +166,10 @@ def _expected(federator: Federator, number: int) -> int:
 
 
 def first_line(title: str, federator: Federator) -> str:
-    """Returns the first line: the title, the rounds to run, and the number of clients.
+    """Returns the first line, with the title, the rounds to run, and the number of clients.
 
-    If clients have several jobs, the line also has the number of jobs. If the run is resumed, it has the last finished
-    round.
+    If clients have several jobs, the line also contains the number of jobs. If the run is resumed, the line also
+    contains the last finished round.
     """
     first, last = federator.state.rounds + 1, federator.rounds
     clients, jobs = len(federator.clients), sum(len(client.data) for client in federator.clients.values())
@@ -192,10 +193,9 @@ def round_line(federator: Federator, metrics: Mapping[str, float]) -> str:
 
 
 def shown_score(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Returns the name and value of the score to show.
+    """Returns the name and value of the score to show, or an empty dict if no score was measured.
 
-    This is the score of the global model if it was evaluated, else the mean score of the clients' received models. The
-    result is empty if neither was measured.
+    The score of the global model is shown if there is one, else the mean score of the clients' received models.
     """
     for prefix, figures in (
         ("", formatting.between(metrics, "round/")),

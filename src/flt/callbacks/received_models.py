@@ -22,22 +22,22 @@ RISE = "rise_loss"
 
 
 class ReceivedModels(FedCallback):
-    """Logs ``distributed/*``: metrics of the models that the jobs receive, measured before the local fits of a round.
+    """Logs ``distributed/*``, the metrics of the models that the jobs of a round receive before their local fits.
 
     The models are evaluated on the same examples as the global models. X stands for the name of a metric that the
     module logs, such as ``val_acc``, or for ``rise_loss``.
 
-    - ``distributed/X``: mean of X over the cohort's jobs. A job's model includes its private tensors.
+    - ``distributed/X``: mean of X over the cohort's jobs. A job's model includes the job's private tensors.
     - ``distributed/X_worst10``: mean of X over the worst 10 % of the jobs.
     - ``distributed/X_rank2``: mean of X over the jobs of rank 2, and likewise for every other rank. Logged only if the
       clients have different ranks.
 
     ``rise_loss`` is the loss of a job's received model minus the loss of its group's global model. It measures the harm
-    of sending a client only a part of the model. In HAFL (arXiv 2411.06581) it is zero with freezing and above zero
-    with truncation. If tensors are private, there is no global model, and ``rise_loss`` is missing.
+    of sending a client only a part of the model. In HAFL (arXiv 2411.06581), ``rise_loss`` is zero with freezing and
+    above zero with truncation. If tensors are private, there is no global model, and ``rise_loss`` is missing.
 
-    The received models are evaluated in round 1 and in each round that follows an evaluation of the global model. After
-    such an evaluation, the global model's metrics are already known.
+    The received models are evaluated in round 1 and in each round that follows an evaluation of the global model. In
+    the latter rounds, the metrics of the global model are already known.
 
     Args:
         evaluate: Callback that evaluates the global models. Its examples and its earlier results are used here.
@@ -67,7 +67,7 @@ class ReceivedModels(FedCallback):
     def _measure(self, federator: Federator, job: Job) -> dict[str, float]:
         state, dataset = federator.state, self.evaluate.datasets[self.evaluate.tasks[job.id]]
         server = federator.server
-        sent = server.broadcast(state, job, federator.cohort)  # not really sent, so its bytes aren't counted
+        sent = server.broadcast(state, job, federator.cohort)  # only measured, not sent; its bytes aren't counted
         payload = unpack_payload(sent, server.layout)
         private = federator.client_states.get(job.id, ClientState())
         watch = functools.partial(federator.call, "on_evaluation")

@@ -1,4 +1,4 @@
-"""Measures the change of the set of components that a job trains, from one fit of the job to its next fit."""
+"""Measures how the set of components that a job trains changes from one fit to the next."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from flt.server.federator import Federator
 
 
 class SelectionOverlap(FedCallback):
-    """Logs ``ranks/changed``: the number of components per layer that a job trains now but not in its previous fit.
+    """Logs ``ranks/changed``, the number of components that a job trains now and did not train in its previous fit.
 
-    The number is averaged over all layers and over the jobs of the round. Jobs that take part for the first time are
-    left out. The metric isn't logged if no job has taken part before, or if all jobs train every active component.
+    The components are counted for each layer and job, and the mean over all layers and jobs of the round is logged.
+    Jobs that take part for the first time are left out. The metric isn't logged if no job of the round has taken part
+    before, or if all jobs train every active component.
     """
 
     state_key: ClassVar[str] = "Selected"
@@ -27,7 +28,7 @@ class SelectionOverlap(FedCallback):
         self._active = federator.state.active
 
     def on_round_end(self, federator: Federator) -> None:
-        """Compares the components that each job trained in this round with those of the job's previous fit."""
+        """Compares the components that each job trained in this round with the components of the job's previous fit."""
         kept = {update.job: update.kept for update in federator.updates}
         new = [
             len(set(ids) - set(self.last[job][layer]))

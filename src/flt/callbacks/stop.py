@@ -1,4 +1,4 @@
-"""Early stopping: ends a federation before its last round."""
+"""Early stopping, which ends a federation before its last round."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class StopConfig:
 class Stop(FedCallback):
     """Stops a federation when the global model is good enough or no longer improves.
 
-    The decision depends only on the metrics of the rounds. A resumed run therefore stops after the same round, and a
-    stopped run counts as finished. In the list of callbacks, this one must come after ``Evaluate``.
+    The decision depends only on the metrics of the rounds. A resumed run therefore stops after the same round as an
+    uninterrupted run. A stopped run counts as finished. In the list of callbacks, this one must come after
+    ``Evaluate``.
 
     Args:
         accuracy: The run ends after the round whose ``round/val_acc`` reaches this value. If None, this rule is off.
@@ -47,7 +48,7 @@ class Stop(FedCallback):
         self.accuracy, self.patience = accuracy, patience
 
     def on_fit_start(self, federator: Federator) -> None:
-        """Stops a resumed run before its first round if one of the rules already applies to its finished rounds."""
+        """Stops a resumed run at once if one of the rules already applies to the finished rounds."""
         federator.should_stop = federator.should_stop or self.reason(federator.history) is not None
 
     def on_round_end(self, federator: Federator) -> None:
@@ -97,7 +98,7 @@ def _evaluated(history: History) -> list[dict[str, float]]:
 
 
 def _watched(figures: Mapping[str, float]) -> tuple[str, int]:
-    """Returns the name of the metric to watch, and 1 if higher is better, else -1.
+    """Returns the name of the metric to watch, and its sign. The sign is 1 if higher is better, else -1.
 
     The metric is the accuracy if there is one, else the loss if there is one, else another score.
     """

@@ -1,4 +1,4 @@
-"""The command ``flt cache``: shows the cache on disk, or clears it."""
+"""The command ``flt cache``, which shows or clears the cache on disk."""
 
 from __future__ import annotations
 

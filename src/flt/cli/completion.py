@@ -1,4 +1,4 @@
-"""The command ``flt completion``: prints a script with which a shell completes commands, keys and choices."""
+"""The command ``flt completion``, which prints a script with which a shell completes commands, keys and choices."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def run(arguments: Sequence[str]) -> int:
     """Prints the script for a shell.
 
     Raises:
-        InputError: The arguments aren't exactly one of the names bash, zsh and fish.
+        InputError: There isn't exactly one argument, or the argument isn't bash, zsh or fish.
     """
     scripts = {"bash": bash, "zsh": zsh, "fish": fish}
     if len(arguments) != 1 or arguments[0] not in scripts:
@@ -120,7 +120,7 @@ def fish() -> str:
 
 
 def _values() -> dict[str, list[str]]:
-    """Returns key -> its possible values, for keys with a short list of values: config groups, flags and ``resume``."""
+    """Returns key -> values to complete. The keys are the config groups, the flags (true or false), and ``resume``."""
     flags = {key.name: ["false", "true"] for key in conf_comments.all_keys() if key.default in ("false", "true")}
     return {**{group: choices(group) for group in conf_comments.defaults()}, **flags, "resume": ["last"]}
 

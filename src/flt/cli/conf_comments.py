@@ -1,4 +1,4 @@
-"""Reads the config keys, their defaults and their explanations from the YAML files in conf/ and their comments.
+"""Reads the config keys from the YAML files in conf/, with their defaults and the comments that explain them.
 
 A config group is a folder of conf/, such as ``algo``. Each file in the folder is a choice of the group, except
 ``_base.yaml``, which contains keys that the choices have in common.
@@ -21,11 +21,11 @@ from flt.run.conf_groups import BASE, choices, config_folder, groups
 RECIPES = ("algo", "experiment")
 """Config groups whose files only set keys of other config groups."""
 GENERAL = "hub"
-"""Choice of the config group ``model`` whose comments explain the keys of all models."""
+"""Choice of the config group ``model``. The comments in its file explain the keys of all models."""
 LINE = re.compile(r"(?P<indent> *)(?P<name>\w+):(?:\s+(?P<rest>.*))?")
 COMMENT = re.compile(r"(?:^|\s+)#\s+")
 COMMAND = re.compile(r"\s*(make|flt) \w+")
-"""Pattern of a line in an opening comment that is a command to copy."""
+"""Pattern of the lines in an opening comment that contain a command to copy."""
 SENTENCE = re.compile(r"(?<!\bal)(?<!e\.g)\.(?=\s+[A-Z]|$)")
 BLOCK = "{...}"
 """Text that is shown as the default of a key whose value is a mapping over several lines."""
@@ -79,7 +79,7 @@ def summary(group: str, choice: str) -> str:
 
 @functools.cache
 def defaults() -> dict[str, str]:
-    """Returns config group -> its default choice, or "null" if it has none, in the order of conf/train.yaml."""
+    """Returns config group -> default choice, in the order of conf/train.yaml. A missing default is "null"."""
     found = re.findall(r"^  - (\w+): (\w+)", (config_folder() / "train.yaml").read_text(), re.MULTILINE)
     order = {group: choice for group, choice in found if group in groups()}
     return {**order, **{group: "null" for group in groups() if group not in order}}
@@ -111,8 +111,8 @@ def section_meaning(section: str) -> str:
 def group_keys(group: str) -> tuple[Key, ...]:
     """Returns the keys of all choices of a config group. The keys of the default choice come first.
 
-    If several choices have the same key, the first of these choices gives the key's default. The choice GENERAL gives
-    the key's explanation; if GENERAL doesn't explain the key, the first choice that explains the key gives it.
+    If several choices have the same key, the default comes from the first of these choices. The explanation comes from
+    the choice GENERAL, or, if GENERAL doesn't explain the key, from the first choice that does.
     """
     default = defaults()[group]
     order = sorted(choices(group), key=lambda choice: choice != default)
@@ -124,7 +124,7 @@ def group_keys(group: str) -> tuple[Key, ...]:
 
 
 def choice_keys(group: str, choice: str) -> Iterator[Key]:
-    """Yields the keys of one choice, and the keys of the base file of its config group if there is one."""
+    """Yields the keys of one choice, including the keys in the ``_base.yaml`` of its config group, if it exists."""
     folder = config_folder() / group
     own, base = (_top_keys(folder / f"{name}.yaml") for name in (choice, BASE))
     for name in dict.fromkeys([*base, *own]):
@@ -144,9 +144,9 @@ def _top_keys(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def settings(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields each key that a recipe or an experiment sets, with its value in the form of a command-line argument.
+    """Yields each key that a recipe or an experiment sets, and the value in the form of a command-line argument.
 
-    Choices of parts come first.
+    Choices of config groups come first.
 
     Example:
         >>> dict(settings(config_folder() / "algo" / "hafl.yaml"))["ranks"]
@@ -182,7 +182,7 @@ def _merged(name: str, holders: list[tuple[str, Key]]) -> Key:
 
 
 def _entries(path: Path) -> Iterator[tuple[bool, str, str, str]]:
-    """Yields each key of a YAML file: whether it is indented, its name, its value, and its comment."""
+    """Yields a tuple for each key of a YAML file: True if the key is indented, the name, the value, and the comment."""
     for line in path.read_text().splitlines():
         if found := LINE.fullmatch(line):
             value, *comment = COMMENT.split(found["rest"] or "", maxsplit=1)

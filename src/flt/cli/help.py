@@ -99,7 +99,7 @@ def _lines(arguments: list[str]) -> Iterator[str]:
 
 
 def overview() -> str:
-    """Returns the overview: the usage of all commands, and the choices of each config group."""
+    """Returns the overview, which shows the usage of all commands and the choices of each config group."""
     order = sorted(conf_comments.defaults(), key=lambda group: group != "algo")
     listed = [_wrapped(f"  {group}", ", ".join(choices(group)), 20) for group in order]
     return OVERVIEW.format(groups="\n".join(line for lines in listed for line in lines))
@@ -112,7 +112,7 @@ def _kinds() -> str:
 
 
 def _of_choices(overrides: Sequence[str]) -> list[str]:
-    """Returns lines that explain each choice among the overrides, which are arguments such as ``algo=hafl``.
+    """Returns the lines that explain the choices among the overrides, such as ``algo=hafl``.
 
     The result is empty if the overrides contain no choice.
 
@@ -144,7 +144,7 @@ def _of_choice(group: str, choice: str) -> Iterator[str]:
 
 
 def _of_keys(usage: str) -> Iterator[str]:
-    """Yields the usage, then every key and choice: recipes, the sections of conf/train.yaml, the other groups."""
+    """Yields the usage, the recipes, the sections of conf/train.yaml, and the other config groups, with all keys."""
     yield usage
     for group in conf_comments.RECIPES:
         yield from _of_group(group)

@@ -1,4 +1,4 @@
-"""Entry point of the command line: prints the command, runs it, and turns errors into one line and an exit code.
+"""Entry point of the command line. Prints the command, runs it, and turns an error into one line and an exit code.
 
 Each command is a module with a function ``run``. If a command needs torch, its ``run`` imports torch. This import takes
 seconds and therefore comes after the first printed line.
@@ -19,7 +19,7 @@ from flt.core.errors import InputError, PeerDiedError, Terminated
 from flt.core.files import is_full, no_room
 
 INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes after a signal, as shells use them: 128 plus the number of the signal."""
+"""Exit codes after SIGINT (Ctrl-C) and SIGTERM. As in shells, they are 128 plus the number of the signal."""
 HELP = ("-h", "--help", "help")
 VERSION = ("--version", "version")
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        arguments: Words after ``flt`` on the command line. None: the arguments of this process.
+        arguments: Words after ``flt`` on the command line. If None, the arguments of this process are used.
 
     Returns:
         The exit code: 0 after success; 1 if a process of the run has died; 2 after an InputError; 130 after Ctrl-C; 143
@@ -81,7 +81,7 @@ def _report(error: BaseException) -> int | None:
         return 0
     is_first = restart_after_crash.is_first()
     if not is_first and (getattr(error, "reported", False) or isinstance(error, PeerDiedError)):
-        # The first process prints the error. With another exit code, the launcher would kill the first process.
+        # The first process prints the error. If this process failed, the launcher would kill the first process.
         return 0
     if isinstance(error, PeerDiedError):
         print(f"error: {error}; the same command with resume=last goes on", file=sys.stderr)
@@ -112,7 +112,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "version": _version,
 }
 ANNOUNCED = ("train", "sweep", "cache")
-"""Commands that first print the command line. The others print only a text, which may be piped elsewhere."""
+"""Commands that first print the command line. The other commands print only text that may be piped elsewhere."""
 
 
 def _quiet_libraries() -> None:
@@ -124,5 +124,5 @@ def _quiet_libraries() -> None:
 
 
 def _discard_output() -> None:
-    """Discards all further output, because the reader of a pipe has closed it, as in ``flt --help | head``."""
+    """Discards all further output, because a reader has closed the pipe, as in ``flt --help | head``."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

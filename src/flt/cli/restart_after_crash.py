@@ -1,4 +1,4 @@
-"""Restart of a run after one of its processes has died, and recognition of processes that a launcher has started."""
+"""Restarts a run after one of its processes has died, and recognises processes that a launcher has started."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RESTARTS, MOST_RESTARTS = "FLT_RESTARTS", 3
 LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables that Lightning's launcher sets."""
 EXTERNAL = ("RANK", "SLURM_PROCID", *LAUNCHED)
-"""Environment variables that are set by any launcher, or by a user who starts one process on each machine."""
+"""Environment variables that launchers set. A user who starts one process on each machine sets them too."""
 RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 """Environment variables with the number of this process or of its machine in the run, counted from 0."""
 
@@ -24,7 +24,7 @@ def is_launched() -> bool:
 
 
 def is_first() -> bool:
-    """Returns whether this is the run's first process, which prints and writes: each of RANKS is 0 or isn't set."""
+    """Returns whether this is the run's first process, which prints and writes. There, each of RANKS is 0 or unset."""
     return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 

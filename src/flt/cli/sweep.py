@@ -1,4 +1,4 @@
-"""The command ``flt sweep``: a run for every combination of comma-separated values."""
+"""The command ``flt sweep``, which trains a run for every combination of comma-separated values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(overrides: Sequence[str]) -> int:
 def _check_engines(configurations: Sequence[TrainConfig]) -> None:
     """Checks that all runs have the same engine and number of devices, if an engine launches several processes.
 
-    The launched processes stay for all runs of the sweep. All runs must therefore have the same number of processes.
+    The processes are launched once for the whole sweep. All runs must therefore have the same number of processes.
 
     Raises:
         InputError: The runs differ in engine or number of devices, and one of the engines launches processes.
@@ -55,4 +55,4 @@ def _train(combinations: Sequence[Sequence[str]], configurations: Sequence[Train
     for number, (combination, cfg) in enumerate(zip(combinations, configurations, strict=True), start=1):
         print(f"run {number} of {len(combinations)}: {shlex.join(combination)}", flush=True)
         train(cfg)
-        cache.release()  # lets the next run remove the cache entries of this run if space is needed
+        cache.release()  # the next run may remove the cache entries of this run if space is needed

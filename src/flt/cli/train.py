@@ -1,4 +1,4 @@
-"""The command ``flt train``: one run."""
+"""The command ``flt train``, which trains one run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Pictures of clusters: a map of the updates, the cosines between clusters, and the clusters' metrics by round.
+"""Draws a map of the updates, the cosines between clusters, and the clusters' metrics by round.
 
-Like those in :mod:`flt.callbacks.figures.pictures`, all functions are pure and turn values into matplotlib figures.
+Like the functions in :mod:`flt.callbacks.figures.pictures`, the functions here are pure and turn values into
+matplotlib figures.
 """
 
 from __future__ import annotations
@@ -57,9 +58,9 @@ def task_map(clustered: Clustered, tasks: Mapping[JobId, str], rounds: int) -> F
 
 
 def cosine_matrix(gids: Sequence[int], values: np.ndarray, rounds: int) -> Figure:
-    """Draws the cosines between the changes of the clusters' adapters since v0 as a heat map.
+    """Draws a heat map of the cosines between the changes of the clusters.
 
-    v0 is the adapter of the home group.
+    The change of a cluster is its adapter minus v0, the adapter of the home group.
 
     Args:
         gids: Ids of the clusters, at least two.
@@ -82,7 +83,9 @@ def cosine_matrix(gids: Sequence[int], values: np.ndarray, rounds: int) -> Figur
 
 
 def curves(history: Sequence[Mapping[str, float]]) -> Figure | None:
-    """Draws the clusters' agreement with the true tasks, and the distances within and between clusters, by round.
+    """Draws up to two plots over the rounds.
+
+    One plot shows the clusters' agreement with the true tasks, and the other the distances within and between clusters.
 
     Args:
         history: Metrics of all rounds.

@@ -1,4 +1,4 @@
-"""Functions that draw heat maps without pyplot, shared by all pictures of a federation."""
+"""Functions that draw heat maps without pyplot. All pictures of a federation use them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def annotate(axes: Axes, values: np.ndarray, text: Callable[[float], str], colou
 
 
 def cover(axes: Axes, cells: np.ndarray) -> None:
-    """Paints each cell grey for which ``cells`` is True. If the cells are large enough, they are hatched too."""
+    """Covers the cells for which ``cells`` is True with grey. If the cells are large enough, they are also hatched."""
     grey = ListedColormap([COVERED["facecolor"]])
     axes.imshow(np.where(cells, 0.0, np.nan), cmap=grey, aspect="auto", interpolation="nearest")
     if max(cells.shape) <= ROOMY:
@@ -92,19 +92,19 @@ def legend(figure: Figure, handles: Sequence[Artist], where: Any, title: str = "
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """Returns the picture as an array (height, width, 3) of uint8."""
+    """Returns the picture as a uint8 array of shape (height, width, 3)."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def categories(count: int, then: str) -> list[Any]:
-    """Returns ``count`` different colours and then the colour ``then``. More than 20 colours are hard to tell apart."""
+    """Returns ``count`` different colours, followed by ``then``. More than 20 colours are hard to tell apart."""
     if count <= 20:
         return [*(matplotlib.colormaps["tab10" if count <= 10 else "tab20"](i) for i in range(count)), then]
     return [*(matplotlib.colormaps["turbo"](i / (count - 1)) for i in range(count)), then]
 
 
 def padded(rows: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
-    """Returns rows of unequal lengths as one array (rows, length of the longest row), filled up with NaN."""
+    """Returns rows of unequal lengths as one array, filled up with NaN. Shape: (rows, length of the longest row)."""
     return np.array(list(zip_longest(*rows, fillvalue=np.nan)), dtype=float).T.reshape(len(rows), -1)

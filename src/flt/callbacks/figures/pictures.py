@@ -1,4 +1,4 @@
-"""Pictures of a federation: labels by client, training and importance of rank-1 components, and groups of jobs.
+"""Draws the labels of each client, the training and importance of rank-1 components, and the groups of jobs.
 
 All functions are pure and turn values into matplotlib figures. They don't use pyplot, which has a global state, and are
 therefore thread-safe.
@@ -35,17 +35,17 @@ from flt.protocol.messages import JobId, Update
 from flt.protocol.state import ServerState
 
 ROWS, COLUMNS, PANELS = 50, 300, 3
-"""Limits of the pictures: at most ROWS jobs in ``partition``, COLUMNS jobs of a task in ``assignment``, and PANELS
-groups in ``rank_map``."""
+"""Limits of the pictures. ``partition`` shows at most ROWS jobs, ``assignment`` at most COLUMNS jobs of each task, and
+``rank_map`` at most PANELS groups."""
 ANNOTATED = 30
 """Largest number of columns for which numbers are written into the cells."""
 EMPTY = "#f0f0f0"
 
 
 def partition(clients: Mapping[int, ClientSpec]) -> Figure:
-    """Draws a heat map of the numbers of training examples by job and label, and a bar with the total of each job.
+    """Draws a heat map with the number of training examples of each job and label, and a bar with each job's total.
 
-    If the labels weren't counted, draws only the bars.
+    If the labels weren't counted, only the bars are drawn.
     """
     shown = _first_clients(clients)
     jobs = [data for client in shown for data in client.data]
@@ -68,10 +68,10 @@ def partition(clients: Mapping[int, ClientSpec]) -> Figure:
 
 
 def rank_map(layout: Layout, state: ServerState, updates: Sequence[Update]) -> Figure:
-    """Draws heat maps by layer and component: the number of clients that trained a component, and the importances.
+    """Draws heat maps of the number of clients that trained each component and of each component's importance.
 
-    Each group has its own heat map of importances, up to PANELS groups. Groups whose importance scores weren't measured
-    yet are left out. Pruned components are hatched.
+    A row is a layer, and a column is a component. Each group has its own heat map of importances, up to PANELS groups.
+    Groups whose importance scores weren't measured yet are left out. Pruned components are hatched.
 
     Args:
         layout: Names and ranks of the layers.
@@ -127,7 +127,7 @@ def assignment(state: ServerState, tasks: Mapping[JobId, str]) -> Figure:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Returns dotted names without the parts that all names have in common.
+    """Returns dotted names without the words that all names have in common.
 
     Example:
         >>> short_names(["bert.layer.0.attention.query", "bert.layer.1.attention.value"])
@@ -141,7 +141,7 @@ def short_names(names: Sequence[str]) -> list[str]:
     if len({len(words) for words in parts}) == 1:
         shared = [len(set(column)) == 1 for column in zip(*parts, strict=True)]
         return [".".join(p for p, same in zip(words, shared, strict=True) if not same) for words in parts]
-    shortest = min(map(len, parts)) - 1  # keeps at least one part of each name
+    shortest = min(map(len, parts)) - 1  # keeps at least one word of each name
     start = next((i for i in range(shortest) if len({words[i] for words in parts}) > 1), shortest)
     return [".".join(words[start:]) for words in parts]
 
