@@ -32,7 +32,7 @@ def encode_text(
     name: str = "",
     limit: int = 20 * 10**9,
 ) -> Examples:
-    """Tokenises the texts, or pairs of texts, of a split and truncates them. A missing text counts as empty.
+    """Tokenises and truncates the texts, or the pairs of texts, of a split. A missing text counts as empty.
 
     The tokens are kept in the cache on disk. The next call with the same texts and tokenizer reads them from the cache.
 
