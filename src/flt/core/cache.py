@@ -225,7 +225,7 @@ def _lock(path: Path) -> FileLock:
 
 
 def _unlock(lock: FileLock) -> None:
-    """Releases a lock and removes its file. If a process waits for this lock, its FileLock makes a new file."""
+    """Releases a lock and removes its file. The FileLock of a waiting process makes a new file."""
     with contextlib.suppress(OSError):  # Windows can't remove an open file
         Path(lock.lock_file).unlink()
     lock.release()

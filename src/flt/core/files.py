@@ -65,7 +65,7 @@ def system_message(error: OSError) -> str:
 
 
 def is_full(error: BaseException) -> bool:
-    """Returns whether an error means a full disk. An error of safetensors has the error number only in its text."""
+    """Returns whether an error means a full disk. safetensors puts the error number only into the text."""
     if isinstance(error, OSError):
         return error.errno in FULL
     return any(f"(os error {number})" in str(error) for number in FULL)

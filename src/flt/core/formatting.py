@@ -79,7 +79,7 @@ def score(names: Iterable[str]) -> str | None:
 
 
 def accuracy(names: Iterable[str]) -> str | None:
-    """Returns the first name that means an accuracy, or None if there is none. ``clustering_acc`` doesn't count."""
+    """Returns the first name of an accuracy metric, or None if there is none. ``clustering_acc`` doesn't count."""
     return next((name for name in names if "acc" in name and name != "clustering_acc"), None)
 
 
@@ -94,5 +94,5 @@ def lower_is_better(name: str) -> bool:
 
 
 def loss(names: Iterable[str]) -> str | None:
-    """Returns the first name that means a loss, or None if there is none."""
+    """Returns the first name of a loss metric, or None if there is none."""
     return next((name for name in names if "loss" in name), None)

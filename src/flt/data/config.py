@@ -15,8 +15,8 @@ class DataConfig:
         name: Name of the data set. If it is ``digits`` and path is None, scikit-learn's digits are used.
         path: Hub id such as org/name, or path of a .parquet, .csv, .tsv, .jsonl, .json or .npz file.
         subset: Name of a subset of the hub data set, such as sst2. If None, the hub's default is used.
-        local: Name of a file that contains a copy of the data. If the environment variable FLT_DATA names a folder that
-            contains the file, the file is read instead of path.
+        local: Name of a file that contains a copy of the data. If the folder $FLT_DATA contains this file, the file is
+            read instead of path. FLT_DATA is an environment variable.
         text: Column of the text. If None, the first column with a usual name is used.
         text_pair: Column of the second text if inputs are pairs of texts. If text and text_pair are both None and the
             data have a pair of columns with usual names, this pair is used.

@@ -66,8 +66,8 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
 
         Args:
             positions: Positions of the examples, shape (m,).
-            labels: New labels of these examples, such as labels within a task, shape (m,). If None, the
-                labels stay the same.
+            labels: New labels of these examples, such as labels within a task. Shape (m,). If None, the labels stay the
+                same.
         """
         positions = np.asarray(positions, dtype=np.int64)
         return Examples(self.store, self.labels[positions] if labels is None else labels, self.rows[positions])

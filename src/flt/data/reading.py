@@ -43,7 +43,7 @@ CLASS_NAMES = ("class_names", "fine_names", "label_names")
 
 
 def read(cfg: DataConfig) -> Splits:
-    """Reads the file ``cfg.local`` in the folder $FLT_DATA if that file exists, else the file or hub id ``cfg.path``.
+    """Reads the file ``cfg.local`` in $FLT_DATA if that file exists, else the file or hub data set ``cfg.path``.
 
     Args:
         cfg: Settings of the data set. Only path, subset and local are used.

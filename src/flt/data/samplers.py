@@ -43,7 +43,7 @@ class SimilarLengths(Sampler[list[int]]):
     Args:
         lengths: Length of each example, shape (n,).
         batch_size: Number of examples per batch.
-        window: Number of batches that are sorted together.
+        window: Number of batches per window.
         seed: Seed of the permutations.
     """
 

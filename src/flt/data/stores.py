@@ -103,7 +103,7 @@ class ImageStore:
     Attributes:
         pixels: Images of shape (rows, C, H, W), as uint8 or as float32 in [0, 1].
         size: Side of the backbone's input in pixels. If None, images keep their size.
-        channels: Number of channels of the backbone's input. The channel of a grey image is repeated this often. If
+        channels: Number of channels of the backbone's input. A grey image's channel is repeated to this number. If
             None, images keep their channels.
     """
 

@@ -100,7 +100,7 @@ def choose(cfg: DataConfig, features: datasets.Features) -> tuple[Template, ...]
 
 
 def choose_template(templates: Sequence[Template], row: Mapping[str, str]) -> Template:
-    """Returns the first template whose columns all contain text in this row, or else the last of the templates.
+    """Returns the first template whose columns all contain text in this row. If there is none, the last is returned.
 
     Example:
         >>> both = [Template.parse(text, ["a", "b"]) for text in ("{a} by {b}", "only {a}")]

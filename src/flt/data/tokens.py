@@ -27,7 +27,7 @@ Texts = Callable[[], Iterator[list[list[str | None]]]]
 Tokenize = Callable[[Sequence[Sequence[str]], "PreTrainedTokenizerBase", int], dict[str, list]]
 """Function that tokenises some rows. Its arguments are the texts of each column, the tokenizer and the maximum length.
 
-The function returns input_ids, each other column of a ``TextStore``, and the targets if rows have responses.
+The function returns input_ids, token_type_ids if the tokenizer makes them, and targets if rows have responses.
 """
 VERSION = 1
 """Version of the code that tokenises. It must be increased whenever a change of this code changes the tokens."""
