@@ -1,4 +1,4 @@
-"""General helpers that contain no federated learning: exceptions, files, a cache on disk, silencing of libraries.
+"""Helpers for general purposes, such as exceptions, writing of files, a cache on disk, and silencing of libraries.
 
-Read errors.py first, because every other package raises its exceptions. Then read files.py.
+Read errors.py first, because every other package raises the exceptions in errors.py. Then read files.py.
 """

@@ -1,7 +1,7 @@
 """Cache on disk for results that are expensive to compute.
 
-An entry is a folder whose name is a digest of the inputs from which its files were computed. If space is needed, the
-least recently used entries are removed.
+An entry is a folder of computed files. The folder's name is a digest of the inputs of the computation. If space is
+needed, the least recently used entries are removed.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from flt.core.errors import InputError
 from flt.core.files import expand_user
 
 ABOUT = "entry.json"
-"""File of an entry that contains its description and size."""
+"""Name of the file that contains the description and the size of an entry."""
 EMBEDDED = "embedded"
-"""Kind of the embedded backbones: small models that flt has pre-trained itself."""
+"""Kind of entries that contain an embedded backbone, a small model that flt has pre-trained itself."""
 KINDS = ("tokens", "prefix", EMBEDDED)
 KEY = re.compile(r"[0-9a-f]{20}")
 """Pattern of the folder names of entries."""
 BYTES_PER_GB = 1e9
 HOUR = 3600
 _used: set[Path] = set()
-"""Entries that this process has used and that must not be removed to make room."""
+"""Folders of the entries that this process has used. These entries must not be removed to make room."""
 _log = logging.getLogger(__name__)
 
 
@@ -60,13 +60,13 @@ class Entry:
     """One entry of the cache.
 
     Attributes:
-        kind: Kind of the entry, one of KINDS. All entries of a kind are in a folder of this name, except for embedded
-            backbones.
+        kind: Kind of the entry, one of KINDS. The parent folder of an entry has the name of the kind, except for
+            embedded backbones.
         key: Digest of ``about``; for an embedded backbone, the name of its folder.
         path: Folder of the entry.
         about: Description of the inputs from which the entry was computed.
         size: Size of the files in bytes.
-        used: Time of the last use, in seconds since the epoch.
+        used: Unix time of the last use, in seconds.
     """
 
     kind: str
@@ -97,15 +97,15 @@ def get_or_build(kind: str, about: Mapping[str, Any], build: Callable[[Path], No
     """Returns the folder of an entry. Builds the entry first if the cache doesn't contain it.
 
     `build` fills an empty temporary folder, which is renamed to the entry's path once `build` has returned. If
-    several processes need the same entry, one process builds it and the others wait. A built entry never changes. An
-    entry that this process has used is not removed to make room until this process calls `release`.
+    several processes need the same entry, one process builds it and the others wait. A built entry never changes. To
+    make room, a process doesn't remove entries that it has used itself since its last call of `release`.
 
     Args:
         kind: Kind of the entry.
         about: Strings and numbers that describe everything the entry depends on.
         build: Function that writes the entry's files into the given folder.
         size: Upper bound of the entry's size in bytes.
-        limit: Largest total size of all entries in bytes. Embedded backbones don't count. The least recently used
+        limit: Largest total size of all entries in bytes, without embedded backbones. The least recently used
             entries are removed until the new entry fits.
 
     Raises:
@@ -130,13 +130,13 @@ def entries() -> list[Entry]:
 
 
 def clear(kind: str | None = None) -> int:
-    """Removes entries, even entries in use, and the unfinished folders that killed builds have left behind.
+    """Removes entries, even if they are in use. Also removes unfinished folders that killed builds have left behind.
 
     Other files in the cache folder stay. An unfinished folder of an embedded backbone is removed only if it is older
     than an hour, because another process may still be writing it.
 
     Args:
-        kind: Kind of the entries to remove, one of KINDS; None: all kinds.
+        kind: Kind of the entries to remove, one of KINDS. If None, entries of all kinds are removed.
 
     Returns:
         Number of bytes freed.
@@ -225,7 +225,7 @@ def _lock(path: Path) -> FileLock:
 
 
 def _unlock(lock: FileLock) -> None:
-    """Releases a lock and removes its file. The FileLock of a waiting process notices this and makes a new file."""
+    """Releases a lock and removes its file. The FileLock of a waiting process makes a new file."""
     with contextlib.suppress(OSError):  # Windows can't remove an open file
         Path(lock.lock_file).unlink()
     lock.release()

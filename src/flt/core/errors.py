@@ -34,9 +34,9 @@ def diverged(what: str, value: object, wanted: str) -> InputError:
     """Builds the error for numbers that have become too large or not finite during training.
 
     Args:
-        what: Name of the update or tensor with these numbers.
-        value: Number that was found, or the error that it caused.
-        wanted: Description of the numbers that would have been accepted.
+        what: Name of the update or tensor that contains these numbers.
+        value: Number that was found, or the error that this number caused.
+        wanted: Description of the numbers that are accepted.
     """
     return InputError.of(what, value, f"{wanted}; lower local.lr")
 

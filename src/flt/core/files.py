@@ -18,7 +18,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file completely or not at all, even if the machine crashes.
 
     Raises:
-        InputError: The disk is full. An older file of this name is unchanged.
+        InputError: The disk is full. If the file existed before, it is unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -65,7 +65,7 @@ def system_message(error: OSError) -> str:
 
 
 def is_full(error: BaseException) -> bool:
-    """Returns whether an error means a full disk. safetensors gives the error number only in the text."""
+    """Returns whether an error means a full disk. safetensors puts the error number only into the text."""
     if isinstance(error, OSError):
         return error.errno in FULL
     return any(f"(os error {number})" in str(error) for number in FULL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 WORST = "_worst10"
-"""Suffix of the keys of metrics that are means over the worst 10 % of the cohort's jobs."""
+"""Suffix of a metric's key if the metric is the mean over the worst 10 % of the cohort's jobs."""
 
 
 def size(count: float) -> str:
@@ -40,7 +40,7 @@ def duration(seconds: float) -> str:
 
 
 def between(metrics: Mapping[str, float], prefix: str, suffix: str = "") -> dict[str, float]:
-    """Selects the metrics whose keys have this prefix and suffix. In the result, both are removed from the keys.
+    """Selects the metrics whose keys have the given prefix and suffix. Removes prefix and suffix from the keys.
 
     Example:
         >>> between({"round": 1, "round/val_acc": 0.5}, "round/")
@@ -51,9 +51,9 @@ def between(metrics: Mapping[str, float], prefix: str, suffix: str = "") -> dict
 
 
 def received_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Returns the mean metrics of the models as received by clients.
+    """Returns the metrics of the models as received by clients, as means over the cohort's jobs.
 
-    These are the ``clients/`` metrics that also have a ``_worst10`` key.
+    These metrics are the ``clients/`` metrics for which there is also a key with the suffix ``_worst10``.
 
     Example:
         >>> received_metrics({"clients/steps": 9, "clients/val_acc": 0.5, "clients/val_acc_worst10": 0.1})
@@ -79,7 +79,7 @@ def score(names: Iterable[str]) -> str | None:
 
 
 def accuracy(names: Iterable[str]) -> str | None:
-    """Returns the first name of an accuracy, or None if there is no accuracy. ``clustering_acc`` doesn't count."""
+    """Returns the first name of an accuracy metric, or None if there is none. ``clustering_acc`` doesn't count."""
     return next((name for name in names if "acc" in name and name != "clustering_acc"), None)
 
 
@@ -94,5 +94,5 @@ def lower_is_better(name: str) -> bool:
 
 
 def loss(names: Iterable[str]) -> str | None:
-    """Returns the first name of a loss, or None if there is no loss."""
+    """Returns the first name of a loss metric, or None if there is none."""
     return next((name for name in names if "loss" in name), None)

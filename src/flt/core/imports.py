@@ -16,8 +16,8 @@ def import_without_gc(name: str, *, freeze: bool = False) -> ModuleType:
     Args:
         name: Full name of the module.
         freeze: If True, later garbage collections skip all objects that exist after the import. Each collection would
-            otherwise take a second longer. Only flt's command line sets this: in a user's own program, the program's
-            garbage would be skipped too.
+            otherwise take a second longer. Only flt's command line sets ``freeze``. In a user's own program, garbage
+            of the program would be skipped too.
     """
     was_enabled = gc.isenabled()
     gc.disable()

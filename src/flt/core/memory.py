@@ -26,7 +26,11 @@ def release_memory() -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Returns the peak memory use in bytes: on a GPU since :func:`release_memory`, else since the process started."""
+    """Returns the peak memory use in bytes.
+
+    On a GPU, this is the peak since the last call of :func:`release_memory`. On a CPU, it is the peak since the process
+    started.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

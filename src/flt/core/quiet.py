@@ -61,7 +61,7 @@ _entry_points: Any = functools.cache(importlib.metadata.entry_points)
 
 @contextlib.contextmanager
 def cached_entry_points() -> Iterator[None]:
-    """Caches the list of entry points of installed packages, in which every Trainer looks for callbacks.
+    """Caches the list of the installed packages' entry points. Every Trainer looks for callbacks in this list.
 
     Reading the list takes several milliseconds, which is as long as a few optimiser steps. The function behind an entry
     point makes the callbacks and is still called for each Trainer.
@@ -78,8 +78,8 @@ def cached_entry_points() -> Iterator[None]:
 def single_process() -> Iterator[None]:
     """Hides the other processes of the run from a Trainer.
 
-    Otherwise the Trainer would average its metrics with processes that train other clients, or wait forever for these
-    processes.
+    Otherwise the Trainer would average its metrics with the metrics of processes that train other clients, or would
+    wait for these processes forever.
     """
     known = torch.distributed.is_initialized
     torch.distributed.is_initialized = lambda: False

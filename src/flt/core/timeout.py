@@ -16,9 +16,9 @@ class ClientTimeoutError(InputError):
 
 
 AGAIN = 1.0
-"""Seconds after which a block is interrupted again if it went on after an interruption."""
+"""Seconds between two interruptions of a block that goes on after an interruption."""
 GRACE = 10.0
-"""Seconds that code has to handle the first interruption before it is interrupted again."""
+"""Seconds during which code that handles the first interruption isn't interrupted again."""
 
 
 @contextlib.contextmanager
@@ -56,4 +56,4 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     finally:
         # The alarm may have interrupted the inner finally, so the timer is stopped a second time.
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)  # None if Python didn't set the handler
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)  # before is None if Python didn't set the handler

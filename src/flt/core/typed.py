@@ -21,7 +21,7 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
         prefix: Config key of the settings, such as ``rule``, for the text of an error.
 
     Raises:
-        InputError: The dataclass has no such field, a value has the wrong type, or the dataclass rejects a value.
+        InputError: A setting isn't a field of the dataclass, or a value has the wrong type or is rejected.
     """
     try:
         schema: Any = kind  # mypy doesn't count type[Any] as hashable
@@ -39,7 +39,7 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
 
 @functools.cache
 def _schema(kind: Any) -> Any:
-    """Returns the fields of a dataclass with their types and defaults. OmegaConf needs milliseconds to read them."""
+    """Returns the fields, types and defaults of a dataclass. The result is cached, since reading takes milliseconds."""
     return OmegaConf.structured(kind)
 
 

@@ -32,7 +32,7 @@ def relabel(
 
     Args:
         splits: Splits of the data, including train.
-        label: Column of the labels: text, integers or ClassLabel.
+        label: Column of the labels. Its type is text, integer or ClassLabel.
         label_name: Column with the names of the classes if the labels are integers. If None, a column called label_name
             or label_text is used if there is one.
         classes: Label values to keep. They are renumbered from 0 in this order. If None, all label values are kept, in
@@ -144,7 +144,10 @@ def _is_text(column: pa.ChunkedArray) -> bool:
 
 
 def _codes(arrays: Mapping[str, pa.ChunkedArray], label: str, feature: object) -> tuple[Codes, dict[int, str]]:
-    """Returns the labels as integers, and the name of each integer. Plain integers have no names."""
+    """Returns the labels as integers, and the name of each integer.
+
+    If the labels in the data are integers without names, the second dict is empty.
+    """
     train = arrays["train"]
     if _is_text(train):
         texts = {split: np.asarray(column.to_pylist()) for split, column in arrays.items()}

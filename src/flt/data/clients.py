@@ -23,7 +23,7 @@ class JobData:
         dataset: Map-style data set that contains the examples of all clients.
         train: Positions of the job's training examples in the data set, shape (n,).
         held_out: Positions of the held-out examples, on which the job's model is evaluated. Shape (m,).
-        task: Name of the job's task. Used only for evaluation; the server never receives it.
+        task: Name of the job's task, which is used only for evaluation and is never sent to the server.
         label_counts: Number of training examples of each class. Empty if the classes aren't known. The figure of the
             partition shows these numbers. The adapter C2A uses them on the client if ``adapter.label_source=client``.
         head: Name of the job's head if jobs have different heads, else empty.
@@ -80,7 +80,7 @@ class JobData:
         """
         size = len(self.held_out)
         chosen = np.linspace(0, size - 1, min(size, size if most is None else most)).astype(np.int64)
-        return Subset(self.dataset, self.held_out[chosen])  # type: ignore[arg-type]  # as in training_set
+        return Subset(self.dataset, self.held_out[chosen])  # type: ignore[arg-type]  # an array works like a list
 
 
 @dataclasses.dataclass(frozen=True)

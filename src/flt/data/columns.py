@@ -1,4 +1,4 @@
-"""Choice of the input columns and the label column. Columns that the user hasn't set are found by usual names."""
+"""Choice of the input columns and the label column. Columns that the user hasn't set are found by common names."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def choose_column(key: str, given: str | None, usual: Sequence[str], present: Se
     """Returns the column that the user has set, or otherwise the first usual name that is a column of the data.
 
     Args:
-        key: Config key of the column without `data.`, used in the text of an error.
+        key: Config key of the column, without the prefix `data.`. It is used in the text of an error.
         given: Column that the user has set, or None if the user has set none.
         usual: Usual names, which are tried in this order.
         present: Names of the columns of the data.
 
     Raises:
-        InputError: The given column doesn't exist, or no column is given and none has a usual name.
+        InputError: The given column doesn't exist, or no column is given and no column has a usual name.
 
     Example:
         >>> choose_column("label", None, ("label", "labels", "target"), ["text", "target", "labels"])
@@ -90,7 +90,7 @@ def check_text(key: str, name: str, features: datasets.Features) -> str:
     """Returns the name of a column after checking that the column holds text.
 
     Raises:
-        InputError: The column holds something else.
+        InputError: The column doesn't hold text.
     """
     dtype = getattr(features[name], "dtype", type(features[name]).__name__)
     if dtype not in ("string", "large_string"):

@@ -12,20 +12,20 @@ class DataConfig:
     """Settings of a data set. `data=name` on the command line reads them from conf/data/name.yaml.
 
     Attributes:
-        name: Name of the data set. For ``digits`` without a path, the data are scikit-learn's handwritten digits.
-        path: Hub id such as org/name, or a file: .parquet, .csv, .tsv, .jsonl, .json or .npz.
+        name: Name of the data set. If it is ``digits`` and path is None, scikit-learn's digits are used.
+        path: Hub id such as org/name, or path of a .parquet, .csv, .tsv, .jsonl, .json or .npz file.
         subset: Name of a subset of the hub data set, such as sst2. If None, the hub's default is used.
-        local: Name of a file that contains a copy of the data. If the folder in the environment variable FLT_DATA
-            contains this file, this file is read instead of path.
+        local: Name of a file that contains a copy of the data. If the folder $FLT_DATA contains this file, the file is
+            read instead of path. FLT_DATA is an environment variable.
         text: Column of the text. If None, the first column with a usual name is used.
-        text_pair: Column of the second text if inputs are pairs of texts. If text and text_pair are both None, a pair
-            of columns with usual names is used if there is one.
+        text_pair: Column of the second text if inputs are pairs of texts. If text and text_pair are both None and the
+            data have a pair of columns with usual names, this pair is used.
         response: Column of the text that a causal model learns to write. If None, the model is a classifier.
         prompts: Templates of the prompt, which is the text before the response. Names of columns are in braces. A row
-            gets the first template whose columns all contain text. If the list is empty, default
-            templates with the columns text and text_pair are used.
-        image: Column of the image. If None and no text column is set, a column with a usual name is used if there is
-            one.
+            gets the first template for which all columns of the template contain text in this row. If the list is
+            empty, default templates with the columns text and text_pair are used.
+        image: Column of the image. If image, text and text_pair are all None and the data have an image column with a
+            usual name, this column is used.
         label: Column of the label. If None, the first column with a usual name is used. Not needed with a response.
         label_name: Column with the class names if labels are integers. If None, a column with a usual name is used if
             there is one.
@@ -38,10 +38,10 @@ class DataConfig:
         merge: New class -> classes that the new class replaces, given by names, numbers or patterns. Examples of other
             classes are left out. If empty, the classes stay unchanged.
         tasks: Task -> its classes, given by names, numbers or patterns such as `comp.*`. If empty, there is one task.
-        label_texts: Class name -> text that stands for the class in the head ``model.head=label_names``. For other
-            classes, the text is the class name.
-        validation: Share of train, in [0, 1), that becomes the validation split if the source has no validation split.
-        test: Share of train, in [0, 1), that becomes the test split if the source has no test split.
+        label_texts: Class name -> text that stands for the class in the head ``model.head=label_names``. A class that
+            isn't listed is represented by its name.
+        validation: Share of the train split, in [0, 1), that becomes the validation split if the source has none.
+        test: Share of the train split, in [0, 1), that becomes the test split if the source has none.
         test_split: Split of the source that becomes the test split, ``test`` or ``validation``. ``validation`` is for
             sources whose test labels are hidden. A share of train then becomes the validation split, so that settings
             are never chosen on test examples.

@@ -35,10 +35,11 @@ class RawData:
     """Data set before its inputs are encoded as tensors.
 
     Attributes:
-        splits: The split train, and the splits validation and test if they exist, with all columns of the source.
+        splits: Name of a split -> examples with all columns of the source. The split train always exists. The splits
+            validation and test may be missing.
         kind: Kind of the inputs.
-        inputs: Names of the input columns: one column, two columns for pairs of texts, or, for a causal model, all
-            columns of the prompts.
+        inputs: Names of the input columns. A causal model has all columns of the prompts, a pair of texts has two
+            columns, and the other kinds have one column.
         label: Column of the labels, int64 in 0..len(label_names)-1.
         label_names: Name of each class.
         response: Column of the response; empty except for a causal model.
@@ -62,14 +63,15 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
     """Loads a data set and converts it into a common form.
 
     A split named dev or valid is used as the validation split. A split named train_dev is used as the validation
-    split if there is no other. A validation or test split with hidden labels (all below 0) is removed.
+    split if no other split serves as one. A validation or test split with hidden labels (all below 0) is removed.
 
-    A missing validation or test split is drawn from train, stratified by the classes before ``cfg.merge``. Two data
-    sets that merge the classes of one source differently therefore have the same rows in these splits.
+    A missing validation or test split is drawn from train before the classes are merged (``cfg.merge``), and is
+    stratified by the unmerged classes. Two data sets that merge the classes of one source differently therefore have
+    the same rows in these splits.
 
     Args:
         cfg: Settings of the data set.
-        seed: Seed of the splits that are drawn from train, and of the sample of train.
+        seed: Seed for drawing splits from train, and for drawing the sample of train (``cfg.train_examples``).
 
     Returns:
         The splits, the names of the input columns, and the classes.

@@ -1,4 +1,4 @@
-"""Division of each task's examples among the clients. A client gets a job for each task of which it has examples."""
+"""Division of each task's examples among the clients. A client gets one job for each task that gives it examples."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class TaskData:
 
     Attributes:
         name: Name of the task, used for evaluation.
-        splits: The split train, and the splits validation and test if they exist. Labels are numbered from 0 within the
-            task.
+        splits: Name of a split -> the task's examples in the split. The splits validation and test may be missing. The
+            labels of a task start at 0.
         columns: Split -> value of ``data.column`` for each example, shape (n,). Splits without this column are missing.
-        head: Name of the head that the task's jobs have if jobs have different heads, else empty.
+        head: Name of the head for the task's jobs. Empty if all jobs have the same head.
     """
 
     name: str
@@ -44,7 +44,7 @@ class TaskData:
         return self.columns.get("train")
 
     def by_column(self) -> Iterator[TaskData]:
-        """Yields one task for each value of ``data.column``. The task has all examples with this value, by split."""
+        """Yields the examples of each value of ``data.column``, as a task whose name is the value."""
         found = {split: values.astype(str) for split, values in self.columns.items()}
         for value in sorted({str(value) for values in found.values() for value in values}):
             at = {split: np.flatnonzero(values == value) for split, values in found.items()}

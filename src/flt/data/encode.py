@@ -32,7 +32,7 @@ def encode_text(
     name: str = "",
     limit: int = 20 * 10**9,
 ) -> Examples:
-    """Tokenises the texts, or pairs of texts, of a split and truncates them. A missing text counts as empty.
+    """Tokenises and truncates the texts, or the pairs of texts, of a split. A missing text counts as empty.
 
     The tokens are kept in the cache on disk. The next call with the same texts and tokenizer reads them from the cache.
 
@@ -67,7 +67,7 @@ def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | Non
         dataset: The split, one of raw.splits.
         raw: Data set with the name of the image column.
         image_size: Side of the backbone's input in pixels. If None, images keep their size.
-        channels: Number of channels of the backbone's input. The channel of a grey image is repeated this often. If
+        channels: Number of channels of the backbone's input. A grey image's channel is repeated to this number. If
             None, images keep their channels.
 
     Raises:

@@ -17,11 +17,11 @@ from flt.data.random_splits import Positions, Seed, stratified_order
 from flt.data.stores import Store
 
 PADDED = {"attention_mask": 0, "token_type_ids": 0, "prefix": 0, "labels": stores.IGNORED}
-"""Name of a tensor with one value per token -> value with which it is padded."""
+"""Name of a tensor that has one value per token -> value with which the tensor is padded."""
 
 
 class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Data set of encoded examples. An item has the inputs of one example, without padding, and ``labels``.
+    """Data set of encoded examples. An item contains the unpadded inputs of one example, and ``labels``.
 
     The method ``view`` selects some of the examples. All views share one store of the inputs. A view therefore needs
     memory only for its row numbers and labels.
@@ -66,8 +66,8 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
 
         Args:
             positions: Positions of the examples, shape (m,).
-            labels: New labels of these examples, such as labels within a task, shape (m,). If None, the
-                labels stay the same.
+            labels: New labels of these examples, such as labels within a task. Shape (m,). If None, the labels stay the
+                same.
         """
         positions = np.asarray(positions, dtype=np.int64)
         return Examples(self.store, self.labels[positions] if labels is None else labels, self.rows[positions])
@@ -96,7 +96,7 @@ class Collate:
     std: tuple[float, ...] | None = None
 
     def __call__(self, items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Returns the batch of some items, which all have the same keys."""
+        """Collates items into a batch. All items must have the same keys."""
         return {name: self._join(name, [item[name] for item in items]) for name in items[0]}
 
     def _join(self, name: str, values: list[Tensor]) -> Tensor:

@@ -28,8 +28,8 @@ def encode_instructions(
 ) -> Examples:
     """Tokenises the prompts and responses of a split. A missing text counts as empty.
 
-    The ``labels`` of an item, shape (length,), are the token ids for tokens of the response and -100 for all other
-    tokens. The tokens are kept in the cache on disk.
+    The ``labels`` of an item have shape (length,). The label of a token is the token's id if the token belongs to the
+    response, else -100. The tokens are kept in the cache on disk.
 
     Args:
         dataset: The split, one of raw.splits.
@@ -82,13 +82,13 @@ def cut(prompt: Sequence[int], tail: int, response: Sequence[int], most: int) ->
     """Shortens a prompt and its response so that together they have at most ``most`` tokens.
 
     The response may use half of the allowed tokens, or more if the prompt is short. The end of a longer response
-    is removed. If the prompt is too long for the remaining tokens, tokens right before its tail are removed. They are
-    the end of the text that fills the template's last column. The last column is the context if there is one. The first
-    token of the prompt is always kept.
+    is removed. If the prompt is too long for the remaining tokens, the prompt loses tokens right before its tail. These
+    tokens are the end of the text in the template's last column. In the default templates, the last column is the
+    context if there is one. The first token of the prompt is always kept.
 
     Args:
         prompt: Tokens of the prompt, at least one.
-        tail: Number of tokens of the prompt's tail.
+        tail: Number of tokens in the prompt's tail, the template's text after the last column.
         response: Tokens of the response, at least one.
         most: Largest number of tokens of prompt and response together, at least 2.
 

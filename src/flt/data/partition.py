@@ -19,7 +19,7 @@ from flt.data.random_splits import Positions, Seed
 
 
 def iid(examples: int, clients: int, seed: Seed) -> list[Positions]:
-    """Shuffles the examples, and cuts them into one part per client. The sizes of the parts differ by at most one.
+    """Shuffles the examples and divides them among the clients. The clients' numbers of examples differ by at most one.
 
     Raises:
         InputError: The number of clients is below 1 or larger than the number of examples.
@@ -35,8 +35,8 @@ def iid(examples: int, clients: int, seed: Seed) -> list[Positions]:
 def dirichlet(labels: ArrayLike, clients: int, alpha: float, seed: Seed, min_examples: int = 1) -> list[Positions]:
     """Divides the examples of each class among the clients. The clients' shares are drawn from Dirichlet(alpha).
 
-    With a small alpha, most examples of a client have few different labels. With a large alpha, all clients have nearly
-    the same proportions of labels.
+    With a small alpha, most of a client's examples belong to a few classes. With a large alpha, the classes have nearly
+    the same proportions on all clients.
 
     Args:
         labels: Class of each example, shape (n,).
@@ -44,7 +44,7 @@ def dirichlet(labels: ArrayLike, clients: int, alpha: float, seed: Seed, min_exa
         alpha: Concentration, in (0, 1e6].
         seed: Seed of the draws.
         min_examples: Smallest number of examples of a client. The whole partition is drawn again until every client has
-            this number.
+            at least this number.
 
     Raises:
         InputError: In each of 100 draws a client has fewer than min_examples examples, or an argument is out of range.
@@ -83,7 +83,7 @@ def quantity(examples: int, clients: int, alpha: float, seed: Seed, min_share: f
             to a sum of 1. If min_share is 0, the shares are drawn again until every client has an example.
 
     Raises:
-        InputError: All 100 draws fail, or an argument is out of range.
+        InputError: None of 100 draws is valid, or an argument is out of range.
 
     Example:
         >>> [len(part) for part in quantity(1000, clients=4, alpha=0.5, seed=1, min_share=0.01)]
@@ -120,7 +120,7 @@ def shards(labels: ArrayLike, clients: int, shards_per_client: int, seed: Seed) 
         allowed = f"1 to {len(labels) // clients} with {clients} clients and {len(labels)} examples"
         raise InputError.of("partition.shards_per_client", shards_per_client, allowed)
     rng = draws.generator("shards", seed)
-    shuffled = rng.permutation(len(labels))  # the examples of one class are in random order
+    shuffled = rng.permutation(len(labels))  # so that the examples of one class are in random order
     pieces = np.array_split(shuffled[np.argsort(labels[shuffled], kind="stable")], clients * shards_per_client)
     hands = rng.permutation(len(pieces)).reshape(clients, shards_per_client)
     return _sorted(np.concatenate([pieces[i] for i in hand]) for hand in hands)
@@ -129,9 +129,10 @@ def shards(labels: ArrayLike, clients: int, shards_per_client: int, seed: Seed) 
 def by_column(values: ArrayLike, clients: int | None, seed: Seed) -> list[Positions]:
     """Divides the examples by the values of a column, such as language, author or task.
 
-    If there are more clients than values, every value gets one or more clients. Clients that are left over go to the
-    most frequent values. The examples of a value are divided at random among the clients of the value. If there are
-    fewer clients than values, the shuffled values are given to the clients in turn.
+    If there are at least as many clients as values, every value gets the same number of clients. Each of the most
+    frequent values gets one more client if clients are left over. The examples of a value are divided at random among
+    the clients of the value. If there are fewer clients than values, the shuffled values are given to the clients in
+    turn.
 
     Args:
         values: Value of the column for each example, shape (n,). No value may be missing.
@@ -163,7 +164,7 @@ PARTITIONERS: dict[str, Callable[..., list[Positions]]] = {
 
 
 def settings(kind: str) -> dict[str, bool]:
-    """Returns the settings of a partitioner: name -> True if the setting is required.
+    """Returns the names of a partitioner's settings. Each name is mapped to True if the setting is required.
 
     Raises:
         InputError: There is no partitioner of this name.
@@ -192,8 +193,8 @@ def partition(
 
     Args:
         kind: Name of the partitioner, a key of `PARTITIONERS`.
-        labels: Class of each example, shape (n,). The partitioners iid and quantity use only the number of examples.
-        column: Value of the column for each example, shape (n,). Only by_column uses it.
+        labels: Class of each example, shape (n,). The partitioners iid and quantity use only n.
+        column: Value of a column for each example, shape (n,). Only by_column uses these values.
         clients: Number of clients. None is allowed only for by_column.
         seed: Seed of the draws.
         **given: Settings of the partitioner, see `settings`. A setting that is None counts as not given.

@@ -16,7 +16,7 @@ from flt.data import partition as partitioners
 from flt.data.clients import ClientSpec, JobData
 
 MOST_CLASSES = 10_000
-"""Limit below which all class numbers must be. A column with an integer >= this limit contains ids, not classes."""
+"""Limit of class numbers. A column that contains an integer >= this limit is treated as ids, not as classes."""
 
 
 def partition(
@@ -45,8 +45,8 @@ def partition(
 
     Args:
         dataset: A ``datasets.Dataset``, or any map-style data set whose items are (input, label) or dicts.
-        by: Column whose values decide the division. If None, no column is used. For items (input, label), ``label``
-            means the second element.
+        by: Column whose values decide the division. If None, no column is used. If items are (input, label), the value
+            ``"label"`` stands for their second element.
         alpha: Concentration of the Dirichlet distribution. The smaller alpha is, the more unequal are the clients.
             If None, no Dirichlet distribution is used.
         clients: Number of clients. If None, there is one client for each value of the column.
@@ -56,8 +56,8 @@ def partition(
         seed: Seed of the partition.
         label: Column of the labels. For items (input, label), the label is the second element. Labels are used to count
             each client's examples of each class. Nothing is counted if (a) the column doesn't exist, (b) its values
-            aren't class numbers from 0 on, or (c) the data set has no columns and ``by`` isn't this column, because all
-            examples would have to be read for the count.
+            aren't class numbers from 0 on, or (c) the data set has no columns and ``by`` differs from ``label``. In
+            case (c), all examples would have to be read for the count.
 
     Raises:
         InputError: There are too few examples for the clients, or the column doesn't exist.
@@ -149,10 +149,10 @@ class Share:
 
 
 class UnsplitJobData(JobData):
-    """Data of a job whose share is split only when the positions or label counts are first read.
+    """Data of a job whose held-out examples are drawn only when positions or label counts are first read.
 
-    The fields ``train``, ``held_out`` and ``label_counts`` are cached properties, which compute their values when they
-    are first read. A value that ``but`` or ``dataclasses.replace`` has set is not computed.
+    The fields ``train``, ``held_out`` and ``label_counts`` are cached properties. The value of such a field is computed
+    when the field is first read, unless ``but`` or ``dataclasses.replace`` has set the value.
     """
 
     share: Share
@@ -191,9 +191,9 @@ class UnsplitJobData(JobData):
 
 
 def _labels(dataset: Any, by: str | None, values: NDArray, label: str) -> NDArray[np.int64] | None:
-    """Returns the class of each example, shape (n,), or None if classes aren't known or are too expensive to find.
+    """Returns the class of each example, shape (n,).
 
-    Classes are too expensive to find if every example would have to be read only for this purpose.
+    Returns None if the classes aren't known, or if every example would have to be read only to find the classes.
     """
     if by != label:
         if label not in (getattr(dataset, "column_names", None) or ()):

@@ -14,7 +14,10 @@ Positions = NDArray[np.int64]
 Seed = int | Sequence[int]
 
 MAX_ALPHA = 1e6
-"""Largest alpha. Its shares already agree to three digits. With far larger values the draws would overflow."""
+"""Largest allowed alpha. With far larger values, the draws would overflow.
+
+With this alpha, the clients' shares already agree to three digits.
+"""
 DRAWS = 100
 """Largest number of Dirichlet draws. If none of them meets the requirements, an error is raised."""
 
@@ -40,9 +43,9 @@ def generator(stream: str, seed: Seed) -> np.random.Generator:
 
 
 def stratified_order(labels: ArrayLike, seed: Seed) -> Positions:
-    """Orders positions so that, for any k, the first k examples have nearly the class proportions of all examples.
+    """Orders positions so that the first k examples, for any k, have nearly the same class proportions as all examples.
 
-    The examples of each class are shuffled. Example j of the m examples of a class, counted from 0, gets the place
+    The examples of each class are shuffled. In a class with m examples, example j (0 <= j < m) gets the place
     (j + 1/2) / m. All examples are sorted by place. Examples with equal places are in random order.
 
     Args:
@@ -124,7 +127,7 @@ def no_draw_error(alpha: float, clients: int, wanted: str) -> InputError:
 
 
 def groups(values: NDArray) -> list[Positions]:
-    """Returns the positions of each different value. The values are in sorted order.
+    """Returns one array of positions for each distinct value, in the sorted order of the values.
 
     Raises:
         InputError: A value is missing.

@@ -25,25 +25,25 @@ if TYPE_CHECKING:
 
 Splits = dict[str, datasets.Dataset]
 
-# Split -> names under which a source may have it. The first name that the source has is used.
+# Split -> names that the split may have in a source. The first of these names that the source contains is used.
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "validation_matched", "train_dev"),
     "test": ("test",),
 }
 TEXT = (".csv", ".tsv", ".jsonl", ".json")
-"""Suffixes of text files. An error that occurs while such a file is read may quote rows."""
+"""Suffixes of text files. An error from reading such a file may quote its rows."""
 # KIND matches the beginning of a pyarrow error, PLACE matches its end. The text between them may quote the file.
 KIND = re.compile(
     r"(?:(?:CSV|JSON) parse error|Empty (?:CSV|JSON) file|Row #\d+|Expected \d+ columns, got \d+|Invalid value|[: ])*"
 )
 PLACE = re.compile(r"(?:changed from \w+ to \w+ |was specified twice )?in row \d+$")
 CLASS_NAMES = ("class_names", "fine_names", "label_names")
-"""Names of the arrays with class names in an .npz file."""
+"""Usual keys of the array that contains the class names in an .npz file."""
 
 
 def read(cfg: DataConfig) -> Splits:
-    """Reads the file ``cfg.local`` in the folder $FLT_DATA if it exists, else the file or hub data set ``cfg.path``.
+    """Reads the file ``cfg.local`` in $FLT_DATA if that file exists, else the file or hub data set ``cfg.path``.
 
     Args:
         cfg: Settings of the data set. Only path, subset and local are used.
@@ -129,7 +129,7 @@ def _table(read_table: Callable[[Path], pa.Table]) -> Callable[[Path], Splits]:
 
 
 def _csv(path: Path, delimiter: str = ",") -> pa.Table:
-    # With threads, errors would contain no row number.
+    # If pyarrow used threads, its errors would contain no row number.
     return pyarrow.csv.read_csv(
         path,
         read_options=pyarrow.csv.ReadOptions(block_size=_whole(path), use_threads=False),
@@ -147,7 +147,10 @@ def _whole(path: Path) -> int:
 
 
 def _npz(path: Path) -> Splits:
-    """Reads the arrays x_train, y_train, ... with images (n, H, W) or (n, H, W, C). Images in uint8 stay uint8."""
+    """Reads the arrays x_train, y_train, ... of an .npz file.
+
+    Images have shape (n, H, W) or (n, H, W, C). Images in uint8 stay uint8.
+    """
     with np.load(path, allow_pickle=False) as arrays:
         splits: dict[str, dict[str, NDArray]] = {}
         for key in arrays.files:
@@ -167,7 +170,10 @@ def _from_arrays(columns: dict[str, NDArray], names: dict[str, list[str]]) -> da
 
 
 def _feature(name: str, array: NDArray, names: dict[str, list[str]]) -> Any:
-    """Returns the ``datasets`` type of an array's column: an image, a class with names, or a plain value."""
+    """Returns the ``datasets`` type of the column that an array becomes.
+
+    The type is an image, a class with names, or a plain value.
+    """
     if array.ndim in (3, 4):
         return {3: datasets.Array2D, 4: datasets.Array3D}[array.ndim](array.shape[1:], str(array.dtype))
     known = next((names[key] for key in (f"{name}_names", *CLASS_NAMES * (name == "label")) if key in names), None)
@@ -175,7 +181,7 @@ def _feature(name: str, array: NDArray, names: dict[str, list[str]]) -> Any:
 
 
 def _without_rows(error: Exception) -> str:
-    """Returns the kind and the row of a reader's error, without any text that the error quotes from the file."""
+    """Returns the kind of a reader's error and the row number, but no text that the error quotes from the file."""
     said = str(error).strip()
     kind, place = KIND.match(said), PLACE.search(said)
     parts = [kind[0].strip(": ") if kind else "", place[0] if place else ""]

@@ -16,8 +16,8 @@ from flt.data.examples import Examples
 class Shuffled(Sampler[int]):
     """Sampler that draws exactly one permutation from its random generator in each epoch.
 
-    With torch's own sampler, the generator is also used at the end of an epoch and whenever a loader makes an iterator.
-    The order of the second epoch would then depend on internals of Lightning.
+    torch's own sampler also uses the generator at the end of an epoch, and whenever a loader makes an iterator. With
+    that sampler, the order of the examples in the second epoch would depend on internals of Lightning.
 
     Args:
         size: Number of examples.
@@ -43,7 +43,7 @@ class SimilarLengths(Sampler[list[int]]):
     Args:
         lengths: Length of each example, shape (n,).
         batch_size: Number of examples per batch.
-        window: Number of batches that are sorted together.
+        window: Number of batches per window.
         seed: Seed of the permutations.
     """
 
@@ -67,4 +67,4 @@ def lengths_of(dataset: Dataset) -> NDArray[np.int64] | None:
     if isinstance(dataset, Subset):
         inner = lengths_of(dataset.dataset)
         return None if inner is None else inner[np.asarray(dataset.indices)]
-    return dataset.lengths if isinstance(dataset, Examples) else None  # a user's ``lengths`` may have another meaning
+    return dataset.lengths if isinstance(dataset, Examples) else None  # a user's class may use ``lengths`` differently

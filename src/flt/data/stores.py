@@ -1,4 +1,4 @@
-"""Storage of encoded inputs: texts as one flat array of token ids in memory or on disk, images as one tensor."""
+"""Storage of encoded inputs. Texts are one flat array of token ids, in memory or on disk. Images are one tensor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("input_ids", "token_type_ids")
 OFFSETS = "offsets"
-"""Name of the file with the start of each row."""
+"""Name of the file that contains the start of each row."""
 TARGETS = "targets"
 """Name of the file that contains, for each row, the number of tokens before the response."""
 IGNORED = -100
@@ -103,7 +103,7 @@ class ImageStore:
     Attributes:
         pixels: Images of shape (rows, C, H, W), as uint8 or as float32 in [0, 1].
         size: Side of the backbone's input in pixels. If None, images keep their size.
-        channels: Number of channels of the backbone's input. The channel of a grey image is repeated this often. If
+        channels: Number of channels of the backbone's input. A grey image's channel is repeated to this number. If
             None, images keep their channels.
     """
 
@@ -151,13 +151,13 @@ def flatten(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
 
 
 def to_tensor(image: Any) -> Tensor:
-    """Turns one image into a tensor of shape (C, H, W), which is uint8, or float32 in [0, 1].
+    """Turns one image into a tensor of shape (C, H, W). The tensor is uint8, or float32 in [0, 1].
 
     Args:
         image: A Pillow image, or an array (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels.
 
     Raises:
-        InputError: An image can't have this shape or these values.
+        InputError: The shape is wrong, or values are out of range.
 
     Example:
         >>> to_tensor(np.zeros((4, 5, 3), dtype=np.int64)).shape
@@ -183,7 +183,9 @@ def as_float(image: Tensor) -> Tensor:
 
 
 def resize(image: Tensor, size: int | None) -> Tensor:
-    """Scales a float image (C, H, W) to (C, size, size), bilinear with antialiasing. If size is None, nothing changes.
+    """Scales a float image (C, H, W) to (C, size, size). If size is None, nothing changes.
+
+    The interpolation is bilinear with antialiasing.
 
     Example:
         >>> resize(torch.ones(3, 8, 6), 4).shape
@@ -203,7 +205,7 @@ def shrink(image: Tensor, size: int | None) -> Tensor:
 
 
 def stack(images: Sequence[Tensor], size: int | None) -> Tensor:
-    """Stacks images to (n, C, H, W).
+    """Stacks images into one tensor of shape (n, C, H, W).
 
     If some images have colours, the channel of grey images is repeated. If the images differ in size, all of them
     are scaled.

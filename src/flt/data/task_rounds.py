@@ -1,4 +1,4 @@
-"""Restriction of a task's jobs to some rounds (our reconstruction)."""
+"""Restriction of a task's jobs to some rounds. This setting is our reconstruction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flt.data.clients import ClientSpec
 def with_task_rounds(
     clients: Sequence[ClientSpec], task_rounds: Mapping[str, Sequence[int | None]]
 ) -> list[ClientSpec]:
-    """Returns copies of the clients. In the copies, each job takes part only in the rounds of the job's task.
+    """Returns copies of the clients. Each job in the copies takes part only in the rounds of its task.
 
     Args:
         clients: Clients of the federation.

@@ -29,13 +29,13 @@ Parts = Mapping[str, tuple[Positions, NDArray[np.int64]]]
 
 @dataclass(frozen=True)
 class DataSet:
-    """Data set before its inputs are encoded as tensors, with its tasks.
+    """Data set and its tasks, before the inputs are encoded as tensors.
 
     Attributes:
         name: Name of the data set, which is also used in the cache.
         data: Settings of the data set.
         raw: Splits, columns and classes of the data set.
-        tasks: Task -> the task's part of each split.
+        tasks: Task -> positions and labels of the task's examples in each split.
     """
 
     name: str
@@ -45,20 +45,23 @@ class DataSet:
 
     @property
     def classes(self) -> dict[str, int]:
-        """Number of classes of each task. This is 1 for a causal model, since all tasks predict the same tokens."""
+        """Number of classes of each task. For a causal model it is 1, since all tasks predict the same tokens."""
         if self.raw.kind == "causal":
             return dict.fromkeys(self.tasks, 1)
         return {task: 1 + max(int(own.max()) for _, own in parts.values()) for task, parts in self.tasks.items()}
 
 
 def kind_of(sets: Sequence[DataSet]) -> Kind:
-    """Returns the kind of inputs that a backbone for these data sets must accept: pairs if any data set has pairs."""
+    """Returns the kind of inputs that a backbone must accept for all data sets.
+
+    The kind is ``"pair"`` if at least one data set has pairs.
+    """
     kinds = {found.raw.kind for found in sets}
     return "pair" if "pair" in kinds else kinds.pop()
 
 
 def load_all(cfg: TrainConfig) -> list[DataSet]:
-    """Loads the data sets of a configuration: one data set with tasks, or several data sets with one task each.
+    """Loads the one or several data sets of a configuration. If there are several, each of them has one task.
 
     Raises:
         InputError: A data set can't be read, there are no tasks for ``jobs=per_task``, or data sets can't be combined.

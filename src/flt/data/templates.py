@@ -100,7 +100,7 @@ def choose(cfg: DataConfig, features: datasets.Features) -> tuple[Template, ...]
 
 
 def choose_template(templates: Sequence[Template], row: Mapping[str, str]) -> Template:
-    """Returns the first template whose columns all contain text in this row, or the last template if there is none.
+    """Returns the first template whose columns all contain text in this row. If there is none, the last is returned.
 
     Example:
         >>> both = [Template.parse(text, ["a", "b"]) for text in ("{a} by {b}", "only {a}")]
@@ -112,7 +112,7 @@ def choose_template(templates: Sequence[Template], row: Mapping[str, str]) -> Te
 
 
 def _usual(task: str, context: str | None) -> tuple[Template, ...]:
-    """Returns the default templates: one with headings for instruction and context, and one without context."""
+    """Returns a template with only the instruction. If there is a context, a template with both comes before it."""
     end = ("\n\n### Answer:\n", None)
     alone = Template((("### Task:\n", task), end))
     return (Template((("### Task:\n", task), ("\n\n### Context:\n", context), end)), alone) if context else (alone,)

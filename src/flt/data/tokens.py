@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 Texts = Callable[[], Iterator[list[list[str | None]]]]
 """Function that yields all rows in batches. A batch has one list of texts for each column."""
 Tokenize = Callable[[Sequence[Sequence[str]], "PreTrainedTokenizerBase", int], dict[str, list]]
-"""Function of (texts of some rows by column, tokenizer, maximum length).
+"""Function that tokenises some rows. Its arguments are the texts of each column, the tokenizer and the maximum length.
 
-Returns input_ids and the other columns that a ``TextStore`` has.
+The function returns input_ids, token_type_ids if the tokenizer makes them, and targets if rows have responses.
 """
 VERSION = 1
 """Version of the code that tokenises. It must be increased whenever a change of this code changes the tokens."""
 SPECIAL = 4
-"""Largest number of special tokens in a row, used to estimate the size of a cache entry."""
+"""Assumed largest number of special tokens in a row, used to estimate the size of a cache entry."""
 _log = logging.getLogger(__name__)
 
 
@@ -100,7 +100,7 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> bytes:
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Returns the hub id of a tokenizer, or the last part of the path of its folder."""
+    """Returns the hub id of a tokenizer, or the name of the folder that it was loaded from."""
     name = str(tokenizer.name_or_path)
     return Path(name).name if Path(name).is_absolute() else name
 
