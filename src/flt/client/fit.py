@@ -51,7 +51,7 @@ class LocalFit:
     def private_slot(self, slot: str, name: str) -> Tensor:
         """Returns a tensor of a slot in the client state. If it was never stored, returns zeros.
 
-        A LoRA factor's tensor has the initial rank.
+        The tensor of a LoRA factor has the initial rank, even if the job holds fewer components.
         """
         like = self.start[name]
         zeros = torch.zeros(self.layout.entries[name].shape, dtype=like.dtype, device=like.device)

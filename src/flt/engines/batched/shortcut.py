@@ -1,6 +1,6 @@
 """Shortcuts: ways to leave out computations whose results the head doesn't read.
 
-No head reads results at padding. If a head reads only the first token, it also doesn't read the results of the other
+The head reads no results at padding. If the head reads only the first token, it also doesn't read the results of the other
 tokens after the last attention. In the last block, the feed-forward network takes two thirds of the computation, and
 the queries and outputs of the attention take a sixth. A shortcut is used only after verify.py has checked that the
 model's gradients are right with the shortcut.
@@ -119,8 +119,8 @@ def apply_shortcut(shortcut: Shortcut | None, tokens: TokenPacker) -> Iterator[N
 def _hooks(shortcut: Shortcut, tokens: TokenPacker) -> Iterator[Any]:
     """Registers the hooks of a shortcut, and yields their handles.
 
-    The hooks pack the tokens before the first block, unpack them after the last block, and keep only the
-    first token of each row after the module ``cut_after``.
+    The hooks pack the tokens before the first block, and unpack them after the last block. After the module
+    ``cut_after``, the hooks keep only the first token of each row.
     """
 
     def enter(module: nn.Module, args: Any) -> Any:
