@@ -128,7 +128,7 @@ class ProcessGroup:
         return bool(self.broadcast_from_first(lambda: "stop" if stop else ""))
 
     def all_gather_checked(self, data: bytes) -> list:
-        """Sends an encoded object to all processes. Returns the decoded objects of all processes, in the order of ranks.
+        """Sends an encoded object to all processes. Returns the decoded objects of all processes in order of rank.
 
         Raises:
             InputError: A process has failed with an InputError.

@@ -22,7 +22,7 @@ TIMED_STEPS = 3
 MAX_SLOWDOWN = 1.15
 """A candidate is dropped if it is slower than the best by more than this factor. Smaller differences may be noise."""
 REPEATS = 2
-"""Number of times that the timing of the remaining candidates is repeated, from the largest candidate to the smallest."""
+"""Number of repetitions. In each, the remaining candidates are timed again, from the largest to the smallest."""
 MAX_SECONDS = 10.0
 """No repetition begins after this number of seconds. If steps take long, noise matters little."""
 MAX_TIME_RATIO = 0.98

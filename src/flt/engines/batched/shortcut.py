@@ -1,8 +1,8 @@
 """Shortcuts: ways to leave out computations whose results the head doesn't read.
 
-The head reads no results at padding. If the head reads only the first token, it also doesn't read the results of the other
-tokens after the last attention. In the last block, the feed-forward network takes two thirds of the computation, and
-the queries and outputs of the attention take a sixth. A shortcut is used only after verify.py has checked that the
+The head reads no results at padding. If the head reads only the first token, it also doesn't read the results of the
+other tokens after the last attention. In the last block, the feed-forward network takes two thirds of the computation,
+and the queries and outputs of the attention take a sixth. A shortcut is used only after verify.py has checked that the
 model's gradients are right with the shortcut.
 """
 
