@@ -39,7 +39,7 @@ class LocalFit:
     scalars: dict[str, float] = dataclasses.field(default_factory=dict)
     """Name -> number, such as a client's learning rate. Sent to the server."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
-    """Name of a slot -> name of a tensor -> the slot's tensor, at the initial rank. Stays on the client."""
+    """Name of a slot -> name of a tensor -> the slot's tensor, which has the initial rank. Stays on the client."""
     steps: int = 0
     """Number of optimiser steps. Set when the fit has ended."""
     kept: dict[str, Ids] = dataclasses.field(init=False)
@@ -49,7 +49,10 @@ class LocalFit:
         self.kept = self.payload.kept
 
     def private_slot(self, slot: str, name: str) -> Tensor:
-        """Returns a tensor of a slot in the client state, at the initial rank. Returns zeros if it was never stored."""
+        """Returns a tensor of a slot in the client state. If it was never stored, returns zeros.
+
+        The tensor of a LoRA factor has the initial rank, even if the job holds fewer components.
+        """
         like = self.start[name]
         zeros = torch.zeros(self.layout.entries[name].shape, dtype=like.dtype, device=like.device)
         kept = self.private.slots.get(slot, {}).get(name)
@@ -106,7 +109,7 @@ class LocalFit:
         """Returns the job's new client state, which stays on the client.
 
         Args:
-            initial: Initial values of the tensors. Used for components that the client has never held.
+            initial: Initial values of the tensors. They are used for components that the client has never held.
         """
         tensors = {}
         plan = self.payload.plan

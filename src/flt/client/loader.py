@@ -21,8 +21,8 @@ def loader(
         dataset: The examples.
         settings: Sizes of the batches, and the window in which texts are sorted by length.
         collate: Function that builds a batch from a list of examples. If None, torch's default is used.
-        seed: Seed of the shuffling. None for an evaluation: examples aren't shuffled, and texts are sorted from short
-            to long.
+        seed: Seed of the shuffling. If None, the loader is for an evaluation: examples aren't shuffled, and texts are
+            sorted from short to long.
     """
     lengths = lengths_of(dataset)
     if seed is None:

@@ -28,7 +28,7 @@ class OneDevice:
     """True if all processes of the run must take part in an evaluation."""
 
     def shard(self, loader: DataLoader) -> DataLoader:
-        """Returns a loader of this process's part of each batch. On one device, this part is the whole batch."""
+        """Returns a loader that yields this process's part of each batch. On one device, this is the whole batch."""
         return loader
 
     def callbacks(self) -> list[pl.Callback]:

@@ -15,7 +15,7 @@ from flt.core.quiet import cached_entry_points
 def quiet_trainer(device: torch.device, callbacks: list[pl.Callback], **arguments: Any) -> pl.Trainer:
     """Builds a Trainer for one fit or one evaluation.
 
-    Every fit needs a new Trainer. A used Trainer would train no step, because ``fit`` doesn't reset its step count.
+    Every fit needs a new Trainer. A used Trainer would train no step, because ``fit`` doesn't reset the step count.
 
     Args:
         device: Device of the module.

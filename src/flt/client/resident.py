@@ -1,4 +1,4 @@
-"""Parts of the Trainer that flt replaces: the strategy for one device, and the handling of signals.
+"""Replacements for Lightning's strategy for one device and for the Trainer's handling of signals.
 
 The resident module is the module on which one fit runs after another. It stays on its device between the fits.
 """

@@ -36,8 +36,8 @@ class LocalSettings:
         steps: Number of optimiser steps of a fit. If None, ``epochs`` sets the length of the fit.
         epochs: Number of passes over the job's training examples. If None, ``steps`` sets the length of the fit.
         batch_size: Number of examples in a training batch.
-        length_window: Number of text batches that are sorted by length together, for less padding. If 1, texts
-            aren't sorted.
+        length_window: Number of batches whose texts are sorted by length together, so that less padding is needed. If
+            1, texts aren't sorted.
         eval_batch_size: Number of examples in a batch of an evaluation.
         eval_examples: Largest number of a job's held-out examples in an evaluation. If None, all of them are used. If
             0, there is no evaluation.
@@ -71,7 +71,7 @@ class LocalSettings:
             raise InputError.of("precision", self.precision, PRECISIONS)
 
     def length(self, plan: Plan) -> dict[str, int]:
-        """Returns the Trainer's arguments that set the length of a fit. Steps in the plan override the settings."""
+        """Returns the Trainer's arguments that set the length of a fit. A plan's ``steps`` override the settings."""
         steps = plan.steps or self.steps
         return {"max_steps": steps, "max_epochs": -1} if steps else {"max_epochs": self.epochs or 1}
 

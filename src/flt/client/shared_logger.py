@@ -48,4 +48,4 @@ class SharedLogger(Logger):
             self.logger.log_metrics(metrics, step=self.step + (step or 0))
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: the federation logs the hyperparameters once."""
+        """Does nothing, because the run logs the hyperparameters itself."""

@@ -215,7 +215,7 @@ class LocalTrainer:
             watch: Called after each batch with the number of finished batches and the number of all batches.
             head: Name of the job's head; empty if all jobs have the same head.
         """
-        self._catch_up(state)  # the payload has the base deltas that its client lacks; this module may lack others
+        self._catch_up(state)  # the payload has the base deltas that the client lacks; this module may lack others
         self.install(payload, private, head)
         with isolate_rng():
             return self.evaluate(dataset, watch)
@@ -236,7 +236,7 @@ class LocalTrainer:
         # A user's callbacks and schedules may need validation metrics during a fit; flt's own module needs none.
         validates = _size(held_out) > 0 and not isinstance(self.module, ClientModule)
         validation = self.loader(held_out, None) if validates else None
-        # BatchNotifier is left out if no module needs it, because it costs seven calls a step.
+        # BatchNotifier is left out if no module needs it, because it costs seven calls in each step.
         notifiers = [BatchNotifier(self.client_aware)] if self.client_aware else []
         with quiet(), self.placement.context(), keyboard_interrupts_pass():
             trainer = self.trainer(

@@ -48,7 +48,7 @@ class Share:
         updates: Updates of the process's jobs; without tensors if the tensors were added to the sums.
         sums: Description of the process's running sums: (``totals`` or ``start``, kind of the summand, name of the
             tensor) -> (shape, number of terms, :attr:`ExactSum.reach`). The sums themselves are exchanged separately.
-        counts: Numbers that the process's callbacks counted.
+        counts: Counts of the process's callbacks: name -> number.
         files: Job -> file and checksum of the client state that the process wrote.
         failures: Failures of the process's jobs.
         jobs: Number of jobs that the process trains at once; None if the number is not chosen yet.
@@ -143,7 +143,7 @@ class DistributedEngine(Engine):
 
         Args:
             accumulator: Updates and failures of this process's jobs.
-            counts: Numbers that this process's callbacks counted.
+            counts: Counts of this process's callbacks: name -> number.
             states: Client states of the jobs that this process has trained.
 
         Raises:
@@ -173,7 +173,7 @@ class DistributedEngine(Engine):
             self._sum_all(totals, parts)
 
     def _cost(self, job: Job) -> int:
-        """Returns the expected number of tokens in the fit of a job; for images, the number of examples."""
+        """Returns the expected number of tokens in a job's fit. For images, returns the number of examples."""
         data, settings = self.clients[job.client].data[job.index], self.local_trainer.settings
         size = data.examples
         length = settings.steps * settings.accumulate if settings.steps else None
@@ -201,7 +201,7 @@ class DistributedEngine(Engine):
 
 
 def longest_first(costs: dict[int, int]) -> list[int]:
-    """Returns the clients in descending order of their costs; clients with equal costs in ascending order.
+    """Returns the clients in descending order of their costs. Clients with equal costs are in ascending order.
 
     Args:
         costs: Client -> cost of its jobs.

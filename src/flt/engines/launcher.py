@@ -58,10 +58,10 @@ class LaunchSettings:
 
 
 class _Launcher(_SubprocessScriptLauncher):
-    """Starts the other processes of this machine. Once all have started, stops the thread that observes them.
+    """Starts the other processes of this machine, and stops Lightning's observer when all processes are connected.
 
-    If one of the processes died, that thread (Lightning's observer) would kill this process. Without the observer, the
-    next communication with the dead process raises an error, which the run can handle.
+    The observer is a thread that kills this process if one of the other processes dies. Without the observer, the next
+    communication with the dead process raises an error, which the run can handle.
     """
 
     observer: _ChildProcessObserver | None = None
@@ -107,11 +107,12 @@ def launch(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _
         work: Function to call in each process, with the process group as its argument.
 
     Returns:
-        The result of the function in this process; if the processes were spawned or forked, the result in the first of
-        these processes.
+        The result of the function in this process. If processes were spawned or forked, the result of the function in
+        the first of them.
 
     Raises:
-        InputError: The engine runs in one process only, or the machine has fewer devices.
+        InputError: ``devices`` isn't 1 although the engine runs in one process only, ``devices`` is larger than the
+            number of GPUs, or processes can't be forked.
         PeerDiedError: Another process of the run has died.
     """
     if not isinstance(settings, LaunchSettings):
@@ -154,13 +155,16 @@ def _spawn(fabric: Fabric, work: Callable[[ProcessGroup], _T]) -> _T:
 
 
 def _single_threaded(work: Callable[[ProcessGroup], _T], processes: ProcessGroup) -> _T:
-    """Calls a function with one thread, because in a forked process OpenMP would wait for the parent's threads."""
+    """Limits PyTorch to one thread and calls a function in a forked process.
+
+    With more threads, OpenMP would wait for the threads of the parent process.
+    """
     torch.set_num_threads(1)
     return work(processes)
 
 
 def _spawned(work: Callable[[ProcessGroup], _T], sender: Connection, fabric: Fabric) -> None:
-    """Calls a function in a spawned process. The first process sends the pickled result or InputError."""
+    """Calls a function in each spawned process. The first of them sends the pickled result or InputError."""
     result: _T | InputError
     try:
         result = work(LaunchedProcessGroup(fabric))
@@ -178,7 +182,7 @@ def _fabric(devices: int, settings: LaunchSettings) -> Fabric:
         why = "this system can't fork, or a GPU is in use already"
         raise InputError.of("engine.strategy", FORK, [other for other in settings.strategies if other != FORK], why)
     # This strategy only starts the processes; the fits of engine=sharded use strategies of their own. The timeout is
-    # long, since a process may train or evaluate for long. A process that has died is noticed without a timeout.
+    # long, since a process may train or evaluate for long. A dead process is noticed by its closed connection.
     strategy = _QuietDDP(timeout=PEER_TIMEOUT, start_method=START.get(settings.strategy, "popen"))
     with quiet_launch():
         return Fabric(

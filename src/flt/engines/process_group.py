@@ -1,7 +1,7 @@
 """Process group: the rank of this process in the run, and its communication with the other processes.
 
 The processes communicate by gathers: each process sends bytes, and receives the bytes of all processes. A process that
-fails sends its error in the next gather, so that no other process waits for it in vain. Large tensors are summed over
+fails sends its error in the next gather, so that no other process waits in vain. Large tensors are summed over
 the processes only after a gather in which no process has failed.
 """
 
@@ -81,7 +81,7 @@ class ProcessGroup:
         self.rank, self.size = 0, 1
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.in_lockstep = False
-        """True if all processes train every job together. The processes then wait for each other only within fits."""
+        """True if all processes train every job together. The processes then wait for each other within each fit."""
         self._failed = False  # True once all processes have received a failure; none of them communicates afterwards
 
     @property
@@ -128,7 +128,7 @@ class ProcessGroup:
         return bool(self.broadcast_from_first(lambda: "stop" if stop else ""))
 
     def all_gather_checked(self, data: bytes) -> list:
-        """Sends an encoded object to all processes, and returns the decoded objects of all in the order of ranks.
+        """Sends an encoded object to all processes. Returns the decoded objects of all processes in order of rank.
 
         Raises:
             InputError: A process has failed with an InputError.
@@ -151,8 +151,8 @@ class ProcessGroup:
             return
         if self.in_lockstep and not isinstance(error, InputError):
             # If the error happened within a fit, the other processes wait for gradients. Closing the connection ends
-            # these processes. This isn't needed for an InputError, because all processes raise the InputError. All
-            # processes also handle a signal (agree_on_signal), and only the first process prints the signal.
+            # these processes. This isn't needed for an InputError, because all processes raise the InputError. A signal
+            # ends all processes (agree_on_signal), and only the first process prints the signal.
             if isinstance(error, KeyboardInterrupt):
                 mark_reported(error)
             self.close()
@@ -260,7 +260,7 @@ class LaunchedProcessGroup(ProcessGroup):
         super().report_failure(error)
 
     def _connected_store(self) -> dist.TCPStore:
-        """Returns the store of the counters, which the first process creates and the others connect to."""
+        """Returns the store of the queues' counters. The first process creates the store, the others connect to it."""
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")  # set by the launcher
         if self.is_first:
             store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)

@@ -21,7 +21,7 @@ from flt.server.engine import Assignment, Engine, Outcome
 
 @dataclasses.dataclass
 class SerialSettings:
-    """Settings of the serial engine. It has no setting besides its name.
+    """Settings of the serial engine. The engine has no setting besides its name.
 
     Attributes:
         name: Always ``serial``.
@@ -63,7 +63,7 @@ class SerialEngine(Engine):
             fit = functools.partial(self.local_trainer.local_fit, data, payload, private, seed)
             outcome = self.failure_policy.guard(payload.job, fit)
             if isinstance(outcome, Failure):
-                # Until here, the traceback of the error kept the tensors of the failed fit alive.
+                # Not earlier, because the traceback of the error kept the tensors of the failed fit alive.
                 release_memory()
             yield outcome
 

@@ -1,4 +1,4 @@
-"""The sharded engine: it trains one job at a time, each on the devices of all processes together."""
+"""The sharded engine: it trains one job at a time, on the devices of all processes together."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ShardedSettings(LaunchSettings):
 
 
 class ShardedEngine(SerialEngine):
-    """Trains one job after another, each in all processes together. Afterwards all processes have the job's update.
+    """Trains one job after another. All processes train each job together, and afterwards all have the job's update.
 
     Args:
         local_trainer: Trains a job on the resident module. The engine sets the trainer's placement. With

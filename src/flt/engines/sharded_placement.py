@@ -21,7 +21,7 @@ from flt.models.blocks import blocks
 
 
 class ResidentDDP(DDPStrategy):
-    """DDP that doesn't broadcast the weights before a fit, and leaves the module on its device after the fit."""
+    """DDP strategy that broadcasts no weights before a fit, and leaves the module on its device after the fit."""
 
     def __init__(self) -> None:
         super().__init__(find_unused_parameters=True, init_sync=False)  # each process has installed the same payload
@@ -77,7 +77,7 @@ class ShardedWeights(AllDevices):
         return OneDevice().arguments(module)
 
     def context(self) -> contextlib.AbstractContextManager[None]:
-        """Returns a context in which Lightning takes this process for the only one."""
+        """Returns a context in which Lightning behaves as if this process were the only one."""
         return single_process()
 
     def callbacks(self) -> list[pl.Callback]:
@@ -89,10 +89,10 @@ class ShardedWeights(AllDevices):
 
         Args:
             module: Module with adapters attached, the same in all processes.
-            kept: Parameters that aren't split: every process keeps them whole.
+            kept: Parameters that aren't split. Every process keeps them whole.
 
         Raises:
-            InputError: The model has no list of blocks of one class.
+            InputError: The model has no list of blocks that all have the same class.
         """
         mesh = init_device_mesh(next(module.parameters()).device.type, (self.size,))
         for name in blocks(module):
@@ -123,14 +123,15 @@ class MeanGradients(pl.Callback):
 
 
 class Parts(Sampler[list[int]]):
-    """Sampler of this process's part of each batch: the examples at positions rank, rank + size, rank + 2 size, ...
+    """Sampler that yields one process's part of each batch.
 
-    If the size of a batch isn't a multiple of the number of processes, some processes get one example less. The
-    examples of these processes then have a larger weight in the mean of the gradients. If a batch has fewer examples
-    than there are processes, each process without an example gets the first example of the batch.
+    The part contains the examples at the positions rank, rank + size, rank + 2 · size, ... of the batch. If the size of
+    a batch isn't a multiple of the number of processes, some processes get one example less. The examples of these
+    processes then have a larger weight in the mean of the gradients. If a batch has fewer examples than there are
+    processes, each process without an example gets the first example of the batch.
 
     Args:
-        batches: Sampler of batches: lists of positions in the data set.
+        batches: Sampler of batches. Each batch is a list of positions in the data set.
         rank: Rank of the process.
         size: Number of processes.
 

@@ -83,7 +83,7 @@ class Stack:
         """Returns the context for one forward pass.
 
         Args:
-            jobs: Positions in the stack of the jobs that have rows in the batch.
+            jobs: Jobs that have rows in the batch, as positions in the stack.
             rows: Number of rows in the batch, over all jobs.
             mask: Attention mask (rows, length), 0 at padding; None if the batch has no mask.
         """
@@ -99,7 +99,7 @@ class Stack:
             yield
 
     def lora(self, layer: Any, names: Mapping[str, str], x: Tensor) -> Tensor:
-        """Computes W0 x + scale B A x. The rows of each job are multiplied by the job's own A and B.
+        """Computes W0 x + scale · B A x. The rows of each job are multiplied by the job's own A and B.
 
         Args:
             layer: LoRA layer of peft.
@@ -120,8 +120,8 @@ class Stack:
         """Computes W x + b. The rows of each job are multiplied by the job's own W.
 
         Args:
-            layer: Linear layer that is trained whole, such as a head. Not used, because the stack contains the layer's
-                tensors.
+            layer: Linear layer that is trained whole, such as a head. This argument isn't used, because the stack
+                contains the layer's tensors.
             names: ``weight`` and, if the layer has a bias, ``bias`` -> names of these tensors.
             x: Input (jobs * rows, ..., in), or packed tokens (1, tokens, in).
         """

@@ -1,4 +1,4 @@
-"""Chooses how many jobs to train at once by timing short fits. The results of these fits are discarded."""
+"""Times short fits to choose how many jobs are trained at once. The results of these fits are discarded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flt.core.memory import available_memory, is_out_of_memory, peak_memory, rel
 
 _log = logging.getLogger(__name__)
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100)
-"""Candidates: numbers of jobs. For each number, a fit with this many jobs at once is timed."""
+"""Candidates for the number of jobs at once. For each candidate, a fit with this many jobs is timed."""
 MAX_JOBS = CANDIDATES[-1]
 """Largest number of jobs at once."""
 TIMED_STEPS = 3
@@ -22,13 +22,13 @@ TIMED_STEPS = 3
 MAX_SLOWDOWN = 1.15
 """A candidate is dropped if it is slower than the best by more than this factor. Smaller differences may be noise."""
 REPEATS = 2
-"""Number of repetitions. In each, the candidates that weren't dropped are timed again, from large to small."""
+"""Number of repetitions. In each, the remaining candidates are timed again, from the largest to the smallest."""
 MAX_SECONDS = 10.0
 """No repetition begins after this number of seconds. If steps take long, noise matters little."""
 MAX_TIME_RATIO = 0.98
 """A larger number of jobs is chosen only if its time per job is below this share of the time with fewer jobs.
 
-More jobs at once take more memory, so a smaller gain isn't worth this memory.
+More jobs at once take more memory, and a smaller gain isn't worth this memory.
 """
 MEMORY_SHARE = 0.8
 """Share of the free memory. A candidate that is expected to use more than this share isn't timed."""
@@ -59,7 +59,7 @@ def best_jobs(seconds: Callable[[int], float], jobs: int, device: torch.device) 
     Candidates that are nearly as fast as the best are then timed again, and the shortest time of each candidate counts.
 
     Args:
-        seconds: Function that takes a number of jobs, trains so many jobs at once, and returns the seconds per step
+        seconds: Function that takes a number of jobs, trains this many jobs at once, and returns the seconds per step
             and job.
         jobs: Number of available jobs. No candidate is larger.
         device: Device whose memory limits the number of jobs.

@@ -28,10 +28,10 @@ class JointBatch:
     All jobs have the same number of rows. Filling rows, which the loss ignores, are added to smaller batches.
 
     Attributes:
-        jobs: Positions in the stack of the jobs that have a batch, ascending.
+        jobs: Jobs that have a batch, as positions in the stack, ascending.
         inputs: Inputs of the model by name, each (jobs * rows, ...). The rows of the first job come first, then those
             of the second.
-        labels: Labels of classes, shape (jobs, rows), or of tokens, shape (jobs, rows, tokens); -100 in filling rows.
+        labels: Class labels, shape (jobs, rows), or token labels, shape (jobs, rows, tokens). -100 in filling rows.
         sizes: Number of examples of each job, without filling rows.
     """
 
@@ -47,7 +47,7 @@ class JointBatch:
 
 
 class Steps:
-    """The batches of several jobs by optimiser step: item i is the list of joint batches for step i of every job.
+    """The joint batches of several jobs, in order of optimiser steps. Item i is the list of joint batches of step i.
 
     A job has ``accumulate`` batches per step, and possibly fewer in the last step of an epoch. The number of
     joint batches in an item is the largest number of batches that a job has in this step. A job with fewer batches is
@@ -58,7 +58,7 @@ class Steps:
         accumulate: Number of batches per optimiser step. The last batch of an epoch ends a step, as in Lightning.
         max_steps: Number of optimiser steps of each job, over any number of epochs. If None, each job is trained for
             ``epochs`` epochs.
-        epochs: Number of epochs (passes over the job's examples). Ignored with ``max_steps``.
+        epochs: Number of epochs (passes over the job's examples). Ignored if ``max_steps`` is set.
         padding: Token id at padded positions.
     """
 

@@ -46,8 +46,8 @@ class BatchedSettings:
 
     Attributes:
         name: Always ``batched``.
-        jobs: Number of jobs that are trained at once. If None, the engine chooses the number by timing fits of the
-            first cohort, and the run's configuration then records this number.
+        jobs: Number of jobs that are trained at once. If None, the engine times fits of the first cohort and chooses
+            the number. The run's configuration then records the chosen number.
     """
 
     name: str = "batched"
@@ -61,9 +61,9 @@ class BatchedSettings:
 class BatchedEngine(SerialEngine):
     """Trains several jobs at once. The results equal those of the serial engine up to rounding.
 
-    To train jobs at once, the engine stacks their tensors. Jobs that can't be stacked are trained one after another,
-    and the engine logs one warning for each reason. Such reasons are a user's own module or callbacks, dropout, trained
-    layers that aren't linear, and plans that train the whole model.
+    To train jobs at once, the engine stacks their adapters and heads. Jobs that can't be stacked are trained one after
+    another, and the engine logs one warning for each reason. Such reasons are a user's own module or callbacks,
+    dropout, trained layers that aren't linear, and plans that train the whole model.
 
     Args:
         local_trainer: Trains a job on the resident module, the module that stays on its device.
@@ -116,7 +116,7 @@ class BatchedEngine(SerialEngine):
             yield outcomes.pop(i)
 
     def _train_stack(self, assignments: Sequence[Assignment]) -> list[Outcome]:
-        """Trains jobs at once; in two halves if memory runs out, and one after another if stacking or a job fails."""
+        """Trains jobs at once. If memory runs out, trains two halves; if stacking or a job fails, trains each alone."""
         if self.fallback_reason(assignments[0]) is not None:
             return list(super().run(assignments))
         parts, failed = [assignments], list[Outcome]()
@@ -135,7 +135,7 @@ class BatchedEngine(SerialEngine):
                     # The next call raises the error if the first failure ends the run.
                     self.failure_policy.failure(assignments[0].payload.job, error)
                 parts = []  # Train each job alone, to find out which one failed or took too long.
-        # Not inside the except block, where the exception would keep the tensors of the failed fit alive.
+        # Called after the except block, because inside it the exception keeps the tensors of the failed fit alive.
         release_memory()
         if failed or not parts:
             return failed or list(super().run(assignments))
@@ -149,7 +149,7 @@ class BatchedEngine(SerialEngine):
             self._use_jobs(jobs)
 
     def set_jobs(self, jobs: int) -> None:
-        """Sets the number of jobs at once. Rounding depends on this number, so all processes must use the same."""
+        """Sets the number of jobs at once. Rounding depends on it, so all processes must use the same number."""
         if jobs != self.jobs:
             self._use_jobs(jobs)
 
@@ -183,14 +183,14 @@ class BatchedEngine(SerialEngine):
         return isolated(self.local_trainer.module, self.local_trainer.parameters.values())
 
     def _time_limit(self, jobs: int) -> AbstractContextManager[None]:
-        """Limits the time of a fit of several jobs to the sum of the jobs' time limits.
+        """Returns a context that limits the time of a fit of several jobs to the sum of the jobs' time limits.
 
         If the fit takes longer, each job is trained alone, with its own limit.
         """
         return time_limit(None if self.local_trainer.timeout is None else self.local_trainer.timeout * jobs)
 
     def seconds(self, assignments: Sequence[Assignment]) -> float:
-        """Returns the seconds per step and job, measured in a short fit of these jobs whose result is discarded."""
+        """Runs a short fit of these jobs, discards its result, and returns the seconds per step and job."""
         timer = autotune.StepTimer()
         with self._isolated(), self._time_limit(len(assignments)):
             self._train(*self._stacked(assignments, lambda dataset: {}), autotune.TIMED_STEPS, [timer])
@@ -199,7 +199,7 @@ class BatchedEngine(SerialEngine):
     def _stacked(
         self, assignments: Sequence[Assignment], evaluate: Callable[[Dataset], dict[str, float]]
     ) -> tuple[list[StackedJob], Stack]:
-        """Loads each job's received model, evaluates it by ``evaluate``, and stacks the models' tensors."""
+        """Loads each job's received model, evaluates it with ``evaluate``, and stacks the models' tensors."""
         local_trainer, jobs = self.local_trainer, []
         for assignment in assignments:
             client, index = assignment.payload.job
@@ -258,7 +258,7 @@ class BatchedEngine(SerialEngine):
         return job.fit.update(len(job.data.train), job.metrics), job.fit.private_state(local_trainer.initial)
 
     def _tune(self, assignments: Sequence[Assignment]) -> None:
-        """Chooses by timing how many jobs to stack. If fewer than two can be stacked now, a later round chooses."""
+        """Chooses by timing how many jobs to stack. If only one can be stacked now, a later round chooses."""
         key = self._stack_key(assignments[0])
         alike = [assignment for assignment in assignments if self._stack_key(assignment) == key]
         if len(alike) < 2:
@@ -274,7 +274,7 @@ class BatchedEngine(SerialEngine):
             self.fallback_reason(assignments[0])
             return
         except Exception as error:
-            self.failure_policy.failure(alike[0].payload.job, error)  # raises it if the first failure ends the run
+            self.failure_policy.failure(alike[0].payload.job, error)  # raises error if the first failure ends the run
             return  # The jobs of this round are trained one after another. The next round repeats the timing.
         _log.info("engine=batched trains %d jobs at once", jobs)
         self._use_jobs(jobs)

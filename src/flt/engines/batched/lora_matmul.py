@@ -11,11 +11,13 @@ from torch.autograd.function import once_differentiable
 
 
 class LowRank(torch.autograd.Function):
-    """Computes out + scale x A^T B^T in place. The tokens of each job are multiplied by the job's own A and B.
+    """Adds scale · (x A^T B^T) to ``out`` in place, where x is the layer's input and ``out`` is its output.
+
+    The tokens of each job are multiplied by the job's own A and B.
 
     The backward pass that autograd derives for these products is slower. It splits the output by jobs and joins the
-    gradients again, which reads and writes all activations two more times. It also computes the gradient of B along an
-    axis for which the matrix product runs at a third of the speed.
+    gradients again, which reads and writes all activations two more times. It also computes the gradient of B as
+    gradient^T (x A^T), which takes about three times as long as the transposed product (x A^T)^T gradient.
     """
 
     @staticmethod
@@ -65,7 +67,7 @@ class LowRank(torch.autograd.Function):
 def _add(
     out: Tensor, x: Tensor, w: Tensor, counts: Sequence[int] | None, alpha: float = 1.0, beta: float = 1.0
 ) -> None:
-    """Sets ``out`` to beta out + alpha x w for the tokens of each job, in place.
+    """Sets ``out`` to beta · out + alpha · (x @ w) for the tokens of each job, in place.
 
     Args:
         out: Tensor (tokens, n).
@@ -84,7 +86,7 @@ def _add(
 
 
 def _products(x: Tensor, y: Tensor, counts: Sequence[int] | None, jobs: int) -> Tensor:
-    """Returns x^T y over the tokens of each job, shape (jobs, m, n), for x (tokens, m) and y (tokens, n)."""
+    """Returns x^T y for the tokens of each job, shape (jobs, m, n). x is (tokens, m), and y is (tokens, n)."""
     if counts is None:
         return torch.bmm(x.view(_by_job(x, jobs)).transpose(1, 2), y.reshape(_by_job(y, jobs)))
     out = x.new_empty(jobs, x.shape[1], y.shape[1])

@@ -1,4 +1,4 @@
-"""Lightning fit of several jobs: a LightningModule for the stack, and a callback that calls each job's callbacks."""
+"""LightningModule that trains several jobs in one fit, and the callback that calls each job's local callbacks."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class StackedModule(pl.LightningModule):
     gets the same gradient as if it were trained alone.
 
     Args:
-        inner: The resident module. The attribute ``inner`` is a tuple that contains this module. The resident module's
-            parameters therefore don't become parameters of the LightningModule.
+        inner: The resident module. The attribute ``inner`` is a tuple that contains the resident module, so that the
+            resident module's parameters don't become parameters of the LightningModule.
         stack: The stacked tensors.
         steps: Joint batches of the jobs (:class:`JointBatch`), by optimiser step.
         clip: Largest norm of a job's gradient. If None, gradients aren't clipped.
@@ -92,7 +92,7 @@ class StackedModule(pl.LightningModule):
         self.inner, self.stack, self.steps, self.clip = (inner,), stack, steps, clip
         self.stacked = nn.ParameterList(stack.tensors.values())
         self.losses: list[tuple[JointBatch, int, Tensor]] = []
-        """For each joint batch so far: (the batch without its tensors, number of the step, loss of each job)."""
+        """For each joint batch so far: (joint batch without its tensors, number of the step, losses of its jobs)."""
 
     def training_step(self, batch: list[JointBatch], batch_idx: int) -> Tensor:
         """Returns a scalar: the sum of the jobs' losses on the last joint batch of a step.
@@ -111,7 +111,7 @@ class StackedModule(pl.LightningModule):
         return losses.sum()
 
     def loss(self, joint: JointBatch) -> Tensor:
-        """Returns each job's loss, shape (jobs,): the mean over its labelled positions, as if it were trained alone."""
+        """Returns the loss of each job, shape (jobs,). A job's loss is the mean over the job's labelled positions."""
         joint = joint.to(self.inner[0].device)
         rows = joint.labels.shape[0] * joint.labels.shape[1]
         with self.stack.forward(joint.jobs, rows, joint.inputs.get("attention_mask")):
@@ -137,7 +137,7 @@ class StackedModule(pl.LightningModule):
 
     @torch.no_grad()
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clips the gradient of each job by its own norm, as ``clip_grad_norm_`` of PyTorch does for one job."""
+        """Clips each job's gradient by the norm of this gradient, as PyTorch's ``clip_grad_norm_`` does for one job."""
         gradients = [parameter.grad for parameter in self.stack.trained.values() if parameter.grad is not None]
         if self.clip is None or not gradients:
             return

@@ -1,9 +1,9 @@
 """Shortcuts: ways to leave out computations whose results the head doesn't read.
 
-The head doesn't read two kinds of results: those at padding, and, if the head reads only the first token, those of all
+The head reads no results at padding. If the head reads only the first token, it also doesn't read the results of the
 other tokens after the last attention. In the last block, the feed-forward network takes two thirds of the computation,
-and the queries and outputs of the attention take half of the rest. A shortcut is used only after verify.py has checked
-that the model's gradients are right with the shortcut.
+and the queries and outputs of the attention take a sixth. A shortcut is used only after verify.py has checked that the
+model's gradients are right with the shortcut.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ These are the names in DistilBERT, ViT, ModernBERT and BERT, in this order.
 ATTENTION = ("attention", "attn")
 """Words that occur in the names of attention modules."""
 QUERY_OR_OUTPUT = ("query", "q_lin", "q_proj", "dense", "out_lin", "out_proj", "o_proj", "Wo")
-"""Last parts of the names of an attention module's linear layers that compute queries or outputs."""
+"""Last words in the names of the linear layers that compute queries or outputs in an attention module."""
 ROTATIONS = ("position_embeddings",)
-"""Names of block arguments that contain the cosines and sines of rotary position embeddings.
+"""Names of arguments of a block that contain the cosines and sines of rotary position embeddings.
 
-Both have shape (rows, length, n) or (1, length, n).
+The cosines and the sines each have shape (rows, length, n) or (1, length, n).
 """
 
 
@@ -44,7 +44,7 @@ class Shortcut:
     Attributes:
         cut_after: Module after which only the first token of each row is computed; None if all tokens are computed.
         narrow: Linear layers of the last attention that are computed only for the first token of each row.
-        packed: All blocks of the model, if they compute no padding; empty if they compute padding.
+        packed: All blocks of the model, if padding isn't computed in them. Empty if padding is computed.
     """
 
     cut_after: nn.Module | None = None
@@ -53,7 +53,7 @@ class Shortcut:
 
 
 def possible_shortcuts(model: nn.Module, first: bool, padded: bool) -> list[Shortcut]:
-    """Returns shortcuts that possibly leave a model's gradients unchanged. The one that saves most comes first.
+    """Returns shortcuts that may leave a model's gradients unchanged. The shortcut that saves most comes first.
 
     Args:
         model: The backbone with its head.
@@ -119,8 +119,8 @@ def apply_shortcut(shortcut: Shortcut | None, tokens: TokenPacker) -> Iterator[N
 def _hooks(shortcut: Shortcut, tokens: TokenPacker) -> Iterator[Any]:
     """Registers the hooks of a shortcut, and yields their handles.
 
-    The hooks pack the tokens before the first block, unpack them after the last block, and keep only first tokens after
-    the module ``cut_after``.
+    The hooks pack the tokens before the first block, and unpack them after the last block. After the module
+    ``cut_after``, the hooks keep only the first token of each row.
     """
 
     def enter(module: nn.Module, args: Any) -> Any:

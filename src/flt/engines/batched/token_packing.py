@@ -1,8 +1,8 @@
 """Packing of the real tokens of a batch (tokens that aren't padding), so that blocks don't compute padding.
 
-From the first block to the last, the activations of all real tokens are in one row (1, tokens, width). Layers that
-treat each token separately therefore compute no padding. Attention mixes the tokens of a row. For attention, the
-activations are therefore unpacked into the rows of the batch.
+From the first block to the last, the activations of all real tokens are in one tensor of shape (1, tokens, width).
+Layers that treat each token separately therefore compute no padding. Attention must not mix tokens of different rows of
+the batch. For attention, the activations are therefore unpacked to shape (rows, length, width).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch.overrides import TorchFunctionMode
 MAX_REAL_SHARE = 0.95
 """Share of real tokens above which a batch isn't packed.
 
-Packing takes about a twentieth of the time of computing the tokens.
+Packing a batch takes about a twentieth of the time that the computation of its tokens takes.
 """
 
 
 class _SelectRows(torch.autograd.Function):
     """Returns the rows x[index]. The gradient of row i of x is row ``inverse[i]`` of the output's gradient.
 
-    Rows of x with a position in ``zeroed`` get the gradient 0. If several output rows are copies of one row of x, their
-    gradients aren't summed: only one of them is used, and the others are ignored.
+    Rows of x whose positions are in ``zeroed`` get the gradient 0. If several output rows are copies of one row of x,
+    only one of their gradients is used. The other gradients are ignored.
     """
 
     @staticmethod
@@ -70,8 +70,8 @@ class Packing:
     def of(cls, mask: Tensor | None, jobs: int) -> Packing | None:
         """Returns the packing of a batch.
 
-        Returns None if the batch isn't packed: because it has a single row or little padding, or because one of its
-        rows begins with padding.
+        Returns None for a batch that isn't packed. This is a batch that has a single row or little padding, or in which
+        a row begins with padding.
 
         Args:
             mask: Attention mask (jobs * rows, length), 0 at padding; None if the batch has no padding.
@@ -106,7 +106,7 @@ class Packing:
 
 
 class TokenPacker(TorchFunctionMode):
-    """Packs the tokens of a forward pass. Within its context, PyTorch's attention function accepts packed tokens.
+    """Packs the tokens of a forward pass. In the packer's context, PyTorch's attention accepts packed tokens.
 
     Attributes:
         packing: Packing of the current batch; None if the batch isn't packed.
@@ -122,7 +122,7 @@ class TokenPacker(TorchFunctionMode):
         self.packed = self.one_query = self.left_packed = False
 
     def begin(self, mask: Tensor | None, jobs: int) -> None:
-        """Computes the packing of a batch; called before each forward pass. For arguments see :meth:`Packing.of`."""
+        """Computes the packing of a batch by :meth:`Packing.of`. Called before each forward pass."""
         self.packing = Packing.of(mask, jobs)
         self.packed = self.one_query = self.left_packed = False
 

@@ -1,4 +1,4 @@
-"""Checks that jobs can be stacked: the module must permit it, and each job must get the same gradients as alone."""
+"""Checks that the module permits stacking, and that each job gets the same gradients in a stack as alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1}
 """Precision -> largest allowed difference between two gradients of a tensor.
 
 One gradient is computed in the stack, the other for the job alone. The difference is relative to the norm of
-the second gradient. Rounding causes far smaller differences. If a gradient came from another job or example, the
+the second gradient. Rounding causes far smaller differences. If a gradient came from the wrong job or example, the
 difference would be far larger.
 """
 NEGLIGIBLE = 1e-4
@@ -69,8 +69,8 @@ def check_stackable(local_trainer: LocalTrainer, train: Sequence[str]) -> None:
 def verify_stacking(local_trainer: LocalTrainer, jobs: Sequence[StackedJob], stacked: StackedModule) -> Shortcut | None:
     """Compares the gradients in the stack with those of each job alone, and finds the best shortcut.
 
-    Compares the gradients of each job's first batch, with one possible shortcut after another. Sets the stack's
-    attribute ``shortcut`` to the result.
+    The gradients are those of each job's first batch. They are compared for one possible shortcut after another. The
+    stack's attribute ``shortcut`` is set to the shortcut that is found.
 
     Args:
         local_trainer: Trainer with the resident module, which computes the gradients of each job alone. Afterwards, the
@@ -82,7 +82,7 @@ def verify_stacking(local_trainer: LocalTrainer, jobs: Sequence[StackedJob], sta
         Among the shortcuts with right gradients, the one that saves most; None if no shortcut has right gradients.
 
     Raises:
-        Unstackable: The gradients also differ without a shortcut, or the model draws random numbers.
+        Unstackable: The gradients differ even without a shortcut, or the model draws random numbers.
     """
     module, stack = local_trainer.module, stacked.stack
     batches = {i: next(iter(local_trainer.loader(job.data.training_set, job.seed))) for i, job in enumerate(jobs)}
@@ -107,12 +107,12 @@ def verify_stacking(local_trainer: LocalTrainer, jobs: Sequence[StackedJob], sta
 
 
 def _is_single(batch: Mapping[str, Tensor]) -> bool:
-    """True if the texts have a single token each. They can't show whether the head reads only the first token."""
+    """True if each text has a single token. Such texts can't show whether the head reads only the first token."""
     return "input_ids" in batch and batch["input_ids"].shape[1] < 2
 
 
 def _with_padding(batch: JointBatch, padding: int) -> JointBatch:
-    """Returns the batch with each row lengthened by a quarter with padding, so that the batch is packed."""
+    """Returns the batch with rows that padding has made a quarter longer, so that the batch is packed."""
     shape, known = batch.inputs["attention_mask"].shape, {"input_ids": padding, **PADDED}
     width = (0, shape[1] // 4 + 1)
     inputs = {
