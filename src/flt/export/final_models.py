@@ -1,4 +1,4 @@
-"""Final models: one for each job that trained private tensors or, if there is no such job, one for each group and head."""
+"""Final models, one for each group and head, or one for each job with private tensors if jobs trained such tensors."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ from flt.models.provenance import origin_of
 BASE, CARD, WEIGHTS = "flt_base.json", "flt_adapter.json", "flt_adapter.safetensors"
 """Names of files in the folder of an exported adapter.
 
-``BASE`` contains the metadata of the base. This file is written unless the run trained a user's own module. ``CARD`` and
-``WEIGHTS`` contain the metadata and the weights of an adapter that peft doesn't support.
+``BASE`` contains the metadata of the base. This file is written unless the run trained a user's own module. ``CARD``
+and ``WEIGHTS`` contain the metadata and the weights of an adapter that peft doesn't support.
 """
 LABEL_NAMES = "label_names"
 """Name of the two files of the label-name head, without the endings .json and .safetensors."""
