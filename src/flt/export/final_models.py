@@ -1,4 +1,4 @@
-"""Final models, one for each group and head, or one for each job with private tensors if jobs trained such tensors."""
+"""Final models: one for each group and head, or, if jobs trained private tensors, one for each of these jobs."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def _check_kind(config: Any, kind: str, source: str) -> None:
 
 
 def _set_dropout(config: Any, probability: float) -> None:
-    """Sets all dropout probabilities of a config and its nested configs. Also sets layer-skipping probabilities to 0."""
+    """Sets all dropout probabilities of a config and its nested configs. Sets layer-skipping probabilities to 0."""
     for key, value in list(vars(config).items()):
         if isinstance(value, transformers.PreTrainedConfig):
             _set_dropout(value, probability)
