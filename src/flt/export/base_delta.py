@@ -18,10 +18,10 @@ def with_change(layout: Layout, base: BaseState, tensors: Mapping[str, Tensor]) 
 
         W0 + sum_v B_v A_v + s B A = W0 + s [B, B_1 / s, ..] [A; A_1; ..]
 
-    Here W0 is the initial weight of a layer, s the layer's scale, and B_v A_v the change of W0 in base version v, with
-    r_v components. If all changes of W0 are such products, the adapter's layer gets r + sum_v r_v components instead
-    of r. Otherwise the layer stays the same, and the current value of the base weight must be exported too. The
-    equation holds up to rounding.
+    Here W0 is the initial weight of a layer, and s is the layer's scale. B_v A_v, a product with r_v components, is the
+    change of W0 in base version v. If all changes of W0 are such products, the adapter's layer gets r + sum_v r_v
+    components instead of r. Otherwise the layer stays the same, and the current value of the base weight must be
+    exported too. The equation holds up to rounding.
 
     Args:
         layout: Names and roles of the adapter's tensors.

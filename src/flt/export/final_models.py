@@ -1,4 +1,4 @@
-"""Final models of a federation: one for each group and head, or one for each job if jobs trained private tensors."""
+"""Final models: one for each group and head, or, if jobs trained private tensors, one for each of these jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flt.server.federator import Federator
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Final model of a group, or a client's own model.
+    """Final model of a group, or a client's own model (the final model of one of its jobs).
 
     Attributes:
         folder: Path of the model's folder, relative to the export's folder. Empty if there is only one model.

@@ -38,9 +38,9 @@ from flt.protocol.layout import TRAVELLING
 
 PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
 PLACES = ("group", "head", "client", "job")
-"""First parts of the names of an export's subfolders, such as ``group`` in ``group_1``."""
+"""Beginnings of the names of subfolders in an export, such as ``group`` in ``group_1``."""
 LONGEST = 200
-"""Largest number of characters of another library's message that an error line quotes."""
+"""Largest number of characters that an error line quotes from another library's message."""
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -52,11 +52,11 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             folder describes. If the run trained a user's own module, ``model`` is required.
 
     Returns:
-        The model with the exported weights. If ``model`` is None, this is a transformers model or a
+        The model with the exported weights. If ``model`` is None, the result is a transformers model or a
         LabelNameClassifier. A LoRA adapter is attached by peft, which puts the transformers model inside a PeftModel.
 
     Raises:
-        InputError: The folder isn't an export of flt, the export is damaged, or it doesn't fit the model.
+        InputError: The folder isn't an export of flt, the export is damaged, or the export doesn't fit ``model``.
 
     Example:
         >>> load("lightning_logs/c2a/version_0/adapter")  # doctest: +SKIP
@@ -137,7 +137,7 @@ _READERS = {CARD: _own, PEFT_CARD: _peft, MERGED_CARD: _merged}
 
 
 def _base(folder: Path, source: str | None, model: nn.Module | None, held: Collection[str]) -> nn.Module:
-    """Returns the base: the given model or, without one, the base that the folder describes.
+    """Returns the given model or, if there is none, the base that the folder describes.
 
     Args:
         folder: Folder of the export.
@@ -205,7 +205,7 @@ def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collectio
 
 
 def _drawn(kind: Any, plain: Any, config: Any, how: Mapping[str, Any]) -> nn.Module:
-    """Draws the weights of a random base (``model.random``) again, except a head whose size has changed in the run.
+    """Draws the weights of a random base (``model.random``) again, except for a head whose size changed in the run.
 
     Args:
         kind: Class of the model.

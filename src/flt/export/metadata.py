@@ -22,11 +22,11 @@ from flt.models.provenance import origin_of
 BASE, CARD, WEIGHTS = "flt_base.json", "flt_adapter.json", "flt_adapter.safetensors"
 """Names of files in the folder of an exported adapter.
 
-``BASE`` contains the metadata of the base. It is written unless the run trained a user's own module. ``CARD`` and
-``WEIGHTS`` contain the metadata and the weights of an adapter that peft doesn't support.
+``BASE`` contains the metadata of the base. This file is written unless the run trained a user's own module. ``CARD``
+and ``WEIGHTS`` contain the metadata and the weights of an adapter that peft doesn't support.
 """
 LABEL_NAMES = "label_names"
-"""Name, without .json and .safetensors, of the two files of the label-name head."""
+"""Name of the two files of the label-name head, without the endings .json and .safetensors."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Card:
     """Metadata needed to load the base and to attach the adapter again.
 
     Attributes:
-        source: Name by which ``from_pretrained`` loads the base. Empty for a base in a folder, and for a user's own
-            module.
+        source: Name by which ``from_pretrained`` loads the base. Empty if the base is in a folder or is a user's
+            own module.
         adapter: Settings of the adapter. For LoRA, peft's own file contains these settings instead.
         adapt_layers: Blocks that are adapted, as in the configuration (``model.adapt_layers``).
         classes: Number of classes. If jobs have different heads, the largest number. None for a user's own module.
@@ -52,11 +52,10 @@ class Card:
     folder: str = ""
 
     def of_client(self, data: JobData | None) -> Card:
-        """Returns the card for a client's own model: with the client's label counts if the adapter uses them.
+        """Returns the card for a client's own model. It has the client's label counts if the adapter uses them.
 
         Args:
-            data: Data of the job that trained the model. If None, the model is that of a group, and the card
-                stays the same.
+            data: Data of the job that trained the model. None for a group's model, whose card stays the same.
         """
         if data is None or self.adapter.get("label_source") != "client" or not self.adapter.get("use_label", True):
             return self
@@ -102,7 +101,7 @@ def write_own(tensors: Mapping[str, Tensor], shell: str, target: Path, card: Car
 
     Args:
         tensors: Name in the run's module -> value.
-        shell: Prefix that flt's own module adds to the names. The names in the file don't have it.
+        shell: Prefix that flt's own module adds to the names. The names in the file don't have this prefix.
         target: Folder to write to.
         card: Metadata to write.
     """
@@ -112,6 +111,6 @@ def write_own(tensors: Mapping[str, Tensor], shell: str, target: Path, card: Car
 
 
 def write_label_names(head: LabelNameClassifier, target: Path) -> None:
-    """Writes the label-name head: the texts, the scale, and the embeddings of the texts from before training."""
+    """Writes the label-name head: the texts, their embeddings (computed before training), and the scale."""
     (target / f"{LABEL_NAMES}.json").write_text(json.dumps({"texts": head.texts, "scale": head.scale}, indent=1))
     safetensors.torch.save_file({"names": head.names.cpu().contiguous()}, target / f"{LABEL_NAMES}.safetensors")

@@ -60,9 +60,9 @@ def export(
 ) -> Path:
     """Writes the final models to the folder ``adapter`` or ``model`` of a run, see :func:`kind`.
 
-    If there are several models, each has its own subfolder. The subfolders are named by group and, if jobs have
-    different heads, also by head. If jobs trained private tensors, the subfolders are named by client instead and, if
-    the client has several jobs, also by job.
+    If there are several models, each has its own subfolder. The subfolders are named by group, and also by head if jobs
+    have different heads. If jobs trained private tensors, the subfolders are named by client instead, and also by job
+    if the client has several jobs.
 
     Args:
         module: Module of the run. Its base weights must be those of the state's base version.
@@ -100,19 +100,19 @@ def export(
 
 
 def kind(layout: Layout, state: ServerState, base: str) -> str:
-    """Returns what is exported: ``adapter``, or ``model`` for a whole model with everything merged.
+    """Returns ``adapter`` if an adapter is exported, or ``model`` if a whole model with everything merged is exported.
 
     If no base weight has changed, the adapter is exported. Otherwise there are three cases:
 
     - LoRA: the argument ``base`` decides.
-    - Another adapter: it is exported with the changed base weights, because it can't be merged into a weight.
+    - Another adapter: the adapter is exported with the changed base weights, because it can't be merged into a weight.
     - No adapter: the whole model is exported.
 
     Args:
         layout: Names and roles of the server's tensors.
         state: Last state of the server.
-        base: ``merged``: changes of the base and LoRA are merged into a whole model. ``delta``: LoRA is exported as an
-            adapter that includes the changes of the base.
+        base: With ``merged``, the base's changes and LoRA are merged into a whole model. With ``delta``, LoRA is
+            exported as an adapter that includes the base's changes.
     """
     if not state.base.version:
         return "adapter"
@@ -135,8 +135,8 @@ def _export_lora(
 ) -> None:
     """Writes a LoRA adapter in peft's format.
 
-    The file also contains tensors of the base, such as those in ``changed``. peft loads them too, because it loads
-    every tensor in a file by name.
+    The file also contains tensors of the base, such as those in ``changed``. peft loads these tensors too, because peft
+    loads every tensor in a file by name.
     """
     plain = _plain_names(module)
     ranks = {name: len(tensors[layer.a]) for name, layer in layout.layers.items()}
@@ -185,7 +185,7 @@ def _config(
 
 
 def _peft_name(name: str, layout: Layout, full: str) -> str:
-    """Returns a tensor's name in peft's file. The file's names don't contain the adapter's name.
+    """Returns a tensor's name in peft's file. The returned name doesn't contain the adapter's name.
 
     Args:
         name: Name of the tensor before flt or peft wrapped the model.
@@ -205,7 +205,7 @@ def _heads(module: nn.Module, layout: Layout) -> list[str]:
 
 
 def _alike(module: nn.Module, layout: Layout, plain: Callable[[str], str]) -> dict[str, Tensor]:
-    """Returns the tensors of frozen modules that peft treats as heads: the modules' names end like a head's name."""
+    """Returns the tensors of frozen modules that peft treats as heads because their names end like a head's name."""
     heads = _heads(module, layout)
     ends = tuple(plain(name) for name in heads)
     alike = [name for name, _ in module.named_modules() if name not in heads and plain(name).endswith(ends)]
@@ -256,7 +256,7 @@ def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[s
 
 
 def merge(module: nn.Module, layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a state dict without adapters: W0 + scale B A replaces W0, and ``tensors`` replaces the head."""
+    """Returns a state dict without adapters. W0 + scale B A replaces W0, and the head is taken from ``tensors``."""
     merged = {}
     bases = {layer.base: layer for layer in layout.layers.values()}
     for name, value in module.state_dict().items():
@@ -272,7 +272,7 @@ def merge(module: nn.Module, layout: Layout, tensors: Mapping[str, Tensor]) -> d
 
 
 def _plain_names(module: nn.Module) -> Callable[[str], str]:
-    """Returns a function that maps a tensor's name to its name in the model that flt or the user's peft wrapped."""
+    """Returns a function that maps a tensor's name in the module to its name before flt or peft wrapped the model."""
     shells = [f"{name}." for name, sub in module.named_modules() if isinstance(sub, PeftModel)]
 
     def plain(name: str) -> str:
@@ -285,7 +285,7 @@ def _plain_names(module: nn.Module) -> Callable[[str], str]:
 
 
 def _prefix(module: nn.Module) -> str:
-    """Returns the prefix that flt's own module adds to the names in a transformers model. Empty for a user's module."""
+    """Returns the prefix that flt's own module adds to the tensor names of a model. Empty for a user's module."""
     if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
         return f"{MODEL_PREFIX}encoder."
     return _shell(module)

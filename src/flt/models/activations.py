@@ -1,4 +1,4 @@
-"""Cache of the frozen prefix's activations. They are computed once per example and kept in a memory-mapped file.
+"""Cache of the frozen prefix's activations, which are computed once per example and kept in a memory-mapped file.
 
 The frozen prefix consists of the blocks below the lowest adapted block; see frozen_prefix.py.
 """
@@ -26,19 +26,19 @@ from flt.models.frozen_prefix import KEY, Prefix
 
 FILE = "activations.bin"
 BATCH = 64
-"""Number of examples in a forward pass. It is fixed, because another number would change the activations' last bits."""
+"""Number of examples in a forward pass. Another number would change the last bits of the activations."""
 VERSION = 1
-"""Version of this file's code, part of the cache key. Increase it when the format of the cached files changes."""
+"""Version of the code in this file, used in the cache key. Increase it when the format of the cached files changes."""
 
 
 @dataclass(frozen=True)
 class PrefixedStore:
-    """Store whose rows, one for each example, contain the encoded inputs and the activations of the frozen prefix.
+    """Store with one row for each example. A row contains the encoded inputs and the activations of the frozen prefix.
 
     Attributes:
-        inputs: Encoded inputs of the rows. The model still computes its embeddings and attention mask from them.
+        inputs: Encoded inputs of the rows. The model still computes embeddings and attention mask from these inputs.
         values: Activations of all rows, one row after another. Shape: (tokens of all rows, d). The array is
-            memory-mapped. bf16 is stored as int16, because NumPy has no bf16.
+            memory-mapped. bf16 values are stored as int16 with the same bits, because NumPy has no bf16.
         dtype: Data type of the activations in torch.
         starts: For each row, the index of its first token in ``values``, or -1 if the row has no activations. Shape:
             (rows,).
@@ -93,8 +93,9 @@ class Activations:
         precision: Lightning's name of the precision in which the activations are computed.
         limit: Largest size of the cache, in bytes.
         device: Device of the model.
-        watch: Function that shows the progress. It is called after each batch with the number of finished examples and
-            the number of all examples, unless the cache already has the activations. If None, no progress is shown.
+        watch: Function that shows the progress. It is called after each computed batch, with the number of finished
+            examples and the number of all examples. It isn't called if the cache already has the activations. If None,
+            no progress is shown.
     """
 
     prefix: Prefix
@@ -166,7 +167,8 @@ class Activations:
     def _compute(self, store: Store, rows: NDArray[np.int64], check: bool = False) -> Tensor:
         """Returns the activations of the given rows (batch, tokens, d), on the CPU.
 
-        If ``check`` is true, raises an InputError if the upper blocks need more than these activations.
+        With ``check``, the function raises an InputError if the upper blocks need more from the lower blocks than these
+        activations.
         """
         inputs = self.collate([store.row(int(row)) for row in rows])
         batch = {name: value.to(self.device) for name, value in inputs.items()}

@@ -1,4 +1,4 @@
-"""The backbones: pre-trained models from a folder, from the Hugging Face hub, or embedded (pre-trained by flt itself).
+"""Loading of backbones from a folder or the Hugging Face hub, or of embedded backbones, which flt pre-trains itself.
 
 All clients of a run start from the same backbone.
 """
@@ -38,7 +38,7 @@ ATTENTION = ("auto", "eager", "sdpa")
 
 @dataclasses.dataclass
 class ModelConfig:
-    """Settings of the model. `model=<name>` on the command line reads them from the file of this name in conf/model.
+    """Settings of the model. `model=<name>` on the command line reads these settings from conf/model/<name>.yaml.
 
     Attributes:
         name: ``embedded`` and ``embedded_cifar`` are small models that flt pre-trains itself. ``hub`` is the model at
@@ -49,7 +49,7 @@ class ModelConfig:
         max_length: Largest number of tokens of a text. Longer texts are cut.
         adapt_layers: With ``all``, all blocks are adapted; with ``top<k>``, only the k uppermost blocks.
         head: ``linear`` is the model's own classifier. It gets new random weights, which are trained. ``label_names``
-            is a head without trained weights, which compares a text with frozen embeddings of the classes' names
+            is a head that isn't trained. It compares a text with frozen embeddings of the classes' names
             (flt.models.label_name_head). A causal model keeps its own head, which stays frozen.
         label_scale: Factor on the scores of the label_names head before the softmax (inverse temperature).
         attention: Implementation of attention in transformers: ``eager``, ``sdpa`` or ``auto``. ``auto`` is the default
@@ -79,10 +79,10 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A loaded model with its head, in eval mode. Weights are float32 unless quantised. They aren't frozen yet."""
+    """A loaded model with its head, in eval mode. Weights are float32 unless quantised. No weight is frozen yet."""
 
     model: nn.Module
-    """The model. Its output has `logits`: (batch, classes), or (batch, tokens, vocabulary) for a causal model."""
+    """The model. Its output has `logits` (batch, classes) or, for a causal model, (batch, tokens, vocabulary)."""
     tokenizer: Any | None
     """Tokenizer of the model; None for images."""
     source: str
@@ -100,14 +100,14 @@ class Backbone:
 
 
 def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[str] = ()) -> Backbone:
-    """Loads a model and gives it a new head. Only the seed determines the head, not the global random generators.
+    """Loads a model and gives it a new head. The head depends only on the seed, not on the global random generators.
 
     Args:
         cfg: Settings of the model.
         kind: Kind of the inputs: text, pair (two texts), image, or causal (text that the model continues). A causal
             model gets no new head.
         classes: Number of outputs of the new head.
-        seed: Seed of the head's weights and, with `cfg.random`, of all other weights.
+        seed: Seed of all weights that are drawn at random. With `cfg.random`, these are all weights of the model.
         texts: One text for each class. Only the label_names head uses them.
 
     Returns:
@@ -153,7 +153,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
 
 
 def _portable_source(cfg: ModelConfig, source: str) -> str:
-    """Returns the origin of the weights without paths of the cache or of packages, which differ between machines."""
+    """Returns the origin of the weights, without paths that differ between machines (in the cache or in packages)."""
     if cfg.name in EMBEDDED:
         return cfg.name
     return str(cfg.path) if cfg.package else source
@@ -203,7 +203,7 @@ def _check_kind(config: Any, kind: str, source: str) -> None:
 
 
 def _set_dropout(config: Any, probability: float) -> None:
-    """Sets every dropout probability of a config and its nested configs. No layer is skipped at random any more."""
+    """Sets all dropout probabilities of a config and its nested configs. Sets layer-skipping probabilities to 0."""
     for key, value in list(vars(config).items()):
         if isinstance(value, transformers.PreTrainedConfig):
             _set_dropout(value, probability)
@@ -219,7 +219,7 @@ def _build(
 ) -> tuple[transformers.PreTrainedModel, set[str]]:
     """Returns the model, and the names of the tensors outside the head that have no pre-trained weights.
 
-    With ``cfg.random``, nothing is loaded, and no names are returned.
+    With ``cfg.random``, nothing is loaded, and the set of names is empty.
     """
     auto: Any = transformers.AutoModelForSequenceClassification
     if kind == "image":
@@ -255,8 +255,9 @@ def _build(
 def _enable_gradient_checkpointing(model: transformers.PreTrainedModel, source: str) -> None:
     if not model.supports_gradient_checkpointing:
         raise InputError.of("model.gradient_checkpointing", True, "false", f"{source} doesn't support it")
-    # Reentrant gradient checkpointing computes no gradients in a block whose input needs none, such as a block above
-    # frozen embeddings. Version 6 of transformers has only the new name of the method, activation_checkpointing_enable.
+    # Reentrant gradient checkpointing computes no gradients in a block whose input requires no gradient, such as a
+    # block above frozen embeddings. Version 6 of transformers has only the new name of the method,
+    # activation_checkpointing_enable.
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
 

@@ -1,4 +1,4 @@
-"""Quantised base weights: bitsandbytes stores the frozen linear layers in 8 or 4 bits. Adapters stay in float32."""
+"""Quantisation of the frozen linear layers to 8 or 4 bits per weight, by bitsandbytes. Adapters stay in float32."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ BITS = ("8bit", "4bit")
 NOT_QUANTISED = [*HEADS, "pooler.dense", "lm_head", "embed_out"]
 """Names of the layers near the logits. They are not quantised.
 
-Heads and randomly initialised poolers are trained, and rounding the last layer would cost the most accuracy.
+Heads and randomly initialised poolers are trained. The last layer of a causal model is frozen, but rounding this layer
+would cost the most accuracy.
 """
 
 
 def quantisation(bits: str) -> transformers.BitsAndBytesConfig:
-    """Returns the settings with which transformers quantises the linear layers of a model while loading it.
+    """Returns the settings that make transformers quantise the linear layers of a model while the model is loaded.
 
     8 bits: LLM.int8() (arXiv 2208.07339). 4 bits: QLoRA's NormalFloat (arXiv 2305.14314). With 4 bits, the scales of
     the quantised weights are quantised too (double quantisation), and matrix products are computed in bf16.

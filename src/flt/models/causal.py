@@ -18,11 +18,11 @@ class CausalModule(ClientModule):
     """A causal language model that learns responses to prompts.
 
     A batch's ``labels`` (batch, tokens) are -100 at the tokens of the prompt and at padding. The loss ignores these
-    tokens. The training loss is computed by the model itself: it is the mean over the response tokens of the batch.
+    tokens. The model itself computes the training loss, which is the mean over the response tokens of the batch.
 
     Args:
-        model: The model. It takes a batch's tensors by name and returns an object with ``loss`` and ``logits``
-            (batch, tokens, vocabulary). The loss is a scalar.
+        model: The model. It takes a batch's tensors by name and returns an object with ``loss``, a scalar, and
+            ``logits`` (batch, tokens, vocabulary).
         optimizer: Settings of the optimiser.
     """
 

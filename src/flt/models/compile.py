@@ -10,7 +10,7 @@ from flt.core.errors import InputError
 VARIANTS = 64
 """Largest number of compiled graphs of one function. Each rank needs one graph in training and one in evaluation.
 
-Once a function has this many graphs, torch runs it uncompiled.
+Once a function has this many graphs, torch runs the function uncompiled.
 """
 
 

@@ -1,4 +1,4 @@
-"""The embedded backbone: a small vision transformer that flt itself pre-trains, within seconds, on the digits 0-4.
+"""The embedded backbone, a small vision transformer that flt itself pre-trains on the digits 0-4 within seconds.
 
 A first run can therefore learn the digits 5-9 with a useful frozen backbone, without a download.
 """
@@ -51,8 +51,8 @@ class Pretraining:
 
 
 PRETRAINING = Pretraining()
-# The model has only two narrow blocks, because a larger model gains little from pre-training: a larger model learns the
-# digits 5-9 nearly as well from random weights.
+# The model has only two narrow blocks, because a larger model gains little from pre-training: with random weights, a
+# larger model learns the digits 5-9 nearly as well as with pre-trained weights.
 ARCHITECTURE: dict[str, Any] = {
     "image_size": 8, "num_channels": 1, "patch_size": 2, "hidden_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 4, "intermediate_size": 64,
@@ -60,7 +60,7 @@ ARCHITECTURE: dict[str, Any] = {
 
 
 def embedded(cache: Path | None = None) -> Path:
-    """Returns the folder of the embedded backbone. The first call pre-trains it; later calls find it in the cache.
+    """Returns the folder of the embedded backbone. The first call pre-trains the backbone; later calls find it cached.
 
     Args:
         cache: Folder of the cached backbones. If None, the folder is `$FLT_CACHE`, else `$XDG_CACHE_HOME/flt`, else
@@ -162,7 +162,7 @@ def _fit(
 
 
 def _augment(settings: Pretraining, images: Tensor) -> Tensor:
-    """Rotates, scales and shifts each image by its own random amounts. Shape: (batch, channels, height, width)."""
+    """Rotates, scales and shifts each image by its own random amounts. Images: (batch, channels, height, width)."""
     angle, zoom, right, down = torch.rand(4, len(images)) * 2 - 1
     angle, zoom = settings.rotation * angle, 1 + settings.scale * zoom
     cos, sin = zoom * angle.cos(), zoom * angle.sin()

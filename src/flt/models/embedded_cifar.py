@@ -1,7 +1,7 @@
-"""The embedded backbone for colour images of 32 x 32 pixels: a small vision transformer that flt itself pre-trains.
+"""The embedded backbone for colour images of 32 x 32 pixels. flt itself pre-trains this small vision transformer.
 
-The backbone is pre-trained on 50 classes of CIFAR-100. The other 50 classes don't occur in its pre-training. Neither do
-the classes of CIFAR-10, because the two data sets have no class in common.
+The backbone is pre-trained on 50 classes of CIFAR-100. The other 50 classes don't occur in the pre-training. The
+classes of CIFAR-10 don't occur there either, because CIFAR-10 and CIFAR-100 have no class in common.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def embedded_cifar(cache: Path | None = None) -> Path:
     The first call pre-trains the backbone; later calls find it in the cache.
 
     Args:
-        cache: Folder of the cached backbones. If None, it is chosen as in :func:`flt.models.embedded.embedded`.
+        cache: Folder of the cached backbones. If None, the folder is chosen as in :func:`flt.models.embedded.embedded`.
 
     Raises:
         InputError: If CIFAR-100 can't be found, or the cache can't be written.

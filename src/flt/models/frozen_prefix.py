@@ -32,9 +32,9 @@ class _PrefixComputed(Exception):
 
 
 class Prefix:
-    """The lower blocks of a model: the prefix. They are skipped if the batch contains their activations.
+    """Lower blocks of a model (the prefix), which are skipped for a batch that contains their activations.
 
-    If a batch has the key ``prefix`` (batch, tokens, d), every lower block returns this tensor and computes nothing.
+    If a batch has a tensor ``prefix`` (batch, tokens, d), every lower block returns this tensor and computes nothing.
     Otherwise all blocks compute as usual. Nothing else in the model changes.
 
     Args:
@@ -58,7 +58,7 @@ class Prefix:
             batch: Any batch without the key ``prefix``.
 
         Raises:
-            InputError: The logits computed from the activations differ from the model's logits, or raise an error.
+            InputError: The logits computed from the activations differ from the model's logits, or can't be computed.
         """
         expected = self._logits(batch)
         activations = self.activations(batch)
@@ -80,7 +80,7 @@ class Prefix:
 
     @torch.no_grad()
     def activations(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Returns the output (batch, tokens, d) of the last of the lower blocks. The upper blocks aren't computed."""
+        """Returns the output (batch, tokens, d) of the uppermost lower block. The upper blocks aren't computed."""
         outputs: list[Tensor] = []
 
         def capture_and_stop(block: nn.Module, inputs: Any, output: Any) -> None:
@@ -119,7 +119,7 @@ class Prefix:
 
 
 class _Bypass:
-    """Replacement for a block's ``forward``: returns the batch's activations. If there are none, runs the block."""
+    """Replacement for a block's ``forward``. Returns the batch's activations or, if it has none, runs the block."""
 
     def __init__(self, prefix: Prefix, block: nn.Module) -> None:
         self.prefix = prefix
@@ -142,7 +142,7 @@ def _architecture(model: nn.Module) -> str:
 
 
 def lower_blocks(model: nn.Module, layout: Layout, name_prefix: str) -> list[str]:
-    """Returns the names of the lower blocks: all below the lowest block that has a tensor of the adapter or the head.
+    """Returns the names of all blocks below the lowest block that has a tensor of the adapter or the head.
 
     Args:
         model: The model with its adapters attached.

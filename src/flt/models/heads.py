@@ -17,8 +17,8 @@ def head_names(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
 
     Args:
         kind: With ``shape``, tasks with the same number of classes share a head. With ``task``, each task has its own
-            head, and the server can see which jobs have the same task. With ``shared``, all tasks share one head, which
-            has as many outputs as the task with the most classes needs.
+            head, and the server can see which jobs have the same task. With ``shared``, all tasks share one head. The
+            task with the most classes determines its number of outputs.
         classes: Task -> its number of classes.
 
     Returns:
@@ -41,7 +41,7 @@ def head_names(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
 
 
 def draw_head(model: nn.Module, seed: int, classes: int | None = None) -> dict[str, Tensor]:
-    """Returns initial values of a model's head. Only the seed determines them, not the global random generators.
+    """Returns initial values of a model's head. They depend only on the seed, not on the global random generators.
 
     Weights of linear layers are drawn from the normal distribution that transformers uses, and biases are zero. Other
     tensors keep their values.
@@ -53,7 +53,7 @@ def draw_head(model: nn.Module, seed: int, classes: int | None = None) -> dict[s
             outputs stays the same.
 
     Returns:
-        Name of each tensor of the head in the model -> its value.
+        Name, in the model, of each tensor of the head -> value of the tensor.
     """
     head, generator = head_name(model), torch.Generator().manual_seed(seed)
     std = getattr(model.config, "initializer_range", None) or 0.02

@@ -1,4 +1,4 @@
-"""The label-name head: it compares a text with frozen embeddings of the classes' names.
+"""The label-name head, which compares a text with frozen embeddings of the classes' names.
 
 No weight of the head is trained, so every gain in accuracy comes from the adapter.
 """
@@ -18,7 +18,7 @@ from flt.core.errors import InputError
 
 
 class LabelNameClassifier(nn.Module):
-    """Classifier whose score for a class is the cosine between the embeddings of the text and of the class's name.
+    """Classifier whose score for a class is the cosine between the text's embedding and the class name's embedding.
 
         z = mean of the last hidden states over the tokens, divided by its norm          (batch, d)
         logits = scale * z E^T,   E: embeddings of the names, computed before training    (classes, d)
@@ -29,7 +29,7 @@ class LabelNameClassifier(nn.Module):
         encoder: A transformers model whose output has `last_hidden_state` (batch, tokens, d).
         names: E (classes, d), the embeddings of the classes' names. Each row has norm 1.
         scale: Factor on the cosines before the softmax (inverse temperature).
-        texts: Texts whose embeddings are the rows of E. An export contains them.
+        texts: Texts whose embeddings are the rows of E. An export contains these texts.
     """
 
     names: Tensor
@@ -46,7 +46,7 @@ class LabelNameClassifier(nn.Module):
         return self.encoder
 
     def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> SequenceClassifierOutput:
-        """Returns the logits (batch, classes) and, if labels (batch,) are given, the loss, a scalar."""
+        """Returns the logits (batch, classes). If labels (batch,) are given, also returns the loss, a scalar."""
         embeddings = embed(self.encoder, inputs)
         with torch.autocast(embeddings.device.type, enabled=False):  # bf16's 8 bits of precision are too few here
             logits = self.scale * embeddings @ self.names.T
@@ -55,7 +55,7 @@ class LabelNameClassifier(nn.Module):
 
 
 def embed(encoder: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Returns mean-pooled embeddings of norm 1 (batch, d), in float32.
+    """Returns mean-pooled embeddings, shape (batch, d), in float32. Each embedding is divided by its norm.
 
     Args:
         encoder: A transformers model.
@@ -69,7 +69,7 @@ def embed(encoder: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 def label_name_classifier(
     encoder: nn.Module, tokenizer: Any, texts: Sequence[str], scale: float, max_length: int
 ) -> LabelNameClassifier:
-    """Embeds the classes' texts with the encoder and returns a classifier with the encoder and these embeddings.
+    """Embeds the classes' texts and returns a classifier that consists of the encoder and these embeddings.
 
     Args:
         encoder: The encoder, in eval mode.
@@ -86,7 +86,7 @@ def label_name_classifier(
 
 
 def label_texts(names: Sequence[str], given: Mapping[str, str]) -> list[str]:
-    """Returns a text for each class: the given text if there is one, else the name without punctuation.
+    """Returns a text for each class: the given text if there is one, else the class's name without punctuation.
 
     Args:
         names: Names of the classes.

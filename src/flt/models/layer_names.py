@@ -1,4 +1,4 @@
-"""Names of a model's layers: the layers of its head, and the layers that LoRA adapts."""
+"""Functions that find layers of a model by name: the layers of the head, and the layers that LoRA adapts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ HEADS = ("classifier", "score", "classification_head")
 ATTENTION = (
     ("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("q", "v"), ("query_key_value",), ("c_attn",),
 )  # fmt: skip
-"""Usual names of the query and value layers, or of one layer that computes both.
+"""Usual names of the query layer and the value layer, or of one layer that computes both.
 
-They are used for model types that peft doesn't list.
+These names are used for model types that peft doesn't list.
 """
 
 
 def head_name(model: nn.Module) -> str:
-    """Returns the name of the head, the module that turns features into logits, or ``none`` if the head stays frozen.
+    """Returns the name of the head (the module that turns features into logits), or ``none`` if the head stays frozen.
 
     For a transformers model the head is the whole classifier, which may have several layers. For any other model the
     head is the last linear layer. Two kinds of head stay frozen: a label-name head, and the head of a causal model,
@@ -49,13 +49,13 @@ def head_name(model: nn.Module) -> str:
 def whole_modules(model: nn.Module, head: str | None) -> list[str]:
     """Returns the names of the modules whose weights are all trained, in addition to the adapter.
 
-    A layer before the classifier may have no pre-trained weights, such as a pooler or DistilBERT's ``pre_classifier``.
-    Such a layer is initialised at random, like the classifier. If it were frozen, it would stay random.
+    Some layers before the classifier, such as a pooler or DistilBERT's ``pre_classifier``, may have no pre-trained
+    weights. These layers are initialised at random, like the classifier. If they were frozen, they would stay random.
 
     Args:
         model: The model.
-        head: The configured head: a module's name, or the string ``"none"`` for no module. If None, no head is
-            configured, and the classifier and the randomly initialised layers before it are trained.
+        head: Name of the configured head. The string ``"none"`` means no module. If None, the names of the classifier
+            and of the randomly initialised layers before it are returned.
 
     Raises:
         InputError: If the model has no linear layer.
@@ -75,14 +75,14 @@ def whole_modules(model: nn.Module, head: str | None) -> list[str]:
 
 
 def _new_layers(model: nn.Module, head: str) -> set[str]:
-    """Returns the names of the layers above the blocks that have randomly initialised tensors, without the head."""
+    """Returns the names of layers with randomly initialised tensors that lie above the blocks and outside the head."""
     owners = {name.rpartition(".")[0] for name in drawn_tensor_names(model) if not inside(name, head)}
     if not owners:
         return set()
     names = [name for name, _ in model.named_modules()]
     try:
         uppermost = blocks(model)[-1]
-    except InputError:  # a model without blocks has nothing above them
+    except InputError:  # a model without blocks has no layers above blocks
         return set()
     last = max(i for i, name in enumerate(names) if inside(name, uppermost))
     return owners & set(names[last + 1 :])
@@ -95,8 +95,8 @@ def target_modules(model: nn.Module) -> list[str]:
         The first of these lists that isn't empty:
 
         1. For a transformers model, the names that peft lists for the model's type, such as ``query`` and ``value``.
-           They are the last parts of the layers' full names.
-        2. For a transformers model, the usual names of the query and value layers, also the last parts only.
+           These are the last parts of the layers' full names.
+        2. For a transformers model, the usual last parts of the names of the query and value layers.
         3. The full names of all linear layers outside the head.
 
     Raises:
@@ -108,7 +108,7 @@ def target_modules(model: nn.Module) -> list[str]:
     """
     known = _known_targets(model)
     head = head_name(model)
-    # torch's attention reads the weight of its output layer and never calls the layer. An adapter of this layer would
+    # torch's attention reads the weight of its output layer and never calls the layer. An adapter on this layer would
     # therefore have no effect.
     attention = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     excluded = [head, *attention, *_output_embeddings(model)]
@@ -156,9 +156,9 @@ def is_tied(model: nn.Module, head: str) -> bool:
 
 
 def _known_targets(model: nn.Module) -> list[str]:
-    """Returns the layers that are usually adapted in a transformers model, by the last parts of their names.
+    """Returns the last parts of the names of the layers that are usually adapted in a transformers model.
 
-    The list is empty for any other model, and for a model without such layers.
+    The list is empty for any other model, and for a transformers model without such layers.
     """
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind is None:
@@ -169,7 +169,7 @@ def _known_targets(model: nn.Module) -> list[str]:
 
 
 def _output_embeddings(model: nn.Module) -> list[str]:
-    """Returns a list with the name of the layer that computes token logits. The list is empty if there is none."""
+    """Returns a list with the name of the layer that computes token logits. The list is empty if no layer does."""
     output = model.get_output_embeddings() if isinstance(model, transformers.PreTrainedModel) else None
     return [name for name, module in model.named_modules() if module is output]
 
@@ -179,7 +179,7 @@ def _linear(model: nn.Module) -> list[str]:
 
 
 def inside(name: str, module: str) -> bool:
-    """Returns whether a tensor or module lies in a module, or is that module.
+    """Returns whether a tensor or module, given by name, lies inside a module or is the module itself.
 
     Example:
         >>> inside("head.out.weight", "head"), inside("header.weight", "head")

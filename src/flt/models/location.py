@@ -1,4 +1,4 @@
-"""Location of a pre-trained model: a folder, a folder of an installed package, the Hugging Face hub or its cache."""
+"""Location of a pre-trained model: a folder, an installed package, the Hugging Face hub, or the cache of the hub."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ OFFLINE = f"{LOADABLE} whose files are in the local cache (with a network: hf do
 
 
 def locate(path: str, package: str | None = None) -> tuple[str, bool]:
-    """Returns the argument for from_pretrained, and whether from_pretrained may read local files only.
+    """Returns the argument for from_pretrained, and whether from_pretrained must use local files only.
 
     Args:
         path: A local folder, or a hub id.
-        package: A folder inside a Python package, such as ``name/folder``. If this package is installed, the folder is
-            used instead of path. If None, path is used.
+        package: A folder inside a Python package, such as ``name/folder``. If the package is installed and has this
+            folder, the folder is used instead of path. If None, path is used.
 
     Raises:
         InputError: path is neither a folder nor the id of a model on the hub.
@@ -54,7 +54,7 @@ def _in_package(package: str) -> Path | None:
 
 
 def _on_the_hub(path: str) -> bool:
-    """Returns whether the hub has the model; False if the hub can't be reached.
+    """Returns whether the hub has the model. Returns False if the hub can't be reached.
 
     The function sends one request with a timeout of 5 s. Without this check, from_pretrained would retry for half a
     minute if there were no network.

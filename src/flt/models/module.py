@@ -1,4 +1,4 @@
-"""flt's own LightningModule, used by all runs from the command line, and the settings of its optimiser."""
+"""flt's own LightningModule, which all runs from the command line train, and the settings of its optimiser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flt.core.errors import InputError
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 MODEL_PREFIX = "model."
-"""Prefix of the names of the backbone's tensors in flt's own module, ClientModule."""
+"""Prefix that flt's own module, ClientModule, adds to the tensor names of its model (backbone and head)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Optimizer:
                 )
 
     def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-        """Returns the torch optimiser of the given parameters."""
+        """Returns the torch optimiser for the given parameters."""
         extra: dict[str, Any] = {"momentum": self.momentum} if self.name == "sgd" else {}
         kind: Any = OPTIMIZERS[self.name]
         return kind(parameters, lr=self.lr, weight_decay=self.weight_decay, **extra)
@@ -78,7 +78,7 @@ class ClientModule(pl.LightningModule):
         return loss
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Moves the batch to the device. For the CPU, the batch is returned unchanged, because it is already there."""
+        """Moves the batch to the device. For the CPU, the batch is returned unchanged, because it was created there."""
         return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_train_epoch_start(self) -> None:
@@ -103,14 +103,14 @@ class ClientModule(pl.LightningModule):
         self.log("val_acc", self.accuracy, on_epoch=True, batch_size=size)
 
     def configure_optimizers(self) -> Any:
-        """Returns the optimiser of the parameters that require gradients. The round's plan decides which ones do."""
+        """Returns the optimiser of the parameters that require gradients. The round's plan selects them."""
         return self.optimizer.build([parameter for parameter in self.parameters() if parameter.requires_grad])
 
     def _loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Returns the cross-entropy, a scalar, and the logits.
 
-        The loss that transformers computes isn't used, because it takes the number of classes from the config. A job's
-        head may have a different number of classes.
+        The loss that transformers computes isn't used, because transformers takes the number of classes from the
+        config. A job's head may have a different number of classes.
         """
         logits = self(**{name: values for name, values in batch.items() if name != "labels"})
         return F.cross_entropy(logits, batch["labels"]), logits
@@ -119,6 +119,7 @@ class ClientModule(pl.LightningModule):
 def backbone_of(module: nn.Module) -> tuple[nn.Module, str]:
     """Returns the model (backbone and head) inside a module, and the prefix of the model's tensor names in the module.
 
-    flt's own module has the model as its attribute ``model``. A user's module is the model itself; the prefix is empty.
+    In flt's own module, the model is the attribute ``model``. A user's module is the model itself, and the prefix is
+    empty.
     """
     return (module.model, MODEL_PREFIX) if isinstance(module, ClientModule) else (module, "")

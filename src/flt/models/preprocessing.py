@@ -14,7 +14,7 @@ def pixel_normalisation(source: str, local: bool) -> tuple[tuple[float, ...] | N
     """Returns the mean and the standard deviation that normalise pixels. Both are None if there is no normalisation."""
     try:
         config, _ = transformers.ImageProcessingMixin.get_image_processor_dict(source, local_files_only=local)
-    except OSError:  # no file, as for the embedded backbones: their inputs are pixels in [0, 1]
+    except OSError:  # an embedded backbone has no file of an image processor: its inputs are pixels in [0, 1]
         return None, None
     if not config.get("do_normalize", True) or not config.get("image_mean"):
         return None, None

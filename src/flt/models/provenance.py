@@ -18,14 +18,14 @@ class Origin:
     """The origin of the weights of a transformers model.
 
     Attributes:
-        drawn: Names of the tensors that were drawn at random: those of the head, and any others for which the
-            pre-trained model has no weights.
+        drawn: Names of the tensors that were drawn at random: the tensors of the head, and all other tensors for which
+            the pre-trained model has no values.
         seed: Seed from which all weights were drawn, if ``model.random`` is true. If None, all weights except those in
             ``drawn`` are pre-trained.
         classes: Number of outputs of the head when the weights were drawn. The values of all drawn weights depend on
             this number. None if no head was drawn.
-        package: Folder inside a Python package that also contains the pre-trained model. None if no package is
-            configured.
+        package: Folder inside a Python package. If the package is installed, the pre-trained model is loaded from this
+            folder. None if no package is configured.
         use_cache: Value of ``use_cache`` in the model's config before flt changed the value. This setting switches the
             cache of keys and values in text generation on or off. None if the config has no such setting.
     """

@@ -21,7 +21,7 @@ from flt.models.adapters.sublayers import bottleneck, prepare
 from flt.protocol.layout import Layout
 
 STD = 0.01
-"""Standard deviation of the initial values of the factors F and S, or of the single matrix that replaces both."""
+"""Standard deviation of the initial values of F and S (see C2ASettings), or of the single matrix that replaces both."""
 EPSILON = 1e-12
 SOURCES = ("batch", "client")
 
@@ -30,15 +30,15 @@ SOURCES = ("batch", "client")
 class C2ASettings:
     """Settings of C2A. One hypernetwork serves all blocks and both adapter positions in each block.
 
-    Our reconstruction follows the authors' code. For activations of size H, L adapted blocks and K classes, the
-    hypernetwork has t r c + c H + L t + (K + 1) t + (H + 1) t + r H + r + H parameters (r, t and c: see below). For
-    (H, L, r, t, c, K) = (768, 6, 16, 8, 32, 10), these are 48,032 parameters.
+    Our reconstruction of C2A follows the authors' code. For activations of size H, L adapted blocks and K classes, the
+    hypernetwork has t r c + c H + L t + (K + 1) t + (H + 1) t + r H + r + H parameters. The attributes below explain
+    r, t and c. For (H, L, r, t, c, K) = (768, 6, 16, 8, 32, 10), the number is 48,032.
 
     Attributes:
         name: Always ``c2a``.
         rank: r, the width of the generated bottlenecks.
         embedding: t, the size of the embedding from which the adapters are generated.
-        factor: c, the inner size of the product F S of F (t r, c) and S (c, H).
+        factor: c, the inner size of the product F S. The shape of F is (t r, c), and the shape of S is (c, H).
         label_source: Source of the label distribution. With ``batch``, training uses the labels of the mini-batch, as
             in the authors' code, and evaluation uses the uniform distribution. With ``client``, training and evaluation
             use the labels of the client's training examples (our reading of the diagram in the paper). A global model
@@ -47,12 +47,12 @@ class C2ASettings:
         use_label: If true, the embedding includes a term for the labels. False is an ablation.
         use_context: If true, the embedding includes a term for the activations. False is an ablation.
         use_layer: If true, the embedding includes a term for the block. False is an ablation.
-        factorise: If true, the adapters are generated from the product F S. If false, a single matrix replaces F S,
-            as an ablation.
+        factorise: If true, the adapters are generated from the product F S. If false, a single matrix replaces F S.
+            False is an ablation.
         normalise: If true, each row of the generating matrix (t, r H) is divided by its norm. False is an ablation.
         head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
-            classifier is trained, and any layers before it that have no pre-trained weights, such as a pooler or
-            DistilBERT's ``pre_classifier``.
+            classifier and all layers before it that have no pre-trained weights are trained. Such a layer may be a
+            pooler or DistilBERT's ``pre_classifier``.
     """
 
     name: str = "c2a"
@@ -87,8 +87,8 @@ def histogram(labels: Tensor, classes: int) -> Tensor:
 def context(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     """Returns g (H,), the context of a batch.
 
-    For each example b, Z_b is averaged over time, and the mean is divided by its norm. g is the average of these
-    normalised means.
+    For each example b, the activations Z_b are averaged over time, and their mean is divided by its norm. g is the
+    average of these normalised means.
 
     Args:
         hidden: Z (batch, time, H), the activations.
@@ -101,7 +101,9 @@ def context(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def generating(matrix: Tensor, bias: Tensor, normalise: bool = True) -> Tensor:
-    """Returns M (t, r H), the generating matrix: the bias is added to each row, and each row is divided by its norm.
+    """Returns M (t, r H), the generating matrix.
+
+    The bias is added to each row of the matrix. If ``normalise`` is true, each row of the sum is divided by its norm.
 
     Args:
         matrix: F S viewed as (t, r H).
@@ -125,7 +127,7 @@ def generate(embedding: Tensor, rows: Tensor, width: int) -> tuple[Tensor, Tenso
 
 
 class HyperNetwork(nn.Module):
-    """The hypernetwork. It also stores the labels and the padding mask that are its current inputs.
+    """The hypernetwork. It also stores the current label counts, labels and padding mask.
 
     Args:
         settings: Sizes and switches.
@@ -141,7 +143,7 @@ class HyperNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.settings, self.width, self.classes = settings, width, classes
-        self.output = (output,)  # in a tuple, so PyTorch doesn't register the layer as a submodule
+        self.output = (output,)  # in a tuple, so that PyTorch doesn't register the layer as a submodule
         r, t, c = settings.rank, settings.embedding, settings.factor
         if settings.factorise:
             self.f, self.s = nn.Parameter(STD * torch.randn(t * r, c)), nn.Parameter(STD * torch.randn(c, width))
@@ -164,7 +166,7 @@ class HyperNetwork(nn.Module):
         """Stores the label counts of a job, before the job's model is evaluated and trained.
 
         Raises:
-            InputError: The label counts are needed, and the data has none or has more classes than the model.
+            InputError: The label counts are needed, but the data has no counts, or more classes than the model.
         """
         if self.settings.use_label and self.settings.label_source == "client":
             if not sum(data.label_counts):
@@ -260,8 +262,8 @@ class HyperNetwork(nn.Module):
 def attach(module: nn.Module, settings: C2ASettings, seed: int, layers: str = "all") -> Layout:
     """Freezes a module and attaches one hypernetwork that adapts its blocks. Returns the module's layout.
 
-    The hypernetwork is registered in the lowest adapted block. The blocks below this one thus have only
-    frozen weights, and their activations can be cached.
+    The hypernetwork is registered in the lowest adapted block. The blocks below that block therefore have
+    only frozen weights, and their activations can be cached.
 
     Args:
         module: The module, changed in place.
@@ -270,7 +272,7 @@ def attach(module: nn.Module, settings: C2ASettings, seed: int, layers: str = "a
         layers: With ``all``, all blocks are adapted; with ``top<k>``, only the k uppermost blocks.
 
     Raises:
-        InputError: The model's type isn't supported, or the head or blocks don't exist.
+        InputError: The model's type isn't supported, or the configured head or blocks don't exist.
     """
     host = prepare(module, settings.name, settings.head, layers)
     with torch.random.fork_rng():

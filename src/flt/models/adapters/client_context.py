@@ -1,6 +1,6 @@
-"""Passes a client's data to those modules inside the LightningModule that compute with the data.
+"""Passes a client's data to the ClientAware modules, which use the data in their computations.
 
-C2A's hypernetwork is such a module: the labels of the batch or of the client are among its inputs.
+C2A's hypernetwork is a ClientAware module: the labels of the batch or of the client are among its inputs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ClientAware(Protocol):
         """Receives the batch before each training step. The batch may contain more than the model's inputs."""
 
     def leave_client(self) -> None:
-        """Clears the job's data. Called after each job, because the global model is evaluated without it."""
+        """Clears the job's data. Called after each job, because the global model is evaluated without client data."""
 
 
 def client_aware_modules(module: nn.Module) -> list[ClientAware]:

@@ -14,11 +14,11 @@ def freeze_but_head(module: nn.Module, head: str | None) -> list[str]:
     Args:
         module: The module, changed in place.
         head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
-            classifier is trained, and any layers before it that have no pre-trained weights, such as a pooler or
-            DistilBERT's ``pre_classifier``.
+            classifier and all layers before it that have no pre-trained weights are trained. Such a layer may be a
+            pooler or DistilBERT's ``pre_classifier``.
 
     Returns:
-        Names of the modules whose weights are all trained, as submodules of ``module``.
+        Names, in ``module``, of the submodules whose weights are all trained.
 
     Raises:
         InputError: There is no module with the name of the head. ``module`` is then unchanged.

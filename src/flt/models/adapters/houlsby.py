@@ -1,4 +1,4 @@
-"""Bottleneck adapters (Houlsby et al., arXiv 1902.00751): each block gets two small networks.
+"""Bottleneck adapters (Houlsby et al., arXiv 1902.00751). Each block gets two small networks.
 
 The head is trained together with the adapters.
 """
@@ -18,7 +18,7 @@ from flt.protocol.layout import Layout
 STD = 0.01
 """Standard deviation of the initial weights. Their distribution is truncated at two standard deviations.
 
-With these small weights, an adapter is close to the identity function at first (section 2.1 of the paper).
+With these small weights, an adapter is at first close to the identity function (section 2.1 of the paper).
 """
 
 
@@ -34,8 +34,8 @@ class HoulsbySettings:
         name: Always ``houlsby``.
         rank: r, the width of the bottleneck.
         head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
-            classifier is trained, and any layers before it that have no pre-trained weights, such as a pooler or
-            DistilBERT's ``pre_classifier``.
+            classifier and all layers before it that have no pre-trained weights are trained. Such a layer may be a
+            pooler or DistilBERT's ``pre_classifier``.
     """
 
     name: str = "houlsby"
@@ -77,7 +77,7 @@ def attach(module: nn.Module, settings: HoulsbySettings, seed: int, layers: str 
         layers: With ``all``, all blocks are adapted; with ``top<k>``, only the k uppermost blocks.
 
     Raises:
-        InputError: The model's type isn't supported, or the head or blocks don't exist.
+        InputError: The model's type isn't supported, or the configured head or blocks don't exist.
     """
     host = prepare(module, settings.name, settings.head, layers)
     with torch.random.fork_rng():

@@ -26,13 +26,13 @@ class LoraSettings:
     Attributes:
         name: Always ``lora``.
         rank: r, the initial rank of every adapted layer.
-        alpha: Numerator of the scale alpha / r, which is the same on every client and in every round.
+        alpha: Numerator of the scale alpha / r. The scale is the same on every client and in every round.
         dropout: Probability of dropout on the adapter's input, in training.
         target_modules: Names of the layers to adapt: full names, or only their last parts. If None, the default for the
             model's type is used.
         head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
-            classifier is trained (or the last linear layer if there is no classifier), and any layers before it that
-            have no pre-trained weights, such as a pooler or DistilBERT's ``pre_classifier``.
+            classifier (or, without a classifier, the last linear layer) and all layers before it that have no
+            pre-trained weights are trained. Such a layer may be a pooler or DistilBERT's ``pre_classifier``.
     """
 
     name: str = "lora"
@@ -131,5 +131,5 @@ def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed
 
 
 def _modules_to_save(module: nn.Module) -> list[str]:
-    """Returns the names of the trainable copies that peft made of the modules in its setting ``modules_to_save``."""
+    """Returns the names of the trainable copies of the modules that peft's setting ``modules_to_save`` lists."""
     return [name for name, _ in module.named_modules() if name.endswith("modules_to_save.default")]

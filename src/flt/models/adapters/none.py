@@ -18,8 +18,8 @@ class NoAdapterSettings:
     Attributes:
         name: Always ``none``.
         head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
-            classifier is trained, and any layers before it that have no pre-trained weights, such as a pooler or
-            DistilBERT's ``pre_classifier``.
+            classifier and all layers before it that have no pre-trained weights are trained. Such a layer may be a
+            pooler or DistilBERT's ``pre_classifier``.
     """
 
     name: str = "none"

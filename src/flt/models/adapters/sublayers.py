@@ -1,4 +1,4 @@
-"""The positions of serial adapters: after attention and after feed-forward in each block, before the residual is added.
+"""Positions of serial adapters in a block: after attention and after feed-forward, before the residual is added.
 
 A serial adapter replaces the output Z of a sub-layer by A(Z). C2A and Houlsby's bottlenecks are serial adapters.
 """
@@ -27,12 +27,12 @@ PLACES = {
     "distilbert": ("attention.out_lin", "ffn"),
     "vit": ("attention.o_proj", "mlp"),
 }
-"""Model type -> names of two modules in a block: of attention and of feed-forward. An adapter is inserted after each.
+"""Model type -> names of two modules in a block, one for attention and one for feed-forward. An adapter follows each.
 
-Each of these modules returns Z (batch, time, H), where H is the hidden size. Most blocks compute
-X1 = LN(A(attention(X)) + X), as in the papers, where A is the adapter and LN the layer norm. ViT normalises before
-attention: X1 = A(attention(LN(X))) + X. In ViT, both sub-layers use the same dropout module, so the adapters are
-inserted before dropout.
+Each of these modules returns Z (batch, time, H), where H is the hidden size. With input X, adapter A and layer norm LN,
+most blocks compute X1 = LN(A(attention(X)) + X), as in the papers. ViT normalises before attention:
+X1 = A(attention(LN(X))) + X. In ViT, both sub-layers use the same dropout module, so the adapters are inserted before
+dropout.
 """
 
 
@@ -67,8 +67,8 @@ def prepare(module: nn.Module, adapter: str, head: str | None, layers: str) -> H
         module: The module, changed in place.
         adapter: Name of the adapter, for error messages.
         head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
-            classifier is trained, and any layers before it that have no pre-trained weights, such as a pooler or
-            DistilBERT's ``pre_classifier``.
+            classifier and all layers before it that have no pre-trained weights are trained. Such a layer may be a
+            pooler or DistilBERT's ``pre_classifier``.
         layers: With ``all``, all blocks are adapted; with ``top<k>``, only the k uppermost blocks.
 
     Raises:
@@ -112,7 +112,7 @@ def _logits_layer(module: nn.Module, head: list[str]) -> nn.Linear | None:
 
     In flt's own module, this is the last linear layer of the model's classifier, even if another module is configured
     as the head. In a user's module, it is the last linear layer of the trained head. If no head is trained there,
-    it is the last linear layer of the head that ``head_name`` finds.
+    the function returns the last linear layer of the head that ``head_name`` finds.
     """
     inner = module.model if isinstance(module, ClientModule) else module
     if any(isinstance(sub, LabelNameClassifier) for sub in module.modules()):
