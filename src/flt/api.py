@@ -46,8 +46,9 @@ def fit(
     """Fine-tunes a LightningModule on the data of several clients.
 
     By default, LoRA adapts the module's linear layers, and the last linear layer is the head, which is trained without
-    LoRA. A module that already contains peft layers keeps them. The module is changed in place. Its buffers, such as
-    the statistics of a batch norm, are restored after each local fit and aren't sent to the server.
+    LoRA. If the module already contains LoRA layers of peft, flt uses these layers and adds none. The module is changed
+    in place. The module's buffers, such as the statistics of a batch norm, are restored after each local fit and aren't
+    sent to the server.
 
     In evaluation mode, torch's transformer layers have a fast path that reads the weights directly and thereby skips
     LoRA. flt turns the fast path off during a run. For your own inference, use the context manager
@@ -63,8 +64,8 @@ def fit(
         seed: Seed of everything that is drawn at random.
         batch_size: Examples per batch.
         target_modules: Names, or ends of names, of the layers to adapt. If None, the adapter chooses the layers.
-        head: Name of the module whose weights are all trained, without an adapter. The string ``"none"``: no module. If
-            None, the adapter chooses the head.
+        head: Name of the submodule that is the head: all of its weights are trained, without an adapter. With the
+            string ``"none"``, there is no head. If None, the adapter chooses the head.
         validation: Examples on which the global model is evaluated: one data set, or task -> data set. None: the
             held-out examples of all clients.
         test: Examples for one evaluation at the end: one data set, or task -> data set. None: no such evaluation.
@@ -73,9 +74,9 @@ def fit(
             callbacks.
         logger: Lightning logger, or several. None: a TensorBoardLogger.
         progress: Whether to show the progress, and a table of results at the end.
-        source: Name or path from which ``from_pretrained`` loads the base. It is written into the metadata of the
-            exported adapter. Empty: unknown.
-        overrides: Further keys of the configuration, such as ``local.steps=5`` or ``resume=last``.
+        source: Name or path from which ``from_pretrained`` loads the base. The source is written into the metadata
+            of the exported adapter. Empty if unknown.
+        overrides: Further settings of the configuration, such as ``local.steps=5`` or ``resume=last``.
 
     Returns:
         The trained module, the metrics, and the folders of the run.
@@ -120,9 +121,9 @@ def _configured(algo: str, overrides: Sequence[str], **given: Any) -> TrainConfi
 
 
 def _with_own_names(cfg: TrainConfig, module: pl.LightningModule) -> TrainConfig:
-    """Replaces the sections ``data`` and ``model`` of a configuration, which describe flt's own data and models.
+    """Replaces the settings of flt's own data and model by the names of the user's data and module.
 
-    The settings ``model.adapt_layers`` and ``model.quantise`` stay, because they apply to any module.
+    The settings ``model.adapt_layers`` and ``model.quantise`` stay, because these two apply to any module.
     """
     model = {"name": type(module).__name__, "adapt_layers": cfg.model.get("adapt_layers", "all")}
     if cfg.model.get("quantise"):
@@ -144,7 +145,7 @@ def _by_task(dataset: Dataset | Mapping[str, Dataset] | None, clients: Sequence[
 
 
 def _held_out(clients: Sequence[ClientSpec]) -> dict[str, Dataset]:
-    """Returns task -> the examples that all clients together hold out."""
+    """Returns task -> the held-out examples of all clients."""
     sets: dict[str, list[Subset]] = {}
     for job in (job for client in clients for job in client.data):
         if len(job.held_out):
@@ -155,8 +156,8 @@ def _held_out(clients: Sequence[ClientSpec]) -> dict[str, Dataset]:
 def _joined(parts: Sequence[Subset]) -> Dataset:
     """Joins subsets into one data set.
 
-    If all subsets belong to the same ``Examples``, the result is a view of these. Unlike a ``ConcatDataset``, a view
-    contains the lengths of the texts.
+    If all subsets belong to the same ``Examples``, the result is a view of that object. Unlike a
+    ``ConcatDataset``, a view contains the lengths of the texts.
     """
     owners = {id(part.dataset): part.dataset for part in parts}
     owner = next(iter(owners.values()))

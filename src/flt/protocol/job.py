@@ -1,4 +1,4 @@
-"""The server's description of a job, the unit of local training."""
+"""Description of a job for the server. A job is the unit of local training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flt.protocol.messages import JobId
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """The server's description of a job. It contains neither the job's task nor its data."""
+    """Description of a job for the server. The description contains neither the job's task nor the job's data."""
 
     client: int
     """Number of the client that trains the job."""
@@ -20,8 +20,8 @@ class Job:
     head: str = ""
     """Name of the job's head if jobs have different heads, else empty.
 
-    The server needs this name because it holds the tensors of every head. The server sees the shapes of these
-    tensors anyway.
+    The server holds the tensors of every head, and selects the job's tensors by this name. The server also sees the
+    shapes of these tensors.
     """
 
     @property

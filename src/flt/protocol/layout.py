@@ -27,7 +27,7 @@ TRAVELLING = ("A", "B", "adapter", "head")
 All other tensors are base weights. The server sends only the changes of base weights, as ``BaseDelta``.
 """
 MARK = "#"
-"""Separator between the name of a head's tensor and the name of the head that it belongs to."""
+"""Separator in server names between the name of a tensor and the name of its head, as in ``head.weight#5``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Entry:
     layer: str = ""
     """Name of the adapted layer that A or B belongs to; empty for other tensors."""
     axis: int | None = None
-    """Rank axis: 0 for A (r, in), 1 for B (out, r), None for other tensors."""
+    """Index of the rank axis: 0 for A of shape (r, in), 1 for B of shape (out, r), None for other tensors."""
     variant: str = ""
     """Name of the head that the tensor belongs to, if jobs have different heads; else empty."""
 
@@ -57,9 +57,9 @@ class Layer:
     base: str
     """Name of W0."""
     a: str
-    """Name of A (r, in)."""
+    """Name of A, which has the shape (r, in)."""
     b: str
-    """Name of B (out, r)."""
+    """Name of B, which has the shape (out, r)."""
     transposed: bool = False
     """True if W0 is stored as (in, out), as in GPT-2's Conv1D."""
 
@@ -69,15 +69,15 @@ class Layer:
         If W0 is stored as (in, out), the factors are swapped and transposed. Otherwise, they are returned unchanged.
 
         Args:
-            left: First factor (out, n) of a change of W0.
-            right: Second factor (n, in) of the change.
+            left: First factor of a change of W0, shape (out, n).
+            right: Second factor of the change, shape (n, in).
         """
         return (right.T.contiguous(), left.T.contiguous()) if self.transposed else (left, right)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Description of every parameter of a module, and of every layer with LoRA, by name."""
+    """Description, by name, of every parameter of a module and of every layer with LoRA."""
 
     entries: Mapping[str, Entry]
     layers: Mapping[str, Layer]
@@ -107,8 +107,8 @@ class Layout:
                 the same head, and the result equals this layout.
 
         Raises:
-            InputError: A tensor in ``heads`` doesn't have the role ``head`` in this layout. An example is a run with
-                ``adapter.head=none``.
+            InputError: A tensor in ``heads`` doesn't have the role ``head`` in this layout. This happens with
+                ``adapter.head=none``, for example.
         """
         varied = {name for tensors in heads.values() for name in tensors}
         if varied - set(self.names(["head"])):
@@ -121,9 +121,9 @@ class Layout:
         return Layout(entries, self.layers)
 
     def for_head(self, head: str) -> Layout:
-        """Returns the layout of the module of a job that has this head.
+        """Returns the layout of a module with this head.
 
-        In this layout, tensors have the names that they have in the module. Tensors of other heads are left out.
+        Tensors have their names in the module here, not their server names. Tensors of other heads are left out.
         """
         if not any(entry.variant for entry in self.entries.values()):
             return self
@@ -162,20 +162,21 @@ class Layout:
         return {name: tuple(range(layer.rank)) for name, layer in self.layers.items()}
 
     def ids(self, name: str, components: Mapping[str, Ids]) -> Ids | None:
-        """Returns the ids in ``components`` for the layer of a tensor, or None if the tensor has no rank axis."""
+        """Returns the ids that ``components`` lists for a tensor's layer, or None if the tensor has no rank axis."""
         entry = self.entries[name]
         return None if entry.axis is None else components[entry.layer]
 
     def take(self, name: str, full: Tensor, components: Mapping[str, Ids]) -> Tensor:
-        """Returns a copy of ``full``, a tensor of the initial rank, reduced to these components.
+        """Returns a copy of ``full``, reduced to these components. ``full`` has the initial rank.
 
-        A keeps only the rows, and B only the columns, of these components. Other tensors are copied in full.
+        The copy of A contains only these components' rows, and the copy of B only their columns. Other tensors are
+        copied in full.
         """
         ids = self.ids(name, components)
         return full.clone() if ids is None else full.index_select(self.axis(name), _index(ids, full))
 
     def put(self, name: str, full: Tensor, components: Mapping[str, Ids], part: Tensor) -> Tensor:
-        """Returns a copy of ``full``, a tensor of the initial rank, in which ``part`` replaces these components.
+        """Returns a copy of ``full`` in which ``part`` replaces these components. ``full`` has the initial rank.
 
         For a tensor without a rank axis, returns a copy of ``part``.
         """
@@ -187,7 +188,8 @@ class Layout:
     def mask(self, name: str, components: Mapping[str, Ids], like: Tensor) -> Tensor:
         """Returns a boolean mask that is True at the rows of A, or columns of B, of these components.
 
-        The mask broadcasts with ``like``, a tensor of the initial rank. Without a rank axis, the mask is all True.
+        The mask broadcasts with ``like``, a tensor of the initial rank. If the tensor has no rank axis, the
+        mask is True everywhere.
         """
         ids = self.ids(name, components)
         if ids is None:

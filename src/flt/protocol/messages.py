@@ -36,9 +36,10 @@ def message(cls: type[_T]) -> type[_T]:
 
 
 def _name(cls: type) -> str:
-    """Returns the name of a dataclass in files and messages: its attribute ``codec_name``, or else the class's name.
+    """Returns the name of a dataclass in files and messages.
 
-    A class that was renamed has its old name as ``codec_name``, so that old files can still be read.
+    This is the attribute ``codec_name`` if the class has one, else the name of the class. A class that was renamed has
+    its old name as ``codec_name``, so that old files can still be read.
     """
     return str(cls.__dict__.get("codec_name", cls.__name__))
 
@@ -127,7 +128,7 @@ class Update:
     steps: int
     """Number of optimiser steps of the fit."""
     scores: dict[str, tuple[Ids, Tensor]] = dataclasses.field(default_factory=dict)
-    """Layer -> (ids of n components, importance of each as measured in the fit). Shape of the importance: (n,)."""
+    """Layer -> (ids of n components, importance of each component as measured in the fit, shape (n,))."""
     scalars: dict[str, float] = dataclasses.field(default_factory=dict)
     """Name -> number that a part of the recipe has added, such as the learning rate for SCAFFOLD."""
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -139,9 +140,9 @@ class Update:
 class Packed:
     """Quantised rank-1 components of one message.
 
-    A component consists of a vector a (its row of A) and a vector b (its column of B). Both have the same number of
-    bits per value. The ids of the components are in the message's ``kept`` (update) or ``held`` (payload). Components
-    are ordered by layer, then by id. The vector a of a component comes before its vector b. See
+    A component consists of a vector a (its row of A) and a vector b (its column of B). Both vectors have the same
+    number of bits per value. The ids of the components are in ``kept`` of an update, or in ``held`` of a payload.
+    Components are ordered by layer, then by id. The vector a of a component comes before its vector b. See
     :mod:`flt.protocol.quantised_components`.
     """
 
@@ -210,10 +211,10 @@ def encoded_size(value: Any) -> int:
 
 @functools.cache
 def _header(kinds: tuple[tuple[torch.dtype, torch.Size], ...]) -> int:
-    """Returns the length in bytes of the header for such tensors, without the metadata text and the padding.
+    """Returns the number of bytes of the safetensors header, without the metadata text and the padding bytes.
 
     Args:
-        kinds: (type, shape) of each tensor.
+        kinds: (type, shape) of each tensor that the header describes.
     """
     data = safetensors.torch.save(
         {str(i): torch.zeros(shape, dtype=dtype) for i, (dtype, shape) in enumerate(kinds)}, metadata={"flt": ""}

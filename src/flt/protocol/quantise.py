@@ -1,8 +1,11 @@
-"""Symmetric uniform quantisation of vectors, and packing of the codes (HAFLQ, arXiv 2411.06581v2; our reconstruction).
+"""Symmetric uniform quantisation of vectors, and packing of the resulting codes into bytes.
+
+The idea is from HAFLQ (arXiv 2411.06581v2). The formulas are our reconstruction:
 
     scale = max |v| / L,  L = 2^(q - 1) - 1,  code = round(v / scale) in -L .. L,  v' = scale * code
 
-q is the number of bits per value. With q = 32, the values stay unchanged as float32, and there is no scale.
+v is the vector, q the number of bits per value, and v' the vector after dequantisation. With q = 32, the values stay
+unchanged as float32, and there is no scale.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ _FLOAT = 32
 def quantise(vector: np.ndarray, bits: int) -> tuple[np.ndarray, np.float32]:
     """Computes the codes and the scale of a vector.
 
-    The scale is rounded up to float32. Therefore no code leaves its range, and |v - v'| <= scale / 2. If the vector
-    contains a value that isn't finite, the scale is nan, and all values are nan after dequantisation.
+    The scale is a float32 number, rounded up. Therefore no code leaves its range, and |v - v'| <= scale / 2. If a value
+    of the vector isn't finite, the scale is nan, and all values are nan after dequantisation.
 
     Args:
         vector: Values v (n,), float32.
@@ -48,13 +51,16 @@ def quantise(vector: np.ndarray, bits: int) -> tuple[np.ndarray, np.float32]:
 
 
 def dequantise(codes: np.ndarray, scale: np.float32) -> np.ndarray:
-    """Returns the float32 vector scale * codes. It is finite if the scale is finite and no product overflows."""
+    """Returns the vector scale * codes as float32.
+
+    The vector is finite if the scale is finite and no product overflows.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         return (codes.astype(np.float64) * float(scale)).astype(np.float32)
 
 
 def packed_size(length: int, bits: int) -> int:
-    """Returns the number of bytes for ``length`` codes of this number of bits each.
+    """Returns the number of bytes that ``length`` codes take, with ``bits`` bits for each code.
 
     Example:
         >>> [packed_size(5, bits) for bits in BITS]
@@ -66,15 +72,15 @@ def packed_size(length: int, bits: int) -> int:
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """Packs codes into bytes.
 
-    Four codes of 2 bits or two codes of 4 bits share a byte, the first code in the lowest bits. Codes of 8 bits are
-    int8, codes of 16 bits are int16, little endian.
+    Four codes of 2 bits or two codes of 4 bits share a byte. The first code is in the lowest bits. Codes of 8 bits are
+    stored as int8, and codes of 16 bits as little-endian int16.
 
     Args:
         codes: Integers (n,) that fit into q bits in two's complement.
         bits: Number of bits q: 2, 4, 8 or 16.
 
     Returns:
-        Bytes (ceil(n q / 8),), uint8. The unused bits of the last byte are 0.
+        Bytes, uint8, shape (ceil(n q / 8),). The unused bits of the last byte are 0.
     """
     if bits == 16:
         return codes.astype("<i2").view(np.uint8)

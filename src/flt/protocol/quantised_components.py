@@ -16,8 +16,11 @@ from flt.protocol.messages import Ids, Packed, PackedPayload, PackedUpdate, Payl
 from flt.protocol.quantise import BITS, decoded, encoded, packed_size, scales_of
 
 Place = tuple[str, int]
-"""(layer, position) of a component in a message. The position is the component's index
-among the layer's components in the message; it is not the component id."""
+"""(layer, position) of a component in a message.
+
+The position is the component's index among those components of the layer that the message contains. It isn't the
+component id.
+"""
 
 
 def pack_update(update: Update, layout: Layout, bits: Mapping[Place, int]) -> PackedUpdate:
@@ -45,7 +48,7 @@ def pack_payload(payload: Payload, layout: Layout, bits: Mapping[Place, int]) ->
 
 
 def unpack_update(update: Update, layout: Layout, plan: Plan) -> Update:
-    """Turns the quantised components of an update back into float32. Other updates are returned unchanged.
+    """Turns the quantised components of an update back into float32. Returns any other update unchanged.
 
     Args:
         update: Update as received by the server.
@@ -53,7 +56,7 @@ def unpack_update(update: Update, layout: Layout, plan: Plan) -> Update:
         plan: Plan of the round, which says which tensors the update contains.
 
     Raises:
-        InputError: The precisions, scales or codes don't fit the components. The error contains the client's number.
+        InputError: The bits, scales or codes don't fit the components. The message names the client and the job.
     """
     if not isinstance(update, PackedUpdate):
         return update
@@ -65,10 +68,10 @@ def unpack_update(update: Update, layout: Layout, plan: Plan) -> Update:
 
 
 def unpack_payload(payload: Payload, layout: Layout) -> Payload:
-    """Turns the quantised components of a payload back into float32. Other payloads are returned unchanged.
+    """Turns the quantised components of a payload back into float32. Returns any other payload unchanged.
 
     Raises:
-        InputError: The precisions, scales or codes don't fit the components.
+        InputError: The bits, scales or codes don't fit the components.
     """
     if not isinstance(payload, PackedPayload):
         return payload
@@ -78,7 +81,7 @@ def unpack_payload(payload: Payload, layout: Layout) -> Payload:
 
 
 def vectors(layout: Layout, names: Sequence[str], layer: str) -> list[tuple[str, int]]:
-    """Returns (name of the tensor, length) of each vector of one component: first its row of A, then its column of B.
+    """Returns (tensor name, length) for each vector of a component. The row of A comes before the column of B.
 
     A vector is left out if its tensor isn't in the message, because the tensor is private or wasn't trained.
 
@@ -148,7 +151,7 @@ def _decoded(packed: Packed, parts: Sequence[tuple[str, int, int]]) -> Iterator[
 
 
 def _others(message: Payload | Update, layout: Layout) -> dict[str, Tensor]:
-    # Only LoRA factors have the same names on server and client, so other tensors are found by excluding LoRA factors.
+    # A head's tensors may have different names on server and client, so they are found by excluding LoRA factors.
     components = layout.names(LORA_FACTORS)
     return {name: tensor for name, tensor in message.tensors.items() if name not in components}
 

@@ -59,7 +59,7 @@ class BaseState:
     recent: tuple[BaseDelta, ...] = ()
     """Changes that aren't folded yet, oldest first."""
     seen: dict[int, int] = dataclasses.field(default_factory=dict)
-    """Client -> version with which the client trained its last update. A client without an entry has version 0."""
+    """Client -> version with which the client trained its latest update. A client without an entry has version 0."""
 
     def advance(self, change: Mapping[str, tuple[Tensor, ...]], initial: Mapping[str, Tensor]) -> BaseState:
         """Returns the state with one more version of the base weights.
@@ -80,7 +80,8 @@ class BaseState:
     def since(self, version: int, initial: Mapping[str, Tensor]) -> tuple[BaseDelta, ...]:
         """Returns the changes that a client with ``version`` has not received yet.
 
-        If one of the missing changes of a weight has been folded, the weight's current value replaces all of them.
+        If one of the missing changes of a weight has been folded, the weight's current value replaces all its missing
+        changes.
         """
         missing: dict[int, dict[str, tuple[Tensor, ...]]] = {}
         for name in self.changed():
@@ -127,8 +128,8 @@ class ServerState:
     alive: dict[str, Ids]
     """Layer -> ids of the active components, the same for all groups.
 
-    The active components are those that the current rank budget has left. Pruning by scores changes only this field:
-    the components keep their ids and their places in the tensors.
+    The active components are those that remain under the current rank budget. Pruning by scores changes only this
+    field: all components keep their ids and their places in the tensors.
     """
     assignment: dict[JobId, int] = dataclasses.field(default_factory=dict)
     """Job -> id of its group. A job without an entry belongs to the group ``home``."""
@@ -161,7 +162,10 @@ class ServerState:
 
     @property
     def clusters(self) -> list[int]:
-        """Ids of the trained groups, ascending: all groups except ``home``, or ``home`` if there is no other group."""
+        """Ids of the trained groups, ascending.
+
+        These are all groups except ``home``. If there is no other group, ``home`` itself is trained.
+        """
         return sorted(set(self.groups) - {self.home}) or [self.home]
 
     def group_of(self, job: JobId) -> int:

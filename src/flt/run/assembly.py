@@ -1,4 +1,4 @@
-"""Assembly and checks of a run's parts before the run starts. Nothing is trained here, and no file is written."""
+"""Assembly of a run's objects, and checks of the run's settings. Nothing is trained here, and no file is written."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from flt.server.failure_policy import FailurePolicy
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """Checked parts of a run.
+    """Checked objects of a run.
 
     Attributes:
         layout: Names and roles of the tensors of the module with its adapter.
         recipe: Parts of the method.
-        clients: Client id -> the client, with its rank and with the rounds in which its jobs take part.
+        clients: Client id -> the client, including its rank and the rounds in which its jobs take part.
         sampler: Sampler of the cohorts.
         settings: Settings of the local fits.
         failure_policy: Conditions under which a round succeeds although jobs failed.
@@ -41,7 +41,7 @@ class Setup:
 
 
 def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
-    """Attaches the adapter, builds the parts of the run, and checks that they fit the federation and each other.
+    """Attaches the adapter, builds the objects of the run, and checks that they fit the federation and each other.
 
     Args:
         cfg: Configuration of the run.
@@ -81,8 +81,8 @@ def served(
     Args:
         recipe: Parts of the method.
         layout: Names and roles of the server's tensors.
-        clients: Clients with the rounds in which their jobs take part.
-        ranks: Ranks that the clients get in turn. None: all clients have the adapter's rank.
+        clients: Clients, including the rounds in which their jobs take part.
+        ranks: Ranks that the clients get in turn, see :func:`with_capacities`.
 
     Raises:
         InputError: A part of the recipe can't be used with this module or these clients.
@@ -96,8 +96,8 @@ def refusal(cfg: TrainConfig, federation: Federation) -> str | None:
 
     Args:
         cfg: Configuration of the run.
-        federation: Module, clients and data. The module is changed in place. Dummy data suffice, because no example is
-            read.
+        federation: Module, clients and data. The module is changed in place. No example is read, so that dummy
+            data are enough.
     """
     try:
         assemble(cfg, federation)

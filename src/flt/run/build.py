@@ -48,7 +48,7 @@ def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = Non
     Args:
         cfg: Configuration of the run.
         tasks: Number of tasks.
-        truth: Job -> its task. Only ``grouping=oracle`` uses it.
+        truth: Job -> its task. Only ``grouping=oracle`` uses the tasks.
     """
     chosen = dict(cfg.grouping)
     if chosen.get("k") == "tasks":
@@ -98,7 +98,7 @@ def engine(
         clients: Client id -> the client.
         processes: Processes of the run.
         on_settings: Function that is called with all settings of the engine if the engine has chosen some of them
-            itself, such as the number of jobs at once. None: no function is called.
+            itself, such as the number of jobs that are trained at once. None: no function is called.
     """
     settings = engine_settings(cfg)
     if isinstance(settings, ShardedSettings):
@@ -141,7 +141,7 @@ def engine_settings(cfg: TrainConfig) -> Any:
     """Returns the settings of the engine.
 
     Raises:
-        InputError: There is no engine of the configured name, or the engine's settings are wrong.
+        InputError: There is no engine with the configured name, or the engine's settings are wrong.
     """
     name = cfg.engine.get("name")
     if name not in ENGINES:

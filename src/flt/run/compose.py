@@ -63,8 +63,8 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         cfg = _without_leftovers(_compose(named), chosen)
         _check_keys(cfg, keys)
     except InputError:
-        # The keys are checked once more, against the chosen files without the other overrides. An error then lists the
-        # keys of these files. A key of these files passes, even if another override has removed the key.
+        # Checks the keys again, against a configuration of the chosen files without the other overrides. The error
+        # message then lists the keys of these files. If another override has removed a key, the key is still accepted.
         groups = [text for text, override in zip(named, parsed, strict=True) if _is_group(override)]
         _check_keys(_without_leftovers(_compose(groups), chosen), keys)
         cfg = _without_leftovers(_compose(named), chosen)
@@ -72,7 +72,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
 
 def _without_leftovers(cfg: DictConfig, chosen: Mapping[str, Any]) -> DictConfig:
-    """Removes settings that a recipe made for a part, if the command line chose another part without these keys."""
+    """Removes settings that a recipe made for a part, if the command line chose another part that lacks them."""
     keys_of = {
         group: _keys_of(group, str(name)) for group, name in chosen.items() if isinstance(cfg.get(group), DictConfig)
     }
@@ -102,7 +102,7 @@ def to_yaml(cfg: TrainConfig) -> str:
 
 
 def flat(cfg: TrainConfig) -> dict[str, Any]:
-    """Returns dotted key -> value, for loggers. A path is cut to its last part, because logs may be published."""
+    """Returns dotted key -> value, for loggers. Of a path, only the last name is kept, because logs may be public."""
 
     def walk(value: Any, key: str) -> Iterable[tuple[str, Any]]:
         if isinstance(value, dict) and value:

@@ -1,4 +1,4 @@
-"""Groups and choices in the folder conf/, in a checkout or in an installed wheel."""
+"""Groups of the configuration (the subfolders of conf/) and the choices of each group (the files in a subfolder)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from flt.data.clients import ClientSpec
 
 OWN = "own"
-"""Name of the data section in the configuration of a run that ``flt.fit`` has started on the user's own data."""
+"""Value of ``data.name`` in the configuration of a run that ``flt.fit`` has started with the user's own data."""
 
 
 @dataclasses.dataclass
@@ -27,8 +27,9 @@ class Federation:
         test: Task -> examples for the single evaluation at the end.
         collate: Function that builds a batch from a list of examples. None: torch's default.
         source: Name or path from which ``from_pretrained`` loads the base. Empty: no such name is known.
-        parts: Name of a separately evaluated subset of a task's examples -> the task. With such subsets, the keys of
-            ``validation`` and ``test`` are names of subsets instead of tasks. Empty: each task is evaluated as a whole.
+        parts: Subset -> its task, if the examples of a task are divided into subsets that are evaluated separately
+            (``eval.by_column``). The keys of ``validation`` and ``test`` are then names of subsets instead of tasks.
+            Empty: each task is evaluated as a whole.
         heads: Name of a head -> name of a tensor -> its initial value. Empty: all jobs have the same head.
     """
 

@@ -13,7 +13,7 @@ from flt.run.schema import TrainConfig
 
 
 def folder_of(cfg: TrainConfig) -> Path:
-    """Returns the folder of the run: the one to resume, or a new folder into which the configuration is written."""
+    """Returns the run's folder. For a new run, first creates this folder and writes the configuration into it."""
     if cfg.resume is not None:
         return Path(cfg.resume)
     parent = Path(cfg.root) / cfg.name

@@ -1,4 +1,4 @@
-"""Code that builds the callbacks of a run and restores its last checkpoint."""
+"""Code that builds the callbacks of a run and restores the run's last checkpoint."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ class Observers:
         tasks, heads = federation.tasks(), federation.task_heads()
         evaluate = Evaluate(federation.validation, tasks, cfg.eval.every, federation.test, heads, federation.parts)
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
-        # Both Timer and ReceivedModels act at the start of a round. The timer starts first, to include the evaluation.
+        # At the start of a round, Timer starts its clock and ReceivedModels evaluates. Timer comes first, so that the
+        # measured time includes this evaluation.
         received = [ReceivedModels(evaluate)] if cfg.eval.distributed else []
         counting = [Communication(), BitWidths()]
         monitors = [evaluate, Clusters(tasks), SelectionOverlap(), RankBudget(), *counting, Timer(), *received]

@@ -1,4 +1,4 @@
-"""Prefix cache: adds to each example the outputs of the frozen blocks below all adapters, computed once per example."""
+"""Prefix cache. Adds to each example the outputs (activations) of the frozen blocks below all adapters."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_prefix(federation: Federation, recipe: Recipe, cfg: TrainConfig) -> No
     """Checks that the activations below the adapters are the same in every step.
 
     Raises:
-        InputError: The activations change between steps, or flt can't exclude that they do.
+        InputError: The activations change between steps, or may change.
     """
 
     def refuse(why: str) -> InputError:

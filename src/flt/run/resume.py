@@ -27,7 +27,7 @@ LATER = (
 MAY_DIFFER = ("resume", "root", "algo", *LATER)
 """Keys whose values on the command line of a resume may differ from those in the saved configuration.
 
-The resumed run takes the keys of LATER from the command line, if they are given there. ``rounds`` and ``stop`` set the
+If the command line of the resume gives a key of LATER, the resumed run uses this value. ``rounds`` and ``stop`` set the
 length of the run. ``min_updates``, ``max_retries`` and ``client_timeout`` decide when failures end the run. The other
 keys of LATER don't change the results of the rounds, apart from rounding (``threads``, ``engine.jobs``).
 """
@@ -53,7 +53,7 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
         return dataclasses.replace(cfg, resume=None)
     saved, given = _saved(folder), set(_given(overrides))
     wanted = compose_config(overrides)
-    if "algo" not in saved:  # An older version of flt wrote it. Below, the name is compared instead of the recipe.
+    if "algo" not in saved:  # written by an older version of flt; the name is compared below
         OmegaConf.update(saved, "algo", cfg.algo, force_add=True)
     for key in _lacking(saved, wanted):  # the older version behaved as the present one does with the key's default
         OmegaConf.update(saved, key, OmegaConf.select(_defaults(), key), force_add=True)
@@ -126,7 +126,7 @@ def _saved(folder: Path) -> DictConfig:
 
 
 def _given(overrides: Sequence[str]) -> Iterator[str]:
-    """Yields the keys that a command line sets, directly or by the file of an ``experiment=``."""
+    """Yields the keys that a command line sets, directly or through the file that ``experiment=`` names."""
     for override in overrides:
         key, _, value = override.partition("=")
         yield key

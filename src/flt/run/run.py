@@ -1,4 +1,4 @@
-"""A run: trains a federation as configured, and exports the trained models to the run's folder."""
+"""Execution of a run, from the check of the settings to the export of the trained models."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Result:
 
     Attributes:
         module: The user's module with the trained weights, on its original device. If there are several models, it
-            contains the model of the first group and head. If clients trained private tensors, it contains the model of
-            the first client.
+            contains the model of the first group and the first head. If clients trained private tensors, it contains
+            the model of the first client.
         metrics: Metrics of the last round, and of the evaluation on the test examples.
         path: Folder of the run.
         history: Metrics of every round.
@@ -190,7 +190,7 @@ class Run:
         return federation if self.processes.is_first else prefixed(*arguments)
 
     def _earlier_export(self, federator: Federator) -> Path | None:
-        """Returns the export of a run that had already finished, or None. All processes use the first one's result."""
+        """Returns the export of a run that had already finished, or None. The first process decides for all."""
         path = self.processes.broadcast_from_first(lambda: str(earlier_export(federator, self.cfg.export.base) or ""))
         return Path(path) if path else None
 
@@ -236,12 +236,12 @@ class Run:
         return federator
 
     def _record_engine(self, engine: dict[str, Any]) -> None:
-        """Saves the settings that the engine has chosen in the run's configuration, so that a resume uses them too."""
+        """Writes the engine's own choices to the saved configuration, so that a resume uses the same settings."""
         if self.processes.is_first:
             record(self.folder, dataclasses.replace(self.cfg, engine=engine))
 
     def _card(self) -> Card:
-        """Returns the card: the metadata from which the exported base and adapter can be built again."""
+        """Returns the card: the metadata from which the exported model can be rebuilt."""
         module, layers = self.federation.module, self.cfg.model.get("adapt_layers", "all")
         classes = module.accuracy.num_classes if isinstance(module, ClientModule) else None
         source = self.federation.source

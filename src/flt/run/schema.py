@@ -1,4 +1,4 @@
-"""Types of a configuration's keys. conf/train.yaml contains the default values and explains each key."""
+"""Types of the configuration's values. conf/train.yaml contains the default values and explains each key."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def render(
     Args:
         history: Metrics of all rounds.
         path: Folder of the run.
-        elapsed: Seconds that this process took. Shown if the history contains no times.
+        elapsed: Seconds that this process took. Shown only if the history contains no times.
         console: Console to print to. None: standard output.
         logdir: Folder in the TensorBoard command that is printed.
         worst: Label of the worst 10 % of the models in the table, see :func:`worst_of`.
@@ -47,12 +47,12 @@ def render(
 
 
 def table(history: History, path: Path, elapsed: float, worst: str) -> Table:
-    """Returns the table: accuracy and loss of the global model and of the clients' models, and the costs of the run.
+    """Returns the table. It shows the accuracy and loss of the global model and the clients' models, and the costs.
 
     Args:
         history: Metrics of all rounds.
         path: Folder of the run, for the table's title.
-        elapsed: Seconds that this process took. Shown if the history contains no times.
+        elapsed: Seconds that this process took. Shown only if the history contains no times.
         worst: Label of the worst 10 % of the models in the table.
     """
     rows = list(models(history[-1], worst))
@@ -105,7 +105,7 @@ def models(last: Mapping[str, float], worst: str) -> Iterator[tuple[str, dict[st
 
 
 def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:
-    """Yields the costs of the run: label, value for the whole run, and value for one round."""
+    """Yields (label, value for the whole run, value for one round) for each cost of the run."""
     last, rounds = history[-1], len(history)
     if _CLUSTERING in last:
         yield "jobs in the group of their task", _percent(last[_CLUSTERING]), ""
@@ -121,7 +121,7 @@ def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:
 
 
 def places(path: Path, logdir: str) -> dict[str, str]:
-    """Returns label -> text for the run's folders, and for the command that shows the curves of all runs."""
+    """Returns label -> text. The texts are the run's folders, and the command that shows the curves of all runs."""
     folders = {name: str(path / name) for name in FOLDERS if (path / name).is_dir()}
     return {"run folder": str(path), **folders, "show curves": f"tensorboard --logdir {logdir}"}
 

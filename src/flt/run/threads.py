@@ -20,7 +20,10 @@ BUDGET = 0.15
 LONG = 0.02
 """If a forward pass over a batch takes more seconds than this, all threads are used without a trial."""
 CLEARLY = 0.95
-"""More threads are chosen only if they need less than this fraction of the time, to leave cores to other processes."""
+"""More threads are chosen only if they need less than this fraction of the time.
+
+This leaves cores to other processes.
+"""
 JOBS = 10
 """Assumed number of jobs that engine=batched trains at once, if the configuration leaves the number open."""
 
@@ -59,7 +62,7 @@ def choose_threads(federation: Federation, settings: Any, batch_size: int, devic
     collate = federation.collate or Collate()
     one, batch = _inputs(collate(items[:1])), _inputs(collate(items * _jobs_at_once(settings, federation)))
     with torch.no_grad(), torch.random.fork_rng(devices=[]), restored_threads():
-        module(**one)  # not timed, because the first pass also allocates memory
+        module(**one)  # not timed, because the first forward pass also allocates memory
         if _seconds(lambda: module(**one)) * len(items) > LONG:
             return most
         return fastest(lambda: module(**batch), most)

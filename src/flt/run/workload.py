@@ -51,7 +51,7 @@ def federation(cfg: TrainConfig) -> Federation:
 
 
 def _by_column(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[TaskData]:
-    """Divides the only task into parts that are evaluated separately, one for each value of ``data.column``.
+    """Divides the only task into subsets that are evaluated separately, one for each value of ``data.column``.
 
     Raises:
         InputError: There are several tasks, a split has no such column, there are no validation examples, or
@@ -132,7 +132,7 @@ def _initial(model: nn.Module, widths: Mapping[str, int], seed: int) -> dict[str
 
 
 def _sampled(tasks: Sequence[TaskData], split: str, size: int | None, seed: int) -> dict[str, Examples]:
-    """Returns task -> a stratified sample of one of its splits, or the whole split if ``size`` is None.
+    """Returns task -> a stratified sample of the task's split, or the whole split if ``size`` is None.
 
     The sample is the same in every run with this seed. Tasks without the split are left out.
     """

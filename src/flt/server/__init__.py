@@ -1,5 +1,5 @@
-"""Server side of a federation: the round loop, the aggregation, failed jobs, and the storage of client states.
+"""Code of the server: the round loop, the aggregation, the failure policy, and the store of client states.
 
-Read federator.py first: it contains the round loop. Then read aggregation.py: it builds the payloads of a round from
-the server's state, and computes the next state from the updates.
+Start with federator.py, which contains the round loop. Then read aggregation.py, which builds the payloads of a round
+from the server's state, and computes the next state from the updates.
 """

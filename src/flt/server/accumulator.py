@@ -23,8 +23,8 @@ class Sums:
 
     Attributes:
         totals: Sums over the updates that were added.
-        start: The same sums over the updates that these jobs would have sent without training. A server optimiser takes
-            its step from the result of these sums. Empty without a server optimiser.
+        start: The same sums over the updates that these jobs would have sent without training. A server optimiser
+            starts its step from the weights that these sums give. Empty without a server optimiser.
     """
 
     totals: Totals = dataclasses.field(default_factory=dict)
@@ -111,7 +111,7 @@ class UpdateAccumulator:
         return [dataclasses.replace(u, tensors={}) if streams else u for u in self._sorted()]
 
     def merge(self, updates: Iterable[Update], failures: Iterable[Failure] = ()) -> None:
-        """Adds the ``sendable`` updates and the failures of a process. The engine adds up the processes' sums."""
+        """Adds the ``sendable`` updates and the failures of a process. The engine itself merges the running sums."""
         for failure in failures:
             self.add_failure(failure)
         for update in updates:
@@ -179,5 +179,5 @@ def _added(one: Totals, other: Totals) -> Totals:
 
 
 def _largest(tensor: Tensor) -> float:
-    """Returns the largest magnitude in a tensor, rounded up to an integer as in ``ExactSum.reach``; 0 if empty."""
+    """Returns the largest magnitude in a tensor, rounded up as in ``ExactSum.reach``. Returns 0 for an empty tensor."""
     return float(tensor.abs().max().ceil()) if tensor.numel() else 0.0

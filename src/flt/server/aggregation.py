@@ -1,4 +1,4 @@
-"""Server aggregation: applies the parts of a recipe to build payloads and to compute the state after a round."""
+"""Aggregation on the server. Applies the parts of a recipe to build payloads and to compute the next state."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class ServerAggregation(FedCallback):
 
     Args:
         recipe: Parts of the algorithm.
-        layout: Layout of the server: names and roles of the tensors, with those of all heads.
+        layout: Names and roles of the server's tensors, including the tensors of all heads.
         jobs: Number of jobs in the whole federation.
-        seed: Seed of the random choices on the server: of selections, clusterings and newly drawn adapters.
+        seed: Seed of the random choices on the server (in selections and clusterings, and for new adapters).
         base: Initial values of the frozen weights that the recipe may change; empty if the recipe changes none.
         heads: Name of a head -> number of jobs with this head. The name is empty if all jobs have the same head.
     """
@@ -102,7 +102,7 @@ class ServerAggregation(FedCallback):
     def validated(self, state: ServerState, job: Job, update: Update) -> Update:
         """Unpacks and checks the update of a job, and returns it with the server's tensor names.
 
-        These names contain the head if jobs have different heads, see :meth:`Layout.server_name`.
+        These names contain the name of the head if jobs have different heads, see :meth:`Layout.server_name`.
 
         Raises:
             InputError: The update doesn't match its job's payload, its tensors have wrong shapes, or a number in it

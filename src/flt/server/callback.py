@@ -43,7 +43,7 @@ class FedCallback:
         """Called when a round has been aggregated; ``federator.state`` is the new state."""
 
     def on_evaluation(self, federator: Federator, done: int, batches: int) -> None:
-        """Called after each batch when a global or received model is evaluated; ``done`` of ``batches`` are done."""
+        """Called after each batch when a global or received model is evaluated; ``done`` counts the batches so far."""
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
         """Called at the end of a round, after ``on_round_end`` of all callbacks; ``metrics`` is complete."""

@@ -1,4 +1,4 @@
-"""Sampling of a round's clients. It depends only on seed and round, so a resumed run draws the same clients."""
+"""Sampling of a round's clients. The sample depends only on seed and round, so a resume draws the same clients."""
 
 from __future__ import annotations
 

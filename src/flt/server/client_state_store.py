@@ -14,12 +14,12 @@ FOLDER = "clients"
 
 
 class ClientStateStore(Mapping[JobId, ClientState]):
-    """Mapping from a job to the client state after the job's last accepted fit. A job with an empty state is absent.
+    """Mapping from a job to the client state after the job's latest accepted fit. A job with an empty state is absent.
 
     ``put`` stores the new state of a job as pending. ``accept`` makes the pending state valid, once the server has
     accepted the update of the same fit. With a folder, ``put`` writes a file, and the file is read when its job is in a
     cohort again. All processes, on all machines, share this folder. A file whose state was replaced isn't removed at
-    once, because older checkpoints refer to the file. It is removed together with these checkpoints.
+    once, because older checkpoints refer to the file. The file is removed together with these checkpoints.
 
     Args:
         folder: Folder that contains the files ``clients/<client>_<job>_<round>.safetensors``. If None, the states

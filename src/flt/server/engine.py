@@ -28,7 +28,7 @@ class Assignment:
 
     Attributes:
         payload: Payload that the server sends to the job.
-        private: Client state that was kept from the job's last fit; empty before the job's first fit.
+        private: Client state that was kept from the job's latest fit; empty before the job's first fit.
         seed: Seed of the fit.
     """
 
@@ -51,7 +51,7 @@ class Engine(abc.ABC):
     """
 
     independent: ClassVar[bool] = True
-    """True if no bit of a fit's result depends on the jobs that are trained before it or at the same time."""
+    """True if a fit has a bit-identical result whichever other jobs are trained before it or at the same time."""
     replicated: ClassVar[bool] = False
     """True if all processes train every job together. Each process then has every update and client state."""
 
@@ -65,7 +65,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def deal(self, cohort: Sequence[Job]) -> Iterator[Job]:
-        """Yields the jobs that this process trains, each when its training can begin.
+        """Yields the jobs that this process trains. Each job is yielded when its training can begin.
 
         The jobs of one client follow each other. The federator calls this method once in each attempt at a round.
         """

@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 class RoundFailedError(InputError):
-    """Error for a round in which too few updates arrived, when no retry is left."""
+    """Error that ends a run because too few updates of a round arrived and no retry is left."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +59,8 @@ class FailurePolicy:
             work: Function without arguments.
 
         Returns:
-            The result of the function. If the function raised an error and this policy tolerates failures: the failure
-            of the job.
+            The result of the function, or the failure of the job if the function raised an error and this policy
+            tolerates failures.
 
         Raises:
             ClientTimeoutError: The function took too long, and the policy is strict. The message names the job.

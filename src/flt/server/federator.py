@@ -1,4 +1,4 @@
-"""Federator: the round loop."""
+"""Round loop of a federation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Federator:
         server: Builds the payloads and computes the next state.
         clients: Client id -> data and rank of the client.
         engine: Trains the jobs.
-        sampler: Draws the clients of a round: (ids to choose from, seed, finished rounds) -> chosen ids.
+        sampler: Draws the clients of a round: (ids to choose from, seed, number of finished rounds) -> chosen ids.
         callbacks: Callbacks, in the order in which their hooks are called.
         rounds: Total number of rounds.
         seed: Seed of the cohorts and of every fit.
@@ -100,15 +100,15 @@ class Federator:
 
     @property
     def round(self) -> int:
-        """Number of the current round, counted from 1. Between two rounds, this is the finished round."""
+        """Number of the current round, counted from 1. Between two rounds, this is the number of the finished round."""
         return int(self.metrics.get("round", self.state.rounds))
 
     def fit(self) -> ServerState:
-        """Runs the remaining rounds, and returns the final state. Ends sooner if a callback sets ``should_stop``."""
+        """Runs the remaining rounds, and returns the final state. Stops early if a callback sets ``should_stop``."""
         try:
             self.call("on_fit_start")
             self.should_stop = self.engine.processes.agree_to_stop(self.should_stop)
-            # After a resume, the resident module lacks the base versions that were sent to clients earlier.
+            # After a resume, the resident module lacks the changes that earlier rounds have made to the base weights.
             self.engine.local_trainer.load(self.state, self.state.home)
             while self.state.rounds < self.rounds and not self.should_stop:
                 self._round()
