@@ -61,7 +61,7 @@ class Evaluate(FedCallback):
             evaluation is left out.
         heads: Task -> name of the head with which the task is evaluated. If None, or if the names are empty, all jobs
             have the same head.
-        parts: Name of a subset -> its task, if the examples of a task are divided into subsets that are evaluated
+        subsets: Name of a subset -> its task, if the examples of a task are divided into subsets that are evaluated
             separately (``eval.by_column``). In that case, the keys of ``datasets`` and ``test`` are the names of these
             subsets. If None or empty, the keys are tasks.
     """
@@ -73,10 +73,10 @@ class Evaluate(FedCallback):
         every: int = 1,
         test: Mapping[str, Dataset] | None = None,
         heads: Mapping[str, str] | None = None,
-        parts: Mapping[str, str] | None = None,
+        subsets: Mapping[str, str] | None = None,
     ) -> None:
         self.datasets, self.tasks, self.every, self.test = datasets, tasks, every, test or {}
-        self.heads, self.parts = heads or {}, parts or {}
+        self.heads, self.subsets = heads or {}, subsets or {}
         self.memo = Memo()
 
     def on_round_start(self, federator: Federator) -> None:
@@ -122,7 +122,7 @@ class Evaluate(FedCallback):
     def _evaluate(self, federator: Federator, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
         state = federator.state
         groups = task_groups(state, self.tasks)
-        task_of = {name: self.parts.get(name, name) for name in datasets}
+        task_of = {name: self.subsets.get(name, name) for name in datasets}
         return {
             name: self.of_group(
                 federator, groups.get(task_of[name], state.home), dataset, self.heads.get(task_of[name], "")

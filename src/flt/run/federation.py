@@ -27,7 +27,7 @@ class Federation:
         test: Task -> examples for the single evaluation at the end.
         collate: Function that builds a batch from a list of examples. None: torch's default.
         source: Name or path from which ``from_pretrained`` loads the base. Empty: no such name is known.
-        parts: Subset -> its task, if the examples of a task are divided into subsets that are evaluated separately
+        subsets: Subset -> its task, if the examples of a task are divided into subsets that are evaluated separately
             (``eval.by_column``). The keys of ``validation`` and ``test`` are then names of subsets instead of tasks.
             Empty: each task is evaluated as a whole.
         heads: Name of a head -> name of a tensor -> its initial value. Empty: all jobs have the same head.
@@ -39,7 +39,7 @@ class Federation:
     test: Mapping[str, Dataset]
     collate: Callable[[list[Any]], Any] | None = None
     source: str = ""
-    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    subsets: Mapping[str, str] = dataclasses.field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Tensor]] = dataclasses.field(default_factory=dict)
 
     def tasks(self) -> dict[tuple[int, int], str]:

@@ -67,7 +67,7 @@ class Observers:
         """Sets the callbacks of a federator, and restores its last checkpoint if there is one."""
         cfg, federation = self.cfg, self.federation
         tasks, heads = federation.tasks(), federation.task_heads()
-        evaluate = Evaluate(federation.validation, tasks, cfg.eval.every, federation.test, heads, federation.parts)
+        evaluate = Evaluate(federation.validation, tasks, cfg.eval.every, federation.test, heads, federation.subsets)
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
         # At the start of a round, Timer starts its clock and ReceivedModels evaluates. Timer comes first, so that the
         # measured time includes this evaluation.

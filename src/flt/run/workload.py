@@ -45,7 +45,7 @@ def federation(cfg: TrainConfig) -> Federation:
         test=_sampled(evaluated, "test", cfg.eval.test_examples, cfg.seed),
         collate=Collate(backbone.pad_token_id, backbone.mean, backbone.std),
         source=backbone.source,
-        parts={part.name: tasks[0].name for part in evaluated} if cfg.eval.by_column else {},
+        subsets={subset.name: tasks[0].name for subset in evaluated} if cfg.eval.by_column else {},
         heads=_initial(backbone.model, {head_of[task]: width for task, width in classes.items()}, cfg.seed),
     )
 

@@ -66,8 +66,8 @@ def test_jobs_end_after_their_own_steps(length: dict[str, Any]) -> None:
     _, found, _ = compared(federator_of(sizes=(11, 6, 21, 4), **length))
     steps = [update.steps for update, _ in found]
     if "epochs" in length:
-        per_pass = [-(-batches // length.get("accumulate", 1)) for batches in (3, 2, 6, 1)]
-        assert steps == [2 * passes for passes in per_pass]
+        per_epoch = [-(-batches // length.get("accumulate", 1)) for batches in (3, 2, 6, 1)]
+        assert steps == [2 * count for count in per_epoch]
     else:
         assert steps == [3, 3, 3, 3]
 

@@ -67,10 +67,10 @@ class Steps:
     ) -> None:
         self.loaders, self.accumulate, self.max_steps, self.epochs = loaders, accumulate, max_steps, epochs
         self.padding = padding
-        per_pass = [-(-len(loader) // accumulate) for loader in loaders]
-        self.counts = [steps * epochs if max_steps is None else max_steps for steps in per_pass]
+        per_epoch = [-(-len(loader) // accumulate) for loader in loaders]
+        self.counts = [steps * epochs if max_steps is None else max_steps for steps in per_epoch]
         """Number of steps of each job."""
-        self.last_pass_start = [(n - 1) // steps * steps for n, steps in zip(self.counts, per_pass, strict=True)]
+        self.last_epoch_start = [(n - 1) // steps * steps for n, steps in zip(self.counts, per_epoch, strict=True)]
         """For each job: number of the step with which the job's last epoch begins. Steps are counted from 0."""
 
     def __len__(self) -> int:

@@ -155,7 +155,7 @@ class StackedModule(pl.LightningModule):
         totals, counts = torch.zeros(jobs), [0] * jobs
         for joint, step, losses in self.losses:
             for job, size, loss in zip(joint.jobs, joint.sizes, losses.float().cpu(), strict=True):
-                if step >= self.steps.last_pass_start[job]:
+                if step >= self.steps.last_epoch_start[job]:
                     totals[job] += loss * size
                     counts[job] += size
         return [float(total) / count for total, count in zip(totals, counts, strict=True)]
