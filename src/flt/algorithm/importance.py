@@ -153,7 +153,7 @@ class DeltaSensitivity(_Smoothed):
     never be selected again.
 
     A secondary source says that HAFLQ (arXiv 2411.06581v2) uses |w * dw / lr|, where dw / lr stands for the gradient.
-    The other details are our reconstruction. The server doesn't have the learning rate lr, since the module sets it.
+    The other details are our reconstruction. The server doesn't have the learning rate lr, since the module sets lr.
     The server divides by f instead, so that scores of different rounds are comparable when lr decays.
 
     Attributes:

@@ -1,6 +1,6 @@
 """Pruning of rank-1 components when the rank budget falls.
 
-A removed component stays in the tensors under its id. It is only taken out of the set of active components.
+A removed component stays in the tensors under its id. Only its id is removed from the set of active components.
 """
 
 from __future__ import annotations

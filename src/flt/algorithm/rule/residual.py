@@ -23,10 +23,10 @@ class Residual(Rule):
         A <- Abar = sum_i p_i A_i,   B <- Bbar = sum_i p_i B_i,   W0 <- W0 + s (sum_i p_i B_i A_i - Bbar Abar)
 
     n_i is the weight of client i, p_i = n_i / sum_j n_j over the round's K clients, and s is the scale alpha / r. The
-    residual is s times the difference in brackets: the mean of the products minus the product of the means. The
+    difference in brackets is the residual: the mean of the products minus the product of the means. s times the
     residual equals s sum_{i < K} p_i (B_i - Bbar) (A_i - A_K), and is therefore sent to clients as two factors of rank
-    (K - 1) r. If the factors are larger than W0, :class:`flt.protocol.state.BaseState` sends the new W0
-    instead. The head is averaged. The rule is listwise: it needs all factors at once.
+    (K - 1) r. If the factors are larger than W0, :class:`flt.protocol.state.BaseState` sends the new W0 instead. The
+    head is averaged. The rule is listwise: it needs all factors at once.
     """
 
     changes_base: ClassVar[bool] = True

@@ -192,8 +192,8 @@ class NormBound(Mean):
 
         w_k <- w_t,k + (w_k - w_t,k) min(1, bound / |w_k - w_t,k|)
 
-    w_t,k are the values that client k was sent, and w_k are the values that it sends. The Euclidean norm is taken over all
-    tensors of an update together. Like the mean, the rule only needs sums over clients.
+    w_t,k are the values that client k was sent, and w_k are the values that it sends. The Euclidean norm is taken over
+    all tensors of an update together. Like the mean, the rule only needs sums over clients.
 
     Attributes:
         bound: Maximal norm of a change.

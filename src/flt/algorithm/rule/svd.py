@@ -23,10 +23,10 @@ class Svd(Rule):
 
         D = sum_i p_i B_i A_i = U S V^T,   B <- U S / n,   A <- n V^T
 
-    n_i is the weight of client i, and p_i = n_i / sum_j n_j over the round's clients. U, S and V are the singular
-    vectors and values for the active number of components, with the largest singular value first. D is never formed: the new factors come from the QR decompositions of the
-    stacked factors, and from the SVD of a small matrix of shape (sum r_i, sum r_i). The scale s is the same for all
-    clients and isn't part of D.
+    n_i is the weight of client i, and p_i = n_i / sum_j n_j over the round's clients. The new components are in the
+    order of the singular values in S, largest first. D is never formed: the new factors come from the QR decompositions
+    of the stacked factors, and from the SVD of a small matrix of shape (sum r_i, sum r_i). The scale s is the same for
+    all clients and isn't part of D.
 
     n is the mean norm of the rows of the stacked A (our choice). The paper doesn't say how S is split between A and B,
     but the size of the factors affects the size of a client's optimiser steps.

@@ -42,8 +42,8 @@ class Top(SelectionPart):
             ranks allow (our reconstruction). ``first``: the components with the lowest ids, as in HetLoRA. ``random``:
             a new random set in each round.
         explore: Share, in [0, 1), of a job's components that is drawn at random. Random components replace the top
-            components with the lowest scores (our reconstruction). Without exploration, the sets hardly change after round 1, because a
-            component that no client has measured keeps the score 0.
+            components with the lowest scores (our reconstruction). Without exploration, the sets hardly change after
+            round 1, because a component that no client has measured keeps the score 0.
         scope: ``layer``: r_k components of each layer. ``global``: r_k * L components of all L layers together, so that
             a layer may get none. Scores of different layers are then compared directly, and random sets are drawn from
             the components of all layers (our reconstruction).
