@@ -78,7 +78,7 @@ class PlanPart(Part):
 
     @property
     def initiating(self) -> int:
-        """Number of rounds in the plan's initiating stage, or 0 without one. A rank schedule begins after this stage."""
+        """Number of rounds in the plan's initiating stage; 0 without one. A rank schedule begins after this stage."""
         return 0
 
     @property

@@ -91,7 +91,7 @@ class GradientSensitivity(_Smoothed):
     Attributes:
         beta1: Share of the old Ibar that is kept at each step, and share of the old score that is kept in each round.
         beta2: Share of the old Ubar that is kept at each step.
-        uncertainty: True: Ibar is multiplied by the uncertainty Ubar, as in AdaLoRA.
+        uncertainty: If True, Ibar is multiplied by the uncertainty Ubar, as in AdaLoRA.
     """
 
     source: ClassVar[str] = "clients"
@@ -153,13 +153,13 @@ class DeltaSensitivity(_Smoothed):
     never be selected again.
 
     A secondary source says that HAFLQ (arXiv 2411.06581v2) uses |w * dw / lr|, where dw / lr stands for the gradient.
-    The other details are our reconstruction. The server doesn't have the learning rate lr, since the module sets it.
+    The other details are our reconstruction. The server doesn't have the learning rate lr, since the module sets lr.
     The server divides by f instead, so that scores of different rounds are comparable when lr decays.
 
     Attributes:
         beta1: Share of the old Ibar that is kept in each round.
         beta2: Share of the old Ubar that is kept in each round.
-        uncertainty: True: Ibar is multiplied by the uncertainty Ubar, as in AdaLoRA.
+        uncertainty: If True, Ibar is multiplied by the uncertainty Ubar, as in AdaLoRA.
     """
 
     source: ClassVar[str] = "change"
@@ -174,7 +174,7 @@ class DeltaSensitivity(_Smoothed):
         for name, entry in view.layout.entries.items():
             if entry.axis is not None:
                 weight = after.weights[name].double()
-                # The factor on the learning rate can decay to 0. The change isn't divided then.
+                # The factor on the learning rate can decay to 0. In this case, the change isn't divided by the factor.
                 moved = (weight - before.weights[name].double()) / (view.plan.lr_factor or 1.0)
                 part = (weight * moved).abs()
                 if self.uncertainty:

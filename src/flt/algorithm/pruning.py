@@ -1,6 +1,6 @@
 """Pruning of rank-1 components when the rank budget falls.
 
-A removed component stays in the tensors under its id. It is only taken out of the set of active components.
+A removed component stays in the tensors under its id. Only its id is removed from the set of active components.
 """
 
 from __future__ import annotations
@@ -79,18 +79,18 @@ def grow(state: ServerState, budgets: Mapping[str, int]) -> ServerState:
 
 
 def groups_with_jobs(state: ServerState) -> list[int]:
-    """Returns the ids of the groups that have jobs, ascending. If no group has any, returns all trained groups."""
+    """Returns the ids of the groups that have jobs, ascending. If no group has jobs, returns all trained groups."""
     return sorted(set(state.assignment.values()) & set(state.clusters)) or state.clusters
 
 
 def top(scores: Mapping[str, Tensor], budgets: Mapping[str, int], allocation: str) -> dict[str, list[int]]:
-    """Returns the positions of the highest scores of each layer, ascending. Of equal scores, the first ones are taken.
+    """Returns the positions of the highest scores of each layer, ascending. Ties go to the first position.
 
     Args:
         scores: Scores (components,) by layer.
         budgets: Number of positions to return, by layer. With ``global`` allocation, only the sum over layers matters.
         allocation: ``layer``: the highest scores of each layer. ``global``: the highest scores of all layers together.
-            Of equal scores in different layers, those of the first layer are taken.
+            Ties between layers go to the first layer.
 
     Example:
         >>> scores = {"x": torch.tensor([1.0, 5.0]), "y": torch.tensor([3.0, 4.0])}

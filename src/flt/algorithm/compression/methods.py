@@ -38,13 +38,13 @@ class _Quantisation(CompressionPart):
     """Base of the compressions that quantise components, with the highest precisions that a client's budget allows.
 
     Components with higher scores get more bits. In updates, the score of component i is the one that the client
-    measured. If clients don't measure scores, it is |b_i| |a_i|, where b_i is column i of B and a_i is row i of A. In
-    payloads, the score is that of the job's group.
+    measured. If clients don't measure scores, the score is |b_i| |a_i|, where b_i is column i of B and a_i is row i of
+    A. In payloads, the score is that of the job's group.
 
     If the budget is too small for all components at the lowest precision, the components with the lowest scores are
     dropped, if necessary all of them. The update doesn't list dropped components: the server treats them as components
-    that the client didn't send. A budget that is too small for the other tensors alone is refused. Messages
-    without components aren't changed.
+    that the client didn't send. A budget that is too small for the other tensors alone is refused. Messages without
+    components aren't changed.
 
     Only messages are rounded, never the server's own state. If a rule fills in a component that a client didn't send,
     the rule therefore uses the server's exact value and not the rounded value that the client received.

@@ -1,4 +1,4 @@
-"""Groupings, which divide the updates of a round into groups; each group is averaged separately.
+"""Groupings, which divide a round's updates into groups. Each group is averaged separately.
 
 Read base.py first, then kmeans.py.
 """

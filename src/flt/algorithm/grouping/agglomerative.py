@@ -14,13 +14,13 @@ from flt.core.errors import InputError
 
 LINKAGES = ("average", "complete", "ward")
 _LIMIT = 1e3
-"""Factor by which the largest distance of two updates is multiplied to get a limit.
+"""Factor by which the largest distance between two updates is multiplied to get a limit.
 
 Two clusters whose distance is above the limit are never merged.
 
-If two of the n updates must not be in one cluster, their distance is set to n^2 times the limit. With up to 100,000
-updates and any linkage, the distance of two clusters is then above the limit if their merge would join two such
-updates, and below it otherwise.
+If two updates must not be in one cluster, the distance between them is set to n^2 times the limit, where n is the
+number of updates. The distance between two clusters is then above the limit if their merge would join two such updates,
+and below the limit otherwise. This is true for every linkage and for up to 100,000 updates.
 """
 
 
@@ -32,8 +32,8 @@ class AgglomerativeGrouping(KClustering):
     left when no further merge is allowed. (K-means always finds K clusters.)
 
     Attributes:
-        linkage: Distance of two clusters. ``average``: the mean distance of their updates. ``complete``: the largest
-            distance of their updates. ``ward``: the increase of the inertia that their merge causes.
+        linkage: Distance between two clusters. ``average``: the mean distance between their updates. ``complete``: the
+            largest distance between their updates. ``ward``: the increase of the inertia that their merge causes.
     """
 
     linkage: str = dataclasses.field(default="average", kw_only=True)
@@ -49,12 +49,12 @@ class AgglomerativeGrouping(KClustering):
 
 
 def merged(features: np.ndarray, clients: Sequence[int], k: int, kind: str) -> np.ndarray:
-    """Merges the nearest clusters until k clusters are left, or until any two of the clusters have a client in common.
+    """Merges the nearest clusters until k clusters are left, or until every two clusters have a client in common.
 
     Args:
         features: Features of the updates (n, d).
-        clients: Client of each update. Two updates of one client are never in one cluster.
-        k: Number of clusters.
+        clients: Client of each update. Two updates of one client are never put into one cluster.
+        k: Number of clusters at which the merging ends.
         kind: Linkage, one of ``LINKAGES``.
 
     Returns:

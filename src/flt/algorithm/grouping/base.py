@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NEWCOMERS = ("home", "nearest")
 LEAST_CLARITY = 0.01
-"""Lower limit for a round's silhouette with ``memory``. Without it, the sums of the first round could all be 0."""
+"""Lower limit for a round's silhouette with ``memory``. Without a limit, all features of round 1 could be 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,10 @@ class Groups:
 
     Attributes:
         members: Updates that are averaged in each group, by group id.
-        joining: Group that a job joins from the next round on, for each job whose update isn't averaged in this round.
-        directions: Sum of each job's weighted changes, shape (features,), for later rounds. Empty without ``memory``.
+        joining: For each job whose update isn't averaged in this round, the group that the job joins from the next
+            round on.
+        directions: For each job, the sum of its weighted changes, shape (features,). Later rounds add to this sum.
+            Empty without ``memory``.
     """
 
     members: dict[int, list[Update]]
@@ -59,28 +61,29 @@ class Everyone(GroupingPart):
 class Clustering(GroupingPart):
     """Base of the groupings that cluster a round's updates by their features, without task labels.
 
-    Jobs without a cluster belong to the home group. Each cluster continues a group of an earlier round where possible.
+    Jobs without a cluster belong to the home group. If possible, each cluster continues a group of an earlier round.
     With ``features: weights``, clusters are matched to groups so that the sum of squared distances between their
     centres is smallest (Hungarian algorithm). With ``features: changes``, clusters have no centres that can be compared
-    over rounds. They are therefore matched so that as many jobs as possible stay in their group. Ties are decided by
-    the distances of the mean weights. If the clustering determines the number of clusters and has never found more than
-    one, all jobs stay in the home group.
+    over rounds. Clusters are therefore matched so that as many jobs as possible stay in their group. Ties are decided
+    by the distances between the mean weights. If the clustering determines the number of clusters and has never found
+    more than one cluster, all jobs stay in the home group.
 
     Attributes:
         features: ``weights``: the weights that a job sent to the server (FL-TAC). ``changes``: these weights minus the
             weights that the job received, centred over the round and scaled to unit length (our reconstruction).
         tensors: ``all``: all tensors that every job sends. Heads are excluded if tasks have different heads. ``lora``:
             the adapter (of any kind) without the head.
-        newcomers: Treatment of newcomers. A newcomer is a job without a group, which trained from the weights v0 of the
-            home group. ``home``: its update is clustered and averaged like all others. ``nearest``: if clusters exist,
-            its update isn't averaged, and the job starts from the nearest cluster in its next round (our
-            reconstruction). See :func:`~flt.algorithm.grouping.features.distances_to_groups` for the distance.
-        memory: True: jobs are clustered by the changes of all rounds so far (our reconstruction). The features of a job
-            are then the sum of its centred changes, scaled to unit length. In this sum, each change is multiplied by
-            the squared silhouette of its round. The silhouette comes from a clustering of this round's changes alone,
-            and is at least ``LEAST_CLARITY``. Rounds with clearly separated tasks thus outweigh rounds whose changes
-            are noise or specific to clients. The server stores one vector of the adapter's size for each job that took
-            part.
+        newcomers: Treatment of newcomers. A newcomer is a job that has no group yet. It trained from the weights v0 of
+            the home group. ``home``: a newcomer's update is clustered and averaged like all others. ``nearest``: if
+            clusters exist, a newcomer's update isn't averaged, and the newcomer starts from the nearest cluster in its
+            next round (our reconstruction). The distance is explained in
+            :func:`~flt.algorithm.grouping.features.distances_to_groups`.
+        memory: If True, jobs are clustered by the changes of all rounds so far (our reconstruction). The features of a
+            job are then the sum of its centred changes, scaled to unit length. In this sum, each change is multiplied
+            by the squared silhouette of its round. A round's silhouette is computed by clustering only the changes of
+            that round, and is at least ``LEAST_CLARITY``. Rounds with clearly separated tasks thus outweigh rounds
+            whose changes are noise or specific to clients. The server stores one vector of the adapter's size for each
+            job that took part.
     """
 
     features: str = "weights"
@@ -110,10 +113,10 @@ class Clustering(GroupingPart):
         return self.features == "changes"
 
     def check_layout(self, recipe: Recipe, layout: Layout) -> None:
-        """Refuses a clustering if none of the tensors that it clusters is trained and sent by every job.
+        """Refuses a clustering unless every job trains and sends at least one of the tensors that are clustered.
 
         Raises:
-            InputError: There is no such tensor.
+            InputError: None of the clustered tensors is trained and sent.
         """
         if not (self.several and self.by_features):
             return
@@ -151,7 +154,7 @@ class Clustering(GroupingPart):
         """
 
     def __call__(self, view: View, updates: Sequence[Update]) -> Groups:
-        """Clusters the updates. Returns the members of each group, and the jobs that join one in the next round."""
+        """Clusters the updates. Returns the members of each group, and the jobs that join a group in the next round."""
         if not updates:
             return Groups({})
         if not self.several:
@@ -203,7 +206,7 @@ class Clustering(GroupingPart):
     def _members(self, view: View, updates: Sequence[Update], described: np.ndarray) -> dict[int, list[Update]]:
         labels = self._labels(view, updates, described)
         if self.finds_number and not labels.max() and set(view.state.groups) == {view.state.home}:
-            # Only one cluster has been found so far. It uses the home group, so newcomers start from trained weights.
+            # The only cluster so far uses the home group, so that newcomers start from trained weights.
             return {view.state.home: list(updates)}
         gids = self._group_ids(view, updates, labels)
         return {gid: [u for u, at in zip(updates, labels, strict=True) if at == label] for label, gid in gids.items()}
@@ -215,7 +218,7 @@ class Clustering(GroupingPart):
         return match(features.centroids(features.weights(view, updates, names), labels), known, stay)
 
     def _newcomers(self, view: View, updates: Sequence[Update]) -> list[Update]:
-        """Returns the updates of newcomers that only join a group.
+        """Returns the updates of the newcomers that aren't clustered in this round, but only join a group.
 
         If a client's jobs must be in different clusters, but the client has more jobs than there are clusters, all jobs
         of this client are clustered instead.
@@ -249,10 +252,11 @@ def match(centroids: np.ndarray, known: Mapping[int, np.ndarray], staying: np.nd
 
     Args:
         centroids: Centres of the clusters (clusters, features).
-        known: Centre (features,) of each group, by id, without the home group. New ids begin at 1, since 0 is home.
-        staying: Number of jobs that each cluster has in common with each group (clusters, groups), with the groups in
-            ascending order. If given, as many jobs as possible stay in their group, and the distances decide only ties.
-            If None, the distances alone decide.
+        known: Centre (features,) of each group, by id, without the home group. New ids begin at 1, since 0 is the id
+            of the home group.
+        staying: Number of jobs that each cluster has in common with each group, shape (clusters, groups). The groups
+            are in ascending order. If given, as many jobs as possible stay in their group, and the distances decide
+            only ties. If None, the distances alone decide.
 
     Returns:
         Number of the cluster -> id of its group.

@@ -19,14 +19,15 @@ class KClustering(Clustering):
     """Base of the clusterings into K clusters. With at most K updates, each update is its own cluster.
 
     Attributes:
-        k: Number K of clusters. ``tasks``: the number of tasks in the data. ``silhouette``: the number from 2 to
-            ``max_k`` whose clusters have the highest silhouette (Rousseeuw, 1987), or 1 (see ``min_silhouette``).
+        k: Number K of clusters: an integer, ``tasks`` or ``silhouette``. ``tasks``: the number of tasks in the data.
+            ``silhouette``: the number from 2 to ``max_k`` whose clusters have the highest silhouette (Rousseeuw, 1987),
+            or 1 (see ``min_silhouette``).
         max_k: Largest number of clusters with ``k: silhouette``.
         min_silhouette: Lower limit for the silhouette with ``k: silhouette``. If no number of clusters has a silhouette
-            above this limit, all updates form one cluster. One or two updates also form one cluster, since a
-            silhouette needs three updates. Random directions have a silhouette below 0.02 in 1,000 or more dimensions.
-        cannot_link: True: the jobs that one client has in a round are put into different clusters, since they belong to
-            different tasks (our reconstruction). If a client has n jobs, there are then at least n clusters.
+            above this limit, all updates form one cluster. Fewer than three updates also form one cluster, since a
+            silhouette needs three. Random directions in 1,000 or more dimensions have a silhouette below 0.02.
+        cannot_link: If True, the jobs that one client has in a round are put into different clusters, since they belong
+            to different tasks (our reconstruction). If a client has n jobs, there are then at least n clusters.
     """
 
     k: int | str = "tasks"
@@ -100,13 +101,13 @@ def most_separate(
 ) -> np.ndarray:
     """Returns the cluster of each update (n,) for the number of clusters with the highest silhouette.
 
-    Of equal silhouettes, the smaller number of clusters is taken.
+    If silhouettes are equal, the smallest number of clusters is taken.
 
     Args:
         features: Features of the updates (n, d).
         cut: Function that returns the cluster of each update for a given number of clusters.
         least: Smallest number of clusters. If it is 1, all updates form one cluster unless a silhouette exceeds
-            ``enough``. This limit is needed because a single cluster has no silhouette.
+            ``enough``. The limit ``enough`` is needed because a single cluster has no silhouette.
         most: Largest number of clusters.
         enough: Lower limit for the silhouette; only used if ``least`` is 1.
     """

@@ -1,4 +1,4 @@
-"""Clusterings by density. They determine the number of clusters themselves."""
+"""Density-based clusterings, which determine the number of clusters themselves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DbscanGrouping(Clustering):
 
     Attributes:
         eps: Largest distance at which two updates are neighbours, in the unit of the features. Unrelated updates have a
-            distance of about 1.41 with ``features: changes``.
+            distance of about 1.41 if the features are changes.
         min_samples: Smallest number of neighbours, including the update itself, that makes an update a core point.
     """
 

@@ -28,9 +28,9 @@ def names(layout: Layout, tensors: str) -> list[str]:
 
 
 def weights(view: View, updates: Sequence[Update], names: Sequence[str]) -> np.ndarray:
-    """Returns the weights that the clients sent, flattened: FL-TAC's features (arXiv 2404.15384, authors' code).
+    """Returns the flattened weights that the clients sent, as in FL-TAC (arXiv 2404.15384, authors' code).
 
-    The features contain only the active components of A and B, and they aren't normalised.
+    The features contain only the active components of A and B. They aren't normalised.
 
     Returns:
         Features (updates, features), float32.
@@ -72,7 +72,7 @@ def home(view: View, names: Sequence[str]) -> np.ndarray:
 def distances_to_groups(
     view: View, updates: Sequence[Update], names: Sequence[str], kind: str
 ) -> tuple[list[int], np.ndarray]:
-    """Returns the distances between updates of unassigned jobs and each group except the home group.
+    """Returns the distance of each unassigned job's update from each group except the home group.
 
     Args:
         view: View of the state before aggregation.
@@ -99,7 +99,7 @@ def centroids(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def squared_distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Returns the squared Euclidean distances (points, centres) of float64 arrays.
+    """Returns the squared Euclidean distances between float64 points and centres, shape (points, centres).
 
     Example:
         >>> squared_distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]))

@@ -1,4 +1,4 @@
-"""K-means, also with the constraint that one client's jobs are in different clusters."""
+"""K-means, optionally with the constraint that one client's jobs are in different clusters."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class KMeansGrouping(KClustering):
 def kmeans_apart(features: np.ndarray, clients: Sequence[int], k: int, n_init: int, seed: int) -> np.ndarray:
     """Runs k-means under the constraint that the updates of one client are in different clusters.
 
-    The constraint is that of COP-k-means (Wagstaff et al., 2001), which assigns one update after the other. Here, all
-    updates of a client are assigned at once, to different centroids, so that the sum of their squared distances is
+    COP-k-means (Wagstaff et al., 2001) has the same constraint, but assigns one update after the other. Here, all
+    updates of a client are assigned to different centroids at once, so that the sum of their squared distances is
     smallest. Updates of different clients don't constrain each other. Therefore no assignment can fail, and no step of
     k-means raises the inertia.
 

@@ -55,7 +55,7 @@ class OracleWithTasks(OracleGrouping):
         return len(set(self.tasks.values())) > 1
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
-        """Returns the cluster of each update (n,): one for each task among the updates, in alphabetical order."""
+        """Returns the cluster of each update (n,): the position of its task among the round's tasks, sorted by name."""
         return np.unique([self.tasks[job] for job in jobs], return_inverse=True)[1]
 
     def _group_ids(self, view: View, updates: Sequence[Update], labels: np.ndarray) -> dict[int, int]:

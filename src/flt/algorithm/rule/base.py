@@ -31,7 +31,8 @@ class Combined:
         new: New weights of the group by name, at the initial rank. If the plan trains the base, they include the new
             base weights.
         slots: Extra tensors that the group keeps for later rounds: slot -> name of the tensor -> tensor.
-        base: Changes of base weights by name: ``(value,)`` replaces a weight, ``(B, A)`` adds B A to it.
+        base: Changes of base weights, by the weight's name. ``(value,)`` replaces the weight. ``(B, A)`` adds B A to
+            the weight.
     """
 
     new: dict[str, Tensor]
@@ -47,7 +48,7 @@ class Rule(Part):
     updates at once and implement ``combine``.
 
     Attributes:
-        weights: Weight of each update in means. ``examples``: its number of training examples. ``uniform``: all equal.
+        weights: Weight of each update in means. ``examples``: its number of training examples. ``uniform``: 1.
     """
 
     kind: ClassVar[str] = "rule"
@@ -64,7 +65,7 @@ class Rule(Part):
     starts_afresh: ClassVar[bool] = False
     """True if each round begins with a new, randomly drawn adapter."""
     combines: ClassVar[tuple[str, ...]] = ()
-    """Roles that the plan must train and send, because the rule needs them; empty if it works with any roles."""
+    """Roles that the plan must train and send, because the rule needs them; empty if the rule works with any roles."""
     mixes_components: ClassVar[bool] = False
     """True if new components are mixtures of the received ones. Earlier scores don't apply to such components."""
     same_components: ClassVar[str] = ""
@@ -95,7 +96,7 @@ class Rule(Part):
             raise InputError.of("updates", updates, "at least 1")
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses recipes with too many groups, without a role of ``combines``, or with unsuitable components.
+        """Refuses recipes whose groups, trained roles or components don't suit the rule.
 
         Raises:
             InputError: The rule can't be combined with another part.
@@ -110,7 +111,7 @@ class Rule(Part):
             raise InputError.of("plan.train", plan.train, f"{', '.join(self.combines)} among them", why)
 
     def _check_components(self, recipe: Recipe) -> None:
-        """Refuses parts that withhold needed components. Also refuses scores if the rule mixes components."""
+        """Refuses parts that keep needed components from the rule. Also refuses scores if the rule mixes components."""
         selection = recipe.selection
         if self.same_components and not selection.holds_all:
             raise self.clash(selection, self.same_components, "all")
@@ -133,7 +134,8 @@ class Rule(Part):
 class Summable(Rule):
     """Rule whose result depends only on exact sums over clients.
 
-    Updates can be added one by one, in any order and in any process. The totals of several processes are then added up.
+    Updates can be added one by one, in any order and in any process. If several processes add updates, their totals are
+    added up at the end.
     """
 
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:

@@ -1,8 +1,8 @@
-"""Exact sums: bit-identical for any order of the terms and for any number of processes.
+"""Exact sums, which are bit-identical for any order of the terms and any number of processes.
 
-Floating-point addition isn't associative, but integer addition is. Each float64 term is split into two int64 limbs, in
-units of 2^-24 and of 2^-64, and the limbs are added as integers. Thanks to the second limb, the mean over a single
-client is bit-identical to that client's float32 values.
+Floating-point addition isn't associative, but integer addition is. Each float64 term is split into two int64 numbers,
+called limbs, in units of 2^-24 and 2^-64. The limbs are added as integers. Thanks to the second limb, the mean over a
+single client is bit-identical to that client's float32 values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class ExactSum:
         high: Sum of the first limbs, int64, in units of 2^-24.
         low: Sum of the second limbs, int64, in units of 2^-64.
         count: Number of terms.
-        reach: Upper bound for the magnitudes of the sum's entries. Each term adds its largest magnitude, rounded up.
+        reach: Upper bound for the magnitudes of the sum's entries. Each term adds the largest magnitude of its
+            entries, rounded up.
 
     Example:
         >>> total = ExactSum.zeros((1,))
@@ -50,7 +51,7 @@ class ExactSum:
 
     @staticmethod
     def of(high: Tensor, low: Tensor, count: int, reach: float) -> ExactSum:
-        """Builds a sum from the fields of several sums, after these fields have been added up over processes.
+        """Builds a sum from fields that have been added up over several processes.
 
         Raises:
             OverflowError: ``reach`` isn't below ``LARGEST``, or there are more than ``COUNT`` terms.

@@ -30,9 +30,9 @@ class Mean(Summable):
     """Weighted mean of each entry. By default, it is taken over the clients that sent the entry.
 
     The default is HAFL's adaptive aggregation (arXiv 2411.06581). If all clients send all entries, the rule is FedAvg
-    (arXiv 1602.05629). ``pad`` chooses the formula. Here, w_{k,i} is entry i of client k, n_k is the client's weight, n
-    is the sum of all n_k, w_t are the weights that the server sent, and S_k is the set of entries that client k sent.
-    [i in S_k] is 1 if the client sent entry i, and 0 otherwise.
+    (arXiv 1602.05629). ``pad`` chooses the formula. In the formulas, w_{k,i} is entry i of client k, n_k is the
+    client's weight in the mean, and n is the sum of all n_k. w_t are the weights that the server sent, and S_k is the
+    set of entries that client k sent. [i in S_k] is 1 if the client sent entry i, and 0 otherwise.
 
         none (adaptive)   w_i <- sum_{k: i in S_k} n_k w_{k,i} / sum_{k: i in S_k} n_k
         parameter         w_i <- sum_k n_k w_{k,i} [i in S_k] / n                       (zero-padding)

@@ -1,4 +1,4 @@
-"""FedEx-LoRA (arXiv 2410.09432): averages both factors, and adds the product's error to the base weights."""
+"""FedEx-LoRA (arXiv 2410.09432), which averages both factors and adds the error of their product to the base."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from flt.protocol.messages import Update
 
 @dataclasses.dataclass(frozen=True)
 class Residual(Rule):
-    """Exact form of FedIT. It adds the residual to W0: the mean of the products minus the product of the means.
+    """Mean of A and of B, as in FedIT. The error of this mean, which is called the residual, is added to W0.
 
         A <- Abar = sum_i p_i A_i,   B <- Bbar = sum_i p_i B_i,   W0 <- W0 + s (sum_i p_i B_i A_i - Bbar Abar)
 
     n_i is the weight of client i, p_i = n_i / sum_j n_j over the round's K clients, and s is the scale alpha / r. The
-    residual equals s sum_{i < K} p_i (B_i - Bbar) (A_i - A_K). The residual is therefore sent to clients as two factors
-    of rank (K - 1) r. If the factors are larger than W0, :class:`flt.protocol.state.BaseState` sends the new W0
-    instead. The head is averaged. The rule is listwise: it needs all factors at once.
+    difference in brackets is the residual: the mean of the products minus the product of the means. s times the
+    residual equals s sum_{i < K} p_i (B_i - Bbar) (A_i - A_K), and is therefore sent to clients as two factors of rank
+    (K - 1) r. If the factors are larger than W0, :class:`flt.protocol.state.BaseState` sends the new W0 instead. The
+    head is averaged. The rule is listwise: it needs all factors at once.
     """
 
     changes_base: ClassVar[bool] = True

@@ -30,7 +30,7 @@ UNIFORM = ("uniform",)
 
 @dataclasses.dataclass(frozen=True)
 class EntryWise(Rule):
-    """Base of the rules that sort, for each entry, the values of all clients that sent it.
+    """Base of the rules that sort the values of each entry over all clients that sent the entry.
 
     These rules are listwise: they need all updates of a group at once.
 
@@ -63,8 +63,10 @@ class EntryWise(Rule):
         """Returns the aggregate of each entry.
 
         Args:
-            values: Values (clients, ...), ascending along the first axis. Infinity stands for a value that wasn't sent.
-            sent: Number of clients that sent each entry (...). If it is 0, the aggregate of the entry isn't used.
+            values: Values of shape (clients, ...), ascending along the first axis. Infinity stands for a value that
+                wasn't sent.
+            sent: Number of clients that sent each entry, shape (...). If this number is 0, the aggregate of the
+                entry isn't used.
         """
 
 
@@ -76,7 +78,7 @@ class Median(EntryWise):
     """
 
     def middle(self, values: Tensor, sent: Tensor) -> Tensor:
-        """Returns the median (...) of each entry."""
+        """Returns the median of each entry."""
         last = (sent - 1).clamp(min=0)
         low, high = (values.gather(0, at.unsqueeze(0)).squeeze(0) for at in (last // 2, (last + 1) // 2))
         return low + (high - low) / 2
@@ -98,7 +100,7 @@ class TrimmedMean(EntryWise):
             raise InputError.of("rule.trim", self.trim, "a number in [0, 0.5)")
 
     def middle(self, values: Tensor, sent: Tensor) -> Tensor:
-        """Returns the mean (...) of the remaining values of each entry."""
+        """Returns the mean of the remaining values of each entry."""
         out = (self.trim * sent).floor().long()
         rank = torch.arange(len(values)).view(-1, *(1,) * sent.dim())
         inside = (rank >= out) & (rank < sent - out)
@@ -113,8 +115,8 @@ class Krum(Rule):
 
     n is the number of updates, and f is the number of updates that may be hostile. The result is the update with the
     smallest s; ties go to the first client. A change is the vector of all differences between an update and the values
-    that its job was sent. It has the entries of all tensors at the initial rank, so all changes have the same length.
-    Components that the job didn't send back count as unchanged.
+    that its job was sent. A change has the entries of all tensors at the initial rank, so all changes have the same
+    length. Components that the job didn't send back count as unchanged.
 
     Attributes:
         weights: Always ``uniform``.
@@ -177,7 +179,7 @@ class Krum(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class MultiKrum(Krum):
-    """Multi-Krum: the mean of the n - f updates with the smallest s of Krum (Blanchard et al., NeurIPS 2017)."""
+    """Multi-Krum: the mean of the n - f updates with the smallest Krum scores s (Blanchard et al., NeurIPS 2017)."""
 
     def count(self, n: int, f: int) -> int:
         """Returns the number of updates to trust, given n updates of which f may be hostile."""
@@ -190,8 +192,8 @@ class NormBound(Mean):
 
         w_k <- w_t,k + (w_k - w_t,k) min(1, bound / |w_k - w_t,k|)
 
-    w_t,k are the values that client k was sent. The Euclidean norm is taken over all tensors of an update together.
-    Like the mean, the rule only needs sums over clients.
+    w_t,k are the values that client k was sent, and w_k are the values that it sends. The Euclidean norm is taken over
+    all tensors of an update together. Like the mean, the rule only needs sums over clients.
 
     Attributes:
         bound: Maximal norm of a change.
@@ -226,7 +228,8 @@ def change(view: View, update: Update, names: Sequence[str]) -> Tensor:
         names: Names of tensors on the server. A tensor that isn't in the update counts as unchanged.
 
     Returns:
-        The differences of all entries at the initial rank, concatenated over the tensors: (entries,), float64.
+        The differences of all entries at the initial rank, concatenated over the tensors. Shape (entries,),
+        float64.
     """
     parts = []
     for name in names:

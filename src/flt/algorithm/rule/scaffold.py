@@ -77,7 +77,7 @@ class ControlVariate(LocalCallback):
     """Applies the correction g <- g - c_i + c, and computes the next c_i (arXiv 1910.06378, algorithm 1, option II).
 
     The client sends the mean learning rate over its steps. K lr is therefore the sum of the learning rates, whatever
-    their schedule is. Private tensors aren't averaged. They have no drift and are trained without correction.
+    their schedule is. Private tensors aren't averaged, so they have no drift and are trained without correction.
     """
 
     def __init__(self, fit: LocalFit) -> None:

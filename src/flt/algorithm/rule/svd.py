@@ -19,19 +19,21 @@ from flt.protocol.messages import Update
 
 @dataclasses.dataclass(frozen=True)
 class Svd(Rule):
-    """Approximates the mean of the products by as many components as are active, largest singular values first.
+    """Approximates the mean of the clients' products, with as many components as are active.
 
         D = sum_i p_i B_i A_i = U S V^T,   B <- U S / n,   A <- n V^T
 
-    n_i is the weight of client i, and p_i = n_i / sum_j n_j over the round's clients. D is never formed: the new
-    factors come from the QR decompositions of the stacked factors, and from the SVD of a small matrix of shape
-    (sum r_i, sum r_i). The scale s is the same for all clients and isn't part of D.
+    n_i is the weight of client i, and p_i = n_i / sum_j n_j over the round's clients. The new components are in the
+    order of the singular values in S, largest first. D is never formed: the new factors come from the QR decompositions
+    of the stacked factors, and from the SVD of a small matrix of shape (sum r_i, sum r_i). The scale s is the same for
+    all clients and isn't part of D.
 
     n is the mean norm of the rows of the stacked A (our choice). The paper doesn't say how S is split between A and B,
     but the size of the factors affects the size of a client's optimiser steps.
 
-    With ``selection=truncate selection.by=first``, a client of rank r_k is sent the first r_k components, which are the
-    best approximation of rank r_k. All other tensors are averaged. The rule is listwise: it needs all factors at once.
+    With ``selection=truncate selection.by=first``, a client of rank r_k is sent the first r_k components, which form
+    the best approximation of D with rank r_k. All other tensors are averaged. The rule is listwise: it needs all
+    factors at once.
     """
 
     combines: ClassVar[tuple[str, ...]] = ("A", "B")
@@ -47,7 +49,7 @@ class Svd(Rule):
             left, right = self._cut(layer, updates, len(view.state.active[name]))
             held = {name: view.state.active[name][: left.shape[1]]}
             new[layer.b] = view.layout.put(layer.b, torch.zeros_like(new[layer.b]), held, left)
-            # Active components beyond the rank of D keep A and get B = 0.
+            # Active components beyond the rank of D keep their row of A and get B = 0.
             new[layer.a] = view.layout.put(layer.a, new[layer.a], held, right)
         return Combined(new)
 

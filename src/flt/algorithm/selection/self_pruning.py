@@ -36,7 +36,7 @@ class SelfPruning(SelectionPart):
     update of the same round already lacks the tail. A job always keeps at least one component.
 
     Attributes:
-        gamma: Share, in (0, 1], of its components that a job keeps when it prunes. With 1, a job never prunes.
+        gamma: Share of components, in (0, 1], that a job keeps when it prunes. With 1, a job never prunes.
         penalty: Weight lambda of the tail's norm in the local loss.
     """
 
@@ -108,6 +108,6 @@ class FadingTail(LocalCallback):
         return float(sum(norms))
 
     def _tail(self, name: str, tensor: Tensor) -> Tensor:
-        """Returns a view of the tail of a tensor: the part that belongs to the components after the first ``keep``."""
+        """Returns the slice of a tensor that belongs to the tail, which begins after the first ``keep`` components."""
         axis = self.fit.layout.axis(name)
         return tensor.narrow(axis, self.keep, tensor.shape[axis] - self.keep)

@@ -18,14 +18,14 @@ def deal(
 ) -> tuple[_Component, ...]:
     """Deals shuffled components to the cohort's jobs like cards, and returns the components of one job.
 
-    The jobs get consecutive parts of one shuffled list, which is repeated if it is too short. Together, the jobs thus
+    The jobs get consecutive pieces of one shuffled list, which is repeated if it is too short. Together, the jobs thus
     cover as many components as possible.
 
     Args:
         active: Active components.
-        job: Job whose components are returned. It gets ``layers`` * rank components, but at most all.
+        job: Job whose components are returned. It gets ``layers`` * rank components, or all if there are fewer.
         cohort: All jobs of the round, in any order.
-        generator: NumPy generator. It must be in the same state in the calls for all jobs of the round.
+        generator: NumPy generator. The calls for all jobs of a round must pass a generator in the same state.
         layers: Number of layers to which the components belong.
 
     Example:

@@ -37,13 +37,13 @@ class Top(SelectionPart):
     """Base of the selections by top components. A job of rank r_k has r_k top components per layer.
 
     Attributes:
-        by: ``score``: the components with the highest scores are the top ones. While all scores are equal, the jobs'
-            sets are random and spread over the cohort, so that all jobs together train as many components as their
+        by: ``score``: the components with the highest scores are the top ones. While all scores are equal, each
+            job gets random components instead. The jobs of a cohort then together train as many components as their
             ranks allow (our reconstruction). ``first``: the components with the lowest ids, as in HetLoRA. ``random``:
             a new random set in each round.
-        explore: Share, in [0, 1), of a job's set that is random. Random other components replace the top components
-            with the lowest scores (our reconstruction). Without exploration, the sets hardly change after round 1,
-            because a component that no client has measured keeps the score 0.
+        explore: Share, in [0, 1), of a job's components that is drawn at random. Random components replace the top
+            components with the lowest scores (our reconstruction). Without exploration, the sets hardly change after
+            round 1, because a component that no client has measured keeps the score 0.
         scope: ``layer``: r_k components of each layer. ``global``: r_k * L components of all L layers together, so that
             a layer may get none. Scores of different layers are then compared directly, and random sets are drawn from
             the components of all layers (our reconstruction).

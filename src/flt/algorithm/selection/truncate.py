@@ -12,7 +12,7 @@ from flt.protocol.job import Job
 
 @dataclasses.dataclass(frozen=True)
 class Truncate(Top):
-    """A job of rank r_k holds, trains and sends only its top r_k components; its model lacks all others (HAFL)."""
+    """A job of rank r_k holds, trains and sends only its top r_k components (HAFL). Its model lacks all others."""
 
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[ComponentIds, ComponentIds]:
         """Returns the held and the trained components, as ids by layer: in both cases the top components."""
