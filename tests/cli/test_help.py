@@ -68,7 +68,7 @@ def leaves() -> dict[str, object]:
 def test_a_key_of_other_choices_names_them(capsys: pytest.CaptureFixture[str]) -> None:
     text = words(shown("train --help", capsys))
     trim = text.index("rule.trim=0.2")
-    assert "[trimmed_mean]" in text[trim : trim + 120]
+    assert "[trimmed_mean]" in text[trim : trim + 160]
     assert "rule.weights=examples examples, uniform, or norm" in text
 
 
