@@ -35,6 +35,7 @@ from flt.engines.serial import SerialEngine
 from flt.protocol.messages import Payload, decode, encode
 from flt.server.client_state_store import ClientStateStore
 from flt.server.engine import Assignment
+from flt.server.failure_policy import FailurePolicy
 from flt.server.federator import Federator
 
 QUICK = ["scaffold", "haflq channel", "everything"]
@@ -71,6 +72,14 @@ def test_one_process_has_the_bits_of_the_serial_engine(tmp_path: Path) -> None:
     serial = toy_federator(METHODS["everything"][0], **{**METHODS["everything"][1], **mixed()})
     serial.fit()
     assert bits("everything", tmp_path, ProcessGroup())[0] == everything(serial)
+
+
+def test_the_inner_engine_and_the_outer_one_have_the_same_failure_policy() -> None:
+    engine = DistributedEngine(toy_federator().engine, ProcessGroup())
+    policy = FailurePolicy(min_updates=1, client_timeout=5.0)
+    engine.set_failure_policy(policy)
+    assert engine.failure_policy is engine.inside.failure_policy is policy
+    assert engine.local_trainer.timeout == 5.0
 
 
 class Failing(SerialEngine):

@@ -91,7 +91,7 @@ class PlanPart(Part):
         """Returns the plan of the next round. ``round`` is the number of finished rounds."""
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses a plan that trains the base if the rule also changes the base, or if there can be several groups."""
+        """If the rule changes the base or there can be several groups, refuses a plan that trains the base."""
         if "base" not in self.roles:
             return
         plan = f"plan {self.name}, which trains the base"
@@ -135,7 +135,7 @@ class SchedulePart(Part):
 
 
 class SelectionPart(Part):
-    """Selection of the components that a job holds (has in its model), and of the held components that it trains."""
+    """Chooses the components that a job holds (has in its model), and which of these components it trains."""
 
     kind: ClassVar[str] = "selection"
     holds_all: ClassVar[bool] = False
@@ -154,7 +154,7 @@ class SelectionPart(Part):
     def __call__(self, view: View, job: Job, cohort: Sequence[Job]) -> tuple[dict[str, Ids], dict[str, Ids]]:
         """Returns the components that a job holds, and the components that it trains.
 
-        Both are given as ids in ascending order, by layer. A job trains only components that it holds, and holds only
+        Each is a dict: layer -> ids in ascending order. A job trains only components that it holds, and holds only
         active components.
         """
 
@@ -189,8 +189,9 @@ class ImportancePart(Part):
 
     kind: ClassVar[str] = "importance"
     source: ClassVar[str] = "nothing"
-    """Source of the scores. ``clients``: clients measure them. ``change``, ``weights``: the server computes them from
-    the aggregate's change or weights. ``nothing``: there is no source, and all components keep the same score."""
+    """Source of the scores. ``clients``: clients measure them. ``change``: the server computes them from the change
+    that the aggregation made to a group's weights. ``weights``: the server computes them from the group's weights after
+    the aggregation. ``nothing``: there is no source, and all components keep the same score."""
 
     @abc.abstractmethod
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
@@ -271,7 +272,7 @@ class CompressionPart(Part):
         return payload
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuses a compression that changes values if another part needs the exact values that were sent."""
+        """If another part needs the exact values that were sent, refuses a compression that changes values."""
         if not self.packs:
             return
         if recipe.rule.sent_slots:

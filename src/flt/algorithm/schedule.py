@@ -57,7 +57,7 @@ class Annealed(SchedulePart):
         end: Number b_T of components per layer at the end (with ``reversed``, at the start).
         shape: ``cubic``, ``linear``, ``cosine`` or ``exponential``.
         heat: Number t_h of rounds with the budget b_0 after the plan's initiating stage. An integer is a number of
-            rounds, a float is a share of all rounds. A share means at least one round, even if it is 0.
+            rounds, a float is a share of all rounds. A share gives at least one round, even the share 0.0.
         cool: Number t_c of rounds with the budget b_T at the end. An integer is a number of rounds, a float is a share
             of all rounds. In a short run, a share means at most the rounds that are left after the initiating stage and
             the heating.
@@ -191,8 +191,8 @@ class Annealed(SchedulePart):
     def _phases(self) -> tuple[int, int]:
         """Returns the last round of the heating and the number of cooling rounds.
 
-        If the run is too short for both, settings that are shares of all rounds are reduced. Integers are never
-        reduced.
+        If the run is too short for heating and cooling, settings that are shares of all rounds are reduced.
+        Integers are never reduced.
         """
         rounds, first = self.rounds or 1, self.initiating or 0
         heat, cool = (to_rounds(f"schedule.{key}", getattr(self, key), rounds) for key in ("heat", "cool"))

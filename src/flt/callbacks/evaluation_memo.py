@@ -46,8 +46,8 @@ def fingerprint(version: int, tensors: Mapping[str, Tensor], held: Mapping[str, 
         version: Version of the base.
         tensors: Name -> tensor of the model. Base weights aren't included.
         held: Layer -> ids of the components that the model has. Needed only if ``tensors`` lacks private tensors that
-            were never trained. Such tensors still have their initial values, and the ids determine these values. If
-            None, no tensor is missing.
+            were never trained. Such tensors still have their initial values, and the ids determine these values. Pass
+            None if no tensor is missing.
 
     Example:
         >>> x = torch.tensor([0.0, 1.0])

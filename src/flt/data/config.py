@@ -14,15 +14,16 @@ class DataConfig:
     Attributes:
         name: Name of the data set. If it is ``digits`` and path is None, scikit-learn's digits are used.
         path: Hub id such as org/name, or path of a .parquet, .csv, .tsv, .jsonl, .json or .npz file.
-        subset: Name of a subset of the hub data set, such as sst2. If None, the hub's default is used.
+        subset: Name of a configuration of the hub data set, such as sst2 of nyu-mll/glue. If None, the hub's
+            default is used.
         local: Name of a file that contains a copy of the data. If the folder $FLT_DATA contains this file, the file is
             read instead of path. FLT_DATA is an environment variable.
         text: Column of the text. If None, the first column with a usual name is used.
         text_pair: Column of the second text if inputs are pairs of texts. If text and text_pair are both None and the
             data have a pair of columns with usual names, this pair is used.
         response: Column of the text that a causal model learns to write. If None, the model is a classifier.
-        prompts: Templates of the prompt, which is the text before the response. Names of columns are in braces. A row
-            gets the first template for which all columns of the template contain text in this row. If the list is
+        prompts: Templates of the prompt, which is the text before the response. Names of columns are in braces. Each
+            row uses the first template whose columns all contain text in that row. If the list is
             empty, default templates with the columns text and text_pair are used.
         image: Column of the image. If image, text and text_pair are all None and the data have an image column with a
             usual name, this column is used.

@@ -30,7 +30,7 @@ GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")  # modes of Pillow; all other mo
 
 
 class Store(Protocol):
-    """Store of encoded inputs. All views of a data set share one store."""
+    """Store of encoded inputs. All selections of a data set's examples share one store."""
 
     @property
     def lengths(self) -> NDArray[np.int64] | None:
@@ -103,8 +103,8 @@ class ImageStore:
     Attributes:
         pixels: Images of shape (rows, C, H, W), as uint8 or as float32 in [0, 1].
         size: Side of the backbone's input in pixels. If None, images keep their size.
-        channels: Number of channels of the backbone's input. A grey image's channel is repeated to this number. If
-            None, images keep their channels.
+        channels: Number of channels of the backbone's input. A grey image's channel is repeated until the
+            image has this number. If None, images keep their channels.
     """
 
     pixels: Tensor
