@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from forked import forked
 from toys import toy_clients, toy_federator, updates_of
 from whole_runs import everything
 
+from flt.client.settings import LocalSettings
+from flt.engines import distributed
 from flt.engines.batched.engine import BatchedEngine
 from flt.engines.distributed import DistributedEngine, longest_first, shares
 from flt.engines.process_group import ProcessGroup
 from flt.engines.serial import SerialEngine
 from flt.server.engine import Assignment, Outcome
-
-pytestmark = pytest.mark.slow  # whole runs and fits
 
 
 @pytest.mark.parametrize("costs", [{0: 3, 1: 3, 2: 3, 3: 3}, {0: 1, 1: 9, 2: 4, 3: 4}, {5: 0}, {}])
@@ -41,6 +44,36 @@ def test_a_longer_fit_is_begun_before_a_shorter_one_is_shared() -> None:
     assert longest_first({0: 2, 1: 1, 2: 9, 3: 2}) == [2, 0, 3, 1]
 
 
+@pytest.mark.parametrize(
+    ("settings", "cost"),
+    [
+        ({"steps": 3, "batch_size": 4}, 12),
+        ({"steps": 3, "accumulate": 2, "batch_size": 4}, 24),
+        ({"steps": None, "epochs": 2, "batch_size": 4}, 2 * 3 * 4),  # ten examples are three batches
+        ({"steps": 3, "batch_size": 64}, 30),
+    ],
+    ids=["steps", "accumulated", "epochs", "a batch of all"],
+)
+def test_the_cost_of_a_job_is_the_number_of_examples_that_its_fit_reads(settings: dict[str, Any], cost: int) -> None:
+    federator = toy_federator(clients=toy_clients(1))
+    engine, client = DistributedEngine(federator.engine, ProcessGroup()), federator.clients[0]
+    data = dataclasses.replace(client.data[0], train=np.arange(10))
+    engine.clients = {0: dataclasses.replace(client, data=(data,))}
+    engine.local_trainer.settings = LocalSettings(**settings)
+    (job,) = client.jobs(4)
+    assert engine._cost(job) == cost
+
+
+def test_sums_are_exchanged_in_chunks_of_a_largest_size_and_a_larger_tensor_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two integers for each number."""
+    monkeypatch.setattr(distributed, "MAX_NUMBERS", 10)
+    shapes = {("mean", name): (size,) for name, size in {"a": 2, "b": 3, "c": 1, "d": 9, "e": 1}.items()}
+    chunks = [[name for _, name in chunk] for chunk in distributed._chunks(list(shapes), shapes)]
+    assert chunks == [["a", "b"], ["c"], ["d"], ["e"]]
+
+
 class Slow(SerialEngine):
     """An engine on a processor that is slower than the others'."""
 
@@ -58,6 +91,7 @@ def uneven(processes: ProcessGroup) -> tuple[list[bytes], list[int]]:
     return everything(federator), [update.job[0] for update in updates_of(federator)]
 
 
+@pytest.mark.slow
 def test_who_is_faster_trains_more_clients_and_no_bit_changes(tmp_path: Path) -> None:
     alone = uneven(ProcessGroup())[0]
     (one, fast), (other, slow) = forked(uneven, 2, tmp_path)
