@@ -181,6 +181,19 @@ def test_an_update_that_is_too_large_is_a_failure_of_its_job_in_every_recipe(
         assert_same(federator.state.groups[gid].scores, group.scores)
 
 
+def fits_alone(update: Update) -> Update:
+    """Its term in the weighted sum is half of what a sum holds; five of them would be too much."""
+    last, value = max(update.tensors), 2.0**37 / update.examples
+    return dataclasses.replace(update, tensors={**update.tensors, last: torch.full_like(update.tensors[last], value)})
+
+
+@pytest.mark.parametrize("name", ["fedit", "hafl freeze", "hafl own scores"])
+def test_an_update_that_is_too_large_only_if_all_were_like_it_is_a_failure_too(name: str) -> None:
+    federator = of_five(RECIPES[name], fits_alone)
+    tolerant(federator, min_updates=4).fit()
+    assert [update.job[0] for update in federator.updates] == [0, 1, 3, 4]
+
+
 @pytest.mark.parametrize("name", SCORED)
 @pytest.mark.parametrize("spoil", [vast_scores, vast_examples])
 def test_scores_that_are_too_large_end_a_strict_run_in_a_line(name: str, spoil: Callable[[Update], Update]) -> None:

@@ -65,6 +65,20 @@ def test_an_older_file_stays_for_the_checkpoints_that_name_it(tmp_path: Path) ->
     assert states.pop_replaced_files() == []
 
 
+def test_states_in_memory_move_to_a_folder_with_their_values(tmp_path: Path) -> None:
+    states = ClientStateStore(None)
+    for job in ((1, 0), (2, 1)):
+        states.put(job, state(float(job[0])), 1)
+    states.accept([(1, 0), (2, 1)])
+    states.move_to(tmp_path)
+    assert sorted(states) == [(1, 0), (2, 1)]
+    assert encode(states[2, 1]) == encode(state(2.0))
+    assert sorted(path.name for path in (tmp_path / "clients").iterdir()) == [
+        "1_0_0000.safetensors",
+        "2_1_0000.safetensors",
+    ]
+
+
 def test_no_tensor_of_a_client_at_rest_is_in_memory(tmp_path: Path) -> None:
     federator = toy_federator(Recipe(Scaffold()), rounds=1, callbacks=[Checkpoint(tmp_path)], optimizer="sgd")
     federator.fit()
