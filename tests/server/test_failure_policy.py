@@ -158,6 +158,15 @@ def test_the_run_stops_in_a_line_when_no_attempt_is_left() -> None:
     assert federator.state.rounds == 0
 
 
+def test_the_engine_of_a_federator_has_the_federators_policy() -> None:
+    made, policy = toy_federator(), FailurePolicy(min_updates=1, client_timeout=7.0)
+    federator = Federator(
+        made.server, made.clients, made.engine, made.sampler, [], 1, 0, made.state, failure_policy=policy
+    )
+    assert federator.engine.failure_policy is policy
+    assert federator.engine.local_trainer.timeout == 7.0
+
+
 def test_without_tolerance_the_first_failure_is_the_runs_end_with_the_error_itself() -> None:
     federator = toy_federator(clients=toy_clients(3), callbacks=[Breaks([1], raises)])
     with pytest.raises(RuntimeError, match="a text of a user's example"):
