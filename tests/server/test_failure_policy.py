@@ -94,10 +94,11 @@ def test_a_round_stands_without_a_job_that_fails_as_if_the_client_were_not_there
 def test_an_update_with_nan_or_another_shape_is_dropped_whole(
     spoil: Callable[[torch.Tensor], torch.Tensor], rule: Any
 ) -> None:
-    federator = toy_federator(Recipe(rule), toy_clients(4))
+    federator = toy_federator(Recipe(rule), toy_clients(4), callbacks=[Failures()])
     federator.transforms = [Changes([2], spoil)]
     tolerant(federator, min_updates=3).fit()
     assert [update.job[0] for update in federator.updates] == [0, 1, 3]
+    assert [metrics["faults/failed"] for metrics in federator.history] == [1]
     assert_same(weights_of(federator), weights_of(without(2, rule)))
 
 
