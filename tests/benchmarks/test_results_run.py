@@ -228,7 +228,7 @@ def test_a_real_table_from_nothing_to_the_page_and_again(
     assert "rule.nope=1: there is no such key" in capsys.readouterr().out
     assert b"are missing:" in (tmp_path / "results" / "toy.md").read_bytes()
     toy_results.table(tmp_path, text)
-    assert call(tmp_path) == 0
+    assert call(tmp_path, "--jobs", "1") == 0
     page = (tmp_path / "results" / "toy.md").read_bytes()
     assert b"are missing:" not in page
     assert call(tmp_path) == 0

@@ -57,12 +57,11 @@ def test_a_combination_runs_its_rounds_or_is_refused_with_its_reason(
 
 
 def chosen(algo: str, found: Mapping[Case, str | None]) -> set[Case]:
-    """All cases with LoRA. With another adapter, one of the ways to divide jobs for each type of task, in turns."""
+    """One of the ways to divide jobs for each type of task, in turns."""
     running = [case for case, line in found.items() if line is None]
     first = choices("algo").index(algo)
     cells = [[case for case in running if case[1] == kind] for kind in MODULES]
-    turns = {cases[(first + number) % len(cases)] for number, cases in enumerate(cells) if cases}
-    return turns | {case for case in running if case[0] == "lora"}
+    return {cases[(first + number) % len(cases)] for number, cases in enumerate(cells) if cases}
 
 
 def refused_without_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> str:

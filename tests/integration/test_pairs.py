@@ -34,7 +34,7 @@ def test_two_parts_run_together_or_are_refused_with_a_reason(pair: str) -> None:
         assert LINE.fullmatch(line)
         return
     recipe = bench().recipe(*of(pair))
-    federator = toy_federator(recipe, clients_of(2, jobs=2, ranks=tiers(recipe)), rounds=ROUNDS, rank=8, steps=2)
+    federator = toy_federator(recipe, clients_of(2, jobs=2, ranks=tiers(recipe)), rounds=ROUNDS, rank=8, steps=1)
     before = {name: value.clone() for name, value in weights_of(federator).items()}
     after = [group.weights for group in federator.fit().groups.values()]
     assert federator.state.rounds == ROUNDS
