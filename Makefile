@@ -68,8 +68,8 @@ clean: ## remove what builds and tests leave; .venv and lightning_logs stay
 install: $(STAMP) ## create .venv and install flt in it, editable (PYTHON=python3.12 chooses the interpreter)
 	@echo "flt is ready: $(BIN)/flt"
 
-# The stamp is written last, so an interrupted install is repeated and a finished one is not. pip compiles one file after
-# another, which takes half of the install; compileall uses all cores. It fails for files that no interpreter could compile.
+# The stamp is written last, so an interrupted install is repeated and a finished one is not. pip would compile one file
+# after another; compileall uses all cores. It fails for files that no interpreter could compile.
 $(STAMP): setup.cfg setup.py pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "flt needs Python >= 3.11, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing); name another: make PYTHON=python3.12" >&2; exit 1; }

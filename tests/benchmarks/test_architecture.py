@@ -76,7 +76,7 @@ def test_a_picture_has_the_same_bytes_each_time(tree: Path, tmp_path: Path) -> N
 
 
 def test_the_page_lists_every_package_in_the_order_of_the_picture() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text().partition("## The way of an update")[0]
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("## The path of an update")[0]
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == architecture.ordered()
     assert set(architecture.packages(ROOT / "src" / "flt")) == set(architecture.ordered())
 
