@@ -110,7 +110,7 @@ def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collectio
         header = Header.of(*files) if files else None
         card = read_json(Path(str(_file(place, CONFIG_FILE, local))))
         config = config_of(card, kind, header, **changes)
-        check_size(kind, config, header, export)
+        integers = check_size(kind, config, header, export)
         if random is not None:
             plain = config_of(card, kind, header)
             if random["classes"] is not None:
@@ -118,6 +118,7 @@ def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collectio
             check_size(kind, plain, header, export)
             return _drawn(kind, plain, config, random["seed"])
         assert header is not None, "weight_files found them"
+        header.check_types(integers)
         model, report = _filled(kind, config, header, card, place, local)
     unused = ("pooler",) if named else ()  # the label-name head uses no pooler
     lacking = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])} - set(held)
@@ -142,7 +143,8 @@ def merged_model(folder: Path) -> nn.Module:
     header = Header.of(*weight_files(str(folder), True))
     with quiet_transformers(), isolate_rng():
         config = config_of(card, kind, header)
-        check_size(kind, config, header)
+        integers = check_size(kind, config, header)
+        header.check_types(integers)
         model, report = _filled(kind, config, header, card, str(folder), True)
     for key, what in (("missing_keys", "is missing"), ("unexpected_keys", "is none"), ("mismatched_keys", "")):
         if names := sorted(name if isinstance(name, str) else name[0] for name in report[key]):
@@ -188,9 +190,6 @@ def _filled(
     transformers gets the tensors instead of the folder: in a folder it would also obey other files, such as an
     adapter_config.json.
     """
-    for name, found in header.kinds.items():
-        if found not in ("F32", "F16", "BF16", "F64", "I64", "BOOL"):
-            raise InputError.of("weights", f"{name} of type {found}", "tensors of floating-point numbers")
     generation = _generation(kind, card, place, local)
     model, report = kind.from_pretrained(
         None, config=config, state_dict=header.load(), dtype=torch.float32, ignore_mismatched_sizes=True,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from flt.core.errors import InputError
@@ -65,6 +65,7 @@ def optional(rule: Rule) -> Rule:
     return either(one_of(None), rule)
 
 
+OBJECT: Rule = (lambda value: isinstance(value, dict), "an object with keys and values")
 BOOL = one_of(False, True)
 NAME = text(1000)
 FACTOR = number(0, 2**40)
@@ -80,8 +81,9 @@ UNUSED: Rule = (_off, "null, because flt's exports don't use it")
 
 def _is_inner_folder(value: Any) -> bool:
     """Returns whether a text is a relative path that stays inside the folder that it starts from."""
-    path = PurePosixPath(value) if isinstance(value, str) and len(value) <= 1000 and "\\" not in value else None
-    return path is not None and not path.is_absolute() and ".." not in path.parts
+    if not isinstance(value, str) or len(value) > 1000 or "\\" in value:
+        return False
+    return not set(value.split("/")) & {"", ".", ".."}
 
 
 def _is_plain(value: Any) -> bool:
@@ -135,10 +137,10 @@ OWN: dict[str, Rule] = {
 
 BASE_CARD: dict[str, Rule] = {
     "architecture": NAME,
-    "config": dict_of(optional(integer(-1))),
+    "config": OBJECT,
     "drawn": list_of(NAME),
     "package": optional((_is_inner_folder, "a folder inside a package, such as name/folder")),
-    "random": dict_of(optional(either(integer(0, 2**64 - 1), text()))),
+    "random": OBJECT,
     "folder": FOLDER,
 }
 RANDOM: dict[str, Rule] = {"seed": integer(0, 2**64 - 1), "classes": optional(integer(1)), "source": text()}

@@ -88,6 +88,8 @@ def checked_config(card: Mapping[str, Any], header: Header, folder: Any, base: n
     saved = [key for key in modules if key.endswith(tuple(heads))] if heads else []  # as peft chooses them
     needed = {PREFIX + name for key in saved for name in state if inside(name, key)}
     header.check(folder, wanted, [*factors, *needed])
+    if card["r"] > max(ranks.values(), default=1):
+        raise InputError.of("r", card["r"], f"at most {max(ranks.values(), default=1)}, the largest rank of a layer")
     config = lora_config(
         ranks, alphas, heads, card.get("fan_in_fan_out", False), card.get("base_model_name_or_path") or ""
     )

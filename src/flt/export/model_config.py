@@ -47,7 +47,7 @@ MOST_LABELS = 2**16
 """A number of labels may be at most this, or the largest number of rows of a tensor, if that is larger."""
 SPARE = 2**26
 """Bytes that a model may have in addition to its weights, such as buffers and a pooler that nothing uses."""
-DRAWN_FREELY = 2**28
+DRAWN_FREELY = 2**27
 """Largest number of numbers in a base that is drawn at random and whose folder has no weights to compare with."""
 
 
@@ -104,7 +104,7 @@ def generation_config_of(card: Mapping[str, Any]) -> transformers.GenerationConf
     return transformers.GenerationConfig(**kept)
 
 
-def check_size(kind: Any, config: Any, header: Header | None, extra: Header | None = None) -> None:
+def check_size(kind: Any, config: Any, header: Header | None, extra: Header | None = None) -> set[str]:
     """Compares the size of a model with its weights. The model is built without memory for its tensors.
 
     Args:
@@ -112,6 +112,9 @@ def check_size(kind: Any, config: Any, header: Header | None, extra: Header | No
         config: Configuration of the model.
         header: Header of the model's weights. If None, the model may have DRAWN_FREELY numbers.
         extra: Header of an adapter, which may hold tensors that the weights lack.
+
+    Returns:
+        The last parts of the names of the model's tensors that hold integers, such as ``position_ids``.
 
     Raises:
         InputError: The model is larger than its weights.
@@ -125,9 +128,10 @@ def check_size(kind: Any, config: Any, header: Header | None, extra: Header | No
     parts = {id(part): part for part in (*model.parameters(), *model.buffers())}
     size = sum(part.numel() * part.element_size() for part in parts.values())
     if size > most:
-        raise InputError.of(
-            "config.json", f"a model of {size} bytes", f"at most {most}, because its weights are smaller"
-        )
+        allowed = f"at most {most}, because its weights are smaller"
+        raise InputError.of("config.json", f"a model of {size} bytes", allowed)
+    integers = {name.rpartition(".")[2] for name, part in model.named_buffers() if not part.is_floating_point()}
+    return integers | {"position_ids"}  # files of older models have these
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import safetensors
@@ -55,6 +55,16 @@ class Header:
             with safetensors.safe_open(path, "pt") as file:
                 tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # as above
         return tensors
+
+    def check_types(self, integers: Collection[str]) -> None:
+        """Checks that all tensors are floating-point numbers, except those whose names end with one of these parts.
+
+        Raises:
+            InputError: A tensor has another type.
+        """
+        for name, kind in self.kinds.items():
+            if kind not in FLOATS and not (kind in OTHERS and name.rpartition(".")[2] in integers):
+                raise InputError.of("weights", f"{name[:200]} of type {kind}", f"the types {', '.join(FLOATS)}")
 
     def check(self, folder: Path, wanted: Mapping[str, Tensor], needed: Iterable[str]) -> None:
         """Compares the files with the tensors of a model.
