@@ -61,6 +61,11 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return Exports()
 
 
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+
+
 def copied(export: Path, folder: Path) -> Path:
     """Copies an export, its run's configuration, and its base, where it has one of its own."""
     shutil.copytree(export, folder / export.name)
