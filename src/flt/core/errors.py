@@ -53,3 +53,7 @@ class PeerDiedError(RuntimeError):
 
 class Terminated(KeyboardInterrupt):
     """Interrupt caused by SIGTERM. Job schedulers send this signal before they stop a machine."""
+
+
+class HungUp(KeyboardInterrupt):
+    """Interrupt caused by SIGHUP. A terminal sends this signal to its programs when it is closed."""

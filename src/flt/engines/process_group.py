@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -19,21 +16,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from flt.core.errors import InputError, PeerDiedError, Terminated
+from flt.core.errors import InputError, PeerDiedError
+from flt.core.signals import ENDING, number_of
+from flt.engines.rendezvous import LOOPBACK, PEER_TIMEOUT
+from flt.engines.work_queue import WorkQueues
 from flt.protocol.messages import decode, encode, message
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-PEER_TIMEOUT = datetime.timedelta(days=30)
-"""Time after which a process stops waiting for another one."""
-STORE_TIMEOUT = datetime.timedelta(seconds=60)
-"""Time after which a process stops trying to reach the store, which contains the counters of the work queues.
-
-The first process creates the store before the others try to reach it.
-"""
-NO_ITEM_LEFT = 1 << 40
-"""Number that is added to the counter of a work queue to end the queue; larger than the length of any queue."""
 _E = TypeVar("_E", bound=BaseException)
 _T = TypeVar("_T")
 
@@ -140,7 +131,7 @@ class ProcessGroup:
             if isinstance(status, StatusMessage) and status.error:
                 self._failed = True
                 if status.signal:
-                    raise mark_reported(Terminated() if status.signal == signal.SIGTERM else KeyboardInterrupt())
+                    raise mark_reported(ENDING.get(status.signal, KeyboardInterrupt)())
                 text = f"process {rank}: {status.error}"
                 raise mark_reported(InputError(status.error) if status.mistaken else PeerFailedError(text))
         return received
@@ -160,9 +151,7 @@ class ProcessGroup:
         self._failed = True
         mistaken = isinstance(error, InputError)
         text = str(error) if mistaken else f"{type(error).__name__}: {error}"
-        number = 0
-        if isinstance(error, KeyboardInterrupt):
-            number = int(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+        number = number_of(error) if isinstance(error, KeyboardInterrupt) else 0
         with contextlib.suppress(RuntimeError):  # raised if another process has died
             self.all_gather(encode(StatusMessage(error=text, mistaken=mistaken, signal=number)))
             mark_reported(error)
@@ -202,15 +191,15 @@ class LaunchedProcessGroup(ProcessGroup):
 
     Args:
         fabric: Lightning's Fabric, after its ``launch``.
+        host: Address at which the other processes reach the first one.
     """
 
-    def __init__(self, fabric: Fabric) -> None:
+    def __init__(self, fabric: Fabric, host: str = LOOPBACK) -> None:
         super().__init__()
         self.rank, self.size, self.device = fabric.global_rank, fabric.world_size, fabric.device
         # Gloo, because messages are in CPU memory, and because NCCL doesn't notice at once that a process has died.
         self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=PEER_TIMEOUT)
-        self._store = self._connected_store()
-        self._queues = 0  # number of work queues so far
+        self._queues = WorkQueues(self.rank, self.size, host, self.all_gather)
 
     def all_gather(self, data: bytes) -> list[bytes]:
         """Sends bytes to all processes, and returns the bytes of all processes in the order of ranks.
@@ -233,44 +222,19 @@ class LaunchedProcessGroup(ProcessGroup):
         return [gathered[:size].numpy().tobytes() for gathered, size in zip(found, sizes, strict=True)]
 
     def work_queue(self, items: Sequence[_T]) -> Iterator[_T]:
-        """Yields the next item that no process has taken yet. The first process keeps the counter of taken items.
+        """Yields the next item that no process has taken yet.
 
         Raises:
             PeerDiedError: The first process has died.
+            InputError: Another program has changed the counter of the taken items.
         """
-        self._queues += 1
-        if self.is_first:  # A gather came after the previous queue, so no process uses that queue any more.
-            self._store.delete_key(f"claims {self._queues - 1}")
-        return self._work_queue(f"claims {self._queues}", items)
-
-    def _work_queue(self, key: str, items: Sequence[_T]) -> Iterator[_T]:
-        while True:
-            with _dead_peers_noticed():
-                number = self._store.add(key, 1) - 1
-            if number >= len(items):
-                return
-            yield items[number]
+        return self._queues.divide(items)
 
     def report_failure(self, error: BaseException) -> None:
         """Ends the work queue, so that the other processes soon reach a gather, and sends the error in this gather."""
         if not self._failed and not self.in_lockstep:
-            with contextlib.suppress(RuntimeError):  # raised if the store has died with the first process
-                for number in (self._queues, self._queues + 1):  # another process may use the next queue already
-                    self._store.add(f"claims {number}", NO_ITEM_LEFT)
+            self._queues.end()
         super().report_failure(error)
-
-    def _connected_store(self) -> dist.TCPStore:
-        """Returns the store of the queues' counters. The first process creates the store, the others connect to it."""
-        host = os.environ.get("MASTER_ADDR", "127.0.0.1")  # set by the launcher
-        if self.is_first:
-            store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
-            self.all_gather(str(store.port).encode())
-            return store
-        port = int(self.all_gather(b"no port")[0])
-        try:
-            return dist.TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT)
-        except RuntimeError as error:  # no connection until the timeout: the first process has died
-            raise PeerDiedError(f"the run's first process keeps no store at {host}:{port}") from error
 
     def all_reduce_sum(self, numbers: Tensor) -> Tensor:
         """Returns the sum of an int64 tensor over all processes. Integer sums are exact in any order."""
