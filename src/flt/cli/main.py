@@ -85,7 +85,7 @@ def _report(error: BaseException) -> int | None:
         # The first process prints the error. If this process failed, the launcher would end the first process.
         return 0
     if isinstance(error, PeerDiedError):
-        print(f"error: {error}; the same command with resume=last goes on", file=sys.stderr)
+        print(f"error: {error}; {error.advice}", file=sys.stderr)
         return 1
     if is_full(error):  # the disk became full while a library wrote a file
         error = no_room("a file")

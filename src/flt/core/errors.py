@@ -46,9 +46,11 @@ class PeerDiedError(RuntimeError):
 
     Attributes:
         folder: Folder of the run.
+        advice: What the user can do.
     """
 
     folder = ""
+    advice = "the same command with resume=last goes on"
 
 
 class Terminated(KeyboardInterrupt):

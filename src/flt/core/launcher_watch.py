@@ -11,11 +11,13 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from flt.core.errors import PeerDiedError
+
 LAUNCHER = "FLT_LAUNCHER"
 """Environment variable that gives a launched process the id of its launcher."""
 PERIOD = 0.5
 """Seconds between two looks at the launcher."""
-DIED = "the first process of the run has died; the same command with resume=last goes on"
+DIED = f"the first process of the run has died; {PeerDiedError.advice}"
 
 
 class LauncherWatch:
@@ -27,21 +29,21 @@ class LauncherWatch:
 
     def __init__(self) -> None:
         self.launcher: int | None = None
-        self._speaks = False
+        self._speaker: int | None = None
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, speaker: int) -> None:
+    def start(self, speaker: int | None = None) -> None:
         """Starts the watch, unless flt didn't launch this process or the watch runs already.
 
         Args:
             speaker: The process with this local rank prints a line when the launcher has died. The others are silent.
         """
+        self._speaker = speaker
         if launcher := os.environ.pop(LAUNCHER, None):  # removed, as it isn't meant for processes that this one starts
             self.launcher = int(launcher)
         if self.launcher is None or os.name != "posix" or (self._thread is not None and self._thread.is_alive()):
             return
-        self._speaks = os.environ.get("LOCAL_RANK") == str(speaker)
         self._stopped.clear()
         self._thread = threading.Thread(target=self._watch, name="launcher-watch", daemon=True)
         self._thread.start()
@@ -59,7 +61,7 @@ class LauncherWatch:
         while os.getppid() == self.launcher:  # a process whose parent has died gets another parent
             if self._stopped.wait(PERIOD):
                 return
-        if self._speaks:
+        if os.environ.get("LOCAL_RANK") == str(self._speaker):
             with contextlib.suppress(OSError):
                 print(f"error: {DIED}", file=sys.stderr, flush=True)
         os._exit(1)  # the main thread may be waiting in code that nothing interrupts

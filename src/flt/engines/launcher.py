@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 import multiprocessing as mp
 import os
 import pickle
@@ -196,6 +197,9 @@ def _spawn(fabric: Fabric, work: Callable[[ProcessGroup], _T]) -> _T:
     with receiver, ThreadPoolExecutor(1) as reader:
         received = reader.submit(receiver.recv_bytes)
         with sender:  # If no process sends a result, closing this end stops the thread from waiting for ever.
+            logging.getLogger("torch.multiprocessing.spawn").setLevel(
+                logging.ERROR
+            )  # it names each process that it ends
             try:
                 with _ended_children(), _restored("MASTER_ADDR", "MASTER_PORT"), launching():
                     _strategy_of(fabric).open_store()

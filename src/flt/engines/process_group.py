@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from flt.core.errors import InputError, PeerDiedError
 from flt.core.signals import ENDING, number_of
-from flt.engines.rendezvous import LOOPBACK, PEER_TIMEOUT
+from flt.engines.rendezvous import LIMIT, LOOPBACK, PEER_TIMEOUT
 from flt.engines.work_queue import WorkQueues
 from flt.protocol.messages import decode, encode, message
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
+FIRST_LOOK, LAST_LOOK = 0.0002, 0.02
+"""Seconds between the first two looks for the messages of other processes, and the most that they become."""
 _E = TypeVar("_E", bound=BaseException)
 _T = TypeVar("_T")
 
@@ -198,7 +202,9 @@ class LaunchedProcessGroup(ProcessGroup):
         super().__init__()
         self.rank, self.size, self.device = fabric.global_rank, fabric.world_size, fabric.device
         # Gloo, because messages are in CPU memory, and because NCCL doesn't notice at once that a process has died.
-        self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=PEER_TIMEOUT)
+        self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=LIMIT)
+        if self._group is not None:
+            _set_pg_timeout(PEER_TIMEOUT, self._group)
         self._queues = WorkQueues(self.rank, self.size, host, self.all_gather)
 
     def all_gather(self, data: bytes) -> list[bytes]:
@@ -211,14 +217,12 @@ class LaunchedProcessGroup(ProcessGroup):
         """
         length = torch.tensor([len(data)], dtype=torch.int64)
         lengths = [torch.zeros_like(length) for _ in range(self.size)]
-        with _dead_peers_noticed():
-            dist.all_gather(lengths, length, group=self._group)
+        self._finish(dist.all_gather(lengths, length, group=self._group, async_op=True))
         sizes = [int(size) for size in lengths]
         mine = torch.zeros(max(sizes), dtype=torch.uint8)
         mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         found = [torch.empty_like(mine) for _ in range(self.size)]
-        with _dead_peers_noticed():
-            dist.all_gather(found, mine, group=self._group)
+        self._finish(dist.all_gather(found, mine, group=self._group, async_op=True))
         return [gathered[:size].numpy().tobytes() for gathered, size in zip(found, sizes, strict=True)]
 
     def work_queue(self, items: Sequence[_T]) -> Iterator[_T]:
@@ -239,17 +243,25 @@ class LaunchedProcessGroup(ProcessGroup):
     def all_reduce_sum(self, numbers: Tensor) -> Tensor:
         """Returns the sum of an int64 tensor over all processes. Integer sums are exact in any order."""
         summed = numbers.cpu()
-        with _dead_peers_noticed():
-            dist.all_reduce(summed, dist.ReduceOp.SUM, group=self._group)
+        self._finish(dist.all_reduce(summed, dist.ReduceOp.SUM, group=self._group, async_op=True))
         return summed.to(numbers.device)
 
+    def _finish(self, work: dist.Work) -> None:
+        """Waits for the other processes in Python's own code, so that signals are handled even if one of them hangs.
 
-@contextlib.contextmanager
-def _dead_peers_noticed() -> Iterator[None]:
-    """Replaces the error of a closed connection by PeerDiedError, because the other process has died."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "timed out" in str(error).lower():  # the other process may only be late
+        Raises:
+            PeerDiedError: Another process has died: its connection is closed.
+        """
+        pause = FIRST_LOOK
+        try:
+            while not work.is_completed():
+                time.sleep(pause)
+                pause = min(1.1 * pause, LAST_LOOK)
+            work.wait()
+        except RuntimeError as error:
+            if "timed out" in str(error).lower():  # the other process may only be late
+                raise
+            raise PeerDiedError("another process of the run has died") from error
+        except KeyboardInterrupt:
+            self._failed = True  # a message is still on its way, and no other one can overtake it
             raise
-        raise PeerDiedError("another process of the run has died") from error

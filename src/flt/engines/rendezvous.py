@@ -193,7 +193,9 @@ def check_alive(launched: Sequence[subprocess.Popen]) -> None:
     """
     for rank, process in enumerate(launched, start=1):
         if (code := process.poll()) is not None:
-            raise PeerDiedError(f"process {rank} of this machine has ended while it started, with exit code {code}")
+            error = PeerDiedError(f"process {rank} of this machine has ended while it started, with exit code {code}")
+            error.advice = "start the run again"
+            raise error
 
 
 @contextlib.contextmanager
