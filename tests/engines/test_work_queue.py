@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,42 +17,60 @@ from toys import toy_clients, toy_federator
 from flt.core.errors import InputError
 from flt.engines.distributed import DistributedEngine
 from flt.engines.process_group import LaunchedProcessGroup, ProcessGroup
-from flt.engines.work_queue import WorkQueues
 
 
-@pytest.fixture
-def alone() -> WorkQueues:
-    return WorkQueues(0, 1, "127.0.0.1", lambda data: [data])
-
-
-def stranger(queues: WorkQueues) -> dist.TCPStore:
+def stranger(processes: LaunchedProcessGroup) -> dist.TCPStore:
     """Another program that has found the port."""
-    host, port = queues._address.split(":")
+    host, port = processes._queues._address.split(":")
     return dist.TCPStore(host, int(port), is_master=False)
 
 
-def test_each_item_is_given_out_once(alone: WorkQueues) -> None:
-    assert [list(alone.divide("abc")), list(alone.divide("")), list(alone.divide("de"))] == [[*"abc"], [], [*"de"]]
+def dividing(processes: ProcessGroup) -> list[list[str]]:
+    return [list(processes.work_queue(items)) for items in ("abc", "", "de")]
 
 
-def test_the_store_listens_on_loopback_only(alone: WorkQueues) -> None:
-    port = int(alone._address.split(":")[1])
-    listening = [its for its in psutil.Process().net_connections() if its.status == psutil.CONN_LISTEN]
-    assert {its.laddr.ip for its in listening if its.laddr.port == port} == {"127.0.0.1"}
+def test_each_item_is_given_out_once(tmp_path: Path) -> None:
+    assert forked(dividing, 1, tmp_path) == [[[*"abc"], [], [*"de"]]]  # forked, since a store has threads
 
 
-def test_the_key_of_a_counter_cannot_be_guessed(alone: WorkQueues) -> None:
-    stranger(alone).add("claims 1", 1 << 20)
-    assert list(alone.divide("abc")) == [*"abc"]
+def listening(processes: ProcessGroup) -> set[str]:
+    return {its.laddr.ip for its in psutil.Process().net_connections() if its.status == psutil.CONN_LISTEN}
 
 
-@pytest.mark.parametrize("amount", [-1, -3, 100, (1 << 40) - 10, -(1 << 62)])
-def test_a_counter_that_was_changed_is_a_line(amount: int, alone: WorkQueues) -> None:
-    items = alone.divide("abc")
-    assert next(items) == "a"
-    stranger(alone).add(alone._key(1), amount - 1)
-    with pytest.raises(InputError, match=r"^items taken at 127.0.0.1:\d+=-?\d+: another program has changed the run's"):
-        list(items)
+def test_the_queues_store_listens_on_loopback_only(tmp_path: Path) -> None:
+    assert forked(listening, 1, tmp_path) == [{"127.0.0.1"}]
+
+
+def guessed(processes: LaunchedProcessGroup) -> list[str]:
+    stranger(processes).add("claims 1", 1 << 20)
+    return list(processes.work_queue("abc"))
+
+
+def test_the_key_of_a_counter_cannot_be_guessed(tmp_path: Path) -> None:
+    assert forked(guessed, 1, tmp_path) == [[*"abc"]]  # type: ignore[arg-type]
+
+
+def changed(amount: int, processes: LaunchedProcessGroup) -> str:
+    items = processes.work_queue("abc")
+    next(items)
+    stranger(processes).add(processes._queues._key(1), amount)
+    return f"went on with {list(items)}"
+
+
+@pytest.mark.parametrize("amount", [-2, -4, 99, (1 << 40) - 10, -(1 << 62)])
+def test_a_counter_that_was_changed_is_a_line(amount: int, tmp_path: Path) -> None:
+    (found,) = forked(functools.partial(changed, amount), 1, tmp_path)  # type: ignore[arg-type]
+    assert re.match(r"InputError: items taken at 127\.0\.0\.1:\d+=-?\d+: another program has changed the run's", found)
+
+
+def broken(processes: LaunchedProcessGroup) -> str:
+    stranger(processes).set(processes._queues._key(1), "no number")
+    return f"went on with {list(processes.work_queue('abc'))}"
+
+
+def test_a_store_that_was_broken_is_a_line(tmp_path: Path) -> None:
+    (found,) = forked(broken, 1, tmp_path)  # type: ignore[arg-type]
+    assert re.match(r"PeerDiedError: the run's store at 127\.0\.0\.1:\d+ doesn't answer: .* broken by another", found)
 
 
 class Meddling(LaunchedProcessGroup):
@@ -62,7 +81,7 @@ class Meddling(LaunchedProcessGroup):
     def work_queue(self, items: Any) -> Iterator[Any]:
         divided = super().work_queue(items)
         if self.is_first:
-            stranger(self._queues).add(self._queues._key(1), self.amount)
+            stranger(self).add(self._queues._key(1), self.amount)
         self.all_gather(b"changed")
         return divided
 

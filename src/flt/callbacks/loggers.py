@@ -126,7 +126,10 @@ class Loggers(FedCallback):
         figures = {key: value for key, value in metrics.items() if key != "round"}
         self._logged = set(metrics)
         for logger in self.loggers if figures else ():
-            logger.log_metrics(figures, step=step)
+            try:
+                logger.log_metrics(figures, step=step)
+            except ValueError as error:  # Lightning takes any error of TensorBoard for one of the number
+                raise error.__cause__ if isinstance(error.__cause__, OSError) else error
 
     def _writers(self) -> Iterator[SummaryWriter]:
         for logger in self.loggers:

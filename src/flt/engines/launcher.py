@@ -11,8 +11,8 @@ import os
 import pickle
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -191,26 +191,32 @@ def _spawn(fabric: Fabric, work: Callable[[ProcessGroup], _T]) -> _T:
 
     Lightning passes results through a queue, which it reads only after the processes have ended. A process can't end,
     however, while a result that is larger than a pipe's buffer is unread. Therefore the result is sent through a
-    separate pipe, and a thread reads this pipe while the processes run.
+    separate pipe, and a thread reads this pipe while the processes run. It is a daemon thread: after an error, this
+    process ends without it.
     """
     receiver, sender = mp.get_context("spawn").Pipe(duplex=False)
-    with receiver, ThreadPoolExecutor(1) as reader:
-        received = reader.submit(receiver.recv_bytes)
-        with sender:  # If no process sends a result, closing this end stops the thread from waiting for ever.
-            logging.getLogger("torch.multiprocessing.spawn").setLevel(
-                logging.ERROR
-            )  # it names each process that it ends
-            try:
-                with _ended_children(), _restored("MASTER_ADDR", "MASTER_PORT"), launching():
-                    _strategy_of(fabric).open_store()
-                    fabric.launch(functools.partial(_spawned, work, sender))
-            except ProcessExitedException as error:
-                raise PeerDiedError("a process of the run has died") from error
-        # Unpickling is safe, because the bytes come from a process of this run.
-        result: _T | InputError | KeyboardInterrupt = pickle.loads(received.result())
+    received: list[bytes] = []
+    reader = threading.Thread(target=_receive, args=(receiver, received), daemon=True)
+    reader.start()
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it names processes that it ends
+    with sender:  # If no process sends a result, closing this end stops the thread from waiting for ever.
+        try:
+            with _ended_children(), _restored("MASTER_ADDR", "MASTER_PORT"), launching():
+                _strategy_of(fabric).open_store()
+                fabric.launch(functools.partial(_spawned, work, sender))
+        except ProcessExitedException as error:
+            raise PeerDiedError("a process of the run has died") from error
+    reader.join()
+    # Unpickling is safe, because the bytes come from a process of this run.
+    result: _T | InputError | KeyboardInterrupt = pickle.loads(received[0])
     if isinstance(result, (InputError, KeyboardInterrupt)):
         raise result
     return result
+
+
+def _receive(receiver: Connection, received: list[bytes]) -> None:
+    with receiver, contextlib.suppress(EOFError):  # raised if no process sends a result
+        received.append(receiver.recv_bytes())
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import ipaddress
 import os
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 
@@ -170,8 +171,19 @@ def _reached(host: str, port: int, until: float) -> dist.TCPStore:
             if time.monotonic() > until:
                 raise _not_met(f"{host}:{port} can't be reached: {error}") from error
         time.sleep(LOOK)
-    with _broken_store(host, port):
-        return dist.TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT)
+    found: list[dist.TCPStore] = []
+
+    def connect() -> None:
+        with contextlib.suppress(RuntimeError):
+            found.append(dist.TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT))
+
+    # If another program answers at the port, torch may wait for ever for the rest of the answer.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(STORE_TIMEOUT.total_seconds() + 1)
+    if not found:
+        raise _not_met(f"no store of a run answers at {host}:{port}")
+    return found[0]
 
 
 def _meet(store: dist.TCPStore, rank: int, size: int, until: float, launched: Sequence[subprocess.Popen]) -> None:
