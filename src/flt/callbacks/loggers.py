@@ -129,7 +129,9 @@ class Loggers(FedCallback):
             try:
                 logger.log_metrics(figures, step=step)
             except ValueError as error:  # Lightning takes any error of TensorBoard for one of the number
-                raise error.__cause__ if isinstance(error.__cause__, OSError) else error
+                if isinstance(error.__cause__, OSError):
+                    raise error.__cause__ from None
+                raise
 
     def _writers(self) -> Iterator[SummaryWriter]:
         for logger in self.loggers:

@@ -39,7 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # restart() replaces this process. The process may be replaced only if it runs nothing but this command line, and if
     # no launcher has started it.
     may_restart = arguments is None and not restart_after_crash.is_launched()
-    WATCH.start(speaker=1)
     with raised_as_exceptions():
         try:
             if command in ANNOUNCED:

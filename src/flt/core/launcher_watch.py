@@ -29,11 +29,11 @@ class LauncherWatch:
 
     def __init__(self) -> None:
         self.launcher: int | None = None
-        self._speaker: int | None = None
+        self._speaker = 1
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, speaker: int | None = None) -> None:
+    def start(self, speaker: int = 1) -> None:
         """Starts the watch, unless flt didn't launch this process or the watch runs already.
 
         Args:

@@ -43,6 +43,8 @@ from flt.engines.rendezvous import (
 SPAWN, FORK = "ddp_spawn", "ddp_fork"
 START: dict[str, Literal["popen", "spawn", "fork"]] = {"ddp": "popen", SPAWN: "spawn", FORK: "fork"}
 """Name of the strategy -> ``start_method`` of Lightning's DDPStrategy."""
+CLOSED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+"""Parts of the errors that gloo and NCCL raise if another process has closed its connection."""
 _T = TypeVar("_T")
 _started: list[subprocess.Popen] = []
 """Processes that this process has started with the strategy ddp. They stay for all runs of this process."""
@@ -174,7 +176,8 @@ def launch(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _
     try:
         _strategy_of(fabric).open_store()
         fabric.launch()
-        result = work(LaunchedProcessGroup(fabric, _strategy_of(fabric).host))
+        with _dead_peers_noticed():
+            result = work(LaunchedProcessGroup(fabric, _strategy_of(fabric).host))
     except BaseException as error:
         for process in _started:  # empty if torchrun or SLURM started the processes
             process.kill()
@@ -184,6 +187,17 @@ def launch(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _
         raise
     WATCH.stop()
     return result
+
+
+@contextlib.contextmanager
+def _dead_peers_noticed() -> Iterator[None]:
+    """Replaces the errors of closed connections by PeerDiedError. torch raises them in a fit of all processes."""
+    try:
+        yield
+    except RuntimeError as error:
+        if any(text in str(error) for text in CLOSED):
+            raise PeerDiedError("another process of the run has died") from error
+        raise
 
 
 def _spawn(fabric: Fabric, work: Callable[[ProcessGroup], _T]) -> _T:
