@@ -18,7 +18,15 @@ from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnv
 
 from flt.core.errors import InputError, PeerDiedError
 from flt.engines import rendezvous
-from flt.engines.rendezvous import first_socket, is_loopback, listen, on_one_machine, port_of, store_of
+from flt.engines.rendezvous import (
+    first_socket,
+    is_loopback,
+    listen,
+    on_one_machine,
+    port_of,
+    stay_on_loopback,
+    store_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +80,14 @@ def test_runs_on_one_machine_are_recognised(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert on_one_machine(LightningEnvironment(), nodes) is expected
+
+
+def test_gloo_and_nccl_use_the_loopback_interface_unless_the_user_has_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth7")
+    stay_on_loopback()
+    assert os.environ["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "eth7"
 
 
 def addresses(opened: socket.socket) -> set[str]:
