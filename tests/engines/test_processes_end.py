@@ -37,6 +37,18 @@ def as_in_a_terminal() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+seen = list[psutil.Process]()
+"""All processes that the tests have started."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Ends what a failed test has left running."""
+    yield
+    outlive(seen, seconds=0)
+    seen.clear()
+
+
 def wait_for_a_round(folder: Path) -> None:
     until = time.monotonic() + LIMIT
     while not list(folder.glob("lightning_logs/long/version_0/checkpoints/round_*.json")):
@@ -46,10 +58,13 @@ def wait_for_a_round(folder: Path) -> None:
 
 def started(folder: Path, strategy: str, *, trains: bool) -> tuple[Running, list[psutil.Process]]:
     run = ForkedFlt(folder, *STRATEGIES[strategy], *LONG)
+    seen.append(psutil.Process(run.pid))
     children = launched_by(run, NUMBER[strategy])
+    seen.extend(children)
     if trains:
         wait_for_a_round(folder)
         children = psutil.Process(run.pid).children()
+        seen.extend(children)
     return run, children
 
 
@@ -136,8 +151,8 @@ def test_a_given_port_that_is_taken_is_a_line_and_exit_code_2(strategy: str, tmp
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_fork", "fsdp"])
 def test_the_processes_of_one_machine_listen_on_loopback_only(strategy: str, tmp_path: Path) -> None:
     run, children = started(tmp_path, strategy, trains=True)
-    processes = [psutil.Process(run.pid), *children]
-    listening = [its for process in processes for its in process.net_connections() if its.status == psutil.CONN_LISTEN]
+    connections = [its for process in (psutil.Process(run.pid), *children) for its in process.net_connections()]
+    listening = [its for its in connections if its.status == psutil.CONN_LISTEN]
     os.kill(run.pid, signal.SIGTERM)
     run.communicate(timeout=60)
     assert outlive(children) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -83,14 +84,22 @@ def launched_by(run: Running, number: int) -> list[psutil.Process]:
     return found
 
 
+def is_there(process: psutil.Process) -> bool:
+    """Whether a process has not ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def outlive(processes: Sequence[psutil.Process], seconds: float = 20) -> list[psutil.Process]:
     """Those processes that are still there after some seconds. They are ended."""
     until, left = time.monotonic() + seconds, list(processes)
     while left and time.monotonic() < until:
-        left = [its for its in left if its.is_running() and its.status() != psutil.STATUS_ZOMBIE]
+        left = [its for its in left if is_there(its)]
         time.sleep(0.05)
     for process in left:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     return left
 
 
