@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flt.core.imports import import_without_gc
+from flt.core.launcher_watch import WATCH
 from flt.core.openmp import limit_busy_waiting
 
 __version__ = "0.1.0"
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from flt.export.load import load
 
 limit_busy_waiting()
+WATCH.start()  # here, because the imports that follow take seconds
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,7 @@
 import csv
+import errno
 import math
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -164,6 +166,43 @@ class TestTensorBoard:
         assert [(event.step, event.value) for event in read.Scalars("test/acc")] == [(3, 0.75)]
         assert [event.step for event in read.Scalars("round/val_acc")] == [1, 2, 3]
         assert read.Scalars("final/test/acc")[0].value == 0.75
+
+
+class TestFullDisk:
+    @pytest.mark.parametrize("room", [0, 1, 5, 40])
+    def test_a_full_disk_is_one_error_in_the_main_thread(self, room, tmp_path, monkeypatch, capsys):
+        left, write = [None] * room, event_file_writer.RecordWriter.write
+
+        def full(self, data):
+            if not left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            left.pop()
+            write(self, data)
+
+        monkeypatch.setattr(event_file_writer.RecordWriter, "write", full)
+        hooked = []
+        monkeypatch.setattr(threading, "excepthook", hooked.append)
+        with pytest.raises(OSError, match="No space left") as raised:
+            federator_of([callback(tensorboard(tmp_path))]).fit()
+        for thread in threading.enumerate():
+            if isinstance(thread, event_file_writer._AsyncWriterThread) and thread.exception is not None:
+                thread.join(10)
+        assert raised.value.errno == errno.ENOSPC
+        assert hooked == []
+        assert capsys.readouterr().err == ""
+
+    def test_an_interrupted_run_on_a_full_disk_is_still_an_interrupted_one(self, tmp_path, monkeypatch):
+        class Interrupted(FedCallback):
+            def on_round_start(self, federator):
+                raise KeyboardInterrupt
+
+        def full(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        federator = toy_federator(callbacks=[callback(tensorboard(tmp_path), most=0), Interrupted()])
+        monkeypatch.setattr(TensorBoardLogger, "finalize", lambda self, status: full(self))
+        with pytest.raises(KeyboardInterrupt):
+            federator.fit()
 
 
 class Recorder(Logger):

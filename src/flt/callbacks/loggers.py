@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard import SummaryWriter
 
 from flt.callbacks.clusters import Clustered, Clusters, cosines
@@ -17,6 +19,7 @@ from flt.callbacks.evaluate import gather
 from flt.callbacks.figures import cluster_pictures, pictures
 from flt.callbacks.figures.heatmap import pixels
 from flt.core import formatting
+from flt.core.files import is_full
 from flt.protocol.messages import JobId, Update
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
@@ -25,6 +28,21 @@ STAGES = (("distributed", "clients/"), ("fitted", "clients/fitted_"), ("fit", "c
 """Pairs of a time of measurement, which :func:`gather` explains, and the key prefix of the means over the jobs."""
 FINAL = ("round/", "test/", "clients/", "comm/total_", "time/total_")
 """Key prefixes of the metrics that are logged together with the hyperparameters at the end of the run."""
+
+
+_write_events = _AsyncWriterThread.run
+
+
+def _write_events_quietly(thread: _AsyncWriterThread) -> None:
+    """Writes TensorBoard's events. If the disk is full, ends without the traceback that Python prints for a thread.
+
+    The thread keeps the error, and the next call of its writer raises this error in the main thread.
+    """
+    with contextlib.suppress(OSError):
+        _write_events(thread)
+
+
+_AsyncWriterThread.run = _write_events_quietly
 
 
 class Loggers(FedCallback):
@@ -96,15 +114,24 @@ class Loggers(FedCallback):
             logger.finalize("success")
 
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
-        """Closes the loggers."""
+        """Closes the loggers. If the disk is full, they may fail to write their last events, which changes nothing."""
         for logger in self.loggers:
-            logger.finalize("failed")
+            try:
+                logger.finalize("failed")
+            except OSError as error:
+                if not is_full(error):
+                    raise
 
     def _log(self, metrics: Mapping[str, float], step: int) -> None:
         figures = {key: value for key, value in metrics.items() if key != "round"}
         self._logged = set(metrics)
         for logger in self.loggers if figures else ():
-            logger.log_metrics(figures, step=step)
+            try:
+                logger.log_metrics(figures, step=step)
+            except ValueError as error:  # Lightning takes any error of TensorBoard for one of the number
+                if isinstance(error.__cause__, OSError):
+                    raise error.__cause__ from None
+                raise
 
     def _writers(self) -> Iterator[SummaryWriter]:
         for logger in self.loggers:

@@ -46,10 +46,16 @@ class PeerDiedError(RuntimeError):
 
     Attributes:
         folder: Folder of the run.
+        advice: What the user can do.
     """
 
     folder = ""
+    advice = "the same command with resume=last goes on"
 
 
 class Terminated(KeyboardInterrupt):
     """Interrupt caused by SIGTERM. Job schedulers send this signal before they stop a machine."""
+
+
+class HungUp(KeyboardInterrupt):
+    """Interrupt caused by SIGHUP. A terminal sends this signal to its programs when it is closed."""
