@@ -109,6 +109,14 @@ def make_private(folder: Path) -> None:
         folder.chmod(PRIVATE_FOLDER)
 
 
+def make_tree_private(folder: Path) -> None:
+    """Closes a folder and everything in it to all users but the owner. Links in it aren't followed."""
+    folder.chmod(PRIVATE_FOLDER)
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(PRIVATE_FOLDER if path.is_dir() else PRIVATE_FILE)
+
+
 @contextlib.contextmanager
 def reported(key: str, value: object, allowed: str) -> Iterator[None]:
     """Turns an error of the file system into an InputError, whose line begins with ``key=value``.
@@ -119,7 +127,7 @@ def reported(key: str, value: object, allowed: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError.of(key, value, allowed, system_message(error)) from error
+        raise no_room(key) if is_full(error) else InputError.of(key, value, allowed, system_message(error)) from error
 
 
 def is_path(value: Any) -> bool:
