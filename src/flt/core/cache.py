@@ -128,8 +128,8 @@ def get_or_build(kind: str, about: Mapping[str, Any], build: Callable[[Path], No
                     _build(path, about, build)
                 hold(path)
     with contextlib.suppress(OSError, InputError):  # a read-only cache is still useful, and so is a link to a folder
-        make_private(path.parent)
         os.utime(path / ABOUT)
+        make_private(path.parent)
     return path
 
 

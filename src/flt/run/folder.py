@@ -43,7 +43,7 @@ def folder_of(cfg: TrainConfig) -> Path:
 
 
 def lock(folder: Path) -> FileLock:
-    """Takes the lock of a run, and removes what killed processes left behind. The caller has to release the lock.
+    """Takes the lock of a run, and returns it. The caller has to release it.
 
     Raises:
         InputError: Another process trains the run, the folder can't be written, or a link is in the place of the
@@ -59,9 +59,18 @@ def lock(folder: Path) -> FileLock:
         except Timeout:
             allowed = "a run that no other process is training"
             raise InputError.of("resume", name, allowed, "another process is training it") from None
-    remove_leftovers(folder, CONFIG)
-    remove_unfinished(folder)
     return held
+
+
+def tidy(folder: Path) -> None:
+    """Removes what killed processes of flt have left in a run's folder. The caller must have the lock of the run.
+
+    Raises:
+        InputError: The folder can't be written.
+    """
+    with reported("resume", folder.absolute().name, "a folder that can be written"):
+        remove_leftovers(folder, CONFIG)
+        remove_unfinished(folder)
 
 
 def record(folder: Path, cfg: TrainConfig) -> None:

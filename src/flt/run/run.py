@@ -37,7 +37,7 @@ from flt.models.module import ClientModule
 from flt.run import build, summary
 from flt.run.assembly import Setup, assemble
 from flt.run.federation import Federation
-from flt.run.folder import folder_of, lock, record
+from flt.run.folder import folder_of, lock, record, tidy
 from flt.run.observers import Observers
 from flt.run.prefix_cache import prefixed
 from flt.run.schema import TrainConfig
@@ -246,6 +246,7 @@ class Run:
         """Takes the lock of the run's folder, so that no other process can train the run. Returns the folder."""
         folder = folder_of(self.cfg)
         self._lock = lock(folder)
+        tidy(folder)
         return str(folder)
 
     def _record_engine(self, engine: dict[str, Any]) -> None:
