@@ -156,7 +156,7 @@ def clear(kind: str | None = None) -> int:
         freed += sum(remove_unused(found.path) for found in _backbones())
         leftovers = own_folders(folder(), UNFINISHED_BACKBONE)
         freed += sum(remove(path) for path in leftovers if path.stat().st_mtime < time.time() - HOUR)
-    for parent in kind_folders():
+    for parent in kind_folders(folder()):
         if kind in (None, parent.name):
             freed += sum(remove_unused(path) for path in own_folders(parent, KEY))
             freed += remove_unfinished(parent)
@@ -201,7 +201,7 @@ def _found(path: Path) -> bool:
 
 def _entries() -> list[Entry]:
     found = []
-    for path in (path for parent in kind_folders() for path in own_folders(parent, KEY)):
+    for path in (path for parent in kind_folders(folder()) for path in own_folders(parent, KEY)):
         if written := _read(path):
             with contextlib.suppress(OSError):  # another process may remove the entry at this moment
                 used = (path / ABOUT).stat().st_mtime
@@ -262,7 +262,7 @@ def _build(path: Path, about: Mapping[str, Any], build: Callable[[Path], None]) 
 
 def _make_room(path: Path, size: int, limit: int) -> None:
     """Removes the least recently used entries until an entry of ``size`` bytes fits under the limit."""
-    for parent in kind_folders():
+    for parent in kind_folders(folder()):
         remove_unfinished(parent, but=path)
     others = sorted((found for found in _entries() if found.path != path), key=lambda found: found.used)
     excess = sum(found.size for found in others) + size - limit

@@ -49,9 +49,9 @@ def folder() -> Path:
     return parent.absolute() / "flt"
 
 
-def kind_folders() -> list[Path]:
-    """Returns the folders of entries. Links are left out."""
-    return [path for kind in KINDS if (path := folder() / kind).is_dir() and not path.is_symlink()]
+def kind_folders(root: Path) -> list[Path]:
+    """Returns the folders of entries in a cache folder. Links are left out."""
+    return [path for kind in KINDS if (path := root / kind).is_dir() and not path.is_symlink()]
 
 
 def own_folders(parent: Path, names: re.Pattern[str]) -> list[Path]:
