@@ -104,11 +104,13 @@ def mode(path: Path) -> int:
 def test_private_files_and_folders_are_their_owners_alone_under_any_umask(tmp_path: Path) -> None:
     make_private(tmp_path / "new")
     (tmp_path / "open").mkdir()
+    (tmp_path / "read-only").mkdir(mode=0o555)
     make_private(tmp_path / "open")
+    make_private(tmp_path / "read-only")
     write_atomically(tmp_path / "new" / "file", b"", files.PRIVATE_FILE)
     write_atomically(tmp_path / "public", b"")
-    found = [mode(tmp_path / name) for name in ("new", "open", "new/file", "public")]
-    assert found == [0o700, 0o700, 0o600, 0o666]
+    found = [mode(tmp_path / name) for name in ("new", "open", "read-only", "new/file", "public")]
+    assert found == [0o700, 0o700, 0o500, 0o600, 0o666]
 
 
 def test_a_link_is_no_private_folder(tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ def check_no_link(path: Path) -> None:
 def make_private(folder: Path) -> None:
     """Creates a folder that only its owner can read. A folder that exists is closed to all other users.
 
+    What the owner may do in an existing folder stays as it is, so that a read-only folder remains read-only.
+
     Args:
         folder: The folder. Its parent must exist.
 
@@ -106,7 +108,7 @@ def make_private(folder: Path) -> None:
     check_no_link(folder)
     folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     with contextlib.suppress(OSError):  # raised if another user owns the folder
-        folder.chmod(PRIVATE_FOLDER)
+        folder.chmod(folder.stat().st_mode & PRIVATE_FOLDER)
 
 
 def make_tree_private(folder: Path) -> None:
