@@ -74,7 +74,7 @@ def test_another_run_s_checkpoints_are_refused_by_name(settings: dict[str, Any],
     shutil.rmtree(folder)
     shutil.copytree(other, folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(OtherRunError, match=f"^checkpoint=round_0002_end.safetensors: .*{said}"):
+    with pytest.raises(OtherRunError, match=f"^resume=round_0002_end.safetensors: .*{said}"):
         federation(folder, 3)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -287,3 +287,9 @@ def test_a_folder_that_is_removed_during_a_run_is_a_line(gone: str, folder: Path
     with pytest.raises(InputError, match="No such file or directory; allowed is a folder that stays"):
         federator.fit()
     assert not (folder.parent.parent / gone).exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_the_tensor_also_without_an_identity(tmp_path: Path) -> None:
+    toy_federator(callbacks=[Checkpoint(tmp_path)], rank=4).fit()
+    with pytest.raises(InputError, match=r"^resume=fc1.*\(4, 6\): the checkpoint is of another model; allowed is fc1"):
+        Checkpoint(tmp_path).restore(toy_federator(rank=2, rounds=2))

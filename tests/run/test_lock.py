@@ -249,7 +249,7 @@ def test_another_run_s_checkpoints_are_refused_in_a_line(folder: Path, capsys: p
         capsys.readouterr()
         assert train("algo=scaffold", "name=one", "resume=last", "rounds=2") == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("error: checkpoint=round_0001_end.safetensors: it is of a run with ")
+        assert line.startswith("error: resume=round_0001_end.safetensors: it is of a run with ")
         assert key in line
         assert contents(one.parent) == before
         shutil.rmtree(one)

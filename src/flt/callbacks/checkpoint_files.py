@@ -71,7 +71,7 @@ def check_settings(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     if differing:
         theirs, ours = (", ".join(f"{key}={of[key]}" for key in differing) for of in (written, settings))
         why = f"it is of a run with {theirs}"
-        raise OtherRunError.of("checkpoint", manifest["state"], f"one of this run, with {ours}", why)
+        raise OtherRunError.of("resume", manifest["state"], f"one of this run, with {ours}", why)
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
