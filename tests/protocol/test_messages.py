@@ -34,7 +34,7 @@ from flt.protocol.messages import (
     encode,
     encoded_size,
 )
-from flt.protocol.state import BaseState, ClientState, GroupState, ServerState
+from flt.protocol.state import BaseState, ClientState, GroupState, ServerState, StoredClientState
 
 
 def same(found: Any, expected: Any) -> bool:
@@ -113,6 +113,7 @@ EXAMPLES = [
         (Failure((4, 0), "why"),),
     ),  # fmt: skip
     Failure((3, 1), "RuntimeError in step.py, line 3"),
+    StoredClientState("0123abcd", (3, 1), ClientState({"B": ROWS})),
     Snapshot(SERVER, (SCALARS, {}), {"Communication": {"up": 1, "deep": {(1, (2, "x")): (None, True, 1, 1.0)}}}),
 ]
 
@@ -139,6 +140,7 @@ def test_the_closed_list_is_these_classes_and_each_has_an_example_here() -> None
         "PackedPayload",
         "PackedUpdate",
         "ClientState",
+        "StoredClientState",
         "GroupState",
         "BaseState",
         "ServerState",

@@ -30,6 +30,10 @@ class InputError(ValueError):
         return cls(" ".join(f"{key}={value}: {reason}allowed is {choices}".split()))
 
 
+class OtherRunError(InputError):
+    """Error for a checkpoint or client state that another run wrote, or that belongs to another job."""
+
+
 def diverged(what: str, value: object, wanted: str) -> InputError:
     """Builds the error for numbers that have become too large or not finite during training.
 

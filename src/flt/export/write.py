@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from flt.core.errors import InputError
 from flt.core.quiet import quiet_transformers
 from flt.export.base_delta import with_change
 from flt.export.final_models import Model, of_groups
+from flt.export.folder import finish, unfinished
 from flt.export.lora_card import lora_config
 from flt.export.metadata import Card, write_base, write_label_names, write_own
 from flt.models.causal import CausalModule
@@ -75,28 +75,29 @@ def export(
 
     Returns:
         The folder that was written.
+
+    Raises:
+        InputError: A link is in the place of this folder.
+        OSError: The folder can't be written.
     """
-    temporary = folder / ".export"
-    shutil.rmtree(temporary, ignore_errors=True)
     name = kind(layout, state, base)
-    for model in of_groups(layout, state) if models is None else models:
-        target, own, tensors = temporary / model.folder, layout.for_head(model.head), model.tensors
-        target.mkdir(parents=True, exist_ok=True)
-        if name == "model":
-            _export_model(module, own, tensors, target)
-            continue
-        write_base(module, tensors, target, card)
-        if layout.layers:
-            wider, replaced = with_change(own, state.base, tensors)
-            _export_lora(module, own, wider, _values(module, replaced), target, card.source)
-        else:
-            changed = _values(module, state.base.changed())
-            write_own({**_drawn(module), **changed, **tensors}, _shell(module), target, card.of_client(model.data))
-    target = folder / name
-    if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
-        write_label_names(module.model, temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    return temporary.rename(target)  # atomic: the folder is complete or absent
+    with unfinished(folder) as temporary:
+        for model in of_groups(layout, state) if models is None else models:
+            target, own, tensors = temporary / model.folder, layout.for_head(model.head), model.tensors
+            target.mkdir(parents=True, exist_ok=True)
+            if name == "model":
+                _export_model(module, own, tensors, target)
+                continue
+            write_base(module, tensors, target, card)
+            if layout.layers:
+                wider, replaced = with_change(own, state.base, tensors)
+                _export_lora(module, own, wider, _values(module, replaced), target, card.source)
+            else:
+                changed = _values(module, state.base.changed())
+                write_own({**_drawn(module), **changed, **tensors}, _shell(module), target, card.of_client(model.data))
+        if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
+            write_label_names(module.model, temporary)
+        return finish(temporary, folder / name)
 
 
 def kind(layout: Layout, state: ServerState, base: str) -> str:

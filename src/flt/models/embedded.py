@@ -25,6 +25,8 @@ from torch.nn import functional as F
 from flt.core.cache import folder as cache_folder
 from flt.core.cache import move_into_place
 from flt.core.errors import InputError
+from flt.core.files import PRIVATE_FOLDER, make_tree_private
+from flt.core.locks import hold
 from flt.core.quiet import quiet_transformers
 
 log = logging.getLogger(__name__)
@@ -95,7 +97,7 @@ def pretrained_folder(
     versions = [torch.__version__, transformers.__version__]
     digest = hashlib.sha256(json.dumps([*depends_on, *versions], sort_keys=True).encode()).hexdigest()[:12]
     folder = root / f"{name}-{digest}"
-    if not folder.is_dir():
+    while not hold(folder):  # a loop, because another process may remove the folder before this one uses it
         log.info("pre-training the embedded backbone, once, in %s; it is kept in %s", duration, folder)
         try:
             _write(folder, pretrain)
@@ -108,9 +110,10 @@ def pretrained_folder(
 
 def _write(folder: Path, pretrain: Callable[[], transformers.PreTrainedModel]) -> None:
     """Pre-trains a model and writes its folder. The folder appears only when it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch, quiet_transformers():
         pretrain().save_pretrained(Path(scratch) / "model")
+        make_tree_private(Path(scratch) / "model")
         move_into_place(Path(scratch) / "model", folder)
 
 

@@ -27,6 +27,17 @@ class ClientState:
 
 @message
 @dataclasses.dataclass(frozen=True)
+class StoredClientState:
+    """Content of a file with a client state. It names the run and the job, so that files can't be mixed up."""
+
+    run: str
+    """Identity of the run, see :mod:`flt.callbacks.checkpoint_files`. Empty if the run has none."""
+    job: JobId
+    state: ClientState
+
+
+@message
+@dataclasses.dataclass(frozen=True)
 class GroupState:
     """State of one group of jobs. The updates of a group are aggregated into one set of weights."""
 

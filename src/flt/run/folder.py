@@ -6,10 +6,26 @@ import dataclasses
 import re
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from flt.core.errors import InputError
-from flt.core.files import system_message, write_atomically
+from flt.core.files import (
+    PRIVATE_FILE,
+    check_no_link,
+    remove_leftovers,
+    reported,
+    system_message,
+    write_atomically,
+)
+from flt.export.folder import EXPORTS, remove_unfinished
 from flt.run.compose import to_yaml
 from flt.run.schema import TrainConfig
+
+LOCK = ".lock"
+"""Name of the file in a run's folder whose lock is held by the process that trains the run."""
+PLACES = ("config.yaml", "checkpoints", "checkpoints/clients", "fits", "hparams.yaml", *EXPORTS)
+"""Names in a run's folder to which flt and its loggers write. No link is allowed in their place."""
+CONFIG = re.compile(r"config\.yaml")
 
 
 def folder_of(cfg: TrainConfig) -> Path:
@@ -24,6 +40,37 @@ def folder_of(cfg: TrainConfig) -> Path:
         raise InputError.of("root", cfg.root, "a folder that can be written", system_message(error)) from error
     record(folder, cfg)
     return folder
+
+
+def lock(folder: Path) -> FileLock:
+    """Takes the lock of a run, and returns it. The caller has to release it.
+
+    Raises:
+        InputError: Another process trains the run, the folder can't be written, or a link is in the place of the
+            folder or of something that flt writes or removes in it.
+    """
+    name = folder.absolute().name
+    for path in (folder, *(folder / place for place in PLACES)):
+        check_no_link(path)
+    held = FileLock(folder / LOCK, mode=PRIVATE_FILE)
+    with reported("resume", name, "a folder that can be written"):
+        try:
+            held.acquire(blocking=False)
+        except Timeout:
+            allowed = "a run that no other process is training"
+            raise InputError.of("resume", name, allowed, "another process is training it") from None
+    return held
+
+
+def tidy(folder: Path) -> None:
+    """Removes what killed processes of flt have left in a run's folder. The caller must have the lock of the run.
+
+    Raises:
+        InputError: The folder can't be written.
+    """
+    with reported("resume", folder.absolute().name, "a folder that can be written"):
+        remove_leftovers(folder, CONFIG)
+        remove_unfinished(folder)
 
 
 def record(folder: Path, cfg: TrainConfig) -> None:

@@ -15,14 +15,14 @@ from yaml import YAMLError
 from flt.core.errors import InputError
 from flt.core.files import last_name, system_message
 from flt.core.typed import typed
-from flt.run.compose import RENAMED, compose_config, load_config
+from flt.run.compose import RENAMED, compose_config, flat, load_config
 from flt.run.conf_groups import config_folder
 from flt.run.folder import versions
 from flt.run.schema import TrainConfig
 
 LATER = (
     "rounds", "threads", "devices", "min_updates", "max_retries", "client_timeout", "checkpoint.keep", "cache.max_gb",
-    "export.base", "stop.accuracy", "stop.patience", "engine.jobs",
+    "cache.keep", "export.base", "stop.accuracy", "stop.patience", "engine.jobs",
 )  # fmt: skip
 MAY_DIFFER = ("resume", "root", "algo", *LATER)
 """Keys whose values on the command line of a resume may differ from those in the saved configuration.
@@ -31,7 +31,23 @@ If the command line of the resume gives a key of LATER, the resumed run uses thi
 length of the run. ``min_updates``, ``max_retries`` and ``client_timeout`` decide when failures end the run. The other
 keys of LATER don't change the results of the rounds, apart from rounding (``threads``, ``engine.jobs``).
 """
+COSMETIC = ("name", "algo")
+"""Keys that say how a run and its recipe are called. The parts of the recipe have keys of their own."""
+COUNTING = ("plan", "schedule")
+"""Parts that depend on the total number of rounds if their own key ``rounds`` is null."""
 _log = logging.getLogger(__name__)
+
+
+def fixed_settings(cfg: TrainConfig) -> dict[str, Any]:
+    """Returns dotted key -> value of the settings that no resume may change: recipe, seed, data, model and so on.
+
+    Checkpoints contain these settings as the identity of their run. Of a path, only the last name is kept, so that a
+    run can be moved to another machine.
+    """
+    settings, free = flat(cfg), {*MAY_DIFFER, *COSMETIC}
+    if any(settings.get(f"{part}.rounds", 0) is None for part in COUNTING):
+        free.remove("rounds")
+    return {key: value for key, value in settings.items() if key not in free}
 
 
 def configure(overrides: Sequence[str]) -> TrainConfig:
@@ -92,7 +108,7 @@ def _counts_rounds(saved: DictConfig) -> bool:
 
     If one of them does, a resume may not change the total: with another total, the finished rounds would have differed.
     """
-    return any(OmegaConf.select(saved, f"{part}.rounds", default=0) is None for part in ("plan", "schedule"))
+    return any(OmegaConf.select(saved, f"{part}.rounds", default=0) is None for part in COUNTING)
 
 
 def _find(cfg: TrainConfig) -> Path | None:

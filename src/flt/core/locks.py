@@ -1,0 +1,91 @@
+"""Locks between processes. The operating system releases all locks of a process that ends or is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a folder can't be renamed or removed while one of its files is in use
+    fcntl = None  # type: ignore[assignment]
+
+_held: dict[Path, int] = {}
+"""Folder that this process uses -> descriptor with a shared lock."""
+
+
+def unlock(lock: FileLock) -> None:
+    """Releases a lock and removes its file. The FileLock of a waiting process makes a new file."""
+    with contextlib.suppress(OSError):  # Windows can't remove an open file
+        Path(lock.lock_file).unlink()
+    lock.release()
+
+
+def hold(folder: Path) -> bool:
+    """Marks a folder as in use, until this process ends or calls :func:`let_go`.
+
+    Any number of processes can use a folder at once. No file is written, so a read-only folder can be used too.
+
+    Returns:
+        False if there is no such folder.
+    """
+    if fcntl is None:
+        return folder.is_dir()
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    let_go(folder)
+    try:
+        # Waits for a process that is just removing the folder. Afterwards the folder may be gone, or a new one.
+        _lock(descriptor, fcntl.LOCK_SH)
+        there = os.path.samestat(os.fstat(descriptor), os.stat(folder))
+    except FileNotFoundError:
+        there = False
+    if there:
+        _held[folder] = descriptor
+    else:
+        os.close(descriptor)
+    return there
+
+
+def let_go(folder: Path | None = None) -> None:
+    """Ends the use of a folder by this process. If None, ends the use of all folders."""
+    for path in [*_held] if folder is None else [folder]:
+        if path in _held:
+            os.close(_held.pop(path))
+
+
+@contextlib.contextmanager
+def unused(folder: Path) -> Iterator[bool]:
+    """Yields whether no process uses a folder, not even this one. In the with block, no process can begin to use it."""
+    if fcntl is None:
+        yield True
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        yield _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, operation: int) -> bool:
+    """Locks a descriptor. Returns False if another process's lock prevents this.
+
+    Returns True, too, if the file system has no such locks. Then nobody can tell which folders are in use.
+    """
+    try:
+        fcntl.flock(descriptor, operation)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
