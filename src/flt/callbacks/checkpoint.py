@@ -284,9 +284,7 @@ def _snapshot(folder: Path, name: str, manifest: dict[str, Any]) -> Snapshot:
     for file in (manifest["state"], *(file for _, _, file in manifest["private"])):
         if file not in manifest["files"]:
             raise InputError.of(name, file, "files with a checksum")
-    snapshot = decode((folder / manifest["state"]).read_bytes())
-    if not isinstance(snapshot, Snapshot) or not isinstance(snapshot.server, ServerState):
-        raise InputError.of(manifest["state"], type(snapshot).__name__, Snapshot.__name__)
+    snapshot: Snapshot = decode((folder / manifest["state"]).read_bytes(), Snapshot)
     return snapshot
 
 

@@ -20,13 +20,28 @@ import torch
 from torch import Tensor
 
 from flt.core.errors import InputError
+from flt.protocol.field_types import Finite, Whole, check_fields
 
 _T = TypeVar("_T")
 _MESSAGES: dict[str, type] = {}
+INT64 = range(-(2**63), 2**63)
+"""Integers that a message may contain. torch and numpy can't hold larger ones."""
+DTYPES = (
+    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool, torch.uint8, torch.int8, torch.int16,
+    torch.int32, torch.int64,
+)  # fmt: skip
+"""Types of tensors that a message may contain. torch can compute with these on every device."""
 JobId = tuple[int, int]
 """Id of a job: (number of the client, number of the job on this client). The id doesn't contain the job's task."""
-Ids = tuple[int, ...]
+Ids = tuple[Whole, ...]
 """Ids of rank-1 components, ascending. The id of a component is its position in its layer at the initial rank."""
+DAMAGES = (
+    KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, MemoryError,
+    safetensors.SafetensorError,
+)  # fmt: skip
+"""Errors that damaged bytes cause."""
+LONGEST = 200
+"""Largest number of characters of an error's text that a message about damaged bytes quotes."""
 
 
 def message(cls: type[_T]) -> type[_T]:
@@ -57,11 +72,11 @@ class Plan:
     """Roles of the tensors that are trained."""
     private: tuple[str, ...] = ()
     """Roles of the tensors that stay on the client."""
-    mu: float = 0.0
+    mu: Finite = 0.0
     """Weight of the proximal term (mu / 2) |w - w_t|^2, where w_t are the weights before the first step."""
-    steps: int | None = None
+    steps: Whole | None = None
     """Number of optimiser steps of a fit; None: the client's settings decide the length of the fit."""
-    lr_factor: float = 1.0
+    lr_factor: Finite = 1.0
     """Factor by which the learning rates from the module's ``configure_optimizers`` are multiplied."""
     stage: str = "adapter"
     """Name of the stage, such as ``initiating``. A stage consists of consecutive rounds with the same kind of plan."""
@@ -72,7 +87,7 @@ class Plan:
 class BaseDelta:
     """Changes that one round made to the base weights. The weights after these changes are a new version."""
 
-    version: int
+    version: Whole
     """Number of the new version. The initial weights are version 0."""
     tensors: dict[str, tuple[Tensor, ...]]
     """Name of a base weight -> its change: ``(value,)`` replaces the weight, ``(B, A)`` adds the product B A to it."""
@@ -84,7 +99,7 @@ class Payload:
     """Message from the server to one job."""
 
     job: JobId
-    round: int
+    round: Whole
     """Number of rounds that were finished before this round."""
     plan: Plan
     tensors: dict[str, Tensor]
@@ -98,7 +113,7 @@ class Payload:
 
     As in ``tensors``, A and B contain only the components in ``held``.
     """
-    base_version: int = 0
+    base_version: Whole = 0
     """Version of the base weights with which the job is trained."""
     base: tuple[BaseDelta, ...] = ()
     """Changes of the base weights that the job's client hasn't received yet.
@@ -113,7 +128,7 @@ class Update:
     """Message from one job to the server."""
 
     job: JobId
-    round: int
+    round: Whole
     tensors: dict[str, Tensor]
     """New values of the tensors that were trained and are not private.
 
@@ -121,11 +136,11 @@ class Update:
     """
     kept: dict[str, Ids]
     """Layer -> ids of the components in this update."""
-    base_version: int
+    base_version: Whole
     """Version of the base weights with which the job was trained."""
-    examples: int
+    examples: Whole
     """Number of the job's training examples."""
-    steps: int
+    steps: Whole
     """Number of optimiser steps of the fit."""
     scores: dict[str, tuple[Ids, Tensor]] = dataclasses.field(default_factory=dict)
     """Layer -> (ids of n components, importance of each component as measured in the fit, shape (n,))."""
@@ -222,19 +237,31 @@ def _header(kinds: tuple[tuple[torch.dtype, torch.Size], ...]) -> int:
     return len(data[8 : 8 + int.from_bytes(data[:8], "little")].rstrip(b" ")) - len(json.dumps(""))
 
 
-def decode(data: bytes) -> Any:
+def decode(data: bytes, kind: type[_T] | None = None) -> Any:
     """Returns the dataclass instance from the bytes that :func:`encode` returned.
 
+    Every field, with everything inside it, has the type that the dataclass declares. Integers have at most 64 bits.
+
+    Args:
+        data: Bytes of the message.
+        kind: Dataclass that the message has to be. None: any dataclass that is registered.
+
     Raises:
-        InputError: The bytes weren't made by :func:`encode`.
+        InputError: The bytes weren't made by :func:`encode`, or contain something else than ``kind``.
     """
     try:
         size = int.from_bytes(data[:8], "little")
         text = json.loads(data[8 : 8 + size])["__metadata__"]["flt"]
-        return _unpack(json.loads(text), safetensors.torch.load(data))
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
+        tensors = safetensors.torch.load(data)
+        value = _unpack(json.loads(text), tensors)
+        if not (isinstance(value, kind) if kind else dataclasses.is_dataclass(value)):
+            raise TypeError(f"it contains a {type(value).__name__}")
+        if tensors:
+            raise ValueError(f"{len(tensors)} of its tensors belong to no field")
+        return value
+    except DAMAGES as error:
         why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError.of("message", f"<{len(data)} bytes>", "a message written by flt", why) from error
+        raise InputError.of("message", f"<{len(data)} bytes>", "a message written by flt", why[:LONGEST]) from error
 
 
 def _text(value: Any) -> tuple[str, dict[str, Tensor]]:
@@ -262,15 +289,25 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Builds a value from its JSON form. Removes the tensors that the value contains from ``tensors``."""
     if isinstance(value, list):
         return tuple(_unpack(item, tensors) for item in value)
     if not isinstance(value, dict):
+        if type(value) is int and value not in INT64:
+            raise ValueError("an integer has more than 64 bits")
         return value
     if "t" in value:
-        return tensors[value["t"]]
+        tensor = tensors.pop(value["t"])
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"a tensor has the type {tensor.dtype}")
+        return tensor
     if "d" in value:
-        return {_unpack(k, tensors): _unpack(v, tensors) for k, v in value["d"]}
+        pairs = [(_unpack(key, tensors), _unpack(item, tensors)) for key, item in value["d"]]
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError("a key is given twice")
+        return found
     if "n" in value:
         return float(value["n"])
     fields = {name: _unpack(field, tensors) for name, field in value["f"].items()}
+    check_fields(_MESSAGES[value["c"]], fields)
     return _MESSAGES[value["c"]](**fields)

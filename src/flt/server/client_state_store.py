@@ -43,7 +43,7 @@ class ClientStateStore(Mapping[JobId, ClientState]):
     def __getitem__(self, job: JobId) -> ClientState:
         if self.folder is None:
             return self._kept[job]
-        state: ClientState = decode((self.folder / self.files[job]).read_bytes())
+        state: ClientState = decode((self.folder / self.files[job]).read_bytes(), ClientState)
         return state
 
     def __iter__(self) -> Iterator[JobId]:
