@@ -67,17 +67,29 @@ def choose_inputs(cfg: DataConfig, features: datasets.Features) -> tuple[Kind, t
         >>> choose_inputs(DataConfig(), datasets.Features(premise=value, hypothesis=value))
         ('pair', ('premise', 'hypothesis'))
     """
-    names = list(features)
+    kind, names = input_names(cfg, list(features))
+    if kind == "image":
+        return kind, (_image(names[0], features),)
+    keys = ("text", "text" if cfg.text_pair is None else "text_pair")
+    return kind, tuple(check_text(key, name, features) for key, name in zip(keys, names, strict=False))
+
+
+def input_names(cfg: DataConfig, names: Sequence[str]) -> tuple[Kind, tuple[str, ...]]:
+    """Chooses the input columns by their names, without looking at what they hold.
+
+    Raises:
+        InputError: A column doesn't exist.
+    """
     free = cfg.text is None and cfg.text_pair is None
     if cfg.image is not None or (free and any(name in names for name in IMAGES)):
-        return "image", (_image(choose_column("image", cfg.image, IMAGES, names), features),)
+        return "image", (choose_column("image", cfg.image, IMAGES, names),)
     pair = next((both for both in TEXT_PAIRS if set(both) <= set(names)), None)
     if free and pair:
-        return "pair", tuple(check_text("text", name, features) for name in pair)
-    text = check_text("text", choose_column("text", cfg.text, TEXTS, names), features)
+        return "pair", pair
+    text = choose_column("text", cfg.text, TEXTS, names)
     if cfg.text_pair is None:
         return "text", (text,)
-    return "pair", (text, check_text("text_pair", choose_column("text_pair", cfg.text_pair, (), names), features))
+    return "pair", (text, choose_column("text_pair", cfg.text_pair, (), names))
 
 
 def _image(name: str, features: datasets.Features) -> str:

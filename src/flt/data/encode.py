@@ -14,6 +14,7 @@ from flt.data import stores, tokens
 from flt.data.classes import matching
 from flt.data.dataset_sources import RawData
 from flt.data.examples import Examples
+from flt.data.images import decode
 from flt.data.random_splits import Positions
 from flt.data.stores import ImageStore
 
@@ -74,10 +75,12 @@ def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | Non
         InputError: The column contains no images, the images differ in size and image_size is None, or the images are
             coloured and the backbone takes grey images.
     """
-    if not isinstance(dataset.features[raw.inputs[0]], datasets.Image):
+    if isinstance(dataset.features[raw.inputs[0]], datasets.Image):
+        dataset = dataset.cast_column(raw.inputs[0], datasets.Image(decode=False))
+    else:
         dataset = dataset.with_format("numpy")
     column = (image for batch in batches(dataset, raw.inputs) for image in batch[raw.inputs[0]])
-    pixels = stores.stack([stores.shrink(stores.to_tensor(image), image_size) for image in column], image_size)
+    pixels = stores.stack([stores.shrink(stores.to_tensor(decode(image)), image_size) for image in column], image_size)
     taken = "1" if channels == 1 else f"1 or {channels}"
     if channels is not None and pixels.shape[1] not in (1, channels):
         raise InputError.of("data.image", f"{pixels.shape[1]} channels", f"{taken}, what the backbone takes")

@@ -75,4 +75,7 @@ def _is_a(value: Any, hint: Any) -> bool:
         return value is None
     if hint is float:
         return type(value) in (float, int)
-    return isinstance(value, hint) if hint is Tensor or dataclasses.is_dataclass(hint) else type(value) is hint
+    # isinstance isn't used for numbers, because a bool is an int
+    return (
+        isinstance(value, hint) if issubclass(hint, Tensor) or dataclasses.is_dataclass(hint) else type(value) is hint
+    )

@@ -35,7 +35,10 @@ def attach(cfg: TrainConfig, module: pl.LightningModule) -> Layout:
         InputError: The adapter's settings are wrong, or the adapter can't be attached to this module.
     """
     kind, attach_to = ADAPTERS[cfg.adapter["name"]]
-    return attach_to(module, typed(kind, cfg.adapter, "adapter"), cfg.seed, cfg.model.get("adapt_layers", "all"))
+    layers = cfg.model.get("adapt_layers", "all")
+    if not isinstance(layers, str):
+        raise InputError.of("model.adapt_layers", layers, "all, or top<k>")
+    return attach_to(module, typed(kind, cfg.adapter, "adapter"), cfg.seed, layers)
 
 
 def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = None) -> Recipe:

@@ -1,0 +1,1 @@
+FUZZERS: dict = {}
