@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 
 import torch
-from benchmarks.tools.fuzz import data_files, exports, messages, overrides
+from benchmarks.tools.fuzz import checkpoints, data_files, exports, messages, overrides
 from benchmarks.tools.fuzz.running import Make, fuzz
 
-FUZZERS: dict[str, Make] = {**overrides.FUZZERS, **messages.FUZZERS, **data_files.FUZZERS, **exports.FUZZERS}
+MODULES = (overrides, messages, checkpoints, data_files, exports)
+FUZZERS: dict[str, Make] = {kind: make for module in MODULES for kind, make in module.FUZZERS.items()}
 GB = 1 << 30
 
 

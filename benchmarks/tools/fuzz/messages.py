@@ -40,8 +40,9 @@ VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 1.5, 2**31, 2**63, -(2**63) - 1, int("9" * 400), 1e308, "", "x", "x" * 1000, "\0", [],
     [1], [[1, 2]], {}, {"d": []}, {"d": [[1, 2]]}, {"d": [[{"d": []}, 1]]}, {"d": [[1, 1], [1, 2]]}, {"n": "nan"},
     {"n": "inf"}, {"n": "x"}, {"n": 1}, {"t": "0"}, {"t": "99"}, {"t": 0}, {"c": "Plan", "f": {}},
-    {"c": "os.system", "f": {}}, {"c": "Plan", "f": {"mu": {"n": "nan"}}}, {"c": "Failure", "f": {"job": [0], "why": 1}},
-    {"c": ["Plan"], "f": {}}, {"f": {}}, {"c": "Plan", "f": []}, [[]] * 50,
+    {"c": "os.system", "f": {}}, {"c": "Plan", "f": {"mu": {"n": "nan"}}},
+    {"c": "Failure", "f": {"job": [0], "why": 1}}, {"c": ["Plan"], "f": {}}, {"f": {}}, {"c": "Plan", "f": []},
+    [[]] * 50,
 ]  # fmt: skip
 DTYPES = [torch.float64, torch.int64, torch.bool, torch.uint8, torch.bfloat16, torch.float8_e4m3fn, torch.complex64]
 
@@ -88,10 +89,16 @@ def swapped(draw: random.Random, data: bytes) -> bytes:
 
 def retyped(draw: random.Random, data: bytes) -> bytes:
     """Gives a tensor of a message another type, shape or values."""
-    header, tree, _ = split(data)
+    _, tree, _ = split(data)
     tensors = safetensors.torch.load(data)
+    retyped_tensor(draw, tensors)
+    return safetensors.torch.save(tensors, metadata={"flt": json.dumps(tree)})
+
+
+def retyped_tensor(draw: random.Random, tensors: dict[str, torch.Tensor]) -> None:
+    """Gives one of some tensors another type, shape or values."""
     if not tensors:
-        return data
+        return
     name = draw.choice(sorted(tensors))
     tensor = tensors[name]
     changes: list[Callable[[], torch.Tensor]] = [
@@ -99,8 +106,7 @@ def retyped(draw: random.Random, data: bytes) -> bytes:
         lambda: torch.full_like(tensor.float(), draw.choice((math.nan, math.inf, 1e38, -1e38, 0.0))),
         lambda: torch.zeros(draw.choice(((), (1,), (3, 3), (0, 4), (1, 1, 1)))),
     ]  # fmt: skip
-    tensors[name] = draw.choice(changes)().contiguous()
-    return safetensors.torch.save(tensors, metadata={"flt": json.dumps(tree)})
+    tensors[name] = (draw.choice(changes) if tensor.dim() else changes[0])().contiguous()
 
 
 def mutated(draw: random.Random, data: bytes) -> bytes:

@@ -25,12 +25,14 @@ from typing import Any
 
 from flt.core.errors import InputError
 from flt.core.files import system_message, write_atomically
+from flt.protocol.field_types import fits
 from flt.protocol.messages import decode, encode, message
 from flt.protocol.state import ServerState
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import FOLDER, ClientStateStore
 from flt.server.failure_policy import RoundFailedError
 from flt.server.federator import Federator
+from flt.server.state_validation import check_states, restore_callback
 
 FORMAT = 2
 _NAME = re.compile(rf"({FOLDER}/)?[0-9a-z_]+\.safetensors")
@@ -110,12 +112,12 @@ class Checkpoint(FedCallback):
         if snapshot.server.rounds > federator.rounds:
             done = snapshot.server.rounds
             raise InputError.of("rounds", federator.rounds, f"an integer >= {done}", f"{done} have been run")
-        _check(snapshot.server, federator)
+        files = {(client, index): file for client, index, file in manifest["private"]}
+        check_states(snapshot.server, {job: self.folder / file for job, file in files.items()}, federator)
         federator.state, federator.history = snapshot.server, list(snapshot.history)
         for key, callback in _keyed(federator.callbacks).items():
             if key in snapshot.callbacks:
-                callback.load_state_dict(snapshot.callbacks[key])
-        files = {(client, index): file for client, index, file in manifest["private"]}
+                restore_callback(key, callback, snapshot.callbacks[key])
         federator.client_states = ClientStateStore(self.folder, federator.client_states.writes)
         federator.client_states.load(files, manifest["files"])
 
@@ -161,37 +163,26 @@ class Checkpoint(FedCallback):
         done = [path.stem for path in manifests].index(last) + 1
         kept = manifests[max(0, done - self.keep) : done]
         for path in set(manifests) - set(kept):
-            path.unlink()
+            _remove(path)
         if whole:
             named = {file for path in kept for file in _files(path)}
             for path in [*self.folder.glob("*.safetensors"), *self.folder.glob(f"{FOLDER}/*")]:
                 if path.relative_to(self.folder).as_posix() not in named:
-                    path.unlink()
+                    _remove(path)
             return
         names = {path.stem for path in kept}
         for path in self.folder.glob("round_*.safetensors"):
             if path.stem.removesuffix(END) not in names:
-                path.unlink()
+                _remove(path)
         for manifest in [name for name in self._replaced if name not in names]:
             for file in self._replaced.pop(manifest):
                 (self.folder / file).unlink(missing_ok=True)
 
 
-def _check(state: ServerState, federator: Federator) -> None:
-    """Checks that a state fits the federator's model and adapter.
-
-    Raises:
-        InputError: The names or shapes of the state's tensors differ from those of the federator's tensors.
-    """
-    layout = federator.server.layout
-    expected = {name: layout.entries[name].shape for name in federator.state.groups[federator.state.home].weights}
-    for group in state.groups.values():
-        found = {name: tuple(tensor.shape) for name, tensor in group.weights.items()}
-        for name in sorted(expected.keys() ^ found.keys()) or [n for n in sorted(found) if found[n] != expected[n]]:
-            allowed = f"{name} {expected.get(name, 'not there')}, as the model has it"
-            raise InputError.of(
-                "resume", f"{name} {found.get(name, 'not there')}", allowed, "the checkpoint is of another model"
-            )
+def _remove(path: Path) -> None:
+    """Removes a file, and leaves a folder of this name alone, which flt hasn't made."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,6 +272,8 @@ def _snapshot(folder: Path, name: str, manifest: dict[str, Any]) -> Snapshot:
             raise InputError.of(name, file, "names of files that flt writes")
         if hashlib.sha256((folder / file).read_bytes()).hexdigest() != checksum:
             raise InputError.of(file, "<damaged>", "the bytes that were written")
+    if not fits(tuple(map(tuple, manifest["private"])), tuple[tuple[int, int, str], ...]):
+        raise InputError.of(name, "private", "[[client, job, file], ...]")
     for file in (manifest["state"], *(file for _, _, file in manifest["private"])):
         if file not in manifest["files"]:
             raise InputError.of(name, file, "files with a checksum")

@@ -18,6 +18,7 @@ class SelectionOverlap(FedCallback):
     """
 
     state_key: ClassVar[str] = "Selected"
+    state_types: ClassVar = {"last": dict[JobId, dict[str, Ids]]}
 
     def __init__(self) -> None:
         self.last: dict[JobId, dict[str, Ids]] = {}

@@ -38,7 +38,7 @@ def check_fields(cls: type, fields: dict[str, Any]) -> None:
     """
     hints = _hints(cls)
     for name, value in fields.items():
-        if name in hints and not _fits(value, hints[name]):
+        if name in hints and not fits(value, hints[name]):
             raise TypeError(f"{cls.__name__}.{name} has a wrong type or value")
 
 
@@ -47,16 +47,16 @@ def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
     """Returns whether a value, with everything inside it, has the annotated type."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _fits(value, args[0]) and all(condition(value) for condition in args[1:])
+        return fits(value, args[0]) and all(condition(value) for condition in args[1:])
     if origin in (Union, types.UnionType):
-        return any(_fits(value, option) for option in args)
+        return any(fits(value, option) for option in args)
     if origin is dict:
         pairs = value.items() if isinstance(value, dict) else ()
-        return isinstance(value, dict) and all(_fits(key, args[0]) and _fits(item, args[1]) for key, item in pairs)
+        return isinstance(value, dict) and all(fits(key, args[0]) and fits(item, args[1]) for key, item in pairs)
     if origin is tuple:
         return isinstance(value, tuple) and _items_fit(value, args)
     return _is_a(value, hint)
@@ -64,8 +64,8 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _items_fit(values: tuple[Any, ...], hints: tuple[Any, ...]) -> bool:
     if hints[-1:] == (...,):
-        return all(_fits(value, hints[0]) for value in values)
-    return len(values) == len(hints) and all(map(_fits, values, hints))
+        return all(fits(value, hints[0]) for value in values)
+    return len(values) == len(hints) and all(map(fits, values, hints))
 
 
 def _is_a(value: Any, hint: Any) -> bool:
