@@ -20,7 +20,7 @@ from flt.callbacks.checkpoint import Snapshot
 from flt.core.errors import InputError
 from flt.engines.distributed import Share
 from flt.engines.process_group import StatusMessage
-from flt.protocol import messages
+from flt.protocol import codec
 from flt.protocol.failure import Failure
 from flt.protocol.messages import (
     BaseDelta,
@@ -147,7 +147,7 @@ def test_the_closed_list_is_these_classes_and_each_has_an_example_here() -> None
         "Share",
         "Failure",
     }
-    assert set(messages._MESSAGES) == named == {messages._name(type(value)) for value in EXAMPLES}
+    assert set(codec._MESSAGES) == named == {codec._name(type(value)) for value in EXAMPLES}
 
 
 def test_tensors_that_share_memory_come_out_apart() -> None:
@@ -330,7 +330,7 @@ def test_a_changed_byte_gives_a_registered_value_or_one_line(example: int, at: i
         assert found.startswith("message=<")
         assert "\n" not in found
     else:
-        assert messages._MESSAGES.get(messages._name(type(found))) is type(found)
+        assert codec._MESSAGES.get(codec._name(type(found))) is type(found)
 
 
 def test_only_names_numbers_and_ids_are_in_the_header() -> None:

@@ -32,7 +32,7 @@ class SelectionOverlap(FedCallback):
         """Compares the components that each job trained in this round with the components of the job's previous fit."""
         kept = {update.job: update.kept for update in federator.updates}
         new = [
-            len(set(ids) - set(self.last[job][layer]))
+            len(set(ids) - set(self.last[job].get(layer, ())))
             for job, layers in kept.items()
             for layer, ids in layers.items()
             if job in self.last

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from flt.core.errors import InputError
 
@@ -26,6 +28,8 @@ TEXT_PAIRS = (
 IMAGES = ("image", "img")
 LABELS = ("label", "labels", "target", "category", "fine_label")
 LABEL_NAMES = ("label_name", "label_text")
+LONGEST = 1000
+"""Largest number of characters of the name of a class, or of another property."""
 
 
 def choose_column(key: str, given: str | None, usual: Sequence[str], present: Sequence[str]) -> str:
@@ -108,3 +112,17 @@ def check_text(key: str, name: str, features: datasets.Features) -> str:
     if dtype not in ("string", "large_string"):
         raise InputError.of(f"data.{key}", name, "a column of text", f"it holds {dtype}")
     return name
+
+
+def check_property(key: str, column: pa.ChunkedArray) -> None:
+    """Checks a column of classes or other properties. numpy gives every text the room of the longest.
+
+    Raises:
+        InputError: A value consists of several, or a text has more than ``LONGEST`` characters.
+    """
+    if pa.types.is_nested(column.type):
+        raise InputError.of(f"data.{key}", str(column.type), "a column of texts or numbers")
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        longest = pc.max(pc.utf8_length(column)).as_py() or 0
+        if longest > LONGEST:
+            raise InputError.of(f"data.{key}", f"{longest} characters", f"texts of at most {LONGEST} characters")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -77,10 +77,10 @@ def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | Non
     """
     if isinstance(dataset.features[raw.inputs[0]], datasets.Image):
         dataset = dataset.cast_column(raw.inputs[0], datasets.Image(decode=False))
+        column: Iterator[Any] = map(decode, column_of(dataset, raw.inputs[0]))
     else:
-        dataset = dataset.with_format("numpy")
-    column = (image for batch in batches(dataset, raw.inputs) for image in batch[raw.inputs[0]])
-    pixels = stores.stack([stores.shrink(stores.to_tensor(decode(image)), image_size) for image in column], image_size)
+        column = column_of(dataset.with_format("numpy"), raw.inputs[0])
+    pixels = stores.stack([stores.shrink(stores.to_tensor(image), image_size) for image in column], image_size)
     taken = "1" if channels == 1 else f"1 or {channels}"
     if channels is not None and pixels.shape[1] not in (1, channels):
         raise InputError.of("data.image", f"{pixels.shape[1]} channels", f"{taken}, what the backbone takes")
@@ -126,6 +126,11 @@ def tasks(
             raise InputError.of(f"data.tasks.{task}", list(patterns), "classes with examples")
         found[task] = (positions, np.searchsorted(classes, labels[positions]))
     return found
+
+
+def column_of(dataset: datasets.Dataset, name: str) -> Iterator[Any]:
+    """Yields the values of a column. Only some of the rows are in memory at a time."""
+    return (value for batch in batches(dataset, [name]) for value in batch[name])
 
 
 def batches(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict]:

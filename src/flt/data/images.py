@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -39,20 +40,21 @@ def undecoded(split: datasets.Dataset, path: Path) -> datasets.Dataset:
     return split
 
 
-def decode(image: Any) -> Any:
-    """Decodes an image that a table contains as bytes. Returns any other value unchanged.
+def decode(image: Mapping[str, Any] | None) -> PIL.Image.Image:
+    """Decodes an image that a table contains as bytes.
 
     Args:
-        image: ``{"bytes": ..., "path": ...}``, an array, or a Pillow image.
+        image: ``{"bytes": ..., "path": ...}``.
 
     Raises:
-        InputError: The bytes are no image of one of the ``FORMATS``, are truncated, or stand for too many pixels.
+        InputError: The image is missing, the bytes are no image of one of the ``FORMATS`` or are truncated, or they
+            stand for too many pixels.
     """
-    if not isinstance(image, dict):
-        return image
-    data = image.get("bytes")
-    if data is None:  # only from the hub, where a data set may consist of files
-        return datasets.Image().decode_example(image)
+    if image is None:
+        raise InputError.of("data.image", None, "an image for every example")
+    data = image["bytes"]
+    if data is None:  # only from the hub, where a data set may consist of files: undecoded() refuses it in a file
+        return datasets.Image().decode_example(dict(image))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)

@@ -111,6 +111,8 @@ def _check_jobs(found: Collection[JobId], jobs: Collection[JobId]) -> None:
 def _check_group(group: GroupState, expected: GroupState, layout: Layout) -> None:
     for what in ("weights", "scores"):
         found, wanted = getattr(group, what), getattr(expected, what)
+        if wrong := [name for name in found if name in wanted and found[name].dtype != wanted[name].dtype]:
+            raise _unfit(f"{wrong[0]} {found[wrong[0]].dtype}", str(wanted[wrong[0]].dtype))
         if set(found) != set(wanted):
             raise _unfit(f"{what} {sorted(set(found) ^ set(wanted))[0]}", sorted(wanted))
     for tensors in (group.weights, group.scores, *group.slots.values()):
@@ -140,7 +142,9 @@ def _check_base(state: BaseState, base: Mapping[str, Tensor]) -> None:
     folded = [(name, (value,)) for name, (_, value) in state.folded.items()]
     for name, change in [*folded, *(item for delta in state.recent for item in delta.tensors.items())]:
         shapes = [tuple(part.shape) for part in change]
-        if name not in base or not _changes(shapes, tuple(base[name].shape)):
+        kinds = {part.dtype for part in change}
+        fits_base = name in base and _changes(shapes, tuple(base[name].shape)) and kinds == {base[name].dtype}
+        if not fits_base:
             raise _unfit(f"{name} {shapes}", "changes of the base weights that the recipe changes")
 
 
