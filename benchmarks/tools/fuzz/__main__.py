@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 
 import torch
-from benchmarks.tools.fuzz import checkpoints, data_files, exports, messages, overrides
+from benchmarks.tools.fuzz import checkpoints, data_files, exports, hostile, messages, overrides
 from benchmarks.tools.fuzz.running import Make, fuzz
 
-MODULES = (overrides, messages, checkpoints, data_files, exports)
+MODULES = (overrides, messages, checkpoints, data_files, exports, hostile)
 FUZZERS: dict[str, Make] = {kind: make for module in MODULES for kind, make in module.FUZZERS.items()}
 GB = 1 << 30
 

@@ -115,6 +115,9 @@ def _check_group(group: GroupState, expected: GroupState, layout: Layout) -> Non
             raise _unfit(f"{wrong[0]} {found[wrong[0]].dtype}", str(wanted[wrong[0]].dtype))
         if set(found) != set(wanted):
             raise _unfit(f"{what} {sorted(set(found) ^ set(wanted))[0]}", sorted(wanted))
+    for layer, scores in group.scores.items():
+        if not bool(scores.isfinite().all()):
+            raise _unfit(f"scores of {layer} {scores.tolist()}", "finite numbers")
     for tensors in (group.weights, group.scores, *group.slots.values()):
         _check_shapes(tensors, layout)
 
