@@ -23,10 +23,11 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
     Raises:
         InputError: A setting isn't a field of the dataclass, or a value has the wrong type or is rejected.
     """
+    _check_integers(OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings, prefix)
     try:
         schema: Any = kind  # mypy doesn't count type[Any] as hashable
         merged = OmegaConf.merge(_schema(schema), settings)
-        _check_integers(OmegaConf.to_container(merged), prefix)
+        _check_integers(OmegaConf.to_container(merged), prefix)  # again, because texts have become integers
         return OmegaConf.to_object(merged)
     except (OmegaConfBaseException, OverflowError) as error:  # OverflowError: an integer too large for a float
         full_key = getattr(error, "full_key", None) or ""
