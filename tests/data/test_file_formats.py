@@ -14,12 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import torch
 
 from flt.core.errors import InputError
 from flt.data import file_formats
 from flt.data.config import DataConfig
 from flt.data.dataset_sources import RawData, load
 from flt.data.encode import encode_images
+from flt.data.stores import ImageStore, to_tensor
 
 
 def loaded(path: Path, **fields: Any) -> RawData:
@@ -60,9 +62,8 @@ def test_only_the_columns_that_are_used_are_read(suffix: str, tmp_path: Path) ->
     elif suffix == ".csv":
         datasets.Dataset.from_dict(flat).to_csv(path, index=False)
     else:
-        path.write_text(
-            "".join(json.dumps(dict(zip(table, row, strict=True))) + "\n" for row in zip(*table.values(), strict=True))
-        )
+        lines = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     raw = loaded(path)
     assert set(raw.splits["train"].column_names) == {"text", "label", "split"}
     assert len(raw.splits["test"]) == 10
@@ -121,9 +122,7 @@ def test_a_file_that_needs_more_memory_than_is_free_is_refused(
     path = make(tmp_path / ("a.parquet" if make is bombs.same_text else "a.npz"), 40)
     monkeypatch.setattr(file_formats, "available_memory", lambda device: 30_000_000)
     assert path.stat().st_size < 1_000_000
-    refused(
-        path, r"^data\.path=.*: it needs 0\.0 GB of memory; allowed is data that fit into the 0\.0 GB that are free$"
-    )
+    refused(path, r"^data\.path=.*: it needs 0\.0 GB of memory; allowed is data that fit into the 0\.0 GB that are")
 
 
 def test_a_class_with_a_very_long_name_is_refused(tmp_path: Path) -> None:
@@ -140,9 +139,8 @@ def test_a_name_of_a_class_is_a_text_or_an_integer(tmp_path: Path) -> None:
 
 
 def test_text_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
-    damaged = pa.Array.from_buffers(
-        pa.string(), 40, pa.array(["ab"] * 40).buffers()[:2] + [pa.py_buffer(b"\xff\xfe" * 40)]
-    )
+    offsets = pa.array(["ab"] * 40).buffers()[:2]
+    damaged = pa.Array.from_buffers(pa.string(), 40, [*offsets, pa.py_buffer(b"\xff\xfe" * 40)])
     pyarrow.parquet.write_table(pa.table({"text": damaged, "label": TEXTS["label"]}), tmp_path / "a.parquet")
     refused(tmp_path / "a.parquet", r"^data\.path=.*UTF8")
 
@@ -159,27 +157,25 @@ def test_images_without_pixels_are_refused(shape: tuple[int, ...], tmp_path: Pat
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
 def test_pictures_of_the_usual_formats_are_decoded_to_the_same_pixels(kind: str, tmp_path: Path) -> None:
     path = bombs.image_table(tmp_path / "a.parquet", {"bytes": bombs.picture(kind), "path": None})
-    raw = loaded(path)
-    pixels = encode_images(raw.splits["train"], raw, None, 1).store.pixels  # type: ignore[attr-defined]  # an ImageStore
+    pixels = images(path).pixels
     image = datasets.Image().decode_example({"bytes": bombs.picture(kind), "path": None})
-    assert np.array_equal(pixels[0, 0].numpy(), np.asarray(image.convert("L")))
+    assert torch.equal(pixels[0], to_tensor(image))
+
+
+def half(kind: str) -> bytes:
+    data = bombs.picture(kind)
+    return data[: len(data) // 2]
 
 
 PICTURES: dict[str, tuple[Any, str]] = {
-    "truncated": ({"bytes": bombs.picture("PNG")[:600], "path": None}, r"^data\.image=<600 bytes>: .*truncated"),
-    "a truncated JPEG": (
-        {"bytes": bombs.picture("JPEG")[:600], "path": None},
-        r"^data\.image=<600 bytes>: .*truncated",
-    ),
+    "truncated": ({"bytes": half("PNG"), "path": None}, r"^data\.image=<\d+ bytes>: .*truncated"),
+    "a truncated JPEG": ({"bytes": half("JPEG"), "path": None}, r"^data\.image=<\d+ bytes>: .*truncated"),
     "EPS": ({"bytes": bombs.picture("EPS"), "path": None}, r"^data\.image=.*cannot identify image file"),
     "no image": ({"bytes": b"text", "path": None}, r"^data\.image=<4 bytes>: cannot identify image file"),
     "empty": ({"bytes": b"", "path": None}, r"^data\.image=<0 bytes>"),
     "a bomb": ({"bytes": bombs.png(12_000, 12_000), "path": None}, "it has 12000 x 12000 pixels, and at most 67108864"),
     "a vast bomb": ({"bytes": bombs.png(1 << 20, 1 << 20), "path": None}, r"decompression bomb"),
-    "another file": (
-        {"bytes": None, "path": "/etc/hostname"},
-        "image holds names of other files; allowed is images ins",
-    ),
+    "another file": ({"bytes": None, "path": "/etc/hostname"}, "image holds names of other files; allowed is images"),
     "an address": ({"bytes": None, "path": "http://127.0.0.1:1/x.png"}, "image holds names of other files"),
     "missing": (None, "image holds names of other files"),
 }

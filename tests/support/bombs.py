@@ -14,9 +14,7 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet
 
-ALIASES = "a: &a [x]\n" + "".join(
-    f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefghijklm", "bcdefghijklmn", strict=True)
-)
+ALIASES = "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(25))
 """YAML in which each line stands for twice as much as the one before."""
 
 
@@ -69,11 +67,10 @@ def same_text(path: Path, rows: int) -> Path:
     return path
 
 
+ROW = '{"text": "a", "label": %d, "%s": %s}\n'
 JSON: dict[str, Callable[[], str]] = {
-    "nested a hundred thousand times": lambda: (
-        '{"text": "a", "label": 1, "x": ' + "[" * 100_000 + "]" * 100_000 + "}\n"
-    ),
-    "nested objects": lambda: '{"text": "a", "label": 1, "x": ' + '{"a": ' * 100_000 + "1" + "}" * 100_001 + "\n",
-    "another key in each row": lambda: "".join(f'{{"text": "a", "label": {i % 2}, "c{i}": 1}}\n' for i in range(9_000)),
+    "nested a hundred thousand times": lambda: ROW % (1, "x", "[" * 100_000 + "]" * 100_000),
+    "nested objects": lambda: ROW % (1, "x", '{"a": ' * 100_000 + "1" + "}" * 100_000),
+    "another key in each row": lambda: "".join(ROW % (i % 2, f"c{i}", 1) for i in range(9_000)),
 }
 """Lines of JSON that let pyarrow crash, or take minutes."""
