@@ -17,8 +17,8 @@ from flt.data.deal import TaskData, deal
 from flt.data.encode import encode_images
 from flt.data.tasks import load_all
 from flt.run.assembly import assemble
-from flt.run.build import engine_settings
-from flt.run.compose import compose_config, expand, load_config
+from flt.run.build import WIDEST, engine_settings
+from flt.run.compose import compose_config, expand, load_choice, load_config
 from flt.run.conf_groups import choices, groups
 from flt.run.resume import configure
 from flt.run.run import Run
@@ -44,9 +44,9 @@ LAUNCHED = ("distributed", "sharded", "strategy")
 def keys() -> list[str]:
     """Returns all keys of the configuration, and of the choices of its groups."""
     found = set(_keys(compose_config([])))
-    for group in groups():
-        for name in () if group == "experiment" else choices(group):
-            found |= set(_keys(compose_config([f"{group}={name}"])))
+    for group in sorted(set(groups()) - {"algo", "experiment"}):
+        for name in choices(group):
+            found |= {f"{group}.{key}" for key in _keys(load_choice(group, name))}
     return sorted(found)
 
 
@@ -121,7 +121,7 @@ def _small(cfg: TrainConfig) -> TrainConfig:
     local.steps, local.epochs = (value and min(value, 2) for value in (local.steps, local.epochs))
     local.accumulate = min(local.accumulate, 4)
     adapter = {**cfg.adapter}
-    if isinstance(adapter.get("rank"), int):
+    if isinstance(adapter.get("rank"), int) and adapter["rank"] <= WIDEST:
         adapter["rank"] = min(adapter["rank"], 64)
     model = {"name": "toy", "adapt_layers": cfg.model.get("adapt_layers", "all")}
     return dataclasses.replace(cfg, **SHORT, local=local, adapter=adapter, model=model, data={"name": "own"})

@@ -99,7 +99,8 @@ def _csv(path: Path, choose: Choose, delimiter: str = ",") -> Splits:
 
 def _header(path: Path, delimiter: str) -> list[str]:
     """Returns the names of the columns of a CSV file. Like pyarrow, skips empty lines before them."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    # surrogateescape: the rows are read below, and only the columns that are used have to be UTF-8
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         lines = iter(lambda: file.readline(LONGEST_HEADER), "")
         return next((row for row in csv.reader(lines, delimiter=delimiter) if row), [])
 

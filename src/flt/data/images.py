@@ -65,5 +65,5 @@ def decode(image: Mapping[str, Any] | None) -> PIL.Image.Image:
         orientation = found.getexif().get(PIL.Image.ExifTags.Base.Orientation)
         return found if orientation is None else PIL.ImageOps.exif_transpose(found)
     except Exception as error:  # Pillow's readers raise errors of many kinds
-        why = first_line(error).partition("<_io")[0]
+        why = first_line(error).partition("<_io")[0].strip()
         raise InputError.of("data.image", f"<{len(data)} bytes>", f"an image as {', '.join(FORMATS)}", why) from error

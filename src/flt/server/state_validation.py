@@ -127,8 +127,10 @@ def _check_shapes(tensors: Mapping[str, Tensor], layout: Layout) -> None:
     for name, tensor in tensors.items():
         ranks = (layout.layers[name].rank,) if name in layout.layers else None
         shape = layout.entries[name].shape if name in layout.entries else ranks
-        if tuple(tensor.shape) != shape or not tensor.is_floating_point():
-            raise _unfit(f"{name} {tuple(tensor.shape)} {tensor.dtype}", f"{name} {shape or 'not there'}")
+        if tuple(tensor.shape) != shape:
+            raise _unfit(f"{name} {tuple(tensor.shape)}", f"{name} {shape or 'not there'}, as the model has it")
+        if not tensor.is_floating_point():
+            raise _unfit(f"{name} {tensor.dtype}", "numbers in floating point")
 
 
 def _check_ids(what: str, components: Mapping[str, Ids], layout: Layout) -> None:
