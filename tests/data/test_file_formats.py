@@ -131,6 +131,8 @@ def test_a_class_with_a_very_long_name_is_refused(tmp_path: Path) -> None:
     nested = {**TEXTS, "x": [[1, 2]] * 40}
     refused(rows(tmp_path / "b.parquet", **nested), r"^data\.column=list", column="x")
     refused(rows(tmp_path / "b.parquet", **nested), r"^data\.where\.x=list", where={"x": ["1"]})
+    binary = {**TEXTS, "x": [b"\xff"] * 40}
+    refused(rows(tmp_path / "c.parquet", **binary), r"^data\.where\.x=binary", where={"x": ["1"]})
 
 
 def test_a_name_of_a_class_is_a_text_or_an_integer(tmp_path: Path) -> None:

@@ -18,8 +18,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file completely or not at all, even if the machine crashes.
 
     Raises:
-        InputError: The disk is full. If the file existed before, it is unchanged.
+        InputError: The disk is full, or there is a folder in the file's place. If the file existed before, it is
+            unchanged.
     """
+    if path.is_dir() and not path.is_symlink():
+        raise InputError.of(path.name, "a folder", "a file that flt wrote, or nothing")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -118,9 +118,10 @@ def check_property(key: str, column: pa.ChunkedArray) -> None:
     """Checks a column of classes or other properties. numpy gives every text the room of the longest.
 
     Raises:
-        InputError: A value consists of several, or a text has more than ``LONGEST`` characters.
+        InputError: A value consists of several, or is no text, or a text has more than ``LONGEST`` characters.
     """
-    if pa.types.is_nested(column.type):
+    kind = column.type
+    if any(test(kind) for test in (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)):
         raise InputError.of(f"data.{key}", str(column.type), "a column of texts or numbers")
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         longest = pc.max(pc.utf8_length(column)).as_py() or 0
