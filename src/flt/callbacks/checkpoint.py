@@ -45,11 +45,11 @@ from flt.core.files import (
     write_atomically,
 )
 from flt.protocol.messages import encode
-from flt.protocol.state import ServerState
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import FOLDER, ClientStateStore
 from flt.server.failure_policy import RoundFailedError
 from flt.server.federator import Federator
+from flt.server.state_validation import check_states, restore_callback
 
 END = "_end"
 """Suffix in the name of the server-state file that is written at the end of a run."""
@@ -127,16 +127,17 @@ class Checkpoint(FedCallback):
         if snapshot.server.rounds > federator.rounds:
             done = snapshot.server.rounds
             raise InputError.of("rounds", federator.rounds, f"an integer >= {done}", f"{done} have been run")
-        _check(snapshot.server, federator)
+        settings = manifest.get("run") or self.settings
+        client_states = ClientStateStore(self.folder, federator.client_states.writes, identity(settings))
+        client_states.load({(client, index): file for client, index, file in manifest["private"]}, manifest["files"])
+        check_states(snapshot.server, client_states, federator)
         federator.state, federator.history = snapshot.server, list(snapshot.history)
         for key, callback in _keyed(federator.callbacks).items():
             if key in snapshot.callbacks:
-                callback.load_state_dict(snapshot.callbacks[key])
+                restore_callback(key, callback, snapshot.callbacks[key])
         # The run keeps its identity, even if a later version of flt has more settings.
-        self.settings = manifest.get("run") or self.settings
-        files = {(client, index): file for client, index, file in manifest["private"]}
-        federator.client_states = ClientStateStore(self.folder, federator.client_states.writes, self.run)
-        federator.client_states.load(files, manifest["files"])
+        self.settings = settings
+        federator.client_states = client_states
 
     @property
     def run(self) -> str:
@@ -219,23 +220,6 @@ class Checkpoint(FedCallback):
         for manifest in [name for name in self._replaced if name not in names]:
             for file in self._replaced.pop(manifest):
                 remove_file(self.folder / file)
-
-
-def _check(state: ServerState, federator: Federator) -> None:
-    """Checks that a state fits the federator's model and adapter.
-
-    Raises:
-        InputError: The names or shapes of the state's tensors differ from those of the federator's tensors.
-    """
-    layout = federator.server.layout
-    expected = {name: layout.entries[name].shape for name in federator.state.groups[federator.state.home].weights}
-    for group in state.groups.values():
-        found = {name: tuple(tensor.shape) for name, tensor in group.weights.items()}
-        for name in sorted(expected.keys() ^ found.keys()) or [n for n in sorted(found) if found[n] != expected[n]]:
-            allowed = f"{name} {expected.get(name, 'not there')}, as the model has it"
-            raise InputError.of(
-                "resume", f"{name} {found.get(name, 'not there')}", allowed, "the checkpoint is of another model"
-            )
 
 
 def _keyed(callbacks: Iterable[FedCallback]) -> dict[str, FedCallback]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from flt.core.errors import InputError, OtherRunError
 from flt.core.files import is_regular, system_message
+from flt.protocol.field_types import fits
 from flt.protocol.messages import decode, message
 from flt.protocol.state import ServerState
 from flt.server.client_state_store import FOLDER, client_state_of
@@ -164,9 +165,11 @@ def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
 
 def _snapshot(folder: Path, name: str, manifest: dict[str, Any]) -> Snapshot:
     """Verifies all files that a manifest names, and reads the snapshot."""
-    run, jobs = identity(manifest.get("run", {})), {file: (client, job) for client, job, file in manifest["private"]}
     if not isinstance(manifest.get("run", {}), dict):
         raise InputError.of(name, "<damaged>", "settings of a run")
+    if not fits(tuple(map(tuple, manifest["private"])), tuple[tuple[int, int, str], ...]):
+        raise InputError.of(name, "private", "[[client, job, file], ...]")
+    run, jobs = identity(manifest.get("run", {})), {file: (client, job) for client, job, file in manifest["private"]}
     for file in (manifest["state"], *jobs):
         if file not in manifest["files"]:
             raise InputError.of(name, file, "files with a checksum")
@@ -178,9 +181,7 @@ def _snapshot(folder: Path, name: str, manifest: dict[str, Any]) -> Snapshot:
             raise InputError.of(file, "<damaged>", "the bytes that were written")
         if file in jobs:
             client_state_of(data, file, run, jobs[file])
-    snapshot = decode((folder / manifest["state"]).read_bytes())
-    if not isinstance(snapshot, Snapshot) or not isinstance(snapshot.server, ServerState):
-        raise InputError.of(manifest["state"], type(snapshot).__name__, Snapshot.__name__)
+    snapshot: Snapshot = decode((folder / manifest["state"]).read_bytes(), Snapshot)
     if snapshot.run != run:
         raise OtherRunError.of(manifest["state"], "<another run's>", f"the state of the run that {name} is of")
     return snapshot

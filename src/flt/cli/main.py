@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         128 plus its number, as in shells: 129 after SIGHUP, 130 after Ctrl-C, 143 after SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # words of the command line may be no UTF-8
     command, rest = _command(words)
     # restart() replaces this process. The process may be replaced only if it runs nothing but this command line, and if
     # no launcher has started it.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+LONGEST = 2000
+"""Largest number of characters of each part of an error's line. What a file contains may be much longer."""
+
 
 class InputError(ValueError):
     """Error for wrong input, such as a config key, a file, a data set or a client's update.
@@ -26,8 +29,12 @@ class InputError(ValueError):
             why: Reason for the error. Empty if the value alone explains the error.
         """
         choices = allowed if isinstance(allowed, str) else ", ".join(map(str, allowed))
-        reason = f"{why}; " if why else ""
-        return cls(" ".join(f"{key}={value}: {reason}allowed is {choices}".split()))
+        reason = f"{_short(why)}; " if why else ""
+        return cls(" ".join(f"{_short(key)}={_short(str(value))}: {reason}allowed is {_short(choices)}".split()))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 class OtherRunError(InputError):

@@ -33,9 +33,12 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
         mode: Mode of the file, from which the process's umask is subtracted.
 
     Raises:
-        InputError: The disk is full. If the file existed before, it is unchanged.
+        InputError: The disk is full, or there is a folder in the file's place. If the file existed before, it is
+            unchanged.
         OSError: The file can't be written for another reason. If the file existed before, it is unchanged.
     """
+    if path.is_dir() and not path.is_symlink():
+        raise InputError.of(path.name, "a folder", "a file that flt wrote, or nothing")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     # "x" creates a new file, or fails. It never opens an existing file or the target of a link.
     created = open(temporary, "xb", opener=functools.partial(os.open, mode=mode))  # noqa: SIM115 - closed below

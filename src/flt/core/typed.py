@@ -23,18 +23,35 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
     Raises:
         InputError: A setting isn't a field of the dataclass, or a value has the wrong type or is rejected.
     """
+    _check_integers(OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings, prefix)
     try:
         schema: Any = kind  # mypy doesn't count type[Any] as hashable
         merged = OmegaConf.merge(_schema(schema), settings)
+        _check_integers(OmegaConf.to_container(merged), prefix)  # again, because texts have become integers
         return OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        key = ".".join(part for part in (prefix, error.full_key or str(error.key)) if part)
+    except (OmegaConfBaseException, OverflowError) as error:  # OverflowError: an integer too large for a float
+        full_key = getattr(error, "full_key", None) or ""
+        key = ".".join(part for part in (prefix, full_key or str(getattr(error, "key", ""))) if part)
         names = [f.name for f in dataclasses.fields(kind) if f.init]
         unknown = "not in" in str(error)
-        value = OmegaConf.select(OmegaConf.create(settings), error.full_key or "", default="?")
-        raise InputError.of(
-            key, value, names if unknown else _expected(kind, error.full_key or ""), first_line(error)
-        ) from None
+        value = OmegaConf.select(OmegaConf.create(settings), full_key, default="?")
+        raise InputError.of(key, value, names if unknown else _expected(kind, full_key), first_line(error)) from None
+
+
+def _check_integers(value: Any, key: str) -> None:
+    """Checks that torch and numpy can hold every integer inside a value.
+
+    Raises:
+        InputError: An integer needs more than 64 bits.
+    """
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_integers(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for item in value:
+            _check_integers(item, key)
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise InputError.of(key, value, "an integer below 2^63")
 
 
 @functools.cache

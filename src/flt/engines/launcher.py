@@ -74,7 +74,7 @@ class LaunchSettings:
     def __post_init__(self) -> None:
         if self.strategy not in self.strategies:
             raise InputError.of("engine.strategy", self.strategy, self.strategies)
-        if self.nodes < 1:
+        if not 1 <= self.nodes < 1 << 16:  # torch counts processes in 32 bits
             raise InputError.of("engine.nodes", self.nodes, "an integer >= 1")
 
 

@@ -9,14 +9,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from flt.core.errors import InputError
 from flt.core.files import last_name, system_message
-from flt.core.typed import typed
+from flt.core.typed import first_line, typed
 from flt.run.compose import RENAMED, compose_config, flat, load_config
-from flt.run.conf_groups import config_folder
+from flt.run.conf_groups import choices, config_folder
 from flt.run.folder import versions
 from flt.run.schema import TrainConfig
 
@@ -35,6 +37,8 @@ COSMETIC = ("name", "algo")
 """Keys that say how a run and its recipe are called. The parts of the recipe have keys of their own."""
 COUNTING = ("plan", "schedule")
 """Parts that depend on the total number of rounds if their own key ``rounds`` is null."""
+LARGEST, DEEPEST = 1 << 20, 30
+"""Largest number of bytes and of nested levels of a run's config.yaml."""
 _log = logging.getLogger(__name__)
 
 
@@ -71,8 +75,9 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
     wanted = compose_config(overrides)
     if "algo" not in saved:  # written by an older version of flt; the name is compared below
         OmegaConf.update(saved, "algo", cfg.algo, force_add=True)
+    defaults = compose_config([])
     for key in _lacking(saved, wanted):  # the older version behaved as the present one does with the key's default
-        OmegaConf.update(saved, key, OmegaConf.select(_defaults(), key), force_add=True)
+        OmegaConf.update(saved, key, OmegaConf.select(defaults, key), force_add=True)
     _compare(saved, wanted, given - set(MAY_DIFFER))
     if "algo" in given and (saved.algo != cfg.algo or saved.get("name", cfg.name) != cfg.name):
         raise InputError.of("algo", cfg.algo, str(saved.algo), "the run to go on with was started otherwise")
@@ -99,10 +104,6 @@ def _type_of(field: str) -> Any:
     return get_type_hints(TrainConfig)[field]
 
 
-def _defaults() -> DictConfig:
-    return compose_config([])
-
-
 def _counts_rounds(saved: DictConfig) -> bool:
     """Returns whether the plan or the schedule depends on the total number of rounds.
 
@@ -124,9 +125,9 @@ def _find(cfg: TrainConfig) -> Path | None:
 
 def _saved(folder: Path) -> DictConfig:
     try:
-        saved = OmegaConf.load(folder / "config.yaml")
-    except (OSError, YAMLError, ValueError, RecursionError) as error:
-        why = system_message(error) if isinstance(error, OSError) else str(error).splitlines()[0]
+        saved = OmegaConf.create(_plain_yaml(folder / "config.yaml"))
+    except (OSError, YAMLError, ValueError, RecursionError, OmegaConfBaseException) as error:
+        why = system_message(error) if isinstance(error, OSError) else first_line(error)
         raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote", why) from error
     if not isinstance(saved, DictConfig):
         raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote")
@@ -136,9 +137,31 @@ def _saved(folder: Path) -> DictConfig:
                 "resume", folder, "a run with the config.yaml that flt wrote", f"{section} is no section"
             )
     for group, old in RENAMED:
-        if group in saved and saved[group].get("name") == old:
+        if isinstance(saved.get(group), DictConfig) and saved[group].get("name") == old:
             saved[group].name = RENAMED[group, old]
     return saved
+
+
+def _plain_yaml(path: Path) -> str:
+    """Reads a file of YAML that is small and has neither aliases nor interpolations, as flt writes it.
+
+    A few lines with aliases or interpolations can stand for gigabytes.
+
+    Raises:
+        ValueError: The file is larger, deeper nested, or contains aliases or interpolations.
+    """
+    with path.open("rb") as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST} bytes")
+    text, depth = data.decode(), 0
+    if "${" in text:
+        raise ValueError("it contains interpolations")
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
+            raise ValueError(f"it contains aliases, or more than {DEEPEST} levels")
+    return text
 
 
 def _given(overrides: Sequence[str]) -> Iterator[str]:
@@ -146,8 +169,8 @@ def _given(overrides: Sequence[str]) -> Iterator[str]:
     for override in overrides:
         key, _, value = override.partition("=")
         yield key
-        if key == "experiment":
-            yield from map(str, OmegaConf.load(config_folder() / key / f"{value}.yaml"))
+        if key == "experiment" and (name := value.strip("'\" ")) in choices(key):
+            yield from map(str, OmegaConf.load(config_folder() / key / f"{name}.yaml"))
 
 
 def _compare(saved: DictConfig, wanted: DictConfig, keys: set[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import shutil
 import time
 from collections import Counter
@@ -205,6 +206,8 @@ class Run:
         """Removes an older export and runs the remaining rounds. If a new run has wrong input, removes its folder."""
         for name in EXPORTS if self.processes.is_first else ():
             remove_export(self.folder / name)
+            if os.path.lexists(self.folder / name) and not (self.folder / name).is_dir():
+                raise InputError.of("resume", f"{self.folder.name}/{name}", "a folder that flt wrote, or nothing")
         try:
             federator.fit()
         except InputError as error:

@@ -33,7 +33,7 @@ def client_state_of(data: bytes, file: str, run: str, job: JobId) -> ClientState
     stored = decode(data)
     if isinstance(stored, ClientState):
         return stored
-    if not isinstance(stored, StoredClientState) or not isinstance(stored.state, ClientState):
+    if not isinstance(stored, StoredClientState):
         raise InputError.of(file, type(stored).__name__, "a client state")
     if stored.run != run:
         raise OtherRunError.of(file, "<another run's>", "a client state of this run")
