@@ -185,7 +185,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_in_forked_processes_too(
 
 @pytest.mark.slow
 def test_a_process_that_dies_is_replaced_and_no_bit_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    longer = ["rounds=5", "local.steps=20"]
+    longer = ["rounds=4", "local.steps=10"]
     run = ForkedFlt(tmp_path, "engine=distributed", "devices=2", "name=replaced", *longer)
     checkpoints = tmp_path / "lightning_logs" / "replaced" / "version_0" / "checkpoints"
     until = time.monotonic() + LIMIT

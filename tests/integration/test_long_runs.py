@@ -21,7 +21,7 @@ import flt
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
-ROUNDS, EARLY, EVERY = 200, 50, 10
+ROUNDS, EARLY, EVERY = 150, 50, 10
 KEPT = 2
 """Checkpoints."""
 
@@ -60,7 +60,7 @@ def measured() -> dict[str, dict[int, Any]]:
 
 
 @pytest.mark.slow
-def test_round_200_takes_what_round_50_took(tmp_path: Path) -> None:
+def test_round_150_takes_what_round_50_took(tmp_path: Path) -> None:
     # in a process of its own: what other tests have left in this one comes and goes
     path = os.pathsep.join([str(Path(toys.__file__).parent), os.environ.get("PYTHONPATH", "")])
     command, environment = [sys.executable, __file__], {**os.environ, "PYTHONPATH": path}

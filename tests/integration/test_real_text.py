@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 TEXTS = ["The orbit of the shuttle was raised.", "My disk drive makes noises.", "They won in overtime."]
 OVERRIDES = (
     "data=newsgroups20", "model.max_length=32", "clients=3", "local.steps=1", "batch_size=4",
-    "eval.examples=20", "eval.client_examples=4",
+    "eval.examples=20", "eval.client_examples=4", "eval.test_examples=20",
 )  # fmt: skip
 
 
@@ -123,14 +123,7 @@ def test_tasks_of_glue_are_trained_with_heads_of_their_own(
 @pytest.mark.usefixtures("flt_data")
 def test_all_five_tasks_of_glue_are_clustered(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_empty_folder(tmp_path, monkeypatch)
-    given = [
-        "data=glue",
-        "data.train_examples=60",
-        f"model={encoder}",
-        "rounds=2",
-        "eval.test_examples=20",
-        *OVERRIDES[1:],
-    ]
+    given = ["data=glue", "data.train_examples=60", f"model={encoder}", "rounds=2", *OVERRIDES[1:]]
     result = train(load_config(["algo=fl_tac", "heads=shape", *given]))
     tasks = {key.split("/")[1] for key in result.metrics if key.startswith("task/")}
     assert tasks == {"sst2", "mrpc", "rte", "qnli", "qqp"}
@@ -145,7 +138,7 @@ def test_the_eight_categories_of_dolly_train_a_decoder(
 ) -> None:
     in_empty_folder(tmp_path, monkeypatch)
     save_decoder(tmp_path / "gpt2")
-    given = ["data=dolly", f"model={tmp_path / 'gpt2'}", "model.max_length=16", "eval.test_examples=8"]
+    given = ["data=dolly", f"model={tmp_path / 'gpt2'}", "model.max_length=16"]
     result = train(load_config([f"algo={algo}", *given, "rounds=3", "local.lr=0.01", *OVERRIDES[2:]]))
     assert result.history[-1]["round/val_loss"] < result.history[0]["round/val_loss"]
     tasks = {key.split("/")[1] for key in result.metrics if key.startswith("task/")}
