@@ -84,7 +84,7 @@ def test_nothing_is_left_where_the_last_rename_fails(
 
 def test_nothing_is_left_where_a_folder_has_the_name_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(InputError, match=r"^file=a folder: "):
         write_atomically(tmp_path / "file", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from flt.callbacks.communication import Communication
 from flt.callbacks.selection_overlap import SelectionOverlap
 from flt.callbacks.timer import Timer
 from flt.core.errors import InputError
-from flt.protocol.codec import encode
 from flt.protocol.messages import BaseDelta
 from flt.protocol.state import BaseState, ClientState, ServerState
 from flt.server.callback import FedCallback
@@ -112,17 +110,16 @@ PRIVATE: dict[str, tuple[ClientState, str]] = {
 
 
 @pytest.mark.parametrize("what", PRIVATE)
-def test_a_private_state_of_another_model_is_refused_by_name(what: str, tmp_path: Path) -> None:
+def test_a_private_state_of_another_model_is_refused_by_name(what: str) -> None:
     federator, (state, why) = made(), PRIVATE[what]
-    (tmp_path / "a.safetensors").write_bytes(encode(state))
     with pytest.raises(InputError, match=f"^resume=.*{why}"):
-        check_states(federator.state, {(0, 0): tmp_path / "a.safetensors"}, federator)
+        check_states(federator.state, {(0, 0): state}, federator)
 
 
-def test_a_private_state_of_a_job_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_private_state_of_a_job_that_is_not_there_is_refused() -> None:
     federator = made()
     with pytest.raises(InputError, match=r"^resume=job \(9, 9\)"):
-        check_states(federator.state, {(9, 9): tmp_path / "a.safetensors"}, federator)
+        check_states(federator.state, {(9, 9): ClientState()}, federator)
 
 
 CALLBACKS: list[tuple[FedCallback, dict[str, Any]]] = [
@@ -136,7 +133,9 @@ CALLBACKS: list[tuple[FedCallback, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("callback", "state"), CALLBACKS, ids=str)
+@pytest.mark.parametrize(
+    ("callback", "state"), CALLBACKS, ids=lambda value: str(value) if isinstance(value, dict) else type(value).__name__
+)
 def test_a_callbacks_state_of_another_type_is_refused(callback: FedCallback, state: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="^resume=key: .*; allowed is the state that this callback saved$"):
         restore_callback("key", callback, state)

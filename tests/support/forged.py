@@ -182,6 +182,11 @@ FORGED: dict[str, tuple[str, Forge, str]] = {
     "base's card: layers": ("names", base("config.json", num_hidden_layers=10**8), "num_hidden_layers="),
     "base's card: hidden size": ("names", base("config.json", hidden_size=60_000), "weights are smaller"),
     "base's card: positions": ("names", base("config.json", max_position_embeddings=16_000_000), "weights are smaller"),
+    "base's weights: NaN": (
+        "names",
+        of_base(weights("model.safetensors", lambda t: t * torch.nan, "attention.self.query.weight")),
+        "query.weight has numbers",
+    ),
     "base's weights are cut": ("names", of_base(written("model.safetensors", b"\0" * 7)), "model.path="),
     "base's configuration is a bomb": ("names", bomb, "model=None"),
     "own: another adapter": ("c2a", inner(OWN, "adapter", name="lora"), "adapter=lora"),
@@ -231,7 +236,6 @@ FORGED: dict[str, tuple[str, Forge, str]] = {
             ("another shape", lambda t: t[:-1], "size mismatch for "),
             ("missing", lambda t: None, "is missing|no "),
         )
-        if (export, case) != ("delta", "missing")  # the base's own weight takes its place
     },
     **{
         f"{export}: {case}": (export, written(TENSORS[export], data), "SafetensorError")

@@ -124,6 +124,7 @@ def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collectio
     lacking = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])} - set(held)
     if lacking := {name for name in lacking if not name.startswith(unused)}:
         raise InputError.of("model", source, "a base with all weights that the export lacks", f"no {min(lacking)}")
+    check_numbers(Path(place), dict(model.named_parameters()))
     return model
 
 

@@ -32,10 +32,10 @@ def check_states(state: ServerState, private: Mapping[JobId, ClientState], feder
     server, jobs = federator.server, {}
     for client in federator.clients.values():
         jobs.update({(client.id, index): data.head for index, data in enumerate(client.data)})
-    check_server_state(state, federator.state, server.layout, server.base)
+    _check_server_state(state, federator.state, server.layout, server.base)
     _check_jobs([*state.assignment, *state.scores, *state.directions, *state.ranks, *private], jobs)
     for job, private_state in private.items():
-        check_private_state(job, private_state, server.layout.for_head(jobs[job]))
+        _check_private_state(job, private_state, server.layout.for_head(jobs[job]))
 
 
 def restore_callback(key: str, callback: FedCallback, state: dict[str, Any]) -> None:
@@ -53,7 +53,7 @@ def restore_callback(key: str, callback: FedCallback, state: dict[str, Any]) -> 
         raise InputError.of("resume", key, "the state that this callback saved", first_line(error)) from error
 
 
-def check_server_state(state: ServerState, start: ServerState, layout: Layout, base: Mapping[str, Tensor]) -> None:
+def _check_server_state(state: ServerState, start: ServerState, layout: Layout, base: Mapping[str, Tensor]) -> None:
     """Checks that the state of a checkpoint fits the model and the jobs of a run.
 
     Args:
@@ -67,12 +67,12 @@ def check_server_state(state: ServerState, start: ServerState, layout: Layout, b
     """
     for group in {state.home, *state.assignment.values()} - set(state.groups):
         raise _unfit(f"group {group}", sorted(state.groups))
-    _check_ids("active components", state.alive, layout)
-    if set(state.alive) != set(start.alive):
-        raise _unfit(f"layers {sorted(state.alive)}", sorted(start.alive))
     expected = start.groups[start.home]
     for group_state in state.groups.values():
         _check_group(group_state, expected, layout)
+    _check_ids("active components", state.alive, layout)
+    if set(state.alive) != set(start.alive):
+        raise _unfit(f"layers {sorted(state.alive)}", sorted(start.alive))
     for scores in state.scores.values():
         _check_shapes(scores, layout)
     for job, rank in state.ranks.items():
@@ -84,7 +84,7 @@ def check_server_state(state: ServerState, start: ServerState, layout: Layout, b
         raise _unfit(f"directions of shapes {sorted(sizes)}", "one shape (features,)")
 
 
-def check_private_state(job: JobId, state: ClientState, layout: Layout) -> None:
+def _check_private_state(job: JobId, state: ClientState, layout: Layout) -> None:
     """Checks that the private state of a job fits the module.
 
     Args:
