@@ -176,8 +176,11 @@ def test_the_other_machines_and_other_launchers_open_nothing(monkeypatch: pytest
 
 
 def one_of_two(rank: int, port: int) -> None:
-    store_of("127.0.0.1", port, rank, 2, None, ())
-    time.sleep(1)  # the store has to live until the other one has seen this process
+    store = store_of("127.0.0.1", port, rank, 2, None, ())
+    if rank == 0:
+        store.wait(["seen"])  # the store has to live until the other one has seen this process
+    else:
+        store.set("seen", "")
     os._exit(7)
 
 

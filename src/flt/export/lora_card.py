@@ -87,9 +87,6 @@ def checked_config(card: Mapping[str, Any], header: Header, folder: Any, base: n
     wanted = {PREFIX + _file_name(name, set(layers)): value for name, value in state.items()} | factors
     saved = [key for key in modules if key.endswith(tuple(heads))] if heads else []  # as peft chooses them
     needed = {PREFIX + name for key in saved for name in state if inside(name, key)}
-    bases = {f"{PREFIX}{name}.base_layer.weight" for name in layers}
-    if bases & header.shapes.keys():  # an export of a changed base has the weights of all adapted layers
-        needed |= bases
     header.check(folder, wanted, [*factors, *needed])
     if card["r"] > max(ranks.values(), default=1):
         raise InputError.of("r", card["r"], f"at most {max(ranks.values(), default=1)}, the largest rank of a layer")
