@@ -51,7 +51,7 @@ def test_the_build_asks_for_the_setuptools_that_the_tests_build_with() -> None:
     assert Requirement(build) in TESTED
 
 
-def test_the_lowest_peft_checks_itself_what_a_card_makes_it_import() -> None:
-    """Earlier versions import any module that ``megatron_core`` names."""
+def test_the_lowest_peft_is_one_that_does_not_import_what_a_card_names() -> None:
+    """Version 0.18 imports any module that ``megatron_core`` names; flt's own check of cards comes before."""
     (peft,) = [requirement for requirement in TESTED if requirement.name == "peft"]
     assert lower_bound(peft) >= Version("0.20")

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.tools.fuzz.overrides import VALUES, attempt, keys
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+from random_examples import share
 
 from flt.core.errors import InputError
 from flt.run.compose import compose_config, expand
@@ -49,7 +50,7 @@ quietly = settings(deadline=None, database=None, suppress_health_check=list(Heal
 
 
 @given(words)
-@settings(quietly, max_examples=200, derandomize=True)
+@settings(quietly, max_examples=60, derandomize=True)
 def test_any_override_is_accepted_or_refused_in_one_line(overrides: list[str]) -> None:
     in_one_line(overrides)
 
@@ -58,7 +59,7 @@ def test_any_override_is_accepted_or_refused_in_one_line(overrides: list[str]) -
 @pytest.mark.parametrize("number", range(10))
 def test_ten_thousand_overrides_are_accepted_or_refused_in_one_line(number: int) -> None:
     """A thousand at a time, so that several processes share them. The seed is the number."""
-    seed(number)(settings(quietly, max_examples=1000)(given(words)(in_one_line)))()
+    seed(number)(settings(quietly, max_examples=int(1000 * share()))(given(words)(in_one_line)))()
 
 
 REFUSED = {
