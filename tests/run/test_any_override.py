@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from benchmarks.tools.fuzz.overrides import VALUES, attempt, keys
+from benchmarks.tools.fuzz.overrides import VALUES, attempt, keys, trained
+from commands import in_empty_folder
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from random_examples import share
@@ -71,6 +73,8 @@ REFUSED = {
     "seed=" + "1" * 5000: r"^override=seed=1{1995}\.\.\.: Exceeds the limit",
     "name=\udcff": r"^override='name=\\udcff': allowed is key=value in UTF-8$",
     "name=a\0b": r"^override='name=a\\x00b': allowed is key=value in UTF-8$",
+    "local.lr=1e308": r"^local\.lr=1e\+308: allowed is a number up to 1e\+30$",
+    "plan.mu=-2e30": r"^plan\.mu=-2e\+30: allowed is a number up to 1e\+30$",
     "threads=1000000": r"^threads=1000000: allowed is an integer from 1 to 1024, or null$",
     "devices=1000000": r"^devices=1000000: allowed is an integer from 1 to 1024$",
     "adapter.rank=2147483648": r"^adapter\.rank=2147483648: allowed is an integer up to 65536$",
@@ -97,6 +101,24 @@ def test_an_override_that_ended_in_a_traceback_is_refused(override: str) -> None
 def test_a_sweep_over_too_many_or_no_values_is_refused(override: str, why: str) -> None:
     with pytest.raises(InputError, match=why):
         expand([override])
+
+
+LARGE = [
+    "local.lr=1e30", "local.weight_decay=1e30", "local.clip=1e30", "plan.mu=1e30", "plan.lr_factor=1e30",
+    "compression=channel compression.noise=1000", "compression=channel compression.tau=1e30",
+    "compression=channel compression.power=1e30", "compression=channel compression.distances=[1e-30]",
+    "server_optimizer=adagrad server_optimizer.tau=1e30", "server_optimizer=yogi server_optimizer.lr=1e30",
+    "adapter.alpha=9223372036854775807", "batch_size=9223372036854775807",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", LARGE)
+def test_a_round_with_the_largest_settings_is_trained_or_refused_in_one_line(
+    overrides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+    with contextlib.suppress(InputError), one_line():
+        trained(overrides.split())
 
 
 def test_a_newline_in_a_value_is_allowed() -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flt.core.errors import InputError
+
+LARGEST = 1e30
+"""Largest fraction in a setting. The weights are float32, and larger numbers times a factor don't fit into these."""
 
 
 def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
@@ -23,11 +27,11 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
     Raises:
         InputError: A setting isn't a field of the dataclass, or a value has the wrong type or is rejected.
     """
-    _check_integers(OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings, prefix)
+    _check_numbers(OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings, prefix)
     try:
         schema: Any = kind  # mypy doesn't count type[Any] as hashable
         merged = OmegaConf.merge(_schema(schema), settings)
-        _check_integers(OmegaConf.to_container(merged), prefix)  # again, because texts have become integers
+        _check_numbers(OmegaConf.to_container(merged), prefix)  # again, because texts have become integers
         return OmegaConf.to_object(merged)
     except (OmegaConfBaseException, OverflowError) as error:  # OverflowError: an integer too large for a float
         full_key = getattr(error, "full_key", None) or ""
@@ -38,20 +42,24 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
         raise InputError.of(key, value, names if unknown else _expected(kind, full_key), first_line(error)) from None
 
 
-def _check_integers(value: Any, key: str) -> None:
-    """Checks that torch and numpy can hold every integer inside a value.
+def _check_numbers(value: Any, key: str) -> None:
+    """Checks that torch and numpy can hold every number inside a value, and compute with it.
+
+    Infinity and NaN are left to the settings, some of which allow infinity.
 
     Raises:
-        InputError: An integer needs more than 64 bits.
+        InputError: An integer needs more than 64 bits, or a fraction is larger than ``LARGEST``.
     """
     if isinstance(value, dict):
         for name, item in value.items():
-            _check_integers(item, f"{key}.{name}" if key else str(name))
+            _check_numbers(item, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list):
         for item in value:
-            _check_integers(item, key)
+            _check_numbers(item, key)
     elif isinstance(value, int) and abs(value) >= 2**63:
         raise InputError.of(key, value, "an integer below 2^63")
+    elif isinstance(value, float) and LARGEST < abs(value) < math.inf:
+        raise InputError.of(key, value, f"a number up to {LARGEST:g}")
 
 
 @functools.cache

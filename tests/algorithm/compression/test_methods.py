@@ -180,6 +180,7 @@ def test_distances_are_dealt_to_the_clients_and_the_far_ones_get_less() -> None:
         (Channel, {"tau": 0.0}, "compression.tau=0.0: allowed is a number > 0"),
         (Channel, {"power": math.inf}, "compression.power=inf: allowed is a number > 0"),
         (Channel, {"noise": math.nan}, "compression.noise=nan: allowed is a number"),
+        (Channel, {"noise": 1001.0}, "compression.noise=1001.0: allowed is a number from -1000 to 1000"),
         (Channel, {"distances": []}, "compression.distances=.*: allowed is a list of numbers > 0"),
         (Channel, {"distances": [1.0, -1.0]}, "compression.distances=.*: allowed is a list of numbers > 0"),
     ],

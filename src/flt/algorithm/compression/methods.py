@@ -164,8 +164,8 @@ class Channel(_Quantisation):
         for key in ("tau", "bandwidth", "power"):
             if not 0 < getattr(self, key) < math.inf:
                 raise InputError.of(f"compression.{key}", getattr(self, key), "a number > 0")
-        if not math.isfinite(self.noise):
-            raise InputError.of("compression.noise", self.noise, "a number")
+        if not -1000 <= self.noise <= 1000:
+            raise InputError.of("compression.noise", self.noise, "a number from -1000 to 1000")
         if not self.distances or not all(0 < distance < math.inf for distance in self.distances):
             raise InputError.of("compression.distances", self.distances, "a list of numbers > 0")
 
