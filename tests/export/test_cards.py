@@ -43,11 +43,11 @@ def test_no_setting_of_an_adapter_is_resolved(text: str) -> None:
         ('{"scale": 1e999}', "1e999 is no number"),
         ('{"texts": []}', "scale is missing"),
         ('{"scale": 1, "texts": [], "x": 1}', "there is no such key"),
-        ('{"scale": "' + "x" * 10**6 + '"}', r"card.json: scale=x{80}\.\.\.: allowed"),
+        ('{"scale": "' + "x" * 10**6 + '"}', r"card.json: scale=x{2000}\.\.\.: allowed"),
     ],
 )
 def test_a_card_is_read_whole_or_refused(text: str, why: str, tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text(text)
     with pytest.raises(ValueError, match=why) as caught:
         read(tmp_path / "card.json", LABELS, *LABELS)
-    assert len(str(caught.value)) < 500
+    assert len(str(caught.value)) < 2200

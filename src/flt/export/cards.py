@@ -16,8 +16,6 @@ from flt.core.errors import InputError
 
 LARGEST_CARD = 2**24
 """Largest size of a card in bytes."""
-QUOTED = 80
-"""Largest number of characters of a card's value in an error line."""
 
 Rule = tuple[Callable[[Any], bool], str]
 """A function that returns whether a value is allowed, and a description of the allowed values."""
@@ -188,10 +186,10 @@ def check(name: str, card: Mapping[str, Any], rules: Mapping[str, Rule], needed:
     """
     for key, value in card.items():
         if key not in rules:
-            raise InputError.of(name, _short(key), rules, "there is no such key")
+            raise InputError.of(name, key, rules, "there is no such key")
         allows, allowed = rules[key]
         if not allows(value):
-            raise InputError.of(f"{name}: {key}", _short(value), allowed)
+            raise InputError.of(f"{name}: {key}", value, allowed)
     for key in needed:
         if key not in card:
             raise InputError.of(name, "an object", f"one with the key {key}", f"{key} is missing")
@@ -202,8 +200,3 @@ def read(path: Path, rules: Mapping[str, Rule], *needed: str) -> dict[str, Any]:
     card = read_json(path)
     check(path.name, card, rules, needed)
     return card
-
-
-def _short(value: Any) -> str:
-    shown = value if isinstance(value, str) else repr(value)
-    return shown if len(shown) <= QUOTED else f"{shown[:QUOTED]}..."

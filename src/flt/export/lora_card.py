@@ -73,7 +73,7 @@ def checked_config(card: Mapping[str, Any], header: Header, folder: Any, base: n
     heads = list(dict.fromkeys(card.get("modules_to_save") or []))
     for name in heads:
         if not name or name not in modules:
-            raise InputError.of("modules_to_save", name[:200], "names of the base's modules")
+            raise InputError.of("modules_to_save", name, "names of the base's modules")
     layers = [name for name in names.targets(card["target_modules"]) if not any(inside(name, h) for h in heads)]
     ranks = dict.fromkeys(layers, card["r"]) | names.matched("rank_pattern", card.get("rank_pattern", {}), layers)
     alphas = dict.fromkeys(layers, card["lora_alpha"])
@@ -157,6 +157,6 @@ class _Names:
         found: dict[str, None] = {}
         for text in texts:
             if not (matched := names(text)):
-                raise InputError.of(key, text[:200], "names of the base's modules")
+                raise InputError.of(key, text, "names of the base's modules")
             found |= dict.fromkeys(matched)
         return list(found)
