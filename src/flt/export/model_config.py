@@ -41,6 +41,8 @@ CODE = {
 """Keys that are never passed on, because they name code or files, or because flt sets them itself (the dtype)."""
 LARGEST_INTEGER = 2**24
 """An integer of a configuration may be at most this, or the number of elements of the weights, if that is larger."""
+FREQUENCIES = ("theta", "base_freq", "rotary_base", "rotary_emb_base", "rotary_embedding_base", "timescale")
+"""Parts of the keys of rotary positions' frequencies. Their values make no tensor larger, and may have 63 bits."""
 MOST_LAYERS = 1000
 """A number of layers may be at most this, or the number of tensors in the weights, if that is larger."""
 MOST_LABELS = 2**16
@@ -175,6 +177,8 @@ def _check_value(key: str, value: Any, header: Header | None, depth: int) -> Non
         limit = max(MOST_LAYERS, tensors) if "layer" in key else max(LARGEST_INTEGER, numbers)
         if key == "num_labels":
             limit = most_labels(header)
+        elif any(part in key for part in FREQUENCIES):
+            limit = 2**63
         if abs(value) > limit:
             raise InputError.of(f"config.json: {key}", value, f"an integer up to {limit}")
     elif not (value is None or isinstance(value, bool | float) or NAME[0](value)):
