@@ -2,7 +2,8 @@
 
 peft reads ``target_modules``, ``rank_pattern`` and ``alpha_pattern`` as regular expressions. A stranger's expression
 could take for ever. This file therefore compares the card's texts with the names of the model's modules, and peft gets
-expressions that are made of these names.
+expressions that are made of these names. If ``target_modules`` is an expression, nothing evaluates it: the names of the
+tensors in the weights' header say which layers have LoRA.
 """
 
 from __future__ import annotations
