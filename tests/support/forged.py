@@ -105,12 +105,13 @@ def bomb(export: Path) -> None:
 
 FEATURES: dict[str, Any] = {  # settings of peft that name code, files or other tensors, and none of which flt exports
     "megatron_config": {"tensor_model_parallel_size": 1}, "megatron_core": f"{EVIL}.payload",
-    "auto_mapping": {"base_model_class": "Payload", "parent_library": EVIL}, "runtime_config": {"a": True},
+    "auto_mapping": {"base_model_class": ["Payload"], "parent_library": EVIL}, "runtime_config": {"a": True},
     "loftq_config": {"loftq_bits": 4}, "eva_config": {"rho": 2.0}, "corda_config": {"cache_file": "/etc/passwd"},
     "lora_ga_config": {"scale": "stable"}, "arrow_config": {"top_k": 1}, "layer_replication": [[0, 4], [0, 10**9]],
     "trainable_token_indices": [0, 1], "target_parameters": [SLOW_PATTERN], "exclude_modules": SLOW_PATTERN,
-    "layers_pattern": SLOW_PATTERN, "layers_to_transform": [0], "use_dora": True, "use_rslora": True, "lora_bias": True,
-    "init_lora_weights": "pissa", "bias": "all", "peft_type": "XLORA", "task_type": "SEQ_CLS", "revision": "evil",
+    "layers_pattern": SLOW_PATTERN, "layers_to_transform": [0], "use_dora": True, "use_rslora": "yes",
+    "lora_bias": True,
+    "init_lora_weights": "pissa", "bias": "all", "peft_type": "XLORA", "task_type": "EVIL", "revision": ["evil"],
     "custom_class": f"{EVIL}.Payload", "inference_mode": "yes", "fan_in_fan_out": 1, "peft_version": [1],
 }  # fmt: skip
 """Key -> value that is refused."""
@@ -120,7 +121,7 @@ NUMBERS: dict[str, Any] = {
     "qalora_group_size": -1, "target_modules": None, "modules_to_save": "classifier",
 }  # fmt: skip
 PATTERNS: dict[str, Any] = {
-    "target_modules": SLOW_PATTERN, "rank_pattern": {SLOW_PATTERN: 2}, "alpha_pattern": {SLOW_PATTERN: 2.0},
+    "target_modules": [SLOW_PATTERN], "rank_pattern": {SLOW_PATTERN: 2}, "alpha_pattern": {SLOW_PATTERN: 2.0},
     "modules_to_save": [SLOW_PATTERN],
 }  # fmt: skip
 CONFIGS: dict[str, tuple[Any, str]] = {
@@ -269,6 +270,21 @@ HARMLESS: dict[str, tuple[str, Forge]] = {
     "a merged model with a fusion": (
         "merged",
         card("config.json", fusion_config={EVIL: True}, kernel_config={"a": EVIL}),
+    ),
+    **{
+        f"a LoRA adapter with {key}": ("lora", card(LORA, **{key: value}))
+        for key, value in {
+            "auto_mapping": {"base_model_class": "Payload", "parent_library": EVIL},
+            "revision": "evil",
+            "task_type": "SEQ_CLS",
+            "init_lora_weights": "eva",
+            "target_modules": SLOW_PATTERN,
+        }.items()
+    },
+    "a delta with a pattern": ("delta", card(LORA, target_modules=SLOW_PATTERN)),
+    "a module to save that the base lacks": (
+        "lora",
+        lambda e: card(LORA, modules_to_save=[*json.loads((e / LORA).read_text())["modules_to_save"], "score"])(e),
     ),
     "a pickle beside": ("lora", written("adapter_model.bin", b"\x80\x04.")),
 }

@@ -137,9 +137,7 @@ def merged_model(folder: Path) -> nn.Module:
     card = read_json(folder / CONFIG_FILE)
     names = card.get("architectures")
     if not (isinstance(names, list) and len(names) == 1 and isinstance(names[0], str)):
-        raise InputError.of(
-            "config.json: architectures", str(names)[:80], "a list with one model class of transformers"
-        )
+        raise InputError.of("config.json: architectures", names, "a list with one model class of transformers")
     kind = architecture(names[0])
     header = Header.of(*weight_files(str(folder), True))
     with quiet_transformers(), isolate_rng():
@@ -174,7 +172,7 @@ def weight_files(place: str, local: bool, needed: bool = True) -> list[Path]:
     names = sorted(set(shards.values())) if isinstance(shards, dict) else []
     for name in names:
         if PurePosixPath(name).name != name or not name.endswith(".safetensors"):
-            raise InputError.of(INDEX_FILE, name[:200], "names of safetensors files beside it")
+            raise InputError.of(INDEX_FILE, name, "names of safetensors files beside it")
     return [Path(str(_file(place, name, local))) for name in names]
 
 

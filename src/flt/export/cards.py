@@ -16,8 +16,6 @@ from flt.core.errors import InputError
 
 LARGEST_CARD = 2**24
 """Largest size of a card in bytes."""
-QUOTED = 80
-"""Largest number of characters of a card's value in an error line."""
 
 Rule = tuple[Callable[[Any], bool], str]
 """A function that returns whether a value is allowed, and a description of the allowed values."""
@@ -60,6 +58,11 @@ def either(*rules: Rule) -> Rule:
     return lambda value: any(allows(value) for allows, _ in rules), "; or ".join(words for _, words in rules)
 
 
+def with_words(rule: Rule, words: str) -> Rule:
+    """Adds words to the description of a rule."""
+    return rule[0], rule[1] + words
+
+
 def optional(rule: Rule) -> Rule:
     """Allows null, and what the rule allows."""
     return either(one_of(None), rule)
@@ -75,8 +78,10 @@ def _off(value: Any) -> bool:
     return value is None or value is False or value == {} or value == []
 
 
-UNUSED: Rule = (_off, "null, because flt's exports don't use it")
-"""Rule of settings that an export of flt never uses."""
+PEFT_ONLY = "; load an adapter with another value by peft itself"
+"""End of the description of a rule that refuses settings with which peft could load the adapter."""
+UNUSED: Rule = (_off, f"null or false{PEFT_ONLY}")
+"""Rule of settings of peft that flt doesn't support."""
 
 
 def _is_inner_folder(value: Any) -> bool:
@@ -94,11 +99,16 @@ def _is_plain(value: Any) -> bool:
 PLAIN: Rule = (_is_plain, "a text without $, {, } and ?")
 FOLDER: Rule = (lambda value: _is_inner_folder(value) and "/" not in value, "the name of a folder")
 
+TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+"""peft's types of tasks."""
+HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica")
+"""peft's initialisations that leave the weights of the base as they are. The others, such as PiSSA, change them."""
+
 LORA: dict[str, Rule] = {
     "peft_type": one_of("LORA"),
-    "task_type": one_of(None, "CAUSAL_LM"),
+    "task_type": one_of(None, *TASKS),
     "base_model_name_or_path": optional(text()),
-    "r": integer(1),
+    "r": integer(1, 2**16),
     "lora_alpha": FACTOR,
     "lora_dropout": (lambda value: type(value) in (int, float) and 0 <= value < 1, "a number in [0, 1)"),
     "rank_pattern": dict_of(integer(1)),
@@ -107,23 +117,31 @@ LORA: dict[str, Rule] = {
     "modules_to_save": optional(list_of(NAME)),
     "fan_in_fan_out": BOOL,
     "inference_mode": BOOL,
-    "bias": one_of("none"),
-    "init_lora_weights": BOOL,
+    "bias": with_words(one_of("none", "lora_only"), PEFT_ONLY),
+    "use_rslora": BOOL,
+    "layers_to_transform": optional(either(integer(0), list_of(integer(0)))),
+    "init_lora_weights": with_words(one_of(False, True, *HARMLESS_STARTS), PEFT_ONLY),
+    "eva_config": either(UNUSED, dict_of(either(BOOL, number(-(2**31), 2**31)))),
+    "auto_mapping": optional(dict_of(NAME)),
+    "revision": optional(NAME),
     "peft_version": optional(NAME),
     "megatron_core": one_of(None, "megatron.core"),  # peft's default; it isn't passed on
     "qalora_group_size": integer(1),
     **dict.fromkeys(
         (
-            "alora_invocation_tokens", "arrow_config", "auto_mapping", "corda_config", "ensure_weight_tying",
-            "eva_config", "exclude_modules", "kasa_config", "layer_replication", "layers_pattern",
-            "layers_to_transform", "loftq_config", "lora_bias", "lora_ga_config", "megatron_config",
-            "monteclora_config", "revision", "target_parameters", "trainable_token_indices", "use_bdlora", "use_dora",
-            "use_qalora", "use_rslora", "velora_config",
+            "alora_invocation_tokens", "arrow_config", "corda_config", "ensure_weight_tying", "exclude_modules",
+            "kasa_config", "layer_replication", "layers_pattern", "loftq_config", "lora_bias", "lora_ga_config",
+            "megatron_config", "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora",
+            "use_dora", "use_qalora", "velora_config",
         ),
         UNUSED,
     ),
 }  # fmt: skip
-"""Keys of adapter_config.json: all settings of peft's LoraConfig."""
+"""Keys of adapter_config.json: all settings of peft's LoraConfig.
+
+Some settings are allowed only because peft writes them, and are never passed on: ``auto_mapping``, ``revision``,
+``peft_version``, ``init_lora_weights`` and ``eva_config``.
+"""
 
 OWN: dict[str, Rule] = {
     "source": text(),
@@ -188,10 +206,10 @@ def check(name: str, card: Mapping[str, Any], rules: Mapping[str, Rule], needed:
     """
     for key, value in card.items():
         if key not in rules:
-            raise InputError.of(name, _short(key), rules, "there is no such key")
+            raise InputError.of(name, key, rules, "there is no such key")
         allows, allowed = rules[key]
         if not allows(value):
-            raise InputError.of(f"{name}: {key}", _short(value), allowed)
+            raise InputError.of(f"{name}: {key}", value, allowed)
     for key in needed:
         if key not in card:
             raise InputError.of(name, "an object", f"one with the key {key}", f"{key} is missing")
@@ -202,8 +220,3 @@ def read(path: Path, rules: Mapping[str, Rule], *needed: str) -> dict[str, Any]:
     card = read_json(path)
     check(path.name, card, rules, needed)
     return card
-
-
-def _short(value: Any) -> str:
-    shown = value if isinstance(value, str) else repr(value)
-    return shown if len(shown) <= QUOTED else f"{shown[:QUOTED]}..."

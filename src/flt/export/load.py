@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from flt.core.errors import InputError
 from flt.core.files import expand_user
 from flt.core.quiet import quiet_transformers
-from flt.core.typed import typed
+from flt.core.typed import first_line, typed
 from flt.data.clients import JobData
 from flt.export.base import base_of, merged_model
 from flt.export.cards import LABELS, LORA, NAME, OWN, check, read, read_json
@@ -34,8 +34,6 @@ from flt.protocol.layout import TRAVELLING
 PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
 OWN_ADAPTERS = tuple(name for name in ADAPTERS if name != "lora")
 """Names of the adapters that flt saves and loads itself."""
-LONGEST = 200
-"""Largest number of characters that an error line quotes from another library's message."""
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -168,5 +166,5 @@ def _broken(folder: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST].rstrip(". ")
+        why = f"{type(error).__name__}: {first_line(error)}".rstrip(". ")
         raise InputError.of("folder", folder, "an export of flt, and the base that it was made of", why) from error

@@ -17,7 +17,7 @@ from torch.nn.modules import module as torch_module
 from transformers.models.auto import modeling_auto
 
 from flt.core.errors import InputError
-from flt.export.cards import NAME, QUOTED
+from flt.export.cards import NAME
 from flt.export.weights import Header
 
 ARCHITECTURES = frozenset(
@@ -40,15 +40,17 @@ CODE = {
 }  # fmt: skip
 """Keys that are never passed on, because they name code or files, or because flt sets them itself (the dtype)."""
 LARGEST_INTEGER = 2**24
-"""An integer of a configuration may be at most this, or the number of numbers in the weights, if that is larger."""
+"""An integer of a configuration may be at most this, or the number of elements of the weights, if that is larger."""
+FREQUENCIES = ("theta", "base_freq", "rotary_base", "rotary_emb_base", "rotary_embedding_base", "timescale")
+"""Parts of the keys of rotary positions' frequencies. Their values make no tensor larger, and may have 63 bits."""
 MOST_LAYERS = 1000
 """A number of layers may be at most this, or the number of tensors in the weights, if that is larger."""
 MOST_LABELS = 2**16
 """A number of labels may be at most this, or the largest number of rows of a tensor, if that is larger."""
 SPARE = 2**26
-"""Bytes that a model may have in addition to its weights, such as buffers and a pooler that nothing uses."""
+"""Bytes that a model may have in addition to its weights, such as buffers and an unused pooler."""
 DRAWN_FREELY = 2**27
-"""Largest number of numbers in a base that is drawn at random and whose folder has no weights to compare with."""
+"""Largest number of elements of a base that is drawn at random and whose folder has no weights to compare with."""
 
 
 def architecture(name: str) -> Any:
@@ -59,7 +61,7 @@ def architecture(name: str) -> Any:
     """
     found = getattr(transformers, name, None) if name in ARCHITECTURES else None
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
-        raise InputError.of("architecture", name[:QUOTED], "a model class of transformers")
+        raise InputError.of("architecture", name, "a model class of transformers")
     return found
 
 
@@ -81,7 +83,7 @@ def config_of(card: Mapping[str, Any], kind: Any, header: Header | None, **chang
         or card.get("model_type", kind.config_class.model_type) != kind.config_class.model_type
     ):
         allowed = getattr(kind.config_class, "model_type", "another architecture")
-        raise InputError.of("config.json: model_type", str(card.get("model_type"))[:QUOTED], allowed)
+        raise InputError.of("config.json: model_type", card.get("model_type"), allowed)
     if card.get("quantization_config"):
         raise InputError.of("config.json", "quantization_config", "weights that aren't quantised")
     known = {*kind.config_class().to_dict(), *(kind.config_class.attribute_map or {})}
@@ -110,7 +112,7 @@ def check_size(kind: Any, config: Any, header: Header | None, extra: Header | No
     Args:
         kind: Class of the model.
         config: Configuration of the model.
-        header: Header of the model's weights. If None, the model may have DRAWN_FREELY numbers.
+        header: Header of the model's weights. If None, the model may have DRAWN_FREELY elements.
         extra: Header of an adapter, which may hold tensors that the weights lack.
 
     Returns:
@@ -175,10 +177,12 @@ def _check_value(key: str, value: Any, header: Header | None, depth: int) -> Non
         limit = max(MOST_LAYERS, tensors) if "layer" in key else max(LARGEST_INTEGER, numbers)
         if key == "num_labels":
             limit = most_labels(header)
+        elif any(part in key for part in FREQUENCIES):
+            limit = 2**63
         if abs(value) > limit:
-            raise InputError.of(f"config.json: {key[:QUOTED]}", str(value)[:QUOTED], f"an integer up to {limit}")
+            raise InputError.of(f"config.json: {key}", value, f"an integer up to {limit}")
     elif not (value is None or isinstance(value, bool | float) or NAME[0](value)):
-        raise InputError.of(f"config.json: {key[:QUOTED]}", str(value)[:QUOTED], "numbers, and texts that are short")
+        raise InputError.of(f"config.json: {key}", value, "numbers, and texts that are short")
 
 
 def most_labels(*headers: Header | None) -> int:

@@ -14,8 +14,9 @@ from torch import Tensor
 from flt.core.errors import InputError
 
 FLOATS = ("F32", "F16", "BF16", "F64")
-"""Types of numbers that are loaded into a weight of type float32. All other types are refused."""
+"""Types of numbers that are loaded into a floating-point tensor. Types in neither list are refused."""
 OTHERS = {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
+"""Types of numbers that are loaded only into a tensor of the same type."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Header:
 
     @property
     def numbers(self) -> int:
-        """The number of numbers in all tensors."""
+        """Total number of elements in all tensors."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     def load(self) -> dict[str, Tensor]:
@@ -63,8 +64,9 @@ class Header:
             InputError: A tensor has another type.
         """
         for name, kind in self.kinds.items():
-            if kind not in FLOATS and not (kind in OTHERS and name.rpartition(".")[2] in integers):
-                raise InputError.of("weights", f"{name[:200]} of type {kind}", f"the types {', '.join(FLOATS)}")
+            others = OTHERS.values() if name.rpartition(".")[2] in integers else ()
+            if not _fits(kind, torch.float32, *others):
+                raise InputError.of("weights", f"{name} of type {kind}", f"the types {', '.join(FLOATS)}")
 
     def check(self, folder: Path, wanted: Mapping[str, Tensor], needed: Iterable[str]) -> None:
         """Compares the files with the tensors of a model.
@@ -81,14 +83,19 @@ class Header:
             raise InputError.of("folder", folder, "the tensors of its adapter and head", f"{lacking[0]} is missing")
         for name, shape in self.shapes.items():
             if name not in wanted:
-                raise InputError.of("folder", folder, "tensors of its model", f"{name[:200]} is none")
+                raise InputError.of("folder", folder, "tensors of its model", f"{name} is none")
             model = wanted[name]
             if shape != tuple(model.shape):
                 why = f"size mismatch for {name}: its shape is {shape}"
                 raise InputError.of("folder", folder, f"the shape {tuple(model.shape)}", why)
             kind = self.kinds[name]
-            if not (kind in FLOATS if model.is_floating_point() else OTHERS.get(kind) == model.dtype):
+            if not _fits(kind, model.dtype):
                 raise InputError.of("folder", folder, f"a type for {model.dtype}", f"{name} has the type {kind}")
+
+
+def _fits(kind: str, *dtypes: torch.dtype) -> bool:
+    """Returns whether numbers of a file's type can be loaded into a tensor of at least one of these types."""
+    return any(kind in FLOATS if dtype.is_floating_point else OTHERS.get(kind) == dtype for dtype in dtypes)
 
 
 def check_numbers(folder: Path, tensors: Mapping[str, Tensor]) -> None:
