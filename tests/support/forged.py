@@ -139,6 +139,11 @@ FORGED: dict[str, tuple[str, Forge, str]] = {
     **{f"pattern: {key}": ("lora", card(LORA, **{key: value}), f"{key}=") for key, value in PATTERNS.items()},
     **{f"delta, pattern: {key}": ("delta", card(LORA, **{key: value}), f"{key}=") for key, value in PATTERNS.items()},
     **{f"merged: {key}": ("merged", card("config.json", **{key: value}), why) for key, (value, why) in CONFIGS.items()},
+    "a package to import": (  # peft 0.18 imports it
+        "lora",
+        card(LORA, megatron_config=FEATURES["megatron_config"], megatron_core=FEATURES["megatron_core"]),
+        "megatron_con|megatron_core",
+    ),
     "a list of slow patterns": ("lora", card(LORA, target_modules=[SLOW_PATTERN] * 3), "target_modules="),
     "more patterns than modules": (
         "lora",
