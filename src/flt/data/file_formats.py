@@ -37,16 +37,16 @@ CLASS_NAMES = ("class_names", "fine_names", "label_names")
 LONGEST_HEADER = 1 << 26
 """Largest number of characters of a CSV file's line of names."""
 ROWS = 8192
-"""Number of rows of a Parquet file that are read at once."""
+"""Number of rows of a Parquet file that are read at once, if they surely fit into the memory."""
 
 
-def _check_size(path: Path, size: int) -> None:
-    """Checks that an amount of data fits into the free memory.
+def _check_size(path: Path, size: int, room: int | None = None) -> None:
+    """Checks that an amount of data fits into an amount of memory, by default into what is free now.
 
     Raises:
         InputError: It doesn't fit.
     """
-    room = available_memory(torch.device("cpu"))
+    room = available_memory(torch.device("cpu")) if room is None else room
     if size > room:
         why = f"it needs {size / 1e9:.1f} GB of memory"
         raise InputError.of("data.path", path, f"data that fit into the {room / 1e9:.1f} GB that are free", why)
@@ -56,21 +56,43 @@ def _by_split(table: pa.Table) -> Splits:
     """Divides the rows of a table by its column `split`. Without this column, all rows belong to train."""
     table.validate(full=True)  # a damaged Parquet file may contain text that is no UTF-8
     if SPLIT not in table.column_names:
-        return {"train": datasets.Dataset(table)}
+        return {"train": _dataset(table)}
     names = pc.unique(table[SPLIT]).to_pylist()
-    return {str(name): datasets.Dataset(table.filter(pc.equal(table[SPLIT], name))) for name in names}
+    return {str(name): _dataset(table.filter(pc.equal(table[SPLIT], name))) for name in names}
+
+
+def _dataset(table: pa.Table) -> datasets.Dataset:
+    # Without a fingerprint, the library datasets would pickle the table to hash it, which takes several times its size.
+    return datasets.Dataset(table, fingerprint=datasets.fingerprint.generate_random_fingerprint())
 
 
 def _parquet(path: Path, choose: Choose) -> Splits:
     with pyarrow.parquet.ParquetFile(path) as file:
         columns = choose(file.schema_arrow.names)
-        _check_size(path, file.metadata.num_rows * len(columns))
-        batches = []
-        for batch in file.iter_batches(ROWS, columns=columns):
-            batches.append(batch)
-            _check_size(path, batch.nbytes)  # a few compressed bytes can stand for gigabytes
+        sizes, room = _chunk_sizes(file.metadata, columns), available_memory(torch.device("cpu"))
+        _check_size(path, sum(sizes) + file.metadata.num_rows * len(columns), room)
+        # A text may be written once and stand in every row, so that each row can be as large as the largest chunk.
+        rows = max(1, min(ROWS, room // max((1, *sizes))))
+        batches, few, size = list[pa.RecordBatch](), list[pa.RecordBatch](), 0
+        for batch in file.iter_batches(rows, columns=columns):
+            size += batch.nbytes
+            _check_size(path, size, room)  # the sizes in the file may be wrong
+            few.append(batch)
+            if sum(map(len, few)) >= ROWS:
+                batches += few if len(few) == 1 else [pa.concat_batches(few)]
+                few.clear()
+        batches += few
         schema = batches[0].schema if batches else file.schema_arrow
     return _by_split(pa.Table.from_batches(batches, schema))
+
+
+def _chunk_sizes(about: pyarrow.parquet.FileMetaData, columns: Sequence[str]) -> list[int]:
+    """Returns the decompressed size of each chunk of the columns, as a Parquet file states it."""
+    used = tuple(f"{name}." for name in columns)
+    paths = [about.schema.column(i).path for i in range(about.num_columns)]
+    chosen = [i for i, written in enumerate(paths) if f"{written}.".startswith(used)]
+    groups = map(about.row_group, range(about.num_row_groups))
+    return [group.column(i).total_uncompressed_size for group in groups for i in chosen]
 
 
 def _csv(path: Path, choose: Choose, delimiter: str = ",") -> Splits:
