@@ -264,7 +264,7 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         "data.path=data.parquet: image holds names of other files",
     ),
     "an image of too many pixels": (
-        file("data.parquet", lambda path: bombs.image_table(path, {"bytes": bombs.png(12_000, 12_000), "path": None})),
+        file("data.parquet", lambda path: bombs.image_table(path, {"bytes": bombs.png(20_000, 20_000), "path": None})),
         "data.image=<",
     ),
     "a picture as EPS": (

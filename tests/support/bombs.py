@@ -74,3 +74,23 @@ JSON: dict[str, Callable[[], str]] = {
     "another key in each row": lambda: "".join(ROW % (i % 2, f"c{i}", 1) for i in range(9_000)),
 }
 """Lines of JSON that let pyarrow crash, or take minutes."""
+
+
+def one_text(path: Path, characters: int, stated: int | None = None, column: str = "text") -> Path:
+    """A Parquet file of some kilobytes with one vast text, whose size the file may state wrongly."""
+    columns = {"text": ["a", "b"], "label": [0, 1], "other": ["x", "y"]}
+    table = pa.table({**columns, column: ["a" * characters, "b"]})
+    pyarrow.parquet.write_table(table, path, compression="zstd", use_dictionary=False)
+    if stated is not None:
+        about = pyarrow.parquet.read_metadata(path).row_group(0)
+        size = varint(about.column(table.column_names.index(column)).total_uncompressed_size)
+        path.write_bytes(path.read_bytes().replace(size, varint(stated, len(size))))
+    return path
+
+
+def varint(number: int, length: int = 0) -> bytes:
+    """A positive integer as the footer of a Parquet file has it, in so many bytes or as few as it takes."""
+    number, found = 2 * number, b""
+    while number >= 128 or len(found) + 1 < length:
+        number, found = number >> 7, found + bytes([number & 127 | 128])
+    return found + bytes([number])

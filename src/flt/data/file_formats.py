@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import mmap
-import re
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
 
 from flt.core.errors import InputError
 from flt.core.memory import available_memory
+from flt.data.json_columns import column_names, read_json
 from flt.data.used_columns import SPLIT
 
 Splits = dict[str, datasets.Dataset]
@@ -38,20 +36,17 @@ CLASS_NAMES = ("class_names", "fine_names", "label_names")
 """Usual keys of the array that contains the class names in an .npz file."""
 LONGEST_HEADER = 1 << 26
 """Largest number of characters of a CSV file's line of names."""
-DEEPEST, MOST_KEYS = 64, 5000
-"""Largest number of nested levels of a JSON file, and of different keys. pyarrow crashes on very deep ones."""
 ROWS = 8192
-"""Number of rows of a Parquet file that are read at once."""
-STRING = re.compile(rb'"((?:[^"\\]|\\.)*)"(\s*:)?', re.DOTALL)
+"""Number of rows of a Parquet file that are read at once, if they surely fit into the memory."""
 
 
-def _check_size(path: Path, size: int) -> None:
-    """Checks that an amount of data fits into the free memory.
+def _check_size(path: Path, size: int, room: int | None = None) -> None:
+    """Checks that an amount of data fits into an amount of memory, by default into what is free now.
 
     Raises:
         InputError: It doesn't fit.
     """
-    room = available_memory(torch.device("cpu"))
+    room = available_memory(torch.device("cpu")) if room is None else room
     if size > room:
         why = f"it needs {size / 1e9:.1f} GB of memory"
         raise InputError.of("data.path", path, f"data that fit into the {room / 1e9:.1f} GB that are free", why)
@@ -61,21 +56,43 @@ def _by_split(table: pa.Table) -> Splits:
     """Divides the rows of a table by its column `split`. Without this column, all rows belong to train."""
     table.validate(full=True)  # a damaged Parquet file may contain text that is no UTF-8
     if SPLIT not in table.column_names:
-        return {"train": datasets.Dataset(table)}
+        return {"train": _dataset(table)}
     names = pc.unique(table[SPLIT]).to_pylist()
-    return {str(name): datasets.Dataset(table.filter(pc.equal(table[SPLIT], name))) for name in names}
+    return {str(name): _dataset(table.filter(pc.equal(table[SPLIT], name))) for name in names}
+
+
+def _dataset(table: pa.Table) -> datasets.Dataset:
+    # Without a fingerprint, the library datasets would pickle the table to hash it, which takes several times its size.
+    return datasets.Dataset(table, fingerprint=datasets.fingerprint.generate_random_fingerprint())
 
 
 def _parquet(path: Path, choose: Choose) -> Splits:
     with pyarrow.parquet.ParquetFile(path) as file:
         columns = choose(file.schema_arrow.names)
-        _check_size(path, file.metadata.num_rows * len(columns))
-        batches = []
-        for batch in file.iter_batches(ROWS, columns=columns):
-            batches.append(batch)
-            _check_size(path, batch.nbytes)  # a few compressed bytes can stand for gigabytes
+        sizes, room = _chunk_sizes(file.metadata, columns), available_memory(torch.device("cpu"))
+        _check_size(path, sum(sizes) + file.metadata.num_rows * len(columns), room)
+        # A text may be written once and stand in every row, so that each row can be as large as the largest chunk.
+        rows = max(1, min(ROWS, room // max((1, *sizes))))
+        batches, few, size = list[pa.RecordBatch](), list[pa.RecordBatch](), 0
+        for batch in file.iter_batches(rows, columns=columns):
+            size += batch.nbytes
+            _check_size(path, size, room)  # the sizes in the file may be wrong
+            few.append(batch)
+            if sum(map(len, few)) >= ROWS:
+                batches += few if len(few) == 1 else [pa.concat_batches(few)]
+                few.clear()
+        batches += few
         schema = batches[0].schema if batches else file.schema_arrow
     return _by_split(pa.Table.from_batches(batches, schema))
+
+
+def _chunk_sizes(about: pyarrow.parquet.FileMetaData, columns: Sequence[str]) -> list[int]:
+    """Returns the decompressed size of each chunk of the columns, as a Parquet file states it."""
+    used = tuple(f"{name}." for name in columns)
+    paths = [about.schema.column(i).path for i in range(about.num_columns)]
+    chosen = [i for i, written in enumerate(paths) if f"{written}.".startswith(used)]
+    groups = map(about.row_group, range(about.num_row_groups))
+    return [group.column(i).total_uncompressed_size for group in groups for i in chosen]
 
 
 def _csv(path: Path, choose: Choose, delimiter: str = ",") -> Splits:
@@ -107,47 +124,16 @@ def _header(path: Path, delimiter: str) -> list[str]:
 
 def _json(path: Path, choose: Choose) -> Splits:
     _check_size(path, path.stat().st_size)
-    _check_json(path)
-    table = pyarrow.json.read_json(path, read_options=pyarrow.json.ReadOptions(block_size=_whole(path)))
-    return _by_split(table.select(choose(table.column_names)))
-
-
-def _check_json(path: Path) -> None:
-    """Checks the nesting and the keys of a JSON file, in which each row can add columns to all others.
-
-    Raises:
-        InputError: The file is nested too deeply, or has too many keys for its number of rows.
-    """
-    if not path.stat().st_size:
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        keys: set[bytes] = set()
-        for found in STRING.finditer(data):
-            if found[2] is not None:
-                keys.add(found[1])
-            if len(keys) > MOST_KEYS:
-                raise InputError.of("data.path", path, f"at most {MOST_KEYS} different keys")
-        depth = deepest = rows = 0
-        for piece in _without_strings(data):
-            change = np.isin(piece, (b"[", b"{")).astype(np.int64) - np.isin(piece, (b"]", b"}"))
-            levels = depth + np.cumsum(change)
-            rows += int(((levels == 0) & (change < 0)).sum())
-            depth, deepest = int(levels[-1]), max(deepest, int(levels.max()))
-    if deepest > DEEPEST:
-        raise InputError.of("data.path", path, f"at most {DEEPEST} nested levels")
-    _check_size(path, rows * len(keys))
-
-
-def _without_strings(data: Any) -> Iterator[NDArray[np.bytes_]]:
-    """Yields the characters of a JSON text that are outside of strings, in pieces."""
-    start, pieces, size = 0, [], 0
-    for found in STRING.finditer(data):
-        pieces.append(data[start : found.start()])
-        start, size = found.end(), size + len(pieces[-1])
-        if size > 1 << 20:
-            yield np.frombuffer(b"".join(pieces), "S1")
-            pieces, size = [], 0
-    yield np.frombuffer(b"".join([*pieces, data[start:], b" "]), "S1")
+    written, lacking = column_names(path), None
+    names = list(dict.fromkeys(written.values()))
+    try:
+        columns = choose(names)
+    except InputError as error:  # a fault of the file itself comes first
+        columns, lacking = names[:1], error
+    table = read_json(path, columns, written)
+    if lacking is not None:
+        raise lacking
+    return _by_split(table.select(columns))
 
 
 def _whole(path: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,15 @@ from datasets.features.features import require_decoding
 from flt.core.errors import InputError
 from flt.core.typed import first_line
 
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+AVIF = ("AVIF",) * (find_spec("PIL.AvifImagePlugin") is not None)
+"""The format AVIF, which earlier versions of Pillow can't decode."""
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", *AVIF)
 """Formats that are decoded. Pillow knows others too, and starts Ghostscript, for example, to decode EPS."""
-MOST_PIXELS = 1 << 26
-"""Largest number of pixels of an image. A few bytes can stand for billions."""
+MOST_PIXELS = 2 * 89_478_485
+"""Largest number of pixels of an image, about 13,000 x 13,000. A few bytes can stand for billions.
+
+Pillow has the same limit, but another library may have switched it off.
+"""
 
 
 def undecoded(split: datasets.Dataset, path: Path) -> datasets.Dataset:

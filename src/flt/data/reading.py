@@ -12,6 +12,7 @@ import datasets
 
 from flt.core.errors import InputError
 from flt.core.files import expand_user
+from flt.core.typed import first_line
 from flt.data.file_formats import SPLIT_NAMES, SUFFIXES, Choose, Splits
 from flt.data.images import undecoded
 from flt.data.used_columns import used_columns
@@ -75,7 +76,7 @@ def read_file(path: Path, choose: Choose) -> Splits:
     except Exception as error:  # each reader raises different exceptions for a damaged file
         allowed = f"a readable {path.suffix} file"
         if path.suffix not in TEXT:
-            raise InputError.of("data.path", path, allowed, _first_line(error)) from error
+            raise InputError.of("data.path", path, allowed, _said(error)) from error
         # "from None", because a log of the original error would show rows of the file
         raise InputError.of("data.path", path, allowed, _without_rows(error)) from None
     return _standard(read, str(path))
@@ -91,7 +92,7 @@ def read_hub(path: str, subset: str | None) -> Splits:
         splits = datasets.load_dataset(path, subset)
     except Exception as error:  # the hub, the network and the readers raise dozens of unrelated exceptions
         allowed = "a data set on the hub that can be reached, with the right data.subset"
-        raise InputError.of("data.path", path, allowed, _first_line(error)) from error
+        raise InputError.of("data.path", path, allowed, _said(error)) from error
     return _standard(splits, path)
 
 
@@ -114,5 +115,5 @@ def _without_rows(error: Exception) -> str:
     return ": ".join(part for part in (type(error).__name__, ", ".join(filter(None, parts))) if part)
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no details'}"
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
