@@ -77,11 +77,11 @@ def export(
         The folder that was written.
 
     Raises:
-        InputError: A link is in the place of this folder.
+        InputError: Others have put something in the place of this folder, or of a file or folder in it.
         OSError: The folder can't be written.
     """
     name = kind(layout, state, base)
-    with unfinished(folder) as temporary:
+    with unfinished(folder, name) as temporary:
         for model in of_groups(layout, state) if models is None else models:
             target, own, tensors = temporary / model.folder, layout.for_head(model.head), model.tensors
             target.mkdir(parents=True, exist_ok=True)
