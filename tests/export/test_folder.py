@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flt.core.errors import InputError
+from flt.export import folder
 from flt.export.folder import EXPORTS, finish, is_export, remove_export, remove_unfinished, unfinished
 
 MINE = (
@@ -27,14 +27,14 @@ class Killed(BaseException):
     """Stands for the end of a process that is killed: nothing is done after it."""
 
 
-def lay(folder: Path, names: tuple[str, ...], text: str) -> None:
+def lay(place: Path, names: tuple[str, ...], text: str) -> None:
     for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
 
 
-def files(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+def files(place: Path) -> dict[str, str]:
+    return {path.relative_to(place).as_posix(): path.read_text() for path in place.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -48,25 +48,27 @@ def run(tmp_path: Path) -> Path:
 
 
 def export(run: Path, names: tuple[str, ...] = ("config.json", "group_1/adapter_config.json")) -> None:
-    with unfinished(run, "adapter") as built:
+    with unfinished(run) as built:
         lay(built, names, "new")
         finish(built, run / "adapter")
 
 
-def kill(monkeypatch: pytest.MonkeyPatch, of: str, call: int, run: Path) -> None:
-    """Writes an export in a process that is killed at a certain call of a method of paths."""
-    calls, method = [], getattr(Path, of)
+def kill(monkeypatch: pytest.MonkeyPatch, call: int, run: Path) -> None:
+    """Writes an export in a process that is killed before a certain one of its renames."""
+    calls, rename = [], Path.rename
 
-    def killed(self: Path, *arguments: object) -> object:
+    def killed(self: Path, target: Path) -> Path:
         calls.append(self)
         if len(calls) >= call:
             raise Killed
-        return method(self, *arguments)
+        return rename(self, target)
 
-    with monkeypatch.context() as patch, contextlib.suppress(Killed):
-        patch.setattr(Path, of, killed)
-        patch.setattr("flt.export.folder._give_up", lambda *_: None)
-        export(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        for of in ("_give_up", "_discard"):
+            patch.setattr(folder, of, lambda *_: None)
+        with pytest.raises(Killed):
+            export(run)
 
 
 def test_only_what_an_export_writes_is_removed_and_only_where_it_writes(run: Path) -> None:
@@ -114,18 +116,18 @@ def test_what_others_put_in_the_place_of_the_export_is_a_line_and_all_stays(
     assert [path.name for path in run.iterdir()] == ["adapter"]
 
 
-@pytest.mark.parametrize("call", range(1, 14))
+@pytest.mark.parametrize("call", range(1, 15))
 def test_a_kill_while_an_export_is_finished_strands_no_file_of_others(
     call: int, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {name: text for name, text in files(run / "adapter").items() if text == "mine"}
-    kill(monkeypatch, "rename", call, run)
+    kill(monkeypatch, call, run)
     remove_unfinished(run)
     found = files(run / "adapter")
     assert {name: text for name, text in found.items() if text == "mine"} == before
     assert (run / "adapter" / "empty").is_dir()
     assert [path.name for path in run.iterdir()] == ["adapter"]
-    assert not is_export(run / "adapter")
+    assert is_export(run / "adapter") == (call == 1)  # the old one, which nothing has replaced yet
     export(run)
     assert is_export(run / "adapter")
 
@@ -145,6 +147,15 @@ def test_an_error_while_an_export_is_finished_strands_no_file_of_others(
         export(run)
     assert set(MINE) <= files(run / "adapter").keys()
     assert [path.name for path in run.iterdir()] == ["adapter"]
+
+
+def test_what_a_kill_leaves_of_an_export_that_is_being_written_goes(run: Path) -> None:
+    before = files(run)
+    left = run / ".export-0123456789abcdef"
+    lay(left, ("config.json", ".tmpNIIuw4", "group_1/.tmp0aB9zZ"), "half")
+    remove_unfinished(run)
+    assert files(run) == before
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("target", EXPORTS)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flt.core.errors import InputError
-from flt.core.files import check_no_link, is_regular
+from flt.core.files import check_no_link, is_regular, remove_file
 from flt.export.places import SUBFOLDER
 
 EXPORTS = ("adapter", "model")
@@ -24,25 +24,20 @@ _OWN = re.compile(
 
 
 @contextlib.contextmanager
-def unfinished(run: Path, name: str) -> Iterator[Path]:
+def unfinished(run: Path) -> Iterator[Path]:
     """Creates a folder with a random name in a run's folder, to which an export is first written.
 
     If an error is raised in the with block, the folder is removed.
 
-    Args:
-        run: Folder of the run.
-        name: Name of the folder that the export will have, one of EXPORTS.
-
     Raises:
         OSError: The folder can't be created.
     """
-    folder = run / f".export-{name}-{secrets.token_hex(8)}"
+    folder = run / f".export-{secrets.token_hex(8)}"
     folder.mkdir()
     try:
         yield folder
     except BaseException:
-        with contextlib.suppress(OSError):  # the next start of the run removes the folder
-            _give_up(folder, run / name)
+        _discard(folder)
         raise
 
 
@@ -56,17 +51,24 @@ def finish(built: Path, target: Path) -> Path:
         InputError: ``target`` is a link, or others have put something in the place of a file or folder of the export.
     """
     check_no_link(target)
-    places = {path: built / path.relative_to(target) for path in _of_others(target)}
-    for path, place in places.items():
-        if os.path.lexists(place):
-            where = path.relative_to(target.parent).as_posix()
+    others = [path.relative_to(target) for path in _of_others(target)]
+    for path in others:
+        if os.path.lexists(built / path):
+            where = f"{target.name}/{path.as_posix()}"
             raise InputError.of("export", where, "a file or folder that flt wrote, or nothing")
-    remove_export(target)
-    for path, place in places.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(place)
-    remove_export(target)  # the folders that are now empty
-    return built.rename(target)  # atomic: the folder is complete or absent
+    # The new name says where the files of others belong, should this process be killed before they are there again.
+    built = built.rename(built.with_name(f".export-{target.name}-{secrets.token_hex(8)}"))
+    try:
+        remove_export(target)
+        for path in others:
+            (built / path).parent.mkdir(parents=True, exist_ok=True)
+            (target / path).rename(built / path)
+        remove_export(target)  # the folders that are now empty
+        return built.rename(target)  # atomic: the folder is complete or absent
+    except BaseException:
+        with contextlib.suppress(OSError):  # the next start of the run tries it again
+            _give_up(built, target)
+        raise
 
 
 def remove_export(folder: Path) -> None:
@@ -98,7 +100,7 @@ def remove_unfinished(run: Path) -> None:
             if found["target"]:
                 _give_up(path, run / found["target"])
             else:
-                remove_export(path)
+                _discard(path)
 
 
 def is_export(folder: Path) -> bool:
@@ -106,8 +108,16 @@ def is_export(folder: Path) -> bool:
     return any(_is_own(path) for place in _folders(folder) for path in place.iterdir())
 
 
+def _discard(folder: Path) -> None:
+    """Removes an export that wasn't written completely. safetensors may have left temporary files in it."""
+    for place in _folders(folder):
+        for path in place.glob(".tmp" + 6 * "[0-9A-Za-z]"):
+            remove_file(path)
+    remove_export(folder)
+
+
 def _give_up(built: Path, target: Path) -> None:
-    """Removes an unfinished export, and moves the files of others in it to ``target``, where :func:`finish` took them.
+    """Removes an export that :func:`finish` was to put in place, and moves the files of others in it to ``target``.
 
     What has been replaced in ``target`` meanwhile stays in ``built``.
     """

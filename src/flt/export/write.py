@@ -81,7 +81,7 @@ def export(
         OSError: The folder can't be written.
     """
     name = kind(layout, state, base)
-    with unfinished(folder, name) as temporary:
+    with unfinished(folder) as temporary:
         for model in of_groups(layout, state) if models is None else models:
             target, own, tensors = temporary / model.folder, layout.for_head(model.head), model.tensors
             target.mkdir(parents=True, exist_ok=True)
