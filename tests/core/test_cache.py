@@ -443,3 +443,23 @@ def test_without_a_home_the_cache_needs_a_folder_in_a_line(monkeypatch: pytest.M
     monkeypatch.setattr(os.path, "expanduser", str)
     with pytest.raises(InputError, match="^FLT_CACHE=<not set>: this user has no home folder; allowed is a folder"):
         cache.folder()
+
+
+def test_another_user_s_entries_are_a_line_that_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real, user = make("a"), os.open, os.geteuid()
+    cache.release()
+
+    def refused(file: Path, *arguments: int, **more: int) -> int:
+        if Path(file).is_relative_to(folder / "tokens"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return real(file, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(
+        InputError, match=f"^FLT_CACHE={folder}: .*Permission denied: '{path}'; allowed is a folder that"
+    ):
+        cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM)
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    why = f"another user made {path}, and tokens/ and prefix/ are readable for their owner only"
+    with pytest.raises(InputError, match=f"^FLT_CACHE={folder}: {why}; allowed is a folder of your own$"):
+        cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM)

@@ -35,6 +35,7 @@ from flt.core.cache_folders import (
     remove_unfinished,
     remove_unused,
     size_of,
+    unusable,
 )
 from flt.core.errors import InputError
 from flt.core.files import PRIVATE_FOLDER, make_private, make_tree_private
@@ -116,17 +117,17 @@ def get_or_build(kind: str, about: Mapping[str, Any], build: Callable[[Path], No
             entries are removed until the new entry fits.
 
     Raises:
-        InputError: There isn't enough space, or the cache can't be written.
+        InputError: There isn't enough space, or the cache can't be read or written.
     """
     path = folder() / kind / _key(about)
     _used.add(path)
-    if not _found(path):
-        with _locked(path):
-            if not _found(path):  # another process may have built the entry while this one waited
-                _make_room(path, size, limit)
-                with _writing():
+    with _reported():
+        if not _found(path):
+            with _locked(path):
+                if not _found(path):  # another process may have built the entry while this one waited
+                    _make_room(path, size, limit)
                     _build(path, about, build)
-                hold(path)
+                    hold(path)
     with contextlib.suppress(OSError, InputError):  # a read-only cache is still useful, and so is a link to a folder
         os.utime(path / ABOUT)
         make_private(path.parent)
@@ -222,15 +223,14 @@ def _backbones() -> list[Entry]:
 def _locked(path: Path) -> Iterator[None]:
     """Holds the lock of an entry inside the with block. If the process dies, the operating system releases the lock."""
     held = lock(path)
-    with _writing():
-        folder().mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        if not path.parent.is_symlink():
-            make_private(path.parent)
-        try:
-            held.acquire(blocking=False)
-        except Timeout:
-            _log.info("waiting for another process, which is making %s", path.name)
-            held.acquire()
+    folder().mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    if not path.parent.is_symlink():
+        make_private(path.parent)
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        _log.info("waiting for another process, which is making %s", path.name)
+        held.acquire()
     try:
         yield
     finally:
@@ -238,12 +238,12 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _writing() -> Iterator[None]:
+def _reported() -> Iterator[None]:
     """Turns an error of the file system, such as a full or read-only disk, into an InputError."""
     try:
         yield
     except OSError as error:
-        raise InputError.of("FLT_CACHE", folder(), "a folder that can be written", str(error)) from error
+        raise unusable(folder(), error) from error
 
 
 def _build(path: Path, about: Mapping[str, Any], build: Callable[[Path], None]) -> None:

@@ -49,6 +49,22 @@ def folder() -> Path:
     return parent.absolute() / "flt"
 
 
+def unusable(root: Path, error: OSError) -> InputError:
+    """Builds the error for a cache folder that can't be read or written. It says so if another user owns the entries.
+
+    Args:
+        root: The cache folder.
+        error: Error of the file system.
+    """
+    path = Path(error.filename) if isinstance(error.filename, str) else root
+    for place in (path, *path.parents) if isinstance(error, PermissionError) else ():
+        with contextlib.suppress(OSError):  # a folder in a folder that can't be read
+            if place.is_relative_to(root) and place.stat().st_uid != os.geteuid():
+                why = f"another user made {place}, and tokens/ and prefix/ are readable for their owner only"
+                return InputError.of("FLT_CACHE", root, "a folder of your own", why)
+    return InputError.of("FLT_CACHE", root, "a folder that can be read and written", str(error))
+
+
 def kind_folders(root: Path) -> list[Path]:
     """Returns the folders of entries in a cache folder. Links are left out."""
     return [path for kind in KINDS if (path := root / kind).is_dir() and not path.is_symlink()]

@@ -32,24 +32,28 @@ def hold(folder: Path) -> bool:
 
     Returns:
         False if there is no such folder.
+
+    Raises:
+        OSError: The folder can't be opened for another reason.
     """
     if fcntl is None:
         return folder.is_dir()
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
         return False
     let_go(folder)
+    there = False
     try:
         # Waits for a process that is just removing the folder. Afterwards the folder may be gone, or a new one.
         _lock(descriptor, fcntl.LOCK_SH)
-        there = os.path.samestat(os.fstat(descriptor), os.stat(folder))
-    except FileNotFoundError:
-        there = False
-    if there:
-        _held[folder] = descriptor
-    else:
-        os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            there = os.path.samestat(os.fstat(descriptor), os.stat(folder))
+    finally:
+        if there:
+            _held[folder] = descriptor
+        else:
+            os.close(descriptor)
     return there
 
 
