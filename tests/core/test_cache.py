@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from flt.core import cache
+from flt.core.cache_folders import lock
 from flt.core.errors import InputError
 from flt.core.locks import let_go
 
@@ -463,3 +465,12 @@ def test_another_user_s_entries_are_a_line_that_says_why(folder: Path, monkeypat
     why = f"another user made {path}, and tokens/ and prefix/ are readable for their owner only"
     with pytest.raises(InputError, match=f"^FLT_CACHE={folder}: {why}; allowed is a folder of your own$"):
         cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM)
+
+
+def test_an_entry_that_another_process_is_just_looking_at_is_removed_all_the_same() -> None:
+    path = make("a")
+    looking = FileLock(lock(path).lock_file, thread_local=False)
+    looking.acquire()
+    threading.Timer(0.2, looking.release).start()
+    cache.release(keep=False)
+    assert not path.exists()

@@ -43,6 +43,11 @@ from flt.core.locks import hold, let_go, unlock, unused
 
 BYTES_PER_GB = 1e9
 HOUR = 3600
+WAIT = 1.0
+"""Seconds for which the removal of an entry at the end of a run waits for another process that is removing it.
+
+Of several processes that end at once, only the last one finds the entry unused. It mustn't skip the entry because
+another process is just looking whether the entry is unused."""
 _used: set[Path] = set()
 """Folders of the entries that this process has used since the last call of `release`."""
 _log = logging.getLogger(__name__)
@@ -165,7 +170,7 @@ def clear(kind: str | None = None) -> int:
 
 
 def release(keep: bool = True) -> None:
-    """Ends the use of all entries that this process has used so far. Called at the end of a run.
+    """Ends the use of all entries that this process has used so far. Each process of a run calls it at its end.
 
     Args:
         keep: False: these entries are removed, except for embedded backbones and for entries that other processes use.
@@ -174,7 +179,7 @@ def release(keep: bool = True) -> None:
     _used.clear()
     let_go()
     for path in () if keep else used:
-        remove_unused(path)
+        remove_unused(path, WAIT)
 
 
 def _key(about: Mapping[str, Any]) -> str:

@@ -85,11 +85,16 @@ def lock(path: Path) -> FileLock:
     return FileLock(path.with_name(f".{path.name}.lock"), mode=PRIVATE_FILE)
 
 
-def remove_unused(path: Path) -> int:
-    """Removes an entry unless a process uses it or is building it. Returns the number of bytes freed."""
+def remove_unused(path: Path, wait: float = 0) -> int:
+    """Removes an entry unless a process uses it or is building it. Returns the number of bytes freed.
+
+    Args:
+        path: Folder of the entry.
+        wait: Seconds to wait for another process that has the entry's lock.
+    """
     held, freed = lock(path), 0
     with contextlib.suppress(Timeout, OSError):
-        held.acquire(blocking=False)
+        held.acquire(timeout=wait)
         with unused(path) as free:
             freed = remove(path) if free else 0
         unlock(held)
