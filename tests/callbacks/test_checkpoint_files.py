@@ -316,12 +316,12 @@ def test_a_manifest_that_others_put_in_the_place_of_the_run_s_own_during_the_run
     assert {"round_0003.json", "round_0003_end.safetensors"} <= names(folder)
 
 
-@pytest.mark.parametrize("place", ["checkpoints", "clients"])
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/clients"])
 @pytest.mark.parametrize("moment", ["at the start", "during the run"])
 def test_a_link_in_the_place_of_a_folder_is_refused_and_its_target_stays(
     place: str, moment: str, folder: Path, tmp_path: Path
 ) -> None:
-    linked = folder if place == "checkpoints" else folder / "clients"
+    linked = folder.parent / place
     mine = tmp_path / "mine"
     (mine / "clients").mkdir(parents=True)
     for name in ("model.safetensors", "clients/mine.txt", "1_0_0001.safetensors"):

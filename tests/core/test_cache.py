@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -474,3 +475,20 @@ def test_an_entry_that_another_process_is_just_looking_at_is_removed_all_the_sam
     threading.Timer(0.2, looking.release).start()
     cache.release(keep=False)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_files_have_no_locks_an_entry_is_used_but_not_made(
+    number: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    path = make("a")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM) == path
+    with pytest.raises(
+        InputError, match=rf"^FLT_CACHE={folder}: .*; allowed is a folder .*, on a file system with lock"
+    ):
+        cache.get_or_build("tokens", {"of": "b"}, never, 10, ROOM)
+    assert list((folder / "tokens").iterdir()) == [path]

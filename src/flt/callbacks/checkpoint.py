@@ -151,8 +151,8 @@ class Checkpoint(FedCallback):
         return reported("checkpoints", self.folder.absolute().parent.name, allowed)
 
     def _check_links(self) -> None:
-        for folder in (self.folder, self.folder / FOLDER):
-            check_no_link(folder)
+        check_no_link(self.folder)
+        check_no_link(self.folder / FOLDER, f"{self.folder.name}/{FOLDER}")
 
     def _prepare(self) -> None:
         """Creates the folder if it is missing. The run's folder itself isn't created again if somebody removed it."""

@@ -39,7 +39,7 @@ from flt.core.cache_folders import (
 )
 from flt.core.errors import InputError
 from flt.core.files import PRIVATE_FOLDER, make_private, make_tree_private
-from flt.core.locks import hold, let_go, unlock, unused
+from flt.core.locks import acquire, hold, let_go, unlock, unused
 
 BYTES_PER_GB = 1e9
 HOUR = 3600
@@ -232,10 +232,10 @@ def _locked(path: Path) -> Iterator[None]:
     if not path.parent.is_symlink():
         make_private(path.parent)
     try:
-        held.acquire(blocking=False)
+        acquire(held)
     except Timeout:
         _log.info("waiting for another process, which is making %s", path.name)
-        held.acquire()
+        acquire(held, timeout=-1)
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from flt.core.errors import InputError
 from flt.core.files import PRIVATE_FILE, expand_user
-from flt.core.locks import unlock, unused
+from flt.core.locks import NoLocksError, acquire, unlock, unused
 
 ABOUT = "entry.json"
 """Name of the file that contains the description and the size of an entry."""
@@ -62,7 +62,10 @@ def unusable(root: Path, error: OSError) -> InputError:
             if place.is_relative_to(root) and place.stat().st_uid != os.geteuid():
                 why = f"another user made {place}, and tokens/ and prefix/ are readable for their owner only"
                 return InputError.of("FLT_CACHE", root, "a folder of your own", why)
-    return InputError.of("FLT_CACHE", root, "a folder that can be read and written", str(error))
+    allowed = "a folder that can be read and written"
+    if isinstance(error, NoLocksError):
+        allowed += ", on a file system with locks"
+    return InputError.of("FLT_CACHE", root, allowed, str(error))
 
 
 def kind_folders(root: Path) -> list[Path]:
@@ -94,7 +97,7 @@ def remove_unused(path: Path, wait: float = 0) -> int:
     """
     held, freed = lock(path), 0
     with contextlib.suppress(Timeout, OSError):
-        held.acquire(timeout=wait)
+        acquire(held, wait)
         with unused(path) as free:
             freed = remove(path) if free else 0
         unlock(held)
@@ -129,7 +132,7 @@ def remove_unfinished(parent: Path, but: Path | None = None) -> int:
             continue
         held = lock(path)
         with contextlib.suppress(Timeout, OSError):
-            held.acquire(blocking=False)
+            acquire(held)
             freed += size_of(leftover) if leftover.is_dir() else 0
             shutil.rmtree(leftover, ignore_errors=True)
             unlock(held)

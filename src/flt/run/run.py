@@ -252,9 +252,9 @@ class Run:
 
     def _claim(self) -> str:
         """Takes the lock of the run's folder, so that no other process can train the run. Returns the folder."""
-        folder = folder_of(self.cfg)
-        self._lock = lock(folder)
-        tidy(folder)
+        folder, root = folder_of(self.cfg), self.cfg.root if self.cfg.resume is None else None
+        self._lock = lock(folder, root)
+        tidy(folder, root)
         return str(folder)
 
     def _record_engine(self, engine: dict[str, Any]) -> None:
