@@ -19,6 +19,7 @@ from flt.core.files import (
     write_atomically,
 )
 from flt.core.locks import NoLocksError, acquire
+from flt.core.plain_yaml import DEEPEST, LARGEST, MOST, check
 from flt.export.folder import EXPORTS, remove_unfinished
 from flt.run.compose import to_yaml
 from flt.run.schema import TrainConfig
@@ -36,6 +37,7 @@ def folder_of(cfg: TrainConfig) -> Path:
     """Returns the run's folder. For a new run, first creates this folder and writes the configuration into it."""
     if cfg.resume is not None:
         return Path(cfg.resume)
+    _text(cfg)  # checked before the folder is created
     parent = Path(cfg.root) / cfg.name
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -97,13 +99,29 @@ def record(folder: Path, cfg: TrainConfig) -> None:
     """Writes the configuration to config.yaml in the run's folder. A resume reads this file.
 
     Raises:
-        InputError: The folder can't be written.
+        InputError: The folder can't be written, or no resume would read so large a file.
     """
+    data = _text(cfg).encode()
     try:
-        write_atomically(folder / "config.yaml", to_yaml(dataclasses.replace(cfg, resume=None)).encode())
+        write_atomically(folder / "config.yaml", data)
     except OSError as error:
         key, value = _key(folder, cfg.root if cfg.resume is None else None)
         raise InputError.of(key, value, WRITABLE, system_message(error)) from error
+
+
+def _text(cfg: TrainConfig) -> str:
+    """Returns the content of config.yaml.
+
+    Raises:
+        InputError: The content is beyond the limits within which a resume reads it.
+    """
+    text = to_yaml(dataclasses.replace(cfg, resume=None))
+    try:
+        check(text)
+    except ValueError as error:
+        allowed = f"at most {LARGEST} bytes, {MOST} values and {DEEPEST} levels"
+        raise InputError.of("config.yaml", f"<{len(text)} characters>", allowed, str(error)) from error
+    return text
 
 
 def _key(folder: Path, root: str | None) -> tuple[str, str]:
