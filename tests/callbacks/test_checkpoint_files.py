@@ -222,16 +222,106 @@ def test_a_manifest_of_others_names_nothing_that_is_removed(folder: Path) -> Non
     others = {"format": 3, "round": 1, "state": "", "files": files, "private": [], "run": {"seed": 7}}
     (folder / "round_0001.json").write_text(json.dumps(sealed(others)))
     federation(folder, 4).fit()
+    assert json.loads((folder / "round_0001.json").read_text()) == sealed(others)
     assert (folder.parent / "x.safetensors").exists()
     assert (folder / "mine.safetensors").exists()
 
 
-@pytest.mark.parametrize("place", ["checkpoints", "clients"])
+def test_a_manifest_of_this_run_can_not_make_it_remove_what_is_no_state(folder: Path) -> None:
+    mine = ["../x.safetensors", "../round_0001.safetensors", "mine.safetensors", "clients/mine.safetensors"]
+    for name in mine:
+        (folder / name).write_bytes(b"mine")
+    manifest = read(folder, 1)
+    write(folder, {**manifest, "state": mine[1], "files": dict.fromkeys([*manifest["files"], *mine])})
+    federation(folder, 4).fit()
+    assert all((folder / name).read_bytes() == b"mine" for name in mine)
+
+
+def of_another_run(folder: Path, rounds: int) -> set[str]:
+    """Puts the checkpoints that another run wrote after some rounds beside this run's, and returns their names."""
+    other = folder.parent.parent / "other" / "checkpoints"
+    federation(other, rounds, {**SETTINGS, "seed": 1}).fit()
+    files = {f"round_{rounds:04d}.json", *read(other, rounds)["files"]}
+    for name in files:
+        shutil.copy(other / name, folder / name)
+    return files
+
+
+def test_another_run_s_whole_checkpoint_stays_and_counts_as_none_of_this_run_s(folder: Path) -> None:
+    theirs = of_another_run(folder, 1)
+    before = {name: (folder / name).read_bytes() for name in theirs}
+    federation(folder, 4).fit()
+    assert {name: (folder / name).read_bytes() for name in theirs} == before
+    manifests = {path.name for path in folder.glob("round_*.json")}
+    assert manifests == {"round_0001.json", "round_0003.json", "round_0004.json"}
+
+
+@pytest.mark.parametrize("rounds", [3, 5])
+def test_a_manifest_of_others_takes_no_place_among_those_that_are_kept(rounds: int, folder: Path) -> None:
+    """The foreign one lies between this run's, so it would be one of the two newest."""
+    federator = federation(folder, rounds)
+    checkpoint = next(callback for callback in federator.callbacks if isinstance(callback, Checkpoint))
+    checkpoint.keep = 3
+    (folder / "round_0001.json").write_text("notes")
+    (folder / "round_0000.json").write_text("notes")
+    federator.fit()
+    manifests = sorted(path.name for path in folder.glob("round_*.json"))
+    own = [f"round_{number:04d}.json" for number in range(max(2, rounds - 2), rounds + 1)]
+    assert manifests == ["round_0000.json", "round_0001.json", *own]
+
+
+@pytest.mark.parametrize("text", ["notes", "", "[]", "[" * 100_000], ids=len)
+def test_what_is_no_manifest_stays_whatever_it_is_called(text: str, folder: Path) -> None:
+    mine = ("round_0000.json", "round_0009.json")
+    for name in mine:
+        (folder / name).write_text(text)
+    for rounds in (3, 6):
+        federation(folder, rounds).fit()
+    assert all((folder / name).read_text() == text for name in mine)
+
+
+def test_a_damaged_manifest_is_passed_over_until_the_run_writes_it_again(folder: Path) -> None:
+    (folder / "round_0004.json").write_text("damaged")
+    for rounds, found in ((3, 2), (4, 3), (5, 4)):
+        federator = federation(folder, rounds)
+        assert federator.state.rounds == found
+        federator.fit()
+    assert {path.name for path in folder.glob("round_*.json")} == {"round_0004.json", "round_0005.json"}
+
+
+def test_a_manifest_that_is_damaged_after_this_process_wrote_it_goes_in_its_turn(folder: Path) -> None:
+    class Damaging(FedCallback):
+        def on_round_start(self, federator: Federator) -> None:
+            if federator.state.rounds == 3:
+                (folder / "round_0003.json").write_text("damaged")
+                (folder / "round_0002.json").write_text("damaged")
+
+    federator = federation(folder, 6)
+    federator.callbacks = [*federator.callbacks, Damaging()]
+    federator.fit()
+    assert {path.name for path in folder.glob("round_*.*")} == {
+        "round_0005.json", "round_0005.safetensors", "round_0006.json", "round_0006_end.safetensors",
+    }  # fmt: skip
+
+
+def test_a_manifest_that_others_put_in_the_place_of_the_run_s_own_during_the_run_stays(folder: Path) -> None:
+    class Replacing(FedCallback):
+        def on_round_start(self, federator: Federator) -> None:
+            if federator.state.rounds == 4:
+                of_another_run(folder, 3)
+
+    federator = federation(folder, 6)
+    federator.callbacks = [*federator.callbacks, Replacing()]
+    federator.fit()
+    assert {"round_0003.json", "round_0003_end.safetensors"} <= names(folder)
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/clients"])
 @pytest.mark.parametrize("moment", ["at the start", "during the run"])
 def test_a_link_in_the_place_of_a_folder_is_refused_and_its_target_stays(
     place: str, moment: str, folder: Path, tmp_path: Path
 ) -> None:
-    linked = folder if place == "checkpoints" else folder / "clients"
+    linked = folder.parent / place
     mine = tmp_path / "mine"
     (mine / "clients").mkdir(parents=True)
     for name in ("model.safetensors", "clients/mine.txt", "1_0_0001.safetensors"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -16,8 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from flt.core import cache
+from flt.core.cache_folders import lock
 from flt.core.errors import InputError
 from flt.core.locks import let_go
 
@@ -443,3 +446,49 @@ def test_without_a_home_the_cache_needs_a_folder_in_a_line(monkeypatch: pytest.M
     monkeypatch.setattr(os.path, "expanduser", str)
     with pytest.raises(InputError, match="^FLT_CACHE=<not set>: this user has no home folder; allowed is a folder"):
         cache.folder()
+
+
+def test_another_user_s_entries_are_a_line_that_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real, user = make("a"), os.open, os.geteuid()
+    cache.release()
+
+    def refused(file: Path, *arguments: int, **more: int) -> int:
+        if Path(file).is_relative_to(folder / "tokens"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return real(file, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(
+        InputError, match=f"^FLT_CACHE={folder}: .*Permission denied: '{path}'; allowed is a folder that"
+    ):
+        cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM)
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    why = f"another user made {path}, and tokens/ and prefix/ are readable for their owner only"
+    with pytest.raises(InputError, match=f"^FLT_CACHE={folder}: {why}; allowed is a folder of your own$"):
+        cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM)
+
+
+def test_an_entry_that_another_process_is_just_looking_at_is_removed_all_the_same() -> None:
+    path = make("a")
+    looking = FileLock(lock(path).lock_file, thread_local=False)
+    looking.acquire()
+    threading.Timer(0.2, looking.release).start()
+    cache.release(keep=False)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_files_have_no_locks_an_entry_is_used_but_not_made(
+    number: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    path = make("a")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM) == path
+    with pytest.raises(
+        InputError, match=rf"^FLT_CACHE={folder}: .*; allowed is a folder .*, on a file system with lock"
+    ):
+        cache.get_or_build("tokens", {"of": "b"}, never, 10, ROOM)
+    assert list((folder / "tokens").iterdir()) == [path]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from commands import finished_run, in_empty_folder, train
+from filelock import FileLock
 
 from flt.callbacks.checkpoint import Checkpoint
 from flt.core import cache
@@ -25,9 +28,10 @@ from flt.run.resume import fixed_settings
 from flt.server.federator import Federator
 
 HOLDER = """
-import pathlib, sys, time
-from flt.run.folder import lock
-held = lock(pathlib.Path(sys.argv[1]))
+import sys, time
+from filelock import FileLock
+held = FileLock(sys.argv[1])
+held.acquire()
 print(flush=True)
 time.sleep(120)
 """
@@ -43,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @contextlib.contextmanager
 def holder(run: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that trains the run."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, run], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, run / LOCK], stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
         assert process.stdout.readline() == b"\n"
@@ -53,8 +57,23 @@ def holder(run: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.communicate()
 
 
+def refusing(number: int) -> Callable[..., None]:
+    """A flock of a file system that refuses it."""
+
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return flock
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def taken(run: Path) -> FileLock:
+    held = lock(run)
+    assert held is not None
+    return held
 
 
 def test_the_second_process_is_refused_and_a_killed_one_leaves_no_lock() -> None:
@@ -67,8 +86,42 @@ def test_the_second_process_is_refused_and_a_killed_one_leaves_no_lock() -> None
         process.kill()
         process.wait()
         assert (run / LOCK).exists()
-        unlock(lock(run))
+        unlock(taken(run))
     assert [path.name for path in run.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_files_have_no_locks_a_run_goes_on_with_a_warning_and_leaves_no_lock(
+    number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    run = folder_of(load_config(["algo=fedit"]))
+    monkeypatch.setattr(fcntl, "flock", refusing(number))
+    assert lock(run) is None
+    assert lock(run, "here") is None  # as after a kill
+    why = f"no lock keeps other processes from training this run at once ({os.strerror(number)})"
+    assert [record.getMessage() for record in caplog.records] == [f"resume=version_0: {why}", f"root=here: {why}"]
+    assert [path.name for path in run.iterdir()] == ["config.yaml"]
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("root", "key"), [(None, "resume=version_0"), ("here", "root=here")])
+def test_an_error_of_the_lock_names_the_key_that_the_folder_comes_from(
+    root: str | None, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = folder_of(load_config(["algo=fedit"]))
+    monkeypatch.setattr(fcntl, "flock", refusing(errno.EIO))
+    with pytest.raises(InputError, match=f"^{key}: {os.strerror(errno.EIO)}; allowed is a folder that can be written$"):
+        lock(run, root)
+
+
+@pytest.mark.slow
+def test_a_run_where_files_have_no_locks_ends_and_is_resumed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOSYS))
+    assert train("algo=fedit") == 0
+    assert train("algo=fedit", "resume=last", "rounds=2") == 0
+    assert sum("no lock keeps other processes" in record.getMessage() for record in caplog.records) == 2
 
 
 def test_a_lock_that_is_a_link_is_refused_and_its_target_stays(folder: Path) -> None:
@@ -91,7 +144,9 @@ def test_a_link_in_the_place_of_a_folder_of_the_run_is_refused(place: str, folde
         run.rename(folder / "away")
     mine.mkdir()
     linked.symlink_to(mine)
-    with pytest.raises(InputError, match=f"^{linked.name}=<link>: no link is followed here; allowed is the run's own"):
+    with pytest.raises(
+        InputError, match=f"^{place or run.name}=<link>: no link is followed here; allowed is the run's own"
+    ):
         lock(run)
     assert not list(mine.iterdir())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,15 @@ from pathlib import Path
 import bombs
 import pytest
 
+from flt.core import plain_yaml
 from flt.core.errors import InputError
+from flt.core.plain_yaml import LARGEST
+from flt.core.typed import typed
+from flt.data.config import DataConfig
 from flt.run import compose, resume
 from flt.run.compose import load_config, to_yaml
-from flt.run.resume import LARGEST, configure
+from flt.run.folder import folder_of
+from flt.run.resume import configure
 
 SAVED: dict[str, tuple[Callable[[str], str], str]] = {
     "aliases": (lambda text: f"{bombs.ALIASES}{text}", "it contains aliases, or more than 30 levels"),
@@ -73,3 +79,49 @@ def test_many_missing_keys_compose_the_defaults_once(tmp_path: Path, monkeypatch
 def test_an_experiments_keys_are_found_however_its_name_is_quoted(name: str) -> None:
     assert "partition" in set(resume._given([f"experiment={name}"]))
     assert set(resume._given(["experiment=null"])) == {"experiment"}
+
+
+TEXTS = ["pay ${amount}", "${oc.env:HOME}", "a \\${b} \\\\${c}", "${", "\\\\ ${a}${a}", "{a}: $ {b} \\n", "\n${x}\n"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_run_with_a_dollar_sign_and_a_brace_in_a_prompt_can_be_resumed(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = load_config(["algo=fedit"])
+    cfg = dataclasses.replace(cfg, data={**cfg.data, "prompts": [text], "of": {text: text}})
+    folder_of(cfg)
+    saved = configure(["algo=fedit", "resume=last"])
+    assert saved.data == cfg.data
+    again = dataclasses.replace(saved, resume=None)
+    assert to_yaml(again) == to_yaml(cfg)
+
+
+def test_a_prompt_that_the_command_repeats_with_its_escapes_is_that_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompts = r"data.prompts=['pay \${amount}']"
+    cfg = load_config(["algo=fedit", prompts])
+    assert cfg.data["prompts"] == ["pay ${amount}"]
+    assert typed(DataConfig, {"prompts": cfg.data["prompts"]}, "data").prompts == ["pay ${amount}"]
+    folder_of(cfg)
+    assert configure(["algo=fedit", "resume=last", prompts]).data == cfg.data
+
+
+@pytest.mark.parametrize(("limit", "value"), [("LARGEST", 2000), ("MOST", 100), ("DEEPEST", 1)])
+def test_a_configuration_that_no_resume_would_read_is_refused_before_there_is_a_folder(
+    limit: str, value: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plain_yaml, limit, value)
+    with pytest.raises(
+        InputError, match=r"^config.yaml=<\d+ characters>: it .*; allowed is at most \d+ bytes, \d+ values"
+    ):
+        folder_of(load_config(["algo=fedit"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_as_many_ranks_as_a_large_run_has_are_within_the_limits() -> None:
+    plain_yaml.check("ranks:\n" + "- 4\n" * 250_000)

@@ -31,8 +31,9 @@ from flt.callbacks.checkpoint_files import (
     identity,
     manifests_of,
     newest,
+    remove_state,
+    run_of,
     sealed,
-    written_by,
 )
 from flt.core.errors import InputError
 from flt.core.files import (
@@ -79,6 +80,7 @@ class Checkpoint(FedCallback):
         self.folder, self.keep = folder, keep
         self.settings: dict[str, Any] = json.loads(json.dumps(settings or {}))  # as they will be read from a file
         self._last: str | None = None  # name of the newest manifest that this process wrote, if any
+        self._own: set[str] = set()  # names of the manifests in the folder that are known to be of this run
         self._replaced: dict[str, list[str]] = {}  # manifest -> client-state files that no newer manifest names
 
     def on_fit_start(self, federator: Federator) -> None:
@@ -149,8 +151,8 @@ class Checkpoint(FedCallback):
         return reported("checkpoints", self.folder.absolute().parent.name, allowed)
 
     def _check_links(self) -> None:
-        for folder in (self.folder, self.folder / FOLDER):
-            check_no_link(folder)
+        check_no_link(self.folder)
+        check_no_link(self.folder / FOLDER, f"{self.folder.name}/{FOLDER}")
 
     def _prepare(self) -> None:
         """Creates the folder if it is missing. The run's folder itself isn't created again if somebody removed it."""
@@ -190,36 +192,53 @@ class Checkpoint(FedCallback):
         return hashlib.sha256(data).hexdigest()
 
     def _tidy(self, last: str, whole: bool) -> None:
-        """Removes old manifests and the files of this run that no remaining manifest names.
+        """Removes old manifests of this run, and the files of this run that no remaining manifest of it names.
 
         Manifests are removed before the files that they name, so that no manifest ever names a missing file. Manifests
-        newer than ``last`` are removed too. They are damaged, since the run would otherwise have resumed from them.
-        Files that this run didn't write stay, and so do links and folders.
+        newer than ``last`` are removed too. A file that they name is damaged, since the run would otherwise have
+        resumed from them. Files that this run didn't write stay, and so do links and folders. A damaged manifest of an
+        earlier process stays until the run writes this manifest again, because it doesn't say whose it is.
 
         Args:
             last: Name of the manifest that was just written.
             whole: If True, compares every file of the folder with the manifests. The comparison also finds files of
                 killed processes, but is slow for many clients. If False, removes only files that the process replaced.
         """
-        manifests = manifests_of(self.folder)
+        if whole:
+            self._own |= {path.stem for path in manifests_of(self.folder) if run_of(path) in ("", self.run)}
+        self._own.add(last)
+        manifests = [path for path in manifests_of(self.folder) if path.stem in self._own]
         done = [path.stem for path in manifests].index(last) + 1
         kept = manifests[max(0, done - self.keep) : done]
         written = {file for path in manifests for file in files_of(path, self.run)} if whole else set()
-        for path in set(manifests) - set(kept):
-            path.unlink()
-            for suffix in ("", END):
-                remove_file(self.folder / f"{path.stem}{suffix}.safetensors")
+        for path in manifests:
+            if path not in kept:
+                self._remove(path)
         if whole:
             named = {file for path in kept for file in files_of(path, self.run)}
             for path in [*self.folder.glob("*.safetensors"), *self.folder.glob(f"{FOLDER}/*.safetensors")]:
                 file = path.relative_to(self.folder).as_posix()
-                if file not in named and (file in written or written_by(path) == self.run):
-                    remove_file(path)
+                if file not in named:
+                    remove_state(path, self.run, named=file in written)
             return
         names = {path.stem for path in kept}
         for manifest in [name for name in self._replaced if name not in names]:
             for file in self._replaced.pop(manifest):
                 remove_file(self.folder / file)
+
+    def _remove(self, manifest: Path) -> None:
+        """Removes a manifest of this run and the server state that it names. Keeps what others have put in its place.
+
+        A damaged manifest is removed, because it is of this run: this process has written it, or read it before.
+        """
+        self._own.remove(manifest.stem)
+        if run_of(manifest) not in ("", self.run, None):
+            return
+        files = files_of(manifest, self.run)
+        manifest.unlink()
+        for suffix in ("", END):
+            file = f"{manifest.stem}{suffix}.safetensors"
+            remove_state(self.folder / file, self.run, named=file in files)
 
 
 def _keyed(callbacks: Iterable[FedCallback]) -> dict[str, FedCallback]:

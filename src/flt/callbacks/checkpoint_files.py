@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flt.core.errors import InputError, OtherRunError
-from flt.core.files import is_regular, system_message
+from flt.core.files import is_regular, remove_file, system_message
 from flt.protocol.field_types import fits
 from flt.protocol.messages import decode, message
 from flt.protocol.state import ServerState
@@ -90,11 +90,11 @@ def _read(path: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads(path.read_text())
+        whole = isinstance(manifest, dict) and manifest == sealed(manifest)
     except (ValueError, RecursionError) as error:
         raise InputError.of(path.name, "<damaged>", "the bytes that were written", str(error)) from error
     if not isinstance(manifest, dict):
         raise InputError.of(path.name, "<damaged>", "a manifest of flt")
-    whole = manifest == sealed(manifest)
     # A manifest in an old format has no checksum.
     if manifest.get("format", FORMAT) not in READABLE and (whole or "checksum" not in manifest):
         why, known = f"{path.name} was written by another version of flt", " and ".join(map(str, READABLE))
@@ -102,6 +102,17 @@ def _read(path: Path) -> dict[str, Any]:
     if not whole:
         raise InputError.of(path.name, "<damaged>", "the bytes that were written")
     return manifest
+
+
+def run_of(path: Path) -> str | None:
+    """Returns the identity of the run that wrote a manifest. None if this isn't known, as for a damaged manifest.
+
+    The identity is empty for a manifest of format 2, and for one of a run without an identity.
+    """
+    try:
+        return identity(_read(path).get("run", {}))
+    except (OSError, InputError, TypeError):
+        return None
 
 
 def files_of(path: Path, run: str) -> list[str]:
@@ -196,3 +207,16 @@ def written_by(path: Path) -> str | None:
         return getattr(decode(path.read_bytes()), "run", None)
     except (OSError, InputError):
         return None
+
+
+def remove_state(path: Path, run: str, named: bool) -> None:
+    """Removes a server state or client state of a run. Does nothing to a file of others.
+
+    Args:
+        path: The file.
+        run: Identity of the run.
+        named: Whether a manifest of the run names the file. Such a file may also be damaged, or have no identity.
+    """
+    names = CLIENT_STATE if path.parent.name == FOLDER else STATE
+    if names.fullmatch(path.name) and written_by(path) in ((run, "", None) if named else (run,)):
+        remove_file(path)

@@ -35,13 +35,19 @@ from flt.core.cache_folders import (
     remove_unfinished,
     remove_unused,
     size_of,
+    unusable,
 )
 from flt.core.errors import InputError
 from flt.core.files import PRIVATE_FOLDER, make_private, make_tree_private
-from flt.core.locks import hold, let_go, unlock, unused
+from flt.core.locks import acquire, hold, let_go, unlock, unused
 
 BYTES_PER_GB = 1e9
 HOUR = 3600
+WAIT = 1.0
+"""Seconds for which the removal of an entry at the end of a run waits for another process that is removing it.
+
+Of several processes that end at once, only the last one finds the entry unused. It mustn't skip the entry because
+another process is just looking whether the entry is unused."""
 _used: set[Path] = set()
 """Folders of the entries that this process has used since the last call of `release`."""
 _log = logging.getLogger(__name__)
@@ -116,17 +122,17 @@ def get_or_build(kind: str, about: Mapping[str, Any], build: Callable[[Path], No
             entries are removed until the new entry fits.
 
     Raises:
-        InputError: There isn't enough space, or the cache can't be written.
+        InputError: There isn't enough space, or the cache can't be read or written.
     """
     path = folder() / kind / _key(about)
     _used.add(path)
-    if not _found(path):
-        with _locked(path):
-            if not _found(path):  # another process may have built the entry while this one waited
-                _make_room(path, size, limit)
-                with _writing():
+    with _reported():
+        if not _found(path):
+            with _locked(path):
+                if not _found(path):  # another process may have built the entry while this one waited
+                    _make_room(path, size, limit)
                     _build(path, about, build)
-                hold(path)
+                    hold(path)
     with contextlib.suppress(OSError, InputError):  # a read-only cache is still useful, and so is a link to a folder
         os.utime(path / ABOUT)
         make_private(path.parent)
@@ -164,7 +170,7 @@ def clear(kind: str | None = None) -> int:
 
 
 def release(keep: bool = True) -> None:
-    """Ends the use of all entries that this process has used so far. Called at the end of a run.
+    """Ends the use of all entries that this process has used so far. Each process of a run calls it at its end.
 
     Args:
         keep: False: these entries are removed, except for embedded backbones and for entries that other processes use.
@@ -173,7 +179,7 @@ def release(keep: bool = True) -> None:
     _used.clear()
     let_go()
     for path in () if keep else used:
-        remove_unused(path)
+        remove_unused(path, WAIT)
 
 
 def _key(about: Mapping[str, Any]) -> str:
@@ -222,15 +228,14 @@ def _backbones() -> list[Entry]:
 def _locked(path: Path) -> Iterator[None]:
     """Holds the lock of an entry inside the with block. If the process dies, the operating system releases the lock."""
     held = lock(path)
-    with _writing():
-        folder().mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        if not path.parent.is_symlink():
-            make_private(path.parent)
-        try:
-            held.acquire(blocking=False)
-        except Timeout:
-            _log.info("waiting for another process, which is making %s", path.name)
-            held.acquire()
+    folder().mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    if not path.parent.is_symlink():
+        make_private(path.parent)
+    try:
+        acquire(held)
+    except Timeout:
+        _log.info("waiting for another process, which is making %s", path.name)
+        acquire(held, timeout=-1)
     try:
         yield
     finally:
@@ -238,12 +243,12 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _writing() -> Iterator[None]:
+def _reported() -> Iterator[None]:
     """Turns an error of the file system, such as a full or read-only disk, into an InputError."""
     try:
         yield
     except OSError as error:
-        raise InputError.of("FLT_CACHE", folder(), "a folder that can be written", str(error)) from error
+        raise unusable(folder(), error) from error
 
 
 def _build(path: Path, about: Mapping[str, Any], build: Callable[[Path], None]) -> None:

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from flt.core.errors import InputError
 from flt.core.files import PRIVATE_FILE, expand_user
-from flt.core.locks import unlock, unused
+from flt.core.locks import NoLocksError, acquire, unlock, unused
 
 ABOUT = "entry.json"
 """Name of the file that contains the description and the size of an entry."""
@@ -49,6 +49,25 @@ def folder() -> Path:
     return parent.absolute() / "flt"
 
 
+def unusable(root: Path, error: OSError) -> InputError:
+    """Builds the error for a cache folder that can't be read or written. It says so if another user owns the entries.
+
+    Args:
+        root: The cache folder.
+        error: Error of the file system.
+    """
+    path = Path(error.filename) if isinstance(error.filename, str) else root
+    for place in (path, *path.parents) if isinstance(error, PermissionError) else ():
+        with contextlib.suppress(OSError):  # a folder in a folder that can't be read
+            if place.is_relative_to(root) and place.stat().st_uid != os.geteuid():
+                why = f"another user made {place}, and tokens/ and prefix/ are readable for their owner only"
+                return InputError.of("FLT_CACHE", root, "a folder of your own", why)
+    allowed = "a folder that can be read and written"
+    if isinstance(error, NoLocksError):
+        allowed += ", on a file system with locks"
+    return InputError.of("FLT_CACHE", root, allowed, str(error))
+
+
 def kind_folders(root: Path) -> list[Path]:
     """Returns the folders of entries in a cache folder. Links are left out."""
     return [path for kind in KINDS if (path := root / kind).is_dir() and not path.is_symlink()]
@@ -69,11 +88,16 @@ def lock(path: Path) -> FileLock:
     return FileLock(path.with_name(f".{path.name}.lock"), mode=PRIVATE_FILE)
 
 
-def remove_unused(path: Path) -> int:
-    """Removes an entry unless a process uses it or is building it. Returns the number of bytes freed."""
+def remove_unused(path: Path, wait: float = 0) -> int:
+    """Removes an entry unless a process uses it or is building it. Returns the number of bytes freed.
+
+    Args:
+        path: Folder of the entry.
+        wait: Seconds to wait for another process that has the entry's lock.
+    """
     held, freed = lock(path), 0
     with contextlib.suppress(Timeout, OSError):
-        held.acquire(blocking=False)
+        acquire(held, wait)
         with unused(path) as free:
             freed = remove(path) if free else 0
         unlock(held)
@@ -108,7 +132,7 @@ def remove_unfinished(parent: Path, but: Path | None = None) -> int:
             continue
         held = lock(path)
         with contextlib.suppress(Timeout, OSError):
-            held.acquire(blocking=False)
+            acquire(held)
             freed += size_of(leftover) if leftover.is_dir() else 0
             shutil.rmtree(leftover, ignore_errors=True)
             unlock(held)

@@ -86,14 +86,20 @@ def is_regular(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def check_no_link(path: Path) -> None:
+def check_no_link(path: Path, name: str = "") -> None:
     """Checks that a path isn't a link. flt writes and removes files in its own folders, which no link may replace.
+
+    Args:
+        path: The path.
+        name: Name of the path in the error. If empty, the last part of the path.
 
     Raises:
         InputError: The path is a link.
     """
     if path.is_symlink():
-        raise InputError.of(path.absolute().name, "<link>", "the run's own folder or file", "no link is followed here")
+        raise InputError.of(
+            name or path.absolute().name, "<link>", "the run's own folder or file", "no link is followed here"
+        )
 
 
 def make_private(folder: Path) -> None:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flt.core.errors import InputError
+from flt.core.plain_yaml import escaped
 
 LARGEST = 1e30
 """Largest fraction in a setting. The weights are float32, and larger numbers times a factor don't fit into these."""
@@ -21,12 +22,13 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
 
     Args:
         kind: Dataclass to build.
-        settings: Values of the fields. A missing field gets its default.
+        settings: Values of the fields. A missing field gets its default. Only a config of OmegaConf has interpolations.
         prefix: Config key of the settings, such as ``rule``, for the text of an error.
 
     Raises:
         InputError: A setting isn't a field of the dataclass, or a value has the wrong type or is rejected.
     """
+    settings = settings if OmegaConf.is_config(settings) else escaped(settings)
     _check_numbers(OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings, prefix)
     try:
         schema: Any = kind  # mypy doesn't count type[Any] as hashable

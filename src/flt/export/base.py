@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from transformers.utils import cached_file
 
+from flt.core import plain_yaml
 from flt.core.errors import InputError
 from flt.core.files import last_name
 from flt.core.quiet import quiet_transformers
@@ -29,8 +30,6 @@ from flt.models.provenance import origin_of, set_origin
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
-LARGEST_RUN_CONFIG = 2**20
-"""Largest size in bytes of a run's configuration."""
 
 
 def base_of(folder: Path, source: str | None, model: nn.Module | None, held: Collection[str], header: Header) -> Any:
@@ -74,17 +73,13 @@ def place_of(folder: Path, name: str) -> str | None:
     """
     path = levels(folder)[-1].parent / "config.yaml"
     try:
-        if path.stat().st_size > LARGEST_RUN_CONFIG:
-            return None
-        text = path.read_text()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            return None  # a few nested aliases can stand for billions of entries
-        cfg = yaml.safe_load(text)
+        cfg = yaml.safe_load(plain_yaml.read(path))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):  # no file, or a file of another program
         return None
     model = cfg.get("model") if isinstance(cfg, dict) else None
     found = model.get("path") if isinstance(model, dict) else None
-    return found if isinstance(found, str) and last_name(found) == name else None
+    place = plain_yaml.unescaped(found) if isinstance(found, str) else None
+    return place if place is not None and last_name(place) == name else None
 
 
 def _loaded(folder: Path, source: str, about: Mapping[str, Any], held: Collection[str], export: Header) -> nn.Module:

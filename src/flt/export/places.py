@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from flt.export.metadata import LABEL_NAMES
 
 PLACES = ("group", "head", "client", "job")
 """Beginnings of the names of subfolders in an export, such as ``group`` in ``group_1``."""
+SUBFOLDER = re.compile(r"group_\d+(/head_[^/]+)?|head_[^/]+|client_\d+(/job_\d+)?")
+"""Pattern of the paths of subfolders in an export, see :mod:`flt.export.final_models`."""
 
 
 def label_names_folder(folder: Path) -> Path | None:

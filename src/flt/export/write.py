@@ -77,7 +77,7 @@ def export(
         The folder that was written.
 
     Raises:
-        InputError: A link is in the place of this folder.
+        InputError: Others have put something in the place of this folder, or of a file or folder in it.
         OSError: The folder can't be written.
     """
     name = kind(layout, state, base)

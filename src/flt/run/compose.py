@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from flt.core.errors import InputError
 from flt.core.files import expand_user, last_name
+from flt.core.plain_yaml import escaped
 from flt.core.typed import first_line, typed
 from flt.run.conf_groups import BASE, choices, config_folder, groups
 
@@ -101,8 +102,8 @@ def load_choice(group: str, name: str) -> DictConfig:
 
 
 def to_yaml(cfg: TrainConfig) -> str:
-    """Returns the resolved configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(cfg)))
+    """Returns the resolved configuration as YAML, of which OmegaConf makes the same configuration again."""
+    return OmegaConf.to_yaml(OmegaConf.create(escaped(dataclasses.asdict(cfg))))
 
 
 def flat(cfg: TrainConfig) -> dict[str, Any]:
@@ -132,8 +133,10 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
             with open_dict(cfg):
                 cfg.algo = cfg.hydra.runtime.choices.algo  # a resume compares the recipe; cfg.name may differ
                 del cfg["hydra"]
-            OmegaConf.resolve(cfg)
-            return cfg
+            # Texts stay escaped. OmegaConf.resolve would turn them into interpolations, to be resolved once more.
+            resolved = OmegaConf.create(escaped(OmegaConf.to_container(cfg, resolve=True)))
+            OmegaConf.set_struct(resolved, True)
+            return resolved
     except Exception as error:  # Hydra raises ValueError, AttributeError and others, besides its own exceptions
         allowed, why = "key=value for keys that are there", first_line(error.__cause__ or error)
         raise InputError.of("override", " ".join(overrides), allowed, why) from None

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from flt.core import plain_yaml
 from flt.core.errors import InputError
 from flt.core.files import last_name, system_message
 from flt.core.typed import first_line, typed
@@ -37,8 +37,6 @@ COSMETIC = ("name", "algo")
 """Keys that say how a run and its recipe are called. The parts of the recipe have keys of their own."""
 COUNTING = ("plan", "schedule")
 """Parts that depend on the total number of rounds if their own key ``rounds`` is null."""
-LARGEST, DEEPEST = 1 << 20, 30
-"""Largest number of bytes and of nested levels of a run's config.yaml."""
 _log = logging.getLogger(__name__)
 
 
@@ -125,7 +123,7 @@ def _find(cfg: TrainConfig) -> Path | None:
 
 def _saved(folder: Path) -> DictConfig:
     try:
-        saved = OmegaConf.create(_plain_yaml(folder / "config.yaml"))
+        saved = OmegaConf.create(plain_yaml.read(folder / "config.yaml"))
     except (OSError, YAMLError, ValueError, RecursionError, OmegaConfBaseException) as error:
         why = system_message(error) if isinstance(error, OSError) else first_line(error)
         raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote", why) from error
@@ -140,28 +138,6 @@ def _saved(folder: Path) -> DictConfig:
         if isinstance(saved.get(group), DictConfig) and saved[group].get("name") == old:
             saved[group].name = RENAMED[group, old]
     return saved
-
-
-def _plain_yaml(path: Path) -> str:
-    """Reads a file of YAML that is small and has neither aliases nor interpolations, as flt writes it.
-
-    A few lines with aliases or interpolations can stand for gigabytes.
-
-    Raises:
-        ValueError: The file is larger, deeper nested, or contains aliases or interpolations.
-    """
-    with path.open("rb") as file:
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError(f"it is larger than {LARGEST} bytes")
-    text, depth = data.decode(), 0
-    if "${" in text:
-        raise ValueError("it contains interpolations")
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
-            raise ValueError(f"it contains aliases, or more than {DEEPEST} levels")
-    return text
 
 
 def _given(overrides: Sequence[str]) -> Iterator[str]:
@@ -193,4 +169,4 @@ def _compare(saved: DictConfig, wanted: DictConfig, keys: set[str]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

@@ -22,6 +22,7 @@ from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.fault_injection import LABEL_FLIP, Faults, hostile, with_flipped_labels
 from flt.callbacks.stop import Stop
 from flt.client.trainer import LocalTrainer
+from flt.core import cache
 from flt.core.errors import InputError, PeerDiedError
 from flt.core.files import is_path, last_name, reported
 from flt.core.locks import unlock
@@ -106,7 +107,10 @@ class Run:
         if getattr(settings, "forks", False) and (self.cfg.threads or 1) > 1:
             why = "a forked process has none of the threads of the one that it comes from"
             raise InputError.of("threads", self.cfg.threads, f"1, or null, with engine.strategy={FORK}", why)
-        return launch(self.cfg.devices, settings, self._work)
+        try:
+            return launch(self.cfg.devices, settings, self._work)
+        finally:
+            cache.release(self.cfg.cache.keep)
 
     def _work(self, processes: ProcessGroup) -> Result:
         """Executes the run in this process, and reports an error to the other processes."""
@@ -121,6 +125,7 @@ class Run:
         finally:
             if self._lock is not None:
                 unlock(self._lock)
+            cache.release(self.cfg.cache.keep)  # here, too, because this may be a process that the launcher has started
 
     def _run(self, processes: ProcessGroup) -> Result:
         began = time.perf_counter()
@@ -247,9 +252,9 @@ class Run:
 
     def _claim(self) -> str:
         """Takes the lock of the run's folder, so that no other process can train the run. Returns the folder."""
-        folder = folder_of(self.cfg)
-        self._lock = lock(folder)
-        tidy(folder)
+        folder, root = folder_of(self.cfg), self.cfg.root if self.cfg.resume is None else None
+        self._lock = lock(folder, root)
+        tidy(folder, root)
         return str(folder)
 
     def _record_engine(self, engine: dict[str, Any]) -> None:
