@@ -33,8 +33,8 @@ from flt.engines.rendezvous import (
     LOOPBACK,
     PEER_TIMEOUT,
     first_socket,
-    has_agent_store,
-    on_one_machine,
+    hosts_of_first,
+    is_loopback,
     port_of,
     stay_on_loopback,
     store_of,
@@ -100,7 +100,7 @@ class _QuietDDP(DDPStrategy):
     """DDP strategy that prints nothing about its processes, and whose processes meet within a time limit.
 
     Attributes:
-        host: Address at which the other processes reach the first one.
+        host: Address at which the other processes reach the stores that flt opens in the first one.
         opened: Socket of the first process's store, if this process or its launcher has opened the socket.
     """
 
@@ -133,14 +133,13 @@ class _QuietDDP(DDPStrategy):
         self._process_group_backend = self._get_process_group_backend()
         environment = self.cluster_environment
         assert environment is not None
-        self.host = environment.main_address
-        if on_one_machine(environment, self.num_nodes):
+        meeting, self.host = hosts_of_first(environment, self.num_nodes)
+        if is_loopback(self.host):
             stay_on_loopback()
-            self.host = self.host if has_agent_store() else LOOPBACK
         if torch.distributed.is_initialized():  # by an earlier run in this process
             return
         rank, size = environment.global_rank(), environment.world_size()
-        store = store_of(self.host, port_of(environment), rank, size, self.opened, _started)
+        store = store_of(meeting, port_of(environment), rank, size, self.opened, _started)
         device = self.root_device if self.root_device.type != "cpu" else None
         _init_dist_connection(environment, self._process_group_backend, store=store, timeout=LIMIT, device_id=device)
         _set_pg_timeout(PEER_TIMEOUT)
