@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from multiprocessing import get_context
@@ -233,3 +235,25 @@ def test_a_process_that_dies_is_replaced_and_no_bit_changes(tmp_path: Path, monk
     assert "a process has died and is replaced (1 of at most 3 times)" in printed
     assert "Traceback" not in printed
     assert bits(tmp_path, "replaced") == bits(tmp_path, "plain")
+
+
+TWICE = """
+import sys
+from flt.cli.main import main
+codes = [main(["train", *sys.argv[1:], *more]) for more in (["local.lr=1e30"], [], ["engine=serial", "devices=1"])]
+print(codes)
+"""
+"""A program that goes on after a run has failed."""
+
+
+@pytest.mark.slow
+def test_after_a_failed_run_a_second_one_is_refused_in_a_line_and_one_without_processes_works(tmp_path: Path) -> None:
+    (tmp_path / "twice.py").write_text(TWICE)
+    options = [*SHORT, "engine=distributed", "devices=2", "name=twice"]
+    done = subprocess.run(
+        [sys.executable, "twice.py", *options], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT
+    )
+    assert done.stdout.splitlines()[-1] == "[2, 2, 0]"
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error: update of client ")
+    assert second.startswith("error: engine.strategy=ddp: its processes ended when an earlier run failed")
