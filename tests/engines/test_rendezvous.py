@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -212,7 +214,17 @@ def test_the_other_machines_and_other_launchers_open_nothing(monkeypatch: pytest
     assert first_socket(LightningEnvironment(), 1) is None
 
 
-def one_of_two(rank: int, port: int) -> None:
+def one_of_two(rank: int, port: int, tried: Event) -> None:
+    connect = socket.create_connection
+
+    def trying(*arguments: Any, **keywords: Any) -> socket.socket:
+        try:
+            return connect(*arguments, **keywords)
+        except OSError:
+            tried.set()
+            raise
+
+    socket.create_connection = trying
     store = store_of("127.0.0.1", port, rank, 2, None, ())
     if rank == 0:
         store.wait(["seen"])  # the store has to live until the other one has seen this process
@@ -223,13 +235,15 @@ def one_of_two(rank: int, port: int) -> None:
 
 def test_processes_meet_in_any_order() -> None:
     port, context = free_port(), get_context("fork")
-    processes = [context.Process(target=one_of_two, args=(rank, port)) for rank in (1, 0)]
-    for process in processes:
-        process.start()
-        time.sleep(0.5)
-    for process in processes:
+    tried = context.Event()
+    other, first = (context.Process(target=one_of_two, args=(rank, port, tried)) for rank in (1, 0))
+    other.start()
+    assert tried.wait(30)
+    first.start()
+    for process in (other, first):
         process.join(30)
         process.kill()
+        process.join()
         assert process.exitcode == 7
 
 
