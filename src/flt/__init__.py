@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from flt.core.imports import import_without_gc
 from flt.core.launcher_watch import WATCH
 from flt.core.openmp import limit_busy_waiting
+from flt.core.torch_log import hide_cpp_warnings
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "Result", "fit", "load", "partition"]
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from flt.export.load import load
 
 limit_busy_waiting()
+hide_cpp_warnings()
 WATCH.start()  # here, because the imports that follow take seconds
 
 

@@ -65,14 +65,14 @@ def test_a_launched_process_ends_with_its_launcher_and_one_says_so(
     with launched("flt.WATCH.start(speaker=1)", tmp_path / "errors", rank) as (launcher, child):
         assert not ended(child, 1.2)
         launcher.send_signal(number)
-        assert ended(child, 5)
+        assert ended(child, 20)
     assert (tmp_path / "errors").read_text() == printed
 
 
 def test_it_ends_while_it_still_imports(tmp_path: Path) -> None:
     with launched("pass", tmp_path / "errors") as (launcher, child):
         launcher.kill()
-        assert ended(child, 5)
+        assert ended(child, 20)
 
 
 def test_it_ends_while_it_waits_where_no_signal_is_handled(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_it_ends_while_it_waits_where_no_signal_is_handled(tmp_path: Path) -> No
     waits += "; ctypes.CDLL(None).sleep(60)"
     with launched(waits, tmp_path / "errors") as (launcher, child):
         launcher.kill()
-        assert ended(child, 5)
+        assert ended(child, 20)
 
 
 def test_a_process_whose_work_is_done_outlives_its_launcher(tmp_path: Path) -> None:

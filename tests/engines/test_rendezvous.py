@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,6 +22,7 @@ from flt.core.errors import InputError, PeerDiedError
 from flt.engines import rendezvous
 from flt.engines.rendezvous import (
     first_socket,
+    hosts_of_first,
     is_loopback,
     listen,
     on_one_machine,
@@ -28,10 +31,17 @@ from flt.engines.rendezvous import (
     store_of,
 )
 
+TORCHRUN = {
+    "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "first.host",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+}  # fmt: skip
+"""What torchrun sets in the first of two processes on one machine."""
+SET = {*TORCHRUN, "MASTER_PORT", "NODE_RANK", "SLURM_NNODES"}
+
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "SLURM_NNODES"):
+    for name in SET:
         monkeypatch.delenv(name, raising=False)
     before = dict(os.environ)
     yield
@@ -76,10 +86,29 @@ def test_an_address_is_of_this_machine_only_if_every_machine_says_so(host: str, 
 def test_runs_on_one_machine_are_recognised(
     nodes: int, environment: dict[str, str], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert on_one_machine(LightningEnvironment(), nodes) is expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"MASTER_ADDR": "first.host"}, ("127.0.0.1", "127.0.0.1")),  # this process launches all others
+        (TORCHRUN, ("first.host", "127.0.0.1")),
+        (TORCHRUN | {"MASTER_ADDR": "localhost"}, ("localhost", "127.0.0.1")),
+        (TORCHRUN | {"WORLD_SIZE": "4"}, ("first.host", "first.host")),
+        (TORCHRUN | {"TORCHELASTIC_USE_AGENT_STORE": "False"}, ("127.0.0.1", "127.0.0.1")),
+        ({"LOCAL_RANK": "0", "MASTER_ADDR": "first.host", "SLURM_NNODES": "1"}, ("127.0.0.1", "127.0.0.1")),
+        ({"LOCAL_RANK": "0", "MASTER_ADDR": "first.host", "SLURM_NNODES": "2"}, ("first.host", "first.host")),
+    ],
+)
+def test_only_the_store_of_torchrun_is_reached_by_the_name_of_the_machine(
+    environment: dict[str, str], expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert hosts_of_first(LightningEnvironment(), 1) == expected
 
 
 def test_gloo_and_nccl_use_the_loopback_interface_unless_the_user_has_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,11 +186,21 @@ def test_a_port_that_is_none_is_a_line(port: str, monkeypatch: pytest.MonkeyPatc
         port_of(LightningEnvironment())
 
 
-@pytest.mark.parametrize("given", [{}, {"MASTER_ADDR": "first.host"}, {"MASTER_PORT": "29500"}])
-def test_several_machines_need_an_address_and_a_port(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="^MASTER_(ADDR|PORT)=not set: engine.nodes=2; allowed is "):
+@pytest.mark.parametrize(
+    ("given", "name", "what"),
+    [
+        ({}, "MASTER_ADDR", "address"),
+        ({"MASTER_PORT": "29500"}, "MASTER_ADDR", "address"),
+        ({"MASTER_ADDR": "first.host"}, "MASTER_PORT", "port"),
+    ],
+)
+def test_several_machines_need_an_address_and_a_port(
+    given: dict[str, str], name: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in given.items():
+        monkeypatch.setenv(key, value)
+    line = f"{name}=not set: engine.nodes=2; allowed is the {what} of the first machine, the same on all machines"
+    with pytest.raises(InputError, match=f"^{line}$"):
         first_socket(LightningEnvironment(), 2)
 
 
@@ -175,7 +214,17 @@ def test_the_other_machines_and_other_launchers_open_nothing(monkeypatch: pytest
     assert first_socket(LightningEnvironment(), 1) is None
 
 
-def one_of_two(rank: int, port: int) -> None:
+def one_of_two(rank: int, port: int, tried: Event) -> None:
+    connect = socket.create_connection
+
+    def trying(*arguments: Any, **keywords: Any) -> socket.socket:
+        try:
+            return connect(*arguments, **keywords)
+        except OSError:
+            tried.set()
+            raise
+
+    socket.create_connection = trying
     store = store_of("127.0.0.1", port, rank, 2, None, ())
     if rank == 0:
         store.wait(["seen"])  # the store has to live until the other one has seen this process
@@ -186,13 +235,15 @@ def one_of_two(rank: int, port: int) -> None:
 
 def test_processes_meet_in_any_order() -> None:
     port, context = free_port(), get_context("fork")
-    processes = [context.Process(target=one_of_two, args=(rank, port)) for rank in (1, 0)]
-    for process in processes:
-        process.start()
-        time.sleep(0.5)
-    for process in processes:
+    tried = context.Event()
+    other, first = (context.Process(target=one_of_two, args=(rank, port, tried)) for rank in (1, 0))
+    other.start()
+    assert tried.wait(30)
+    first.start()
+    for process in (other, first):
         process.join(30)
         process.kill()
+        process.join()
         assert process.exitcode == 7
 
 

@@ -60,7 +60,8 @@ def changed(amount: int, processes: LaunchedProcessGroup) -> str:
 @pytest.mark.parametrize("amount", [-2, -4, 99, (1 << 40) - 10, -(1 << 62)])
 def test_a_counter_that_was_changed_is_a_line(amount: int, tmp_path: Path) -> None:
     (found,) = forked(functools.partial(changed, amount), 1, tmp_path)  # type: ignore[arg-type]
-    assert re.match(r"InputError: items taken at 127\.0\.0\.1:\d+=-?\d+: another program has changed the run's", found)
+    line = r"InputError: counter of the work queue at 127\.0\.0\.1:\d+=-?\d+: another program has changed the run's"
+    assert re.match(line, found)
 
 
 def broken(processes: LaunchedProcessGroup) -> str:
@@ -102,7 +103,7 @@ def meddled(amount: int, processes: ProcessGroup) -> str:
     [
         (1, "processes that trained job 0 of client "),
         (1 << 40, "processes that trained job 0 of client "),
-        (50, "items taken at "),
+        (50, "counter of the work queue at "),
     ],
 )
 def test_a_client_that_nobody_was_given_ends_all_processes_with_a_line(amount: int, line: str, tmp_path: Path) -> None:

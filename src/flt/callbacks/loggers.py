@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
-from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 
 from flt.callbacks.clusters import Clustered, Clusters, cosines
@@ -30,19 +30,32 @@ FINAL = ("round/", "test/", "clients/", "comm/total_", "time/total_")
 """Key prefixes of the metrics that are logged together with the hyperparameters at the end of the run."""
 
 
-_write_events = _AsyncWriterThread.run
+@contextlib.contextmanager
+def quiet_writers() -> Iterator[None]:
+    """Makes TensorBoard's writers that are created in the with block end without a traceback if the disk is full.
 
-
-def _write_events_quietly(thread: _AsyncWriterThread) -> None:
-    """Writes TensorBoard's events. If the disk is full, ends without the traceback that Python prints for a thread.
-
-    The thread keeps the error, and the next call of its writer raises this error in the main thread.
+    A writer has a thread, for which Python would print the traceback. The thread keeps the error, and the next call of
+    the writer raises this error in the main thread. All other writers of this process stay as they are.
     """
-    with contextlib.suppress(OSError):
-        _write_events(thread)
+    # The class isn't public. In a version of TensorBoard without it, only the traceback would come back.
+    known = getattr(event_file_writer, "_AsyncWriterThread", None)
+    if known is None:
+        yield
+        return
 
+    class QuietThread(known):
+        def run(self) -> None:
+            try:
+                super().run()
+            except OSError as error:
+                if not is_full(error):
+                    raise
 
-_AsyncWriterThread.run = _write_events_quietly
+    event_file_writer._AsyncWriterThread = QuietThread
+    try:
+        yield
+    finally:
+        event_file_writer._AsyncWriterThread = known
 
 
 class Loggers(FedCallback):
@@ -82,6 +95,7 @@ class Loggers(FedCallback):
         self.loggers, self.hyperparameters, self.tasks, self.most = loggers, dict(hyperparameters), tasks, most
         self._logged: set[str] = set()
 
+    @quiet_writers()
     def on_fit_start(self, federator: Federator) -> None:
         """Logs the hyperparameters and, in a new run, the picture of the partition."""
         self._logged = set(federator.history[-1]) if federator.history else set()
@@ -89,10 +103,12 @@ class Loggers(FedCallback):
             # Without the empty dict, TensorBoardLogger would log its own metric hp_metric.
             logger.log_hyperparams(self.hyperparameters, *([{}] if _takes_metrics(logger) else []))
             logger.save()
+        writers = list(self._writers())  # creates them, also if nothing is written yet
         if self.most and not federator.state.rounds:
-            for writer in self._writers():
+            for writer in writers:
                 _write_picture(writer, "partition", pictures.partition(federator.clients), 0)
 
+    @quiet_writers()
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
         """Passes the round's metrics to the loggers, after all callbacks have added their metrics."""
         self._log(metrics, federator.round)
@@ -103,6 +119,7 @@ class Loggers(FedCallback):
         for logger in self.loggers:
             logger.save()  # keeps this round's metrics on disk even if the run is killed
 
+    @quiet_writers()
     def on_fit_end(self, federator: Federator) -> None:
         """Logs the metrics that were measured after the last round, and the hyperparameters with the final metrics."""
         last = federator.history[-1] if federator.history else {}
@@ -113,6 +130,7 @@ class Loggers(FedCallback):
                 logger.log_hyperparams(self.hyperparameters, final, federator.round)
             logger.finalize("success")
 
+    @quiet_writers()
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
         """Closes the loggers. If the disk is full, they may fail to write their last events, which changes nothing."""
         for logger in self.loggers:

@@ -130,7 +130,6 @@ ANNOUNCED = ("train", "sweep", "cache")
 def _quiet_libraries() -> None:
     """Suppresses the warnings and the advice that libraries print."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings about a dead process are 24 lines of C++
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("flt").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers|peft|tensorboard)\b.*")

@@ -19,7 +19,7 @@ if hasattr(signal, "SIGHUP"):  # Windows has no SIGHUP
 
 
 def number_of(error: KeyboardInterrupt) -> int:
-    """Returns the number of the signal that raised an exception."""
+    """Returns the number of the signal for which an exception stands."""
     return next((number for number, kind in ENDING.items() if type(error) is kind), int(signal.SIGINT))
 
 

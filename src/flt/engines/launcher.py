@@ -7,10 +7,8 @@ import dataclasses
 import functools
 import logging
 import multiprocessing as mp
-import os
 import pickle
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -33,12 +31,13 @@ from flt.engines.rendezvous import (
     LOOPBACK,
     PEER_TIMEOUT,
     first_socket,
-    has_agent_store,
-    on_one_machine,
+    hosts_of_first,
+    is_loopback,
     port_of,
     stay_on_loopback,
     store_of,
 )
+from flt.engines.started_processes import StartedProcesses, ended_children, restored
 
 SPAWN, FORK = "ddp_spawn", "ddp_fork"
 START: dict[str, Literal["popen", "spawn", "fork"]] = {"ddp": "popen", SPAWN: "spawn", FORK: "fork"}
@@ -46,8 +45,7 @@ START: dict[str, Literal["popen", "spawn", "fork"]] = {"ddp": "popen", SPAWN: "s
 CLOSED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 """Parts of the errors that gloo and NCCL raise if another process has closed its connection."""
 _T = TypeVar("_T")
-_started: list[subprocess.Popen] = []
-"""Processes that this process has started with the strategy ddp. They stay for all runs of this process."""
+_started = StartedProcesses()
 
 
 @dataclasses.dataclass
@@ -89,7 +87,7 @@ class _Launcher(_SubprocessScriptLauncher):
         """Starts the other processes, then calls the function in this process."""
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
-            self.procs = _started
+            self.procs = _started.processes
             with launching():
                 self._call_children_scripts()
         _set_num_threads_if_needed(num_processes=self.num_processes)
@@ -100,7 +98,7 @@ class _QuietDDP(DDPStrategy):
     """DDP strategy that prints nothing about its processes, and whose processes meet within a time limit.
 
     Attributes:
-        host: Address at which the other processes reach the first one.
+        host: Address at which the other processes reach the stores that flt opens in the first one.
         opened: Socket of the first process's store, if this process or its launcher has opened the socket.
     """
 
@@ -133,14 +131,13 @@ class _QuietDDP(DDPStrategy):
         self._process_group_backend = self._get_process_group_backend()
         environment = self.cluster_environment
         assert environment is not None
-        self.host = environment.main_address
-        if on_one_machine(environment, self.num_nodes):
+        meeting, self.host = hosts_of_first(environment, self.num_nodes)
+        if is_loopback(self.host):
             stay_on_loopback()
-            self.host = self.host if has_agent_store() else LOOPBACK
         if torch.distributed.is_initialized():  # by an earlier run in this process
             return
         rank, size = environment.global_rank(), environment.world_size()
-        store = store_of(self.host, port_of(environment), rank, size, self.opened, _started)
+        store = store_of(meeting, port_of(environment), rank, size, self.opened, _started.processes)
         device = self.root_device if self.root_device.type != "cpu" else None
         _init_dist_connection(environment, self._process_group_backend, store=store, timeout=LIMIT, device_id=device)
         _set_pg_timeout(PEER_TIMEOUT)
@@ -162,7 +159,7 @@ def launch(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _
 
     Raises:
         InputError: ``devices`` isn't 1 although the engine runs in one process only, ``devices`` is larger than the
-            number of GPUs, processes can't be forked, or the processes don't find each other.
+            number of GPUs, processes can't be forked or started again, or the processes don't find each other.
         PeerDiedError: Another process of the run has died.
     """
     if not isinstance(settings, LaunchSettings):
@@ -170,18 +167,20 @@ def launch(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _
             why = "engine=distributed and engine=sharded use several"
             raise InputError.of("devices", devices, f"1 with engine={settings.name}", why)
         return work(ProcessGroup())
+    _started.check(settings.strategy)
     fabric = _fabric(devices, settings)
     if settings.strategy in (SPAWN, FORK):
         return _spawn(fabric, functools.partial(_single_threaded, work) if settings.strategy == FORK else work)
+    strategy = _strategy_of(fabric)
+    environment = strategy.cluster_environment
+    external = environment is not None and environment.creates_processes_externally
     try:
-        _strategy_of(fabric).open_store()
-        fabric.launch()
-        with _dead_peers_noticed():
-            result = work(LaunchedProcessGroup(fabric, _strategy_of(fabric).host))
+        with _started.ended_after_failure(external, settings.nodes):
+            strategy.open_store()
+            fabric.launch()
+            with _dead_peers_noticed():
+                result = work(LaunchedProcessGroup(fabric, strategy.host))
     except BaseException as error:
-        for process in _started:  # empty if torchrun or SLURM started the processes
-            process.kill()
-            process.wait()
         if not isinstance(error, PeerDiedError):  # else the watch may have a line to print
             WATCH.stop()
         raise
@@ -215,7 +214,7 @@ def _spawn(fabric: Fabric, work: Callable[[ProcessGroup], _T]) -> _T:
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it names processes that it ends
     with sender:  # If no process sends a result, closing this end stops the thread from waiting for ever.
         try:
-            with _ended_children(), _restored("MASTER_ADDR", "MASTER_PORT"), launching():
+            with ended_children(), restored("MASTER_ADDR", "MASTER_PORT"), launching():
                 _strategy_of(fabric).open_store()
                 fabric.launch(functools.partial(_spawned, work, sender))
         except ProcessExitedException as error:
@@ -231,31 +230,6 @@ def _spawn(fabric: Fabric, work: Callable[[ProcessGroup], _T]) -> _T:
 def _receive(receiver: Connection, received: list[bytes]) -> None:
     with receiver, contextlib.suppress(EOFError):  # raised if no process sends a result
         received.append(receiver.recv_bytes())
-
-
-@contextlib.contextmanager
-def _ended_children() -> Iterator[None]:
-    """Ends the processes that Python's multiprocessing has started in the with block, however the block ends."""
-    before = set(mp.active_children())
-    try:
-        yield
-    finally:
-        for process in set(mp.active_children()) - before:
-            process.kill()
-            process.join()
-
-
-@contextlib.contextmanager
-def _restored(*names: str) -> Iterator[None]:
-    """Restores environment variables, so that a later run in this process doesn't take them for the user's."""
-    before = {name: os.environ.get(name) for name in names}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def _single_threaded(work: Callable[[ProcessGroup], _T], processes: ProcessGroup) -> _T:

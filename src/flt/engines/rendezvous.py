@@ -57,6 +57,17 @@ def has_agent_store() -> bool:
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
+def hosts_of_first(environment: ClusterEnvironment, nodes: int) -> tuple[str, str]:
+    """Returns two addresses of the first process: where the processes meet, and where flt's own stores are reached.
+
+    They differ only if torchrun runs all processes on one machine: torchrun's store has the address that the user has
+    given to torchrun, but flt's own stores stay on the loopback interface.
+    """
+    given = environment.main_address
+    own = LOOPBACK if on_one_machine(environment, nodes) else given
+    return given if has_agent_store() else own, own
+
+
 def stay_on_loopback() -> None:
     """Makes gloo and NCCL use the loopback interface, unless the user has chosen an interface."""
     with contextlib.suppress(OSError, AttributeError, StopIteration):  # a system without interfaces that have names
@@ -99,10 +110,10 @@ def first_socket(environment: ClusterEnvironment, nodes: int) -> socket.socket |
     """
     if environment.creates_processes_externally or not isinstance(environment, LightningEnvironment):
         return None
-    for name in ("MASTER_ADDR", "MASTER_PORT") if nodes > 1 else ():
+    for name, what in (("MASTER_ADDR", "address"), ("MASTER_PORT", "port")) if nodes > 1 else ():
         if not os.environ.get(name):
-            why = f"engine.nodes={nodes}"
-            raise InputError.of(name, "not set", "the same in all machines: where the first one is reached", why)
+            allowed, why = f"the {what} of the first machine, the same on all machines", f"engine.nodes={nodes}"
+            raise InputError.of(name, "not set", allowed, why)
     port = port_of(environment) if os.environ.get("MASTER_PORT") else 0
     if nodes > 1 and environment.node_rank() != 0:
         return None

@@ -78,7 +78,8 @@ class WorkQueues:
                 why = "it dies with the first process, or it was broken by another program"
                 raise PeerDiedError(f"the run's store at {self._address} doesn't answer: {why}") from error
             if not (0 <= number < len(items) + self.size or number >= NO_ITEM_LEFT):
-                raise InputError.of(f"items taken at {self._address}", number, f"0 to {len(items)}", INTRUDER)
+                key = f"counter of the work queue at {self._address}"
+                raise InputError.of(key, number, f"0 to {len(items)}", INTRUDER)
             if number >= len(items):
                 return
             yield items[number]
