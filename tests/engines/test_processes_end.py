@@ -6,14 +6,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from launched import LIMIT, ForkedFlt, Running, launched_by, outlive
+from launched import LIMIT, ForkedFlt, is_there, launched_by, outlive
 
-pytestmark = pytest.mark.slow  # whole runs
+slow = pytest.mark.slow  # whole runs
 
 LONG = ["rounds=10000", "devices=2", "name=long"]
 STRATEGIES = {
@@ -49,14 +49,27 @@ def nothing_is_left() -> Iterator[None]:
     seen.clear()
 
 
-def wait_for_a_round(folder: Path) -> None:
+def wait_until(condition: Callable[[], object]) -> None:
     until = time.monotonic() + LIMIT
-    while not list(folder.glob("lightning_logs/long/version_0/checkpoints/round_*.json")):
+    while not condition():
         assert time.monotonic() < until
         time.sleep(0.02)
 
 
-def started(folder: Path, strategy: str, *, trains: bool) -> tuple[Running, list[psutil.Process]]:
+def wait_for_a_round(folder: Path) -> None:
+    wait_until(lambda: list(folder.glob("lightning_logs/long/version_0/checkpoints/round_*.json")))
+
+
+def waits(process: psutil.Process) -> bool:
+    """Whether a process does nothing for half a second. A process that trains is running, even on a busy machine."""
+    for _ in range(50):
+        if process.status() != psutil.STATUS_SLEEPING:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def started(folder: Path, strategy: str, *, trains: bool) -> tuple[ForkedFlt, list[psutil.Process]]:
     run = ForkedFlt(folder, *STRATEGIES[strategy], *LONG)
     seen.append(psutil.Process(run.pid))
     children = launched_by(run, NUMBER[strategy])
@@ -74,6 +87,7 @@ def lines(printed: str) -> list[str]:
     ]
 
 
+@slow
 @pytest.mark.parametrize(
     ("strategy", "number", "trains"),
     [
@@ -93,6 +107,7 @@ def test_a_signal_to_the_first_process_ends_all_with_a_line(
     assert [line for line in lines(printed) if "stopping after the current job" not in line] == [INTERRUPTED]
 
 
+@slow
 @pytest.mark.parametrize(
     ("strategy", "trains"),
     [("ddp", False), ("ddp", True), ("ddp_fork", True), ("fsdp", True)],
@@ -106,6 +121,7 @@ def test_the_death_of_the_first_process_ends_the_others_with_a_line(
     assert lines(run.communicate(timeout=60)[0]) == [DIED]
 
 
+@slow
 def test_the_death_of_a_process_that_starts_ends_the_first_one_with_a_line(tmp_path: Path) -> None:
     run, (other,) = started(tmp_path, "ddp", trains=False)
     other.kill()
@@ -114,6 +130,7 @@ def test_the_death_of_a_process_that_starts_ends_the_first_one_with_a_line(tmp_p
     assert line == "error: process 1 of this machine has ended while it started, with exit code -9; start the run again"
 
 
+@slow
 def test_the_death_of_a_forked_process_ends_the_run_with_a_line(tmp_path: Path) -> None:
     run, children = started(tmp_path, "ddp_fork", trains=True)
     children[-1].kill()
@@ -124,12 +141,13 @@ def test_the_death_of_a_forked_process_ends_the_run_with_a_line(tmp_path: Path) 
     assert line == "error: a process of the run has died; the same command with resume=last goes on"
 
 
+@slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_two_signals_end_a_run_that_waits_for_a_process_that_hangs(number: int, tmp_path: Path) -> None:
     run, (other,) = started(tmp_path, "ddp", trains=True)
     other.suspend()
-    time.sleep(3)  # by now the first process waits for the other one's share of the round
-    for _ in range(2):
+    wait_until(lambda: waits(psutil.Process(run.pid)))  # for the other one's share of the round
+    while is_there(psutil.Process(run.pid)):  # two signals at once could count as one
         os.kill(run.pid, number)
         time.sleep(0.5)
     run.communicate(timeout=60)
@@ -137,6 +155,7 @@ def test_two_signals_end_a_run_that_waits_for_a_process_that_hangs(number: int, 
     assert outlive([other]) == []
 
 
+@slow
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
 def test_a_given_port_that_is_taken_is_a_line_and_exit_code_2(strategy: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -148,7 +167,7 @@ def test_a_given_port_that_is_taken_is_a_line_and_exit_code_2(strategy: str, tmp
     assert not (tmp_path / "lightning_logs").exists()
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_fork", "fsdp"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=slow), "ddp_fork", pytest.param("fsdp", marks=slow)])
 def test_the_processes_of_one_machine_listen_on_loopback_only(strategy: str, tmp_path: Path) -> None:
     run, children = started(tmp_path, strategy, trains=True)
     connections = [its for process in (psutil.Process(run.pid), *children) for its in process.net_connections()]

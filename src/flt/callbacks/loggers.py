@@ -43,7 +43,7 @@ def quiet_writers() -> Iterator[None]:
         yield
         return
 
-    class QuietThread(known):
+    class QuietThread(known):  # type: ignore[valid-type, misc]
         def run(self) -> None:
             try:
                 super().run()
