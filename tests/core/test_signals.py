@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flt.core.errors import HungUp, Terminated
-from flt.core.signals import ENDING, handled, number_of, raised_as_exceptions
+from flt.core.signals import ENDING, deferred, handled, number_of, raised_as_exceptions
 
 ERRORS = [(signal.SIGTERM, Terminated), (signal.SIGHUP, HungUp)]
 
@@ -32,6 +32,21 @@ def test_a_signal_is_raised_and_a_second_one_ends_the_process(number: int, error
             os.kill(os.getpid(), number)
         assert signal.getsignal(number) == signal.SIG_DFL
     assert signal.getsignal(number) == before
+
+
+def test_a_deferred_signal_takes_effect_after_the_block() -> None:
+    done = []
+
+    def interrupted() -> None:
+        with deferred():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("in the block")
+        done.append("after the block")
+
+    with pytest.raises(Terminated), raised_as_exceptions():
+        interrupted()
+    assert done == ["in the block"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_signals_that_are_ignored_stay_ignored() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from flt.core.errors import InputError
-from flt.engines.started_processes import VARIABLES, StartedProcesses
+from flt.core.errors import InputError, Terminated
+from flt.core.signals import raised_as_exceptions
+from flt.engines.started_processes import VARIABLES, StartedProcesses, whole_starts
 
 
 def waiting() -> subprocess.Popen[bytes]:
@@ -114,3 +116,19 @@ def exit_code(work: Callable[[], None]) -> int | None:
     process.kill()
     process.join()
     return process.exitcode
+
+
+class Interrupting:
+    """Work that a signal interrupts while it is sent to a process."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        signal.raise_signal(signal.SIGTERM)
+        return int, ()
+
+
+def test_a_signal_during_the_start_of_a_process_takes_effect_once_the_process_has_its_work() -> None:
+    process = get_context("spawn").Process(target=int, args=(Interrupting(),))
+    with pytest.raises(Terminated), raised_as_exceptions(), whole_starts():
+        process.start()
+    process.join(60)
+    assert process.exitcode == 0

@@ -64,7 +64,7 @@ def test_a_user_gives_the_base_of_a_folder_without_a_card(tmp_path: Path) -> Non
         ("model: {path: /data/other}", None),
         ("a: &a 1\nmodel: {path: /data/bert, x: *a}", None),
         ("model: !!python/name:os.system {path: /data/bert}", None),
-        ("model: {path: /data/bert}" + " " * 2**20, None),
+        ("model: {path: /data/bert}" + " " * 2**22, None),
     ],
 )
 def test_only_a_plain_configuration_of_the_run_says_where_a_base_lies(

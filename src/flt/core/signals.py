@@ -46,6 +46,23 @@ def raised_as_exceptions() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)  # handler is None if it wasn't installed from Python
 
 
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Lets the signals of ``ENDING`` take effect only after the with block. In other threads it does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    before = {number: signal.signal(number, lambda found, _: received.append(found)) for number in handled()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # as in raised_as_exceptions
+    for number in received[:1]:
+        signal.raise_signal(number)
+
+
 def discard_output_without_terminal() -> None:
     """Discards further output to a terminal that has been closed. Printing to it would raise an error."""
     for descriptor in (1, 2):

@@ -37,7 +37,7 @@ from flt.engines.rendezvous import (
     stay_on_loopback,
     store_of,
 )
-from flt.engines.started_processes import StartedProcesses, ended_children, restored
+from flt.engines.started_processes import StartedProcesses, ended_children, restored, whole_starts
 
 SPAWN, FORK = "ddp_spawn", "ddp_fork"
 START: dict[str, Literal["popen", "spawn", "fork"]] = {"ddp": "popen", SPAWN: "spawn", FORK: "fork"}
@@ -214,7 +214,7 @@ def _spawn(fabric: Fabric, work: Callable[[ProcessGroup], _T]) -> _T:
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it names processes that it ends
     with sender:  # If no process sends a result, closing this end stops the thread from waiting for ever.
         try:
-            with ended_children(), restored("MASTER_ADDR", "MASTER_PORT"), launching():
+            with ended_children(), whole_starts(), restored("MASTER_ADDR", "MASTER_PORT"), launching():
                 _strategy_of(fabric).open_store()
                 fabric.launch(functools.partial(_spawned, work, sender))
         except ProcessExitedException as error:

@@ -7,11 +7,14 @@ import multiprocessing as mp
 import os
 import subprocess
 from collections.abc import Iterator
+from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _abort_process_group
 
 from flt.core.errors import InputError
+from flt.core.signals import deferred
 
 VARIABLES = (
     "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
@@ -79,6 +82,24 @@ class StartedProcesses:
             process.kill()
             process.wait()
         self.processes.clear()
+
+
+@contextlib.contextmanager
+def whole_starts() -> Iterator[None]:
+    """Lets signals interrupt no start of a process that Python's multiprocessing spawns in the with block.
+
+    A new process that gets only a part of its work would print a traceback.
+    """
+
+    def start(process: SpawnProcess) -> None:
+        with deferred():
+            BaseProcess.start(process)
+
+    SpawnProcess.start = start  # type: ignore[assignment, method-assign]  # multiprocessing has no hook for this
+    try:
+        yield
+    finally:
+        del SpawnProcess.start
 
 
 @contextlib.contextmanager
