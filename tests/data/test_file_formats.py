@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import re
 import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +261,30 @@ def test_columns_that_other_libraries_would_decode_are_refused(description: str,
 def test_a_structure_without_a_description_is_no_image_and_no_file_is_opened(tmp_path: Path) -> None:
     path = rows(tmp_path / "a.parquet", image=[{"bytes": None, "path": "/etc/hostname"}] * 40, label=TEXTS["label"])
     refused(path, r"^data\.image=\(\): allowed is images")
+
+
+@pytest.mark.parametrize("room", [10**9, 100], ids=["all parts fit", "no part fits"])
+def test_no_damage_of_a_parquet_files_footer_ends_the_process(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyarrow ends the process, without an exception, when it is asked for the sizes in some damaged footers."""
+    monkeypatch.setattr(file_formats, "available_memory", lambda device: room)
+    path = tmp_path / "data.parquet"
+    rows = range(30)
+    pa.parquet.write_table(pa.table({"text": [f"word {i}" for i in rows], "label": [i % 2 for i in rows]}), path)
+    data = path.read_bytes()
+    end = len(data) - 8
+    begin = end - int.from_bytes(data[-8:-4], "little")
+
+    def read_all() -> None:
+        for position in range(begin, end) if room > 100 else (begin + 20, begin + 37, begin + 233):
+            path.write_bytes(data[:position] + bytes([data[position] ^ 0x20]) + data[position + 1 :])
+            with contextlib.suppress(InputError):
+                loaded(path)
+        os._exit(7)
+
+    process = get_context("fork").Process(target=read_all)
+    process.start()
+    process.join(120)
+    process.kill()
+    assert process.exitcode == 7

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,6 +41,14 @@ LONGEST_HEADER = 1 << 26
 """Largest number of characters of a CSV file's line of names."""
 ROWS = 8192
 """Number of rows of a Parquet file that are read at once, if they surely fit into the memory."""
+SIZES = """
+import json, sys
+import pyarrow.parquet
+about, chosen = pyarrow.parquet.read_metadata(sys.argv[1]), [int(i) for i in sys.argv[2:]]
+groups = map(about.row_group, range(about.num_row_groups))
+print(json.dumps([group.column(i).total_uncompressed_size for group in groups for i in chosen]))
+"""
+"""Program that prints the sizes of the parts of some columns of a Parquet file."""
 
 
 def _check_size(path: Path, size: int, room: int | None = None) -> None:
@@ -69,7 +80,8 @@ def _dataset(table: pa.Table) -> datasets.Dataset:
 def _parquet(path: Path, choose: Choose) -> Splits:
     with pyarrow.parquet.ParquetFile(path) as file:
         columns = choose(file.schema_arrow.names)
-        sizes, room = _chunk_sizes(file.metadata, columns), available_memory(torch.device("cpu"))
+        room = available_memory(torch.device("cpu"))
+        sizes = _chunk_sizes(path, file, columns, room)
         _check_size(path, sum(sizes) + file.metadata.num_rows * len(columns), room)
         # A text may be written once and stand in every row, so that each row can be as large as the largest chunk.
         rows = max(1, min(ROWS, room // max((1, *sizes))))
@@ -86,12 +98,29 @@ def _parquet(path: Path, choose: Choose) -> Splits:
     return _by_split(pa.Table.from_batches(batches, schema))
 
 
-def _chunk_sizes(about: pyarrow.parquet.FileMetaData, columns: Sequence[str]) -> list[int]:
-    """Returns the decompressed size of each chunk of the columns, as a Parquet file states it."""
+def _chunk_sizes(path: Path, file: pyarrow.parquet.ParquetFile, columns: Sequence[str], room: int) -> list[int]:
+    """Returns the uncompressed size, as the file states it, of each part of the used columns.
+
+    pyarrow ends the process if it is asked for the size of a part whose description is damaged. If one row of the part
+    is read first, pyarrow raises an error instead. For parts that may be too large to be read, another process asks.
+
+    Raises:
+        ValueError: The description of a part is damaged.
+    """
+    about = file.metadata
     used = tuple(f"{name}." for name in columns)
     paths = [about.schema.column(i).path for i in range(about.num_columns)]
     chosen = [i for i, written in enumerate(paths) if f"{written}.".startswith(used)]
-    groups = map(about.row_group, range(about.num_row_groups))
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    if any(group.total_byte_size > room for group in groups):
+        program = [sys.executable, "-c", SIZES, str(path.absolute()), *map(str, chosen)]
+        asked = subprocess.run(program, capture_output=True, check=False)
+        if asked.returncode != 0:
+            raise ValueError("the description of its columns is damaged")
+        sizes: list[int] = json.loads(asked.stdout)
+        return sizes
+    for number in range(len(groups)):
+        next(file.iter_batches(1, [number], columns=columns), None)
     return [group.column(i).total_uncompressed_size for group in groups for i in chosen]
 
 
