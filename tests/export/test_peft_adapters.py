@@ -15,6 +15,7 @@ import torch
 import transformers
 from commands import QUICK, in_empty_folder
 from exports import logits, words
+from packaging.version import Version
 from slowly import mostly_slowly
 from torch import nn
 
@@ -82,6 +83,8 @@ QUICK_MADE = (
 
 @pytest.mark.parametrize("case", mostly_slowly(MADE, QUICK_MADE))
 def test_an_adapter_of_peft_has_pefts_logits(case: str, tmp_path: Path) -> None:
+    if MADE[case].get("bias") and Version(peft.__version__) < Version("0.21"):
+        pytest.skip("this version of peft doesn't save the biases")
     check_loaded(bert, tmp_path / "adapter", BATCH, **MADE[case])
 
 

@@ -26,7 +26,7 @@ SAVED: dict[str, tuple[Callable[[str], str], str]] = {
     "a key that contains itself": (lambda text: f"{text}x: &x [*x]\n", "it contains aliases"),
     "interpolations": (lambda text: f"{text}x: ${{name}}${{name}}\n", "it contains interpolations"),
     "a variable of the environment": (lambda text: text.replace("name: fedit", "name: ${oc.env:HOME}"), "interp"),
-    "many levels": (lambda text: f"{text}x: {'[' * 5000}{']' * 5000}\n", "more than 30 levels"),
+    "many levels": (lambda text: f"{text}x: {'[' * 100}{']' * 100}\n", "more than 30 levels"),
     "many bytes": (lambda text: f"{text}# {'x' * LARGEST}\n", f"it is larger than {LARGEST} bytes"),
     "a section that is a list": (lambda text: text.replace("local:", "other:") + "local: [1]\n", "local is no section"),
     "a part that is a word": (lambda text: f"engine: x\n{without(text, 'engine')}", "engine"),
