@@ -216,7 +216,7 @@ def test_a_resume_beside_the_first_run_is_refused_and_goes_on_once_that_is_kille
 @pytest.mark.slow
 def test_of_two_resumes_at_once_one_goes_on(folder: Path) -> None:
     run = finished_run(folder, "fedit")
-    command = [sys.executable, "-m", "flt", "train", "algo=fedit", "resume=last", "rounds=30"]
+    command = [sys.executable, "-m", "flt", "train", "algo=fedit", "resume=last", "rounds=12"]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=240)[1] for process in both]
     codes = sorted(process.returncode for process in both)
