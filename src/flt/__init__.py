@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flt.core.imports import import_without_gc
+from flt.core.launcher_watch import WATCH
 from flt.core.openmp import limit_busy_waiting
+from flt.core.torch_log import hide_cpp_warnings
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "Result", "fit", "load", "partition"]
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from flt.export.load import load
 
 limit_busy_waiting()
+hide_cpp_warnings()
+WATCH.start()  # here, because the imports that follow take seconds
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
+from flt.core import cache
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
 from flt.data.examples import Examples
@@ -109,9 +110,12 @@ def train(cfg: TrainConfig) -> Result:
     if cfg.data["name"] == OWN:
         why = "the run to go on with trains a module and data that only the caller of flt.fit has"
         raise InputError.of("resume", cfg.resume, 'flt.fit(..., overrides=["resume=last"])', why)
-    workload = federation(cfg)
-    workload.validation = workload.validation or _held_out(workload.clients)
-    return Run(cfg, workload)()
+    try:
+        workload = federation(cfg)
+        workload.validation = workload.validation or _held_out(workload.clients)
+        return Run(cfg, workload)()
+    finally:
+        cache.release(cfg.cache.keep)
 
 
 def _configured(algo: str, overrides: Sequence[str], **given: Any) -> TrainConfig:

@@ -91,6 +91,52 @@ def test_a_manifest_that_leads_out_of_the_folder_is_passed_over(
     assert "allowed is names of files that flt writes" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["zz.safetensors", "round_0009.json", "round_0009.safetensors", "clients/zz.safetensors", "x_end.safetensors"],
+)
+def test_a_folder_in_the_place_of_a_file_stays_and_the_run_goes_on(name: str, folder: Path, tmp_path: Path) -> None:
+    (folder / name).mkdir(parents=True)
+    (folder / name / "mine.txt").write_text("mine")
+    assert train("algo=fedit", "rounds=3", "name=before", "resume=last") == 0
+    assert (folder / name / "mine.txt").read_text() == "mine"
+    straight, before = (tmp_path / "lightning_logs" / each / "version_0" / ADAPTER for each in ("straight", "before"))
+    assert straight.read_bytes() == before.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("metrics.csv", "metrics.csv=a folder: allowed is a file that flt wrote, or nothing"),
+        ("checkpoints/round_0003.json", "round_0003.json=a folder"),
+        ("checkpoints/round_0003.safetensors", "round_0003.safetensors=a folder"),
+        ("checkpoints", "resume=version_0: Not a directory; allowed is a run whose checkpoints can be read"),
+        ("adapter", "resume=version_0/adapter: allowed is a folder that flt wrote, or nothing"),
+        ("model", "resume=version_0/model: allowed is a folder that flt wrote, or nothing"),
+    ],
+)
+def test_a_folder_for_a_file_or_a_file_for_a_folder_is_one_line(
+    name: str, line: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = folder.parent / name
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
+    place.mkdir() if "." in name else place.write_text("mine")
+    capsys.readouterr()
+    assert train("algo=fedit", "rounds=3", "name=before", "resume=last") == 2
+    (said,) = [said for said in capsys.readouterr().err.splitlines() if said]
+    assert said.startswith(f"error: {line}")
+
+
+@pytest.mark.parametrize("private", ["x", 3, [3], [["a", 0, "b"]], [[0, 0]], [[0, 0, {}]], {"a": 1}], ids=repr)
+def test_a_manifest_with_other_types_is_passed_over(private: Any, folder: Path) -> None:
+    put({**json.loads((folder / NEWEST).read_text()), "private": private}, folder)
+    found = newest(folder)
+    assert found is not None
+    assert found[0].server.rounds == 1
+
+
 def test_a_run_goes_on_from_the_one_before_to_the_same_bits(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

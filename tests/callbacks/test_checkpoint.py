@@ -16,7 +16,7 @@ from toys import toy_clients, toy_federator
 
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.scaffold import Scaffold
-from flt.callbacks import checkpoint
+from flt.callbacks import checkpoint_files
 from flt.callbacks.checkpoint import FORMAT, Checkpoint, newest, sealed
 from flt.core.errors import InputError
 from flt.protocol.messages import Plan, decode, encode
@@ -190,7 +190,7 @@ def test_checkpoints_that_can_not_be_listed_are_not_taken_for_none(
     def denied(path: Path) -> list[str]:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(checkpoint.os, "listdir", denied)
+    monkeypatch.setattr(checkpoint_files.os, "listdir", denied)
     with pytest.raises(InputError, match="^resume=version_7: Permission denied; allowed is a run whose"):
         newest(tmp_path / "version_7" / "checkpoints")
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: after the job that runs, with a checkpoint, to the same bits after a resume."""
+"""Ctrl-C, SIGTERM and SIGHUP: after the job that runs, with a checkpoint, to the same bits after a resume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toys import toy_clients, toy_federator
 
 from flt.callbacks.checkpoint import newest
 from flt.callbacks.interrupts import Interrupts
-from flt.core.errors import Terminated
+from flt.core.errors import HungUp, Terminated
 from flt.engines.distributed import DistributedEngine
 from flt.engines.process_group import ProcessGroup
 from flt.engines.sharded import ShardedEngine
@@ -28,7 +28,7 @@ from flt.server.federator import Federator
 pytestmark = pytest.mark.slow  # whole runs and fits
 
 
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,10 @@ def counted(federator: Federator) -> list[int]:
     return steps
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated), (signal.SIGHUP, HungUp)],
+)
 def test_the_job_that_runs_ends_and_no_other_begins(number: int, error: type[BaseException]) -> None:
     before = {its: signal.getsignal(its) for its in CODES}
     signals = Signals(number, at=1)
@@ -138,7 +141,9 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("number", "fits"), [(signal.SIGTERM, 2), (signal.SIGINT, 5)], ids=["in the first round", "in the second"]
+    ("number", "fits"),
+    [(signal.SIGTERM, 2), (signal.SIGINT, 5), (signal.SIGHUP, 5)],
+    ids=["in the first round", "in the second", "when the terminal is closed"],
 )
 def test_the_command_line_ends_with_its_code_and_goes_on_to_the_same_bits(
     number: int, fits: int, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -168,6 +173,17 @@ def test_the_command_line_ends_with_its_code_and_goes_on_to_the_same_bits(
     assert metrics(stopped) == metrics(straight)
 
 
+def test_a_run_that_ignores_hang_ups_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+    try:
+        signals = Signals(signal.SIGHUP, at=1)
+        federator = toy_federator(clients=toy_clients(4), callbacks=[signals, Interrupts()], steps=3)
+        federator.fit()
+        assert len(signals.ended) == 4
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 class Waits(FedCallback):
     """Before a process' first fit, for those of the others: else the faster one might leave them nothing to train."""
 
@@ -180,12 +196,12 @@ class Waits(FedCallback):
             self.processes.all_gather(b"begins")
 
 
-def sharing(kind: str, processes: ProcessGroup) -> str:
-    """A federation of two processes, of which the second alone is sent SIGTERM, when its first fit begins."""
+def sharing(kind: str, number: int, processes: ProcessGroup) -> str:
+    """A federation of two processes, of which the second alone is sent a signal, when its first fit begins."""
     federator = toy_federator(clients=toy_clients(5), rounds=2, steps=3)
     federator.callbacks = [Waits(processes), Interrupts(processes.is_first)]
     if not processes.is_first:
-        federator.callbacks.insert(1, Signals(signal.SIGTERM, at=0))
+        federator.callbacks.insert(1, Signals(number, at=0))
     if kind == "sharded":
         federator.engine = ShardedEngine(federator.engine.local_trainer, federator.clients, processes, nodes=1)
     else:
@@ -198,6 +214,7 @@ def sharing(kind: str, processes: ProcessGroup) -> str:
 
 
 @pytest.mark.parametrize("kind", ["distributed", "sharded"])
-def test_a_signal_to_one_process_ends_all_in_the_same_round(kind: str, tmp_path: Path) -> None:
-    found = forked(functools.partial(sharing, kind), 2, tmp_path)
-    assert found == ["Terminated in round 1 after 0"] * 2
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, "Terminated"), (signal.SIGHUP, "HungUp")])
+def test_a_signal_to_one_process_ends_all_in_the_same_round(number: int, error: str, kind: str, tmp_path: Path) -> None:
+    found = forked(functools.partial(sharing, kind, number), 2, tmp_path)
+    assert found == [f"{error} in round 1 after 0"] * 2

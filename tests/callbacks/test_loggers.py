@@ -1,5 +1,10 @@
 import csv
+import errno
 import math
+import os
+import re
+import runpy
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -7,13 +12,15 @@ from fake_federator import clients_of, federator_of, figures, layout_of, metrics
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
+from torch.utils.tensorboard import SummaryWriter
 from toys import toy_clients, toy_federator
 
 from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
+from flt.callbacks import loggers
 from flt.callbacks.clusters import Clusters
-from flt.callbacks.loggers import Loggers, worst_ten
+from flt.callbacks.loggers import Loggers, quiet_writers, worst_ten
 from flt.server.callback import FedCallback
 
 pytestmark = pytest.mark.slow  # whole runs and fits
@@ -164,6 +171,87 @@ class TestTensorBoard:
         assert [(event.step, event.value) for event in read.Scalars("test/acc")] == [(3, 0.75)]
         assert [event.step for event in read.Scalars("round/val_acc")] == [1, 2, 3]
         assert read.Scalars("final/test/acc")[0].value == 0.75
+
+
+class TestFullDisk:
+    @pytest.mark.parametrize("room", [0, 1, 5, 40])
+    def test_a_full_disk_is_one_error_in_the_main_thread(self, room, tmp_path, monkeypatch, capsys):
+        left, write = [None] * room, event_file_writer.RecordWriter.write
+
+        def full(self, data):
+            if not left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            left.pop()
+            write(self, data)
+
+        monkeypatch.setattr(event_file_writer.RecordWriter, "write", full)
+        hooked = []
+        monkeypatch.setattr(threading, "excepthook", hooked.append)
+        with pytest.raises(OSError, match="No space left") as raised:
+            federator_of([callback(tensorboard(tmp_path))]).fit()
+        for thread in threading.enumerate():
+            if isinstance(thread, event_file_writer._AsyncWriterThread) and thread.exception is not None:
+                thread.join(10)
+        assert raised.value.errno == errno.ENOSPC
+        assert hooked == []
+        assert capsys.readouterr().err == ""
+
+    def hooked(self, error, work, monkeypatch):
+        """What Python is told of the threads that end with an error while all writers fail."""
+
+        def fails(self, data):
+            raise OSError(error, os.strerror(error))
+
+        found = []
+        monkeypatch.setattr(event_file_writer.RecordWriter, "write", fails)
+        monkeypatch.setattr(threading, "excepthook", lambda its: found.append(its.exc_value.errno))
+        before = set(threading.enumerate())
+        with pytest.raises(OSError, match=re.escape(os.strerror(error))):
+            work()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(10)
+        return found
+
+    def test_the_users_own_writer_still_tells_of_a_full_disk(self, tmp_path, monkeypatch):
+        def work():
+            writer = SummaryWriter(tmp_path / "own")
+            while True:
+                writer.add_scalar("figure", 1.0)
+
+        federator_of([callback(tensorboard(tmp_path))]).fit()
+        assert self.hooked(errno.ENOSPC, work, monkeypatch) == [errno.ENOSPC]
+
+    def test_another_error_of_a_writer_is_told(self, tmp_path, monkeypatch):
+        federator = federator_of([callback(tensorboard(tmp_path))])
+        assert self.hooked(errno.EIO, federator.fit, monkeypatch) == [errno.EIO]
+
+    def test_a_run_with_the_same_logger_as_an_earlier_one_tells_nothing_either(self, tmp_path, monkeypatch):
+        logger = tensorboard(tmp_path)
+        federator_of([callback(logger)], rounds=1).fit()
+        federator = federator_of([callback(logger)])
+        assert self.hooked(errno.ENOSPC, federator.fit, monkeypatch) == []
+
+    def test_nothing_breaks_if_tensorboard_has_no_such_thread_any_more(self, tmp_path, monkeypatch):
+        known = event_file_writer._AsyncWriterThread
+        with monkeypatch.context() as without:
+            without.delattr(event_file_writer, "_AsyncWriterThread")
+            runpy.run_path(loggers.__file__)
+            with quiet_writers():
+                assert not hasattr(event_file_writer, "_AsyncWriterThread")
+        assert event_file_writer._AsyncWriterThread is known
+
+    def test_an_interrupted_run_on_a_full_disk_is_still_an_interrupted_one(self, tmp_path, monkeypatch):
+        class Interrupted(FedCallback):
+            def on_round_start(self, federator):
+                raise KeyboardInterrupt
+
+        def full(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        federator = toy_federator(callbacks=[callback(tensorboard(tmp_path), most=0), Interrupted()])
+        monkeypatch.setattr(TensorBoardLogger, "finalize", lambda self, status: full(self))
+        with pytest.raises(KeyboardInterrupt):
+            federator.fit()
 
 
 class Recorder(Logger):

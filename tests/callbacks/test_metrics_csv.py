@@ -1,9 +1,14 @@
 import csv
+import errno
 import math
+import shutil
+from pathlib import Path
 
+import pytest
 from fake_federator import federator_of
 
 from flt.callbacks.metrics_csv import MetricsCsv, text
+from flt.core.errors import InputError
 
 
 def rows_of(path):
@@ -69,11 +74,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     federator = federator_of([MetricsCsv(path)])
     federator.fit(until=1)
     before = path.read_bytes()
-    (tmp_path / ".metrics.csv.tmp").mkdir()  # the unfinished file can't be opened
-    try:
+
+    def failing(path, target):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(InputError, match=r"^metrics\.csv=\?: Permission denied; allowed is"):
         federator.run_round()
-    except OSError:
-        pass
-    else:
-        raise AssertionError("the write was to fail")
     assert path.read_bytes() == before
+    assert [left.name for left in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_a_folder_that_is_removed_is_not_made_again(tmp_path):
+    path = tmp_path / "run" / "metrics.csv"
+    federator = federator_of([MetricsCsv(path)])
+    federator.fit(until=1)
+    shutil.rmtree(path.parent)
+    with pytest.raises(InputError, match=r"^metrics\.csv=\?: No such file or directory; allowed is"):
+        federator.run_round()
+    assert not path.parent.exists()

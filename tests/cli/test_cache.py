@@ -52,6 +52,18 @@ def test_clear_removes_one_kind_and_then_the_rest(folder: Path, capsys: pytest.C
     assert shown(capsys=capsys) == [f"the cache is empty: {folder}"]
 
 
+def test_clear_says_what_stays(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (used,) = (entry.path for entry in cache.entries() if entry.kind == "tokens")
+    code = "import sys, pathlib, flt.core.locks as l; l.hold(pathlib.Path(sys.argv[1])); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code, used], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
+        assert user.stdout is not None
+        user.stdout.readline()
+        said = shown("clear", capsys=capsys)
+        user.communicate(b"\n")
+    assert said == [f"2.5 kB freed in {folder}", "1 entry stays, because a run uses it"]
+    assert shown("clear", capsys=capsys) == [f"1.5 kB freed in {folder}"]
+
+
 @pytest.mark.parametrize("arguments", ["purge", "clear all", "clear tokens prefix", "tokens", "max_gb=3"])
 def test_anything_else_is_one_line(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", *arguments.split()]) == 2

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from flt.core import cache
+from flt.core.cache_folders import lock
 from flt.core.errors import InputError
+from flt.core.locks import let_go
 
 ROOM = 10**9
 BUILDER = """
@@ -39,6 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, of which nothing is in use."""
     monkeypatch.setenv("FLT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "_used", set())
+    let_go()
     return tmp_path / "cache"
 
 
@@ -285,11 +292,12 @@ def test_clear_frees_one_kind_or_all_and_leaves_other_files(folder: Path) -> Non
 
 def test_clear_removes_damaged_entries_and_old_leftovers(folder: Path) -> None:
     (make("a") / "entry.json").unlink()
-    for name, age in ((".writing-old", 2 * cache.HOUR), (".writing-new", 0)):
+    old, new = ".writing-01234567", ".writing-89abcdef"
+    for name, age in ((old, 2 * cache.HOUR), (new, 0), (".writing-mine", 2 * cache.HOUR)):
         (folder / name).mkdir()
         os.utime(folder / name, (time.time() - age,) * 2)
     assert cache.clear() == 10
-    assert sorted(path.name for path in folder.iterdir()) == [".writing-new", "tokens"]
+    assert sorted(path.name for path in folder.iterdir()) == [new, ".writing-mine", "tokens"]
     assert list((folder / "tokens").iterdir()) == []
 
 
@@ -297,3 +305,190 @@ def test_no_cache_yet_is_empty(folder: Path) -> None:
     assert cache.entries() == []
     assert cache.clear() == 0
     assert not folder.exists()
+
+
+USER = """
+import sys, time
+from pathlib import Path
+from flt.core import cache
+
+def build(folder):
+    (folder / "data").write_bytes(b"x" * 7)
+
+path = cache.get_or_build("tokens", {"of": "a"}, build, 7, 10**9)
+Path(sys.argv[1]).touch()
+time.sleep(120)
+"""
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process, which uses the entry "a" of 7 bytes."""
+    process = subprocess.Popen([sys.executable, "-c", USER, str(tmp_path / "ready")])
+    try:
+        wait_for(tmp_path / "ready")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_another_process_uses_is_neither_cleared_nor_makes_room(
+    user: subprocess.Popen[bytes], folder: Path
+) -> None:
+    make("b")
+    cache.release()
+    assert cache.clear() == 10
+    assert [found.about["of"] for found in cache.entries()] == ["a"]
+    with pytest.raises(InputError, match=r"beside the .* GB in use"):
+        make("c", size=5, limit=10)
+    make("c", size=5, limit=12)
+    cache.release(keep=False)
+    assert [found.about["of"] for found in cache.entries()] == ["a"]
+    user.kill()
+    user.wait()
+    assert cache.clear() == 7  # a killed process uses nothing
+    assert list((folder / "tokens").iterdir()) == []
+
+
+def test_an_entry_is_used_while_its_run_lasts(folder: Path) -> None:
+    path = make("a")
+    assert cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM) == path
+    other = [sys.executable, "-c", "from flt.core import cache; print(cache.clear())"]
+    assert subprocess.run(other, capture_output=True, text=True, check=True).stdout == "0\n"
+    cache.release()
+    assert subprocess.run(other, capture_output=True, text=True, check=True).stdout == "10\n"
+
+
+def test_a_run_may_remove_what_it_used_at_its_end(folder: Path) -> None:
+    make("a")
+    cache.release()
+    make("b")
+    make("c", kind="prefix")
+    cache.release(keep=False)
+    assert [found.about["of"] for found in cache.entries()] == ["a"]
+    assert list((folder / "prefix").iterdir()) == []
+
+
+def test_clear_follows_no_link_and_removes_nothing_of_others(folder: Path, tmp_path: Path) -> None:
+    key, mine = "0123456789abcdef0123", tmp_path / "mine"
+    for name in (key, f".{key}.building", "embedded-vit-0123"):
+        (mine / name).mkdir(parents=True)
+        (mine / name / "model.safetensors").write_bytes(b"mine")
+    make("a")
+    (folder / "tokens" / key).symlink_to(mine / key)
+    (folder / "tokens" / f".{key}.building").symlink_to(mine / f".{key}.building")
+    (folder / "prefix").symlink_to(mine)
+    (folder / "embedded-vit-0123").symlink_to(mine / "embedded-vit-0123")
+    others = ["embedded-systems", "projects/" + key, "tokens/" + key + "0", "embedded-vit-4567", ".embedded-x.building"]
+    for name in others:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "mine.txt").write_text("mine")
+    os.utime(folder / ".embedded-x.building", (time.time() - 2 * cache.HOUR,) * 2)
+    assert cache.clear() == 10
+    assert len(list(mine.rglob("*.safetensors"))) == 3
+    assert all((folder / name / "mine.txt").is_file() for name in others)
+    assert (folder / "prefix").is_symlink()
+    assert cache.entries() == []
+
+
+@pytest.fixture
+def loose_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("loose_umask")
+def test_only_the_owner_can_read_the_cache(folder: Path) -> None:
+    def build(path: Path) -> None:
+        (path / "inner").mkdir()
+        (path / "inner" / "data").write_bytes(b"x")
+
+    cache.get_or_build("tokens", {"of": "a"}, build, 1, ROOM)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
+
+
+def test_a_cache_of_the_version_before_is_closed_to_others_with_the_next_use(folder: Path) -> None:
+    make("a")
+    (folder / "tokens").chmod(0o755)
+    cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM)
+    assert stat.S_IMODE((folder / "tokens").stat().st_mode) == 0o700
+
+
+def test_a_disk_that_fills_up_during_a_build_is_a_line_and_leaves_nothing(folder: Path) -> None:
+    def build(path: Path) -> None:
+        of_size(4)(path)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError, match=f"^FLT_CACHE={folder}: .*No space left on device; allowed is"):
+        cache.get_or_build("tokens", {"of": "a"}, build, 4, ROOM)
+    assert list((folder / "tokens").iterdir()) == []
+
+
+def test_a_read_only_cache_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make("a")
+    cache.release()
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("utime", "chmod", "mkdir", "rename"):
+        monkeypatch.setattr(os, name, refused)
+    assert cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM) == path
+
+
+def test_without_a_home_the_cache_needs_a_folder_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FLT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", str)
+    with pytest.raises(InputError, match="^FLT_CACHE=<not set>: this user has no home folder; allowed is a folder"):
+        cache.folder()
+
+
+def test_another_user_s_entries_are_a_line_that_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real, user = make("a"), os.open, os.geteuid()
+    cache.release()
+
+    def refused(file: Path, *arguments: int, **more: int) -> int:
+        if Path(file).is_relative_to(folder / "tokens"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return real(file, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(
+        InputError, match=f"^FLT_CACHE={folder}: .*Permission denied: '{path}'; allowed is a folder that"
+    ):
+        cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM)
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    why = f"another user made {path}, and tokens/ and prefix/ are readable for their owner only"
+    with pytest.raises(InputError, match=f"^FLT_CACHE={folder}: {why}; allowed is a folder of your own$"):
+        cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM)
+
+
+def test_an_entry_that_another_process_is_just_looking_at_is_removed_all_the_same() -> None:
+    path = make("a")
+    looking = FileLock(lock(path).lock_file, thread_local=False)
+    looking.acquire()
+    threading.Timer(0.2, looking.release).start()
+    cache.release(keep=False)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_files_have_no_locks_an_entry_is_used_but_not_made(
+    number: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    path = make("a")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert cache.get_or_build("tokens", {"of": "a"}, never, 10, ROOM) == path
+    with pytest.raises(
+        InputError, match=rf"^FLT_CACHE={folder}: .*; allowed is a folder .*, on a file system with lock"
+    ):
+        cache.get_or_build("tokens", {"of": "b"}, never, 10, ROOM)
+    assert list((folder / "tokens").iterdir()) == [path]

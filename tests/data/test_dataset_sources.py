@@ -334,7 +334,7 @@ def test_a_readers_error_says_what_is_wrong_and_where_and_quotes_nothing(
 
 
 def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", x_train=np.array([{"run": "code"}], dtype=object))
+    np.savez(tmp_path / "a.npz", x_train=np.array([{"run": "code"}], dtype=object), y_train=np.zeros(1))
     with pytest.raises(InputError, match="data.path="):
         load(file_config(tmp_path / "a.npz"))
 

@@ -108,7 +108,9 @@ def test_glue_is_five_tasks_of_two_classes_with_capped_training_sets() -> None:
 def test_one_language_per_client_and_no_translation_of_a_test_sentence_in_train(flt_data: Path) -> None:
     (found,) = load_all(load_config(["algo=fedit", "data=sib200", "experiment=languages"]))
     assert sizes(found.raw) == {"train": 11 * 701, "validation": 11 * 99, "test": 11 * 204}
-    sentences = {name: set(split["index_id"][:]) for name, split in found.raw.splits.items()}
+    (numbered,) = load_all(load_config(["algo=fedit", "data=sib200", "data.column=index_id"]))
+    assert sizes(numbered.raw) == sizes(found.raw)
+    sentences = {name: set(numbered.raw.values(name, "index_id")) for name in numbered.raw.splits}
     assert not sentences["train"] & (sentences["test"] | sentences["validation"])
     languages = found.raw.values("train", "language")
     parts = by_column(languages, clients=11, seed=0)

@@ -47,6 +47,7 @@ def shared(name: str, folder: Path, processes: ProcessGroup) -> Federator:
     recipe, settings = METHODS[name]
     federator = toy_federator(recipe, **{**settings, **mixed()})
     federator.callbacks = [Communication(), BitWidths(), Sent()]
+    folder.mkdir(parents=True, exist_ok=True)
     federator.client_states = ClientStateStore(folder)
     federator.engine = DistributedEngine(federator.engine, processes)
     federator.fit()
@@ -238,6 +239,7 @@ def halves(recipe: Recipe, folder: Path, processes: ProcessGroup) -> list[bytes]
     """One round in this process alone, then two more by all."""
     first = toy_federator(recipe, optimizer="sgd")
     if processes.is_first:
+        folder.mkdir(parents=True, exist_ok=True)
         first.client_states = ClientStateStore(folder)
         first.fit()
     processes.broadcast_from_first(str)
@@ -295,6 +297,7 @@ def enduring(times: int, settings: dict[str, int], folder: Path, processes: Proc
     said = list[str]()
     failures.on_failures = lambda federator, found: said.extend(map(str, found))  # type: ignore[method-assign]  # to watch
     federator.callbacks = [BreaksAttempts([1], raises, times), failures]
+    folder.mkdir(parents=True, exist_ok=True)
     federator.client_states = ClientStateStore(folder)
     if processes.size > 1:
         federator.engine = DistributedEngine(federator.engine, processes)

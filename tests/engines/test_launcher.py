@@ -6,18 +6,23 @@ import contextlib
 import dataclasses
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
 import pytest
+import torch.distributed as dist
 from commands import metrics
 from launched import LIMIT, SHORT, ForkedFlt, ended, flt
 from safetensors.torch import load
 
 from flt.cli.main import main
 from flt.core.errors import InputError
+from flt.engines.distributed import DistributedSettings
 from flt.engines.launcher import launch
 from flt.run import build
 from flt.run.compose import load_config
@@ -57,6 +62,37 @@ def test_settings_that_an_engine_does_not_have_are_refused(engine: dict[str, obj
     with pytest.raises(InputError) as raised:
         build.engine_settings(dataclasses.replace(load_config([]), engine=engine))
     assert str(raised.value).startswith(line)
+
+
+def listening() -> set[tuple[str, int]]:
+    found = [its.laddr for its in psutil.Process().net_connections() if its.status == psutil.CONN_LISTEN]
+    return {(its.ip, its.port) for its in found}
+
+
+def under_torchrun(host: str) -> None:
+    """A process that torchrun has started, which also keeps torchrun's store here."""
+    agent = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+    before = listening()
+    environment = {"RANK": 0, "LOCAL_RANK": 0, "GROUP_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+    environment |= {"TORCHELASTIC_RUN_ID": "run", "TORCHELASTIC_USE_AGENT_STORE": True}
+    environment |= {"MASTER_ADDR": host, "MASTER_PORT": agent.port}
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    own = launch(1, DistributedSettings(), lambda processes: listening() - before)
+    os._exit(7 if own and {ip for ip, _ in own} == {"127.0.0.1"} else 8)
+
+
+def test_under_torchrun_on_one_machine_all_that_flt_opens_is_on_loopback() -> None:
+    host = socket.gethostname()
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        pytest.skip("this machine doesn't know its own name")
+    process = get_context("fork").Process(target=under_torchrun, args=(host,))
+    process.start()
+    process.join(60)
+    process.kill()
+    process.join()
+    assert process.exitcode == 7
 
 
 def bits(folder: Path, name: str) -> dict[str, bytes]:
@@ -199,3 +235,25 @@ def test_a_process_that_dies_is_replaced_and_no_bit_changes(tmp_path: Path, monk
     assert "a process has died and is replaced (1 of at most 3 times)" in printed
     assert "Traceback" not in printed
     assert bits(tmp_path, "replaced") == bits(tmp_path, "plain")
+
+
+TWICE = """
+import sys
+from flt.cli.main import main
+codes = [main(["train", *sys.argv[1:], *more]) for more in (["local.lr=1e30"], [], ["engine=serial", "devices=1"])]
+print(codes)
+"""
+"""A program that goes on after a run has failed."""
+
+
+@pytest.mark.slow
+def test_after_a_failed_run_a_second_one_is_refused_in_a_line_and_one_without_processes_works(tmp_path: Path) -> None:
+    (tmp_path / "twice.py").write_text(TWICE)
+    options = [*SHORT, "engine=distributed", "devices=2", "name=twice"]
+    done = subprocess.run(
+        [sys.executable, "twice.py", *options], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT
+    )
+    assert done.stdout.splitlines()[-1] == "[2, 2, 0]"
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error: update of client ")
+    assert second.startswith("error: engine.strategy=ddp: its processes ended when an earlier run failed")

@@ -25,6 +25,7 @@ def split(name: str, folder: Path, processes: ProcessGroup) -> list[bytes]:
     """A federation of one of the methods, every fit of which is split."""
     recipe, settings = METHODS[name]
     federator = toy_federator(recipe, **{**settings, "clients": clients_of(3), "rounds": 1})
+    folder.mkdir(parents=True, exist_ok=True)
     federator.client_states = ClientStateStore(folder, writes=processes.is_first)
     federator.engine = ShardedEngine(federator.engine.local_trainer, federator.clients, processes, nodes=1)
     federator.fit()

@@ -15,6 +15,7 @@ from flt.algorithm.rule.mean import Mean
 from flt.algorithm.selection.self_pruning import SelfPruning
 from flt.algorithm.selection.truncate import Truncate
 from flt.export.final_models import final_models
+from flt.export.places import SUBFOLDER
 
 
 def test_one_group_has_one_model_at_the_living_pairs() -> None:
@@ -47,6 +48,7 @@ def test_where_a_part_is_private_each_client_that_trained_has_its_own(name: str,
     trained = sorted(federator.client_states)
     assert len(trained) == 2 * jobs
     assert list(models) == [f"client_{c}" + (f"/job_{i}" if jobs > 1 else "") for c, i in trained]
+    assert all(SUBFOLDER.fullmatch(name) for name in models)
     for job, tensors in zip(trained, models.values(), strict=True):
         assert_same(tensors, {**weights_of(federator), **federator.client_states[job].tensors})
 

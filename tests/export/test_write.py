@@ -229,8 +229,6 @@ def test_merging_gives_the_module_without_adapters(tmp_path: Path) -> None:
 
 def test_an_export_replaces_the_one_before_and_leaves_no_other_folder(tmp_path: Path) -> None:
     module, layout = toy_module()
-    (tmp_path / ".export").mkdir()
-    (tmp_path / ".export/half").touch()
     for alive in ({"fc1": (0,)}, {}):
         export(module, layout, trained(module, layout, alive), tmp_path, Card())
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]

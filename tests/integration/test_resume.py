@@ -75,19 +75,18 @@ def test_a_full_disk_ends_a_run_in_a_line_and_the_last_checkpoint_stands(
 ) -> None:  # fmt: skip
     in_empty_folder(tmp_path, monkeypatch)
     stopped = tmp_path / "lightning_logs" / "stopped" / "version_0"
-    write = Path.open
 
-    def no_second_round(self: Path, *args: Any, **named: Any) -> Any:
-        if self.name.startswith(".round_0002"):
+    def no_second_round(path: Path, *args: Any, **named: Any) -> Any:
+        if path.name.startswith(".round_0002"):
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(self, *args, **named)
+        return open(path, *args, **named)
 
     def no_export(tensors: Any, path: Any, *args: Any, **named: Any) -> None:
         raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patch:
         if what == "checkpoint":
-            patch.setattr(Path, "open", no_second_round)
+            patch.setattr("flt.core.files.open", no_second_round, raising=False)
         else:
             patch.setattr(safetensors.torch, "save_file", no_export)
         capsys.readouterr()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
+import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -125,6 +128,34 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         embedded.embedded(tmp_path / "file")
     assert_one_line(error, "FLT_CACHE")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
+def test_a_backbone_that_can_not_be_opened_is_one_line_and_not_trained_again(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real = embedded.embedded(tmp_path), os.open
+
+    def refused(path: Path, *arguments: int, **more: int) -> int:
+        if path == folder:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", refused)
+    monkeypatch.setattr(embedded, "_pretrain", lambda: pytest.fail("trained again"))
+    with pytest.raises(InputError) as error:
+        embedded.embedded(tmp_path)
+    assert_one_line(error, f"FLT_CACHE={tmp_path}: ", os.strerror(number))
+
+
+def test_a_backbone_has_the_modes_of_the_umask_so_that_users_can_share_it(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        folder = embedded.embedded(tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
+    assert modes == {folder.name: 0o755, "config.json": 0o644, "model.safetensors": 0o644}
 
 
 def test_embedded_reads_digits_into_the_wanted_classes() -> None:

@@ -22,6 +22,7 @@ import flt
 from flt.api import Result, train
 from flt.core import cache
 from flt.core.errors import InputError
+from flt.core.locks import _held
 from flt.data.examples import Collate, Examples
 from flt.data.stores import TextStore
 from flt.models import activations, backbones
@@ -298,3 +299,22 @@ def test_a_row_is_what_the_model_computes_for_it_alone(tmp_path: Path) -> None:
         torch.testing.assert_close(activations, out.hidden_states[2][0], rtol=0, atol=1e-5)
         assert len(activations) == job.dataset.lengths[int(position)]
     assert np.array_equal(job.train, made.clients[1].data[0].train)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_fit_ends_the_use_of_what_it_has_cached_and_removes_it_if_it_is_not_to_be_kept(
+    keep: bool, tmp_path: Path
+) -> None:
+    cfg = load_config(text(tmp_path, "prefix_cache=on", f"cache.keep={str(keep).lower()}"))
+    made = federation(cfg)
+    flt.fit(made.module, made.clients, cfg, collate_fn=made.collate, progress=False)
+    assert {found.kind for found in cache.entries()} == ({"prefix", "tokens"} if keep else set())
+    assert cache._used == set()
+    assert not _held
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_processes_that_a_run_starts_remove_what_they_have_cached(keep: bool, tmp_path: Path) -> None:
+    options = ["engine=distributed", "engine.strategy=ddp_fork", "devices=2", "prefix_cache=on"]
+    run(text(tmp_path, *options, f"cache.keep={str(keep).lower()}"))
+    assert {found.kind for found in cache.entries()} == ({"prefix", "tokens"} if keep else set())

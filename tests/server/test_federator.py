@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -183,3 +184,14 @@ def test_private_states_stay_with_their_client() -> None:
     assert sorted(kept) == [(0, 0), (1, 0), (2, 0)]
     assert not torch.equal(kept[0, 0], kept[1, 0])
     assert all(not state.tensors for state in federator.client_states.values())
+
+
+@pytest.mark.parametrize("result", [None, 3, "updates", [None], {}], ids=repr)
+def test_a_transform_that_returns_no_list_of_updates_is_refused_by_name(result: Any) -> None:
+    def forgetful(updates: list[Update]) -> Any:
+        return result
+
+    federator = toy_federator()
+    federator.transforms = [forgetful]
+    with pytest.raises(InputError, match=r"^result of transform forgetful=.*: allowed is a list of updates$"):
+        federator.fit()

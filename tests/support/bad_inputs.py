@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bombs
 import numpy as np
 import safetensors.torch
 import torch
@@ -184,6 +185,11 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a target to call": (given("rule._target_=os.system", f"rule.arg=touch {MARK}"), "rule._target_=os.system"),
     "a target in a whole part": (given("rule={_target_: os.system, name: mean}"), "rule"),
     "a key that is added": (given("+rule._target_=os.system"), "override=+rule._target_=os.system"),
+    "a key without a name that is added": (given("+=1"), "override=+=1: allowed is key=value"),
+    "a key at another place": (given("@grouping.eps=true"), "override=@grouping.eps=true: allowed is key=value"),
+    "an integer of 64 bits": (given("batch_size=9223372036854775808"), "batch_size=9223372036854775808: allowed is an"),
+    "more threads than torch takes": (given("threads=1000000"), "threads=1000000: allowed is an integer from 1 to"),
+    "a rank beyond the memory": (given("adapter.rank=2147483648"), "adapter.rank=2147483648: allowed is an integer up"),
     "no equals sign": (given("rounds"), "override=rounds"),
     "an open bracket": (given("ranks=[1,2"), "override=ranks=[1,2"),
     "a sweep in a run": (given("seed=0,1"), "seed=0,1"),
@@ -242,6 +248,29 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         file("data.npz", lambda path: np.savez(path, x_train=np.full((30, 8, 8), np.nan), y_train=np.arange(30) % 2)),
         "data",
     ),
+    "images without pixels": (
+        file("data.npz", lambda path: np.savez(path, x_train=np.zeros((30, 0, 8)), y_train=np.arange(30) % 2)),
+        "data.path=data.npz: x_train has shape (30, 0, 8)",
+    ),
+    "a number of 400 digits in json": (
+        file("data.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": ' + b"9" * 400 + b"}\n"),
+        "data.label=label: it holds double",
+    ),
+    "json nested a hundred thousand times": (
+        file("data.jsonl", bombs.JSON["nested objects"]().encode()), "data.path=data.jsonl: allowed is at most 64",
+    ),
+    "names of other files for images": (
+        file("data.parquet", lambda path: bombs.image_table(path, {"bytes": None, "path": "/etc/hostname"})),
+        "data.path=data.parquet: image holds names of other files",
+    ),
+    "an image of too many pixels": (
+        file("data.parquet", lambda path: bombs.image_table(path, {"bytes": bombs.png(20_000, 20_000), "path": None})),
+        "data.image=<",
+    ),
+    "a picture as EPS": (
+        file("data.parquet", lambda path: bombs.image_table(path, {"bytes": bombs.picture("EPS"), "path": None})),
+        "data.image=<",
+    ),
     # --------------------------------------------------------------------------------------------------------- models
     "a folder that isn't there": (given("model=./nowhere"), "model=./nowhere"),
     "a folder of a user who isn't there": (given("model=~nosuchuser/model"), "model=~nosuchuser/model: there is no"),
@@ -273,6 +302,9 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a run's configuration that calls something": (
         run_folder(lambda run: (run / "config.yaml").write_text(f"!!python/object/apply:os.system ['touch {MARK}']")),
         "resume",
+    ),
+    "a run's configuration of nested aliases": (
+        run_folder(lambda run: (run / "config.yaml").write_text(bombs.ALIASES)), "resume=",
     ),
     "a run's configuration that is a list": (
         run_folder(lambda run: (run / "config.yaml").write_text("- 1\n")), "resume",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import resource
 import traceback
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -10,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import torch
 import torch.distributed as dist
 
@@ -47,3 +51,30 @@ def _process(work: Callable[[ProcessGroup], Any], rank: int, size: int, meeting:
         queue.put((rank, f"{type(error).__name__}: {error}"))
     finally:
         os._exit(0)  # nothing of the test's own process is to be ended twice
+
+
+def cost(work: Callable[[], Any]) -> tuple[Any, int]:
+    """What some work returns, or raises, in a process of its own, and by how many bytes that process grew.
+
+    In the test's own process, the peak could be that of an earlier test. Memory that this process keeps for later use
+    is given back first, since the fork could grow into it unseen.
+    """
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    ctypes.CDLL(None).malloc_trim(0)
+    queue = get_context("fork").SimpleQueue()
+    process = get_context("fork").Process(target=_measured, args=(work, queue))
+    process.start()
+    found = queue.get()
+    process.join(LIMIT)
+    return found
+
+
+def _measured(work: Callable[[], Any], queue: Any) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        found = work()
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+    queue.put((found, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024))
+    os._exit(0)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
+
+import psutil
 
 SHORT = ["algo=hafl", "rounds=2", "clients=4", "local.steps=2", "eval.examples=20", "eval.client_examples=4"]
 
@@ -68,6 +73,34 @@ def _command_line(folder: Path, words: list[str], environment: dict[str, str], p
     code = main()
     sys.stdout.flush()
     os._exit(code)
+
+
+def launched_by(run: Running, number: int) -> list[psutil.Process]:
+    """The processes that a run has launched, as soon as there are so many."""
+    until = time.monotonic() + LIMIT
+    while len(found := psutil.Process(run.pid).children()) < number:
+        assert time.monotonic() < until, "the run has launched too few processes"
+        time.sleep(0.02)
+    return found
+
+
+def is_there(process: psutil.Process) -> bool:
+    """Whether a process has not ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def outlive(processes: Sequence[psutil.Process], seconds: float = 20) -> list[psutil.Process]:
+    """Those processes that are still there after some seconds. They are ended."""
+    until, left = time.monotonic() + seconds, list(processes)
+    while left and time.monotonic() < until:
+        left = [its for its in left if is_there(its)]
+        time.sleep(0.05)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return left
 
 
 def ended(*runs: Running) -> list[str]:

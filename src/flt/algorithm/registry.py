@@ -83,6 +83,6 @@ def part(group: str, chosen: Mapping[str, Any]) -> Any:
         InputError: No part of this kind has this name, or a setting is wrong.
     """
     name = chosen.get("name")
-    if name not in PARTS[group]:
+    if not isinstance(name, str) or name not in PARTS[group]:
         raise InputError.of(group, name, PARTS[group])
     return typed(PARTS[group][name], {key: value for key, value in chosen.items() if key != "name"}, group)

@@ -1,4 +1,5 @@
-"""Callbacks that observe a federation. They evaluate models, count, log and write checkpoints, but change no model.
+"""Callbacks that observe a federation: they evaluate, count, log and write checkpoints.
 
-The only exception is fault_injection.py, which changes updates on purpose. Read evaluate.py first, then checkpoint.py.
+They change no model, except for fault_injection.py, which changes updates on purpose. Read evaluate.py first, then
+checkpoint.py.
 """

@@ -13,30 +13,47 @@ unfinished round may leave newer client states behind. If a resumed run read the
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
-import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flt.callbacks.checkpoint_files import (
+    CLIENT_STATE,
+    FORMAT,
+    NAMES,
+    Snapshot,
+    check_settings,
+    files_of,
+    identity,
+    manifests_of,
+    newest,
+    remove_state,
+    run_of,
+    sealed,
+)
 from flt.core.errors import InputError
-from flt.core.files import system_message, write_atomically
-from flt.protocol.messages import decode, encode, message
-from flt.protocol.state import ServerState
+from flt.core.files import (
+    PRIVATE_FILE,
+    check_no_link,
+    make_private,
+    remove_file,
+    remove_leftovers,
+    reported,
+    write_atomically,
+)
+from flt.protocol.messages import encode
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import FOLDER, ClientStateStore
 from flt.server.failure_policy import RoundFailedError
 from flt.server.federator import Federator
+from flt.server.state_validation import check_states, restore_callback
 
-FORMAT = 2
-_NAME = re.compile(rf"({FOLDER}/)?[0-9a-z_]+\.safetensors")
 END = "_end"
 """Suffix in the name of the server-state file that is written at the end of a run."""
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -46,40 +63,39 @@ class CheckpointConfig:
     keep: int
 
 
-class VersionError(InputError):
-    """Error for a checkpoint that another version of flt wrote."""
-
-
-@message
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
-    """State of a federation between two rounds. It doesn't contain the client states, which have their own files."""
-
-    server: ServerState
-    history: tuple[dict[str, float], ...]
-    callbacks: dict[str, dict[str, Any]]
-    """Key of a callback -> its state. The key, such as ``Budget 0``, is the callback's state key and a number."""
-
-
 class Checkpoint(FedCallback):
     """Writes a checkpoint after each round and removes old checkpoints.
 
+    Only the owner of the folder can read it. Files of others in the folder stay as they are.
+
     Args:
-        folder: Folder of the checkpoints. It is created with the first checkpoint.
+        folder: Folder of the checkpoints. It is created at the start of the run.
         keep: Number of checkpoints to keep.
+        settings: Settings of the run that a resume may not change. A checkpoint with other settings isn't restored.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(self, folder: Path, keep: int = 2, settings: Mapping[str, Any] | None = None) -> None:
         if keep < 1:
             raise InputError.of("checkpoint.keep", keep, "an integer >= 1")
         self.folder, self.keep = folder, keep
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings or {}))  # as they will be read from a file
         self._last: str | None = None  # name of the newest manifest that this process wrote, if any
+        self._own: set[str] = set()  # names of the manifests in the folder that are known to be of this run
         self._replaced: dict[str, list[str]] = {}  # manifest -> client-state files that no newer manifest names
 
     def on_fit_start(self, federator: Federator) -> None:
-        """Moves the client states from memory into the folder."""
+        """Creates the folder, removes what killed processes left in it, and moves client states from memory into it.
+
+        Raises:
+            InputError: The folder, or the one of the client states, is a link or can't be written.
+        """
+        with self._reported():
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self._prepare()
+            remove_leftovers(self.folder, NAMES)
+            remove_leftovers(self.folder / FOLDER, CLIENT_STATE)
         if federator.client_states.folder is None:
-            federator.client_states.move_to(self.folder)
+            federator.client_states.move_to(self.folder, self.run)
 
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
         """Writes the round's checkpoint, after all callbacks have logged their metrics."""
@@ -93,37 +109,65 @@ class Checkpoint(FedCallback):
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
         """Writes a checkpoint if an interrupt or a failed round ends the run before its first checkpoint."""
         resumable = isinstance(exception, KeyboardInterrupt | RoundFailedError)
-        if resumable and not federator.state.rounds and not _manifests(self.folder):
+        if resumable and not federator.state.rounds and not manifests_of(self.folder):
             self._write_round(federator)
 
     def restore(self, federator: Federator) -> None:
         """Restores a federator from the newest intact checkpoint. Does nothing if there are no checkpoints.
 
         Raises:
-            InputError: All checkpoints are damaged, or the newest intact one doesn't fit the federator's model or
-                number of rounds.
+            InputError: All checkpoints are damaged, the newest intact one doesn't fit the federator's model or number
+                of rounds, or the folder is a link.
+            OtherRunError: The newest intact checkpoint, or a client state that it names, is of another run.
         """
+        self._check_links()
         checkpoint = newest(self.folder)
         if checkpoint is None:
             return
         snapshot, manifest = checkpoint
+        check_settings(manifest, self.settings)
         if snapshot.server.rounds > federator.rounds:
             done = snapshot.server.rounds
             raise InputError.of("rounds", federator.rounds, f"an integer >= {done}", f"{done} have been run")
-        _check(snapshot.server, federator)
+        settings = manifest.get("run") or self.settings
+        client_states = ClientStateStore(self.folder, federator.client_states.writes, identity(settings))
+        client_states.load({(client, index): file for client, index, file in manifest["private"]}, manifest["files"])
+        check_states(snapshot.server, client_states, federator)
         federator.state, federator.history = snapshot.server, list(snapshot.history)
         for key, callback in _keyed(federator.callbacks).items():
             if key in snapshot.callbacks:
-                callback.load_state_dict(snapshot.callbacks[key])
-        files = {(client, index): file for client, index, file in manifest["private"]}
-        federator.client_states = ClientStateStore(self.folder, federator.client_states.writes)
-        federator.client_states.load(files, manifest["files"])
+                restore_callback(key, callback, snapshot.callbacks[key])
+        # The run keeps its identity, even if a later version of flt has more settings.
+        self.settings = settings
+        federator.client_states = client_states
+
+    @property
+    def run(self) -> str:
+        """Identity of the run, which each file of a checkpoint contains."""
+        return identity(self.settings)
+
+    def _reported(self) -> contextlib.AbstractContextManager[None]:
+        allowed = "a folder that stays and can be written; resume=last then goes on after the last checkpoint"
+        return reported("checkpoints", self.folder.absolute().parent.name, allowed)
+
+    def _check_links(self) -> None:
+        check_no_link(self.folder)
+        check_no_link(self.folder / FOLDER, f"{self.folder.name}/{FOLDER}")
+
+    def _prepare(self) -> None:
+        """Creates the folder if it is missing. The run's folder itself isn't created again if somebody removed it."""
+        self._check_links()
+        make_private(self.folder)
 
     def _write_round(self, federator: Federator, suffix: str = "") -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._reported():
+            self._prepare()
+            self._write_files(federator, suffix)
+
+    def _write_files(self, federator: Federator, suffix: str) -> None:
         kept = federator.client_states
         states = {key: callback.state_dict() for key, callback in _keyed(federator.callbacks).items()}
-        snapshot = Snapshot(federator.state, tuple(federator.history), states)
+        snapshot = Snapshot(federator.state, tuple(federator.history), states, self.run)
         name = f"round_{federator.state.rounds:04d}"
         file = f"{name}{suffix}.safetensors"
         files = {file: self._write(file, encode(snapshot))}
@@ -135,159 +179,66 @@ class Checkpoint(FedCallback):
             "state": file,
             "files": files,
             "private": private,
+            "run": self.settings,
         }
-        write_atomically(self.folder / f"{name}.json", json.dumps(sealed(manifest), indent=1).encode())
+        self._write(f"{name}.json", json.dumps(sealed(manifest), indent=1).encode())
         if self._last is not None:
             self._replaced.setdefault(self._last, []).extend(kept.pop_replaced_files())
         self._tidy(name, whole=self._last is None or bool(suffix))
         self._last = name
 
     def _write(self, file: str, data: bytes) -> str:
-        write_atomically(self.folder / file, data)
+        write_atomically(self.folder / file, data, PRIVATE_FILE)
         return hashlib.sha256(data).hexdigest()
 
     def _tidy(self, last: str, whole: bool) -> None:
-        """Removes old manifests and the files that no remaining manifest names.
+        """Removes old manifests of this run, and the files of this run that no remaining manifest of it names.
 
         Manifests are removed before the files that they name, so that no manifest ever names a missing file. Manifests
-        newer than ``last`` are removed too. They are damaged, since the run would otherwise have resumed from them.
+        newer than ``last`` are removed too. A file that they name is damaged, since the run would otherwise have
+        resumed from them. Files that this run didn't write stay, and so do links and folders. A damaged manifest of an
+        earlier process stays until the run writes this manifest again, because it doesn't say whose it is.
 
         Args:
             last: Name of the manifest that was just written.
             whole: If True, compares every file of the folder with the manifests. The comparison also finds files of
                 killed processes, but is slow for many clients. If False, removes only files that the process replaced.
         """
-        manifests = _manifests(self.folder)
+        if whole:
+            self._own |= {path.stem for path in manifests_of(self.folder) if run_of(path) in ("", self.run)}
+        self._own.add(last)
+        manifests = [path for path in manifests_of(self.folder) if path.stem in self._own]
         done = [path.stem for path in manifests].index(last) + 1
         kept = manifests[max(0, done - self.keep) : done]
-        for path in set(manifests) - set(kept):
-            path.unlink()
+        written = {file for path in manifests for file in files_of(path, self.run)} if whole else set()
+        for path in manifests:
+            if path not in kept:
+                self._remove(path)
         if whole:
-            named = {file for path in kept for file in _files(path)}
-            for path in [*self.folder.glob("*.safetensors"), *self.folder.glob(f"{FOLDER}/*")]:
-                if path.relative_to(self.folder).as_posix() not in named:
-                    path.unlink()
+            named = {file for path in kept for file in files_of(path, self.run)}
+            for path in [*self.folder.glob("*.safetensors"), *self.folder.glob(f"{FOLDER}/*.safetensors")]:
+                file = path.relative_to(self.folder).as_posix()
+                if file not in named:
+                    remove_state(path, self.run, named=file in written)
             return
         names = {path.stem for path in kept}
-        for path in self.folder.glob("round_*.safetensors"):
-            if path.stem.removesuffix(END) not in names:
-                path.unlink()
         for manifest in [name for name in self._replaced if name not in names]:
             for file in self._replaced.pop(manifest):
-                (self.folder / file).unlink(missing_ok=True)
+                remove_file(self.folder / file)
 
+    def _remove(self, manifest: Path) -> None:
+        """Removes a manifest of this run and the server state that it names. Keeps what others have put in its place.
 
-def _check(state: ServerState, federator: Federator) -> None:
-    """Checks that a state fits the federator's model and adapter.
-
-    Raises:
-        InputError: The names or shapes of the state's tensors differ from those of the federator's tensors.
-    """
-    layout = federator.server.layout
-    expected = {name: layout.entries[name].shape for name in federator.state.groups[federator.state.home].weights}
-    for group in state.groups.values():
-        found = {name: tuple(tensor.shape) for name, tensor in group.weights.items()}
-        for name in sorted(expected.keys() ^ found.keys()) or [n for n in sorted(found) if found[n] != expected[n]]:
-            allowed = f"{name} {expected.get(name, 'not there')}, as the model has it"
-            raise InputError.of(
-                "resume", f"{name} {found.get(name, 'not there')}", allowed, "the checkpoint is of another model"
-            )
-
-
-def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a manifest with the entry ``checksum``, which is the checksum of all other entries."""
-    body = {key: value for key, value in manifest.items() if key != "checksum"}
-    return {**body, "checksum": hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Reads a manifest and verifies its checksum.
-
-    Raises:
-        InputError: The manifest is damaged, or another version of flt wrote it.
-        OSError: The file can't be read.
-    """
-    try:
-        manifest = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise InputError.of(path.name, "<damaged>", "the bytes that were written", str(error)) from error
-    if not isinstance(manifest, dict):
-        raise InputError.of(path.name, "<damaged>", "a manifest of flt")
-    whole = manifest == sealed(manifest)
-    # A manifest in an old format has no checksum.
-    if manifest.get("format", FORMAT) != FORMAT and (whole or "checksum" not in manifest):
-        why = f"{path.name} was written by another version of flt"
-        raise VersionError.of("checkpoint format", manifest["format"], f"{FORMAT}, which this version reads", why)
-    if not whole:
-        raise InputError.of(path.name, "<damaged>", "the bytes that were written")
-    return manifest
-
-
-def _files(path: Path) -> list[str]:
-    """Returns the file names in a manifest, or an empty list if the manifest is damaged."""
-    try:
-        return list(_read(path)["files"])
-    except (OSError, InputError):
-        return []
-
-
-def _manifests(folder: Path) -> list[Path]:
-    """Returns the manifests, oldest first. Shorter names come first, because names become longer after round 9999."""
-    return sorted(folder.glob("round_*.json"), key=lambda path: (len(path.name), path.name))
-
-
-def newest(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
-    """Returns the newest checkpoint whose files are all present and intact, with its manifest.
-
-    A damaged checkpoint is skipped with a warning.
-
-    Returns:
-        The snapshot and its manifest, or None if no checkpoint has been written yet.
-
-    Raises:
-        InputError: None of the existing checkpoints can be used. The run isn't started anew, because a new start would
-            remove what is left of these checkpoints.
-        VersionError: Another version of flt wrote a checkpoint. An older checkpoint isn't tried in this case.
-    """
-    name = folder.absolute().parent.name
-    try:
-        os.listdir(folder)  # unlike glob, raises an error if the folder can't be read
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError.of("resume", name, "a run whose checkpoints can be read", system_message(error)) from error
-    manifests = _manifests(folder)
-    for older, path in reversed(list(enumerate(manifests))):
-        try:
-            manifest = _read(path)
-            return _snapshot(folder, path.name, manifest), manifest
-        except VersionError:
-            raise
-        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-            why = system_message(error) if isinstance(error, OSError) else error
-            then = ", trying the one before it" if older else ""
-            _log.warning("checkpoint %s can't be used%s: %s", path.name, then, why)
-    if manifests:
-        allowed = "a new run, or this one with a whole copy of one of them"
-        why = f"none of its {len(manifests)} checkpoints can be used, and nothing was changed"
-        raise InputError.of("resume", name, allowed, why)
-    return None
-
-
-def _snapshot(folder: Path, name: str, manifest: dict[str, Any]) -> Snapshot:
-    """Verifies all files that a manifest names, and reads the snapshot."""
-    for file, checksum in manifest["files"].items():
-        if not _NAME.fullmatch(file):
-            raise InputError.of(name, file, "names of files that flt writes")
-        if hashlib.sha256((folder / file).read_bytes()).hexdigest() != checksum:
-            raise InputError.of(file, "<damaged>", "the bytes that were written")
-    for file in (manifest["state"], *(file for _, _, file in manifest["private"])):
-        if file not in manifest["files"]:
-            raise InputError.of(name, file, "files with a checksum")
-    snapshot = decode((folder / manifest["state"]).read_bytes())
-    if not isinstance(snapshot, Snapshot) or not isinstance(snapshot.server, ServerState):
-        raise InputError.of(manifest["state"], type(snapshot).__name__, Snapshot.__name__)
-    return snapshot
+        A damaged manifest is removed, because it is of this run: this process has written it, or read it before.
+        """
+        self._own.remove(manifest.stem)
+        if run_of(manifest) not in ("", self.run, None):
+            return
+        files = files_of(manifest, self.run)
+        manifest.unlink()
+        for suffix in ("", END):
+            file = f"{manifest.stem}{suffix}.safetensors"
+            remove_state(self.folder / file, self.run, named=file in files)
 
 
 def _keyed(callbacks: Iterable[FedCallback]) -> dict[str, FedCallback]:

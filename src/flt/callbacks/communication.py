@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
+from flt.protocol.field_types import Finite, Whole
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Payload, Update, encoded_size
 from flt.server.callback import FedCallback
@@ -27,6 +28,8 @@ class Communication(FedCallback):
 
     In a round without updates, neither p(t) nor the reductions are logged. T doesn't count such rounds.
     """
+
+    state_types: ClassVar = {"up": Whole, "down": Whole, "numbers": Finite, "rounds": Whole}
 
     def __init__(self) -> None:
         self.total_up = self.total_down = 0

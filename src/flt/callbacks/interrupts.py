@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C and SIGTERM, which end a run after the current job.
+"""Handling of Ctrl-C, SIGTERM and SIGHUP, which end a run after the current job.
 
 A signal between two jobs ends the run before the next job.
 """
@@ -10,13 +10,13 @@ import signal
 import threading
 from typing import Any
 
-from flt.core.errors import Terminated
+from flt.core.errors import HungUp
+from flt.core.signals import ENDING, discard_output_without_terminal, handled
 from flt.protocol.messages import Payload, Update
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
 _log = logging.getLogger(__name__)
-SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
 
 class Interrupts(FedCallback):
@@ -33,13 +33,12 @@ class Interrupts(FedCallback):
     def __init__(self, says: bool = True) -> None:
         self.says = says
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[int, Any] = {}
 
     def on_fit_start(self, federator: Federator) -> None:
         """Installs the signal handlers."""
         if threading.current_thread() is threading.main_thread():
-            handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._receive) for number in handled}
+            self._before = {number: signal.signal(number, self._receive) for number in handled()}
 
     def on_round_start(self, federator: Federator) -> None:
         """Ends the run if a signal has arrived."""
@@ -62,8 +61,10 @@ class Interrupts(FedCallback):
         self._restore()
 
     def _receive(self, number: int, frame: object) -> None:
+        if ENDING[number] is HungUp:
+            discard_output_without_terminal()
         if self.received is not None:
-            raise SIGNALS[signal.Signals(number)]
+            raise ENDING[number]
         self.received = signal.Signals(number)
         if self.says:
             _log.warning("%s: stopping after the current job; send it again to stop at once", self.received.name)
@@ -71,7 +72,7 @@ class Interrupts(FedCallback):
     def _end(self, federator: Federator) -> None:
         number = federator.engine.processes.agree_on_signal(self.received or 0)
         if number:
-            raise SIGNALS[signal.Signals(number)]
+            raise ENDING[number]
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 
 from flt.callbacks.clusters import Clustered, Clusters, cosines
@@ -17,6 +19,7 @@ from flt.callbacks.evaluate import gather
 from flt.callbacks.figures import cluster_pictures, pictures
 from flt.callbacks.figures.heatmap import pixels
 from flt.core import formatting
+from flt.core.files import is_full
 from flt.protocol.messages import JobId, Update
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
@@ -25,6 +28,34 @@ STAGES = (("distributed", "clients/"), ("fitted", "clients/fitted_"), ("fit", "c
 """Pairs of a time of measurement, which :func:`gather` explains, and the key prefix of the means over the jobs."""
 FINAL = ("round/", "test/", "clients/", "comm/total_", "time/total_")
 """Key prefixes of the metrics that are logged together with the hyperparameters at the end of the run."""
+
+
+@contextlib.contextmanager
+def quiet_writers() -> Iterator[None]:
+    """Makes TensorBoard's writers that are created in the with block end without a traceback if the disk is full.
+
+    A writer has a thread, for which Python would print the traceback. The thread keeps the error, and the next call of
+    the writer raises this error in the main thread. All other writers of this process stay as they are.
+    """
+    # The class isn't public. In a version of TensorBoard without it, only the traceback would come back.
+    known = getattr(event_file_writer, "_AsyncWriterThread", None)
+    if known is None:
+        yield
+        return
+
+    class QuietThread(known):  # type: ignore[valid-type, misc]
+        def run(self) -> None:
+            try:
+                super().run()
+            except OSError as error:
+                if not is_full(error):
+                    raise
+
+    event_file_writer._AsyncWriterThread = QuietThread
+    try:
+        yield
+    finally:
+        event_file_writer._AsyncWriterThread = known
 
 
 class Loggers(FedCallback):
@@ -64,6 +95,7 @@ class Loggers(FedCallback):
         self.loggers, self.hyperparameters, self.tasks, self.most = loggers, dict(hyperparameters), tasks, most
         self._logged: set[str] = set()
 
+    @quiet_writers()
     def on_fit_start(self, federator: Federator) -> None:
         """Logs the hyperparameters and, in a new run, the picture of the partition."""
         self._logged = set(federator.history[-1]) if federator.history else set()
@@ -71,10 +103,12 @@ class Loggers(FedCallback):
             # Without the empty dict, TensorBoardLogger would log its own metric hp_metric.
             logger.log_hyperparams(self.hyperparameters, *([{}] if _takes_metrics(logger) else []))
             logger.save()
+        writers = list(self._writers())  # creates them, also if nothing is written yet
         if self.most and not federator.state.rounds:
-            for writer in self._writers():
+            for writer in writers:
                 _write_picture(writer, "partition", pictures.partition(federator.clients), 0)
 
+    @quiet_writers()
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
         """Passes the round's metrics to the loggers, after all callbacks have added their metrics."""
         self._log(metrics, federator.round)
@@ -85,6 +119,7 @@ class Loggers(FedCallback):
         for logger in self.loggers:
             logger.save()  # keeps this round's metrics on disk even if the run is killed
 
+    @quiet_writers()
     def on_fit_end(self, federator: Federator) -> None:
         """Logs the metrics that were measured after the last round, and the hyperparameters with the final metrics."""
         last = federator.history[-1] if federator.history else {}
@@ -95,16 +130,26 @@ class Loggers(FedCallback):
                 logger.log_hyperparams(self.hyperparameters, final, federator.round)
             logger.finalize("success")
 
+    @quiet_writers()
     def on_exception(self, federator: Federator, exception: BaseException) -> None:
-        """Closes the loggers."""
+        """Closes the loggers. If the disk is full, they may fail to write their last events, which changes nothing."""
         for logger in self.loggers:
-            logger.finalize("failed")
+            try:
+                logger.finalize("failed")
+            except OSError as error:
+                if not is_full(error):
+                    raise
 
     def _log(self, metrics: Mapping[str, float], step: int) -> None:
         figures = {key: value for key, value in metrics.items() if key != "round"}
         self._logged = set(metrics)
         for logger in self.loggers if figures else ():
-            logger.log_metrics(figures, step=step)
+            try:
+                logger.log_metrics(figures, step=step)
+            except ValueError as error:  # Lightning takes any error of TensorBoard for one of the number
+                if isinstance(error.__cause__, OSError):
+                    raise error.__cause__ from None
+                raise
 
     def _writers(self) -> Iterator[SummaryWriter]:
         for logger in self.loggers:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flt.core.files import write_atomically
+from flt.core.files import remove_leftovers, reported, write_atomically
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
@@ -25,6 +26,11 @@ class MetricsCsv(FedCallback):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    def on_fit_start(self, federator: Federator) -> None:
+        """Creates the folder of the file, and removes what a killed process left of the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.path.parent, re.compile(re.escape(self.path.name)))
+
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
         """Writes the file, after all callbacks have logged their metrics."""
         self._write(federator)
@@ -34,8 +40,8 @@ class MetricsCsv(FedCallback):
         self._write(federator)
 
     def _write(self, federator: Federator) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, text(federator.history).encode())
+        with reported(self.path.name, "?", "a folder that stays and can be written"):
+            write_atomically(self.path, text(federator.history).encode())
 
 
 def text(history: Sequence[Mapping[str, float]]) -> str:

@@ -18,6 +18,7 @@ class SelectionOverlap(FedCallback):
     """
 
     state_key: ClassVar[str] = "Selected"
+    state_types: ClassVar = {"last": dict[JobId, dict[str, Ids]]}
 
     def __init__(self) -> None:
         self.last: dict[JobId, dict[str, Ids]] = {}
@@ -31,7 +32,7 @@ class SelectionOverlap(FedCallback):
         """Compares the components that each job trained in this round with the components of the job's previous fit."""
         kept = {update.job: update.kept for update in federator.updates}
         new = [
-            len(set(ids) - set(self.last[job][layer]))
+            len(set(ids) - set(self.last[job].get(layer, ())))
             for job, layers in kept.items()
             for layer, ids in layers.items()
             if job in self.last

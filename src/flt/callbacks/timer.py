@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
+from flt.protocol.field_types import Finite
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
@@ -15,6 +16,8 @@ class Timer(FedCallback):
     The sum includes the rounds before a resume. The time of a round includes the callbacks that are called before this
     one at the end of the round, such as the evaluation.
     """
+
+    state_types: ClassVar = {"total": Finite}
 
     def __init__(self) -> None:
         self.total = 0.0

@@ -18,22 +18,22 @@ def run(arguments: Sequence[str]) -> int:
     """Shows or clears the cache.
 
     Without arguments, all entries are shown. ``clear`` removes all entries, and ``clear <kind>`` removes the entries of
-    one kind.
+    one kind. Entries that a run of another process uses stay.
 
     Raises:
         InputError: The arguments have none of these forms.
     """
-    from flt.core import cache
+    from flt.core.cache_folders import KINDS
 
     match list(arguments):
         case []:
             _show()
         case ["clear"]:
             _clear(None)
-        case ["clear", kind] if kind in cache.KINDS:
+        case ["clear", kind] if kind in KINDS:
             _clear(kind)
         case ["clear", *kinds]:
-            raise InputError.of("cache clear", " ".join(kinds), [*cache.KINDS, "or nothing, for all of them"])
+            raise InputError.of("cache clear", " ".join(kinds), [*KINDS, "or nothing, for all of them"])
         case _:
             raise InputError.of("cache", " ".join(arguments), "clear, or nothing, which shows what there is")
     return 0
@@ -45,6 +45,8 @@ def _clear(kind: str | None) -> None:
     from flt.core import cache
 
     print(f"{decimal(cache.clear(kind))} freed in {cache.folder()}")
+    if used := sum(kind in (None, entry.kind) for entry in cache.entries()):
+        print(f"{used} {'entry stays, because a run uses it' if used == 1 else 'entries stay, because runs use them'}")
 
 
 def _show() -> None:

@@ -53,12 +53,12 @@ Below are all keys with their defaults."""
 
 CACHE = """\
 usage: flt cache                shows every entry with its size and last use
-       flt cache clear          removes all entries
+       flt cache clear          removes all entries that no run uses
        flt cache clear <kind>   removes the entries of one kind
 
 Kinds are {kinds}. Entries are made again when they are needed.
 The cache lies in $FLT_CACHE, else in $XDG_CACHE_HOME/flt, else in ~/.cache/flt.
-A key of flt train limits its size:
+Keys of flt train:
 """
 
 COMPLETION = """\
@@ -87,7 +87,7 @@ def _lines(arguments: list[str]) -> Iterator[str]:
         yield overview()
     elif command == "cache":
         yield CACHE.format(kinds=_kinds())
-        yield from _keys([key for key in conf_comments.sections()["cache"] if key.name == "cache.max_gb"])
+        yield from _keys([key for key in conf_comments.sections()["cache"] if key.name.startswith("cache.")])
     elif command == "completion":
         yield COMPLETION
     elif command in ("train", "sweep"):
@@ -106,9 +106,9 @@ def overview() -> str:
 
 
 def _kinds() -> str:
-    from flt.core import cache
+    from flt.core.cache_folders import KINDS
 
-    return ", ".join(cache.KINDS)
+    return ", ".join(KINDS)
 
 
 def _of_choices(overrides: Sequence[str]) -> list[str]:

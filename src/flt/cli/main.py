@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 
 import flt
 from flt.cli import cache, completion, help, restart_after_crash, sweep, train
-from flt.core.errors import InputError, PeerDiedError, Terminated
+from flt.core.errors import InputError, PeerDiedError
 from flt.core.files import is_full, no_room
+from flt.core.launcher_watch import WATCH
+from flt.core.signals import number_of, raised_as_exceptions
 
-INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes after SIGINT (Ctrl-C) and SIGTERM. As in shells, they are 128 plus the number of the signal."""
 HELP = ("-h", "--help", "help")
 VERSION = ("--version", "version")
 
@@ -31,25 +31,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after ``flt`` on the command line. If None, the arguments of this process are used.
 
     Returns:
-        The exit code: 0 after success; 1 if a process of the run has died; 2 after an InputError; 130 after Ctrl-C; 143
-        after SIGTERM.
+        The exit code: 0 after success; 1 if a process of the run has died; 2 after an InputError; after a signal,
+        128 plus its number, as in shells: 129 after SIGHUP, 130 after Ctrl-C, 143 after SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # words of the command line may be no UTF-8
     command, rest = _command(words)
     # restart() replaces this process. The process may be replaced only if it runs nothing but this command line, and if
     # no launcher has started it.
     may_restart = arguments is None and not restart_after_crash.is_launched()
-    try:
-        if command in ANNOUNCED:
-            _announce(words)
-        return COMMANDS[command](rest)
-    except (Exception, KeyboardInterrupt) as error:
-        if may_restart and isinstance(error, PeerDiedError):
-            restart_after_crash.restart(error, command, rest)
-        code = _report(error)
-        if code is None:
-            raise
-        return code
+    with raised_as_exceptions():
+        try:
+            if command in ANNOUNCED:
+                _announce(words)
+            return COMMANDS[command](rest)
+        except (Exception, KeyboardInterrupt) as error:
+            if may_restart and isinstance(error, PeerDiedError):
+                restart_after_crash.restart(error, command, rest)
+            code = _report(error)
+            if code is None:
+                raise
+            return code
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:
@@ -79,12 +82,11 @@ def _report(error: BaseException) -> int | None:
     if isinstance(error, BrokenPipeError):
         _discard_output()
         return 0
-    is_first = restart_after_crash.is_first()
-    if not is_first and (getattr(error, "reported", False) or isinstance(error, PeerDiedError)):
-        # The first process prints the error. If this process failed, the launcher would kill the first process.
+    if not restart_after_crash.is_first() and _is_reported_elsewhere(error):
+        # The first process prints the error. If this process failed, the launcher would end the first process.
         return 0
     if isinstance(error, PeerDiedError):
-        print(f"error: {error}; the same command with resume=last goes on", file=sys.stderr)
+        print(f"error: {error}; {error.advice}", file=sys.stderr)
         return 1
     if is_full(error):  # the disk became full while a library wrote a file
         error = no_room("a file")
@@ -92,10 +94,20 @@ def _report(error: BaseException) -> int | None:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if isinstance(error, KeyboardInterrupt):
-        hint = "interrupted; the same command with resume=last goes on after the last finished round"
-        print(hint, file=sys.stderr)
-        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        if WATCH.launcher is None:  # the launcher of this process prints the line
+            print(
+                "interrupted; the same command with resume=last goes on after the last finished round", file=sys.stderr
+            )
+        return 128 + number_of(error)
     return None
+
+
+def _is_reported_elsewhere(error: BaseException) -> bool:
+    """Returns whether another process prints an error of a process that isn't the first one."""
+    if isinstance(error, PeerDiedError):
+        WATCH.wait()  # if the launcher has died, it prints nothing, and the watch prints a line and ends this process
+        return WATCH.launcher is not None or os.environ.get("LOCAL_RANK", "0") != "0"
+    return getattr(error, "reported", False)
 
 
 def _version(arguments: Sequence[str]) -> int:

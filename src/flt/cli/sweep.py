@@ -50,9 +50,7 @@ def _check_engines(configurations: Sequence[TrainConfig]) -> None:
 
 def _train(combinations: Sequence[Sequence[str]], configurations: Sequence[TrainConfig]) -> None:
     from flt.api import train
-    from flt.core import cache
 
     for number, (combination, cfg) in enumerate(zip(combinations, configurations, strict=True), start=1):
         print(f"run {number} of {len(combinations)}: {shlex.join(combination)}", flush=True)
         train(cfg)
-        cache.release()  # the next run may remove the cache entries of this run if space is needed

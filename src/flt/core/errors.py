@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+LONGEST = 2000
+"""Largest number of characters of each part of an error's line. What a file contains may be much longer."""
+
 
 class InputError(ValueError):
     """Error for wrong input, such as a config key, a file, a data set or a client's update.
@@ -26,8 +29,16 @@ class InputError(ValueError):
             why: Reason for the error. Empty if the value alone explains the error.
         """
         choices = allowed if isinstance(allowed, str) else ", ".join(map(str, allowed))
-        reason = f"{why}; " if why else ""
-        return cls(" ".join(f"{key}={value}: {reason}allowed is {choices}".split()))
+        reason = f"{_short(why)}; " if why else ""
+        return cls(" ".join(f"{_short(key)}={_short(str(value))}: {reason}allowed is {_short(choices)}".split()))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+class OtherRunError(InputError):
+    """Error for a checkpoint or client state that another run wrote, or that belongs to another job."""
 
 
 def diverged(what: str, value: object, wanted: str) -> InputError:
@@ -46,10 +57,16 @@ class PeerDiedError(RuntimeError):
 
     Attributes:
         folder: Folder of the run.
+        advice: What the user can do.
     """
 
     folder = ""
+    advice = "the same command with resume=last goes on"
 
 
 class Terminated(KeyboardInterrupt):
     """Interrupt caused by SIGTERM. Job schedulers send this signal before they stop a machine."""
+
+
+class HungUp(KeyboardInterrupt):
+    """Interrupt caused by SIGHUP. A terminal sends this signal to its programs when it is closed."""

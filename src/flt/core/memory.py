@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
 """Texts in the errors that torch and the operating system raise if an allocation fails."""
+MEMINFO, OWN_CGROUPS, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+"""Where Linux tells the memory of the machine, the cgroups of the process, and the limits of cgroups."""
+CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
+"""Files of a cgroup that contain its limit and use, and the line of memory.stat about files that are kept in memory."""
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -37,12 +46,44 @@ def peak_memory(device: torch.device) -> int:
 
 
 def available_memory(device: torch.device) -> int:
-    """Returns the free memory of a device in bytes."""
+    """Returns the free memory of a device in bytes. If the system doesn't tell it, returns ``sys.maxsize``.
+
+    On a CPU, this is the free memory of the machine, or less if the process belongs to a cgroup with a limit, such as
+    that of a container.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":") for line in file)
+    return min((_free_memory(), *_cgroup_rooms()))
+
+
+def _free_memory() -> int:
+    """Returns the free memory of the machine. Where this isn't told, as on macOS, returns all memory."""
+    with contextlib.suppress(OSError, KeyError, ValueError, IndexError):
+        lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # ValueError: the system has no such name
+        pages = os.sysconf("SC_PHYS_PAGES")
+        return pages * os.sysconf("SC_PAGE_SIZE") if pages > 0 else sys.maxsize
+    return sys.maxsize
+
+
+def _cgroup_rooms() -> Iterator[int]:
+    """Yields what the limits of the process's cgroup and of the groups around it leave."""
+    with contextlib.suppress(OSError):
+        for line in OWN_CGROUPS.read_text().splitlines():
+            _, kinds, name = line.split(":", 2)
+            if kinds and "memory" not in kinds.split(","):
+                continue
+            root = CGROUPS / "memory" if kinds else CGROUPS
+            folder = root / name.lstrip("/")  # in a container, this may be a name outside of it, and only root is there
+            for group in (folder, *folder.parents):
+                if group.is_relative_to(root):
+                    with contextlib.suppress(OSError, KeyError, ValueError):  # no limit: no file, or the word max
+                        yield _room(group, *(CGROUP_V1 if kinds else CGROUP_V2))
+
+
+def _room(group: Path, limit: str, used: str, cache: str) -> int:
+    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    # The system drops files from memory before it lets a group run out of it.
+    held = int((group / used).read_text()) - int(stat[cache])
+    return max(0, int((group / limit).read_text()) - held)

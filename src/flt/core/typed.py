@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flt.core.errors import InputError
+from flt.core.plain_yaml import escaped
+
+LARGEST = 1e30
+"""Largest fraction in a setting. The weights are float32, and larger numbers times a factor don't fit into these."""
 
 
 def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
@@ -17,24 +22,46 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
 
     Args:
         kind: Dataclass to build.
-        settings: Values of the fields. A missing field gets its default.
+        settings: Values of the fields. A missing field gets its default. Only a config of OmegaConf has interpolations.
         prefix: Config key of the settings, such as ``rule``, for the text of an error.
 
     Raises:
         InputError: A setting isn't a field of the dataclass, or a value has the wrong type or is rejected.
     """
+    settings = settings if OmegaConf.is_config(settings) else escaped(settings)
+    _check_numbers(OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings, prefix)
     try:
         schema: Any = kind  # mypy doesn't count type[Any] as hashable
         merged = OmegaConf.merge(_schema(schema), settings)
+        _check_numbers(OmegaConf.to_container(merged), prefix)  # again, because texts have become integers
         return OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        key = ".".join(part for part in (prefix, error.full_key or str(error.key)) if part)
+    except (OmegaConfBaseException, OverflowError) as error:  # OverflowError: an integer too large for a float
+        full_key = getattr(error, "full_key", None) or ""
+        key = ".".join(part for part in (prefix, full_key or str(getattr(error, "key", ""))) if part)
         names = [f.name for f in dataclasses.fields(kind) if f.init]
         unknown = "not in" in str(error)
-        value = OmegaConf.select(OmegaConf.create(settings), error.full_key or "", default="?")
-        raise InputError.of(
-            key, value, names if unknown else _expected(kind, error.full_key or ""), first_line(error)
-        ) from None
+        value = OmegaConf.select(OmegaConf.create(settings), full_key, default="?")
+        raise InputError.of(key, value, names if unknown else _expected(kind, full_key), first_line(error)) from None
+
+
+def _check_numbers(value: Any, key: str) -> None:
+    """Checks that torch and numpy can hold every number inside a value, and compute with it.
+
+    Infinity and NaN are left to the settings, some of which allow infinity.
+
+    Raises:
+        InputError: An integer needs more than 64 bits, or a fraction is larger than ``LARGEST``.
+    """
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_numbers(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for item in value:
+            _check_numbers(item, key)
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise InputError.of(key, value, "an integer below 2^63")
+    elif isinstance(value, float) and LARGEST < abs(value) < math.inf:
+        raise InputError.of(key, value, f"a number up to {LARGEST:g}")
 
 
 @functools.cache

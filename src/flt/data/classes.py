@@ -148,13 +148,13 @@ def _codes(arrays: Mapping[str, pa.ChunkedArray], label: str, feature: object) -
 
     If the labels in the data are integers without names, the second dict is empty.
     """
-    train = arrays["train"]
-    if _is_text(train):
+    if all(map(_is_text, arrays.values())):
         texts = {split: np.asarray(column.to_pylist()) for split, column in arrays.items()}
         names = np.unique(np.concatenate(list(texts.values())))
         return {split: np.searchsorted(names, values) for split, values in texts.items()}, _numbered(names.tolist())
-    if not pa.types.is_integer(train.type) and not pa.types.is_boolean(train.type):
-        raise InputError.of("data.label", label, "a column of integers or class names", f"it holds {train.type}")
+    for kind in (column.type for column in arrays.values()):
+        if not pa.types.is_integer(kind) and not pa.types.is_boolean(kind):
+            raise InputError.of("data.label", label, "a column of integers or class names", f"it holds {kind}")
     codes = {split: column.to_numpy().astype(np.int64) for split, column in arrays.items()}
     return codes, _numbered(feature.names) if isinstance(feature, datasets.ClassLabel) else {}
 
@@ -172,9 +172,11 @@ def _names(splits: Splits, codes: Codes, label_name: str | None) -> dict[int, st
     if label_name is None and not set(LABEL_NAMES) & set(present):
         return {int(value): str(value) for value in np.unique(np.concatenate(list(codes.values()))) if value >= 0}
     column = choose_column("label_name", label_name, LABEL_NAMES, present)
-    pairs = {
-        pair for split, values in codes.items() for pair in zip(values.tolist(), splits[split][column], strict=True)
-    }
+    found = {split: splits[split][column][:] for split in codes}
+    other = {type(name).__name__ for given in found.values() for name in given} - {"str", "int", "bool"}
+    if other:
+        raise InputError.of("data.label_name", column, "a column of texts or integers", f"it holds {min(other)}")
+    pairs = {pair for split, values in codes.items() for pair in zip(values.tolist(), found[split], strict=True)}
     names = {value: str(name) for value, name in sorted(pairs) if value >= 0}
     if len(names) < sum(value >= 0 for value, _ in pairs):
         raise InputError.of("data.label_name", column, "one name for each class", "a class has two names")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from flt.core.errors import InputError
 
@@ -26,6 +28,8 @@ TEXT_PAIRS = (
 IMAGES = ("image", "img")
 LABELS = ("label", "labels", "target", "category", "fine_label")
 LABEL_NAMES = ("label_name", "label_text")
+LONGEST = 1000
+"""Largest number of characters of the name of a class, or of another property."""
 
 
 def choose_column(key: str, given: str | None, usual: Sequence[str], present: Sequence[str]) -> str:
@@ -67,17 +71,29 @@ def choose_inputs(cfg: DataConfig, features: datasets.Features) -> tuple[Kind, t
         >>> choose_inputs(DataConfig(), datasets.Features(premise=value, hypothesis=value))
         ('pair', ('premise', 'hypothesis'))
     """
-    names = list(features)
+    kind, names = input_names(cfg, list(features))
+    if kind == "image":
+        return kind, (_image(names[0], features),)
+    keys = ("text", "text" if cfg.text_pair is None else "text_pair")
+    return kind, tuple(check_text(key, name, features) for key, name in zip(keys, names, strict=False))
+
+
+def input_names(cfg: DataConfig, names: Sequence[str]) -> tuple[Kind, tuple[str, ...]]:
+    """Chooses the input columns by their names, without looking at what they hold.
+
+    Raises:
+        InputError: A column doesn't exist.
+    """
     free = cfg.text is None and cfg.text_pair is None
     if cfg.image is not None or (free and any(name in names for name in IMAGES)):
-        return "image", (_image(choose_column("image", cfg.image, IMAGES, names), features),)
+        return "image", (choose_column("image", cfg.image, IMAGES, names),)
     pair = next((both for both in TEXT_PAIRS if set(both) <= set(names)), None)
     if free and pair:
-        return "pair", tuple(check_text("text", name, features) for name in pair)
-    text = check_text("text", choose_column("text", cfg.text, TEXTS, names), features)
+        return "pair", pair
+    text = choose_column("text", cfg.text, TEXTS, names)
     if cfg.text_pair is None:
         return "text", (text,)
-    return "pair", (text, check_text("text_pair", choose_column("text_pair", cfg.text_pair, (), names), features))
+    return "pair", (text, choose_column("text_pair", cfg.text_pair, (), names))
 
 
 def _image(name: str, features: datasets.Features) -> str:
@@ -96,3 +112,18 @@ def check_text(key: str, name: str, features: datasets.Features) -> str:
     if dtype not in ("string", "large_string"):
         raise InputError.of(f"data.{key}", name, "a column of text", f"it holds {dtype}")
     return name
+
+
+def check_property(key: str, column: pa.ChunkedArray) -> None:
+    """Checks a column of classes or other properties. numpy gives every text the room of the longest.
+
+    Raises:
+        InputError: A value consists of several, or is no text, or a text has more than ``LONGEST`` characters.
+    """
+    kind = column.type
+    if any(test(kind) for test in (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)):
+        raise InputError.of(f"data.{key}", str(column.type), "a column of texts or numbers")
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        longest = pc.max(pc.utf8_length(column)).as_py() or 0
+        if longest > LONGEST:
+            raise InputError.of(f"data.{key}", f"{longest} characters", f"texts of at most {LONGEST} characters")

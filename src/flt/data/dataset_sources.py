@@ -100,6 +100,9 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
     for key, column in (("column", cfg.column), ("label_name", cfg.label_name)):
         if column is not None:
             columns.choose_column(key, column, (), names)
+    for key, column in (("label", label), ("column", cfg.column), *((f"where.{name}", name) for name in cfg.where)):
+        for split in splits.values() if column in names else ():
+            columns.check_property(key, split.data.column(column))
     least = 1 if prompts else 2
     splits, label_names = relabel(_rows(splits, cfg.where), label, cfg.label_name, cfg.classes, least)
     if cfg.test_split in splits:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -14,6 +14,7 @@ from flt.data import stores, tokens
 from flt.data.classes import matching
 from flt.data.dataset_sources import RawData
 from flt.data.examples import Examples
+from flt.data.images import decode
 from flt.data.random_splits import Positions
 from flt.data.stores import ImageStore
 
@@ -74,9 +75,11 @@ def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | Non
         InputError: The column contains no images, the images differ in size and image_size is None, or the images are
             coloured and the backbone takes grey images.
     """
-    if not isinstance(dataset.features[raw.inputs[0]], datasets.Image):
-        dataset = dataset.with_format("numpy")
-    column = (image for batch in batches(dataset, raw.inputs) for image in batch[raw.inputs[0]])
+    if isinstance(dataset.features[raw.inputs[0]], datasets.Image):
+        dataset = dataset.cast_column(raw.inputs[0], datasets.Image(decode=False))
+        column: Iterator[Any] = map(decode, column_of(dataset, raw.inputs[0]))
+    else:
+        column = column_of(dataset.with_format("numpy"), raw.inputs[0])
     pixels = stores.stack([stores.shrink(stores.to_tensor(image), image_size) for image in column], image_size)
     taken = "1" if channels == 1 else f"1 or {channels}"
     if channels is not None and pixels.shape[1] not in (1, channels):
@@ -123,6 +126,11 @@ def tasks(
             raise InputError.of(f"data.tasks.{task}", list(patterns), "classes with examples")
         found[task] = (positions, np.searchsorted(classes, labels[positions]))
     return found
+
+
+def column_of(dataset: datasets.Dataset, name: str) -> Iterator[Any]:
+    """Yields the values of a column. Only some of the rows are in memory at a time."""
+    return (value for batch in batches(dataset, [name]) for value in batch[name])
 
 
 def batches(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict]:

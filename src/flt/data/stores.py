@@ -167,7 +167,12 @@ def to_tensor(image: Any) -> Tensor:
         image = image.convert("L" if image.mode in GREY_MODES else "RGB")
     array = np.asarray(image)
     array = array[None] if array.ndim == 2 else array
-    if array.ndim != 3 or not {array.shape[0], array.shape[-1]} & {1, 3}:
+    if (
+        array.ndim != 3
+        or not array.size
+        or array.dtype.kind not in "iufb"
+        or not {array.shape[0], array.shape[-1]} & {1, 3}
+    ):
         raise InputError.of("data.image", array.shape, "images (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels")
     array = array.transpose(2, 0, 1) if array.shape[0] not in (1, 3) else array
     whole = array.dtype.kind in "iu"

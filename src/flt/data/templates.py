@@ -84,19 +84,27 @@ def choose(cfg: DataConfig, features: datasets.Features) -> tuple[Template, ...]
     Raises:
         InputError: A column doesn't exist or doesn't contain text, or a template contains the response.
     """
-    names = list(features)
-    response = choose_column("response", cfg.response, (), names)
-    if cfg.prompts:
-        found = tuple(Template.parse(text, names) for text in cfg.prompts)
-    else:
-        task = choose_column("text", cfg.text, TASKS, names)
-        given = choose_column("text_pair", cfg.text_pair, (), names) if cfg.text_pair else None
-        found = _usual(task, given or next((name for name in CONTEXTS if name in names), None))
-    for name in dict.fromkeys(["", *(name for template in found for name in template.columns)]):
-        check_text("prompts" if name else "response", name or response, features)
-        if name == response:
+    found = by_name(cfg, list(features))
+    check_text("response", cfg.response or "", features)
+    for name in dict.fromkeys(name for template in found for name in template.columns):
+        check_text("prompts", name, features)
+        if name == cfg.response:
             raise InputError.of("data.prompts", f"{{{name}}}", "other columns", "it is data.response, the target")
     return found
+
+
+def by_name(cfg: DataConfig, names: Sequence[str]) -> tuple[Template, ...]:
+    """Returns the templates like :func:`choose`, without looking at what the columns hold.
+
+    Raises:
+        InputError: A column doesn't exist.
+    """
+    choose_column("response", cfg.response, (), names)
+    if cfg.prompts:
+        return tuple(Template.parse(text, names) for text in cfg.prompts)
+    task = choose_column("text", cfg.text, TASKS, names)
+    given = choose_column("text_pair", cfg.text_pair, (), names) if cfg.text_pair else None
+    return _usual(task, given or next((name for name in CONTEXTS if name in names), None))
 
 
 def choose_template(templates: Sequence[Template], row: Mapping[str, str]) -> Template:

@@ -26,6 +26,7 @@ from flt.engines.batched.engine import BatchedEngine, BatchedSettings
 from flt.engines.launcher import LaunchSettings
 from flt.engines.process_group import ProcessGroup
 from flt.engines.serial import SerialEngine, SerialSettings
+from flt.engines.work_queue import INTRUDER
 from flt.protocol.failure import Failure
 from flt.protocol.job import Job
 from flt.protocol.messages import JobId, Update, encode, message
@@ -147,7 +148,7 @@ class DistributedEngine(Engine):
             states: Client states of the jobs that this process has trained.
 
         Raises:
-            InputError: A sum over all processes is too large.
+            InputError: A sum over all processes is too large, or another program has changed the work queue.
         """
         sums = {} if accumulator.sums is None else {"totals": accumulator.sums.totals, "start": accumulator.sums.start}
         described = {
@@ -158,6 +159,7 @@ class DistributedEngine(Engine):
         failures, jobs = tuple(accumulator.failures.values()), self.inside.jobs
         mine = Share(tuple(accumulator.sendable()), described, dict(counts), dict(states.pending), failures, jobs)
         gathered: list[Share] = self.processes.all_gather_checked(encode(mine))
+        _check_trained_once(gathered, accumulator.jobs)
         if known := [share.jobs for share in gathered if share.jobs is not None]:
             # Set before the checkpoint is written, so that a resumed run trains the same number of jobs at once.
             self.inside.set_jobs(min(known))
@@ -198,6 +200,20 @@ class DistributedEngine(Engine):
                 terms = [part[key][1:] for part in parts if key in part]
                 high, low = (next(summed).reshape(shapes[key]) for _ in range(2))
                 totals[key] = _exact_sum(high, low, sum(n for n, _ in terms), sum(reach for _, reach in terms))
+
+
+def _check_trained_once(gathered: Sequence[Share], cohort: Iterable[JobId]) -> None:
+    """Checks that each job of the cohort was trained by exactly one process.
+
+    Raises:
+        InputError: This isn't so, because another program has changed the work queue.
+    """
+    trained = Counter(update.job for share in gathered for update in share.updates)
+    trained.update(failure.job for share in gathered for failure in share.failures)
+    for job in cohort:
+        if trained[job] != 1:
+            key = f"processes that trained job {job[1]} of client {job[0]}"
+            raise InputError.of(key, trained[job], "1", INTRUDER)
 
 
 def longest_first(costs: dict[int, int]) -> list[int]:

@@ -9,31 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import os
-import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from flt.core.errors import InputError, PeerDiedError, Terminated
+from flt.core.errors import InputError, PeerDiedError
+from flt.core.signals import ENDING, number_of
+from flt.engines.rendezvous import LIMIT, LOOPBACK, PEER_TIMEOUT
+from flt.engines.work_queue import WorkQueues
 from flt.protocol.messages import decode, encode, message
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-PEER_TIMEOUT = datetime.timedelta(days=30)
-"""Time after which a process stops waiting for another one."""
-STORE_TIMEOUT = datetime.timedelta(seconds=60)
-"""Time after which a process stops trying to reach the store, which contains the counters of the work queues.
-
-The first process creates the store before the others try to reach it.
-"""
-NO_ITEM_LEFT = 1 << 40
-"""Number that is added to the counter of a work queue to end the queue; larger than the length of any queue."""
+FIRST_LOOK, LAST_LOOK = 0.0002, 0.02
+"""Seconds between the first two looks for the messages of other processes, and the most that they become."""
 _E = TypeVar("_E", bound=BaseException)
 _T = TypeVar("_T")
 
@@ -140,7 +135,7 @@ class ProcessGroup:
             if isinstance(status, StatusMessage) and status.error:
                 self._failed = True
                 if status.signal:
-                    raise mark_reported(Terminated() if status.signal == signal.SIGTERM else KeyboardInterrupt())
+                    raise mark_reported(ENDING.get(status.signal, KeyboardInterrupt)())
                 text = f"process {rank}: {status.error}"
                 raise mark_reported(InputError(status.error) if status.mistaken else PeerFailedError(text))
         return received
@@ -160,9 +155,7 @@ class ProcessGroup:
         self._failed = True
         mistaken = isinstance(error, InputError)
         text = str(error) if mistaken else f"{type(error).__name__}: {error}"
-        number = 0
-        if isinstance(error, KeyboardInterrupt):
-            number = int(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+        number = number_of(error) if isinstance(error, KeyboardInterrupt) else 0
         with contextlib.suppress(RuntimeError):  # raised if another process has died
             self.all_gather(encode(StatusMessage(error=text, mistaken=mistaken, signal=number)))
             mark_reported(error)
@@ -202,15 +195,17 @@ class LaunchedProcessGroup(ProcessGroup):
 
     Args:
         fabric: Lightning's Fabric, after its ``launch``.
+        host: Address at which the other processes reach the first one.
     """
 
-    def __init__(self, fabric: Fabric) -> None:
+    def __init__(self, fabric: Fabric, host: str = LOOPBACK) -> None:
         super().__init__()
         self.rank, self.size, self.device = fabric.global_rank, fabric.world_size, fabric.device
         # Gloo, because messages are in CPU memory, and because NCCL doesn't notice at once that a process has died.
-        self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=PEER_TIMEOUT)
-        self._store = self._connected_store()
-        self._queues = 0  # number of work queues so far
+        self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=LIMIT)
+        if self._group is not None:
+            _set_pg_timeout(PEER_TIMEOUT, self._group)
+        self._queues = WorkQueues(self.rank, self.size, host, self.all_gather)
 
     def all_gather(self, data: bytes) -> list[bytes]:
         """Sends bytes to all processes, and returns the bytes of all processes in the order of ranks.
@@ -222,70 +217,51 @@ class LaunchedProcessGroup(ProcessGroup):
         """
         length = torch.tensor([len(data)], dtype=torch.int64)
         lengths = [torch.zeros_like(length) for _ in range(self.size)]
-        with _dead_peers_noticed():
-            dist.all_gather(lengths, length, group=self._group)
+        self._finish(dist.all_gather(lengths, length, group=self._group, async_op=True))
         sizes = [int(size) for size in lengths]
         mine = torch.zeros(max(sizes), dtype=torch.uint8)
         mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         found = [torch.empty_like(mine) for _ in range(self.size)]
-        with _dead_peers_noticed():
-            dist.all_gather(found, mine, group=self._group)
+        self._finish(dist.all_gather(found, mine, group=self._group, async_op=True))
         return [gathered[:size].numpy().tobytes() for gathered, size in zip(found, sizes, strict=True)]
 
     def work_queue(self, items: Sequence[_T]) -> Iterator[_T]:
-        """Yields the next item that no process has taken yet. The first process keeps the counter of taken items.
+        """Yields the next item that no process has taken yet.
 
         Raises:
             PeerDiedError: The first process has died.
+            InputError: Another program has changed the counter of the taken items.
         """
-        self._queues += 1
-        if self.is_first:  # A gather came after the previous queue, so no process uses that queue any more.
-            self._store.delete_key(f"claims {self._queues - 1}")
-        return self._work_queue(f"claims {self._queues}", items)
-
-    def _work_queue(self, key: str, items: Sequence[_T]) -> Iterator[_T]:
-        while True:
-            with _dead_peers_noticed():
-                number = self._store.add(key, 1) - 1
-            if number >= len(items):
-                return
-            yield items[number]
+        return self._queues.divide(items)
 
     def report_failure(self, error: BaseException) -> None:
         """Ends the work queue, so that the other processes soon reach a gather, and sends the error in this gather."""
         if not self._failed and not self.in_lockstep:
-            with contextlib.suppress(RuntimeError):  # raised if the store has died with the first process
-                for number in (self._queues, self._queues + 1):  # another process may use the next queue already
-                    self._store.add(f"claims {number}", NO_ITEM_LEFT)
+            self._queues.end()
         super().report_failure(error)
-
-    def _connected_store(self) -> dist.TCPStore:
-        """Returns the store of the queues' counters. The first process creates the store, the others connect to it."""
-        host = os.environ.get("MASTER_ADDR", "127.0.0.1")  # set by the launcher
-        if self.is_first:
-            store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
-            self.all_gather(str(store.port).encode())
-            return store
-        port = int(self.all_gather(b"no port")[0])
-        try:
-            return dist.TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT)
-        except RuntimeError as error:  # no connection until the timeout: the first process has died
-            raise PeerDiedError(f"the run's first process keeps no store at {host}:{port}") from error
 
     def all_reduce_sum(self, numbers: Tensor) -> Tensor:
         """Returns the sum of an int64 tensor over all processes. Integer sums are exact in any order."""
         summed = numbers.cpu()
-        with _dead_peers_noticed():
-            dist.all_reduce(summed, dist.ReduceOp.SUM, group=self._group)
+        self._finish(dist.all_reduce(summed, dist.ReduceOp.SUM, group=self._group, async_op=True))
         return summed.to(numbers.device)
 
+    def _finish(self, work: dist.Work) -> None:
+        """Waits for the other processes in Python's own code, so that signals are handled even if one of them hangs.
 
-@contextlib.contextmanager
-def _dead_peers_noticed() -> Iterator[None]:
-    """Replaces the error of a closed connection by PeerDiedError, because the other process has died."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "timed out" in str(error).lower():  # the other process may only be late
+        Raises:
+            PeerDiedError: Another process has died: its connection is closed.
+        """
+        pause = FIRST_LOOK
+        try:
+            while not work.is_completed():
+                time.sleep(pause)
+                pause = min(1.1 * pause, LAST_LOOK)
+            work.wait()
+        except RuntimeError as error:
+            if "timed out" in str(error).lower():  # the other process may only be late
+                raise
+            raise PeerDiedError("another process of the run has died") from error
+        except KeyboardInterrupt:
+            self._failed = True  # a message is still on its way, and no other one can overtake it
             raise
-        raise PeerDiedError("another process of the run has died") from error

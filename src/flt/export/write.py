@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,15 @@ import lightning.pytorch as pl
 import safetensors.torch
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from torch import Tensor, nn
 
 from flt.core.errors import InputError
 from flt.core.quiet import quiet_transformers
 from flt.export.base_delta import with_change
 from flt.export.final_models import Model, of_groups
+from flt.export.folder import finish, unfinished
+from flt.export.lora_card import lora_config
 from flt.export.metadata import Card, write_base, write_label_names, write_own
 from flt.models.causal import CausalModule
 from flt.models.label_name_head import LabelNameClassifier
@@ -75,28 +75,29 @@ def export(
 
     Returns:
         The folder that was written.
+
+    Raises:
+        InputError: Others have put something in the place of this folder, or of a file or folder in it.
+        OSError: The folder can't be written.
     """
-    temporary = folder / ".export"
-    shutil.rmtree(temporary, ignore_errors=True)
     name = kind(layout, state, base)
-    for model in of_groups(layout, state) if models is None else models:
-        target, own, tensors = temporary / model.folder, layout.for_head(model.head), model.tensors
-        target.mkdir(parents=True, exist_ok=True)
-        if name == "model":
-            _export_model(module, own, tensors, target)
-            continue
-        write_base(module, tensors, target, card)
-        if layout.layers:
-            wider, replaced = with_change(own, state.base, tensors)
-            _export_lora(module, own, wider, _values(module, replaced), target, card.source)
-        else:
-            changed = _values(module, state.base.changed())
-            write_own({**_drawn(module), **changed, **tensors}, _shell(module), target, card.of_client(model.data))
-    target = folder / name
-    if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
-        write_label_names(module.model, temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    return temporary.rename(target)  # atomic: the folder is complete or absent
+    with unfinished(folder) as temporary:
+        for model in of_groups(layout, state) if models is None else models:
+            target, own, tensors = temporary / model.folder, layout.for_head(model.head), model.tensors
+            target.mkdir(parents=True, exist_ok=True)
+            if name == "model":
+                _export_model(module, own, tensors, target)
+                continue
+            write_base(module, tensors, target, card)
+            if layout.layers:
+                wider, replaced = with_change(own, state.base, tensors)
+                _export_lora(module, own, wider, _values(module, replaced), target, card.source)
+            else:
+                changed = _values(module, state.base.changed())
+                write_own({**_drawn(module), **changed, **tensors}, _shell(module), target, card.of_client(model.data))
+        if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
+            write_label_names(module.model, temporary)
+        return finish(temporary, folder / name)
 
 
 def kind(layout: Layout, state: ServerState, base: str) -> str:
@@ -152,36 +153,16 @@ def _export_lora(
             name = f"{layer_name}.{part}"
         named[f"base_model.model.{plain(name)}"] = value
     named_base = "" if _is_random(module) else source  # with a name, peft would load pre-trained weights
-    config = _config(layout, ranks, plain, _heads(module, layout), named_base)
+    config = lora_config(
+        {plain(name): rank for name, rank in ranks.items()},
+        {plain(name): layout.layers[name].scale * rank for name, rank in ranks.items()},  # alpha / r is the scale
+        [plain(name) for name in _heads(module, layout)],
+        any(layer.transposed for layer in layout.layers.values()),
+        named_base,
+    )
     config.task_type = "CAUSAL_LM" if isinstance(module, CausalModule) else None  # for text generation
     config.save_pretrained(str(target))
     safetensors.torch.save_file(named, target / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def _config(
-    layout: Layout, components: Mapping[str, int], plain: Callable[[str], str], heads: list[str], source: str
-) -> LoraConfig:
-    """Returns peft's configuration for an adapter whose layers may have different ranks.
-
-    A layer of rank r (its value in ``components``) gets alpha = scale * r, so that alpha / r is the layer's scale. This
-    alpha may be a fraction. Layers of rank 0 are left out. Layers are given by patterns for the whole name, because
-    peft's lists of names would also match other layers whose names end in the same way.
-    """
-    active = {re.escape(plain(n)): (layer, components[n]) for n, layer in layout.layers.items() if components[n]}
-    ranks = {name: rank for name, (_, rank) in active.items()}
-    alphas: dict[str, Any] = {name: layer.scale * rank for name, (layer, rank) in active.items()}
-    first = next(iter(ranks), None)
-    return LoraConfig(
-        r=ranks[first] if first else 1,
-        lora_alpha=alphas[first] if first else 1,
-        rank_pattern={f"^{name}": rank for name, rank in ranks.items()},
-        alpha_pattern={f"^{name}": alpha for name, alpha in alphas.items()},
-        target_modules="|".join(ranks),
-        modules_to_save=[plain(name) for name in heads] or None,
-        fan_in_fan_out=any(layer.transposed for layer in layout.layers.values()),
-        base_model_name_or_path=source or None,
-        inference_mode=True,
-    )
 
 
 def _peft_name(name: str, layout: Layout, full: str) -> str:

@@ -22,9 +22,11 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn import functional as F
 
-from flt.core.cache import folder as cache_folder
 from flt.core.cache import move_into_place
-from flt.core.errors import InputError
+from flt.core.cache_folders import folder as cache_folder
+from flt.core.cache_folders import unusable
+from flt.core.files import PRIVATE_FOLDER
+from flt.core.locks import hold
 from flt.core.quiet import quiet_transformers
 
 log = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ def embedded(cache: Path | None = None) -> Path:
         library versions.
 
     Raises:
-        InputError: If the cache can't be written.
+        InputError: If the cache can't be read or written.
     """
     depends_on = [dataclasses.asdict(PRETRAINING), ARCHITECTURE]
     return pretrained_folder(cache or cache_folder(), "embedded-vit", depends_on, _pretrain, "about 10 s")
@@ -90,28 +92,34 @@ def pretrained_folder(
         duration: Usual duration of the pre-training, as text for the log.
 
     Raises:
-        InputError: If the cache can't be written.
+        InputError: If the cache can't be read or written.
     """
     versions = [torch.__version__, transformers.__version__]
     digest = hashlib.sha256(json.dumps([*depends_on, *versions], sort_keys=True).encode()).hexdigest()[:12]
     folder = root / f"{name}-{digest}"
-    if not folder.is_dir():
-        log.info("pre-training the embedded backbone, once, in %s; it is kept in %s", duration, folder)
-        try:
+    try:
+        while not hold(folder):  # a loop, because another process may remove the folder before this one uses it
+            log.info("pre-training the embedded backbone, once, in %s; it is kept in %s", duration, folder)
             _write(folder, pretrain)
-        except OSError as error:
-            raise InputError.of("FLT_CACHE", root, "a folder that can be written", str(error)) from error
+    except OSError as error:
+        raise unusable(root, error) from error
     with contextlib.suppress(OSError):  # a read-only cache can't be marked, but works
         os.utime(folder)  # marks the folder as just used
     return folder
 
 
 def _write(folder: Path, pretrain: Callable[[], transformers.PreTrainedModel]) -> None:
-    """Pre-trains a model and writes its folder. The folder appears only when it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Pre-trains a model and writes its folder. The folder appears only when it is complete.
+
+    All users may read it if the umask allows it, because it tells nothing about the data of clients.
+    """
+    folder.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch, quiet_transformers():
-        pretrain().save_pretrained(Path(scratch) / "model")
-        move_into_place(Path(scratch) / "model", folder)
+        built = Path(scratch) / "model"
+        pretrain().save_pretrained(built)
+        for path in built.glob("*.safetensors"):  # safetensors lets only the owner read its files
+            path.chmod((built / "config.json").stat().st_mode)
+        move_into_place(built, folder)
 
 
 def _pretrain() -> transformers.PreTrainedModel:

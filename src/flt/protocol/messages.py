@@ -2,46 +2,27 @@
 
     server --Payload--> job          job --Update--> server
 
-Messages and states are encoded in the same way: the tensors of a dataclass in the safetensors format, and everything
-else as one JSON text in the metadata of that format. Only dataclasses that are registered with :func:`message` can be
-written or read. Bytes from a file or another process can therefore never run code.
+Messages and states are encoded in the same way, see :mod:`flt.protocol.codec`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
-import math
-from typing import Any, TypeVar
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from flt.core.errors import InputError
+from flt.protocol.codec import decode as decode
+from flt.protocol.codec import encode as encode
+from flt.protocol.codec import encoded_size as encoded_size
+from flt.protocol.codec import message as message
+from flt.protocol.field_types import Finite, Whole
 
-_T = TypeVar("_T")
-_MESSAGES: dict[str, type] = {}
 JobId = tuple[int, int]
 """Id of a job: (number of the client, number of the job on this client). The id doesn't contain the job's task."""
-Ids = tuple[int, ...]
+Ids = tuple[Whole, ...]
 """Ids of rank-1 components, ascending. The id of a component is its position in its layer at the initial rank."""
-
-
-def message(cls: type[_T]) -> type[_T]:
-    """Registers a dataclass with the codec, so that its instances can be encoded and decoded. Used as a decorator."""
-    _MESSAGES[_name(cls)] = cls
-    return cls
-
-
-def _name(cls: type) -> str:
-    """Returns the name of a dataclass in files and messages.
-
-    This is the attribute ``codec_name`` if the class has one, else the name of the class. A class that was renamed has
-    its old name as ``codec_name``, so that old files can still be read.
-    """
-    return str(cls.__dict__.get("codec_name", cls.__name__))
 
 
 @message
@@ -57,11 +38,11 @@ class Plan:
     """Roles of the tensors that are trained."""
     private: tuple[str, ...] = ()
     """Roles of the tensors that stay on the client."""
-    mu: float = 0.0
+    mu: Finite = 0.0
     """Weight of the proximal term (mu / 2) |w - w_t|^2, where w_t are the weights before the first step."""
-    steps: int | None = None
+    steps: Whole | None = None
     """Number of optimiser steps of a fit; None: the client's settings decide the length of the fit."""
-    lr_factor: float = 1.0
+    lr_factor: Finite = 1.0
     """Factor by which the learning rates from the module's ``configure_optimizers`` are multiplied."""
     stage: str = "adapter"
     """Name of the stage, such as ``initiating``. A stage consists of consecutive rounds with the same kind of plan."""
@@ -72,7 +53,7 @@ class Plan:
 class BaseDelta:
     """Changes that one round made to the base weights. The weights after these changes are a new version."""
 
-    version: int
+    version: Whole
     """Number of the new version. The initial weights are version 0."""
     tensors: dict[str, tuple[Tensor, ...]]
     """Name of a base weight -> its change: ``(value,)`` replaces the weight, ``(B, A)`` adds the product B A to it."""
@@ -84,7 +65,7 @@ class Payload:
     """Message from the server to one job."""
 
     job: JobId
-    round: int
+    round: Whole
     """Number of rounds that were finished before this round."""
     plan: Plan
     tensors: dict[str, Tensor]
@@ -98,7 +79,7 @@ class Payload:
 
     As in ``tensors``, A and B contain only the components in ``held``.
     """
-    base_version: int = 0
+    base_version: Whole = 0
     """Version of the base weights with which the job is trained."""
     base: tuple[BaseDelta, ...] = ()
     """Changes of the base weights that the job's client hasn't received yet.
@@ -113,7 +94,7 @@ class Update:
     """Message from one job to the server."""
 
     job: JobId
-    round: int
+    round: Whole
     tensors: dict[str, Tensor]
     """New values of the tensors that were trained and are not private.
 
@@ -121,11 +102,11 @@ class Update:
     """
     kept: dict[str, Ids]
     """Layer -> ids of the components in this update."""
-    base_version: int
+    base_version: Whole
     """Version of the base weights with which the job was trained."""
-    examples: int
+    examples: Whole
     """Number of the job's training examples."""
-    steps: int
+    steps: Whole
     """Number of optimiser steps of the fit."""
     scores: dict[str, tuple[Ids, Tensor]] = dataclasses.field(default_factory=dict)
     """Layer -> (ids of n components, importance of each component as measured in the fit, shape (n,))."""
@@ -174,103 +155,3 @@ class PackedUpdate(Update):
     """Update whose LoRA components are quantised and stored in ``packed``. ``tensors`` contains all other tensors."""
 
     packed: Packed = dataclasses.field(kw_only=True)
-
-
-def encode(value: Any) -> bytes:
-    """Encodes an instance of a registered dataclass as the bytes of one safetensors file.
-
-    Raises:
-        TypeError: A value has a type that the codec doesn't support.
-
-    Example:
-        >>> from flt.protocol.messages import Plan
-        >>> decode(encode(Plan(mu=0.01))) == Plan(mu=0.01)
-        True
-    """
-    text, tensors = _text(value)
-    # The tensors are copied because safetensors rejects tensors that share memory, as views of one tensor do.
-    copies = {key: t.detach().cpu().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
-    return safetensors.torch.save(copies, metadata={"flt": text})
-
-
-def encoded_size(value: Any) -> int:
-    """Returns the number of bytes that :func:`encode` would return, without encoding the tensors.
-
-    Raises:
-        TypeError: A value has a type that the codec doesn't support.
-
-    Example:
-        >>> from flt.protocol.messages import Plan
-        >>> encoded_size(Plan(mu=0.01)) == len(encode(Plan(mu=0.01)))
-        True
-    """
-    text, tensors = _text(value)
-    header = _header(tuple((tensor.dtype, tensor.shape) for tensor in tensors.values())) + len(json.dumps(text))
-    return 8 + -(-header // 8) * 8 + sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-@functools.cache
-def _header(kinds: tuple[tuple[torch.dtype, torch.Size], ...]) -> int:
-    """Returns the number of bytes of the safetensors header, without the metadata text and the padding bytes.
-
-    Args:
-        kinds: (type, shape) of each tensor that the header describes.
-    """
-    data = safetensors.torch.save(
-        {str(i): torch.zeros(shape, dtype=dtype) for i, (dtype, shape) in enumerate(kinds)}, metadata={"flt": ""}
-    )
-    return len(data[8 : 8 + int.from_bytes(data[:8], "little")].rstrip(b" ")) - len(json.dumps(""))
-
-
-def decode(data: bytes) -> Any:
-    """Returns the dataclass instance from the bytes that :func:`encode` returned.
-
-    Raises:
-        InputError: The bytes weren't made by :func:`encode`.
-    """
-    try:
-        size = int.from_bytes(data[:8], "little")
-        text = json.loads(data[8 : 8 + size])["__metadata__"]["flt"]
-        return _unpack(json.loads(text), safetensors.torch.load(data))
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
-        why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError.of("message", f"<{len(data)} bytes>", "a message written by flt", why) from error
-
-
-def _text(value: Any) -> tuple[str, dict[str, Tensor]]:
-    tensors: dict[str, Tensor] = {}
-    return json.dumps(_pack(value, tensors), separators=(",", ":"), allow_nan=False), tensors
-
-
-def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        key = str(len(tensors))
-        tensors[key] = value
-        return {"t": key}
-    if dataclasses.is_dataclass(value) and _MESSAGES.get(_name(type(value))) is type(value):
-        fields = {f.name: _pack(getattr(value, f.name), tensors) for f in dataclasses.fields(value)}
-        return {"c": _name(type(value)), "f": fields}
-    if isinstance(value, dict):
-        return {"d": [[_pack(k, tensors), _pack(v, tensors)] for k, v in value.items()]}
-    if isinstance(value, list | tuple):
-        return [_pack(item, tensors) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"n": str(value)}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{type(value).__name__} can't cross between server and client")
-
-
-def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, list):
-        return tuple(_unpack(item, tensors) for item in value)
-    if not isinstance(value, dict):
-        return value
-    if "t" in value:
-        return tensors[value["t"]]
-    if "d" in value:
-        return {_unpack(k, tensors): _unpack(v, tensors) for k, v in value["d"]}
-    if "n" in value:
-        return float(value["n"])
-    fields = {name: _unpack(field, tensors) for name, field in value["f"].items()}
-    return _MESSAGES[value["c"]](**fields)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from flt.protocol.field_types import Whole
 from flt.protocol.messages import BaseDelta, Ids, JobId, message
 
 
@@ -23,6 +24,17 @@ class ClientState:
     """Tensors whose roles are private, by name."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
     """Slot -> name of a tensor -> extra tensor of a local callback, such as SCAFFOLD's ``c_i``."""
+
+
+@message
+@dataclasses.dataclass(frozen=True)
+class StoredClientState:
+    """Content of a file with a client state. It names the run and the job, so that files can't be mixed up."""
+
+    run: str
+    """Identity of the run, see :mod:`flt.callbacks.checkpoint_files`. Empty if the run has none."""
+    job: JobId
+    state: ClientState
 
 
 @message
@@ -52,13 +64,13 @@ class BaseState:
     as a client that receives the changes one by one. The folded weight is therefore bit-identical to the client's.
     """
 
-    version: int = 0
+    version: Whole = 0
     """Number of the current version. The initial weights are version 0."""
-    folded: dict[str, tuple[int, Tensor]] = dataclasses.field(default_factory=dict)
+    folded: dict[str, tuple[Whole, Tensor]] = dataclasses.field(default_factory=dict)
     """Name of a weight -> (version up to which changes are folded, value of the weight at this version)."""
     recent: tuple[BaseDelta, ...] = ()
     """Changes that aren't folded yet, oldest first."""
-    seen: dict[int, int] = dataclasses.field(default_factory=dict)
+    seen: dict[int, Whole] = dataclasses.field(default_factory=dict)
     """Client -> version with which the client trained its latest update. A client without an entry has version 0."""
 
     def advance(self, change: Mapping[str, tuple[Tensor, ...]], initial: Mapping[str, Tensor]) -> BaseState:
@@ -122,20 +134,20 @@ class BaseState:
 class ServerState:
     """Complete state of the server between two rounds."""
 
-    rounds: int
+    rounds: Whole
     """Number of finished rounds. During a paper's round t, this number is t - 1."""
-    groups: dict[int, GroupState]
+    groups: dict[Whole, GroupState]
     alive: dict[str, Ids]
     """Layer -> ids of the active components, the same for all groups.
 
     The active components are those that remain under the current rank budget. Pruning by scores changes only this
     field: all components keep their ids and their places in the tensors.
     """
-    assignment: dict[JobId, int] = dataclasses.field(default_factory=dict)
+    assignment: dict[JobId, Whole] = dataclasses.field(default_factory=dict)
     """Job -> id of its group. A job without an entry belongs to the group ``home``."""
     base: BaseState = dataclasses.field(default_factory=BaseState)
     """State of the base weights."""
-    home: int = 0
+    home: Whole = 0
     """Id of the group of the jobs that no grouping has assigned to a group yet."""
     scores: dict[JobId, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
     """Job -> layer -> importance of each component as measured by the job itself, shape (r,).
@@ -147,7 +159,7 @@ class ServerState:
 
     Filled only with ``grouping.memory=true``.
     """
-    ranks: dict[JobId, int] = dataclasses.field(default_factory=dict)
+    ranks: dict[JobId, Whole] = dataclasses.field(default_factory=dict)
     """Job -> rank to which the job has reduced itself by self-pruning. Other jobs have no entry."""
     pruned: float | None = None
     """Relative error, in Frobenius norm, that pruning has caused in the products B A in the most recent round.

@@ -27,6 +27,10 @@ from flt.server.client_sampling import FixedSize, Poisson
 from flt.server.engine import Engine
 from flt.server.failure_policy import STRICT, FailurePolicy
 
+WIDEST = 1 << 16
+"""Largest integer in an adapter's settings, which are its widths. A wider adapter would have more parameters than the
+model."""
+
 
 def attach(cfg: TrainConfig, module: pl.LightningModule) -> Layout:
     """Freezes a module, attaches the configured adapter, and returns the names and roles of all tensors.
@@ -35,7 +39,14 @@ def attach(cfg: TrainConfig, module: pl.LightningModule) -> Layout:
         InputError: The adapter's settings are wrong, or the adapter can't be attached to this module.
     """
     kind, attach_to = ADAPTERS[cfg.adapter["name"]]
-    return attach_to(module, typed(kind, cfg.adapter, "adapter"), cfg.seed, cfg.model.get("adapt_layers", "all"))
+    layers = cfg.model.get("adapt_layers", "all")
+    if not isinstance(layers, str):
+        raise InputError.of("model.adapt_layers", layers, "all, or top<k>")
+    settings = typed(kind, cfg.adapter, "adapter")
+    for key, value in dataclasses.asdict(settings).items():
+        if isinstance(value, int) and value > WIDEST:
+            raise InputError.of(f"adapter.{key}", value, f"an integer up to {WIDEST}")
+    return attach_to(module, settings, cfg.seed, layers)
 
 
 def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = None) -> Recipe:

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import functools
 import itertools
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from flt.core.errors import InputError
 from flt.core.files import expand_user, last_name
+from flt.core.plain_yaml import escaped
 from flt.core.typed import first_line, typed
 from flt.run.conf_groups import BASE, choices, config_folder, groups
 
@@ -34,6 +35,9 @@ RENAMED = {("engine", "strategy"): "distributed"}
 """(Group, older name of a choice) -> present name. Older names still work on command lines and in saved runs."""
 FILES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".npz")
 """Endings by which the value of ``data=`` is recognised as a file."""
+
+MOST_RUNS = 10_000
+"""Largest number of runs of a sweep."""
 
 
 def load_config(overrides: Sequence[str]) -> TrainConfig:
@@ -56,6 +60,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     named = [mapped for override in overrides for mapped in _map_choice(override)]
     parsed = [_parse(override) for override in named]
     for text, override in zip(named, parsed, strict=True):
+        _check_kind(override, text)
         _check_value(override, text)
     chosen = {override.key_or_group: override.value() for override in parsed if _is_group(override)}
     keys = [(text, override) for text, override in zip(named, parsed, strict=True) if not _is_group(override)]
@@ -97,8 +102,8 @@ def load_choice(group: str, name: str) -> DictConfig:
 
 
 def to_yaml(cfg: TrainConfig) -> str:
-    """Returns the resolved configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(cfg)))
+    """Returns the resolved configuration as YAML, of which OmegaConf makes the same configuration again."""
+    return OmegaConf.to_yaml(OmegaConf.create(escaped(dataclasses.asdict(cfg))))
 
 
 def flat(cfg: TrainConfig) -> dict[str, Any]:
@@ -128,9 +133,11 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
             with open_dict(cfg):
                 cfg.algo = cfg.hydra.runtime.choices.algo  # a resume compares the recipe; cfg.name may differ
                 del cfg["hydra"]
-            OmegaConf.resolve(cfg)
-            return cfg
-    except (HydraException, OmegaConfBaseException) as error:
+            # Texts stay escaped. OmegaConf.resolve would turn them into interpolations, to be resolved once more.
+            resolved = OmegaConf.create(escaped(OmegaConf.to_container(cfg, resolve=True)))
+            OmegaConf.set_struct(resolved, True)
+            return resolved
+    except Exception as error:  # Hydra raises ValueError, AttributeError and others, besides its own exceptions
         allowed, why = "key=value for keys that are there", first_line(error.__cause__ or error)
         raise InputError.of("override", " ".join(overrides), allowed, why) from None
 
@@ -159,16 +166,24 @@ def _map_choice(override: str) -> list[str]:
 
 
 def _parse(override: str) -> Override:
+    if "=" not in override:
+        raise InputError.of("override", override, "key=value")
+    if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in override):  # no file's name, no UTF-8
+        raise InputError.of("override", ascii(override), "key=value in UTF-8")
     try:
-        if "=" not in override:
-            raise InputError.of("override", override, "key=value")
         return OverridesParser.create().parse_override(override)
-    except HydraException as error:
+    except (HydraException, ValueError, RecursionError) as error:  # int() refuses thousands of digits
         raise InputError.of("override", override, "key=value", first_line(error)) from None
 
 
 def _is_group(override: Override) -> bool:
     return override.key_or_group in groups()
+
+
+def _check_kind(override: Override, text: str) -> None:
+    """Checks that an override sets a key, and doesn't add or remove one or move a group to another place (``@``)."""
+    if override.is_add() or override.is_delete() or override.is_force_add() or override.package is not None:
+        raise InputError.of("override", text, "key=value for a key that is there")
 
 
 def _check_value(override: Override, text: str) -> None:
@@ -187,8 +202,6 @@ def _check_keys(cfg: DictConfig, keys: Sequence[tuple[str, Override]]) -> None:
 
 def _check_key(base: DictConfig, override: Override, text: str) -> None:
     key = override.key_or_group
-    if override.is_add() or override.is_delete() or override.is_force_add():
-        raise InputError.of("override", text, "key=value for a key that is there")
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(base, parent) if parent else base
     if isinstance(node, DictConfig) and name in node:
@@ -201,13 +214,24 @@ def _check_key(base: DictConfig, override: Override, text: str) -> None:
 def expand(overrides: Sequence[str]) -> list[list[str]]:
     """Returns the overrides of every combination of comma-separated values. Hydra's syntax of sweeps is used.
 
+    Raises:
+        InputError: A value is wrong, or there are more than ``MOST_RUNS`` combinations.
+
     Example:
         >>> expand(["algo=hafl,fedit", "seed=0,1", "ranks=[2,4]"])[1]
         ['algo=hafl', 'seed=1', 'ranks=[2,4]']
     """
     parsed = [(override, _parse(override)) for override in overrides]
-    values = [
-        [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()] if o.is_sweep_override() else [text]
-        for text, o in parsed
-    ]
+    values = [_swept(o) if o.is_sweep_override() else [text] for text, o in parsed]
+    if math.prod(map(len, values)) > MOST_RUNS:
+        raise InputError.of("sweep", f"{math.prod(map(len, values))} runs", f"at most {MOST_RUNS}")
     return [list(combination) for combination in itertools.product(*values)]
+
+
+def _swept(override: Override) -> list[str]:
+    """Returns the single overrides of a sweep over the values of a key."""
+    key = override.key_or_group
+    try:
+        return [f"{key}={value}" for value in itertools.islice(override.sweep_string_iterator(), MOST_RUNS + 1)]
+    except Exception as error:  # Hydra raises errors of many kinds, for example for glob(*) and for range(1,2,0)
+        raise InputError.of(key, "?", "comma-separated values", first_line(error)) from None

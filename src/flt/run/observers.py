@@ -31,6 +31,7 @@ from flt.models.module import ClientModule
 from flt.run.compose import flat
 from flt.run.federation import OWN, Federation
 from flt.run.folder import record
+from flt.run.resume import fixed_settings
 from flt.run.schema import TrainConfig
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStateStore
@@ -68,7 +69,7 @@ class Observers:
         cfg, federation = self.cfg, self.federation
         tasks, heads = federation.tasks(), federation.task_heads()
         evaluate = Evaluate(federation.validation, tasks, cfg.eval.every, federation.test, heads, federation.subsets)
-        checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep)
+        checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep, fixed_settings(cfg))
         # At the start of a round, Timer starts its clock and ReceivedModels evaluates. Timer comes first, so that the
         # measured time includes this evaluation.
         received = [ReceivedModels(evaluate)] if cfg.eval.distributed else []
@@ -79,7 +80,7 @@ class Observers:
         federator.callbacks = [faults, *monitors, Failures(), stop, *self.own, checkpoint, *last]
         # if all processes train every client together, only the first process writes the client states
         writes = self.processes.is_first or not federator.engine.replicated
-        federator.client_states = ClientStateStore(checkpoint.folder, writes)
+        federator.client_states = ClientStateStore(checkpoint.folder, writes, checkpoint.run)
         checkpoint.restore(federator)
         self.processes.assert_same_round(federator.state.rounds)
         if not self.processes.is_first:

@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from flt.core import plain_yaml
 from flt.core.errors import InputError
 from flt.core.files import last_name, system_message
-from flt.core.typed import typed
-from flt.run.compose import RENAMED, compose_config, load_config
-from flt.run.conf_groups import config_folder
+from flt.core.typed import first_line, typed
+from flt.run.compose import RENAMED, compose_config, flat, load_config
+from flt.run.conf_groups import choices, config_folder
 from flt.run.folder import versions
 from flt.run.schema import TrainConfig
 
 LATER = (
     "rounds", "threads", "devices", "min_updates", "max_retries", "client_timeout", "checkpoint.keep", "cache.max_gb",
-    "export.base", "stop.accuracy", "stop.patience", "engine.jobs",
+    "cache.keep", "export.base", "stop.accuracy", "stop.patience", "engine.jobs",
 )  # fmt: skip
 MAY_DIFFER = ("resume", "root", "algo", *LATER)
 """Keys whose values on the command line of a resume may differ from those in the saved configuration.
@@ -31,7 +33,23 @@ If the command line of the resume gives a key of LATER, the resumed run uses thi
 length of the run. ``min_updates``, ``max_retries`` and ``client_timeout`` decide when failures end the run. The other
 keys of LATER don't change the results of the rounds, apart from rounding (``threads``, ``engine.jobs``).
 """
+COSMETIC = ("name", "algo")
+"""Keys that say how a run and its recipe are called. The parts of the recipe have keys of their own."""
+COUNTING = ("plan", "schedule")
+"""Parts that depend on the total number of rounds if their own key ``rounds`` is null."""
 _log = logging.getLogger(__name__)
+
+
+def fixed_settings(cfg: TrainConfig) -> dict[str, Any]:
+    """Returns dotted key -> value of the settings that no resume may change: recipe, seed, data, model and so on.
+
+    Checkpoints contain these settings as the identity of their run. Of a path, only the last name is kept, so that a
+    run can be moved to another machine.
+    """
+    settings, free = flat(cfg), {*MAY_DIFFER, *COSMETIC}
+    if any(settings.get(f"{part}.rounds", 0) is None for part in COUNTING):
+        free.remove("rounds")
+    return {key: value for key, value in settings.items() if key not in free}
 
 
 def configure(overrides: Sequence[str]) -> TrainConfig:
@@ -55,8 +73,9 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
     wanted = compose_config(overrides)
     if "algo" not in saved:  # written by an older version of flt; the name is compared below
         OmegaConf.update(saved, "algo", cfg.algo, force_add=True)
+    defaults = compose_config([])
     for key in _lacking(saved, wanted):  # the older version behaved as the present one does with the key's default
-        OmegaConf.update(saved, key, OmegaConf.select(_defaults(), key), force_add=True)
+        OmegaConf.update(saved, key, OmegaConf.select(defaults, key), force_add=True)
     _compare(saved, wanted, given - set(MAY_DIFFER))
     if "algo" in given and (saved.algo != cfg.algo or saved.get("name", cfg.name) != cfg.name):
         raise InputError.of("algo", cfg.algo, str(saved.algo), "the run to go on with was started otherwise")
@@ -83,16 +102,12 @@ def _type_of(field: str) -> Any:
     return get_type_hints(TrainConfig)[field]
 
 
-def _defaults() -> DictConfig:
-    return compose_config([])
-
-
 def _counts_rounds(saved: DictConfig) -> bool:
     """Returns whether the plan or the schedule depends on the total number of rounds.
 
     If one of them does, a resume may not change the total: with another total, the finished rounds would have differed.
     """
-    return any(OmegaConf.select(saved, f"{part}.rounds", default=0) is None for part in ("plan", "schedule"))
+    return any(OmegaConf.select(saved, f"{part}.rounds", default=0) is None for part in COUNTING)
 
 
 def _find(cfg: TrainConfig) -> Path | None:
@@ -108,9 +123,9 @@ def _find(cfg: TrainConfig) -> Path | None:
 
 def _saved(folder: Path) -> DictConfig:
     try:
-        saved = OmegaConf.load(folder / "config.yaml")
-    except (OSError, YAMLError, ValueError, RecursionError) as error:
-        why = system_message(error) if isinstance(error, OSError) else str(error).splitlines()[0]
+        saved = OmegaConf.create(plain_yaml.read(folder / "config.yaml"))
+    except (OSError, YAMLError, ValueError, RecursionError, OmegaConfBaseException) as error:
+        why = system_message(error) if isinstance(error, OSError) else first_line(error)
         raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote", why) from error
     if not isinstance(saved, DictConfig):
         raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote")
@@ -120,7 +135,7 @@ def _saved(folder: Path) -> DictConfig:
                 "resume", folder, "a run with the config.yaml that flt wrote", f"{section} is no section"
             )
     for group, old in RENAMED:
-        if group in saved and saved[group].get("name") == old:
+        if isinstance(saved.get(group), DictConfig) and saved[group].get("name") == old:
             saved[group].name = RENAMED[group, old]
     return saved
 
@@ -130,8 +145,8 @@ def _given(overrides: Sequence[str]) -> Iterator[str]:
     for override in overrides:
         key, _, value = override.partition("=")
         yield key
-        if key == "experiment":
-            yield from map(str, OmegaConf.load(config_folder() / key / f"{value}.yaml"))
+        if key == "experiment" and (name := value.strip("'\" ")) in choices(key):
+            yield from map(str, OmegaConf.load(config_folder() / key / f"{name}.yaml"))
 
 
 def _compare(saved: DictConfig, wanted: DictConfig, keys: set[str]) -> None:
@@ -154,4 +169,4 @@ def _compare(saved: DictConfig, wanted: DictConfig, keys: set[str]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import shutil
 import time
 from collections import Counter
@@ -14,18 +15,22 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from filelock import FileLock
 from lightning.pytorch.loggers import Logger
 
 from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.fault_injection import LABEL_FLIP, Faults, hostile, with_flipped_labels
 from flt.callbacks.stop import Stop
 from flt.client.trainer import LocalTrainer
+from flt.core import cache
 from flt.core.errors import InputError, PeerDiedError
-from flt.core.files import is_path, last_name
+from flt.core.files import is_path, last_name, reported
+from flt.core.locks import unlock
 from flt.data.clients import ClientSpec
 from flt.engines.launcher import FORK, launch
 from flt.engines.process_group import ProcessGroup
 from flt.export.final_models import final_models
+from flt.export.folder import EXPORTS, is_export, remove_export
 from flt.export.metadata import Card
 from flt.export.write import export, kind
 from flt.models.adapters.client_context import set_client
@@ -34,7 +39,7 @@ from flt.models.module import ClientModule
 from flt.run import build, summary
 from flt.run.assembly import Setup, assemble
 from flt.run.federation import Federation
-from flt.run.folder import folder_of, record
+from flt.run.folder import folder_of, lock, record, tidy
 from flt.run.observers import Observers
 from flt.run.prefix_cache import prefixed
 from flt.run.schema import TrainConfig
@@ -44,7 +49,6 @@ from flt.server.callback import FedCallback
 from flt.server.failure_policy import RoundFailedError
 from flt.server.federator import Federator
 
-EXPORTS = ("adapter", "model")
 _log = logging.getLogger(__name__)
 
 
@@ -90,6 +94,7 @@ class Run:
     loggers: Sequence[Logger] = ()
     show: bool = True
     processes: ProcessGroup = dataclasses.field(default_factory=ProcessGroup, init=False)
+    _lock: FileLock | None = dataclasses.field(default=None, init=False)  # of the run's folder, in the first process
 
     def __call__(self) -> Result:
         """Runs the remaining rounds, exports the models, and prints a summary.
@@ -102,7 +107,10 @@ class Run:
         if getattr(settings, "forks", False) and (self.cfg.threads or 1) > 1:
             why = "a forked process has none of the threads of the one that it comes from"
             raise InputError.of("threads", self.cfg.threads, f"1, or null, with engine.strategy={FORK}", why)
-        return launch(self.cfg.devices, settings, self._work)
+        try:
+            return launch(self.cfg.devices, settings, self._work)
+        finally:
+            cache.release(self.cfg.cache.keep)
 
     def _work(self, processes: ProcessGroup) -> Result:
         """Executes the run in this process, and reports an error to the other processes."""
@@ -114,6 +122,10 @@ class Run:
             if isinstance(error, PeerDiedError):
                 error.folder = str(getattr(self, "folder", ""))
             raise
+        finally:
+            if self._lock is not None:
+                unlock(self._lock)
+            cache.release(self.cfg.cache.keep)  # here, too, because this may be a process that the launcher has started
 
     def _run(self, processes: ProcessGroup) -> Result:
         began = time.perf_counter()
@@ -158,7 +170,8 @@ class Run:
             set_client(federator.engine.local_trainer.client_aware, models[0].data)
         module.eval()
         written = (federator.server.layout, federator.state, self.folder, self._card(), models, self.cfg.export.base)
-        return Path(self.processes.broadcast_from_first(lambda: str(exported or export(module, *written))))
+        with reported("export", self.folder.name, "a folder that stays and can be written"):
+            return Path(self.processes.broadcast_from_first(lambda: str(exported or export(module, *written))))
 
     def _set_threads(self) -> None:
         """Sets the number of torch's threads to the configured number.
@@ -197,13 +210,15 @@ class Run:
     def _fit(self, federator: Federator) -> None:
         """Removes an older export and runs the remaining rounds. If a new run has wrong input, removes its folder."""
         for name in EXPORTS if self.processes.is_first else ():
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            remove_export(self.folder / name)
+            if os.path.lexists(self.folder / name) and not (self.folder / name).is_dir():
+                raise InputError.of("resume", f"{self.folder.name}/{name}", "a folder that flt wrote, or nothing")
         try:
             federator.fit()
         except InputError as error:
             resumable = isinstance(error, RoundFailedError)  # another attempt may succeed
             if self.cfg.resume is None and not federator.state.rounds and self.processes.is_first and not resumable:
-                shutil.rmtree(self.folder)
+                shutil.rmtree(self.folder, ignore_errors=True)
                 with contextlib.suppress(OSError):  # fails if the folders hold other runs
                     self.folder.parent.rmdir()
                     self.folder.parent.parent.rmdir()
@@ -221,7 +236,7 @@ class Run:
         server = ServerAggregation(recipe, served, len(federation.tasks()), cfg.seed, base, jobs_of)
         state = server.initial(weights)
         # The run's folder is created only here, after all checks above have passed.
-        self.folder = Path(self.processes.broadcast_from_first(lambda: str(folder_of(cfg))))
+        self.folder = Path(self.processes.broadcast_from_first(self._claim))
         fits = self.folder / "fits"
         local_trainer = LocalTrainer(
             module, layout, recipe, setup.settings, base, federation.collate, self.lightning, (), fits, heads
@@ -234,6 +249,13 @@ class Run:
         observers = Observers(cfg, federation, self.folder, self.processes, self.own, self.loggers, self.show)
         observers.attach(federator, faults)
         return federator
+
+    def _claim(self) -> str:
+        """Takes the lock of the run's folder, so that no other process can train the run. Returns the folder."""
+        folder, root = folder_of(self.cfg), self.cfg.root if self.cfg.resume is None else None
+        self._lock = lock(folder, root)
+        tidy(folder, root)
+        return str(folder)
 
     def _record_engine(self, engine: dict[str, Any]) -> None:
         """Writes the engine's own choices to the saved configuration, so that a resume uses the same settings."""
@@ -267,4 +289,4 @@ def earlier_export(federator: Federator, base: str) -> Path | None:
     finished = federator.state.rounds >= federator.rounds or any(stop.reason(federator.history) for stop in stops)
     checkpoint = next(callback for callback in federator.callbacks if isinstance(callback, Checkpoint))
     path = checkpoint.folder.parent / kind(federator.server.layout, federator.state, base)
-    return path if finished and path.is_dir() else None
+    return path if finished and is_export(path) else None

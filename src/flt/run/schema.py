@@ -19,6 +19,8 @@ from flt.run.conf_groups import choices
 from flt.server.client_sampling import CohortConfig
 
 JOBS = ("per_client", "per_task")
+MOST_WORKERS = 1024
+"""Largest number of threads, and of processes on a machine. torch crashes with a million threads."""
 HEADS = ("shape", "task", "shared")
 
 
@@ -84,8 +86,10 @@ class TrainConfig:
                 raise InputError.of(key, getattr(self, key), "an integer >= 1")
         if self.seed < 0:
             raise InputError.of("seed", self.seed, "an integer >= 0")
-        if self.threads is not None and self.threads < 1:
-            raise InputError.of("threads", self.threads, "an integer >= 1, or null")
+        if self.threads is not None and not 1 <= self.threads <= MOST_WORKERS:
+            raise InputError.of("threads", self.threads, f"an integer from 1 to {MOST_WORKERS}, or null")
+        if self.devices > MOST_WORKERS:
+            raise InputError.of("devices", self.devices, f"an integer from 1 to {MOST_WORKERS}")
         if self.ranks is not None and (not self.ranks or min(self.ranks) < 1):
             raise InputError.of("ranks", self.ranks, "a list of integers >= 1, or null")
         if self.jobs not in JOBS:

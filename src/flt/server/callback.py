@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ class FedCallback:
 
     state_key: ClassVar[str] = ""
     """Key of the callback's state in checkpoints. If empty, the name of the class is the key."""
+    state_types: ClassVar[Mapping[str, Any]] = {}
+    """Name in ``state_dict`` -> annotation, such as ``dict[str, float]``. A checkpoint with another type is refused."""
 
     def on_fit_start(self, federator: Federator) -> None:
         """Called when the federation begins or resumes."""

@@ -6,11 +6,40 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from flt.core.files import write_atomically
+from flt.core.errors import InputError, OtherRunError
+from flt.core.files import PRIVATE_FILE, make_private, remove_file, reported, write_atomically
 from flt.protocol.messages import JobId, decode, encode
-from flt.protocol.state import ClientState
+from flt.protocol.state import ClientState, StoredClientState
 
 FOLDER = "clients"
+READ, WRITTEN = "a folder that stays and can be read", "a folder that stays and can be written"
+
+
+def client_state_of(data: bytes, file: str, run: str, job: JobId) -> ClientState:
+    """Returns the client state from the content of a file.
+
+    Files of checkpoints of format 2 contain only the state. They are accepted, although they name no run and no job.
+
+    Args:
+        data: Content of the file.
+        file: Name of the file, for errors.
+        run: Identity of the run that must have written the file.
+        job: The job whose state it must be.
+
+    Raises:
+        InputError: The file doesn't contain a client state.
+        OtherRunError: The state is of another run or another job.
+    """
+    stored = decode(data)
+    if isinstance(stored, ClientState):
+        return stored
+    if not isinstance(stored, StoredClientState):
+        raise InputError.of(file, type(stored).__name__, "a client state")
+    if stored.run != run:
+        raise OtherRunError.of(file, "<another run's>", "a client state of this run")
+    if stored.job != job:
+        raise OtherRunError.of(file, f"<of job {stored.job}>", f"the client state of job {job}")
+    return stored.state
 
 
 class ClientStateStore(Mapping[JobId, ClientState]):
@@ -26,10 +55,11 @@ class ClientStateStore(Mapping[JobId, ClientState]):
             stay in memory.
         writes: True if this process writes the files. False if another process trains the same jobs and writes the
             files.
+        run: Identity of the run, which each file contains.
     """
 
-    def __init__(self, folder: Path | None = None, writes: bool = True) -> None:
-        self.folder, self.writes = folder, writes
+    def __init__(self, folder: Path | None = None, writes: bool = True, run: str = "") -> None:
+        self.folder, self.writes, self.run = folder, writes, run
         self.files: dict[JobId, str] = {}
         """Job -> file of its state, relative to the folder."""
         self.checksums: dict[str, str] = {}
@@ -43,8 +73,10 @@ class ClientStateStore(Mapping[JobId, ClientState]):
     def __getitem__(self, job: JobId) -> ClientState:
         if self.folder is None:
             return self._kept[job]
-        state: ClientState = decode((self.folder / self.files[job]).read_bytes())
-        return state
+        file = self.files[job]
+        with reported("client state", file, READ):
+            data = (self.folder / file).read_bytes()
+        return client_state_of(data, file, self.run, job)
 
     def __iter__(self) -> Iterator[JobId]:
         return iter(self._kept if self.folder is None else self.files)
@@ -68,10 +100,12 @@ class ClientStateStore(Mapping[JobId, ClientState]):
             self._new[job] = state
             return
         suffix = f"_{attempt}" if attempt else ""
-        file, data = f"{FOLDER}/{job[0]}_{job[1]}_{rounds:04d}{suffix}.safetensors", encode(state)
+        file = f"{FOLDER}/{job[0]}_{job[1]}_{rounds:04d}{suffix}.safetensors"
+        data = encode(StoredClientState(self.run, job, state))
         if self.writes:
-            (self.folder / FOLDER).mkdir(parents=True, exist_ok=True)
-            write_atomically(self.folder / file, data)
+            with reported("client state", file, WRITTEN):
+                make_private(self.folder / FOLDER)
+                write_atomically(self.folder / file, data, PRIVATE_FILE)
         self.pending[job] = (file, hashlib.sha256(data).hexdigest())
 
     def accept(self, jobs: Iterable[JobId]) -> None:
@@ -88,7 +122,7 @@ class ClientStateStore(Mapping[JobId, ClientState]):
         self._new = {}
         for file, _ in self.pending.values():
             assert self.folder is not None, "only files are pending"
-            (self.folder / file).unlink(missing_ok=True)
+            remove_file(self.folder / file)
         self.pending = {}
 
     def pop_replaced_files(self) -> list[str]:
@@ -106,9 +140,9 @@ class ClientStateStore(Mapping[JobId, ClientState]):
         self.files = dict(files)
         self.checksums = {file: checksums[file] for file in self.files.values()}
 
-    def move_to(self, folder: Path) -> None:
-        """Writes all states from memory to a folder. From then on, the store uses this folder."""
-        kept, self._kept, self.folder = self._kept, {}, folder
+    def move_to(self, folder: Path, run: str = "") -> None:
+        """Writes all states from memory to a folder. From then on, the store uses this folder and this identity."""
+        kept, self._kept, self.folder, self.run = self._kept, {}, folder, run
         for job, state in kept.items():
             self.put(job, state, 0)
         self.accept(kept)

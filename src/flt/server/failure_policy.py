@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import signal
 import threading
 from collections.abc import Callable
@@ -14,6 +13,8 @@ from flt.core.timeout import ClientTimeoutError
 from flt.protocol.failure import Failure
 from flt.protocol.messages import JobId
 
+LONGEST_TIMEOUT = 1e9
+"""Largest number of seconds of ``client_timeout``. Systems have no timers for much longer times."""
 _T = TypeVar("_T")
 
 
@@ -45,7 +46,7 @@ class FailurePolicy:
         if self.max_retries < 0:
             raise InputError.of("max_retries", self.max_retries, "an integer >= 0")
         if self.client_timeout is not None:
-            if not 0 < self.client_timeout < math.inf:
+            if not 0 < self.client_timeout <= LONGEST_TIMEOUT:
                 raise InputError.of("client_timeout", self.client_timeout, "seconds > 0, or null")
             if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
                 why = "only the main thread of a process can be interrupted"

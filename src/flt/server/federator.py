@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
 from flt.protocol.failure import Failure
 from flt.protocol.job import Job
@@ -230,4 +231,7 @@ class Federator:
     def _compressed(self, updates: list[Update]) -> list[Update]:
         for transform in (*self.transforms, self.server.compress):
             updates = transform(updates) if updates else updates
+            if not isinstance(updates, list | tuple) or not all(isinstance(update, Update) for update in updates):
+                name = getattr(transform, "__name__", type(transform).__name__)
+                raise InputError.of(f"result of transform {name}", type(updates).__name__, "a list of updates")
         return updates

@@ -90,6 +90,8 @@ def _check_tensors(who: str, update: Update, layout: Layout, roles: Collection[s
 def _check_tensor(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != shape:
         raise InputError.of(what, tuple(tensor.shape), str(shape))
+    if not tensor.is_floating_point():
+        raise InputError.of(what, tensor.dtype, "numbers in floating point")
     bad = int((~torch.isfinite(tensor)).sum())
     if bad:
         raise diverged(what, f"{bad} of {tensor.numel()} not finite", FINITE)

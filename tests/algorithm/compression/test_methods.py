@@ -180,6 +180,7 @@ def test_distances_are_dealt_to_the_clients_and_the_far_ones_get_less() -> None:
         (Channel, {"tau": 0.0}, "compression.tau=0.0: allowed is a number > 0"),
         (Channel, {"power": math.inf}, "compression.power=inf: allowed is a number > 0"),
         (Channel, {"noise": math.nan}, "compression.noise=nan: allowed is a number"),
+        (Channel, {"noise": 1001.0}, "compression.noise=1001.0: allowed is a number from -1000 to 1000"),
         (Channel, {"distances": []}, "compression.distances=.*: allowed is a list of numbers > 0"),
         (Channel, {"distances": [1.0, -1.0]}, "compression.distances=.*: allowed is a list of numbers > 0"),
     ],
@@ -207,3 +208,18 @@ def test_a_module_without_pairs_has_nothing_to_pack() -> None:
     layout = Layout({name: e for name, e in layout_of().entries.items() if e.axis is None}, {})
     with pytest.raises(InputError, match="^compression=Quantised: it works on rank-1 components"):
         Recipe(Mean(), compression=Quantised()).check(layout)
+
+
+@pytest.mark.parametrize("kept", [(0, 1, 2, 3, 4), (0,), ()], ids=str)
+def test_an_update_with_other_components_than_it_says_is_refused(kept: tuple[int, ...]) -> None:
+    layout = wide(4)
+    update = dataclasses.replace(sent(layout, layout.all_components()), kept={"x": kept, "y": kept})
+    with pytest.raises(InputError, match=rf"^message of client 0, job 0: .*allowed is the {len(kept)} components"):
+        Quantised(ratio=0.5).compress_updates(layout, [update])
+
+
+def test_an_update_with_more_scores_than_components_is_left_to_the_servers_check() -> None:
+    layout = wide(4)
+    update = sent(layout, layout.all_components())
+    scores = {layer: (ids, torch.ones(9)) for layer, (ids, _) in update.scores.items()}
+    assert Quantised(ratio=0.5).compress_updates(layout, [dataclasses.replace(update, scores=scores)])

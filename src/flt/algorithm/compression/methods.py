@@ -164,8 +164,8 @@ class Channel(_Quantisation):
         for key in ("tau", "bandwidth", "power"):
             if not 0 < getattr(self, key) < math.inf:
                 raise InputError.of(f"compression.{key}", getattr(self, key), "a number > 0")
-        if not math.isfinite(self.noise):
-            raise InputError.of("compression.noise", self.noise, "a number")
+        if not -1000 <= self.noise <= 1000:
+            raise InputError.of("compression.noise", self.noise, "a number from -1000 to 1000")
         if not self.distances or not all(0 < distance < math.inf for distance in self.distances):
             raise InputError.of("compression.distances", self.distances, "a list of numbers > 0")
 
@@ -252,8 +252,17 @@ def _size(messages: Sequence[Payload] | Sequence[Update]) -> int:
 def _places(
     layout: Layout, message: Payload | Update, components: Mapping[str, Sequence[int]]
 ) -> dict[Place, list[int]]:
-    """Returns, for each component of a message, the lengths of its vectors in this message."""
+    """Returns, for each component of a message, the lengths of its vectors in this message.
+
+    Raises:
+        InputError: A tensor has another number of components than the message says. A transform has changed it.
+    """
     names = list(message.tensors)
+    for name in set(layout.names(LORA_FACTORS)) & set(names):
+        found, components_of = tuple(message.tensors[name].shape), components.get(layout.entries[name].layer, ())
+        if found != layout.shape(name, {layout.entries[name].layer: tuple(components_of)}):
+            who = f"message of client {message.job[0]}, job {message.job[1]}: {name}"
+            raise InputError.of(who, found, f"the {len(components_of)} components of its layer")
     lengths = {layer: [length for _, length in vectors(layout, names, layer)] for layer in components}
     return {(layer, at): lengths[layer] for layer, ids in components.items() for at in range(len(ids))}
 
@@ -275,7 +284,7 @@ def _measured(layout: Layout, update: Update) -> dict[Place, float]:
 
 
 def _by_component(ids: Ids, values: Tensor) -> dict[int, float]:
-    return dict(zip(ids, values.tolist(), strict=True))
+    return dict(zip(ids, values.flatten().tolist(), strict=False))  # the server refuses unequal numbers
 
 
 def _magnitudes(layout: Layout, update: Update, layer: str) -> list[float]:
