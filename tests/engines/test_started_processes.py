@@ -70,7 +70,7 @@ def test_what_another_program_has_launched_keeps_its_variables(monkeypatch: pyte
     started.check("ddp")
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "ddp_fork"])
 def test_what_cannot_be_started_after_a_failed_run_is_refused_in_a_line(strategy: str) -> None:
     started = StartedProcesses()
     started.check(strategy)
@@ -80,6 +80,16 @@ def test_what_cannot_be_started_after_a_failed_run_is_refused_in_a_line(strategy
     with pytest.raises(InputError, match=line):
         started.check(strategy)
     started.check("ddp_spawn")
+
+
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
+def test_after_a_run_whose_processes_stay_python_starts_none(strategy: str) -> None:
+    started = StartedProcesses()
+    with started.ended_after_failure(external=False, nodes=1):
+        started.check("ddp")
+    started.check("ddp")
+    with pytest.raises(InputError, match=f"^engine.strategy={strategy}: an earlier run has started processes"):
+        started.check(strategy)
 
 
 def test_a_run_that_fails_before_it_has_started_processes_can_be_tried_again() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import bombs
 import pytest
+from commands import in_empty_folder, train
 
 from flt.core import plain_yaml
 from flt.core.errors import InputError
@@ -125,3 +126,23 @@ def test_a_configuration_that_no_resume_would_read_is_refused_before_there_is_a_
 
 def test_as_many_ranks_as_a_large_run_has_are_within_the_limits() -> None:
     plain_yaml.check("ranks:\n" + "- 4\n" * 250_000)
+
+
+@pytest.mark.parametrize("resume", ["last", "folder"])
+def test_a_run_below_a_folder_with_a_dollar_sign_and_a_brace_can_be_resumed(
+    resume: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+    assert train("algo=fedit", r"root='a\${b}'") == 0
+    folder = Path("a${b}/fedit/version_0")
+    assert folder.is_dir()
+    given = "last" if resume == "last" else rf"'{folder}'".replace("${", r"\${")
+    cfg = configure(["algo=fedit", r"root='a\${b}'", "rounds=2", f"resume={given}"])
+    assert (cfg.root, cfg.resume, cfg.rounds) == ("a${b}", str(folder), 2)
+
+
+def test_a_models_folder_may_have_a_dollar_sign_and_a_brace_in_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a${b}"
+    folder.mkdir()
+    written = str(folder).replace("${", r"\${")
+    assert load_config([f"model={written}"]).model["path"] == str(folder)

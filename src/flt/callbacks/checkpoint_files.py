@@ -20,6 +20,7 @@ from typing import Any
 
 from flt.core.errors import InputError, OtherRunError
 from flt.core.files import is_regular, remove_file, system_message
+from flt.protocol.codec import field_of
 from flt.protocol.field_types import fits
 from flt.protocol.messages import decode, message
 from flt.protocol.state import ServerState
@@ -204,9 +205,10 @@ def written_by(path: Path) -> str | None:
     if not names.fullmatch(path.name) or not is_regular(path):
         return None
     try:
-        return getattr(decode(path.read_bytes()), "run", None)
+        run = field_of(path, "run")
     except (OSError, InputError):
         return None
+    return run if isinstance(run, str) else None
 
 
 def remove_state(path: Path, run: str, named: bool) -> None:

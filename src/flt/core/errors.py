@@ -34,7 +34,9 @@ class InputError(ValueError):
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    """Shortens a text, and escapes control characters, with which a stranger's file could change the terminal."""
+    short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return "".join(c if c.isprintable() or c.isspace() else c.encode("unicode_escape").decode() for c in short)
 
 
 class OtherRunError(InputError):

@@ -40,7 +40,7 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
         key = ".".join(part for part in (prefix, full_key or str(getattr(error, "key", ""))) if part)
         names = [f.name for f in dataclasses.fields(kind) if f.init]
         unknown = "not in" in str(error)
-        value = OmegaConf.select(OmegaConf.create(settings), full_key, default="?")
+        value = OmegaConf.select(OmegaConf.create(settings), full_key, default="?", throw_on_resolution_failure=False)
         raise InputError.of(key, value, names if unknown else _expected(kind, full_key), first_line(error)) from None
 
 

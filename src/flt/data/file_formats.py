@@ -105,7 +105,7 @@ def _chunk_sizes(path: Path, file: pyarrow.parquet.ParquetFile, columns: Sequenc
     is read first, pyarrow raises an error instead. For parts that may be too large to be read, another process asks.
 
     Raises:
-        ValueError: The description of a part is damaged.
+        ValueError: The description of a part is damaged, or there is no other process.
     """
     about = file.metadata
     used = tuple(f"{name}." for name in columns)
@@ -116,7 +116,7 @@ def _chunk_sizes(path: Path, file: pyarrow.parquet.ParquetFile, columns: Sequenc
         program = [sys.executable, "-c", SIZES, str(path.absolute()), *map(str, chosen)]
         asked = subprocess.run(program, capture_output=True, check=False)
         if asked.returncode != 0:
-            raise ValueError("the description of its columns is damaged")
+            raise ValueError("the sizes of its columns can't be read")
         sizes: list[int] = json.loads(asked.stdout)
         return sizes
     for number in range(len(groups)):

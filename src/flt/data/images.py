@@ -72,4 +72,6 @@ def decode(image: Mapping[str, Any] | None) -> PIL.Image.Image:
         return found if orientation is None else PIL.ImageOps.exif_transpose(found)
     except Exception as error:  # Pillow's readers raise errors of many kinds
         why = first_line(error).partition("<_io")[0].strip()
+        if isinstance(error, PIL.Image.DecompressionBombError):
+            why = f"it has more than {MOST_PIXELS} pixels"
         raise InputError.of("data.image", f"<{len(data)} bytes>", f"an image as {', '.join(FORMATS)}", why) from error

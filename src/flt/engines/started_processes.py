@@ -20,6 +20,8 @@ VARIABLES = (
     "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 )  # fmt: skip
 """Environment variables that the strategy ddp sets in the process that starts the others."""
+BY_PYTHON = ("ddp_spawn", "ddp_fork")
+"""Strategies whose processes Python's multiprocessing starts. They run no other code than the run's."""
 
 
 class StartedProcesses:
@@ -32,7 +34,7 @@ class StartedProcesses:
     def __init__(self) -> None:
         self.processes: list[subprocess.Popen] = []
         self._before: dict[str, str | None] | None = None  # VARIABLES before the first run
-        self._has_trained = self._were_ended = False
+        self._has_started = self._were_ended = False
 
     def check(self, strategy: str) -> None:
         """Checks that a run can have its processes, after the earlier runs of this process.
@@ -43,14 +45,15 @@ class StartedProcesses:
         Raises:
             InputError: The strategy can't start processes after an earlier run.
         """
-        if strategy == "ddp" and self._were_ended:
+        if strategy not in BY_PYTHON and self._were_ended:
             # New processes would run the user's program from its first line. Their first run would be another one than
             # the run that this process has reached.
             why = "its processes ended when an earlier run failed, and new ones would begin with that run"
-            raise InputError.of("engine.strategy", strategy, "ddp after a new start of the program", why)
-        if strategy == "ddp_fork" and self._has_trained:
-            why = "an earlier run with ddp has trained in this process, and its threads would be missing in a copy"
-            raise InputError.of("engine.strategy", strategy, "ddp_fork after a new start of the program", why)
+            raise InputError.of("engine.strategy", strategy, f"{strategy} after a new start of the program", why)
+        # A copy of this process would lack the threads of torch. A spawned one would take the port of the earlier run.
+        if (strategy == "ddp_fork" and self._has_started) or (strategy == "ddp_spawn" and self._before is not None):
+            why = "an earlier run has started processes in another way"
+            raise InputError.of("engine.strategy", strategy, f"{strategy} after a new start of the program", why)
 
     @contextlib.contextmanager
     def ended_after_failure(self, external: bool, nodes: int) -> Iterator[None]:
@@ -63,7 +66,7 @@ class StartedProcesses:
         """
         if self._before is None and not external:
             self._before = {name: os.environ.get(name) for name in VARIABLES}
-        self._has_trained = True
+        self._has_started, had_group = True, dist.is_initialized()
         try:
             yield
         except BaseException:
@@ -72,7 +75,7 @@ class StartedProcesses:
                 _set(self._before)
                 self._before = None
                 # Processes on other machines may be alive, and torch would wait until they have sent their messages.
-                if nodes == 1 and dist.is_initialized():
+                if nodes == 1 and dist.is_initialized() and not had_group:
                     _abort_process_group()
             raise
 

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import math
+from pathlib import Path
 from typing import Any, TypeVar
 
 import safetensors.torch
@@ -124,6 +125,26 @@ def decode(data: bytes, kind: type[_T] | None = None) -> Any:
     except DAMAGES as error:
         why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError.of("message", f"<{len(data)} bytes>", "a message written by flt", why[:LONGEST]) from error
+
+
+def field_of(path: Path, name: str) -> Any:
+    """Returns a field of the message in a file, without the message's tensors. Texts and numbers are as they are.
+
+    Args:
+        path: File with the bytes that :func:`encode` returned.
+        name: Name of the field.
+
+    Raises:
+        InputError: The file contains no message with this field.
+        OSError: The file can't be read.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = file.read(min(size, path.stat().st_size))
+    try:
+        return json.loads(json.loads(header)["__metadata__"]["flt"])["f"][name]
+    except DAMAGES as error:
+        raise InputError.of(path.name, "?", f"a message with the field {name}") from error
 
 
 def _text(value: Any) -> tuple[str, dict[str, Tensor]]:

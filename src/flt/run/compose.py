@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from flt.core.errors import InputError
 from flt.core.files import expand_user, last_name
-from flt.core.plain_yaml import escaped
+from flt.core.plain_yaml import escaped, unescaped
 from flt.core.typed import first_line, typed
 from flt.run.conf_groups import BASE, choices, config_folder, groups
 
@@ -159,7 +159,7 @@ def _map_choice(override: str) -> list[str]:
         if value.endswith(FILES):
             return ["data=file", f"data.path={quoted}"]
         return ["data=hub", f"data.path={quoted}"] if value.count("/") == 1 else [override]
-    if value.startswith(("/", ".", "~")) and not os.path.isdir(expand_user(value)):
+    if value.startswith(("/", ".", "~")) and not os.path.isdir(expand_user(unescaped(value))):
         allowed = f"{', '.join(choices('model'))}, a hub id, or a folder"
         raise InputError.of("model", value, allowed, "there is no such folder")
     return ["model=hub", f"model.path={quoted}"]

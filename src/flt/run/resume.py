@@ -16,6 +16,7 @@ from yaml import YAMLError
 from flt.core import plain_yaml
 from flt.core.errors import InputError
 from flt.core.files import last_name, system_message
+from flt.core.plain_yaml import escaped
 from flt.core.typed import first_line, typed
 from flt.run.compose import RENAMED, compose_config, flat, load_config
 from flt.run.conf_groups import choices, config_folder
@@ -83,7 +84,7 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
         _compare(saved, wanted, given & {"rounds"})
     for key in given & set(LATER):
         OmegaConf.update(saved, key, OmegaConf.select(wanted, key))
-    saved.root, saved.resume = cfg.root, str(folder)
+    saved.root, saved.resume = escaped(cfg.root), escaped(str(folder))
     return typed(TrainConfig, saved, "")
 
 
