@@ -54,6 +54,7 @@ def ended(process: psutil.Process, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "printed"),
     [("1", "error: the first process of the run has died; the same command with resume=last goes on\n"), ("2", "")],
@@ -83,6 +84,7 @@ def test_it_ends_while_it_waits_where_no_signal_is_handled(tmp_path: Path) -> No
         assert ended(child, 20)
 
 
+@pytest.mark.slow
 def test_a_process_whose_work_is_done_outlives_its_launcher(tmp_path: Path) -> None:
     with launched("flt.WATCH.stop()", tmp_path / "errors") as (launcher, child):
         launcher.kill()

@@ -43,6 +43,7 @@ def printed(*command: str, **environment: str) -> tuple[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [("import flt\n" + ORPHANED,), (LAUNCHING, ORPHANED)], ids=["flt imported first", "launched"]
 )

@@ -91,6 +91,7 @@ def test_a_column_that_lacks_is_named_beside_all_that_are_there(tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_table_of_a_million_columns_takes_little_memory_and_time(tmp_path: Path) -> None:
     path, began = bombs.wide_csv(tmp_path / "a.csv", 1_000_000), time.monotonic()
     rows, grown = cost(lambda: len(loaded(path, validation=0.0).splits["train"]))
@@ -240,6 +241,7 @@ def test_other_pictures_are_refused_in_a_line(what: str, tmp_path: Path) -> None
     refused(bombs.image_table(tmp_path / "a.parquet", image), why)
 
 
+@pytest.mark.slow
 def test_a_picture_of_a_hundred_million_pixels_is_decoded() -> None:
     file = io.BytesIO()
     PIL.Image.new("1", (10_000, 10_000)).save(file, "PNG")
@@ -263,6 +265,7 @@ def test_a_structure_without_a_description_is_no_image_and_no_file_is_opened(tmp
     refused(path, r"^data\.image=\(\): allowed is images")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [10**9, 100], ids=["all parts fit", "no part fits"])
 def test_no_damage_of_a_parquet_files_footer_ends_the_process(
     room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

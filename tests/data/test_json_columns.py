@@ -165,6 +165,7 @@ LONG: dict[str, tuple[Callable[[], str], int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", LONG)
 def test_long_files_take_a_few_times_their_size_and_a_few_seconds(what: str, tmp_path: Path) -> None:
     make, most = LONG[what]

@@ -51,6 +51,7 @@ def one_line() -> Iterator[None]:
 quietly = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.slow
 @given(words)
 @settings(quietly, max_examples=60, derandomize=True)
 def test_any_override_is_accepted_or_refused_in_one_line(overrides: list[str]) -> None:
