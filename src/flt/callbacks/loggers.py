@@ -43,7 +43,7 @@ def quiet_writers() -> Iterator[None]:
         yield
         return
 
-    class QuietThread(known):  # type: ignore[valid-type, misc]
+    class QuietThread(known):  # type: ignore[valid-type, misc]  # a class known only at run time
         def run(self) -> None:
             try:
                 super().run()

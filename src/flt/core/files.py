@@ -41,7 +41,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
         raise InputError.of(path.name, "a folder", "a file that flt wrote, or nothing")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     # "x" creates a new file, or fails. It never opens an existing file or the target of a link.
-    created = open(temporary, "xb", opener=functools.partial(os.open, mode=mode))  # noqa: SIM115 - closed below
+    created = open(temporary, "xb", opener=functools.partial(os.open, mode=mode))  # noqa: SIM115  # the with block below closes it
     try:
         with created as file:
             file.write(data)

@@ -13,7 +13,7 @@ from filelock import FileLock
 try:
     import fcntl
 except ImportError:  # Windows, where a folder can't be renamed or removed while one of its files is in use
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module where it exists
 
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 _held: dict[Path, int] = {}

@@ -15,7 +15,7 @@ import torch
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
 """Texts in the errors that torch and the operating system raise if an allocation fails."""
 MEMINFO, OWN_CGROUPS, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-"""Where Linux tells the memory of the machine, the cgroups of the process, and the limits of cgroups."""
+"""Files in which Linux reports the memory of the machine, the cgroups of the process, and the limits of cgroups."""
 CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
 """Files of a cgroup that contain its limit and use, and the line of memory.stat about files that are kept in memory."""

@@ -21,7 +21,7 @@ OTHERS = {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": tor
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What the headers of safetensors files say about their tensors. Reading a header reads no tensor.
+    """Names, shapes and types of the tensors in safetensors files, from the headers alone. No tensor is read.
 
     Attributes:
         files: The files.
