@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Subset, TensorDataset
 
+from flt.client.loader import loader
 from flt.client.settings import LocalSettings
 from flt.core.errors import InputError
 from flt.data.examples import Examples
@@ -54,6 +55,22 @@ def test_each_pass_is_another_and_a_seed_gives_the_same_passes() -> None:
     again = SimilarLengths(np.arange(20), 4, 2, seed=3)
     assert first != second
     assert [list(again), list(again)] == [first, second]
+
+
+@pytest.mark.parametrize(("size", "least"), [(33, 2), (17, 2), (5, 2), (35, 4), (21, 6)])
+@pytest.mark.parametrize("by_length", [False, True])
+def test_small_batches_are_joined_and_no_example_is_lost(size: int, least: int, by_length: bool) -> None:
+    settings, lengths = LocalSettings(batch_size=least + 2), np.arange(size) % 7
+    data = TensorDataset(torch.arange(size))
+    if by_length:
+        store = TextStore({"input_ids": np.zeros(lengths.sum(), dtype=np.int32)}, np.append(0, lengths.cumsum()))
+        data = Examples(store, [0] * size)  # type: ignore[assignment]  # as an encoded text data set
+    for seed in range(8):
+        made = loader(data, settings, lambda items: items, seed, "norm", least)
+        batches = [list(batch) for batch in made.batch_sampler]  # type: ignore[union-attr]  # the sampler of lists
+        assert len(batches) == len(made)
+        assert sorted(sum(batches, [])) == list(range(size))
+        assert all(len(batch) >= least for batch in batches)
 
 
 def test_lengths_are_found_through_subsets_and_nowhere_else() -> None:

@@ -152,6 +152,16 @@ def test_the_closed_list_is_these_classes_and_each_has_an_example_here() -> None
     assert set(codec._MESSAGES) == named == {codec._name(type(value)) for value in EXAMPLES}
 
 
+def test_a_message_without_buffers_has_the_bytes_that_it_had_before_there_were_buffers() -> None:
+    update = Update((0, 0), 0, {"a": torch.zeros(2)}, {}, 0, 1, 1)
+    assert b"buffers" not in encode(update)
+    with_buffers = dataclasses.replace(update, buffers={"mean": torch.ones(2), "count": torch.tensor(3)})
+    found = decode(encode(with_buffers))
+    assert torch.equal(found.buffers["mean"], torch.ones(2))
+    assert found.buffers["count"].dtype == torch.int64
+    assert encoded_size(with_buffers) == len(encode(with_buffers))
+
+
 def test_tensors_that_share_memory_come_out_apart() -> None:
     found = decode(encode(ClientState({"a": ROWS, "b": ROWS}))).tensors
     found["a"].zero_()

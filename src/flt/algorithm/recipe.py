@@ -15,6 +15,7 @@ from flt.algorithm.base import (
     SchedulePart,
     SelectionPart,
 )
+from flt.algorithm.buffers import Average, BuffersPart
 from flt.algorithm.compression.methods import NoCompression
 from flt.algorithm.grouping.base import Everyone
 from flt.algorithm.importance import NoImportance
@@ -26,7 +27,7 @@ from flt.algorithm.server_optimizer import NoServerOptimizer, ServerOptimizerPar
 from flt.algorithm.transfer import NoTransfer, TransferPart
 from flt.client.fit import LocalFit
 from flt.core.errors import InputError
-from flt.protocol.layout import Layout
+from flt.protocol.layout import BUFFER, Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Recipe:
     compression: CompressionPart = NoCompression()
     transfer: TransferPart = NoTransfer()
     server_optimizer: ServerOptimizerPart = NoServerOptimizer()
+    buffers: BuffersPart = Average()
 
     def __post_init__(self) -> None:
         for part in self.parts:
@@ -55,7 +57,7 @@ class Recipe:
     def parts(self) -> list[Part]:
         """All parts, in the order in which their checks are called."""
         first = (self.plan, self.rule, self.schedule, self.selection, self.importance, self.grouping)
-        return [*first, self.compression, self.transfer, self.server_optimizer]
+        return [*first, self.compression, self.transfer, self.server_optimizer, self.buffers]
 
     @property
     def streams(self) -> bool:
@@ -78,7 +80,7 @@ class Recipe:
         Raises:
             InputError: The module lacks tensors that a part needs, or the plan trains none of the module's tensors.
         """
-        roles = {entry.role for entry in layout.entries.values()} - ({"base"} - self.plan.roles)
+        roles = {entry.role for entry in layout.entries.values()} - ({"base", BUFFER} - self.plan.roles)
         if not roles & set(self.plan(0).train):
             allowed = sorted(roles) or "a plan that trains the base, or another adapter"
             raise InputError.of("plan.train", self.plan(0).train, allowed, "the module has nothing else to train")

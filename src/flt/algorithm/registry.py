@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flt.algorithm.buffers import Average, Keep, Local
 from flt.algorithm.compression.methods import Channel, NoCompression, Quantised
 from flt.algorithm.grouping.agglomerative import AgglomerativeGrouping
 from flt.algorithm.grouping.base import Everyone
@@ -67,6 +68,7 @@ PARTS: dict[str, dict[str, type]] = {
         "multi_krum": MultiKrum,
         "norm_bound": NormBound,
     },
+    "buffers": {"average": Average, "local": Local, "keep": Keep},
     "compression": {"none": NoCompression, "quantised": Quantised, "channel": Channel},
 }
 """Class of each part, by the part's kind and its name. Each part also has a file conf/<kind>/<name>.yaml."""

@@ -40,6 +40,8 @@ class View:
     It is empty before the aggregation. While updates are added to running sums, it contains only the update that is
     being added.
     """
+    buffers: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    """Initial values of the module's buffers, by name."""
     starts: Mapping[int, GroupState] = dataclasses.field(default_factory=dict)
     """State with which each group begins the aggregation, by group id; set by :meth:`with_group_starts`."""
 
@@ -57,6 +59,14 @@ class View:
         """Base weights that the recipe may change, by name, with their values before this round."""
         return {name: self.state.base.value(name, self.base) for name in self.base}
 
+    def sent_buffer(self, job: JobId, name: str) -> Tensor:
+        """Returns the value of a buffer with which the job began its fit."""
+        return self.state.groups[self.state.group_of(job)].buffers.get(name, self.buffers[name])
+
+    def group_buffer(self, gid: int, name: str) -> Tensor:
+        """Returns the value of a buffer with which a group begins the aggregation."""
+        return self.group(gid).buffers.get(name, self.buffers[name])
+
     def group(self, gid: int) -> GroupState:
         """Returns the state with which a group begins the aggregation. The group's change is relative to this state."""
         return self.starts[gid] if gid in self.starts else self.state.groups[gid]
@@ -66,8 +76,9 @@ class View:
 
         If all members were in this group before, the mean equals the group's own weights. If members come from other
         groups, the group's change is measured from the mean, and an entry that no client sent gets the mean's value.
-        An existing group keeps its scores, its slots, and the heads that no member has. The scores, slots and heads of
-        a new group are means over its members' previous groups.
+        An existing group keeps its scores, its slots, its buffers, and the heads that no member has. The scores, slots
+        and heads of a new group are means over its members' previous groups. Its buffers are those of the previous
+        group of most members.
 
         Args:
             members: Updates that are averaged in each group, by group id.
@@ -89,7 +100,9 @@ class View:
             return dataclasses.replace(known, weights={**weights, **{name: known.weights[name] for name in others}})
         slots = {slot: _mean([(share, group.slots.get(slot, {})) for share, group in sources])
                  for slot in sorted({slot for _, group in sources for slot in group.slots})}  # fmt: skip
-        return GroupState(weights, _mean([(share, group.scores) for share, group in sources]), slots)
+        _, nearest = max(sources, key=lambda source: source[0])  # buffers such as counters have no mean
+        scores = _mean([(share, group.scores) for share, group in sources])
+        return GroupState(weights, scores, slots, nearest.buffers)
 
     def full(self, update: Update) -> dict[str, Tensor]:
         """Returns an update's weights at the initial rank. Entries that weren't sent back have the received values."""

@@ -114,7 +114,8 @@ class Evaluate(FedCallback):
             head: Name of the head to use; empty if all jobs have the same head.
         """
         state = federator.state
-        tensors = federator.server.layout.model(state.groups[gid].weights, state.active, head)
+        group = state.groups[gid]
+        tensors = {**federator.server.layout.model(group.weights, state.active, head), **group.buffers}
         watch = functools.partial(federator.call, "on_evaluation")
         run = functools.partial(federator.engine.local_trainer.evaluate_group, state, gid, dataset, watch, head)
         return self.memo(fingerprint(state.base.version, tensors), dataset, run)
@@ -142,7 +143,7 @@ class Evaluate(FedCallback):
 def _has_global(federator: Federator) -> bool:
     """Returns whether there is a global model. There is one if the clients trained no private tensors in this round."""
     plan = federator.server.recipe.plan(federator.round - 1)
-    return not set(plan.train) & set(plan.private)
+    return federator.server.has_global(plan)
 
 
 def _means(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -76,12 +76,13 @@ class ReceivedModels(FedCallback):
         layout = federator.server.layout.for_head(job.head)
         figures = self.evaluate.memo(_model(layout, payload, private), dataset, run)
         name = formatting.loss(figures)
-        if name is None or payload.plan.private:
+        if name is None or payload.plan.private or not server.has_global(payload.plan):
             return figures
         of_group = self.evaluate.of_group(federator, state.group_of(job.id), dataset, job.head)
         return {**figures, RISE: figures[name] - of_group[name]}
 
 
 def _model(layout: Layout, payload: Payload, private: ClientState) -> str:
-    own = {name: private.tensors[name] for name in layout.names(payload.plan.private) if name in private.tensors}
-    return fingerprint(payload.base_version, {**payload.tensors, **own}, payload.held if payload.plan.private else None)
+    own = {name: private.tensors[name] for name in layout.private(payload.plan) if name in private.tensors}
+    tensors = {**payload.tensors, **own, **payload.buffers, **private.buffers}
+    return fingerprint(payload.base_version, tensors, payload.held if payload.plan.private else None)

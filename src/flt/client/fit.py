@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import Callback
@@ -16,6 +17,9 @@ from flt.core.errors import InputError
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Ids, Payload, Update
 from flt.protocol.state import ClientState
+
+if TYPE_CHECKING:
+    from flt.algorithm.buffers import BuffersPart
 
 
 @dataclasses.dataclass
@@ -40,6 +44,10 @@ class LocalFit:
     """Name -> number, such as a client's learning rate. Sent to the server."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
     """Name of a slot -> name of a tensor -> the slot's tensor, which has the initial rank. Stays on the client."""
+    sent_buffers: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """Name of a buffer that the fit has changed -> its new value. Sent to the server."""
+    own_buffers: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """Name of a buffer that the fit has changed -> its new value. Stays on the client."""
     steps: int = 0
     """Number of optimiser steps. Set when the fit has ended."""
     kept: dict[str, Ids] = dataclasses.field(init=False)
@@ -83,6 +91,12 @@ class LocalFit:
             if isinstance(callback, LocalCallback):
                 callback.report()
 
+    def take_buffers(self, changed: Mapping[str, Tensor], policy: BuffersPart) -> None:
+        """Divides the buffers that the fit has changed into those that are sent and those that stay on the client."""
+        layout, plan = self.layout, self.payload.plan
+        self.sent_buffers = {name: value for name, value in changed.items() if policy.is_sent(layout, plan, name)}
+        self.own_buffers = {name: value for name, value in changed.items() if policy.is_private(layout, plan, name)}
+
     def update(self, examples: int, metrics: dict[str, float]) -> Update:
         """Returns the update. It contains the current values of the trained parameters that aren't private.
 
@@ -90,9 +104,8 @@ class LocalFit:
             examples: Number of the job's training examples.
             metrics: Metrics of the fit and of its evaluations.
         """
-        payload, plan = self.payload, self.payload.plan
-        tensors = {}
-        for name in self.layout.names(set(plan.train) - set(plan.private)):
+        payload, tensors = self.payload, {}
+        for name in self.layout.sent(payload.plan):
             value, frozen = self.trained[name].detach(), self.frozen(name)
             if frozen is not None:
                 axis = self.layout.axis(name)
@@ -102,7 +115,7 @@ class LocalFit:
             tensors[name] = value.cpu().clone()
         return Update(
             payload.job, payload.round, tensors, self.kept, payload.base_version,
-            examples, self.steps, self.scores, self.scalars, metrics,
+            examples, self.steps, self.scores, self.scalars, metrics, self.sent_buffers,
         )  # fmt: skip
 
     def private_state(self, initial: Mapping[str, Tensor]) -> ClientState:
@@ -112,11 +125,14 @@ class LocalFit:
             initial: Initial values of the tensors. They are used for components that the client has never held.
         """
         tensors = {}
-        plan = self.payload.plan
-        for name in self.layout.names(set(plan.private) & set(plan.train)):
+        for name in (name for name in self.layout.private(self.payload.plan) if name in self.trained):
             full = self.private.tensors.get(name, initial[name])
             tensors[name] = self.layout.put(name, full, self.payload.held, self.trained[name].detach().cpu())
-        return ClientState({**self.private.tensors, **tensors}, {**self.private.slots, **self.slots})
+        return ClientState(
+            {**self.private.tensors, **tensors},
+            {**self.private.slots, **self.slots},
+            {**self.private.buffers, **self.own_buffers},
+        )
 
 
 class LocalCallback(Callback):

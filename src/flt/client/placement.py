@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments import LightningEnvironment
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from flt.client.resident import ResidentStrategy
@@ -24,8 +25,14 @@ class OneDevice:
         """Returns the context in which the fit runs."""
         return single_process()
 
+    parts = 1
+    """Number of parts that each batch is divided into."""
     needs_all_processes = False
     """True if all processes of the run must take part in an evaluation."""
+
+    def agreed(self, buffers: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the buffers that a fit has changed, with the same values in all processes of the fit."""
+        return buffers
 
     def shard(self, loader: DataLoader) -> DataLoader:
         """Returns a loader that yields this process's part of each batch. On one device, this is the whole batch."""

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from flt.client.buffers import ResidentBuffers
 from flt.client.fit import LocalFit
 from flt.client.isolation import isolated, seed_everything
 from flt.client.loader import loader
@@ -80,11 +81,13 @@ class LocalTrainer:
         self.timeout: float | None = None  # largest duration of a fit in seconds; no limit if None
         self.client_aware = client_aware_modules(module)
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
-        self.initial = {name: self.parameters[name].detach().cpu().clone() for name in layout.names(TRAVELLING)}
+        held = [*layout.names(TRAVELLING), *sorted(layout.local)]
+        self.initial = {name: self.parameters[name].detach().cpu().clone() for name in held}
         self.base_version = 0
         # A user's module that is in training mode isn't changed: parts of it may be in eval mode on purpose.
         if not module.training or isinstance(module, ClientModule):
             module.train()  # from_pretrained returns a model in eval mode
+        self.buffers = ResidentBuffers(module, layout)
 
     def local_fit(self, data: JobData, payload: Payload, private: ClientState, seed: int) -> tuple[Update, ClientState]:
         """Trains one job. Returns the job's update and its new client state.
@@ -126,12 +129,14 @@ class LocalTrainer:
         payload = unpack_payload(payload, self.layout)
         self.apply_base(payload.base, payload.base_version)
         initial = {**self.initial, **self.heads.get(head, {})}
-        own = {name: private.tensors.get(name, initial[name]) for name in self.layout.names(payload.plan.private)}
+        own = {name: private.tensors.get(name, initial[name]) for name in self.layout.private(payload.plan)}
         self.put(
             {**payload.tensors, **{name: self.layout.take(name, full, payload.held) for name, full in own.items()}}
         )
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(self.layout.entries[name].role in payload.plan.train)
+        self.buffers.put({**payload.buffers, **private.buffers})
+        self.buffers.set_modes(payload.plan, self.recipe.buffers.frozen_in_eval)
 
     def put(self, tensors: Mapping[str, Tensor]) -> None:
         """Replaces the values of parameters. The number of components of a LoRA factor may change."""
@@ -183,7 +188,9 @@ class LocalTrainer:
             head: Name of the head to load, if jobs have different heads. If empty, the module keeps its present head.
         """
         self._catch_up(state)
+        self.put({name: self.initial[name] for name in self.layout.local})
         self.put(self.server_layout.model(state.groups[gid].weights, state.active, head))
+        self.buffers.put(state.groups[gid].buffers)
 
     def evaluate_group(
         self, state: ServerState, gid: int, dataset: Dataset, watch: Watch | None = None, head: str = ""
@@ -246,6 +253,7 @@ class LocalTrainer:
                 **self.settings.length(fit.payload.plan),
             )
             trainer.fit(self.module, loader, validation)
+        fit.take_buffers(self.placement.agreed(self.buffers.changed()), self.recipe.buffers)
         fit.steps = trainer.global_step
         for logger in self.loggers:
             logger.step += fit.steps
@@ -289,7 +297,8 @@ class LocalTrainer:
 
     def loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
         """Returns a data loader; see :func:`flt.client.loader.loader`."""
-        return loader(dataset, self.settings, self.collate, seed)
+        join = "" if seed is None else self.buffers.uses_batches
+        return loader(dataset, self.settings, self.collate, seed, join, 2 * self.placement.parts)
 
 
 def _size(dataset: Dataset) -> int:

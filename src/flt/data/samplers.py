@@ -62,6 +62,37 @@ class SimilarLengths(Sampler[list[int]]):
         return math.ceil(len(self.lengths) / self.batch_size)
 
 
+class WithoutSmall(Sampler[list[int]]):
+    """Sampler that joins a small batch to the batch before it, or to the one after it if it is the first.
+
+    A batch norm in training mode computes the variance over a batch, which a single example doesn't have.
+
+    Args:
+        batches: Sampler of at least two batches, each a list of positions in the data set. One of them is small.
+        least: Number of examples below which a batch is small.
+
+    Example:
+        >>> list(WithoutSmall([[4, 0], [3, 1], [2]], 2))
+        [[4, 0], [3, 1, 2]]
+    """
+
+    def __init__(self, batches: Sampler[list[int]], least: int) -> None:
+        self.batches, self.least = batches, least
+
+    def __iter__(self) -> Iterator[list[int]]:
+        before: list[int] = []
+        for batch in self.batches:
+            if len(before) >= self.least and len(batch) >= self.least:
+                yield before
+                before = []
+            before = [*before, *batch]
+        if before:
+            yield before
+
+    def __len__(self) -> int:
+        return len(self.batches) - 1  # type: ignore[arg-type]  # the loaders' samplers have a length
+
+
 def lengths_of(dataset: Dataset) -> NDArray[np.int64] | None:
     """Returns the number of tokens of each example, shape (n,). Returns None if these numbers aren't known."""
     if isinstance(dataset, Subset):

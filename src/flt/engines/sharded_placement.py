@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, Sampler
@@ -43,7 +43,7 @@ class AllDevices(OneDevice):
     """
 
     def __init__(self, rank: int, size: int, nodes: int) -> None:
-        self.rank, self.size, self.nodes = rank, size, nodes
+        self.rank, self.size, self.nodes, self.parts = rank, size, nodes, size
 
     def arguments(self, module: pl.LightningModule) -> dict[str, Any]:
         """Returns the Trainer's arguments for this placement."""
@@ -55,6 +55,12 @@ class AllDevices(OneDevice):
     def context(self) -> contextlib.AbstractContextManager[None]:
         """Returns a context without effect, because the fit has to communicate with the other processes."""
         return contextlib.nullcontext()
+
+    def agreed(self, buffers: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the first process's buffers, as torch's DDP uses them. Each process has seen its part of the data."""
+        for name in sorted(buffers):
+            dist.broadcast(buffers[name], src=0)
+        return buffers
 
     def shard(self, loader: DataLoader) -> DataLoader:
         """Returns a loader that yields only this process's part of each batch."""

@@ -24,6 +24,7 @@ class Model:
         head: Name of the model's head. Empty if all jobs have the same head.
         tensors: The model's tensors, by their name in a module with this head. In a group's model, A and B contain only
             the active components; in a client's own model, they contain only the components that the client holds.
+        buffers: Buffers of the model that training has changed, by name. The base has all others.
         data: Data of the job that trained a client's own model; None for a group's model.
     """
 
@@ -31,6 +32,7 @@ class Model:
     gid: int
     head: str
     tensors: dict[str, Tensor]
+    buffers: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     data: JobData | None = None
 
 
@@ -43,8 +45,8 @@ def final_models(federator: Federator) -> list[Model]:
     state, layout = federator.state, federator.server.layout
     plan = federator.server.recipe.plan(max(0, state.rounds - 1))
     head_of = {(c.id, i): data.head for c in federator.clients.values() for i, data in enumerate(c.data)}
-    private = {job: kept for job, kept in sorted(federator.client_states.items()) if kept.tensors}
-    if set(plan.train) & set(plan.private) and private:
+    private = {job: kept for job, kept in sorted(federator.client_states.items()) if kept.tensors or kept.buffers}
+    if private and not federator.server.has_global(plan):
         models = of_clients(layout, state, private, head_of, _held(federator))
         jobs = [federator.clients[client].data[index] for client, index in private]
         return [dataclasses.replace(model, data=data) for model, data in zip(models, jobs, strict=True)]
@@ -80,7 +82,7 @@ def of_groups(layout: Layout, state: ServerState, heads: Mapping[int, Sequence[s
         for head in (heads or {}).get(gid) or [""]:
             parts = [f"group_{gid}"] * (len(gids) > 1) + [f"head_{head}"] * bool(head)
             tensors = layout.model(state.groups[gid].weights, state.active, head)
-            models.append(Model("/".join(parts), gid, head, tensors))
+            models.append(Model("/".join(parts), gid, head, tensors, state.groups[gid].buffers))
     return models
 
 
@@ -109,5 +111,6 @@ def of_clients(
         tensors = layout.model(state.groups[gid].weights, components, head)
         tensors |= {name: own.take(name, full, components) for name, full in kept.tensors.items()}
         folder = f"client_{client}" + (f"/job_{index}" if jobs[client] > 1 else "")
-        models.append(Model(folder, gid, head, tensors))
+        buffers = {**state.groups[gid].buffers, **kept.buffers}
+        models.append(Model(folder, gid, head, tensors, buffers))
     return models

@@ -83,7 +83,11 @@ def export(
     name = kind(layout, state, base)
     with unfinished(folder) as temporary:
         for model in of_groups(layout, state) if models is None else models:
-            target, own, tensors = temporary / model.folder, layout.for_head(model.head), model.tensors
+            target, own, tensors = (
+                temporary / model.folder,
+                layout.for_head(model.head),
+                {**model.tensors, **model.buffers},
+            )
             target.mkdir(parents=True, exist_ok=True)
             if name == "model":
                 _export_model(module, own, tensors, target)

@@ -35,6 +35,8 @@ DAMAGES = (
     safetensors.SafetensorError,
 )  # fmt: skip
 """Errors that damaged bytes cause."""
+OMITTED_IF_EMPTY = {"omitted": True}
+"""Metadata of a dataclass's field that isn't written if it is empty. Such a field needs an empty default value."""
 LONGEST = 200
 """Largest number of characters of an error's text that a message about damaged bytes quotes."""
 
@@ -158,7 +160,8 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         tensors[key] = value
         return {"t": key}
     if dataclasses.is_dataclass(value) and _MESSAGES.get(_name(type(value))) is type(value):
-        fields = {f.name: _pack(getattr(value, f.name), tensors) for f in dataclasses.fields(value)}
+        written = [f for f in dataclasses.fields(value) if "omitted" not in f.metadata or getattr(value, f.name)]
+        fields = {f.name: _pack(getattr(value, f.name), tensors) for f in written}
         return {"c": _name(type(value)), "f": fields}
     if isinstance(value, dict):
         return {"d": [[_pack(k, tensors), _pack(v, tensors)] for k, v in value.items()]}

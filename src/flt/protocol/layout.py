@@ -17,7 +17,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from flt.core.errors import InputError
-from flt.protocol.messages import Ids
+from flt.protocol.codec import DTYPES
+from flt.protocol.messages import Ids, Plan
 
 LORA_FACTORS = ("A", "B")
 """Roles of the tensors that have a rank axis: LoRA's factors A and B."""
@@ -26,6 +27,10 @@ TRAVELLING = ("A", "B", "adapter", "head")
 
 All other tensors are base weights. The server sends only the changes of base weights, as ``BaseDelta``.
 """
+BUFFER = "buffer"
+"""Role of the buffers in a module's state dict, such as the running statistics of a batch norm."""
+MEAN, VARIANCE = "running_mean", "running_var"
+"""Names of a layer's running statistics: torch's norms have them, and so do most norms of others."""
 MARK = "#"
 """Separator in server names between the name of a tensor and the name of its head, as in ``head.weight#5``."""
 
@@ -35,7 +40,8 @@ class Entry:
     """Description of one tensor."""
 
     role: str
-    """Kind of the tensor: ``A``, ``B``, ``adapter`` (part of an adapter other than LoRA), ``head`` or ``base``."""
+    """Kind of the tensor: ``A``, ``B``, ``adapter`` (part of an adapter other than LoRA), ``head``, ``base`` or
+    ``buffer``."""
     shape: tuple[int, ...]
     """Shape of the tensor at the initial rank."""
     layer: str = ""
@@ -44,6 +50,8 @@ class Entry:
     """Index of the rank axis: 0 for A of shape (r, in), 1 for B of shape (out, r), None for other tensors."""
     variant: str = ""
     """Name of the head that the tensor belongs to, if jobs have different heads; else empty."""
+    dtype: torch.dtype | None = None
+    """Type of the numbers of a buffer; None for other tensors, which are numbers in floating point."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +85,16 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Description, by name, of every parameter of a module and of every layer with LoRA."""
+    """Description, by name, of every parameter and buffer of a module, and of every layer with LoRA."""
 
     entries: Mapping[str, Entry]
     layers: Mapping[str, Layer]
+    head: tuple[str, ...] = ()
+    """Names of the submodules that form the head."""
+    statistics: tuple[str, ...] = ()
+    """Names of the layers with running statistics, such as batch norms."""
+    local: frozenset[str] = frozenset()
+    """Names of parameters that stay on the client in every plan, such as those of a local batch norm."""
 
     @staticmethod
     def of(module: nn.Module, head: Iterable[str] = ()) -> Layout:
@@ -93,11 +107,13 @@ class Layout:
         layers = {name: _layer(name, sub) for name, sub in module.named_modules() if _is_lora(sub)}
         components = {layer.a: ("A", name, 0) for name, layer in layers.items()}
         components |= {layer.b: ("B", name, 1) for name, layer in layers.items()}
-        entries = {}
+        head = tuple(head)
+        entries = {name: Entry(BUFFER, tuple(b.shape), dtype=b.dtype) for name, b in buffers(module).items()}
         for name, parameter in module.named_parameters():
-            role, layer, axis = components.get(name, (_role(name, parameter, tuple(head)), "", None))
+            role, layer, axis = components.get(name, (_role(name, parameter, head), "", None))
             entries[name] = Entry(role, tuple(parameter.shape), layer, axis)
-        return Layout(entries, layers)
+        statistics = tuple(name for name, sub in module.named_modules() if sub._buffers.get(MEAN) is not None)
+        return Layout(entries, layers, head, statistics)
 
     def with_heads(self, heads: Mapping[str, Mapping[str, Tensor]]) -> Layout:
         """Returns the server's layout, in which every tensor of every head has its own entry ``name#variant``.
@@ -118,7 +134,7 @@ class Layout:
         for variant, tensors in heads.items():
             for name, value in tensors.items():
                 entries[f"{name}{MARK}{variant}"] = Entry("head", tuple(value.shape), variant=variant)
-        return Layout(entries, self.layers)
+        return dataclasses.replace(self, entries=entries)
 
     def for_head(self, head: str) -> Layout:
         """Returns the layout of a module with this head.
@@ -128,7 +144,8 @@ class Layout:
         if not any(entry.variant for entry in self.entries.values()):
             return self
         own = {name: entry for name, entry in self.entries.items() if entry.variant in ("", head)}
-        return Layout({_plain(name, e): dataclasses.replace(e, variant="") for name, e in own.items()}, self.layers)
+        plain = {_plain(name, e): dataclasses.replace(e, variant="") for name, e in own.items()}
+        return dataclasses.replace(self, entries=plain)
 
     def server_name(self, name: str, head: str) -> str:
         """Returns the server's name for the tensor that is called ``name`` in a module with this head."""
@@ -156,6 +173,18 @@ class Layout:
         """Returns the sorted names of the tensors that have one of these roles."""
         wanted = set(roles)
         return sorted(name for name, entry in self.entries.items() if entry.role in wanted)
+
+    def sent(self, plan: Plan) -> list[str]:
+        """Returns the sorted names of the tensors that a client trains and sends in a round with this plan."""
+        return [name for name in self.names(set(plan.train) - set(plan.private)) if name not in self.local]
+
+    def private(self, plan: Plan) -> list[str]:
+        """Returns the sorted names of the tensors that a round with this plan takes from the client's own state."""
+        return sorted({*self.names(plan.private), *self.local})
+
+    def in_head(self, name: str) -> bool:
+        """Returns whether a tensor or module lies in the head."""
+        return any(name == module or name.startswith(f"{module}.") for module in self.head)
 
     def all_components(self) -> dict[str, Ids]:
         """Returns the ids of all components of each layer."""
@@ -213,6 +242,16 @@ class Layout:
         axis = self.entries[name].axis
         assert axis is not None
         return axis
+
+
+def buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the buffers of a module's state dict by name, without those of types that a message can't contain."""
+    found = {}
+    for prefix, sub in module.named_modules():
+        for name, buffer in sub._buffers.items():
+            if buffer is not None and name not in sub._non_persistent_buffers_set and buffer.dtype in DTYPES:
+                found[f"{prefix}.{name}" if prefix else name] = buffer
+    return found
 
 
 def _plain(name: str, entry: Entry) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flt.core.errors import InputError
+from flt.protocol.codec import OMITTED_IF_EMPTY
 from flt.protocol.codec import decode as decode
 from flt.protocol.codec import encode as encode
 from flt.protocol.codec import encoded_size as encoded_size
@@ -86,6 +87,8 @@ class Payload:
 
     If a client has several jobs in a round, only the first job's payload contains the changes.
     """
+    buffers: dict[str, Tensor] = dataclasses.field(default_factory=dict, metadata=OMITTED_IF_EMPTY)
+    """Name of a buffer -> its value, for the buffers that the training of earlier rounds has changed."""
 
 
 @message
@@ -114,6 +117,8 @@ class Update:
     """Name -> number that a part of the recipe has added, such as the learning rate for SCAFFOLD."""
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     """Key -> metric of the fit, or of the job's model before or after the fit."""
+    buffers: dict[str, Tensor] = dataclasses.field(default_factory=dict, metadata=OMITTED_IF_EMPTY)
+    """Name of a buffer -> its new value, for the buffers that the fit has changed and that aren't private."""
 
 
 @message

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from flt.protocol.codec import OMITTED_IF_EMPTY
 from flt.protocol.field_types import Whole
 from flt.protocol.messages import BaseDelta, Ids, JobId, message
 
@@ -24,6 +25,8 @@ class ClientState:
     """Tensors whose roles are private, by name."""
     slots: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
     """Slot -> name of a tensor -> extra tensor of a local callback, such as SCAFFOLD's ``c_i``."""
+    buffers: dict[str, Tensor] = dataclasses.field(default_factory=dict, metadata=OMITTED_IF_EMPTY)
+    """Name of a buffer -> its value, for the private buffers that the job's training has changed."""
 
 
 @message
@@ -51,6 +54,8 @@ class GroupState:
 
     An example is SCAFFOLD's ``c``.
     """
+    buffers: dict[str, Tensor] = dataclasses.field(default_factory=dict, metadata=OMITTED_IF_EMPTY)
+    """Name of a buffer -> its value, for the buffers that training has changed. Others have their initial values."""
 
 
 @message

@@ -54,6 +54,7 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     tasks = federation.tasks()
     recipe = build.recipe(cfg, len(set(tasks.values())), tasks)
     clients = with_task_rounds(federation.clients, cfg.task_rounds or {})
+    layout = recipe.buffers.adapted(layout)
     ranked = served(recipe, layout.with_heads(federation.heads), clients, cfg.ranks)
     if cfg.model.get("quantise") and recipe.changes_base:
         why = "the recipe changes the frozen weights, of which only rounded ones are left"

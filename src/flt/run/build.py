@@ -76,6 +76,7 @@ def recipe(cfg: TrainConfig, tasks: int, truth: Mapping[JobId, str] | None = Non
         compression=part("compression", cfg.compression),
         transfer=part("transfer", cfg.transfer),
         server_optimizer=part("server_optimizer", cfg.server_optimizer),
+        buffers=part("buffers", cfg.buffers),
     )
 
 

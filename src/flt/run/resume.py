@@ -34,6 +34,8 @@ If the command line of the resume gives a key of LATER, the resumed run uses thi
 length of the run. ``min_updates``, ``max_retries`` and ``client_timeout`` decide when failures end the run. The other
 keys of LATER don't change the results of the rounds, apart from rounding (``threads``, ``engine.jobs``).
 """
+BEFORE = {"buffers": {"name": "keep"}}
+"""Section -> its settings with which a run of an older version goes on, where these aren't the default."""
 COSMETIC = ("name", "algo")
 """Keys that say how a run and its recipe are called. The parts of the recipe have keys of their own."""
 COUNTING = ("plan", "schedule")
@@ -76,7 +78,8 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
         OmegaConf.update(saved, "algo", cfg.algo, force_add=True)
     defaults = compose_config([])
     for key in _lacking(saved, wanted):  # the older version behaved as the present one does with the key's default
-        OmegaConf.update(saved, key, OmegaConf.select(defaults, key), force_add=True)
+        value = BEFORE[key] if key in BEFORE else OmegaConf.select(defaults, key)
+        OmegaConf.update(saved, key, value, force_add=True)
     _compare(saved, wanted, given - set(MAY_DIFFER))
     if "algo" in given and (saved.algo != cfg.algo or saved.get("name", cfg.name) != cfg.name):
         raise InputError.of("algo", cfg.algo, str(saved.algo), "the run to go on with was started otherwise")

@@ -36,6 +36,7 @@ from flt.export.write import export, kind
 from flt.models.adapters.client_context import set_client
 from flt.models.compile import compile_model
 from flt.models.module import ClientModule
+from flt.protocol.layout import buffers
 from flt.run import build, summary
 from flt.run.assembly import Setup, assemble
 from flt.run.federation import Federation
@@ -166,6 +167,7 @@ class Run:
         module, models = self.federation.module, final_models(federator)
         federator.engine.local_trainer.load(federator.state, models[0].gid, models[0].head)
         federator.engine.local_trainer.put(models[0].tensors)  # includes a client's private tensors
+        federator.engine.local_trainer.buffers.put(models[0].buffers)
         if models[0].data is not None:
             set_client(federator.engine.local_trainer.client_aware, models[0].data)
         module.eval()
@@ -233,7 +235,8 @@ class Run:
         heads = federation.heads
         served, jobs_of = layout.with_heads(heads), Counter(job.head for c in federation.clients for job in c.data)
         weights |= {served.server_name(name, head): value for head, own in heads.items() for name, value in own.items()}
-        server = ServerAggregation(recipe, served, len(federation.tasks()), cfg.seed, base, jobs_of)
+        initial = {name: buffer.detach().cpu().clone() for name, buffer in buffers(module).items()}
+        server = ServerAggregation(recipe, served, len(federation.tasks()), cfg.seed, base, jobs_of, initial)
         state = server.initial(weights)
         # The run's folder is created only here, after all checks above have passed.
         self.folder = Path(self.processes.broadcast_from_first(self._claim))

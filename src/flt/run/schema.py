@@ -79,6 +79,7 @@ class TrainConfig:
     compression: dict[str, Any]
     transfer: dict[str, Any]
     server_optimizer: dict[str, Any]
+    buffers: dict[str, Any]
 
     def __post_init__(self) -> None:
         for key in ("rounds", "clients", "batch_size", "length_window", "devices"):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from flt.algorithm.buffers import BuffersPart
 from flt.algorithm.rule.base import Rule, Summable, Totals
 from flt.algorithm.rule.exact_sum import LARGEST
 from flt.algorithm.view import View
@@ -51,6 +52,7 @@ class UpdateAccumulator:
 
     Args:
         rule: Rule that adds an update to the sums.
+        buffers: Policy that adds the buffers of an update to the sums.
         view: View of the state from which the round's payloads were built.
         cohort: Jobs of the round.
         validate: Function that checks the update of a job, and returns it with the server's tensor names (see
@@ -65,6 +67,7 @@ class UpdateAccumulator:
     def __init__(
         self,
         rule: Rule,
+        buffers: BuffersPart,
         view: View,
         cohort: Sequence[Job],
         validate: Callable[[Job, Update], Update],
@@ -72,7 +75,8 @@ class UpdateAccumulator:
         steps: bool = False,
         check_range: bool = False,
     ) -> None:
-        self.rule, self.validate, self.steps, self.check_range = rule, validate, steps, check_range
+        self.rule, self.buffers, self.validate = rule, buffers, validate
+        self.steps, self.check_range = steps, check_range
         self.jobs = {job.id: job for job in cohort}
         self.updates: dict[JobId, Update] = {}
         self.failures: dict[JobId, Failure] = {}
@@ -108,7 +112,7 @@ class UpdateAccumulator:
     def sendable(self) -> list[Update]:
         """Returns the updates for the other processes, sorted by job. With ``streams``, the updates have no tensors."""
         streams = self.sums is not None
-        return [dataclasses.replace(u, tensors={}) if streams else u for u in self._sorted()]
+        return [dataclasses.replace(u, tensors={}, buffers={}) if streams else u for u in self._sorted()]
 
     def merge(self, updates: Iterable[Update], failures: Iterable[Failure] = ()) -> None:
         """Adds the ``sendable`` updates and the failures of a process. The engine itself merges the running sums."""
@@ -130,7 +134,7 @@ class UpdateAccumulator:
         layout = self._view.layout.for_head(head)
         shapes = {
             self._view.layout.server_name(name, head): torch.empty(layout.shape(name, update.kept), device="meta")
-            for name in layout.names(set(plan.train) - set(plan.private))
+            for name in layout.sent(plan)
         }
         return dataclasses.replace(update, tensors=shapes)
 
@@ -139,6 +143,7 @@ class UpdateAccumulator:
         self._arrived[update.job] = update
         try:
             self.rule.include(self._view, update, sums.totals)
+            self.buffers.include(self._view, update, self.rule.weight(update), sums.totals)
             if self.steps:
                 self.rule.include(self._view, self._view.untrained_update(update), sums.start)
         finally:
@@ -171,7 +176,7 @@ class UpdateAccumulator:
 def strip_values(update: Update) -> Update:
     """Returns the update with the names and shapes of its tensors, but without their values."""
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in update.tensors.items()}
-    return dataclasses.replace(update, tensors=shapes)
+    return dataclasses.replace(update, tensors=shapes, buffers={})
 
 
 def _added(one: Totals, other: Totals) -> Totals:

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from flt.algorithm.buffers import check_buffers
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.base import Combined, Summable
 from flt.algorithm.view import View
 from flt.protocol.job import Job
 from flt.protocol.layout import LORA_FACTORS, TRAVELLING, Layout
-from flt.protocol.messages import JobId, Payload, Update
+from flt.protocol.messages import JobId, Payload, Plan, Update
 from flt.protocol.quantised_components import unpack_update
 from flt.protocol.state import GroupState, ServerState, zero_scores
 from flt.server.accumulator import Sums, UpdateAccumulator
@@ -34,14 +35,15 @@ class ServerAggregation(FedCallback):
         seed: Seed of the random choices on the server (in selections and clusterings, and for new adapters).
         base: Initial values of the frozen weights that the recipe may change; empty if the recipe changes none.
         heads: Name of a head -> number of jobs with this head. The name is empty if all jobs have the same head.
+        buffers: Initial values of the module's buffers, by name. If None, the module has no buffers.
     """
 
     def __init__(
         self, recipe: Recipe, layout: Layout, jobs: int, seed: int, base: Mapping[str, Tensor],
-        heads: Mapping[str, int] | None = None,
+        heads: Mapping[str, int] | None = None, buffers: Mapping[str, Tensor] | None = None,
     ) -> None:  # fmt: skip
         self.recipe, self.layout, self.jobs, self.seed, self.base = recipe, layout, jobs, seed, base
-        self.heads = heads or {}
+        self.heads, self.buffers = heads or {}, buffers or {}
 
     def initial(self, weights: Mapping[str, Tensor]) -> ServerState:
         """Returns the state before round 1. It has one group, with the module's initial weights.
@@ -66,7 +68,8 @@ class ServerAggregation(FedCallback):
         held, kept = self.recipe.selection(self.view(state), job, cohort)
         group = state.groups[state.group_of(job.id)]
         layout = self.layout.for_head(job.head)
-        public = layout.names({*TRAVELLING, *plan.train} - set(plan.private))
+        public = [name for name in layout.names({*TRAVELLING, *plan.train} - set(plan.private))
+                  if name not in layout.local]  # fmt: skip
 
         def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             at = {name: self.layout.server_name(name, job.head) for name in public}
@@ -77,7 +80,9 @@ class ServerAggregation(FedCallback):
         # A client gets the missing base versions once, with the first of its jobs.
         seen = state.base.seen.get(job.client, 0) if job.index == first else state.base.version
         base, version = state.base.since(seen, self.base), state.base.version
-        payload = Payload(job.id, state.rounds, plan, gather(group.weights), held, kept, slots, version, base)
+        payload = Payload(
+            job.id, state.rounds, plan, gather(group.weights), held, kept, slots, version, base, group.buffers
+        )
         jobs = sum(other.client == job.client for other in cohort)
         return self.recipe.compression.compress_payload(self.layout, payload, group.scores, jobs)
 
@@ -96,7 +101,7 @@ class ServerAggregation(FedCallback):
         recipe, validate_update = self.recipe, functools.partial(self.validated, state)
         steps = recipe.server_optimizer.steps
         return UpdateAccumulator(
-            recipe.rule, self.view(state), cohort, validate_update, recipe.streams, steps, check_range
+            recipe.rule, recipe.buffers, self.view(state), cohort, validate_update, recipe.streams, steps, check_range
         )
 
     def validated(self, state: ServerState, job: Job, update: Update) -> Update:
@@ -109,9 +114,10 @@ class ServerAggregation(FedCallback):
                 isn't finite.
         """
         plan = self.recipe.plan(state.rounds)
-        roles = set(plan.train) - set(plan.private)
-        opened = unpack_update(update, self.layout, plan)
-        validate(opened, self.layout.for_head(job.head), state.active, roles, state.rounds)
+        opened, layout = unpack_update(update, self.layout, plan), self.layout.for_head(job.head)
+        validate(opened, layout, state.active, plan, state.rounds)
+        who = f"update of client {update.job[0]}, job {update.job[1]}"
+        check_buffers(who, opened, self.recipe.buffers, layout, plan)
         tensors = {self.layout.server_name(name, job.head): tensor for name, tensor in opened.tensors.items()}
         return dataclasses.replace(opened, tensors=tensors)
 
@@ -133,7 +139,8 @@ class ServerAggregation(FedCallback):
         for gid, out in combined.items():
             before, members = view.group(gid), grouped.members[gid]
             weights = {name: value for name, value in new[gid].items() if name not in self.base}
-            after = GroupState(weights, before.scores, out.slots)
+            buffers = {**before.buffers, **self._buffers(view, gid, members, sums)}
+            after = GroupState(weights, before.scores, out.slots, buffers)
             groups[gid] = self.recipe.importance(view, before, after, members)
             change.update(out.base)
             change.update({name: (value,) for name, value in out.new.items() if name in self.base})
@@ -170,13 +177,22 @@ class ServerAggregation(FedCallback):
             start = rule.combine(view, gid, [view.untrained_update(update) for update in members]).new
         return optimizer(view, gid, members, out, start)
 
+    def _buffers(self, view: View, gid: int, members: Sequence[Update], sums: Sums | None) -> dict[str, Tensor]:
+        if sums is not None:
+            return self.recipe.buffers.finish(view, gid, sums.totals)
+        return self.recipe.buffers.combine(view, gid, members, self.recipe.rule)
+
     def _own_scores(self, view: View, updates: Sequence[Update]) -> dict[JobId, dict[str, Tensor]]:
         if not self.recipe.selection.uses_own_scores:
             return view.state.scores
         measured = {update.job: self.recipe.importance.own_scores(view, update) for update in updates}
         return dict(sorted({**view.state.scores, **measured}.items()))
 
+    def has_global(self, plan: Plan) -> bool:
+        """Returns whether a round with this plan has a global model: no client trains tensors that it doesn't send."""
+        return not set(plan.train) & set(plan.private) and self.recipe.buffers.has_global(self.recipe, self.layout)
+
     def view(self, state: ServerState) -> View:
         """Returns the view of the round that begins with this state. The recipe's parts can only read the view."""
         plan = self.recipe.plan(state.rounds)
-        return View(self.layout, state, self.jobs, self.seed, plan, self.base, self.heads)
+        return View(self.layout, state, self.jobs, self.seed, plan, self.base, self.heads, buffers=self.buffers)

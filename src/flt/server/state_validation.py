@@ -10,7 +10,7 @@ from torch import Tensor
 from flt.core.errors import InputError
 from flt.core.typed import first_line
 from flt.protocol.field_types import fits
-from flt.protocol.layout import Layout
+from flt.protocol.layout import BUFFER, Layout
 from flt.protocol.messages import Ids, JobId
 from flt.protocol.state import BaseState, ClientState, GroupState, ServerState
 from flt.server.callback import FedCallback
@@ -97,7 +97,9 @@ def _check_private_state(job: JobId, state: ClientState, layout: Layout) -> None
     """
     for tensors in (state.tensors, *state.slots.values()):
         _check_shapes(tensors, layout)
-    private = sorted({layout.entries[name].role for name in state.tensors if name in layout.entries})
+    _check_buffers(state.buffers, layout)
+    known = [name for name in state.tensors if name in layout.entries and name not in layout.local]
+    private = sorted({layout.entries[name].role for name in known})
     if missing := sorted(set(layout.names(private)) - set(state.tensors)):
         raise _unfit(f"private state of job {job} without {missing[0]}", "all private tensors")
 
@@ -119,6 +121,17 @@ def _check_group(group: GroupState, expected: GroupState, layout: Layout) -> Non
             raise _unfit(f"scores of {layer} {scores.tolist()}", "finite numbers")
     for tensors in (group.weights, group.scores, *group.slots.values()):
         _check_shapes(tensors, layout)
+    _check_buffers(group.buffers, layout)
+
+
+def _check_buffers(tensors: Mapping[str, Tensor], layout: Layout) -> None:
+    for name, tensor in tensors.items():
+        entry, found = layout.entries.get(name), (tuple(tensor.shape), tensor.dtype)
+        if entry is None or entry.role != BUFFER or found != (entry.shape, entry.dtype):
+            wanted = (entry.shape, entry.dtype) if entry else "buffers of the model"
+            raise _unfit(f"{name} {found}", f"{name} {wanted}")
+        if not bool(tensor.isfinite().all()):
+            raise _unfit(f"{name}, which isn't finite", "finite numbers")
 
 
 def _check_shapes(tensors: Mapping[str, Tensor], layout: Layout) -> None:

@@ -10,20 +10,20 @@ from torch import Tensor
 
 from flt.core.errors import InputError, diverged
 from flt.protocol.layout import Layout
-from flt.protocol.messages import Ids, JobId, Update
+from flt.protocol.messages import Ids, JobId, Plan, Update
 from flt.protocol.state import ClientState
 
 FINITE = "finite numbers"
 
 
-def validate(update: Update, layout: Layout, active: Mapping[str, Ids], roles: Collection[str], round: int) -> None:
+def validate(update: Update, layout: Layout, active: Mapping[str, Ids], plan: Plan, round: int) -> None:
     """Checks that an update can be aggregated.
 
     Args:
         update: The update, with the tensor names of the client's module.
         layout: Names and roles of the tensors in the client's module.
         active: Layer -> ids of the active components.
-        roles: Roles of the tensors that the update has to contain.
+        plan: Plan of the round, which says which tensors the update has to contain.
         round: Number of rounds finished before this one.
 
     Raises:
@@ -33,7 +33,7 @@ def validate(update: Update, layout: Layout, active: Mapping[str, Ids], roles: C
     who = f"update of client {update.job[0]}, job {update.job[1]}"
     _check_counts(who, update, round)
     _check_components(who, update, active)
-    _check_tensors(who, update, layout, roles)
+    _check_tensors(who, update, layout, plan)
 
 
 def check_client_state(job: JobId, state: ClientState) -> None:
@@ -42,7 +42,7 @@ def check_client_state(job: JobId, state: ClientState) -> None:
     Raises:
         InputError: The state contains a number that isn't finite.
     """
-    for tensors in (state.tensors, *state.slots.values()):
+    for tensors in (state.tensors, *state.slots.values(), state.buffers):
         for name, tensor in tensors.items():
             bad = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
             if bad:
@@ -79,8 +79,8 @@ def _check_ids(what: str, ids: Ids, allowed: Collection[int]) -> None:
         raise InputError.of(what, ids, f"ascending ids out of {tuple(allowed)}")
 
 
-def _check_tensors(who: str, update: Update, layout: Layout, roles: Collection[str]) -> None:
-    names = layout.names(roles)
+def _check_tensors(who: str, update: Update, layout: Layout, plan: Plan) -> None:
+    names = layout.sent(plan)
     if sorted(update.tensors) != names:
         raise InputError.of(who, sorted(update.tensors), names, "other tensors than were asked for")
     for name, tensor in update.tensors.items():

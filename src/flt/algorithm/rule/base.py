@@ -62,6 +62,8 @@ class Rule(Part):
     """True if the rule changes base weights."""
     sums_values: ClassVar[bool] = True
     """True if the rule sums the values of updates. Values that are too large for an exact sum are then refused."""
+    robust: ClassVar[bool] = False
+    """True if the rule limits the influence of a minority of hostile clients."""
     starts_afresh: ClassVar[bool] = False
     """True if each round begins with a new, randomly drawn adapter."""
     combines: ClassVar[tuple[str, ...]] = ()

@@ -39,6 +39,7 @@ class EntryWise(Rule):
     """
 
     weighings: ClassVar[tuple[str, ...]] = UNIFORM
+    robust: ClassVar[bool] = True
     sums_values: ClassVar[bool] = False  # values are sorted, so they may have any size
 
     weights: str = "uniform"
@@ -124,6 +125,7 @@ class Krum(Rule):
     """
 
     weighings: ClassVar[tuple[str, ...]] = UNIFORM
+    robust: ClassVar[bool] = True
     one_group: ClassVar[str] = "a group may have fewer than 2 f + 3 updates"
 
     weights: str = "uniform"
@@ -198,6 +200,8 @@ class NormBound(Mean):
     Attributes:
         bound: Maximal norm of a change.
     """
+
+    robust: ClassVar[bool] = True
 
     bound: float = 1.0
 

@@ -1,0 +1,76 @@
+"""Buffers of the resident module, which differ between jobs, and the modes of its layers with running statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from flt.protocol.layout import BUFFER, Layout, buffers
+from flt.protocol.messages import Plan
+
+
+class ResidentBuffers:
+    """Sets the buffers of the resident module before each fit, and finds those that a fit has changed.
+
+    Args:
+        module: The resident module.
+        layout: Names and roles of the module's tensors.
+    """
+
+    def __init__(self, module: nn.Module, layout: Layout) -> None:
+        self.module, self.layout = module, layout
+        self.initial = {name: buffer.detach().cpu().clone() for name, buffer in buffers(module).items()}
+        self.initial = {name: value for name, value in self.initial.items() if name in layout.names([BUFFER])}
+        self._start: dict[str, Tensor] = dict(self.initial)
+        self._norms = [(name, sub) for name, sub in module.named_modules() if isinstance(sub, _BatchNorm)]
+        self._modes = {name: module.get_submodule(name).training for name in layout.statistics}
+
+    def put(self, values: Mapping[str, Tensor]) -> None:
+        """Sets the buffers to these values by name, and all other buffers to their initial values."""
+        self._start = {**self.initial, **{name: value for name, value in values.items() if name in self.initial}}
+        for name, value in self._start.items():
+            owner, _, own = name.rpartition(".")
+            held = self.module.get_submodule(owner)._buffers
+            device = value.device if held.get(own) is None else held[own].device  # type: ignore[union-attr]  # not None
+            held[own] = value.to(device, copy=True)
+
+    def changed(self) -> dict[str, Tensor]:
+        """Returns the buffers whose values differ from those of the last :meth:`put`, by name, on the CPU.
+
+        A buffer that has got another shape or type is left out: it is scratch space, which can't be averaged.
+        """
+        now = {name: buffer.detach().cpu() for name, buffer in buffers(self.module).items() if name in self.initial}
+        alike = {name: value for name, value in now.items() if _is_like(value, self._start[name])}
+        return {name: value.clone() for name, value in alike.items() if not _equal(value, self._start[name].cpu())}
+
+    def set_modes(self, plan: Plan, frozen_in_eval: bool) -> None:
+        """Puts the layers with running statistics into evaluation mode if the plan trains none of their weights.
+
+        A layer without weights is trained if it lies in a head that is trained, or if the base is trained.
+
+        Args:
+            plan: Plan of the round. The parameters that it trains already require gradients.
+            frozen_in_eval: If False, every layer gets back the mode that it had at the start.
+        """
+        for name, mode in self._modes.items():
+            layer = self.module.get_submodule(name)
+            weights = list(layer.parameters(recurse=False))
+            without = "base" in plan.train or ("head" in plan.train and self.layout.in_head(name))
+            trains = any(weight.requires_grad for weight in weights) if weights else without
+            layer.training = mode and (trains or not frozen_in_eval)
+
+    @property
+    def uses_batches(self) -> str:
+        """Name of a batch norm that is in training mode, which can't learn from a single example; empty without one."""
+        return next((name for name, layer in self._norms if layer.training), "")
+
+
+def _is_like(value: Tensor, start: Tensor) -> bool:
+    return value.shape == start.shape and value.dtype == start.dtype
+
+
+def _equal(value: Tensor, start: Tensor) -> bool:
+    return torch.equal(value, start) or bool(((value == start) | ((value != value) & (start != start))).all())
