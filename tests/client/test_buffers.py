@@ -7,9 +7,8 @@ from torch import nn
 
 from flt.client.buffers import ResidentBuffers
 from flt.protocol.layout import Layout
-from flt.protocol.messages import Plan
 
-FULL = Plan(train=("base", "head"))
+FULL = ("base", "head")
 
 
 def module() -> nn.Sequential:
@@ -52,22 +51,21 @@ def test_a_buffer_of_another_shape_or_type_is_scratch_space() -> None:
 
 
 def test_norms_are_in_training_mode_exactly_where_their_weights_train() -> None:
-    net = module()
+    net = module().requires_grad_(False)
     held = ResidentBuffers(net, Layout.of(net, head=["2"]))
-    for frozen_in_eval, plan, grad, modes in (
-        (True, FULL, True, (True, True)),
-        (True, Plan(), False, (False, True)),
-        (True, Plan(train=("A",)), False, (False, False)),
-        (False, Plan(train=("A",)), False, (True, True)),
+    for frozen_in_eval, train, modes in (
+        (True, FULL, (True, True)),
+        (True, ("A", "head"), (False, True)),
+        (True, ("A",), (False, False)),
+        (False, ("A",), (True, True)),
     ):
-        net[1].requires_grad_(grad)
-        held.set_modes(plan, frozen_in_eval)
+        held.set_modes(train, frozen_in_eval)
         assert (net[1].training, net[2].training) == modes
         assert held.uses_batches == ("1" if modes[0] else "2" if modes[1] else "")
 
 
 def test_a_norm_that_its_user_put_into_evaluation_mode_stays_there() -> None:
-    net = module()
+    net = module().requires_grad_(False)
     net[1].eval()
     held = ResidentBuffers(net, Layout.of(net))
     held.set_modes(FULL, frozen_in_eval=True)

@@ -23,6 +23,7 @@ from flt.engines.serial import SerialEngine
 from flt.models.backbones import _set_dropout
 from flt.models.causal import CausalModule
 from flt.models.module import ClientModule, Optimizer
+from flt.protocol.layout import buffers
 from flt.protocol.messages import Update
 from flt.protocol.state import ClientState
 from flt.run import build
@@ -87,7 +88,7 @@ def federator_of(
     server_layout = layout.with_heads(heads or {})
     weights |= {f"{name}#{head}": value for head, own in (heads or {}).items() for name, value in own.items()}
     sharers = {head: sum(c.data[0].head == head for c in clients) for head in names}
-    server = ServerAggregation(recipe, server_layout, 2, 0, base, sharers)
+    server = ServerAggregation(recipe, server_layout, 2, 0, base, sharers, buffers(made))
     length = LocalSettings(**{"steps": 3, "batch_size": 4, **settings})
     local_trainer = LocalTrainer(made, layout, recipe, length, base, collate or Collate(), heads=heads)
     engine = SerialEngine(local_trainer, served)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from flt.protocol.layout import BUFFER, Layout, buffers
-from flt.protocol.messages import Plan
 
 
 class ResidentBuffers:
@@ -46,26 +45,28 @@ class ResidentBuffers:
         alike = {name: value for name, value in now.items() if _is_like(value, self._start[name])}
         return {name: value.clone() for name, value in alike.items() if not _equal(value, self._start[name].cpu())}
 
-    def set_modes(self, plan: Plan, frozen_in_eval: bool) -> None:
-        """Puts the layers with running statistics into evaluation mode if the plan trains none of their weights.
+    def set_modes(self, train: Collection[str], frozen_in_eval: bool) -> None:
+        """Puts the layers with running statistics into evaluation mode if none of their weights are trained.
 
         A layer without weights is trained if it lies in a head that is trained, or if the base is trained.
 
         Args:
-            plan: Plan of the round. The parameters that it trains already require gradients.
+            train: Roles of the tensors that are trained.
             frozen_in_eval: If False, every layer gets back the mode that it had at the start.
         """
         for name, mode in self._modes.items():
-            layer = self.module.get_submodule(name)
-            weights = list(layer.parameters(recurse=False))
-            without = "base" in plan.train or ("head" in plan.train and self.layout.in_head(name))
-            trains = any(weight.requires_grad for weight in weights) if weights else without
-            layer.training = mode and (trains or not frozen_in_eval)
+            self.module.get_submodule(name).training = mode and (not frozen_in_eval or self._is_trained(name, train))
 
     @property
     def uses_batches(self) -> str:
         """Name of a batch norm that is in training mode, which can't learn from a single example; empty without one."""
         return next((name for name, layer in self._norms if layer.training), "")
+
+    def _is_trained(self, name: str, train: Collection[str]) -> bool:
+        own = [f"{name}.{weight}" for weight, _ in self.module.get_submodule(name).named_parameters(recurse=False)]
+        if own:
+            return any(self.layout.entries[weight].role in train for weight in own)
+        return "base" in train or ("head" in train and self.layout.in_head(name))
 
 
 def _is_like(value: Tensor, start: Tensor) -> bool:

@@ -136,7 +136,7 @@ class LocalTrainer:
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(self.layout.entries[name].role in payload.plan.train)
         self.buffers.put({**payload.buffers, **private.buffers})
-        self.buffers.set_modes(payload.plan, self.recipe.buffers.frozen_in_eval)
+        self.buffers.set_modes(payload.plan.train, self.recipe.buffers.frozen_in_eval)
 
     def put(self, tensors: Mapping[str, Tensor]) -> None:
         """Replaces the values of parameters. The number of components of a LoRA factor may change."""

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from stacks import Spy, assert_equal, assignments_of, batched, compared, federator_of, texts
+from stacks import Spy, assert_equal, assignments_of, batched, compared, federator_of, module_of, texts
 from torch.utils.data import Dataset
 from toys import Toy
 
+from flt.algorithm.plan import FullPlan
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.selection.freeze import Freeze
@@ -19,6 +20,7 @@ from flt.core.timeout import time_limit
 from flt.data.examples import Examples
 from flt.engines.batched import engine as batched_engine
 from flt.engines.batched.shortcut import Shortcut
+from flt.models.module import Optimizer
 from flt.protocol.failure import Failure
 from flt.server.failure_policy import FailurePolicy
 from flt.server.federator import Federator
@@ -91,6 +93,27 @@ def test_a_model_whose_examples_are_not_independent_falls_back(layer: Any, why: 
     assert_equal(list(engine.run(assignments)), list(federator.engine.run(assignments)), 0.0)
     list(engine.run(assignments))
     assert [why in record.message for record in caplog.records if "engine=batched" in record.message] == [True]
+
+
+class Normed(torch.nn.Sequential):
+    """An activation and a batch norm over the features."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Tanh(), torch.nn.BatchNorm1d(16))
+        self[1].running_mean.fill_(0.2)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_batch_norm_is_stacked_where_it_is_frozen_and_falls_back_where_it_trains(frozen: bool, caplog: Any) -> None:
+    module = module_of("bert", Optimizer("sgd", lr=0.05))
+    module.model.bert.pooler.activation = Normed()
+    federator = federator_of(module=module, recipe=None if frozen else Recipe(Mean(), FullPlan()))
+    spy, assignments = Spy(), assignments_of(federator)
+    expected, engine = list(federator.engine.run(assignments)), batched(federator)
+    spy.on(engine)
+    assert_equal(list(engine.run(assignments)), expected)
+    assert bool(spy.sizes) is frozen
+    assert all(bool(update.buffers) is not frozen for update, _ in expected)
 
 
 def test_what_belongs_to_one_job_falls_back() -> None:

@@ -57,6 +57,7 @@ def check_stackable(local_trainer: LocalTrainer, train: Sequence[str]) -> None:
     if set(train) - set(TRAVELLING):
         raise Unstackable("the backbone itself changes")
     layers(module, local_trainer.layout)
+    local_trainer.buffers.set_modes(train, local_trainer.recipe.buffers.frozen_in_eval)
     for sub in module.modules():
         if isinstance(sub, nn.modules.dropout._DropoutNd) and sub.p > 0 and sub.training:
             raise Unstackable("dropout draws anew for each job")
