@@ -10,11 +10,12 @@ from flt.core.openmp import limit_busy_waiting
 from flt.core.torch_log import hide_cpp_warnings
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "Result", "fit", "load", "partition"]
+__all__ = ["ClientSpec", "InputError", "JobData", "Result", "fit", "load", "partition"]
 
 if TYPE_CHECKING:
     from flt.api import Result, fit, partition
     from flt.core.errors import InputError
+    from flt.data.clients import ClientSpec, JobData
     from flt.export.load import load
 
 limit_busy_waiting()
@@ -26,5 +27,6 @@ def __getattr__(name: str) -> Any:
     """Imports a public name at its first use. ``import flt`` alone is fast, because it doesn't import torch."""
     if name not in __all__:
         raise AttributeError(f"module 'flt' has no attribute {name!r}")
-    homes = {"InputError": "flt.core.errors", "load": "flt.export.load"}
+    clients = dict.fromkeys(("ClientSpec", "JobData"), "flt.data.clients")
+    homes = {"InputError": "flt.core.errors", "load": "flt.export.load", **clients}
     return getattr(import_without_gc(homes.get(name, "flt.api")), name)
