@@ -15,6 +15,7 @@ import torch
 from commands import in_empty_folder
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import TensorDataset
 from toys import Toy, toy_data
 
@@ -48,7 +49,10 @@ class Normed(Toy):
         self.register_buffer("table", torch.arange(1000.0))  # as positional encodings: it never changes
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.fc2(torch.relu(self.norm(self.fc1(x))))))
+        return self.head(torch.relu(self.fc2(torch.relu(self._normed(self.fc1(x))))))
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return self.norm(x[:, None])[:, 0] if isinstance(self.norm, nn.InstanceNorm1d) else self.norm(x)
 
 
 class Headed(Toy):
@@ -92,17 +96,31 @@ def statistics(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.named_buffers() if name.startswith("norm.")}
 
 
-def test_one_client_has_the_weights_and_statistics_of_plain_lightning_to_the_bit() -> None:
+NORMS = {
+    "batch norm": lambda: nn.BatchNorm1d(8),
+    "cumulative statistics": lambda: nn.BatchNorm1d(8, momentum=None),
+    "no scale": lambda: nn.BatchNorm1d(8, affine=False),
+    "no statistics": lambda: nn.BatchNorm1d(8, track_running_stats=False),
+    "spectral norm": lambda: spectral_norm(nn.Linear(8, 8)),
+    "layer norm": lambda: nn.LayerNorm(8),
+    "instance norm": lambda: nn.InstanceNorm1d(1, affine=True, track_running_stats=True),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_one_client_has_the_weights_and_statistics_of_plain_lightning_to_the_bit(norm: str) -> None:
     data = toy_data(33)  # batches of 4: the ninth would hold one example
     share = [ClientSpec(0, (JobData(data, np.arange(33), np.arange(0)),))]
     seen, module = Seen(), made()
+    module.norm = NORMS[norm]()
     plain = copy.deepcopy(module)
     result = run(module, "local.steps=null", "local.epochs=2", rounds=1, shares=share, callbacks=[seen])
     seed = int(np.random.SeedSequence([0, 0, 0, 0]).generate_state(1)[0])
-    batches = loader(data, LocalSettings(steps=None, epochs=2, batch_size=4), None, seed, batch_norm="norm")
+    joins = "norm" if isinstance(module.norm, nn.BatchNorm1d) else ""
+    batches = loader(data, LocalSettings(steps=None, epochs=2, batch_size=4), None, seed, batch_norm=joins)
     trainer = pl.Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.fit(plain, batches)
-    assert trainer.global_step == seen.up[0].steps == 16
+    assert trainer.global_step == seen.up[0].steps == (16 if joins else 18)
     found, expected = result.module.state_dict(), plain.state_dict()
     assert sorted(found) == sorted(expected)
     for name, value in expected.items():
