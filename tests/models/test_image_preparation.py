@@ -28,7 +28,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], tuple[int, int] | None]] = {
     "not a square": ("ViTImageProcessor", {"size": {"height": 6, "width": 10}, "resample": 0}, (6, 10)),
     "no normalisation": ("ViTImageProcessor", {"size": 12, "do_normalize": False}, (12, 12)),
     "no scaling of values": ("ViTImageProcessor", {"size": 12, "do_rescale": False, "do_normalize": False}, (12, 12)),
-    "values in -1..1": ("ViTImageProcessor", {"size": 12, "rescale_factor": 1 / 127.5, "image_mean": [1] * 3}, (12, 12)),
+    "values in 0..2": ("ViTImageProcessor", {"size": 12, "rescale_factor": 2 / 255, "image_mean": [1] * 3}, (12, 12)),
     "shortest edge and crop": ("CLIPImageProcessor", {"size": {"shortest_edge": 14}, "crop_size": 12}, (12, 12)),
     "shortest edge alone": (
         "CLIPImageProcessor", {"size": {"shortest_edge": 14}, "do_center_crop": False}, None,

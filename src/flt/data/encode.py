@@ -105,9 +105,9 @@ def _tensors(dataset: datasets.Dataset, raw: RawData, channels: int | None) -> I
         encoded = column_of(dataset.cast_column(name, datasets.Image(decode=False)), name)
         found = _decoded(encoded)
     else:
-        shallow = _are_shallow(raw)
+        kind = _kind_of_sixteen_bits(raw)
         arrays = column_of(dataset.with_format("numpy"), name)
-        found = (stores.to_tensor(array.astype(np.uint8) if shallow else array) for array in arrays)
+        found = (stores.to_tensor(array if kind is None else array.astype(kind)) for array in arrays)
     taken = "1" if channels == 1 else f"1 or {channels}"
     for image in found:
         if channels is not None and len(image) not in (1, channels):
@@ -129,11 +129,16 @@ def _decoded(images: Iterator[Any]) -> Iterator[Tensor]:
         raise InputError.of("data.image", f"16 bits, values up to {largest}", allowed)
 
 
-def _are_shallow(raw: RawData) -> bool:
-    """Returns whether images are arrays of uint16 that hold no value of more than 8 bits, in any split."""
-    splits = [split.with_format("numpy") for split in raw.splits.values()]
-    arrays = (np.asarray(array) for split in splits for array in column_of(split, raw.inputs[0]))
-    return all(array.dtype == np.uint16 and array.max(initial=0) <= BYTE for array in arrays)
+def _kind_of_sixteen_bits(raw: RawData) -> type[np.unsignedinteger] | None:
+    """Returns the type of what arrays of uint16 hold in all splits. Returns None if they are arrays of another type."""
+    name = raw.inputs[0]
+    feature: Any = raw.splits["train"].features[name]
+    while hasattr(feature, "feature"):  # lists of lists
+        feature = feature.feature
+    if getattr(feature, "dtype", None) != "uint16":
+        return None
+    arrays = (array for split in raw.splits.values() for array in column_of(split.with_format("numpy"), name))
+    return np.uint8 if all(np.max(array, initial=0) <= BYTE for array in arrays) else np.uint16
 
 
 def tasks(

@@ -157,7 +157,7 @@ def _measured(preparation: ImagePreparation, source: str) -> ImagePreparation:
     channels, generator = preparation.channels, torch.Generator().manual_seed(0)
     probes = [torch.randint(256, (channels, *shape), generator=generator, dtype=torch.uint8) for shape in SHAPES]
     done = [preparation(probe) for probe in probes]
-    size = tuple(done[0].shape[1:]) if done[0].shape == done[1].shape else None
+    size = (done[0].shape[1], done[0].shape[2]) if done[0].shape == done[1].shape else None
     for mean, std in (_stated(preparation), _observed(preparation)):  # the first gives the same bits, if it is right
         found = ImagePreparation(preparation.processor, channels, size, mean, std)
         if all(_equal(found.normalised(image), found.whole(probe)) for image, probe in zip(done, probes, strict=True)):
