@@ -87,7 +87,10 @@ def with_places(split: datasets.Dataset, column: str, name: str) -> datasets.Dat
         paths = pc.if_else(data.is_valid(), rows, files)
         if (missing := data.is_null().to_numpy(False) & paths.is_null().to_numpy(False)).any():
             raise InputError.of("data.image", places[done + int(missing.argmax())], "an image for every example")
-        parts.append(pa.StructArray.from_arrays([data.cast(pa.binary()), paths], names=["bytes", "path"]))
+        try:
+            parts.append(pa.StructArray.from_arrays([data.cast(pa.binary()), paths], names=["bytes", "path"]))
+        except pa.ArrowInvalid as error:  # large_binary may hold more
+            raise InputError.of("data.image", column, "at most 2 GB in a row group", str(error)) from error
         done += len(chunk)
     # without a fingerprint, the library datasets would pickle the images to hash them
     key, kind = datasets.fingerprint.generate_random_fingerprint(), datasets.Image(decode=False)
@@ -97,9 +100,10 @@ def with_places(split: datasets.Dataset, column: str, name: str) -> datasets.Dat
 
 def _fields(images: pa.Array) -> tuple[pa.Array, pa.Array]:
     """Returns the bytes and the paths of images. A path may be null."""
-    fields = {field.name for field in images.type} if pa.types.is_struct(images.type) else set()
+    fields = {field.name: field.type for field in images.type} if pa.types.is_struct(images.type) else {}
     data = pc.struct_field(images, "bytes") if fields else images
-    return data, (pc.struct_field(images, "path") if "path" in fields else pa.nulls(len(images))).cast(pa.string())
+    has_paths = fields.get("path") in (pa.string(), pa.large_string())
+    return data, (pc.struct_field(images, "path") if has_paths else pa.nulls(len(images))).cast(pa.string())
 
 
 def _check_inside(images: pa.ChunkedArray, column: str, path: Path | str) -> None:
