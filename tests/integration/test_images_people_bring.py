@@ -151,6 +151,7 @@ REFUSED: dict[str, tuple[Bring, str]] = {
         photos(files={"cat/06.png": colours()[6][:60]}),
         r"^data\.image=<60 bytes>: .* \(.*photos/cat/06\.png\)$",
     ),
+    "a column without any image": (table([None] * 12), r"^data\.image=row 1 of train: allowed is an image for every"),
     "an empty image in a folder": (photos(files={"cat/06.png": b""}), r"^data\.image=<0 bytes>: .*photos/cat/06\.png"),
     "a bomb in a folder": (photos(files={"cat/x.png": bombs.png(20_000, 20_000)}), r"178956970 pixels.*cat/x\.png\)$"),
     "16 bits that hold 8": (
@@ -174,7 +175,7 @@ REFUSED: dict[str, tuple[Bring, str]] = {
     "a single class": (photos(lambda i: f"cat/{i}.png"), r"^data\.label=label: there are 1; allowed is two classes"),
     "metadata that names a file outside": (
         photos(lambda i: FLAT[i], files={"metadata.csv": metadata(*FLAT[:11], "../../x.png")}),
-        r"^data\.path=.*: row 12 of metadata\.csv names \.\./\.\./x\.png; allowed is names of images in photos",
+        r"^data\.path=.*: row 12 of metadata\.csv names \.\./\.\./x\.png; allowed is names of images in",
     ),
     "metadata that names a whole path": (
         photos(lambda i: FLAT[i], files={"metadata.csv": metadata(*FLAT[:11], "/etc/hostname")}),
@@ -186,6 +187,10 @@ REFUSED: dict[str, tuple[Bring, str]] = {
     ),
     "metadata without a label": (
         photos(lambda i: FLAT[i], files={"metadata.csv": metadata(*FLAT, header="file_name,x")}), r"^data\.label=None",
+    ),
+    "metadata that can't be read": (
+        photos(lambda i: FLAT[i], files={"metadata.csv": metadata(*FLAT) + ",secret"}),
+        r"^data\.path=.*metadata\.csv: ArrowInvalid: CSV parse error: (?!.*secret)",
     ),
     "two files of metadata": (
         photos(lambda i: FLAT[i], files={"metadata.csv": metadata(*FLAT), "metadata.jsonl": LINES}),

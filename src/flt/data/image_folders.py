@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ FILE_NAME = "file_name"
 """Column of a metadata file that names the images, relative to the metadata file."""
 SPLITS = {**{name: split for split, names in SPLIT_NAMES.items() for name in names}, "testing": "test", "eval": "test"}
 """Name of a folder -> the split that it contains."""
+ReadTable = Callable[[Path, Choose], Splits]
 LAYOUT = "<class>/<image>, <split>/<class>/<image>, or images beside a metadata.csv"
 
 
@@ -52,7 +53,7 @@ def is_image_folder(path: Path) -> bool:
     return len(images) > len(tables) and has_layout
 
 
-def read_folder(path: Path, cfg: DataConfig) -> Splits:
+def read_folder(path: Path, cfg: DataConfig, read_table: ReadTable) -> Splits:
     """Reads the places and the classes of the images in a folder. The images themselves are decoded later.
 
     Hidden files and folders are ignored. Other files that aren't images, and folders without images, are left out, and
@@ -61,6 +62,7 @@ def read_folder(path: Path, cfg: DataConfig) -> Splits:
     Args:
         path: The folder.
         cfg: Settings of the data set. Of a metadata file, the columns that they use are read.
+        read_table: Function that reads a metadata file.
 
     Raises:
         InputError: An image lies outside of the layout, a link leads out of the folder, or a metadata file can't be
@@ -69,7 +71,7 @@ def read_folder(path: Path, cfg: DataConfig) -> Splits:
     files = sorted(_files(path))
     images = [file for file in files if _is_image(file.name)]
     metadata = [file for file in files if file.name in METADATA]
-    parts = _with_metadata(path, metadata, images, cfg) if metadata else _by_class(path, images)
+    parts = _with_metadata(path, metadata, images, _chooser(cfg), read_table) if metadata else _by_class(path, images)
     others = [file for file in files if not _is_image(file.name) and file.name not in METADATA]
     used = sum(map(len, parts.values()))
     unused = [f"{len(images) - used} images that no metadata name"] * (len(images) > used)
@@ -149,7 +151,11 @@ def _dataset(root: Path, images: Sequence[PurePosixPath], columns: dict[str, lis
 
 
 def _with_metadata(
-    root: Path, metadata: Sequence[PurePosixPath], images: Sequence[PurePosixPath], cfg: DataConfig
+    root: Path,
+    metadata: Sequence[PurePosixPath],
+    images: Sequence[PurePosixPath],
+    choose: Choose,
+    read_table: ReadTable,
 ) -> Splits:
     """Reads the metadata file of the whole folder, or of each split."""
     present, parts = set(images), Splits()
@@ -159,7 +165,7 @@ def _with_metadata(
         if not (is_whole or (len(folder.parts) == 1 and folder.name in SPLITS)) or len(metadata) > (is_whole or 3):
             why = f"it has {', '.join(map(str, metadata))}"
             raise InputError.of("data.path", root, "one file of metadata for all, or one for each split", why)
-        for split, rows in SUFFIXES[Path(file.name).suffix](root / file, _chooser(cfg)).items():
+        for split, rows in read_table(root / file, choose).items():
             for part, own in _named(root, file, split, rows, present).items():
                 if part in parts:
                     raise InputError.of("data.path", root, "one file of metadata for each split", f"{part} has two")
@@ -194,7 +200,7 @@ def _named(root: Path, file: PurePosixPath, split: str, rows: datasets.Dataset, 
         image = file.parent / str(name)  # an absolute name, and one with .., is in no folder's list
         if name is None or image not in present:
             why = f"row {row} of {file} names {name}"
-            raise InputError.of("data.path", root, f"names of images in {last_name(str(root))}/{file.parent}", why)
+            raise InputError.of("data.path", root, f"names of images in {root / file.parent}", why)
         images.append(image)
     key, kind = datasets.fingerprint.generate_random_fingerprint(), datasets.Image(decode=False)
     column: Any = _dataset(root, images, {}).data.column("image")

@@ -25,7 +25,8 @@ AVIF = ("AVIF",) * (find_spec("PIL.AvifImagePlugin") is not None)
 """The format AVIF, which earlier versions of Pillow can't decode."""
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", *AVIF)
 """Formats that are decoded. Pillow knows others too, and starts Ghostscript, for example, to decode EPS."""
-BINARY = ("binary", "large_binary")
+BINARY = ("binary", "large_binary", "binary_view", "null")
+"""Types of columns that may hold encoded images. The last one is that of a column without any value."""
 MOST_PIXELS = 2 * 89_478_485
 """Largest number of pixels of an image, about 13,000 x 13,000. A few bytes can stand for billions.
 
@@ -51,9 +52,8 @@ def undecoded(split: datasets.Dataset, path: Path) -> datasets.Dataset:
 
 def is_encoded(feature: Any) -> bool:
     """Returns whether a column of this type may hold encoded images: bytes, or ``{"bytes": ..., "path": ...}``."""
-    if isinstance(feature, dict):  # the type is "null" if all of the bytes are missing
-        return getattr(feature.get("bytes"), "dtype", None) in (*BINARY, "null")
-    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in BINARY
+    data = feature.get("bytes") if isinstance(feature, dict) else feature
+    return isinstance(data, datasets.Image) or getattr(data, "dtype", None) in BINARY
 
 
 def with_places(split: datasets.Dataset, column: str, name: str) -> datasets.Dataset:

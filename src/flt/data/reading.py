@@ -53,7 +53,7 @@ def read(cfg: DataConfig) -> Splits:
         raise InputError.of("data.path", cfg.path, f"a hub id such as org/name, or a file ({', '.join(SUFFIXES)})")
     path = expand_user(cfg.path)
     if is_image_folder(path):
-        return _standard(read_folder(path, cfg), str(path))
+        return _standard(read_folder(path, cfg, read_file), str(path))
     return read_file(path, choose) if path.suffix in SUFFIXES else read_hub(cfg.path, cfg.subset)
 
 
