@@ -8,6 +8,7 @@ import json
 import os
 import re
 import time
+import zipfile
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,22 @@ def test_the_number_of_pixels_is_bounded_where_pillows_bound_is_off(monkeypatch:
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(InputError, match="it has 20000 x 20000 pixels, and at most 178956970 are allowed"):
         decode({"bytes": bombs.png(20_000, 20_000), "path": None})
+
+
+def test_an_image_of_the_hub_that_is_a_file_is_decoded_as_the_bytes_are(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(bombs.picture("PNG"))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.png", "b.png")
+    bytes_decoded = to_tensor(decode({"bytes": bombs.picture("PNG"), "path": None}))
+    for path in (str(tmp_path / "a.png"), f"zip://b.png::{tmp_path / 'a.zip'}"):
+        assert torch.equal(to_tensor(decode({"bytes": None, "path": path})), bytes_decoded)
+    (tmp_path / "a.png").write_bytes(bombs.picture("EPS"))
+    for name, why in (
+        ("a.png", "cannot identify image file"),
+        ("no.png", r"^data\.image=no\.png: FileNotFound"),
+    ):
+        with pytest.raises(InputError, match=why):
+            decode({"bytes": None, "path": str(tmp_path / name)})
 
 
 @pytest.mark.parametrize("description", ["Audio", "Video", "Pdf"])

@@ -121,7 +121,7 @@ RIGHT: dict[str, tuple[Bring, np.ndarray]] = {
     "words of splits in the names of images": (
         photos(lambda i: f"{CLASSES[LABELS[i]]}/{i:02}{'_test' * (i == 3)}.png"), COLOURS,
     ),
-    "brackets in the names of images": (photos(lambda i: f"{CLASSES[LABELS[i]]}/a[{i:02}].png"), COLOURS),
+    "brackets and colons in the names of images": (photos(lambda i: f"{CLASSES[LABELS[i]]}/a[{i:02}]::b.png"), COLOURS),
     "files that are no images": (photos(files={"notes.txt": "x", "cat/Thumbs.db": "x", ".git/x.png": "x"}), COLOURS),
     "metadata.csv": (photos(lambda i: FLAT[i], files={"metadata.csv": metadata(*FLAT)}), COLOURS),
     "metadata.jsonl": (photos(lambda i: FLAT[i], files={"metadata.jsonl": LINES}), COLOURS),

@@ -17,8 +17,10 @@ import PIL.ImageOps
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.features.features import require_decoding
+from datasets.utils.file_utils import xopen
 
 from flt.core.errors import InputError
+from flt.core.files import last_name
 from flt.core.typed import first_line
 
 AVIF = ("AVIF",) * (find_spec("PIL.AvifImagePlugin") is not None)
@@ -131,19 +133,22 @@ def decode(image: Mapping[str, Any] | None) -> PIL.Image.Image:
 
     Raises:
         InputError: The image is missing, the bytes are no image of one of the ``FORMATS`` or are truncated, or they
-            stand for too many pixels.
+            stand for too many pixels, or the file can't be read.
     """
     if image is None:
         raise InputError.of("data.image", None, "an image for every example")
     data = image["bytes"]
-    if data is not None:
-        return _opened(BytesIO(data), f"<{len(data)} bytes>")
-    # only from a folder of images, or from the hub, whose data sets may consist of files: undecoded() and with_places()
-    # refuse a table that names files
-    if not os.path.isfile(image["path"]):
-        return datasets.Image().decode_example(dict(image))
-    with open(image["path"], "rb") as file:
-        return _opened(file, f"<{os.path.getsize(image['path'])} bytes>")
+    if data is None:
+        # only from a folder of images, or from the hub, whose data sets may consist of files and of archives:
+        # undecoded() and with_places() refuse a table that names files
+        path = image["path"]
+        try:
+            with open(path, "rb") if os.path.isfile(path) else xopen(path, "rb") as file:
+                data = file.read()
+        except Exception as error:  # of the system, the network or the reader of an archive
+            allowed = "a file that can be read"
+            raise InputError.of("data.image", last_name(path), allowed, type(error).__name__) from error
+    return _opened(BytesIO(data), f"<{len(data)} bytes>")
 
 
 def _opened(file: IO[bytes], value: str) -> PIL.Image.Image:
