@@ -158,3 +158,40 @@ def test_a_missing_file_is_said_and_a_size_that_the_model_does_not_take_is_refus
 def test_the_embedded_backbone_is_not_said_to_lack_one(caplog: pytest.LogCaptureFixture) -> None:
     backbones.load(backbones.ModelConfig(), "image", 5, 0)
     assert not caplog.text
+
+
+KINDS = {
+    "swin": (
+        {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2},
+        {"image_processor_type": "ViTImageProcessor", "size": 16},
+    ),
+    "convnext": (
+        {"image_size": 16, "patch_size": 2, "num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]},
+        {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 24}},
+    ),
+    "resnet": (
+        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+        {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 16}},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("has_processor", [True, False])
+def test_models_of_several_kinds_take_what_is_prepared_for_them(kind: str, has_processor: bool, tmp_path: Path) -> None:
+    config, processor = KINDS[kind]
+    made = transformers.AutoConfig.for_model(kind, **config)
+    transformers.AutoModelForImageClassification.from_config(made).save_pretrained(tmp_path)
+    if has_processor:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    backbone = backbones.load(backbones.ModelConfig(name="hub", path=str(tmp_path)), "image", 3, 0)
+    features = datasets.Features(image=datasets.Array3D((20, 14, 3), "uint8"), label=datasets.Value("int64"))
+    images = np.random.default_rng(0).integers(0, 256, (4, 20, 14, 3)).astype(np.uint8)
+    train = datasets.Dataset.from_dict({"image": list(images), "label": [0] * 4}, features=features)
+    raw = RawData({"train": train}, "image", ("image",), "label", ("x",))
+    examples = encode_images(train, raw, backbone.image_size, backbone.channels, backbone.prepare)
+    batch = Collate(mean=backbone.mean, std=backbone.std)([examples[i] for i in range(4)])
+    assert backbone.model(**batch).logits.shape == (4, 3)
+    if has_processor:
+        own = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+        assert torch.equal(batch["pixel_values"], own(list(images), return_tensors="pt").pixel_values)
