@@ -143,7 +143,13 @@ def test_pictures_of_all_modes_and_sizes_become_alike() -> None:
 @pytest.mark.parametrize(
     ("images", "feature", "size", "channels", "words"),
     [
-        ([Image.new("L", (2, 2)), Image.new("L", (3, 3))], datasets.Image(), None, None, ["image_size=None"]),
+        (
+            [Image.new("L", (2, 2)), Image.new("L", (3, 3))],
+            datasets.Image(),
+            None,
+            None,
+            ["data.image=2 x 2 and 3 x 3 pixels"],
+        ),
         ([Image.new("RGB", (2, 2))], datasets.Image(), None, 1, ["data.image=3 channels", "allowed is 1, what"]),
         ([np.full((2, 2), 7.0)], datasets.Array2D((2, 2), "float32"), None, None, ["data.image=7.0 to 7.0", "255"]),
         ([np.full((2, 2), np.nan)], datasets.Array2D((2, 2), "float32"), None, None, ["data.image=nan"]),

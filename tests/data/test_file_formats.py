@@ -8,6 +8,7 @@ import json
 import os
 import re
 import time
+import zipfile
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,7 @@ PICTURES: dict[str, tuple[Any, str]] = {
     "a vast bomb": ({"bytes": bombs.png(1 << 20, 1 << 20), "path": None}, r"it has more than 178956970 pixels"),
     "another file": ({"bytes": None, "path": "/etc/hostname"}, "image holds names of other files; allowed is images"),
     "an address": ({"bytes": None, "path": "http://127.0.0.1:1/x.png"}, "image holds names of other files"),
-    "missing": (None, "image holds names of other files"),
+    "missing": (None, r"^data\.image=row 1 of train: allowed is an image for every example$"),
 }
 
 
@@ -254,6 +255,22 @@ def test_the_number_of_pixels_is_bounded_where_pillows_bound_is_off(monkeypatch:
         decode({"bytes": bombs.png(20_000, 20_000), "path": None})
 
 
+def test_an_image_of_the_hub_that_is_a_file_is_decoded_as_the_bytes_are(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(bombs.picture("PNG"))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.png", "b.png")
+    bytes_decoded = to_tensor(decode({"bytes": bombs.picture("PNG"), "path": None}))
+    for path in (str(tmp_path / "a.png"), f"zip://b.png::{tmp_path / 'a.zip'}"):
+        assert torch.equal(to_tensor(decode({"bytes": None, "path": path})), bytes_decoded)
+    (tmp_path / "a.png").write_bytes(bombs.picture("EPS"))
+    for name, why in (
+        ("a.png", "cannot identify image file"),
+        ("no.png", r"^data\.image=no\.png: FileNotFound"),
+    ):
+        with pytest.raises(InputError, match=why):
+            decode({"bytes": None, "path": str(tmp_path / name)})
+
+
 @pytest.mark.parametrize("description", ["Audio", "Video", "Pdf"])
 def test_columns_that_other_libraries_would_decode_are_refused(description: str, tmp_path: Path) -> None:
     path = bombs.image_table(tmp_path / "a.parquet", {"bytes": b"x", "path": None}, description)
@@ -262,7 +279,7 @@ def test_columns_that_other_libraries_would_decode_are_refused(description: str,
 
 def test_a_structure_without_a_description_is_no_image_and_no_file_is_opened(tmp_path: Path) -> None:
     path = rows(tmp_path / "a.parquet", image=[{"bytes": None, "path": "/etc/hostname"}] * 40, label=TEXTS["label"])
-    refused(path, r"^data\.image=\(\): allowed is images")
+    refused(path, "image holds names of other files; allowed is images inside of the file")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flt.core.errors import InputError
+from flt.data.images import is_encoded
 
 if TYPE_CHECKING:
     from flt.data.config import DataConfig
@@ -98,7 +99,11 @@ def input_names(cfg: DataConfig, names: Sequence[str]) -> tuple[Kind, tuple[str,
 
 def _image(name: str, features: datasets.Features) -> str:
     if getattr(features[name], "dtype", None) in ("string", "large_string"):
-        raise InputError.of("data.image", name, "a column of images", "it holds text")
+        allowed = "a column of images; for names of files, a folder of images with metadata.csv"
+        raise InputError.of("data.image", name, allowed, "it holds text")
+    if isinstance(features[name], dict) and not is_encoded(features[name]):
+        fields = ", ".join(features[name]) or "nothing"
+        raise InputError.of("data.image", name, "a column of images, or of {bytes, path}", f"it holds {{{fields}}}")
     return name
 
 

@@ -13,7 +13,8 @@ class DataConfig:
 
     Attributes:
         name: Name of the data set. If it is ``digits`` and path is None, scikit-learn's digits are used.
-        path: Hub id such as org/name, or path of a .parquet, .csv, .tsv, .jsonl, .json or .npz file.
+        path: Hub id such as org/name, or path of a .parquet, .csv, .tsv, .jsonl, .json or .npz file, or of a folder of
+            images: class/image, split/class/image, or images beside a metadata.csv.
         subset: Name of a configuration of the hub data set, such as sst2 of nyu-mll/glue. If None, the hub's
             default is used.
         local: Name of a file that contains a copy of the data. If the folder $FLT_DATA contains this file, the file is
@@ -25,8 +26,8 @@ class DataConfig:
         prompts: Templates of the prompt, which is the text before the response. Names of columns are in braces. Each
             row uses the first template whose columns all contain text in that row. If the list is
             empty, default templates with the columns text and text_pair are used.
-        image: Column of the image. If image, text and text_pair are all None and the data have an image column with a
-            usual name, this column is used.
+        image: Column of the image: encoded bytes, {bytes, path}, or arrays. If image, text and text_pair are all None
+            and the data have an image column with a usual name, this column is used.
         label: Column of the label. If None, the first column with a usual name is used. Not needed with a response.
         label_name: Column with the class names if labels are integers. If None, a column with a usual name is used if
             there is one.

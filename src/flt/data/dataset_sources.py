@@ -19,6 +19,7 @@ from flt.data import columns, partition, reading, templates
 from flt.data.classes import Splits, merge, relabel
 from flt.data.columns import Kind
 from flt.data.config import DataConfig
+from flt.data.images import with_places
 from flt.data.random_splits import stratified_order
 from flt.data.templates import Template
 
@@ -96,6 +97,8 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
         splits, label = _with_class(cfg, splits, {*inputs, cfg.response})
     else:
         kind, inputs = columns.choose_inputs(cfg, features)
+        if kind == "image":
+            splits = {name: with_places(split, inputs[0], name) for name, split in splits.items()}
         label = columns.choose_column("label", cfg.label, columns.LABELS, names)
     for key, column in (("column", cfg.column), ("label_name", cfg.label_name)):
         if column is not None:

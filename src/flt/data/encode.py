@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from flt.core.errors import InputError
 from flt.data import stores, tokens
 from flt.data.classes import matching
 from flt.data.dataset_sources import RawData
 from flt.data.examples import Examples
-from flt.data.images import decode
+from flt.data.image_modes import as_array
+from flt.data.images import decode, naming_place
 from flt.data.random_splits import Positions
-from flt.data.stores import ImageStore
+from flt.data.stores import ImageStore, Prepare
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+BYTE = 255
+"""Largest value of 8 bits."""
 BATCH = 1000
 """Number of rows that are read at once."""
 
@@ -57,12 +61,21 @@ def encode_text(
     return Examples(tokens.stored(texts, tokenizer, max_length, name, limit), dataset[raw.label][:])
 
 
-def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | None, channels: int | None) -> Examples:
+def encode_images(
+    dataset: datasets.Dataset,
+    raw: RawData,
+    image_size: int | None,
+    channels: int | None,
+    prepare: Prepare | None = None,
+) -> Examples:
     """Loads the images of a split into memory.
 
     Images with integer values are stored as uint8. An image that is larger than the backbone's input is scaled down
     here, once. All other changes of size and channels are made whenever an example is read. The pixels of an example
     are in [0, 1]. `Collate` normalises them by the mean and standard deviation of the backbone's training data.
+
+    Integers of 16 bits, in arrays and in encoded images, are divided by 65535, and floats are in [0, 1]. If arrays of
+    16 bits have no value above 255 in any split, they count as integers of 8 bits.
 
     Args:
         dataset: The split, one of raw.splits.
@@ -70,21 +83,62 @@ def encode_images(dataset: datasets.Dataset, raw: RawData, image_size: int | Non
         image_size: Side of the backbone's input in pixels. If None, images keep their size.
         channels: Number of channels of the backbone's input. A grey image's channel is repeated to this number. If
             None, images keep their channels.
+        prepare: Function of the model's image processor that gives an image the size of the backbone's input. If None,
+            an image is scaled to a square of the side image_size.
 
     Raises:
-        InputError: The column contains no images, the images differ in size and image_size is None, or the images are
-            coloured and the backbone takes grey images.
+        InputError: The column contains no images, the images differ in size and nothing says what size the backbone
+            takes, the images are coloured and the backbone takes grey images, or images of 16 bits hold 8 bits.
     """
-    if isinstance(dataset.features[raw.inputs[0]], datasets.Image):
-        dataset = dataset.cast_column(raw.inputs[0], datasets.Image(decode=False))
-        column: Iterator[Any] = map(decode, column_of(dataset, raw.inputs[0]))
-    else:
-        column = column_of(dataset.with_format("numpy"), raw.inputs[0])
-    pixels = stores.stack([stores.shrink(stores.to_tensor(image), image_size) for image in column], image_size)
-    taken = "1" if channels == 1 else f"1 or {channels}"
-    if channels is not None and pixels.shape[1] not in (1, channels):
-        raise InputError.of("data.image", f"{pixels.shape[1]} channels", f"{taken}, what the backbone takes")
+    images = _tensors(dataset, raw, channels)
+    if prepare is not None:
+        pixels, late = stores.prepared(images, prepare)
+        return Examples(ImageStore(pixels, None, channels, late), dataset[raw.label][:])
+    pixels = stores.stack([stores.shrink(image, image_size) for image in images], image_size)
     return Examples(ImageStore(pixels, image_size, channels), dataset[raw.label][:])
+
+
+def _tensors(dataset: datasets.Dataset, raw: RawData, channels: int | None) -> Iterator[Tensor]:
+    """Yields the images of a split, (C, H, W), in uint8 or as float32 in [0, 1]."""
+    name = raw.inputs[0]
+    if isinstance(dataset.features[name], datasets.Image):
+        encoded = column_of(dataset.cast_column(name, datasets.Image(decode=False)), name)
+        found = _decoded(encoded)
+    else:
+        kind = _kind_of_sixteen_bits(raw)
+        arrays = column_of(dataset.with_format("numpy"), name)
+        found = (stores.to_tensor(array if kind is None else array.astype(kind)) for array in arrays)
+    taken = "1" if channels == 1 else f"1 or {channels}"
+    for image in found:
+        if channels is not None and len(image) not in (1, channels):
+            raise InputError.of("data.image", f"{len(image)} channels", f"{taken}, what the backbone takes")
+        yield image
+
+
+def _decoded(images: Iterator[Any]) -> Iterator[Tensor]:
+    largest = -1
+    for image in images:
+        with naming_place(image):
+            array = as_array(decode(image))
+            tensor = stores.to_tensor(array)
+        yield tensor
+        if array.dtype == np.uint16:
+            largest = max(largest, int(array.max()))
+    if 0 <= largest <= BYTE:  # saved as 16 bits by mistake, or almost black: only their owner knows
+        allowed = f"images of 8 bits, or of 16 bits with values above {BYTE}"
+        raise InputError.of("data.image", f"16 bits, values up to {largest}", allowed)
+
+
+def _kind_of_sixteen_bits(raw: RawData) -> type[np.unsignedinteger] | None:
+    """Returns the type of what arrays of uint16 hold in all splits. Returns None if they are arrays of another type."""
+    name = raw.inputs[0]
+    feature: Any = raw.splits["train"].features[name]
+    while hasattr(feature, "feature"):  # lists of lists
+        feature = feature.feature
+    if getattr(feature, "dtype", None) != "uint16":
+        return None
+    arrays = (array for split in raw.splits.values() for array in column_of(split.with_format("numpy"), name))
+    return np.uint8 if all(np.max(array, initial=0) <= BYTE for array in arrays) else np.uint16
 
 
 def tasks(

@@ -14,6 +14,7 @@ from flt.core.errors import InputError
 from flt.core.files import expand_user
 from flt.core.typed import first_line
 from flt.data.file_formats import SPLIT_NAMES, SUFFIXES, Choose, Splits
+from flt.data.image_folders import is_image_folder, read_folder
 from flt.data.images import undecoded
 from flt.data.used_columns import used_columns
 
@@ -51,6 +52,8 @@ def read(cfg: DataConfig) -> Splits:
     if not cfg.path:
         raise InputError.of("data.path", cfg.path, f"a hub id such as org/name, or a file ({', '.join(SUFFIXES)})")
     path = expand_user(cfg.path)
+    if is_image_folder(path):
+        return _standard(read_folder(path, cfg, read_file), str(path))
     return read_file(path, choose) if path.suffix in SUFFIXES else read_hub(cfg.path, cfg.subset)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from flt.core.errors import InputError
+from flt.data.image_modes import DEEP, as_array
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +27,6 @@ TARGETS = "targets"
 """Name of the file that contains, for each row, the number of tokens before the response."""
 IGNORED = -100
 """Label of a token that the loss ignores, as in PyTorch."""
-GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")  # modes of Pillow; all other modes have colours
 
 
 class Store(Protocol):
@@ -96,6 +96,16 @@ class TextStore:
         return [self.offsets, *(flat for _, flat in sorted(self.columns.items())), *targets]
 
 
+class Prepare(Protocol):
+    """Function of a model's image processor that gives images the size that the backbone takes."""
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Returns an image (C, H, W) as the backbone takes it, in uint8 or as float32 in [0, 1]."""
+
+    def enlarges(self, image: Tensor) -> bool:
+        """Returns whether the prepared image has more numbers than the image."""
+
+
 @dataclass(frozen=True)
 class ImageStore:
     """Store of images. An image is scaled to the backbone's size and number of channels whenever it is read.
@@ -105,15 +115,19 @@ class ImageStore:
         size: Side of the backbone's input in pixels. If None, images keep their size.
         channels: Number of channels of the backbone's input. A grey image's channel is repeated until the
             image has this number. If None, images keep their channels.
+        prepare: Function that prepares an image whenever it is read. None if the images are prepared already, or the
+            model has no image processor.
     """
 
     pixels: Tensor
     size: int | None
     channels: int | None
+    prepare: Prepare | None = None
 
     def row(self, i: int) -> dict[str, Tensor]:
         """Returns one image of shape (C, H, W), as float32 in [0, 1]."""
-        image = resize(as_float(self.pixels[i]), self.size)
+        image = self.pixels[i] if self.prepare is None else self.prepare(self.pixels[i])
+        image = resize(as_float(image), self.size)
         return {"pixel_values": image.repeat(self.channels or 1, 1, 1) if len(image) == 1 else image}
 
     @property
@@ -123,7 +137,8 @@ class ImageStore:
 
     def arrays(self) -> list[NDArray]:
         """Returns all arrays that the rows depend on, so that a digest of the inputs can be computed."""
-        return [self.pixels.numpy(), np.array([self.size or 0, self.channels or 0])]
+        prepare = [] if self.prepare is None else [np.frombuffer(repr(self.prepare).encode(), dtype=np.uint8)]
+        return [self.pixels.numpy(), np.array([self.size or 0, self.channels or 0]), *prepare]
 
 
 def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
@@ -153,6 +168,8 @@ def flatten(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
 def to_tensor(image: Any) -> Tensor:
     """Turns one image into a tensor of shape (C, H, W). The tensor is uint8, or float32 in [0, 1].
 
+    Integers of 16 bits are divided by 65535.
+
     Args:
         image: A Pillow image, or an array (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels.
 
@@ -163,10 +180,9 @@ def to_tensor(image: Any) -> Tensor:
         >>> to_tensor(np.zeros((4, 5, 3), dtype=np.int64)).shape
         torch.Size([3, 4, 5])
     """
-    if hasattr(image, "convert"):
-        image = image.convert("L" if image.mode in GREY_MODES else "RGB")
-    array = np.asarray(image)
-    array = array[None] if array.ndim == 2 else array
+    array = as_array(image) if hasattr(image, "convert") else np.asarray(image)
+    is_flat = array.ndim == 2
+    array = array[None] if is_flat else array
     if (
         array.ndim != 3
         or not array.size
@@ -174,11 +190,15 @@ def to_tensor(image: Any) -> Tensor:
         or not {array.shape[0], array.shape[-1]} & {1, 3}
     ):
         raise InputError.of("data.image", array.shape, "images (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels")
-    array = array.transpose(2, 0, 1) if array.shape[0] not in (1, 3) else array
+    channels_first = array.shape[0] in (1, 3) and (array.shape[0], array.shape[-1]) != (1, 3)
+    array = array if is_flat or channels_first else array.transpose(2, 0, 1)
+    if array.dtype == np.uint16:
+        array = array.astype(np.float32) / DEEP
     whole = array.dtype.kind in "iu"
     top = 255 if whole else 1
     if not (array.min() >= 0 and array.max() <= top):  # nan fails this too
-        raise InputError.of("data.image", f"{array.min()} to {array.max()}", "integers in 0..255 or floats in [0, 1]")
+        allowed = "integers in 0..255, integers of 16 bits (uint16), or floats in [0, 1]"
+        raise InputError.of("data.image", f"{array.min()} to {array.max()}", allowed)
     return torch.from_numpy(np.array(array, dtype=np.uint8 if whole else np.float32, order="C"))
 
 
@@ -212,8 +232,8 @@ def shrink(image: Tensor, size: int | None) -> Tensor:
 def stack(images: Sequence[Tensor], size: int | None) -> Tensor:
     """Stacks images into one tensor of shape (n, C, H, W).
 
-    If some images have colours, the channel of grey images is repeated. If the images differ in size, all of them
-    are scaled.
+    If some images have colours, the channel of grey images is repeated. If some are float32, all become float32. If the
+    images differ in size, all of them are scaled.
 
     Args:
         images: Images (C, H, W) as returned by :func:`to_tensor`.
@@ -224,11 +244,36 @@ def stack(images: Sequence[Tensor], size: int | None) -> Tensor:
     """
     channels = max(map(len, images))
     images = [image if len(image) == channels else image.repeat(channels, 1, 1) for image in images]
-    if len({image.shape for image in images}) > 1:
+    if len({image.dtype for image in images}) > 1:  # torch.stack would mix values in 0..255 with values in [0, 1]
+        images = [as_float(image) for image in images]
+    if len(shapes := {tuple(image.shape[1:]) for image in images}) > 1:
         if size is None:
-            raise InputError.of("image_size", None, "a side in pixels", "the images differ in size")
+            why = "neither the model's config nor its image processor says what size it takes"
+            sizes = " and ".join(f"{height} x {width}" for height, width in sorted(shapes)[:2])
+            raise InputError.of("data.image", f"{sizes} pixels", "images of one size", why)
         images = [_to_size(image, size) for image in images]
     return torch.stack(images)
+
+
+def prepared(images: Iterable[Tensor], prepare: Prepare) -> tuple[Tensor, Prepare | None]:
+    """Prepares images for the backbone and stacks them, or stacks them unprepared if they need less memory so.
+
+    Returns:
+        The images (n, C, H, W), and the function that prepares an image when it is read. It is None if the images are
+        prepared already.
+
+    Raises:
+        InputError: The prepared images differ in size.
+    """
+    kept, late = list[Tensor](), list[bool]()
+    for image in images:
+        late.append(prepare.enlarges(image))
+        kept.append(image if late[-1] else prepare(image))
+    if all(late) and len({image.shape[1:] for image in kept}) == 1:
+        return stack(kept, None), prepare
+    return stack(
+        [prepare(image) if unprepared else image for image, unprepared in zip(kept, late, strict=True)], None
+    ), None
 
 
 def _map(path: Path, dtype: type[np.integer]) -> NDArray:

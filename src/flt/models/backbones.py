@@ -22,10 +22,11 @@ from flt.models.bitsandbytes import quantisation
 from flt.models.embedded import embedded
 from flt.models.embedded_cifar import embedded_cifar
 from flt.models.heads import redraw_head
+from flt.models.image_preparation import ImagePreparation, check_size, image_preparation, say_what_is_used
 from flt.models.label_name_head import label_name_classifier
 from flt.models.layer_names import head_name, inside
 from flt.models.location import LOADABLE, OFFLINE, locate, one_line_errors
-from flt.models.preprocessing import load_tokenizer, pixel_normalisation
+from flt.models.preprocessing import load_tokenizer
 from flt.models.provenance import Origin, set_origin
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,8 @@ class Backbone:
     """Mean of each channel, used to normalise pixels. If None, pixels aren't normalised."""
     std: tuple[float, ...] | None = None
     """Standard deviation of each channel, used to normalise pixels. If None, pixels aren't normalised."""
+    prepare: ImagePreparation | None = None
+    """Function of the model's image processor that resizes and crops images. None if the model has none."""
 
 
 def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[str] = ()) -> Backbone:
@@ -147,9 +150,23 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     set_origin(model, Origin(tuple(sorted(drawn)), weights_seed, head_outputs, cfg.package, use_cache))
     vision = getattr(config, "vision_config", config)
     size, channels = (getattr(vision, key, None) for key in ("image_size", "num_channels"))
-    mean, std = pixel_normalisation(source, local) if kind == "image" else (None, None)
+    prepare = _preparation(cfg, model, config, source, local) if kind == "image" else None
+    mean, std = (None, None) if prepare is None else (prepare.mean, prepare.std)
     pad = 0 if tokenizer is None else tokenizer.pad_token_id
-    return Backbone(with_head, tokenizer, _portable_source(cfg, source), size, channels, pad, mean, std)
+    return Backbone(with_head, tokenizer, _portable_source(cfg, source), size, channels, pad, mean, std, prepare)
+
+
+def _preparation(cfg: ModelConfig, model: nn.Module, config: Any, source: str, local: bool) -> ImagePreparation | None:
+    """Returns the model's image processor. An embedded backbone has none: its inputs are pixels in [0, 1]."""
+    if cfg.name in EMBEDDED:
+        return None
+    size = getattr(getattr(config, "vision_config", config), "image_size", None)
+    prepare = image_preparation(source, config, local)
+    if prepare is None:
+        say_what_is_used(source, size)
+    else:
+        check_size(model, prepare, size, source)
+    return prepare
 
 
 def _portable_source(cfg: ModelConfig, source: str) -> str:

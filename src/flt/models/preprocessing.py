@@ -1,4 +1,4 @@
-"""The preprocessing of a model's inputs: the tokenizer for texts, and the normalisation of pixels for images."""
+"""The preprocessing of texts: a model's tokenizer."""
 
 from __future__ import annotations
 
@@ -8,17 +8,6 @@ import transformers
 
 from flt.core.errors import InputError
 from flt.models.location import one_line_errors
-
-
-def pixel_normalisation(source: str, local: bool) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Returns the mean and the standard deviation that normalise pixels. Both are None if there is no normalisation."""
-    try:
-        config, _ = transformers.ImageProcessingMixin.get_image_processor_dict(source, local_files_only=local)
-    except OSError:  # an embedded backbone has no file of an image processor: its inputs are pixels in [0, 1]
-        return None, None
-    if not config.get("do_normalize", True) or not config.get("image_mean"):
-        return None, None
-    return tuple(config["image_mean"]), tuple(config["image_std"])
 
 
 def load_tokenizer(source: str, local: bool) -> Any:

@@ -115,7 +115,7 @@ def _encoded(
 def _encode(cfg: TrainConfig, data_set: DataSet, split: str, backbone: backbones.Backbone, max_length: int) -> Examples:
     raw = data_set.raw
     if raw.kind == "image":
-        return encode.encode_images(raw.splits[split], raw, backbone.image_size, backbone.channels)
+        return encode.encode_images(raw.splits[split], raw, backbone.image_size, backbone.channels, backbone.prepare)
     assert backbone.tokenizer is not None, "a text backbone has one"
     called = f"{data_set.name} {split}"
     encoder = encode_instructions if raw.kind == "causal" else encode.encode_text
