@@ -29,6 +29,7 @@ class JobData:
         head: Name of the job's head if jobs have different heads, else empty.
         rounds: First and last round in which the job takes part, counted from 1. If the last round is None, the job
             takes part until the end.
+        label_names: Name of each class, in the order of ``label_counts``. Empty if the classes have no names.
     """
 
     dataset: Dataset
@@ -38,6 +39,7 @@ class JobData:
     label_counts: tuple[int, ...] = ()
     head: str = ""
     rounds: tuple[int, int | None] = (1, None)
+    label_names: tuple[str, ...] = ()
 
     def but(self, **changes: Any) -> JobData:
         """Returns a copy with new values of the given fields.
