@@ -25,6 +25,7 @@ class Model:
         tensors: The model's tensors, by their name in a module with this head. In a group's model, A and B contain only
             the active components; in a client's own model, they contain only the components that the client holds.
         data: Data of the job that trained a client's own model; None for a group's model.
+        names: Task -> names of its classes, for the tasks of the jobs that use the model. Empty if there are no names.
     """
 
     folder: str
@@ -32,6 +33,7 @@ class Model:
     head: str
     tensors: dict[str, Tensor]
     data: JobData | None = None
+    names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def final_models(federator: Federator) -> list[Model]:
@@ -47,13 +49,29 @@ def final_models(federator: Federator) -> list[Model]:
     if set(plan.train) & set(plan.private) and private:
         models = of_clients(layout, state, private, head_of, _held(federator))
         jobs = [federator.clients[client].data[index] for client, index in private]
-        return [dataclasses.replace(model, data=data) for model, data in zip(models, jobs, strict=True)]
+        return [
+            dataclasses.replace(model, data=data, names=_names([data]))
+            for model, data in zip(models, jobs, strict=True)
+        ]
     every = sorted(set(head_of.values()))
     heads = {  # a group without jobs gets one model for every head
         gid: sorted({head for job, head in head_of.items() if state.group_of(job) == gid}) or every
         for gid in state.groups
     }
-    return of_groups(layout, state, heads)
+    jobs_of: dict[tuple[int | None, str], list[JobData]] = {}
+    for client in federator.clients.values():
+        for i, data in enumerate(client.data):
+            for gid in (state.group_of((client.id, i)), None):
+                jobs_of.setdefault((gid, data.head), []).append(data)
+    return [
+        dataclasses.replace(model, names=_names(jobs_of.get((model.gid, model.head)) or jobs_of[None, model.head]))
+        for model in of_groups(layout, state, heads)
+    ]
+
+
+def _names(jobs: Sequence[JobData]) -> dict[str, tuple[str, ...]]:
+    """Returns task -> names of its classes, for the tasks of some jobs."""
+    return {job.task: job.label_names for job in jobs if job.label_names}
 
 
 def _held(federator: Federator) -> dict[JobId, dict[str, Ids]]:

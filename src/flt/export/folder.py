@@ -17,7 +17,7 @@ EXPORTS = ("adapter", "model")
 """Names of the folders in a run's folder to which models are exported."""
 _UNFINISHED = re.compile(rf"\.export(-(?P<target>{'|'.join(EXPORTS)}))?(-[0-9a-f]{{16}})?")
 _OWN = re.compile(
-    r"(adapter_config|config|generation_config|flt_adapter|flt_base|label_names|model\.safetensors\.index)\.json"
+    r"(adapter_config|classes|config|generation_config|flt_adapter|flt_base|label_names|model\.safetensors\.index)\.json"
     r"|(adapter_model|flt_adapter|label_names|model(-\d+-of-\d+)?)\.safetensors"
 )
 """Pattern of the names of the files that flt, peft and transformers write to an export."""

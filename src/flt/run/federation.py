@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from flt.data.clients import ClientSpec
+from flt.models.causal import CausalModule
 
 OWN = "own"
 """Value of ``data.name`` in the configuration of a run that ``flt.fit`` has started with the user's own data."""
@@ -45,6 +46,16 @@ class Federation:
     def tasks(self) -> dict[tuple[int, int], str]:
         """Returns job -> its task, for evaluation."""
         return {(client.id, index): job.task for client in self.clients for index, job in enumerate(client.data)}
+
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """Returns task -> names of its classes. Tasks whose classes have no names are left out.
+
+        A causal model predicts tokens. The classes of its data are no outputs, and their names are left out, too.
+        """
+        if isinstance(self.module, CausalModule):
+            return {}
+        jobs = (job for client in self.clients for job in client.data)
+        return {job.task: job.label_names for job in jobs if job.label_names}
 
     def task_heads(self) -> dict[str, str]:
         """Returns task -> the name of its jobs' head. The names are empty if all jobs have the same head."""
