@@ -93,7 +93,8 @@ def config_of(card: Mapping[str, Any], kind: Any, header: Header | None, **chang
     for key, value in plain.items():
         _check_value(key, value, header, 0)
     config = kind.config_class.from_dict(plain, **changes)
-    config.label2id = {name: number for number, name in (config.id2label or {}).items()}
+    names = config.id2label or {}
+    config.label2id = {name: number for number, name in names.items() if isinstance(name, str)}
     return config
 
 
