@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flt.core.errors import InputError
 from flt.core.files import check_no_link, is_regular, remove_file
+from flt.export.metadata import CLASSES
 from flt.export.places import SUBFOLDER
 
 EXPORTS = ("adapter", "model")
@@ -104,8 +105,9 @@ def remove_unfinished(run: Path) -> None:
 
 
 def is_export(folder: Path) -> bool:
-    """Returns whether a folder holds an export, and not only files of others."""
-    return any(_is_own(path) for place in _folders(folder) for path in place.iterdir())
+    """Returns whether a folder holds an export, and not only names of classes or files of others."""
+    files = (path for place in _folders(folder) for path in place.iterdir())
+    return any(_is_own(path) and path.name != CLASSES for path in files)
 
 
 def _discard(folder: Path) -> None:
