@@ -437,6 +437,14 @@ def test_a_user_s_own_model_gets_the_names_of_its_data(algo: str) -> None:
     assert names_in(result, config) == list(NAMES)
 
 
+def test_clients_that_call_their_classes_differently_name_none() -> None:
+    one, other = images(), images().cast_column("label", datasets.ClassLabel(names=["a", "b", "c"]))
+    first, second = (flt.partition(dataset, by=None, clients=1)[0] for dataset in (one, other))
+    clients = [first, dataclasses.replace(second, id=1)]
+    result = flt.fit(Pixels(num_labels=3), clients, "fedit", 1, progress=False, overrides=["local.steps=1"])
+    assert not list(result.path.rglob("classes.json"))
+
+
 def test_names_that_a_user_has_given_stay() -> None:
     result = fit(Pixels(id2label={0: "z", 1: "a", 2: "c"}), images())
     assert result.module.vit.config.id2label == {0: "z", 1: "a", 2: "c"}  # type: ignore[union-attr]  # the user's own
@@ -465,6 +473,8 @@ NAMED: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     "a subset with a list of classes": (Subset(Folder(pairs(LABELS)), [0, 1]), {}, NAMES),
     "booleans": (pairs([label > 0 for label in LABELS]), {"by": "label"}, ("False", "True")),
     "integers": (pairs(LABELS), {"by": "label"}, ()),
+    "class labels in the column labels": (images().rename_column("label", "labels"), {}, NAMES),
+    "a class of each example": (type("Each", (Items,), {"classes": ["a", "b", "a"]})(pairs(LABELS)), {}, ()),
     "a number of classes": (type("Counted", (Items,), {"classes": 3})(pairs(LABELS)), {}, ()),
 }  # fmt: skip
 """What is brought -> data set, arguments, and the names of the classes."""

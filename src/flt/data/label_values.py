@@ -17,8 +17,6 @@ from flt.core.errors import InputError
 SINGLE = "a column of single values"
 CONTAINERS = (Tensor, np.ndarray, Mapping, Set, list, tuple)
 """Types of values that consist of several. A tensor or array with one number has become this number before."""
-LONGEST = 1000
-"""Largest number of characters of the name of a class. A longer name is cut."""
 
 
 def column_values(dataset: Any, by: str) -> NDArray:
@@ -50,20 +48,24 @@ def class_names(dataset: Any, label: str | None) -> tuple[str, ...]:
 
     Args:
         dataset: Map-style data set.
-        label: Name of the column of labels, or of lists of labels.
+        label: Name of the column of labels, or of lists of labels. The usual name ``"label"`` stands for ``"labels"``,
+            too.
     """
     if isinstance(dataset, Subset):
         return class_names(dataset.dataset, label)
     if isinstance(dataset, ConcatDataset):
         found = {class_names(part, label) for part in dataset.datasets}
         return found.pop() if len(found) == 1 else ()
-    feature = (getattr(dataset, "features", None) or {}).get(label) if _is_table(dataset) else None
+    features = (getattr(dataset, "features", None) or {}) if _is_table(dataset) else {}
+    feature = features.get("labels" if label == "label" and label not in features else label)
     while feature is not None and not hasattr(feature, "names"):
         feature = getattr(feature, "feature", None)
     names = getattr(dataset, "classes", None) if feature is None else feature.names
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return ()
-    return tuple(name[:LONGEST] for name in names)
+    if len(set(names)) < len(names):  # the class of each example, perhaps
+        return ()
+    return tuple(names)
 
 
 def _is_table(dataset: Any) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from flt.data.clients import JobData
+from flt.data.clients import JobData, class_names_of
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Ids, JobId
 from flt.protocol.state import ClientState, ServerState
@@ -50,7 +51,7 @@ def final_models(federator: Federator) -> list[Model]:
         models = of_clients(layout, state, private, head_of, _held(federator))
         jobs = [federator.clients[client].data[index] for client, index in private]
         return [
-            dataclasses.replace(model, data=data, names=_names([data]))
+            dataclasses.replace(model, data=data, names=class_names_of([data]))
             for model, data in zip(models, jobs, strict=True)
         ]
     every = sorted(set(head_of.values()))
@@ -58,20 +59,14 @@ def final_models(federator: Federator) -> list[Model]:
         gid: sorted({head for job, head in head_of.items() if state.group_of(job) == gid}) or every
         for gid in state.groups
     }
-    jobs_of: dict[tuple[int | None, str], list[JobData]] = {}
+    jobs_of: dict[tuple[int | None, str], list[JobData]] = defaultdict(list)  # a group without jobs has those of all
     for client in federator.clients.values():
         for i, data in enumerate(client.data):
-            for gid in (state.group_of((client.id, i)), None):
-                jobs_of.setdefault((gid, data.head), []).append(data)
-    return [
-        dataclasses.replace(model, names=_names(jobs_of.get((model.gid, model.head)) or jobs_of[None, model.head]))
-        for model in of_groups(layout, state, heads)
-    ]
-
-
-def _names(jobs: Sequence[JobData]) -> dict[str, tuple[str, ...]]:
-    """Returns task -> names of its classes, for the tasks of some jobs."""
-    return {job.task: job.label_names for job in jobs if job.label_names}
+            jobs_of[state.group_of((client.id, i)), data.head].append(data)
+            jobs_of[None, data.head].append(data)
+    models = of_groups(layout, state, heads)
+    users = [jobs_of[model.gid, model.head] or jobs_of[None, model.head] for model in models]
+    return [dataclasses.replace(m, names=class_names_of(jobs)) for m, jobs in zip(models, users, strict=True)]
 
 
 def _held(federator: Federator) -> dict[JobId, dict[str, Ids]]:

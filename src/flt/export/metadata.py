@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flt.data.clients import JobData
 from flt.models.causal import CausalModule
+from flt.models.class_names import LONGEST
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.layer_names import output_layer
 from flt.models.module import MODEL_PREFIX, ClientModule
@@ -118,7 +119,7 @@ def classes_text(names: Mapping[str, Sequence[str]]) -> bytes:
     Args:
         names: Task -> names of its classes.
     """
-    named = {task or "all": list(own) for task, own in names.items()}
+    named = {task or "all": [name[:LONGEST] for name in own] for task, own in names.items()}
     return json.dumps(named, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 

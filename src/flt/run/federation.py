@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from flt.data.clients import ClientSpec
+from flt.data.clients import ClientSpec, class_names_of
 from flt.models.causal import CausalModule
 
 OWN = "own"
@@ -54,8 +54,7 @@ class Federation:
         """
         if isinstance(self.module, CausalModule):
             return {}
-        jobs = (job for client in self.clients for job in client.data)
-        return {job.task: job.label_names for job in jobs if job.label_names}
+        return class_names_of(job for client in self.clients for job in client.data)
 
     def task_heads(self) -> dict[str, str]:
         """Returns task -> the name of its jobs' head. The names are empty if all jobs have the same head."""
