@@ -16,6 +16,7 @@ from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
 from flt.data.examples import Examples
 from flt.data.partition_dataset import partition
+from flt.run.arguments import check_fit
 from flt.run.federation import OWN, Federation
 from flt.run.resume import configure
 from flt.run.run import Result, Run
@@ -85,12 +86,15 @@ def fit(
     Raises:
         InputError: An argument is wrong. The message is one line.
     """
+    check_fit(
+        module, clients, algo, rounds=rounds, seed=seed, batch_size=batch_size, target_modules=target_modules,
+        head=head, validation=validation, test=test, collate_fn=collate_fn, callbacks=callbacks, logger=logger,
+        progress=progress, source=source, overrides=overrides,
+    )  # fmt: skip
     given: dict[str, Any] = {"rounds": rounds, "seed": seed, "batch_size": batch_size, "adapter.head": head}
     given["adapter.target_modules"] = target_modules
     cfg = algo if isinstance(algo, TrainConfig) else _configured(algo, overrides, **given)
     cfg = _with_own_names(cfg, module)
-    if not clients:
-        raise InputError.of("clients", "[]", "at least one client, as flt.partition makes them")
     sets = _by_task(validation, clients) or _held_out(clients)
     federated = Federation(module, clients, sets, _by_task(test, clients), collate_fn, source)
     lightning = [callback for callback in callbacks if isinstance(callback, pl.Callback)]

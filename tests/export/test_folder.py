@@ -19,7 +19,7 @@ MINE = (
 )  # fmt: skip
 OWN = (
     "config.json", "label_names.json", "group_1/adapter_config.json", "group_1/head_2/adapter_model.safetensors",
-    "head_a b/flt_adapter.json", "client_3/model-1-of-2.safetensors", "client_3/job_0/flt_base.json",
+    "classes.json", "head_a b/flt_adapter.json", "client_3/model-1-of-2.safetensors", "client_3/job_0/flt_base.json",
 )  # fmt: skip
 
 

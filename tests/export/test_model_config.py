@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -92,6 +93,14 @@ def test_a_model_of_the_size_of_its_weights_is_accepted() -> None:
 def test_what_is_not_plain_or_of_another_model_is_refused(card: dict[str, Any], why: str) -> None:
     with pytest.raises(InputError, match=why):
         config_of(card, BERT, WEIGHTS[BERT])
+
+
+def test_names_of_classes_may_be_names_of_settings() -> None:
+    names = ["_private", "num_hidden_layers", "dtype", "a layer"]
+    card = {"id2label": dict(enumerate(names)), "label2id": dict.fromkeys(names, 5000)}
+    config = config_of({**SMALL, **json.loads(json.dumps(card))}, BERT, WEIGHTS[BERT])
+    assert config.id2label == dict(enumerate(names))
+    assert config.label2id == {name: number for number, name in enumerate(names)}
 
 
 def test_names_of_code_and_unknown_texts_are_left_out() -> None:

@@ -80,7 +80,7 @@ def test_the_card_names_the_base_and_nothing_of_this_machine(tmp_path: Path, mon
     result = run(tmp_path, monkeypatch, "algo=fedit")
     card = json.loads((result.exported / "adapter_config.json").read_text())
     assert card["base_model_name_or_path"] == "embedded"
-    files = {"adapter_config.json", "adapter_model.safetensors", "flt_base.json"}
+    files = {"adapter_config.json", "adapter_model.safetensors", "classes.json", "flt_base.json"}
     assert {path.name for path in result.exported.iterdir()} == files
     for place in (Path.home(), tmp_path, Path(__file__).parents[2], embedded.embedded().parent):
         assert str(place) not in json.dumps([card, json.loads((result.exported / "flt_base.json").read_text())])

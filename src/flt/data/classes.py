@@ -54,7 +54,8 @@ def relabel(
     arrays = {name: _column(split, label) for name, split in splits.items()}
     codes, names = _codes(arrays, label, splits["train"].features[label])
     codes = {name: values for name, values in codes.items() if name == "train" or (values >= 0).any()}
-    names = names or _names(splits, codes, label_name)
+    booleans = all(pa.types.is_boolean(column.type) for column in arrays.values())
+    names = names or _names(splits, codes, label_name, bool if booleans else int)
     order = _order(codes, names, label, classes, least)
     kept = {name: _renumbered(splits[name], label, values, order) for name, values in codes.items()}
     if not len(kept["train"]):
@@ -163,14 +164,16 @@ def _numbered(names: Sequence[str]) -> dict[int, str]:
     return dict(enumerate(names))
 
 
-def _names(splits: Splits, codes: Codes, label_name: str | None) -> dict[int, str]:
+def _names(splits: Splits, codes: Codes, label_name: str | None, kind: type[int]) -> dict[int, str]:
     """Returns the name of each integer class, taken from the column of class names.
 
-    If there is no such column, the integers themselves are the names. Integers below 0 aren't classes.
+    If there is no such column, the labels themselves are the names, such as 5 or True. Integers below 0 aren't classes.
+    The type of the labels is ``kind``, int or bool.
     """
     present = splits["train"].column_names
     if label_name is None and not set(LABEL_NAMES) & set(present):
-        return {int(value): str(value) for value in np.unique(np.concatenate(list(codes.values()))) if value >= 0}
+        present_codes = np.unique(np.concatenate(list(codes.values())))
+        return {int(value): str(kind(value)) for value in present_codes if value >= 0}
     column = choose_column("label_name", label_name, LABEL_NAMES, present)
     found = {split: splits[split][column][:] for split in codes}
     other = {type(name).__name__ for given in found.values() for name in given} - {"str", "int", "bool"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class JobData:
         head: Name of the job's head if jobs have different heads, else empty.
         rounds: First and last round in which the job takes part, counted from 1. If the last round is None, the job
             takes part until the end.
+        label_names: Name of each class, in the order of ``label_counts``. Empty if the classes have no names.
     """
 
     dataset: Dataset
@@ -38,6 +40,7 @@ class JobData:
     label_counts: tuple[int, ...] = ()
     head: str = ""
     rounds: tuple[int, int | None] = (1, None)
+    label_names: tuple[str, ...] = ()
 
     def but(self, **changes: Any) -> JobData:
         """Returns a copy with new values of the given fields.
@@ -81,6 +84,18 @@ class JobData:
         size = len(self.held_out)
         chosen = np.linspace(0, size - 1, min(size, size if most is None else most)).astype(np.int64)
         return Subset(self.dataset, self.held_out[chosen])  # type: ignore[arg-type]  # an array works like a list
+
+
+def class_names_of(jobs: Iterable[JobData]) -> dict[str, tuple[str, ...]]:
+    """Returns task -> names of its classes. A task is left out if it has none, or if its jobs have different ones."""
+    found: dict[str, tuple[str, ...]] = {}
+    different = set()
+    for job in jobs:
+        if job.label_names:
+            names = found.setdefault(job.task, job.label_names)
+            if names is not job.label_names and names != job.label_names:  # nearly always the same tuple
+                different.add(job.task)
+    return {task: names for task, names in found.items() if task not in different}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,12 +31,14 @@ class TaskData:
             labels of a task start at 0.
         columns: Split -> value of ``data.column`` for each example, shape (n,). Splits without this column are missing.
         head: Name of the head for the task's jobs. Empty if all jobs have the same head.
+        names: Name of each class. Empty if the classes have no names.
     """
 
     name: str
     splits: Mapping[str, Examples]
     columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     head: str = ""
+    names: tuple[str, ...] = ()
 
     @property
     def column(self) -> np.ndarray | None:
@@ -77,7 +79,7 @@ def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
         train = task.splits["train"]
         for jobs, share in zip(clients, shares, strict=True):
             if len(share):
-                how = (cfg.partition.held_out, cfg.seed, task.name, task.head)
+                how = (cfg.partition.held_out, cfg.seed, task.name, task.head, task.names)
                 jobs.append(job_data(train, train.labels, train.labels, share, *how))
     return [ClientSpec(client, tuple(jobs)) for client, jobs in enumerate(clients)]
 

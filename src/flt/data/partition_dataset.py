@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from flt.core.errors import InputError
 from flt.data import partition as partitioners
+from flt.data.arguments import check_dataset, check_integer, check_number, check_text
 from flt.data.clients import ClientSpec, JobData
+from flt.data.label_values import class_names, column_values
 
 MOST_CLASSES = 10_000
 """Limit of class numbers. A column that contains an integer >= this limit is treated as ids, not as classes."""
@@ -29,7 +30,7 @@ def partition(
     held_out: float = 0.2,
     min_examples: int = 2,
     seed: int = 0,
-    label: str = "label",
+    label: str | None = "label",
 ) -> list[ClientSpec]:
     """Divides a data set among clients.
 
@@ -44,44 +45,56 @@ def partition(
     ================================  ========================================================================
 
     Args:
-        dataset: A ``datasets.Dataset``, or any map-style data set whose items are (input, label) or dicts.
+        dataset: A ``datasets.Dataset``, or any map-style data set whose items are (input, label), dicts, named tuples
+            or instances of a dataclass. The classes keep their names if the labels are a ``datasets.ClassLabel`` or the
+            data set has a list ``classes``.
         by: Column whose values decide the division. If None, no column is used. If items are (input, label), the value
-            ``"label"`` stands for their second element.
+            ``"label"`` stands for their second element. A column is read as it is stored, whatever the format or
+            transform of a ``datasets.Dataset`` is.
         alpha: Concentration of the Dirichlet distribution. The smaller alpha is, the more unequal are the clients.
             If None, no Dirichlet distribution is used.
-        clients: Number of clients. If None, there is one client for each value of the column.
+        clients: Number of clients. If None, there is one client for each value of the column, and neither alpha nor
+            shards can be given.
         shards: Number of shards per client. If None, the data set isn't cut into shards.
         held_out: Share of a client's examples that is held out. The client's model is evaluated on these examples.
         min_examples: Smallest number of examples of a client if labels are divided by Dirichlet shares.
         seed: Seed of the partition.
-        label: Column of the labels. For items (input, label), the label is the second element. Labels are used to count
-            each client's examples of each class. Nothing is counted if (a) the column doesn't exist, (b) its values
-            aren't class numbers from 0 on, or (c) the data set has no columns and ``by`` differs from ``label``. In
-            case (c), all examples would have to be read for the count.
+        label: Column of the labels; None if there is none. For items (input, label), the label is the second element.
+            Labels are used to count each client's examples of each class. Nothing is counted if (a) the column doesn't
+            exist, (b) its values aren't class numbers from 0 on, or (c) the data set has no columns and ``by`` differs
+            from ``label``. In case (c), all examples would have to be read for the count.
 
     Raises:
-        InputError: There are too few examples for the clients, or the column doesn't exist.
+        InputError: There are too few examples for the clients, the column doesn't exist or holds something other than
+            single values of one type, or an argument has a wrong type.
 
     Example:
         >>> clients = partition([(float(i), i % 2) for i in range(20)], by="label", alpha=1.0, clients=2)
         >>> sum(len(client.data[0].train) + len(client.data[0].held_out) for client in clients)
         20
     """
+    given = {"by": by, "alpha": alpha, "clients": clients, "shards": shards, "held_out": held_out, "label": label}
+    _check_arguments(dataset, **given, min_examples=min_examples, seed=seed)
     size = len(dataset)
-    values = np.zeros(size, dtype=np.int64) if by is None else _values(dataset, by)
+    values = np.zeros(size, dtype=np.int64) if by is None else column_values(dataset, by)
     codes = np.unique(values, return_inverse=True)[1]
-    if shards is not None:
-        parts = partitioners.shards(codes, clients or 1, shards, seed)
-    elif alpha is not None and by is None:
-        parts = partitioners.quantity(size, clients or 1, alpha, seed)
-    elif alpha is not None:
-        parts = partitioners.dirichlet(codes, clients or 1, alpha, seed, min_examples)
-    elif by is None:
-        parts = partitioners.iid(size, clients or 1, seed)
-    else:
+    if clients is None or (by is not None and alpha is None and shards is None):
         parts = partitioners.by_column(values, clients, seed)
+    elif shards is not None:
+        parts = partitioners.shards(codes, clients, shards, seed)
+    elif alpha is not None and by is None:
+        parts = partitioners.quantity(size, clients, alpha, seed)
+    elif alpha is not None:
+        parts = partitioners.dirichlet(codes, clients, alpha, seed, min_examples)
+    else:
+        parts = partitioners.iid(size, clients, seed)
     labels = _labels(dataset, by, values, label)
-    return [ClientSpec(i, (job_data(dataset, codes, labels, share, held_out, seed),)) for i, share in enumerate(parts)]
+    names = class_names(dataset, label)
+    if labels is not None and labels.dtype == bool:
+        names = names or ("False", "True")
+    classes = None if labels is None else labels.astype(np.int64)
+    jobs = [job_data(dataset, codes, classes, share, held_out, seed, names=names) for share in parts]
+    return [ClientSpec(i, (job,)) for i, job in enumerate(jobs)]
 
 
 def job_data(
@@ -93,6 +106,7 @@ def job_data(
     seed: int,
     task: str = "",
     head: str = "",
+    names: tuple[str, ...] = (),
 ) -> JobData:
     """Returns the data of one job, given the job's share of a data set. A stratified part of the share is held out.
 
@@ -109,9 +123,10 @@ def job_data(
         seed: Seed of the draw.
         task: Name of the job's task; empty if the job has no task.
         head: Name of the job's head if jobs have different heads, else empty.
+        names: Name of each class. Empty if the classes have no names.
     """
     partitioners.check_fraction(held_out)
-    return UnsplitJobData.of(dataset, Share(share, strata, labels, held_out, seed), task, head)
+    return UnsplitJobData.of(dataset, Share(share, strata, labels, held_out, seed), task, head, names)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -159,10 +174,12 @@ class UnsplitJobData(JobData):
     """The job's examples before the split."""
 
     @classmethod
-    def of(cls, dataset: Dataset, share: Share, task: str = "", head: str = "") -> UnsplitJobData:
+    def of(
+        cls, dataset: Dataset, share: Share, task: str = "", head: str = "", names: tuple[str, ...] = ()
+    ) -> UnsplitJobData:
         """Creates an instance without a call of ``__init__``, which would need the positions."""
         job = cls.__new__(cls)
-        job.__dict__.update(dataset=dataset, share=share, task=task, head=head, rounds=(1, None))
+        job.__dict__.update(dataset=dataset, share=share, task=task, head=head, rounds=(1, None), label_names=names)
         return job
 
     @functools.cached_property
@@ -190,43 +207,36 @@ class UnsplitJobData(JobData):
         return len(self.train) if "train" in self.__dict__ else self.share.train_size
 
 
-def _labels(dataset: Any, by: str | None, values: NDArray, label: str) -> NDArray[np.int64] | None:
-    """Returns the class of each example, shape (n,).
+def _check_arguments(dataset: Any, **given: Any) -> None:
+    """Checks the types of the arguments of :func:`partition`, and that they go together."""
+    check_dataset("dataset", dataset)
+    for key, least in (("clients", 1), ("shards", 1), ("min_examples", 0), ("seed", 0)):
+        if given[key] is not None or key in ("min_examples", "seed"):
+            check_integer(key, given[key], least)
+    for key in ("by", "label"):
+        if given[key] is not None:
+            check_text(key, given[key], "the name of a column, or None")
+    for key in ("alpha", "held_out"):
+        if given[key] is not None or key == "held_out":
+            check_number(key, given[key])
+    if given["clients"] is None and (given["by"] is None or given["alpha"] is not None or given["shards"] is not None):
+        why = "only a column, without alpha and shards, says how many clients there are"
+        raise InputError.of("clients", None, "an integer >= 1", why)
+
+
+def _labels(dataset: Any, by: str | None, values: NDArray, label: str | None) -> NDArray | None:
+    """Returns the class of each example, integers or booleans of shape (n,).
 
     Returns None if the classes aren't known, or if every example would have to be read only to find the classes.
     """
+    if label is None:
+        return None
     if by != label:
         if label not in (getattr(dataset, "column_names", None) or ()):
             return None
         try:
-            values = _values(dataset, label)
+            values = column_values(dataset, label)
         except InputError:
             return None
-    whole = values.ndim == 1 and values.dtype.kind in "biu" and 0 <= values.min() <= values.max() < MOST_CLASSES
-    return values.astype(np.int64) if whole else None
-
-
-def _values(dataset: Any, by: str) -> NDArray:
-    try:
-        return _column(dataset, by)
-    except ValueError as error:  # lists of different lengths, such as a label for each token
-        raise InputError.of("by", by, "a column of single values", str(error).splitlines()[0]) from error
-
-
-def _column(dataset: Any, by: str) -> NDArray:
-    names = getattr(dataset, "column_names", None)
-    if names is not None:
-        if by not in names:
-            raise InputError.of("by", by, names, "there is no such column")
-        return np.asarray(dataset[by][:])
-    return np.asarray([_value(dataset[i], by) for i in range(len(dataset))])
-
-
-def _value(item: Any, by: str) -> ArrayLike:
-    if isinstance(item, Mapping):
-        if by not in item:
-            raise InputError.of("by", by, sorted(map(str, item)), "there is no such key")
-        return item[by]
-    if by != "label":
-        raise InputError.of("by", by, "label, for a data set of (input, label)")
-    return item[1]
+    whole = values.dtype.kind in "biu" and 0 <= values.min() <= values.max() < MOST_CLASSES
+    return values if whole else None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from flt.core.errors import InputError
 from flt.core.typed import typed
 from flt.data import dataset_sources, encode
+from flt.data.classes import matching
 from flt.data.columns import Kind
 from flt.data.random_splits import Positions
 
@@ -36,12 +37,14 @@ class DataSet:
         data: Settings of the data set.
         raw: Splits, columns and classes of the data set.
         tasks: Task -> positions and labels of the task's examples in each split.
+        names: Task -> names of its classes, in the order of the task's labels.
     """
 
     name: str
     data: dataset_sources.DataConfig
     raw: dataset_sources.RawData
     tasks: Mapping[str, Parts]
+    names: Mapping[str, tuple[str, ...]]
 
     @property
     def classes(self) -> dict[str, int]:
@@ -106,12 +109,18 @@ def _named(cfg: TrainConfig, name: str, settings: dict[str, Any]) -> DataSet:
     except InputError as error:
         raise InputError(f"data.sets.{name}: {error}") from error
     task = name if cfg.jobs == "per_task" else ALL
-    return replace(loaded, tasks={task: loaded.tasks[ALL]})
+    return replace(loaded, tasks={task: loaded.tasks[ALL]}, names={task: loaded.names[ALL]})
 
 
 def _load(data: dataset_sources.DataConfig, tasks: Mapping[str, list[str]], name: str, seed: int) -> DataSet:
     raw = dataset_sources.load(data, seed)
     found = {split: encode.tasks(raw.values(split, raw.label), raw.label_names, tasks) for split in raw.splits}
-    return DataSet(
-        name, data, raw, {task: {split: parts[task] for split, parts in found.items()} for task in found["train"]}
-    )
+    parts = {task: {split: of_split[task] for split, of_split in found.items()} for task in found["train"]}
+    return DataSet(name, data, raw, parts, {task: _names(raw, task, tasks) for task in parts})
+
+
+def _names(raw: dataset_sources.RawData, task: str, tasks: Mapping[str, list[str]]) -> tuple[str, ...]:
+    """Returns the names of a task's classes. Within a task, classes keep their order."""
+    if not tasks:
+        return raw.label_names
+    return tuple(raw.label_names[k] for k in matching(f"data.tasks.{task}", tasks[task], raw.label_names))

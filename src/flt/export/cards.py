@@ -165,6 +165,8 @@ RANDOM: dict[str, Rule] = {"seed": integer(0, 2**64 - 1), "classes": optional(in
 CONFIG: dict[str, Rule] = {"num_labels": optional(integer(0)), "pad_token_id": optional(integer(-1))}
 """Keys of flt_base.json, and of its entries ``random`` and ``config``."""
 
+CLASS_NAMES = dict_of(list_of(NAME))
+"""Content of classes.json."""
 LABELS: dict[str, Rule] = {"texts": list_of(text(2**16)), "scale": FACTOR}
 """Keys of label_names.json."""
 

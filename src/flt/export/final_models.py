@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from flt.data.clients import JobData
+from flt.data.clients import JobData, class_names_of
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Ids, JobId
 from flt.protocol.state import ClientState, ServerState
@@ -26,6 +27,7 @@ class Model:
             the active components; in a client's own model, they contain only the components that the client holds.
         buffers: Buffers of the model that training has changed, by name. The base has all others.
         data: Data of the job that trained a client's own model; None for a group's model.
+        names: Task -> names of its classes, for the tasks of the jobs that use the model. Empty if there are no names.
     """
 
     folder: str
@@ -34,6 +36,7 @@ class Model:
     tensors: dict[str, Tensor]
     buffers: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     data: JobData | None = None
+    names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def final_models(federator: Federator) -> list[Model]:
@@ -49,13 +52,23 @@ def final_models(federator: Federator) -> list[Model]:
     if private and not federator.server.has_global(plan):
         models = of_clients(layout, state, private, head_of, _held(federator))
         jobs = [federator.clients[client].data[index] for client, index in private]
-        return [dataclasses.replace(model, data=data) for model, data in zip(models, jobs, strict=True)]
+        return [
+            dataclasses.replace(model, data=data, names=class_names_of([data]))
+            for model, data in zip(models, jobs, strict=True)
+        ]
     every = sorted(set(head_of.values()))
     heads = {  # a group without jobs gets one model for every head
         gid: sorted({head for job, head in head_of.items() if state.group_of(job) == gid}) or every
         for gid in state.groups
     }
-    return of_groups(layout, state, heads)
+    jobs_of: dict[tuple[int | None, str], list[JobData]] = defaultdict(list)  # a group without jobs has those of all
+    for client in federator.clients.values():
+        for i, data in enumerate(client.data):
+            jobs_of[state.group_of((client.id, i)), data.head].append(data)
+            jobs_of[None, data.head].append(data)
+    models = of_groups(layout, state, heads)
+    users = [jobs_of[model.gid, model.head] or jobs_of[None, model.head] for model in models]
+    return [dataclasses.replace(m, names=class_names_of(jobs)) for m, jobs in zip(models, users, strict=True)]
 
 
 def _held(federator: Federator) -> dict[JobId, dict[str, Ids]]:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from flt.core.errors import InputError
 from flt.core.files import check_no_link, is_regular, remove_file
+from flt.export.metadata import CLASSES
 from flt.export.places import SUBFOLDER
 
 EXPORTS = ("adapter", "model")
 """Names of the folders in a run's folder to which models are exported."""
 _UNFINISHED = re.compile(rf"\.export(-(?P<target>{'|'.join(EXPORTS)}))?(-[0-9a-f]{{16}})?")
 _OWN = re.compile(
-    r"(adapter_config|config|generation_config|flt_adapter|flt_base|label_names|model\.safetensors\.index)\.json"
+    r"(adapter_config|classes|config|generation_config|flt_adapter|flt_base|label_names|model\.safetensors\.index)\.json"
     r"|(adapter_model|flt_adapter|label_names|model(-\d+-of-\d+)?)\.safetensors"
 )
 """Pattern of the names of the files that flt, peft and transformers write to an export."""
@@ -104,8 +105,9 @@ def remove_unfinished(run: Path) -> None:
 
 
 def is_export(folder: Path) -> bool:
-    """Returns whether a folder holds an export, and not only files of others."""
-    return any(_is_own(path) for place in _folders(folder) for path in place.iterdir())
+    """Returns whether a folder holds an export, and not only names of classes or files of others."""
+    files = (path for place in _folders(folder) for path in place.iterdir())
+    return any(_is_own(path) and path.name != CLASSES for path in files)
 
 
 def _discard(folder: Path) -> None:

@@ -20,13 +20,14 @@ from flt.core.quiet import quiet_transformers
 from flt.core.typed import first_line, typed
 from flt.data.clients import JobData
 from flt.export.base import base_of, merged_model
-from flt.export.cards import LABELS, LORA, NAME, OWN, check, read, read_json
+from flt.export.cards import CLASS_NAMES, LABELS, LORA, NAME, OWN, check, read, read_json
 from flt.export.lora_card import PREFIX, checked_config
-from flt.export.metadata import CARD, WEIGHTS
+from flt.export.metadata import BASE, CARD, CLASSES, WEIGHTS
 from flt.export.places import PLACES, label_names_folder
 from flt.export.weights import Header, check_numbers
 from flt.models.adapters.client_context import client_aware_modules, set_client
 from flt.models.adapters.registry import ADAPTERS
+from flt.models.class_names import name_models_inside, name_outputs, output_names
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.module import ClientModule, Optimizer, backbone_of
 from flt.protocol.layout import TRAVELLING
@@ -61,7 +62,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         allowed = f"one of its folders: {', '.join(inner)}" if inner else "adapter/ or model/ of a finished run"
         raise InputError.of("folder", folder, allowed, "" if inner else "nothing that flt exports is in it")
     with _broken(folder):
-        return _READERS[card_name](folder, model).eval()
+        loaded = _READERS[card_name](folder, model).eval()
+        _name_classes(loaded, folder)
+        return loaded
 
 
 def _own(folder: Path, model: nn.Module | None) -> nn.Module:
@@ -139,6 +142,20 @@ def _merged(folder: Path, model: nn.Module | None) -> nn.Module:
     check_numbers(folder, {name: tensors[name] for name, _ in model.named_parameters() if name in tensors})
     model.load_state_dict(tensors)
     return model
+
+
+def _name_classes(model: nn.Module, folder: Path) -> None:
+    """Writes the names of the classes into the config of a loaded model. Exports of older versions have no names."""
+    if not (folder / CLASSES).is_file():
+        return
+    tasks, (allows, allowed) = read_json(folder / CLASSES), CLASS_NAMES
+    if not allows(tasks):
+        raise InputError.of(CLASSES, "an object", allowed)
+    names, config = output_names(tasks.values()), getattr(model, "config", None)
+    if (folder / BASE).is_file() and hasattr(config, "num_labels"):  # names in it are those of the base's own classes
+        name_outputs(config, names)
+    else:
+        name_models_inside(model, names)
 
 
 _READERS = {CARD: _own, PEFT_CARD: _peft, MERGED_CARD: _merged}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flt.data.clients import JobData
 from flt.models.causal import CausalModule
+from flt.models.class_names import LONGEST
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.layer_names import output_layer
 from flt.models.module import MODEL_PREFIX, ClientModule
@@ -25,6 +26,8 @@ BASE, CARD, WEIGHTS = "flt_base.json", "flt_adapter.json", "flt_adapter.safetens
 ``BASE`` contains the metadata of the base. This file is written unless the run trained a user's own module. ``CARD``
 and ``WEIGHTS`` contain the metadata and the weights of an adapter that peft doesn't support.
 """
+CLASSES = "classes.json"
+"""Name of the file that contains the names of the classes of each task, in the order of the model's outputs."""
 LABEL_NAMES = "label_names"
 """Name of the two files of the label-name head, without the endings .json and .safetensors."""
 
@@ -108,6 +111,16 @@ def write_own(tensors: Mapping[str, Tensor], shell: str, target: Path, card: Car
     named = {name.removeprefix(shell): value.contiguous() for name, value in tensors.items()}
     safetensors.torch.save_file(named, target / WEIGHTS)
     (target / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=1))
+
+
+def classes_text(names: Mapping[str, Sequence[str]]) -> bytes:
+    """Returns the content of the file with the names of the classes. A task without a name is called ``all``.
+
+    Args:
+        names: Task -> names of its classes.
+    """
+    named = {task or "all": [name[:LONGEST] for name in own] for task, own in names.items()}
+    return json.dumps(named, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def write_label_names(head: LabelNameClassifier, target: Path) -> None:

@@ -89,9 +89,13 @@ def config_of(card: Mapping[str, Any], kind: Any, header: Header | None, **chang
     known = {*kind.config_class().to_dict(), *(kind.config_class.attribute_map or {})}
     plain = {key: value for key, value in card.items() if key in known or type(value) in (int, float, bool)}
     plain = _without_code(plain)
+    plain.pop("label2id", None)  # its keys are names of classes, which may equal the names of other settings
     for key, value in plain.items():
         _check_value(key, value, header, 0)
-    return kind.config_class.from_dict(plain, **changes)
+    config = kind.config_class.from_dict(plain, **changes)
+    names = config.id2label or {}
+    config.label2id = {name: number for number, name in names.items() if isinstance(name, str)}
+    return config
 
 
 def generation_config_of(card: Mapping[str, Any]) -> transformers.GenerationConfig:

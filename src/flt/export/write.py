@@ -22,8 +22,9 @@ from flt.export.base_delta import with_change
 from flt.export.final_models import Model, of_groups
 from flt.export.folder import finish, unfinished
 from flt.export.lora_card import lora_config
-from flt.export.metadata import Card, write_base, write_label_names, write_own
+from flt.export.metadata import CLASSES, Card, classes_text, write_base, write_label_names, write_own
 from flt.models.causal import CausalModule
+from flt.models.class_names import name_outputs, output_names
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.layer_names import output_layer
 from flt.models.module import MODEL_PREFIX, ClientModule, backbone_of
@@ -89,8 +90,11 @@ def export(
                 {**model.tensors, **model.buffers},
             )
             target.mkdir(parents=True, exist_ok=True)
+            names = {} if isinstance(module, CausalModule) else model.names
+            if names:
+                (target / CLASSES).write_bytes(classes_text(names))
             if name == "model":
-                _export_model(module, own, tensors, target)
+                _export_model(module, own, tensors, target, output_names(names.values()))
                 continue
             write_base(module, tensors, target, card)
             if layout.layers:
@@ -216,8 +220,10 @@ def _drawn(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[str, Tensor], target: Path) -> None:
-    """Writes a whole model: the changed base with the adapter merged into it, and the head."""
+def _export_model(
+    module: pl.LightningModule, layout: Layout, tensors: Mapping[str, Tensor], target: Path, names: Sequence[str]
+) -> None:
+    """Writes a whole model: the changed base with the adapter merged into it, and the head with its outputs' names."""
     merged = merge(module, layout, tensors)
     if isinstance(module, ClientModule):
         model = module.model.encoder if isinstance(module.model, LabelNameClassifier) else module.model
@@ -226,6 +232,8 @@ def _export_model(module: pl.LightningModule, layout: Layout, tensors: Mapping[s
         config: Any = copy.deepcopy(model.config)
         if model is module.model and not isinstance(module, CausalModule):
             config.num_labels = merged[f"{prefix}{output_layer(model)}.weight"].shape[0]
+        if names:
+            name_outputs(config, names)
         if origin_of(model).use_cache is not None:
             config.use_cache = origin_of(model).use_cache
         with isolate_rng():  # because kind(config) draws random weights, which are replaced at once

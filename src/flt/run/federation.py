@@ -10,7 +10,8 @@ import lightning.pytorch as pl
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from flt.data.clients import ClientSpec
+from flt.data.clients import ClientSpec, class_names_of
+from flt.models.causal import CausalModule
 
 OWN = "own"
 """Value of ``data.name`` in the configuration of a run that ``flt.fit`` has started with the user's own data."""
@@ -45,6 +46,15 @@ class Federation:
     def tasks(self) -> dict[tuple[int, int], str]:
         """Returns job -> its task, for evaluation."""
         return {(client.id, index): job.task for client in self.clients for index, job in enumerate(client.data)}
+
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """Returns task -> names of its classes. Tasks whose classes have no names are left out.
+
+        A causal model predicts tokens. The classes of its data are no outputs, and their names are left out, too.
+        """
+        if isinstance(self.module, CausalModule):
+            return {}
+        return class_names_of(job for client in self.clients for job in client.data)
 
     def task_heads(self) -> dict[str, str]:
         """Returns task -> the name of its jobs' head. The names are empty if all jobs have the same head."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,6 +14,7 @@ from flt.core.errors import InputError
 from flt.core.files import (
     PRIVATE_FILE,
     check_no_link,
+    last_name,
     remove_leftovers,
     reported,
     system_message,
@@ -21,14 +23,16 @@ from flt.core.files import (
 from flt.core.locks import NoLocksError, acquire
 from flt.core.plain_yaml import DEEPEST, LARGEST, MOST, check
 from flt.export.folder import EXPORTS, remove_unfinished
+from flt.export.metadata import CLASSES, classes_text
 from flt.run.compose import to_yaml
 from flt.run.schema import TrainConfig
 
 LOCK = ".lock"
 """Name of the file in a run's folder whose lock is held by the process that trains the run."""
-PLACES = ("config.yaml", "checkpoints", "checkpoints/clients", "fits", "hparams.yaml", *EXPORTS)
+PLACES = ("config.yaml", CLASSES, "checkpoints", "checkpoints/clients", "fits", "hparams.yaml", *EXPORTS)
 """Names in a run's folder to which flt and its loggers write. No link is allowed in their place."""
-CONFIG = re.compile(r"config\.yaml")
+WRITTEN = re.compile(rf"config\.yaml|{re.escape(CLASSES)}")
+"""Pattern of the names of the files that :func:`record` and :func:`record_classes` write."""
 WRITABLE = "a folder that can be written"
 _log = logging.getLogger(__name__)
 
@@ -91,8 +95,20 @@ def tidy(folder: Path, root: str | None = None) -> None:
         InputError: The folder can't be written.
     """
     with reported(*_key(folder, root), WRITABLE):
-        remove_leftovers(folder, CONFIG)
+        remove_leftovers(folder, WRITTEN)
         remove_unfinished(folder)
+
+
+def record_classes(folder: Path, names: Mapping[str, Sequence[str]]) -> None:
+    """Writes the names of the classes of each task to the run's folder. Nothing is written if there are no names.
+
+    Args:
+        folder: Folder of the run.
+        names: Task -> names of its classes.
+    """
+    if names:
+        with reported("root", last_name(folder), WRITABLE):
+            write_atomically(folder / CLASSES, classes_text(names))
 
 
 def record(folder: Path, cfg: TrainConfig) -> None:

@@ -30,7 +30,7 @@ from flt.engines.process_group import ProcessGroup
 from flt.models.module import ClientModule
 from flt.run.compose import flat
 from flt.run.federation import OWN, Federation
-from flt.run.folder import record
+from flt.run.folder import record, record_classes
 from flt.run.resume import fixed_settings
 from flt.run.schema import TrainConfig
 from flt.server.callback import FedCallback
@@ -91,6 +91,7 @@ class Observers:
             return
         # A resume may change settings such as rounds. They are saved only now that restore() has checked them.
         record(self.folder, cfg)
+        record_classes(self.folder, federation.class_names())
         loggers = self._loggers(federator)
         federator.engine.local_trainer.loggers = self._trainer_loggers(federator, loggers.loggers)
         sinks = [MetricsCsv(self.folder / "metrics.csv"), loggers]

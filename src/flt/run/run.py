@@ -34,6 +34,7 @@ from flt.export.folder import EXPORTS, is_export, remove_export
 from flt.export.metadata import Card
 from flt.export.write import export, kind
 from flt.models.adapters.client_context import set_client
+from flt.models.class_names import name_models_inside, output_names
 from flt.models.compile import compile_model
 from flt.models.module import ClientModule
 from flt.protocol.layout import buffers
@@ -142,6 +143,8 @@ class Run:
         if cfg.prefix_cache:
             federation = self.federation = self._prefixed(setup, device)
         module = federation.module
+        if not isinstance(module, ClientModule):  # flt's own module has got the names when it was built
+            name_models_inside(module, output_names(federation.class_names().values()))
         if cfg.compile:
             compile_model(module.model if isinstance(module, ClientModule) else module)
         federator = self._federator(setup)

@@ -17,6 +17,7 @@ from flt.data.instructions import encode_instructions
 from flt.data.tasks import DataSet, kind_of, load_all
 from flt.models import backbones, heads
 from flt.models.causal import CausalModule
+from flt.models.class_names import name_outputs, output_names
 from flt.models.label_name_head import label_texts
 from flt.models.module import MODEL_PREFIX, ClientModule, Optimizer
 from flt.run.federation import Federation
@@ -35,6 +36,9 @@ def federation(cfg: TrainConfig) -> Federation:
     texts = _label_texts(cfg, model, sets)
     widest = max([*classes.values(), len(texts)])  # texts also exist for classes without training examples
     backbone = backbones.load(model, kind, widest, cfg.seed, texts)
+    names = {task: own for data_set in sets for task, own in data_set.names.items()}
+    if kind != "causal":
+        name_outputs(backbone.model.config, output_names(names.values()))
     head_of = heads.head_names(cfg.heads, classes)
     tasks = [task for data_set in sets for task in _encoded(cfg, data_set, backbone, model.max_length, head_of)]
     evaluated = _by_column(cfg, tasks) if cfg.eval.by_column else tasks
@@ -107,6 +111,7 @@ def _encoded(
             {split: splits[split].view(*part) for split, part in parts.items()},
             {split: of_split[parts[split][0]] for split, of_split in values.items()},
             head_of[task],
+            data_set.names[task],
         )
         for task, parts in data_set.tasks.items()
     ]

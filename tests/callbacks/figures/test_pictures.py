@@ -1,4 +1,5 @@
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from fake_federator import clients_of, layout_of, state_of, update_of
 
 from flt.callbacks.figures import pictures
 from flt.callbacks.figures.heatmap import COVERED, DPI, pixels
+from flt.data.clients import ClientSpec
 
 pytestmark = pytest.mark.slow  # whole runs and fits
 
@@ -45,6 +47,26 @@ class TestPartition:
         assert names_of(heat) == ["0  sst2", "0  agnews", "1  sst2", "1  agnews"]
         assert values_of(heat).shape == (4, 4)
         assert np.isnan(values_of(heat)[0]).tolist() == [False, False, True, True]
+
+    def test_columns_have_the_names_of_the_classes(self):
+        clients = clients_of(2, labels=2, tasks=("one", "two"))
+        for number, client in clients.items():
+            one, two = client.data
+            data = (one.but(label_names=("ham", "spam")), two.but(label_names=("5$ or 10$", "猫\n", "unused")))
+            clients[number] = dataclasses.replace(client, data=data)
+        figure = pictures.partition(clients)
+        heat = figure.axes[0]
+        assert [label.get_text() for label in heat.get_xticklabels()] == ["ham", "spam", r"5\$ or 10\$", "猫"]
+        assert np.isnan(values_of(heat)).tolist() == 2 * [[False, False, True, True], [True, True, False, False]]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            pixels(figure)
+
+    def test_some_of_many_classes_are_named(self):
+        names = tuple(f"class {k}" for k in range(77))
+        clients = {0: ClientSpec(0, (clients_of(1, labels=77)[0].data[0].but(label_names=names),))}
+        labels = pictures.partition(clients).axes[0].get_xticklabels()
+        assert [label.get_text() for label in labels] == list(names[::3])
 
     def test_a_task_that_all_share_is_not_named(self):
         assert names_of(pictures.partition(clients_of(2, tasks=("all",))).axes[0]) == ["0", "1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -20,6 +21,10 @@ from matplotlib.patches import Rectangle
 DPI = 120
 ROOMY = 40
 """Largest number of rows or columns for which thin lines are drawn between the cells."""
+NAMED = 30
+"""Largest number of columns that are named."""
+LONGEST = 24
+"""Largest number of characters of the name of a column."""
 COVERED: dict[str, Any] = {"facecolor": "#cfcfcf", "edgecolor": "#969696", "hatch": "/////", "linewidth": 0}
 
 
@@ -43,6 +48,33 @@ def name_rows(axes: Axes, names: Sequence[str], what: str) -> None:
     axes.set_ylabel(what, fontsize=9)
     for other in (axes, *axes.get_shared_y_axes().get_siblings(axes)):
         other.tick_params(axis="y", which="both", length=0)
+
+
+def name_columns(axes: Axes, names: Sequence[str]) -> None:
+    """Labels the columns. Of more than NAMED columns, only some are labelled. Without names, nothing changes."""
+    if not names:
+        return
+    each = -(-len(names) // NAMED)
+    shown = [readable(name) for name in names[::each]]
+    axes.set_xticks(range(0, len(names), each), shown, fontsize=8, rotation=90 if room_below(names) else 0)
+
+
+def room_below(names: Sequence[str]) -> float:
+    """Returns the additional height in inches that upright names of columns need. Names of two characters lie flat."""
+    longest = max((len(readable(name)) for name in names), default=0)
+    return 0.075 * longest if longest > 2 else 0.0
+
+
+def readable(name: str) -> str:
+    """Returns a name on one line, of at most LONGEST characters. matplotlib would read texts between $ as formulas.
+
+    Example:
+        >>> readable("a" + chr(10) + "b"), readable("x" * 50)
+        ('a b', 'xxxxxxxxxxxxxxxxxxxxxxx…')
+    """
+    line = "".join(c if c.isprintable() else " " for c in name)
+    line = " ".join(line.split())
+    return (line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…").replace("$", r"\$")
 
 
 def grid(axes: Axes, values: np.ndarray, colours: str | Colormap, scale: Normalize) -> AxesImage:
@@ -94,7 +126,11 @@ def legend(figure: Figure, handles: Sequence[Artist], where: Any, title: str = "
 def pixels(figure: Figure) -> np.ndarray:
     """Returns the picture as a uint8 array of shape (height, width, 3)."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing from"
+        )  # such as those of a Chinese name; boxes replace them
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 

@@ -24,12 +24,14 @@ from flt.callbacks.figures.heatmap import (
     cover,
     grid,
     legend,
+    name_columns,
     name_rows,
     new_figure,
     padded,
+    room_below,
     row_height,
 )
-from flt.data.clients import ClientSpec
+from flt.data.clients import ClientSpec, JobData
 from flt.protocol.layout import Layout
 from flt.protocol.messages import JobId, Update
 from flt.protocol.state import ServerState
@@ -45,21 +47,22 @@ EMPTY = "#f0f0f0"
 def partition(clients: Mapping[int, ClientSpec]) -> Figure:
     """Draws a heat map with the number of training examples of each job and label, and a bar with each job's total.
 
-    If the labels weren't counted, only the bars are drawn.
+    If the labels weren't counted, only the bars are drawn. The columns have the names of the classes, if there are any.
     """
     shown = _first_clients(clients)
     jobs = [data for client in shown for data in client.data]
     several = len({data.task for data in jobs}) > 1
     names = [f"{c.id}  {data.task}" if several else str(c.id) for c in shown for data in c.data]
-    counts = padded([data.label_counts for data in jobs])
+    counts, classes = _counts(jobs)
     labels = counts.shape[1]
     wide, total = min(8.0, max(2.0, 0.42 * labels)), sum(d.examples for c in clients.values() for d in c.data)
     title = f"{total:,} training examples, {len(clients)} clients"
     title += f", the first {len(shown)} shown" if len(shown) < len(clients) else ""
-    figure = new_figure(3.2 + wide, 1.4 + row_height(len(jobs)) * len(jobs), title)
+    figure = new_figure(3.2 + wide, 1.4 + room_below(classes) + row_height(len(jobs)) * len(jobs), title)
     if labels:
         first, last = figure.subplots(1, 2, sharey=True, width_ratios=[wide, 1.3])
         _label_counts(first, counts)
+        name_columns(first, classes)
     else:
         first = last = figure.subplots()
     _sizes(last, [len(data.train) for data in jobs])
@@ -175,6 +178,21 @@ def _pruned(layout: Layout, state: ServerState) -> np.ndarray:
     """Returns a mask that is True for pruned components. Shape: (layers, largest rank)."""
     active = [np.isin(np.arange(layer.rank), state.active[name]) for name, layer in layout.layers.items()]
     return padded(active) == 0
+
+
+def _counts(jobs: Sequence[JobData]) -> tuple[np.ndarray, list[str]]:
+    """Returns the number of training examples of each job and class, and the names of the classes.
+
+    Jobs whose classes have other names than those of other jobs get columns of their own. The array has the shape
+    (jobs, columns), and is filled up with NaN.
+    """
+    widths: dict[tuple[str, ...], int] = {}
+    for job in jobs:
+        widths[job.label_names] = max(widths.get(job.label_names, 0), len(job.label_counts))
+    starts = dict(zip(widths, np.cumsum([0, *widths.values()]).tolist(), strict=False))
+    rows = [[np.nan] * starts[job.label_names] + list(job.label_counts) for job in jobs]
+    named = [name for names, width in widths.items() for name in [*names, *map(str, range(len(names), width))][:width]]
+    return padded(rows), named if any(widths) else []
 
 
 def _label_counts(axes: Axes, counts: np.ndarray) -> None:
