@@ -23,7 +23,7 @@ from flt.client.frozen_weights import FrozenWeights
 from flt.client.isolation import isolated, seed_everything
 from flt.client.settings import LocalSettings
 from flt.client.shared_logger import SharedLogger
-from flt.client.users_code import copies, users_code
+from flt.client.users_code import WithoutValidation, attributes_kept, copies, users_code
 from flt.core.quiet import keyboard_interrupts_pass, quiet
 from flt.core.timeout import time_limit
 from flt.data.clients import JobData
@@ -98,7 +98,7 @@ class LocalTrainer(Evaluator):
         with isolated(self.module, self.parameters.values()), at_client(self.client_aware, data):
             seed_everything(seed, self.module.device)
             self.install(payload, private, data.head)
-            with self.frozen_weights.kept(payload.job[0], self.parameters):
+            with attributes_kept(self.module), self.frozen_weights.kept(payload.job[0], self.parameters):
                 return self._evaluate_and_fit(data, payload, private, seed)
 
     def _evaluate_and_fit(
@@ -214,13 +214,15 @@ class LocalTrainer(Evaluator):
         local = self.recipe.callbacks(fit)
         loader = self.placement.shard(self.loader(data.training_set, seed))
         # A user's callbacks and schedules may need validation metrics during a fit; flt's own module needs none.
-        validates = len(held_out) > 0 and not self.own_module  # type: ignore[arg-type]  # has a length
+        foreign = self.frozen_weights.foreign
+        validates = foreign and len(held_out) > 0  # type: ignore[arg-type]  # has a length
         validation = self.loader(held_out, None) if validates else None
         # BatchNotifier is left out if no module needs it, because it costs seven calls in each step.
-        notifiers = [BatchNotifier(self.client_aware)] if self.client_aware else []
+        own: list[pl.Callback] = [BatchNotifier(self.client_aware)] if self.client_aware else []
+        own += [*self.placement.callbacks(), *([WithoutValidation()] if foreign and not validates else [])]
         with quiet(), self.placement.context(), keyboard_interrupts_pass(), users_code(self.module):
             trainer = self.trainer(
-                [*notifiers, *self.placement.callbacks(), *local, *copies(self.callbacks)],
+                [*own, *local, *copies(self.callbacks)],
                 list(self.loggers),
                 self.placement,
                 **self.settings.length(fit.payload.plan),

@@ -5,16 +5,22 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import lightning
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import BatchSizeFinder, ModelPruning, ProgressBar
+from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, ModelPruning, ProgressBar
 from torchmetrics import Metric
 
 from flt.client.settings import LocalSettings
 from flt.core.errors import InputError, ModuleError
 
+LIGHTNING = Path(lightning.__file__).parent
+BY_LIGHTNING = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""Errors that Lightning raises for a wrong module or callback, besides its own MisconfigurationException."""
 _log = logging.getLogger(__name__)
 
 REFUSED: dict[type[pl.Callback], str] = {
@@ -83,9 +89,44 @@ def users_code(module: pl.LightningModule) -> Iterator[None]:
             sub.reset()
     try:
         yield
-    except MisconfigurationException as error:
+    except (MisconfigurationException, *BY_LIGHTNING) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if not isinstance(error, MisconfigurationException) and not raised_in.is_relative_to(LIGHTNING):
+            raise  # the user's own code, or torch's
         allowed = "a module and callbacks that Lightning's Trainer accepts"
         raise ModuleError.of("module", type(module).__name__, allowed, str(error)) from error
+
+
+class WithoutValidation(pl.Callback):
+    """Lets a fit without held-out examples go on where a schedule or a callback waits for a metric of validation."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Called when training begins; Lightning then warns of a missing metric instead of ending the fit."""
+        for config in trainer.lr_scheduler_configs:
+            config.strict = False
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set when the Trainer is made
+            if isinstance(callback, EarlyStopping):
+                callback.strict = False
+
+
+@contextlib.contextmanager
+def attributes_kept(module: pl.LightningModule) -> Iterator[None]:
+    """Context manager of a fit, after which the module's attributes are those from before.
+
+    Without it, a counter or a learning rate that a fit sets would pass from one client to the next. What a fit puts
+    into a list stays in it. Parameters and buffers are no attributes in this sense.
+    """
+    theirs = vars(pl.LightningModule()).keys()  # such as the Trainer
+    before = {name: value for name, value in vars(module).items() if name not in theirs}
+    hparams = dict(module.hparams)
+    try:
+        yield
+    finally:
+        for name in vars(module).keys() - theirs - before.keys():
+            delattr(module, name)
+        vars(module).update(before)
+        module.hparams.clear()
+        module.hparams.update(hparams)
 
 
 def overrides(module: pl.LightningModule, method: str) -> bool:
