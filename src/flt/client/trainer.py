@@ -28,6 +28,8 @@ from flt.core.quiet import keyboard_interrupts_pass, quiet
 from flt.core.timeout import time_limit
 from flt.data.clients import JobData
 from flt.models.adapters.client_context import BatchNotifier, at_client, client_aware_modules
+from flt.models.causal import CausalModule
+from flt.models.module import ClientModule
 from flt.protocol.layout import TRAVELLING, Layout
 from flt.protocol.messages import BaseDelta, Payload, Update
 from flt.protocol.quantised_components import unpack_payload
@@ -35,6 +37,10 @@ from flt.protocol.state import ClientState, ServerState, apply_change
 
 if TYPE_CHECKING:
     from flt.algorithm.recipe import Recipe
+
+
+OWN_MODULES = (ClientModule, CausalModule)
+"""flt's own modules. In their fits, nobody else's code runs, unless there are callbacks."""
 
 
 class LocalTrainer(Evaluator):
@@ -70,7 +76,7 @@ class LocalTrainer(Evaluator):
         self.layout, self.recipe, self.base, self.heads = layout, recipe, base, heads or {}
         self.server_layout = layout.with_heads(self.heads)
         self.callbacks = callbacks
-        self.frozen_weights = FrozenWeights(module, foreign=bool(callbacks) or not self.own_module)
+        self.frozen_weights = FrozenWeights(module, foreign=bool(callbacks) or type(module) not in OWN_MODULES)
         self.timeout: float | None = None  # largest duration of a fit in seconds; no limit if None
         self.client_aware = client_aware_modules(module)
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
