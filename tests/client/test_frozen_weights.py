@@ -188,6 +188,19 @@ def test_a_factor_that_the_plan_freezes_is_frozen_too() -> None:
         flt.fit(ThawsAll(), shares, "ffa_lora", 1, progress=False, overrides=["local.steps=2"])
 
 
+class Freezes(Toy):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        self.fc1.requires_grad_(False)
+        return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=1e-2)
+
+
+def test_a_module_that_freezes_what_the_plan_trains_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    shares = flt.partition(toy_data(60), clients=3, alpha=5.0)
+    flt.fit(Freezes(), shares, "fedit", 2, progress=False, overrides=["local.steps=2"])
+    line = "Freezes or a callback freezes fc1.lora_A.default.weight, which the plan trains: it stays as it was"
+    assert [record.getMessage() for record in caplog.records].count(line) == 1
+
+
 def thawing(engine: str, strategy: str, processes: ProcessGroup) -> None:
     """A federation of a module of flt's kind that thaws its first block, by an engine."""
     federator = federator_of("fedit", sizes=(8, 8), held_out=3)

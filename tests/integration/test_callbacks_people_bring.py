@@ -116,6 +116,20 @@ def test_a_progress_bar_is_left_out_and_said_once(name: str, caplog: pytest.LogC
     ]
 
 
+class BringsCallbacks(Net):
+    """Makes its callbacks itself."""
+
+    def configure_callbacks(self) -> Any:
+        bars = [callbacks.RichProgressBar(), callbacks.TQDMProgressBar()]
+        return [*bars, callbacks.EarlyStopping("val_loss"), callbacks.ModelCheckpoint(monitor="val_loss")]
+
+
+def test_progress_bars_that_a_module_makes_are_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    result = fit([], module=BringsCallbacks())
+    assert "it/s" not in "".join(capfd.readouterr())
+    assert list((result.path / "fits").rglob("*.ckpt"))
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_can_not_work_is_refused_in_one_line_and_leaves_no_folder(name: str, folder: Path) -> None:
     make, line = REFUSED[name]

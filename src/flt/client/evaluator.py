@@ -15,7 +15,7 @@ from flt.client.placement import OneDevice
 from flt.client.quiet_trainer import quiet_trainer
 from flt.client.settings import LocalSettings
 from flt.client.shared_logger import SharedLogger
-from flt.client.users_code import overrides, users_code
+from flt.client.users_code import overrides, silence_bars, users_code
 from flt.core.quiet import keyboard_interrupts_pass, quiet, single_process, without_fast_path
 from flt.models.module import ClientModule
 
@@ -62,7 +62,7 @@ class Evaluator:
 
         with quiet(), single_process(), keyboard_interrupts_pass(), without_fast_path(), users_code(self.module):
             loggers = [logger.for_evaluation() for logger in self.loggers]  # a module's validation_step may draw
-            trainer = self.trainer([LambdaCallback(on_validation_batch_end=report)], loggers)
+            trainer = self.trainer([LambdaCallback(setup=silence_bars, on_validation_batch_end=report)], loggers)
             results = trainer.validate(self.module, self.loader(dataset, None), verbose=False)
         return {key: float(value) for key, value in results[0].items()}
 

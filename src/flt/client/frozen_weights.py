@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from flt.core.errors import ModuleError
+
+_log = logging.getLogger(__name__)
 
 PROBES = 16
 """Number of values of each tensor that are compared, because a write through ``.data`` leaves the version unchanged."""
@@ -30,6 +33,7 @@ class FrozenWeights:
 
     def __init__(self, module: nn.Module, foreign: bool) -> None:
         self.module, self.foreign = module, foreign
+        self._has_warned = False
         self._sums: dict[str, tuple[object, bytes]] = {}
         """Name -> mark of the parameter, and the sum of its values when it had this mark."""
 
@@ -46,6 +50,7 @@ class FrozenWeights:
                 error, which is the context of this one.
         """
         frozen = {name: parameter for name, parameter in before.items() if not parameter.requires_grad}
+        versions = {name: parameter._version for name, parameter in before.items() if name not in frozen}
         marks = self._marks(frozen)
         for name, parameter in frozen.items() if self.foreign else ():
             if self._sums.get(name, (None,))[0] != marks[name]:
@@ -56,6 +61,14 @@ class FrozenWeights:
             self._check(client, before, marks)
             raise
         self._check(client, before, marks)
+        idle = [name for name, version in versions.items() if before[name]._version == version]
+        self._warn([name for name in idle if not before[name].requires_grad])
+
+    def _warn(self, idle: Sequence[str]) -> None:
+        if idle and self.foreign and not self._has_warned:
+            self._has_warned = True
+            kind = type(self.module).__name__
+            _log.warning("%s or a callback freezes %s, which the plan trains: it stays as it was", kind, idle[0])
 
     def _check(self, client: int, before: Mapping[str, nn.Parameter], marks: Mapping[str, object]) -> None:
         after = self._marks({name: before[name] for name in marks})

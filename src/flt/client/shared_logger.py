@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
 
 
 class SharedLogger(Logger):
@@ -63,3 +65,20 @@ class SharedLogger(Logger):
         if name.startswith("__") or name == "logger":  # a copy that is being made has no logger yet
             raise AttributeError(name)
         return getattr(self.logger, name)
+
+
+class SilentLogger(DummyLogger):
+    """Logger of the processes that write nothing: all but the first.
+
+    Args:
+        folder: Folder of the run, in which a module may look for files of the first process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = str(folder)
+
+    @property
+    def log_dir(self) -> str:
+        """Folder of the run."""
+        return self._folder

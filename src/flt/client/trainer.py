@@ -23,7 +23,7 @@ from flt.client.frozen_weights import FrozenWeights
 from flt.client.isolation import isolated, seed_everything
 from flt.client.settings import LocalSettings
 from flt.client.shared_logger import SharedLogger
-from flt.client.users_code import WithoutValidation, attributes_kept, copies, users_code
+from flt.client.users_code import UsersFit, attributes_kept, copies, users_code
 from flt.core.quiet import keyboard_interrupts_pass, quiet
 from flt.core.timeout import time_limit
 from flt.data.clients import JobData
@@ -225,7 +225,7 @@ class LocalTrainer(Evaluator):
         validation = self.loader(held_out, None) if validates else None
         # BatchNotifier is left out if no module needs it, because it costs seven calls in each step.
         own: list[pl.Callback] = [BatchNotifier(self.client_aware)] if self.client_aware else []
-        own += [*self.placement.callbacks(), *([WithoutValidation()] if foreign and not validates else [])]
+        own += [*self.placement.callbacks(), *([UsersFit(validates)] if foreign else [])]
         with quiet(), self.placement.context(), keyboard_interrupts_pass(), users_code(self.module):
             trainer = self.trainer(
                 [*own, *local, *copies(self.callbacks)],

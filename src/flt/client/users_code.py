@@ -8,6 +8,7 @@ import logging
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import lightning
 import lightning.pytorch as pl
@@ -21,6 +22,7 @@ from flt.core.errors import InputError, ModuleError
 LIGHTNING = Path(lightning.__file__).parent
 BY_LIGHTNING = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """Errors that Lightning raises for a wrong module or callback, besides its own MisconfigurationException."""
+_C = TypeVar("_C", bound=pl.Callback)
 _log = logging.getLogger(__name__)
 
 REFUSED: dict[type[pl.Callback], str] = {
@@ -97,16 +99,38 @@ def users_code(module: pl.LightningModule) -> Iterator[None]:
         raise ModuleError.of("module", type(module).__name__, allowed, str(error)) from error
 
 
-class WithoutValidation(pl.Callback):
-    """Lets a fit without held-out examples go on where a schedule or a callback waits for a metric of validation."""
+class UsersFit(pl.Callback):
+    """Adapts the fit of a user's module.
+
+    Args:
+        validates: Whether the client has held-out examples. If not, the fit goes on where a schedule or a callback
+            waits for a metric of validation.
+    """
+
+    def __init__(self, validates: bool) -> None:
+        self.validates = validates
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Called when a fit begins; silences progress bars."""
+        silence_bars(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Called when training begins; Lightning then warns of a missing metric instead of ending the fit."""
-        for config in trainer.lr_scheduler_configs:
-            config.strict = False
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set when the Trainer is made
-            if isinstance(callback, EarlyStopping):
-                callback.strict = False
+        """Called when training begins; without validation, a missing metric no longer ends the fit."""
+        waiting: list[Any] = [*trainer.lr_scheduler_configs, *_of_kind(trainer, EarlyStopping)]
+        for waits in waiting if not self.validates else ():
+            waits.strict = False
+
+
+def silence_bars(trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+    """Silences the progress bars that a module's ``configure_callbacks`` has made."""
+    for bar in _of_kind(trainer, ProgressBar):
+        with contextlib.suppress(NotImplementedError):  # Lightning's base class shows nothing
+            bar.disable()
+
+
+def _of_kind(trainer: pl.Trainer, kind: type[_C]) -> list[_C]:
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set when the Trainer is made
+    return [callback for callback in callbacks if isinstance(callback, kind)]
 
 
 @contextlib.contextmanager
