@@ -73,7 +73,7 @@ def fit(
         test: Examples for one evaluation at the end: one data set, or task -> data set. None: no such evaluation.
         collate_fn: Function that builds a batch from a list of examples. None: torch's default.
         callbacks: Lightning callbacks and federation callbacks. Each local fit gets its own copies of the Lightning
-            callbacks.
+            callbacks. Lightning's progress bars are left out of the fits.
         logger: Lightning logger, or several. None: a TensorBoardLogger.
         progress: Whether to show the progress, and a table of results at the end.
         source: Name or path from which ``from_pretrained`` loads the base. The source is written into the metadata
@@ -84,7 +84,7 @@ def fit(
         The trained module, the metrics, and the folders of the run.
 
     Raises:
-        InputError: An argument is wrong. The message is one line.
+        InputError: An argument is wrong, or a fit changes what the recipe doesn't train. The message is one line.
     """
     check_fit(
         module, clients, algo, rounds=rounds, seed=seed, batch_size=batch_size, target_modules=target_modules,

@@ -15,7 +15,8 @@ from toys import Planned, toy_clients, toy_federator
 from flt.algorithm.grouping.base import Everyone
 from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.importance import DeltaSensitivity, GradientSensitivity, SensitivityMeter
-from flt.algorithm.plan import AdapterPlan, LearningRateFactor, Proximal
+from flt.algorithm.learning_rate import LearningRateFactor
+from flt.algorithm.plan import AdapterPlan, Proximal
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.base import Rule
 from flt.algorithm.rule.mean import Mean

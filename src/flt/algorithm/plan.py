@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from flt.algorithm.base import PlanPart
+from flt.algorithm.learning_rate import LearningRateFactor
 from flt.client.fit import LocalCallback, LocalFit
 from flt.core.errors import InputError
 from flt.protocol.layout import LORA_FACTORS, TRAVELLING
@@ -242,18 +243,6 @@ def _check_mu(mu: float) -> None:
 def _check_factor(factor: float) -> None:
     if not 0 < factor < float("inf"):
         raise InputError.of("plan.lr_factor", factor, "a number > 0")
-
-
-class LearningRateFactor(LocalCallback):
-    """Multiplies the learning rates of the module's optimisers and schedulers by the plan's factor."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called when training begins; multiplies the learning rates."""
-        for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] *= self.fit.payload.plan.lr_factor
-        for config in trainer.lr_scheduler_configs:
-            config.scheduler.base_lrs = [lr * self.fit.payload.plan.lr_factor for lr in config.scheduler.base_lrs]
 
 
 class Proximal(LocalCallback):

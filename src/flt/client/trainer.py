@@ -8,29 +8,29 @@ adapter and head weights, and buffers are restored after each fit. The frozen ba
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from flt.client.buffers import ResidentBuffers
+from flt.client.evaluator import Evaluator, Watch
 from flt.client.fit import LocalFit
+from flt.client.frozen_weights import FrozenWeights
 from flt.client.isolation import isolated, seed_everything
 from flt.client.loader import loader
-from flt.client.placement import OneDevice
-from flt.client.quiet_trainer import quiet_trainer
 from flt.client.settings import LocalSettings
 from flt.client.shared_logger import SharedLogger
-from flt.core.quiet import keyboard_interrupts_pass, quiet, single_process, without_fast_path
+from flt.client.users_code import UsersFit, attributes_kept, copies, users_code
+from flt.core.quiet import keyboard_interrupts_pass, quiet
 from flt.core.timeout import time_limit
 from flt.data.clients import JobData
 from flt.models.adapters.client_context import BatchNotifier, at_client, client_aware_modules
+from flt.models.causal import CausalModule
 from flt.models.module import ClientModule
 from flt.protocol.layout import TRAVELLING, Layout
 from flt.protocol.messages import BaseDelta, Payload, Update
@@ -40,11 +40,12 @@ from flt.protocol.state import ClientState, ServerState, apply_change
 if TYPE_CHECKING:
     from flt.algorithm.recipe import Recipe
 
-Watch = Callable[[int, int], None]
-"""Function called after each batch of an evaluation: (number of finished batches, number of all batches)."""
+
+OWN_MODULES = (ClientModule, CausalModule)
+"""flt's own modules. In their fits, nobody else's code runs, unless there are callbacks."""
 
 
-class LocalTrainer:
+class LocalTrainer(Evaluator):
     """Trains one job after another on one module: the resident module, which stays on its device.
 
     Args:
@@ -73,11 +74,11 @@ class LocalTrainer:
         root: Path | None = None,
         heads: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
-        self.module, self.layout, self.recipe, self.settings = module, layout, recipe, settings
-        self.base, self.heads = base, heads or {}
+        super().__init__(module, settings, collate, loggers, root)
+        self.layout, self.recipe, self.base, self.heads = layout, recipe, base, heads or {}
         self.server_layout = layout.with_heads(self.heads)
-        self.collate, self.callbacks, self.loggers, self.root = collate, callbacks, loggers, root
-        self.placement = OneDevice()
+        self.callbacks = callbacks
+        self.frozen_weights = FrozenWeights(module, foreign=bool(callbacks) or type(module) not in OWN_MODULES)
         self.timeout: float | None = None  # largest duration of a fit in seconds; no limit if None
         self.client_aware = client_aware_modules(module)
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
@@ -85,7 +86,7 @@ class LocalTrainer:
         self.initial = {name: self.parameters[name].detach().cpu().clone() for name in held}
         self.base_version = 0
         # A user's module that is in training mode isn't changed: parts of it may be in eval mode on purpose.
-        if not module.training or isinstance(module, ClientModule):
+        if not module.training or self.own_module:
             module.train()  # from_pretrained returns a model in eval mode
         self.buffers = ResidentBuffers(module, layout)
 
@@ -100,23 +101,30 @@ class LocalTrainer:
 
         Raises:
             InputError: The fit took no step.
+            ModuleError: The fit changed a weight that isn't trained, or Lightning refuses the module or a callback.
             ClientTimeoutError: The fit took longer than ``timeout``.
         """
         payload = unpack_payload(payload, self.layout)
         with isolated(self.module, self.parameters.values()), at_client(self.client_aware, data):
             seed_everything(seed, self.module.device)
             self.install(payload, private, data.head)
-            held_out = data.validation_set(self.settings.eval_examples)
-            metrics = {f"distributed/{key}": value for key, value in self.evaluate(held_out).items()}
-            fit = self._prepare(payload, private, data.head)
-            seed_everything(seed, self.module.device)  # again, so that the evaluation above doesn't affect the fit
-            try:
-                with time_limit(self.timeout):
-                    metrics |= self._train(fit, data, held_out, seed)
-                    metrics |= {f"fitted/{key}": value for key, value in self.evaluate(held_out).items()}
-                return fit.update(len(data.train), metrics), fit.private_state(self.initial)
-            finally:
-                self._restore_base(fit)
+            with attributes_kept(self.module), self.frozen_weights.kept(payload.job[0], self.parameters):
+                return self._evaluate_and_fit(data, payload, private, seed)
+
+    def _evaluate_and_fit(
+        self, data: JobData, payload: Payload, private: ClientState, seed: int
+    ) -> tuple[Update, ClientState]:
+        held_out = data.validation_set(self.settings.eval_examples)
+        metrics = {f"distributed/{key}": value for key, value in self.evaluate(held_out).items()}
+        fit = self._prepare(payload, private, data.head)
+        seed_everything(seed, self.module.device)  # again, so that the evaluation above doesn't affect the fit
+        try:
+            with time_limit(self.timeout):
+                metrics |= self._train(fit, data, held_out, seed)
+                metrics |= {f"fitted/{key}": value for key, value in self.evaluate(held_out).items()}
+            return fit.update(len(data.train), metrics), fit.private_state(self.initial)
+        finally:
+            self._restore_base(fit)
 
     def install(self, payload: Payload, private: ClientState, head: str = "") -> None:
         """Loads a job's model into the module, updates the base weights, and sets which parameters are trained.
@@ -159,25 +167,6 @@ class LocalTrainer:
                 self.parameters[name].data = value
             self.base_version = delta.version
         self.base_version = max(self.base_version, version)
-
-    def evaluate(self, dataset: Dataset, watch: Watch | None = None) -> dict[str, float]:
-        """Returns the metrics that ``validation_step`` logs, or {} if there is no such method or no example.
-
-        Args:
-            dataset: The examples.
-            watch: Called after each batch with the number of finished batches and the number of all batches.
-        """
-        if _size(dataset) == 0 or not _overrides(self.module, "validation_step"):
-            return {}
-
-        def report(trainer: pl.Trainer, module: pl.LightningModule, out: Any, batch: Any, done: int, *_: int) -> None:
-            if watch is not None:
-                watch(done + 1, int(trainer.num_val_batches[0]))
-
-        with quiet(), single_process(), keyboard_interrupts_pass(), without_fast_path():
-            trainer = self.trainer([LambdaCallback(on_validation_batch_end=report)], [])
-            results = trainer.validate(self.module, self.loader(dataset, None), verbose=False)
-        return {key: float(value) for key, value in results[0].items()}
 
     def load(self, state: ServerState, gid: int, head: str = "") -> None:
         """Loads the global model of one group, reduced to the active components, into the module.
@@ -231,28 +220,28 @@ class LocalTrainer:
         self.apply_base(state.base.since(self.base_version, self.base), state.base.version)
 
     def _prepare(self, payload: Payload, private: ClientState, head: str = "") -> LocalFit:
-        trains = {name for name, parameter in self.parameters.items() if parameter.requires_grad}
-        trained = {name: self.parameters[name] for name in sorted(trains)}
+        trained = {name: parameter for name, parameter in sorted(self.parameters.items()) if parameter.requires_grad}
         start = {name: parameter.detach().clone() for name, parameter in trained.items()}
         return LocalFit(self.server_layout.for_head(head), payload, private, trained, start)
 
     def _train(self, fit: LocalFit, data: JobData, held_out: Dataset, seed: int) -> dict[str, float]:
         local = self.recipe.callbacks(fit)
-        users = copy.deepcopy(list(self.callbacks))
-        loader = self.placement.shard(self.loader(data.training_set, seed))
+        batches = self.placement.shard(self.loader(data.training_set, seed))
         # A user's callbacks and schedules may need validation metrics during a fit; flt's own module needs none.
-        validates = _size(held_out) > 0 and not isinstance(self.module, ClientModule)
+        foreign = self.frozen_weights.foreign
+        validates = foreign and len(held_out) > 0  # type: ignore[arg-type]  # has a length
         validation = self.loader(held_out, None) if validates else None
         # BatchNotifier is left out if no module needs it, because it costs seven calls in each step.
-        notifiers = [BatchNotifier(self.client_aware)] if self.client_aware else []
-        with quiet(), self.placement.context(), keyboard_interrupts_pass():
+        own: list[pl.Callback] = [BatchNotifier(self.client_aware)] if self.client_aware else []
+        own += [*self.placement.callbacks(), *([UsersFit(validates)] if foreign else [])]
+        with quiet(), self.placement.context(), keyboard_interrupts_pass(), users_code(self.module):
             trainer = self.trainer(
-                [*notifiers, *self.placement.callbacks(), *local, *users],
+                [*own, *local, *copies(self.callbacks)],
                 list(self.loggers),
                 self.placement,
                 **self.settings.length(fit.payload.plan),
             )
-            trainer.fit(self.module, loader, validation)
+            trainer.fit(self.module, batches, validation)
         fit.take_buffers(self.placement.agreed(self.buffers.changed()), self.recipe.buffers)
         fit.steps = trainer.global_step
         for logger in self.loggers:
@@ -260,50 +249,13 @@ class LocalTrainer:
         fit.close(local)
         return {f"fit/{key}": float(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1}
 
+    def loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
+        """Returns a data loader, without training batches that are too small for the module's batch norms."""
+        norm = "" if seed is None else self.buffers.uses_batches
+        return loader(dataset, self.settings, self.collate, seed, norm, 2 * self.placement.parts)
+
     def _restore_base(self, fit: LocalFit) -> None:
         """Undoes the fit's changes of the base weights, because the next install doesn't overwrite them."""
         for name, start in fit.start.items():
             if self.layout.entries[name].role not in TRAVELLING:
                 self.parameters[name].data = start
-
-    def trainer(
-        self,
-        callbacks: list[pl.Callback],
-        loggers: list[SharedLogger],
-        placement: OneDevice | None = None,
-        **length: int,
-    ) -> pl.Trainer:
-        """Returns a new Trainer that prints nothing.
-
-        Args:
-            callbacks: The Trainer's callbacks.
-            loggers: The Trainer's loggers.
-            placement: Devices and processes of the fit. If None, the module's device and only this process are used.
-            length: Arguments of the Trainer that set the length of the fit. They override the settings.
-        """
-        return quiet_trainer(
-            self.module.device,
-            precision=self.settings.precision,
-            logger=loggers or False,
-            callbacks=callbacks,
-            gradient_clip_val=self.settings.clip,
-            # In inference mode, weights that an evaluation gathers from all processes could not be used in a later fit.
-            inference_mode=not self.placement.needs_all_processes,
-            log_every_n_steps=1 if loggers else None,  # a fit may be shorter than Lightning's default of 50 steps
-            default_root_dir=self.root,
-            **{"accumulate_grad_batches": self.settings.accumulate, **length},
-            **(placement or OneDevice()).arguments(self.module),
-        )
-
-    def loader(self, dataset: Dataset, seed: int | None) -> DataLoader:
-        """Returns a data loader; see :func:`flt.client.loader.loader`."""
-        join = "" if seed is None else self.buffers.uses_batches
-        return loader(dataset, self.settings, self.collate, seed, join, 2 * self.placement.parts)
-
-
-def _size(dataset: Dataset) -> int:
-    return len(dataset)  # type: ignore[arg-type]  # map-style data sets have a length, but torch's base class has none
-
-
-def _overrides(module: pl.LightningModule, method: str) -> bool:
-    return getattr(type(module), method) is not getattr(pl.LightningModule, method)

@@ -39,6 +39,10 @@ def _short(text: str) -> str:
     return "".join(c if c.isprintable() or c.isspace() else c.encode("unicode_escape").decode() for c in short)
 
 
+class ModuleError(InputError):
+    """Error of the user's module or callbacks, which would recur on every client. It ends the run in any case."""
+
+
 class OtherRunError(InputError):
     """Error for a checkpoint or client state that another run wrote, or that belongs to another job."""
 

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Sampler
 
 from flt.client.placement import OneDevice
@@ -120,7 +121,8 @@ class MeanGradients(pl.Callback):
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         """Replaces each gradient by its mean over the processes; called before each optimiser step."""
-        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        # FSDP2 has averaged the gradients of split weights, which only a module that thaws its backbone has.
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None and not isinstance(p.grad, DTensor)]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(flat)
         flat /= self.size

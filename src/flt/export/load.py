@@ -28,6 +28,7 @@ from flt.export.weights import Header, check_numbers
 from flt.models.adapters.client_context import client_aware_modules, set_client
 from flt.models.adapters.registry import ADAPTERS
 from flt.models.class_names import name_models_inside, name_outputs, output_names
+from flt.models.complete import complete
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.module import ClientModule, Optimizer, backbone_of
 from flt.protocol.layout import TRAVELLING
@@ -61,6 +62,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         inner = sorted(path.name for place in PLACES for path in folder.glob(f"{place}_*"))
         allowed = f"one of its folders: {', '.join(inner)}" if inner else "adapter/ or model/ of a finished run"
         raise InputError.of("folder", folder, allowed, "" if inner else "nothing that flt exports is in it")
+    if model is not None:
+        complete(model)
     with _broken(folder):
         loaded = _READERS[card_name](folder, model).eval()
         _name_classes(loaded, folder)

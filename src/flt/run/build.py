@@ -20,6 +20,7 @@ from flt.engines.process_group import ProcessGroup
 from flt.engines.registry import ENGINES
 from flt.engines.sharded import ShardedEngine, ShardedSettings
 from flt.models.adapters.registry import ADAPTERS
+from flt.models.complete import complete
 from flt.protocol.layout import Layout
 from flt.protocol.messages import JobId
 from flt.run.schema import TrainConfig
@@ -33,11 +34,12 @@ model."""
 
 
 def attach(cfg: TrainConfig, module: pl.LightningModule) -> Layout:
-    """Freezes a module, attaches the configured adapter, and returns the names and roles of all tensors.
+    """Completes and freezes a module, attaches the configured adapter, and returns the names and roles of all tensors.
 
     Raises:
         InputError: The adapter's settings are wrong, or the adapter can't be attached to this module.
     """
+    complete(module)
     kind, attach_to = ADAPTERS[cfg.adapter["name"]]
     layers = cfg.model.get("adapt_layers", "all")
     if not isinstance(layers, str):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.loggers.logger import DummyLogger
 
 from flt.callbacks.active_components import RankBudget
 from flt.callbacks.bit_widths import BitWidths
@@ -25,7 +24,7 @@ from flt.callbacks.received_models import ReceivedModels
 from flt.callbacks.selection_overlap import SelectionOverlap
 from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
-from flt.client.shared_logger import SharedLogger
+from flt.client.shared_logger import SharedLogger, SilentLogger
 from flt.engines.process_group import ProcessGroup
 from flt.models.module import ClientModule
 from flt.run.compose import flat
@@ -87,7 +86,7 @@ class Observers:
             # a model that is split over all processes can only be evaluated by all of them together
             evaluating = [evaluate, *received] if federator.engine.local_trainer.placement.needs_all_processes else []
             federator.callbacks = [faults, *evaluating, *counting, *last]
-            federator.engine.local_trainer.loggers = self._trainer_loggers(federator, [DummyLogger()])
+            federator.engine.local_trainer.loggers = self._trainer_loggers(federator, [SilentLogger(self.folder)])
             return
         # A resume may change settings such as rounds. They are saved only now that restore() has checked them.
         record(self.folder, cfg)

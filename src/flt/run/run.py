@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -22,6 +23,7 @@ from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.fault_injection import LABEL_FLIP, Faults, hostile, with_flipped_labels
 from flt.callbacks.stop import Stop
 from flt.client.trainer import LocalTrainer
+from flt.client.users_code import check_users_code
 from flt.core import cache
 from flt.core.errors import InputError, PeerDiedError
 from flt.core.files import is_path, last_name, reported
@@ -56,7 +58,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Result of a federation.
+    """Result of a federation, which is the same in all processes of the run.
 
     Attributes:
         module: The user's module with the trained weights, on its original device. If there are several models, it
@@ -137,6 +139,7 @@ class Run:
         device = processes.device
         original_device = federation.module.device
         setup = assemble(cfg, federation)
+        check_users_code(federation.module, self.lightning, setup.settings)
         clients = self._clients(list(setup.clients.values()))
         federation = self.federation = dataclasses.replace(federation, clients=clients)
         federation.module.to(device)
@@ -155,18 +158,17 @@ class Run:
             done = federator.state.rounds
             name = f"{self.folder.parent.name}/{self.folder.name}"
             _log.warning("%s has finished after %d of %d rounds; nothing is left to do", name, done, cfg.rounds)
-        if not processes.is_first:
-            path = Path(processes.broadcast_from_first(str))
-            return Result(module, federator.history[-1], self.folder, federator.history, path)
         path = self._export(federator, exported)
+        # Only the first process evaluates the global model, but a program that runs in all of them reads the metrics.
+        history = json.loads(processes.broadcast_from_first(lambda: json.dumps(federator.history)))
         if self.show:
             self._summarise(federator, time.perf_counter() - began)
         if not cfg.model.get("quantise"):  # quantised weights can't be moved to another device
             module.to(original_device)
-        return Result(module, federator.history[-1], self.folder, federator.history, path)
+        return Result(module, history[-1], self.folder, history, path)
 
     def _export(self, federator: Federator, exported: Path | None) -> Path:
-        """Puts the first model into the module, and writes all models unless they have been exported before."""
+        """Puts the first model into the module. The first process writes all models, unless they have been written."""
         module, models = self.federation.module, final_models(federator)
         federator.engine.local_trainer.load(federator.state, models[0].gid, models[0].head)
         federator.engine.local_trainer.put(models[0].tensors)  # includes a client's private tensors

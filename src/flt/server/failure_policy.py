@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from flt.core.errors import InputError
+from flt.core.errors import InputError, ModuleError
 from flt.core.timeout import ClientTimeoutError
 from flt.protocol.failure import Failure
 from flt.protocol.messages import JobId
@@ -64,6 +64,7 @@ class FailurePolicy:
             tolerates failures.
 
         Raises:
+            ModuleError: The user's module would fail on every client.
             ClientTimeoutError: The function took too long, and the policy is strict. The message names the job.
             Exception: The function raised any other error, and the policy is strict.
         """
@@ -76,11 +77,12 @@ class FailurePolicy:
         """Returns the failure of a job that raised an error. If the policy is strict, raises the error instead.
 
         Raises:
+            ModuleError: The user's module would fail on every client.
             ClientTimeoutError: The job took too long, and the policy is strict. The message names the job.
             Exception: ``error`` is any other error, and the policy is strict.
         """
         found = Failure.of(job, error)
-        if not self.strict:
+        if not self.strict and not isinstance(error, ModuleError):
             return found
         if isinstance(error, ClientTimeoutError):
             raise ClientTimeoutError(str(found)) from error

@@ -172,12 +172,16 @@ class BatchedEngine(SerialEngine):
         """Trains the jobs of the assignments in one stack, and returns the update and client state of each job."""
         with self._isolated():
             jobs, stack = self._stacked(assignments, self.local_trainer.evaluate)
-            with self._time_limit(len(assignments)):
+            with self._frozen_weights_kept(assignments[0]), self._time_limit(len(assignments)):
                 module = self._train(jobs, stack)
                 for job, loss in zip(jobs, module.train_losses(len(jobs)), strict=True):
                     job.fit.close(job.callbacks)
                     job.metrics["fit/train_loss"] = loss
                 return [self._result(job) for job in jobs]
+
+    def _frozen_weights_kept(self, assignment: Assignment) -> AbstractContextManager[None]:
+        local_trainer = self.local_trainer
+        return local_trainer.frozen_weights.kept(assignment.payload.job[0], local_trainer.parameters)
 
     def _isolated(self) -> AbstractContextManager[None]:
         return isolated(self.local_trainer.module, self.local_trainer.parameters.values())
