@@ -29,6 +29,7 @@ from flt.models.adapters.client_context import client_aware_modules, set_client
 from flt.models.adapters.registry import ADAPTERS
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.module import ClientModule, Optimizer, backbone_of
+from flt.models.peft_modules import without_peft
 from flt.protocol.layout import TRAVELLING
 
 PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
@@ -41,8 +42,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Args:
         folder: Folder ``adapter/`` or ``model/`` of a run, or a subfolder for one group, head, client or job.
-        model: Base without adapters; the function changes it in place. If None, the function loads the base that the
-            folder describes. If the run trained a user's own module, ``model`` is required.
+        model: The base; the function changes it in place. Adapters of peft that it holds are removed first, without
+            being merged. If None, the function loads the base that the folder describes. If the run trained a user's
+            own module, ``model`` is required.
 
     Returns:
         The model with the exported weights. If ``model`` is None, the result is a transformers model or a
@@ -61,7 +63,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         allowed = f"one of its folders: {', '.join(inner)}" if inner else "adapter/ or model/ of a finished run"
         raise InputError.of("folder", folder, allowed, "" if inner else "nothing that flt exports is in it")
     with _broken(folder):
-        return _READERS[card_name](folder, model).eval()
+        return _READERS[card_name](folder, model and without_peft(model)).eval()
 
 
 def _own(folder: Path, model: nn.Module | None) -> nn.Module:

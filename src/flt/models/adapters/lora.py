@@ -14,8 +14,9 @@ from transformers.pytorch_utils import Conv1D
 
 from flt.core.errors import InputError
 from flt.models.blocks import top_blocks
-from flt.models.layer_names import is_tied, submodule, target_modules, whole_modules
+from flt.models.layer_names import submodule, target_modules, whole_modules
 from flt.models.module import backbone_of
+from flt.models.peft_modules import check_peft, saved_copies, unfit
 from flt.protocol.layout import Layout
 
 
@@ -64,43 +65,22 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "
         layers: With ``all``, all blocks are adapted; with ``top<k>``, only the k uppermost blocks.
 
     Raises:
-        InputError: A target layer, the head or the blocks don't exist.
+        InputError: A target layer, the head or the blocks don't exist or can't be trained, or the module holds adapters
+            of peft that flt doesn't support.
     """
     root, prefix = backbone_of(module)
+    check_peft(module)
     if any(isinstance(sub, LoraLayer) for sub in module.modules()):
-        _check_layers(root)
         if layers != "all":
             raise InputError.of("model.adapt_layers", layers, "all", "the module holds adapters of its own")
-        head = [settings.head] if settings.head not in (None, "none") else _modules_to_save(root)
+        head = whole_modules(root, settings.head) if settings.head not in (None, "none") else saved_copies(root)
     else:
         head = whole_modules(root, settings.head)
-        if tied_layers := [name for name in head if is_tied(root, name)]:
-            why = "its weights are those of the embedding, which are frozen"
-            raise InputError.of("adapter.head", tied_layers[0], "none", why)
         _inject(root, settings, head, seed, layers)
     head = [f"{prefix}{name}" for name in head if name]
     for name in head:
         submodule(module, name).requires_grad_(True)
     return Layout.of(module, head)
-
-
-def _check_layers(module: nn.Module) -> None:
-    """Raises an InputError if the LoRA layers use a feature of peft that flt doesn't support.
-
-    Without this check, a run would give wrong results and no error.
-    """
-    for name, layer in module.named_modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        adapter = layer.active_adapters[0]
-        unsupported = {
-            "several active adapters": len(layer.active_adapters) > 1,
-            "a layer that isn't linear": not isinstance(layer.get_base_layer(), nn.Linear | Conv1D),
-            "DoRA or another variant of LoRA": adapter in layer.lora_variant,
-            "a bias of LoRA": layer.lora_bias.get(adapter, False),
-        }
-        if problems := [feature for feature, present in unsupported.items() if present]:
-            raise InputError.of(f"module.{name}", problems[0], "plain LoRA with one active adapter on linear layers")
 
 
 def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed: int, layers: str) -> None:
@@ -120,6 +100,10 @@ def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed
         if not adapted:
             why = f"none of {', '.join(targets[:4])} lies there"
             raise InputError.of("model.adapt_layers", layers, "blocks that hold a layer to adapt", why)
+    for name in adapted:
+        if problem := unfit(module.get_submodule(name.rpartition(".")[0]), module.get_submodule(name)):
+            why = f"{name} is {problem}"
+            raise InputError.of("adapter.target_modules", targets, "names of linear and convolutional layers", why)
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,  # type: ignore[arg-type]  # alpha may be a fraction
         target_modules="|".join(map(re.escape, adapted)), exclude_modules=list(head) or None,
@@ -127,9 +111,7 @@ def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, module)
-
-
-def _modules_to_save(module: nn.Module) -> list[str]:
-    """Returns the names of the trainable copies of the modules that peft's setting ``modules_to_save`` lists."""
-    return [name for name, _ in module.named_modules() if name.endswith("modules_to_save.default")]
+        try:
+            inject_adapter_in_model(config, module)
+        except ValueError as error:
+            raise InputError.of("adapter.target_modules", targets, "layers that peft adapts", str(error)) from error
