@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from peft import PeftConfig, PeftMixedModel, PeftModel, PeftType
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
@@ -137,10 +138,8 @@ def check_peft(module: nn.Module) -> None:
         InputError: The module holds another method of peft, or a feature of LoRA that flt doesn't support.
     """
     for name, sub in module.named_modules():
-        configs = getattr(sub, "peft_config", None)
-        for adapter, config in configs.items() if isinstance(configs, dict) else ():
-            if isinstance(config, PeftConfig):
-                _check_config(_joined("module", name), adapter, config)
+        for adapter, config in _configs(sub).items():
+            _check_config(_joined("module", name), adapter, config)
     parents = dict(module.named_modules())
     for name, sub in parents.items():
         if isinstance(sub, AuxiliaryTrainingWrapper):
@@ -151,6 +150,17 @@ def check_peft(module: nn.Module) -> None:
             continue
         if problem:
             raise InputError.of(_joined("module", name), problem, PLAIN_LORA)
+
+
+def _configs(module: nn.Module) -> dict[str, PeftConfig]:
+    """Returns adapter -> its configuration, for a module that peft has made or changed."""
+    configs = getattr(module, "peft_config", None)
+    by_peft = type(module).__module__.startswith("peft.")  # else the configurations may be left over from earlier
+    if not isinstance(configs, dict) or not (
+        by_peft or any(isinstance(sub, BaseTunerLayer) for sub in module.modules())
+    ):
+        return {}
+    return {name: config for name, config in configs.items() if isinstance(config, PeftConfig)}
 
 
 def _check_config(name: str, adapter: str, config: PeftConfig) -> None:
@@ -181,6 +191,8 @@ def _layer_problem(parent: nn.Module, layer: BaseTunerLayer) -> str:
     # AdaLoRA's layers are LoRA layers that hold more tensors.
     if not isinstance(layer, LoraLayer) or type(layer).adapter_layer_names != LoraLayer.adapter_layer_names:
         return type(layer).__name__
+    if isinstance(layer, ParamWrapper):
+        return "LoRA on a parameter instead of a layer"
     if layer.merged:
         return "an adapter that is merged into the weights"
     if layer.disable_adapters or not layer.active_adapters:
