@@ -26,7 +26,8 @@ from torch.utils.data import Dataset
 import flt
 from flt.api import Result
 from flt.core.errors import InputError
-from flt.models.peft_modules import check_peft
+from flt.models.adapters.lora import LoraSettings, attach
+from flt.models.peft_modules import check_mergeable, check_peft
 
 SHORT = ("local.steps=2",)
 
@@ -411,3 +412,114 @@ def test_an_attention_that_peft_has_adapted_is_refused() -> None:
     peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["out_proj", "linear"]), module)
     with pytest.raises(InputError, match=r"^module\.attention\.out_proj=a layer that is never called"):
         fit(module, data=Pictures(2))
+
+
+def weight_normed() -> Any:
+    module = Convolutions()
+    module.linear = nn.utils.parametrizations.weight_norm(module.linear)
+    return module
+
+
+class Tied(pl.LightningModule):
+    """A plain language model whose output layer is its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.words, self.inner, self.out = nn.Embedding(12, 8), nn.Linear(8, 8), nn.Linear(8, 12, bias=False)
+        self.out.weight = self.words.weight
+
+    def forward(self, input_ids: Tensor, **_: Tensor) -> Any:
+        return transformers.modeling_outputs.CausalLMOutput(
+            logits=self.out(torch.tanh(self.inner(self.words(input_ids))))
+        )
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(**batch).logits.flatten(0, 1), batch["labels"].flatten())
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD((p for p in self.parameters() if p.requires_grad), lr=0.1)
+
+
+def decoder(kind: str = "gpt2", **settings: Any) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = tiny.config(kind, initializer_range=0.5, use_cache=False, **settings)
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def saved_head() -> Any:
+    return peft.get_peft_model(decoder(), lora(target_modules=["c_attn"], modules_to_save=["lm_head"]))
+
+
+CAUSAL: dict[str, tuple[Callable[[], pl.LightningModule], dict[str, Any], Callable[[], pl.LightningModule]]] = {
+    "GPT-2": (lambda: Holder(decoder()), {}, lambda: Holder(decoder())),
+    "GPT-2, by the usual name": (lambda: Holder(decoder()), {"target_modules": ["c_attn"]}, lambda: Holder(decoder())),
+    "GPT-2, with peft": (
+        lambda: Holder(peft.get_peft_model(decoder(), lora(target_modules=["c_attn"]))), {}, lambda: Holder(decoder())
+    ),
+    "Llama": (lambda: Holder(decoder("llama")), {}, lambda: Holder(decoder("llama"))),
+    "a plain tied model": (Tied, {}, Tied),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("algo", ["fedit", pytest.param("flora", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", CAUSAL)
+def test_only_adapters_of_a_language_model_are_trained_and_the_export_loads(case: str, algo: str) -> None:
+    make, settings, bare = CAUSAL[case]
+    result = fit(make(), algo, causal=True, **settings)
+    trained = [name for name, parameter in result.module.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+    expected = logits(result.module)
+    torch.testing.assert_close(logits(flt.load(result.exported, bare())), expected, atol=1e-5, rtol=1e-5)
+    if algo == "fedit":
+        plainly: Any = peft.PeftModel.from_pretrained(bare(), str(result.exported))  # type: ignore[arg-type]  # any module will do
+        torch.testing.assert_close(logits(plainly), expected)
+
+
+def test_a_tied_head_that_is_asked_for_is_refused() -> None:
+    for module, head in ((Tied(), "out"), (Holder(decoder("llama", tie_word_embeddings=True)), "model.lm_head")):
+        with pytest.raises(InputError, match=rf"^adapter\.head={head}: its weights are those of [^\n]*$"):
+            fit(module, head=head, causal=True)
+
+
+TIED: dict[str, tuple[Callable[[], pl.LightningModule], dict[str, Any]]] = {
+    "LoRA on the tied layer": (lambda: Holder(decoder()), {"target_modules": ["c_attn", "lm_head"]}),
+    "LoRA on a plain tied layer": (Tied, {"target_modules": ["inner", "out"]}),
+    "a copy of the tied layer": (lambda: Holder(saved_head()), {}),
+}
+
+
+@pytest.mark.parametrize("case", TIED)
+def test_a_tied_weight_is_exported_as_an_adapter_and_never_merged(case: str, folder: Path) -> None:
+    make, settings = TIED[case]
+    with pytest.raises(InputError, match=r"^module\.[^\n]*=a tied weight: it is also [^\n]*$"):
+        fit(make(), "flora", causal=True, **settings)
+    assert not list(folder.iterdir())
+    result = fit(make(), causal=True, **settings)
+    bare = Tied() if isinstance(result.module, Tied) else Holder(decoder())
+    torch.testing.assert_close(logits(flt.load(result.exported, bare)), logits(result.module))
+
+
+def test_a_computed_weight_takes_lora_and_is_never_merged() -> None:
+    result, x = fit(weight_normed(), data=Pictures(2)), Pictures(2).x
+    with torch.no_grad():
+        torch.testing.assert_close(flt.load(result.exported, weight_normed())(x), result.module.eval()(x))
+    with pytest.raises(InputError, match=r"^module\.linear\.base_layer\.weight=a computed weight: [^\n]*$"):
+        fit(weight_normed(), "flora", data=Pictures(2))
+
+
+def test_quantised_weights_are_never_merged() -> None:
+    module = Holder(wrapped())
+    layout = attach(module, LoraSettings(), 0)
+    layer = next(iter(layout.layers.values()))
+    module.get_submodule(layer.base.removesuffix(".weight")).weight = nn.Parameter(
+        torch.zeros(16, 16, dtype=torch.int8), requires_grad=False
+    )
+    with pytest.raises(InputError, match=r"=torch\.int8: [^\n]*allowed is weights that aren't quantised$"):
+        check_mergeable(module, layout)

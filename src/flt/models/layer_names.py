@@ -134,7 +134,7 @@ def target_modules(model: nn.Module) -> list[str]:
            These are the last parts of the layers' full names.
         2. For a transformers model, the usual last parts of the names of the query and value layers.
         3. The full names of all linear layers outside the head. In a transformers model that lies inside the model,
-           these are only the layers that the first two lists would name for it.
+           these are only the layers that the first two lists would name for it, and a classifier that isn't the head.
 
     Raises:
         InputError: The model has no linear layer outside the head.
@@ -152,7 +152,9 @@ def target_modules(model: nn.Module) -> list[str]:
     for owner, part in transformers_models(model).items():
         excluded += [_joined(owner, name) for name in _output_embeddings(part)]
         if known := _known_targets(part):
-            names = [name for name in names if not inside(name, owner) or name.rpartition(".")[2] in known]
+            # A classifier that isn't the head would otherwise stay as it was drawn.
+            usual = [name for name in names if name.rpartition(".")[2] in known or set(name.split(".")) & set(HEADS)]
+            names = [name for name in names if not inside(name, owner) or name in usual]
     names = [name for name in names if not any(inside(name, other) for other in excluded)]
     if not names:
         raise InputError.of("adapter.target_modules", None, "names of layers", "the head is the only linear layer")

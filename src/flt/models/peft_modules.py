@@ -239,14 +239,16 @@ def check_mergeable(module: nn.Module, layout: Layout) -> None:
             change is that of another layer, too.
     """
     owners: dict[int, set[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters.items():
         owners.setdefault(id(parameter), set()).add(name)
     changed = [layer.base for layer in layout.layers.values()]
     for name, sub in module.named_modules():
         if isinstance(sub, ModulesToSaveWrapper):
             changed += [f"{name}.original_module.{key}" for key, _ in sub.original_module.named_parameters()]
     for name in changed:
-        weight = module.get_parameter(name)
+        if (weight := parameters.get(name)) is None:
+            raise InputError.of(f"module.{name}", "a computed weight", "a weight that is a parameter", CHANGES)
         if not weight.is_floating_point():
             raise InputError.of(f"module.{name}", weight.dtype, "weights that aren't quantised", CHANGES)
         if others := owners[id(weight)] - {name}:

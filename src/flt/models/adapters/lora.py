@@ -85,7 +85,8 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "
 
 def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed: int, layers: str) -> None:
     targets = settings.target_modules or target_modules(module)
-    leaves = [name for name, sub in module.named_modules() if not list(sub.children())]
+    # A layer with a parametrization, such as a weight norm, has children.
+    leaves = [n for n, sub in module.named_modules() if isinstance(sub, nn.Linear) or not list(sub.children())]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in leaves):
             raise InputError.of(
