@@ -47,9 +47,10 @@ def fit(
     """Fine-tunes a LightningModule on the data of several clients.
 
     By default, LoRA adapts the module's linear layers, and the last linear layer is the head, which is trained without
-    LoRA. If the module already contains LoRA layers of peft, flt uses these layers and adds none. The module is changed
-    in place. The module's buffers, such as the statistics of a batch norm, are restored after each local fit and aren't
-    sent to the server.
+    LoRA. In a transformers model inside the module, LoRA adapts the layers that are usual for its type, and a layer
+    that computes the logits of tokens isn't trained as a head. If the module already contains LoRA layers of peft, flt
+    uses these layers and adds none. The module is changed in place. The module's buffers, such as the statistics of a
+    batch norm, are restored after each local fit and aren't sent to the server.
 
     In evaluation mode, torch's transformer layers have a fast path that reads the weights directly and thereby skips
     LoRA. flt turns the fast path off during a run. For your own inference, use the context manager

@@ -78,6 +78,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "integers": (changed_weights(lambda _, value: value.to(torch.int8)), "of type I8"),
     "an adapter beside it": (with_an_adapter, "it holds an adapter_config.json beside config.json"),
     "no vocabulary": (lambda folder: (folder / "vocab.txt").unlink(), "it holds no vocabulary"),
+    "a pad token more": (
+        lambda folder: tiny.word_tokenizer(pad_token="[FILL]").save_pretrained(folder),
+        "makes input_ids up to 12, and the model's embedding has 12 rows",
+    ),
     "generation settings alone": (
         lambda folder: (folder / "config.json").rename(folder / "generation_config.json") and None,
         "Unrecognized model",

@@ -25,7 +25,7 @@ from flt.models.heads import redraw_head
 from flt.models.label_name_head import label_name_classifier
 from flt.models.layer_names import head_name, inside
 from flt.models.location import LOADABLE, OFFLINE, locate, one_line_errors
-from flt.models.model_files import check_files, check_report
+from flt.models.model_files import check_files, check_ids, check_report
 from flt.models.preprocessing import load_tokenizer, pixel_normalisation
 from flt.models.provenance import Origin, set_origin
 
@@ -140,6 +140,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     if tokenizer is not None:
         if kind == "causal" and tokenizer.eos_token_id is None:
             raise InputError.of("model.path", source, "a tokenizer with an eos token", "nothing would end a response")
+        check_ids(model, source, {"input_ids": torch.tensor([tokenizer.pad_token_id])})
         model.config.pad_token_id = tokenizer.pad_token_id
         _check_length(model, cfg.max_length)
     model.eval()

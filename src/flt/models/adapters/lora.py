@@ -1,4 +1,4 @@
-"""LoRA on a module's linear layers, attached by peft. All weights of the head are trained."""
+"""LoRA on a module's linear or convolutional layers, attached by peft. All weights of the head are trained."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class LoraSettings:
         rank: r, the initial rank of every adapted layer.
         alpha: Numerator of the scale alpha / r. The scale is the same on every client and in every round.
         dropout: Probability of dropout on the adapter's input, in training.
-        target_modules: Names of the layers to adapt: full names, or only their last parts. If None, the default for the
-            model's type is used.
+        target_modules: Names of the layers to adapt, linear or convolutional: full names, or only their last parts. If
+            None, the default for the model's type is used.
         head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
             classifier (or, without a classifier, the last linear layer) and all layers before it that have no
             pre-trained weights are trained. Such a layer may be a pooler or DistilBERT's ``pre_classifier``.
