@@ -523,3 +523,51 @@ def test_quantised_weights_are_never_merged() -> None:
     )
     with pytest.raises(InputError, match=r"=torch\.int8: [^\n]*allowed is weights that aren't quantised$"):
         check_mergeable(module, layout)
+
+
+class Reads(Convolutions):
+    """Reads the weight of a layer that it never calls, as some attentions do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.second(torch.relu(self.first(x)))).flatten(2).mean(-1)
+        return self.head(torch.relu(F.linear(x, self.linear.weight, self.linear.bias)))
+
+
+@pytest.mark.parametrize("algo", ["fedit", "hafl", "fl_tac", "fedsa_lora"])
+def test_a_layer_that_is_never_called_is_warned_of(algo: str, caplog: pytest.LogCaptureFixture) -> None:
+    fit(Reads(), algo, data=Pictures(2), target_modules=["first", "linear"])
+    warned = [record.message for record in caplog.records if "no client has trained" in record.message]
+    assert warned == ["no client has trained LoRA on linear: is the layer ever called, or only its weight read?"]
+    caplog.clear()
+    fit(Convolutions(), algo, data=Pictures(2), target_modules=["first", "linear"])
+    assert "no client has trained" not in caplog.text
+
+
+class Endings(pl.LightningModule):
+    """The name of the head is the end of the names of peft's own modules, and of layers of other kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first, self.attn_out, self.drop_out = nn.Linear(2, 8), nn.Linear(8, 8), nn.Dropout(0.0)
+            self.layout, self.out = nn.ModuleList([nn.Linear(8, 8)]), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.attn_out(torch.relu(self.first(x.flatten(2).mean(-1)))))
+        return self.out(torch.relu(self.layout[0](self.drop_out(x))))
+
+    training_step, validation_step = Convolutions.training_step, Convolutions.validation_step
+    configure_optimizers = Convolutions.configure_optimizers
+
+
+@pytest.mark.parametrize("targets", [["first"], ["first", "attn_out"], None], ids=str)
+def test_a_head_whose_name_is_the_end_of_others_loads(targets: list[str] | None) -> None:
+    data = Pictures(2)
+    result = fit(Endings(), data=data, target_modules=targets)
+    with torch.no_grad():
+        expected = result.module.eval()(data.x)
+        torch.testing.assert_close(flt.load(result.exported, Endings())(data.x), expected)
+        plainly: Any = peft.PeftModel.from_pretrained(Endings(), str(result.exported))  # type: ignore[arg-type]  # any module will do
+        torch.testing.assert_close(plainly.eval()(data.x), expected)
+    assert result.module.out.weight.requires_grad  # type: ignore[union-attr]  # a linear layer

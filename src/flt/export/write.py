@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import safetensors.torch
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from flt.core.errors import InputError
@@ -141,7 +142,7 @@ def _export_lora(
     """
     plain = _plain(module)
     ranks = {name: len(tensors[layer.a]) for name, layer in layout.layers.items()}
-    heads = sorted({plain[name.rpartition(".")[0]] for name in layout.names(["head"])})
+    heads = _saved_heads(module, plain, {plain[name.rpartition(".")[0]] for name in layout.names(["head"])})
     named = {}
     for name, tensor in {**_alike(module, plain, heads), **_drawn(module), **tensors, **changed}.items():
         if (file_name := _peft_name(name, layout, plain, ranks)) is not None:
@@ -179,6 +180,18 @@ def _peft_name(name: str, layout: Layout, plain: Mapping[str, str], ranks: Mappi
     if layer != owner and ranks.get(layer):  # peft won't wrap a layer without components
         key = f"base_layer.{key}"
     return f"{plain[owner]}.{key}".removeprefix(".")
+
+
+def _saved_heads(module: nn.Module, plain: Mapping[str, str], heads: set[str]) -> list[str]:
+    """Returns those heads that peft can treat as heads. It loads the tensors of the others by their names alone.
+
+    peft also takes each other module whose name ends like a head's, and fails if this is a container, a layer with
+    LoRA or a part of one: ``lora_dropout`` ends like a head called ``out``.
+    """
+    kinds = (BaseTunerLayer, nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
+    unfit = [name for name, sub in module.named_modules() if isinstance(sub, kinds)]
+    unfit += [f"{name}.base_layer" for name, sub in module.named_modules() if isinstance(sub, BaseTunerLayer)]
+    return sorted(head for head in heads if not any(name.endswith(head) for name in unfit if plain.get(name) != head))
 
 
 def _alike(module: nn.Module, plain: Mapping[str, str], heads: Sequence[str]) -> dict[str, Tensor]:
