@@ -48,9 +48,11 @@ def fit(
     """Fine-tunes a LightningModule on the data of several clients.
 
     By default, LoRA adapts the module's linear layers, and the last linear layer is the head, which is trained without
-    LoRA. If the module already contains LoRA layers of peft, flt uses these layers and adds none. The module is changed
-    in place. Buffers that training changes, such as the running statistics of a batch norm, are averaged; the part
-    ``buffers`` decides this. A batch norm whose weights are frozen stays in evaluation mode.
+    LoRA. In a transformers model inside the module, LoRA adapts the layers that are usual for its type, and a layer
+    that computes the logits of tokens isn't trained as a head. If the module already contains LoRA layers of peft, flt
+    uses these layers and adds none. The module is changed in place. Buffers that training changes, such as the
+    running statistics of a batch norm, are averaged; the part ``buffers`` decides this. A batch norm whose weights are
+    frozen stays in evaluation mode.
 
     In evaluation mode, torch's transformer layers have a fast path that reads the weights directly and thereby skips
     LoRA. flt turns the fast path off during a run. For your own inference, use the context manager

@@ -108,7 +108,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Header, str]] = {
         "layers_to_transform=1",
     ),
     "EVA's settings without EVA": ({"eva_config": {"rho": 2.0}}, header({}), "eva_config="),
-    "an embedding": ({"target_modules": ["words"]}, header({}), "words: it is Embedding; .*by peft itself"),
+    "an embedding": ({"target_modules": ["words"]}, header({}), "words: it is Embedding, .*by peft itself"),
     "an embedding's factors": (
         {"target_modules": ".*"},
         header({}, {"words.lora_embedding_A": (2, 5)}),

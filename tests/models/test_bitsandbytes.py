@@ -63,7 +63,7 @@ def test_transformers_is_asked_for_it_on_the_device(tmp_path: Path, monkeypatch:
 @pytest.mark.usefixtures("stand_ins")
 def test_layers_that_were_drawn_and_rounded_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny.save_bert(tmp_path / "bert")
-    loads, lost = transformers.AutoModelForSequenceClassification.from_pretrained, "bert.encoder.layer.1.output.dense"
+    loads, lost = transformers.AutoModelForSequenceClassification.from_pretrained, "bert.pooler.dense"
 
     def from_pretrained(source: str, quantization_config: Any, device_map: Any, **more: Any) -> Any:
         model, report = loads(source, **more)

@@ -39,6 +39,11 @@ class Part(abc.ABC):
         """Roles that must occur among the module's tensors; by default the roles that the part works on."""
         return self.works_on
 
+    @property
+    def needs_matrices(self) -> bool:
+        """True if the part forms products B A, or takes A and B for matrices. By default it doesn't."""
+        return False
+
     def check_recipe(self, recipe: Recipe) -> None:  # noqa: B027  # not abstract: most parts fit all others
         """Refuses a recipe with which this part can't work. By default, the part works with every recipe.
 
@@ -50,12 +55,17 @@ class Part(abc.ABC):
         """Refuses a module that lacks tensors that this part needs.
 
         Raises:
-            InputError: The module has no tensor of a role that the part needs.
+            InputError: The module has no tensor of a role that the part needs, or has LoRA on a layer that isn't linear
+                although the part needs matrices.
         """
         roles = {entry.role for entry in layout.entries.values()}
         if missing := sorted(set(self.needs) - roles):
             why = f"it works on rank-1 components, and the adapter has no {' and no '.join(missing)}"
             raise InputError.of(self.kind, self.name, f"another {self.kind}, or adapter=lora", why)
+        others = [name for name, layer in layout.layers.items() if not layer.matrices]
+        if others and self.needs_matrices:
+            why = f"it works on products B A of matrices, and {others[0]} is a convolution"
+            raise InputError.of(self.kind, self.name, f"another {self.kind}, or LoRA on linear layers alone", why)
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
         """Returns the Lightning callbacks with which the part changes or measures one local fit; none by default."""

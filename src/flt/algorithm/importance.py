@@ -51,6 +51,11 @@ class Magnitude(ImportancePart):
     source: ClassVar[str] = "weights"
     works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
+    @property
+    def needs_matrices(self) -> bool:
+        """Always true, because the score is the norm of a product of two vectors."""
+        return True
+
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
         """Returns the state of the group with new scores."""
         weights = {name: after.weights[name].double() for name in view.layout.names(LORA_FACTORS)}

@@ -108,6 +108,11 @@ class Annealed(SchedulePart):
         return not self.reversed
 
     @property
+    def needs_matrices(self) -> bool:
+        """True if components are removed, because the norm of the removed product B A is measured."""
+        return self.falls
+
+    @property
     def heating_end(self) -> int | None:
         """Last round before the budget changes. None as long as the run's number of rounds isn't set."""
         return None if self.rounds is None else self._phases()[0]

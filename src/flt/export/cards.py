@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flt.core.errors import InputError
+from flt.models.peft_modules import HARMLESS_STARTS
 
 LARGEST_CARD = 2**24
 """Largest size of a card in bytes."""
@@ -101,8 +102,6 @@ FOLDER: Rule = (lambda value: _is_inner_folder(value) and "/" not in value, "the
 
 TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 """peft's types of tasks."""
-HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica")
-"""peft's initialisations that leave the weights of the base as they are. The others, such as PiSSA, change them."""
 
 LORA: dict[str, Rule] = {
     "peft_type": one_of("LORA"),

@@ -31,6 +31,7 @@ from flt.models.class_names import name_models_inside, name_outputs, output_name
 from flt.models.complete import complete
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.module import ClientModule, Optimizer, backbone_of
+from flt.models.peft_modules import without_peft
 from flt.protocol.layout import TRAVELLING
 
 PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
@@ -43,8 +44,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Args:
         folder: Folder ``adapter/`` or ``model/`` of a run, or a subfolder for one group, head, client or job.
-        model: Base without adapters; the function changes it in place. If None, the function loads the base that the
-            folder describes. If the run trained a user's own module, ``model`` is required.
+        model: The base; the function changes it in place. Adapters of peft that it holds are removed first, without
+            being merged. If None, the function loads the base that the folder describes. If the run trained a user's
+            own module, ``model`` is required.
 
     Returns:
         The model with the exported weights. If ``model`` is None, the result is a transformers model or a
@@ -65,7 +67,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     if model is not None:
         complete(model)
     with _broken(folder):
-        loaded = _READERS[card_name](folder, model).eval()
+        loaded = _READERS[card_name](folder, model and without_peft(model)).eval()
         _name_classes(loaded, folder)
         return loaded
 

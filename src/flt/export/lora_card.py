@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from flt.core.errors import InputError
 from flt.export.weights import Header
 from flt.models.layer_names import inside
+from flt.models.peft_modules import unfit
 
 PREFIX = "base_model.model."
 """Prefix of all names in peft's file."""
@@ -127,9 +128,9 @@ def _factors(ranks: Mapping[str, int], modules: Mapping[str, nn.Module]) -> dict
     """Returns the factors of layers by their names in peft's file. The factors have a shape, but no memory."""
     factors: dict[str, Tensor] = {}
     for name, rank in ranks.items():
-        width, out = _sizes(name, modules[name])
-        factors[f"{PREFIX}{name}{FACTORS[0]}"] = torch.empty(rank, width, device="meta")
-        factors[f"{PREFIX}{name}{FACTORS[1]}"] = torch.empty(out, rank, device="meta")
+        width, out, kernel = _sizes(name, modules[name])
+        factors[f"{PREFIX}{name}{FACTORS[0]}"] = torch.empty(rank, width, *kernel, device="meta")
+        factors[f"{PREFIX}{name}{FACTORS[1]}"] = torch.empty(out, rank, *(1 for _ in kernel), device="meta")
     return factors
 
 
@@ -139,14 +140,14 @@ def _file_name(name: str, layers: set[str]) -> str:
     return f"{layer}.base_layer.{part}" if layer in layers else name
 
 
-def _sizes(name: str, layer: nn.Module) -> tuple[int, int]:
-    """Returns the numbers of inputs and outputs of a linear layer."""
-    if isinstance(layer, Conv1D):
-        width, out = layer.weight.shape
-        return width, out
-    if not isinstance(layer, nn.Linear):
-        raise InputError.of("target_modules", name, "linear layers", f"it is {type(layer).__name__}; {BY_PEFT}")
-    return layer.in_features, layer.out_features
+def _sizes(name: str, layer: nn.Module) -> tuple[int, int, tuple[int, ...]]:
+    """Returns the numbers of inputs and outputs of a layer, and the kernel of a convolution."""
+    if problem := unfit(nn.Module(), layer):
+        raise InputError.of("target_modules", name, "linear and convolutional layers", f"it is {problem}; {BY_PEFT}")
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features, ()
+    first, second, *kernel = layer.get_parameter("weight").shape
+    return (first, second, ()) if isinstance(layer, Conv1D) else (second, first, tuple(kernel))
 
 
 class _Names:

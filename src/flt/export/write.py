@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import safetensors.torch
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from flt.core.errors import InputError
@@ -21,13 +21,14 @@ from flt.core.quiet import quiet_transformers
 from flt.export.base_delta import with_change
 from flt.export.final_models import Model, of_groups
 from flt.export.folder import finish, unfinished
-from flt.export.lora_card import lora_config
+from flt.export.lora_card import PREFIX, lora_config
 from flt.export.metadata import CLASSES, Card, classes_text, write_base, write_label_names, write_own
 from flt.models.causal import CausalModule
 from flt.models.class_names import name_outputs, output_names
 from flt.models.label_name_head import LabelNameClassifier
-from flt.models.layer_names import output_layer
+from flt.models.layer_names import inside, output_layer
 from flt.models.module import MODEL_PREFIX, ClientModule, backbone_of
+from flt.models.peft_modules import plain_names, plain_tensor_name
 from flt.models.provenance import drawn_tensor_names, origin_of
 from flt.protocol.layout import Layout
 from flt.protocol.state import ServerState
@@ -147,24 +148,18 @@ def _export_lora(
     The file also contains tensors of the base, such as those in ``changed``. peft loads these tensors too, because peft
     loads every tensor in a file by name.
     """
-    plain = _plain_names(module)
+    plain = _plain(module)
     ranks = {name: len(tensors[layer.a]) for name, layer in layout.layers.items()}
+    heads = _saved_heads(module, plain, {plain[name.rpartition(".")[0]] for name in layout.names(["head"])})
     named = {}
-    for name, tensor in tensors.items():
-        if ranks.get(layout.entries[name].layer, 1):
-            named[_peft_name(plain(name), layout, name)] = tensor.contiguous()
-    alike = _alike(module, layout, plain)
-    drawn = {name: value for name, value in _drawn(module).items() if name not in tensors}
-    for name, value in {**alike, **drawn, **changed}.items():
-        layer_name, _, part = name.rpartition(".base_layer.")
-        if layer_name and not ranks[layer_name]:  # a layer without components, which peft won't wrap
-            name = f"{layer_name}.{part}"
-        named[f"base_model.model.{plain(name)}"] = value
+    for name, tensor in {**_alike(module, plain, heads), **_drawn(module), **tensors, **changed}.items():
+        if (file_name := _peft_name(name, layout, plain, ranks)) is not None:
+            named[f"{PREFIX}{file_name}"] = tensor.contiguous()
     named_base = "" if _is_random(module) else source  # with a name, peft would load pre-trained weights
     config = lora_config(
-        {plain(name): rank for name, rank in ranks.items()},
-        {plain(name): layout.layers[name].scale * rank for name, rank in ranks.items()},  # alpha / r is the scale
-        [plain(name) for name in _heads(module, layout)],
+        {plain[name]: rank for name, rank in ranks.items()},
+        {plain[name]: layout.layers[name].scale * rank for name, rank in ranks.items()},  # alpha / r is the scale
+        heads,
         any(layer.transposed for layer in layout.layers.values()),
         named_base,
     )
@@ -173,36 +168,47 @@ def _export_lora(
     safetensors.torch.save_file(named, target / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _peft_name(name: str, layout: Layout, full: str) -> str:
-    """Returns a tensor's name in peft's file. The returned name doesn't contain the adapter's name.
+def _peft_name(name: str, layout: Layout, plain: Mapping[str, str], ranks: Mapping[str, int]) -> str | None:
+    """Returns a tensor's name in peft's file, without the adapter's name. None if the file doesn't contain the tensor.
 
     Args:
-        name: Name of the tensor before flt or peft wrapped the model.
+        name: Name of the tensor in the module.
         layout: Names and roles of the module's tensors.
-        full: Name of the tensor in the module.
+        plain: Name of each module -> its name before flt or peft wrapped the model.
+        ranks: Layer with LoRA -> its rank.
     """
-    entry = layout.entries[full]
-    if entry.axis is not None:
-        part, _, _ = name.rpartition(".")
-        name = f"{part.rpartition('.')[0]}.weight"
-    return f"base_model.model.{name.replace('.modules_to_save.default', '')}"
+    owner, _, key = name.rpartition(".")
+    entry = layout.entries.get(name)
+    if entry is not None and entry.axis is not None:
+        factor = f"lora_{entry.role}.weight"
+        return f"{plain[entry.layer]}.{factor}" if ranks[entry.layer] else None
+    if owner not in plain:
+        return None
+    layer = owner.removesuffix(".base_layer")
+    if layer != owner and ranks.get(layer):  # peft won't wrap a layer without components
+        key = f"base_layer.{key}"
+    return f"{plain[owner]}.{key}".removeprefix(".")
 
 
-def _heads(module: nn.Module, layout: Layout) -> list[str]:
-    """Returns the names of the modules that form the head."""
-    return sorted({name.rpartition(".")[0].replace(".modules_to_save.default", "") for name in layout.names(["head"])})
+def _saved_heads(module: nn.Module, plain: Mapping[str, str], heads: set[str]) -> list[str]:
+    """Returns those heads that peft can treat as heads. It loads the tensors of the others by their names alone.
+
+    peft also takes each other module whose name ends like a head's, and fails if this is a container, a layer with
+    LoRA or a part of one: ``lora_dropout`` ends like a head called ``out``.
+    """
+    kinds = (BaseTunerLayer, nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
+    unfit = [name for name, sub in module.named_modules() if isinstance(sub, kinds)]
+    unfit += [f"{name}.base_layer" for name, sub in module.named_modules() if isinstance(sub, BaseTunerLayer)]
+    return sorted(head for head in heads if not any(name.endswith(head) for name in unfit if plain.get(name) != head))
 
 
-def _alike(module: nn.Module, layout: Layout, plain: Callable[[str], str]) -> dict[str, Tensor]:
+def _alike(module: nn.Module, plain: Mapping[str, str], heads: Sequence[str]) -> dict[str, Tensor]:
     """Returns the tensors of frozen modules that peft treats as heads because their names end like a head's name."""
-    heads = _heads(module, layout)
-    ends = tuple(plain(name) for name in heads)
-    alike = [name for name, _ in module.named_modules() if name not in heads and plain(name).endswith(ends)]
+    alike = {name for name, other in plain.items() if other not in heads and other.endswith(tuple(heads))}
     return {
-        f"{name}.{key}": value.detach().cpu().contiguous()
-        for name in alike
-        if "modules_to_save" not in name
-        for key, value in module.get_submodule(name).state_dict().items()
+        name: value.detach().cpu().contiguous()
+        for name, value in module.state_dict().items()
+        if any(inside(name, other) for other in alike)
     }
 
 
@@ -249,32 +255,30 @@ def _export_model(
 
 
 def merge(module: nn.Module, layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a state dict without adapters. W0 + scale B A replaces W0, and the head is taken from ``tensors``."""
-    merged = {}
+    """Returns a state dict without adapters. W0 + scale B A replaces W0, and the head is taken from ``tensors``.
+
+    The names are those before peft wrapped the module or parts of it.
+    """
+    merged, names = {}, plain_names(module)
     bases = {layer.base: layer for layer in layout.layers.values()}
     for name, value in module.state_dict().items():
-        if name in layout.entries and layout.entries[name].axis is not None:
+        plain = plain_tensor_name(names, name)
+        if plain is None:
             continue
         value = tensors.get(name, value).detach().cpu()
         if name in bases:
             layer = bases[name]
-            product = layer.scale * (tensors[layer.b].double() @ tensors[layer.a].double())
-            value = (value.double() + (product.T if layer.transposed else product)).to(value.dtype)
-        merged[name.replace(".base_layer.", ".")] = value.clone(memory_format=torch.contiguous_format)
+            product = layer.scale * (tensors[layer.b].double().flatten(1) @ tensors[layer.a].double().flatten(1))
+            change = product.T if layer.transposed else product.view(value.shape)  # a convolution's kernel is flat here
+            value = (value.double() + change).to(value.dtype)
+        merged[plain] = value.clone(memory_format=torch.contiguous_format)
     return merged
 
 
-def _plain_names(module: nn.Module) -> Callable[[str], str]:
-    """Returns a function that maps a tensor's name in the module to its name before flt or peft wrapped the model."""
-    shells = [f"{name}." for name, sub in module.named_modules() if isinstance(sub, PeftModel)]
-
-    def plain(name: str) -> str:
-        for shell in shells:
-            if name.startswith(f"{shell}base_model.model."):
-                name = shell + name.removeprefix(f"{shell}base_model.model.")
-        return name.removeprefix(_prefix(module))
-
-    return plain
+def _plain(module: nn.Module) -> dict[str, str]:
+    """Returns the name of each submodule -> its name before flt or peft wrapped the model."""
+    prefix = _prefix(module)
+    return {name: f"{plain}.".removeprefix(prefix).removesuffix(".") for name, plain in plain_names(module).items()}
 
 
 def _prefix(module: nn.Module) -> str:

@@ -26,6 +26,7 @@ from flt.models.image_preparation import ImagePreparation, check_size, image_pre
 from flt.models.label_name_head import label_name_classifier
 from flt.models.layer_names import head_name, inside
 from flt.models.location import LOADABLE, OFFLINE, locate, one_line_errors
+from flt.models.model_files import check_files, check_ids, check_report
 from flt.models.preprocessing import load_tokenizer
 from flt.models.provenance import Origin, set_origin
 
@@ -123,6 +124,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     source, local = locate(str(cfg.path), cfg.package) if cfg.name == "hub" else (str(EMBEDDED[cfg.name]()), True)
     with one_line_errors(source, OFFLINE if local and not Path(source).is_dir() else LOADABLE):
         config = transformers.AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        check_files(config, source, local)
     _check_kind(config, kind, source)
     use_cache = getattr(config, "use_cache", None)
     if kind == "causal":
@@ -141,10 +143,12 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     if tokenizer is not None:
         if kind == "causal" and tokenizer.eos_token_id is None:
             raise InputError.of("model.path", source, "a tokenizer with an eos token", "nothing would end a response")
+        check_ids(model, source, {"input_ids": torch.tensor([tokenizer.pad_token_id])})
         model.config.pad_token_id = tokenizer.pad_token_id
         _check_length(model, cfg.max_length)
     model.eval()
-    with_head = model if kind == "causal" else _with_head(cfg, model, tokenizer, seed, texts)
+    with one_line_errors(source):
+        with_head = model if kind == "causal" else _with_head(cfg, model, tokenizer, seed, texts)
     drawn = missing | {name for name, _ in model.named_parameters() if inside(name, head_name(with_head))}
     weights_seed, head_outputs = (seed if cfg.random else None), (None if kind == "causal" else classes)
     set_origin(model, Origin(tuple(sorted(drawn)), weights_seed, head_outputs, cfg.package, use_cache))
@@ -259,6 +263,7 @@ def _build(
     )  # fmt: skip
     missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     head = head_name(model) if cfg.head == "linear" else "pooler"  # the label_names head doesn't use the pooler
+    check_report(model, head, report, source)
     if missing := {key for key in missing if not inside(key, head)}:
         log.warning("%s has no weights for %s: drawn from the seed", last_name(source), ", ".join(sorted(missing)[:4]))
     if quantised and any(

@@ -56,7 +56,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """Description of one layer with LoRA: W = W0 + scale B A."""
+    """Description of one layer with LoRA: W = W0 + scale B A, or such a sum of convolutions."""
 
     rank: int
     """Initial rank r. The ids of the layer's rank-1 components are 0 .. r - 1."""
@@ -65,11 +65,13 @@ class Layer:
     base: str
     """Name of W0."""
     a: str
-    """Name of A, which has the shape (r, in)."""
+    """Name of A, which has the shape (r, in), or (r, in, ...) if the layer is a convolution."""
     b: str
-    """Name of B, which has the shape (out, r)."""
+    """Name of B, which has the shape (out, r), or (out, r, ...) if the layer is a convolution."""
     transposed: bool = False
     """True if W0 is stored as (in, out), as in GPT-2's Conv1D."""
+    matrices: bool = True
+    """True if W0, A and B are matrices, so that B A can be formed and added to W0. Parts that do this need it."""
 
     def stored(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Returns two factors whose product has the shape of the stored W0.
@@ -276,6 +278,7 @@ def _layer(name: str, module: nn.Module) -> Layer:
         a=f"{name}.lora_A.{adapter}.weight",
         b=f"{name}.lora_B.{adapter}.weight",
         transposed=bool(getattr(module, "fan_in_fan_out", False)),
+        matrices=module.lora_A[adapter].get_parameter("weight").dim() == 2,
     )
 
 

@@ -10,6 +10,7 @@ from flt.client.settings import LocalSettings
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
 from flt.data.task_rounds import with_task_rounds
+from flt.models.peft_modules import check_mergeable
 from flt.protocol.layout import Layout
 from flt.run import build
 from flt.run.federation import Federation
@@ -59,6 +60,8 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     if cfg.model.get("quantise") and recipe.changes_base:
         why = "the recipe changes the frozen weights, of which only rounded ones are left"
         raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
+    if recipe.changes_base:
+        check_mergeable(federation.module, layout)
     if cfg.prefix_cache:
         check_prefix(federation, recipe, cfg)
     sampler = build.sampler(cfg, len(ranked))

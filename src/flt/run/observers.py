@@ -24,6 +24,7 @@ from flt.callbacks.received_models import ReceivedModels
 from flt.callbacks.selection_overlap import SelectionOverlap
 from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
+from flt.callbacks.untrained_layers import UntrainedLayers
 from flt.client.shared_logger import SharedLogger, SilentLogger
 from flt.engines.process_group import ProcessGroup
 from flt.models.module import ClientModule
@@ -76,7 +77,7 @@ class Observers:
         monitors = [evaluate, Clusters(tasks), SelectionOverlap(), RankBudget(), *counting, Timer(), *received]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
         last = [Interrupts(self.processes.is_first)]  # handles signals until the last checkpoint has been written
-        federator.callbacks = [faults, *monitors, Failures(), stop, *self.own, checkpoint, *last]
+        federator.callbacks = [faults, *monitors, Failures(), UntrainedLayers(), stop, *self.own, checkpoint, *last]
         # if all processes train every client together, only the first process writes the client states
         writes = self.processes.is_first or not federator.engine.replicated
         federator.client_states = ClientStateStore(checkpoint.folder, writes, checkpoint.run)

@@ -14,11 +14,13 @@ from flt.data import encode
 from flt.data.deal import TaskData, deal
 from flt.data.examples import Collate, Examples, stratified_sample
 from flt.data.instructions import encode_instructions
+from flt.data.stores import TextStore
 from flt.data.tasks import DataSet, kind_of, load_all
 from flt.models import backbones, heads
 from flt.models.causal import CausalModule
 from flt.models.class_names import name_outputs, output_names
-from flt.models.label_name_head import label_texts
+from flt.models.label_name_head import LabelNameClassifier, label_texts
+from flt.models.model_files import check_ids
 from flt.models.module import MODEL_PREFIX, ClientModule, Optimizer
 from flt.run.federation import Federation
 from flt.run.schema import TrainConfig
@@ -124,7 +126,11 @@ def _encode(cfg: TrainConfig, data_set: DataSet, split: str, backbone: backbones
     assert backbone.tokenizer is not None, "a text backbone has one"
     called = f"{data_set.name} {split}"
     encoder = encode_instructions if raw.kind == "causal" else encode.encode_text
-    return encoder(raw.splits[split], raw, backbone.tokenizer, max_length, called, cfg.cache.limit)
+    examples = encoder(raw.splits[split], raw, backbone.tokenizer, max_length, called, cfg.cache.limit)
+    assert isinstance(examples.store, TextStore), "texts are encoded"
+    model = backbone.model.encoder if isinstance(backbone.model, LabelNameClassifier) else backbone.model
+    check_ids(model, backbone.source, examples.store.columns)
+    return examples
 
 
 def _initial(model: nn.Module, widths: Mapping[str, int], seed: int) -> dict[str, dict[str, Tensor]]:

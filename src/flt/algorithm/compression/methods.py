@@ -58,6 +58,11 @@ class _Quantisation(CompressionPart):
     packs: ClassVar[bool] = True
     works_on: ClassVar[tuple[str, ...]] = LORA_FACTORS
 
+    @property
+    def needs_matrices(self) -> bool:
+        """Always true, because a component is sent as two vectors."""
+        return True
+
     @abc.abstractmethod
     def limit(self, client: int, messages: Sequence[Update] | Sequence[Payload], besides: int) -> int | None:
         """Returns the client's budget in bytes for all messages together, or None if there is no limit.

@@ -79,6 +79,11 @@ class Mean(Summable):
         """Roles that must occur among the module's tensors: A and B with weights ``norm``, otherwise none."""
         return LORA_FACTORS if self.weights == NORM else ()
 
+    @property
+    def needs_matrices(self) -> bool:
+        """True with weights ``norm``, which are norms of products B A."""
+        return self.weights == NORM
+
     def summand(self, view: View, update: Update, totals: Totals) -> None:
         """Adds two terms to the totals for each entry: weight * value, and the weight."""
         norms = self._norms(view, update) if self.weights == NORM else {}

@@ -34,6 +34,11 @@ class Residual(Rule):
     one_group: ClassVar[str] = "there is one base, and the residual goes into it"
     same_components: ClassVar[str] = "the residual is that of factors with the same components"
 
+    @property
+    def needs_matrices(self) -> bool:
+        """Always true, because the rule works on the clients' products B A."""
+        return True
+
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
         """Averages all tensors and computes each layer's residual. With one client, there is no residual."""
         new = Mean(weights=self.weights).combine(view, gid, updates).new

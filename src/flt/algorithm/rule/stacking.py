@@ -32,6 +32,11 @@ class Stacking(Rule):
     combines: ClassVar[tuple[str, ...]] = ("A", "B")
     one_group: ClassVar[str] = "there is one base, and stacking writes into it"
 
+    @property
+    def needs_matrices(self) -> bool:
+        """Always true, because the rule works on the clients' products B A."""
+        return True
+
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
         """Stacks the factors, averages all other tensors, and draws the adapter of the next round."""
         new = Mean(weights=self.weights).combine(view, gid, updates).new

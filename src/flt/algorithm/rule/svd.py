@@ -40,6 +40,11 @@ class Svd(Rule):
     mixes_components: ClassVar[bool] = True
     one_group: ClassVar[str] = "each group's components would be mixtures of its own, which can't be compared"
 
+    @property
+    def needs_matrices(self) -> bool:
+        """Always true, because the rule works on the clients' products B A."""
+        return True
+
     def combine(self, view: View, gid: int, updates: Sequence[Update]) -> Combined:
         """Decomposes the mean product of each layer, and averages all other tensors."""
         new = Mean(weights=self.weights).combine(view, gid, updates).new

@@ -6,6 +6,7 @@ from torch import nn
 
 from flt.models.layer_names import submodule, whole_modules
 from flt.models.module import backbone_of
+from flt.models.peft_modules import check_peft
 
 
 def freeze_but_head(module: nn.Module, head: str | None) -> list[str]:
@@ -21,8 +22,10 @@ def freeze_but_head(module: nn.Module, head: str | None) -> list[str]:
         Names, in ``module``, of the submodules whose weights are all trained.
 
     Raises:
-        InputError: There is no module with the name of the head. ``module`` is then unchanged.
+        InputError: There is no module with the name of the head, or the module holds adapters of peft that flt doesn't
+            support. ``module`` is then unchanged.
     """
+    check_peft(module)
     inner, prefix = backbone_of(module)
     trained = {name: submodule(inner, name) for name in whole_modules(inner, head)}
     module.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""LoRA on a module's linear layers, attached by peft. All weights of the head are trained."""
+"""LoRA on a module's linear or convolutional layers, attached by peft. All weights of the head are trained."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from transformers.pytorch_utils import Conv1D
 
 from flt.core.errors import InputError
 from flt.models.blocks import top_blocks
-from flt.models.layer_names import is_tied, submodule, target_modules, whole_modules
+from flt.models.layer_names import submodule, target_modules, whole_modules
 from flt.models.module import backbone_of
+from flt.models.peft_modules import check_peft, saved_copies, unfit
 from flt.protocol.layout import Layout
 
 
@@ -28,8 +29,8 @@ class LoraSettings:
         rank: r, the initial rank of every adapted layer.
         alpha: Numerator of the scale alpha / r. The scale is the same on every client and in every round.
         dropout: Probability of dropout on the adapter's input, in training.
-        target_modules: Names of the layers to adapt: full names, or only their last parts. If None, the default for the
-            model's type is used.
+        target_modules: Names of the layers to adapt, linear or convolutional: full names, or only their last parts. If
+            None, the default for the model's type is used.
         head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
             classifier (or, without a classifier, the last linear layer) and all layers before it that have no
             pre-trained weights are trained. Such a layer may be a pooler or DistilBERT's ``pre_classifier``.
@@ -64,19 +65,17 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "
         layers: With ``all``, all blocks are adapted; with ``top<k>``, only the k uppermost blocks.
 
     Raises:
-        InputError: A target layer, the head or the blocks don't exist.
+        InputError: A target layer, the head or the blocks don't exist or can't be trained, or the module holds adapters
+            of peft that flt doesn't support.
     """
     root, prefix = backbone_of(module)
+    check_peft(module)
     if any(isinstance(sub, LoraLayer) for sub in module.modules()):
-        _check_layers(root)
         if layers != "all":
             raise InputError.of("model.adapt_layers", layers, "all", "the module holds adapters of its own")
-        head = [settings.head] if settings.head not in (None, "none") else _modules_to_save(root)
+        head = whole_modules(root, settings.head) if settings.head not in (None, "none") else saved_copies(root)
     else:
         head = whole_modules(root, settings.head)
-        if tied_layers := [name for name in head if is_tied(root, name)]:
-            why = "its weights are those of the embedding, which are frozen"
-            raise InputError.of("adapter.head", tied_layers[0], "none", why)
         _inject(root, settings, head, seed, layers)
     head = [f"{prefix}{name}" for name in head if name]
     for name in head:
@@ -84,28 +83,10 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "
     return Layout.of(module, head)
 
 
-def _check_layers(module: nn.Module) -> None:
-    """Raises an InputError if the LoRA layers use a feature of peft that flt doesn't support.
-
-    Without this check, a run would give wrong results and no error.
-    """
-    for name, layer in module.named_modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        adapter = layer.active_adapters[0]
-        unsupported = {
-            "several active adapters": len(layer.active_adapters) > 1,
-            "a layer that isn't linear": not isinstance(layer.get_base_layer(), nn.Linear | Conv1D),
-            "DoRA or another variant of LoRA": adapter in layer.lora_variant,
-            "a bias of LoRA": layer.lora_bias.get(adapter, False),
-        }
-        if problems := [feature for feature, present in unsupported.items() if present]:
-            raise InputError.of(f"module.{name}", problems[0], "plain LoRA with one active adapter on linear layers")
-
-
 def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed: int, layers: str) -> None:
     targets = settings.target_modules or target_modules(module)
-    leaves = [name for name, sub in module.named_modules() if not list(sub.children())]
+    # A layer with a parametrization, such as a weight norm, has children.
+    leaves = [n for n, sub in module.named_modules() if isinstance(sub, nn.Linear) or not list(sub.children())]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in leaves):
             raise InputError.of(
@@ -120,6 +101,10 @@ def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed
         if not adapted:
             why = f"none of {', '.join(targets[:4])} lies there"
             raise InputError.of("model.adapt_layers", layers, "blocks that hold a layer to adapt", why)
+    for name in adapted:
+        if problem := unfit(module.get_submodule(name.rpartition(".")[0]), module.get_submodule(name)):
+            why = f"{name} is {problem}"
+            raise InputError.of("adapter.target_modules", targets, "names of linear and convolutional layers", why)
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,  # type: ignore[arg-type]  # alpha may be a fraction
         target_modules="|".join(map(re.escape, adapted)), exclude_modules=list(head) or None,
@@ -127,9 +112,7 @@ def _inject(module: nn.Module, settings: LoraSettings, head: Sequence[str], seed
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, module)
-
-
-def _modules_to_save(module: nn.Module) -> list[str]:
-    """Returns the names of the trainable copies of the modules that peft's setting ``modules_to_save`` lists."""
-    return [name for name, _ in module.named_modules() if name.endswith("modules_to_save.default")]
+        try:
+            inject_adapter_in_model(config, module)
+        except ValueError as error:
+            raise InputError.of("adapter.target_modules", targets, "layers that peft adapts", str(error)) from error
