@@ -88,7 +88,7 @@ def test_random_rows_have_the_values_that_the_library_json_reads(
             rows.append({name: draw.choice([COLUMNS[name](draw), None]) for name in present})
         form = {"indent": draw.choice([None, 2]), "separators": draw.choice([None, (",", ":"), (" , ", " : ")])}
         path.write_text(draw.choice(["\n", "\n\n", " ", ""]).join(json.dumps(row, **form) for row in rows))
-        names = json_columns.column_names(read_text(path))
+        names, _ = json_columns.column_names(read_text(path))
         assert list(names.values()) == list(dict.fromkeys(name for row in rows for name in row))
         used = [name for name in COLUMNS if name in names.values() and name != "unused"]
         found = json_columns.read_json(read_text(path), used, names)
@@ -106,7 +106,7 @@ def test_random_damage_ends_in_an_error_of_pyarrow_or_of_flt(tmp_path: Path) -> 
         data[draw.randrange(len(data))] = draw.choice(b'"{}[]:,\\ \n1a\xff\0')
         path.write_bytes(data)
         try:
-            names = json_columns.column_names(read_text(path))
+            names, _ = json_columns.column_names(read_text(path))
             json_columns.read_json(read_text(path), {"text", "label"}.intersection(names.values()), names)
         except (InputError, pa.ArrowInvalid):
             pass
@@ -114,7 +114,7 @@ def test_random_damage_ends_in_an_error_of_pyarrow_or_of_flt(tmp_path: Path) -> 
 
 def test_a_key_that_is_written_with_escapes_is_the_same_column(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"te\\u0078t": "a"}\n{"text": "b"}')
-    names = json_columns.column_names(read_text(tmp_path / "a.jsonl"))
+    names, _ = json_columns.column_names(read_text(tmp_path / "a.jsonl"))
     assert set(names.values()) == {"text"}
     assert json_columns.read_json(read_text(tmp_path / "a.jsonl"), ["text"], names).to_pydict() == {"text": ["a", "b"]}
 
@@ -122,7 +122,7 @@ def test_a_key_that_is_written_with_escapes_is_the_same_column(tmp_path: Path) -
 def test_types_are_those_of_all_rows(tmp_path: Path) -> None:
     rows = [{"a": None, "b": 1, "c": None}] * 5000 + [{"a": "x", "b": 1.5, "c": None}]
     path = written(tmp_path / "a.jsonl", rows)
-    table = json_columns.read_json(read_text(path), ["a", "b", "c"], json_columns.column_names(read_text(path)))
+    table = json_columns.read_json(read_text(path), ["a", "b", "c"], json_columns.column_names(read_text(path))[0])
     assert table.schema.types == [pa.string(), pa.float64(), pa.null()]
 
 

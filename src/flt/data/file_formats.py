@@ -129,7 +129,7 @@ def _json(path: Path, how: ReadSettings) -> Splits:
         how.note(f"encoding {text.encoding}")
     check_size(path, text.data.size)
     text = json_columns.as_lines(text)
-    written, lacking = json_columns.column_names(text), None
+    (written, rows), lacking = json_columns.column_names(text), None
     names = list(dict.fromkeys(written.values()))
     if not names:
         raise InputError.of("data.path", path, "a data set with examples", "it is empty")
@@ -141,7 +141,7 @@ def _json(path: Path, how: ReadSettings) -> Splits:
     if lacking is not None:
         raise lacking
     if columns:
-        check_rows(path, json_columns.count_rows(text), table.num_rows)
+        check_rows(path, rows, table.num_rows)
     return _by_split(path, _rows_of_lists(path, table.select(columns)))
 
 

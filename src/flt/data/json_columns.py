@@ -63,11 +63,6 @@ def as_lines(text: Text) -> Text:
     return Text(text.path, pa.py_buffer(data), text.encoding)
 
 
-def count_rows(text: Text) -> int:
-    """Returns the number of objects that follow one another in a well-formed JSON text."""
-    return sum(int(((char == OPEN) & (level == 1)).sum()) for _, char, level in _tokens(_bytes(text)))
-
-
 def read_json(text: Text, columns: Collection[str], names: dict[bytes, str]) -> pa.Table:
     """Reads columns of a JSON text. All others are skipped without being stored, whatever they hold.
 
@@ -83,21 +78,23 @@ def read_json(text: Text, columns: Collection[str], names: dict[bytes, str]) -> 
     return _parsed(text.data, pa.schema(texts))
 
 
-def column_names(text: Text) -> dict[bytes, str]:
-    """Returns the names of the columns of a JSON text: each as it is written in the file -> the name.
+def column_names(text: Text) -> tuple[dict[bytes, str], int]:
+    """Returns the names of the columns of a JSON text, and its number of rows.
+
+    The names are a dict: each as it is written in the file -> the name.
 
     Raises:
         InputError: The text is nested too deeply, or has too many columns.
         pyarrow.ArrowInvalid: The text isn't JSON.
     """
     _parsed(text.data, pa.schema([]))  # what follows relies on well-formed JSON
-    names = dict[bytes, str]()
-    for _, keys, _ in _members(text):
+    names, count = dict[bytes, str](), 0
+    for _, keys, _, count in _members(text):  # noqa: B007
         for raw in keys.unique().to_pylist():
             names.setdefault(raw, json.loads(f'"{raw.decode(errors="replace")}"', strict=False))
         if len(names) > MOST_COLUMNS:
             raise InputError.of("data.path", text.path, f"at most {MOST_COLUMNS} different keys")
-    return names
+    return names, count
 
 
 def _parsed(data: pa.Buffer, schema: pa.Schema | None = None) -> pa.Table:
@@ -122,7 +119,7 @@ def _only(text: Text, used: Collection[bytes]) -> bytes:
         used: Names of the columns, as they are written in the file.
     """
     data, wanted, parts, last = _bytes(text), pa.array(used, pa.large_binary()), list[pa.Buffer](), -1
-    for rows, keys, spans in _members(text):
+    for rows, keys, spans, _ in _members(text):
         kept = np.flatnonzero(pc.is_in(keys, wanted))
         if not len(kept):
             continue
@@ -154,11 +151,12 @@ def _emptied(text: bytes, colon: int) -> bytes:
     return member[np.cumsum(change[:-1], dtype=np.int8) == 0].tobytes()
 
 
-def _members(text: Text) -> Iterator[tuple[NDArray[np.int64], pa.Array, NDArray[np.int64]]]:
+def _members(text: Text) -> Iterator[tuple[NDArray[np.int64], pa.Array, NDArray[np.int64], int]]:
     """Yields the members ``"key": value`` of the rows of a well-formed JSON text, those of a piece at once.
 
     Yields:
-        The row of each member, its key as it is written, and where it starts, has its colon, and ends, shape (n, 3).
+        The row of each member, its key as it is written, and where it starts, has its colon, and ends, shape (n, 3);
+        and the number of rows so far.
 
     Raises:
         InputError: The text is nested too deeply.
@@ -174,7 +172,8 @@ def _members(text: Text) -> Iterator[tuple[NDArray[np.int64], pa.Array, NDArray[
         colons = np.flatnonzero(char == COLON)[: len(stops)]
         rows = begun - 1 + np.cumsum(char == OPEN)[colons]
         spans = np.stack([place[colons - 2], place[colons], place[stops]], axis=1)
-        yield rows, _slices(data, place[colons - 2] + 1, place[colons - 1]), spans
+        known = begun + int((char == OPEN).sum())
+        yield rows, _slices(data, place[colons - 2] + 1, place[colons - 1]), spans, known
         done = int(np.flatnonzero(last)[-1]) + 1 if last.any() else 0
         begun, rest = begun + int((char[:done] == OPEN).sum()), rest[:, done:]
 

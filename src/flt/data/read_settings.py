@@ -76,4 +76,6 @@ def check_rows(path: object, held: int, read: int) -> None:
         InputError: They differ.
     """
     if held != read:
-        raise InputError.of("data.path", path, "a file of which every row can be read", f"{read} of {held} rows were")
+        raise InputError.of(
+            "data.path", path, "a file whose rows can all be read", f"it holds {held} rows, and {read} were read"
+        )

@@ -191,7 +191,9 @@ def _parse(override: str) -> Override:
         return OverridesParser.create().parse_override(override)
     except (HydraException, ValueError, RecursionError) as error:  # int() refuses thousands of digits
         key, _, value = override.partition("=")
-        quotes = "" if value.startswith(("'", '"')) else f"; a value with such characters is quoted: {key}='{value}'"
+        quotes = (
+            "" if value.startswith(("'", '"')) else f"; a value with such characters is quoted: \"{key}='{value}'\""
+        )
         raise InputError.of("override", override, f"key=value{quotes}", first_line(error)) from None
 
 
