@@ -124,7 +124,7 @@ def check_property(key: str, column: pa.ChunkedArray) -> None:
             is so large that it has been rounded.
     """
     kind = column.type
-    if pa.types.is_floating(kind) and (pc.max(pc.abs(column)).as_py() or 0) >= EXACT:
+    if key != "label" and pa.types.is_floating(kind) and (pc.max(pc.abs(column)).as_py() or 0) >= EXACT:
         raise InputError.of(f"data.{key}", "rounded numbers", "integers below 2^63, or texts")
     if any(test(kind) for test in (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)):
         raise InputError.of(f"data.{key}", str(column.type), "a column of texts or numbers")
