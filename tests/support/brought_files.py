@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas
 import pyarrow as pa
 import pyarrow.feather
@@ -52,6 +53,10 @@ def texts(*rows: str, header: str = HEADER) -> str:
 
 def table(**columns: Any) -> Callable[[Path], Any]:
     return lambda path: pyarrow.parquet.write_table(pa.table(columns), path, row_group_size=2)
+
+
+def arrays(**arrays: Any) -> Callable[[Path], Any]:
+    return lambda path: np.savez(path, **arrays)
 
 
 def stream(path: Path) -> None:
@@ -308,7 +313,24 @@ BROUGHT = {
     ),
     "an arrow stream": right(stream, "2 rows, 2 columns, 2 classes (x, y)", "a.arrow"),
     "an arrow file that is none": wrong(b"ARROW1" + b"x" * 30, r"allowed is a readable \.arrow file$", "a.arrow"),
+    # ------------------------------------------------------------------------------------------------------ arrays
+    "arrays of no split": right(
+        arrays(x_train=np.zeros((4, 8, 8)), y_train=[0, 1] * 2, x_more=np.zeros((4, 8, 8))),
+        "4 rows, 2 columns, 2 classes (0, 1), arrays x_more not used",
+        "a.npz",
+    ),
+    "arrays of different lengths": wrong(
+        arrays(x_train=np.zeros((4, 8, 8)), y_train=[0, 1, 0]), r"allowed is a readable \.npz file$", "a.npz"
+    ),
     # ---------------------------------------------------------------------------------------------------- folders
+    "splits with labels of different types": right(
+        {
+            "train.jsonl": '{"text": "a", "label": true}\n{"text": "b", "label": false}\n',
+            "test.csv": HEADER + ",0\n,1\n",
+        },
+        "4 rows (2 train + 2 test), 2 columns, 2 classes (0, 1), 2 empty texts, 2 files",
+        "a",
+    ),
     "a folder of splits": right(
         {
             "train.csv": texts(),

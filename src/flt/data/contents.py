@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import datasets
@@ -71,9 +72,10 @@ def _counts(splits: dict[str, datasets.Dataset], texts: Sequence[str], label: st
     tables = [_plain(split.data.table.select(used)) for split in splits.values()]
     empty = sum(_empty(table[name]) for table in tables for name in texts)
     doubled = 0
-    if sum(table.nbytes for table in tables) < LARGEST:
-        whole = pa.concat_tables(tables, promote_options="permissive")
-        doubled = len(whole) - len(whole.group_by(used).aggregate([]))
+    with contextlib.suppress(pa.ArrowException):  # labels of splits may be of types that nothing can be compared with
+        if sum(table.nbytes for table in tables) < LARGEST:
+            whole = pa.concat_tables(tables, promote_options="permissive")
+            doubled = len(whole) - len(whole.group_by(used).aggregate([]))
     return {"empty texts": empty, "repeated rows": doubled}
 
 
@@ -84,6 +86,8 @@ def _plain(table: pa.Table) -> pa.Table:
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_null(kind):
+        return pa.string()
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 

@@ -183,6 +183,8 @@ def _npz(path: Path, how: ReadSettings) -> Splits:
             raise InputError.of("data.path", path, "arrays called x_train, y_train, x_test, y_test", f"it holds {had}")
         used = set(how.chosen(list(dict.fromkeys(column for _, column in places.values()))))
         names = [key for key in arrays.files if key.endswith("_names")]
+        if further := [key for key in arrays.files if key not in places and key not in names]:
+            how.note(f"arrays {', '.join(further)} not used")
         wanted = [key for key, (_, column) in places.items() if column in used]
         sizes = {entry.filename.removesuffix(".npy"): entry.file_size for entry in _entries(arrays)}
         check_size(path, sum(sizes.get(key, 0) for key in [*wanted, *names]))
