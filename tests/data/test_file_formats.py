@@ -26,7 +26,7 @@ from forked import cost
 
 from flt.core import memory
 from flt.core.errors import InputError
-from flt.data import file_formats
+from flt.data import read_settings
 from flt.data.config import DataConfig
 from flt.data.dataset_sources import RawData, load
 from flt.data.encode import encode_images
@@ -131,7 +131,7 @@ def test_a_file_that_needs_more_memory_than_is_free_is_refused(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make(tmp_path / ("a.parquet" if make is bombs.same_text else "a.npz"), 40)
-    monkeypatch.setattr(file_formats, "available_memory", lambda device: 30_000_000)
+    monkeypatch.setattr(read_settings, "available_memory", lambda device: 30_000_000)
     assert path.stat().st_size < 1_000_000
     refused(path, r"^data\.path=.*: it needs 0\.0 GB of memory; allowed is data that fit into the 0\.0 GB that are")
 
@@ -141,7 +141,7 @@ def test_a_vast_text_of_a_parquet_file_is_refused_by_its_stated_size_or_once_it_
     stated: int | None, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = bombs.one_text(tmp_path / "a.parquet", 60_000_000, stated)
-    monkeypatch.setattr(file_formats, "available_memory", lambda device: 50_000_000)
+    monkeypatch.setattr(read_settings, "available_memory", lambda device: 50_000_000)
     assert path.stat().st_size < 100_000
     said, grown = cost(lambda: loaded(path))
     assert re.match(r"InputError: data\.path=.*: it needs 0\.1 GB of memory; allowed is data that fit into", said)
@@ -152,7 +152,7 @@ def test_a_vast_text_in_a_column_that_is_not_used_is_neither_counted_nor_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = bombs.one_text(tmp_path / "a.parquet", 60_000_000, column="other")
-    monkeypatch.setattr(file_formats, "available_memory", lambda device: 10_000_000)
+    monkeypatch.setattr(read_settings, "available_memory", lambda device: 10_000_000)
     rows, grown = cost(lambda: len(loaded(path, validation=0.0).splits["train"]))
     assert (rows, grown < 30_000_000) == (2, True)
 
@@ -161,7 +161,7 @@ def test_a_text_that_is_written_once_for_all_rows_is_read_a_few_rows_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = bombs.same_text(tmp_path / "a.parquet", 500)
-    monkeypatch.setattr(file_formats, "available_memory", lambda device: 30_000_000)
+    monkeypatch.setattr(read_settings, "available_memory", lambda device: 30_000_000)
     said, grown = cost(lambda: loaded(path))
     assert said.startswith("InputError: data.path=")
     assert grown < 200_000_000
@@ -288,7 +288,7 @@ def test_no_damage_of_a_parquet_files_footer_ends_the_process(
     room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pyarrow ends the process, without an exception, when it is asked for the sizes in some damaged footers."""
-    monkeypatch.setattr(file_formats, "available_memory", lambda device: room)
+    monkeypatch.setattr(read_settings, "available_memory", lambda device: room)
     path = tmp_path / "data.parquet"
     rows = range(30)
     pa.parquet.write_table(pa.table({"text": [f"word {i}" for i in rows], "label": [i % 2 for i in rows]}), path)

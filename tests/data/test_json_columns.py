@@ -17,6 +17,8 @@ from flt.core.errors import InputError
 from flt.data import file_formats, json_columns
 from flt.data.config import DataConfig
 from flt.data.dataset_sources import load
+from flt.data.read_settings import ReadSettings
+from flt.data.text_files import read_text
 
 CHARACTERS = 'a"\\{}[],: \né😀'
 
@@ -31,7 +33,9 @@ def train_rows(path: Path, **fields: Any) -> int:
 
 
 def sizes(path: Path) -> dict[str, int]:
-    found = file_formats.SUFFIXES[".jsonl"](path, lambda names: [name for name in names if name in ("text", "label")])
+    found = file_formats.READERS[".jsonl"](
+        path, ReadSettings(lambda names: [name for name in names if name in ("text", "label")])
+    )
     return {split: len(rows) for split, rows in found.items()}
 
 
@@ -84,10 +88,10 @@ def test_random_rows_have_the_values_that_the_library_json_reads(
             rows.append({name: draw.choice([COLUMNS[name](draw), None]) for name in present})
         form = {"indent": draw.choice([None, 2]), "separators": draw.choice([None, (",", ":"), (" , ", " : ")])}
         path.write_text(draw.choice(["\n", "\n\n", " ", ""]).join(json.dumps(row, **form) for row in rows))
-        names = json_columns.column_names(path)
+        names, _ = json_columns.column_names(read_text(path))
         assert list(names.values()) == list(dict.fromkeys(name for row in rows for name in row))
         used = [name for name in COLUMNS if name in names.values() and name != "unused"]
-        found = json_columns.read_json(path, used, names)
+        found = json_columns.read_json(read_text(path), used, names)
         expected = [{name: emptied(row.get(name)) for name in used} for row in rows]
         assert found.num_rows == len(rows)
         assert not used or [{name: row[name] for name in used} for row in found.to_pylist()] == expected
@@ -102,23 +106,23 @@ def test_random_damage_ends_in_an_error_of_pyarrow_or_of_flt(tmp_path: Path) -> 
         data[draw.randrange(len(data))] = draw.choice(b'"{}[]:,\\ \n1a\xff\0')
         path.write_bytes(data)
         try:
-            names = json_columns.column_names(path)
-            json_columns.read_json(path, {"text", "label"}.intersection(names.values()), names)
+            names, _ = json_columns.column_names(read_text(path))
+            json_columns.read_json(read_text(path), {"text", "label"}.intersection(names.values()), names)
         except (InputError, pa.ArrowInvalid):
             pass
 
 
 def test_a_key_that_is_written_with_escapes_is_the_same_column(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"te\\u0078t": "a"}\n{"text": "b"}')
-    names = json_columns.column_names(tmp_path / "a.jsonl")
+    names, _ = json_columns.column_names(read_text(tmp_path / "a.jsonl"))
     assert set(names.values()) == {"text"}
-    assert json_columns.read_json(tmp_path / "a.jsonl", ["text"], names).to_pydict() == {"text": ["a", "b"]}
+    assert json_columns.read_json(read_text(tmp_path / "a.jsonl"), ["text"], names).to_pydict() == {"text": ["a", "b"]}
 
 
 def test_types_are_those_of_all_rows(tmp_path: Path) -> None:
     rows = [{"a": None, "b": 1, "c": None}] * 5000 + [{"a": "x", "b": 1.5, "c": None}]
     path = written(tmp_path / "a.jsonl", rows)
-    table = json_columns.read_json(path, ["a", "b", "c"], json_columns.column_names(path))
+    table = json_columns.read_json(read_text(path), ["a", "b", "c"], json_columns.column_names(read_text(path))[0])
     assert table.schema.types == [pa.string(), pa.float64(), pa.null()]
 
 

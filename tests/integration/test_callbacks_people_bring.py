@@ -74,7 +74,7 @@ WORK: dict[str, Callable[[], callbacks.Callback]] = {
     "Timer": lambda: callbacks.Timer("00:01:00:00"),
     "WeightAveraging": callbacks.WeightAveraging,
 }
-LEFT_OUT = {"ProgressBar", "RichProgressBar", "TQDMProgressBar"}
+LEFT_OUT = ("ProgressBar", "RichProgressBar", "TQDMProgressBar")
 REFUSED: dict[str, tuple[Callable[[], callbacks.Callback], str]] = {
     "BackboneFinetuning": (thaws, r"^client 0=backbone.0.base_layer.weight: the frozen weights have changed"),
     "BatchSizeFinder": (callbacks.BatchSizeFinder, r"^callbacks=BatchSizeFinder: flt makes the batches"),

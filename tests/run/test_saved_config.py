@@ -146,3 +146,14 @@ def test_a_models_folder_may_have_a_dollar_sign_and_a_brace_in_its_name(tmp_path
     folder.mkdir()
     written = str(folder).replace("${", r"\${")
     assert load_config([f"model={written}"]).model["path"] == str(folder)
+
+
+def test_a_run_of_a_version_with_fewer_settings_of_data_goes_on(tmp_path: Path) -> None:
+    saved = to_yaml(load_config(["algo=fedit", "data=reviews.csv"]))
+    older = [line for line in saved.split("\n") if line.split(":")[0].strip() not in ("encoding", "delimiter", "quote")]
+    assert len(older) == saved.count("\n") - 2
+    (tmp_path / "config.yaml").write_text("\n".join(older))
+    given = ["algo=fedit", "data=reviews.csv", f"resume={tmp_path}"]
+    assert configure(given).data["encoding"] is None
+    with pytest.raises(InputError, match="the run to go on with was started otherwise"):
+        configure([*given, "data.encoding=cp1252"])

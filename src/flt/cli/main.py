@@ -131,7 +131,7 @@ def _quiet_libraries() -> None:
     """Suppresses the warnings and the advice that libraries print."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("flt").setLevel(logging.INFO)
+    logging.getLogger("flt").setLevel(logging.INFO if restart_after_crash.is_first() else logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|transformers|peft|tensorboard)\b.*")
 
 

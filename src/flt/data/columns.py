@@ -29,6 +29,8 @@ TEXT_PAIRS = (
 IMAGES = ("image", "img")
 LABELS = ("label", "labels", "target", "category", "fine_label")
 LABEL_NAMES = ("label_name", "label_text")
+EXACT = 2.0**53
+"""Number from which on float64 no longer tells one integer from the next."""
 LONGEST = 1000
 """Largest number of characters of the name of a class, or of another property."""
 
@@ -123,9 +125,12 @@ def check_property(key: str, column: pa.ChunkedArray) -> None:
     """Checks a column of classes or other properties. numpy gives every text the room of the longest.
 
     Raises:
-        InputError: A value consists of several, or is no text, or a text has more than ``LONGEST`` characters.
+        InputError: A value consists of several, or is no text, a text has more than ``LONGEST`` characters, or a number
+            is so large that it has been rounded.
     """
     kind = column.type
+    if key != "label" and pa.types.is_floating(kind) and (pc.max(pc.abs(column)).as_py() or 0) >= EXACT:
+        raise InputError.of(f"data.{key}", "rounded numbers", "integers below 2^63, or texts")
     if any(test(kind) for test in (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)):
         raise InputError.of(f"data.{key}", str(column.type), "a column of texts or numbers")
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):

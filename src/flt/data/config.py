@@ -13,12 +13,18 @@ class DataConfig:
 
     Attributes:
         name: Name of the data set. If it is ``digits`` and path is None, scikit-learn's digits are used.
-        path: Hub id such as org/name, or path of a .parquet, .csv, .tsv, .jsonl, .json or .npz file, or of a folder of
-            images: class/image, split/class/image, or images beside a metadata.csv.
+        path: Hub id such as org/name, path of a file (.parquet, .csv, .tsv, .txt, .jsonl, .json, .arrow, .feather or
+            .npz; text files also with .gz, .bz2 or .zst), or path of a folder of such files or of images
+            (class/image, split/class/image, or images beside a metadata.csv).
         subset: Name of a configuration of the hub data set, such as sst2 of nyu-mll/glue. If None, the hub's
             default is used.
         local: Name of a file that contains a copy of the data. If the folder $FLT_DATA contains this file, the file is
             read instead of path. FLT_DATA is an environment variable.
+        encoding: Encoding of a text file, such as cp1252. If None, it is found. If it is in doubt, the file is refused.
+        delimiter: Character between the columns of a .csv, .tsv or .txt file, also as ``comma``, ``semicolon``, ``tab``
+            or ``bar``. If None, it is found.
+        quote: Quotes around the texts of such a file that contain delimiters: ``double``, ``single`` or ``none``. If
+            None, they are double, and a file is refused if it is in doubt where a quoted text ends.
         text: Column of the text. If None, the first column with a usual name is used.
         text_pair: Column of the second text if inputs are pairs of texts. If text and text_pair are both None and the
             data have a pair of columns with usual names, this pair is used.
@@ -59,6 +65,9 @@ class DataConfig:
     path: str | None = None
     subset: str | None = None
     local: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    quote: str | None = None
     text: str | None = None
     text_pair: str | None = None
     response: str | None = None

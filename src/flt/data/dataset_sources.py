@@ -6,6 +6,7 @@ The source is a file, the Hugging Face hub, or the handwritten digits in scikit-
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,14 +20,17 @@ from flt.data import columns, partition, reading, templates
 from flt.data.classes import Splits, merge, relabel
 from flt.data.columns import Kind
 from flt.data.config import DataConfig
+from flt.data.contents import contents
 from flt.data.images import with_places
 from flt.data.random_splits import stratified_order
+from flt.data.read_settings import ReadSettings
 from flt.data.templates import Template
 
 TESTS = ("test", "validation")
 """Allowed values of ``data.test_split``."""
 
 
+_log = logging.getLogger(__name__)
 ONE_CLASS = "flt.class"
 """Name of the label column that is added to data without labels. All rows get the same class."""
 
@@ -88,7 +92,8 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
         {'train': 627, 'validation': 90, 'test': 179}
     """
     _check_numbers(cfg)
-    splits = _digits_splits() if cfg.name == "digits" and cfg.path is None else reading.read(cfg)
+    own = cfg.name == "digits" and cfg.path is None
+    splits, name, how = (_digits_splits(), "", ReadSettings()) if own else reading.read(cfg)
     features = splits["train"].features
     names, prompts = list(features), templates.choose(cfg, features) if cfg.response is not None else ()
     if prompts:
@@ -106,8 +111,12 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
     for key, column in (("label", label), ("column", cfg.column), *((f"where.{name}", name) for name in cfg.where)):
         for split in splits.values() if column in names else ():
             columns.check_property(key, split.data.column(column))
-    least = 1 if prompts else 2
+    least, whole = 1 if prompts else 2, splits
     splits, label_names = relabel(_rows(splits, cfg.where), label, cfg.label_name, cfg.classes, least)
+    if name:
+        texts = [] if kind == "image" else list(dict.fromkeys([*inputs, *([cfg.response] if cfg.response else [])]))
+        labelled = label != ONE_CLASS
+        _log.info(contents(name, whole, how, texts, label if labelled else "", label_names if labelled else ()))
     if cfg.test_split in splits:
         splits["test"] = splits.pop(cfg.test_split)
     splits, label_names = merge(_hold_out(splits, label, cfg, seed), label, label_names, cfg.merge)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -16,19 +15,18 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
+import pyarrow.ipc
 import pyarrow.parquet
-import torch
 from numpy.typing import NDArray
 
 from flt.core.errors import InputError
-from flt.core.memory import available_memory
-from flt.data.json_columns import column_names, read_json
+from flt.data import json_columns
+from flt.data.csv_files import read_csv
+from flt.data.read_settings import ReadSettings, check_rows, check_size, room
+from flt.data.text_files import read_text
 from flt.data.used_columns import SPLIT
 
 Splits = dict[str, datasets.Dataset]
-Choose = Callable[[Sequence[str]], list[str]]
-"""Function that returns the columns to read, out of the names of all columns."""
 # Split -> names that the split may have in a source. The first of these names that the source contains is used.
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -37,8 +35,6 @@ SPLIT_NAMES = {
 }
 CLASS_NAMES = ("class_names", "fine_names", "label_names")
 """Usual keys of the array that contains the class names in an .npz file."""
-LONGEST_HEADER = 1 << 26
-"""Largest number of characters of a CSV file's line of names."""
 ROWS = 8192
 """Number of rows of a Parquet file that are read at once, if they surely fit into the memory."""
 SIZES = """
@@ -51,24 +47,18 @@ print(json.dumps([group.column(i).total_uncompressed_size for group in groups fo
 """Program that prints the sizes of the parts of some columns of a Parquet file."""
 
 
-def _check_size(path: Path, size: int, room: int | None = None) -> None:
-    """Checks that an amount of data fits into an amount of memory, by default into what is free now.
+def _by_split(path: Path, table: pa.Table) -> Splits:
+    """Divides the rows of a table by its column `split`. Without this column, all rows belong to train.
 
     Raises:
-        InputError: It doesn't fit.
+        InputError: A row has no value in the column.
     """
-    room = available_memory(torch.device("cpu")) if room is None else room
-    if size > room:
-        why = f"it needs {size / 1e9:.1f} GB of memory"
-        raise InputError.of("data.path", path, f"data that fit into the {room / 1e9:.1f} GB that are free", why)
-
-
-def _by_split(table: pa.Table) -> Splits:
-    """Divides the rows of a table by its column `split`. Without this column, all rows belong to train."""
     table.validate(full=True)  # a damaged Parquet file may contain text that is no UTF-8
     if SPLIT not in table.column_names:
         return {"train": _dataset(table)}
     names = pc.unique(table[SPLIT]).to_pylist()
+    if None in names or "" in names:
+        raise InputError.of("data.path", path, "a split for every row, or no such column", f"{SPLIT} lacks in some")
     return {str(name): _dataset(table.filter(pc.equal(table[SPLIT], name))) for name in names}
 
 
@@ -77,28 +67,31 @@ def _dataset(table: pa.Table) -> datasets.Dataset:
     return datasets.Dataset(table, fingerprint=datasets.fingerprint.generate_random_fingerprint())
 
 
-def _parquet(path: Path, choose: Choose) -> Splits:
+def _parquet(path: Path, how: ReadSettings) -> Splits:
     with pyarrow.parquet.ParquetFile(path) as file:
-        columns = choose(file.schema_arrow.names)
-        room = available_memory(torch.device("cpu"))
-        sizes = _chunk_sizes(path, file, columns, room)
-        _check_size(path, sum(sizes) + file.metadata.num_rows * len(columns), room)
+        columns = how.chosen(file.schema_arrow.names)
+        free = room()
+        sizes = _chunk_sizes(path, file, columns, free)
+        check_size(path, sum(sizes) + file.metadata.num_rows * len(columns), free)
         # A text may be written once and stand in every row, so that each row can be as large as the largest chunk.
-        rows = max(1, min(ROWS, room // max((1, *sizes))))
+        rows = max(1, min(ROWS, free // max((1, *sizes))))
         batches, few, size = list[pa.RecordBatch](), list[pa.RecordBatch](), 0
         for batch in file.iter_batches(rows, columns=columns):
             size += batch.nbytes
-            _check_size(path, size, room)  # the sizes in the file may be wrong
+            check_size(path, size, free)  # the sizes in the file may be wrong
             few.append(batch)
             if sum(map(len, few)) >= ROWS:
                 batches += few if len(few) == 1 else [pa.concat_batches(few)]
                 few.clear()
         batches += few
         schema = batches[0].schema if batches else file.schema_arrow
-    return _by_split(pa.Table.from_batches(batches, schema))
+        table = pa.Table.from_batches(batches, schema)
+        if columns:  # a table without columns has no rows
+            check_rows(path, file.metadata.num_rows, table.num_rows)
+    return _by_split(path, table)
 
 
-def _chunk_sizes(path: Path, file: pyarrow.parquet.ParquetFile, columns: Sequence[str], room: int) -> list[int]:
+def _chunk_sizes(path: Path, file: pyarrow.parquet.ParquetFile, columns: Sequence[str], free: int) -> list[int]:
     """Returns the uncompressed size, as the file states it, of each part of the used columns.
 
     pyarrow ends the process if it is asked for the size of a part whose description is damaged. If one row of the part
@@ -112,7 +105,7 @@ def _chunk_sizes(path: Path, file: pyarrow.parquet.ParquetFile, columns: Sequenc
     paths = [about.schema.column(i).path for i in range(about.num_columns)]
     chosen = [i for i, written in enumerate(paths) if f"{written}.".startswith(used)]
     groups = [about.row_group(number) for number in range(about.num_row_groups)]
-    if any(group.total_byte_size > room for group in groups):
+    if any(group.total_byte_size > free for group in groups):
         program = [sys.executable, "-c", SIZES, str(path.absolute()), *map(str, chosen)]
         asked = subprocess.run(program, capture_output=True, check=False)
         if asked.returncode != 0:
@@ -124,53 +117,61 @@ def _chunk_sizes(path: Path, file: pyarrow.parquet.ParquetFile, columns: Sequenc
     return [group.column(i).total_uncompressed_size for group in groups for i in chosen]
 
 
-def _csv(path: Path, choose: Choose, delimiter: str = ",") -> Splits:
-    _check_size(path, path.stat().st_size)
-    names, lacking = _header(path, delimiter), None
-    try:
-        columns = choose(names) if names else []
-    except InputError as error:  # raised once the whole file is known to be well-formed
-        columns, lacking = names[:1], error
-    # If pyarrow used threads, its errors would contain no row number.
-    table = pyarrow.csv.read_csv(
-        path,
-        read_options=pyarrow.csv.ReadOptions(block_size=_whole(path), use_threads=False),
-        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(include_columns=columns),
-    )
-    if lacking is not None:
-        raise lacking
-    return _by_split(table)
+def _csv(path: Path, how: ReadSettings, usual: str = ",") -> Splits:
+    return _by_split(path, read_csv(path, how, usual))
 
 
-def _header(path: Path, delimiter: str) -> list[str]:
-    """Returns the names of the columns of a CSV file. Like pyarrow, skips empty lines before them."""
-    # surrogateescape: the rows are read below, and only the columns that are used have to be UTF-8
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        lines = iter(lambda: file.readline(LONGEST_HEADER), "")
-        return next((row for row in csv.reader(lines, delimiter=delimiter) if row), [])
-
-
-def _json(path: Path, choose: Choose) -> Splits:
-    _check_size(path, path.stat().st_size)
-    written, lacking = column_names(path), None
+def _json(path: Path, how: ReadSettings) -> Splits:
+    text = read_text(path, how.encoding)
+    if text.encoding is None:
+        raise text.doubt()
+    if text.encoding != "utf-8":
+        how.note(f"encoding {text.encoding}")
+    check_size(path, text.data.size)
+    text = json_columns.as_lines(text)
+    (written, rows), lacking = json_columns.column_names(text), None
     names = list(dict.fromkeys(written.values()))
+    if not names:
+        raise InputError.of("data.path", path, "a data set with examples", "it is empty")
     try:
-        columns = choose(names)
+        columns = how.chosen(names)
     except InputError as error:  # a fault of the file itself comes first
         columns, lacking = names[:1], error
-    table = read_json(path, columns, written)
+    table = json_columns.read_json(text, columns, written)
     if lacking is not None:
         raise lacking
-    return _by_split(table.select(columns))
+    if columns:
+        check_rows(path, rows, table.num_rows)
+    return _by_split(path, _rows_of_lists(path, table.select(columns)))
 
 
-def _whole(path: Path) -> int:
-    """Returns a block size that covers the whole file, because column types are inferred only from the first block."""
-    return min(path.stat().st_size + 1, 2**31 - 1)
+def _rows_of_lists(path: Path, table: pa.Table) -> pa.Table:
+    """Returns the rows of ``{"text": [...], "label": [...]}``, which is one object with a list for each column."""
+    if table.num_rows != 1 or not all(map(pa.types.is_list, table.schema.types)):
+        return table
+    lists = {name: pc.list_flatten(table[name]) for name in table.column_names}
+    if len(set(map(len, lists.values()))) > 1:
+        why = ", ".join(f"{name} has {len(values)}" for name, values in lists.items())
+        raise InputError.of("data.path", path, "lists of the same length", why)
+    return pa.table(lists)
 
 
-def _npz(path: Path, choose: Choose) -> Splits:
+def _arrow(path: Path, how: ReadSettings) -> Splits:
+    """Reads an Arrow file or stream, such as a Feather file or a shard that `datasets` has written."""
+    check_size(path, path.stat().st_size)
+    with pa.memory_map(str(path)) as source:
+        try:
+            opened: Any = pa.ipc.open_file(source)
+            batches = [opened.get_batch(number) for number in range(opened.num_record_batches)]
+        except pa.ArrowInvalid:
+            source.seek(0)
+            opened = pa.ipc.open_stream(source)
+            batches = list(opened)
+        table = pa.Table.from_batches(batches, opened.schema)
+        return _by_split(path, table.select(how.chosen(opened.schema.names)))
+
+
+def _npz(path: Path, how: ReadSettings) -> Splits:
     """Reads the arrays x_train, y_train, ... of an .npz file.
 
     Images have shape (n, H, W) or (n, H, W, C). Images in uint8 stay uint8.
@@ -180,11 +181,13 @@ def _npz(path: Path, choose: Choose) -> Splits:
         if not places:
             had = ", ".join(arrays.files) or "nothing"
             raise InputError.of("data.path", path, "arrays called x_train, y_train, x_test, y_test", f"it holds {had}")
-        used = set(choose(list(dict.fromkeys(column for _, column in places.values()))))
+        used = set(how.chosen(list(dict.fromkeys(column for _, column in places.values()))))
         names = [key for key in arrays.files if key.endswith("_names")]
+        if further := [key for key in arrays.files if key not in places and key not in names]:
+            how.note(f"arrays {', '.join(further)} not used")
         wanted = [key for key, (_, column) in places.items() if column in used]
         sizes = {entry.filename.removesuffix(".npy"): entry.file_size for entry in _entries(arrays)}
-        _check_size(path, sum(sizes.get(key, 0) for key in [*wanted, *names]))
+        check_size(path, sum(sizes.get(key, 0) for key in [*wanted, *names]))
         splits: dict[str, dict[str, NDArray]] = {}
         for key in wanted:
             split, column = places[key]
@@ -226,12 +229,16 @@ def _feature(name: str, array: NDArray, names: dict[str, list[str]]) -> Any:
     return datasets.ClassLabel(names=known) if known else datasets.Value(str(array.dtype))
 
 
-SUFFIXES: dict[str, Callable[[Path, Choose], Splits]] = {
+READERS: dict[str, Callable[[Path, ReadSettings], Splits]] = {
     ".parquet": _parquet,
     ".csv": _csv,
-    ".tsv": partial(_csv, delimiter="\t"),
+    ".tsv": partial(_csv, usual="\t"),
+    ".txt": partial(_csv, usual="\t"),
     ".jsonl": _json,
+    ".ndjson": _json,
     ".json": _json,
+    ".arrow": _arrow,
+    ".feather": _arrow,
     ".npz": _npz,
 }
 """Ending of a file's name -> its reader."""

@@ -18,7 +18,9 @@ import datasets
 
 from flt.core.errors import InputError
 from flt.core.files import last_name
-from flt.data.file_formats import SPLIT_NAMES, SUFFIXES, Choose, Splits
+from flt.data.file_formats import SPLIT_NAMES, Splits
+from flt.data.read_settings import Choose
+from flt.data.suffixes import suffix_of
 from flt.data.used_columns import SPLIT, used_columns
 
 if TYPE_CHECKING:
@@ -48,12 +50,12 @@ def is_image_folder(path: Path) -> bool:
         return False
     found = [(folder, name) for folder, _, names in os.walk(path) for name in names]
     images = [folder for folder, name in found if _is_image(name)]
-    tables = [name for _, name in found if Path(name).suffix in SUFFIXES and name not in METADATA]
+    tables = [name for _, name in found if suffix_of(name) and name not in METADATA]
     has_layout = not tables or any(name in METADATA for _, name in found) or any(f != str(path) for f in images)
     return len(images) > len(tables) and has_layout
 
 
-def read_folder(path: Path, cfg: DataConfig, read_table: ReadTable) -> Splits:
+def read_image_folder(path: Path, cfg: DataConfig, read_table: ReadTable) -> Splits:
     """Reads the places and the classes of the images in a folder. The images themselves are decoded later.
 
     Hidden files and folders are ignored. Other files that aren't images, and folders without images, are left out, and

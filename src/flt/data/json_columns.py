@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ import pyarrow.json
 from numpy.typing import NDArray
 
 from flt.core.errors import InputError
+from flt.data.text_files import Text, beginning
 
 Bytes = NDArray[np.uint8]
 Tokens = NDArray[np.int64]
@@ -23,6 +23,7 @@ DEEPEST, MOST_COLUMNS = 64, 5000
 PIECE = 1 << 20
 """Number of bytes that are searched at once."""
 QUOTE, COLON, COMMA, OPEN, CLOSE, SPACE = b'":,{} '
+SPACES = b" \t\r\n"
 OBJECT = re.compile(rb"[\s\[]*+\{")
 """Beginning of an object, or of a list that begins with objects."""
 
@@ -41,60 +42,84 @@ PLAIN = ~_table(dict.fromkeys(b"[{ \t\r\n", 1)).astype(bool)
 """Beginnings of values that contain no objects."""
 
 
-def read_json(path: Path, columns: Collection[str], names: dict[bytes, str]) -> pa.Table:
-    """Reads columns of a JSON file. All others are skipped without being stored, whatever they hold.
+def as_lines(text: Text) -> Text:
+    """Returns a JSON text as objects one after another. A list of objects becomes the objects without the list.
+
+    Raises:
+        InputError: The list contains something else than objects with one comma between them.
+    """
+    if beginning(text.data, PIECE).lstrip(SPACES)[:1] != b"[":
+        return text
+    data, parts = bytearray(text.data), list[NDArray[np.int64]]()
+    view = np.frombuffer(data, np.uint8)
+    for place, char, level in _tokens(_bytes(text)):
+        comma = (char == COMMA) & (level == 1)
+        parts.append(char[comma | ((char == OPEN) & (level == 2))])
+        outer = comma | ((char == ord("[")) & (level == 1)) | ((char == ord("]")) & (level == 0))
+        view[place[outer]] = ord(" ")
+    kinds = np.concatenate(parts)
+    if level[-1] or len(kinds) and not (len(kinds) % 2 and (kinds[::2] == OPEN).all() and (kinds[1::2] == COMMA).all()):
+        raise InputError.of("data.path", text.path, "a list of objects with one comma between them")
+    return Text(text.path, pa.py_buffer(data), text.encoding)
+
+
+def read_json(text: Text, columns: Collection[str], names: dict[bytes, str]) -> pa.Table:
+    """Reads columns of a JSON text. All others are skipped without being stored, whatever they hold.
 
     Args:
-        path: The file.
+        text: The text.
         columns: Names of the columns.
         names: Name of each column as it is written in the file -> the name, see :func:`column_names`.
     """
     used = {raw for raw, name in names.items() if name in columns}
-    schema = _parsed(path, pa.BufferReader(_only(path, used))).schema if used else pa.schema([])
-    return _parsed(path, path, schema)
+    schema = _parsed(pa.py_buffer(_only(text, used))).schema if used else pa.schema([])
+    # pyarrow takes texts that look like dates for dates, even if they are the names of classes
+    texts = [field.with_type(pa.string()) if pa.types.is_timestamp(field.type) else field for field in schema]
+    return _parsed(text.data, pa.schema(texts))
 
 
-def column_names(path: Path) -> dict[bytes, str]:
-    """Returns the names of the columns of a JSON file: each as it is written in the file -> the name.
+def column_names(text: Text) -> tuple[dict[bytes, str], int]:
+    """Returns the names of the columns of a JSON text, and its number of rows.
+
+    The names are a dict: each as it is written in the file -> the name.
 
     Raises:
-        InputError: The file is nested too deeply, or has too many columns.
-        pyarrow.ArrowInvalid: The file isn't JSON.
+        InputError: The text is nested too deeply, or has too many columns.
+        pyarrow.ArrowInvalid: The text isn't JSON.
     """
-    _parsed(path, path, pa.schema([]))  # what follows relies on well-formed JSON
-    data, names = _mapped(path), dict[bytes, str]()
-    for _, keys, _ in _members(path, data):
+    _parsed(text.data, pa.schema([]))  # what follows relies on well-formed JSON
+    names, count = dict[bytes, str](), 0
+    for _, keys, _, count in _members(text):  # noqa: B007
         for raw in keys.unique().to_pylist():
             names.setdefault(raw, json.loads(f'"{raw.decode(errors="replace")}"', strict=False))
         if len(names) > MOST_COLUMNS:
-            raise InputError.of("data.path", path, f"at most {MOST_COLUMNS} different keys")
-    return names
+            raise InputError.of("data.path", text.path, f"at most {MOST_COLUMNS} different keys")
+    return names, count
 
 
-def _parsed(path: Path, source: Path | pa.BufferReader, schema: pa.Schema | None = None) -> pa.Table:
+def _parsed(data: pa.Buffer, schema: pa.Schema | None = None) -> pa.Table:
     """Parses a JSON text. With a schema, reads only its columns. Without one, infers the types of all columns."""
     # The block covers the whole text, because types are inferred only from the first block, and a row may have lines.
-    read = pyarrow.json.ReadOptions(block_size=min(path.stat().st_size + 3, 2**31 - 1))
+    read = pyarrow.json.ReadOptions(block_size=min(data.size + 3, 2**31 - 1))
     options = None
     if schema is not None:  # pyarrow skips what isn't in the schema without recursion, so no depth is too much for it
         options = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-    return pyarrow.json.read_json(source, read_options=read, parse_options=options)
+    return pyarrow.json.read_json(pa.BufferReader(data), read_options=read, parse_options=options)
 
 
-def _mapped(path: Path) -> Bytes:
-    with pa.memory_map(str(path)) as file:
-        return np.frombuffer(file.read_buffer(), np.uint8)
+def _bytes(text: Text) -> Bytes:
+    return np.frombuffer(text.data, np.uint8)
 
 
-def _only(path: Path, used: Collection[bytes]) -> bytes:
-    """Returns the rows of a JSON file with only the columns that are used, and with empty objects inside of them.
+def _only(text: Text, used: Collection[bytes]) -> bytes:
+    """Returns the rows of a JSON text with only the columns that are used, and with empty objects inside of them.
 
     Args:
-        path: The file.
+        text: The text.
         used: Names of the columns, as they are written in the file.
     """
-    data, wanted, parts, last = _mapped(path), pa.array(used, pa.large_binary()), list[pa.Buffer](), -1
-    for rows, keys, spans in _members(path, data):
+    data, wanted, parts, last = _bytes(text), pa.array(used, pa.large_binary()), list[pa.Buffer](), -1
+    for rows, keys, spans, _ in _members(text):
         kept = np.flatnonzero(pc.is_in(keys, wanted))
         if not len(kept):
             continue
@@ -126,19 +151,20 @@ def _emptied(text: bytes, colon: int) -> bytes:
     return member[np.cumsum(change[:-1], dtype=np.int8) == 0].tobytes()
 
 
-def _members(path: Path, data: Bytes) -> Iterator[tuple[NDArray[np.int64], pa.Array, NDArray[np.int64]]]:
+def _members(text: Text) -> Iterator[tuple[NDArray[np.int64], pa.Array, NDArray[np.int64], int]]:
     """Yields the members ``"key": value`` of the rows of a well-formed JSON text, those of a piece at once.
 
     Yields:
-        The row of each member, its key as it is written, and where it starts, has its colon, and ends, shape (n, 3).
+        The row of each member, its key as it is written, and where it starts, has its colon, and ends, shape (n, 3);
+        and the number of rows so far.
 
     Raises:
         InputError: The text is nested too deeply.
     """
-    rest, begun = np.zeros((3, 0), np.int64), 0
+    data, rest, begun = _bytes(text), np.zeros((3, 0), np.int64), 0
     for tokens in _tokens(data):
         if tokens[2].max(initial=0) > DEEPEST:
-            raise InputError.of("data.path", path, f"at most {DEEPEST} nested levels")
+            raise InputError.of("data.path", text.path, f"at most {DEEPEST} nested levels")
         # Only the tokens of the rows themselves: the last of a member is followed by a comma, or by the row's brace.
         place, char, levels = rest = np.hstack([rest, tokens[:, tokens[2] <= 1]])
         last = (char == COMMA) | (levels == 0)
@@ -146,7 +172,8 @@ def _members(path: Path, data: Bytes) -> Iterator[tuple[NDArray[np.int64], pa.Ar
         colons = np.flatnonzero(char == COLON)[: len(stops)]
         rows = begun - 1 + np.cumsum(char == OPEN)[colons]
         spans = np.stack([place[colons - 2], place[colons], place[stops]], axis=1)
-        yield rows, _slices(data, place[colons - 2] + 1, place[colons - 1]), spans
+        known = begun + int((char == OPEN).sum())
+        yield rows, _slices(data, place[colons - 2] + 1, place[colons - 1]), spans, known
         done = int(np.flatnonzero(last)[-1]) + 1 if last.any() else 0
         begun, rest = begun + int((char[:done] == OPEN).sum()), rest[:, done:]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,16 +14,17 @@ import datasets
 from flt.core.errors import InputError
 from flt.core.files import expand_user
 from flt.core.typed import first_line
-from flt.data.file_formats import SPLIT_NAMES, SUFFIXES, Choose, Splits
-from flt.data.image_folders import is_image_folder, read_folder
+from flt.data.file_formats import READERS, SPLIT_NAMES, Splits
+from flt.data.folders import data_files, read_folder
+from flt.data.image_folders import is_image_folder, read_image_folder
 from flt.data.images import undecoded
+from flt.data.read_settings import ReadSettings
+from flt.data.suffixes import SUFFIXES, TEXTS, suffix_of
 from flt.data.used_columns import used_columns
 
 if TYPE_CHECKING:
     from flt.data.config import DataConfig
 
-TEXT = (".csv", ".tsv", ".jsonl", ".json")
-"""Suffixes of text files. An error from reading such a file may quote its rows."""
 # KIND matches the beginning of a pyarrow error, PLACE matches its end. The text between them may quote the file.
 KIND = re.compile(
     r"(?:(?:CSV|JSON) parse error|Empty (?:CSV|JSON) file|Row #\d+|Expected \d+ columns, got \d+|Invalid value|[: ])*"
@@ -30,14 +32,18 @@ KIND = re.compile(
 PLACE = re.compile(r"(?:changed from \w+ to \w+ |was specified twice )?in row \d+$")
 
 
-def read(cfg: DataConfig) -> Splits:
-    """Reads the file ``cfg.local`` in $FLT_DATA if that file exists, else the file or hub data set ``cfg.path``.
+def read(cfg: DataConfig) -> tuple[Splits, str, ReadSettings]:
+    """Reads the file ``cfg.local`` in $FLT_DATA if that file exists, else what ``cfg.path`` names.
+
+    ``cfg.path`` is a folder if there is one, else a file if it ends like one, and else a data set on the hub. A folder
+    without files that flt reads, such as one of images, and a folder with ``cfg.subset`` are left to ``datasets``.
 
     Args:
         cfg: Settings of the data set.
 
     Returns:
-        The split train, and the splits validation and test if the source has them.
+        The split train, and the splits validation and test if the source has them; the name of the file or folder,
+        empty if another library has read it; and the notes about it.
 
     Raises:
         InputError: The data set can't be read, is empty, or has no train split.
@@ -46,43 +52,63 @@ def read(cfg: DataConfig) -> Splits:
     def choose(names: Sequence[str]) -> list[str]:
         return used_columns(cfg, names)
 
+    how = ReadSettings(choose, cfg.label, cfg.encoding, cfg.delimiter, cfg.quote)
     folder = os.environ.get("FLT_DATA")
     if folder and cfg.local and os.path.isfile(mirror := Path(folder) / cfg.local):
-        return read_file(mirror, choose)
+        return read_file(mirror, how), mirror.name, how
     if not cfg.path:
         raise InputError.of("data.path", cfg.path, f"a hub id such as org/name, or a file ({', '.join(SUFFIXES)})")
     path = expand_user(cfg.path)
-    if is_image_folder(path):
-        return _standard(read_folder(path, cfg, read_file), str(path))
-    return read_file(path, choose) if path.suffix in SUFFIXES else read_hub(cfg.path, cfg.subset)
+    if not cfg.subset and is_image_folder(path):
+        images = read_image_folder(
+            path, cfg, lambda file, choose: read_file(file, dataclasses.replace(how, choose=choose))
+        )
+        return _standard(images, str(path), how), "", how
+    if os.path.isdir(path):
+        files, further = ([], 0) if cfg.subset else data_files(path)
+        if not files:
+            return read_hub(str(path), cfg.subset), "", how
+        splits = read_folder(path, files, lambda file: _read_file(file, how))
+        how.note(f"{len(files)} file{'s' * (len(files) != 1)}")
+        if further:
+            how.note(f"{further} in subfolders not read")
+        return _standard(splits, str(path), how), path.resolve().name, how
+    if suffix_of(cfg.path):
+        return read_file(path, how), path.name, how
+    return read_hub(cfg.path, cfg.subset), "", how
 
 
-def read_file(path: Path, choose: Choose) -> Splits:
+def read_file(path: Path, how: ReadSettings | None = None) -> Splits:
     """Reads the columns of a table or an .npz file that are used.
 
     The column `split` of a table says which split each row belongs to. Without this column, all rows belong to train.
 
     Args:
         path: The file.
-        choose: Function that returns the columns to read, out of the names of all columns.
+        how: Settings of the file. None: all columns are read.
 
     Raises:
         InputError: The file is missing, damaged, empty or larger than the memory, has no train split, lacks a column,
             or refers to other files.
     """
+    how = how or ReadSettings()
+    return _standard(_read_file(path, how), str(path), how)
+
+
+def _read_file(path: Path, how: ReadSettings) -> Splits:
     if not os.path.isfile(path):  # Path.is_file raises for an invalid name
         raise InputError.of("data.path", path, "an existing file")
+    suffix = suffix_of(path.name)
     try:
-        read = {name: undecoded(split, path) for name, split in SUFFIXES[path.suffix](path, choose).items()}
+        return {name: undecoded(split, path) for name, split in READERS[suffix](path, how).items()}
     except InputError:
         raise
     except Exception as error:  # each reader raises different exceptions for a damaged file
-        allowed = f"a readable {path.suffix} file"
-        if path.suffix not in TEXT:
+        allowed = f"a readable {suffix} file"
+        if suffix not in TEXTS:
             raise InputError.of("data.path", path, allowed, _said(error)) from error
         # "from None", because a log of the original error would show rows of the file
         raise InputError.of("data.path", path, allowed, _without_rows(error)) from None
-    return _standard(read, str(path))
 
 
 def read_hub(path: str, subset: str | None) -> Splits:
@@ -99,15 +125,18 @@ def read_hub(path: str, subset: str | None) -> Splits:
     return _standard(splits, path)
 
 
-def _standard(splits: Mapping[str, datasets.Dataset], path: str) -> Splits:
+def _standard(splits: Mapping[str, datasets.Dataset], path: str, how: ReadSettings | None = None) -> Splits:
     """Selects the non-empty splits that serve as train, validation and test, and gives them these names."""
     filled = {name: split for name, split in splits.items() if len(split)}
     if not filled:
         raise InputError.of("data.path", path, "a data set with examples", "it is empty")
-    found = {name: next((filled[n] for n in usual if n in filled), None) for name, usual in SPLIT_NAMES.items()}
+    found = {name: next((n for n in usual if n in filled), None) for name, usual in SPLIT_NAMES.items()}
     if found["train"] is None:
         raise InputError.of("data.path", path, "a data set with a train split", f"its splits are {', '.join(filled)}")
-    return {name: split for name, split in found.items() if split is not None}
+    for name in filled if how is not None else ():
+        if how is not None and name not in found.values():
+            how.note(f"{len(filled[name])} rows of the split {name} not used")
+    return {name: filled[source] for name, source in found.items() if source is not None}
 
 
 def _without_rows(error: Exception) -> str:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SPLIT = "split"
 """Name of the column that says which split a row of a file belongs to."""
+CHATS = ("messages", "conversations", "conversation", "chat")
+"""Usual names of a column of chats, which are lists of messages."""
 
 
 def used_columns(cfg: DataConfig, names: Sequence[str]) -> list[str]:
@@ -23,9 +25,10 @@ def used_columns(cfg: DataConfig, names: Sequence[str]) -> list[str]:
         names: Names of the file's columns.
 
     Raises:
-        InputError: Two columns have the same name, or a column that is needed doesn't exist.
+        InputError: Two columns have the same name, a column that is needed doesn't exist, or there are only chats.
     """
     _check_names(cfg, names)
+    _check_chat(cfg, names)
     if cfg.response is not None:
         inputs = [name for template in templates.by_name(cfg, names) for name in template.columns]
     else:
@@ -43,7 +46,16 @@ def used_columns(cfg: DataConfig, names: Sequence[str]) -> list[str]:
 def _check_names(cfg: DataConfig, names: Sequence[str]) -> None:
     known: set[str] = set()
     for number, name in enumerate(names, start=1):
-        if name in known:
+        if name in known and name:  # a spreadsheet's empty columns have no names
             why = f"column {number} has another's"
             raise InputError.of("data.path", cfg.path, "a name of its own for each column", why)
         known.add(name)
+
+
+def _check_chat(cfg: DataConfig, names: Sequence[str]) -> None:
+    """Checks that there is a text beside a column of chats, or that the user has named one."""
+    chat = cfg.response or next((name for name in CHATS if name in names), None)
+    usual = {*templates.TASKS, *columns.TEXTS, *columns.IMAGES, *(name for pair in columns.TEXT_PAIRS for name in pair)}
+    if chat in CHATS and chat in names and not (cfg.text or cfg.image or cfg.prompts or usual & set(names)):
+        allowed = "a column of texts; write each chat as a prompt (data.text) and a response (data.response)"
+        raise InputError.of("data.response", chat, allowed, "chats, which are lists of messages, aren't read")

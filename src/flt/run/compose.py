@@ -26,6 +26,7 @@ from flt.core.errors import InputError
 from flt.core.files import expand_user, last_name
 from flt.core.plain_yaml import escaped, unescaped
 from flt.core.typed import first_line, typed
+from flt.data.suffixes import SUFFIXES, suffix_of
 from flt.run.conf_groups import BASE, choices, config_folder, groups
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
 RENAMED = {("engine", "strategy"): "distributed"}
 """(Group, older name of a choice) -> present name. Older names still work on command lines and in saved runs."""
-FILES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".npz")
-"""Endings by which the value of ``data=`` is recognised as a file."""
-
 MOST_RUNS = 10_000
 """Largest number of runs of a sweep."""
 
@@ -143,7 +141,7 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
 
 
 def _map_choice(override: str) -> list[str]:
-    """Replaces ``model=<folder or hub id>`` and ``data=<file or hub id>`` by two overrides: a choice and its path.
+    """Replaces ``model=<folder or hub id>`` and ``data=<file, folder or hub id>`` by a choice and its path.
 
     Two overrides are needed because Hydra accepts only names of choices for ``model`` and ``data``. An older name of a
     choice is replaced by its present name. All other overrides are returned unchanged.
@@ -156,13 +154,32 @@ def _map_choice(override: str) -> list[str]:
         return [override]
     quoted = "'" + value.replace("'", "\\'") + "'"
     if key == "data":
-        if value.endswith(FILES):
-            return ["data=file", f"data.path={quoted}"]
-        return ["data=hub", f"data.path={quoted}"] if value.count("/") == 1 else [override]
+        choice = _data_choice(value)
+        return [f"data={choice}", f"data.path={quoted}"] if choice else [override]
     if value.startswith(("/", ".", "~")) and not os.path.isdir(expand_user(unescaped(value))):
         allowed = f"{', '.join(choices('model'))}, a hub id, or a folder"
         raise InputError.of("model", value, allowed, "there is no such folder")
     return ["model=hub", f"model.path={quoted}"]
+
+
+def _data_choice(value: str) -> str | None:
+    """Returns the choice that reads a file, a folder or a data set on the hub, or None if the value is none of them.
+
+    A folder is a value that is one on this disk, whether it looks like a hub id or not.
+
+    Raises:
+        InputError: The value is a stream or an address, or a path of neither a file that flt reads nor a folder.
+    """
+    allowed = f"a file ({', '.join(SUFFIXES)}), a folder, or a hub id such as org/name"
+    if value == "-" or "://" in value or value.startswith("/dev/"):
+        raise InputError.of("data", value, allowed, "streams and addresses aren't read, so save the data first")
+    if suffix_of(value):
+        return "file"
+    if os.path.isdir(expand_user(unescaped(value))):
+        return "hub"
+    if value.startswith(("/", ".", "~")):
+        raise InputError.of("data", value, allowed, "there is no such folder, and no file of this kind is read")
+    return "hub" if value.count("/") == 1 else None
 
 
 def _parse(override: str) -> Override:
@@ -173,7 +190,11 @@ def _parse(override: str) -> Override:
     try:
         return OverridesParser.create().parse_override(override)
     except (HydraException, ValueError, RecursionError) as error:  # int() refuses thousands of digits
-        raise InputError.of("override", override, "key=value", first_line(error)) from None
+        key, _, value = override.partition("=")
+        quotes = (
+            "" if value.startswith(("'", '"')) else f"; a value with such characters is quoted: \"{key}='{value}'\""
+        )
+        raise InputError.of("override", override, f"key=value{quotes}", first_line(error)) from None
 
 
 def _is_group(override: Override) -> bool:
@@ -191,7 +212,7 @@ def _check_value(override: Override, text: str) -> None:
     if override.is_sweep_override():
         raise InputError.of(key, value, "one value; flt sweep takes several")
     if _is_group(override) and override.value() not in choices(key):
-        more = ["a file", "a hub id such as org/name"] if key == "data" else []
+        more = ["a file", "a folder", "a hub id such as org/name"] if key == "data" else []
         raise InputError.of(key, value, [*choices(key), *more])
 
 

@@ -94,10 +94,13 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
 def _lacking(saved: DictConfig, wanted: DictConfig) -> list[str]:
     """Returns the keys that a saved configuration lacks because an older version of flt wrote it.
 
-    Single settings within a part, such as ``rule.pad``, are left out.
+    Single settings within a part, such as ``rule.pad``, are left out. Those of the data have the same default in
+    every file of conf/data.
     """
     whole = [str(key) for key in wanted if key not in saved]
     sections = [f.name for f in dataclasses.fields(TrainConfig) if dataclasses.is_dataclass(_type_of(f.name))]
+    if isinstance(saved.get("data"), DictConfig) and "path" in saved.data:  # a user's own data have no settings
+        sections.append("data")
     inner = [f"{s}.{key}" for s in sections if s in saved for key in wanted[s] if key not in saved[s]]
     return [*whole, *inner]
 
