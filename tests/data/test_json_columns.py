@@ -177,6 +177,6 @@ def test_long_files_take_a_few_times_their_size_and_a_few_seconds(what: str, tmp
     path.write_text(make())
     began = time.monotonic()
     found, grown = cost(lambda: sizes(path))
-    assert isinstance(found, dict)
+    assert isinstance(found, dict) is (what != "empty rows"), found  # rows without any column are refused
     assert grown < most
     assert time.monotonic() - began < 20  # one to three on an idle machine
