@@ -19,7 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 from flt.core.errors import InputError
 from flt.models import backbones, embedded, layer_names
-from flt.models.backbones import Backbone, ModelConfig
+from flt.models.backbones import Backbone
+from flt.models.config import ModelConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film"]
