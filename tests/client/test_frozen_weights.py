@@ -138,7 +138,11 @@ WRONG: dict[str, tuple[type[Toy], list[Callback], str]] = {
 }
 
 
-@pytest.mark.parametrize("keys", [(), ("min_updates=1", "max_retries=2")], ids=["strict", "tolerant"])
+@pytest.mark.parametrize(
+    "keys",
+    [(), pytest.param(("min_updates=1", "max_retries=2"), marks=pytest.mark.slow)],
+    ids=["strict", "tolerant"],
+)
 @pytest.mark.parametrize("name", WRONG)
 def test_a_fit_that_changes_what_the_plan_does_not_train_ends_the_run(
     name: str, keys: tuple[str, ...], folder: Path

@@ -19,6 +19,7 @@ from brought_modules import Averaged, Brought, Point
 from commands import in_empty_folder
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from plain_fits import ADAPTER, WHOLE_MODEL, federated_and_plain
+from slowly import mostly_slowly
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
@@ -60,6 +61,11 @@ class Made(Dataset):
         return self.examples[i]
 
 
+def some_words() -> list[Any]:
+    """Sequences in which each word has a class, except for the first one."""
+    return [(x, torch.cat([torch.tensor([-100]), x[1:] % CLASSES])) for x, _ in words()]
+
+
 def noisy_collate(examples: list[Any]) -> list[torch.Tensor]:
     """A collate function that draws at random."""
     x = torch.stack([x for x, _ in examples])
@@ -93,6 +99,11 @@ KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "a recurrent net": (brought.Recurrent, points, {}),
     "torch's transformer": (brought.Encoder, words, {}),
     "a transformers model": (brought.Transformers, words, {}),
+    "a number for each example": (brought.Regression, lambda: Made(lambda x, label: (x, x[:1])), {}),
+    "several classes for each example": (
+        brought.MultiLabel, lambda: Made(lambda x, label: (x, (x[:CLASSES] > 0).float())), {},
+    ),
+    "a class for each token": (brought.Tokens, some_words, {}),
     "own clipping, steps and warm-up": (brought.ClipsByItself, points, {}),
     "batches without a loss": (brought.SkipsSteps, points, {}),
     "layers of configure_model": (brought.Configured, points, {}),
@@ -102,7 +113,9 @@ WITHOUT_ADAPTER = {"a recurrent net", "tied weights"}
 """Kinds without a linear layer besides the head, or whose head isn't a layer of its own."""
 
 
-@pytest.mark.parametrize("method", [WHOLE_MODEL, ADAPTER], ids=["fedavg", "fedit"])
+@pytest.mark.parametrize(
+    "method", [pytest.param(WHOLE_MODEL, marks=pytest.mark.slow), ADAPTER], ids=["fedavg", "fedit"]
+)
 @pytest.mark.parametrize("name", KINDS)
 def test_one_client_and_one_round_are_a_plain_fit_bit_for_bit(name: str, method: tuple[str, ...]) -> None:
     if method is ADAPTER and name in WITHOUT_ADAPTER:
@@ -173,7 +186,9 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("keys", [(), ("min_updates=1",)], ids=["strict", "tolerant"])
+@pytest.mark.parametrize(
+    "keys", [(), pytest.param(("min_updates=1",), marks=pytest.mark.slow)], ids=["strict", "tolerant"]
+)
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_can_not_work_is_one_line_and_leaves_no_folder(name: str, keys: tuple[str, ...], folder: Path) -> None:
     make, more, line = REFUSED[name]
@@ -197,7 +212,7 @@ def test_a_lazy_module_that_has_computed_one_batch_is_as_good_as_any() -> None:
     assert fit(module).history
 
 
-@pytest.mark.parametrize("algo", ["fedit", "hafl", "flora", "fedavg"])
+@pytest.mark.parametrize("algo", mostly_slowly(["fedit", "hafl", "flora", "fedavg"], ["fedit", "flora"]))
 def test_what_is_exported_loads_into_a_module_whose_layers_configure_model_makes(algo: str) -> None:
     torch.manual_seed(0)
     result = fit(brought.Configured(), algo=algo)
@@ -248,7 +263,13 @@ def tiny_clients(sizes: tuple[int, ...], held_out: int) -> list[ClientSpec]:
 
 
 @pytest.mark.parametrize(
-    "keys", [(), ("local.accumulate=4",), ("local.epochs=2", "local.steps=null"), ("local.clip=0.1",)]
+    "keys",
+    [
+        (),
+        ("local.accumulate=4",),
+        pytest.param(("local.epochs=2", "local.steps=null"), marks=pytest.mark.slow),
+        pytest.param(("local.clip=0.1",), marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("held_out", [0, 1])
 def test_clients_of_one_to_three_examples_train_whatever_is_set(held_out: int, keys: tuple[str, ...]) -> None:
