@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +24,7 @@ from plain_fits import ADAPTER, WHOLE_MODEL, federated_and_plain
 from slowly import mostly_slowly
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from toys import CLASSES, toy_data
 
 import flt
@@ -220,6 +222,42 @@ def test_what_is_exported_loads_into_a_module_whose_layers_configure_model_makes
     loaded = flt.load(result.exported, brought.Configured())
     x = points().tensors[0]
     torch.testing.assert_close(loaded(x), result.module(x), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "algos",
+    mostly_slowly(
+        [["fedit", "fedit"], ["fedit", "flora"], ["flora", "fedit"], ["fedavg", "fedit"]], [["fedit", "fedit"]]
+    ),
+    ids=" then ".join,
+)
+def test_a_second_run_goes_on_with_the_layers_that_are_there(algos: list[str]) -> None:
+    torch.manual_seed(0)
+    module, x = Brought(), points().tensors[0]
+    fit(module, algo=algos[0])
+    between = copy.deepcopy(module)  # the second adapter belongs to it, also where the first run has changed the base
+    result = fit(module, algo=algos[1])
+    assert set(module.state_dict()) == set(between.state_dict()) or algos[0] == "fedavg"  # which has made no LoRA
+    assert not torch.equal(result.module(x), between(x))
+    torch.testing.assert_close(flt.load(result.exported, between)(x), result.module(x), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("algo", ["fedit", pytest.param("flora", marks=pytest.mark.slow)])
+def test_the_trained_module_is_an_ordinary_one(algo: str) -> None:
+    """Plain Lightning evaluates it to the same figures, and trains, copies and saves it."""
+    result = fit(Brought(), algo=algo, validation=points())
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, max_steps=2,
+    )  # fmt: skip
+    (found,) = trainer.validate(result.module, DataLoader(points(), EXAMPLES), verbose=False)
+    assert found["val_loss"] == pytest.approx(result.metrics["round/val_loss"], abs=1e-6)
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(result.module)))
+    assert all(map(torch.equal, copied.parameters(), result.module.parameters()))
+    trainer.fit(result.module, DataLoader(points(), 8))
+    trainer.save_checkpoint("own.ckpt")
+    assert trainer.global_step == 2
+    assert not all(map(torch.equal, copied.parameters(), result.module.parameters()))
 
 
 class Counts(Brought):
