@@ -101,7 +101,7 @@ class PlanPart(Part):
         """Returns the plan of the next round. ``round`` is the number of finished rounds."""
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """If the rule changes the base or there can be several groups, refuses a plan that trains the base."""
+        """Refuses a plan that trains the base, if the rule changes the base too or there can be several groups."""
         if "base" not in self.roles:
             return
         plan = f"plan {self.name}, which trains the base"

@@ -44,7 +44,7 @@ class CompressionPart(Part):
         return payload
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """If another part needs the exact values that were sent, refuses a compression that changes values."""
+        """Refuses a compression that changes values, if another part needs the exact values that were sent."""
         if not self.packs:
             return
         if recipe.rule.sent_slots:
