@@ -374,7 +374,9 @@ BROUGHT = {
     "a folder of the library datasets": right(
         lambda path: datasets.Dataset.from_list(OBJECTS).save_to_disk(path), f"{NP}, 1 file", "a"
     ),
-    "a file that belongs to no split": wrong({"train.csv": texts(), "more.csv": texts()}, r"more\.csv don't", "a"),
+    "a file that belongs to no split": wrong(
+        {"train.csv": texts(), "more.csv": texts()}, r"no split in the name of more\.csv;", "a"
+    ),
     "one split in two formats": wrong(
         {"train.csv": texts(), "train.csv.gz": gzip.compress(texts().encode())},
         r"which may be the same rows twice",
