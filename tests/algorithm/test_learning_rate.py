@@ -14,6 +14,7 @@ from brought_modules import Brought, ClipsByItself, Manual
 from commands import in_empty_folder
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LearningRateFinder, StochasticWeightAveraging
+from slowly import mostly_slowly
 from torch.optim import lr_scheduler
 from toys import toy_data
 
@@ -65,6 +66,7 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
     "transformers: inverse root": lambda o: transformers.get_inverse_sqrt_schedule(o, 2),
     "transformers: stable, then decay": lambda o: transformers.get_wsd_schedule(o, 1, 2, num_stable_steps=2),
 }
+QUICK = ("StepLR", "OneCycleLR", "ReduceLROnPlateau", "SequentialLR", "a smallest rate", "transformers: linear")
 
 
 class Rates(Callback):
@@ -117,7 +119,7 @@ def test_the_table_has_every_schedule_of_torch() -> None:
     assert kinds - {"LRScheduler", "_LRScheduler"} <= set(SCHEDULES)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", mostly_slowly(SCHEDULES, QUICK))
 def test_the_factor_holds_in_every_step_of_a_schedule(name: str) -> None:
     assert_multiplied(type("Own", (Scheduled,), {"make": staticmethod(SCHEDULES[name])}))
 

@@ -88,7 +88,9 @@ def test_the_table_has_every_callback_of_lightning() -> None:
     assert {*WORK, *LEFT_OUT, *REFUSED} == set(callbacks.__all__)
 
 
-@pytest.mark.parametrize("method", [WHOLE_MODEL, ADAPTER], ids=["fedavg", "fedit"])
+@pytest.mark.parametrize(
+    "method", [pytest.param(WHOLE_MODEL, marks=pytest.mark.slow), ADAPTER], ids=["fedavg", "fedit"]
+)
 @pytest.mark.parametrize("name", [*WORK, *LEFT_OUT])
 def test_a_callback_that_works_makes_of_a_fit_what_it_makes_of_a_plain_one(name: str, method: tuple[str, ...]) -> None:
     make = WORK.get(name, lambda: callbacks.Callback())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +21,10 @@ from brought_modules import Averaged, Brought, Point
 from commands import in_empty_folder
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from plain_fits import ADAPTER, WHOLE_MODEL, federated_and_plain
+from slowly import mostly_slowly
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from toys import CLASSES, toy_data
 
 import flt
@@ -60,6 +63,11 @@ class Made(Dataset):
         return self.examples[i]
 
 
+def some_words() -> list[Any]:
+    """Sequences in which each word has a class, except for the first one."""
+    return [(x, torch.cat([torch.tensor([-100]), x[1:] % CLASSES])) for x, _ in words()]
+
+
 def noisy_collate(examples: list[Any]) -> list[torch.Tensor]:
     """A collate function that draws at random."""
     x = torch.stack([x for x, _ in examples])
@@ -93,6 +101,11 @@ KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "a recurrent net": (brought.Recurrent, points, {}),
     "torch's transformer": (brought.Encoder, words, {}),
     "a transformers model": (brought.Transformers, words, {}),
+    "a number for each example": (brought.Regression, lambda: Made(lambda x, label: (x, x[:1])), {}),
+    "several classes for each example": (
+        brought.MultiLabel, lambda: Made(lambda x, label: (x, (x[:CLASSES] > 0).float())), {},
+    ),
+    "a class for each token": (brought.Tokens, some_words, {}),
     "own clipping, steps and warm-up": (brought.ClipsByItself, points, {}),
     "batches without a loss": (brought.SkipsSteps, points, {}),
     "layers of configure_model": (brought.Configured, points, {}),
@@ -102,7 +115,9 @@ WITHOUT_ADAPTER = {"a recurrent net", "tied weights"}
 """Kinds without a linear layer besides the head, or whose head isn't a layer of its own."""
 
 
-@pytest.mark.parametrize("method", [WHOLE_MODEL, ADAPTER], ids=["fedavg", "fedit"])
+@pytest.mark.parametrize(
+    "method", [pytest.param(WHOLE_MODEL, marks=pytest.mark.slow), ADAPTER], ids=["fedavg", "fedit"]
+)
 @pytest.mark.parametrize("name", KINDS)
 def test_one_client_and_one_round_are_a_plain_fit_bit_for_bit(name: str, method: tuple[str, ...]) -> None:
     if method is ADAPTER and name in WITHOUT_ADAPTER:
@@ -173,7 +188,9 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("keys", [(), ("min_updates=1",)], ids=["strict", "tolerant"])
+@pytest.mark.parametrize(
+    "keys", [(), pytest.param(("min_updates=1",), marks=pytest.mark.slow)], ids=["strict", "tolerant"]
+)
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_can_not_work_is_one_line_and_leaves_no_folder(name: str, keys: tuple[str, ...], folder: Path) -> None:
     make, more, line = REFUSED[name]
@@ -197,7 +214,7 @@ def test_a_lazy_module_that_has_computed_one_batch_is_as_good_as_any() -> None:
     assert fit(module).history
 
 
-@pytest.mark.parametrize("algo", ["fedit", "hafl", "flora", "fedavg"])
+@pytest.mark.parametrize("algo", mostly_slowly(["fedit", "hafl", "flora", "fedavg"], ["fedit", "flora"]))
 def test_what_is_exported_loads_into_a_module_whose_layers_configure_model_makes(algo: str) -> None:
     torch.manual_seed(0)
     result = fit(brought.Configured(), algo=algo)
@@ -205,6 +222,42 @@ def test_what_is_exported_loads_into_a_module_whose_layers_configure_model_makes
     loaded = flt.load(result.exported, brought.Configured())
     x = points().tensors[0]
     torch.testing.assert_close(loaded(x), result.module(x), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "algos",
+    mostly_slowly(
+        [["fedit", "fedit"], ["fedit", "flora"], ["flora", "fedit"], ["fedavg", "fedit"]], [["fedit", "fedit"]]
+    ),
+    ids=" then ".join,
+)
+def test_a_second_run_goes_on_with_the_layers_that_are_there(algos: list[str]) -> None:
+    torch.manual_seed(0)
+    module, x = Brought(), points().tensors[0]
+    fit(module, algo=algos[0])
+    between = copy.deepcopy(module)  # the second adapter belongs to it, also where the first run has changed the base
+    result = fit(module, algo=algos[1])
+    assert set(module.state_dict()) == set(between.state_dict()) or algos[0] == "fedavg"  # which has made no LoRA
+    assert not torch.equal(result.module(x), between(x))
+    torch.testing.assert_close(flt.load(result.exported, between)(x), result.module(x), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("algo", ["fedit", pytest.param("flora", marks=pytest.mark.slow)])
+def test_the_trained_module_is_an_ordinary_one(algo: str) -> None:
+    """Plain Lightning evaluates it to the same figures, and trains, copies and saves it."""
+    result = fit(Brought(), algo=algo, validation=points())
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, max_steps=2,
+    )  # fmt: skip
+    (found,) = trainer.validate(result.module, DataLoader(points(), EXAMPLES), verbose=False)
+    assert found["val_loss"] == pytest.approx(result.metrics["round/val_loss"], abs=1e-6)
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(result.module)))
+    assert all(map(torch.equal, copied.parameters(), result.module.parameters()))
+    trainer.fit(result.module, DataLoader(points(), 8))
+    trainer.save_checkpoint("own.ckpt")
+    assert trainer.global_step == 2
+    assert not all(map(torch.equal, copied.parameters(), result.module.parameters()))
 
 
 class Counts(Brought):
@@ -248,7 +301,13 @@ def tiny_clients(sizes: tuple[int, ...], held_out: int) -> list[ClientSpec]:
 
 
 @pytest.mark.parametrize(
-    "keys", [(), ("local.accumulate=4",), ("local.epochs=2", "local.steps=null"), ("local.clip=0.1",)]
+    "keys",
+    [
+        (),
+        ("local.accumulate=4",),
+        pytest.param(("local.epochs=2", "local.steps=null"), marks=pytest.mark.slow),
+        pytest.param(("local.clip=0.1",), marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("held_out", [0, 1])
 def test_clients_of_one_to_three_examples_train_whatever_is_set(held_out: int, keys: tuple[str, ...]) -> None:

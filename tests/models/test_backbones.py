@@ -19,7 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 from flt.core.errors import InputError
 from flt.models import backbones, embedded, layer_names
-from flt.models.backbones import Backbone, ModelConfig
+from flt.models.backbones import Backbone
+from flt.models.config import ModelConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film"]
@@ -306,6 +307,14 @@ def test_a_text_model_for_images_is_one_line(bert: Path) -> None:
     with pytest.raises(InputError) as error:
         backbones.load(hub(bert), "image", 2, 0)
     assert_one_line(error, "type bert", "classifies images")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("causal", "a causal language model"), ("image", "classifies images")])
+def test_an_encoder_with_a_decoder_is_one_line(kind: str, expected: str, tmp_path: Path) -> None:
+    transformers.T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2).save_pretrained(tmp_path)
+    with pytest.raises(InputError) as error:
+        backbones.load(hub(tmp_path), kind, 2, 0)
+    assert_one_line(error, "type t5", expected)
 
 
 def test_an_image_model_for_text_is_one_line() -> None:

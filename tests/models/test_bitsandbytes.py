@@ -17,8 +17,8 @@ from torch import nn
 from flt.core.errors import InputError
 from flt.models import backbones
 from flt.models.adapters.lora import LoraSettings, attach
-from flt.models.backbones import ModelConfig
 from flt.models.bitsandbytes import quantisation
+from flt.models.config import ModelConfig
 
 
 @pytest.fixture

@@ -23,8 +23,9 @@ from flt.core.quiet import quiet
 from flt.data import dataset_sources
 from flt.data.examples import Collate, Examples
 from flt.data.instructions import encode_instructions
-from flt.models.backbones import ModelConfig, load
+from flt.models.backbones import load
 from flt.models.causal import CausalModule
+from flt.models.config import ModelConfig
 from flt.models.module import Optimizer
 from flt.run.compose import load_config
 from flt.run.workload import federation

@@ -14,6 +14,7 @@ import flt
 from flt.api import train
 from flt.core.errors import InputError
 from flt.models import backbones, embedded_cifar
+from flt.models.config import ModelConfig
 from flt.run.compose import load_config
 
 
@@ -37,7 +38,7 @@ def test_it_learns_from_the_first_half_of_the_classes_alone(folder: Path) -> Non
 
 
 def test_it_reads_colour_images_of_32_and_is_trained_once(folder: Path) -> None:
-    found = [backbones.load(backbones.ModelConfig(name="embedded_cifar"), "image", 10, 0) for _ in range(2)]
+    found = [backbones.load(ModelConfig(name="embedded_cifar"), "image", 10, 0) for _ in range(2)]
     assert (found[0].image_size, found[0].channels) == (32, 3)
     assert found[0].model(pixel_values=torch.rand(2, 3, 32, 32)).logits.shape == (2, 10)
     assert found[0].source == found[1].source
@@ -87,4 +88,4 @@ def test_two_tasks_of_colour_images_are_federated_on_it(
 
 def test_text_is_none_of_its_inputs() -> None:
     with pytest.raises(InputError, match="^model=embedded_cifar: it reads images only"):
-        backbones.load(backbones.ModelConfig(name="embedded_cifar"), "text", 2, 0)
+        backbones.load(ModelConfig(name="embedded_cifar"), "text", 2, 0)

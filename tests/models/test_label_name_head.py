@@ -16,6 +16,7 @@ from peft import PeftModel
 from flt.api import train
 from flt.core.errors import InputError
 from flt.models import backbones
+from flt.models.config import ModelConfig
 from flt.models.label_name_head import LabelNameClassifier, embed, label_name_classifier, label_texts
 from flt.run.compose import load_config
 
@@ -149,4 +150,4 @@ def test_tasks_of_their_own_classes_are_refused(encoder: Path, tmp_path: Path, m
 
 def test_images_have_no_names() -> None:
     with pytest.raises(InputError, match=r"model.head=label_names.*linear"):
-        backbones.load(backbones.ModelConfig(head="label_names"), "image", 2, 0, ["five", "six"])
+        backbones.load(ModelConfig(head="label_names"), "image", 2, 0, ["five", "six"])

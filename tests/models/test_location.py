@@ -10,6 +10,7 @@ import tiny
 
 from flt.core.errors import InputError
 from flt.models import backbones, location
+from flt.models.config import ModelConfig
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_what_is_neither_a_folder_nor_a_hub_id_is_refused() -> None:
 @pytest.mark.parametrize("head", ["linear", "label_names"])
 def test_attention_is_computed_as_chosen(attention: str, head: str, tmp_path: Path) -> None:
     path = tiny.save_bert(tmp_path / "bert")
-    cfg = backbones.ModelConfig("hub", str(path), max_length=16, attention=attention, head=head)
+    cfg = ModelConfig("hub", str(path), max_length=16, attention=attention, head=head)
     model = backbones.load(cfg, "text", 2, 0, ["good", "bad"]).model
     assert model.config._attn_implementation == attention
 
@@ -60,7 +61,7 @@ def test_attention_is_computed_as_chosen(attention: str, head: str, tmp_path: Pa
 def test_gradient_checkpointing_is_on_in_every_block_only_where_asked_for(tmp_path: Path) -> None:
     path = tiny.save_bert(tmp_path / "bert")
     for wanted in (False, True):
-        cfg = backbones.ModelConfig("hub", str(path), max_length=16, gradient_checkpointing=wanted)
+        cfg = ModelConfig("hub", str(path), max_length=16, gradient_checkpointing=wanted)
         model = backbones.load(cfg, "text", 2, 0).model
         assert [layer.gradient_checkpointing for layer in model.bert.encoder.layer] == [wanted] * tiny.LAYERS
 
@@ -71,4 +72,4 @@ def test_gradient_checkpointing_is_on_in_every_block_only_where_asked_for(tmp_pa
 )
 def test_a_choice_that_is_not_there_is_one_line(field: str, value: object, allowed: str) -> None:
     with pytest.raises(InputError, match=f"model.{field}={value}.*{allowed}"):
-        backbones.load(backbones.ModelConfig("hub", "somewhere", **{field: value}), "text", 2, 0)
+        backbones.load(ModelConfig("hub", "somewhere", **{field: value}), "text", 2, 0)

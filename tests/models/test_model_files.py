@@ -19,7 +19,8 @@ from commands import in_empty_folder, train
 from safetensors.torch import load_file, save_file
 
 from flt.core.errors import InputError
-from flt.models.backbones import Backbone, ModelConfig, load
+from flt.models.backbones import Backbone, load
+from flt.models.config import ModelConfig
 from flt.models.model_files import check_ids
 
 

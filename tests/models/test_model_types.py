@@ -1,4 +1,4 @@
-"""Encoders and decoders of transformers: targets are found, an adapter trains, and plain peft has its logits."""
+"""Models of transformers for texts and images: targets are found, an adapter trains, and plain peft has its logits."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
+from flt.core.errors import InputError
 from flt.export.metadata import Card
 from flt.export.write import export
 from flt.models.adapters.lora import LoraSettings, attach
@@ -61,6 +62,12 @@ ENCODERS = {
     "gpt2": (DECODERS["gpt2"][0], ["c_attn"]),
     "llama": (COMMON, ["q_proj", "v_proj"]),
 }
+SQUARE = {"image_size": 32, "patch_size": 4, "num_channels": 3}
+IMAGES = {
+    "vit": ({**WIDE, **SQUARE}, ["q_proj", "v_proj"]),
+    "swin": ({**SQUARE, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}, None),
+    "convnext": ({"num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]}, None),
+}
 
 
 def made(kind: str, settings: dict[str, Any], auto: Any, **more: Any) -> transformers.PreTrainedModel:
@@ -80,21 +87,25 @@ def batch(labels: Tensor) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
 
 
+def pixels(labels: Tensor) -> dict[str, Tensor]:
+    return {"pixel_values": torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), "labels": labels}
+
+
 @torch.no_grad()
-def logits(model: nn.Module) -> Tensor:
-    inputs = {name: value for name, value in batch(torch.zeros(4)).items() if name != "labels"}
+def logits(model: nn.Module, examples: Any = batch) -> Tensor:
+    inputs = {name: value for name, value in examples(torch.zeros(4)).items() if name != "labels"}
     found = model.eval()(**inputs).logits
     return found[inputs["attention_mask"] > 0] if found.dim() == 3 else found
 
 
-def check(module: ClientModule, plain: nn.Module, labels: Tensor, folder: Path) -> None:
+def check(module: ClientModule, plain: nn.Module, labels: Tensor, folder: Path, examples: Any = batch) -> None:
     """Some steps; then what is exported has, on the plain model, the logits of the module, which have moved."""
     layout = attach(module, LoraSettings(rank=2), 0)
     assert layout.layers
-    before, optimizer = logits(module.model), module.configure_optimizers()
+    before, optimizer = logits(module.model, examples), module.configure_optimizers()
     losses = []
     for _ in range(3):
-        loss = module.model.train()(**batch(labels)).loss
+        loss = module.model.train()(**examples(labels)).loss
         losses.append(loss.item())
         loss.backward()
         optimizer.step()
@@ -106,8 +117,8 @@ def check(module: ClientModule, plain: nn.Module, labels: Tensor, folder: Path) 
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*(missing|unexpected).*")
         loaded = PeftModel.from_pretrained(plain, adapter)  # type: ignore[arg-type]  # any module will do
-    torch.testing.assert_close(logits(loaded), logits(module.model), rtol=0, atol=1e-6)
-    assert not torch.allclose(logits(loaded), before, atol=1e-4)
+    torch.testing.assert_close(logits(loaded, examples), logits(module.model, examples), rtol=0, atol=1e-6)
+    assert not torch.allclose(logits(loaded, examples), before, atol=1e-4)
 
 
 SLOW = ("mistral", "gemma", "gpt_neo", "gptj", "bloom", "falcon", "phi", "qwen3", "deberta", "xlm-roberta", "bert")
@@ -138,3 +149,19 @@ def test_an_adapter_of_a_classifier_trains_and_loads_in_peft(kind: str, tmp_path
     model = made(kind, settings, transformers.AutoModelForSequenceClassification, num_labels=CLASSES)
     assert targets is None or target_modules(model) == targets
     check(ClientModule(model, CLASSES, Optimizer()), copy.deepcopy(model), torch.tensor([0, 1, 2, 1]), tmp_path)
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_an_adapter_of_an_image_model_trains_and_loads_in_peft(kind: str, tmp_path: Path) -> None:
+    settings, targets = IMAGES[kind]
+    model = made(kind, settings, transformers.AutoModelForImageClassification, num_labels=CLASSES)
+    assert targets is None or target_modules(model) == targets
+    module, plain = ClientModule(model, CLASSES, Optimizer()), copy.deepcopy(model)
+    check(module, plain, torch.tensor([0, 1, 2, 1]), tmp_path, pixels)
+
+
+def test_an_image_model_whose_only_linear_layer_is_the_head_has_nothing_to_adapt() -> None:
+    settings = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
+    model = made("resnet", settings, transformers.AutoModelForImageClassification, num_labels=CLASSES)
+    with pytest.raises(InputError, match="the head is the only linear layer"):
+        attach(ClientModule(model, CLASSES, Optimizer()), LoraSettings(rank=2), 0)

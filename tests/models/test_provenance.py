@@ -22,6 +22,7 @@ from flt.api import Result
 from flt.api import train as train_cfg
 from flt.models import backbones
 from flt.models.adapters import c2a, houlsby, lora, none
+from flt.models.config import ModelConfig
 from flt.protocol.layout import Layout
 from flt.run.compose import load_config
 from flt.run.workload import federation
@@ -228,7 +229,7 @@ def pickled(folder: Path) -> None:
 
 def test_a_pickled_base_is_refused_by_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.save_bert(folder / "bert")
-    cfg = backbones.ModelConfig(name="hub", path=str(folder / "bert"), max_length=16)
+    cfg = ModelConfig(name="hub", path=str(folder / "bert"), max_length=16)
     backbones.load(cfg, "text", 2, 0)
     pickled(folder / "bert")
     monkeypatch.setattr(torch, "load", _open)

@@ -14,7 +14,7 @@ from flt.core.errors import InputError
 from flt.core.typed import typed as build_typed
 from flt.data.config import DataConfig
 from flt.models.adapters.registry import ADAPTERS
-from flt.models.backbones import ModelConfig
+from flt.models.config import ModelConfig
 from flt.run import schema
 from flt.run.compose import (
     choices,

@@ -59,10 +59,13 @@ def arrays(**arrays: Any) -> Callable[[Path], Any]:
     return lambda path: np.savez(path, **arrays)
 
 
-def stream(path: Path) -> None:
-    rows = pa.table({"text": ["a", "b"], "label": ["x", "y"]})
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, rows.schema) as writer:
-        writer.write_table(rows)
+def stream(batches: int = 1, ends: bool = True) -> bytes:
+    rows, sink = pa.table({"text": ["a", "b"], "label": ["x", "y"]}), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        for _ in range(batches):
+            writer.write_table(rows)
+        size = sink.tell()
+    return sink.getvalue().to_pybytes()[: None if ends else size]
 
 
 SIX = "6 rows, 2 columns, 2 classes (0, 1)"
@@ -311,7 +314,21 @@ BROUGHT = {
         "2 rows, 2 columns, 2 classes (x, y)",
         "a.feather",
     ),
-    "an arrow stream": right(stream, "2 rows, 2 columns, 2 classes (x, y)", "a.arrow"),
+    "an arrow stream": right(stream(), "2 rows, 2 columns, 2 classes (x, y)", "a.arrow"),
+    "an arrow stream that is cut off between two batches": wrong(
+        stream(2, ends=False), r"^data\.path=.*: its end doesn't come right after the 4 rows that were read", "a.arrow"
+    ),
+    "two arrow streams in one file": wrong(
+        stream() + stream(), r"^data\.path=.*: its end doesn't come right after the 2 rows that were read", "a.arrow"
+    ),
+    "an arrow file that is cut off": wrong(
+        lambda path: (
+            pyarrow.feather.write_feather(pa.table({"text": ["a"] * 9}), str(path))
+            or path.write_bytes(path.read_bytes()[:-20])
+        ),
+        r"Not an Arrow file; allowed is a readable \.arrow file$",
+        "a.arrow",
+    ),
     "an arrow file that is none": wrong(b"ARROW1" + b"x" * 30, r"allowed is a readable \.arrow file$", "a.arrow"),
     # ------------------------------------------------------------------------------------------------------ arrays
     "arrays of no split": right(
@@ -357,7 +374,9 @@ BROUGHT = {
     "a folder of the library datasets": right(
         lambda path: datasets.Dataset.from_list(OBJECTS).save_to_disk(path), f"{NP}, 1 file", "a"
     ),
-    "a file that belongs to no split": wrong({"train.csv": texts(), "more.csv": texts()}, r"more\.csv don't", "a"),
+    "a file that belongs to no split": wrong(
+        {"train.csv": texts(), "more.csv": texts()}, r"no split in the name of more\.csv;", "a"
+    ),
     "one split in two formats": wrong(
         {"train.csv": texts(), "train.csv.gz": gzip.compress(texts().encode())},
         r"which may be the same rows twice",

@@ -275,6 +275,37 @@ class Transformers(Brought):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+class Regression(Brought):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.mse_loss(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+
+class MultiLabel(Regression):
+    """Each example may belong to several classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, CLASSES)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.binary_cross_entropy_with_logits(self(batch[0]), batch[1])
+
+
+class Tokens(Transformers):
+    """Each token has a class, or none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = transformers.BertForTokenClassification(self.model.config)
+
+
 class ClipsByItself(Brought):
     """Overrides how gradients are clipped, how a step is taken, and warms up by hand."""
 

@@ -7,7 +7,6 @@ import dataclasses
 from lightning.pytorch import Callback
 
 from flt.algorithm.base import (
-    CompressionPart,
     GroupingPart,
     ImportancePart,
     Part,
@@ -16,6 +15,7 @@ from flt.algorithm.base import (
     SelectionPart,
 )
 from flt.algorithm.buffers import Average, BuffersPart
+from flt.algorithm.compression.base import CompressionPart
 from flt.algorithm.compression.methods import NoCompression
 from flt.algorithm.grouping.base import Everyone
 from flt.algorithm.importance import NoImportance

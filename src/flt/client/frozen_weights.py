@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -21,9 +22,10 @@ ADVICE = "a fit that changes nothing but what the plan trains (plan.train, or al
 class FrozenWeights:
     """Parameters of a module that a fit must not change, because no install would undo the change.
 
-    A parameter has been changed if its storage, its version or some of its values differ after the fit, and the sum of
-    its values, too. Thus the sums are computed only once, unless something has written to a parameter. A write that
-    leaves the values as they were, like that of Lightning's ``StochasticWeightAveraging``, is no change.
+    A parameter counts as changed if two things differ after the fit: its mark (storage, version, and some of its
+    values), and its sums (of all values, by row and by column). The sums are computed again only if the mark differs,
+    which it does as soon as something writes to the parameter. A write that leaves the values as they were, like that
+    of Lightning's ``StochasticWeightAveraging``, is therefore no change.
 
     Args:
         module: The resident module.
@@ -35,7 +37,7 @@ class FrozenWeights:
         self.module, self.foreign = module, foreign
         self._has_warned = False
         self._sums: dict[str, tuple[object, bytes]] = {}
-        """Name -> mark of the parameter, and the sum of its values when it had this mark."""
+        """Name -> mark of the parameter, and the digest of its sums when it had this mark."""
 
     @contextlib.contextmanager
     def kept(self, client: int, before: Mapping[str, nn.Parameter]) -> Iterator[None]:
@@ -54,7 +56,7 @@ class FrozenWeights:
         marks = self._marks(frozen)
         for name, parameter in frozen.items() if self.foreign else ():
             if self._sums.get(name, (None,))[0] != marks[name]:
-                self._sums[name] = marks[name], _sum(parameter)
+                self._sums[name] = marks[name], _digest(parameter)
         try:
             yield
         except Exception:  # a tolerated failure must not leave anything behind either
@@ -73,7 +75,7 @@ class FrozenWeights:
     def _check(self, client: int, before: Mapping[str, nn.Parameter], marks: Mapping[str, object]) -> None:
         after = self._marks({name: before[name] for name in marks})
         for name in (name for name in marks if after[name] != marks[name]):
-            if not self.foreign or _sum(before[name]) != self._sums[name][1]:
+            if not self.foreign or _digest(before[name]) != self._sums[name][1]:
                 raise ModuleError.of(f"client {client}", name, ADVICE, "the frozen weights have changed in the fit")
         now = dict(self.module.named_parameters()) if self.foreign else before
         # FSDP2 puts other objects for the same weights into the module while it computes.
@@ -109,7 +111,12 @@ def _probes(tensor: Tensor) -> Tensor:
     return flat[:: max(1, flat.numel() // PROBES)]
 
 
-def _sum(parameter: nn.Parameter) -> bytes:
-    """Returns the bytes of the sum, which are equal even where the sum is NaN."""
+def _digest(parameter: nn.Parameter) -> bytes:
+    """Returns a digest of the sums of a parameter's values by row and by column.
+
+    A single sum would be the same if values have changed places.
+    """
     tensor = _here(parameter)
-    return tensor.sum(dtype=torch.float64).cpu().numpy().tobytes()
+    matrix = tensor.flatten(1) if tensor.dim() > 1 else tensor.reshape(1, -1)
+    sums = (matrix.sum(dim, dtype=torch.float64).cpu().numpy().tobytes() for dim in (0, 1))
+    return hashlib.blake2b(b"".join(sums)).digest()  # of bytes, because NaN isn't equal to itself

@@ -3,7 +3,8 @@
     local_fit = install -> evaluate -> Trainer.fit -> evaluate -> collect
 
 A job's only results are its update and its client state. No job affects the next: each install overwrites all
-adapter and head weights, and buffers are restored after each fit. The frozen backbone is neither copied nor moved.
+adapter and head weights and all buffers, and the frozen weights are checked after each fit. The frozen backbone is
+neither copied nor moved.
 """
 
 from __future__ import annotations

@@ -80,8 +80,8 @@ def copies(callbacks: Sequence[pl.Callback]) -> list[pl.Callback]:
 def users_code(module: pl.LightningModule) -> Iterator[None]:
     """Context manager of a fit or an evaluation, in which code of the user runs.
 
-    Resets the module's metrics first, which a user may leave as they are at the end of a program. What Lightning says
-    about a wrong module or callback becomes one line.
+    Resets the module's metrics first, because earlier fits and evaluations may have left values in them. An error with
+    which Lightning refuses the module or a callback becomes one line.
 
     Raises:
         ModuleError: Lightning refuses the module or a callback.

@@ -35,6 +35,8 @@ SPLIT_NAMES = {
 }
 CLASS_NAMES = ("class_names", "fine_names", "label_names")
 """Usual keys of the array that contains the class names in an .npz file."""
+ARROW_FILE, ARROW_END = b"ARROW1", b"\xff\xff\xff\xff\0\0\0\0"
+"""Beginning of an Arrow file, which a stream doesn't have, and the end of a stream."""
 ROWS = 8192
 """Number of rows of a Parquet file that are read at once, if they surely fit into the memory."""
 SIZES = """
@@ -160,13 +162,19 @@ def _arrow(path: Path, how: ReadSettings) -> Splits:
     """Reads an Arrow file or stream, such as a Feather file or a shard that `datasets` has written."""
     check_size(path, path.stat().st_size)
     with pa.memory_map(str(path)) as source:
-        try:
+        is_file = source.read(len(ARROW_FILE)) == ARROW_FILE
+        source.seek(0)
+        if is_file:
             opened: Any = pa.ipc.open_file(source)
             batches = [opened.get_batch(number) for number in range(opened.num_record_batches)]
-        except pa.ArrowInvalid:
-            source.seek(0)
+        else:
             opened = pa.ipc.open_stream(source)
             batches = list(opened)
+            # A stream says nowhere how many rows it has: if it is cut off, or another one follows, rows would be lost.
+            source.seek(max(0, source.tell() - len(ARROW_END)))
+            if source.read() != ARROW_END:
+                why = f"its end doesn't come right after the {sum(map(len, batches))} rows that were read"
+                raise InputError.of("data.path", path, "one whole stream", why)
         table = pa.Table.from_batches(batches, opened.schema)
         return _by_split(path, table.select(how.chosen(opened.schema.names)))
 

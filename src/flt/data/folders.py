@@ -10,13 +10,12 @@ import datasets
 
 from flt.core.errors import InputError
 from flt.data.file_formats import SPLIT_NAMES, Splits
+from flt.data.image_folders import METADATA
 from flt.data.suffixes import suffix_of
 from flt.data.used_columns import SPLIT
 
 ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files that the library datasets writes beside the data."""
-METADATA = re.compile(r"metadata\.(csv|jsonl|parquet)")
-"""Name of a file that describes the images beside it."""
 
 
 def data_files(folder: Path) -> tuple[list[Path], int]:
@@ -31,7 +30,7 @@ def data_files(folder: Path) -> tuple[list[Path], int]:
     if card.is_file() and re.search(r"^configs:", card.read_text(errors="replace"), re.MULTILINE):
         return [], 0
     below = [path for path in sorted(folder.rglob("*")) if _is_data(path, folder)]
-    if any(METADATA.fullmatch(path.name) for path in below):
+    if any(path.name in METADATA for path in below):
         return [], 0
     own = [path for path in below if path.parent == folder]
     return (own, len(below) - len(own)) if own else (below, 0)
@@ -59,7 +58,8 @@ def read_folder(folder: Path, files: list[Path], read: Callable[[Path], Splits])
     split_of = {path: _named(path, folder) for path in files}
     if any(split_of.values()) and (left := [path for path in files if not split_of[path]]):
         names = ", ".join(str(path.relative_to(folder)) for path in left)
-        raise InputError.of("data.path", folder, "files whose names say train, validation or test", f"{names} don't")
+        allowed = "files whose names say train, validation or test"
+        raise InputError.of("data.path", folder, allowed, f"no split in the name of {names}")
     formats: dict[str, dict[str, str]] = {}
     for path, split in split_of.items():
         formats.setdefault(split or "train", {})[_ending(path)] = path.name

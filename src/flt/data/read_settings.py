@@ -16,7 +16,7 @@ Choose = Callable[[Sequence[str]], list[str]]
 
 @dataclass
 class ReadSettings:
-    """How a file is read. The readers add notes about what they find.
+    """Settings with which a file is read, and the notes of the readers about what they have found.
 
     Attributes:
         choose: Function that returns the columns to read, out of the names of all columns.

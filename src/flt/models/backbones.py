@@ -19,6 +19,7 @@ from torch import nn
 from flt.core.errors import InputError
 from flt.core.files import last_name
 from flt.models.bitsandbytes import quantisation
+from flt.models.config import ModelConfig, check_config
 from flt.models.embedded import embedded
 from flt.models.embedded_cifar import embedded_cifar
 from flt.models.heads import redraw_head
@@ -33,50 +34,6 @@ from flt.models.provenance import Origin, set_origin
 log = logging.getLogger(__name__)
 
 EMBEDDED = {"embedded": embedded, "embedded_cifar": embedded_cifar}
-KINDS = ("text", "pair", "image", "causal")
-CLASSIFIERS = ("linear", "label_names")
-ATTENTION = ("auto", "eager", "sdpa")
-
-
-@dataclasses.dataclass
-class ModelConfig:
-    """Settings of the model. `model=<name>` on the command line reads these settings from conf/model/<name>.yaml.
-
-    Attributes:
-        name: ``embedded`` and ``embedded_cifar`` are small models that flt pre-trains itself. ``hub`` is the model at
-            ``path``.
-        path: A hub id such as org/name, or a local folder written by save_pretrained.
-        package: A folder inside a Python package, such as name/folder. If this package is installed, the model is
-            loaded from the folder instead of from ``path``. If None, the model is loaded from ``path``.
-        max_length: Largest number of tokens of a text. Longer texts are cut.
-        adapt_layers: With ``all``, all blocks are adapted; with ``top<k>``, only the k uppermost blocks.
-        head: ``linear`` is the model's own classifier. It gets new random weights, which are trained. ``label_names``
-            is a head that isn't trained. It compares a text with frozen embeddings of the classes' names
-            (flt.models.label_name_head). A causal model keeps its own head, which stays frozen.
-        label_scale: Factor on the scores of the label_names head before the softmax (inverse temperature).
-        attention: Implementation of attention in transformers: ``eager``, ``sdpa`` or ``auto``. ``auto`` is the default
-            of transformers, with one exception: in bf16 on a CPU it is ``eager``, because the backward pass of
-            PyTorch's fused kernel takes several times as long.
-        gradient_checkpointing: If true, activations are recomputed in the backward pass instead of stored.
-        dropout: Probability of every dropout of the backbone, in [0, 1). It replaces the values in the model's config.
-        quantise: With ``8bit`` or ``4bit``, bitsandbytes stores the frozen linear layers in 8 or 4 bits, on a CUDA
-            device. If None, they are stored in float32.
-        random: If true, all weights are drawn at random from the seed, and no pre-trained weights are loaded. Such a
-            run is the control experiment for a run with a frozen pre-trained backbone.
-    """
-
-    name: str = "embedded"
-    path: str | None = None
-    package: str | None = None
-    max_length: int = 128
-    adapt_layers: str = "all"
-    head: str = "linear"
-    label_scale: float = 20.0
-    attention: str = "auto"
-    gradient_checkpointing: bool = False
-    dropout: float = 0.0
-    quantise: str | None = None
-    random: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +77,7 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     Raises:
         InputError: The model can't be loaded or reads another kind of input, or a field of cfg is out of range.
     """
-    _check_config(cfg, kind)
+    check_config(cfg, kind)
     source, local = locate(str(cfg.path), cfg.package) if cfg.name == "hub" else (str(EMBEDDED[cfg.name]()), True)
     with one_line_errors(source, OFFLINE if local and not Path(source).is_dir() else LOADABLE):
         config = transformers.AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
@@ -178,33 +135,6 @@ def _portable_source(cfg: ModelConfig, source: str) -> str:
     if cfg.name in EMBEDDED:
         return cfg.name
     return str(cfg.path) if cfg.package else source
-
-
-def _check_config(cfg: ModelConfig, kind: str) -> None:
-    if kind not in KINDS:
-        raise InputError.of("kind", kind, KINDS)
-    if cfg.name not in (*EMBEDDED, "hub"):
-        raise InputError.of("model.name", cfg.name, (*EMBEDDED, "hub"))
-    if cfg.name == "hub" and not cfg.path:
-        raise InputError.of("model.path", cfg.path, LOADABLE, "model.name=hub needs one")
-    if cfg.name in EMBEDDED and kind != "image":
-        raise InputError.of("model", cfg.name, "model=<hub id or folder> of a text model", "it reads images only")
-    if not 0 <= cfg.dropout < 1:
-        raise InputError.of("model.dropout", cfg.dropout, "a probability in [0, 1)")
-    if cfg.quantise is not None:
-        quantisation(cfg.quantise)  # called only for its checks, before anything is loaded
-        if cfg.random:
-            raise InputError.of("model.quantise", cfg.quantise, "null with model.random", "nothing is loaded then")
-    if cfg.max_length < 1:
-        raise InputError.of("model.max_length", cfg.max_length, "an integer >= 1")
-    for key, allowed in (("head", CLASSIFIERS), ("attention", ATTENTION)):
-        if getattr(cfg, key) not in allowed:
-            raise InputError.of(f"model.{key}", getattr(cfg, key), allowed)
-    if cfg.head == "label_names" and kind in ("image", "causal"):
-        why = "an image model has no embedding of names" if kind == "image" else "a causal model predicts tokens"
-        raise InputError.of("model.head", cfg.head, "linear", why)
-    if not 0 < cfg.label_scale < float("inf"):
-        raise InputError.of("model.label_scale", cfg.label_scale, "a number > 0")
 
 
 def _check_kind(config: Any, kind: str, source: str) -> None:

@@ -19,6 +19,7 @@ from flt.data.tasks import DataSet, kind_of, load_all
 from flt.models import backbones, heads
 from flt.models.causal import CausalModule
 from flt.models.class_names import name_outputs, output_names
+from flt.models.config import ModelConfig
 from flt.models.label_name_head import LabelNameClassifier, label_texts
 from flt.models.model_files import check_ids
 from flt.models.module import MODEL_PREFIX, ClientModule, Optimizer
@@ -80,13 +81,13 @@ def _module(backbone: backbones.Backbone, kind: str, classes: int, optimizer: Op
     return ClientModule(backbone.model, classes, optimizer)
 
 
-def _model(cfg: TrainConfig) -> backbones.ModelConfig:
-    model = typed(backbones.ModelConfig, cfg.model, "model")
+def _model(cfg: TrainConfig) -> ModelConfig:
+    model = typed(ModelConfig, cfg.model, "model")
     slow = model.attention == "auto" and cfg.precision == "bf16-mixed" and not torch.cuda.is_available()
     return dataclasses.replace(model, attention="eager") if slow else model
 
 
-def _label_texts(cfg: TrainConfig, model: backbones.ModelConfig, sets: Sequence[DataSet]) -> list[str]:
+def _label_texts(cfg: TrainConfig, model: ModelConfig, sets: Sequence[DataSet]) -> list[str]:
     if model.head != "label_names":
         return []
     if cfg.jobs == "per_task":

@@ -11,21 +11,24 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from flt.algorithm.base import CompressionPart
-from flt.algorithm.compression.allocation import DROPPED, allocate
+from flt.algorithm.compression.base import CompressionPart
+from flt.algorithm.compression.packing import (
+    has_components,
+    measured_scores,
+    pack_within,
+    places_of,
+    size_besides,
+    total_size,
+)
 from flt.core.errors import InputError
 from flt.protocol.layout import LORA_FACTORS, Layout
-from flt.protocol.messages import Ids, Payload, Update, encoded_size
-from flt.protocol.quantise import BITS
-from flt.protocol.quantised_components import Place, pack_payload, pack_update, vectors
-
-M = TypeVar("M", Payload, Update)
+from flt.protocol.messages import Payload, Update
+from flt.protocol.quantised_components import pack_payload, pack_update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +82,13 @@ class _Quantisation(CompressionPart):
         Raises:
             InputError: The updates exceed the budget even without any component.
         """
-        if not _has_components(layout, updates[0]):
+        if not has_components(layout, updates[0]):
             return updates
-        places = [_places(layout, update, update.kept) for update in updates]
-        besides = _besides(layout, updates, places, pack_update)
+        places = [places_of(layout, update, update.kept) for update in updates]
+        besides = size_besides(layout, updates, places, pack_update)
         limit = self.limit(updates[0].job[0], updates, besides)
-        scores = [_measured(layout, update) for update in updates]
-        return _pack_within(limit, layout, updates, places, scores, pack_update)
+        scores = [measured_scores(layout, update) for update in updates]
+        return pack_within(limit, layout, updates, places, scores, pack_update)
 
     def compress_payload(self, layout: Layout, payload: Payload, scores: Mapping[str, Tensor], jobs: int) -> Payload:
         """Returns a job's payload with quantised components. A client's budget is divided equally among its jobs.
@@ -93,10 +96,10 @@ class _Quantisation(CompressionPart):
         Raises:
             InputError: The payload exceeds the job's share of the budget even without any component.
         """
-        if not self.down or not _has_components(layout, payload):
+        if not self.down or not has_components(layout, payload):
             return payload
-        places = _places(layout, payload, payload.held)
-        besides = _besides(layout, [payload], [places], pack_payload)
+        places = places_of(layout, payload, payload.held)
+        besides = size_besides(layout, [payload], [places], pack_payload)
         limit = self.limit(payload.job[0], [payload] * jobs, besides * jobs)
         known = {
             (layer, at): score
@@ -104,7 +107,7 @@ class _Quantisation(CompressionPart):
             for at, score in enumerate(scores[layer][list(ids)].tolist())
         }
         share = None if limit is None else limit // jobs
-        return _pack_within(share, layout, [payload], [places], [known], pack_payload)[0]
+        return pack_within(share, layout, [payload], [places], [known], pack_payload)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Quantised(_Quantisation):
         """Returns the client's budget in bytes, or None if there is no limit."""
         if self.budget is not None or self.ratio is None:
             return self.budget
-        return besides + math.floor(self.ratio * max(0, _size(messages) - besides))
+        return besides + math.floor(self.ratio * max(0, total_size(messages) - besides))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,125 +184,3 @@ class Channel(_Quantisation):
         density = 10 ** ((self.noise - 30) / 10)  # W / Hz
         ratio = self.power * gain / (density * self.bandwidth)
         return math.floor(self.tau * self.bandwidth * math.log2(1 + ratio) / 8)
-
-
-def _pack_within(
-    limit: int | None,
-    layout: Layout,
-    messages: list[M],
-    places: Sequence[Mapping[Place, Sequence[int]]],
-    scores: Sequence[Mapping[Place, float]],
-    close: Callable[[M, Layout, Mapping[Place, int]], M],
-) -> list[M]:
-    """Quantises the messages so that their encoded bytes stay within the limit.
-
-    The bytes of names, ids and sizes depend on the allocation and are only known after encoding. While the encoded
-    messages exceed the limit, the components' budget is therefore reduced by the excess, and the messages are encoded
-    again.
-
-    Args:
-        limit: Largest allowed size of all messages together, in bytes. If None, all components get 32 bits.
-        layout: Names and roles of the tensors.
-        messages: Messages of one client.
-        places: For each message and each of its components, the lengths of the component's vectors.
-        scores: For each message, the score of each component.
-        close: Function that quantises one message, given the bits of each component.
-
-    Raises:
-        InputError: The messages exceed the limit even without any component.
-    """
-
-    def closed(bits: Sequence[Mapping[Place, int]]) -> list[M]:
-        return [close(message, layout, chosen) for message, chosen in zip(messages, bits, strict=True)]
-
-    if limit is None:
-        return closed([dict.fromkeys(components, BITS[-1]) for components in places])
-    besides = _besides(layout, messages, places, close)
-    if besides > limit:
-        who = f"client {messages[0].job[0]}"
-        raise InputError.of("compression", f"{limit} bytes for {who}", f"at least the {besides} besides its components")
-    # The order decides between components with equal scores. The first components of all layers and jobs precede all
-    # second components.
-    order = sorted(
-        (at, job, number, layer)
-        for job, components in enumerate(places)
-        for number, (layer, at) in enumerate(components)
-    )
-    weights = [scores[job][layer, at] for at, job, _, layer in order]
-    lengths = [places[job][layer, at] for at, job, _, layer in order]
-    room = limit - besides
-    while True:
-        bits: list[dict[Place, int]] = [{} for _ in messages]
-        for (at, job, _, layer), chosen in zip(order, allocate(weights, lengths, room), strict=True):
-            bits[job][layer, at] = chosen
-        packed = closed(bits)
-        if (excess := _size(packed) - limit) <= 0:
-            return packed
-        room -= excess
-
-
-def _besides(
-    layout: Layout,
-    messages: Sequence[M],
-    places: Sequence[Mapping[Place, Sequence[int]]],
-    close: Callable[[M, Layout, Mapping[Place, int]], M],
-) -> int:
-    """Returns the size of the messages in bytes if all components are left out."""
-    return _size(
-        [close(m, layout, dict.fromkeys(components, DROPPED)) for m, components in zip(messages, places, strict=True)]
-    )
-
-
-def _size(messages: Sequence[Payload] | Sequence[Update]) -> int:
-    return sum(encoded_size(message) for message in messages)
-
-
-def _places(
-    layout: Layout, message: Payload | Update, components: Mapping[str, Sequence[int]]
-) -> dict[Place, list[int]]:
-    """Returns, for each component of a message, the lengths of its vectors in this message.
-
-    Raises:
-        InputError: A tensor has another number of components than the message says. A transform has changed it.
-    """
-    names = list(message.tensors)
-    for name in set(layout.names(LORA_FACTORS)) & set(names):
-        found, components_of = tuple(message.tensors[name].shape), components.get(layout.entries[name].layer, ())
-        if found != layout.shape(name, {layout.entries[name].layer: tuple(components_of)}):
-            who = f"message of client {message.job[0]}, job {message.job[1]}: {name}"
-            raise InputError.of(who, found, f"the {len(components_of)} components of its layer")
-    lengths = {layer: [length for _, length in vectors(layout, names, layer)] for layer in components}
-    return {(layer, at): lengths[layer] for layer, ids in components.items() for at in range(len(ids))}
-
-
-def _measured(layout: Layout, update: Update) -> dict[Place, float]:
-    """Returns the score of each component of an update. Without measured scores, the score is |b_i| |a_i|.
-
-    A score that isn't finite counts as 0 here. The server later refuses an update with such a score.
-    """
-    scores: dict[Place, float] = {}
-    for layer, ids in update.kept.items():
-        if update.scores:
-            known = _by_component(*update.scores.get(layer, ((), torch.zeros(0))))
-            values = [known.get(component, 0.0) for component in ids]
-        else:
-            values = _magnitudes(layout, update, layer)
-        scores |= {(layer, at): score if math.isfinite(score) else 0.0 for at, score in enumerate(values)}
-    return scores
-
-
-def _by_component(ids: Ids, values: Tensor) -> dict[int, float]:
-    return dict(zip(ids, values.flatten().tolist(), strict=False))  # the server refuses unequal numbers
-
-
-def _magnitudes(layout: Layout, update: Update, layer: str) -> list[float]:
-    """Returns |b_i| |a_i| for each component of a layer, or only |b_i| or |a_i| if the other factor isn't sent."""
-    norms = [
-        update.tensors[name].double().norm(dim=1 - layout.axis(name))
-        for name, _ in vectors(layout, list(update.tensors), layer)
-    ]
-    return torch.stack(norms).prod(dim=0).tolist()
-
-
-def _has_components(layout: Layout, message: Payload | Update) -> bool:
-    return not set(layout.names(LORA_FACTORS)).isdisjoint(message.tensors)
