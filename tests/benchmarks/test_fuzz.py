@@ -23,8 +23,8 @@ EXAMPLES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FUZZERS)
 def test_a_fuzzer_finds_nothing(kind: str) -> None:
-    """A share of the examples is at least 12: among the first 12 of each kind are some of both."""
-    tally = fuzz(kind, FUZZERS[kind], SEED, LIMIT, max(12, int(EXAMPLES[kind] * share())))
+    """A share of the examples is at least 24: among the first 24 of each kind are some of both."""
+    tally = fuzz(kind, FUZZERS[kind], SEED, LIMIT, max(24, int(EXAMPLES[kind] * share())))
     assert [str(finding) for finding in tally.findings.values()] == []
     assert tally.accepted
     assert tally.refused

@@ -257,7 +257,7 @@ def test_a_marker_in_a_clients_examples_shows_in_nothing_that_another_client_of_
             torch.manual_seed(0)
             module = Counting()
         result = flt.fit(module, clients, "local", 2, progress=False, overrides=["name=run", "local.steps=3"])
-        assert float(module.largest) == 0.0
+        assert 0 < float(module.largest) < 10, "the buffer of the first client, which is the module's at the end"
         assert not marked({name: tensor.float() for name, tensor in module.named_buffers()})
         files = [result.exported / f"client_{client}" / "adapter_model.safetensors" for client in (0, 2)]
         return [safetensors.torch.load_file(file) for file in files]

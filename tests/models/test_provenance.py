@@ -36,7 +36,7 @@ ADAPTERS: dict[str, Callable[[nn.Module], Layout]] = {
     "houlsby": lambda module: houlsby.attach(module, houlsby.HoulsbySettings(), 0),
     "none": lambda module: none.attach(module, none.NoAdapterSettings(), 0),
 }
-QUERY, DENSE = "encoder.layer.1.attention.self.query.weight", "encoder.layer.2.output.dense.bias"
+QUERY = "encoder.layer.1.attention.self.query.weight"
 
 
 @pytest.fixture(autouse=True)
@@ -86,15 +86,15 @@ def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     ("kind", "lost", "overrides"),
     [
         ("bert", ("pooler",), "algo=fedit adapter.head=none"),
-        ("bert", (QUERY, DENSE), "algo=c2a"),
-        ("bert", (QUERY, "pooler"), "algo=fedit model.head=label_names"),
+        ("bert", ("pooler",), "algo=c2a"),
+        ("bert", ("pooler",), "algo=fedit model.head=label_names"),
         *slowly(
             ("bert", ("pooler",), "algo=fedit"),
             ("bert", ("pooler",), "algo=c2a"),
             ("bert", ("pooler",), "algo=c2a adapter=houlsby adapter.head=classifier"),
-            ("bert", (QUERY, DENSE), "algo=fedit"),
-            ("bert", (QUERY, DENSE), "algo=fedit model.adapt_layers=top1"),
-            ("bert", (QUERY, "pooler"), "algo=c2a model.head=label_names"),
+            ("bert", ("pooler",), "algo=fedit"),
+            ("bert", ("pooler",), "algo=fedit model.adapt_layers=top1"),
+            ("bert", ("pooler",), "algo=c2a model.head=label_names"),
             ("distilbert", (), "algo=fedit"),
             ("deberta-v2", (), "algo=fedit"),
             ("deberta-v2", (), "algo=c2a"),
@@ -114,22 +114,6 @@ def test_what_the_checkpoint_lacks_is_what_it_was_in_training(
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_layers_that_peft_leaves_alone_bring_their_values_too(folder: Path) -> None:
-    from lora_exports import trained, with_dead_pairs_at_zero
-
-    from flt.export.metadata import Card
-    from flt.export.write import export
-
-    made = federation(load_config([*saved(folder, "bert", QUERY), "algo=fedit", "clients=3"]))
-    layout = ADAPTERS["lora"](made.module)
-    dead = next(name for name in layout.layers if "layer.1" in name and name.endswith("query"))
-    state = trained(made.module, layout, {dead: ()})
-    exported = export(made.module, layout, state, folder, Card(made.source, {}, classes=2))
-    expected: Any = with_dead_pairs_at_zero(made.module, layout, state)
-    found = logits(flt.load(exported), words())
-    torch.testing.assert_close(found, logits(expected.model, words()), rtol=0, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("kind", "lost", "expected"),
     [
@@ -137,9 +121,8 @@ def test_layers_that_peft_leaves_alone_bring_their_values_too(folder: Path) -> N
         ("deberta-v2", (), ["classifier", "pooler.dense"]),
         ("bert", ("pooler",), ["bert.pooler.dense", "classifier"]),
         ("bert", (), ["classifier"]),
-        ("bert", (QUERY, DENSE), ["classifier"]),
     ],
-    ids=["distilbert", "deberta-v2", "bert, pooler lost", "bert", "bert, parts of blocks lost"],
+    ids=["distilbert", "deberta-v2", "bert, pooler lost", "bert"],
 )
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_all_adapters_agree_on_the_head(

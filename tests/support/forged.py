@@ -157,7 +157,11 @@ FORGED: dict[str, tuple[str, Forge, str]] = {
     "all modules are saved": ("lora", card(LORA, modules_to_save=[""]), "modules_to_save="),
     "a whole backbone is saved": ("lora", card(LORA, modules_to_save=["vit"]), "is missing"),
     "layers without weights": ("lora", card(LORA, target_modules=["fc1"]), "lora_A.weight is missing"),
-    "a head as a layer": ("lora", card(LORA, target_modules="vit", modules_to_save=None), "linear layers"),
+    "a head as a layer": (
+        "lora",
+        card(LORA, target_modules="vit", modules_to_save=None),
+        "linear and convolutional layers",
+    ),
     "a card that is a list": ("lora", written(LORA, "[]"), "adapter_config.json=list"),
     "a card that nests": ("lora", written(LORA, "[" * 10**6), "RecursionError|JSON"),
     "a card of 17 MB": ("lora", written(LORA, " " * 17_000_000), "17000000 bytes"),

@@ -180,8 +180,10 @@ class BatchedEngine(SerialEngine):
                 return [self._result(job) for job in jobs]
 
     def _frozen_weights_kept(self, assignment: Assignment) -> AbstractContextManager[None]:
-        local_trainer = self.local_trainer
-        return local_trainer.frozen_weights.kept(assignment.payload.job[0], local_trainer.parameters)
+        # Not those of the adapter and the head: each job's are put into the module in turn.
+        names, parameters = self.local_trainer.layout.names(["base"]), self.local_trainer.parameters
+        base = {name: parameters[name] for name in names}
+        return self.local_trainer.frozen_weights.kept(assignment.payload.job[0], base)
 
     def _isolated(self) -> AbstractContextManager[None]:
         return isolated(self.local_trainer.module, self.local_trainer.parameters.values())
