@@ -38,6 +38,8 @@ def test_what_is_brought_is_read_and_said_or_refused(
     train = raw.splits["train"]
     assert brought.first is None or train[raw.inputs[0]][0] == brought.first
     assert brought.classes is None or raw.label_names == brought.classes
+    for split, labels in brought.labels.items():
+        assert raw.splits[split][raw.label][:] == labels
 
 
 def test_every_ending_has_a_reader() -> None:

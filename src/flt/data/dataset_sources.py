@@ -20,7 +20,7 @@ from flt.data import columns, partition, reading, templates
 from flt.data.classes import Splits, merge, relabel
 from flt.data.columns import Kind
 from flt.data.config import DataConfig
-from flt.data.contents import contents
+from flt.data.contents import contents, named
 from flt.data.images import with_places
 from flt.data.random_splits import stratified_order
 from flt.data.read_settings import ReadSettings
@@ -113,9 +113,14 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
             columns.check_property(key, split.data.column(column))
     least, whole = 1 if prompts else 2, splits
     splits, label_names = relabel(_rows(splits, cfg.where), label, cfg.label_name, cfg.classes, least)
+    for split in whole:
+        if split not in splits:
+            how.note(f"{split} not used, because its labels are hidden")
     if name:
         texts = [] if kind == "image" else list(dict.fromkeys([*inputs, *([cfg.response] if cfg.response else [])]))
         labelled = label != ONE_CLASS
+        if absent := sorted(set(range(len(label_names))) - set(splits["train"][label][:])):
+            how.note(f"train without {named([label_names[k] for k in absent])}")
         _log.info(contents(name, whole, how, texts, label if labelled else "", label_names if labelled else ()))
     if cfg.test_split in splits:
         splits["test"] = splits.pop(cfg.test_split)
