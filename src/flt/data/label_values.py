@@ -59,8 +59,8 @@ def class_names(dataset: Any, label: str | None) -> tuple[str, ...]:
         return class_names(dataset.dataset, label)
     if isinstance(dataset, ConcatDataset):
         first, *others = dict.fromkeys(class_names(part, label) for part in dataset.datasets)
-        for names in others:
-            check_order("dataset", first, names)
+        for other in others:
+            check_order("dataset", first, other)
         return () if others else first
     features = (getattr(dataset, "features", None) or {}) if _is_table(dataset) else {}
     feature = features.get("labels" if label == "label" and label not in features else label)
