@@ -81,6 +81,13 @@ def test_a_path_of_nothing_that_is_read_is_refused(value: str) -> None:
         load_config([f"data={value}"])
 
 
+def test_a_file_of_a_kind_that_is_not_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "a.xlsx", "x")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^data=a\.xlsx: .*no file of this kind is read; allowed is a file"):
+        load_config(["data=a.xlsx"])
+
+
 @pytest.mark.parametrize("name", ["A.CSV", "a.jsonl.gz", "a.tsv.BZ2", "a.txt", "a.arrow", "a.feather", "a.ndjson"])
 def test_every_kind_of_file_is_recognised(name: str) -> None:
     assert load_config([f"data={name}"]).data["name"] == "file"

@@ -214,7 +214,11 @@ def _capped(splits: Splits, label: str, most: int | None, seed: int) -> Splits:
 
 
 def _hold_out(splits: Splits, label: str, cfg: DataConfig, seed: int) -> Splits:
-    """Creates the validation and test splits that the source lacks. Each is a share of the original train split."""
+    """Creates the validation and test splits that the source lacks. Each is a share of the original train split.
+
+    Raises:
+        InputError: No examples are left for train.
+    """
     train = splits["train"]
     labels = np.asarray(train[label][:])
     rest, size = np.arange(len(labels)), len(labels)
@@ -223,4 +227,9 @@ def _hold_out(splits: Splits, label: str, cfg: DataConfig, seed: int) -> Splits:
         if share and name not in splits:
             rest, cut = partition.split(rest, labels, share * size / len(rest), seed=(seed, stream))
             held[name] = train.select(cut)
+    if not len(rest):
+        why = f"{size} examples leave none for training"
+        raise InputError.of(
+            "data.validation", cfg.validation, f"0, and data.test={cfg.test} too, or more examples", why
+        )
     return {**splits, **held, "train": train.select(rest)} if held else splits
