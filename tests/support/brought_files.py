@@ -127,7 +127,7 @@ BROUGHT = {
     "no bytes": wrong("", r"Empty CSV file; allowed is a readable \.csv file$"),
     "only a header": wrong(HEADER, r"it is empty; allowed is a data set with examples$"),
     "two rows": wrong(
-        HEADER + "a,0\nb,1\n", r"^data\.validation=0\.1: 2 examples leave none for training", validation=0.1, test=0.1
+        HEADER + "a,0\nb,1\n", r"^data\.test=0\.1: 2 examples are too few for train and the", validation=0.1, test=0.1
     ),
     "one column": wrong("text\na\nb\n", r"^data\.label=None: .*; allowed is text$"),
     "empty texts": right(texts(",0", "  ,1"), "8 rows, 2 columns, 2 classes (0, 1), 2 empty texts", first=""),

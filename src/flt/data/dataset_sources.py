@@ -217,7 +217,7 @@ def _hold_out(splits: Splits, label: str, cfg: DataConfig, seed: int) -> Splits:
     """Creates the validation and test splits that the source lacks. Each is a share of the original train split.
 
     Raises:
-        InputError: No examples are left for train.
+        InputError: There are too few examples for another split.
     """
     train = splits["train"]
     labels = np.asarray(train[label][:])
@@ -226,10 +226,8 @@ def _hold_out(splits: Splits, label: str, cfg: DataConfig, seed: int) -> Splits:
     for stream, (name, share) in enumerate((("validation", cfg.validation), ("test", cfg.test))):
         if share and name not in splits:
             rest, cut = partition.split(rest, labels, share * size / len(rest), seed=(seed, stream))
+            if not len(cut):
+                why = f"{size} examples are too few for train and the other splits"
+                raise InputError.of(f"data.{name}", share, "0, or more examples", why)
             held[name] = train.select(cut)
-    if not len(rest):
-        why = f"{size} examples leave none for training"
-        raise InputError.of(
-            "data.validation", cfg.validation, f"0, and data.test={cfg.test} too, or more examples", why
-        )
     return {**splits, **held, "train": train.select(rest)} if held else splits
