@@ -287,6 +287,9 @@ BROUGHT = {
     "lines with commas": wrong(
         LINES.replace("\n", ",\n"), r"JSON parse error; allowed is a readable \.jsonl", "a.jsonl"
     ),
+    "null": wrong("null", r"it begins with null; allowed is an object for each row$", "a.json"),
+    "a list of null": wrong("[null]", r"it begins with null; allowed is an object for each row$", "a.json"),
+    "null before the rows": wrong("\n null\n" + LINES, r"it begins with null; allowed is an object", "a.jsonl"),
     "a line of null": wrong(LINES + "null\n", r"it holds 6 rows, and 7 were read", "a.jsonl"),
     "a line without a label": wrong(LINES + '{"text": "a"}\n', r"^data\.label=label: 1 labels are missing", "a.jsonl"),
     "lines in UTF-16": right(LINES.encode("utf-16"), f"{NP}, encoding utf-16", "A.NDJSON"),

@@ -76,7 +76,7 @@ def _counts(splits: dict[str, datasets.Dataset], texts: Sequence[str], label: st
     with contextlib.suppress(pa.ArrowException):  # labels of splits may be of types that nothing can be compared with
         if sum(table.nbytes for table in tables) < LARGEST:
             whole = pa.concat_tables(tables, promote_options="permissive")
-            doubled = len(whole) - len(whole.group_by(used).aggregate([]))
+            doubled = len(whole) - len(whole.group_by(used, use_threads=False).aggregate([]))
     return {"empty texts": empty, "repeated rows": doubled}
 
 

@@ -140,6 +140,8 @@ def _json(path: Path, how: ReadSettings) -> Splits:
         how.note(f"encoding {text.encoding}")
     check_size(path, text.data.size)
     text = json_columns.as_lines(text)
+    if (table := json_columns.read_alike(text, how.chosen)) is not None:
+        return _by_split(path, table)
     (written, rows), lacking = json_columns.column_names(text), None
     names = list(dict.fromkeys(written.values()))
     if not names:
