@@ -13,6 +13,7 @@ from flt.core.errors import InputError
 from flt.data import csv_quotes
 from flt.data.csv_files import read_csv
 from flt.data.read_settings import ReadSettings
+from flt.data.text_files import read_text
 
 CHARACTERS = "ab \",;\t|\n\r'é0"
 
@@ -27,13 +28,14 @@ def three(names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-@pytest.mark.parametrize("piece", [1, 7, 1 << 24])
+@pytest.mark.parametrize(("piece", "bytes_per_quote"), [(1, 1), (7, 1), (1 << 24, 1), (7, 99)])
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_random_tables_have_the_values_that_were_written(
-    delimiter: str, ends: str, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    delimiter: str, ends: str, piece: int, bytes_per_quote: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(csv_quotes, "PIECE", piece)
+    monkeypatch.setattr(csv_quotes, "BYTES_PER_QUOTE", bytes_per_quote)
     for seed in range(8):
         draw = random.Random(seed)
         rows = [[word(draw), word(draw), draw.choice(["no", "yes"])] for _ in range(draw.randrange(1, 9))]
@@ -63,3 +65,22 @@ def test_a_column_has_another_type_than_text_if_its_values_are_written_as_usual(
     column = read_csv(tmp_path / "a.csv", ReadSettings())["b"]
     assert str(column.type) == kind
     assert kind != "string" or column.to_pylist() == written
+
+
+def rows_of(text: str, tmp_path: Path) -> object:
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    try:
+        found = csv_quotes.check_quotes(read_text(tmp_path / "a.csv"), ",", '"', trusted=False)
+    except InputError as error:
+        return str(error)
+    return found.count, found.spans
+
+
+def test_a_quick_look_at_quotes_finds_the_same_as_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_quotes, "BYTES_PER_QUOTE", 1)
+    cells = ["", "a", '"a"', '""', '"a""b\nc"', '"\r\n\n"', '""""""', '"a', 'a"', ' "a"', '"a"b']
+    texts = [",".join(random.Random(i).choices(cells, k=3)) for i in range(60)]
+    texts += [",".join(random.Random(i).choices(cells[:7], k=4)) + "\n" for i in range(60)]
+    quick = [rows_of(text, tmp_path) for text in texts]
+    monkeypatch.setattr(csv_quotes, "_regular", lambda *_: None)
+    assert [rows_of(text, tmp_path) for text in texts] == quick

@@ -97,6 +97,48 @@ def test_random_rows_have_the_values_that_the_library_json_reads(
         assert not used or [{name: row[name] for name in used} for row in found.to_pylist()] == expected
 
 
+ALIKE = [{"text": f"a{i}", "day": "2020-01-01", "label": i, "x": i / 2, "no": None} for i in range(9)]
+OTHERWISE: dict[str, Any] = {
+    "another key": {**ALIKE[0], "more": 1},
+    "another type": {**ALIKE[0], "label": "a"},
+    "a fraction among integers": {**ALIKE[0], "label": 1.5},
+    "a number of 20 digits": {**ALIKE[0], "label": 12345678901234567890},
+    "a value where all were null": {**ALIKE[0], "no": 1},
+    "a list": {**ALIKE[0], "x": [1]},
+    "an empty row": {},
+    "null": None,
+    "a number": 5,
+}
+
+
+def lines(rows: list[Any]) -> str:
+    return "\n".join(map(json.dumps, rows))
+
+
+@pytest.mark.parametrize("text", [lines(ALIKE), json.dumps(ALIKE), lines(ALIKE) + "\n\n"])
+def test_a_long_text_of_rows_that_are_alike_is_read_at_once_with_the_same_values(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.json").write_text(text)
+    read = json_columns.as_lines(read_text(tmp_path / "a.json"))
+    wanted = ["text", "day", "label"]
+    assert json_columns.read_alike(read, lambda names: wanted) is None  # it is short
+    monkeypatch.setattr(json_columns, "HEAD", 200)
+    found = json_columns.read_alike(read, lambda names: [name for name in names if name in wanted])
+    assert found == json_columns.read_json(read, wanted, json_columns.column_names(read)[0]).select(wanted)
+    assert found is not None
+    assert found.to_pylist() == [{name: row[name] for name in wanted} for row in ALIKE]
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_a_long_text_with_another_row_is_read_row_by_row(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_columns, "HEAD", 200)
+    (tmp_path / "a.jsonl").write_text(lines([*ALIKE, OTHERWISE[what]]))
+    assert json_columns.read_alike(read_text(tmp_path / "a.jsonl"), list) is None
+
+
 def test_random_damage_ends_in_an_error_of_pyarrow_or_of_flt(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     for seed in range(300):

@@ -445,6 +445,44 @@ def test_clients_that_call_their_classes_differently_name_none() -> None:
     assert not list(result.path.rglob("classes.json"))
 
 
+def reordered() -> datasets.Dataset:
+    return images().cast_column("label", datasets.ClassLabel(names=["ant", "cow", "zebra"]))
+
+
+@pytest.mark.parametrize("where", ["clients", "validation", "test"])
+def test_the_same_classes_with_other_numbers_are_refused(where: str) -> None:
+    clients = [flt.partition(dataset, by=None, clients=1)[0] for dataset in (images(), reordered())]
+    why = rf"^{where}=the same classes in another order: zebra, ant, cow and ant, cow, zebra; allowed is"
+    given = {"clients": clients} if where == "clients" else {"clients": clients[:1], where: reordered()}
+    with pytest.raises(InputError, match=why):
+        flt.fit(Pixels(num_labels=3), **given, algo="fedit", rounds=1, progress=False)
+    assert not list(Path().iterdir())
+
+
+def test_joined_data_sets_of_the_same_classes_with_other_numbers_are_refused() -> None:
+    with pytest.raises(InputError, match="^dataset=the same classes in another order"):
+        flt.partition(ConcatDataset([images(), reordered()]), by=None, clients=1)
+
+
+class ByNumber(Items):
+    """A data set that needs integers of Python, as ``sqlite3`` and ``torch.Generator`` do."""
+
+    def __getitem__(self, i: Any) -> Any:
+        assert type(i) is int
+        return self.items[i]
+
+
+class Together(ByNumber):
+    def __getitems__(self, positions: list[Any]) -> list[Any]:
+        return [self[i] for i in positions]
+
+
+@pytest.mark.parametrize("kind", [ByNumber, Together])
+def test_a_data_set_is_asked_for_integers_of_python(kind: type[Items]) -> None:
+    result = fit(Toy(), kind([(x, int(y)) for x, y in toy_data(30)]), by="label")
+    assert result.metrics["round/val_acc"] >= 0
+
+
 def test_names_that_a_user_has_given_stay() -> None:
     result = fit(Pixels(id2label={0: "z", 1: "a", 2: "c"}), images())
     assert result.module.vit.config.id2label == {0: "z", 1: "a", 2: "c"}  # type: ignore[union-attr]  # the user's own

@@ -38,6 +38,8 @@ def test_what_is_brought_is_read_and_said_or_refused(
     train = raw.splits["train"]
     assert brought.first is None or train[raw.inputs[0]][0] == brought.first
     assert brought.classes is None or raw.label_names == brought.classes
+    for split, labels in brought.labels.items():
+        assert raw.splits[split][raw.label][:] == labels
 
 
 def test_every_ending_has_a_reader() -> None:
@@ -77,6 +79,13 @@ def test_streams_and_addresses_are_refused(value: str) -> None:
 def test_a_path_of_nothing_that_is_read_is_refused(value: str) -> None:
     with pytest.raises(InputError, match=r"^data=.*: there is no such folder, and no file of this kind"):
         load_config([f"data={value}"])
+
+
+def test_a_file_of_a_kind_that_is_not_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "a.xlsx", "x")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^data=a\.xlsx: .*no file of this kind is read; allowed is a file"):
+        load_config(["data=a.xlsx"])
 
 
 @pytest.mark.parametrize("name", ["A.CSV", "a.jsonl.gz", "a.tsv.BZ2", "a.txt", "a.arrow", "a.feather", "a.ndjson"])

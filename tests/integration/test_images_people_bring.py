@@ -226,8 +226,8 @@ def test_other_images_are_refused_in_a_line(what: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_folders_of_splits_are_the_splits(tmp_path: Path) -> None:
-    names = ["train", "val", "testing"]
+@pytest.mark.parametrize("names", [("train", "val", "testing"), ("Training", "VAL", "Testing")])
+def test_folders_of_splits_are_the_splits(names: tuple[str, ...], tmp_path: Path) -> None:
     path = photos(lambda i: f"{names[i // 4]}/{CLASSES[LABELS[i]]}/{i:02}.png")(tmp_path)
     raw = load(DataConfig("file", str(path)))
     assert {name: len(split) for name, split in raw.splits.items()} == {"train": 4, "validation": 4, "test": 4}
@@ -258,6 +258,11 @@ def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path, caplog: pytest.Log
     assert "photos: images: 12 of train; left out: 2 files that are no images, such as cat/x.heic" in caplog.text
     assert "the folder bird without images" in caplog.text
     assert ".cache" not in caplog.text
+
+
+def test_rows_that_name_an_image_again_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    brought(photos(lambda i: FLAT[i], files={"metadata.csv": metadata(*FLAT[:11], FLAT[0])})(tmp_path))
+    assert "12 of train; 1 rows name an image again; left out: 1 images that no metadata name" in caplog.text
 
 
 @pytest.mark.parametrize("what", ["a file", "a folder"])

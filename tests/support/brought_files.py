@@ -35,12 +35,14 @@ class Brought:
     name: str = "a.csv"
     first: str | None = None
     classes: tuple[str, ...] | None = None
+    labels: dict[str, list[int]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
 
 def right(content: Any, said: str | None, name: str = "a.csv", **fields: Any) -> Brought:
-    known = {key: fields.pop(key) for key in ("first", "classes") if key in fields}
-    return Brought(content, said=said, name=name, settings=fields, **known)
+    known = {key: fields.pop(key) for key in ("first", "classes", "labels") if key in fields}
+    settings = {key.rstrip("_"): value for key, value in fields.items()}
+    return Brought(content, said=said, name=name, settings=settings, **known)
 
 
 def wrong(content: Any, why: str, name: str = "a.csv", **settings: Any) -> Brought:
@@ -66,6 +68,16 @@ def stream(batches: int = 1, ends: bool = True) -> bytes:
             writer.write_table(rows)
         size = sink.tell()
     return sink.getvalue().to_pybytes()[: None if ends else size]
+
+
+def hub(names: list[str], *labels: int) -> datasets.Dataset:
+    """A table of the library datasets, whose labels have names."""
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=names))
+    return datasets.Dataset.from_dict({"text": [f"a{i}" for i in labels], "label": labels}, features=features)
+
+
+def saved(train: datasets.Dataset, **splits: datasets.Dataset) -> Callable[[Path], Any]:
+    return lambda path: datasets.DatasetDict(train=train, **splits).save_to_disk(path)
 
 
 SIX = "6 rows, 2 columns, 2 classes (0, 1)"
@@ -117,6 +129,9 @@ BROUGHT = {
     "zero bytes in a text": right(texts("a\0b,0"), SEVEN, first="a\0b"),
     "no bytes": wrong("", r"Empty CSV file; allowed is a readable \.csv file$"),
     "only a header": wrong(HEADER, r"it is empty; allowed is a data set with examples$"),
+    "two rows": wrong(
+        HEADER + "a,0\nb,1\n", r"^data\.test=0\.1: 2 examples are too few for train and the", validation=0.1, test=0.1
+    ),
     "one column": wrong("text\na\nb\n", r"^data\.label=None: .*; allowed is text$"),
     "empty texts": right(texts(",0", "  ,1"), "8 rows, 2 columns, 2 classes (0, 1), 2 empty texts", first=""),
     "rows that come again": right(
@@ -129,6 +144,9 @@ BROUGHT = {
     "rows of a split that is none": right(
         "text,label,split\na,0,train\nb,1,train\nc,0,eval\n",
         "2 rows, 3 columns, 2 classes (0, 1), 1 rows of the split eval not used",
+    ),
+    "splits in upper case": right(
+        "text,label,split\na,0,Train\nb,1, TRAIN\nc,0,Test\n", "3 rows (2 train + 1 test), 3 columns, 2 classes (0, 1)"
     ),
     "a row without a split": wrong(
         "text,label,split\na,0,train\nb,1,\n", r"split lacks in some; allowed is a split for"
@@ -154,6 +172,17 @@ BROUGHT = {
         classes=("1,5", "2,5"),
     ),
     "thousands": right(HEADER + 'a,"1,000"\nb,"2,000"\n', None, classes=("1,000", "2,000")),
+    "labels from -1 to 1": wrong(
+        HEADER + "a,-1\nb,0\nc,1\n",
+        r"there are labels below 0; allowed is .*data\.classes=\[\.\.\.\].*, out of -1, 0, 1$",
+    ),
+    "labels of -1 and 1": wrong(HEADER + "a,-1\nb,1\n", r"there are labels below 0; allowed is .*out of -1, 1$"),
+    "labels from -1 to 1 that are said": right(
+        HEADER + "a,-1\nb,0\nc,1\n",
+        "3 rows, 2 columns, 3 classes (-1, 0, 1)",
+        classes=("-1", "0", "1"),
+        classes_=[-1, 0, 1],
+    ),
     "numbers with a fraction": wrong(
         HEADER + "a,0.0\nb,1.0\n", r"^data\.label=label: it holds double; allowed is a col"
     ),
@@ -247,6 +276,12 @@ BROUGHT = {
         r"text has 2, label has 1; allowed is lists of the same length$",
         "a.json",
     ),
+    "a list inside of an object": wrong(
+        json.dumps({"version": 1, "data": OBJECTS}), r"rows lie inside of the key data; allowed is the list", "a.json"
+    ),
+    "columns with unusual names": wrong(
+        '{"review": ["a", "b"], "stars": [1, 2]}', r"^data\.label=None: .*; allowed is review, stars$", "a.json"
+    ),
     "an object of objects": wrong(pandas.DataFrame(OBJECTS).to_json(), r"^data\.text=text: it holds dict", "a.json"),
     "lines with different keys": right(
         LINES + '{"label": "p", "z": 1}\n', "7 rows, 3 columns, 2 classes (n, p), 1 empty texts", "a.jsonl"
@@ -255,6 +290,9 @@ BROUGHT = {
     "lines with commas": wrong(
         LINES.replace("\n", ",\n"), r"JSON parse error; allowed is a readable \.jsonl", "a.jsonl"
     ),
+    "null": wrong("null", r"it begins with null; allowed is an object for each row$", "a.json"),
+    "a list of null": wrong("[null]", r"it begins with null; allowed is an object for each row$", "a.json"),
+    "null before the rows": wrong("\n null\n" + LINES, r"it begins with null; allowed is an object", "a.jsonl"),
     "a line of null": wrong(LINES + "null\n", r"it holds 6 rows, and 7 were read", "a.jsonl"),
     "a line without a label": wrong(LINES + '{"text": "a"}\n', r"^data\.label=label: 1 labels are missing", "a.jsonl"),
     "lines in UTF-16": right(LINES.encode("utf-16"), f"{NP}, encoding utf-16", "A.NDJSON"),
@@ -306,6 +344,22 @@ BROUGHT = {
         "3 rows, 2 columns, 2 classes (x, y), 2 empty texts",
         "a.parquet",
     ),
+    "texts as polars writes them": right(
+        table(text=pa.array(list("ab"), pa.string_view()), label=pa.array(list("xy"), pa.string_view())),
+        "2 rows, 2 columns, 2 classes (x, y)",
+        "a.parquet",
+        first="a",
+    ),
+    "names of classes": right(
+        lambda path: hub(["zebra", "ant"], 0, 1).to_parquet(path),
+        "2 rows, 2 columns, 2 classes (zebra, ant)",
+        "a.parquet",
+    ),
+    "a class without examples": right(
+        lambda path: hub(["zebra", "ant", "cow"], 0, 1).to_parquet(path),
+        "2 rows, 2 columns, 3 classes (zebra, ant, cow), train without 1 class (cow)",
+        "a.parquet",
+    ),
     "a column of labels without any": wrong(
         table(text=["a", "b"], label=pa.nulls(2)), r"^data\.label=label: 2 labels are missing", "a.parquet"
     ),
@@ -336,8 +390,29 @@ BROUGHT = {
         "4 rows, 2 columns, 2 classes (0, 1), arrays x_more not used",
         "a.npz",
     ),
+    "labels of the shape (n, 1)": right(
+        arrays(x_train=np.zeros((4, 8, 8)), y_train=[[0], [1]] * 2), "4 rows, 2 columns, 2 classes (0, 1)", "a.npz"
+    ),
+    "labels that are texts": right(
+        arrays(x_train=np.zeros((4, 8, 8)), y_train=["p", "n"] * 2), "4 rows, 2 columns, 2 classes (n, p)", "a.npz"
+    ),
+    "a column for each class": wrong(
+        arrays(x_train=np.zeros((3, 8, 8)), y_train=np.eye(3)),
+        r"y_train has shape .3, 3.; allowed is .*labels",
+        "a.npz",
+    ),
+    "rows of pixels": wrong(
+        arrays(x_train=np.zeros((3, 64)), y_train=[0, 1, 0]), r"x_train has shape .3, 64.; allowed is images", "a.npz"
+    ),
+    "labels that are bytes": wrong(
+        arrays(x_train=np.zeros((2, 8, 8)), y_train=[b"a", b"b"]), r"y_train holds \|S1; allowed is arrays of", "a.npz"
+    ),
     "arrays of different lengths": wrong(
         arrays(x_train=np.zeros((4, 8, 8)), y_train=[0, 1, 0]), r"allowed is a readable \.npz file$", "a.npz"
+    ),
+    "a workbook": wrong(b"PK", r"a\.xlsx: allowed is a file whose name ends in \.parquet, ", "a.xlsx"),
+    "an archive": wrong(
+        b"PK", r"a\.csv\.zip: allowed is a file whose name ends in .*; text files also with \.gz", "a.csv.zip"
     ),
     # ---------------------------------------------------------------------------------------------------- folders
     "splits with labels of different types": right(
@@ -346,6 +421,33 @@ BROUGHT = {
             "test.csv": HEADER + ",0\n,1\n",
         },
         "4 rows (2 train + 2 test), 2 columns, 2 classes (0, 1), 2 empty texts, 2 files",
+        "a",
+    ),
+    "splits with texts and numbers as labels": wrong(
+        {"train.csv": NAMED, "test.csv": texts()},
+        r"^data\.label=label: train has texts, test has int64; allowed is labels of one type",
+        "a",
+    ),
+    "splits that number the same classes differently": right(
+        saved(hub(["zebra", "ant"], 0, 1, 0), test=hub(["ant", "zebra"], 0, -1)),
+        None,
+        "a",
+        labels={"test": [1]},
+        classes_=[0, 1],
+    ),
+    "a split with a class that train doesn't know": wrong(
+        saved(hub(["zebra", "ant"], 0, 1), test=hub(["cow", "zebra"], 0, 1)),
+        r"^data\.label=label: test has the class cow, train doesn't; allowed is zebra, ant$",
+        "a",
+    ),
+    "a class that only test has": right(
+        {"train.csv": NAMED, "test.csv": HEADER + "a,z\n"},
+        "7 rows (6 train + 1 test), 2 columns, 3 classes (n, p, z), 2 files, train without 1 class (z)",
+        "a",
+    ),
+    "a split with hidden labels": right(
+        {"train.csv": texts(), "test.csv": HEADER + "a,-1\nb,-1\n"},
+        "8 rows (6 train + 2 test), 2 columns, 2 classes (0, 1), 2 files, test not used, because its labels are hidden",
         "a",
     ),
     "a folder of splits": right(

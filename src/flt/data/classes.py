@@ -28,7 +28,8 @@ def relabel(
 ) -> tuple[Splits, tuple[str, ...]]:
     """Converts the labels to int64 in 0..K-1, and keeps only the examples of the chosen classes.
 
-    A validation or test split is removed if its labels are hidden, which means that all of them are below 0.
+    A validation or test split is removed if its labels are hidden, which means that all of them are below 0, and no
+    chosen class is.
 
     Args:
         splits: Splits of the data, including train.
@@ -36,7 +37,7 @@ def relabel(
         label_name: Column with the names of the classes if the labels are integers. If None, a column called label_name
             or label_text is used if there is one.
         classes: Label values to keep. They are renumbered from 0 in this order. If None, all label values are kept, in
-            sorted order.
+            sorted order. Values below 0 are classes only if they are chosen here.
         least: Smallest allowed number of classes.
 
     Returns:
@@ -52,10 +53,11 @@ def relabel(
         ([0, 1, 0], ('cat', 'dog'))
     """
     arrays = {name: _column(split, label) for name, split in splits.items()}
-    codes, names = _codes(arrays, label, splits["train"].features[label])
-    codes = {name: values for name, values in codes.items() if name == "train" or (values >= 0).any()}
+    codes, names = _codes(_with_same_numbers(splits, arrays, label), label, splits["train"].features[label])
+    least_value = min([0, *(classes or [])])
+    codes = {name: values for name, values in codes.items() if name == "train" or (values >= least_value).any()}
     booleans = all(pa.types.is_boolean(column.type) for column in arrays.values())
-    names = names or _names(splits, codes, label_name, bool if booleans else int)
+    names = names or _names(splits, codes, label_name, bool if booleans else int, least_value)
     order = _order(codes, names, label, classes, least)
     kept = {name: _renumbered(splits[name], label, values, order) for name, values in codes.items()}
     if not len(kept["train"]):
@@ -153,6 +155,9 @@ def _codes(arrays: Mapping[str, pa.ChunkedArray], label: str, feature: object) -
         texts = {split: np.asarray(column.to_pylist()) for split, column in arrays.items()}
         names = np.unique(np.concatenate(list(texts.values())))
         return {split: np.searchsorted(names, values) for split, values in texts.items()}, _numbered(names.tolist())
+    if any(map(_is_text, arrays.values())):
+        why = ", ".join(f"{split} has {'texts' if _is_text(c) else c.type}" for split, c in arrays.items())
+        raise InputError.of("data.label", label, "labels of one type in all splits", why)
     for kind in (column.type for column in arrays.values()):
         if not pa.types.is_integer(kind) and not pa.types.is_boolean(kind):
             raise InputError.of("data.label", label, "a column of integers or class names", f"it holds {kind}")
@@ -160,28 +165,49 @@ def _codes(arrays: Mapping[str, pa.ChunkedArray], label: str, feature: object) -
     return codes, _numbered(feature.names) if isinstance(feature, datasets.ClassLabel) else {}
 
 
+def _with_same_numbers(splits: Splits, arrays: Mapping[str, pa.ChunkedArray], label: str) -> dict[str, pa.ChunkedArray]:
+    """Returns the labels of all splits with the numbers that train has for the names of the classes.
+
+    Raises:
+        InputError: A split has examples of a class that train has no number for.
+    """
+    features = {split: rows.features[label] for split, rows in splits.items()}
+    train, found = features["train"], dict(arrays)
+    for split, feature in features.items():
+        if not all(isinstance(one, datasets.ClassLabel) for one in (train, feature)) or feature.names == train.names:
+            continue
+        numbers = {name: number for number, name in enumerate(train.names)}
+        values = np.maximum(arrays[split].to_numpy(), -1)  # below 0, labels are hidden
+        present = {feature.names[number] for number in np.unique(values[values >= 0])}
+        if further := sorted(present - set(numbers)):
+            raise InputError.of("data.label", label, train.names, f"{split} has the class {further[0]}, train doesn't")
+        new = np.array([-1, *(numbers.get(name, -1) for name in feature.names)])
+        found[split] = pa.chunked_array([new[values + 1]])
+    return found
+
+
 def _numbered(names: Sequence[str]) -> dict[int, str]:
     return dict(enumerate(names))
 
 
-def _names(splits: Splits, codes: Codes, label_name: str | None, kind: type[int]) -> dict[int, str]:
+def _names(splits: Splits, codes: Codes, label_name: str | None, kind: type[int], least: int) -> dict[int, str]:
     """Returns the name of each integer class, taken from the column of class names.
 
-    If there is no such column, the labels themselves are the names, such as 5 or True. Integers below 0 aren't classes.
-    The type of the labels is ``kind``, int or bool.
+    If there is no such column, the labels themselves are the names, such as 5 or True. Integers below ``least`` aren't
+    classes. The type of the labels is ``kind``, int or bool.
     """
     present = splits["train"].column_names
     if label_name is None and not set(LABEL_NAMES) & set(present):
         present_codes = np.unique(np.concatenate(list(codes.values())))
-        return {int(value): str(kind(value)) for value in present_codes if value >= 0}
+        return {int(value): str(kind(value)) for value in present_codes if value >= least}
     column = choose_column("label_name", label_name, LABEL_NAMES, present)
     found = {split: splits[split][column][:] for split in codes}
     other = {type(name).__name__ for given in found.values() for name in given} - {"str", "int", "bool"}
     if other:
         raise InputError.of("data.label_name", column, "a column of texts or integers", f"it holds {min(other)}")
     pairs = {pair for split, values in codes.items() for pair in zip(values.tolist(), found[split], strict=True)}
-    names = {value: str(name) for value, name in sorted(pairs) if value >= 0}
-    if len(names) < sum(value >= 0 for value, _ in pairs):
+    names = {value: str(name) for value, name in sorted(pairs) if value >= least}
+    if len(names) < sum(value >= least for value, _ in pairs):
         raise InputError.of("data.label_name", column, "one name for each class", "a class has two names")
     return names
 
@@ -191,12 +217,12 @@ def _order(codes: Codes, names: Mapping[int, str], label: str, classes: Sequence
     order = sorted(names) if classes is None else list(classes)
     if len(set(order)) < len(order) or not set(order) <= set(names):
         raise InputError.of("data.classes", order, sorted(names), "different label values, each in the data")
+    if classes is None and any((values < 0).any() for values in codes.values()):
+        values = np.unique(np.concatenate(list(codes.values())))
+        allowed = f"labels >= 0, or data.classes=[...] with those to keep, out of {', '.join(map(str, values[:20]))}"
+        raise InputError.of("data.label", label, allowed, "there are labels below 0")
     if len(order) < least:
         raise InputError.of("data.label", label, "two classes or more", f"there are {len(order)}")
-    if classes is None and any((values < 0).any() for values in codes.values()):
-        raise InputError.of(
-            "data.label", label, "labels >= 0, or data.classes to keep some", "there are labels below 0"
-        )
     return order
 
 

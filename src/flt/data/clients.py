@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from torch.utils.data import Dataset, Subset
 
 from flt.core.errors import InputError
 from flt.protocol.job import Job
+
+MOST_SHOWN = 8
+"""Largest number of classes that an error names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,7 @@ class JobData:
     @property
     def training_set(self) -> Subset:
         """Data set of the job's training examples."""
-        return Subset(self.dataset, self.train)  # type: ignore[arg-type]  # an array of positions works like a list
+        return _Rows(self.dataset, self.train)  # type: ignore[arg-type]  # an array of positions works like a list
 
     def validation_set(self, most: int | None) -> Subset:
         """Returns a data set of at most ``most`` held-out examples, or of all held-out examples if ``most`` is None.
@@ -83,17 +86,45 @@ class JobData:
         """
         size = len(self.held_out)
         chosen = np.linspace(0, size - 1, min(size, size if most is None else most)).astype(np.int64)
-        return Subset(self.dataset, self.held_out[chosen])  # type: ignore[arg-type]  # an array works like a list
+        return _Rows(self.dataset, self.held_out[chosen])  # type: ignore[arg-type]  # an array works like a list
+
+
+class _Rows(Subset):
+    """Subset whose positions are an array. A data set is asked for integers of Python, as a sampler asks for them."""
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.dataset[np.asarray(self.indices)[i].tolist()]
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        chosen: list[int] = np.asarray(self.indices)[indices].tolist()
+        together = getattr(self.dataset, "__getitems__", None)
+        return together(chosen) if callable(together) else [self.dataset[i] for i in chosen]
+
+
+def check_order(key: str, names: Sequence[str], others: Sequence[str]) -> None:
+    """Checks that two data sets don't number the same classes differently.
+
+    Raises:
+        InputError: They have the same names of classes in another order.
+    """
+    if tuple(names) != tuple(others) and sorted(names) == sorted(others):
+        why = f"{', '.join(names[:MOST_SHOWN])} and {', '.join(others[:MOST_SHOWN])}"
+        raise InputError.of(key, "the same classes in another order", "classes with the same numbers in all data", why)
 
 
 def class_names_of(jobs: Iterable[JobData]) -> dict[str, tuple[str, ...]]:
-    """Returns task -> names of its classes. A task is left out if it has none, or if its jobs have different ones."""
+    """Returns task -> names of its classes. A task is left out if it has none, or if its jobs have different ones.
+
+    Raises:
+        InputError: Jobs of a task have the same classes in another order, so that a number means different classes.
+    """
     found: dict[str, tuple[str, ...]] = {}
     different = set()
     for job in jobs:
         if job.label_names:
             names = found.setdefault(job.task, job.label_names)
             if names is not job.label_names and names != job.label_names:  # nearly always the same tuple
+                check_order("clients", names, job.label_names)
                 different.add(job.task)
     return {task: names for task, names in found.items() if task not in different}
 

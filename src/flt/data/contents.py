@@ -41,16 +41,17 @@ def contents(
     total = sum(map(len, splits.values()))
     parts = [f"{total:,} rows{f' ({rows})' if len(splits) > 1 else ''}", f"{how.columns} columns"]
     if label:
-        parts.append(_classes(classes))
+        parts.append(named(classes))
     parts += [f"{count:,} {what}" for what, count in _counts(splits, texts, label).items() if count]
     return f"{name}: {', '.join(parts + _alike(classes) + how.notes)}"
 
 
-def _classes(classes: Sequence[str]) -> str:
+def named(classes: Sequence[str]) -> str:
+    """Returns the number of some classes and, unless there are many, their names in brackets."""
     shown = [one if len(one) <= LONGEST_NAME else f"{one[:LONGEST_NAME]}..." for one in classes]
     names = f" ({', '.join(shown)})" if len(classes) <= MOST_NAMES else ""
     printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in names)
-    return f"{len(classes)} classes{printable}"
+    return f"{len(classes)} class{'es' * (len(classes) != 1)}{printable}"
 
 
 def _alike(classes: Sequence[str]) -> list[str]:
@@ -75,7 +76,7 @@ def _counts(splits: dict[str, datasets.Dataset], texts: Sequence[str], label: st
     with contextlib.suppress(pa.ArrowException):  # labels of splits may be of types that nothing can be compared with
         if sum(table.nbytes for table in tables) < LARGEST:
             whole = pa.concat_tables(tables, promote_options="permissive")
-            doubled = len(whole) - len(whole.group_by(used).aggregate([]))
+            doubled = len(whole) - len(whole.group_by(used, use_threads=False).aggregate([]))
     return {"empty texts": empty, "repeated rows": doubled}
 
 

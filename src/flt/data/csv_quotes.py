@@ -17,6 +17,8 @@ from flt.data.text_files import Text
 
 PLAIN = "data.quote=none if quotes are plain characters"
 LINE = re.compile(rb"\r\n|\r|\n")
+BYTES_PER_QUOTE = 16
+"""Number of bytes for each quote, from which on the places of all quotes take no more memory than half of the text."""
 PIECE = 1 << 24
 """Number of bytes of which the line ends are looked for at once."""
 
@@ -87,24 +89,72 @@ def check_quotes(text: Text, delimiter: str, quote: str | None, trusted: bool) -
     Raises:
         InputError: A quote isn't closed, or something follows a closing quote.
     """
-    spans: list[tuple[int, int]] = []
-    if quote is not None:
-        d, q = re.escape(delimiter.encode()), re.escape(quote.encode())
-        # The quote comes first in the pattern, and what has to be before it second: the search is faster this way.
-        begins = rb"%b(?:(?<=[%b\r\n]%b)|(?<=\A%b))" % (q, d, q, q)
-        more = rb"(?:%b%b[^%b]*+)*+" % (q, q, q)
-        line = rb"[^%b\r\n]*+(?:%b%b[^%b\r\n]*+)*+" % (q, q, q, q)
-        quoted = re.compile(begins + line + rb"([\r\n][^%b]*+%b)?(%b?)([^%b\r\n]?)" % (q, more, q, d))
-        for found in quoted.finditer(text.data):
-            several, closed, further = found.groups()
-            if not closed or (further and not trusted):
-                allowed = "doubled quotes in quoted texts" if closed else "a quote at both ends of a text"
-                what = "text follows a closing quote" if closed else "a quote isn't closed"
-                where = f"line {Rows(text, delimiter.encode(), 0).line(found.start())}: {what}"
-                raise InputError.of("data.path", text.path, f"{allowed}, or {PLAIN}", where)
-            if several:
-                spans.append((found.start(), found.end(2)))
+    spans = _regular(text.data, delimiter, quote) if quote else []
+    if quote and spans is None:
+        spans = _searched(text, delimiter, quote, trusted)
+    spans = spans or []
     return Rows(text, delimiter.encode(), _count(text.data, spans), spans, trusted)
+
+
+def _searched(text: Text, delimiter: str, quote: str, trusted: bool) -> list[tuple[int, int]]:
+    """Returns begin and end of the quoted texts of several lines, see :func:`check_quotes`."""
+    spans: list[tuple[int, int]] = []
+    d, q = re.escape(delimiter.encode()), re.escape(quote.encode())
+    # The quote comes first in the pattern, and what has to be before it second: the search is faster this way.
+    begins = rb"%b(?:(?<=[%b\r\n]%b)|(?<=\A%b))" % (q, d, q, q)
+    more = rb"(?:%b%b[^%b]*+)*+" % (q, q, q)
+    line = rb"[^%b\r\n]*+(?:%b%b[^%b\r\n]*+)*+" % (q, q, q, q)
+    quoted = re.compile(begins + line + rb"([\r\n][^%b]*+%b)?(%b?)([^%b\r\n]?)" % (q, more, q, d))
+    for found in quoted.finditer(text.data):
+        several, closed, further = found.groups()
+        if not closed or (further and not trusted):
+            allowed = "doubled quotes in quoted texts" if closed else "a quote at both ends of a text"
+            what = "text follows a closing quote" if closed else "a quote isn't closed"
+            where = f"line {Rows(text, delimiter.encode(), 0).line(found.start())}: {what}"
+            raise InputError.of("data.path", text.path, f"{allowed}, or {PLAIN}", where)
+        if several:
+            spans.append((found.start(), found.end(2)))
+    return spans
+
+
+def _regular(data: pa.Buffer, delimiter: str, quote: str) -> list[tuple[int, int]] | None:
+    """Returns begin and end of the quoted texts of several lines, or None if the quotes need a closer look.
+
+    They don't if each second quote, from the first on, begins a text and each other one ends a text: beside it is the
+    end of the column, or the quote with which it makes a doubled quote.
+    """
+    most = data.size // BYTES_PER_QUOTE
+    if not (quotes := _places(data, quote, most)).size:
+        return []
+    if len(quotes) % 2 or len(quotes) > most:
+        return None
+    chars, begins, ends = np.frombuffer(data, np.uint8), quotes[::2], quotes[1::2]
+    doubled = ends[:-1] + 1 == begins[1:]
+    ending = np.isin(np.arange(256), [ord("\r"), ord("\n"), ord(delimiter)])
+    before, after = ending[chars[begins - 1]], ending[chars[np.minimum(ends + 1, data.size - 1)]]
+    before[0] |= begins[0] == 0
+    after[-1] |= ends[-1] == data.size - 1
+    before[1:] |= doubled
+    after[:-1] |= doubled
+    if not (before.all() and after.all()):
+        return None
+    whole = np.stack([begins[np.append(True, ~doubled)], ends[np.append(~doubled, True)] + 1], axis=1)
+    several = np.zeros(len(whole), bool)
+    for lines in _line_ends(data, whole[:0]):
+        last = np.searchsorted(whole[:, 0], lines) - 1  # the last text that begins before the line ends
+        several[last[(last >= 0) & (lines < whole[last, 1])]] = True
+    return [(begin, end) for begin, end in whole[several].tolist()]
+
+
+def _places(data: pa.Buffer, char: str, most: int) -> np.ndarray:
+    """Returns the places of a character, or of a few more than ``most`` if there are so many."""
+    found, count = [np.zeros(0, np.int64)], 0
+    for start in range(0, data.size, PIECE):
+        piece = np.frombuffer(data.slice(start, min(PIECE, data.size - start)), np.uint8)
+        found.append(np.flatnonzero(piece == ord(char)) + start)
+        if (count := count + len(found[-1])) > most:
+            break
+    return np.concatenate(found)
 
 
 def _count(data: pa.Buffer, spans: Sequence[tuple[int, int]]) -> int:

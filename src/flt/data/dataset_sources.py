@@ -20,7 +20,7 @@ from flt.data import columns, partition, reading, templates
 from flt.data.classes import Splits, merge, relabel
 from flt.data.columns import Kind
 from flt.data.config import DataConfig
-from flt.data.contents import contents
+from flt.data.contents import contents, named
 from flt.data.images import with_places
 from flt.data.random_splits import stratified_order
 from flt.data.read_settings import ReadSettings
@@ -113,9 +113,14 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
             columns.check_property(key, split.data.column(column))
     least, whole = 1 if prompts else 2, splits
     splits, label_names = relabel(_rows(splits, cfg.where), label, cfg.label_name, cfg.classes, least)
+    for split in whole:
+        if split not in splits:
+            how.note(f"{split} not used, because its labels are hidden")
     if name:
         texts = [] if kind == "image" else list(dict.fromkeys([*inputs, *([cfg.response] if cfg.response else [])]))
         labelled = label != ONE_CLASS
+        if absent := sorted(set(range(len(label_names))) - set(splits["train"][label][:])):
+            how.note(f"train without {named([label_names[k] for k in absent])}")
         _log.info(contents(name, whole, how, texts, label if labelled else "", label_names if labelled else ()))
     if cfg.test_split in splits:
         splits["test"] = splits.pop(cfg.test_split)
@@ -209,7 +214,11 @@ def _capped(splits: Splits, label: str, most: int | None, seed: int) -> Splits:
 
 
 def _hold_out(splits: Splits, label: str, cfg: DataConfig, seed: int) -> Splits:
-    """Creates the validation and test splits that the source lacks. Each is a share of the original train split."""
+    """Creates the validation and test splits that the source lacks. Each is a share of the original train split.
+
+    Raises:
+        InputError: There are too few examples for another split.
+    """
     train = splits["train"]
     labels = np.asarray(train[label][:])
     rest, size = np.arange(len(labels)), len(labels)
@@ -217,5 +226,8 @@ def _hold_out(splits: Splits, label: str, cfg: DataConfig, seed: int) -> Splits:
     for stream, (name, share) in enumerate((("validation", cfg.validation), ("test", cfg.test))):
         if share and name not in splits:
             rest, cut = partition.split(rest, labels, share * size / len(rest), seed=(seed, stream))
+            if not len(cut):
+                why = f"{size} examples are too few for train and the other splits"
+                raise InputError.of(f"data.{name}", share, "0, or more examples", why)
             held[name] = train.select(cut)
     return {**splits, **held, "train": train.select(rest)} if held else splits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -23,8 +24,8 @@ from flt.core.errors import InputError
 from flt.data import json_columns
 from flt.data.csv_files import read_csv
 from flt.data.read_settings import ReadSettings, check_rows, check_size, room
-from flt.data.text_files import read_text
-from flt.data.used_columns import SPLIT
+from flt.data.text_files import beginning, read_text
+from flt.data.used_columns import CHATS, SPLIT
 
 Splits = dict[str, datasets.Dataset]
 # Split -> names that the split may have in a source. The first of these names that the source contains is used.
@@ -37,8 +38,12 @@ CLASS_NAMES = ("class_names", "fine_names", "label_names")
 """Usual keys of the array that contains the class names in an .npz file."""
 ARROW_FILE, ARROW_END = b"ARROW1", b"\xff\xff\xff\xff\0\0\0\0"
 """Beginning of an Arrow file, which a stream doesn't have, and the end of a stream."""
+VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+"""Types that other libraries write, such as polars -> types that the library datasets knows."""
 ROWS = 8192
 """Number of rows of a Parquet file that are read at once, if they surely fit into the memory."""
+INSIDE = re.compile(rb'"([^"]*)"\s*:\s*\[\s*\{')
+"""Key whose value is a list of objects."""
 SIZES = """
 import json, sys
 import pyarrow.parquet
@@ -52,16 +57,22 @@ print(json.dumps([group.column(i).total_uncompressed_size for group in groups fo
 def _by_split(path: Path, table: pa.Table) -> Splits:
     """Divides the rows of a table by its column `split`. Without this column, all rows belong to train.
 
+    Upper case, and blanks around the name of a split, don't matter.
+
     Raises:
         InputError: A row has no value in the column.
     """
     table.validate(full=True)  # a damaged Parquet file may contain text that is no UTF-8
+    plain = [field.with_type(VIEWS.get(field.type, field.type)) for field in table.schema]
+    table = table.cast(pa.schema(plain, table.schema.metadata))
     if SPLIT not in table.column_names:
         return {"train": _dataset(table)}
-    names = pc.unique(table[SPLIT]).to_pylist()
+    column = table[SPLIT].cast(pa.string())
+    column = pc.utf8_lower(pc.utf8_trim_whitespace(column))
+    names = pc.unique(column).to_pylist()
     if None in names or "" in names:
         raise InputError.of("data.path", path, "a split for every row, or no such column", f"{SPLIT} lacks in some")
-    return {str(name): _dataset(table.filter(pc.equal(table[SPLIT], name))) for name in names}
+    return {name: _dataset(table.filter(pc.equal(column, name))) for name in names}
 
 
 def _dataset(table: pa.Table) -> datasets.Dataset:
@@ -131,6 +142,8 @@ def _json(path: Path, how: ReadSettings) -> Splits:
         how.note(f"encoding {text.encoding}")
     check_size(path, text.data.size)
     text = json_columns.as_lines(text)
+    if (table := json_columns.read_alike(text, how.chosen)) is not None:
+        return _by_split(path, table)
     (written, rows), lacking = json_columns.column_names(text), None
     names = list(dict.fromkeys(written.values()))
     if not names:
@@ -141,6 +154,10 @@ def _json(path: Path, how: ReadSettings) -> Splits:
         columns, lacking = names[:1], error
     table = json_columns.read_json(text, columns, written)
     if lacking is not None:
+        inside = INSIDE.search(beginning(text.data, json_columns.PIECE)) if rows == 1 else None
+        if inside and (key := inside[1].decode(errors="replace")) not in CHATS:
+            why = f"rows lie inside of the key {key}"
+            raise InputError.of("data.path", path, "the list of rows alone, without an object around it", why)
         raise lacking
     if columns:
         check_rows(path, rows, table.num_rows)
@@ -218,6 +235,13 @@ def _place(key: str) -> tuple[str, str] | None:
 def _filled(path: Path, key: str, array: NDArray) -> NDArray:
     if array.ndim == 0 or 0 in array.shape[1:]:
         raise InputError.of("data.path", path, "arrays with a row for each example", f"{key} has shape {array.shape}")
+    if array.ndim == 2 and array.shape[1] == 1:  # as Keras and MedMNIST write labels
+        return array[:, 0]
+    if array.ndim not in (1, 3, 4):
+        allowed = "images (n, H, W) or (n, H, W, C), and labels (n,)"
+        raise InputError.of("data.path", path, allowed, f"{key} has shape {array.shape}")
+    if array.dtype.kind not in "biufU":
+        raise InputError.of("data.path", path, "arrays of numbers or texts", f"{key} holds {array.dtype}")
     return array
 
 
@@ -234,7 +258,8 @@ def _feature(name: str, array: NDArray, names: dict[str, list[str]]) -> Any:
     if array.ndim in (3, 4):
         return {3: datasets.Array2D, 4: datasets.Array3D}[array.ndim](array.shape[1:], str(array.dtype))
     known = next((names[key] for key in (f"{name}_names", *CLASS_NAMES * (name == "label")) if key in names), None)
-    return datasets.ClassLabel(names=known) if known else datasets.Value(str(array.dtype))
+    kind = "string" if array.dtype.kind == "U" else str(array.dtype)
+    return datasets.ClassLabel(names=known) if known else datasets.Value(kind)
 
 
 READERS: dict[str, Callable[[Path, ReadSettings], Splits]] = {

@@ -75,13 +75,15 @@ def read_image_folder(path: Path, cfg: DataConfig, read_table: ReadTable) -> Spl
     metadata = [file for file in files if file.name in METADATA]
     parts = _with_metadata(path, metadata, images, _chooser(cfg), read_table) if metadata else _by_class(path, images)
     others = [file for file in files if not _is_image(file.name) and file.name not in METADATA]
-    used = sum(map(len, parts.values()))
+    rows = sum(map(len, parts.values()))
+    used = len({image["path"] for split in parts.values() for image in split["image"]}) if metadata else rows
     unused = [f"{len(images) - used} images that no metadata name"] * (len(images) > used)
     unused += [f"{len(others)} files that are no images, such as {name}" for name in others[:1]]
     unused += [f"the folder {folder} without images" for folder in _empty(path, images)]
     counts = ", ".join(f"{len(split)} of {name}" for name, split in parts.items())
+    counts += f"; {rows - used} rows name an image again" * (rows > used)
     log.log(
-        logging.WARNING if unused else logging.INFO, "%s: images: %s%s", last_name(str(path)), counts,
+        logging.WARNING if unused or rows > used else logging.INFO, "%s: images: %s%s", last_name(str(path)), counts,
         f"; left out: {'; '.join(unused)}" if unused else "",
     )  # fmt: skip
     return parts
@@ -135,15 +137,20 @@ def _empty(root: Path, images: Sequence[PurePosixPath]) -> list[PurePosixPath]:
 
 
 def _by_class(root: Path, images: Sequence[PurePosixPath]) -> Splits:
-    has_splits = bool(images) and all(image.parts[0] in SPLITS for image in images)
+    has_splits = bool(images) and all(_split(image) for image in images)
     found: dict[str, list[PurePosixPath]] = {}
     for image in images:
         folders = image.parent.parts
         if len(folders) != 1 + has_splits:
             why = f"{image} lies in no class's folder" if len(folders) <= has_splits else f"{image} lies too deep"
             raise InputError.of("data.path", root, LAYOUT, why)
-        found.setdefault(SPLITS[folders[0]] if has_splits else "train", []).append(image)
+        found.setdefault(_split(image) if has_splits else "train", []).append(image)
     return {split: _dataset(root, own, {"label": [image.parent.name for image in own]}) for split, own in found.items()}
+
+
+def _split(image: PurePosixPath) -> str:
+    """Returns the split that the outermost folder of an image stands for. Empty: it stands for none."""
+    return SPLITS.get(image.parts[0].lower(), "")
 
 
 def _dataset(root: Path, images: Sequence[PurePosixPath], columns: dict[str, list]) -> datasets.Dataset:
@@ -164,7 +171,9 @@ def _with_metadata(
     for file in metadata:
         folder = file.parent
         is_whole = folder == PurePosixPath(".")
-        if not (is_whole or (len(folder.parts) == 1 and folder.name in SPLITS)) or len(metadata) > (is_whole or 3):
+        if not (is_whole or (len(folder.parts) == 1 and folder.name.lower() in SPLITS)) or len(metadata) > (
+            is_whole or 3
+        ):
             why = f"it has {', '.join(map(str, metadata))}"
             raise InputError.of("data.path", root, "one file of metadata for all, or one for each split", why)
         for split, rows in read_table(root / file, choose).items():
@@ -207,7 +216,7 @@ def _named(root: Path, file: PurePosixPath, split: str, rows: datasets.Dataset, 
     key, kind = datasets.fingerprint.generate_random_fingerprint(), datasets.Image(decode=False)
     column: Any = _dataset(root, images, {}).data.column("image")
     rows = rows.remove_columns(FILE_NAME).add_column("image", column, new_fingerprint=key, feature=kind)
-    if SPLIT in rows.column_names or not all(image.parts[0] in SPLITS for image in images):
+    if SPLIT in rows.column_names or not all(map(_split, images)):
         return {split: rows}
-    owners = [SPLITS[image.parts[0]] for image in images]
+    owners = [_split(image) for image in images]
     return {name: rows.select([i for i, own in enumerate(owners) if own == name]) for name in dict.fromkeys(owners)}

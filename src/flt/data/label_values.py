@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from flt.core.errors import InputError
+from flt.data.clients import check_order
 
 SINGLE = "a column of single values"
 CONTAINERS = (Tensor, np.ndarray, Mapping, Set, list, tuple)
@@ -50,12 +51,17 @@ def class_names(dataset: Any, label: str | None) -> tuple[str, ...]:
         dataset: Map-style data set.
         label: Name of the column of labels, or of lists of labels. The usual name ``"label"`` stands for ``"labels"``,
             too.
+
+    Raises:
+        InputError: Joined data sets have the same classes in another order.
     """
     if isinstance(dataset, Subset):
         return class_names(dataset.dataset, label)
     if isinstance(dataset, ConcatDataset):
-        found = {class_names(part, label) for part in dataset.datasets}
-        return found.pop() if len(found) == 1 else ()
+        first, *others = dict.fromkeys(class_names(part, label) for part in dataset.datasets)
+        for other in others:
+            check_order("dataset", first, other)
+        return () if others else first
     features = (getattr(dataset, "features", None) or {}) if _is_table(dataset) else {}
     feature = features.get("labels" if label == "label" and label not in features else label)
     while feature is not None and not hasattr(feature, "names"):

@@ -19,7 +19,7 @@ from flt.data.folders import data_files, read_folder
 from flt.data.image_folders import is_image_folder, read_image_folder
 from flt.data.images import undecoded
 from flt.data.read_settings import ReadSettings
-from flt.data.suffixes import SUFFIXES, TEXTS, suffix_of
+from flt.data.suffixes import COMPRESSED, SUFFIXES, TEXTS, suffix_of
 from flt.data.used_columns import used_columns
 
 if TYPE_CHECKING:
@@ -75,6 +75,9 @@ def read(cfg: DataConfig) -> tuple[Splits, str, ReadSettings]:
         return _standard(splits, str(path), how), path.resolve().name, how
     if suffix_of(cfg.path):
         return read_file(path, how), path.name, how
+    if os.path.isfile(path):
+        allowed = f"a file whose name ends in {', '.join(SUFFIXES)}; text files also with {', '.join(COMPRESSED)}"
+        raise InputError.of("data.path", path, allowed)
     return read_hub(cfg.path, cfg.subset), "", how
 
 

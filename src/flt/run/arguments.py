@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from flt.core.errors import InputError
 from flt.data.arguments import check_dataset, check_integer, check_text, described
-from flt.data.clients import ClientSpec
+from flt.data.clients import ClientSpec, check_order, class_names_of
+from flt.data.label_values import class_names
 from flt.run.schema import TrainConfig
 from flt.server.callback import FedCallback
 
@@ -23,7 +24,7 @@ def check_fit(module: Any, clients: Any, algo: Any, **given: Any) -> None:
     """Checks the types of the arguments of :func:`flt.fit`, by their names.
 
     Raises:
-        InputError: An argument has a wrong type, or a number is too small.
+        InputError: An argument has a wrong type, a number is too small, or data sets number their classes differently.
     """
     _check_module(module)
     _check_clients(clients)
@@ -41,8 +42,10 @@ def check_fit(module: Any, clients: Any, algo: Any, **given: Any) -> None:
         _check_texts(key, given[key], example)
     _check_callbacks(given["callbacks"])
     _check_logger(given["logger"])
+    names = class_names_of(job for client in clients for job in client.data)
     for key in ("validation", "test"):
         _check_evaluated(key, given[key])
+        _check_names(key, given[key], names, clients[0].data[0].task)
 
 
 def _check_module(module: Any) -> None:
@@ -123,3 +126,13 @@ def _check_evaluated(key: str, dataset: Any) -> None:
         check_dataset(name, part)
         if not len(part):
             raise InputError.of(name, "no examples", "at least one example, or None")
+
+
+def _check_names(key: str, given: Any, names: Mapping[str, tuple[str, ...]], task: str) -> None:
+    """Checks that examples of an evaluation don't number the classes otherwise than the clients' examples of the task.
+
+    A single data set belongs to ``task``.
+    """
+    for name, dataset in (given if isinstance(given, Mapping) else {task: given}).items():
+        for column in getattr(dataset, "column_names", None) or ["label"]:
+            check_order(key, names.get(name, ()), class_names(dataset, column))

@@ -177,7 +177,7 @@ def _data_choice(value: str) -> str | None:
         return "file"
     if os.path.isdir(expand_user(unescaped(value))):
         return "hub"
-    if value.startswith(("/", ".", "~")):
+    if value.startswith(("/", ".", "~")) or os.path.isfile(expand_user(unescaped(value))):
         raise InputError.of("data", value, allowed, "there is no such folder, and no file of this kind is read")
     return "hub" if value.count("/") == 1 else None
 
