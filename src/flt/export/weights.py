@@ -9,7 +9,7 @@ from pathlib import Path
 
 import safetensors
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flt.core.errors import InputError
 
@@ -91,6 +91,19 @@ class Header:
             kind = self.kinds[name]
             if not _fits(kind, model.dtype):
                 raise InputError.of("folder", folder, f"a type for {model.dtype}", f"{name} has the type {kind}")
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Returns a module's parameters and the buffers of its state dict, under all of their names.
+
+    A user's own version of ``state_dict`` isn't called: it may leave out the backbone, or add what isn't a tensor.
+    """
+    found: dict[str, Tensor] = {}
+    for prefix, sub in module.named_modules(remove_duplicate=False):
+        hidden = sub._non_persistent_buffers_set
+        own = {**sub._parameters, **{name: buffer for name, buffer in sub._buffers.items() if name not in hidden}}
+        found |= {f"{prefix}.{name}" if prefix else name: value for name, value in own.items() if value is not None}
+    return found
 
 
 def _fits(kind: str, *dtypes: torch.dtype) -> bool:

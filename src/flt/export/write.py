@@ -23,6 +23,7 @@ from flt.export.final_models import Model, of_groups
 from flt.export.folder import finish, unfinished
 from flt.export.lora_card import PREFIX, lora_config
 from flt.export.metadata import CLASSES, Card, classes_text, write_base, write_label_names, write_own
+from flt.export.weights import state_of
 from flt.models.causal import CausalModule
 from flt.models.class_names import name_outputs, output_names
 from flt.models.label_name_head import LabelNameClassifier
@@ -207,7 +208,7 @@ def _alike(module: nn.Module, plain: Mapping[str, str], heads: Sequence[str]) ->
     alike = {name for name, other in plain.items() if other not in heads and other.endswith(tuple(heads))}
     return {
         name: value.detach().cpu().contiguous()
-        for name, value in module.state_dict().items()
+        for name, value in state_of(module).items()
         if any(inside(name, other) for other in alike)
     }
 
@@ -221,7 +222,7 @@ def _drawn(module: nn.Module) -> dict[str, Tensor]:
     drawn = drawn_tensor_names(module)
     return {
         name: value.detach().cpu().contiguous()
-        for name, value in module.state_dict().items()
+        for name, value in state_of(module).items()
         if name.replace(".base_layer.", ".") in drawn
     }
 
@@ -261,7 +262,7 @@ def merge(module: nn.Module, layout: Layout, tensors: Mapping[str, Tensor]) -> d
     """
     merged, names = {}, plain_names(module)
     bases = {layer.base: layer for layer in layout.layers.values()}
-    for name, value in module.state_dict().items():
+    for name, value in state_of(module).items():
         plain = plain_tensor_name(names, name)
         if plain is None:
             continue
