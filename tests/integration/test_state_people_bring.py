@@ -221,6 +221,43 @@ def test_evaluations_change_no_buffer_of_a_client() -> None:
     assert 0 < float(result.module.seen) < 1000
 
 
+class NormInHead(Brought):
+    """Its head has buffers: of a norm, and a table that never changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, CLASSES))
+        self.head.register_buffer("table", torch.randn(3))
+
+
+@pytest.mark.parametrize("buffers", ["average", "keep", "local"])
+@pytest.mark.parametrize("algo", ["fedit", "hafl", "sa_fedlora", "flora", "fedavg"])
+def test_a_head_with_buffers_is_exported_with_all_of_them(algo: str, buffers: str) -> None:
+    result = run(NormInHead, algo, f"buffers={buffers}", "adapter.head=head")
+    folder = next((path for path in sorted(result.exported.glob("client_*"))), result.exported)
+    torch.manual_seed(0)
+    loaded, x = flt.load(folder, NormInHead()), toy_data(60).tensors[0]
+    torch.testing.assert_close(loaded(x), result.module.eval()(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_line_says_that_a_whole_model_is_trained_although_the_module_has_frozen_a_part(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Frozen(Brought):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body.requires_grad_(False)
+
+    lines = []
+    for make, algo in ((Frozen, "fedavg"), (Frozen, "fedit"), (Brought, "fedavg")):
+        with caplog.at_level(logging.WARNING):
+            run(make, algo, rounds=1)
+        lines.append([r.getMessage() for r in caplog.records if "frozen" in r.getMessage()])
+        caplog.clear()
+    assert [len(found) for found in lines] == [1, 0, 0]
+    assert lines[0][0].startswith("Frozen: the recipe trains the whole model, also body.0.weight, which")
+
+
 def test_code_that_torch_jit_has_compiled_is_refused(folder: Path) -> None:
     class Scripted(Brought):
         def __init__(self) -> None:

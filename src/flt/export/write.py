@@ -153,7 +153,8 @@ def _export_lora(
     ranks = {name: len(tensors[layer.a]) for name, layer in layout.layers.items()}
     heads = _saved_heads(module, plain, {plain[name.rpartition(".")[0]] for name in layout.names(["head"])})
     named = {}
-    for name, tensor in {**_alike(module, plain, heads), **_drawn(module), **tensors, **changed}.items():
+    kept = _alike(module, plain, heads) | _drawn(module) | _head_buffers(module, layout)
+    for name, tensor in {**kept, **tensors, **changed}.items():
         if (file_name := _peft_name(name, layout, plain, ranks)) is not None:
             named[f"{PREFIX}{file_name}"] = tensor.contiguous()
     named_base = "" if _is_random(module) else source  # with a name, peft would load pre-trained weights
@@ -225,6 +226,12 @@ def _drawn(module: nn.Module) -> dict[str, Tensor]:
         for name, value in state_of(module).items()
         if name.replace(".base_layer.", ".") in drawn
     }
+
+
+def _head_buffers(module: nn.Module, layout: Layout) -> dict[str, Tensor]:
+    """Returns the buffers of the head, which peft saves with it. No client may have changed them."""
+    buffers = {name: value for name, value in state_of(module).items() if not isinstance(value, nn.Parameter)}
+    return {name: value.detach().cpu().contiguous() for name, value in buffers.items() if layout.in_head(name)}
 
 
 def _export_model(
