@@ -159,6 +159,21 @@ class Unscaled(Brought):
         return self.head(self.body(self.norm(x)))
 
 
+class ParametersOfIntegers(Brought):
+    """Holds a step and a mask as parameters, and a table of complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Parameter(torch.tensor(3), requires_grad=False)
+        self.mask = nn.Parameter(torch.tensor([True] * 7 + [False]), requires_grad=False)
+        self.head.register_parameter("step", nn.Parameter(torch.tensor(2), requires_grad=False))
+        self.register_buffer("turns", torch.polar(torch.ones(8), torch.arange(8.0)))
+        self.register_buffer("small", torch.ones(8, dtype=torch.int8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.body(x) * self.mask * self.turns).real * self.small)
+
+
 def incomes() -> TensorDataset:
     x, y = toy_data(60).tensors
     return TensorDataset(x * torch.tensor([1.0, 1e2, 1e4, 1e6, 1e8, 1e9]), y)
@@ -173,6 +188,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "a buffer that evaluations change": (CountsWhatItSees, toy_data),
     "a state_dict without the backbone": (KeepsLess, toy_data),
     "a state_dict with more than tensors": (KeepsMore, toy_data),
+    "parameters of integers": (ParametersOfIntegers, toy_data),
     "columns of all sizes": (Unscaled, lambda _: incomes()),
 }
 

@@ -153,7 +153,7 @@ def _export_lora(
     ranks = {name: len(tensors[layer.a]) for name, layer in layout.layers.items()}
     heads = _saved_heads(module, plain, {plain[name.rpartition(".")[0]] for name in layout.names(["head"])})
     named = {}
-    kept = _alike(module, plain, heads) | _drawn(module) | _head_buffers(module, layout)
+    kept = _alike(module, plain, heads) | _drawn(module) | _rest_of_head(module, layout)
     for name, tensor in {**kept, **tensors, **changed}.items():
         if (file_name := _peft_name(name, layout, plain, ranks)) is not None:
             named[f"{PREFIX}{file_name}"] = tensor.contiguous()
@@ -228,10 +228,11 @@ def _drawn(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _head_buffers(module: nn.Module, layout: Layout) -> dict[str, Tensor]:
-    """Returns the buffers of the head, which peft saves with it. No client may have changed them."""
-    buffers = {name: value for name, value in state_of(module).items() if not isinstance(value, nn.Parameter)}
-    return {name: value.detach().cpu().contiguous() for name, value in buffers.items() if layout.in_head(name)}
+def _rest_of_head(module: nn.Module, layout: Layout) -> dict[str, Tensor]:
+    """Returns the head's tensors that aren't trained, which peft saves with it. No client may have changed them."""
+    trained = set(layout.names(["head"]))
+    rest = {name: value for name, value in state_of(module).items() if layout.in_head(name) and name not in trained}
+    return {name: value.detach().cpu().contiguous() for name, value in rest.items()}
 
 
 def _export_model(
