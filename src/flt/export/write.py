@@ -86,11 +86,8 @@ def export(
     name = kind(layout, state, base)
     with unfinished(folder) as temporary:
         for model in of_groups(layout, state) if models is None else models:
-            target, own, tensors = (
-                temporary / model.folder,
-                layout.for_head(model.head),
-                {**model.tensors, **model.buffers},
-            )
+            target, own = temporary / model.folder, layout.for_head(model.head)
+            tensors = {**model.tensors, **model.buffers}
             target.mkdir(parents=True, exist_ok=True)
             names = {} if isinstance(module, CausalModule) else model.names
             if names:
