@@ -90,6 +90,47 @@ def test_other_numbers_are_averaged_by_examples_and_flags_are_true_if_one_is() -
     assert {name: value.dtype for name, value in found.items()} == {n: v.dtype for n, v in INITIAL.items()}
 
 
+def with_one(name: str, values: list[Tensor]) -> tuple[list[Update], View]:
+    """Updates with one buffer besides the usual ones, which is 0 at the start, and the view."""
+    given = [
+        dataclasses.replace(update, buffers={**update.buffers, name: value})
+        for update, value in zip(updates(), values, strict=True)
+    ]
+    return given, dataclasses.replace(view(), buffers={**INITIAL, name: torch.zeros_like(values[0])})
+
+
+@pytest.mark.parametrize("rule", [Mean(), Median()], ids=["mean", "median"])
+def test_integers_that_arent_counters_of_batches_take_a_value_that_a_client_has(rule: Mean | Median) -> None:
+    """A position in a queue, added up or averaged, might lie beyond its end."""
+    for kind in (torch.int64, torch.uint8):
+        values = [torch.tensor([v, 250 - v], dtype=kind) for v in (12, 40, 44)]
+        given, at = with_one("queue_ptr", values)
+        found = Average().combine(at, 0, given, rule)["queue_ptr"]
+        assert found.dtype == kind
+        assert found.tolist() == ([44, 206] if rule == Mean() else [40, 210])
+    given, at = with_one("queue_ptr", [torch.tensor([v]) for v in (8, 8, 4)])
+    given = [dataclasses.replace(update, examples=10) for update in given]
+    assert Average().combine(at, 0, given, rule)["queue_ptr"].tolist() == [8], "two against one"
+
+
+def test_a_flag_that_all_clients_have_cleared_is_cleared() -> None:
+    given = [dataclasses.replace(u, buffers={"ready": torch.tensor([False, True])}) for u in updates()]
+    assert combined(given, view(ready=torch.tensor([True, True])))["ready"].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6, 1e12])
+def test_statistics_of_inputs_that_nobody_has_normalised_are_exact(scale: float) -> None:
+    given = []
+    for update, values in zip(updates(), samples(), strict=True):
+        mean, var = torch.tensor(values.mean(0) * scale), torch.tensor(values.var(0) * scale**2)
+        held = {"norm.running_mean": mean.float(), "norm.running_var": var.float()}
+        given.append(dataclasses.replace(update, buffers=held))
+    found, pooled = combined(given), np.concatenate(samples()) * scale
+    np.testing.assert_allclose(found["norm.running_mean"], pooled.mean(0), rtol=1e-6)
+    if scale > 1e-6:  # an exact sum has no digits below 2^-64
+        np.testing.assert_allclose(found["norm.running_var"], pooled.var(0), rtol=1e-6)
+
+
 def test_a_single_client_gets_its_own_bits_back() -> None:
     (only,) = updates()[:1]
     for name, value in combined([only]).items():
@@ -103,7 +144,7 @@ def test_sums_of_any_order_and_of_two_processes_give_the_same_bits() -> None:
     other: Totals = {}
     for update, totals in zip(given, (other, one, other), strict=True):
         Average().include(view(), update, update.examples, totals)
-    merged = {key: one[key].plus(other[key]) for key in one}
+    merged = {**one, **{key: one[key].plus(term) if key in one else term for key, term in other.items()}}
     for name, value in Average().finish(view(), 0, merged).items():
         assert torch.equal(value, expected[name]), name
 

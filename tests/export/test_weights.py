@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from flt.core.errors import InputError
-from flt.export.weights import Header, check_numbers
+from flt.export.weights import Header, check_numbers, state_of
 
 MODEL = {"w": torch.zeros(2, 3), "ids": torch.zeros(4, dtype=torch.int64)}
 
@@ -83,3 +85,19 @@ def test_numbers_that_are_not_finite_in_float32_are_refused(value: float) -> Non
 
 def test_integers_and_finite_numbers_are_accepted() -> None:
     check_numbers(Path("folder"), {"w": torch.tensor([3e38], dtype=torch.float64), "ids": torch.arange(3)})
+
+
+def test_the_state_of_a_module_has_all_names_of_each_tensor_and_nothing_else() -> None:
+    class Own(nn.Linear):
+        def state_dict(self, *_: Any, **__: Any) -> Any:
+            return {}
+
+        def get_extra_state(self) -> Any:
+            return "text"
+
+    net = nn.Sequential(Own(2, 2), nn.BatchNorm1d(2))
+    net.append(net[0])
+    net.register_buffer("cache", torch.zeros(1), persistent=False)
+    net.register_buffer("empty", None)
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    assert list(state_of(net)) == ["0.weight", "0.bias", *(f"1.{name}" for name in norm), "2.weight", "2.bias"]

@@ -65,7 +65,8 @@ def federated_and_plain(
         attach(module, LoraSettings(head=head), 0)
     else:
         attach_none(module, NoAdapterSettings(head=head), 0)
-        module.requires_grad_(True)
+        for parameter in module.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
     _fit(module, clients[0].data[0], local, collate, callbacks())
     return _weights(result.module), _weights(module), result
 

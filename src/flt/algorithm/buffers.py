@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,13 +14,20 @@ from flt.algorithm.base import Part
 from flt.algorithm.rule.base import Rule, Totals, add
 from flt.algorithm.view import View
 from flt.core.errors import InputError, diverged
-from flt.protocol.layout import BUFFER, MEAN, VARIANCE, Layout
+from flt.protocol.layout import BUFFER, COUNTER, MEAN, VARIANCE, Layout
 from flt.protocol.messages import Plan, Update
 
 if TYPE_CHECKING:
     from flt.algorithm.recipe import Recipe
 
 VALUE, WEIGHT, COUNT = "buffer", "buffer weight", "buffer count"
+CHOICE, VOTES = "buffer choice", "buffer votes"
+WIDE = 2.0**18
+"""Terms from this size on are added in several parts, because an exact sum has an upper limit.
+
+Inputs that nobody has normalised have variances that reach the limit. With this size, the parts of as many clients as
+an exact sum can have don't reach it.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +88,15 @@ class Average(BuffersPart):
 
         m = sum_k n_k m_k / n,   v = sum_k n_k (v_k + (m_k - m)^2) / n,   c = c_t + sum_k (c_k - c_t)
 
-    m_k, v_k and c_k are client k's running mean, running variance and counter after its fit, c_t is the counter that
-    it was sent, n_k is the client's weight in means, and n is the sum of all n_k. v is the law of total variance. A
-    buffer in floating point that is no variance is averaged like a mean, and a flag is true if it is true on a client.
-    FedAvg (arXiv 1602.05629) knows no buffers: the formulas are our choice.
+    m_k, v_k and c_k are client k's running mean, running variance and counter of batches after its fit, c_t is the
+    counter that it was sent, n_k is the client's weight in means, and n is the sum of all n_k. v is the law of total
+    variance. A buffer in floating point that is no variance is averaged like a mean. A flag is true if it is true on a
+    client that has changed it. Other integers, such as a position in a queue or a number of steps, take the value of
+    the clients that have the largest weight together, because a sum or a mean might be no valid position. FedAvg
+    (arXiv 1602.05629) knows no buffers: the formulas are our choice.
 
-    With a robust rule, each entry is the median over the clients. Buffers of a private head are private, and so are all
-    buffers in a round in which a client sends no tensor.
+    With a robust rule, each entry is the median over the clients; of integers, the lower one. Buffers of a private head
+    are private, and so are all buffers in a round in which a client sends no tensor.
     """
 
     def is_sent(self, layout: Layout, plan: Plan, name: str) -> bool:
@@ -114,18 +124,23 @@ class Average(BuffersPart):
         """
         try:
             for name, value in update.buffers.items():
-                if not value.is_floating_point():
+                if _is_counter(name, value):
                     add(totals, (COUNT, name), value.double() - view.sent_buffer(update.job, name).double())
-                    continue
-                add(totals, (VALUE, name), weight * (value.double() + self._offset(view, name, update.buffers)))
-                add(totals, (WEIGHT, name), torch.tensor(float(weight), dtype=torch.float64))
+                elif _is_choice(value):
+                    choice = f"{name}={hashlib.sha256(value.numpy().tobytes()).hexdigest()}"
+                    _add_wide(totals, (CHOICE, choice), value.double())
+                    add(totals, (VOTES, choice), torch.tensor([float(weight), 1.0], dtype=torch.float64))
+                else:
+                    term = weight * (value.double() + self._offset(view, name, update.buffers))
+                    _add_wide(totals, (VALUE, name), term)
+                    add(totals, (WEIGHT, name), torch.tensor(float(weight), dtype=torch.float64))
         except OverflowError as error:
             who = f"update of client {update.job[0]}, job {update.job[1]}"
             raise diverged(who, error, "smaller numbers") from error
 
     def finish(self, view: View, gid: int, totals: Totals) -> dict[str, Tensor]:
         """Returns the new values of a group's buffers, by name, from the running sums."""
-        means = {name: totals[VALUE, name].value() / totals[WEIGHT, name].value()
+        means = {name: _wide(totals, (VALUE, name)) / totals[WEIGHT, name].value()
                  for what, name in totals if what == VALUE}  # fmt: skip
         new = {}
         for name, value in means.items():
@@ -135,15 +150,27 @@ class Average(BuffersPart):
         for name in (name for what, name in totals if what == COUNT):
             start = view.group_buffer(gid, name)
             new[name] = (start.double() + totals[COUNT, name].value()).to(start.dtype)
-        return new
+        return new | self._chosen(view, totals)
+
+    def _chosen(self, view: View, totals: Totals) -> dict[str, Tensor]:
+        """Returns the values of integers for which clients with the largest weight together have voted."""
+        votes = {choice: float(total.value()[0]) for (what, choice), total in totals.items() if what == VOTES}
+        best: dict[str, str] = {}
+        for choice in sorted(votes):
+            name = choice.rpartition("=")[0]
+            if votes[choice] > votes.get(best.get(name, ""), -1.0):
+                best[name] = choice
+        return {name: (_wide(totals, (CHOICE, choice)) / totals[VOTES, choice].value()[1]).to(view.buffers[name].dtype)
+                for name, choice in best.items()}  # fmt: skip
 
     def combine(self, view: View, gid: int, updates: Sequence[Update], rule: Rule) -> dict[str, Tensor]:
         """Returns the new values of a group's buffers, by name. With a robust rule, they are medians."""
         if not rule.robust:
             return super().combine(view, gid, updates, rule)
         names = sorted({name for update in updates for name in update.buffers})
-        sent = {name: [u.buffers[name].double() for u in updates if name in u.buffers] for name in names}
-        return {name: torch.stack(found).quantile(0.5, dim=0).to(view.buffers[name].dtype)
+        sent = {name: torch.stack([u.buffers[name].double() for u in updates if name in u.buffers]) for name in names}
+        ways = {name: "lower" if _is_choice(view.buffers[name]) else "linear" for name in names}
+        return {name: found.quantile(0.5, dim=0, interpolation=ways[name]).to(view.buffers[name].dtype)
                 for name, found in sent.items()}  # fmt: skip
 
     def _offset(self, view: View, name: str, values: Mapping[str, Tensor]) -> Tensor | float:
@@ -206,6 +233,30 @@ def check_buffers(who: str, update: Update, policy: BuffersPart, layout: Layout,
 def _trains_statistics(recipe: Recipe, layout: Layout) -> bool:
     trained = layout.statistics if "base" in recipe.plan.roles else filter(layout.in_head, layout.statistics)
     return any(trained)
+
+
+def _is_counter(name: str, value: Tensor) -> bool:
+    return name.rpartition(".")[2] == COUNTER and not value.is_floating_point()
+
+
+def _is_choice(value: Tensor) -> bool:
+    return not value.is_floating_point() and value.dtype != torch.bool
+
+
+def _add_wide(totals: Totals, key: tuple[str, str], term: Tensor) -> None:
+    """Adds a term of any size: its digits to the base ``WIDE`` have a total each."""
+    what, name = key
+    high = torch.trunc(term / WIDE)
+    add(totals, key, term - high * WIDE)
+    if bool(high.any()):
+        _add_wide(totals, (f"{what}+", name), high)
+
+
+def _wide(totals: Totals, key: tuple[str, str]) -> Tensor:
+    """Returns the sum of the terms that :func:`_add_wide` has added."""
+    what, name = key
+    higher = (f"{what}+", name)
+    return totals[key].value() + (_wide(totals, higher) * WIDE if higher in totals else 0.0)
 
 
 def _mean_beside(name: str, values: Mapping[str, Tensor]) -> str:

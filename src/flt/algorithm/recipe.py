@@ -27,7 +27,7 @@ from flt.algorithm.server_optimizer import NoServerOptimizer, ServerOptimizerPar
 from flt.algorithm.transfer import NoTransfer, TransferPart
 from flt.client.fit import LocalFit
 from flt.core.errors import InputError
-from flt.protocol.layout import BUFFER, Layout
+from flt.protocol.layout import BUFFER, FIXED, Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Recipe:
         Raises:
             InputError: The module lacks tensors that a part needs, or the plan trains none of the module's tensors.
         """
-        roles = {entry.role for entry in layout.entries.values()} - ({"base", BUFFER} - self.plan.roles)
+        roles = {entry.role for entry in layout.entries.values()} - ({"base", BUFFER, FIXED} - self.plan.roles)
         if not roles & set(self.plan(0).train):
             allowed = sorted(roles) or "a plan that trains the base, or another adapter"
             raise InputError.of("plan.train", self.plan(0).train, allowed, "the module has nothing else to train")

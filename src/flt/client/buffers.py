@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from flt.client.isolation import write
 from flt.protocol.layout import BUFFER, Layout, buffers
+
+_log = logging.getLogger(__name__)
 
 
 class ResidentBuffers:
@@ -24,6 +28,7 @@ class ResidentBuffers:
         self.initial = {name: buffer.detach().cpu().clone() for name, buffer in buffers(module).items()}
         self.initial = {name: value for name, value in self.initial.items() if name in layout.names([BUFFER])}
         self._start: dict[str, Tensor] = dict(self.initial)
+        self._has_warned = False
         self._norms = [(name, sub) for name, sub in module.named_modules() if isinstance(sub, _BatchNorm)]
         self._modes = {name: module.get_submodule(name).training for name in layout.statistics}
 
@@ -33,16 +38,25 @@ class ResidentBuffers:
         for name, value in self._start.items():
             owner, _, own = name.rpartition(".")
             held = self.module.get_submodule(owner)._buffers
-            device = value.device if held.get(own) is None else held[own].device  # type: ignore[union-attr]  # not None
-            held[own] = value.to(device, copy=True)
+            buffer = held.get(own)
+            if buffer is not None and _is_like(buffer, value):
+                write(buffer, value)  # in place, because several layers may share a buffer
+            else:
+                held[own] = value.to(value.device if buffer is None else buffer.device, copy=True)
 
     def changed(self) -> dict[str, Tensor]:
         """Returns the buffers whose values differ from those of the last :meth:`put`, by name, on the CPU.
 
-        A buffer that has got another shape or type is left out: it is scratch space, which can't be averaged.
+        A buffer that is new, or has got another shape or type, is left out: it is scratch space, which can't be
+        averaged. A line says so once.
         """
-        now = {name: buffer.detach().cpu() for name, buffer in buffers(self.module).items() if name in self.initial}
-        alike = {name: value for name, value in now.items() if _is_like(value, self._start[name])}
+        now = {name: buffer.detach().cpu() for name, buffer in buffers(self.module).items()}
+        alike = {name: v for name, v in now.items() if name in self.initial and _is_like(v, self._start[name])}
+        if (others := sorted(now.keys() - alike.keys())) and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "%s: a buffer that a fit makes, or gives another shape or type, is lost after the fit", others[0]
+            )
         return {name: value.clone() for name, value in alike.items() if not _equal(value, self._start[name].cpu())}
 
     def set_modes(self, train: Collection[str], frozen_in_eval: bool) -> None:

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import LambdaCallback
 from torch.utils.data import DataLoader, Dataset
 
+from flt.client.isolation import buffers_kept
 from flt.client.loader import loader
 from flt.client.placement import OneDevice
 from flt.client.quiet_trainer import quiet_trainer
@@ -49,6 +50,8 @@ class Evaluator:
     def evaluate(self, dataset: Dataset, watch: Watch | None = None) -> dict[str, float]:
         """Returns the metrics that ``validation_step`` logs, or {} if there is no such method or no example.
 
+        Buffers that the evaluation changes or makes are put back.
+
         Args:
             dataset: The examples.
             watch: Called after each batch with the number of finished batches and the number of all batches.
@@ -60,7 +63,10 @@ class Evaluator:
             if watch is not None:
                 watch(done + 1, int(trainer.num_val_batches[0]))
 
-        with quiet(), single_process(), keyboard_interrupts_pass(), without_fast_path(), users_code(self.module):
+        with (
+            quiet(), single_process(), keyboard_interrupts_pass(), without_fast_path(), users_code(self.module),
+            buffers_kept(self.module),
+        ):  # fmt: skip
             loggers = [logger.for_evaluation() for logger in self.loggers]  # a module's validation_step may draw
             trainer = self.trainer([LambdaCallback(setup=silence_bars, on_validation_batch_end=report)], loggers)
             results = trainer.validate(self.module, self.loader(dataset, None), verbose=False)

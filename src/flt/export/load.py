@@ -24,7 +24,7 @@ from flt.export.cards import CLASS_NAMES, LABELS, LORA, NAME, OWN, check, read, 
 from flt.export.lora_card import PREFIX, checked_config
 from flt.export.metadata import BASE, CARD, CLASSES, WEIGHTS
 from flt.export.places import PLACES, label_names_folder
-from flt.export.weights import Header, check_numbers
+from flt.export.weights import Header, check_numbers, state_of
 from flt.models.adapters.client_context import client_aware_modules, set_client
 from flt.models.adapters.registry import ADAPTERS
 from flt.models.class_names import name_models_inside, name_outputs, output_names
@@ -86,7 +86,7 @@ def _own(folder: Path, model: nn.Module | None) -> nn.Module:
     with torch.device("meta"):  # no memory until the sizes have been compared
         layout = attach(shell, typed(settings, card["adapter"], "adapter"), 0, card["adapt_layers"])
     _, prefix = backbone_of(shell)
-    header.check(folder, base.state_dict(), {name.removeprefix(prefix) for name in layout.names(TRAVELLING)})
+    header.check(folder, state_of(base), {name.removeprefix(prefix) for name in layout.names(TRAVELLING)})
     tensors = header.load()
     check_numbers(folder, tensors)
     _create(base)
@@ -126,7 +126,7 @@ def _peft(folder: Path, model: nn.Module | None) -> nn.Module:
         wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if lacking := sorted(wanted - names):
         raise InputError.of("folder", folder, "the tensors of its adapter and head", f"{lacking[0]} is missing")
-    if strange := sorted(names - wanted - set(adapted.state_dict())):  # peft would ignore them silently
+    if strange := sorted(names - wanted - set(state_of(adapted))):  # peft would ignore them silently
         raise InputError.of("folder", folder, "tensors of its model", f"{strange[0]} is none")
     return _with_head(adapted, folder)
 
@@ -141,11 +141,13 @@ def _merged(folder: Path, model: nn.Module | None) -> nn.Module:
     check(MERGED_CARD, card, {"module": NAME})
     if model is None:
         raise InputError.of("model", None, f"your {card['module']}", "the weights are those of a module of your own")
-    header, state = Header.of(folder / "model.safetensors"), model.state_dict()
+    header, state = Header.of(folder / "model.safetensors"), state_of(model)
     header.check(folder, state, state)
     tensors = header.load()
     check_numbers(folder, {name: tensors[name] for name, _ in model.named_parameters() if name in tensors})
-    model.load_state_dict(tensors)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            state[name].copy_(tensor)
     return model
 
 

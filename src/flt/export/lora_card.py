@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from flt.core.errors import InputError
-from flt.export.weights import Header
+from flt.export.weights import Header, state_of
 from flt.models.layer_names import inside
 from flt.models.peft_modules import unfit
 
@@ -76,7 +76,7 @@ def checked_config(card: Mapping[str, Any], header: Header, folder: Any, base: n
             base and the card say, or the adapter has a part that only peft can load.
     """
     _check_combinations(card)
-    modules, state = dict(base.named_modules()), base.state_dict()
+    modules, state = dict(base.named_modules()), state_of(base)
     names = _Names(modules)
     heads = names.saved(card.get("modules_to_save") or [])
     saved = [key for key in modules if key.endswith(tuple(heads))] if heads else []  # as peft chooses them

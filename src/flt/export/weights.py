@@ -9,14 +9,16 @@ from pathlib import Path
 
 import safetensors
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flt.core.errors import InputError
 
 FLOATS = ("F32", "F16", "BF16", "F64")
-"""Types of numbers that are loaded into a floating-point tensor. Types in neither list are refused."""
+"""Types of numbers that are loaded into a floating-point tensor. Types in none of the lists are refused."""
 OTHERS = {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
 """Types of numbers that are loaded only into a tensor of the same type."""
+RARE = {"I16": torch.int16, "I8": torch.int8, "C64": torch.complex64}
+"""Types that only a tensor of a user's own module may have, such as a table of complex numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +95,22 @@ class Header:
                 raise InputError.of("folder", folder, f"a type for {model.dtype}", f"{name} has the type {kind}")
 
 
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Returns a module's parameters and the buffers of its state dict, under all of their names.
+
+    A user's own version of ``state_dict`` isn't called: it may leave out the backbone, or add what isn't a tensor.
+    """
+    found: dict[str, Tensor] = {}
+    for prefix, sub in module.named_modules(remove_duplicate=False):
+        hidden = sub._non_persistent_buffers_set
+        own = {**sub._parameters, **{name: buffer for name, buffer in sub._buffers.items() if name not in hidden}}
+        found |= {f"{prefix}.{name}" if prefix else name: value for name, value in own.items() if value is not None}
+    return found
+
+
 def _fits(kind: str, *dtypes: torch.dtype) -> bool:
     """Returns whether numbers of a file's type can be loaded into a tensor of at least one of these types."""
-    return any(kind in FLOATS if dtype.is_floating_point else OTHERS.get(kind) == dtype for dtype in dtypes)
+    return any(kind in FLOATS if dtype.is_floating_point else (OTHERS | RARE).get(kind) == dtype for dtype in dtypes)
 
 
 def check_numbers(folder: Path, tensors: Mapping[str, Tensor]) -> None:

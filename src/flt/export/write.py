@@ -23,6 +23,7 @@ from flt.export.final_models import Model, of_groups
 from flt.export.folder import finish, unfinished
 from flt.export.lora_card import PREFIX, lora_config
 from flt.export.metadata import CLASSES, Card, classes_text, write_base, write_label_names, write_own
+from flt.export.weights import state_of
 from flt.models.causal import CausalModule
 from flt.models.class_names import name_outputs, output_names
 from flt.models.label_name_head import LabelNameClassifier
@@ -149,7 +150,8 @@ def _export_lora(
     ranks = {name: len(tensors[layer.a]) for name, layer in layout.layers.items()}
     heads = _saved_heads(module, plain, {plain[name.rpartition(".")[0]] for name in layout.names(["head"])})
     named = {}
-    for name, tensor in {**_alike(module, plain, heads), **_drawn(module), **tensors, **changed}.items():
+    kept = _alike(module, plain, heads) | _drawn(module) | _rest_of_head(module, layout)
+    for name, tensor in {**kept, **tensors, **changed}.items():
         if (file_name := _peft_name(name, layout, plain, ranks)) is not None:
             named[f"{PREFIX}{file_name}"] = tensor.contiguous()
     named_base = "" if _is_random(module) else source  # with a name, peft would load pre-trained weights
@@ -204,7 +206,7 @@ def _alike(module: nn.Module, plain: Mapping[str, str], heads: Sequence[str]) ->
     alike = {name for name, other in plain.items() if other not in heads and other.endswith(tuple(heads))}
     return {
         name: value.detach().cpu().contiguous()
-        for name, value in module.state_dict().items()
+        for name, value in state_of(module).items()
         if any(inside(name, other) for other in alike)
     }
 
@@ -218,9 +220,16 @@ def _drawn(module: nn.Module) -> dict[str, Tensor]:
     drawn = drawn_tensor_names(module)
     return {
         name: value.detach().cpu().contiguous()
-        for name, value in module.state_dict().items()
+        for name, value in state_of(module).items()
         if name.replace(".base_layer.", ".") in drawn
     }
+
+
+def _rest_of_head(module: nn.Module, layout: Layout) -> dict[str, Tensor]:
+    """Returns the head's tensors that aren't trained, which peft saves with it. No client may have changed them."""
+    trained = set(layout.names(["head"]))
+    rest = {name: value for name, value in state_of(module).items() if layout.in_head(name) and name not in trained}
+    return {name: value.detach().cpu().contiguous() for name, value in rest.items()}
 
 
 def _export_model(
@@ -258,7 +267,7 @@ def merge(module: nn.Module, layout: Layout, tensors: Mapping[str, Tensor]) -> d
     """
     merged, names = {}, plain_names(module)
     bases = {layer.base: layer for layer in layout.layers.values()}
-    for name, value in module.state_dict().items():
+    for name, value in state_of(module).items():
         plain = plain_tensor_name(names, name)
         if plain is None:
             continue

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from flt.core.errors import InputError
 from flt.models.blocks import blocks
-from flt.protocol.layout import BUFFER, Layout
+from flt.protocol.layout import BUFFER, FIXED, Layout
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,9 @@ def lower_blocks(model: nn.Module, layout: Layout, name_prefix: str) -> list[str
     names = blocks(model)
     stack = names[0].rpartition(".")[0]
     changing = [
-        name.removeprefix(name_prefix) for name, entry in layout.entries.items() if entry.role not in ("base", BUFFER)
+        name.removeprefix(name_prefix)
+        for name, entry in layout.entries.items()
+        if entry.role not in ("base", BUFFER, FIXED)
     ]
     changing_blocks = [i for i, block in enumerate(names) if any(name.startswith(f"{block}.") for name in changing)]
     lowest = min(changing_blocks, default=len(names))

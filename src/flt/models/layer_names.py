@@ -185,6 +185,13 @@ def submodule(module: nn.Module, name: str) -> nn.Module:
         raise InputError.of("adapter.head", name, f"none, or a module's name such as {', '.join(names)}") from None
 
 
+def thaw(module: nn.Module) -> None:
+    """Makes all weights of a module trainable, except for parameters that are integers or flags."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point() or parameter.is_complex():
+            parameter.requires_grad_(True)
+
+
 def is_causal(model: nn.Module) -> bool:
     """Returns whether a model is a causal language model of transformers."""
     return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()

@@ -29,8 +29,12 @@ All other tensors are base weights. The server sends only the changes of base we
 """
 BUFFER = "buffer"
 """Role of the buffers in a module's state dict, such as the running statistics of a batch norm."""
+FIXED = "fixed"
+"""Role of parameters that no plan can train, because they are integers or flags."""
 MEAN, VARIANCE = "running_mean", "running_var"
 """Names of a layer's running statistics: torch's norms have them, and so do most norms of others."""
+COUNTER = "num_batches_tracked"
+"""Name of the buffer in which such a layer counts its training batches."""
 MARK = "#"
 """Separator in server names between the name of a tensor and the name of its head, as in ``head.weight#5``."""
 
@@ -40,8 +44,8 @@ class Entry:
     """Description of one tensor."""
 
     role: str
-    """Kind of the tensor: ``A``, ``B``, ``adapter`` (part of an adapter other than LoRA), ``head``, ``base`` or
-    ``buffer``."""
+    """Kind of the tensor: ``A``, ``B``, ``adapter`` (part of an adapter other than LoRA), ``head``, ``base``,
+    ``buffer`` or ``fixed``."""
     shape: tuple[int, ...]
     """Shape of the tensor at the initial rank."""
     layer: str = ""
@@ -283,6 +287,9 @@ def _layer(name: str, module: nn.Module) -> Layer:
 
 
 def _role(name: str, parameter: nn.Parameter, head: tuple[str, ...]) -> str:
+    # Quantised weights are of subclasses.
+    if type(parameter) is nn.Parameter and not (parameter.is_floating_point() or parameter.is_complex()):
+        return FIXED
     if any(name == module or name.startswith(f"{module}.") for module in head):
         return "head"
     return "adapter" if parameter.requires_grad else "base"

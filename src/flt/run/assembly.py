@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 from flt.algorithm.recipe import Recipe
@@ -10,6 +11,7 @@ from flt.client.settings import LocalSettings
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
 from flt.data.task_rounds import with_task_rounds
+from flt.models.module import ClientModule
 from flt.models.peft_modules import check_mergeable
 from flt.protocol.layout import Layout
 from flt.run import build
@@ -18,6 +20,9 @@ from flt.run.prefix_cache import check_prefix
 from flt.run.schema import TrainConfig
 from flt.server.client_sampling import FixedSize, Poisson
 from flt.server.failure_policy import FailurePolicy
+
+THAWED = "the recipe trains the whole model, also %s, which the module has frozen (see plan.train)"
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +56,13 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     Raises:
         InputError: A setting is wrong, or settings can't be combined.
     """
-    layout = build.attach(cfg, federation.module)
+    module = federation.module
+    frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+    layout = build.attach(cfg, module)
     tasks = federation.tasks()
     recipe = build.recipe(cfg, len(set(tasks.values())), tasks)
+    if frozen and "base" in recipe.plan.roles and not isinstance(module, ClientModule):
+        _log.warning("%s: %s", type(module).__name__, THAWED % frozen[0])
     clients = with_task_rounds(federation.clients, cfg.task_rounds or {})
     layout = recipe.buffers.adapted(layout)
     ranked = served(recipe, layout.with_heads(federation.heads), clients, cfg.ranks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from flt.models.layer_names import submodule, whole_modules
+from flt.models.layer_names import submodule, thaw, whole_modules
 from flt.models.module import backbone_of
 from flt.models.peft_modules import check_peft
 
@@ -30,5 +30,5 @@ def freeze_but_head(module: nn.Module, head: str | None) -> list[str]:
     trained = {name: submodule(inner, name) for name in whole_modules(inner, head)}
     module.requires_grad_(False)
     for part in trained.values():
-        part.requires_grad_(True)
+        thaw(part)
     return [f"{prefix}{name}" for name in trained]

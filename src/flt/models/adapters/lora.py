@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from flt.core.errors import InputError
 from flt.models.blocks import top_blocks
-from flt.models.layer_names import submodule, target_modules, whole_modules
+from flt.models.layer_names import submodule, target_modules, thaw, whole_modules
 from flt.models.module import backbone_of
 from flt.models.peft_modules import check_peft, saved_copies, unfit
 from flt.protocol.layout import Layout
@@ -79,7 +79,7 @@ def attach(module: nn.Module, settings: LoraSettings, seed: int, layers: str = "
         _inject(root, settings, head, seed, layers)
     head = [f"{prefix}{name}" for name in head if name]
     for name in head:
-        submodule(module, name).requires_grad_(True)
+        thaw(submodule(module, name))
     return Layout.of(module, head)
 
 
