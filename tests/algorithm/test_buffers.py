@@ -100,7 +100,7 @@ def with_one(name: str, values: list[Tensor]) -> tuple[list[Update], View]:
 
 
 @pytest.mark.parametrize("rule", [Mean(), Median()], ids=["mean", "median"])
-def test_integers_that_arent_counters_of_batches_take_a_value_that_a_client_has(rule: Mean | Median) -> None:
+def test_integers_that_are_no_counters_take_a_value_that_a_client_has(rule: Mean | Median) -> None:
     """A position in a queue, added up or averaged, might lie beyond its end."""
     for kind in (torch.int64, torch.uint8):
         values = [torch.tensor([v, 250 - v], dtype=kind) for v in (12, 40, 44)]

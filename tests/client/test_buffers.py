@@ -39,6 +39,13 @@ def test_what_a_fit_changed_is_found_by_value_and_put_gives_everything_else_its_
     assert not torch.equal(held.initial["1.running_mean"], net[1].running_mean), "initial values are copies"
 
 
+def test_of_a_norm_all_statistics_are_found_if_one_has_changed() -> None:
+    net = module()
+    held = ResidentBuffers(net, Layout.of(net))
+    net[1](torch.zeros(5, 4))  # the mean stays 0
+    assert sorted(held.changed()) == ["1.num_batches_tracked", "1.running_mean", "1.running_var"]
+
+
 def test_a_buffer_of_another_shape_or_type_is_scratch_space() -> None:
     net = module()
     held = ResidentBuffers(net, Layout.of(net))

@@ -14,7 +14,7 @@ from flt.algorithm.base import Part
 from flt.algorithm.rule.base import Rule, Totals, add
 from flt.algorithm.view import View
 from flt.core.errors import InputError, diverged
-from flt.protocol.layout import BUFFER, COUNTER, MEAN, VARIANCE, Layout
+from flt.protocol.layout import BUFFER, MEAN, VARIANCE, Layout
 from flt.protocol.messages import Plan, Update
 
 if TYPE_CHECKING:
@@ -88,12 +88,12 @@ class Average(BuffersPart):
 
         m = sum_k n_k m_k / n,   v = sum_k n_k (v_k + (m_k - m)^2) / n,   c = c_t + sum_k (c_k - c_t)
 
-    m_k, v_k and c_k are client k's running mean, running variance and counter of batches after its fit, c_t is the
-    counter that it was sent, n_k is the client's weight in means, and n is the sum of all n_k. v is the law of total
-    variance. A buffer in floating point that is no variance is averaged like a mean. A flag is true if it is true on a
-    client that has changed it. Other integers, such as a position in a queue or a number of steps, take the value of
-    the clients that have the largest weight together, because a sum or a mean might be no valid position. FedAvg
-    (arXiv 1602.05629) knows no buffers: the formulas are our choice.
+    m_k, v_k and c_k are client k's running mean, running variance and counter after its fit, c_t is the counter that
+    it was sent, n_k is the client's weight in means, and n is the sum of all n_k. v is the law of total variance. A
+    counter is a single integer of 64 bits. A buffer in floating point that is no variance is averaged like a mean. A
+    flag is true if it is true on a client that has changed it. Other integers, such as a position in a queue, take the
+    value of the clients that have the largest weight together, because a sum or a mean might be no valid position.
+    FedAvg (arXiv 1602.05629) knows no buffers: the formulas are our choice.
 
     With a robust rule, each entry is the median over the clients; of integers, the lower one. Buffers of a private head
     are private, and so are all buffers in a round in which a client sends no tensor.
@@ -124,7 +124,7 @@ class Average(BuffersPart):
         """
         try:
             for name, value in update.buffers.items():
-                if _is_counter(name, value):
+                if _is_counter(value):
                     add(totals, (COUNT, name), value.double() - view.sent_buffer(update.job, name).double())
                 elif _is_choice(value):
                     choice = f"{name}={hashlib.sha256(value.numpy().tobytes()).hexdigest()}"
@@ -235,8 +235,9 @@ def _trains_statistics(recipe: Recipe, layout: Layout) -> bool:
     return any(trained)
 
 
-def _is_counter(name: str, value: Tensor) -> bool:
-    return name.rpartition(".")[2] == COUNTER and not value.is_floating_point()
+def _is_counter(value: Tensor) -> bool:
+    """Returns whether a buffer counts something: a single integer of 64 bits, as torch's own counters are."""
+    return value.dim() == 0 and value.dtype == torch.int64
 
 
 def _is_choice(value: Tensor) -> bool:

@@ -47,6 +47,7 @@ class ResidentBuffers:
     def changed(self) -> dict[str, Tensor]:
         """Returns the buffers whose values differ from those of the last :meth:`put`, by name, on the CPU.
 
+        Of a layer with running statistics, all or none are returned, because a mean belongs to its variance.
         A buffer that is new, or has got another shape or type, is left out: it is scratch space, which can't be
         averaged. A line says so once.
         """
@@ -57,7 +58,9 @@ class ResidentBuffers:
             _log.warning(
                 "%s: a buffer that a fit makes, or gives another shape or type, is lost after the fit", others[0]
             )
-        return {name: value.clone() for name, value in alike.items() if not _equal(value, self._start[name].cpu())}
+        moved = {name for name, value in alike.items() if not _equal(value, self._start[name].cpu())}
+        layers = {name.rpartition(".")[0] for name in moved} & set(self.layout.statistics)
+        return {name: v.clone() for name, v in alike.items() if name in moved or name.rpartition(".")[0] in layers}
 
     def set_modes(self, train: Collection[str], frozen_in_eval: bool) -> None:
         """Puts the layers with running statistics into evaluation mode if none of their weights are trained.

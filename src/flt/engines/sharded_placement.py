@@ -59,9 +59,14 @@ class AllDevices(OneDevice):
 
     def agreed(self, buffers: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns the first process's buffers, as torch's DDP uses them. Each process has seen its part of the data."""
-        for name in sorted(buffers):
-            dist.broadcast(buffers[name], src=0)
-        return buffers
+        described: list[Any] = [[(name, tuple(value.shape), value.dtype) for name, value in sorted(buffers.items())]]
+        dist.broadcast_object_list(described, src=0)  # the others may have changed other buffers
+        device, agreed = "cuda" if dist.get_backend() == "nccl" else "cpu", {}
+        for name, shape, dtype in described[0]:
+            value = buffers[name].to(device) if self.rank == 0 else torch.empty(shape, dtype=dtype, device=device)
+            dist.broadcast(value, src=0)
+            agreed[name] = value.cpu()
+        return agreed
 
     def shard(self, loader: DataLoader) -> DataLoader:
         """Returns a loader that yields only this process's part of each batch."""

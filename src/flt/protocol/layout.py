@@ -33,8 +33,6 @@ FIXED = "fixed"
 """Role of parameters that no plan can train, because they are integers or flags."""
 MEAN, VARIANCE = "running_mean", "running_var"
 """Names of a layer's running statistics: torch's norms have them, and so do most norms of others."""
-COUNTER = "num_batches_tracked"
-"""Name of the buffer in which such a layer counts its training batches."""
 MARK = "#"
 """Separator in server names between the name of a tensor and the name of its head, as in ``head.weight#5``."""
 

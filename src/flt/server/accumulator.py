@@ -165,6 +165,8 @@ class UpdateAccumulator:
             reaches += [total.reach for total in (*part.totals.values(), *part.start.values())]
         elif self.rule.sums_values:
             reaches += [self.rule.weight(update) * max(1.0, _largest(tensor)) for tensor in update.tensors.values()]
+            self.buffers.include(self._view, update, self.rule.weight(update), part.totals)
+            reaches += [total.reach for total in part.totals.values()]
         reach = max(reaches, default=0.0)
         if not reach * len(self.jobs) < LARGEST:
             who = f"update of client {update.job[0]}, job {update.job[1]}"
