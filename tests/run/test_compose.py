@@ -131,6 +131,28 @@ def test_a_part_in_anothers_place_leaves_the_recipes_settings_of_that_behind(
         load_config([*overrides, f"{group}.{lacks}=1"])
 
 
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        ("data.where={lang: [en, de]}", {"lang": ["en", "de"]}),
+        ("data.where.lang=[en]", {"lang": ["en"]}),
+        ("data.where={}", {}),
+        ("data.merge={good: [a, b], bad: [c]}", {"good": ["a", "b"], "bad": ["c"]}),
+        ("data.tasks={first: [a, b], second: [b, c]}", {"first": ["a", "b"], "second": ["b", "c"]}),
+        ("data.label_texts={a: an apple}", {"a": "an apple"}),
+    ],
+)
+def test_mappings_with_names_of_the_users_can_be_given(override: str, found: dict[str, Any]) -> None:
+    key = override.partition("=")[0].split(".")[1]
+    assert load_config(["data=file", override]).data[key] == found
+
+
+@pytest.mark.parametrize("override", ["data.where=3", "data.where.lang=3", "data.nowhere.lang=[en]", "local={lang: 3}"])
+def test_other_values_of_mappings_and_other_mappings_are_refused(override: str) -> None:
+    with pytest.raises(InputError, match=override.partition("=")[0].replace("local", "override")):
+        build_typed(DataConfig, load_config(["data=file", override]).data, "data")
+
+
 def test_settings_that_both_parts_have_stay_the_recipes() -> None:
     cfg = load_config(["algo=fl_tac_unlocked", "grouping=agglomerative", "grouping.memory=false"])
     assert (cfg.grouping["cannot_link"], cfg.grouping["features"], cfg.grouping["memory"]) == (True, "changes", False)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 RENAMED = {("engine", "strategy"): "distributed"}
 """(Group, older name of a choice) -> present name. Older names still work on command lines and in saved runs."""
+MAPPINGS = ("data.where", "data.merge", "data.tasks", "data.label_texts")
+"""Keys whose values are mappings with names of the user's, such as ``data.where={lang: [en]}``."""
 MOST_RUNS = 10_000
 """Largest number of runs of a sweep."""
 
@@ -127,7 +129,7 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
+            cfg = compose("train", overrides=[_adding(text) for text in overrides], return_hydra_config=True)
             with open_dict(cfg):
                 cfg.algo = cfg.hydra.runtime.choices.algo  # a resume compares the recipe; cfg.name may differ
                 del cfg["hydra"]
@@ -138,6 +140,12 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
     except Exception as error:  # Hydra raises ValueError, AttributeError and others, besides its own exceptions
         allowed, why = "key=value for keys that are there", first_line(error.__cause__ or error)
         raise InputError.of("override", " ".join(overrides), allowed, why) from None
+
+
+def _adding(override: str) -> str:
+    """Marks the override of a mapping with names of the user's, which Hydra would otherwise refuse as unknown keys."""
+    key = override.partition("=")[0]
+    return f"++{override}" if key in MAPPINGS or key.rpartition(".")[0] in MAPPINGS else override
 
 
 def _map_choice(override: str) -> list[str]:
@@ -225,7 +233,7 @@ def _check_key(base: DictConfig, override: Override, text: str) -> None:
     key = override.key_or_group
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(base, parent) if parent else base
-    if isinstance(node, DictConfig) and name in node:
+    if isinstance(node, DictConfig) and (name in node or parent in MAPPINGS):
         return
     known = list(node) if isinstance(node, DictConfig) else [*base, *(g for g in groups() if g not in base)]
     where = f"a key of {parent}: " if isinstance(node, DictConfig) and parent else ""

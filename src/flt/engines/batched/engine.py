@@ -181,8 +181,7 @@ class BatchedEngine(SerialEngine):
 
     def _frozen_weights_kept(self, assignment: Assignment) -> AbstractContextManager[None]:
         # Not those of the adapter and the head: each job's are put into the module in turn.
-        names, parameters = self.local_trainer.layout.names(["base"]), self.local_trainer.parameters
-        base = {name: parameters[name] for name in names}
+        base = {name: self.local_trainer.parameters[name] for name in self.local_trainer.layout.names(["base"])}
         return self.local_trainer.frozen_weights.kept(assignment.payload.job[0], base)
 
     def _isolated(self) -> AbstractContextManager[None]:
