@@ -142,8 +142,11 @@ BROUGHT = {
         "3 rows (2 train + 1 test), 3 columns, 2 classes (0, 1), 1 repeated rows",
     ),
     "rows of a split that is none": right(
-        "text,label,split\na,0,train\nb,1,train\nc,0,eval\n",
-        "2 rows, 3 columns, 2 classes (0, 1), 1 rows of the split eval not used",
+        "text,label,split\na,0,train\nb,1,train\nc,0,holdout\n",
+        "2 rows, 3 columns, 2 classes (0, 1), 1 rows of the split holdout not used",
+    ),
+    "rows of the split eval": right(
+        "text,label,split\na,0,train\nb,1,train\nc,0,eval\n", "3 rows (2 train + 1 test), 3 columns, 2 classes (0, 1)"
     ),
     "splits in upper case": right(
         "text,label,split\na,0,Train\nb,1, TRAIN\nc,0,Test\n", "3 rows (2 train + 1 test), 3 columns, 2 classes (0, 1)"

@@ -32,7 +32,7 @@ Splits = dict[str, datasets.Dataset]
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "validation_matched", "train_dev"),
-    "test": ("test",),
+    "test": ("test", "testing", "eval"),
 }
 CLASS_NAMES = ("class_names", "fine_names", "label_names")
 """Usual keys of the array that contains the class names in an .npz file."""

@@ -35,7 +35,7 @@ IMAGE_SUFFIXES = (
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"
 """Column of a metadata file that names the images, relative to the metadata file."""
-SPLITS = {**{name: split for split, names in SPLIT_NAMES.items() for name in names}, "testing": "test", "eval": "test"}
+SPLITS = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 """Name of a folder -> the split that it contains."""
 ReadTable = Callable[[Path, Choose], Splits]
 LAYOUT = "<class>/<image>, <split>/<class>/<image>, or images beside a metadata.csv"
