@@ -76,12 +76,17 @@ def test_layers_that_were_drawn_and_rounded_are_refused(tmp_path: Path, monkeypa
         backbones.load(ModelConfig(name="hub", path=str(folder), max_length=16, quantise="4bit"), "text", 2, 0)
 
 
+class Params4bit(nn.Parameter):
+    """A parameter of bytes, which stand for weights in floating point."""
+
+
 class Linear4bit(nn.Linear):
     """Packed weights, as bitsandbytes keeps them: half as many numbers, of whole bytes."""
 
     def __init__(self, features: int, out: int) -> None:
         super().__init__(features, out)
-        self.weight = nn.Parameter(torch.zeros(features * out // 2, 1, dtype=torch.uint8), requires_grad=False)
+        packed = torch.zeros(features * out // 2, 1, dtype=torch.uint8)
+        self.weight = Params4bit(packed, requires_grad=False)
 
 
 def test_packed_layers_take_pairs_of_the_layer_s_own_sizes() -> None:
