@@ -254,15 +254,19 @@ def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path, caplog: pytest.Log
     path = photos(files={"notes.txt": "x", "cat/x.heic": "x"})(tmp_path)
     (path / "bird").mkdir()
     (path / ".cache").mkdir()
+    caplog.set_level("INFO")
     brought(path)
-    assert "photos: images: 12 of train; left out: 2 files that are no images, such as cat/x.heic" in caplog.text
+    classes = f"2 classes ({', '.join(sorted(set(CLASSES)))})"
+    assert f"photos: 12 rows, 2 columns, {classes}, 2 files that are no images, such as cat/x.heic, not" in caplog.text
     assert "the folder bird without images" in caplog.text
     assert ".cache" not in caplog.text
 
 
 def test_rows_that_name_an_image_again_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     brought(photos(lambda i: FLAT[i], files={"metadata.csv": metadata(*FLAT[:11], FLAT[0])})(tmp_path))
-    assert "12 of train; 1 rows name an image again; left out: 1 images that no metadata name" in caplog.text
+    assert "photos: 12 rows, 2 columns, " in caplog.text
+    assert "1 rows name an image again, 1 images that no metadata name not used" in caplog.text
 
 
 @pytest.mark.parametrize("what", ["a file", "a folder"])

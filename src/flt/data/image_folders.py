@@ -7,7 +7,6 @@ by words in the names of images, follows links to other folders, and opens archi
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import datasets
 
 from flt.core.errors import InputError
-from flt.core.files import last_name
 from flt.data.file_formats import SPLIT_NAMES, Splits
 from flt.data.read_settings import Choose
 from flt.data.suffixes import suffix_of
@@ -25,8 +23,6 @@ from flt.data.used_columns import SPLIT, used_columns
 
 if TYPE_CHECKING:
     from flt.data.config import DataConfig
-
-log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".pbm", ".pgm",
@@ -55,16 +51,17 @@ def is_image_folder(path: Path) -> bool:
     return len(images) > len(tables) and has_layout
 
 
-def read_image_folder(path: Path, cfg: DataConfig, read_table: ReadTable) -> Splits:
+def read_image_folder(path: Path, cfg: DataConfig, read_table: ReadTable, note: Callable[[str], None]) -> Splits:
     """Reads the places and the classes of the images in a folder. The images themselves are decoded later.
 
-    Hidden files and folders are ignored. Other files that aren't images, and folders without images, are left out, and
-    the log counts them.
+    Hidden files and folders are ignored. Other files that aren't images, and folders without images, are left out and
+    counted.
 
     Args:
         path: The folder.
         cfg: Settings of the data set. Of a metadata file, the columns that they use are read.
         read_table: Function that reads a metadata file.
+        note: Function that takes what a user should know about the folder.
 
     Raises:
         InputError: An image lies outside of the layout, a link leads out of the folder, or a metadata file can't be
@@ -77,15 +74,14 @@ def read_image_folder(path: Path, cfg: DataConfig, read_table: ReadTable) -> Spl
     others = [file for file in files if not _is_image(file.name) and file.name not in METADATA]
     rows = sum(map(len, parts.values()))
     used = len({image["path"] for split in parts.values() for image in split["image"]}) if metadata else rows
-    unused = [f"{len(images) - used} images that no metadata name"] * (len(images) > used)
-    unused += [f"{len(others)} files that are no images, such as {name}" for name in others[:1]]
-    unused += [f"the folder {folder} without images" for folder in _empty(path, images)]
-    counts = ", ".join(f"{len(split)} of {name}" for name, split in parts.items())
-    counts += f"; {rows - used} rows name an image again" * (rows > used)
-    log.log(
-        logging.WARNING if unused or rows > used else logging.INFO, "%s: images: %s%s", last_name(str(path)), counts,
-        f"; left out: {'; '.join(unused)}" if unused else "",
-    )  # fmt: skip
+    if rows > used:
+        note(f"{rows - used} rows name an image again")
+    if len(images) > used:
+        note(f"{len(images) - used} images that no metadata name not used")
+    for name in others[:1]:
+        note(f"{len(others)} files that are no images, such as {name}, not used")
+    for folder in _empty(path, images):
+        note(f"the folder {folder} without images")
     return parts
 
 

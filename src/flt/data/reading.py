@@ -61,9 +61,10 @@ def read(cfg: DataConfig) -> tuple[Splits, str, ReadSettings]:
     path = expand_user(cfg.path)
     if not cfg.subset and is_image_folder(path):
         images = read_image_folder(
-            path, cfg, lambda file, choose: read_file(file, dataclasses.replace(how, choose=choose))
+            path, cfg, lambda file, choose: read_file(file, dataclasses.replace(how, choose=choose)), how.note
         )
-        return _standard(images, str(path), how), "", how
+        how.columns = len(next(iter(images.values())).column_names)
+        return _standard(images, str(path), how), path.resolve().name, how
     if os.path.isdir(path):
         files, further = ([], 0) if cfg.subset else data_files(path)
         if not files:
