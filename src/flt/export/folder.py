@@ -20,6 +20,8 @@ _UNFINISHED = re.compile(rf"\.export(-(?P<target>{'|'.join(EXPORTS)}))?(-[0-9a-f
 _OWN = re.compile(
     r"(adapter_config|classes|config|generation_config|flt_adapter|flt_base|label_names|model\.safetensors\.index)\.json"
     r"|(adapter_model|flt_adapter|label_names|model(-\d+-of-\d+)?)\.safetensors"
+    r"|(preprocessor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+    r"|(vocab|merges)\.txt|(tokenizer|spiece|spm|sentencepiece(\.bpe)?)\.model|chat_template\.jinja"
 )
 """Pattern of the names of the files that flt, peft and transformers write to an export."""
 

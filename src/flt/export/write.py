@@ -60,6 +60,7 @@ def export(
     card: Card,
     models: Sequence[Model] | None = None,
     base: str = "merged",
+    preprocessor: Any = None,
 ) -> Path:
     """Writes the final models to the folder ``adapter`` or ``model`` of a run, see :func:`kind`.
 
@@ -75,6 +76,7 @@ def export(
         card: Metadata of the base and the adapter.
         models: Models to write. If None, one model for each group is written.
         base: ``merged`` or ``delta``, see :func:`kind`.
+        preprocessor: Tokenizer or image processor that is saved beside each model. None: there is none.
 
     Returns:
         The folder that was written.
@@ -90,6 +92,8 @@ def export(
             tensors = {**model.tensors, **model.buffers}
             target.mkdir(parents=True, exist_ok=True)
             names = {} if isinstance(module, CausalModule) else model.names
+            if preprocessor is not None:
+                preprocessor.save_pretrained(str(target))
             if names:
                 (target / CLASSES).write_bytes(classes_text(names))
             if name == "model":
@@ -101,7 +105,9 @@ def export(
                 _export_lora(module, own, wider, _values(module, replaced), target, card.source)
             else:
                 changed = _values(module, state.base.changed())
-                write_own({**_drawn(module), **changed, **tensors}, _shell(module), target, card.of_client(model.data))
+                write_own(
+                    {**_drawn(module), **changed, **tensors}, backbone_of(module)[1], target, card.of_client(model.data)
+                )
         if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
             write_label_names(module.model, temporary)
         return finish(temporary, folder / name)
@@ -291,8 +297,4 @@ def _prefix(module: nn.Module) -> str:
     """Returns the prefix that flt's own module adds to the tensor names of a model. Empty for a user's module."""
     if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
         return f"{MODEL_PREFIX}encoder."
-    return _shell(module)
-
-
-def _shell(module: nn.Module) -> str:
     return backbone_of(module)[1]

@@ -59,6 +59,11 @@ class Backbone:
     prepare: ImagePreparation | None = None
     """Function of the model's image processor that resizes and crops images. None if the model has none."""
 
+    @property
+    def preprocessor(self) -> Any:
+        """Tokenizer or image processor of transformers. None if the model has none."""
+        return self.prepare.processor if self.prepare is not None else self.tokenizer
+
 
 def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[str] = ()) -> Backbone:
     """Loads a model and gives it a new head. The head depends only on the seed, not on the global random generators.

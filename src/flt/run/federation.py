@@ -32,6 +32,8 @@ class Federation:
             (``eval.by_column``). The keys of ``validation`` and ``test`` are then names of subsets instead of tasks.
             Empty: each task is evaluated as a whole.
         heads: Name of a head -> name of a tensor -> its initial value. Empty: all jobs have the same head.
+        preprocessor: Tokenizer or image processor that prepares the model's inputs, and is exported with the model.
+            None: the model has none, or is a user's own.
     """
 
     module: pl.LightningModule
@@ -42,6 +44,7 @@ class Federation:
     source: str = ""
     subsets: Mapping[str, str] = dataclasses.field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Tensor]] = dataclasses.field(default_factory=dict)
+    preprocessor: Any = None
 
     def tasks(self) -> dict[tuple[int, int], str]:
         """Returns job -> its task, for evaluation."""

@@ -53,6 +53,7 @@ def federation(cfg: TrainConfig) -> Federation:
         collate=Collate(backbone.pad_token_id, backbone.mean, backbone.std),
         source=backbone.source,
         subsets={subset.name: tasks[0].name for subset in evaluated} if cfg.eval.by_column else {},
+        preprocessor=backbone.preprocessor,
         heads=_initial(backbone.model, {head_of[task]: width for task, width in classes.items()}, cfg.seed),
     )
 
