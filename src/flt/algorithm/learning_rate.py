@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from flt.client.fit import LocalCallback
+from flt.client.users_code import of_kind
 from flt.core.errors import ModuleError
 from flt.models.module import ClientModule
 
@@ -33,7 +34,7 @@ PROPORTIONAL = frozenset(
 """Schedules whose rates are all proportional to ``base_lrs``, unless they have a smallest rate (``eta_min``)."""
 
 
-SETS_RATES = (BaseFinetuning, StochasticWeightAveraging)
+SETS_RATES: tuple[type[Callback], ...] = (BaseFinetuning, StochasticWeightAveraging)
 """Lightning's callbacks that set learning rates in the middle of a fit."""
 
 
@@ -50,7 +51,7 @@ class LearningRateFactor(LocalCallback):
         factor = self.fit.payload.plan.lr_factor
         schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
         once = all(map(_is_proportional, schedules)) if schedules else isinstance(pl_module, ClientModule)
-        once = once and not any(isinstance(callback, SETS_RATES) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        once = once and not any(of_kind(trainer, kind) for kind in SETS_RATES)
         for optimizer in trainer.optimizers:
             if once or not isinstance(optimizer, Optimizer):
                 _multiply(optimizer, factor)

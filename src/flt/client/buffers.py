@@ -25,8 +25,8 @@ class ResidentBuffers:
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         self.module, self.layout = module, layout
-        self.initial = {name: buffer.detach().cpu().clone() for name, buffer in buffers(module).items()}
-        self.initial = {name: value for name, value in self.initial.items() if name in layout.names([BUFFER])}
+        known, held = set(layout.names([BUFFER])), buffers(module)
+        self.initial = {name: buffer.detach().cpu().clone() for name, buffer in held.items() if name in known}
         self._start: dict[str, Tensor] = dict(self.initial)
         self._has_warned = False
         self._norms = [(name, sub) for name, sub in module.named_modules() if isinstance(sub, _BatchNorm)]

@@ -116,19 +116,20 @@ class UsersFit(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Called when training begins; without validation, a missing metric no longer ends the fit."""
-        waiting: list[Any] = [*trainer.lr_scheduler_configs, *_of_kind(trainer, EarlyStopping)]
+        waiting: list[Any] = [*trainer.lr_scheduler_configs, *of_kind(trainer, EarlyStopping)]
         for waits in waiting if not self.validates else ():
             waits.strict = False
 
 
 def silence_bars(trainer: pl.Trainer, *_: Any, **__: Any) -> None:
     """Silences the progress bars that a module's ``configure_callbacks`` has made."""
-    for bar in _of_kind(trainer, ProgressBar):
+    for bar in of_kind(trainer, ProgressBar):
         with contextlib.suppress(NotImplementedError):  # Lightning's base class shows nothing
             bar.disable()
 
 
-def _of_kind(trainer: pl.Trainer, kind: type[_C]) -> list[_C]:
+def of_kind(trainer: pl.Trainer, kind: type[_C]) -> list[_C]:
+    """Returns the callbacks of a Trainer that are of a kind."""
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set when the Trainer is made
     return [callback for callback in callbacks if isinstance(callback, kind)]
 

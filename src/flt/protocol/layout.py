@@ -188,7 +188,7 @@ class Layout:
 
     def in_head(self, name: str) -> bool:
         """Returns whether a tensor or module lies in the head."""
-        return any(name == module or name.startswith(f"{module}.") for module in self.head)
+        return _lies_in(name, self.head)
 
     def all_components(self) -> dict[str, Ids]:
         """Returns the ids of all components of each layer."""
@@ -284,10 +284,14 @@ def _layer(name: str, module: nn.Module) -> Layer:
     )
 
 
+def _lies_in(name: str, modules: tuple[str, ...]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
 def _role(name: str, parameter: nn.Parameter, head: tuple[str, ...]) -> str:
     # Quantised weights are of subclasses.
     if type(parameter) is nn.Parameter and not (parameter.is_floating_point() or parameter.is_complex()):
         return FIXED
-    if any(name == module or name.startswith(f"{module}.") for module in head):
+    if _lies_in(name, head):
         return "head"
     return "adapter" if parameter.requires_grad else "base"
