@@ -20,9 +20,10 @@ from slowly import mostly_slowly
 
 from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError
+from flt.export.places import EXPORTS
 from flt.models.adapters.registry import ADAPTERS
 from flt.run.conf_groups import choices
-from flt.run.run import EXPORTS, Run
+from flt.run.run import Run
 
 QUICK = ["hafl lora", "hafl c2a"]
 MATRIX = [" ".join(case) for case in itertools.product(choices("algo"), ADAPTERS)]

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flt.cli import conf_comments
+from flt.cli.commands import COMMANDS
 from flt.core.errors import InputError
 from flt.run.conf_groups import choices
 
-COMMANDS = ("train", "sweep", "cache", "completion", "help", "version")
-ARGUMENTS = {"cache": ("clear",), "completion": ("bash", "zsh", "fish"), "help": COMMANDS[:4]}
-"""Command -> words that the command accepts as its argument, for the commands whose arguments aren't key=value."""
-PATHS = ("data", "model", "resume", "root")
+HELP = """\
+usage: flt completion bash|zsh|fish
+
+Prints a script that completes commands, keys and choices. To load it:
+
+  bash   source <(flt completion bash)          in ~/.bashrc
+  zsh    source <(flt completion zsh)           in ~/.zshrc, after compinit
+  fish   flt completion fish | source           in ~/.config/fish/config.fish"""
+PATHS = ("data", "model", "resume", "root", "out")
 """Keys whose value can be a path. For these keys, the script also completes file names."""
 
 BASH = """\
@@ -96,7 +102,7 @@ def run(arguments: Sequence[str]) -> int:
 def bash() -> str:
     """Returns the script for bash."""
     values = [f'            {key}) words="{" ".join(words)}" ;;' for key, words in _values().items()]
-    arguments = [f'            {command}) words="{" ".join(words)}" ;;' for command, words in ARGUMENTS.items()]
+    arguments = [f'            {command}) words="{" ".join(words)}" ;;' for command, words in _arguments().items()]
     return _filled(BASH, values="\n".join(values), arguments="\n".join(arguments))
 
 
@@ -105,7 +111,7 @@ def zsh() -> str:
     values = []
     for key, words in _values().items():
         values.append(f"            {key}) compadd -- {' '.join(words)}{'; _files' * (key in PATHS)} ;;")
-    arguments = [f"            {name}) compadd -- {' '.join(words)}; return ;;" for name, words in ARGUMENTS.items()]
+    arguments = [f"            {name}) compadd -- {' '.join(words)}; return ;;" for name, words in _arguments().items()]
     return _filled(ZSH, values="\n".join([*values, "            *) _files ;;"]), arguments="\n".join(arguments))
 
 
@@ -113,10 +119,22 @@ def fish() -> str:
     """Returns the script for fish."""
     arguments = [
         f'complete -c flt -n "__fish_seen_subcommand_from {command}" -a "{" ".join(words)}"'
-        for command, words in ARGUMENTS.items()
+        for command, words in _arguments().items()
     ]
     pairs = " ".join(f"{key}={word}" for key, words in _values().items() for word in words)
-    return _filled(FISH, arguments="\n".join(arguments), pairs=pairs, plain=" ".join(ARGUMENTS), paths="|".join(PATHS))
+    return _filled(
+        FISH, arguments="\n".join(arguments), pairs=pairs, plain=" ".join(_arguments()), paths="|".join(PATHS)
+    )
+
+
+def _arguments() -> dict[str, list[str]]:
+    """Returns command -> words that it accepts, for all commands but those that accept every key of ``flt train``."""
+    found = {"help": [name for name, about in COMMANDS.items() if about.summary]}
+    for name, about in COMMANDS.items():
+        words = [*about.words, *(f"{key}=" for key in about.keys), *["last"] * about.takes_runs]
+        if words:
+            found[name] = words
+    return found
 
 
 def _values() -> dict[str, list[str]]:

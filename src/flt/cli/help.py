@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from flt.cli import conf_comments
+from flt.cli.commands import COMMANDS, module
 from flt.cli.conf_comments import Key
 from flt.core.errors import InputError
 from flt.run.conf_groups import choices, config_folder, groups
@@ -16,11 +17,7 @@ WIDTH, COLUMN = 80, 26
 OVERVIEW = """\
 flt: federated fine-tuning for PyTorch Lightning
 
-usage: flt [train] [key=value ...]        one run; flt key=value means train too
-       flt sweep key=a,b [key=value ...]  a run for every combination of values
-       flt cache [clear [kind]]           what is kept on disk, and removing it
-       flt completion bash|zsh|fish       a script that completes words
-       flt version
+{commands}
 
   flt train algo=hafl                     the main job on the embedded default
   flt train algo=fl_tac grouping.k=2      parts and their settings by name
@@ -61,15 +58,6 @@ The cache lies in $FLT_CACHE, else in $XDG_CACHE_HOME/flt, else in ~/.cache/flt.
 Keys of flt train:
 """
 
-COMPLETION = """\
-usage: flt completion bash|zsh|fish
-
-Prints a script that completes commands, keys and choices. To load it:
-
-  bash   source <(flt completion bash)          in ~/.bashrc
-  zsh    source <(flt completion zsh)           in ~/.zshrc, after compinit
-  fish   flt completion fish | source           in ~/.config/fish/config.fish"""
-
 
 def run(arguments: Sequence[str]) -> int:
     """Prints the help of a command, or of a choice such as ``algo=hafl``. Without arguments, prints an overview.
@@ -88,21 +76,30 @@ def _lines(arguments: list[str]) -> Iterator[str]:
     elif command == "cache":
         yield CACHE.format(kinds=_kinds())
         yield from _keys([key for key in conf_comments.sections()["cache"] if key.name.startswith("cache.")])
-    elif command == "completion":
-        yield COMPLETION
     elif command in ("train", "sweep"):
         yield from _of_choices(rest) or _of_keys(TRAIN if command == "train" else SWEEP)
     elif "=" in command:
         yield from _of_choices(arguments) or _of_keys(TRAIN)
+    elif command not in COMMANDS:
+        raise InputError.of("help", command, [name for name, about in COMMANDS.items() if about.summary])
     else:
-        raise InputError.of("help", command, "train, sweep, cache, completion")
+        yield module(command).HELP
 
 
 def overview() -> str:
     """Returns the overview, which shows the usage of all commands and the choices of each config group."""
     order = sorted(conf_comments.defaults(), key=lambda group: group != "algo")
     listed = [_wrapped(f"  {group}", ", ".join(choices(group)), 20) for group in order]
-    return OVERVIEW.format(groups="\n".join(line for lines in listed for line in lines))
+    return OVERVIEW.format(commands="\n".join(_usages()), groups="\n".join(line for lines in listed for line in lines))
+
+
+def _usages() -> Iterator[str]:
+    """Yields a line for each command."""
+    before = "usage: flt "
+    for about in COMMANDS.values():
+        if about.summary:
+            yield from _wrapped(f"{before}{about.usage}", about.summary, 42)
+            before = "       flt "
 
 
 def _kinds() -> str:

@@ -1,7 +1,7 @@
 """Entry point of the command line. Prints the command, runs it, and turns an error into one line and an exit code.
 
-Each command is a module with a function ``run``. If a command needs torch, its ``run`` imports torch. This import takes
-seconds and therefore comes after the first printed line.
+Each command is a module with a function ``run``, see :mod:`flt.cli.commands`. If a command needs torch, its ``run``
+imports torch. This import takes seconds and therefore comes after the first printed line.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flt
-from flt.cli import cache, completion, help, restart_after_crash, sweep, train
+from flt.cli import restart_after_crash
+from flt.cli.commands import COMMANDS, module
 from flt.core.errors import InputError, PeerDiedError
 from flt.core.files import is_full, no_room
 from flt.core.launcher_watch import WATCH
@@ -43,16 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     may_restart = arguments is None and not restart_after_crash.is_launched()
     with raised_as_exceptions():
         try:
-            if command in ANNOUNCED:
+            if COMMANDS[command].announced:
                 _announce(words)
-            return COMMANDS[command](rest)
+            code: int = module(command).run(rest)
+            return code
         except (Exception, KeyboardInterrupt) as error:
             if may_restart and isinstance(error, PeerDiedError):
                 restart_after_crash.restart(error, command, rest)
-            code = _report(error)
-            if code is None:
+            reported = _report(error)
+            if reported is None:
                 raise
-            return code
+            return reported
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:
@@ -108,23 +110,6 @@ def _is_reported_elsewhere(error: BaseException) -> bool:
         WATCH.wait()  # if the launcher has died, it prints nothing, and the watch prints a line and ends this process
         return WATCH.launcher is not None or os.environ.get("LOCAL_RANK", "0") != "0"
     return getattr(error, "reported", False)
-
-
-def _version(arguments: Sequence[str]) -> int:
-    print(flt.__version__)
-    return 0
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": train.run,
-    "sweep": sweep.run,
-    "cache": cache.run,
-    "completion": completion.run,
-    "help": help.run,
-    "version": _version,
-}
-ANNOUNCED = ("train", "sweep", "cache")
-"""Commands that first print the command line. The other commands print only text that may be piped elsewhere."""
 
 
 def _quiet_libraries() -> None:

@@ -11,11 +11,8 @@ from pathlib import Path
 
 from flt.core.errors import InputError
 from flt.core.files import check_no_link, is_regular, remove_file
-from flt.export.metadata import CLASSES
-from flt.export.places import SUBFOLDER
+from flt.export.places import CLASSES, EXPORTS, SUBFOLDER
 
-EXPORTS = ("adapter", "model")
-"""Names of the folders in a run's folder to which models are exported."""
 _UNFINISHED = re.compile(rf"\.export(-(?P<target>{'|'.join(EXPORTS)}))?(-[0-9a-f]{{16}})?")
 _OWN = re.compile(
     r"(adapter_config|classes|config|generation_config|flt_adapter|flt_base|label_names|model\.safetensors\.index)\.json"

@@ -22,8 +22,8 @@ from flt.data.clients import JobData
 from flt.export.base import base_of, merged_model
 from flt.export.cards import CLASS_NAMES, LABELS, LORA, NAME, OWN, check, read, read_json
 from flt.export.lora_card import PREFIX, checked_config
-from flt.export.metadata import BASE, CARD, CLASSES, WEIGHTS
-from flt.export.places import PLACES, label_names_folder
+from flt.export.metadata import BASE, WEIGHTS
+from flt.export.places import CARD, CLASSES, MERGED_CARD, PEFT_CARD, PLACES, label_names_folder
 from flt.export.weights import Header, check_numbers, state_of
 from flt.models.adapters.client_context import client_aware_modules, set_client
 from flt.models.adapters.registry import ADAPTERS
@@ -34,7 +34,7 @@ from flt.models.module import ClientModule, Optimizer, backbone_of
 from flt.models.peft_modules import without_peft
 from flt.protocol.layout import TRAVELLING
 
-PEFT_CARD, PEFT_WEIGHTS, MERGED_CARD = "adapter_config.json", "adapter_model.safetensors", "config.json"
+PEFT_WEIGHTS = "adapter_model.safetensors"
 OWN_ADAPTERS = tuple(name for name in ADAPTERS if name != "lora")
 """Names of the adapters that flt saves and loads itself."""
 

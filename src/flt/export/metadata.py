@@ -13,6 +13,7 @@ import safetensors.torch
 from torch import Tensor
 
 from flt.data.clients import JobData
+from flt.export.places import CARD, LABEL_NAMES
 from flt.models.causal import CausalModule
 from flt.models.class_names import LONGEST
 from flt.models.label_name_head import LabelNameClassifier
@@ -20,16 +21,12 @@ from flt.models.layer_names import output_layer
 from flt.models.module import MODEL_PREFIX, ClientModule
 from flt.models.provenance import origin_of
 
-BASE, CARD, WEIGHTS = "flt_base.json", "flt_adapter.json", "flt_adapter.safetensors"
+BASE, WEIGHTS = "flt_base.json", "flt_adapter.safetensors"
 """Names of files in the folder of an exported adapter.
 
 ``BASE`` contains the metadata of the base. This file is written unless the run trained a user's own module. ``CARD``
 and ``WEIGHTS`` contain the metadata and the weights of an adapter that peft doesn't support.
 """
-CLASSES = "classes.json"
-"""Name of the file that contains the names of the classes of each task, in the order of the model's outputs."""
-LABEL_NAMES = "label_names"
-"""Name of the two files of the label-name head, without the endings .json and .safetensors."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,8 @@ from flt.export.base_delta import with_change
 from flt.export.final_models import Model, of_groups
 from flt.export.folder import finish, unfinished
 from flt.export.lora_card import PREFIX, lora_config
-from flt.export.metadata import CLASSES, Card, classes_text, write_base, write_label_names, write_own
+from flt.export.metadata import Card, classes_text, write_base, write_label_names, write_own
+from flt.export.places import CLASSES
 from flt.export.weights import state_of
 from flt.models.causal import CausalModule
 from flt.models.class_names import name_outputs, output_names

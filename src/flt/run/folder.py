@@ -22,10 +22,12 @@ from flt.core.files import (
 )
 from flt.core.locks import NoLocksError, acquire
 from flt.core.plain_yaml import DEEPEST, LARGEST, MOST, check
-from flt.export.folder import EXPORTS, remove_unfinished
-from flt.export.metadata import CLASSES, classes_text
+from flt.export.folder import remove_unfinished
+from flt.export.metadata import classes_text
+from flt.export.places import CLASSES, EXPORTS
 from flt.run.compose import to_yaml
 from flt.run.schema import TrainConfig
+from flt.run.stored import versions
 
 LOCK = ".lock"
 """Name of the file in a run's folder whose lock is held by the process that trains the run."""
@@ -142,12 +144,6 @@ def _text(cfg: TrainConfig) -> str:
 
 def _key(folder: Path, root: str | None) -> tuple[str, str]:
     return ("resume", folder.absolute().name) if root is None else ("root", root)
-
-
-def versions(parent: Path) -> list[Path]:
-    """Returns the subfolders ``version_N`` of ``parent``, sorted by N."""
-    folders = [path for path in parent.glob("version_*") if re.fullmatch(r"version_\d+", path.name)]
-    return sorted(folders, key=lambda path: int(path.name.removeprefix("version_")))
 
 
 def _make_next(parent: Path) -> Path:

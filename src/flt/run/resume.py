@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from flt.core import plain_yaml
 from flt.core.errors import InputError
-from flt.core.files import last_name, system_message
+from flt.core.files import last_name
 from flt.core.plain_yaml import escaped
-from flt.core.typed import first_line, typed
+from flt.core.typed import typed
 from flt.run.compose import RENAMED, compose_config, flat, load_config
 from flt.run.conf_groups import choices, config_folder
-from flt.run.folder import versions
 from flt.run.schema import TrainConfig
+from flt.run.stored import read_settings, versions
 
 LATER = (
     "rounds", "threads", "devices", "min_updates", "max_retries", "client_timeout", "checkpoint.keep", "cache.max_gb",
@@ -129,13 +126,7 @@ def _find(cfg: TrainConfig) -> Path | None:
 
 
 def _saved(folder: Path) -> DictConfig:
-    try:
-        saved = OmegaConf.create(plain_yaml.read(folder / "config.yaml"))
-    except (OSError, YAMLError, ValueError, RecursionError, OmegaConfBaseException) as error:
-        why = system_message(error) if isinstance(error, OSError) else first_line(error)
-        raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote", why) from error
-    if not isinstance(saved, DictConfig):
-        raise InputError.of("resume", folder, "a run with the config.yaml that flt wrote")
+    saved = read_settings(folder, "resume")
     for section in (f.name for f in dataclasses.fields(TrainConfig) if dataclasses.is_dataclass(_type_of(f.name))):
         if section in saved and not isinstance(saved[section], DictConfig):
             raise InputError.of(

@@ -32,8 +32,9 @@ from flt.data.clients import ClientSpec
 from flt.engines.launcher import FORK, launch
 from flt.engines.process_group import ProcessGroup
 from flt.export.final_models import final_models
-from flt.export.folder import EXPORTS, is_export, remove_export
+from flt.export.folder import is_export, remove_export
 from flt.export.metadata import Card
+from flt.export.places import EXPORTS
 from flt.export.write import export, kind
 from flt.models.adapters.client_context import set_client
 from flt.models.class_names import name_models_inside, output_names

@@ -1,0 +1,1 @@
+"""Commands on trained models: evaluation, prediction and generation."""

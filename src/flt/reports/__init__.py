@@ -1,0 +1,1 @@
+"""Reading of finished runs: comparison and reports."""
