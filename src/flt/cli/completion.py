@@ -131,7 +131,11 @@ def _arguments() -> dict[str, list[str]]:
     """Returns command -> words that it accepts, for all commands but those that accept every key of ``flt train``."""
     found = {"help": [name for name, about in COMMANDS.items() if about.summary]}
     for name, about in COMMANDS.items():
-        words = [*about.words, *(f"{key}=" for key in about.keys), *["last"] * about.takes_runs]
+        words = [
+            *about.words,
+            *(key if key.endswith(".") else f"{key}=" for key in about.keys),
+            *["last"] * about.takes_runs,
+        ]
         if words:
             found[name] = words
     return found

@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # words of the command line may be no UTF-8
     command, rest = _command(words)
+    _quiet_libraries()
     # restart() replaces this process. The process may be replaced only if it runs nothing but this command line, and if
     # no launcher has started it.
     may_restart = arguments is None and not restart_after_crash.is_launched()
@@ -74,7 +75,6 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
 
 def _announce(words: Sequence[str]) -> None:
     """Prints the command line in a form that can be copied. The line is printed before slow imports such as torch."""
-    _quiet_libraries()
     if restart_after_crash.is_first():
         print(f"flt {flt.__version__}: {shlex.join(['flt', *words])}", flush=True)
 
