@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from flt.run.conf_groups import BASE, choices, config_folder, groups
+from flt.run.conf_heads import head as head  # also used by those that read the keys
+from flt.run.conf_heads import settings as settings
+from flt.run.conf_heads import summary as summary
 
 RECIPES = ("algo", "experiment")
 """Config groups whose files only set keys of other config groups."""
@@ -24,9 +23,6 @@ GENERAL = "hub"
 """Choice of the config group ``model``. The comments in its file explain the keys of all models."""
 LINE = re.compile(r"(?P<indent> *)(?P<name>\w+):(?:\s+(?P<rest>.*))?")
 COMMENT = re.compile(r"(?:^|\s+)#\s+")
-COMMAND = re.compile(r"\s*(make|flt) \w+")
-"""Pattern of the lines in an opening comment that contain a command to copy."""
-SENTENCE = re.compile(r"(?<!\bal)(?<!e\.g)\.(?=\s+[A-Z]|$)")
 BLOCK = "{...}"
 """Text that is shown as the default of a key whose value is a mapping over several lines."""
 
@@ -46,35 +42,6 @@ class Key:
     default: str
     meaning: str
     choices: tuple[str, ...] = ()
-
-
-@functools.cache
-def head(path: Path) -> tuple[str, ...]:
-    """Returns the lines of a file's opening comment, without the marks ``#`` and without Hydra's ``@package`` line."""
-    lines = []
-    for line in path.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            lines.append(line.removeprefix("#").removeprefix(" "))
-    return tuple(lines)
-
-
-def summary(group: str, choice: str) -> str:
-    """Returns the first sentence of the opening comment in a choice's file.
-
-    Example:
-        >>> summary("engine", "serial")
-        'One client after another on one resident model.'
-    """
-    lines: list[str] = []
-    for line in head(config_folder() / group / f"{choice}.yaml"):
-        if not line.strip() or COMMAND.match(line):
-            break
-        lines.append(line.strip())
-    text = " ".join(lines)
-    end = SENTENCE.search(text)
-    return text[: end.end()] if end else text
 
 
 @functools.cache
@@ -141,30 +108,6 @@ def _top_keys(path: Path) -> dict[str, tuple[str, str]]:
     entries = _entries(path) if path.is_file() else ()
     hidden = ("name", "defaults")
     return {name: (value, meaning) for indent, name, value, meaning in entries if not indent and name not in hidden}
-
-
-def settings(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields each key that a recipe or an experiment sets, and the value in the form of a command-line argument.
-
-    Choices of config groups come first.
-
-    Example:
-        >>> dict(settings(config_folder() / "algo" / "hafl.yaml"))["ranks"]
-        '[2,4,8]'
-    """
-    file = yaml.safe_load(path.read_text())
-    for part in file.pop("defaults", []):
-        yield from ((group.removeprefix("override /"), choice) for group, choice in part.items())
-    yield from _flat(file, "")
-
-
-def _flat(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for name, value in section.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
-            yield f"{prefix}{name}", text
 
 
 def all_keys() -> list[Key]:

@@ -22,6 +22,10 @@ from flt.core.typed import first_line
 from flt.export.places import CLASSES, EXPORTS, exported_models, levels
 
 CONFIG, METRICS = "config.yaml", "metrics.csv"
+LOCK = ".lock"
+"""Name of the file in a run's folder whose lock is held by the process that trains the run."""
+OWN = "own"
+"""Name of the data in the configuration of a run that ``flt.fit`` started."""
 LARGEST = 2**28
 """Largest size of a run's files of metrics and names, in bytes."""
 _RUN = "a run's folder, its adapter/ or model/, or last"

@@ -1,0 +1,111 @@
+"""The command ``flt list``, which prints recipes, parts, data sets, models or runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from flt.cli.words import read_words
+from flt.core.errors import InputError
+from flt.core.formatting import printable
+from flt.run.listing import RUNS, Choice, Group, RunRow, listing
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HELP = """\
+usage: flt list                    groups of the configuration and their choices
+       flt list <group> [--json]   choices of a group: algo, data, model, rule ...
+       flt list runs [root=folder] the runs in a folder, lightning_logs by default
+
+flt list algo shows each recipe with its paper (arXiv) and the parts that it
+sets; flt train algo=hafl --help explains one. A run is shown with its recipe,
+data, rounds, the metric of the test (else of the validation) and when it was
+written to. --json prints the same as a JSON list.
+
+  flt list algo
+  flt list rule
+  flt list runs root=my_runs --json"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Prints the list.
+
+    Raises:
+        InputError: There is no such group or folder of runs.
+    """
+    words = read_words("list", arguments, ["root"], ["json"], (0, None))
+    if len(words.runs) > 1:
+        raise InputError.of("list", " ".join(words.runs), f"one group, or {RUNS}")
+    group = words.runs[0] if words.runs else None
+    if "root" in words.settings and group != RUNS:
+        raise InputError.of("root", words.settings["root"], f"a folder of runs, for flt list {RUNS}")
+    found = listing(group, root=words.settings.get("root", "lightning_logs"))
+    if "json" in words.flags:
+        print(json.dumps([dataclasses.asdict(each) for each in found], default=str, indent=1))
+    else:
+        _print(found)
+    return 0
+
+
+def _print(found: Sequence[Group] | Sequence[Choice] | Sequence[RunRow]) -> None:
+    from rich.console import Console
+
+    if not found:
+        print("there is no run yet; flt train algo=hafl makes one")
+        return
+    console = Console(highlight=False)
+    if isinstance(found[0], RunRow):
+        console.print(_runs([row for row in found if isinstance(row, RunRow)]))
+    else:
+        rows = [row for each in found for row in _rows(each)]
+        console.print(_two_columns(rows))
+
+
+def _rows(each: Group | Choice | RunRow) -> Iterator[tuple[str, str]]:
+    """Yields the lines about a group or a choice: what stands on the left and what on the right."""
+    if isinstance(each, Group):
+        yield each.name, each.meaning
+        yield "", ", ".join(each.choices)
+    elif isinstance(each, Choice):
+        yield each.name, each.summary if each.paper in each.summary else f"{each.summary} (arXiv {each.paper})"
+        if given := {**each.parts, **each.settings}:
+            yield "", "  ".join(f"{key}={value}" for key, value in given.items())
+
+
+def _two_columns(rows: Sequence[tuple[str, str]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for left, right in rows:
+        table.add_row(Text(left, "bold"), Text(right, "" if left else "dim"))
+    return table
+
+
+def _runs(rows: Sequence[RunRow]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("run", "recipe", "data"):
+        table.add_column(name, overflow="fold")
+    table.add_column("rounds", justify="right", no_wrap=True)
+    table.add_column("metric", justify="right")
+    table.add_column("written", no_wrap=True)
+    for row in rows:
+        when = datetime.fromtimestamp(row.written).strftime("%m-%d %H:%M")
+        done = f"{row.rounds_done}/{row.rounds}" if row.recipe else "-"
+        figure = "-" if row.value is None else f"{'' if row.on_test else 'val '}{row.metric} {row.value:.4f}"
+        label = "/".join(row.folder.parts[-2:])
+        about = (row.recipe, row.data) if row.recipe else ("damaged", "")
+        state = "" if row.state == "finished" or not row.recipe else f" {row.state}"
+        cells = (label, about[0], about[1], f"{done}{state}", figure, when)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    return table
