@@ -10,13 +10,21 @@ from flt.core.openmp import limit_busy_waiting
 from flt.core.torch_log import hide_cpp_warnings
 
 __version__ = "0.1.0"
-__all__ = ["ClientSpec", "InputError", "JobData", "Result", "fit", "load", "partition"]
+__all__ = [
+    "ClientSpec", "InputError", "JobData", "Result", "config", "doctor", "fit", "generate", "list", "load", "partition",
+    "show",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from flt.api import Result, fit, partition
     from flt.core.errors import InputError
     from flt.data.clients import ClientSpec, JobData
     from flt.export.load import load
+    from flt.inference.generate import generate
+    from flt.run.configuration import config
+    from flt.run.doctor import doctor
+    from flt.run.listing import listing as list
+    from flt.run.show import show
 
 limit_busy_waiting()
 hide_cpp_warnings()
@@ -29,4 +37,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'flt' has no attribute {name!r}")
     clients = dict.fromkeys(("ClientSpec", "JobData"), "flt.data.clients")
     homes = {"InputError": "flt.core.errors", "load": "flt.export.load", **clients}
-    return getattr(import_without_gc(homes.get(name, "flt.api")), name)
+    homes |= {"generate": "flt.inference.generate", "config": "flt.run.configuration", "doctor": "flt.run.doctor"}
+    homes |= {"list": "flt.run.listing", "show": "flt.run.show"}
+    own = {"list": "listing"}  # a module in which list is a function couldn't use Python's own
+    return getattr(import_without_gc(homes.get(name, "flt.api")), own.get(name, name))

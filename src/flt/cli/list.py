@@ -94,18 +94,22 @@ def _runs(rows: Sequence[RunRow]) -> Table:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("run", "recipe", "data"):
-        table.add_column(name, overflow="fold")
-    table.add_column("rounds", justify="right", no_wrap=True)
-    table.add_column("metric", justify="right")
-    table.add_column("written", no_wrap=True)
+    table.add_column("run", min_width=min(24, max(len(_label(row)) for row in rows)), overflow="fold")
+    table.add_column("recipe", overflow="fold")
+    table.add_column("data", overflow="fold")
+    table.add_column("rounds", justify="right")
+    table.add_column("metric", justify="right", no_wrap=True)
+    table.add_column("written", min_width=11, no_wrap=True)
     for row in rows:
         when = datetime.fromtimestamp(row.written).strftime("%m-%d %H:%M")
         done = f"{row.rounds_done}/{row.rounds}" if row.recipe else "-"
-        figure = "-" if row.value is None else f"{'' if row.on_test else 'val '}{row.metric} {row.value:.4f}"
-        label = "/".join(row.folder.parts[-2:])
+        figure = "-" if row.value is None else f"{'' if row.on_test else 'val '}{row.metric} {row.value:.3f}"
         about = (row.recipe, row.data) if row.recipe else ("damaged", "")
         state = "" if row.state == "finished" or not row.recipe else f" {row.state}"
-        cells = (label, about[0], about[1], f"{done}{state}", figure, when)
+        cells = (_label(row), about[0], about[1], f"{done}{state}", figure, when)
         table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
+
+
+def _label(row: RunRow) -> str:
+    return "/".join(row.folder.parts[-2:])

@@ -30,7 +30,7 @@ MEANINGS = {
     "schedule": "number of active components over the rounds",
     "selection": "which components each client trains",
     "server_optimizer": "how the server applies the combined change",
-    "transfer": "how groups learn from each other",
+    "transfer": "how a group's change is mixed with those of related groups",
 }
 """Group -> what its choices decide."""
 
