@@ -93,7 +93,7 @@ def _runs(rows: Sequence[RunRow]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", min_width=min(24, max(len(_label(row)) for row in rows)), overflow="fold")
     table.add_column("recipe", overflow="fold")
     table.add_column("data", overflow="fold")
@@ -103,11 +103,13 @@ def _runs(rows: Sequence[RunRow]) -> Table:
     for row in rows:
         when = datetime.fromtimestamp(row.written).strftime("%m-%d %H:%M")
         done = f"{row.rounds_done}/{row.rounds}" if row.recipe else "-"
-        figure = "-" if row.value is None else f"{'' if row.on_test else 'val '}{row.metric} {row.value:.3f}"
+        figure = "-" if row.value is None else f"{row.metric} {row.value:.3f}{' ' if row.on_test else '*'}"
         about = (row.recipe, row.data) if row.recipe else ("damaged", "")
         state = "" if row.state == "finished" or not row.recipe else f" {row.state}"
         cells = (_label(row), about[0], about[1], f"{done}{state}", figure, when)
         table.add_row(*(Text(printable(cell)) for cell in cells))
+    if any(row.value is not None and not row.on_test for row in rows):
+        table.caption, table.caption_justify = "* on the validation examples, as there are no test examples", "left"
     return table
 
 

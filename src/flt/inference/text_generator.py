@@ -92,7 +92,9 @@ class TextGenerator:
     def __init__(self, folder: Path, device: str | None = None) -> None:
         self.device = checked_device(device)
         self.tokenizer = _tokenizer(folder)
-        model: Any = load(folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # transformers warns of names that peft still calls
+            model: Any = load(folder)
         if not getattr(model, "can_generate", lambda: False)():
             raise InputError.of("run", folder, _CAUSAL, "its model writes no text")
         check_ids(model, folder.name, {"input_ids": torch.tensor([len(self.tokenizer) - 1])})
@@ -115,8 +117,7 @@ class TextGenerator:
         most, end = self._room(width, sampling.max_new_tokens), self.tokenizer.eos_token_id
         ids = torch.tensor([[self.tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        with isolate_rng(), torch.inference_mode(), quiet_transformers(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # transformers warns of names that peft still calls
+        with isolate_rng(), torch.inference_mode(), quiet_transformers():
             torch.manual_seed(sampling.seed)
             written: Tensor = self.model.generate(
                 input_ids=ids.to(self.device), attention_mask=mask.to(self.device), max_new_tokens=most,

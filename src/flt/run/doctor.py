@@ -93,7 +93,7 @@ def _packages() -> Iterator[Check]:
     """Yields Python and the packages that flt needs. A version outside of what flt was tested with is a note."""
     try:
         needed = [Requirement(text) for text in importlib.metadata.requires("flt") or []]
-        python = importlib.metadata.metadata("flt").get("Requires-Python") or ""
+        python = str(importlib.metadata.metadata("flt")["Requires-Python"] or "")
     except importlib.metadata.PackageNotFoundError:
         why = "make train installs flt with what it needs"
         yield Check("flt", "installation", NOTE, "flt isn't installed, so it can't say which versions it needs", why)
@@ -198,9 +198,7 @@ def _data() -> Check:
     """Checks the folder of data files on this machine, and says which data sets of conf/ it holds."""
     given = os.environ.get("FLT_DATA")
     if not given:
-        return Check(
-            "data", "FLT_DATA", NOTE, "not set", "data sets by name come from the hub, the digits from a package"
-        )
+        return Check("data", "FLT_DATA", NOTE, "not set", "data sets come from the hub, the digits from scikit-learn")
     folder = expand_user(given)
     if not folder.is_dir():
         return Check("data", "FLT_DATA", NOTE, "no such folder", "set FLT_DATA to a folder of data files, or unset it")

@@ -143,5 +143,5 @@ def _row(folder: Path) -> RunRow:
     except InputError as error:  # one damaged run doesn't hide the others
         return RunRow(folder, state=str(error), written=written)
     name, value = page.score or ("", None)
-    about = (page.recipe, page.data, page.rounds_done, page.rounds, page.state)
+    about = (page.recipe, page.data.partition(", ")[0], page.rounds_done, page.rounds, page.state)
     return RunRow(folder, *about, name.removeprefix("val_"), value, bool(page.test), written)
