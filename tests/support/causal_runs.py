@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import shutil
 import tempfile
 from pathlib import Path
@@ -31,7 +33,7 @@ def causal_run(name: str) -> Path:
     folder.mkdir()
     save_decoder(folder / "gpt2")
     save_instructions(folder / "rows.parquet", rows=60)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
         in_empty_folder(folder, patch)
         assert train(*COMMON, *RUNS[name], "name=run", f"model={folder / 'gpt2'}") == 0
     return folder / "lightning_logs" / "run" / "version_0"

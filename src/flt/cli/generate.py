@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flt.cli.commands import COMMANDS
 from flt.cli.words import Words, read_words
@@ -18,7 +18,7 @@ from flt.core.imports import import_without_gc
 
 if TYPE_CHECKING:
     from flt.inference.prompts import PromptFormat
-    from flt.inference.text_generator import Sampling, TextGenerator
+    from flt.inference.text_generator import Answer, Sampling, TextGenerator
 
 HELP = """\
 usage: flt generate RUN prompt="..." [key=value ...]
@@ -192,20 +192,18 @@ def _rows(path: str, form: PromptFormat) -> list[dict[str, str]]:
     return read_prompts(path, form.names)
 
 
-def _answers(work: Work, generator: TextGenerator, prompts: list[str]) -> Iterator[Any]:
+def _answers(work: Work, generator: TextGenerator, prompts: list[str]) -> Iterator[Answer]:
     """Yields the answers to some prompts. On a terminal, shows how many are done."""
     from rich.console import Console
     from rich.progress import track
 
     from flt.inference.generate import batches
 
-    size, console = work.settings.batch_size, Console(stderr=True)
-    parts = batches(generator, prompts, work.sampling, size)
-    shown = track(
-        parts, "answering", -(-len(prompts) // size), console=console, transient=True, disable=not console.is_terminal
-    )
-    for part in shown:
-        yield from part
+    console = Console(stderr=True)
+    parts = batches(generator, prompts, work.sampling, work.settings.batch_size)
+    answers = (answer for part in parts for answer in part)
+    hidden = not console.is_terminal
+    yield from track(answers, "answering", len(prompts), console=console, transient=True, disable=hidden)
 
 
 def _check_out(out: str) -> None:

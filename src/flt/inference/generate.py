@@ -184,7 +184,7 @@ def settings_of(run: str | Path, root: str | Path) -> dict[str, Any] | None:
     place = next((place for place in places if (place / CONFIG).is_file()), None)
     if place is None:
         return None
-    settings: Any = OmegaConf.to_container(read_settings(place, "run"))
+    settings: Any = OmegaConf.to_container(read_settings(place, "run"), resolve=True)
     if not isinstance(settings.get("data"), dict):
         raise InputError.of("run", run, "a run with the config.yaml that flt wrote", "it has no section data")
     return settings["data"]

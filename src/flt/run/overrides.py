@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from flt.core.errors import InputError
 from flt.core.plain_yaml import escaped
-from flt.run.compose import compose_config
+from flt.run.compose import MAPPINGS, compose_config
 from flt.run.conf_groups import choices, groups
 
 _PLAIN = re.compile(r"[A-Za-z_./-][\w./*-]*")
@@ -34,39 +34,45 @@ def overrides_of(settings: Mapping[str, Any]) -> list[str]:
         >>> overrides_of(made)
         ['algo=hafl', 'data=dolly', 'rounds=3']
     """
-    chosen = _choices(settings)
     differing = {key: value for key, value in difference(settings).items() if key not in groups()}
-    found = [*chosen, *(f"{key}={hydra_value(value)}" for key, value in differing.items())]
-    if lacking := difference(settings, found):
-        key, value = next(iter(lacking.items()))
-        why = "it comes from flt.fit, from another version of flt, or has names that Hydra doesn't read"
-        raise InputError.of(key, value, "a setting that a command line can make", why)
+    found = [*_choices(settings), *(f"{key}={hydra_value(value)}" for key, value in differing.items())]
+    given, made = dict(_flat(settings)), dict(_flat(_composed(found)))
+    names = {key: None for key in made if key.startswith(tuple(f"{mapping}." for mapping in MAPPINGS))}
+    for key, value in {**names, **given}.items():
+        if key != "resume" and (key not in given or not _same(value, made.get(key, _MISSING))):
+            why = "it comes from flt.fit, from another version of flt, or has names that Hydra doesn't read"
+            raise InputError.of(key, value, "a setting that a command line can make", why)
     return found
 
 
-def difference(settings: Mapping[str, Any], overrides: list[str] | None = None) -> dict[str, Any]:
+def difference(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns dotted key -> value of the settings that differ from what the recipe, data, model and parts have.
 
-    A part that isn't the recipe's own is named by its group, such as ``rule``. A key that the settings lack, or whose
-    place another version of flt gave to something else, is left out.
+    Data, model or a part that isn't the recipe's own is named by its group, such as ``rule``. Keys that the settings
+    lack, since an older version of flt wrote them, are left out.
 
     Args:
         settings: Configuration of a run, as nested dictionaries.
-        overrides: Overrides to compare with. None: the recipe, and the choices of which the settings consist.
     """
-    algo = settings.get("algo")
-    named = [f"algo={algo}"] if algo in choices("algo") else []
-    usual = _flat(compose_config(_choices(settings) if overrides is None else overrides))
-    recipe = _flat(compose_config(named))
-    found = {}
-    for key, value in _flat(settings).items():
+    recipe = dict(_flat(_composed([text for text in _choices(settings) if text.startswith("algo=")])))
+    usual, found = _composed(_choices(settings)), {}
+    for key, value in _changed(settings, usual, ""):
         group, _, name = key.rpartition(".")
-        if name == "name" and group in groups():
-            if value != recipe.get(key) and overrides is None:
-                found[group] = value
-        elif key not in ("algo", "resume") and not _same(value, usual.get(key, _MISSING)):
+        if not (name == "name" and group in groups()) and key not in ("algo", "resume"):
             found[key] = value
-    return found
+    own = {group: settings[group].get("name") for group in groups() if isinstance(settings.get(group), Mapping)}
+    chosen = {group: name for group, name in own.items() if name != recipe.get(f"{group}.name")}
+    return {**chosen, **found}
+
+
+def _changed(value: Mapping[str, Any], usual: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:
+    """Yields dotted key -> value where a configuration differs from the usual one."""
+    for name, item in value.items():
+        path, other = f"{key}.{name}" if key else str(name), usual.get(name, _MISSING)
+        if isinstance(item, Mapping) and isinstance(other, Mapping) and item and other:
+            yield from _changed(item, other, path)
+        elif not _same(item, other):
+            yield path, item
 
 
 def hydra_value(value: Any) -> str:
@@ -102,17 +108,19 @@ def _choices(settings: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _flat(settings: Any) -> dict[str, Any]:
-    """Returns dotted key -> value. A list and an empty mapping are values."""
+def _composed(overrides: list[str]) -> dict[str, Any]:
+    """Returns the configuration of a command line. Its texts are as they were given, and not escaped."""
+    found: Any = OmegaConf.to_container(compose_config(overrides), resolve=True)
+    return found
 
-    def walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, Mapping) and value:
-            for name, item in value.items():
-                yield from walk(item, f"{key}.{name}" if key else str(name))
-        else:
-            yield key, value
 
-    return dict(walk(OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings, ""))
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields dotted key -> value. A list and an empty mapping are values."""
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from _flat(item, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value
 
 
 def _same(left: Any, right: Any) -> bool:

@@ -114,7 +114,7 @@ def read_run(run: str | Path, root: str | Path = "lightning_logs") -> StoredRun:
     folder = find_run(run, root)
     if not os.path.isfile(folder / CONFIG):
         folder = levels(folder)[-1].parent
-    settings = OmegaConf.to_container(read_settings(folder, "run"))
+    settings = OmegaConf.to_container(read_settings(folder, "run"), resolve=True)  # texts as they were given
     assert isinstance(settings, dict)
     exported = next((folder / name for name in EXPORTS if exported_models(folder / name)), None)
     return StoredRun(
