@@ -92,6 +92,14 @@ def test_a_chat_template_makes_a_prompt_of_one_message() -> None:
     form = prompts_of_chat(tokenizer)
     assert form is not None
     assert form.fill({"prompt": "good {{ 2 }}"}) == "<user>good {{ 2 }}1"
+    tokenizer.chat_template = (
+        """{% for message in messages %}{% if message['role'] == 'user' %}Q {{ (message["content"] or '') }} C """
+        """{{ (message["passage"] or '') }}{% endif %}{% endfor %}"""
+    )
+    form = prompts_of_chat(tokenizer)
+    assert form is not None
+    assert form.fill({"prompt": "who", "passage": "he"}) == "Q who C he"
+    assert form.fill({"prompt": "who"}) == "Q who C "
     tokenizer.chat_template = "{{ messages[0].content.__class__.__mro__[1].__subclasses__() }}"
     form = prompts_of_chat(tokenizer)
     assert form is not None

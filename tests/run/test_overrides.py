@@ -62,14 +62,17 @@ def test_what_differs_from_a_recipe_is_named_by_key_or_group() -> None:
     assert difference(made) == {"data": "dolly", "data.text": "other", "rule": "median", "local.lr": 0.1}
 
 
+ONE_TASK = {**composed("data=dolly")["data"], "tasks": {"one": ["open_qa"]}}  # Hydra merges, and removes no task
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"data": {"name": "own"}},
-        {"data": {**composed("data=dolly")["data"], "tasks": {"one": ["open_qa"]}}},
+        {"data": ONE_TASK},
         {"algo": "unheard"},
         {"newer": 3},
-        {"rule": {"name": "mean", "newer": 1}},
+        {"rule": {"name": "mean", "x": 1}},
     ],
 )
 def test_settings_that_no_command_line_makes_are_one_line(change: dict[str, Any]) -> None:

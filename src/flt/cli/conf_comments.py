@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flt.run.conf_groups import BASE, choices, config_folder, groups
-from flt.run.conf_heads import head as head  # also used by those that read the keys
+from flt.run.conf_groups import head as head
+from flt.run.conf_groups import summary as summary
 from flt.run.conf_heads import settings as settings
-from flt.run.conf_heads import summary as summary
 
 RECIPES = ("algo", "experiment")
 """Config groups whose files only set keys of other config groups."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from flt.data.templates import CONTEXTS, TASKS, Template, by_name, choose_templa
 
 PROMPT, CONTEXT = "prompt", "context"
 """Names by which every run's prompts have a text, and some a second one, whatever the data call their columns."""
+_MESSAGE_KEY = re.compile(r"message\[[\"'](?!(?:role|content)[\"'])(\w+)[\"']\]")
+"""Pattern of a message's keys in a chat template, but for those of every message."""
 Fields = Mapping[str, str]
 """Column of the template, ``prompt`` or ``context`` -> its text."""
 
@@ -94,18 +97,22 @@ def prompts_of_data(settings: Mapping[str, Any], set_name: str | None = None) ->
 
 
 def prompts_of_chat(tokenizer: Any) -> PromptFormat | None:
-    """Returns the form that a tokenizer's chat template gives to one message of a user. None: it has no template."""
-    if not tokenizer.chat_template:
+    """Returns the form that a tokenizer's chat template gives to one message of a user. None: it has no template.
+
+    A template that flt has exported takes the texts of further columns as keys of the message, such as ``context``.
+    """
+    if not isinstance(tokenizer.chat_template, str):
         return None
+    further = [key for key in dict.fromkeys(_MESSAGE_KEY.findall(tokenizer.chat_template)) if key != PROMPT]
 
     def write(row: dict[str, str]) -> str:
-        message = [{"role": "user", "content": row[PROMPT]}]
+        message = {"role": "user", "content": row[PROMPT], **{key: row[key] for key in further}}
         try:
-            return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+            return tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
         except Exception as error:  # what the template of a stranger's file raises
             raise InputError.of("chat_template", "?", "a template of one message", first_line(error)) from error
 
-    return PromptFormat((PROMPT,), {}, write)
+    return PromptFormat((PROMPT, *further), {}, write)
 
 
 def read_prompts(path: str | Path, names: Sequence[str]) -> list[dict[str, str]]:
@@ -149,7 +156,8 @@ def _of_data(cfg: DataConfig) -> tuple[PromptFormat, tuple[Template, ...]]:
     task, context = cfg.text or TASKS[0], cfg.text_pair or CONTEXTS[0]
     columns = _columns(cfg.prompts) if cfg.prompts else [task, context]
     templates = by_name(cfg, [cfg.response, *columns])
-    main = next((name for name in (cfg.text, *TASKS) if name in columns), columns[0])
+    last = templates[-1].columns  # that of a row without a context
+    main = cfg.text if cfg.text in last else last[0]
     second = next((name for name in (cfg.text_pair, *CONTEXTS) if name in columns and name != main), None)
     aliases = {PROMPT: main} | ({CONTEXT: second} if second else {})
     own = {name: column for name, column in aliases.items() if name not in columns}

@@ -1,11 +1,7 @@
-"""Reads the opening comments of the YAML files in conf/, and what a recipe sets. Nothing here imports torch.
-
-An opening comment begins with a sentence that says what the choice is. That of a recipe names its paper.
-"""
+"""What the files of recipes in conf/ say: the paper, and the keys that a recipe sets. Nothing here imports torch."""
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Iterator
@@ -14,42 +10,10 @@ from typing import Any
 
 import yaml
 
-from flt.run.conf_groups import choices, config_folder
+from flt.run.conf_groups import choices, config_folder, head
 
-COMMAND = re.compile(r"\s*(make|flt) \w+")
-"""Pattern of the lines in an opening comment that contain a command to copy."""
-SENTENCE = re.compile(r"(?<!\bal)(?<!e\.g)\.(?=\s+[A-Z]|$)")
 PAPER = re.compile(r"arXiv (?P<id>\d{4}\.\d{4,5}(?:v\d+)?)")
 """Pattern of a paper's number in the opening comment of a recipe."""
-
-
-@functools.cache
-def head(path: Path) -> tuple[str, ...]:
-    """Returns the lines of a file's opening comment, without the marks ``#`` and without Hydra's ``@package`` line."""
-    lines = []
-    for line in path.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            lines.append(line.removeprefix("#").removeprefix(" "))
-    return tuple(lines)
-
-
-def summary(group: str, choice: str) -> str:
-    """Returns the first sentence of the opening comment in a choice's file.
-
-    Example:
-        >>> summary("engine", "serial")
-        'One client after another on one resident model.'
-    """
-    lines: list[str] = []
-    for line in head(config_folder() / group / f"{choice}.yaml"):
-        if not line.strip() or COMMAND.match(line):
-            break
-        lines.append(line.strip())
-    text = " ".join(lines)
-    end = SENTENCE.search(text)
-    return text[: end.end()] if end else text
 
 
 def paper(recipe: str) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from flt.core.errors import InputError
 from flt.core.files import expand_user
-from flt.run.conf_groups import choices, config_folder, groups
-from flt.run.conf_heads import paper, settings, summary
+from flt.run.conf_groups import choices, config_folder, groups, summary
+from flt.run.conf_heads import paper, settings
 from flt.run.show import page_of
 from flt.run.stored import CONFIG, METRICS, read_run, runs_below
 

@@ -87,7 +87,7 @@ def hydra_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(hydra_value, value)) + "]"
     if not isinstance(value, str):
-        return json.dumps(value)
+        return str(value) if isinstance(value, float) else json.dumps(value)  # JSON has no inf and nan
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
     # A backslash before a quote, or at the end, would escape the quote.

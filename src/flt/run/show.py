@@ -13,8 +13,8 @@ from flt.core import formatting
 from flt.core.files import is_regular
 from flt.core.locks import is_locked
 from flt.export.places import exported_models
-from flt.run.conf_groups import choices
-from flt.run.conf_heads import paper, summary
+from flt.run.conf_groups import choices, summary
+from flt.run.conf_heads import paper
 from flt.run.overrides import difference
 from flt.run.stored import LOCK, OWN, StoredRun, read_run
 
