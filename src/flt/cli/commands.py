@@ -61,7 +61,9 @@ COMMANDS = {
         takes_runs=True,
     ),
     "show": Command("show RUN [--json]", "a page about a run", words=("--json",), keys=("root",), takes_runs=True),
-    "list": Command("list [group|runs] [--json]", "recipes, parts, data, models; runs", words=("--json",)),
+    "list": Command(
+        "list [group|runs] [--json]", "recipes, parts, data, models; runs", words=("runs", "--json"), keys=("root",)
+    ),
     "config": Command(
         "config [key=value ...]|RUN",
         "a configuration as YAML, or a run's",
@@ -69,7 +71,7 @@ COMMANDS = {
         takes_runs=True,
         takes_settings=True,
     ),
-    "doctor": Command("doctor [--json]", "whether flt can run here", words=("--json",)),
+    "doctor": Command("doctor [--json]", "whether flt can run here", words=("--json",), keys=("root",)),
     "cache": Command("cache [clear [kind]]", "what is kept on disk, and removing it", announced=True, words=("clear",)),
     "completion": Command("completion bash|zsh|fish", "a script that completes words", words=("bash", "zsh", "fish")),
     "help": Command("help [command]", ""),

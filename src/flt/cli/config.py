@@ -6,8 +6,6 @@ import shlex
 from collections.abc import Sequence
 
 from flt.cli.words import read_words
-from flt.run.configuration import as_yaml, config
-from flt.run.overrides import overrides_of
 
 HELP = """\
 usage: flt config [key=value ...]      the configuration of flt train key=value
@@ -32,6 +30,9 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         InputError: A key or value is wrong, there is no such run, or both are given.
     """
+    from flt.run.configuration import as_yaml, config
+    from flt.run.overrides import overrides_of
+
     if any("=" not in word and not word.startswith("--") for word in arguments):
         words = read_words("config", arguments, ["root"], ["command"])
         settings = config(run=words.runs[0], root=words.settings.get("root", "lightning_logs"))

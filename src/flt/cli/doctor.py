@@ -51,6 +51,8 @@ def run(arguments: Sequence[str]) -> int:
 def _line(check: Check) -> str:
     """Returns the line of a check, which is continued below if it is wider than a terminal."""
     text = printable(f"{check.found}; {check.advice}" if check.advice else check.found)
-    lines = textwrap.wrap(text, WIDTH - LEFT, break_long_words=False, break_on_hyphens=False) or [""]
-    first = f"{MARKS[check.state]:<8}{printable(check.name):<{LEFT - 9}} {lines[0]}".rstrip()
-    return "\n".join([first, *(" " * LEFT + line for line in lines[1:])])
+    lines = textwrap.wrap(text, WIDTH - LEFT, break_long_words=False, break_on_hyphens=False)
+    begin = f"{MARKS[check.state]:<8}{printable(check.name)}"
+    fits = len(begin) < LEFT - 1
+    first = begin.ljust(LEFT) + lines.pop(0) if fits and lines else begin
+    return "\n".join([first, *(" " * LEFT + line for line in lines)])

@@ -47,14 +47,16 @@ responses in training. On a terminal, the answer appears while it is written.
   top_p=1           only the most probable tokens are drawn, whose probabilities
                     add up to this share
   top_k=0           only this number of most probable tokens is drawn; 0: all
-  max_new_tokens=   tokens of an answer at most; 256, or what the model has room for
+  max_new_tokens=   tokens of an answer at most; 256, or as many as there is
+                    room for
   seed=0            the same seed gives the same answers
   batch_size=1      prompts that are answered at once
   device=           cpu, cuda or cuda:1; the GPU if there is one, else the CPU
   root=             folder of all runs, in which last is looked for
 
-With --interactive, each line is a prompt, from a terminal or from a pipe. Ctrl-C
-stops an answer, Ctrl-D or /exit ends. /help lists what else a line can be.
+With --interactive, each line is a prompt, from a terminal or from a pipe.
+Ctrl-C stops an answer, Ctrl-D or /exit ends. /help lists what else a line can
+be.
 
   flt generate last prompt="Name three colours." temperature=0.7 seed=1
   flt generate last --interactive group=1

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from flt.cli.words import read_words
 from flt.core.errors import InputError
 from flt.core.formatting import printable
-from flt.run.listing import RUNS, Choice, Group, RunRow, listing
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from flt.run.listing import Choice, Group, RunRow
 
 HELP = """\
 usage: flt list                    groups of the configuration and their choices
@@ -29,6 +30,9 @@ written to. --json prints the same as a JSON list.
   flt list algo
   flt list rule
   flt list runs root=my_runs --json"""
+COLUMNS = ("run", "recipe", "data", "rounds", "metric", "written")
+WIDEST = 16
+"""Largest width of the column of the data."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,6 +41,8 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         InputError: There is no such group or folder of runs.
     """
+    from flt.run.listing import RUNS, listing
+
     words = read_words("list", arguments, ["root"], ["json"], (0, None))
     if len(words.runs) > 1:
         raise InputError.of("list", " ".join(words.runs), f"one group, or {RUNS}")
@@ -54,12 +60,14 @@ def run(arguments: Sequence[str]) -> int:
 def _print(found: Sequence[Group] | Sequence[Choice] | Sequence[RunRow]) -> None:
     from rich.console import Console
 
+    from flt.run.listing import RunRow
+
     if not found:
         print("there is no run yet; flt train algo=hafl makes one")
         return
     console = Console(highlight=False)
     if isinstance(found[0], RunRow):
-        console.print(_runs([row for row in found if isinstance(row, RunRow)]))
+        console.print(_runs([row for row in found if isinstance(row, RunRow)], console.width))
     else:
         rows = [row for each in found for row in _rows(each)]
         console.print(_two_columns(rows))
@@ -67,6 +75,8 @@ def _print(found: Sequence[Group] | Sequence[Choice] | Sequence[RunRow]) -> None
 
 def _rows(each: Group | Choice | RunRow) -> Iterator[tuple[str, str]]:
     """Yields the lines about a group or a choice: what stands on the left and what on the right."""
+    from flt.run.listing import Choice, Group
+
     if isinstance(each, Group):
         yield each.name, each.meaning
         yield "", ", ".join(each.choices)
@@ -88,30 +98,31 @@ def _two_columns(rows: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
-def _runs(rows: Sequence[RunRow]) -> Table:
-    from rich import box
+def _runs(rows: Sequence[RunRow], width: int) -> Table:
+    """Returns the table of some runs. Long names of runs and data are folded, so that it is as wide as the terminal."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("run", min_width=min(24, max(len(_label(row)) for row in rows)), overflow="fold")
-    table.add_column("recipe", overflow="fold")
-    table.add_column("data", overflow="fold")
-    table.add_column("rounds", justify="right")
-    table.add_column("metric", justify="right", no_wrap=True)
-    table.add_column("written", min_width=11, no_wrap=True)
-    for row in rows:
-        when = datetime.fromtimestamp(row.written).strftime("%m-%d %H:%M")
-        done = f"{row.rounds_done}/{row.rounds}" if row.recipe else "-"
-        figure = "-" if row.value is None else f"{row.metric} {row.value:.3f}{' ' if row.on_test else '*'}"
-        about = (row.recipe, row.data) if row.recipe else ("damaged", "")
-        state = "" if row.state == "finished" or not row.recipe else f" {row.state}"
-        cells = (_label(row), about[0], about[1], f"{done}{state}", figure, when)
-        table.add_row(*(Text(printable(cell)) for cell in cells))
+    cells = [_cells(row) for row in rows]
+    needed = [max(len(text) for text in column) for column in zip(COLUMNS, *cells, strict=True)]
+    needed[2] = min(needed[2], WIDEST)
+    needed[0] = max(len(COLUMNS[0]), min(needed[0], width - sum(needed[1:]) - 2 * (len(COLUMNS) - 1)))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, wide in zip(COLUMNS, needed, strict=True):
+        right = "right" if name in ("rounds", "metric") else "left"
+        table.add_column(name, width=wide, justify=right, overflow="fold")  # type: ignore[arg-type]  # of two words
+    for row in cells:
+        table.add_row(*(Text(text) for text in row))
     if any(row.value is not None and not row.on_test for row in rows):
         table.caption, table.caption_justify = "* on the validation examples, as there are no test examples", "left"
     return table
 
 
-def _label(row: RunRow) -> str:
-    return "/".join(row.folder.parts[-2:])
+def _cells(row: RunRow) -> list[str]:
+    from flt.run.show import FINISHED
+
+    done = f"{row.rounds_done}/{row.rounds}{'' if row.state == FINISHED else f' {row.state}'}"
+    figure = "-" if row.value is None else f"{row.metric} {row.value:.3f}{' ' if row.on_test else '*'}"
+    when = datetime.fromtimestamp(row.written).strftime("%y-%m-%d %H:%M")
+    about = [row.recipe, row.data, done] if row.recipe else ["damaged", "", "-"]
+    return [printable(text) for text in ("/".join(row.folder.absolute().parts[-2:]), *about, figure, when)]

@@ -13,11 +13,11 @@ from flt.cli.commands import COMMANDS
 from flt.cli.words import read_words
 from flt.core import formatting
 from flt.core.formatting import printable
-from flt.run.show import FINISHED, RUNNING, RunPage, show
-from flt.run.summary import models
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from flt.run.show import RunPage
 
 HELP = """\
 usage: flt show RUN [--json] [root=folder]
@@ -43,6 +43,8 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         InputError: There is no such run, or one of its files is damaged.
     """
+    from flt.run.show import show
+
     words = read_words("show", arguments, COMMANDS["show"].keys, ["json"])
     page = show(words.runs[0], root=words.settings.get("root", "lightning_logs"))
     if "json" in words.flags:
@@ -58,6 +60,8 @@ def _print(page: RunPage) -> None:
 
     console = Console(highlight=False)
     console.print(Text.assemble((printable(page.label), "bold"), f" {_state(page)}"))
+    if page.go_on:
+        console.print(Text(printable(f"to go on: {page.go_on}")), soft_wrap=True)  # one line, for copying
     console.print(_table(dict(_about(page))))
     if page.metrics:
         console.print(_metrics(page))
@@ -66,7 +70,7 @@ def _print(page: RunPage) -> None:
             console.print(Text(f"\n{title}", "bold"))
             console.print(_table(found, 2))
     for line in _lines(page):
-        console.print(Text(printable(line)), soft_wrap=True)  # a path stays on one line, for copying
+        console.print(Text(printable(line)), soft_wrap=True)
 
 
 def _table(rows: Mapping[str, str], indent: int = 0) -> Table:
@@ -85,6 +89,8 @@ def _table(rows: Mapping[str, str], indent: int = 0) -> Table:
 
 
 def _state(page: RunPage) -> str:
+    from flt.run.show import FINISHED, RUNNING
+
     rounds = f"{page.rounds_done} of {page.rounds} rounds"
     if page.state == RUNNING:
         return f"is running: {rounds} done"
@@ -95,13 +101,13 @@ def _state(page: RunPage) -> str:
 
 
 def _about(page: RunPage) -> Iterator[tuple[str, str]]:
-    if page.go_on:
-        yield "to go on", page.go_on
     yield "recipe", page.summary or page.recipe
     yield "data", page.data
     yield "model", page.model
     yield "clients", page.clients
     yield "seed", str(page.seed)
+    if (share := page.metrics.get("round/clustering_acc")) is not None:
+        yield "clusters", f"{100 * share:.1f} % of the jobs are in the group of their task"
     if page.bytes_up is not None and page.bytes_down is not None:
         yield "bytes", f"{formatting.size(page.bytes_up)} up, {formatting.size(page.bytes_down)} down"
     if page.seconds is not None:
@@ -119,9 +125,13 @@ def _metrics(page: RunPage) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from flt.run.summary import models
+
     last = page.metrics | {f"test/{name}": value for name, value in page.test.items()}
     rows = {label: {_plain(key): v for key, v in row.items()} for label, row in models(last, "worst 10 %") if row}
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))[:MOST_METRICS]
+    found = dict.fromkeys(name for row in rows.values() for name in row if name != "clustering_acc")
+    first = [name for pick in (formatting.score, formatting.loss) if (name := pick(found))]
+    names = list(dict.fromkeys([*first, *found]))[:MOST_METRICS]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("metrics of the last round")
     for name in names:

@@ -157,7 +157,7 @@ def _of_data(cfg: DataConfig) -> tuple[PromptFormat, tuple[Template, ...]]:
     columns = _columns(cfg.prompts) if cfg.prompts else [task, context]
     templates = by_name(cfg, [cfg.response, *columns])
     last = templates[-1].columns  # that of a row without a context
-    main = cfg.text if cfg.text in last else last[0]
+    main = cfg.text if cfg.text is not None and cfg.text in last else last[0]
     second = next((name for name in (cfg.text_pair, *CONTEXTS) if name in columns and name != main), None)
     aliases = {PROMPT: main} | ({CONTEXT: second} if second else {})
     own = {name: column for name, column in aliases.items() if name not in columns}
