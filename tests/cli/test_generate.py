@@ -95,7 +95,7 @@ def test_lines_of_a_pipe_are_answered_one_by_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = [
-        "good book", "", "/seed 5", "good book", "/context very bad", "film", "/context", "/top_p 2", "/nothing",
+        "good book", "", "/seed 9", "good book", "/context very bad", "film", "/context", "/top_p 2", "/nothing",
         "/settings", "/help", "/group 2", "good", "/group 9", "/group all", "good", "/exit", "never read",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
@@ -103,14 +103,15 @@ def test_lines_of_a_pipe_are_answered_one_by_one(
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [
         answer("good book", "groups", group=1),
-        answer("good book", "groups", group=1, seed=5),
-        answer({"prompt": "film", "context": "very bad"}, "groups", group=1, seed=5),
-        *[answer("good", "groups", group=2, seed=5)] * 2,
+        answer("good book", "groups", group=1, seed=9),
+        answer({"prompt": "film", "context": "very bad"}, "groups", group=1, seed=10),
+        answer("good", "groups", group=2, seed=11),
+        answer("good", "groups", group=2, seed=12),
     ]
     for line in (
         "error: top_p=2.0: allowed is a number in (0, 1]",
         "error: command=/nothing: allowed is /temperature <value>, ",
-        "seed=5",
+        "seed=11",
         "group=group_1",
         "  /exit                 ends",
         "error: group=9: there is no such model in this run; allowed is group_1, group_2, all",
@@ -183,7 +184,7 @@ def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends(tmp_path: Path) -
     until("(stopped)")
     until("> ")
     os.write(leader, b"good\n")
-    until(" ".join(answer("good").split()[:1]) or "> ")
+    until(" ".join(answer("good", seed=5).split()) or "> ")
     until("> ")
     os.write(leader, b"half a line\x03")
     until("> ")

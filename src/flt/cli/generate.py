@@ -54,9 +54,9 @@ responses in training. On a terminal, the answer appears while it is written.
   device=           cpu, cuda or cuda:1; the GPU if there is one, else the CPU
   root=             folder of all runs, in which last is looked for
 
-With --interactive, each line is a prompt, from a terminal or from a pipe.
-Ctrl-C stops an answer, Ctrl-D or /exit ends. /help lists what else a line can
-be.
+With --interactive, each line is a prompt, from a terminal or from a pipe, and
+each answer has the next seed. Ctrl-C stops an answer, Ctrl-D or /exit ends.
+/help lists what else a line can be.
 
   flt generate last prompt="Name three colours." temperature=0.7 seed=1
   flt generate last --interactive group=1
@@ -204,7 +204,7 @@ def _answers(work: Work, generator: TextGenerator, prompts: list[str]) -> Iterat
     console = Console(stderr=True)
     parts = batches(generator, prompts, work.sampling, work.settings.batch_size)
     answers = (answer for part in parts for answer in part)
-    hidden = not console.is_terminal
+    hidden = work.settings.out is None or not console.is_terminal  # without out=, the answers show how far it is
     yield from track(answers, "answering", len(prompts), console=console, transient=True, disable=hidden)
 
 

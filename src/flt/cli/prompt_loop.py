@@ -55,13 +55,19 @@ class PromptLoop:
                         return
                     self._command(line)
                 elif line.strip():
-                    say(self.model[1], self.model[2].fill({"prompt": line, **self.texts}), self.work.sampling)
+                    self._answer(line)
             except InputError as error:
                 print(f"error: {error}", file=sys.stderr, flush=True)
             except KeyboardInterrupt as error:
                 if type(error) is not KeyboardInterrupt or not self.typed:  # SIGTERM and SIGHUP end the loop
                     raise
                 print("(stopped)", file=sys.stderr)
+
+    def _answer(self, line: str) -> None:
+        """Prints the answer to a prompt. The next answer has the next seed, so that asking again can help."""
+        prompt, sampling = self.model[2].fill({"prompt": line, **self.texts}), self.work.sampling
+        self.work = dataclasses.replace(self.work, sampling=dataclasses.replace(sampling, seed=sampling.seed + 1))
+        say(self.model[1], prompt, sampling)
 
     def _read(self) -> str | None:
         """Returns the next line, or None at the end. Ctrl-C on a line that is being typed discards the line."""

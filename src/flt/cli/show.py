@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 HELP = """\
 usage: flt show RUN [--json] [root=folder]
 
-A page about a run: recipe and paper, data, model, clients, how far it is and how
-to go on with it, metrics, bytes and time, the settings that differ from the
+A page about a run: recipe and paper, data, model, clients, how far it is and
+how to go on with it, metrics, bytes and time, the settings that differ from the
 recipe's defaults, files, and the lines that load its models. RUN is the folder
 of a run or of a model in it, or last for the run of root= that was written to
 last. --json prints the same as one JSON object.

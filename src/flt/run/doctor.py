@@ -32,7 +32,7 @@ PACKAGES = (
 )  # fmt: skip
 """Packages whose versions are shown if flt isn't installed and therefore doesn't say what it needs."""
 EXTRAS = {
-    "quantised": "rounded base weights (model.quantise=nf4)",
+    "quantised": "rounded base weights (model.quantise=4bit)",
     "wandb": "logs for Weights & Biases (logger=wandb)",
     "mlflow": "logs for MLflow (logger=mlflow)",
 }
