@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from flt.run.listing import Choice, Group, RunRow
 
 HELP = """\
-usage: flt list                    groups of the configuration and their choices
-       flt list <group> [--json]   choices of a group: algo, data, model, rule ...
-       flt list runs [root=folder] the runs in a folder, lightning_logs by default
+usage: flt list [--json]                the groups of the configuration
+       flt list <group> [--json]        choices of algo, data, model, rule ...
+       flt list runs [root=folder]      the runs in lightning_logs or a folder
 
 flt list algo shows each recipe with its paper (arXiv) and the parts that it
 sets; flt train algo=hafl --help explains one. A run is shown with its recipe,
