@@ -15,12 +15,12 @@ HELP = """\
 usage: flt doctor [--json] [root=folder]
 
 Checks whether flt can run here: versions of Python and packages (a version
-outside of those that flt is tested with is marked), CPU cores, threads and GPUs,
-the cache and the folder of the runs with the space on their disks, the folder of
-data files (FLT_DATA), Hugging Face's offline mode, and extras. Nothing is
-downloaded, and no file stays. Each line says ok, note (flt can run) or missing (flt
-can't), and what to do. The exit code is 1 if something is missing, else 0.
---json prints the same as one JSON object."""
+outside of those that flt is tested with is marked), CPU cores, threads and
+GPUs, the cache and the folder of the runs with the space on their disks, the
+folder of data files (FLT_DATA), Hugging Face's offline mode, and extras.
+Nothing is downloaded, and no file stays. Each line says ok, note (flt can run)
+or missing (flt can't), and what to do. The exit code is 1 if something is
+missing, else 0. --json prints the same as one JSON object."""
 WIDTH, LEFT = 80, 27
 MARKS = {OK: "ok", NOTE: "note", MISSING: "missing"}
 
