@@ -15,6 +15,8 @@ from flt.core.files import expand_user, reported, write_atomically
 from flt.reports.compare_runs import Method, Problem, read_runs, sort_runs
 from flt.reports.compare_statistics import measure, problems_with
 from flt.reports.compare_tables import (
+    DOUBLE,
+    SINGLE,
     Grid,
     View,
     difference_grid,
@@ -25,6 +27,7 @@ from flt.reports.compare_tables import (
     settings_grid,
     summary_grid,
     target_grid,
+    title_of,
 )
 
 if TYPE_CHECKING:
@@ -32,8 +35,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-SINGLE, DOUBLE = 3.3, 6.8
-"""Widths of a paper's single and double column, in inches."""
 NARROWEST, WIDEST = 2.0, 20.0
 """Smallest and largest width of a figure, in inches."""
 
@@ -80,11 +81,11 @@ class Comparison:
         """A row for each setting in which the methods or the problems differ, a column for each method."""
         import pandas as pd
 
-        from flt.reports.compare_settings import differing, named, values_of
+        from flt.reports.compare_settings import differing, named, values_of, without_consequences
 
         methods = [(number, method) for number, view in enumerate(self.views, 1) for method in view.methods]
         settings = [method.settings for _, method in methods]
-        keys = [key for role in ("problem", "method") for key in differing(settings, role)]
+        keys = without_consequences(differing(settings, "problem") + differing(settings, "method"), settings)
         columns = pd.MultiIndex.from_tuples([(n, method.label) for n, method in methods], names=["problem", "method"])
         rows = [values_of(key, settings) for key in keys]
         return pd.DataFrame(rows, pd.Index([named(key) for key in keys], name="setting"), columns)
@@ -208,8 +209,9 @@ class Comparison:
         """Returns the number of runs, and the mean of each method, in one line."""
         said = []
         for view in self.views:
-            grid = summary_grid(view)
-            said.append(", ".join(f"{row[0].text} {row[2].text}" for row in grid.rows) + f" ({grid.header[2]})")
+            grid, name = summary_grid(view), title_of(view.at.columns[0], view.at)
+            column = grid.header.index(name)
+            said.append(", ".join(f"{row[0].text} {row[column].text}" for row in grid.rows) + f" ({name})")
         return f"Comparison({'; '.join(said)})"
 
     def _repr_html_(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -18,10 +18,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from flt.reports.compare_statistics import Curve, curve, summary
-from flt.reports.compare_tables import View, curve_title, title_of
+from flt.reports.compare_tables import DOUBLE, SINGLE, View, curve_title, title_of
 
-SINGLE, DOUBLE = 3.3, 6.8
-"""Widths of a paper's single and double column, in inches."""
 FORMATS = ("png", "pdf", "svg")
 KINDS = ("all", "rounds", "bytes", "final")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -32,7 +30,7 @@ FONT, SMALL = 8, 7
 """Sizes of the text in points, at the width at which a figure is printed."""
 BANDS = 5
 """More methods than these are drawn without bands, which would cover one another."""
-WIDE = 30
+WIDE = 20
 """Ratio of the largest to the smallest number of bytes above which their axis is logarithmic."""
 MARKED = 12
 """Curves of at most this number of points have markers."""
@@ -54,21 +52,30 @@ def figure(view: View, kind: str = "all", width: float | None = None) -> Figure:
     if view.at.curve is None:
         kinds = ["final"]
     in_a_row = len(kinds) if width > 1.5 * SINGLE else 1
-    panels = -(-len(kinds) // in_a_row)
     legend_rows = math.ceil(len(view.methods) / _legend_columns(view, width)) if kinds != ["final"] else 0
-    height = panels * min(2.2, max(1.6, 0.68 * width / in_a_row)) + 0.17 * legend_rows
-    height = max(height, 0.6 + 0.2 * len(view.methods) * panels)
+    heights = [_height(view, name, width / in_a_row) for name in kinds]
+    height = (max(heights) if in_a_row > 1 else sum(heights)) + 0.17 * legend_rows
     made = Figure((width, height), dpi=300, layout=ConstrainedLayoutEngine(h_pad=0.03, w_pad=0.03, wspace=0.04))
-    axes = made.subplots(panels, in_a_row, squeeze=False).ravel()
+    shape = (1, len(kinds)) if in_a_row > 1 else (len(kinds), 1)
+    axes = made.subplots(*shape, squeeze=False, height_ratios=None if in_a_row > 1 else heights).ravel()
     for at, name in zip(axes, kinds, strict=True):
-        draw[name](at, view)
         _style(at)
-    if in_a_row > 1:
-        for at, letter in zip(axes, "abc", strict=False):
+        draw[name](at, view)
+    if len(kinds) > 1:
+        for at, letter in zip(axes, "abc", strict=True):
             at.set_title(f"({letter})", fontsize=FONT, loc="left")
+    if in_a_row > 1 and len(kinds) > 1:
+        axes[1].sharey(axes[0])
+        axes[1].set_ylabel("")
     if legend_rows:
         _legend(made, axes[0], view, width)
     return made
+
+
+def _height(view: View, kind: str, width: float) -> float:
+    """Returns the height of a panel in inches. In ``final``, each method has a row."""
+    rows = len(view.methods)
+    return 0.5 + rows * (0.3 if rows < 7 else 0.2) if kind == "final" else min(2.2, max(1.6, 0.68 * width))
 
 
 def _rounds(axes: Axes, view: View) -> None:
@@ -90,6 +97,8 @@ def _bytes(axes: Axes, view: View) -> None:
 
 def _curves(axes: Axes, view: View, curves: Sequence[Curve]) -> None:
     for number, (method, drawn) in enumerate(zip(view.methods, curves, strict=True)):
+        if not drawn.x:  # there is no global model, or the metric isn't measured
+            continue
         marker = MARKERS[number % len(MARKERS)] if len(drawn.x) <= MARKED else None
         look = {"color": _colour(number), "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
         axes.plot(drawn.x, drawn.mean, linewidth=1.2, marker=marker, markersize=2.5, label=_name(method.label), **look)
@@ -103,19 +112,22 @@ def _curves(axes: Axes, view: View, curves: Sequence[Curve]) -> None:
 
 def _final(axes: Axes, view: View) -> None:
     """Draws the value of each seed as a point, and the mean with its deviation below them. The first method is on top."""
-    column = view.at.columns[0]
+    column, names = view.at.columns[0], list[str]()
     for number, method in enumerate(view.methods):
         found = summary(method, column, view.at)
-        values = list(found.values.values())
+        values, row = list(found.values.values()), len(names)
+        if not values:
+            continue
+        names.append(_name(method.label))
         colour, marker = _colour(number), MARKERS[number % len(MARKERS)]
-        axes.plot(values, [number] * len(values), marker, color=colour, markersize=4, alpha=0.6, markeredgewidth=0)
+        axes.plot(values, [row] * len(values), marker, color=colour, markersize=4, alpha=0.6, markeredgewidth=0)
         if len(values) > 1:
             axes.errorbar(
-                found.mean, number + 0.25, xerr=found.deviation, fmt="|", color=colour, markersize=6, capsize=2,
+                found.mean, row + 0.25, xerr=found.deviation, fmt="|", color=colour, markersize=6, capsize=2,
                 elinewidth=1, markeredgewidth=1.2,
             )  # fmt: skip
-    axes.set_yticks(range(len(view.methods)), [_name(method.label) for method in view.methods])
-    axes.set_ylim(len(view.methods) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel(title_of(column, view.at))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.tick_params(axis="y", length=0)
@@ -123,7 +135,7 @@ def _final(axes: Axes, view: View) -> None:
 
 def _style(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=SMALL, width=0.6, length=axes.yaxis.get_tick_params().get("length", 2.5))
+    axes.tick_params(labelsize=SMALL, width=0.6, length=2.5)
     axes.xaxis.label.set_size(FONT)
     axes.yaxis.label.set_size(FONT)
     axes.grid(color="#e5e5e5", linewidth=0.5)

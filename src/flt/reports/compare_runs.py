@@ -64,8 +64,10 @@ class Problem:
         data = "own data" if s.get("data.name") == OWN else keys.shown(s.get("data.path") or s.get("data.name", "?"))
         if s.get("data.subset"):
             data += f" {keys.shown(s['data.subset'])}"
-        counted = [f"{keys.shown(s[key])} {key}" for key in ("clients", "rounds") if key in s]
-        return ", ".join([data, *([] if s.get("data.name") == OWN else counted[:1]), *counted[1:]])
+        own = s.get("data.name") == OWN  # its clients and partition are those of the caller
+        clients = [] if own else [f"{keys.shown(s.get('clients'))} clients", keys.shown(s.get("partition.kind"))]
+        rounds = keys.shown(s.get("rounds"))
+        return ", ".join([data, *clients, f"{rounds} round{'s' * (rounds != '1')}"])
 
 
 @dataclasses.dataclass(frozen=True)

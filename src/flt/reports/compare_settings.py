@@ -66,6 +66,8 @@ PLACE = {
 METHOD = {"engine.name": "its time is compared"}
 """Exceptions inside of a section of another role."""
 REPETITION = "seed"
+DEFAULT = "fedit"
+"""Recipe that sets nothing of the problem, so that its settings have the defaults of conf/train.yaml."""
 MISSING = "not set"
 LONGEST = 60
 """Largest number of characters of a value that is shown."""

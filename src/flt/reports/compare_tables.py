@@ -25,6 +25,8 @@ from flt.reports.compare_statistics import (
     value,
 )
 
+SINGLE, DOUBLE = 3.3, 6.8
+"""Widths of a paper's single and double column, in inches."""
 NONE = "-"
 WORDS = {"test": "test", "validation": "validation", "best": "best validation", "clients": "clients'"}
 """Source of the metrics -> the words before the metric's name."""
@@ -78,9 +80,10 @@ class View:
         return self.problem.methods
 
     def seeds(self) -> str:
-        """Returns the seeds in words, such as ``3 seeds`` or ``2 to 3 seeds``."""
+        """Returns the seeds in words, such as ``3 seeds each`` or ``2 to 3 seeds``."""
         counts = sorted({len(method.runs) for method in self.methods})
-        return f"{counts[0]}{f' to {counts[-1]}' * (len(counts) > 1)} seed{'s' * (counts[-1] > 1)}"
+        each = " each" if len(self.methods) > 1 and len(counts) == 1 else ""
+        return f"{counts[0]}{f' to {counts[-1]}' * (len(counts) > 1)} seed{'s' * (counts[-1] > 1)}{each}"
 
 
 def title_of(column: str, at: Measure) -> str:
@@ -113,13 +116,14 @@ def summary_grid(view: View) -> Grid:
     found = {column: [summary(method, column, view.at) for method in view.methods] for column in columns}
     found = {column: values for column, values in found.items() if any(v.values for v in values)}
     cells = {column: _cells(column, values) for column, values in found.items()}
-    rows = [
-        [Cell(method.label), Cell(str(len(method.runs))), *(cells[column][row] for column in cells)]
-        for row, method in enumerate(view.methods)
-    ]
-    several = any(len(method.runs) > 1 for method in view.methods)
-    caption = "± is the standard deviation over seeds (n - 1). Bytes and time are means." if several else ""
-    return Grid("", ["method", "seeds", *(title_of(column, view.at) for column in cells)], rows, caption)
+    header = ["method", *(title_of(column, view.at) for column in cells)]
+    rows = [[Cell(m.label), *(cells[column][row] for column in cells)] for row, m in enumerate(view.methods)]
+    counts = [len(method.runs) for method in view.methods]
+    if len(set(counts)) > 1:
+        header.insert(1, "seeds")
+        rows = [[row[0], Cell(str(count)), *row[1:]] for row, count in zip(rows, counts, strict=True)]
+    caption = f"{view.seeds()}. ± is their standard deviation (n - 1). Bytes and time are means."
+    return Grid("", header, rows, caption if max(counts) > 1 else "")
 
 
 def _cells(column: str, values: Sequence[Summary]) -> list[Cell]:
@@ -164,7 +168,7 @@ def difference_grid(view: View) -> Grid | None:
         return None
     rows = []
     for method in others:
-        pairs = len(set(method.runs) & set(view.baseline.runs))
+        pairs = difference(summary(method, view.at.columns[0], view.at), base[view.at.columns[0]]).pairs
         texts = [difference_text(view, method, column) for column in view.at.columns]
         rows.append([Cell(method.label), Cell(str(pairs)), *map(Cell, texts)])
     title = f"difference from {view.baseline.label}, with its {LEVEL:.0%} interval".replace("%", " %")
@@ -179,8 +183,8 @@ def difference_text(view: View, method: Method, column: str) -> str:
     gap, decimals = difference(found, base), _decimals([base.mean, found.mean])
     if not gap.pairs:
         return NONE
-    ends = "" if math.isnan(gap.low) else f" [{gap.low:+.{decimals}f}, {gap.high:+.{decimals}f}]"
-    return f"{gap.mean:+.{decimals}f}{ends}"
+    mean, low, high = (f"{number:+z.{decimals}f}" for number in (gap.mean, gap.low, gap.high))  # z: no -0.000
+    return mean if math.isnan(gap.low) else f"{mean} [{low}, {high}]"
 
 
 def target_grid(view: View) -> Grid | None:
@@ -247,13 +251,21 @@ def problems_grid(views: Sequence[View]) -> Grid | None:
     differ = keys.differing(settings, "problem")
     if not differ:
         return None
-    names = [f"problem {number}" for number, _ in enumerate(views, 1)]
-    title = "The runs solve different problems, so each problem has a table of its own. They differ in:"
-    caption = "Methods can be compared if all their runs have the same values of these settings."
+    names = [f"{number} ({', '.join(m.label for m in view.methods)})" for number, view in enumerate(views, 1)]
+    title = "warning: these runs solve different problems, and each problem has a table of its own"
+    said = [*map(_said_by_recipe, dict.fromkeys(method.recipe for view in views for method in view.methods))]
+    caption = " ".join([*filter(None, said), "To compare methods, give all runs the same values of these settings."])
     rows = _by_value(differ, settings, names)
     for row in rows:
         row.append(Cell(keys.reason(row[0].text) if row[0].text else ""))
-    return Grid(title, ["setting", "value", "of", "which fixes"], rows, caption)
+    return Grid(title, ["setting", "value", "problem", "what it fixes"], rows, caption)
+
+
+def _said_by_recipe(name: str) -> str:
+    """Returns a sentence with the settings of the problem that a recipe sets itself. Empty if there are none."""
+    recipe, default = keys.of_recipe(name), keys.of_recipe(keys.DEFAULT)
+    changed = [key for key in keys.differing([default, recipe], "problem") if key in recipe] if recipe else []
+    return f"{name} sets {' '.join(f'{keys.named(key)}={keys.shown(recipe[key])}' for key in changed)}." if changed else ""
 
 
 def _by_value(differ: Sequence[str], settings: Sequence[Any], names: Sequence[str]) -> list[list[Cell]]:

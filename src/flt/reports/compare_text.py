@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flt.reports.compare_statistics import LEVEL
-from flt.reports.compare_tables import Cell, Grid, View, difference_text, summary_grid, target_grid
+from flt.reports.compare_tables import Cell, Grid, View, difference_text, summary_grid, target_grid, title_of
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -35,15 +35,16 @@ LATEX = {
 
 def to_rich(grid: Grid) -> Group:
     """Returns a table for the terminal. Cells are plain texts, in which rich reads no markup."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, name in enumerate(grid.header):
         figures = number > 0 and _is_figure(grid, number)
-        table.add_column(Text(_in_two_lines(name)), justify="right" if figures else "left", vertical="top")
+        name = _in_two_lines(name) if figures else name
+        table.add_column(Text(name), justify="right" if figures else "left", no_wrap=figures, overflow="fold")
     for row in grid.rows:
         table.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
     above = [Text(grid.title)] if grid.title else []
-    below = [Text(grid.caption, style="dim"), Text("")] if grid.caption else []
-    return Group(*above, Padding(table, (0, 0, 0, 1)), *below)
+    below = [Text(grid.caption, style="dim")] if grid.caption else []
+    return Group(*above, Padding(table, (0, 0, 0, 2)), *below, Text(""))
 
 
 def _is_figure(grid: Grid, column: int) -> bool:
@@ -109,7 +110,7 @@ def _caption(view: View) -> str:
         said.append(r"Mean $\pm$ standard deviation over the seeds; bytes (all clients) and time are means.")
     if len(view.methods) > 1:
         said.append(
-            rf"Differences in {escape(summary_grid(view).header[2])} from {escape(view.baseline.label)} are paired by"
+            rf"Differences in {escape(title_of(view.at.columns[0], view.at))} from {escape(view.baseline.label)} are paired by"
             rf" seed, with {LEVEL:.0%} intervals of Student's $t$, not adjusted for the number of methods.".replace("%", r"\,\%")
         )
     if (more := target_grid(view)) is not None:
