@@ -38,9 +38,10 @@ def rounds(*accuracies: float, test: float | None = None, sent: float = 1000.0) 
 def made_run(root: Path, *overrides: str, rows: Rows | None = None, **changes: Any) -> Path:
     """Writes a run's folder. ``changes`` replace whole sections of the configuration; None removes one."""
     rows = rounds(0.5, 0.7, test=0.75) if rows is None else rows
-    told = overrides if any(o.startswith("rounds=") for o in overrides) else (*overrides, f"rounds={len(rows)}")
-    config: Any = OmegaConf.create(settings(*told))
-    for key, value in changes.items():
+    told = dict(override.split("=") for override in overrides)
+    plain = {"seed": int(told.pop("seed", 0)), "rounds": int(told.pop("rounds", len(rows)))}  # saves composing
+    config: Any = OmegaConf.create(settings(*(f"{key}={value}" for key, value in told.items())))
+    for key, value in {**plain, **changes}.items():
         if value is None:
             del config[key]
         else:

@@ -64,7 +64,8 @@ def run(arguments: Sequence[str]) -> int:
     """
     words = read_words("compare", arguments, KEYS, FLAGS, (1, None))
     options = words.options(Options)
-    from flt.reports.compare import check_width, compare
+    from flt.reports.compare import compare
+    from flt.reports.compare_result import check_width
 
     check_width(options.width)
     found = compare(

@@ -1,4 +1,4 @@
-"""The command ``flt sweep``, which trains a run for every combination of comma-separated values, and compares the runs."""
+"""The command ``flt sweep``, which trains a run for every combination of values, and compares the runs."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -23,7 +24,7 @@ from flt.reports.compare_tables import DOUBLE, SINGLE, View, curve_title, title_
 FORMATS = ("png", "pdf", "svg")
 KINDS = ("all", "rounds", "bytes", "final")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-"""Colours of Okabe and Ito, which people with any kind of colour blindness can tell apart. Yellow is too pale for lines."""
+"""Colours of Okabe and Ito, which are safe for the colour-blind. Their yellow is left out, being too pale for lines."""
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 MARKERS = "osD^vP"
 FONT, SMALL = 8, 7
@@ -100,7 +101,7 @@ def _curves(axes: Axes, view: View, curves: Sequence[Curve]) -> None:
         if not drawn.x:  # there is no global model, or the metric isn't measured
             continue
         marker = MARKERS[number % len(MARKERS)] if len(drawn.x) <= MARKED else None
-        look = {"color": _colour(number), "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
+        look: dict[str, Any] = {"color": _colour(number), "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
         axes.plot(drawn.x, drawn.mean, linewidth=1.2, marker=marker, markersize=2.5, label=_name(method.label), **look)
         if len(view.methods) <= BANDS and np.isfinite(drawn.deviation).any():
             low, high = np.subtract(drawn.mean, drawn.deviation), np.add(drawn.mean, drawn.deviation)
@@ -111,7 +112,7 @@ def _curves(axes: Axes, view: View, curves: Sequence[Curve]) -> None:
 
 
 def _final(axes: Axes, view: View) -> None:
-    """Draws the value of each seed as a point, and the mean with its deviation below them. The first method is on top."""
+    """Draws the value of each seed as a point, and the mean with its deviation below. The first method is on top."""
     column, names = view.at.columns[0], list[str]()
     for number, method in enumerate(view.methods):
         found = summary(method, column, view.at)
@@ -136,8 +137,8 @@ def _final(axes: Axes, view: View) -> None:
 def _style(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=SMALL, width=0.6, length=2.5)
-    axes.xaxis.label.set_size(FONT)
-    axes.yaxis.label.set_size(FONT)
+    axes.xaxis.label.set_fontsize(FONT)
+    axes.yaxis.label.set_fontsize(FONT)
     axes.grid(color="#e5e5e5", linewidth=0.5)
     axes.set_axisbelow(True)
     for spine in axes.spines.values():
@@ -183,5 +184,3 @@ def save(made: Figure, form: str) -> bytes:
     with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "flt"}):
         made.savefig(buffer, format=form, metadata=dates.get(form))
     return buffer.getvalue()
-
-

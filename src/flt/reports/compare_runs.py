@@ -88,7 +88,9 @@ class _Read:
 
     def identity(self, role: str) -> str:
         """Returns a text that is the same for all runs with the same settings of a role."""
-        return keys.identity(sorted((key, keys.identity(v)) for key, v in self.settings.items() if keys.role(key) == role))
+        return keys.identity(
+            sorted((key, keys.identity(v)) for key, v in self.settings.items() if keys.role(key) == role)
+        )
 
 
 def read_runs(runs: Iterable[str | Path], root: str | Path = "lightning_logs") -> tuple[list[StoredRun], list[str]]:
@@ -195,7 +197,7 @@ def _problem(read: Sequence[_Read]) -> Problem:
 
 def _labels(read: Sequence[_Read]) -> list[str]:
     """Returns the recipe's name of each method, with the settings that tell it from others of the same recipe."""
-    labels = []
+    labels: list[str] = []
     for found in read:
         same = [other.settings for other in read if other.recipe == found.recipe]
         differ = keys.without_consequences(keys.differing(same, "method"), same)

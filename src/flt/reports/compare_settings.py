@@ -100,7 +100,8 @@ def settings_of(run: StoredRun) -> tuple[dict[str, Any], list[str]]:
     """Returns dotted key -> value, and the keys that the run of an older version lacks, which have their defaults."""
     found, recipe = flat(run.settings), of_recipe(recipe_of(run))
     own = {str(section) for section, value in run.settings.items() if isinstance(value, dict)}
-    lacking = [key for key in recipe if key not in found and role(key) != "place" and _fits(key, own, found, recipe)]
+    missing = [key for key in recipe if key not in found and role(key) in ("problem", "method")]
+    lacking = [key for key in missing if _fits(key, own, found, recipe)]
     return found | {key: flat(BEFORE).get(key, recipe[key]) for key in lacking}, lacking
 
 

@@ -88,8 +88,9 @@ def measure(problem: Problem, metric: str | None = None) -> Measure:
     source = metric or next((name for name in ("test", "validation", "clients") if by_prefix[name]), "test")
     if not by_prefix.get(source):
         words = [word for word, columns in by_prefix.items() if columns]
+        why = f"no run on {problem.name} has it" if metric else "no run has metrics"
         others = [column for column in known if not column.startswith("time/")]
-        raise InputError.of("metric", metric or "null", [*words, *others], "no run has it" if metric else "")
+        raise InputError.of("metric", metric or "null", [*words, *others], why)
     columns = by_prefix[source]
     return Measure(source, columns, columns[0] if source != "test" else next(iter(curves), None))
 
@@ -144,7 +145,9 @@ def difference(found: Summary, baseline: Summary) -> Difference:
     """Returns the mean of the differences per seed, with the interval of Student's t with n - 1 degrees of freedom."""
     from scipy.special import stdtrit  # scipy.stats would take a second to import
 
-    gaps = summarise({seed: found.values[seed] - baseline.values[seed] for seed in found.values if seed in baseline.values})
+    gaps = summarise(
+        {seed: found.values[seed] - baseline.values[seed] for seed in found.values if seed in baseline.values}
+    )
     pairs = len(gaps.values)
     half = math.nan if pairs < 2 else float(stdtrit(pairs - 1, (1 + LEVEL) / 2)) * gaps.deviation / math.sqrt(pairs)
     return Difference(gaps.mean, gaps.mean - half, gaps.mean + half, pairs)

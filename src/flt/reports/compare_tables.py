@@ -43,19 +43,21 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A table as text. The first column holds names, and the others figures.
+    """A table as text.
 
     Attributes:
         title: Line above the table. Empty: none.
         header: Names of the columns.
         rows: Cells, row by row.
         caption: Lines below the table.
+        names: Number of columns, from the left, that hold names. The others hold figures.
     """
 
     title: str
     header: list[str]
     rows: list[list[Cell]]
     caption: str = ""
+    names: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,77 +208,13 @@ def target_grid(view: View) -> Grid | None:
 
 
 def _column(values: Sequence[Summary], found: Sequence[Reached], text: Callable[[Summary], str]) -> list[Cell]:
-    """Returns the cells of methods all of whose runs reached the target: the mean over a part would flatter a method."""
+    """Returns the means of methods all of whose runs reached the target: the mean of a part would flatter a method."""
     whole = [len(v.values) == each.runs for v, each in zip(values, found, strict=True)]
     texts = [text(v) if all_ else NONE for v, all_ in zip(values, whole, strict=True)]
     known = [v.mean for v, all_ in zip(values, whole, strict=True) if all_]
     best = text(Summary(min(known), math.nan, {})) if len(known) > 1 else None
     alike = all(said == best for said in texts)
     return [Cell(said, said == best and not alike) for said in texts]
-
-
-def settings_grid(view: View) -> Grid | None:
-    """Returns the settings beside the recipes in which the methods differ, with their values. None if there are none."""
-    beside, _ = differences_of_settings(view.methods)
-    if not beside:
-        return None
-    names = [method.label for method in view.methods]
-    title = "the methods differ in more than their recipe"
-    return Grid(title, ["setting", "value", "methods"], _by_value(beside, [m.settings for m in view.methods], names))
-
-
-def own_differences(view: View) -> str:
-    """Returns a line that names the settings in which the recipes themselves differ. Empty if there are none."""
-    _, own = differences_of_settings(view.methods)
-    return f"the recipes differ in: {', '.join(keys.named(key) for key in own)}" if own else ""
-
-
-def differences_of_settings(methods: Sequence[Method]) -> tuple[list[str], list[str]]:
-    """Returns the keys in which methods differ: those that somebody has set, and those that the recipes set."""
-    settings = [method.settings for method in methods]
-    differ = keys.without_consequences(keys.differing(settings, "method"), settings)
-    differ = [key for key in differ if key != "algo"]
-    beside = [key for key in differ if any(_is_changed(method, key) for method in methods)]
-    return beside, [key for key in differ if key not in beside]
-
-
-def _is_changed(method: Method, key: str) -> bool:
-    recipe = keys.of_recipe(method.recipe)
-    return keys.identity(method.settings.get(key)) != keys.identity(recipe.get(key))
-
-
-def problems_grid(views: Sequence[View]) -> Grid | None:
-    """Returns the settings in which the problems differ. None if all runs have the same problem."""
-    settings = [view.problem.settings for view in views]
-    differ = keys.differing(settings, "problem")
-    if not differ:
-        return None
-    names = [f"{number} ({', '.join(m.label for m in view.methods)})" for number, view in enumerate(views, 1)]
-    title = "warning: these runs solve different problems, and each problem has a table of its own"
-    said = [*map(_said_by_recipe, dict.fromkeys(method.recipe for view in views for method in view.methods))]
-    caption = " ".join([*filter(None, said), "To compare methods, give all runs the same values of these settings."])
-    rows = _by_value(differ, settings, names)
-    for row in rows:
-        row.append(Cell(keys.reason(row[0].text) if row[0].text else ""))
-    return Grid(title, ["setting", "value", "problem", "what it fixes"], rows, caption)
-
-
-def _said_by_recipe(name: str) -> str:
-    """Returns a sentence with the settings of the problem that a recipe sets itself. Empty if there are none."""
-    recipe, default = keys.of_recipe(name), keys.of_recipe(keys.DEFAULT)
-    changed = [key for key in keys.differing([default, recipe], "problem") if key in recipe] if recipe else []
-    return f"{name} sets {' '.join(f'{keys.named(key)}={keys.shown(recipe[key])}' for key in changed)}." if changed else ""
-
-
-def _by_value(differ: Sequence[str], settings: Sequence[Any], names: Sequence[str]) -> list[list[Cell]]:
-    rows = []
-    for key in differ:
-        groups: dict[str, list[str]] = {}
-        for text, name in zip(keys.values_of(key, settings), names, strict=True):
-            groups.setdefault(text, []).append(name)
-        for number, (text, some) in enumerate(groups.items()):
-            rows.append([Cell("" if number else keys.named(key)), Cell(text), Cell(", ".join(some))])
-    return rows
 
 
 def records(views: Sequence[View]) -> list[dict[str, Any]]:

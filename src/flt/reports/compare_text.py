@@ -28,7 +28,9 @@ LATEX = {
     "|": r"\textbar{}",
     '"': "''",
     "…": r"\ldots{}",
-    **{c: f"{{{c}}}" for c in "[]*"},  # at the start of a row, these would belong to the command that ends the row before
+    **{
+        c: f"{{{c}}}" for c in "[]*"
+    },  # at the start of a row, these would belong to the command that ends the row before
 }
 """Character -> the same character in LaTeX."""
 
@@ -37,7 +39,7 @@ def to_rich(grid: Grid) -> Group:
     """Returns a table for the terminal. Cells are plain texts, in which rich reads no markup."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, name in enumerate(grid.header):
-        figures = number > 0 and _is_figure(grid, number)
+        figures = number >= grid.names
         name = _in_two_lines(name) if figures else name
         table.add_column(Text(name), justify="right" if figures else "left", no_wrap=figures, overflow="fold")
     for row in grid.rows:
@@ -45,10 +47,6 @@ def to_rich(grid: Grid) -> Group:
     above = [Text(grid.title)] if grid.title else []
     below = [Text(grid.caption, style="dim")] if grid.caption else []
     return Group(*above, Padding(table, (0, 0, 0, 2)), *below, Text(""))
-
-
-def _is_figure(grid: Grid, column: int) -> bool:
-    return all(row[column].text[:1] in "+-0123456789n" for row in grid.rows)  # n: nan
 
 
 def _in_two_lines(name: str) -> str:
@@ -109,10 +107,9 @@ def _caption(view: View) -> str:
     if any(len(method.runs) > 1 for method in view.methods):
         said.append(r"Mean $\pm$ standard deviation over the seeds; bytes (all clients) and time are means.")
     if len(view.methods) > 1:
-        said.append(
-            rf"Differences in {escape(title_of(view.at.columns[0], view.at))} from {escape(view.baseline.label)} are paired by"
-            rf" seed, with {LEVEL:.0%} intervals of Student's $t$, not adjusted for the number of methods.".replace("%", r"\,\%")
-        )
+        name, base = escape(title_of(view.at.columns[0], view.at)), escape(view.baseline.label)
+        said.append(rf"Differences in {name} from {base} are paired by seed, with {100 * LEVEL:g}\,\% intervals of")
+        said.append("Student's $t$, not adjusted for the number of methods.")
     if (more := target_grid(view)) is not None:
         said.append(f"Target: {escape(more.title.removeprefix('until '))}.")
     return " ".join(said)
@@ -143,5 +140,7 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = io.StringIO()
     writer = csv.DictWriter(lines, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: "" if value is None or value != value else value for key, value in row.items()} for row in rows)
+    writer.writerows(
+        {key: "" if value is None or value != value else value for key, value in row.items()} for row in rows
+    )
     return lines.getvalue()
