@@ -144,9 +144,10 @@ class Comparison:
             InputError: The width isn't allowed, or the folder can't be written.
         """
         folder = expand_user(out)
-        files = dict(self._files(width))  # all of them are made before one is written
+        check_width(width)
         with reported("out", out, "a folder that can be written"):
             folder.mkdir(parents=True, exist_ok=True)
+            files = dict(self._files(width))  # all of them are made before one is written
             for name, data in files.items():
                 write_atomically(folder / name, data)
         return [folder / name for name in files]
