@@ -1,4 +1,4 @@
-"""``flt compare``: problems, methods and seeds, figures against numpy and scipy, one line for what can't be compared."""
+"""``flt compare``: problems, methods, figures against numpy and scipy, and one line for what can't be compared."""
 
 from __future__ import annotations
 
