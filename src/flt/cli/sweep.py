@@ -88,7 +88,7 @@ def _compare(folders: Sequence[Path], root: str) -> None:
     """Prints the comparison of the runs, and writes its files to the next folder ``<root>/compare/sweep_N``."""
     from flt.reports.compare import compare
 
-    found = compare(folders)
+    found = compare(dict.fromkeys(folders))  # a run that has been resumed may be that of several combinations
     print()
     found.print()
     out = _next(Path(root) / FOLDER)

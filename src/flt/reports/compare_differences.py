@@ -48,7 +48,7 @@ def problems_grid(views: Sequence[View]) -> Grid | None:
     if not differ:
         return None
     names = [f"{number} ({_methods_in(view)})" for number, view in enumerate(views, 1)]
-    title = "warning: these runs solve different problems, and each problem has a table of its own"
+    title = "warning: these runs solve different problems, so each problem has its own table"
     said = [*map(_said_by_recipe, dict.fromkeys(method.recipe for view in views for method in view.methods))]
     caption = " ".join([*filter(None, said), "To compare methods, give all runs the same values of these settings."])
     rows = _by_value(differ, settings, names)
