@@ -35,8 +35,8 @@ COMMANDS = {
     "train": Command("[train] [key=value ...]", "one run; flt key=value means train too", announced=True),
     "sweep": Command("sweep key=a,b [key=value ...]", "a run for every combination of values", announced=True),
     "compare": Command(
-        "compare RUN ... [key=value ...]",
-        "runs of several methods and seeds: tables, figures",
+        "compare RUN ... [key=value]",
+        "methods over seeds: tables and figures",
         words=("--json",),
         keys=("metric", "target", "baseline", "out", "width", "root"),
         takes_runs=True,
