@@ -34,6 +34,13 @@ class Command:
 COMMANDS = {
     "train": Command("[train] [key=value ...]", "one run; flt key=value means train too", announced=True),
     "sweep": Command("sweep key=a,b [key=value ...]", "a run for every combination of values", announced=True),
+    "compare": Command(
+        "compare RUN ... [key=value]",
+        "methods over seeds: tables and figures",
+        words=("--json",),
+        keys=("metric", "target", "baseline", "out", "width", "root"),
+        takes_runs=True,
+    ),
     "cache": Command("cache [clear [kind]]", "what is kept on disk, and removing it", announced=True, words=("clear",)),
     "completion": Command("completion bash|zsh|fish", "a script that completes words", words=("bash", "zsh", "fish")),
     "help": Command("help [command]", ""),

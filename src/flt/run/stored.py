@@ -24,6 +24,8 @@ from flt.export.places import CLASSES, EXPORTS, exported_models, levels
 CONFIG, METRICS = "config.yaml", "metrics.csv"
 LARGEST = 2**28
 """Largest size of a run's files of metrics and names, in bytes."""
+BEFORE = {"buffers": {"name": "keep"}}
+"""Section -> its settings with which a run of an older version goes on, where these aren't the default."""
 _RUN = "a run's folder, its adapter/ or model/, or last"
 
 
