@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     may_restart = arguments is None and not restart_after_crash.is_launched()
     with raised_as_exceptions():
         try:
+            _quiet_libraries()
             if COMMANDS[command].announced:
                 _announce(words)
             code: int = module(command).run(rest)
@@ -74,7 +75,6 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
 
 def _announce(words: Sequence[str]) -> None:
     """Prints the command line in a form that can be copied. The line is printed before slow imports such as torch."""
-    _quiet_libraries()
     if restart_after_crash.is_first():
         print(f"flt {flt.__version__}: {shlex.join(['flt', *words])}", flush=True)
 

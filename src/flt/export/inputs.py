@@ -135,9 +135,10 @@ def read_inputs(folder: Path) -> ModelInputs | None:
     del card["version"]
     for task, columns in card["tasks"].items():
         check(f"{INPUTS}: {task}", columns, TASK, ("kind", "columns"))
-    tasks = {
-        task: TaskInputs(**{key: tuple(value) if isinstance(value, list) else value for key, value in columns.items()})
-        for task, columns in card["tasks"].items()
-    }
+    tasks = {task: TaskInputs(**_with_tuples(columns)) for task, columns in card["tasks"].items()}
     jobs = tuple((job[0], job[1]) for job in card["jobs"] if len(job) == 2)
     return ModelInputs(**{**card, "tasks": tasks, "jobs": jobs, "evaluated": tuple(card["evaluated"])})
+
+
+def _with_tuples(columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in columns.items()}

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import nn
 
@@ -222,12 +221,13 @@ def _from_settings(folder: Path, classes: dict[str, list[str]]) -> ModelInputs:
     settings = read_settings(run, "run")
     data, model = settings.get("data") or {}, settings.get("model") or {}
     texts = tuple(str(data[key]) for key in ("text", "text_pair") if data.get(key))
-    if data.get("response"):
-        kind, columns = "causal", texts
-    elif data.get("image") or str(model.get("name", "")).startswith("embedded"):
-        kind, columns = "image", (str(data.get("image") or "image"),)
-    else:
-        kind, columns = ("pair" if len(texts) > 1 else "text"), texts
+    about = read_json(folder / (MERGED_CARD if (folder / MERGED_CARD).is_file() else BASE))
+    architecture = str(about.get("architecture") or about.get("architectures"))
+    kind, columns = "pair" if len(texts) > 1 else "text", texts
+    if "ForImageClassification" in architecture:
+        kind, columns = "image", (str(data["image"]),) * bool(data.get("image"))
+    elif data.get("response"):
+        kind = "causal"
     found = TaskInputs(
         kind, columns, str(data.get("label") or ""), data.get("label_name"), str(data.get("response") or ""),
         tuple(data.get("prompts") or ()), dict(data.get("merge") or {}),
@@ -243,14 +243,3 @@ def _with_files(folder: Path, names: Sequence[str], base: str) -> str:
 
 def _outputs(model: nn.Module, config: Any, kind: str) -> int:
     return int(config.get_text_config().vocab_size if kind == "causal" else config.num_labels)
-
-
-def check_module(module: Any) -> pl.LightningModule:
-    """Returns a user's own module.
-
-    Raises:
-        InputError: It is no LightningModule.
-    """
-    if not isinstance(module, pl.LightningModule):
-        raise InputError.of("module", type(module).__name__, "a LightningModule, as given to flt.fit")
-    return module

@@ -1,0 +1,326 @@
+"""Rows to predict, read in batches, so that a file may be larger than the memory."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+
+from flt.core.errors import InputError
+from flt.core.files import expand_user
+from flt.core.typed import first_line
+from flt.data import columns, dataset_sources
+from flt.data.config import DataConfig
+from flt.data.csv_files import stream_csv
+from flt.data.file_formats import ARROW_FILE
+from flt.data.folders import data_files
+from flt.data.image_folders import image_files, is_image_folder
+from flt.data.read_settings import ReadSettings
+from flt.data.reading import read_file
+from flt.data.suffixes import SUFFIXES, TEXTS, suffix_of
+from flt.data.text_files import read_text
+from flt.data.used_columns import check_names
+from flt.export.inputs import TaskInputs
+from flt.inference.labelled import data_settings
+from flt.run.compose import compose_config
+
+FILE_NAME = "file_name"
+"""Column of the names of images in a folder."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to predict.
+
+    Attributes:
+        name: Name of the data, for lines.
+        columns: Names of the columns.
+        inputs: Names of the columns that the model reads.
+        count: Number of rows. None: not known before they are read.
+        batches: Function that yields the rows, at most as many at once as its argument says. It may be called again.
+    """
+
+    name: str
+    columns: Sequence[str]
+    inputs: tuple[str, ...]
+    count: int | None
+    batches: Callable[[int], Iterator[pa.Table]]
+
+
+def open_rows(data: Any, known: TaskInputs, overrides: Sequence[str] = (), split: str | None = None) -> Rows:
+    """Opens data for a prediction. A column of labels isn't needed, and is treated like any other column.
+
+    Args:
+        data: A file, a folder of files or images, a hub id, a name in conf/data, texts, pairs of texts, a data frame or
+            a ``datasets.Dataset``.
+        known: Columns that the model's training has read.
+        overrides: Settings of the data, such as ``data.text=review``.
+        split: Split of a hub data set, of one with a name, or of an npz file. None: test. Other files and folders are
+            read whole.
+
+    Raises:
+        InputError: The data can't be read, or lack a column that the model needs.
+    """
+    if not isinstance(data, str | Path):
+        return _in_memory(data, known)
+    cfg = compose_config([f"data={data}", *overrides])
+    path = cfg.data.get("path")
+    place = expand_user(str(path))
+    is_file = bool(path) and bool(suffix_of(str(path)))
+    if cfg.data.name not in ("file", "hub") or not (is_file or place.exists()):
+        return _of_split(cfg.data, known, split or "test")
+    if split is not None and suffix_of(str(path)) != ".npz":
+        raise InputError.of("split", split, "nothing: a file or folder is predicted whole")
+    settings = data_settings(cfg.data, overrides, known)
+    if is_file:
+        return _of_file(place, settings, known, split)
+    if is_image_folder(place) and known.kind == "image":
+        return _of_images(place)
+    files, _ = data_files(place)
+    if not files:
+        raise InputError.of("data", data, f"a folder of images, or of files: {', '.join(SUFFIXES)}")
+    parts = [_of_file(file, settings, known) for file in files]
+    counts = [part.count for part in parts]
+    whole = sum(count for count in counts if count is not None) if None not in counts else None
+    return Rows(
+        place.name, parts[0].columns, parts[0].inputs, whole,
+        lambda size: itertools.chain.from_iterable(part.batches(size) for part in parts),
+    )  # fmt: skip
+
+
+def chosen_columns(names: Sequence[str], known: TaskInputs, settings: DataConfig | None = None) -> tuple[str, ...]:
+    """Returns the columns that a model reads, out of the names of all columns.
+
+    Raises:
+        InputError: There is no such column, or the model reads another kind of input.
+    """
+    first, second = [*known.columns, None, None][:2]
+    default = DataConfig(image=first) if known.kind == "image" else DataConfig(text=first, text_pair=second)
+    kind, found = columns.input_names(settings or default, names)
+    if (kind == "image") != (known.kind == "image"):
+        allowed = "a column of images" if known.kind == "image" else "a column of texts, such as data.text=..."
+        raise InputError.of("data", ", ".join(found), allowed, f"the model reads {known.kind}")
+    return found
+
+
+def _of_file(path: Path, settings: DataConfig, known: TaskInputs, split: str | None = None) -> Rows:
+    suffix = suffix_of(path.name)
+    if not path.is_file():
+        raise InputError.of("data", path, "an existing file")
+
+    def choose(names: Sequence[str]) -> list[str]:
+        check_names(settings, names)
+        chosen_columns(names, known, settings)
+        return list(names)
+
+    how = ReadSettings(choose, None, settings.encoding, settings.delimiter, settings.quote, only=split or "")
+    opener = _OPENERS[suffix]
+    with _named(path):
+        names, count, _ = opener(path, how, 1)
+    inputs = chosen_columns(names, known, settings)
+
+    def batches(size: int) -> Iterator[pa.Table]:
+        with _named(path):
+            _, rows, found = opener(path, how, size)
+            done = 0
+            for table in found:
+                for start in range(0, table.num_rows, size):
+                    done += min(size, table.num_rows - start)
+                    yield table.slice(start, size)
+            if rows is not None and rows != done:
+                why = f"it holds {rows} rows, and {done} were read"
+                raise InputError.of("data", path, "a file whose rows can all be read", why)
+
+    return Rows(path.name, names, inputs, count, batches)
+
+
+Opened = tuple[Sequence[str], int | None, Iterator[pa.Table]]
+"""Names of the columns, number of rows if it is known, and the rows."""
+
+
+def _csv(path: Path, how: ReadSettings, size: int, usual: str = ",") -> Opened:
+    names, rows, found = stream_csv(path, how, usual)
+    return names, rows, (pa.Table.from_batches([batch]) for batch in found)
+
+
+def _parquet(path: Path, how: ReadSettings, size: int) -> Opened:
+    file = pyarrow.parquet.ParquetFile(path)
+    names = how.chosen(file.schema_arrow.names)
+    return names, file.metadata.num_rows, (pa.Table.from_batches([batch]) for batch in file.iter_batches(size))
+
+
+def _arrow(path: Path, how: ReadSettings, size: int) -> Opened:
+    source = pa.memory_map(str(path))
+    is_file = source.read(len(ARROW_FILE)) == ARROW_FILE
+    source.seek(0)
+    if is_file:
+        file = pa.ipc.open_file(source)
+        parts = (file.get_batch(number) for number in range(file.num_record_batches))
+        return how.chosen(file.schema.names), None, (pa.Table.from_batches([part]) for part in parts)
+    stream = pa.ipc.open_stream(source)
+    return how.chosen(stream.schema.names), None, (pa.Table.from_batches([part]) for part in stream)
+
+
+def _json(path: Path, how: ReadSettings, size: int) -> Opened:
+    """Reads JSON objects: one in each line, or, in memory, one after another, a list of them, or one of lists."""
+    text = read_text(path, how.encoding)
+    if text.encoding is None:
+        raise text.doubt()
+
+    def lines() -> Iterator[Any]:
+        with TextIOWrapper(pa.BufferReader(text.data), "utf-8", newline="\n") as file:
+            yield from (_row(number, line) for number, line in enumerate(file, start=1) if line.strip())
+
+    try:
+        names = list(next(lines()))
+        return how.chosen(names), None, _tables(lines(), names, size)
+    except (InputError, StopIteration) as error:
+        rows = _objects(text.data.to_pybytes().decode())
+        if not rows:
+            raise InputError.of("data", path, "a file with JSON objects") from error
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return how.chosen(names), len(rows), _tables(iter(rows), names, size)
+
+
+def _row(number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict) or (number == 1 and any(isinstance(value, list) for value in row.values())):
+        raise InputError.of("data", f"line {number}", "one JSON object in each line")
+    return row
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """Returns the objects in a JSON text: one after another, in one list, or as one object with a list for each key.
+
+    Returns no object if the text is something else.
+    """
+    decoder, place, found = json.JSONDecoder(), 0, list[Any]()
+    text = text.strip()
+    while place < len(text):
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            return []
+        found += value if isinstance(value, list) else [value]
+        place += len(text[place:]) - len(text[place:].lstrip()) if place < len(text) else 0
+    if len(found) == 1 and isinstance(found[0], dict) and found[0] and all(map(_is_list, found[0].values())):
+        lists = found[0]
+        if len({len(values) for values in lists.values()}) > 1:
+            return []
+        return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+    return found if all(isinstance(one, dict) for one in found) else []
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _tables(rows: Iterator[dict[str, Any]], names: Sequence[str], size: int) -> Iterator[pa.Table]:
+    while chunk := list(itertools.islice(rows, size)):
+        yield pa.table({name: pa.array([row.get(name) for row in chunk]) for name in names})
+
+
+def _npz(path: Path, how: ReadSettings, size: int) -> Opened:
+    return _of_dataset(read_file(path, how)["train"], size)
+
+
+def _of_dataset(found: datasets.Dataset, size: int) -> Opened:
+    plain = found.with_format("arrow")
+    parts = (plain[start : start + size] for start in range(0, len(plain), size))
+    return list(found.column_names), len(found), parts
+
+
+_OPENERS: dict[str, Callable[[Path, ReadSettings, int], Opened]] = {
+    ".csv": _csv,
+    ".tsv": partial(_csv, usual="\t"),
+    ".txt": partial(_csv, usual="\t"),
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+    ".feather": _arrow,
+    ".jsonl": _json,
+    ".ndjson": _json,
+    ".json": _json,
+    ".npz": _npz,
+}
+"""Ending of a file's name -> function that opens it, and reads its rows in tables of at least one row."""
+
+
+def _of_images(folder: Path) -> Rows:
+    """Lists the images of a folder and of its subfolders, in alphabetical order."""
+    names = [name.as_posix() for name in image_files(folder)]
+
+    def batches(size: int) -> Iterator[pa.Table]:
+        for start in range(0, len(names), size):
+            part = names[start : start + size]
+            yield pa.table({FILE_NAME: part, "image": [{"bytes": None, "path": str(folder / name)} for name in part]})
+
+    return Rows(folder.name, [FILE_NAME], ("image",), len(names), batches)
+
+
+def _of_split(section: Any, known: TaskInputs, split: str) -> Rows:
+    """Reads a split of a hub data set or of one with a name, whose labels become names of classes."""
+    from flt.core.typed import typed
+
+    settings: DataConfig = typed(DataConfig, section, "data")
+    if settings.sets:
+        raise InputError.of("data", settings.name, "one data set", "it consists of several")
+    raw = dataset_sources.load(settings)
+    if split not in raw.splits:
+        raise InputError.of("split", split, list(raw.splits), "there is no such split")
+    if (raw.kind == "image") != (known.kind == "image"):
+        raise InputError.of("data", settings.name, f"data of the kind {known.kind}", f"they are {raw.kind}")
+    rows = raw.splits[split]
+    names = datasets.ClassLabel(names=list(raw.label_names))
+    found = rows.cast_column(raw.label, names).cast_column(raw.label, datasets.Value("int64"))
+
+    def batches(size: int) -> Iterator[pa.Table]:
+        for table in _of_dataset(found, size)[2]:
+            labels = pa.array([raw.label_names[k] for k in table[raw.label].to_pylist()])
+            yield table.set_column(table.column_names.index(raw.label), raw.label, labels)
+
+    return Rows(settings.name, found.column_names, raw.inputs, len(found), batches)
+
+
+def _in_memory(data: Any, known: TaskInputs) -> Rows:
+    """Returns texts, pairs of texts, a data frame or a data set as rows."""
+    if isinstance(data, pd.DataFrame):
+        data = datasets.Dataset(pa.Table.from_pandas(data, preserve_index=False))
+    elif not isinstance(data, datasets.Dataset):
+        keys = known.columns or (("text", "text_pair") if known.kind == "pair" else ("text",))
+        rows = [(one,) if isinstance(one, str) else one for one in data] if isinstance(data, Sequence) else [None]
+        fits = all(
+            isinstance(row, list | tuple) and len(row) == len(keys) and all(isinstance(one, str) for one in row)
+            for row in rows
+        )
+        if not fits or not rows or known.kind == "image":
+            allowed = "a file, a folder, a data frame, a datasets.Dataset, or a list of texts or pairs of texts"
+            raise InputError.of("data", type(data).__name__, allowed)
+        data = datasets.Dataset.from_dict(dict(zip(keys, map(list, zip(*rows, strict=True)), strict=True)))
+    inputs = chosen_columns(data.column_names, known)
+    return Rows("the data", data.column_names, inputs, len(data), lambda size: _of_dataset(data, size)[2])
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turns every error of a reader into one line that names the file, but quotes none of its rows."""
+    try:
+        yield
+    except (InputError, GeneratorExit):
+        raise
+    except Exception as error:  # each reader raises errors of its own
+        why = type(error).__name__ if suffix_of(path.name) in TEXTS else f"{type(error).__name__}: {first_line(error)}"
+        raise InputError.of("data", path, f"a readable {suffix_of(path.name)} file", why) from None
