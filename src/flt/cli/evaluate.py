@@ -131,8 +131,9 @@ def _pictures(found: Evaluation, run: str, options: Options) -> list[Path]:
     from flt.inference.confusion import confusion_figure, write_picture
     from flt.run.stored import CONFIG, find_run
 
-    place = find_run(run, options.root).absolute()
-    inside = next((folder for folder in (place, *list(place.parents)[:3]) if (folder / CONFIG).is_file()), None)
+    place = find_run(run, options.root)
+    around = (place, *(place.absolute().parents[:3]))
+    inside = next((folder for folder in around if (folder / CONFIG).is_file()), None)
     folder = Path(os.path.expanduser(options.out)) if options.out is not None else inside
     if folder is None:
         return []
@@ -157,7 +158,9 @@ def _show(found: Evaluation) -> None:
         if task.scores.classes and task.model:
             console.print(_classes(task))
     if len(found.tasks) > 1:
-        figures = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.metrics.items())
+        figures = ", ".join(
+            f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.metrics.items() if name != "entropy"
+        )
         console.print(f" mean of {len(found.tasks)} tasks: {figures}", soft_wrap=True)
 
 
@@ -166,7 +169,7 @@ def _table(title: str, *columns: str) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title) if title else None, title_justify="left")
     table.add_column(columns[0], overflow="fold")
     for column in columns[1:]:
         table.add_column(column, justify="right")
@@ -178,7 +181,7 @@ def _overview(found: Evaluation, task: TaskEvaluation) -> Any:
     from rich.text import Text
 
     where = ", ".join(filter(None, [found.data, found.split, task.task if len(found.tasks) > 1 else ""]))
-    names = list(task.metrics)
+    names = [name for name in task.metrics if name != "entropy"]
     table = _table(where, "model", "examples", *(name.replace("_", " ") for name in names))
     others = {name: scores for name, scores in task.models.items() if name != task.model}
     rows = [(task.model or f"mean of {len(others)} clients", task.scores.examples, task.metrics)]

@@ -16,6 +16,7 @@ from flt.callbacks.evaluate import mean_of_worst
 from flt.client.evaluator import Evaluator
 from flt.client.settings import LocalSettings
 from flt.core.errors import InputError
+from flt.core.files import last_name
 from flt.data.examples import Examples
 from flt.inference.labelled import Labelled, other_data, own_data, own_settings
 from flt.inference.metrics import MeasuredModule, Scores, checked
@@ -180,7 +181,7 @@ def evaluate(
     tasks = _evaluated(models, [one for one in sets if task in (None, one.task)], size, device_of(device), watch)
     if not tasks:
         raise InputError.of("task", task, sorted({one.task for one in sets}), "no chosen model knows it")
-    name = sets[0].data_set.name if data is not None or len(sets) == 1 else "its own data"
+    name = ", ".join(list(dict.fromkeys(str(last_name(one.data_set.name)) for one in sets))[:3])
     kind = sets[0].data_set.raw.kind
     shown = split or ("test" if sets[0].split != "train" else "")
     return Evaluation(folder.absolute().name, name, shown, kind, tasks)

@@ -22,7 +22,7 @@ from flt.data import encode, stores
 from flt.data.columns import check_text
 from flt.data.dataset_sources import RawData
 from flt.data.examples import Examples
-from flt.data.images import undecoded, with_places
+from flt.data.images import with_places
 from flt.export.inputs import TaskInputs
 from flt.inference.labelled import known_tasks
 from flt.inference.metrics import checked, entropy
@@ -102,8 +102,8 @@ def encoded(loaded: Loaded, table: pa.Table, inputs: Sequence[str]) -> Examples:
     backbone, exported = loaded.backbone, loaded.exported
     nothing = np.zeros(table.num_rows, dtype=np.int64)
     if exported.kind == "image":
-        rows = with_places(undecoded(datasets.Dataset(table.select(list(inputs))), Path("data")), inputs[0], "the data")
-        labelled = rows.add_column(_LABEL, nothing)
+        rows = datasets.Dataset(table.select(list(inputs)).append_column(_LABEL, pa.array(nothing)))
+        labelled = with_places(rows, inputs[0], "the data")
         raw = RawData({"train": labelled}, "image", tuple(inputs), _LABEL, ())
         return encode.encode_images(labelled, raw, backbone.image_size, backbone.channels, backbone.prepare)
     features = datasets.Features.from_arrow_schema(table.schema)

@@ -19,13 +19,14 @@ import pyarrow.parquet
 
 from flt.core.errors import InputError
 from flt.core.files import expand_user
-from flt.core.typed import first_line
+from flt.core.typed import first_line, typed
 from flt.data import columns, dataset_sources
 from flt.data.config import DataConfig
 from flt.data.csv_files import stream_csv
 from flt.data.file_formats import ARROW_FILE
 from flt.data.folders import data_files
 from flt.data.image_folders import image_files, is_image_folder
+from flt.data.images import undecoded
 from flt.data.read_settings import ReadSettings
 from flt.data.reading import read_file
 from flt.data.suffixes import SUFFIXES, TEXTS, suffix_of
@@ -135,6 +136,8 @@ def _of_file(path: Path, settings: DataConfig, known: TaskInputs, split: str | N
             _, rows, found = opener(path, how, size)
             done = 0
             for table in found:
+                if known.kind == "image":  # refuses names of other files, which only a folder may name
+                    undecoded(datasets.Dataset(table.select(list(inputs))), path)
                 for start in range(0, table.num_rows, size):
                     done += min(size, table.num_rows - start)
                     yield table.slice(start, size)
@@ -262,19 +265,20 @@ _OPENERS: dict[str, Callable[[Path, ReadSettings, int], Opened]] = {
 def _of_images(folder: Path) -> Rows:
     """Lists the images of a folder and of its subfolders, in alphabetical order."""
     names = [name.as_posix() for name in image_files(folder)]
+    features = datasets.Features({FILE_NAME: datasets.Value("string"), "image": datasets.Image(decode=False)})
 
     def batches(size: int) -> Iterator[pa.Table]:
         for start in range(0, len(names), size):
             part = names[start : start + size]
-            yield pa.table({FILE_NAME: part, "image": [{"bytes": None, "path": str(folder / name)} for name in part]})
+            places = [{"bytes": None, "path": str(folder / name)} for name in part]
+            made = datasets.Dataset.from_dict({FILE_NAME: part, "image": places}, features=features)
+            yield made.data.table
 
     return Rows(folder.name, [FILE_NAME], ("image",), len(names), batches)
 
 
 def _of_split(section: Any, known: TaskInputs, split: str) -> Rows:
     """Reads a split of a hub data set or of one with a name, whose labels become names of classes."""
-    from flt.core.typed import typed
-
     settings: DataConfig = typed(DataConfig, section, "data")
     if settings.sets:
         raise InputError.of("data", settings.name, "one data set", "it consists of several")
@@ -284,15 +288,13 @@ def _of_split(section: Any, known: TaskInputs, split: str) -> Rows:
     if (raw.kind == "image") != (known.kind == "image"):
         raise InputError.of("data", settings.name, f"data of the kind {known.kind}", f"they are {raw.kind}")
     rows = raw.splits[split]
-    names = datasets.ClassLabel(names=list(raw.label_names))
-    found = rows.cast_column(raw.label, names).cast_column(raw.label, datasets.Value("int64"))
 
     def batches(size: int) -> Iterator[pa.Table]:
-        for table in _of_dataset(found, size)[2]:
+        for table in _of_dataset(rows, size)[2]:
             labels = pa.array([raw.label_names[k] for k in table[raw.label].to_pylist()])
             yield table.set_column(table.column_names.index(raw.label), raw.label, labels)
 
-    return Rows(settings.name, found.column_names, raw.inputs, len(found), batches)
+    return Rows(settings.name, rows.column_names, raw.inputs, len(rows), batches)
 
 
 def _in_memory(data: Any, known: TaskInputs) -> Rows:
