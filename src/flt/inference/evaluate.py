@@ -167,16 +167,17 @@ def evaluate(
         raise InputError.of(
             "data", type(data).__name__, "a file, a folder, a hub id or a name; a data set needs module="
         )
-    models = choose(find_models(run, root), None if group is None else str(group))
+    every = find_models(run, root)
+    models = choose(every, None if group is None else str(group))
     folder = find_run(run, root)
     inside = next((place for place in (folder, *export_of(run, root).absolute().parents) if _is_run(place)), None)
     if data is None:
         if inside is None:
             raise InputError.of("data", None, "data=...", "the export isn't inside its run, whose data it could take")
-        sets = own_data(inside, models, split or "test")
+        sets = own_data(inside, every, split or "test")
     else:
         seed = own_settings(inside).seed if inside is not None else 0
-        sets = other_data(str(data), overrides, models, split, task, seed)
+        sets = other_data(str(data), overrides, every, split, task, seed)
     size = batch_size or (own_settings(inside).eval.batch_size if inside is not None else 64)
     tasks = _evaluated(models, [one for one in sets if task in (None, one.task)], size, device_of(device), watch)
     if not tasks:

@@ -76,4 +76,5 @@ def _evaluator(
     if len(named) != 1:
         raise InputError.of("group", group, list(models), "there are several models" if group is None else "")
     loaded: Any = load(models[named[0]], module)
+    loaded = loaded if isinstance(loaded, pl.LightningModule) else loaded.get_base_model()  # out of peft's model
     return Evaluator(loaded.to(place), LocalSettings(eval_batch_size=batch_size), collate_fn)

@@ -158,7 +158,7 @@ def _csv(path: Path, how: ReadSettings, size: int, usual: str = ",") -> Opened:
 
 
 def _parquet(path: Path, how: ReadSettings, size: int) -> Opened:
-    file = pyarrow.parquet.ParquetFile(path)
+    file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)  # with it, the whole file would stay in memory
     names = how.chosen(file.schema_arrow.names)
     return names, file.metadata.num_rows, (pa.Table.from_batches([batch]) for batch in file.iter_batches(size))
 
