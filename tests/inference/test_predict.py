@@ -44,7 +44,9 @@ def alone(run: Path, texts: Sequence[str]) -> tuple[list[str], list[float]]:
 @pytest.mark.parametrize("name", ["text", *(pytest.param(n, marks=pytest.mark.slow) for n in ("merged", "c2a"))])
 def test_each_row_gets_what_the_model_alone_says_of_it(trained: Trained, name: str, tmp_path: Path) -> None:
     run = trained(name)
-    pd.DataFrame({"id": ["007", "=1+2", "-3", "@a", "+5", "x"], "text": TEXTS}).to_csv(tmp_path / "new.csv", index=False)
+    pd.DataFrame({"id": ["007", "=1+2", "-3", "@a", "+5", "x"], "text": TEXTS}).to_csv(
+        tmp_path / "new.csv", index=False
+    )
     assert flt.predict(run, tmp_path / "new.csv", tmp_path / "out.csv", batch_size=2) == 6
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -168,7 +170,7 @@ def test_logits_that_are_not_finite_are_refused(trained: Trained, monkeypatch: p
 class Stub(Predictor):
     """A predictor that says the same of every row at once."""
 
-    names = ["a", "b"]  # noqa: RUF012  # a constant in the place of a property
+    names = ["a", "b"]  # a constant in the place of a property
 
     def log_probabilities(self, table: Any, inputs: Sequence[str]) -> torch.Tensor:
         return torch.log(torch.tensor([[0.25, 0.75]], dtype=torch.float64)).repeat(table.num_rows, 1)
@@ -183,7 +185,7 @@ def anonymous_memory() -> int:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says how much memory a process has")
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_the_memory_does_not_grow_with_the_number_of_rows(ending: str, tmp_path: Path) -> None:
-    path, rows, text = tmp_path / f"big.{ending}", 160_000, "word " * 200
+    path, rows, text = tmp_path / f"big.{ending}", 80_000, "word " * 200
     many: dict[str, Callable[[], None]] = {
         "csv": lambda: _write(path, "id,text\n", (f'{i},"{text}"\n' for i in range(rows))),
         "jsonl": lambda: _write(path, "", (f'{{"id": {i}, "text": "{text}"}}\n' for i in range(rows))),
@@ -195,7 +197,7 @@ def test_the_memory_does_not_grow_with_the_number_of_rows(ending: str, tmp_path:
     for columns in _predicted(Stub(None, 64), opened, False, lambda *_: peaks.append(anonymous_memory())):  # type: ignore[arg-type]  # no model
         done += len(columns["prediction"])
     assert done == rows
-    assert max(peaks) - before < rows * len(text) // 2
+    assert max(peaks) - before < 0.75 * rows * len(text)
 
 
 def _write(path: Path, head: str, lines: Any) -> None:

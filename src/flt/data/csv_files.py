@@ -18,7 +18,7 @@ from flt.data.text_files import Text, read_text
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
 """Values of ``data.delimiter`` that stand for a character, and the characters that are tried."""
-LONGEST_ROW = 1 << 24
+LONGEST_ROW = 1 << 23
 """Number of bytes of a file that are parsed at once if rows are read one batch after another."""
 LONGEST_HEADER = 1 << 26
 """Largest number of characters of a file's line of names."""

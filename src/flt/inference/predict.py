@@ -258,6 +258,9 @@ def _predicted(predictor: Predictor, rows: Rows, probabilities: bool, watch: Wat
         yield {**start, **{name: values for name, values in shown.items() if name not in results}, **results}
         if watch is not None:
             watch(done, rows.count)
+    if not done:  # a file without rows, whose columns still have names
+        further = [f"probability_{name}" for name in names] if probabilities else []
+        yield dict.fromkeys([*(name for name in rows.columns if name not in RESULTS), *RESULTS, *further], [])
 
 
 def _shown(table: pa.Table) -> dict[str, Sequence[Any]]:
