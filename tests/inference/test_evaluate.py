@@ -117,7 +117,7 @@ def test_examples_go_to_the_task_that_knows_their_class() -> None:
 
 
 def test_tasks_with_the_same_classes_must_be_told_apart_by_the_user() -> None:
-    with pytest.raises(InputError, match=r"task=None: the tasks have classes of the same names; allowed is a, b"):
+    with pytest.raises(InputError, match=r"task=None: the classes of the data fit several tasks; allowed is a, b"):
         _by_task(["no", "yes"], np.array([0, 1]), {"a": ["no", "yes"], "b": ["yes", "no"]}, {"a": {}, "b": {}})
 
 

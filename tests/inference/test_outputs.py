@@ -46,10 +46,7 @@ def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
 
 
 def test_values_of_several_types_do_not_fit_into_parquet(tmp_path: Path) -> None:
-    with (
-        pytest.raises(InputError, match="a column has values of several types"),
-        writer(tmp_path / "o.parquet") as write,
-    ):
+    with writer(tmp_path / "out.parquet") as write:
         write({"a": [1]})
-        write({"a": ["x"]})
-    assert list(tmp_path.iterdir()) == []
+        with pytest.raises(InputError, match="a column has values of several types"):
+            write({"a": ["x"]})

@@ -21,7 +21,8 @@ import flt
 from flt.core.errors import InputError
 from flt.export.inputs import TaskInputs
 from flt.inference import predict as predicting
-from flt.inference.predict import Predictor, _predicted
+from flt.inference.predict import _predicted
+from flt.inference.predictor import Predictor
 from flt.inference.rows import Rows, open_rows
 
 TEXTS = ["good film", "very very bad book", "", "not a good film", "bad", "a film"]
@@ -44,15 +45,14 @@ def alone(run: Path, texts: Sequence[str]) -> tuple[list[str], list[float]]:
 @pytest.mark.parametrize("name", ["text", *(pytest.param(n, marks=pytest.mark.slow) for n in ("merged", "c2a"))])
 def test_each_row_gets_what_the_model_alone_says_of_it(trained: Trained, name: str, tmp_path: Path) -> None:
     run = trained(name)
-    pd.DataFrame({"id": ["007", "=1+2", "-3", "@a", "+5", "x"], "text": TEXTS}).to_csv(
-        tmp_path / "new.csv", index=False
-    )
+    ids = ["007", "=1+2", "-3", "@a", "+5", "x"]
+    pd.DataFrame({"id": ids, "text": TEXTS}).to_csv(tmp_path / "new.csv", index=False)
     assert flt.predict(run, tmp_path / "new.csv", tmp_path / "out.csv", batch_size=2) == 6
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     names, probabilities = alone(run, TEXTS)
     assert list(rows[0]) == ["id", "text", "prediction", "probability"]
-    assert [row["id"] for row in rows] == ["007", "=1+2", "-3", "@a", "+5", "x"]
+    assert [row["id"] for row in rows] == ids
     assert [row["text"] for row in rows] == TEXTS
     assert [row["prediction"] for row in rows] == names
     assert [float(row["probability"]) for row in rows] == pytest.approx(probabilities, abs=1e-6)
@@ -124,6 +124,13 @@ def test_a_group_may_be_given_by_its_number_and_a_task_by_its_name(trained: Trai
     low = flt.predict(run, "digits", task="low")
     assert set(low["prediction"]) <= {"5", "6"}
     assert set(flt.predict(run, "digits", group=2)["prediction"]) <= {"5", "6", "7", "8"}
+
+
+def test_tasks_that_share_a_models_outputs_are_told_apart_by_the_user(trained: Trained) -> None:
+    run = trained("shared")
+    with pytest.raises(InputError, match="task=None: they share the outputs of model; allowed is digit, parity"):
+        flt.predict(run, "digits")
+    assert set(flt.predict(run, "digits", task="parity")["prediction"]) <= {"odd", "even"}
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ RUNS = {
     "names": ["algo=fedit", *TEXTS, "model.head=label_names"],
     "personal": ["algo=fedsa_lora", *TEXTS],
     "tasks": ["algo=fl_tac", "clients=3", "rounds=2", "local.steps=4"],
+    "shared": ["algo=fedit", "data=digits_two", "heads=shared", "jobs=per_task", *SHORT[:3]],
     "photos": ["algo=fedit", "data=./photos", "model=./vit", "data.test=0.2", *SHORT[:3]],
     "causal": ["algo=fedit", "data=inst.parquet", "model=./gpt", "data.response=response", "data.test=0.2", *SHORT],
 }

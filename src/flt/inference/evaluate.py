@@ -182,7 +182,8 @@ def evaluate(
     tasks = _evaluated(models, [one for one in sets if task in (None, one.task)], size, device_of(device), watch)
     if not tasks:
         raise InputError.of("task", task, sorted({one.task for one in sets}), "no chosen model knows it")
-    name = ", ".join(list(dict.fromkeys(str(last_name(one.data_set.name)) for one in sets))[:3])
+    names = {str(last_name(one.data_set.name)) for one in sets}
+    name = names.pop() if len(names) == 1 else names.pop().partition(" ")[0]  # sets are called "glue sst2", "glue rte"
     kind = sets[0].data_set.raw.kind
     shown = split or ("test" if sets[0].split != "train" else "")
     return Evaluation(folder.absolute().name, name, shown, kind, tasks)
@@ -227,7 +228,8 @@ def _main(task: str, models: Sequence[Exported], scores: Mapping[str, Scores]) -
 
 def _scores(loaded: Loaded, task: str, examples: Examples, batch_size: int, watch: Watch | None) -> Scores:
     names, name = loaded.exported.names(task), loaded.exported.called
-    further = [f"LABEL_{number}" for number in range(len(names), loaded.outputs)]
+    all_names = [*loaded.exported.names(), *(f"LABEL_{number}" for number in range(loaded.outputs))]
+    further = all_names[len(names) : loaded.outputs]  # outputs that only other tasks use
     causal = loaded.exported.kind == "causal"
     measured = None if causal else MeasuredModule(loaded.backbone.model, [*names, *further]).to(loaded.device).eval()
     settings = LocalSettings(eval_batch_size=batch_size, precision=loaded.exported.inputs.precision)

@@ -225,7 +225,7 @@ def _by_task(
     maps = {task: _positions([names[k] for k in present], own, merges[task]) for task, own in classes.items()}
     whole = [task for task, found in maps.items() if (found >= 0).all()]
     if len(whole) > 1 or (np.stack(list(maps.values())) >= 0).sum(axis=0).max(initial=0) > 1:
-        raise InputError.of("task", None, classes, "the tasks have classes of the same names")
+        raise InputError.of("task", None, classes, "the classes of the data fit several tasks")
     if not whole and (unknown := [k for i, k in enumerate(present) if all(found[i] < 0 for found in maps.values())]):
         numbered = _as_numbers(names, present, classes)
         if numbered is None:
