@@ -42,7 +42,7 @@ def alone(run: Path, texts: Sequence[str]) -> tuple[list[str], list[float]]:
     return [names[int(one.argmax())] for one in found], [float(one.max()) for one in found]
 
 
-@pytest.mark.parametrize("name", ["text", *(pytest.param(n, marks=pytest.mark.slow) for n in ("merged", "c2a"))])
+@pytest.mark.parametrize("name", ["text", pytest.param("merged", marks=pytest.mark.slow)])
 def test_each_row_gets_what_the_model_alone_says_of_it(trained: Trained, name: str, tmp_path: Path) -> None:
     run = trained(name)
     ids = ["007", "=1+2", "-3", "@a", "+5", "x"]
@@ -56,6 +56,17 @@ def test_each_row_gets_what_the_model_alone_says_of_it(trained: Trained, name: s
     assert [row["text"] for row in rows] == TEXTS
     assert [row["prediction"] for row in rows] == names
     assert [float(row["probability"]) for row in rows] == pytest.approx(probabilities, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_c2a_model_computes_with_the_activations_of_the_batch(trained: Trained) -> None:
+    run = trained("c2a")
+    export = trained.export("c2a")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(export)
+    with torch.no_grad():
+        batch = tokenizer(TEXTS, truncation=True, max_length=12, padding=True, return_tensors="pt")
+        wanted = torch.softmax(flt.load(export)(**batch).logits.double(), -1).max(-1).values
+    assert flt.predict(run, TEXTS)["probability"].tolist() == pytest.approx(wanted.tolist(), abs=1e-6)
 
 
 def test_all_sources_and_formats_give_the_same_predictions(trained: Trained, tmp_path: Path) -> None:

@@ -47,8 +47,9 @@ which cluster's adapter reads new data.
 
 Rows are read, predicted and written in windows of 16 batches, so that the
 memory doesn't grow with their number. Compressed text files, json files with
-one list, and npz files are read whole. The responses of a causal model are
-written by flt generate."""
+one list, and npz files are read whole. A C2A model computes with the mean
+activations of a batch, as in its paper: its predictions depend a little on
+batch_size. The responses of a causal model are written by flt generate."""
 
 KEYS = ("data", "data.", "out", "probabilities", "group", "task", "split", "batch_size", "device", "root")
 
