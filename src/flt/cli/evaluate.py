@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flt.cli.words import Words, read_words
 from flt.core.errors import InputError
+from flt.core.formatting import printable
 
 if TYPE_CHECKING:
     from flt.inference.evaluate import Evaluation, TaskEvaluation
@@ -169,7 +170,7 @@ def _table(title: str, *columns: str) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title) if title else None, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=Text(printable(title)) if title else None, title_justify="left")
     table.add_column(columns[0], overflow="fold")
     for column in columns[1:]:
         table.add_column(column, justify="right")
@@ -187,7 +188,7 @@ def _overview(found: Evaluation, task: TaskEvaluation) -> Any:
     rows = [(task.model or f"mean of {len(others)} clients", task.scores.examples, task.metrics)]
     rows += [(name, scores.examples, dict(scores.metrics)) for name, scores in others.items()]
     for name, examples, metrics in rows[:MOST_ROWS]:
-        table.add_row(Text(name), f"{examples:,}", *(f"{metrics[key]:.4f}" for key in names))
+        table.add_row(Text(printable(name)), f"{examples:,}", *(f"{metrics[key]:.4f}" for key in names))
     if len(rows) > MOST_ROWS:
         table.caption = f"and {len(rows) - MOST_ROWS} more models; --json has all of them"
     return table
@@ -198,9 +199,8 @@ def _classes(task: TaskEvaluation) -> Any:
 
     table = _table("", "class", "precision", "recall", "F1", "examples")
     for one in task.scores.classes[:MOST_ROWS]:
-        printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in one.name)
         figures = (f"{figure:.4f}" for figure in (one.precision, one.recall, one.f1))
-        table.add_row(Text(printable), *figures, f"{one.support:,}")
+        table.add_row(Text(printable(one.name)), *figures, f"{one.support:,}")
     if len(task.scores.classes) > MOST_ROWS:
         table.caption = f"and {len(task.scores.classes) - MOST_ROWS} more classes; --json has all of them"
     return table

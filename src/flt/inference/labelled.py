@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from flt.core.errors import InputError
 from flt.core.files import expand_user
+from flt.core.formatting import printable
 from flt.core.typed import typed
 from flt.data import dataset_sources
 from flt.data.config import DataConfig
@@ -270,7 +271,7 @@ def _as_numbers(
     if any(not 0 <= number < len(own) for number in numbers) or any(name.lstrip("-").isdecimal() for name in own):
         return None
     read = ", ".join(f"{number} is {own[number]}" for number in numbers[:8])
-    _log.warning("the labels are read as numbers of the model's classes: %s", read)
+    _log.warning("the labels are read as numbers of the model's classes: %s", printable(read))
     return {task: np.array(numbers, dtype=np.int64)}
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from flt.core.errors import InputError
+from flt.core.formatting import printable
 from flt.export.inputs import TaskInputs
 from flt.inference.labelled import known_tasks
 from flt.inference.metrics import entropy
@@ -137,7 +138,7 @@ def predict(
     rows = open_rows(data, _columns(models, task), overrides, split)
     loaded, line = nearest(models, rows, batch_size, place)
     if line:
-        _log.info("%s", line)
+        _log.info("%s", printable(line))
     classes = loaded.exported.classes
     if task is None and len({tuple(names) for names in classes.values()}) > 1:
         raise InputError.of("task", task, classes, f"they share the outputs of {loaded.exported.called}")
