@@ -129,7 +129,7 @@ def _evaluated(words: Words, options: Options) -> Evaluation:
 def _pictures(found: Evaluation, run: str, options: Options) -> list[Path]:
     """Writes the confusion matrix of each task to out=, or to the run's folder. An export may be in no such folder."""
     from flt.core.files import reported
-    from flt.inference.confusion import confusion_figure, write_picture
+    from flt.inference.evaluate import write_pictures
     from flt.run.stored import CONFIG, find_run
 
     place = find_run(run, options.root)
@@ -138,16 +138,8 @@ def _pictures(found: Evaluation, run: str, options: Options) -> list[Path]:
     folder = Path(os.path.expanduser(options.out)) if options.out is not None else inside
     if folder is None:
         return []
-    paths = []
-    for task in found.tasks:
-        if not task.scores.classes or not task.model:
-            continue
-        name = task.task if len(found.tasks) > 1 else ""
-        title = ", ".join(filter(None, [found.data, found.split, name]))
-        with reported("out", folder, "a folder that can be written"):
-            parts = (Path(found.data).stem, found.split, name)
-            paths.append(write_picture(confusion_figure(task.scores, title), folder, *parts))
-    return paths
+    with reported("out", folder, "a folder that can be written"):
+        return write_pictures(found, folder)
 
 
 def _show(found: Evaluation) -> None:

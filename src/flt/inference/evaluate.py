@@ -18,6 +18,7 @@ from flt.client.settings import LocalSettings
 from flt.core.errors import InputError
 from flt.core.files import last_name
 from flt.data.examples import Examples
+from flt.inference.confusion import confusion_figure, write_picture
 from flt.inference.labelled import Labelled, other_data, own_data, own_settings
 from flt.inference.metrics import MeasuredModule, Scores, checked
 from flt.inference.models import Exported, Loaded, choose, device_of, find_models, load_model
@@ -116,6 +117,25 @@ class Evaluation:
         """
         about = {"schema": SCHEMA, "run": self.run, "data": self.data, "split": self.split or None, "kind": self.kind}
         return {**about, "metrics": self.metrics, "tasks": {task.task: task.as_dict() for task in self.tasks}}
+
+
+def write_pictures(found: Evaluation, folder: Path) -> list[Path]:
+    """Writes the confusion matrix of each task as a PNG file. There is none for causal models and clients' own models.
+
+    Args:
+        found: The evaluation.
+        folder: Folder, which must exist.
+
+    Returns:
+        The paths of the files, such as ``confusion_test.png``.
+    """
+    paths = []
+    for task in found.tasks:
+        if task.scores.classes and task.model:
+            name = task.task if len(found.tasks) > 1 else ""
+            figure = confusion_figure(task.scores, ", ".join(filter(None, [found.data, found.split, name])))
+            paths.append(write_picture(figure, folder, Path(found.data).stem, found.split, name))
+    return paths
 
 
 def evaluate(
