@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flt.data.dataset_sources import ONE_CLASS
 from flt.export.cards import NAME, OBJECT, Rule, check, dict_of, integer, list_of, one_of, optional, read, text
 
 if TYPE_CHECKING:
@@ -98,6 +97,8 @@ TASK: dict[str, Rule] = {
 
 def task_inputs(data_set: DataSet) -> TaskInputs:
     """Returns the columns that a run has read from a data set."""
+    from flt.data.dataset_sources import ONE_CLASS  # imports libraries for reading data, which flt.fit doesn't need
+
     raw, data = data_set.raw, data_set.data
     label = "" if raw.label == ONE_CLASS else raw.label
     prompts = tuple(template_text(template) for template in raw.templates)
