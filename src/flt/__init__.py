@@ -10,14 +10,38 @@ from flt.core.openmp import limit_busy_waiting
 from flt.core.torch_log import hide_cpp_warnings
 
 __version__ = "0.1.0"
-__all__ = ["ClientSpec", "InputError", "JobData", "Result", "compare", "fit", "load", "partition"]
+__all__ = [
+    "ClientSpec",
+    "InputError",
+    "JobData",
+    "Result",
+    "compare",
+    "evaluate",
+    "fit",
+    "load",
+    "partition",
+    "predict",
+]
 
 if TYPE_CHECKING:
     from flt.api import Result, fit, partition
     from flt.core.errors import InputError
     from flt.data.clients import ClientSpec, JobData
     from flt.export.load import load
+    from flt.inference.evaluate import evaluate
+    from flt.inference.predict import predict
     from flt.reports.compare import compare
+
+_HOMES = {
+    "ClientSpec": "flt.data.clients",
+    "InputError": "flt.core.errors",
+    "JobData": "flt.data.clients",
+    "compare": "flt.reports.compare",
+    "evaluate": "flt.inference.evaluate",
+    "load": "flt.export.load",
+    "predict": "flt.inference.predict",
+}
+"""Public name -> module that defines it, for the names that aren't in :mod:`flt.api`."""
 
 limit_busy_waiting()
 hide_cpp_warnings()
@@ -28,6 +52,4 @@ def __getattr__(name: str) -> Any:
     """Imports a public name at its first use. ``import flt`` alone is fast, because it doesn't import torch."""
     if name not in __all__:
         raise AttributeError(f"module 'flt' has no attribute {name!r}")
-    clients = dict.fromkeys(("ClientSpec", "JobData"), "flt.data.clients")
-    homes = {"InputError": "flt.core.errors", "load": "flt.export.load", "compare": "flt.reports.compare", **clients}
-    return getattr(import_without_gc(homes.get(name, "flt.api")), name)
+    return getattr(import_without_gc(_HOMES.get(name, "flt.api")), name)

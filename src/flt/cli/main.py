@@ -23,6 +23,8 @@ from flt.core.signals import number_of, raised_as_exceptions
 
 HELP = ("-h", "--help", "help")
 VERSION = ("--version", "version")
+RESUMABLE = ("train", "sweep")
+"""Commands that go on with a run after an interrupt."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     may_restart = arguments is None and not restart_after_crash.is_launched()
     with raised_as_exceptions():
         try:
+            _quiet_libraries()
             if COMMANDS[command].announced:
                 _announce(words)
             code: int = module(command).run(rest)
@@ -51,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (Exception, KeyboardInterrupt) as error:
             if may_restart and isinstance(error, PeerDiedError):
                 restart_after_crash.restart(error, command, rest)
-            reported = _report(error)
+            reported = _report(error, command)
             if reported is None:
                 raise
             return reported
@@ -74,12 +77,11 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
 
 def _announce(words: Sequence[str]) -> None:
     """Prints the command line in a form that can be copied. The line is printed before slow imports such as torch."""
-    _quiet_libraries()
     if restart_after_crash.is_first():
         print(f"flt {flt.__version__}: {shlex.join(['flt', *words])}", flush=True)
 
 
-def _report(error: BaseException) -> int | None:
+def _report(error: BaseException, command: str) -> int | None:
     """Prints an error as one line and returns the exit code. Returns None for an error that needs a traceback."""
     if isinstance(error, BrokenPipeError):
         _discard_output()
@@ -97,9 +99,8 @@ def _report(error: BaseException) -> int | None:
         return 2
     if isinstance(error, KeyboardInterrupt):
         if WATCH.launcher is None:  # the launcher of this process prints the line
-            print(
-                "interrupted; the same command with resume=last goes on after the last finished round", file=sys.stderr
-            )
+            goes_on = "; the same command with resume=last goes on after the last finished round"
+            print(f"interrupted{goes_on * (command in RESUMABLE)}", file=sys.stderr)
         return 128 + number_of(error)
     return None
 

@@ -83,6 +83,16 @@ def accuracy(names: Iterable[str]) -> str | None:
     return next((name for name in names if "acc" in name and name != "clustering_acc"), None)
 
 
+def printable(text: str) -> str:
+    r"""Returns a text in which control characters, which could change a terminal, are escaped.
+
+    Example:
+        >>> printable("a\x1b[2J")
+        'a\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def lower_is_better(name: str) -> bool:
     """Returns whether smaller values of a metric are better, which holds for losses and perplexities.
 

@@ -64,7 +64,7 @@ class RawData:
         return np.asarray(self.splits[split][column][:])
 
 
-def load(cfg: DataConfig, seed: int = 0) -> RawData:
+def load(cfg: DataConfig, seed: int = 0, only: str | None = None) -> RawData:
     """Loads a data set and converts it into a common form.
 
     A split named dev or valid is used as the validation split. A split named train_dev is used as the validation
@@ -77,6 +77,8 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
     Args:
         cfg: Settings of the data set.
         seed: Seed for drawing splits from train, and for drawing the sample of train (``cfg.train_examples``).
+        only: Name of the single split that is loaded, as train, see :func:`flt.data.reading.read`. No split is drawn
+            from it, and it may have a single class. None: all splits are loaded.
 
     Returns:
         The splits, the names of the input columns, and the classes.
@@ -93,7 +95,7 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
     """
     _check_numbers(cfg)
     own = cfg.name == "digits" and cfg.path is None
-    splits, name, how = (_digits_splits(), "", ReadSettings()) if own else reading.read(cfg)
+    splits, name, how = (_digits_splits(), "", ReadSettings()) if own else reading.read(cfg, only)
     features = splits["train"].features
     names, prompts = list(features), templates.choose(cfg, features) if cfg.response is not None else ()
     if prompts:
@@ -111,7 +113,7 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
     for key, column in (("label", label), ("column", cfg.column), *((f"where.{name}", name) for name in cfg.where)):
         for split in splits.values() if column in names else ():
             columns.check_property(key, split.data.column(column))
-    least, whole = 1 if prompts else 2, splits
+    least, whole = 1 if prompts or only is not None else 2, splits
     splits, label_names = relabel(_rows(splits, cfg.where), label, cfg.label_name, cfg.classes, least)
     for split in whole:
         if split not in splits:
@@ -124,7 +126,8 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
         _log.info(contents(name, whole, how, texts, label if labelled else "", label_names if labelled else ()))
     if cfg.test_split in splits:
         splits["test"] = splits.pop(cfg.test_split)
-    splits, label_names = merge(_hold_out(splits, label, cfg, seed), label, label_names, cfg.merge)
+    splits = splits if only is not None else _hold_out(splits, label, cfg, seed)
+    splits, label_names = merge(splits, label, label_names, cfg.merge)
     splits = _capped(splits, label, cfg.train_examples, seed)
     return RawData(splits, kind, inputs, label, label_names, cfg.response or "", prompts)
 

@@ -32,7 +32,7 @@ KIND = re.compile(
 PLACE = re.compile(r"(?:changed from \w+ to \w+ |was specified twice )?in row \d+$")
 
 
-def read(cfg: DataConfig) -> tuple[Splits, str, ReadSettings]:
+def read(cfg: DataConfig, only: str | None = None) -> tuple[Splits, str, ReadSettings]:
     """Reads the file ``cfg.local`` in $FLT_DATA if that file exists, else what ``cfg.path`` names.
 
     ``cfg.path`` is a folder if there is one, else a file if it ends like one, and else a data set on the hub. A folder
@@ -40,6 +40,8 @@ def read(cfg: DataConfig) -> tuple[Splits, str, ReadSettings]:
 
     Args:
         cfg: Settings of the data set.
+        only: Name of the single split that is returned, as train. Empty: test, or else the only split that there is.
+            None: all splits are returned.
 
     Returns:
         The split train, and the splits validation and test if the source has them; the name of the file or folder,
@@ -52,7 +54,7 @@ def read(cfg: DataConfig) -> tuple[Splits, str, ReadSettings]:
     def choose(names: Sequence[str]) -> list[str]:
         return used_columns(cfg, names)
 
-    how = ReadSettings(choose, cfg.label, cfg.encoding, cfg.delimiter, cfg.quote)
+    how = ReadSettings(choose, cfg.label, cfg.encoding, cfg.delimiter, cfg.quote, only=only)
     folder = os.environ.get("FLT_DATA")
     if folder and cfg.local and os.path.isfile(mirror := Path(folder) / cfg.local):
         return read_file(mirror, how), mirror.name, how
@@ -68,7 +70,7 @@ def read(cfg: DataConfig) -> tuple[Splits, str, ReadSettings]:
     if os.path.isdir(path):
         files, further = ([], 0) if cfg.subset else data_files(path)
         if not files:
-            return read_hub(str(path), cfg.subset), "", how
+            return read_hub(str(path), cfg.subset, only), "", how
         splits = read_folder(path, files, lambda file: _read_file(file, how))
         how.note(f"{len(files)} file{'s' * (len(files) != 1)}")
         if further:
@@ -79,7 +81,7 @@ def read(cfg: DataConfig) -> tuple[Splits, str, ReadSettings]:
     if os.path.isfile(path):
         allowed = f"a file whose name ends in {', '.join(SUFFIXES)}; text files also with {', '.join(COMPRESSED)}"
         raise InputError.of("data.path", path, allowed)
-    return read_hub(cfg.path, cfg.subset), "", how
+    return read_hub(cfg.path, cfg.subset, only), "", how
 
 
 def read_file(path: Path, how: ReadSettings | None = None) -> Splits:
@@ -115,7 +117,7 @@ def _read_file(path: Path, how: ReadSettings) -> Splits:
         raise InputError.of("data.path", path, allowed, _without_rows(error)) from None
 
 
-def read_hub(path: str, subset: str | None) -> Splits:
+def read_hub(path: str, subset: str | None, only: str | None = None) -> Splits:
     """Loads a data set from the Hugging Face hub or from the hub's cache on disk.
 
     Raises:
@@ -126,21 +128,35 @@ def read_hub(path: str, subset: str | None) -> Splits:
     except Exception as error:  # the hub, the network and the readers raise dozens of unrelated exceptions
         allowed = "a data set on the hub that can be reached, with the right data.subset"
         raise InputError.of("data.path", path, allowed, _said(error)) from error
-    return _standard(splits, path)
+    return _standard(splits, path, only=only)
 
 
-def _standard(splits: Mapping[str, datasets.Dataset], path: str, how: ReadSettings | None = None) -> Splits:
+def _standard(
+    splits: Mapping[str, datasets.Dataset], path: str, how: ReadSettings | None = None, only: str | None = None
+) -> Splits:
     """Selects the non-empty splits that serve as train, validation and test, and gives them these names."""
+    only = how.only if how is not None else only
     filled = {name: split for name, split in splits.items() if len(split)}
     if not filled:
         raise InputError.of("data.path", path, "a data set with examples", "it is empty")
     found = {name: next((n for n in usual if n in filled), None) for name, usual in SPLIT_NAMES.items()}
+    if only is not None:
+        return {"train": filled[_single(only, filled, found)]}
     if found["train"] is None:
         raise InputError.of("data.path", path, "a data set with a train split", f"its splits are {', '.join(filled)}")
     for name in filled if how is not None else ():
         if how is not None and name not in found.values():
             how.note(f"{len(filled[name])} rows of the split {name} not used")
     return {name: filled[source] for name, source in found.items() if source is not None}
+
+
+def _single(only: str, filled: Mapping[str, datasets.Dataset], found: Mapping[str, str | None]) -> str:
+    """Returns the name, in its source, of the single split to read."""
+    if only in filled or found.get(only):
+        return only if only in filled else str(found[only])
+    if only or (found["test"] is None and len(filled) > 1):
+        raise InputError.of("split", only, filled, "there is no such split" if only else "there are several splits")
+    return found["test"] or next(iter(filled))
 
 
 def _without_rows(error: Exception) -> str:

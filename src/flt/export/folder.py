@@ -15,7 +15,8 @@ from flt.export.places import CLASSES, EXPORTS, SUBFOLDER
 
 _UNFINISHED = re.compile(rf"\.export(-(?P<target>{'|'.join(EXPORTS)}))?(-[0-9a-f]{{16}})?")
 _OWN = re.compile(
-    r"(adapter_config|classes|config|generation_config|flt_adapter|flt_base|label_names|model\.safetensors\.index)\.json"
+    r"(adapter_config|classes|config|generation_config|label_names|model\.safetensors\.index)\.json"
+    r"|flt_(adapter|base|inputs)\.json"
     r"|(adapter_model|flt_adapter|label_names|model(-\d+-of-\d+)?)\.safetensors"
     r"|(preprocessor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
     r"|(vocab|merges)\.txt|(tokenizer|spiece|spm|sentencepiece(\.bpe)?)\.model|chat_template\.jinja"

@@ -21,9 +21,9 @@ from flt.core.quiet import quiet_transformers
 from flt.export.base_delta import with_change
 from flt.export.final_models import Model, of_groups
 from flt.export.folder import finish, unfinished
+from flt.export.inputs import ModelInputs
 from flt.export.lora_card import PREFIX, lora_config
-from flt.export.metadata import Card, classes_text, write_base, write_label_names, write_own
-from flt.export.places import CLASSES
+from flt.export.metadata import Card, write_base, write_beside, write_label_names, write_own
 from flt.export.weights import state_of
 from flt.models.causal import CausalModule
 from flt.models.class_names import name_outputs, output_names
@@ -62,6 +62,7 @@ def export(
     models: Sequence[Model] | None = None,
     base: str = "merged",
     preprocessor: Any = None,
+    inputs: ModelInputs | None = None,
 ) -> Path:
     """Writes the final models to the folder ``adapter`` or ``model`` of a run, see :func:`kind`.
 
@@ -78,6 +79,7 @@ def export(
         models: Models to write. If None, one model for each group is written.
         base: ``merged`` or ``delta``, see :func:`kind`.
         preprocessor: Tokenizer or image processor that is saved beside each model. None: there is none.
+        inputs: What the models know of their inputs. None: the module is a user's own.
 
     Returns:
         The folder that was written.
@@ -93,10 +95,7 @@ def export(
             tensors = {**model.tensors, **model.buffers}
             target.mkdir(parents=True, exist_ok=True)
             names = {} if isinstance(module, CausalModule) else model.names
-            if preprocessor is not None:
-                preprocessor.save_pretrained(str(target))
-            if names:
-                (target / CLASSES).write_bytes(classes_text(names))
+            write_beside(target, names, preprocessor, inputs and inputs.of_model(model))
             if name == "model":
                 _export_model(module, own, tensors, target, output_names(names.values()))
                 continue

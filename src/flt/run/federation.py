@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from flt.data.clients import ClientSpec, class_names_of
+from flt.export.inputs import ModelInputs
 from flt.models.causal import CausalModule
 
 OWN = "own"
@@ -34,6 +35,7 @@ class Federation:
         heads: Name of a head -> name of a tensor -> its initial value. Empty: all jobs have the same head.
         preprocessor: Tokenizer or image processor that prepares the model's inputs, and is exported with the model.
             None: the model has none, or is a user's own.
+        inputs: What the exported models know of their inputs. None: the module is a user's own.
     """
 
     module: pl.LightningModule
@@ -45,6 +47,12 @@ class Federation:
     subsets: Mapping[str, str] = dataclasses.field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Tensor]] = dataclasses.field(default_factory=dict)
     preprocessor: Any = None
+    inputs: ModelInputs | None = None
+
+    @property
+    def beside(self) -> tuple[Any, ModelInputs | None]:
+        """What is exported beside each model: the preprocessor, and what the model knows of its inputs."""
+        return self.preprocessor, self.inputs
 
     def tasks(self) -> dict[tuple[int, int], str]:
         """Returns job -> its task, for evaluation."""

@@ -170,7 +170,7 @@ class Run:
 
     def _export(self, federator: Federator, exported: Path | None) -> Path:
         """Puts the first model into the module. The first process writes all models, unless they have been written."""
-        module, models, prepares = self.federation.module, final_models(federator), self.federation.preprocessor
+        module, models, beside = self.federation.module, final_models(federator), self.federation.beside
         federator.engine.local_trainer.load(federator.state, models[0].gid, models[0].head)
         federator.engine.local_trainer.put(models[0].tensors)  # includes a client's private tensors
         federator.engine.local_trainer.buffers.put(models[0].buffers)
@@ -179,7 +179,7 @@ class Run:
         module.eval()
         about = (federator.server.layout, federator.state, self.folder, self._card(), models, self.cfg.export.base)
         with reported("export", self.folder.name, "a folder that stays and can be written"):
-            return Path(self.processes.broadcast_from_first(lambda: str(exported or export(module, *about, prepares))))
+            return Path(self.processes.broadcast_from_first(lambda: str(exported or export(module, *about, *beside))))
 
     def _set_threads(self) -> None:
         """Sets the number of torch's threads to the configured number.

@@ -16,6 +16,7 @@ from flt.data.examples import Collate, Examples, stratified_sample
 from flt.data.instructions import encode_instructions
 from flt.data.stores import TextStore
 from flt.data.tasks import DataSet, kind_of, load_all
+from flt.export.inputs import ModelInputs, task_inputs
 from flt.models import backbones, heads
 from flt.models.causal import CausalModule
 from flt.models.class_names import name_outputs, output_names
@@ -54,6 +55,11 @@ def federation(cfg: TrainConfig) -> Federation:
         source=backbone.source,
         subsets={subset.name: tasks[0].name for subset in evaluated} if cfg.eval.by_column else {},
         preprocessor=backbone.preprocessor,
+        inputs=ModelInputs(
+            {task: task_inputs(data_set) for data_set in sets for task in data_set.tasks},
+            model.max_length,
+            cfg.precision,
+        ),
         heads=_initial(backbone.model, {head_of[task]: width for task, width in classes.items()}, cfg.seed),
     )
 
@@ -105,7 +111,7 @@ def _encoded(
 ) -> list[TaskData]:
     """Encodes the examples of a data set's tasks. Each split is encoded only once, because tasks share examples."""
     raw = data_set.raw
-    splits = {split: _encode(cfg, data_set, split, backbone, max_length) for split in raw.splits}
+    splits = {split: encode_split(data_set, split, backbone, max_length, cfg.cache.limit) for split in raw.splits}
     column = data_set.data.column
     with_column = [split for split, rows in raw.splits.items() if column in rows.column_names]
     values = {split: raw.values(split, column) for split in with_column} if column else {}
@@ -121,14 +127,28 @@ def _encoded(
     ]
 
 
-def _encode(cfg: TrainConfig, data_set: DataSet, split: str, backbone: backbones.Backbone, max_length: int) -> Examples:
+def encode_split(
+    data_set: DataSet, split: str, backbone: backbones.Backbone, max_length: int, limit: int = 20 * 10**9
+) -> Examples:
+    """Encodes one split of a data set for a backbone.
+
+    Args:
+        data_set: The data set.
+        split: Name of the split.
+        backbone: The backbone, whose tokenizer or image processor is used.
+        max_length: Largest number of tokens of a text.
+        limit: Largest size of the cache in bytes.
+
+    Raises:
+        InputError: The inputs aren't what the backbone reads.
+    """
     raw = data_set.raw
     if raw.kind == "image":
         return encode.encode_images(raw.splits[split], raw, backbone.image_size, backbone.channels, backbone.prepare)
     assert backbone.tokenizer is not None, "a text backbone has one"
     called = f"{data_set.name} {split}"
     encoder = encode_instructions if raw.kind == "causal" else encode.encode_text
-    examples = encoder(raw.splits[split], raw, backbone.tokenizer, max_length, called, cfg.cache.limit)
+    examples = encoder(raw.splits[split], raw, backbone.tokenizer, max_length, called, limit)
     assert isinstance(examples.store, TextStore), "texts are encoded"
     model = backbone.model.encoder if isinstance(backbone.model, LabelNameClassifier) else backbone.model
     check_ids(model, backbone.source, examples.store.columns)
