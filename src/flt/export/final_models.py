@@ -14,6 +14,9 @@ from flt.protocol.messages import Ids, JobId
 from flt.protocol.state import ClientState, ServerState
 from flt.server.federator import Federator
 
+MOST_CLIENTS = 20
+"""Largest number of clients that the title of a model lists."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -28,6 +31,7 @@ class Model:
         buffers: Buffers of the model that training has changed, by name. The base has all others.
         data: Data of the job that trained a client's own model; None for a group's model.
         names: Task -> names of its classes, for the tasks of the jobs that use the model. Empty if there are no names.
+        clients: Ids of the clients whose jobs use a group's model.
     """
 
     folder: str
@@ -37,6 +41,19 @@ class Model:
     buffers: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     data: JobData | None = None
     names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    clients: tuple[int, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What the model card calls this model among those of the run. Empty if there is only one.
+
+        Example:
+            >>> Model("group_1/head_2", 1, "2", {}, clients=(0, 3)).title
+            'group 1, head 2 (clients 0, 3)'
+        """
+        whole = ", ".join(part.replace("_", " ", 1) for part in self.folder.split("/") if part)
+        shown = [*map(str, self.clients[:MOST_CLIENTS]), *["..."] * (len(self.clients) > MOST_CLIENTS)]
+        return f"{whole} (client{'s' * (len(shown) > 1)} {', '.join(shown)})" if whole and shown else whole
 
 
 def final_models(federator: Federator) -> list[Model]:
@@ -62,13 +79,18 @@ def final_models(federator: Federator) -> list[Model]:
         for gid in state.groups
     }
     jobs_of: dict[tuple[int | None, str], list[JobData]] = defaultdict(list)  # a group without jobs has those of all
+    clients_of: dict[tuple[int | None, str], set[int]] = defaultdict(set)
     for client in federator.clients.values():
         for i, data in enumerate(client.data):
+            clients_of[state.group_of((client.id, i)), data.head].add(client.id)
             jobs_of[state.group_of((client.id, i)), data.head].append(data)
             jobs_of[None, data.head].append(data)
     models = of_groups(layout, state, heads)
     users = [jobs_of[model.gid, model.head] or jobs_of[None, model.head] for model in models]
-    return [dataclasses.replace(m, names=class_names_of(jobs)) for m, jobs in zip(models, users, strict=True)]
+    return [
+        dataclasses.replace(m, names=class_names_of(jobs), clients=tuple(sorted(clients_of[m.gid, m.head])))
+        for m, jobs in zip(models, users, strict=True)
+    ]
 
 
 def _held(federator: Federator) -> dict[JobId, dict[str, Ids]]:

@@ -27,7 +27,7 @@ from flt.export.places import CARD, CLASSES, MERGED_CARD, PEFT_CARD, PLACES, lab
 from flt.export.weights import Header, check_numbers, state_of
 from flt.models.adapters.client_context import client_aware_modules, set_client
 from flt.models.adapters.registry import ADAPTERS
-from flt.models.class_names import name_models_inside, name_outputs, output_names
+from flt.models.class_names import SINGLE_LABEL, name_models_inside, name_outputs, output_names
 from flt.models.complete import complete
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.module import ClientModule, Optimizer, backbone_of
@@ -161,6 +161,7 @@ def _name_classes(model: nn.Module, folder: Path) -> None:
     names, config = output_names(tasks.values()), getattr(model, "config", None)
     if (folder / BASE).is_file() and hasattr(config, "num_labels"):  # names in it are those of the base's own classes
         name_outputs(config, names)
+        config.problem_type = SINGLE_LABEL
     else:
         name_models_inside(model, names)
 

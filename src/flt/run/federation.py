@@ -33,7 +33,11 @@ class Federation:
             Empty: each task is evaluated as a whole.
         heads: Name of a head -> name of a tensor -> its initial value. Empty: all jobs have the same head.
         preprocessor: Tokenizer or image processor that prepares the model's inputs, and is exported with the model.
-            None: the model has none, or is a user's own.
+            None: the model has none, or is a user's own. The tokenizer of a causal model has a chat template that
+            writes the prompts of the run.
+        kind: Kind of the inputs: text, pair, image or causal. Empty for a user's own data.
+        prompts: Templates of the prompts, as in ``data.prompts``; empty except for a causal model.
+        license: Licence of the base, as its files name it. Empty if they don't.
     """
 
     module: pl.LightningModule
@@ -45,6 +49,9 @@ class Federation:
     subsets: Mapping[str, str] = dataclasses.field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Tensor]] = dataclasses.field(default_factory=dict)
     preprocessor: Any = None
+    kind: str = ""
+    prompts: Sequence[str] = ()
+    license: str = ""
 
     def tasks(self) -> dict[tuple[int, int], str]:
         """Returns job -> its task, for evaluation."""
