@@ -34,6 +34,13 @@ class Command:
 COMMANDS = {
     "train": Command("[train] [key=value ...]", "one run; flt key=value means train too", announced=True),
     "sweep": Command("sweep key=a,b [key=value ...]", "a run for every combination of values", announced=True),
+    "merge": Command(
+        "merge RUN out=folder [key=value]",
+        "a run's adapters merged into whole models",
+        announced=True,
+        keys=("out", "group", "dtype", "base"),
+        takes_runs=True,
+    ),
     "cache": Command("cache [clear [kind]]", "what is kept on disk, and removing it", announced=True, words=("clear",)),
     "completion": Command("completion bash|zsh|fish", "a script that completes words", words=("bash", "zsh", "fish")),
     "help": Command("help [command]", ""),

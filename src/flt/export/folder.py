@@ -16,11 +16,14 @@ from flt.export.card_seal import CARD_FILE, is_own_card
 from flt.export.places import CLASSES, EXPORTS, SUBFOLDER
 
 _UNFINISHED = re.compile(rf"\.export(-(?P<target>{'|'.join(EXPORTS)}))?(-[0-9a-f]{{16}})?")
+_PREPROCESSOR = (
+    r"(preprocessor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+    r"|(vocab|merges)\.txt|(tokenizer|spiece|spm|sentencepiece(\.bpe)?)\.model|chat_template\.jinja"
+)
+"""Pattern of the names of the files of tokenizers and image processors."""
 _OWN = re.compile(
     r"(adapter_config|classes|config|generation_config|flt_adapter|flt_base|label_names|model\.safetensors\.index)\.json"
-    r"|(adapter_model|flt_adapter|label_names|model(-\d+-of-\d+)?)\.safetensors"
-    r"|(preprocessor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
-    r"|(vocab|merges)\.txt|(tokenizer|spiece|spm|sentencepiece(\.bpe)?)\.model|chat_template\.jinja"
+    rf"|(adapter_model|flt_adapter|label_names|model(-\d+-of-\d+)?)\.safetensors|{_PREPROCESSOR}"
 )
 """Pattern of the names of the files that flt, peft and transformers write to an export, apart from the model card."""
 _log = logging.getLogger(__name__)
@@ -113,6 +116,11 @@ def is_export(folder: Path) -> bool:
     """Returns whether a folder holds an export, and not only a card, names of classes or files of others."""
     files = (path for place in _folders(folder) for path in place.iterdir())
     return any(_is_own(path) and path.name not in (CLASSES, CARD_FILE) for path in files)
+
+
+def is_preprocessor(name: str) -> bool:
+    """Returns whether a file of an export belongs to its tokenizer or image processor, by the file's name."""
+    return re.fullmatch(_PREPROCESSOR, name) is not None
 
 
 def _discard(folder: Path) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 _RISKY = re.compile(r"[\\`*\[\]~|$#]|://|(?<=w)\.|(?<!\w)_|_(?!\w)|^[-+.!]|^\d+(?=[.)](?:\s|$))")
-"""What could begin or end emphasis, code, a link, a formula, a list or a heading in the middle of a line or at its start."""
+"""Pattern of what could begin or end emphasis, code, a link, a formula, a list or a heading."""
 
 
 def escaped(text: str, code: bool = False) -> str:

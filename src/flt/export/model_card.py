@@ -219,14 +219,11 @@ def _sentence(run: RunFacts) -> str:
 
 
 def _introduction(run: RunFacts, model: ModelFacts) -> str:
-    what = {
-        "lora": "This is a LoRA adapter in peft's format",
-        "own": "This is an adapter in flt's own format",
-        "merged": "This is a whole model, into which any adapter was merged" if run.kind else "These are weights",
-    }[model.form]
+    what = {"lora": "the LoRA adapter (in peft's format)", "own": "the adapter (in flt's own format)"}.get(model.form)
     which = f" of {escaped(model.which)}" if model.which else ""
+    what = f"This is {what or 'the whole model'}{which}."
     origin = "It comes from a federated fine-tuning by flt: the data stayed with the clients."
-    return f"{what}{which}. {origin} {_sentence(run)}"
+    return f"{what} {origin} {_sentence(run)}"
 
 
 def _before_code(run: RunFacts, code: str) -> list[str]:

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 import flt
-from flt.core.files import expand_user, is_path, last_name
+from flt.core.files import expand_user, is_path
 from flt.data.partition import settings
 from flt.data.suffixes import suffix_of
 from flt.export.metadata import Card
@@ -33,7 +33,7 @@ def base_card(cfg: TrainConfig, federation: Federation) -> Card:
     module, layers = federation.module, cfg.model.get("adapt_layers", "all")
     classes = module.accuracy.num_classes if isinstance(module, ClientModule) else None
     source = federation.source
-    folder = last_name(source) if is_path(source) else ""
+    folder = expand_user(source).absolute().name if _is_folder(source) else ""
     return Card("" if folder else source, cfg.adapter, layers, classes, folder=folder)
 
 
@@ -54,8 +54,8 @@ def facts_of(cfg: TrainConfig, federation: Federation, metrics: Mapping[str, flo
         command=command_of(cfg),
         kind=federation.kind,
         module="" if isinstance(federation.module, ClientModule) else type(federation.module).__name__,
-        base=last_name(source),
-        base_is_folder=is_path(source),
+        base=expand_user(source).absolute().name if _is_folder(source) else source,
+        base_is_folder=_is_folder(source),
         random=bool(cfg.model.get("random")),
         license=federation.license,
         data="" if own else _data_name(cfg.data),
@@ -68,6 +68,11 @@ def facts_of(cfg: TrainConfig, federation: Federation, metrics: Mapping[str, flo
         prompts=list(federation.prompts),
         metrics=finite(shown),
     )
+
+
+def _is_folder(source: str) -> bool:
+    """Returns whether a base is a folder. ``bert`` may be one, as well as ``./bert``."""
+    return is_path(source) or (bool(source) and os.path.isdir(source))
 
 
 def _data_name(data: Mapping[str, Any]) -> str:
