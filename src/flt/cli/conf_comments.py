@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 
 from flt.run.conf_groups import BASE, choices, config_folder, groups
+from flt.run.conf_groups import head as head
+from flt.run.conf_groups import summary as summary
 
 RECIPES = ("algo", "experiment")
 """Config groups whose files only set keys of other config groups."""

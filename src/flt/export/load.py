@@ -159,7 +159,8 @@ def _name_classes(model: nn.Module, folder: Path) -> None:
     tasks, (allows, allowed) = read_json(folder / CLASSES), CLASS_NAMES
     if not allows(tasks):
         raise InputError.of(CLASSES, "an object", allowed)
-    names, config = output_names(tasks.values()), getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
+    names = output_names(tasks.values())
     if (folder / BASE).is_file() and hasattr(config, "num_labels"):  # names in it are those of the base's own classes
         name_outputs(config, names)
         config.problem_type = SINGLE_LABEL

@@ -16,6 +16,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from flt.core import formatting, plain_yaml
+from flt.core.errors import InputError
 from flt.core.typed import typed
 from flt.export.card_code import PIPELINES, Form, loading_lines, loads_plainly
 from flt.export.card_seal import CARD_FILE, LARGEST, sealed
@@ -151,11 +152,7 @@ def overview(run: RunFacts, models: Mapping[str, str]) -> bytes:
 
 
 def facts_in(folder: Path) -> RunFacts:
-    """Returns what the card in a folder says about its run. All fields have their defaults if there is no such card.
-
-    Raises:
-        InputError: A value in the card has the wrong type.
-    """
+    """Returns what the card in a folder says about its run. All fields have their defaults if flt wrote no card."""
     try:
         with (folder / CARD_FILE).open("rb") as file:
             found = plain_yaml.front_matter(file.read(LARGEST).decode()).get("flt")
@@ -163,7 +160,10 @@ def facts_in(folder: Path) -> RunFacts:
         return RunFacts()
     names = {field.name for field in dataclasses.fields(RunFacts)}
     known = {key: value for key, value in found.items() if key in names} if isinstance(found, dict) else {}
-    facts: RunFacts = typed(RunFacts, known, CARD_FILE)
+    try:
+        facts: RunFacts = typed(RunFacts, known, CARD_FILE)
+    except InputError:
+        return RunFacts()
     return facts
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from flt.core.errors import InputError
 from flt.core.quiet import quiet_transformers
 from flt.export.base_delta import with_change
+from flt.export.card_code import Form
 from flt.export.final_models import Model, of_groups
 from flt.export.folder import finish, unfinished
 from flt.export.lora_adapter import drawn_tensors, shell_of, write_lora
@@ -117,7 +118,7 @@ def export(
         if isinstance(module, ClientModule) and isinstance(module.model, LabelNameClassifier):
             write_label_names(module.model, temporary)
         if facts is not None:
-            form = "merged" if name == "model" else "lora" if layout.layers else "own"
+            form: Form = "merged" if name == "model" else "lora" if layout.layers else "own"
             write_cards(temporary, facts, form, {model.folder: model.title for model in models})
         return finish(temporary, folder / name)
 
