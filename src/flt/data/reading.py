@@ -105,7 +105,7 @@ def read_test(cfg: DataConfig, columns: Sequence[str], source: str) -> datasets.
         InputError: The file or folder can't be read, is empty, lacks a column, or has several splits but no test split.
     """
     path = expand_user(str(cfg.test_path))
-    if not os.path.exists(path):
+    if not cfg.test_path or not os.path.exists(path):
         raise InputError.of("data.test_path", cfg.test_path, f"an existing folder or file ({', '.join(SUFFIXES)})")
 
     def choose(names: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ ARGUMENTS = ("rounds", "seed", "batch_size")
 """Keys that are arguments of ``flt.fit``."""
 GENERAL = ("file", "hub")
 """Choices of data and models whose key ``path`` says which they are."""
-_PLAIN = re.compile(r"[A-Za-z_/.][\w./@%+-]*")
+_PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_./@%+-]*")
 
 
 def command_of(cfg: TrainConfig) -> str:
