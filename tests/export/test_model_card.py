@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from commands import QUICK, in_empty_folder, train
 from exports import SOURCES
 from huggingface_hub import ModelCard
+from PIL import Image
 from slowly import mostly_slowly, slowly
 
 from flt.api import train as train_cfg
@@ -154,6 +156,29 @@ def test_the_card_of_a_user_s_own_module_loads_it(
     names: dict[str, Any] = {"Toy": Toy}
     with_flt(code_of(text), exported, monkeypatch, **names)
     assert "pipeline_tag" not in ModelCard.load(exported / "README.md").data.to_dict()
+
+
+@pytest.mark.slow
+def test_the_card_of_a_model_with_an_image_processor_names_the_class_of_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_flt: Callable[[str, Path], str]
+) -> None:
+    in_empty_folder(tmp_path, monkeypatch)
+    for name, grey in (("dark", 10), ("light", 200)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            Image.new("RGB", (20, 20), (grey + i,) * 3).save(tmp_path / "photos" / name / f"{i}.png")
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.ViTConfig(**shape, image_size=8, patch_size=4)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    transformers.ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "vit")
+    for algo in ("fedit", "fedavg"):
+        assert train(f"algo={algo}", "data=./photos", "model=./vit", "partition.kind=iid", "clients=2") == 0
+        (folder,) = tmp_path.glob(f"lightning_logs/{algo}/version_0/*/README.md")
+        Image.new("RGB", (30, 30)).save(folder.parent / "picture.png")
+        (folder.parent / "vit").symlink_to(tmp_path / "vit")
+        said = without_flt(code_of(folder.read_text()), folder.parent)
+        assert "dark" in said
+        assert "light" in said
 
 
 def test_a_changed_card_stays_and_flt_s_own_is_replaced(
