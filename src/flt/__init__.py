@@ -19,6 +19,7 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "merge",
     "partition",
     "predict",
 ]
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from flt.inference.evaluate import evaluate
     from flt.inference.predict import predict
     from flt.reports.compare import compare
+    from flt.run.merge import merge
 
 _HOMES = {
     "ClientSpec": "flt.data.clients",
@@ -39,6 +41,7 @@ _HOMES = {
     "compare": "flt.reports.compare",
     "evaluate": "flt.inference.evaluate",
     "load": "flt.export.load",
+    "merge": "flt.run.merge",
     "predict": "flt.inference.predict",
 }
 """Public name -> module that defines it, for the names that aren't in :mod:`flt.api`."""

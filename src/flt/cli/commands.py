@@ -54,6 +54,13 @@ COMMANDS = {
         keys=("metric", "target", "baseline", "out", "width", "root"),
         takes_runs=True,
     ),
+    "merge": Command(
+        "merge RUN out=folder [key=value]",
+        "a run's adapters merged into whole models",
+        announced=True,
+        keys=("out", "group", "dtype", "base"),
+        takes_runs=True,
+    ),
     "cache": Command("cache [clear [kind]]", "what is kept on disk, and removing it", announced=True, words=("clear",)),
     "completion": Command("completion bash|zsh|fish", "a script that completes words", words=("bash", "zsh", "fish")),
     "help": Command("help [command]", ""),

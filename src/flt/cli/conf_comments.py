@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 
 from flt.run.conf_groups import BASE, choices, config_folder, groups
+from flt.run.conf_groups import head as head
+from flt.run.conf_groups import summary as summary
 
 RECIPES = ("algo", "experiment")
 """Config groups whose files only set keys of other config groups."""
@@ -24,9 +26,6 @@ GENERAL = "hub"
 """Choice of the config group ``model``. The comments in its file explain the keys of all models."""
 LINE = re.compile(r"(?P<indent> *)(?P<name>\w+):(?:\s+(?P<rest>.*))?")
 COMMENT = re.compile(r"(?:^|\s+)#\s+")
-COMMAND = re.compile(r"\s*(make|flt) \w+")
-"""Pattern of the lines in an opening comment that contain a command to copy."""
-SENTENCE = re.compile(r"(?<!\bal)(?<!e\.g)\.(?=\s+[A-Z]|$)")
 BLOCK = "{...}"
 """Text that is shown as the default of a key whose value is a mapping over several lines."""
 
@@ -46,35 +45,6 @@ class Key:
     default: str
     meaning: str
     choices: tuple[str, ...] = ()
-
-
-@functools.cache
-def head(path: Path) -> tuple[str, ...]:
-    """Returns the lines of a file's opening comment, without the marks ``#`` and without Hydra's ``@package`` line."""
-    lines = []
-    for line in path.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            lines.append(line.removeprefix("#").removeprefix(" "))
-    return tuple(lines)
-
-
-def summary(group: str, choice: str) -> str:
-    """Returns the first sentence of the opening comment in a choice's file.
-
-    Example:
-        >>> summary("engine", "serial")
-        'One client after another on one resident model.'
-    """
-    lines: list[str] = []
-    for line in head(config_folder() / group / f"{choice}.yaml"):
-        if not line.strip() or COMMAND.match(line):
-            break
-        lines.append(line.strip())
-    text = " ".join(lines)
-    end = SENTENCE.search(text)
-    return text[: end.end()] if end else text
 
 
 @functools.cache

@@ -68,8 +68,8 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase,
         ``input_ids``: the tokens of each row. ``targets``: for each row, a list with one number, which is the number of
         tokens before the response.
     """
-    prompts, tails, responses = (_plain(tokenizer, column) for column in texts)
-    first, end = _front(tokenizer), tokenizer.eos_token_id
+    prompts, tails, responses = (plain_tokens(tokenizer, column) for column in texts)
+    first, end = front_tokens(tokenizer), tokenizer.eos_token_id
     rows, targets = [], []
     for prompt, tail, response in zip(prompts, tails, responses, strict=True):
         before, after = cut([*first, *prompt] or [end], len(tail), [*response, end], max_length)
@@ -115,12 +115,13 @@ def _columns(batch: dict[str, list[str | None]], raw: RawData) -> list[list[str 
     return [prompts, [template.tail for template in chosen], batch[raw.response]]
 
 
-def _plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def plain_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the tokens of texts, without the special tokens that a tokenizer adds."""
     # verbose=False suppresses warnings about texts that are too long for the model, because cut() shortens them.
     return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
-def _front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def front_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Returns the tokens that a tokenizer puts before a text, such as Llama's beginning-of-sequence token."""
-    whole, (inner,) = tokenizer("a")["input_ids"], _plain(tokenizer, ["a"])
+    whole, (inner,) = tokenizer("a")["input_ids"], plain_tokens(tokenizer, ["a"])
     return whole[: whole.index(inner[0])] if inner else []

@@ -20,7 +20,7 @@ from flt.data.image_folders import is_image_folder, read_image_folder
 from flt.data.images import undecoded
 from flt.data.read_settings import ReadSettings
 from flt.data.suffixes import COMPRESSED, SUFFIXES, TEXTS, suffix_of
-from flt.data.used_columns import used_columns
+from flt.data.used_columns import SPLIT, used_columns
 
 if TYPE_CHECKING:
     from flt.data.config import DataConfig
@@ -61,27 +61,77 @@ def read(cfg: DataConfig, only: str | None = None) -> tuple[Splits, str, ReadSet
     if not cfg.path:
         raise InputError.of("data.path", cfg.path, f"a hub id such as org/name, or a file ({', '.join(SUFFIXES)})")
     path = expand_user(cfg.path)
+    splits, name = _found(cfg, path, how)
+    return _standard(splits, str(path) if os.path.exists(path) else cfg.path, how if name else None, only), name, how
+
+
+def _found(cfg: DataConfig, path: Path, how: ReadSettings) -> tuple[Mapping[str, datasets.Dataset], str]:
+    """Returns all splits of a file, a folder or a hub data set, under their own names, and the name of the source.
+
+    The name is empty if the library datasets has read the source.
+    """
     if not cfg.subset and is_image_folder(path):
         images = read_image_folder(
             path, cfg, lambda file, choose: read_file(file, dataclasses.replace(how, choose=choose)), how.note
         )
         how.columns = len(next(iter(images.values())).column_names)
-        return _standard(images, str(path), how), path.resolve().name, how
+        return images, path.resolve().name
     if os.path.isdir(path):
         files, further = ([], 0) if cfg.subset else data_files(path)
         if not files:
-            return read_hub(str(path), cfg.subset, only), "", how
+            return _load(str(path), cfg.subset), ""
         splits = read_folder(path, files, lambda file: _read_file(file, how))
         how.note(f"{len(files)} file{'s' * (len(files) != 1)}")
         if further:
             how.note(f"{further} in subfolders not read")
-        return _standard(splits, str(path), how), path.resolve().name, how
-    if suffix_of(cfg.path):
-        return read_file(path, how), path.name, how
+        return splits, path.resolve().name
+    if suffix_of(path.name):
+        return _read_file(path, how), path.name
     if os.path.isfile(path):
         allowed = f"a file whose name ends in {', '.join(SUFFIXES)}; text files also with {', '.join(COMPRESSED)}"
         raise InputError.of("data.path", path, allowed)
-    return read_hub(cfg.path, cfg.subset, only), "", how
+    return _load(str(cfg.path), cfg.subset), ""
+
+
+def read_test(cfg: DataConfig, columns: Sequence[str], source: str) -> datasets.Dataset:
+    """Reads the test split from the file or folder ``cfg.test_path``.
+
+    If the source has a split test, these are its rows. If it has only one split, of whatever name, these are all rows.
+
+    Args:
+        cfg: Settings of the data set.
+        columns: Columns that the test split must have.
+        source: Name of the data of train, for messages.
+
+    Raises:
+        InputError: The file or folder can't be read, is empty, lacks a column, or has several splits but no test split.
+    """
+    path = expand_user(str(cfg.test_path))
+    if not cfg.test_path or not os.path.exists(path):
+        raise InputError.of("data.test_path", cfg.test_path, f"an existing folder or file ({', '.join(SUFFIXES)})")
+
+    def choose(names: Sequence[str]) -> list[str]:
+        check(names)
+        return [name for name in names if name in {*columns, SPLIT}]
+
+    def check(names: Sequence[str]) -> None:
+        if lacking := [name for name in columns if name not in names]:
+            allowed = f"data with the columns of {source}: {', '.join(columns)}"
+            raise InputError.of("data.test_path", cfg.test_path, allowed, f"the column {lacking[0]} is missing")
+
+    how = ReadSettings(choose, cfg.label, cfg.encoding, cfg.delimiter, cfg.quote)
+    try:
+        splits, _ = _found(dataclasses.replace(cfg, path=str(cfg.test_path), subset=None), path, how)
+    except InputError as error:
+        raise InputError(str(error).replace("data.path=", "data.test_path=", 1)) from None
+    filled = {name: split for name, split in splits.items() if len(split)}
+    name = next((name for name in SPLIT_NAMES["test"] if name in filled), None)
+    if name is None and len(filled) != 1:
+        why = f"its splits are {', '.join(filled)}" if filled else "it is empty"
+        raise InputError.of("data.test_path", cfg.test_path, "data with a test split, or with one split", why)
+    found = filled[name or next(iter(filled))]
+    check(found.column_names)
+    return found
 
 
 def read_file(path: Path, how: ReadSettings | None = None) -> Splits:
@@ -117,18 +167,18 @@ def _read_file(path: Path, how: ReadSettings) -> Splits:
         raise InputError.of("data.path", path, allowed, _without_rows(error)) from None
 
 
-def read_hub(path: str, subset: str | None, only: str | None = None) -> Splits:
-    """Loads a data set from the Hugging Face hub or from the hub's cache on disk.
+def _load(path: str, subset: str | None) -> Mapping[str, datasets.Dataset]:
+    """Loads a data set from the Hugging Face hub or from the hub's cache on disk, or a folder that it reads.
 
     Raises:
-        InputError: Loading fails for any reason, or there is no train split.
+        InputError: Loading fails for any reason.
     """
     try:
-        splits = datasets.load_dataset(path, subset)
+        splits: Mapping[str, datasets.Dataset] = datasets.load_dataset(path, subset)
     except Exception as error:  # the hub, the network and the readers raise dozens of unrelated exceptions
         allowed = "a data set on the hub that can be reached, with the right data.subset"
         raise InputError.of("data.path", path, allowed, _said(error)) from error
-    return _standard(splits, path, only=only)
+    return splits
 
 
 def _standard(

@@ -15,6 +15,9 @@ from flt.protocol.messages import Ids, JobId
 from flt.protocol.state import ClientState, ServerState
 from flt.server.federator import Federator
 
+MOST_CLIENTS = 20
+"""Largest number of clients that the title of a model lists."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -44,6 +47,19 @@ class Model:
     tasks: tuple[str, ...] = ()
     jobs: tuple[JobId, ...] = ()
     evaluated: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What the model card calls this model among those of the run. Empty if there is only one.
+
+        Example:
+            >>> Model("group_1/head_2", 1, "2", {}, jobs=((0, 0), (3, 0))).title
+            'group 1, head 2 (clients 0, 3)'
+        """
+        whole = ", ".join(part.replace("_", " ", 1) for part in self.folder.split("/") if part)
+        clients = [] if self.data else sorted({client for client, _ in self.jobs})
+        shown = [*map(str, clients[:MOST_CLIENTS]), *["..."] * (len(clients) > MOST_CLIENTS)]
+        return f"{whole} (client{'s' * (len(shown) > 1)} {', '.join(shown)})" if whole and shown else whole
 
 
 def final_models(federator: Federator) -> list[Model]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from flt.core.errors import InputError
 from flt.core.typed import typed
 from flt.data import encode
+from flt.data.chat_template import with_chat_template
 from flt.data.deal import TaskData, deal
 from flt.data.examples import Collate, Examples, stratified_sample
 from flt.data.instructions import encode_instructions
@@ -54,12 +56,15 @@ def federation(cfg: TrainConfig) -> Federation:
         collate=Collate(backbone.pad_token_id, backbone.mean, backbone.std),
         source=backbone.source,
         subsets={subset.name: tasks[0].name for subset in evaluated} if cfg.eval.by_column else {},
-        preprocessor=backbone.preprocessor,
+        preprocessor=_preprocessor(backbone, sets),
         inputs=ModelInputs(
             {task: task_inputs(data_set) for data_set in sets for task in data_set.tasks},
             model.max_length,
             cfg.precision,
         ),
+        kind=kind,
+        prompts=list(dict.fromkeys(str(template) for data_set in sets for template in data_set.raw.templates)),
+        license=backbone.license,
         heads=_initial(backbone.model, {head_of[task]: width for task, width in classes.items()}, cfg.seed),
     )
 
@@ -80,6 +85,15 @@ def _by_column(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[TaskData]:
     if cfg.eval.distributed:
         raise InputError.of("eval.distributed", "true", "false with eval.by_column=true")
     return list(task.by_column())
+
+
+def _preprocessor(backbone: backbones.Backbone, sets: Sequence[DataSet]) -> Any:
+    """Returns what is exported beside the model. Data sets with different prompts can't share a chat template."""
+    formats = {data_set.raw.templates: data_set.data.text for data_set in sets}
+    if backbone.tokenizer is None or not all(formats) or len(formats) > 1:
+        return backbone.preprocessor
+    ((templates, text),) = formats.items()
+    return with_chat_template(backbone.tokenizer, templates, text)
 
 
 def _module(backbone: backbones.Backbone, kind: str, classes: int, optimizer: Optimizer) -> ClientModule:
