@@ -135,6 +135,14 @@ def flt_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Finished runs, each of which is trained at its first use."""
+    from trained import Trained
+
+    return Trained(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
 def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the tests of this process work in, one after another."""
     return tmp_path_factory.mktemp("working_folder")

@@ -399,7 +399,8 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(
 def test_sweep_runs_every_combination_in_a_folder_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = [f"{key}={value}" for key, value in QUICK.items()]
     assert main(["sweep", "algo=hafl,fedit", "seed=0,1", *quick]) == 0
-    assert runs(folder) == ["fedit/version_0", "fedit/version_1", "hafl/version_0", "hafl/version_1"]
+    versions = ["fedit/version_0", "fedit/version_1", "hafl/version_0", "hafl/version_1"]
+    assert runs(folder) == ["compare/sweep_0", *versions]
     seeds = [(folder / "lightning_logs/fedit" / f"version_{i}/config.yaml").read_text() for i in (0, 1)]
     assert ["\nseed: 0\n" in seeds[0], "\nseed: 1\n" in seeds[1]] == [True, True]
     assert "run 3 of 4: algo=fedit seed=0" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,7 +74,8 @@ def test_logs_figures_checkpoints_and_cards_name_no_example_and_no_folder(
 def test_a_sweep_shows_each_run_s_arguments_as_they_were_given(
     given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flt.api.train", lambda cfg: None)
+    monkeypatch.setattr("flt.api.train", lambda cfg: SimpleNamespace(path=Path(cfg.root)))
+    monkeypatch.setattr("flt.cli.sweep._compare", lambda folders, root: None)
     data = given[0].removeprefix("data=")
     assert main(["sweep", f"data=digits,{data}", "ranks=[2,4]", "seed=0,1"]) == 0
     out = capsys.readouterr().out

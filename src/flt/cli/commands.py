@@ -36,6 +36,33 @@ class Command:
 COMMANDS = {
     "train": Command("[train] [key=value ...]", "one run; flt key=value means train too", announced=True),
     "sweep": Command("sweep key=a,b [key=value ...]", "a run for every combination of values", announced=True),
+    "evaluate": Command(
+        "evaluate RUN [data=...] [--json]",
+        "accuracy, F1 and confusions on labelled data",
+        words=("--json",),
+        keys=("data", "split", "group", "task", "out", "batch_size", "device", "root"),
+        takes_runs=True,
+    ),
+    "predict": Command(
+        "predict RUN data=... [out=...]",
+        "the classes of new texts or images",
+        keys=("data", "out", "probabilities", "group", "task", "split", "batch_size", "device", "root"),
+        takes_runs=True,
+    ),
+    "compare": Command(
+        "compare RUN ... [key=value]",
+        "methods over seeds: tables and figures",
+        words=("--json",),
+        keys=("metric", "target", "baseline", "out", "width", "root"),
+        takes_runs=True,
+    ),
+    "merge": Command(
+        "merge RUN out=folder [key=value]",
+        "a run's adapters merged into whole models",
+        announced=True,
+        keys=("out", "group", "dtype", "base"),
+        takes_runs=True,
+    ),
     "generate": Command(
         'generate RUN prompt="..."',
         "a causal model's answers",

@@ -17,7 +17,7 @@ Prints a script that completes commands, keys and choices. To load it:
   bash   source <(flt completion bash)          in ~/.bashrc
   zsh    source <(flt completion zsh)           in ~/.zshrc, after compinit
   fish   flt completion fish | source           in ~/.config/fish/config.fish"""
-PATHS = ("data", "model", "resume", "root", "out")
+PATHS = ("data", "data.path", "data.test_path", "model", "resume", "root", "out")
 """Keys whose value can be a path. For these keys, the script also completes file names."""
 
 BASH = """\

@@ -13,7 +13,7 @@ from flt.cli.commands import COMMANDS
 from flt.cli.words import Words, read_words
 from flt.core.errors import InputError
 from flt.core.files import expand_user, reported, write_atomically
-from flt.core.formatting import printable
+from flt.core.formatting import printable_lines
 from flt.core.imports import import_without_gc
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def say(generator: TextGenerator, prompt: str, sampling: Sampling) -> None:
         print(generator.answer([prompt], sampling)[0].text, flush=True)
         return
     try:
-        (answer,) = generator.answer([prompt], sampling, lambda text: print(printable(text), end="", flush=True))
+        (answer,) = generator.answer([prompt], sampling, lambda text: print(printable_lines(text), end="", flush=True))
     finally:
         print(flush=True)
     if answer.finish_reason == "length":

@@ -40,7 +40,9 @@ usage: flt sweep key=a,b [key=value ...]
        flt sweep <group>=<choice> --help    explains that choice alone
 
 A run for every combination of comma-separated values, each in a folder of its
-own. All combinations are checked before the first run starts.
+own. All combinations are checked before the first run starts. A run that fails
+doesn't end the sweep. At the end, the runs are compared as by flt compare, and
+the tables and figures are written to <root>/compare/sweep_N.
 
   flt sweep algo=hafl,fedit seed=0,1      four runs
   flt sweep 'seed=range(0,5)'             five runs

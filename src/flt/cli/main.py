@@ -23,6 +23,8 @@ from flt.core.signals import number_of, raised_as_exceptions
 
 HELP = ("-h", "--help", "help")
 VERSION = ("--version", "version")
+RESUMABLE = ("train", "sweep")
+"""Commands that go on with a run after an interrupt."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,12 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # words of the command line may be no UTF-8
     command, rest = _command(words)
-    _quiet_libraries()
     # restart() replaces this process. The process may be replaced only if it runs nothing but this command line, and if
     # no launcher has started it.
     may_restart = arguments is None and not restart_after_crash.is_launched()
     with raised_as_exceptions():
         try:
+            _quiet_libraries()
             if COMMANDS[command].announced:
                 _announce(words)
             code: int = module(command).run(rest)
@@ -97,8 +99,8 @@ def _report(error: BaseException, command: str) -> int | None:
         return 2
     if isinstance(error, KeyboardInterrupt):
         if WATCH.launcher is None:  # the launcher of this process prints the line
-            more = "; the same command with resume=last goes on after the last finished round"
-            print(f"interrupted{more if command in ('train', 'sweep') else ''}", file=sys.stderr)
+            goes_on = "; the same command with resume=last goes on after the last finished round"
+            print(f"interrupted{goes_on * (command in RESUMABLE)}", file=sys.stderr)
         return 128 + number_of(error)
     return None
 

@@ -61,6 +61,30 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
         os.close(folder)
 
 
+@contextlib.contextmanager
+def writing_atomically(path: Path) -> Iterator[Path]:
+    """Yields the path of a temporary file in the same folder, which replaces a file at the end of the with block.
+
+    If an error is raised in the block, or Ctrl-C ends it, the temporary file is removed, and the file is unchanged.
+
+    Args:
+        path: Path of the file. Its folder must exist.
+
+    Raises:
+        InputError: The disk is full, or the file can't be written.
+    """
+    if path.is_dir():
+        raise InputError.of(path.name, "a folder", "a file, or nothing")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with reported("out", path, "a file that can be written"):
+            yield temporary
+            temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 def remove_leftovers(folder: Path, names: re.Pattern[str]) -> None:
     """Removes the temporary files that a killed :func:`write_atomically` has left in a folder.
 

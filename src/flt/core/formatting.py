@@ -83,6 +83,16 @@ def accuracy(names: Iterable[str]) -> str | None:
     return next((name for name in names if "acc" in name and name != "clustering_acc"), None)
 
 
+def printable(text: str) -> str:
+    r"""Returns a text in which control characters, which could change a terminal, are escaped.
+
+    Example:
+        >>> printable("a\x1b[2J")
+        'a\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def lower_is_better(name: str) -> bool:
     """Returns whether smaller values of a metric are better, which holds for losses and perplexities.
 
@@ -98,11 +108,11 @@ def loss(names: Iterable[str]) -> str | None:
     return next((name for name in names if "loss" in name), None)
 
 
-def printable(text: str) -> str:
+def printable_lines(text: str) -> str:
     r"""Returns a text that can't change the terminal: control characters but line breaks and tabs are escaped.
 
     Example:
-        >>> print(printable("red \x1b[31m"))
+        >>> print(printable_lines("red \x1b[31m"))
         red \x1b[31m
     """
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

@@ -16,6 +16,7 @@ OmegaConf needs up to a minute and a gigabyte for so many values. A run with 250
 """
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's reader, where PyYAML has it, because it is faster."""
+_FRONT = re.compile(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _MARK = re.compile(r"(\\*)\$\{")
 
 
@@ -33,6 +34,21 @@ def read(path: Path) -> str:
     text = data.decode()
     check(text)
     return text
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    """Returns the YAML between two lines ``---`` at the beginning of a Markdown text. Empty if there is none.
+
+    Raises:
+        ValueError: The YAML is refused by :func:`check`.
+        yaml.YAMLError: What is between the lines is no YAML.
+    """
+    found = _FRONT.match(text)
+    if found is None:
+        return {}
+    check(found[1])
+    values = yaml.load(found[1], Loader=LOADER)
+    return values if isinstance(values, dict) else {}
 
 
 def check(text: str) -> None:

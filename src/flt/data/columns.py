@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import datasets
 import pyarrow as pa
@@ -119,6 +119,16 @@ def check_text(key: str, name: str, features: datasets.Features) -> str:
     if dtype not in ("string", "large_string"):
         raise InputError.of(f"data.{key}", name, "a column of text", f"it holds {dtype}")
     return name
+
+
+def content(feature: Any) -> str:
+    """Returns what a column holds, in words: texts, integers, booleans, images, or the type's own name."""
+    if isinstance(feature, datasets.Image | dict | datasets.Array2D | datasets.Array3D):
+        return "images"
+    dtype = str(getattr(feature, "dtype", type(feature).__name__))
+    if isinstance(feature, datasets.ClassLabel) or dtype in ("string", "large_string"):
+        return "texts or names of classes"
+    return "integers" if "int" in dtype else "booleans" if dtype == "bool" else dtype
 
 
 def check_property(key: str, column: pa.ChunkedArray) -> None:

@@ -16,6 +16,9 @@ class DataConfig:
         path: Hub id such as org/name, path of a file (.parquet, .csv, .tsv, .txt, .jsonl, .json, .arrow, .feather or
             .npz; text files also with .gz, .bz2 or .zst), or path of a folder of such files or of images
             (class/image, split/class/image, or images beside a metadata.csv).
+        test_path: File or folder with the test split, of the kinds that path takes. It must have the columns and the
+            classes of train. Train then loses no share to the test split, and a test split of the source isn't used.
+            If the file or folder has several splits, only its test split is used. If None, there is no such file.
         subset: Name of a configuration of the hub data set, such as sst2 of nyu-mll/glue. If None, the hub's
             default is used.
         local: Name of a file that contains a copy of the data. If the folder $FLT_DATA contains this file, the file is
@@ -63,6 +66,7 @@ class DataConfig:
 
     name: str = "digits"
     path: str | None = None
+    test_path: str | None = None
     subset: str | None = None
     local: str | None = None
     encoding: str | None = None

@@ -9,6 +9,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flt.core.formatting import printable
 from flt.data.read_settings import ReadSettings
 
 MOST_NAMES, LONGEST_NAME = 8, 30
@@ -50,8 +51,7 @@ def named(classes: Sequence[str]) -> str:
     """Returns the number of some classes and, unless there are many, their names in brackets."""
     shown = [one if len(one) <= LONGEST_NAME else f"{one[:LONGEST_NAME]}..." for one in classes]
     names = f" ({', '.join(shown)})" if len(classes) <= MOST_NAMES else ""
-    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in names)
-    return f"{len(classes)} class{'es' * (len(classes) != 1)}{printable}"
+    return f"{len(classes)} class{'es' * (len(classes) != 1)}{printable(names)}"
 
 
 def _alike(classes: Sequence[str]) -> list[str]:

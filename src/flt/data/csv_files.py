@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +18,8 @@ from flt.data.text_files import Text, read_text
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
 """Values of ``data.delimiter`` that stand for a character, and the characters that are tried."""
+LONGEST_ROW = 1 << 23
+"""Number of bytes of a file that are parsed at once if rows are read one batch after another."""
 LONGEST_HEADER = 1 << 26
 """Largest number of characters of a file's line of names."""
 QUOTES = {"double": '"', "single": "'", "none": None}
@@ -58,6 +60,41 @@ def read_csv(path: Path, how: ReadSettings, usual: str = ",") -> pa.Table:
     if delimiter != usual:
         how.note(f"delimiter {next((name for name, one in DELIMITERS.items() if one == delimiter), delimiter)}")
     return table
+
+
+def stream_csv(path: Path, how: ReadSettings, usual: str = ",") -> tuple[list[str], int, Iterator[pa.RecordBatch]]:
+    """Reads all columns of a csv file as texts, with a bounded part of the rows in memory.
+
+    The file is checked like in :func:`read_csv`. Columns without a name are left out.
+
+    Args:
+        path: The file.
+        how: Settings of the file.
+        usual: Usual delimiter of such a file.
+
+    Returns:
+        The names of the columns, the number of rows, and the rows in batches.
+
+    Raises:
+        InputError: The encoding, the delimiter or the quotes are in doubt, or a column lacks.
+    """
+    text, quote = read_text(path, how.encoding), _quote(how.quote)
+    if text.encoding is None:
+        raise text.doubt()
+    delimiter, names, lacking = _delimiter(text, how, usual, quote)
+    rows = check_quotes(text, delimiter, quote, how.quote is not None).count - 1
+    if lacking is not None:
+        raise lacking
+    columns = [name for name in names if name]
+    reader = pyarrow.csv.open_csv(
+        pa.BufferReader(text.data),
+        read_options=pyarrow.csv.ReadOptions(block_size=min(text.data.size + 1, LONGEST_ROW), use_threads=False),
+        parse_options=_parse_options(delimiter, quote),
+        convert_options=pyarrow.csv.ConvertOptions(
+            include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
+        ),
+    )
+    return columns, rows, iter(reader)
 
 
 def _quote(given: str | None) -> str | None:
@@ -114,10 +151,14 @@ def _parsed(text: Text, delimiter: str, quote: str | None, columns: Sequence[str
     return pyarrow.csv.read_csv(
         pa.BufferReader(text.data),
         read_options=pyarrow.csv.ReadOptions(block_size=min(text.data.size + 1, 2**31 - 1), use_threads=False),
-        parse_options=pyarrow.csv.ParseOptions(
-            delimiter=delimiter, quote_char=quote or False, newlines_in_values=quote is not None
-        ),
+        parse_options=_parse_options(delimiter, quote),
         convert_options=pyarrow.csv.ConvertOptions(include_columns=columns, column_types=types),
+    )
+
+
+def _parse_options(delimiter: str, quote: str | None) -> pyarrow.csv.ParseOptions:
+    return pyarrow.csv.ParseOptions(
+        delimiter=delimiter, quote_char=quote or False, newlines_in_values=quote is not None
     )
 
 

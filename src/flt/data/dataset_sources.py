@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from flt.core.errors import InputError
+from flt.core.typed import first_line
 from flt.data import columns, partition, reading, templates
 from flt.data.classes import Splits, merge, relabel
 from flt.data.columns import Kind
@@ -64,7 +66,7 @@ class RawData:
         return np.asarray(self.splits[split][column][:])
 
 
-def load(cfg: DataConfig, seed: int = 0) -> RawData:
+def load(cfg: DataConfig, seed: int = 0, only: str | None = None) -> RawData:
     """Loads a data set and converts it into a common form.
 
     A split named dev or valid is used as the validation split. A split named train_dev is used as the validation
@@ -77,6 +79,8 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
     Args:
         cfg: Settings of the data set.
         seed: Seed for drawing splits from train, and for drawing the sample of train (``cfg.train_examples``).
+        only: Name of the single split that is loaded, as train, see :func:`flt.data.reading.read`. No split is drawn
+            from it, and it may have a single class. None: all splits are loaded.
 
     Returns:
         The splits, the names of the input columns, and the classes.
@@ -93,7 +97,7 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
     """
     _check_numbers(cfg)
     own = cfg.name == "digits" and cfg.path is None
-    splits, name, how = (_digits_splits(), "", ReadSettings()) if own else reading.read(cfg)
+    splits, name, how = (_digits_splits(), "", ReadSettings()) if own else reading.read(cfg, only)
     features = splits["train"].features
     names, prompts = list(features), templates.choose(cfg, features) if cfg.response is not None else ()
     if prompts:
@@ -102,17 +106,23 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
         splits, label = _with_class(cfg, splits, {*inputs, cfg.response})
     else:
         kind, inputs = columns.choose_inputs(cfg, features)
-        if kind == "image":
-            splits = {name: with_places(split, inputs[0], name) for name, split in splits.items()}
         label = columns.choose_column("label", cfg.label, columns.LABELS, names)
+    if cfg.test_path is not None:
+        if "test" in splits:
+            how.note("its test split not used, because of data.test_path")
+        splits["test"] = _own_test(cfg, splits["train"], (*inputs, *([cfg.response] if prompts else [])), label)
+    if kind == "image":
+        splits = {name: with_places(split, inputs[0], name) for name, split in splits.items()}
     for key, column in (("column", cfg.column), ("label_name", cfg.label_name)):
         if column is not None:
             columns.choose_column(key, column, (), names)
     for key, column in (("label", label), ("column", cfg.column), *((f"where.{name}", name) for name in cfg.where)):
         for split in splits.values() if column in names else ():
             columns.check_property(key, split.data.column(column))
-    least, whole = 1 if prompts else 2, splits
+    least, whole = 1 if prompts or only is not None else 2, splits
     splits, label_names = relabel(_rows(splits, cfg.where), label, cfg.label_name, cfg.classes, least)
+    if cfg.test_path is not None:
+        _check_test(cfg, splits, label, label_names)
     for split in whole:
         if split not in splits:
             how.note(f"{split} not used, because its labels are hidden")
@@ -122,9 +132,10 @@ def load(cfg: DataConfig, seed: int = 0) -> RawData:
         if absent := sorted(set(range(len(label_names))) - set(splits["train"][label][:])):
             how.note(f"train without {named([label_names[k] for k in absent])}")
         _log.info(contents(name, whole, how, texts, label if labelled else "", label_names if labelled else ()))
-    if cfg.test_split in splits:
+    if cfg.test_split in splits and cfg.test_path is None:
         splits["test"] = splits.pop(cfg.test_split)
-    splits, label_names = merge(_hold_out(splits, label, cfg, seed), label, label_names, cfg.merge)
+    splits = splits if only is not None else _hold_out(splits, label, cfg, seed)
+    splits, label_names = merge(splits, label, label_names, cfg.merge)
     splits = _capped(splits, label, cfg.train_examples, seed)
     return RawData(splits, kind, inputs, label, label_names, cfg.response or "", prompts)
 
@@ -174,6 +185,60 @@ def _with_class(cfg: DataConfig, splits: Splits, taken: set[str | None]) -> tupl
     if cfg.label is not None or set(free) & set(columns.LABELS):
         return splits, columns.choose_column("label", cfg.label, columns.LABELS, free)
     return {name: split.add_column(ONE_CLASS, ["all"] * len(split)) for name, split in splits.items()}, ONE_CLASS
+
+
+def _own_test(cfg: DataConfig, train: datasets.Dataset, inputs: Sequence[str | None], label: str) -> datasets.Dataset:
+    """Reads the split test of ``data.test_path``, and compares the types of its columns with those of train.
+
+    Raises:
+        InputError: It can't be read, or a column that is used is missing or holds something else.
+    """
+    names = [*inputs, *([label] if label != ONE_CLASS else []), cfg.label_name, *cfg.where]
+    wanted = list(dict.fromkeys(name for name in names if name is not None))
+    if cfg.label_name is None:
+        wanted += [name for name in columns.LABEL_NAMES if name in train.column_names and name not in wanted][:1]
+    test = _with_numbers(cfg, train, reading.read_test(cfg, wanted, _source(cfg)), label)
+    for name in wanted:
+        kinds = [columns.content(split.features[name]) for split in (train, test)]
+        if kinds[0] != kinds[1]:
+            why = f"its column {name} holds {kinds[1]}"
+            raise InputError.of("data.test_path", cfg.test_path, f"{kinds[0]}, as in {_source(cfg)}", why)
+    return test.add_column(ONE_CLASS, ["all"] * len(test)) if label == ONE_CLASS else test
+
+
+def _with_numbers(cfg: DataConfig, train: datasets.Dataset, test: datasets.Dataset, label: str) -> datasets.Dataset:
+    """Returns a test split whose names of classes are the numbers that train's ClassLabel has for them, if it has one.
+
+    Raises:
+        InputError: A class isn't one of train's.
+    """
+    feature = train.features.get(label)
+    if not isinstance(feature, datasets.ClassLabel) or isinstance(test.features[label], datasets.ClassLabel):
+        return test
+    try:
+        return test.cast_column(label, feature)
+    except (ValueError, pa.ArrowException) as error:
+        allowed = f"the classes of {_source(cfg)}: {', '.join(feature.names)}"
+        raise InputError.of("data.test_path", cfg.test_path, allowed, first_line(error)) from None
+
+
+def _check_test(cfg: DataConfig, splits: Splits, label: str, label_names: Sequence[str]) -> None:
+    """Checks that a test split of its own is there, and has no class that train lacks.
+
+    Raises:
+        InputError: Its labels are hidden, all its rows were left out, or it has further classes.
+    """
+    if "test" not in splits or not len(splits["test"]):
+        allowed = f"rows with the classes of {_source(cfg)}"
+        raise InputError.of("data.test_path", cfg.test_path, allowed, "no row is left, or its labels are hidden")
+    train, test = (set(splits[name][label][:]) for name in ("train", "test"))
+    if further := sorted(test - train):
+        allowed = f"the classes of {_source(cfg)}: {', '.join(label_names[k] for k in sorted(train))}"
+        raise InputError.of("data.test_path", cfg.test_path, allowed, f"it has the class {label_names[further[0]]}")
+
+
+def _source(cfg: DataConfig) -> str:
+    return str(cfg.path or cfg.name)
 
 
 def _check_numbers(cfg: DataConfig) -> None:

@@ -85,6 +85,15 @@ def read_image_folder(path: Path, cfg: DataConfig, read_table: ReadTable, note: 
     return parts
 
 
+def image_files(path: Path) -> list[PurePosixPath]:
+    """Returns the images in a folder and its subfolders, relative to it, in alphabetical order, without hidden ones.
+
+    Raises:
+        InputError: A link leads out of the folder, or the folder can't be read.
+    """
+    return sorted(file for file in _files(path) if _is_image(file.name))
+
+
 def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
 

@@ -25,6 +25,8 @@ class ReadSettings:
         delimiter: Character between the columns of a text file. None: it is found.
         quote: Quotes around texts: ``double``, ``single`` or ``none``. None: they are double, and a file in which it is
             in doubt where a quoted text ends is refused.
+        only: Name of the single split that is read; empty for the usual one, see :func:`flt.data.reading.read`. None:
+            all are read.
         notes: What a user should know about the file, such as its encoding if it isn't UTF-8.
         columns: Number of columns of the file, set once it has been read.
     """
@@ -34,6 +36,7 @@ class ReadSettings:
     encoding: str | None = None
     delimiter: str | None = None
     quote: str | None = None
+    only: str | None = None
     notes: list[str] = field(default_factory=list)
     columns: int = 0
 

@@ -89,6 +89,9 @@ def _several(cfg: TrainConfig, data: dataset_sources.DataConfig) -> list[DataSet
     if cfg.jobs == "per_client" and len(used) > 1:
         allowed = f"per_task, or one of them, such as data.use=[{used[0]}]"
         raise InputError.of("jobs", cfg.jobs, allowed, f"the labels of {', '.join(used)} have nothing in common")
+    if data.test_path is not None and len(used) > 1:
+        why = "the sets have different classes; in a file of conf/data, each of data.sets may have its own test_path"
+        raise InputError.of("data.test_path", data.test_path, "null, or data.use=[one set]", why)
     common = {key: value for key, value in cfg.data.items() if key not in OUTSIDE}
     found = [_named(cfg, name, {**common, **data.sets[name]}) for name in used]
     kinds = {one.name: one.raw.kind for one in found}

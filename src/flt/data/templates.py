@@ -61,6 +61,12 @@ class Template:
         """Names of the template's columns, in order."""
         return [name for _, name in self.pieces if name is not None]
 
+    def __str__(self) -> str:
+        """Returns the template as :meth:`parse` reads it."""
+        literals = [literal.replace("{", "{{").replace("}", "}}") for literal, _ in self.pieces]
+        columns = ["" if name is None else f"{{{name}}}" for _, name in self.pieces]
+        return "".join(literal + column for literal, column in zip(literals, columns, strict=True))
+
     @property
     def tail(self) -> str:
         """Literal text after the last column."""

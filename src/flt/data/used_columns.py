@@ -27,7 +27,7 @@ def used_columns(cfg: DataConfig, names: Sequence[str]) -> list[str]:
     Raises:
         InputError: Two columns have the same name, a column that is needed doesn't exist, or there are only chats.
     """
-    _check_names(cfg, names)
+    check_names(cfg, names)
     _check_chat(cfg, names)
     if cfg.response is not None:
         inputs = [name for template in templates.by_name(cfg, names) for name in template.columns]
@@ -43,7 +43,12 @@ def used_columns(cfg: DataConfig, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in wanted]
 
 
-def _check_names(cfg: DataConfig, names: Sequence[str]) -> None:
+def check_names(cfg: DataConfig, names: Sequence[str]) -> None:
+    """Checks that no two columns have the same name.
+
+    Raises:
+        InputError: Two have the same.
+    """
     known: set[str] = set()
     for number, name in enumerate(names, start=1):
         if name in known and name:  # a spreadsheet's empty columns have no names

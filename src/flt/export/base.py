@@ -32,13 +32,16 @@ CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 
 
-def base_of(folder: Path, source: str | None, model: nn.Module | None, held: Collection[str], header: Header) -> Any:
+def base_of(
+    folder: Path, source: str | None, model: nn.Module | str | None, held: Collection[str], header: Header
+) -> Any:
     """Returns the given model or, if there is none, the base that the folder describes.
 
     Args:
         folder: Folder of the export.
         source: Name of the base in the export's metadata. Empty or None if the metadata doesn't name the base.
-        model: Base given by the caller. If None, the base is loaded, with a head of the right size.
+        model: Base given by the caller, or its folder or hub id. If it isn't a module, the base is loaded, with a head
+            of the right size.
         held: Names of the tensors in the export. The loaded base may lack these tensors.
         header: Header of the export's weights.
 
@@ -49,9 +52,9 @@ def base_of(folder: Path, source: str | None, model: nn.Module | None, held: Col
     check(f"{BASE}: config", about.get("config", {}), CONFIG)
     if "random" in about:
         check(f"{BASE}: random", about["random"], RANDOM, ("seed", "classes", "source"))
-    if model is None:
+    if not isinstance(model, nn.Module):
         name = about.get("folder")
-        source = about.get("random", {}).get("source") or source or (place_of(folder, name) if name else None)
+        source = model or about.get("random", {}).get("source") or source or (place_of(folder, name) if name else None)
         if not source or not about:
             why = f"its base was the folder {name}" if name else "the folder doesn't say what its base is"
             raise InputError.of("model", None, "the module, without adapters", why)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
+from flt.callbacks.evaluate import task_groups
 from flt.data.clients import JobData, class_names_of
 from flt.protocol.layout import Layout
 from flt.protocol.messages import Ids, JobId
 from flt.protocol.state import ClientState, ServerState
 from flt.server.federator import Federator
+
+MOST_CLIENTS = 20
+"""Largest number of clients that the title of a model lists."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +32,9 @@ class Model:
         buffers: Buffers of the model that training has changed, by name. The base has all others.
         data: Data of the job that trained a client's own model; None for a group's model.
         names: Task -> names of its classes, for the tasks of the jobs that use the model. Empty if there are no names.
+        tasks: Tasks of the jobs that use the model.
+        jobs: The jobs that use the model.
+        evaluated: Tasks that the run evaluates with the model. Empty for a client's own model.
     """
 
     folder: str
@@ -37,6 +44,22 @@ class Model:
     buffers: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     data: JobData | None = None
     names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    jobs: tuple[JobId, ...] = ()
+    evaluated: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What the model card calls this model among those of the run. Empty if there is only one.
+
+        Example:
+            >>> Model("group_1/head_2", 1, "2", {}, jobs=((0, 0), (3, 0))).title
+            'group 1, head 2 (clients 0, 3)'
+        """
+        whole = ", ".join(part.replace("_", " ", 1) for part in self.folder.split("/") if part)
+        clients = [] if self.data else sorted({client for client, _ in self.jobs})
+        shown = [*map(str, clients[:MOST_CLIENTS]), *["..."] * (len(clients) > MOST_CLIENTS)]
+        return f"{whole} (client{'s' * (len(shown) > 1)} {', '.join(shown)})" if whole and shown else whole
 
 
 def final_models(federator: Federator) -> list[Model]:
@@ -53,22 +76,29 @@ def final_models(federator: Federator) -> list[Model]:
         models = of_clients(layout, state, private, head_of, _held(federator))
         jobs = [federator.clients[client].data[index] for client, index in private]
         return [
-            dataclasses.replace(model, data=data, names=class_names_of([data]))
-            for model, data in zip(models, jobs, strict=True)
+            dataclasses.replace(model, data=data, names=class_names_of([data]), tasks=(data.task,), jobs=(job,))
+            for model, data, job in zip(models, jobs, private, strict=True)
         ]
     every = sorted(set(head_of.values()))
     heads = {  # a group without jobs gets one model for every head
         gid: sorted({head for job, head in head_of.items() if state.group_of(job) == gid}) or every
         for gid in state.groups
     }
-    jobs_of: dict[tuple[int | None, str], list[JobData]] = defaultdict(list)  # a group without jobs has those of all
-    for client in federator.clients.values():
-        for i, data in enumerate(client.data):
-            jobs_of[state.group_of((client.id, i)), data.head].append(data)
-            jobs_of[None, data.head].append(data)
     models = of_groups(layout, state, heads)
-    users = [jobs_of[model.gid, model.head] or jobs_of[None, model.head] for model in models]
-    return [dataclasses.replace(m, names=class_names_of(jobs)) for m, jobs in zip(models, users, strict=True)]
+    return [dataclasses.replace(model, **_users(federator, model)) for model in models]
+
+
+def _users(federator: Federator, model: Model) -> dict[str, Any]:
+    """Returns the fields of a group's model that say which jobs use it. A group without jobs has the tasks of all."""
+    state, clients = federator.state, federator.clients
+    data = {(c.id, i): own for c in clients.values() for i, own in enumerate(c.data) if own.head == model.head}
+    jobs = tuple(job for job in data if state.group_of(job) == model.gid)
+    users = [data[job] for job in jobs] or list(data.values())
+    tasks = tuple(dict.fromkeys(own.task for own in users))
+    best = task_groups(state, {(c.id, i): own.task for c in clients.values() for i, own in enumerate(c.data)})
+    of_head = dict.fromkeys(own.task for own in data.values())
+    evaluated = tuple(task for task in of_head if best.get(task, state.home) == model.gid)
+    return {"names": class_names_of(users), "tasks": tasks, "jobs": jobs, "evaluated": evaluated}
 
 
 def _held(federator: Federator) -> dict[JobId, dict[str, Ids]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import secrets
@@ -11,16 +12,21 @@ from pathlib import Path
 
 from flt.core.errors import InputError
 from flt.core.files import check_no_link, is_regular, remove_file
+from flt.export.card_seal import CARD_FILE, is_own_card
 from flt.export.places import CLASSES, EXPORTS, SUBFOLDER
 
 _UNFINISHED = re.compile(rf"\.export(-(?P<target>{'|'.join(EXPORTS)}))?(-[0-9a-f]{{16}})?")
-_OWN = re.compile(
-    r"(adapter_config|classes|config|generation_config|flt_adapter|flt_base|label_names|model\.safetensors\.index)\.json"
-    r"|(adapter_model|flt_adapter|label_names|model(-\d+-of-\d+)?)\.safetensors"
-    r"|(preprocessor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+_PREPROCESSOR = (
+    r"(preprocessor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
     r"|(vocab|merges)\.txt|(tokenizer|spiece|spm|sentencepiece(\.bpe)?)\.model|chat_template\.jinja"
 )
-"""Pattern of the names of the files that flt, peft and transformers write to an export."""
+"""Pattern of the names of the files of tokenizers and image processors."""
+_OWN = re.compile(
+    r"(adapter_config|classes|config|generation_config|flt_(adapter|base|inputs)|label_names|model\.safetensors\.index)\.json"
+    rf"|(adapter_model|flt_adapter|label_names|model(-\d+-of-\d+)?)\.safetensors|{_PREPROCESSOR}"
+)
+"""Pattern of the names of the files that flt, peft and transformers write to an export, apart from the model card."""
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -53,7 +59,10 @@ def finish(built: Path, target: Path) -> Path:
     check_no_link(target)
     others = [path.relative_to(target) for path in _of_others(target)]
     for path in others:
-        if os.path.lexists(built / path):
+        if path.name == CARD_FILE and is_regular(built / path):
+            _log.warning("%s is yours and stays; no new card is written there", f"{target.name}/{path.as_posix()}")
+            remove_file(built / path)
+        elif os.path.lexists(built / path):
             where = f"{target.name}/{path.as_posix()}"
             raise InputError.of("export", where, "a file or folder that flt wrote, or nothing")
     # The new name says where the files of others belong, should this process be killed before they are there again.
@@ -104,15 +113,20 @@ def remove_unfinished(run: Path) -> None:
 
 
 def is_export(folder: Path) -> bool:
-    """Returns whether a folder holds an export, and not only names of classes or files of others."""
+    """Returns whether a folder holds an export, and not only a card, names of classes or files of others."""
     files = (path for place in _folders(folder) for path in place.iterdir())
-    return any(_is_own(path) and path.name != CLASSES for path in files)
+    return any(_is_own(path) and path.name not in (CLASSES, CARD_FILE) for path in files)
+
+
+def is_preprocessor(name: str) -> bool:
+    """Returns whether a file of an export belongs to its tokenizer or image processor, by the file's name."""
+    return re.fullmatch(_PREPROCESSOR, name) is not None
 
 
 def _discard(folder: Path) -> None:
     """Removes an export that wasn't written completely. safetensors may have left temporary files in it."""
     for place in _folders(folder):
-        for path in place.glob(".tmp" + 6 * "[0-9A-Za-z]"):
+        for path in (*place.glob(".tmp" + 6 * "[0-9A-Za-z]"), place / CARD_FILE):
             remove_file(path)
     remove_export(folder)
 
@@ -145,7 +159,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _is_own(path: Path) -> bool:
-    return bool(_OWN.fullmatch(path.name)) and is_regular(path)
+    return is_regular(path) and (bool(_OWN.fullmatch(path.name)) or (path.name == CARD_FILE and is_own_card(path)))
 
 
 def _of_others(folder: Path) -> list[Path]:

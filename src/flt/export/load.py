@@ -27,7 +27,7 @@ from flt.export.places import CARD, CLASSES, MERGED_CARD, PEFT_CARD, PLACES, lab
 from flt.export.weights import Header, check_numbers, state_of
 from flt.models.adapters.client_context import client_aware_modules, set_client
 from flt.models.adapters.registry import ADAPTERS
-from flt.models.class_names import name_models_inside, name_outputs, output_names
+from flt.models.class_names import SINGLE_LABEL, name_models_inside, name_outputs, output_names
 from flt.models.complete import complete
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.module import ClientModule, Optimizer, backbone_of
@@ -39,14 +39,14 @@ OWN_ADAPTERS = tuple(name for name in ADAPTERS if name != "lora")
 """Names of the adapters that flt saves and loads itself."""
 
 
-def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+def load(folder: str | Path, model: nn.Module | str | None = None) -> nn.Module:
     """Loads an exported model of a run, in eval mode.
 
     Args:
         folder: Folder ``adapter/`` or ``model/`` of a run, or a subfolder for one group, head, client or job.
-        model: The base; the function changes it in place. Adapters of peft that it holds are removed first, without
-            being merged. If None, the function loads the base that the folder describes. If the run trained a user's
-            own module, ``model`` is required.
+        model: The base, or its folder or hub id. The function changes a base that is a module in place. Adapters of
+            peft that it holds are removed first, without being merged. If None, the function loads the base that the
+            folder describes. If the run trained a user's own module, this module is required.
 
     Returns:
         The model with the exported weights. If ``model`` is None, the result is a transformers model or a
@@ -64,15 +64,16 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         inner = sorted(path.name for place in PLACES for path in folder.glob(f"{place}_*"))
         allowed = f"one of its folders: {', '.join(inner)}" if inner else "adapter/ or model/ of a finished run"
         raise InputError.of("folder", folder, allowed, "" if inner else "nothing that flt exports is in it")
-    if model is not None:
+    if isinstance(model, nn.Module):
         complete(model)
+        model = without_peft(model)
     with _broken(folder):
-        loaded = _READERS[card_name](folder, model and without_peft(model)).eval()
+        loaded = _READERS[card_name](folder, model).eval()
         _name_classes(loaded, folder)
         return loaded
 
 
-def _own(folder: Path, model: nn.Module | None) -> nn.Module:
+def _own(folder: Path, model: nn.Module | str | None) -> nn.Module:
     """Loads an adapter that peft doesn't support (C2A, bottleneck adapters) with flt's own code."""
     card = read(folder / CARD, OWN, *OWN)
     header = Header.of(folder / WEIGHTS)
@@ -105,7 +106,7 @@ def _create(module: nn.Module) -> None:
                 setattr(sub, name, nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad))
 
 
-def _peft(folder: Path, model: nn.Module | None) -> nn.Module:
+def _peft(folder: Path, model: nn.Module | str | None) -> nn.Module:
     """Loads a LoRA adapter with peft.
 
     A folder without the safetensors file is refused. From such a folder, peft would load pickled weights, and these
@@ -131,7 +132,7 @@ def _peft(folder: Path, model: nn.Module | None) -> nn.Module:
     return _with_head(adapted, folder)
 
 
-def _merged(folder: Path, model: nn.Module | None) -> nn.Module:
+def _merged(folder: Path, model: nn.Module | str | None) -> nn.Module:
     """Loads a model into which everything was merged: a transformers model, or the weights of a user's own module."""
     card = read_json(folder / MERGED_CARD)
     if "module" not in card:
@@ -139,8 +140,8 @@ def _merged(folder: Path, model: nn.Module | None) -> nn.Module:
             raise InputError.of("model", type(model).__name__, "None", f"{folder} holds the whole model")
         return _with_head(merged_model(folder), folder)
     check(MERGED_CARD, card, {"module": NAME})
-    if model is None:
-        raise InputError.of("model", None, f"your {card['module']}", "the weights are those of a module of your own")
+    if not isinstance(model, nn.Module):
+        raise InputError.of("model", model, f"your {card['module']}", "the weights are those of a module of your own")
     header, state = Header.of(folder / "model.safetensors"), state_of(model)
     header.check(folder, state, state)
     tensors = header.load()
@@ -158,9 +159,11 @@ def _name_classes(model: nn.Module, folder: Path) -> None:
     tasks, (allows, allowed) = read_json(folder / CLASSES), CLASS_NAMES
     if not allows(tasks):
         raise InputError.of(CLASSES, "an object", allowed)
-    names, config = output_names(tasks.values()), getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
+    names = output_names(tasks.values())
     if (folder / BASE).is_file() and hasattr(config, "num_labels"):  # names in it are those of the base's own classes
         name_outputs(config, names)
+        config.problem_type = SINGLE_LABEL
     else:
         name_models_inside(model, names)
 

@@ -13,7 +13,8 @@ import safetensors.torch
 from torch import Tensor
 
 from flt.data.clients import JobData
-from flt.export.places import CARD, LABEL_NAMES
+from flt.export.inputs import INPUTS, ModelInputs, inputs_text
+from flt.export.places import CARD, CLASSES, LABEL_NAMES
 from flt.models.causal import CausalModule
 from flt.models.class_names import LONGEST
 from flt.models.label_name_head import LabelNameClassifier
@@ -108,6 +109,25 @@ def write_own(tensors: Mapping[str, Tensor], shell: str, target: Path, card: Car
     named = {name.removeprefix(shell): value.contiguous() for name, value in tensors.items()}
     safetensors.torch.save_file(named, target / WEIGHTS)
     (target / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=1))
+
+
+def write_beside(
+    target: Path, names: Mapping[str, Sequence[str]], preprocessor: Any = None, inputs: ModelInputs | None = None
+) -> None:
+    """Writes what lies beside the weights of a model in any format.
+
+    Args:
+        target: Folder to write to.
+        names: Task -> names of its classes. Empty: the outputs have no names.
+        preprocessor: Tokenizer or image processor. None: there is none.
+        inputs: What the model knows of its inputs. None: the model is a user's own module.
+    """
+    if preprocessor is not None:
+        preprocessor.save_pretrained(str(target))
+    if names:
+        (target / CLASSES).write_bytes(classes_text(names))
+    if inputs is not None:
+        (target / INPUTS).write_text(inputs_text(inputs))
 
 
 def classes_text(names: Mapping[str, Sequence[str]]) -> bytes:

@@ -26,6 +26,7 @@ from flt.models.heads import redraw_head
 from flt.models.image_preparation import ImagePreparation, check_size, image_preparation, say_what_is_used
 from flt.models.label_name_head import label_name_classifier
 from flt.models.layer_names import head_name, inside
+from flt.models.license import license_of
 from flt.models.location import LOADABLE, OFFLINE, locate, one_line_errors
 from flt.models.model_files import check_files, check_ids, check_report
 from flt.models.preprocessing import load_tokenizer
@@ -58,6 +59,9 @@ class Backbone:
     """Standard deviation of each channel, used to normalise pixels. If None, pixels aren't normalised."""
     prepare: ImagePreparation | None = None
     """Function of the model's image processor that resizes and crops images. None if the model has none."""
+
+    license: str = ""
+    """Licence of the model, as its files name it. Empty if they don't."""
 
     @property
     def preprocessor(self) -> Any:
@@ -119,7 +123,8 @@ def load(cfg: ModelConfig, kind: str, classes: int, seed: int, texts: Sequence[s
     prepare = _preparation(cfg, model, config, source, local) if kind == "image" else None
     mean, std = (None, None) if prepare is None else (prepare.mean, prepare.std)
     pad = 0 if tokenizer is None else tokenizer.pad_token_id
-    return Backbone(with_head, tokenizer, _portable_source(cfg, source), size, channels, pad, mean, std, prepare)
+    named = license_of(source, config, local)
+    return Backbone(with_head, tokenizer, _portable_source(cfg, source), size, channels, pad, mean, std, prepare, named)
 
 
 def _preparation(cfg: ModelConfig, model: nn.Module, config: Any, source: str, local: bool) -> ImagePreparation | None:

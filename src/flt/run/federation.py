@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from flt.data.clients import ClientSpec, class_names_of
+from flt.export.inputs import ModelInputs
 from flt.models.causal import CausalModule
 
 
@@ -31,6 +32,12 @@ class Federation:
         heads: Name of a head -> name of a tensor -> its initial value. Empty: all jobs have the same head.
         preprocessor: Tokenizer or image processor that prepares the model's inputs, and is exported with the model.
             None: the model has none, or is a user's own.
+            None: the model has none, or is a user's own. The tokenizer of a causal model has a chat template that
+            writes the prompts of the run.
+        inputs: What the exported models know of their inputs. None: the module is a user's own.
+        kind: Kind of the inputs: text, pair, image or causal. Empty for a user's own data.
+        prompts: Templates of the prompts, as in ``data.prompts``; empty except for a causal model.
+        license: Licence of the base, as its files name it. Empty if they don't.
     """
 
     module: pl.LightningModule
@@ -42,6 +49,10 @@ class Federation:
     subsets: Mapping[str, str] = dataclasses.field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Tensor]] = dataclasses.field(default_factory=dict)
     preprocessor: Any = None
+    inputs: ModelInputs | None = None
+    kind: str = ""
+    prompts: Sequence[str] = ()
+    license: str = ""
 
     def tasks(self) -> dict[tuple[int, int], str]:
         """Returns job -> its task, for evaluation."""

@@ -18,7 +18,7 @@ from flt.core.typed import typed
 from flt.run.compose import RENAMED, compose_config, flat, load_config
 from flt.run.conf_groups import choices, config_folder
 from flt.run.schema import TrainConfig
-from flt.run.stored import read_settings, versions
+from flt.run.stored import BEFORE, read_settings, versions
 
 LATER = (
     "rounds", "threads", "devices", "min_updates", "max_retries", "client_timeout", "checkpoint.keep", "cache.max_gb",
@@ -31,8 +31,6 @@ If the command line of the resume gives a key of LATER, the resumed run uses thi
 length of the run. ``min_updates``, ``max_retries`` and ``client_timeout`` decide when failures end the run. The other
 keys of LATER don't change the results of the rounds, apart from rounding (``threads``, ``engine.jobs``).
 """
-BEFORE = {"buffers": {"name": "keep"}}
-"""Section -> its settings with which a run of an older version goes on, where these aren't the default."""
 COSMETIC = ("name", "algo")
 """Keys that say how a run and its recipe are called. The parts of the recipe have keys of their own."""
 COUNTING = ("plan", "schedule")

@@ -26,14 +26,13 @@ from flt.client.trainer import LocalTrainer
 from flt.client.users_code import check_users_code
 from flt.core import cache
 from flt.core.errors import InputError, PeerDiedError
-from flt.core.files import is_path, last_name, reported
+from flt.core.files import reported
 from flt.core.locks import unlock
 from flt.data.clients import ClientSpec
 from flt.engines.launcher import FORK, launch
 from flt.engines.process_group import ProcessGroup
 from flt.export.final_models import final_models
 from flt.export.folder import is_export, remove_export
-from flt.export.metadata import Card
 from flt.export.places import EXPORTS
 from flt.export.write import export, kind
 from flt.models.adapters.client_context import set_client
@@ -43,6 +42,7 @@ from flt.models.module import ClientModule
 from flt.protocol.layout import buffers
 from flt.run import build, summary
 from flt.run.assembly import Setup, assemble
+from flt.run.card_facts import base_card, facts_of
 from flt.run.federation import Federation
 from flt.run.folder import folder_of, lock, record, tidy
 from flt.run.observers import Observers
@@ -170,16 +170,22 @@ class Run:
 
     def _export(self, federator: Federator, exported: Path | None) -> Path:
         """Puts the first model into the module. The first process writes all models, unless they have been written."""
-        module, models, prepares = self.federation.module, final_models(federator), self.federation.preprocessor
+        federation, models = self.federation, final_models(federator)
+        module = federation.module
         federator.engine.local_trainer.load(federator.state, models[0].gid, models[0].head)
         federator.engine.local_trainer.put(models[0].tensors)  # includes a client's private tensors
         federator.engine.local_trainer.buffers.put(models[0].buffers)
         if models[0].data is not None:
             set_client(federator.engine.local_trainer.client_aware, models[0].data)
         module.eval()
-        about = (federator.server.layout, federator.state, self.folder, self._card(), models, self.cfg.export.base)
+        about = (federator.server.layout, federator.state, self.folder, base_card(self.cfg, federation), models)
+
+        def written() -> str:
+            beside = (federation.preprocessor, federation.inputs, facts_of(self.cfg, federation, federator.history[-1]))
+            return str(export(module, *about, self.cfg.export.base, *beside))
+
         with reported("export", self.folder.name, "a folder that stays and can be written"):
-            return Path(self.processes.broadcast_from_first(lambda: str(exported or export(module, *about, prepares))))
+            return Path(self.processes.broadcast_from_first(lambda: str(exported or written())))
 
     def _set_threads(self) -> None:
         """Sets the number of torch's threads to the configured number.
@@ -270,14 +276,6 @@ class Run:
         """Writes the engine's own choices to the saved configuration, so that a resume uses the same settings."""
         if self.processes.is_first:
             record(self.folder, dataclasses.replace(self.cfg, engine=engine))
-
-    def _card(self) -> Card:
-        """Returns the card: the metadata from which the exported model can be rebuilt."""
-        module, layers = self.federation.module, self.cfg.model.get("adapt_layers", "all")
-        classes = module.accuracy.num_classes if isinstance(module, ClientModule) else None
-        source = self.federation.source
-        folder = last_name(source) if is_path(source) else ""
-        return Card("" if folder else source, self.cfg.adapter, layers, classes, folder=folder)
 
     def _summarise(self, federator: Federator, elapsed: float) -> None:
         """Prints the summary of the finished run."""

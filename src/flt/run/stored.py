@@ -28,6 +28,8 @@ OWN = "own"
 """Name of the data in the configuration of a run that ``flt.fit`` started."""
 LARGEST = 2**28
 """Largest size of a run's files of metrics and names, in bytes."""
+BEFORE = {"buffers": {"name": "keep"}}
+"""Section -> its settings with which a run of an older version goes on, where these aren't the default."""
 _RUN = "a run's folder, its adapter/ or model/, or last"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 from flt.core.errors import InputError
 from flt.core.typed import typed
 from flt.data import encode
+from flt.data.chat_template import with_chat_template
 from flt.data.deal import TaskData, deal
 from flt.data.examples import Collate, Examples, stratified_sample
 from flt.data.instructions import encode_instructions
 from flt.data.stores import TextStore
 from flt.data.tasks import DataSet, kind_of, load_all
+from flt.export.inputs import ModelInputs, task_inputs
 from flt.models import backbones, heads
 from flt.models.causal import CausalModule
 from flt.models.class_names import name_outputs, output_names
@@ -53,7 +56,15 @@ def federation(cfg: TrainConfig) -> Federation:
         collate=Collate(backbone.pad_token_id, backbone.mean, backbone.std),
         source=backbone.source,
         subsets={subset.name: tasks[0].name for subset in evaluated} if cfg.eval.by_column else {},
-        preprocessor=backbone.preprocessor,
+        preprocessor=_preprocessor(backbone, sets),
+        inputs=ModelInputs(
+            {task: task_inputs(data_set) for data_set in sets for task in data_set.tasks},
+            model.max_length,
+            cfg.precision,
+        ),
+        kind=kind,
+        prompts=list(dict.fromkeys(str(template) for data_set in sets for template in data_set.raw.templates)),
+        license=backbone.license,
         heads=_initial(backbone.model, {head_of[task]: width for task, width in classes.items()}, cfg.seed),
     )
 
@@ -74,6 +85,15 @@ def _by_column(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[TaskData]:
     if cfg.eval.distributed:
         raise InputError.of("eval.distributed", "true", "false with eval.by_column=true")
     return list(task.by_column())
+
+
+def _preprocessor(backbone: backbones.Backbone, sets: Sequence[DataSet]) -> Any:
+    """Returns what is exported beside the model. Data sets with different prompts can't share a chat template."""
+    formats = {data_set.raw.templates: data_set.data.text for data_set in sets}
+    if backbone.tokenizer is None or not all(formats) or len(formats) > 1:
+        return backbone.preprocessor
+    ((templates, text),) = formats.items()
+    return with_chat_template(backbone.tokenizer, templates, text)
 
 
 def _module(backbone: backbones.Backbone, kind: str, classes: int, optimizer: Optimizer) -> ClientModule:
@@ -105,7 +125,7 @@ def _encoded(
 ) -> list[TaskData]:
     """Encodes the examples of a data set's tasks. Each split is encoded only once, because tasks share examples."""
     raw = data_set.raw
-    splits = {split: _encode(cfg, data_set, split, backbone, max_length) for split in raw.splits}
+    splits = {split: encode_split(data_set, split, backbone, max_length, cfg.cache.limit) for split in raw.splits}
     column = data_set.data.column
     with_column = [split for split, rows in raw.splits.items() if column in rows.column_names]
     values = {split: raw.values(split, column) for split in with_column} if column else {}
@@ -121,14 +141,28 @@ def _encoded(
     ]
 
 
-def _encode(cfg: TrainConfig, data_set: DataSet, split: str, backbone: backbones.Backbone, max_length: int) -> Examples:
+def encode_split(
+    data_set: DataSet, split: str, backbone: backbones.Backbone, max_length: int, limit: int = 20 * 10**9
+) -> Examples:
+    """Encodes one split of a data set for a backbone.
+
+    Args:
+        data_set: The data set.
+        split: Name of the split.
+        backbone: The backbone, whose tokenizer or image processor is used.
+        max_length: Largest number of tokens of a text.
+        limit: Largest size of the cache in bytes.
+
+    Raises:
+        InputError: The inputs aren't what the backbone reads.
+    """
     raw = data_set.raw
     if raw.kind == "image":
         return encode.encode_images(raw.splits[split], raw, backbone.image_size, backbone.channels, backbone.prepare)
     assert backbone.tokenizer is not None, "a text backbone has one"
     called = f"{data_set.name} {split}"
     encoder = encode_instructions if raw.kind == "causal" else encode.encode_text
-    examples = encoder(raw.splits[split], raw, backbone.tokenizer, max_length, called, cfg.cache.limit)
+    examples = encoder(raw.splits[split], raw, backbone.tokenizer, max_length, called, limit)
     assert isinstance(examples.store, TextStore), "texts are encoded"
     model = backbone.model.encoder if isinstance(backbone.model, LabelNameClassifier) else backbone.model
     check_ids(model, backbone.source, examples.store.columns)

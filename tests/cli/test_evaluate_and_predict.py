@@ -1,0 +1,182 @@
+"""The commands ``flt evaluate`` and ``flt predict``: what they print, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from trained import Trained
+
+from flt.cli.main import main
+
+
+@pytest.fixture
+def run(trained_runs: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a run of texts in four classes, in the working folder."""
+    found = trained_runs.copy("text", tmp_path)
+    shutil.copy(trained_runs.place / "reviews.csv", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return found.relative_to(tmp_path)
+
+
+def test_a_reader_goes_from_a_csv_to_a_csv_of_predictions(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("new.csv").write_text('id,text\n1,good film\n2,"bad, bad book"\n')
+    assert main(["predict", "last", "data=new.csv", "out=predictions.csv", "probabilities=true"]) == 0
+    head, *rows = Path("predictions.csv").read_text().splitlines()
+    assert head.startswith("id,text,prediction,probability,probability_good film,")
+    assert [row[0] for row in rows] == ["1", "2"]
+    assert rows[1].startswith('2,"bad, bad book",')
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == ["flt predict: last", "2 rows: predictions.csv"]
+
+
+def test_without_out_nothing_but_the_csv_is_on_standard_output(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("new.csv").write_text("text\ngood\n")
+    assert main(["predict", str(run), "data=new.csv"]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head == "text,prediction,probability"
+    assert row.startswith("good,")
+
+
+def test_json_is_all_that_is_on_standard_output(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "last", "data=reviews.csv", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tasks"]["all"]["examples"] == 120
+    assert (run / "confusion_reviews.png").is_file()
+
+
+def test_the_tables_have_the_models_and_the_classes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("pictures").mkdir()
+    assert main(["evaluate", str(run), "out=pictures"]) == 0
+    printed = capsys.readouterr()
+    for word in ("reviews.csv, test", "macro f1", "good film", "precision"):
+        assert word in printed.out
+    assert all(len(line) <= 80 for line in printed.out.splitlines())
+    assert "confusion matrix: pictures/confusion_reviews_test.png" in printed.err
+
+
+def no_run(run: Path) -> None:
+    Path("empty").mkdir()
+
+
+def another_version(run: Path) -> None:
+    path = next(run.glob("*/flt_inputs.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 99}))
+
+
+def no_inputs(run: Path) -> None:
+    shutil.copytree(run / "adapter", "sent")
+    Path("sent/flt_inputs.json").unlink()
+
+
+def cut_weights(run: Path) -> None:
+    path = run / "adapter" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def no_json(run: Path) -> None:
+    (run / "adapter" / "classes.json").write_text("{")
+
+
+def unfinished(run: Path) -> None:
+    shutil.rmtree(run / "adapter")
+
+
+def file(text: str | bytes, name: str = "a.csv") -> Callable[[Path], None]:
+    def prepare(run: Path) -> None:
+        Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    return prepare
+
+
+def arrays(run: Path) -> None:
+    np.savez("a.npz", x_test=np.zeros((2, 4, 4), np.uint8))
+
+
+def nothing(run: Path) -> None:
+    """Everything is in order."""
+
+
+LAST = "lightning_logs/text/version_0"
+BAD: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "not a run": (no_run, "empty data=reviews.csv", "run=empty: flt has written neither a run nor a model there"),
+    "no folder": (nothing, "nowhere data=reviews.csv", "run=nowhere: there is no such folder"),
+    "unfinished": (unfinished, f"{LAST} data=reviews.csv", f"run={LAST}: it has no adapter/ or model/"),
+    "a newer version": (another_version, f"{LAST} data=reviews.csv", "flt_inputs.json: version=99: allowed is 1"),
+    "an older version": (no_inputs, "sent data=reviews.csv", "run=sent: flt_inputs.json is missing"),
+    "broken weights": (cut_weights, f"{LAST} data=reviews.csv", "folder="),
+    "broken names": (no_json, f"{LAST} data=reviews.csv", "run="),
+    "no such file": (nothing, f"{LAST} data=none.csv", "data"),
+    "no such data": (nothing, f"{LAST} data=nothing", "data=nothing: allowed is"),
+    "no column": (file("a,label\nx,good film\n"), f"{LAST} data=a.csv", "data.text=text: no such column; allowed is a"),
+    "wrong column": (nothing, f"{LAST} data=reviews.csv data.text=txt", "data.text=txt: no such column; allowed is"),
+    "no text": (file(b"text,label\n\xff\xfe\x81,good film\n"), f"{LAST} data=a.csv", "data.encoding=None"),
+    "images": (arrays, f"{LAST} data=a.npz", "data.text=text: no such column"),
+    "an unknown key": (nothing, f"{LAST} data=reviews.csv batch=3", "COMMAND=batch=3: allowed is data="),
+    "an unknown setting": (nothing, f"{LAST} data=reviews.csv data.txt=x", "data.txt=x: there is no such key"),
+    "no batch": (nothing, f"{LAST} data=reviews.csv batch_size=0", "batch_size=0: allowed is an integer >= 1"),
+    "no group": (nothing, f"{LAST} data=reviews.csv group=7", "group=7: no exported model is called so"),
+    "no task": (nothing, f"{LAST} data=reviews.csv task=x", "task=x: "),
+    "no device": (nothing, f"{LAST} data=reviews.csv device=tpu9", "device=tpu9: "),
+    "a split of a file": (nothing, f"{LAST} data=reviews.csv split=dev", "split=dev: "),
+}
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+@pytest.mark.parametrize("what", BAD)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    what: str, command: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare, words, start = BAD[what]
+    prepare(run)
+    before = sorted(Path().rglob("*"))
+    assert main([command, *words.split()]) == 2
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, printed.err
+    assert lines[0].startswith(f"error: {start.replace('COMMAND', command)}"), lines[0]
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+    assert sorted(Path().rglob("*")) == before
+
+
+OUT = {
+    "out=a.txt": "out=a.txt: allowed is a file that ends in .csv, .jsonl, .parquet",
+    "out=none/a.csv": "out=none/a.csv: allowed is a file in a folder that exists",
+    "out=reviews.csv": "out=reviews.csv: allowed is another file than data=",
+    "out=taken.csv": "out=taken.csv: there is a folder",
+    "probabilities=perhaps": "probabilities=perhaps: ",
+}
+
+
+@pytest.mark.parametrize("word", OUT)
+def test_predictions_are_written_only_to_a_file_of_their_own(
+    word: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("taken.csv").mkdir()
+    before = Path("reviews.csv").read_bytes()
+    assert main(["predict", "last", "data=reviews.csv", word]) == 2
+    assert f"error: {OUT[word]}" in capsys.readouterr().err
+    assert Path("reviews.csv").read_bytes() == before
+
+
+def test_no_rows_give_a_file_with_names_alone_and_no_evaluation(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.csv").write_text("text,label\n")
+    assert main(["evaluate", "last", "data=a.csv"]) == 2
+    assert "error: data.path=a.csv: it is empty" in capsys.readouterr().err
+    Path("a.csv").write_text("id,text\n")
+    assert main(["predict", "last", "data=a.csv", "out=out.csv"]) == 0
+    assert Path("out.csv").read_text() == "id,text,prediction,probability\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_gpu_that_is_not_there_is_one_line(command: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "last", "data=reviews.csv", "device=cuda"]) == 2
+    assert "error: device=cuda: " in capsys.readouterr().err

@@ -1,0 +1,13 @@
+"""The finished runs, and the folder in which they were trained as the working folder."""
+
+from __future__ import annotations
+
+import pytest
+from trained import Trained
+
+
+@pytest.fixture
+def trained(trained_runs: Trained, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """The shared runs. The working folder is theirs, and no test may change them."""
+    monkeypatch.chdir(trained_runs.place)
+    return trained_runs

@@ -1,0 +1,40 @@
+"""Pictures of confusions: a matrix, or the most frequent confusions of many classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from flt.inference.confusion import confusion_figure, short, write_picture
+from flt.inference.metrics import ClassScore, Scores
+
+
+def scores(classes: int) -> Scores:
+    matrix = np.eye(classes, dtype=int) * 9
+    matrix[0, 1] = 7
+    rows = [ClassScore(f"class ${number}", 1.0, 1.0, 1.0, int(matrix[number].sum())) for number in range(classes)]
+    return Scores({}, int(matrix.sum()), rows, matrix.tolist())
+
+
+def test_a_small_matrix_has_its_numbers_and_names_in_it(tmp_path: Path) -> None:
+    figure = confusion_figure(scores(3), "reviews.csv, test")
+    axes = figure.axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == ["7", "9", "9", "9"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [r"class \$0", r"class \$1", r"class \$2"]
+    path = write_picture(figure, tmp_path, "re/views", "test", "")
+    assert path.name == "confusion_re_views_test.png"
+    with PIL.Image.open(path) as image:
+        assert min(image.size) > 300
+
+
+def test_of_many_classes_the_most_frequent_confusions_are_shown() -> None:
+    axes = confusion_figure(scores(60), "all").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [r"class \$0 as class \$1"]
+    assert [bar.get_width() for bar in axes.patches] == [7]
+
+
+def test_long_names_are_cut_and_control_characters_are_replaced() -> None:
+    assert short("x" * 40) == "x" * 21 + "..."
+    assert short("a\x1b[2J") == "a?[2J"

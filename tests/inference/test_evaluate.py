@@ -1,0 +1,203 @@
+"""Evaluation of exported models: the run's own figures, scikit-learn's figures, and labels by name."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from torch.utils.data import TensorDataset
+from toys import Toy, toy_data
+from trained import Trained
+
+import flt
+from flt.core.errors import InputError
+from flt.inference.evaluate import Evaluation
+from flt.inference.labelled import _by_task
+from flt.run.stored import read_run
+
+CLASSES = ["good film", "bad film", "good book", "bad book"]
+slow = pytest.mark.slow
+
+
+def evaluated(*arguments: object, **settings: object) -> Evaluation:
+    found = flt.evaluate(*arguments, **settings)  # type: ignore[arg-type]  # whatever a test gives
+    assert isinstance(found, Evaluation)
+    return found
+
+
+def own_figures(run: Path, prefix: str = "test/") -> dict[str, float]:
+    return {key.removeprefix(prefix): v for key, v in read_run(run).history[-1].items() if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    "name", ["text", "tasks", *(pytest.param(name, marks=slow) for name in ("merged", "c2a", "names", "photos"))]
+)
+def test_the_runs_own_test_examples_give_its_own_test_figures(trained: Trained, name: str) -> None:
+    run = trained(name)
+    found, own = evaluated(run).metrics, own_figures(run)
+    assert found["accuracy"] == pytest.approx(own["acc"], abs=1e-7)
+    assert found["nll"] == pytest.approx(own["loss"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_causal_model_has_the_runs_own_loss_and_perplexity(trained: Trained) -> None:
+    run = trained("causal")
+    found, own = evaluated(run), own_figures(run)
+    assert found.metrics == pytest.approx(
+        {"loss": own["loss"], "perplexity": own["perplexity"], "accuracy": own["acc"]}
+    )
+    assert "confusion_matrix" not in found.as_dict()["tasks"]["all"]
+
+
+def test_the_validation_split_gives_the_validation_figures_of_the_last_round(trained: Trained) -> None:
+    run = trained("text")
+    found, own = evaluated(run, split="validation").metrics, own_figures(run, "round/")
+    assert (found["accuracy"], found["nll"]) == pytest.approx((own["val_acc"], own["val_loss"]), abs=1e-6)
+
+
+def test_the_figures_are_those_of_scikit_learn(trained: Trained) -> None:
+    run = trained("text")
+    rows = flt.predict(run, "reviews.csv", probabilities=True)
+    true, predicted = rows["label_name"].tolist(), rows["prediction"].tolist()
+    found = evaluated(run, "reviews.csv")
+    scores = found.tasks[0].scores
+    assert found.metrics["accuracy"] == pytest.approx(accuracy_score(true, predicted), abs=1e-6)
+    wanted = precision_recall_fscore_support(true, predicted, labels=CLASSES, zero_division=0)
+    for number, own in enumerate(("precision", "recall", "f1", "support")):
+        assert [getattr(one, own) for one in scores.classes] == pytest.approx(wanted[number].tolist(), abs=1e-6)
+    assert np.array_equal(scores.confusion, confusion_matrix(true, predicted, labels=CLASSES))
+    of_truth = [row[f"probability_{row['label_name']}"] for _, row in rows.iterrows()]
+    assert found.metrics["nll"] == pytest.approx(-np.log(of_truth).mean(), abs=1e-6)
+    seen = [f for f, n, p in zip(wanted[2], wanted[3], [predicted.count(c) for c in CLASSES], strict=True) if n or p]
+    assert found.metrics["macro_f1"] == pytest.approx(float(np.mean(seen)), abs=1e-6)
+
+
+def test_labels_are_matched_by_name_whatever_their_order_and_numbers(trained: Trained, tmp_path: Path) -> None:
+    with open("reviews.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["label_name"] in ("bad book", "good book")]
+    plain, numbered = tmp_path / "plain.csv", tmp_path / "numbered.csv"
+    plain.write_text("text,label\n" + "".join(f"{r['text']},{r['label_name']}\n" for r in rows))
+    numbered.write_text(
+        "text,label,label_name\n" + "".join(f"{r['text']},{7 - int(r['label'])},{r['label_name']}\n" for r in rows)
+    )
+    first, second = (evaluated(trained("text"), path) for path in (plain, numbered))
+    assert first.metrics == second.metrics
+    assert [one.support for one in first.tasks[0].scores.classes] == [0, 0, 30, 30]
+
+
+def test_numbers_are_positions_of_classes_with_names_and_a_line_says_so(
+    trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "n.csv").write_text("text,label\ngood film,0\nbad book,3\n")
+    found = evaluated(trained("text"), tmp_path / "n.csv")
+    assert [one.support for one in found.tasks[0].scores.classes] == [1, 0, 0, 1]
+    assert "numbers of the model's classes: 0 is good film, 3 is bad book" in caplog.text
+
+
+def test_classes_that_training_merged_are_merged_again() -> None:
+    merges = {"all": {"animal": ["cat", "d*"], "thing": ["car"]}}
+    ((task, rows, labels),) = _by_task(
+        ["car", "cat", "dog", "thing"], np.array([0, 1, 2, 3]), {"all": ["animal", "thing"]}, merges
+    )
+    assert (task, rows.tolist(), labels.tolist()) == ("all", [0, 1, 2, 3], [1, 0, 0, 1])
+
+
+def test_examples_go_to_the_task_that_knows_their_class() -> None:
+    classes = {"low": ["5", "6"], "high": ["7", "8"]}
+    found = _by_task(["8", "5", "7"], np.array([0, 1, 1, 2]), classes, {"low": {}, "high": {}})
+    assert [(task, rows.tolist(), labels.tolist()) for task, rows, labels in found] == [
+        ("low", [1, 2], [0, 0]), ("high", [0, 3], [1, 0]),
+    ]  # fmt: skip
+
+
+def test_tasks_with_the_same_classes_must_be_told_apart_by_the_user() -> None:
+    with pytest.raises(InputError, match=r"task=None: the classes of the data fit several tasks; allowed is a, b"):
+        _by_task(["no", "yes"], np.array([0, 1]), {"a": ["no", "yes"], "b": ["yes", "no"]}, {"a": {}, "b": {}})
+
+
+def test_each_task_has_the_model_with_which_the_run_evaluates_it(trained: Trained) -> None:
+    run = trained("tasks")
+    last = read_run(run).history[-1]
+    found = evaluated(run, split="validation")
+    for task in found.tasks:
+        assert task.metrics["accuracy"] == pytest.approx(last[f"task/{task.task}/val_acc"], abs=1e-7)
+        assert task.model in task.models
+    whole = evaluated(run, "digits", "validation")
+    alone = evaluated(run, "digits", "validation", group=found.tasks[0].model)
+    assert [task.metrics for task in alone.tasks] == [
+        task.metrics for task in whole.tasks if task.model == found.tasks[0].model
+    ]
+
+
+def test_without_a_global_model_the_figures_are_means_over_the_clients(trained: Trained) -> None:
+    task = evaluated(trained("personal"), "reviews.csv").tasks[0]
+    own = [scores.metrics["accuracy"] for scores in task.models.values()]
+    assert list(task.models) == ["client_0", "client_1"]
+    assert task.metrics["accuracy"] == pytest.approx(sum(own) / 2)
+    written = task.as_dict()
+    assert written["model"] is None
+    assert written["worst_10_percent"]["accuracy"] == min(own)
+    assert "confusion_matrix" not in written
+
+
+def test_the_json_has_the_keys_that_are_documented(trained: Trained) -> None:
+    found = json.loads(json.dumps(evaluated(trained("text"), "reviews.csv").as_dict(), allow_nan=False))
+    assert list(found) == ["schema", "run", "data", "split", "kind", "metrics", "tasks"]
+    task = found["tasks"]["all"]
+    assert list(task) == ["model", "examples", "metrics", "classes", "confusion_matrix", "models"]
+    assert list(task["classes"][0]) == ["class", "precision", "recall", "f1", "support"]
+    assert (found["schema"], found["split"], task["examples"]) == (1, None, 120)
+    assert sum(map(sum, task["confusion_matrix"])) == 120
+
+
+def test_an_export_alone_reads_new_data_and_a_run_of_an_earlier_version_does_too(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = evaluated(trained("merged" if "merged" in trained.done else "text"), "reviews.csv").metrics
+    name = "merged" if "merged" in trained.done else "text"
+    reviews = trained.place / "reviews.csv"
+    run = trained.copy(name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    export = next(run / kind for kind in ("adapter", "model") if (run / kind).is_dir())
+    (export / "flt_inputs.json").unlink()
+    assert evaluated(run, reviews).metrics == pytest.approx(wanted)
+    alone = shutil.copytree(export, tmp_path / "sent")
+    with pytest.raises(InputError, match=r"flt_inputs.json is missing.*allowed is an export of this version"):
+        flt.evaluate(alone, reviews)
+
+
+def test_a_users_module_is_evaluated_in_python_with_its_own_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = toy_data(60)
+    toy, again, rows = (seeded(kind) for kind in (Toy, Toy, Rows))
+    result = flt.fit(toy, flt.partition(data, by=None, clients=2), "fedit", 1, validation=data, progress=False)
+    found = flt.evaluate(result.path, data, module=again)
+    assert isinstance(found, dict)
+    own = {key: value for key, value in result.metrics.items() if key.startswith("round/")}
+    assert found == pytest.approx({key.removeprefix("round/"): value for key, value in own.items()}, abs=1e-6)
+    with pytest.raises(InputError, match=r"a module of your own.*take module="):
+        flt.evaluate(result.path, "digits")
+    with torch.no_grad():
+        inputs = torch.stack([data[i][0] for i in range(5)])
+        wanted = result.module.eval()(inputs)
+    assert torch.allclose(flt.predict(result.path, TensorDataset(inputs), module=rows, batch_size=2), wanted, atol=1e-6)
+
+
+def seeded(kind: type[Toy]) -> Toy:
+    torch.manual_seed(0)
+    return kind()
+
+
+class Rows(Toy):
+    """A toy that predicts examples without labels."""
+
+    def predict_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        return self(batch[0])
