@@ -38,11 +38,10 @@ def test_the_overview_names_the_commands_and_the_choices(line: str, capsys: pyte
         assert f"{group} {', '.join(choices(group))}" in words(text)
 
 
-def test_the_overview_has_one_line_for_each_command(capsys: pytest.CaptureFixture[str]) -> None:
-    text = shown("", capsys)
+def test_the_overview_has_each_command_with_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    text = words(shown("", capsys))
     for about in COMMANDS.values():
-        if about.summary:
-            assert re.search(rf"^(usage:|      ) flt {re.escape(about.usage)} +{re.escape(about.summary)}$", text, re.M)
+        assert not about.summary or f"flt {about.usage} {about.summary}" in text
 
 
 @pytest.mark.parametrize("line", ["train --help", "train -h", "help train", "sweep --help", "--help sweep"])
