@@ -16,12 +16,17 @@ __all__ = [
     "JobData",
     "Result",
     "compare",
+    "config",
+    "doctor",
     "evaluate",
     "fit",
+    "generate",
+    "list",
     "load",
     "merge",
     "partition",
     "predict",
+    "show",
 ]
 
 if TYPE_CHECKING:
@@ -30,19 +35,29 @@ if TYPE_CHECKING:
     from flt.data.clients import ClientSpec, JobData
     from flt.export.load import load
     from flt.inference.evaluate import evaluate
+    from flt.inference.generate import generate
     from flt.inference.predict import predict
     from flt.reports.compare import compare
+    from flt.run.configuration import config
+    from flt.run.doctor import doctor
+    from flt.run.listing import listing as list
     from flt.run.merge import merge
+    from flt.run.show import show
 
 _HOMES = {
     "ClientSpec": "flt.data.clients",
     "InputError": "flt.core.errors",
     "JobData": "flt.data.clients",
     "compare": "flt.reports.compare",
+    "config": "flt.run.configuration",
+    "doctor": "flt.run.doctor",
     "evaluate": "flt.inference.evaluate",
+    "generate": "flt.inference.generate",
+    "list": "flt.run.listing",
     "load": "flt.export.load",
     "merge": "flt.run.merge",
     "predict": "flt.inference.predict",
+    "show": "flt.run.show",
 }
 """Public name -> module that defines it, for the names that aren't in :mod:`flt.api`."""
 
@@ -55,4 +70,5 @@ def __getattr__(name: str) -> Any:
     """Imports a public name at its first use. ``import flt`` alone is fast, because it doesn't import torch."""
     if name not in __all__:
         raise AttributeError(f"module 'flt' has no attribute {name!r}")
-    return getattr(import_without_gc(_HOMES.get(name, "flt.api")), name)
+    own = {"list": "listing"}  # a module in which list is a function couldn't use Python's own
+    return getattr(import_without_gc(_HOMES.get(name, "flt.api")), own.get(name, name))

@@ -17,10 +17,11 @@ from flt.data.clients import ClientSpec
 from flt.data.examples import Examples
 from flt.data.partition_dataset import partition
 from flt.run.arguments import check_fit
-from flt.run.federation import OWN, Federation
+from flt.run.federation import Federation
 from flt.run.resume import configure
 from flt.run.run import Result, Run
 from flt.run.schema import TrainConfig
+from flt.run.stored import OWN
 from flt.server.callback import FedCallback
 
 __all__ = ["Result", "fit", "partition", "train"]

@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from flt.cli import conf_comments
+from flt.cli.commands import COMMANDS
 from flt.cli.main import main
 from flt.run.compose import compose_config
 from flt.run.conf_groups import choices, config_folder, groups
@@ -35,6 +36,12 @@ def test_the_overview_names_the_commands_and_the_choices(line: str, capsys: pyte
         assert command in text
     for group in groups():
         assert f"{group} {', '.join(choices(group))}" in words(text)
+
+
+def test_the_overview_has_each_command_with_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    text = words(shown("", capsys))
+    for about in COMMANDS.values():
+        assert not about.summary or f"flt {about.usage} {about.summary}" in text
 
 
 @pytest.mark.parametrize("line", ["train --help", "train -h", "help train", "sweep --help", "--help sweep"])
@@ -137,13 +144,13 @@ def test_help_on_what_is_not_there_is_one_line(line: str, error: str, capsys: py
 
 
 def test_a_line_has_80_columns_unless_it_is_a_word(capsys: pytest.CaptureFixture[str]) -> None:
-    for line in ("--help", "train --help", "sweep --help", "cache --help", "completion --help"):
+    for line in ("--help", *(f"{name} --help" for name, about in COMMANDS.items() if about.summary)):
         long = [found for found in shown(line, capsys).splitlines() if len(found) > 80]
         assert all(len(found.split()) == 1 for found in long), long
 
 
 def test_help_and_completion_import_nothing_heavy() -> None:
-    lines = ["--help", "train --help", "sweep --help", "cache --help", "algo=hafl --help", "completion bash"]
+    lines = ["--help", "algo=hafl --help", "completion bash", *(f"{name} --help" for name in COMMANDS)]
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({HEAVY})); from flt.cli.main import main; "
         f"sys.exit(sum(main(line.split()) for line in {lines}))"

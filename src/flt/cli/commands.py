@@ -21,6 +21,7 @@ class Command:
         words: Words that the shell completes after the command's name: flags and names, but no keys.
         keys: Keys that the shell completes, such as ``out``. Empty: all keys of ``flt train``, unless there are words.
         takes_runs: Whether the command's arguments are runs' folders.
+        takes_settings: Whether the command takes all keys of ``flt train`` besides its own words.
     """
 
     usage: str
@@ -29,6 +30,7 @@ class Command:
     words: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     takes_runs: bool = False
+    takes_settings: bool = False
 
 
 COMMANDS = {
@@ -61,6 +63,42 @@ COMMANDS = {
         keys=("out", "group", "dtype", "base"),
         takes_runs=True,
     ),
+    "generate": Command(
+        'generate RUN prompt="..."',
+        "a causal model's answers",
+        words=("--interactive",),
+        keys=(
+            "prompt",
+            "context",
+            "field.",
+            "raw",
+            "prompts",
+            "out",
+            "set",
+            "group",
+            "temperature",
+            "top_p",
+            "top_k",
+            "max_new_tokens",
+            "seed",
+            "batch_size",
+            "device",
+            "root",
+        ),
+        takes_runs=True,
+    ),
+    "show": Command("show RUN [--json]", "a page about a run", words=("--json",), keys=("root",), takes_runs=True),
+    "list": Command(
+        "list [group|runs] [--json]", "recipes, parts, data, models; runs", words=("runs", "--json"), keys=("root",)
+    ),
+    "config": Command(
+        "config [key=value ...]|RUN",
+        "a configuration as YAML, or a run's",
+        words=("--command",),
+        takes_runs=True,
+        takes_settings=True,
+    ),
+    "doctor": Command("doctor [--json]", "whether flt can run here", words=("--json",), keys=("root",)),
     "cache": Command("cache [clear [kind]]", "what is kept on disk, and removing it", announced=True, words=("clear",)),
     "completion": Command("completion bash|zsh|fish", "a script that completes words", words=("bash", "zsh", "fish")),
     "help": Command("help [command]", ""),

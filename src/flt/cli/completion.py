@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from flt.cli import conf_comments
 from flt.cli.commands import COMMANDS
 from flt.core.errors import InputError
-from flt.run.conf_groups import choices
+from flt.run.conf_groups import choices, groups
 
 HELP = """\
 usage: flt completion bash|zsh|fish
@@ -131,7 +131,9 @@ def _arguments() -> dict[str, list[str]]:
     """Returns command -> words that it accepts, for all commands but those that accept every key of ``flt train``."""
     found = {"help": [name for name, about in COMMANDS.items() if about.summary]}
     for name, about in COMMANDS.items():
-        words = [*about.words, *(f"{key}=" for key in about.keys), *["last"] * about.takes_runs]
+        keys = [*about.keys, *(_keys() if about.takes_settings else [])]
+        words = [*about.words, *(key if key.endswith(".") else f"{key}=" for key in keys)]
+        words += [*["last"] * about.takes_runs, *(groups() if name == "list" else [])]
         if words:
             found[name] = words
     return found
@@ -143,10 +145,14 @@ def _values() -> dict[str, list[str]]:
     return {**{group: choices(group) for group in conf_comments.defaults()}, **flags, "resume": ["last"]}
 
 
+def _keys() -> list[str]:
+    """Returns the config groups and all keys of ``flt train``."""
+    return [*conf_comments.defaults(), *(key.name for key in conf_comments.all_keys())]
+
+
 def _filled(script: str, **parts: str) -> str:
     """Returns a script in which each mark ``@name@`` is replaced by its text."""
-    keys = [*conf_comments.defaults(), *(key.name for key in conf_comments.all_keys())]
-    parts |= {"commands": " ".join(COMMANDS), "keys": " ".join(f"{key}=" for key in keys)}
+    parts |= {"commands": " ".join(COMMANDS), "keys": " ".join(f"{key}=" for key in _keys())}
     for name, text in parts.items():
         script = script.replace(f"@{name}@", text)
     return script

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from flt.run.conf_groups import BASE, choices, config_folder, groups
 from flt.run.conf_groups import head as head
 from flt.run.conf_groups import summary as summary
+from flt.run.conf_heads import settings as settings
 
 RECIPES = ("algo", "experiment")
 """Config groups whose files only set keys of other config groups."""
@@ -111,30 +108,6 @@ def _top_keys(path: Path) -> dict[str, tuple[str, str]]:
     entries = _entries(path) if path.is_file() else ()
     hidden = ("name", "defaults")
     return {name: (value, meaning) for indent, name, value, meaning in entries if not indent and name not in hidden}
-
-
-def settings(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields each key that a recipe or an experiment sets, and the value in the form of a command-line argument.
-
-    Choices of config groups come first.
-
-    Example:
-        >>> dict(settings(config_folder() / "algo" / "hafl.yaml"))["ranks"]
-        '[2,4,8]'
-    """
-    file = yaml.safe_load(path.read_text())
-    for part in file.pop("defaults", []):
-        yield from ((group.removeprefix("override /"), choice) for group, choice in part.items())
-    yield from _flat(file, "")
-
-
-def _flat(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for name, value in section.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
-            yield f"{prefix}{name}", text
 
 
 def all_keys() -> list[Key]:

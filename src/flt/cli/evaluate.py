@@ -28,7 +28,7 @@ accuracy of the responses' tokens.
   flt evaluate last                         the run's own test split
   flt evaluate last data=test.csv           a file with the columns of training
   flt evaluate last data=digits split=validation
-  flt evaluate lightning_logs/hafl/version_3 data=new.csv data.label=stars --json
+  flt evaluate runs/hafl/version_3 data=new.csv data.label=stars --json
 
 RUN is a run's folder, its adapter/ or model/, or last. An export without its
 run needs data=.

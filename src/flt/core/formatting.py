@@ -106,3 +106,13 @@ def lower_is_better(name: str) -> bool:
 def loss(names: Iterable[str]) -> str | None:
     """Returns the first name of a loss metric, or None if there is none."""
     return next((name for name in names if "loss" in name), None)
+
+
+def printable_lines(text: str) -> str:
+    r"""Returns a text that can't change the terminal: control characters but line breaks and tabs are escaped.
+
+    Example:
+        >>> print(printable_lines("red \x1b[31m"))
+        red \x1b[31m
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

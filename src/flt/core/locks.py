@@ -134,3 +134,20 @@ def _lock(descriptor: int, operation: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def is_locked(path: Path) -> bool:
+    """Returns whether a process has the lock of a file. Nothing is written, and no lock stays.
+
+    False if there is no such file, if it can't be read, or if the file system has no locks.
+    """
+    if fcntl is None:
+        return path.is_file()  # unlock() removes the file
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return not _lock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)

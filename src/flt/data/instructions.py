@@ -78,6 +78,21 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase,
     return {"input_ids": rows, "targets": targets}
 
 
+def prompt_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokenises a prompt to which a model is to write the response.
+
+    The tokens are those that :func:`tokenize` puts before a response, if the prompt isn't shortened. A text that begins
+    with the tokenizer's start tokens, as that of a chat template can, gets no second ones.
+
+    Args:
+        text: The prompt.
+        tokenizer: A tokenizer of transformers with an end-of-text token.
+    """
+    first, (prompt,) = front_tokens(tokenizer), plain_tokens(tokenizer, [text])
+    started = bool(first) and prompt[: len(first)] == first
+    return [*([] if started else first), *prompt] or [tokenizer.eos_token_id]
+
+
 def cut(prompt: Sequence[int], tail: int, response: Sequence[int], most: int) -> tuple[Sequence[int], Sequence[int]]:
     """Shortens a prompt and its response so that together they have at most ``most`` tokens.
 

@@ -15,12 +15,14 @@ from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError
 from flt.core.typed import typed
 from flt.data.clients import ClientSpec
+from flt.data.config import DataConfig
 from flt.engines.distributed import INNER_ENGINES, DistributedEngine, DistributedSettings
 from flt.engines.process_group import ProcessGroup
 from flt.engines.registry import ENGINES
 from flt.engines.sharded import ShardedEngine, ShardedSettings
 from flt.models.adapters.registry import ADAPTERS
 from flt.models.complete import complete
+from flt.models.config import ModelConfig
 from flt.protocol.layout import Layout
 from flt.protocol.messages import JobId
 from flt.run.schema import TrainConfig
@@ -177,3 +179,18 @@ def local_settings(cfg: TrainConfig) -> LocalSettings:
         accumulate=local.accumulate,
         precision=cfg.precision,
     )
+
+
+def check_parts(cfg: TrainConfig) -> None:
+    """Checks the types and ranges of those settings that a run checks only when it uses them.
+
+    Raises:
+        InputError: A setting isn't one of its part, or has a value that isn't allowed.
+    """
+    typed(DataConfig, cfg.data, "data")
+    typed(ModelConfig, cfg.model, "model")
+    typed(ADAPTERS[cfg.adapter["name"]][0], cfg.adapter, "adapter")
+    recipe(cfg, max(1, len(cfg.data.get("tasks") or {})))
+    engine_settings(cfg)
+    sampler(cfg, cfg.clients)
+    local_settings(cfg)

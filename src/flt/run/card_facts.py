@@ -19,8 +19,9 @@ from flt.export.model_card import SHOWN, RunFacts, finite
 from flt.models.module import ClientModule
 from flt.run.command_line import command_of
 from flt.run.conf_groups import choices, summary
-from flt.run.federation import OWN, Federation
+from flt.run.federation import Federation
 from flt.run.schema import TrainConfig
+from flt.run.stored import OWN
 
 PACKAGES = ("torch", "transformers", "peft")
 """Packages whose versions a card names, beside that of flt."""

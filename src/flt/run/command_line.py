@@ -14,8 +14,8 @@ from flt.core.plain_yaml import escaped
 from flt.data.suffixes import suffix_of
 from flt.run.compose import flat, load_config
 from flt.run.conf_groups import choices, groups
-from flt.run.federation import OWN
 from flt.run.schema import TrainConfig
+from flt.run.stored import OWN
 
 LEFT_OUT = ("name", "root", "resume", "threads", "engine.jobs", "checkpoint.keep", "cache.max_gb", "cache.keep")
 """Keys that say where and how a run is computed, and change nothing that it computes apart from rounding."""

@@ -14,9 +14,6 @@ from flt.data.clients import ClientSpec, class_names_of
 from flt.export.inputs import ModelInputs
 from flt.models.causal import CausalModule
 
-OWN = "own"
-"""Value of ``data.name`` in the configuration of a run that ``flt.fit`` has started with the user's own data."""
-
 
 @dataclasses.dataclass
 class Federation:

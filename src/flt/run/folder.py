@@ -27,10 +27,8 @@ from flt.export.metadata import classes_text
 from flt.export.places import CLASSES, EXPORTS
 from flt.run.compose import to_yaml
 from flt.run.schema import TrainConfig
-from flt.run.stored import versions
+from flt.run.stored import LOCK, versions
 
-LOCK = ".lock"
-"""Name of the file in a run's folder whose lock is held by the process that trains the run."""
 PLACES = ("config.yaml", CLASSES, "checkpoints", "checkpoints/clients", "fits", "hparams.yaml", *EXPORTS)
 """Names in a run's folder to which flt and its loggers write. No link is allowed in their place."""
 WRITTEN = re.compile(rf"config\.yaml|{re.escape(CLASSES)}")

@@ -29,10 +29,11 @@ from flt.client.shared_logger import SharedLogger, SilentLogger
 from flt.engines.process_group import ProcessGroup
 from flt.models.module import ClientModule
 from flt.run.compose import flat
-from flt.run.federation import OWN, Federation
+from flt.run.federation import Federation
 from flt.run.folder import record, record_classes
 from flt.run.resume import fixed_settings
 from flt.run.schema import TrainConfig
+from flt.run.stored import OWN
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStateStore
 from flt.server.federator import Federator

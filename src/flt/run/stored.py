@@ -22,6 +22,10 @@ from flt.core.typed import first_line
 from flt.export.places import CLASSES, EXPORTS, exported_models, levels
 
 CONFIG, METRICS = "config.yaml", "metrics.csv"
+LOCK = ".lock"
+"""Name of the file in a run's folder whose lock is held by the process that trains the run."""
+OWN = "own"
+"""Name of the data in the configuration of a run that ``flt.fit`` started."""
 LARGEST = 2**28
 """Largest size of a run's files of metrics and names, in bytes."""
 BEFORE = {"buffers": {"name": "keep"}}
@@ -112,7 +116,7 @@ def read_run(run: str | Path, root: str | Path = "lightning_logs") -> StoredRun:
     folder = find_run(run, root)
     if not os.path.isfile(folder / CONFIG):
         folder = levels(folder)[-1].parent
-    settings = OmegaConf.to_container(read_settings(folder, "run"))
+    settings = OmegaConf.to_container(read_settings(folder, "run"), resolve=True)  # texts as they were given
     assert isinstance(settings, dict)
     exported = next((folder / name for name in EXPORTS if exported_models(folder / name)), None)
     return StoredRun(
