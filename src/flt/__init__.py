@@ -10,10 +10,10 @@ from flt.core.openmp import limit_busy_waiting
 from flt.core.torch_log import hide_cpp_warnings
 
 __version__ = "0.1.0"
-__all__ = ["ClientSpec", "InputError", "JobData", "Result", "fit", "load", "partition"]
+__all__ = ["ClientSpec", "InputError", "JobData", "Result", "fit", "load", "partition", "plan"]
 
 if TYPE_CHECKING:
-    from flt.api import Result, fit, partition
+    from flt.api import Result, fit, partition, plan
     from flt.core.errors import InputError
     from flt.data.clients import ClientSpec, JobData
     from flt.export.load import load
