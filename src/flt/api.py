@@ -1,4 +1,4 @@
-"""Functions that start a run: ``flt.fit`` for a user's own module and data, ``train`` for a configuration; and ``plan``."""
+"""Functions that start or plan a run: ``flt.fit`` for a user's own module and data, ``train``, and ``flt.plan``."""
 
 from __future__ import annotations
 

@@ -75,6 +75,11 @@ class DryTrainer(LocalTrainer):
         batches = len(self.loader(data.training_set, 0))
         return (self.settings.epochs or 1) * math.ceil(batches / self.settings.accumulate)
 
+    def restore(self) -> None:
+        """Gives the module the weights that it had before the dry run."""
+        self.put({**self.base, **self.initial})
+        self.buffers.put({})
+
     @torch.no_grad()
     def _train(self, fit: LocalFit, data: JobData, held_out: Dataset, seed: int) -> dict[str, float]:
         local = self.recipe.callbacks(fit)

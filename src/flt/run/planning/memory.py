@@ -26,6 +26,10 @@ from flt.server.federator import Federator
 
 FLOAT = 4
 """Bytes of a float32 number. Weights, gradients and moments have this type in every precision."""
+LOGGERS = 50_000_000
+"""Bytes that TensorBoard, the pictures and the checkpoints take in a run, as measured. A dry run has none of them."""
+METRICS = 1400
+"""Bytes that the metrics of one round take in a checkpoint, as measured."""
 SUM = 32
 """Bytes of one entry of a running sum: two integers of 64 bits, and as much for the term that is added to it."""
 MOMENTS = {"SGD": 0, "Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adagrad": 1, "RMSprop": 1}
@@ -39,7 +43,7 @@ def memory(federator: Federator, trainer: DryTrainer, plans: Iterable[Plan], job
 
     The estimate adds up what exists at the same time at the end of a fit's first step:
 
-    - ``built``: what the process takes once data and model are loaded (measured),
+    - ``built``: what the process takes once data and model are loaded (measured), and what loggers take,
     - ``server``: the state before and after the aggregation, copies of weights that training changes, and the running
       sums, or the updates of a whole cohort if the rule needs them all,
     - ``fit``: for each job that is trained at once, gradients, the optimiser's moments, and copies of the weights for
@@ -62,7 +66,7 @@ def memory(federator: Federator, trainer: DryTrainer, plans: Iterable[Plan], job
     kept = SUM * sent if recipe.streams else 3 * FLOAT * sent * max(len(federator.cohort), 1)
     fit = FLOAT * (trained * (2 + _moments(trainer) + (recipe.importance.source == "clients")) + sent)
     found = {
-        "built": built,
+        "built": built + LOGGERS,
         "server": 2 * encoded_size(federator.state) + FLOAT * copies + kept,
         "fit": jobs * fit,
         "activations": jobs * activations(trainer, largest, _largest(federator)),
@@ -121,7 +125,11 @@ def disk(federator: Federator, exported: Mapping[str, int], keep: int) -> dict[s
     states = [encoded_size(state) for state in federator.client_states.values()]
     jobs = sum(len(client.data) for client in federator.clients.values())
     kept = math.ceil(sum(states) / len(states) * jobs) if states else 0
-    return {"checkpoints": keep * encoded_size(federator.state), "client states": kept, **exported}
+    return {
+        "checkpoints": keep * (encoded_size(federator.state) + METRICS * federator.state.rounds),
+        "client states": kept,
+        **exported,
+    }
 
 
 def _largest(federator: Federator) -> JobData:

@@ -123,6 +123,7 @@ class _Planned:
             task = progress.add_task("counting the bytes of each round", total=self.cfg.rounds)
             traffic.watch = lambda done: progress.update(task, completed=done)
             rounds = list(traffic.rounds())
+            traffic.trainer.restore()
             if self._prunes:
                 rounds = self._with_pruning(rounds)
         federator, trainer = traffic.federator, traffic.trainer
@@ -163,9 +164,12 @@ class _Planned:
 
     def _with_pruning(self, rounds: Sequence[RoundTraffic]) -> list[RoundTraffic]:
         """Returns the rounds with the least bytes that they have if each client prunes itself in each of its fits."""
+        pruning = self._traffic(shrinks=True)
+        pruned = list(pruning.rounds())
+        pruning.trainer.restore()
         return [
-            dataclasses.replace(one, down=_from(pruned.down, one.down), up=_from(pruned.up, one.up))
-            for one, pruned in zip(rounds, self._traffic(shrinks=True).rounds(), strict=True)
+            dataclasses.replace(one, down=_from(least.down, one.down), up=_from(least.up, one.up))
+            for one, least in zip(rounds, pruned, strict=True)
         ]
 
     def _client(self, traffic: Traffic, number: int) -> ClientPlan:

@@ -49,33 +49,31 @@ def show(plan: RunPlan) -> None:
 
 def _parameters(plan: RunPlan) -> Table:
     table = _table(f"plan of {plan.title}", ["parameters", "number", "share", "trained", "sent"])
-    whole = plan.model_size
+    whole = sum(role.count for role in plan.parameters.values())
     for role, found in plan.parameters.items():
         if found.count:
             share = f"{100 * found.count / whole:.2f} %"
             table.add_row(role, f"{found.count:,}", share, f"{found.trained:,}", f"{found.sent:,}")
-    trained, sent = plan.trained, sum(role.sent for role in plan.parameters.values())
-    count = sum(role.count for role in plan.parameters.values())
     table.add_section()
-    table.add_row("sum", f"{count:,}", f"trained: {100 * trained / whole:.2f} %", f"{trained:,}", f"{sent:,}")
+    trained, sent = plan.trained, sum(role.sent for role in plan.parameters.values())
+    table.add_row("all", f"{whole:,}", "100 %", f"{trained:,}", f"{sent:,}")
+    table.add_row("", "", "", f"{100 * trained / whole:.2f} %", f"{100 * sent / whole:.2f} %")
     return table
 
 
 def _traffic(plan: RunPlan) -> Table:
-    columns = ["rounds", "trained", "clients", "rank", "down/round", "up/round", "up/client"]
-    table = _table("bytes of a round, as the run counts them", columns)
+    columns = ["rounds", "trained", "clients", "rank", "down", "up", "up/client"]
+    table = _table("bytes of a round, mean", columns)
     for part in _alike(plan.rounds):
-        first, last = part[0], part[-1]
-        down, up = (sum(s.bytes for s in way) / len(part) for way in zip(*((r.down, r.up) for r in part), strict=True))
+        down, up = (statistics.fmean(sizes) for sizes in ([r.down.bytes for r in part], [r.up.bytes for r in part]))
         each = up / max(statistics.fmean(r.clients for r in part), 1)
-        number = f"{first.round}" if len(part) == 1 else f"{first.round} to {last.round}"
-        rank = _between([r.components for r in part])
-        table.add_row(
-            number, _trained(first), _between([r.clients for r in part]), rank, size(down), size(up), size(each)
-        )
+        values = [r.round for r in part], [r.clients for r in part], [r.components for r in part]
+        number, clients, rank = (_between(column) for column in values)
+        amounts = map(size, (down, up, each))
+        table.add_row(number, _trained(part), clients, rank, *amounts)
     table.add_section()
-    down, up = (size(way.bytes) for way in (plan.bytes_down, plan.bytes_up))
-    table.add_row(f"all {len(plan.rounds)}", "", "", "", down, up, "")
+    totals = (size(way.bytes) for way in (plan.bytes_down, plan.bytes_up))
+    table.add_row(f"all {len(plan.rounds)}", "", "", "", *totals, "")
     return table
 
 
