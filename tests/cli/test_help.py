@@ -137,13 +137,14 @@ def test_help_on_what_is_not_there_is_one_line(line: str, error: str, capsys: py
 
 
 def test_a_line_has_80_columns_unless_it_is_a_word(capsys: pytest.CaptureFixture[str]) -> None:
-    for line in ("--help", "train --help", "sweep --help", "cache --help", "completion --help"):
+    for line in ("--help", "train --help", "sweep --help", "plan --help", "cache --help", "completion --help"):
         long = [found for found in shown(line, capsys).splitlines() if len(found) > 80]
         assert all(len(found.split()) == 1 for found in long), long
 
 
 def test_help_and_completion_import_nothing_heavy() -> None:
-    lines = ["--help", "train --help", "sweep --help", "cache --help", "algo=hafl --help", "completion bash"]
+    lines = ["--help", "train --help", "sweep --help", "plan --help", "cache --help"]
+    lines += ["algo=hafl --help", "completion bash"]
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({HEAVY})); from flt.cli.main import main; "
         f"sys.exit(sum(main(line.split()) for line in {lines}))"

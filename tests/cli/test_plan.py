@@ -60,7 +60,9 @@ BAD = {
     "parts that can't be combined": (["algo=fl_tac", "rule=krum"], "rule Krum with grouping"),
     "a cohort of too many": (["cohort.size=100"], "cohort.size=100: allowed is an integer from 1 to"),
     "data that aren't there": (["data=nowhere.csv"], "data.path=nowhere.csv"),
-    "data without the columns": (["data=data.csv"], "data.text=None: no column has a usual name, say which it is; allowed is words, mark"),
+    "data without the columns": (
+        ["data=data.csv"], "data.text=None: no column has a usual name, say which it is; allowed is words, mark",
+    ),
     "a model that isn't there": (["model=./nowhere"], "model=./nowhere: there is no such folder"),
     "devices for an engine of one": (["devices=2"], "devices=2: engine=distributed and engine=sharded use several"),
     "more devices than GPUs": (["engine=distributed", "devices=2"], "devices=2: allowed is an integer from 1 to 1"),

@@ -35,8 +35,7 @@ COMMANDS = {
     "train": Command("[train] [key=value ...]", "one run; flt key=value means train too", announced=True),
     "sweep": Command("sweep key=a,b [key=value ...]", "a run for every combination of values", announced=True),
     "plan": Command(
-        "plan [key=value ...] [--trial] [--json]",
-        "what a run would cost, before it starts",
+        "plan [key=value ...] [--trial] [--json]", "what a run would cost, before it starts", announced=True
     ),
     "cache": Command("cache [clear [kind]]", "what is kept on disk, and removing it", announced=True, words=("clear",)),
     "completion": Command("completion bash|zsh|fish", "a script that completes words", words=("bash", "zsh", "fish")),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,8 @@ from flt.run.schema import TrainConfig
 from flt.run.threads import choose_threads, restored_threads
 from flt.server.federator import Federator
 
+PATHS = ("file", "hub")
+"""Choices of data and models that have no name of their own."""
 ROLES = {"adapter": ("A", "B", "adapter"), "head": ("head",), "base": ("base",)}
 """Role in a plan -> roles of tensors in a layout."""
 
@@ -96,9 +98,14 @@ def _threads(cfg: TrainConfig, federation: Federation, settings: Any) -> int:
 
 
 def _title(cfg: TrainConfig) -> str:
-    data, model = ("own data" if cfg.data["name"] == OWN else cfg.data["name"]), cfg.model["name"]
-    named = [str(last_name(section.get("path") or name)) for section, name in ((cfg.data, data), (cfg.model, model))]
-    return f"{cfg.name} on {named[0]} with {named[1]}"
+    data = "own data" if cfg.data["name"] == OWN else _named(cfg.data)
+    return f"{cfg.name} on {data} with {_named(cfg.model)}"
+
+
+def _named(section: Mapping[str, Any]) -> str:
+    """Returns the name of data or of a model. Of a file, a folder or a hub id, its last name is returned."""
+    named = section["path"] if section["name"] in PATHS and section.get("path") else section["name"]
+    return str(last_name(named))
 
 
 @dataclasses.dataclass(frozen=True)
