@@ -121,6 +121,7 @@ def test_a_plan_writes_nothing_and_says_what_is_trained(folder: Path) -> None:
     assert planned.parameters["base"].trained == planned.parameters["base"].sent == 0
     assert planned.memory["peak"] == sum(planned.memory[key] for key in planned.memory if key != "peak")
     assert planned.seconds == {}
+    assert planned.memory["activations"] > 100_000
     assert repr(planned).startswith("RunPlan(ffa_lora on digits with embedded: 3 rounds, 3 clients, ")
     json.dumps(planned.as_dict())
 
@@ -152,6 +153,12 @@ def test_a_trial_gives_times_and_leaves_the_plan_as_it_is() -> None:
     assert set(timed.seconds) == {"step", "fit", "evaluation", "server", "round", "run"}
     assert timed.seconds["run"] == pytest.approx(4 * timed.seconds["round"])
     assert 0 < timed.seconds["round"] < 60
+
+
+@pytest.mark.parametrize("overrides", ["algo=fl_tac data=digits_two", "algo=c2a engine=batched", "algo=fedsa_lora"])
+def test_a_trial_fits_each_kind_of_recipe(overrides: str) -> None:
+    cfg = settings("rounds=2", "threads=1", *overrides.split())
+    assert flt.plan(cfg, trial=True, progress=False).seconds["run"] > 0
 
 
 def test_a_module_of_one_s_own_is_planned_as_it_is_fitted() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.data import Subset
 
 from flt.client.users_code import attributes_kept
+from flt.core.memory import release_memory
 from flt.data.clients import JobData
 from flt.data.samplers import lengths_of
 from flt.engines.batched.engine import BatchedSettings
@@ -87,7 +87,7 @@ def jobs_at_once(settings: Any, jobs: int) -> int:
 
 
 def activations(trainer: DryTrainer, plan: Plan, data: JobData) -> int:
-    """Returns the bytes that autograd keeps of a batch of a job's longest examples, or 0 if this can't be found out.
+    """Returns the bytes that autograd keeps of a batch of a job's longest examples. 0 if the module can't be traced.
 
     The forward pass runs on fake tensors: their shapes are computed, and their values aren't.
     """
@@ -99,19 +99,20 @@ def activations(trainer: DryTrainer, plan: Plan, data: JobData) -> int:
     batch = next(iter(trainer.loader(Subset(data.training_set, order[:size].tolist()), None)))
     kept: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def keep(tensor: Tensor) -> None:
         if not isinstance(tensor, nn.Parameter):
-            kept[id(tensor.untyped_storage())] = tensor
-        return tensor
+            kept[id(tensor.untyped_storage())] = tensor.detach()
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with contextlib.suppress(Exception), warnings.catch_warnings(), attributes_kept(module):  # a user's code may fail
-        warnings.simplefilter("ignore")
-        with mode, hooks:
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing)
+    try:
+        with warnings.catch_warnings(action="ignore"), attributes_kept(module), mode, hooks:
             module.training_step(tree_map_only(Tensor, mode.from_tensor, batch), 0)
-        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    return 0
+    except Exception:  # a user's code may read values, which fake tensors lack
+        kept.clear()
+    # While a graph lives, torch takes the shapes of its parameters for those of later graphs, and heads may differ.
+    release_memory()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def disk(federator: Federator, exported: Mapping[str, int], keep: int) -> dict[str, int]:

@@ -53,7 +53,9 @@ def seconds(
     at_once = jobs_at_once(settings, max(one.jobs for one in rounds))
     trial = Trial(federator, trainer, traffic.first, settings, min(everyone, max(at_once, JOBS)))
     paces = {plan: trial.pace(plan) for plan in plans}
-    evaluation = trial.evaluation(federation.validation)
+    heads = federation.task_heads()
+    evaluated = {name: heads[federation.subsets.get(name, name)] for name in federation.validation}
+    evaluation = trial.evaluation(federation.validation, evaluated)
     processes = cfg.devices * settings.nodes if isinstance(settings, DistributedSettings) else 1
     server = traffic.seconds / max(traffic.simulated, 1)
     fits = 0.0

@@ -72,18 +72,22 @@ class Trial:
         step = max(0.0, many - few) / (MANY - FEW)
         return Pace(step, max(0.0, few - FEW * step))
 
-    def evaluation(self, sets: Mapping[str, Dataset]) -> float:
-        """Returns the seconds of an evaluation of one model on all examples."""
+    def evaluation(self, sets: Mapping[str, Dataset], heads: Mapping[str, str]) -> float:
+        """Returns the seconds of an evaluation of the global model.
+
+        Args:
+            sets: Task, or subset of a task -> examples.
+            heads: The same names -> name of the head. Empty if all jobs have the same head.
+        """
         total = 0.0
-        self.trainer.load(self.first, self.first.home)
-        for dataset in sets.values():
+        for name, dataset in sets.items():
             size = len(dataset)  # type: ignore[arg-type]  # has a length
             timed = min(size, 2 * self.trainer.settings.eval_batch_size)
             part = Subset(dataset, range(timed))
             times = []
             for _ in range(2):  # the first time includes allocations
                 began = time.perf_counter()
-                self.trainer.evaluate(part)
+                self.trainer.evaluate_group(self.first, self.first.home, part, head=heads[name])
                 times.append(time.perf_counter() - began)
             total += min(times) * size / max(timed, 1)
         return total
