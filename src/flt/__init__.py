@@ -25,12 +25,13 @@ __all__ = [
     "load",
     "merge",
     "partition",
+    "plan",
     "predict",
     "show",
 ]
 
 if TYPE_CHECKING:
-    from flt.api import Result, fit, partition
+    from flt.api import Result, fit, partition, plan
     from flt.core.errors import InputError
     from flt.data.clients import ClientSpec, JobData
     from flt.export.load import load

@@ -1,7 +1,8 @@
-"""Functions that start a run: ``flt.fit`` for a user's own module and data, ``train`` for a configuration."""
+"""Functions that start or plan a run: ``flt.fit`` for a user's own module and data, ``train``, and ``flt.plan``."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -13,18 +14,20 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from flt.core import cache
 from flt.core.errors import InputError
+from flt.data.arguments import check_text, described
 from flt.data.clients import ClientSpec
 from flt.data.examples import Examples
 from flt.data.partition_dataset import partition
 from flt.run.arguments import check_fit
 from flt.run.federation import Federation
+from flt.run.planning.outcome import RunPlan
 from flt.run.resume import configure
 from flt.run.run import Result, Run
 from flt.run.schema import TrainConfig
 from flt.run.stored import OWN
 from flt.server.callback import FedCallback
 
-__all__ = ["Result", "fit", "partition", "train"]
+__all__ = ["Result", "RunPlan", "fit", "partition", "plan", "train"]
 
 
 def fit(
@@ -112,17 +115,83 @@ def train(cfg: TrainConfig) -> Result:
     Raises:
         InputError: The configuration is wrong, or belongs to a run that ``flt.fit`` has started.
     """
-    from flt.run.workload import federation  # imports libraries for reading data, which flt.fit doesn't need
-
     if cfg.data["name"] == OWN:
         why = "the run to go on with trains a module and data that only the caller of flt.fit has"
         raise InputError.of("resume", cfg.resume, 'flt.fit(..., overrides=["resume=last"])', why)
     try:
-        workload = federation(cfg)
-        workload.validation = workload.validation or _held_out(workload.clients)
-        return Run(cfg, workload)()
+        return Run(cfg, _named(cfg))()
     finally:
         cache.release(cfg.cache.keep)
+
+
+def plan(
+    settings: TrainConfig | Sequence[str] = (),
+    *,
+    module: pl.LightningModule | None = None,
+    clients: Sequence[ClientSpec] = (),
+    validation: Dataset | Mapping[str, Dataset] | None = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    trial: bool = False,
+    progress: bool = True,
+) -> RunPlan:
+    """Returns what a run would cost, or why it would be refused, like the command ``flt plan``.
+
+    Nothing is trained, unless ``trial`` is set, and no run's folder is written.
+
+    Args:
+        settings: Settings as on the command line, such as ``["algo=hafl", "rounds=20"]``, or a whole configuration.
+        module: The module that :func:`fit` would train. A copy of it is used. None: the model that the settings name.
+        clients: The clients of :func:`fit`, if there is a module.
+        validation: The examples of :func:`fit` on which the global model is evaluated. Only a trial uses them.
+        collate_fn: The function of :func:`fit` that builds a batch.
+        trial: Whether to train a few steps on a few clients, from which the time of the run is extrapolated.
+        progress: Whether to show the progress on standard error.
+
+    Returns:
+        The plan. If the run would be refused, its ``refused`` has the reasons, and nothing else is filled in.
+
+    Raises:
+        InputError: A key or a value of the settings is wrong, or an argument has a wrong type.
+    """
+    from flt.run.planning.plan import plan_run
+
+    _check_planned(settings, trial)
+    if module is None:
+        cfg = settings if isinstance(settings, TrainConfig) else configure(settings)
+        try:
+            return plan_run(cfg, lambda: _named(cfg), trial, progress)
+        finally:
+            cache.release(cfg.cache.keep)
+    check_fit(
+        module, clients, "hafl", rounds=1, seed=0, batch_size=1, target_modules=None, head=None, validation=validation,
+        test=None, collate_fn=collate_fn, callbacks=(), logger=None, progress=progress, source="", overrides=(),
+    )  # fmt: skip
+    cfg = settings if isinstance(settings, TrainConfig) else configure(["rounds=10", *settings])
+    cfg, own = _with_own_names(cfg, module), copy.deepcopy(module)
+    sets = _by_task(validation, clients) or _held_out(clients)
+    return plan_run(cfg, lambda: Federation(own, clients, sets, {}, collate_fn), trial, progress)
+
+
+def _check_planned(settings: Any, trial: Any) -> None:
+    """Checks the types of the arguments of :func:`plan`."""
+    if isinstance(settings, str):
+        raise InputError.of("settings", described(settings), f'a list of texts: ["{settings}"]')
+    if not isinstance(settings, TrainConfig):
+        if not isinstance(settings, Sequence):
+            raise InputError.of("settings", described(settings), 'a list of texts, such as ["algo=hafl"]')
+        for text in settings:
+            check_text("settings", text, 'a list of texts, such as ["algo=hafl"]')
+    if not isinstance(trial, bool):
+        raise InputError.of("trial", described(trial), "True or False")
+
+
+def _named(cfg: TrainConfig) -> Federation:
+    """Returns the federation that a configuration names. Without validation examples, held-out ones are used."""
+    from flt.run.workload import federation  # imports libraries for reading data, which flt.fit doesn't need
+
+    workload = federation(cfg)
+    workload.validation = workload.validation or _held_out(workload.clients)
+    return workload
 
 
 def _configured(algo: str, overrides: Sequence[str], **given: Any) -> TrainConfig:

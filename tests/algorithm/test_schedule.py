@@ -140,7 +140,7 @@ def test_a_cut_changes_the_product_by_the_removed_pairs_and_nothing_else(importa
 
 
 def _first(federator: Federator) -> tuple[Any, Any]:
-    cohort = federator._draw()
+    cohort = federator.draw_cohort()
     return cohort[0], cohort
 
 

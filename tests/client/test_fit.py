@@ -26,7 +26,7 @@ def first_update(federator: Federator) -> dict[str, Tensor]:
 def batches(steps: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches that client 0 sees in its first fit."""
     federator = toy_federator()
-    federator.cohort = federator._draw()
+    federator.cohort = federator.draw_cohort()
     return itertools.islice(toy_batches(federator.clients[0].data[0], federator._job_seed(federator.cohort[0])), steps)
 
 

@@ -109,7 +109,7 @@ def test_a_task_that_comes_late_starts_from_v0_and_not_from_the_only_cluster_so_
     federator = toy_federator(METHODS[name][0], dynamic({"task0": [1, None], "task1": [2, None]}), rounds=2)
     start = federator.state.groups[0].weights
     federator._round()
-    cohort = federator._draw()
+    cohort = federator.draw_cohort()
     late = next(job for job in cohort if job.index == 1)
     early = next(job for job in cohort if job.index == 0)
     b = "fc2.lora_B.default.weight"

@@ -116,7 +116,7 @@ def test_each_item_is_claimed_once_list_by_list(tmp_path: Path) -> None:
 
 def test_fits_whose_bits_depend_on_their_neighbours_are_dealt_beforehand() -> None:
     federator = toy_federator(clients=toy_clients(5))
-    cohort = federator._draw()
+    cohort = federator.draw_cohort()
     inside = BatchedEngine(federator.engine.local_trainer, federator.clients)
     dealt = []
     for rank in range(2):

@@ -139,7 +139,7 @@ def test_what_the_first_process_decides_stops_all(tmp_path: Path) -> None:
 def larger(processes: ProcessGroup) -> str:
     """Sums that fit in each process, and not together."""
     federator = toy_federator(Recipe(Mean("uniform")), toy_clients(2))
-    federator.cohort = federator._draw()
+    federator.cohort = federator.draw_cohort()
     accumulator = federator.server.accumulator(federator.state, federator.cohort)
     engine = DistributedEngine(federator.engine, processes)
     federator.engine = engine

@@ -74,7 +74,7 @@ def test_streaming_has_the_bits_of_aggregating_the_list(name: str) -> None:
     federator.fit()
     before = toy_federator(recipe, **{**settings, "clients": clients_of(3), "rounds": 1})
     sent = next(callback for callback in federator.callbacks if isinstance(callback, Sent)).updates
-    jobs = {job.id: job for job in before._draw()}
+    jobs = {job.id: job for job in before.draw_cohort()}
     valid = [before.server.validated(before.state, jobs[update.job], update) for update in sent]
     assert encode(before.server.aggregate(before.state, valid)) == encode(federator.state)
 
@@ -85,7 +85,7 @@ def taken(*changes: Any) -> UpdateAccumulator:
     federator.fit()
     sent = next(callback for callback in federator.callbacks if isinstance(callback, Sent)).updates
     fresh = toy_federator(Recipe(Mean()), toy_clients(2))
-    accumulator = fresh.server.accumulator(fresh.state, fresh._draw())
+    accumulator = fresh.server.accumulator(fresh.state, fresh.draw_cohort())
     for change in changes:
         accumulator.add(dataclasses.replace(sent[0], **change))
     return accumulator

@@ -100,7 +100,7 @@ def assignments_of(federator: Federator, rounds: int = 1) -> list[Assignment]:
     federator.rounds = rounds
     federator.fit()
     federator.metrics, federator.updates = {}, []
-    federator.cohort = federator._draw()
+    federator.cohort = federator.draw_cohort()
     return list(federator._assignments())
 
 

@@ -36,6 +36,13 @@ class Command:
 COMMANDS = {
     "train": Command("[train] [key=value ...]", "one run; flt key=value means train too", announced=True),
     "sweep": Command("sweep key=a,b [key=value ...]", "a run for every combination of values", announced=True),
+    "plan": Command(
+        "plan [key=value ...] [--trial] [--json]",
+        "what a run would cost, before it starts",
+        announced=True,
+        words=("--trial", "--json"),
+        takes_settings=True,
+    ),
     "evaluate": Command(
         "evaluate RUN [data=...] [--json]",
         "accuracy, F1 and confusions on labelled data",

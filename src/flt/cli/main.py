@@ -76,8 +76,11 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _announce(words: Sequence[str]) -> None:
-    """Prints the command line in a form that can be copied. The line is printed before slow imports such as torch."""
-    if restart_after_crash.is_first():
+    """Prints the command line in a form that can be copied. The line is printed before slow imports such as torch.
+
+    With ``--json``, nothing but JSON is printed.
+    """
+    if restart_after_crash.is_first() and "--json" not in words:
         print(f"flt {flt.__version__}: {shlex.join(['flt', *words])}", flush=True)
 
 

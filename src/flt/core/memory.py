@@ -16,6 +16,8 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Can
 """Texts in the errors that torch and the operating system raise if an allocation fails."""
 MEMINFO, OWN_CGROUPS, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 """Files in which Linux reports the memory of the machine, the cgroups of the process, and the limits of cgroups."""
+STATM = Path("/proc/self/statm")
+"""File in which Linux reports the memory of this process, in pages."""
 CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
 """Files of a cgroup that contain its limit and use, and the line of memory.stat about files that are kept in memory."""
@@ -43,6 +45,13 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def resident_memory() -> int:
+    """Returns the bytes of memory that this process takes now. Where the system doesn't tell it, returns the peak."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return peak_memory(torch.device("cpu"))
 
 
 def available_memory(device: torch.device) -> int:

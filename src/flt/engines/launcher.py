@@ -162,10 +162,8 @@ def launch(devices: int, settings: Any, work: Callable[[ProcessGroup], _T]) -> _
             number of GPUs, processes can't be forked or started again, or the processes don't find each other.
         PeerDiedError: Another process of the run has died.
     """
+    check_devices(devices, settings)
     if not isinstance(settings, LaunchSettings):
-        if devices != 1:
-            why = "engine=distributed and engine=sharded use several"
-            raise InputError.of("devices", devices, f"1 with engine={settings.name}", why)
         return work(ProcessGroup())
     _started.check(settings.strategy)
     fabric = _fabric(devices, settings)
@@ -258,13 +256,32 @@ def _strategy_of(fabric: Fabric) -> _QuietDDP:
     return fabric.strategy
 
 
-def _fabric(devices: int, settings: LaunchSettings) -> Fabric:
+def check_devices(devices: int, settings: Any) -> None:
+    """Checks that this machine can start the processes of a run. Starts nothing.
+
+    Args:
+        devices: Number of devices on each machine.
+        settings: Settings of the engine.
+
+    Raises:
+        InputError: ``devices`` isn't 1 although the engine runs in one process only, ``devices`` is larger than the
+            number of GPUs, or processes can't be forked.
+    """
+    if not isinstance(settings, LaunchSettings):
+        if devices != 1:
+            why = "engine=distributed and engine=sharded use several"
+            raise InputError.of("devices", devices, f"1 with engine={settings.name}", why)
+        return
     gpus = torch.cuda.device_count()
     if devices < 1 or (gpus and devices > gpus):
         raise InputError.of("devices", devices, f"an integer from 1 to {gpus}" if gpus else "an integer >= 1")
     if settings.strategy == FORK and ("fork" not in mp.get_all_start_methods() or torch.cuda.is_initialized()):
         why = "this system can't fork, or a GPU is in use already"
         raise InputError.of("engine.strategy", FORK, [other for other in settings.strategies if other != FORK], why)
+
+
+def _fabric(devices: int, settings: LaunchSettings) -> Fabric:
+    gpus = torch.cuda.device_count()
     # This strategy only starts the processes; the fits of engine=sharded use strategies of their own. The timeout is
     # long, since a process may train or evaluate for long. A dead process is noticed by its closed connection.
     strategy = _QuietDDP(timeout=PEER_TIMEOUT, start_method=START.get(settings.strategy, "popen"))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import ClassVar
 
+from flt.algorithm.recipe import Recipe
 from flt.client.trainer import LocalTrainer
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
@@ -32,6 +33,17 @@ class ShardedSettings(LaunchSettings):
 
     strategies: ClassVar[tuple[str, ...]] = ("ddp", "fsdp")
     replicated: ClassVar[bool] = True
+
+
+def check_strategy(strategy: str, recipe: Recipe) -> None:
+    """Checks that a recipe can be used with a strategy.
+
+    Raises:
+        InputError: The strategy is ``fsdp``, and the recipe changes the frozen weights.
+    """
+    if strategy != "ddp" and recipe.changes_base:
+        why = "the recipe changes the frozen weights, of which each process has a part"
+        raise InputError.of("engine.strategy", strategy, "ddp", why)
 
 
 class ShardedEngine(SerialEngine):
@@ -63,12 +75,10 @@ class ShardedEngine(SerialEngine):
         super().__init__(local_trainer, clients)
         self.processes = processes
         processes.in_lockstep = True
+        check_strategy(strategy, local_trainer.recipe)
         kind = AllDevices if strategy == "ddp" else ShardedWeights
         local_trainer.placement = placement = kind(processes.rank, processes.size, nodes)
         if isinstance(placement, ShardedWeights):
-            if local_trainer.recipe.changes_base:
-                why = "the recipe changes the frozen weights, of which each process has a part"
-                raise InputError.of("engine.strategy", strategy, "ddp", why)
             placement.shard_weights(
                 local_trainer.module,
                 [local_trainer.parameters[name] for name in local_trainer.layout.names(TRAVELLING)],

@@ -17,6 +17,7 @@ from flt.core.typed import typed
 from flt.data.clients import ClientSpec
 from flt.data.config import DataConfig
 from flt.engines.distributed import INNER_ENGINES, DistributedEngine, DistributedSettings
+from flt.engines.launcher import FORK, check_devices
 from flt.engines.process_group import ProcessGroup
 from flt.engines.registry import ENGINES
 from flt.engines.sharded import ShardedEngine, ShardedSettings
@@ -163,6 +164,20 @@ def engine_settings(cfg: TrainConfig) -> Any:
     if name not in ENGINES:
         raise InputError.of("engine", name, ENGINES)
     return typed(ENGINES[name], cfg.engine, "engine")
+
+
+def checked_engine(cfg: TrainConfig) -> Any:
+    """Returns the settings of the engine, after the checks that this machine can start its processes.
+
+    Raises:
+        InputError: The engine's settings are wrong, or its processes can't be started here.
+    """
+    settings = engine_settings(cfg)
+    if getattr(settings, "forks", False) and (cfg.threads or 1) > 1:
+        why = "a forked process has none of the threads of the one that it comes from"
+        raise InputError.of("threads", cfg.threads, f"1, or null, with engine.strategy={FORK}", why)
+    check_devices(cfg.devices, settings)
+    return settings
 
 
 def local_settings(cfg: TrainConfig) -> LocalSettings:

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from flt.core.errors import InputError, PeerDiedError
 from flt.core.files import reported
 from flt.core.locks import unlock
 from flt.data.clients import ClientSpec
-from flt.engines.launcher import FORK, launch
+from flt.engines.launcher import launch
 from flt.engines.process_group import ProcessGroup
 from flt.export.final_models import final_models
 from flt.export.folder import is_export, remove_export
@@ -39,17 +38,16 @@ from flt.models.adapters.client_context import set_client
 from flt.models.class_names import name_models_inside, output_names
 from flt.models.compile import compile_model
 from flt.models.module import ClientModule
-from flt.protocol.layout import buffers
 from flt.run import build, summary
 from flt.run.assembly import Setup, assemble
 from flt.run.card_facts import base_card, facts_of
 from flt.run.federation import Federation
+from flt.run.first_state import server_of
 from flt.run.folder import folder_of, lock, record, tidy
 from flt.run.observers import Observers
 from flt.run.prefix_cache import prefixed
 from flt.run.schema import TrainConfig
 from flt.run.threads import choose_threads, restored_threads
-from flt.server.aggregation import ServerAggregation
 from flt.server.callback import FedCallback
 from flt.server.failure_policy import RoundFailedError
 from flt.server.federator import Federator
@@ -108,10 +106,7 @@ class Run:
             InputError: The input is wrong. If a new run is refused before the end of round 1, no folder is left.
             RoundFailedError: Too many jobs of a round failed. The run can be resumed.
         """
-        settings = build.engine_settings(self.cfg)
-        if getattr(settings, "forks", False) and (self.cfg.threads or 1) > 1:
-            why = "a forked process has none of the threads of the one that it comes from"
-            raise InputError.of("threads", self.cfg.threads, f"1, or null, with engine.strategy={FORK}", why)
+        settings = build.checked_engine(self.cfg)
         try:
             return launch(self.cfg.devices, settings, self._work)
         finally:
@@ -240,22 +235,15 @@ class Run:
 
     def _federator(self, setup: Setup) -> Federator:
         """Builds the federator of the run."""
-        cfg, federation, layout, recipe = self.cfg, self.federation, setup.layout, setup.recipe
-        module, clients = federation.module, {client.id: client for client in federation.clients}
-        weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
-        base = {name: weights[name].cpu().clone() for name in recipe.frozen(layout)}
-        heads = federation.heads
-        served, jobs_of = layout.with_heads(heads), Counter(job.head for c in federation.clients for job in c.data)
-        weights |= {served.server_name(name, head): value for head, own in heads.items() for name, value in own.items()}
-        initial = {name: buffer.detach().cpu().clone() for name, buffer in buffers(module).items()}
-        server = ServerAggregation(recipe, served, len(federation.tasks()), cfg.seed, base, jobs_of, initial)
-        state = server.initial(weights)
+        cfg, federation, clients = self.cfg, self.federation, {c.id: c for c in self.federation.clients}
+        server, state = server_of(cfg, federation, setup)
         # The run's folder is created only here, after all checks above have passed.
         self.folder = Path(self.processes.broadcast_from_first(self._claim))
         fits = self.folder / "fits"
         local_trainer = LocalTrainer(
-            module, layout, recipe, setup.settings, base, federation.collate, self.lightning, (), fits, heads
-        )
+            federation.module, setup.layout, setup.recipe, setup.settings, server.base, federation.collate,
+            self.lightning, (), fits, federation.heads,
+        )  # fmt: skip
         engine = build.engine(cfg, local_trainer, clients, self.processes, self._record_engine)
         faults = Faults(cfg.faults, cfg.seed, list(clients))
         federator = Federator(

@@ -149,7 +149,7 @@ class Federator:
     def _attempt(self) -> UpdateAccumulator:
         """Trains one cohort and returns its updates and failures."""
         self.metrics, self.updates = {"round": self.state.rounds + 1}, []
-        self.cohort, self.counts = self._draw(), Counter()
+        self.cohort, self.counts = self.draw_cohort(), Counter()
         self.call("on_round_start")
         accumulator = self.server.accumulator(self.state, self.cohort, check_range=not self.failure_policy.strict)
         for sent in self._sent():
@@ -165,8 +165,8 @@ class Federator:
             self.call("on_failures", [accumulator.failures[job] for job in sorted(accumulator.failures)])
         return accumulator
 
-    def _draw(self) -> list[Job]:
-        """Draws the jobs of the round, from the clients that have jobs in this round. The cohort may be empty."""
+    def draw_cohort(self) -> list[Job]:
+        """Returns the jobs of the next round, from the clients that have jobs in it. The list may be empty."""
         joining = {number: jobs for number in self._part_time if (jobs := self._jobs(number))}
         present = sorted([*self._full_time, *joining]) if joining else self._full_time
         # The seed of a retry differs, so that the retry draws another cohort.

@@ -1,0 +1,30 @@
+"""The server of a run, and its state before round 1."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from flt.protocol.layout import buffers
+from flt.protocol.state import ServerState
+from flt.run.assembly import Setup
+from flt.run.federation import Federation
+from flt.run.schema import TrainConfig
+from flt.server.aggregation import ServerAggregation
+
+
+def server_of(cfg: TrainConfig, federation: Federation, setup: Setup) -> tuple[ServerAggregation, ServerState]:
+    """Builds the server of a run, and its state before round 1, from the module's present weights.
+
+    Args:
+        cfg: Configuration of the run.
+        federation: Module with its adapter attached, clients and data.
+        setup: Checked objects of the run.
+    """
+    layout, recipe, module, heads = setup.layout, setup.recipe, federation.module, federation.heads
+    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    base = {name: weights[name].cpu().clone() for name in recipe.frozen(layout)}
+    served, jobs_of = layout.with_heads(heads), Counter(job.head for c in federation.clients for job in c.data)
+    weights |= {served.server_name(name, head): value for head, own in heads.items() for name, value in own.items()}
+    initial = {name: buffer.detach().cpu().clone() for name, buffer in buffers(module).items()}
+    server = ServerAggregation(recipe, served, len(federation.tasks()), cfg.seed, base, jobs_of, initial)
+    return server, server.initial(weights)
