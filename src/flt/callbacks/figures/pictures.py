@@ -101,6 +101,15 @@ def rank_map(layout: Layout, state: ServerState, updates: Sequence[Update]) -> F
     return figure
 
 
+def components_differ(layout: Layout, state: ServerState, updates: Sequence[Update]) -> bool:
+    """Returns whether :func:`rank_map` shows anything: a component that is pruned, more important, or not trained."""
+    if not layout.layers:
+        return False
+    partly = any(components != state.active[layer] for u in updates for layer, components in u.kept.items())
+    measured = any(bool((scores > 0).any()) for gid in state.clusters for scores in state.groups[gid].scores.values())
+    return partly or measured or bool(_pruned(layout, state).any())
+
+
 def assignment(state: ServerState, tasks: Mapping[JobId, str]) -> Figure:
     """Draws one row per task. Each cell is a job of the task and has the colour of the job's group.
 
