@@ -87,7 +87,7 @@ class Run:
         federation: Module, clients and data.
         lightning: The user's Lightning callbacks.
         own: The user's federation callbacks.
-        loggers: The user's loggers. Empty: a TensorBoardLogger is used.
+        loggers: The user's loggers. Empty: those of the key ``logger`` are used.
         show: Whether to show the progress, and a table of results at the end.
         processes: Processes of the run. Set once the processes have started.
     """
@@ -284,7 +284,8 @@ class Run:
         counts = [len(client.data) for client in self.federation.clients]
         jobs = len(federator.updates) or sum(counts)  # updates is empty if the run had already finished
         worst = summary.worst_of(jobs, several=max(counts) > 1)
-        summary.render(federator.history, self.folder, elapsed, logdir=self.cfg.root, worst=worst)
+        logdir = self.cfg.root if self.loggers or "tensorboard" in self.cfg.logger else None
+        summary.render(federator.history, self.folder, elapsed, logdir=logdir, worst=worst)
 
 
 def earlier_export(federator: Federator, base: str) -> Path | None:

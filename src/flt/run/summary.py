@@ -25,7 +25,7 @@ def render(
     path: Path,
     elapsed: float,
     console: Console | None = None,
-    logdir: str = "lightning_logs",
+    logdir: str | None = "lightning_logs",
     worst: str = "worst 10 % of clients",
 ) -> None:
     """Prints the table of metrics and costs, and the folders of the run.
@@ -35,15 +35,15 @@ def render(
         path: Folder of the run.
         elapsed: Seconds that this process took. Shown only if the history contains no times.
         console: Console to print to. None: standard output.
-        logdir: Folder in the TensorBoard command that is printed.
+        logdir: Folder in the TensorBoard command that is printed. None: no such command is printed.
         worst: Label of the worst 10 % of the models in the table, see :func:`worst_of`.
     """
     console = console or Console()
     console.print(table(history, path, elapsed, worst))
     entries = places(path, logdir)
     width = max(map(len, entries))
-    for name, value in entries.items():
-        console.print(Text(f" {name:<{width}}   {value}"), soft_wrap=True)  # a path stays on one line, for copying
+    lines = "\n".join(f" {name:<{width}}   {value}" for name, value in entries.items())
+    console.print(Text(lines), soft_wrap=True)  # a path stays on one line, for copying
 
 
 def table(history: History, path: Path, elapsed: float, worst: str) -> Table:
@@ -120,10 +120,11 @@ def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:
     yield "time", formatting.duration(seconds), f"{formatting.duration(seconds / rounds)} per round"
 
 
-def places(path: Path, logdir: str) -> dict[str, str]:
+def places(path: Path, logdir: str | None) -> dict[str, str]:
     """Returns label -> text. The texts are the run's folders, and the command that shows the curves of all runs."""
     folders = {name: str(path / name) for name in FOLDERS if (path / name).is_dir()}
-    return {"run folder": str(path), **folders, "show curves": f"tensorboard --logdir {logdir}"}
+    shown = {} if logdir is None else {"show curves": f"tensorboard --logdir {logdir}"}
+    return {"run folder": str(path), **folders, **shown}
 
 
 _PICKS = ((formatting.score, "accuracy"), (formatting.loss, "loss"))
