@@ -170,7 +170,9 @@ class TestTensorBoard:
         read = events(tmp_path)
         kinds = {"partition", "groups", "task_map", "group_cosines", "clusters"}
         assert set(read.Tags()["images"]) == {f"round.pictures/{kind}" for kind in kinds}
-        assert {"round.cluster/within", "round.cluster/between", "round.cluster/ratio", "round.cluster/rand"} <= set(read.Tags()["scalars"])
+        assert {"round.cluster/within", "round.cluster/between", "round.cluster/ratio", "round.cluster/rand"} <= set(
+            read.Tags()["scalars"]
+        )
 
     def test_a_long_run_makes_no_more_than_about_so_many_pictures(self, tmp_path):
         federator_of([callback(tensorboard(tmp_path), most=2)], rounds=7, clients=2).fit()

@@ -1,4 +1,4 @@
-"""Logging of each round's metrics with Lightning's loggers. :mod:`flt.callbacks.tensorboard` says what TensorBoard gets."""
+"""Logging of each round's metrics with Lightning's loggers. What TensorBoard gets is decided in tensorboard.py."""
 
 from __future__ import annotations
 

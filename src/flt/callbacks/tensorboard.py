@@ -87,7 +87,7 @@ def worst_scalars(federator: Federator) -> dict[str, float]:
 
 
 def layout(tags: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
-    """Returns the layout of the tab CUSTOM SCALARS, as ``SummaryWriter.add_custom_scalars`` takes it.
+    r"""Returns the layout of the tab CUSTOM SCALARS, as ``SummaryWriter.add_custom_scalars`` takes it.
 
     Args:
         tags: Tags that were written. There is a chart for each, and no empty section.
@@ -95,7 +95,7 @@ def layout(tags: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
     Example:
         >>> layout(["round.comm/bytes_up", "round/val_acc"])  # doctest: +NORMALIZE_WHITESPACE
         {'Global model': {'val_acc': ['Multiline', ['^round/val_acc$']]},
-         'Bytes': {'bytes_up': ['Multiline', ['^round\\\\.comm/bytes_up$']]}}
+         'Bytes': {'bytes_up': ['Multiline', ['^round\\.comm/bytes_up$']]}}
     """
     known = list(tags)
     sections: dict[str, dict[str, list[Any]]] = {}
@@ -167,9 +167,7 @@ def write_state(writer: SummaryWriter, federator: Federator, tasks: Mapping[JobI
     """Writes the pictures of the round: components, groups and clusters, as far as they show anything."""
     state, updates = federator.state, federator.updates
     if pictures.components_differ(federator.server.layout, state, updates):
-        write_picture(
-            writer, "components", pictures.rank_map(federator.server.layout, state, updates), federator.round
-        )
+        write_picture(writer, "components", pictures.rank_map(federator.server.layout, state, updates), federator.round)
     if len(state.groups) > 1:
         write_picture(writer, "groups", pictures.assignment(state, tasks), federator.round)
     for callback in federator.callbacks:

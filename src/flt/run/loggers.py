@@ -79,7 +79,7 @@ class ResumedCsvLogger(CSVLogger):
         self._history = history
 
     @property
-    def experiment(self) -> ExperimentWriter:  # type: ignore[override]  # Lightning's decorator hides the type
+    def experiment(self) -> ExperimentWriter:
         """Writer of the file, which is created at the first use."""
         if self._experiment is None:
             for name in (ExperimentWriter.NAME_METRICS_FILE, ExperimentWriter.NAME_HPARAMS_FILE):

@@ -1,4 +1,4 @@
-"""Loggers of servers: W&B and MLflow. A server that fails ends no run, and a resume goes on in the server's same run."""
+"""Loggers of servers: W&B and MLflow. A server that fails ends no run, and a resume goes on in the same run there."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class RemoteLogger(Logger, abc.ABC):
         """The ``experiment`` of Lightning's logger. None if the server has failed."""
         return self._try(lambda logger: logger.experiment)
 
-    def log_hyperparams(self, params: Any) -> None:  # type: ignore[override]  # flt passes one argument
+    def log_hyperparams(self, params: Any) -> None:
         """Logs hyperparameters."""
         self._try(lambda logger: self.log_known(logger, params))
 

@@ -43,7 +43,8 @@ from flt.models.module import ClientModule
 from flt.protocol.layout import buffers
 from flt.run import build, summary
 from flt.run.assembly import Setup, assemble
-from flt.run.federation import Federation
+from flt.run.federation import OWN, Federation
+from flt.run.finished import FinishedRun
 from flt.run.folder import folder_of, lock, record, tidy
 from flt.run.observers import Observers
 from flt.run.prefix_cache import prefixed
@@ -55,27 +56,6 @@ from flt.server.failure_policy import RoundFailedError
 from flt.server.federator import Federator
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """Result of a federation, which is the same in all processes of the run.
-
-    Attributes:
-        module: The user's module with the trained weights, on its original device. If there are several models, it
-            contains the model of the first group and the first head. If clients trained private tensors, it contains
-            the model of the first client.
-        metrics: Metrics of the last round, and of the evaluation on the test examples.
-        path: Folder of the run.
-        history: Metrics of every round.
-        exported: Folder of the exported adapter or of the exported merged model.
-    """
-
-    module: pl.LightningModule
-    metrics: dict[str, float]
-    path: Path
-    history: list[dict[str, float]]
-    exported: Path
 
 
 @dataclasses.dataclass
@@ -101,7 +81,7 @@ class Run:
     processes: ProcessGroup = dataclasses.field(default_factory=ProcessGroup, init=False)
     _lock: FileLock | None = dataclasses.field(default=None, init=False)  # of the run's folder, in the first process
 
-    def __call__(self) -> Result:
+    def __call__(self) -> FinishedRun:
         """Runs the remaining rounds, exports the models, and prints a summary.
 
         Raises:
@@ -117,7 +97,7 @@ class Run:
         finally:
             cache.release(self.cfg.cache.keep)
 
-    def _work(self, processes: ProcessGroup) -> Result:
+    def _work(self, processes: ProcessGroup) -> FinishedRun:
         """Executes the run in this process, and reports an error to the other processes."""
         try:
             with restored_threads():
@@ -132,7 +112,7 @@ class Run:
                 unlock(self._lock)
             cache.release(self.cfg.cache.keep)  # here, too, because this may be a process that the launcher has started
 
-    def _run(self, processes: ProcessGroup) -> Result:
+    def _run(self, processes: ProcessGroup) -> FinishedRun:
         began = time.perf_counter()
         self.processes, self.show = processes, self.show and processes.is_first
         self._set_threads()
@@ -166,7 +146,8 @@ class Run:
             self._summarise(federator, time.perf_counter() - began)
         if not cfg.model.get("quantise"):  # quantised weights can't be moved to another device
             module.to(original_device)
-        return Result(module, history[-1], self.folder, history, path)
+        own = cfg.data["name"] == OWN
+        return FinishedRun(module, self.folder, history, path, cfg.algo, own, self.federation.collate)
 
     def _export(self, federator: Federator, exported: Path | None) -> Path:
         """Puts the first model into the module. The first process writes all models, unless they have been written."""

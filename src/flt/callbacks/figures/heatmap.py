@@ -20,8 +20,8 @@ from matplotlib.patches import Rectangle
 
 DPI = 120
 NARROW = 24
-"""Largest number of rows for which panels are drawn one below the other. TensorBoard's cards are 350 pixels wide, so that
-the text in a picture that is wider than five inches is hard to read there."""
+"""Largest number of rows for which panels are drawn one below the other. TensorBoard's cards are 350 pixels wide, so
+that the text in a picture that is wider than five inches is hard to read there."""
 ROOMY = 40
 """Largest number of rows or columns for which thin lines are drawn between the cells."""
 NAMED = 30
