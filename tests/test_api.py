@@ -118,7 +118,7 @@ def test_ten_lines_yield_a_module_metrics_and_an_adapter(folder: Path) -> None:
     assert result.module is module
     assert result.metrics["round"] == 2
     assert 0 <= result.metrics["round/val_acc"] <= 1
-    assert [metrics["round"] for metrics in result.history] == [1, 2]
+    assert [metrics["round"] for metrics in result.round_metrics] == [1, 2]
     assert result.path == Path("lightning_logs/hafl/version_0")
     assert [path.name for path in folder.iterdir()] == ["lightning_logs"]
 
@@ -287,14 +287,14 @@ def test_callbacks_and_loggers_of_lightning_work_in_every_fit(folder: Path) -> N
     with next((folder / "logs").rglob("metrics.csv")).open() as file:
         logged = list(csv.DictReader(file))
     rates = [row for row in logged if row.get("lr-AdamW")]  # of every step
-    assert len(rates) == sum(metrics["clients/steps"] for metrics in result.history)
+    assert len(rates) == sum(metrics["clients/steps"] for metrics in result.round_metrics)
     steps = [int(row["step"]) for row in rates]
     assert steps == sorted(set(steps))
     assert [float(row["round/val_acc"]) for row in logged if row.get("round/val_acc")] == [
-        metrics["round/val_acc"] for metrics in result.history
+        metrics["round/val_acc"] for metrics in result.round_metrics
     ]
     batches = sum(-(-len(client.data[0].train) // 16) for client in clients())
-    assert result.history[0]["clients/steps"] == 2 * batches  # patience ends every fit after its second epoch
+    assert result.round_metrics[0]["clients/steps"] == 2 * batches  # patience ends every fit after its second epoch
     assert not list(result.path.glob("events*"))
 
 
@@ -322,7 +322,7 @@ def test_callbacks_of_the_federation_leave_figures() -> None:
     callback = Rounds()
     result = fit(fresh(), callbacks=[callback])
     assert callback.seen == [1, 2]
-    assert [metrics["mine/rounds"] for metrics in result.history] == [0, 1]
+    assert [metrics["mine/rounds"] for metrics in result.round_metrics] == [0, 1]
 
 
 def generators() -> tuple[bytes, Any, bytes]:

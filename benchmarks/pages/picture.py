@@ -26,7 +26,7 @@ def main() -> None:
         environment = {**os.environ, "COLUMNS": "100"}
         done = subprocess.run(COMMAND, cwd=folder, env=environment, capture_output=True, text=True, check=True)
         events = EventAccumulator(f"{folder}/lightning_logs/hafl/version_0", size_guidance={"images": 0}).Reload()
-        (DOCS / "pairs.png").write_bytes(events.Images("pictures/pairs")[-1].encoded_image_string)
+        (DOCS / "pairs.png").write_bytes(events.Images("round.pictures/components")[-1].encoded_image_string)
     console = Console(record=True, width=100, file=open(os.devnull, "w"))  # noqa: SIM115  # The process closes it.
     console.print(Text("$ make train ALGO=hafl", style="bold"))
     console.print(Text.from_ansi(done.stdout.rstrip()))

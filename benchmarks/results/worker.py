@@ -89,7 +89,7 @@ def run(cell: Cell, root: str) -> Record:
         seed=cell.seed,
         overrides=cell.overrides,
         fingerprint=cell.fingerprint,
-        history=series(result.history),
+        history=series(result.round_metrics),
         test={key: short for key, value in sorted(test.items()) if (short := rounded(value)) is not None},
         versions=versions(),
         hardware=hardware(),

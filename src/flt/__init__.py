@@ -1,4 +1,4 @@
-"""flt: federated fine-tuning for PyTorch Lightning. Read api.py first, then server/federator.py."""
+"""flt: federated fine-tuning for PyTorch Lightning. Read api/training.py first, then server/federator.py."""
 
 from __future__ import annotations
 

@@ -11,6 +11,10 @@ import pytest
 from fake_federator import clients_of, federator_of, figures, layout_of, metrics_of, state_of, update_of
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.api_pb2 import Status
+from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, SESSION_END_INFO_TAG, SESSION_START_INFO_TAG
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from toys import toy_clients, toy_federator
@@ -20,7 +24,8 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.callbacks import loggers
 from flt.callbacks.clusters import Clusters
-from flt.callbacks.loggers import Loggers, quiet_writers, worst_ten
+from flt.callbacks.loggers import Loggers, quiet_writers
+from flt.callbacks.tensorboard import worst_ten
 from flt.server.callback import FedCallback
 
 pytestmark = pytest.mark.slow  # whole runs and fits
@@ -40,6 +45,17 @@ def events(folder):
     return accumulator
 
 
+def data_of(folder):
+    """Tag of the tab HPARAMS -> what it holds, as TensorBoard reads it, or None."""
+    read = events(folder)
+
+    def data(tag):
+        metadata = read.summary_metadata.get(tag)
+        return metadata and HParamsPluginData.FromString(metadata.plugin_data.content)
+
+    return data
+
+
 def callback(*loggers, tasks=None, most=20):
     return Loggers(loggers, HYPERPARAMETERS, tasks or {}, most)
 
@@ -56,8 +72,21 @@ class TestTensorBoard:
     def test_scalars_are_the_figures_with_the_round_as_step(self, written):
         points = [(event.step, event.value) for event in written.Scalars("round/val_acc")]
         assert points == [(1, pytest.approx(0.51)), (2, pytest.approx(0.52)), (3, pytest.approx(0.53))]
-        tags = {tag for tag in written.Tags()["scalars"] if not tag.startswith("final/")}
-        assert tags == set(figures(1))
+        assert {"round/val_acc", "round/val_loss", "round.comm/bytes_up"} <= set(written.Tags()["scalars"])
+
+    def test_groups_other_than_the_global_models_sort_after_it(self, written):
+        kinds = written.Tags()
+        groups = {tag.partition("/")[0] for kind in ("scalars", "images", "histograms") for tag in kinds[kind]}
+        assert groups == {"round", "round.clients", "round.comm", "round.pictures", "round.time"}
+        assert min(groups) == "round"
+
+    def test_of_each_figure_of_clients_there_are_a_histogram_and_the_worst_and_nothing_else(self, written):
+        names = {"val_acc", "val_loss", "fit_train_loss"}
+        shown = {tag for tag in written.Tags()["scalars"] if "clients" in tag}
+        assert shown == {f"round.clients/{name}_worst10" for name in names}
+        worst = [event.value for event in written.Scalars("round.clients/val_acc_worst10")]
+        assert worst == [pytest.approx(0.51), pytest.approx(0.52), pytest.approx(0.53)]  # client 0 is the worst of 12
+        assert written.Scalars("round.clients/val_loss_worst10")[0].value == pytest.approx(0.49)
 
     @pytest.mark.slow
     def test_no_tag_names_a_client_so_their_number_adds_none(self, written, tmp_path):
@@ -68,33 +97,54 @@ class TestTensorBoard:
 
     def test_each_client_figure_has_a_histogram_over_the_jobs_per_round(self, written):
         assert set(written.Tags()["histograms"]) == {
-            "clients/val_acc_histogram",
-            "clients/val_loss_histogram",
-            "clients/fit_train_loss_histogram",
+            "round.clients/val_acc",
+            "round.clients/val_loss",
+            "round.clients/fit_train_loss",
         }
-        histograms = written.Histograms("clients/val_acc_histogram")
+        histograms = written.Histograms("round.clients/val_acc")
         assert [event.step for event in histograms] == [1, 2, 3]
         assert histograms[0].histogram_value.num == 12
         assert histograms[0].histogram_value.min == pytest.approx(0.51)
         assert histograms[0].histogram_value.max == pytest.approx(0.521)
 
     def test_worst_ten_clients_are_a_table_per_round(self, written):
-        tables = written.Tensors("clients/worst_ten/text_summary")
+        tables = written.Tensors("round.clients/worst_ten/text_summary")
         assert [event.step for event in tables] == [1, 2, 3]
         lines = tables[0].tensor_proto.string_val[0].decode().splitlines()
         assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {client}" for client in range(10)]
 
     def test_partition_is_pictured_once_and_pairs_each_round(self, written):
-        assert set(written.Tags()["images"]) == {"pictures/partition", "pictures/pairs"}
-        assert [event.step for event in written.Images("pictures/partition")] == [0]
-        assert [event.step for event in written.Images("pictures/pairs")] == [1, 2, 3]
-        image = written.Images("pictures/pairs")[0]
+        assert set(written.Tags()["images"]) == {"round.pictures/partition", "round.pictures/components"}
+        assert [event.step for event in written.Images("round.pictures/partition")] == [0]
+        assert [event.step for event in written.Images("round.pictures/components")] == [1, 2, 3]
+        image = written.Images("round.pictures/components")[0]
         assert image.encoded_image_string.startswith(b"\x89PNG")
         assert image.width > 300
 
-    def test_hyperparameters_stand_beside_the_last_figures(self, written):
-        assert [event.step for event in written.Scalars("final/round/val_acc")] == [3]
-        assert not {"hp_metric", "final/comm/bytes_up"} & set(written.Tags()["scalars"])
+    def test_hyperparameters_stand_beside_the_last_figures_and_algo_and_seed_come_first(self, tmp_path):
+        run = federator_of([Loggers([tensorboard(tmp_path)], {"a": 1, "seed": 0, "algo": "hafl", "b": None}, {})])
+        run.fit(until=1)  # the tab is there while the run lasts
+        data = data_of(tmp_path)
+        columns, start, end = (data(tag) for tag in (EXPERIMENT_TAG, SESSION_START_INFO_TAG, SESSION_END_INFO_TAG))
+        infos = sorted(columns.experiment.hparam_infos, key=lambda info: (not info.differs, info.name))  # TensorBoard's
+        assert [info.name for info in infos] == ["algo", "seed", "a", "b"]
+        compared = [info.name.tag for info in columns.experiment.metric_infos]
+        assert compared[:2] == ["round/val_acc", "round/val_loss"]
+        assert compared[-2:] == ["round.comm/total_up", "round.comm/total_down"]
+        assert dict(start.session_start_info.hparams)["algo"].string_value == "hafl"
+        assert end is None
+        run.callbacks[0].on_fit_end(run)
+        assert data_of(tmp_path)(SESSION_END_INFO_TAG).session_end_info.status == Status.Value("STATUS_SUCCESS")
+
+    def test_custom_layout_begins_with_the_global_model_and_its_charts_match_tags(self, written):
+        content = written.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0]
+        layout = Layout.FromString(content)
+        titles = [category.title for category in layout.category]
+        assert titles == ["Global model", "Worst 10 % of clients", "Bytes", "Time"]
+        assert [chart.title for chart in layout.category[0].chart] == ["val_acc", "val_loss"]
+        patterns = [tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag]
+        tags = written.Tags()["scalars"]
+        assert sorted(tag for pattern in patterns for tag in tags if re.match(pattern, tag)) == sorted(tags)
 
     def test_hyperparameters_are_in_a_file_from_the_start(self, tmp_path):
         federator_of([callback(tensorboard(tmp_path))]).call("on_fit_start")
@@ -109,7 +159,7 @@ class TestTensorBoard:
         state = state_of(layout, groups=3, assignment=assignment)
         loggers = callback(tensorboard(tmp_path), tasks=tasks)
         federator_of([loggers], layout=layout, state=state, clients_=specs).fit(until=1)
-        assert [event.step for event in events(tmp_path).Images("pictures/groups")] == [1]
+        assert [event.step for event in events(tmp_path).Images("round.pictures/groups")] == [1]
 
     @pytest.mark.slow
     def test_clusters_are_pictured_where_jobs_are_clustered(self, tmp_path):
@@ -118,21 +168,31 @@ class TestTensorBoard:
         watching = [Clusters(tasks), callback(tensorboard(tmp_path), tasks=tasks)]
         toy_federator(recipe, toy_clients(2, jobs=2), callbacks=watching).fit()
         read = events(tmp_path)
-        kinds = {"partition", "pairs", "groups", "task_map", "group_cosines", "clusters"}
-        assert set(read.Tags()["images"]) == {f"pictures/{kind}" for kind in kinds}
-        assert {"cluster/within", "cluster/between", "cluster/ratio", "cluster/rand"} <= set(read.Tags()["scalars"])
+        kinds = {"partition", "groups", "task_map", "group_cosines", "clusters"}
+        assert set(read.Tags()["images"]) == {f"round.pictures/{kind}" for kind in kinds}
+        assert {"round.cluster/within", "round.cluster/between", "round.cluster/ratio", "round.cluster/rand"} <= set(
+            read.Tags()["scalars"]
+        )
 
     def test_a_long_run_makes_no_more_than_about_so_many_pictures(self, tmp_path):
         federator_of([callback(tensorboard(tmp_path), most=2)], rounds=7, clients=2).fit()
-        assert [event.step for event in events(tmp_path).Images("pictures/pairs")] == [4, 7]
+        assert [event.step for event in events(tmp_path).Images("round.pictures/components")] == [4, 7]
 
     def test_pictures_can_be_turned_off(self, tmp_path):
         federator_of([callback(tensorboard(tmp_path), most=0)], clients=2).fit()
         assert not events(tmp_path).Tags()["images"]
 
+    def test_where_all_components_are_trained_and_none_is_more_important_there_is_no_map_of_them(self, tmp_path):
+        layout = layout_of([4])
+        state = state_of(layout)
+        for scores in state.groups[0].scores.values():
+            scores.zero_()
+        federator_of([callback(tensorboard(tmp_path))], layout=layout, state=state, clients=2).fit()
+        assert events(tmp_path).Tags()["images"] == ["round.pictures/partition"]
+
     def test_a_module_without_pairs_has_no_map_of_them(self, tmp_path):
         federator_of([callback(tensorboard(tmp_path))], layout=layout_of([]), clients=2).fit()
-        assert events(tmp_path).Tags()["images"] == ["pictures/partition"]
+        assert events(tmp_path).Tags()["images"] == ["round.pictures/partition"]
 
     def test_a_resumed_run_shows_each_round_once(self, tmp_path, monkeypatch):
         # files are read in the order of their names: of the same second and process, the 10th comes before the 9th
@@ -144,9 +204,9 @@ class TestTensorBoard:
         resumed.fit()
         read = events(tmp_path)
         assert [event.step for event in read.Scalars("round/val_acc")] == [1, 2, 3]
-        assert [event.step for event in read.Images("pictures/pairs")] == [1, 2, 3]
-        assert [event.step for event in read.Images("pictures/partition")] == [0]
-        assert [event.step for event in read.Histograms("clients/val_acc_histogram")] == [1, 2, 3]
+        assert [event.step for event in read.Images("round.pictures/components")] == [1, 2, 3]
+        assert [event.step for event in read.Images("round.pictures/partition")] == [0]
+        assert [event.step for event in read.Histograms("round.clients/val_acc")] == [1, 2, 3]
 
     def test_a_killed_run_has_all_of_its_rounds(self, tmp_path):
         federator_of([callback(tensorboard(tmp_path), most=0)], clients=2).fit(until=2)  # nothing is closed
@@ -159,7 +219,7 @@ class TestTensorBoard:
 
     def test_an_empty_cohort_is_logged_as_well(self, tmp_path):
         federator_of([callback(tensorboard(tmp_path))], rounds=1, cohort=[], figures=lambda round: {}).fit()
-        assert [event.step for event in events(tmp_path).Images("pictures/pairs")] == [1]
+        assert [event.step for event in events(tmp_path).Images("round.pictures/components")] == [1]
 
     def test_figures_left_after_the_last_round_are_logged_with_it(self, tmp_path):
         class Test(FedCallback):
@@ -170,7 +230,6 @@ class TestTensorBoard:
         read = events(tmp_path)
         assert [(event.step, event.value) for event in read.Scalars("test/acc")] == [(3, 0.75)]
         assert [event.step for event in read.Scalars("round/val_acc")] == [1, 2, 3]
-        assert read.Scalars("final/test/acc")[0].value == 0.75
 
 
 class TestFullDisk:

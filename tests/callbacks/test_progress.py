@@ -1,10 +1,16 @@
+import functools
+import importlib.util
 import io
 import re
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from fake_federator import clients_of, federator_of, figures
 from rich.console import Console
 
+from flt.callbacks import notebook as notebook_module
 from flt.callbacks import progress
 from flt.callbacks.progress import Progress
 from flt.callbacks.timer import Timer
@@ -111,6 +117,94 @@ class TestInAPipe:
         first, only = lines_of(console)
         assert first == "x  rounds 3-3  clients 12  resumes after round 2"
         assert only.startswith("round 3/3")
+
+    def test_a_long_run_prints_about_a_hundred_lines_with_its_first_and_last_round(self):
+        console = pipe()
+        federator_of([Progress("x", console)], rounds=950, clients=1).fit()
+        first, *rounds = lines_of(console)
+        assert [int(line.split()[1].split("/")[0]) for line in rounds[:3]] == [1, 10, 20]
+        assert rounds[-1].startswith("round 950/950")
+        assert len(rounds) == 96
+
+    def test_a_long_run_says_something_every_few_seconds(self, monkeypatch):
+        monkeypatch.setattr(progress, "SILENCE", -1.0)
+        console = pipe()
+        federator_of([Progress("x", console)], rounds=950, cohort=[], clients=1).fit(until=5)
+        assert len(lines_of(console)) == 6
+
+
+class Area:
+    """The output areas of a notebook: what each shows at the moment, and how often each was drawn."""
+
+    def __init__(self):
+        self.shown, self.drawn = [], []
+
+    def display(self, page, display_id):
+        assert display_id is True
+        self.shown.append(page)
+        self.drawn.append(1)
+        return SimpleNamespace(update=functools.partial(self.update, len(self.shown) - 1))
+
+    def update(self, number, page):
+        self.shown[number] = page
+        self.drawn[number] += 1
+
+
+@pytest.fixture
+def area(monkeypatch):
+    """IPython isn't needed to test: flt uses one function and one class of it."""
+    area = Area()
+    module = ModuleType("IPython")
+    module.__spec__ = ModuleSpec("IPython", None)
+    shown = ModuleType("IPython.display")
+    shown.HTML, shown.display = str, area.display
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    monkeypatch.setitem(sys.modules, "IPython.display", shown)
+    return area
+
+
+def notebook():
+    return Console(file=io.StringIO(), force_jupyter=True)
+
+
+class TestInANotebook:
+    def test_there_is_one_output_area_that_ends_with_the_newest_rounds(self, area):
+        console = notebook()
+        federator_of([Progress("hafl <b>", console)], rounds=40, clients=3).fit()
+        assert console.file.getvalue() == ""
+        (page,) = area.shown
+        assert "\x1b" not in page
+        assert page.startswith("<pre")
+        lines = page.splitlines()
+        assert "hafl &lt;b&gt;  rounds 1-40  clients 3" in lines[0]
+        assert lines[1] == "(28 lines)"
+        assert [line.split()[1] for line in lines[2:14]] == [f"{n}/40" for n in range(29, 41)]
+        assert "━" not in page
+
+    def test_while_it_runs_there_are_bars_and_the_client_in_work(self, area, monkeypatch):
+        monkeypatch.setattr(notebook_module, "PAUSE", -1.0)
+        shown = Progress("x", notebook())
+        federator = federator_of([shown, Stop(after=15)])
+        with pytest.raises(KeyboardInterrupt):
+            federator.fit()
+        (page,) = area.shown
+        text = re.sub("<[^>]*>", "", page)
+        assert re.search(r"rounds .* 1/3 .* left", text)
+        assert re.search(r"3/12 training client 2", text)
+        shown.on_exception(federator, KeyboardInterrupt())
+        assert "training client" not in area.shown[0]
+
+    def test_it_is_redrawn_a_few_times_a_second_at_most_beside_the_lines(self, area, monkeypatch):
+        monkeypatch.setattr(notebook_module, "PAUSE", 1000.0)
+        federator_of([Progress("x", notebook())]).fit()
+        assert area.drawn == [1 + 3 + 1]  # the area, the rounds, the end
+
+    def test_without_ipython_lines_are_printed(self, monkeypatch):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        shown = Progress("x", Console(file=io.StringIO(), force_jupyter=True))
+        federator = federator_of([shown])
+        federator.fit(until=1)
+        assert shown._display is None
 
 
 class TestOnATerminal:

@@ -186,12 +186,12 @@ class Harmless(Toy):
 def test_what_changes_nothing_is_no_change() -> None:
     shares = flt.partition(toy_data(60), clients=3, alpha=5.0)
     result = flt.fit(Harmless(), shares, "fedit", 2, progress=False, overrides=["local.steps=2"])
-    assert len(result.history) == 2
+    assert len(result.round_metrics) == 2
 
 
 def test_the_whole_model_may_change_where_the_plan_trains_it() -> None:
     shares = flt.partition(toy_data(60), clients=3, alpha=5.0)
-    assert flt.fit(ThawsAll(), shares, "fedavg", 1, progress=False, overrides=["local.steps=2"]).history
+    assert flt.fit(ThawsAll(), shares, "fedavg", 1, progress=False, overrides=["local.steps=2"]).round_metrics
 
 
 def test_a_factor_that_the_plan_freezes_is_frozen_too() -> None:

@@ -43,7 +43,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Made]:
 
     def start(data: str, *overrides: str) -> Made:
         monkeypatch.setattr("flt.run.run.final_models", spy)
-        monkeypatch.setattr("flt.callbacks.loggers._write_state", lambda *_: None)  # pictures
+        monkeypatch.setattr("flt.callbacks.tensorboard.write_state", lambda *_: None)  # pictures
         quick = {**QUICK, "rounds": 2, "local.lr": 0.05, "eval.client_examples": 0, "eval.test_examples": 10}
         base, given = SOURCES[data](tmp_path)
         cfg = load_config([*(f"{key}={value}" for key, value in quick.items()), *given, *overrides])

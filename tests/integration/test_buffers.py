@@ -150,7 +150,9 @@ def test_a_batch_norm_learns_under_fedavg_about_as_well_as_on_all_data_at_once()
     shares = flt.partition(train, alpha=5.0, clients=4)
     overrides = ["plan.lr_factor=1.0", "local.steps=25"]
     result = flt.fit(Net(), shares, "fedavg", 8, batch_size=32, validation=test, progress=False, overrides=overrides)
-    assert result.history[-1]["round/val_acc"] > 0.9  # 0.947 on all data at once; 0.41 with the initial statistics
+    assert (
+        result.round_metrics[-1]["round/val_acc"] > 0.9
+    )  # 0.947 on all data at once; 0.41 with the initial statistics
 
 
 def test_only_buffers_that_training_changes_travel_and_their_bytes_are_counted() -> None:
@@ -162,7 +164,7 @@ def test_only_buffers_that_training_changes_travel_and_their_bytes_are_counted()
     kept = run(made(), "buffers=keep")
     numbers = 8 * 4 * 2 + 8  # two statistics of eight features in float32, and a counter
     for way, messages in (("up", 3), ("down", 0)):
-        more = result.history[0][f"comm/bytes_{way}"] - kept.history[0][f"comm/bytes_{way}"]
+        more = result.round_metrics[0][f"comm/bytes_{way}"] - kept.round_metrics[0][f"comm/bytes_{way}"]
         assert messages * numbers <= more <= messages * (numbers + 500)
 
 

@@ -211,7 +211,7 @@ def fit(
 def test_a_lazy_module_that_has_computed_one_batch_is_as_good_as_any() -> None:
     module = Lazy()
     module(points().tensors[0])
-    assert fit(module).history
+    assert fit(module).round_metrics
 
 
 @pytest.mark.parametrize("algo", mostly_slowly(["fedit", "hafl", "flora", "fedavg"], ["fedit", "flora"]))
@@ -315,7 +315,7 @@ def test_clients_of_one_to_three_examples_train_whatever_is_set(held_out: int, k
     shares = tiny_clients((1, 2, 3), held_out)
     watching = [EarlyStopping("val_loss"), ModelCheckpoint(monitor="val_loss")]
     result = fit(brought.Plateau(), *keys, shares=shares, callbacks=watching)
-    assert result.history[0]["clients/steps"] >= 3
+    assert result.round_metrics[0]["clients/steps"] >= 3
 
 
 class DrawsInValidation(Brought):
@@ -341,7 +341,7 @@ if __name__ == "__main__":
     keys = ["engine=strategy", "devices=2", "local.steps=2"]
     result = flt.fit(Brought(), clients, "ALGO", 2, progress=False, overrides=keys)
     weights = float(sum(p.detach().double().abs().sum() for p in result.module.parameters()))
-    found = f"{len(result.history)} {result.metrics['METRIC']} {weights} {result.exported.is_dir()}\\n"
+    found = f"{len(result.round_metrics)} {result.metrics['METRIC']} {weights} {result.exported.is_dir()}\\n"
     os.write(1, found.encode())  # at once, because two processes write
 """
 

@@ -73,7 +73,7 @@ def test_a_recipe_trains_on_newsgroups_and_its_export_has_the_same_logits(
     in_empty_folder(tmp_path, monkeypatch)
     monkeypatch.setenv("FLT_DATA", str(some_posts))
     result = train(load_config([f"algo={algo}", f"model={encoder}", f"rounds={ROUNDS[algo]}", *OVERRIDES]))
-    assert len(result.history) == ROUNDS[algo]
+    assert len(result.round_metrics) == ROUNDS[algo]
     assert 0 <= result.metrics["clients/val_acc"] <= 1
     expected = logits(result.module.model, encoder)
     labels = expected.shape[-1]  # of the head that the module holds: tasks of fl_tac differ in their classes
@@ -140,7 +140,7 @@ def test_the_eight_categories_of_dolly_train_a_decoder(
     save_decoder(tmp_path / "gpt2")
     given = ["data=dolly", f"model={tmp_path / 'gpt2'}", "model.max_length=16"]
     result = train(load_config([f"algo={algo}", *given, "rounds=3", "local.lr=0.01", *OVERRIDES[2:]]))
-    assert result.history[-1]["round/val_loss"] < result.history[0]["round/val_loss"]
+    assert result.round_metrics[-1]["round/val_loss"] < result.round_metrics[0]["round/val_loss"]
     tasks = {key.split("/")[1] for key in result.metrics if key.startswith("task/")}
     assert len(tasks) == (8 if algo == "fl_tac" else 0)
     made = "config.json" if algo == "sa_fedlora" else "adapter_config.json"  # the whole model, where the base changed

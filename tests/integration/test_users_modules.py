@@ -132,7 +132,7 @@ def test_two_callbacks_of_one_class_keep_their_own_state_over_a_resume() -> None
     first = fit(Toy(), 1, callbacks=[Tally(1), Tally(10)])
     grown = fit(Toy(), 3, ("resume=last",), callbacks=[Tally(1), Tally(10)])
     assert grown.path == first.path
-    assert [(m["tally1"], m["tally10"]) for m in grown.history] == [(1, 10), (2, 20), (3, 30)]
+    assert [(m["tally1"], m["tally10"]) for m in grown.round_metrics] == [(1, 10), (2, 20), (3, 30)]
 
 
 class Stops(FedCallback):
@@ -158,7 +158,7 @@ def test_fewer_rounds_than_were_run_are_refused() -> None:
     fit(Toy(), 2)
     with pytest.raises(InputError, match=r"^rounds=1: 2 have been run"):
         fit(Toy(), 1, ("resume=last",))
-    assert len(fit(Toy(), 2, ("resume=last",)).history) == 2  # the refusal has written nothing
+    assert len(fit(Toy(), 2, ("resume=last",)).round_metrics) == 2  # the refusal has written nothing
 
 
 @pytest.mark.parametrize("there_before", [True, False], ids=["resumed", "new"])

@@ -124,9 +124,9 @@ def test_a_federation_of_clients_by_a_column_lowers_the_loss_with_lora_alone(
 ) -> None:
     column = ["partition.kind=by_column", "data.column=client"]
     result = run(folder, tmp_path, monkeypatch, "algo=fedit", "local.lr=0.02", *column)
-    first, last = (figures["round/val_loss"] for figures in result.history)
+    first, last = (figures["round/val_loss"] for figures in result.round_metrics)
     assert last < first
-    assert np.exp(last) == pytest.approx(result.history[-1]["round/val_perplexity"], rel=1e-4)
+    assert np.exp(last) == pytest.approx(result.round_metrics[-1]["round/val_perplexity"], rel=1e-4)
     trains = {name for name, parameter in result.module.named_parameters() if parameter.requires_grad}
     assert trains
     assert all("lora_" in name for name in trains)
@@ -203,8 +203,8 @@ def test_bf16_and_recomputed_activations_lower_the_loss_too(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = ["algo=fedit", "local.lr=0.02", "model.gradient_checkpointing=true"]
-    exact = run(folder, tmp_path, monkeypatch, *common).history
-    rounded = run(folder, tmp_path, monkeypatch, *common, "precision=bf16-mixed").history
+    exact = run(folder, tmp_path, monkeypatch, *common).round_metrics
+    rounded = run(folder, tmp_path, monkeypatch, *common, "precision=bf16-mixed").round_metrics
     for history in (exact, rounded):
         assert history[1]["round/val_loss"] < history[0]["round/val_loss"]
     assert rounded[-1]["round/val_loss"] == pytest.approx(exact[-1]["round/val_loss"], rel=0.1)

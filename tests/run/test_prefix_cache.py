@@ -130,7 +130,7 @@ def test_ten_rounds_reach_the_same_adapter_and_accuracy(tmp_path: Path) -> None:
     plain, cached = run(common), run([*common, "prefix_cache=on"])
     assert distance(plain, cached) < 1e-4
     assert distance(plain, run([*common, "local.lr=1e-12"])) > 1e-2  # so that the line above says something
-    found, expected = ([m["round/val_acc"] for m in result.history] for result in (cached, plain))
+    found, expected = ([m["round/val_acc"] for m in result.round_metrics] for result in (cached, plain))
     assert found == expected
 
 
@@ -252,7 +252,7 @@ def test_a_resumed_run_ends_on_the_same_bits_also_when_the_cache_was_cleared(tmp
     run([*half, "name=half", "rounds=1"])
     cache.clear()
     resumed = run([*half, "name=half", "rounds=3", f"resume={tmp_path}/lightning_logs/half/version_0"])
-    assert len(resumed.history) == 3
+    assert len(resumed.round_metrics) == 3
     assert distance(whole, resumed) == 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flt.callbacks import loggers
+from flt.callbacks import tensorboard
 from flt.cli.main import main
 from flt.models import embedded, embedded_cifar
 
@@ -20,8 +20,8 @@ QUICK = {"rounds": 1, "clients": 3, "local.steps": 1, "eval.examples": 20, "eval
 def in_empty_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Works in a folder, with what takes time left out: two steps of pre-training instead of 1100, no pictures."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(loggers, "_write_picture", lambda *_: None)
-    monkeypatch.setattr(loggers, "_write_state", lambda *_: None)
+    monkeypatch.setattr(tensorboard, "write_picture", lambda *_: None)
+    monkeypatch.setattr(tensorboard, "write_state", lambda *_: None)
     for backbone in (embedded, embedded_cifar):
         monkeypatch.setattr(backbone, "PRETRAINING", dataclasses.replace(backbone.PRETRAINING, steps=2))
 

@@ -1,31 +1,25 @@
-"""Logging of each round's metrics with Lightning's loggers. TensorBoard also gets pictures, histograms and a table."""
+"""Logging of each round's metrics with Lightning's loggers. What TensorBoard gets is decided in tensorboard.py."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from lightning.pytorch.loggers import Logger
-from matplotlib.figure import Figure
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 
-from flt.callbacks.clusters import Clustered, Clusters, cosines
-from flt.callbacks.evaluate import gather
-from flt.callbacks.figures import cluster_pictures, pictures
-from flt.callbacks.figures.heatmap import pixels
-from flt.core import formatting
+from flt.callbacks import tensorboard
 from flt.core.files import is_full
-from flt.protocol.messages import JobId, Update
+from flt.protocol.messages import JobId
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
-STAGES = (("distributed", "clients/"), ("fitted", "clients/fitted_"), ("fit", "clients/fit_"))
-"""Pairs of a time of measurement, which :func:`gather` explains, and the key prefix of the means over the jobs."""
 FINAL = ("round/", "test/", "clients/", "comm/total_", "time/total_")
 """Key prefixes of the metrics that are logged together with the hyperparameters at the end of the run."""
 
@@ -64,12 +58,15 @@ class Loggers(FedCallback):
     The hyperparameters are logged at the start of the run. Loggers that accept metrics together with hyperparameters
     get the hyperparameters again at the end of the run, with the final metrics.
 
-    TensorBoard also gets:
+    TensorBoard gets fewer metrics, in an order that shows the global model first, and more of other kinds:
 
-    - pictures of the partition, of the rank-1 components, and of the assignment of jobs to groups;
+    - a layout for its tab CUSTOM SCALARS, and columns for its tab HPARAMS, of which ``algo`` and ``seed`` come first;
+    - pictures of the partition, of the rank-1 components, unless all of them are trained and none is more important
+      than another, and of the assignment of jobs to groups;
     - pictures of the clustered updates and of the similarity of the clusters, if updates are clustered;
     - a table of the ten jobs whose received models are worst;
-    - for each metric that the clients measure, a histogram of its values over the jobs.
+    - for each metric that the clients measure, a histogram of its values over the jobs, and the mean over the worst
+      10 % of them.
 
     No key contains a client's id, because a thousand clients would then produce a thousand charts.
 
@@ -94,6 +91,7 @@ class Loggers(FedCallback):
     ) -> None:
         self.loggers, self.hyperparameters, self.tasks, self.most = loggers, dict(hyperparameters), tasks, most
         self._logged: set[str] = set()
+        self._end: Summary | None = None  # what tells TensorBoard that the run has succeeded
 
     @quiet_writers()
     def on_fit_start(self, federator: Federator) -> None:
@@ -106,16 +104,19 @@ class Loggers(FedCallback):
         writers = list(self._writers())  # creates them, also if nothing is written yet
         if self.most and not federator.state.rounds:
             for writer in writers:
-                _write_picture(writer, "partition", pictures.partition(federator.clients), 0)
+                tensorboard.write_partition(writer, federator)
 
     @quiet_writers()
     def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
         """Passes the round's metrics to the loggers, after all callbacks have added their metrics."""
-        self._log(metrics, federator.round)
+        worst = tensorboard.worst_scalars(federator)
+        self._log(metrics, federator.round, worst)
+        if any(key.startswith("round/") for key in metrics):
+            self._describe(federator, [*metrics, *worst])
         for writer in self._writers():
-            _write_clients(writer, federator)
+            tensorboard.write_clients(writer, federator)
             if self.most and self._is_pictured(federator):
-                _write_state(writer, federator, self.tasks)
+                tensorboard.write_state(writer, federator, self.tasks)
         for logger in self.loggers:
             logger.save()  # keeps this round's metrics on disk even if the run is killed
 
@@ -125,8 +126,11 @@ class Loggers(FedCallback):
         last = federator.history[-1] if federator.history else {}
         self._log({key: value for key, value in last.items() if key not in self._logged}, federator.round)
         final = {f"final/{key}": value for key, value in last.items() if key.startswith(FINAL)}
+        self._describe(federator, last)
+        for writer in self._writers():
+            tensorboard.write_summaries(writer, [self._end] if self._end else [], federator.round)
         for logger in self.loggers:
-            if final and _takes_metrics(logger):
+            if final and _takes_metrics(logger) and not _is_tensorboard(logger):
                 logger.log_hyperparams(self.hyperparameters, final, federator.round)
             logger.finalize("success")
 
@@ -140,88 +144,46 @@ class Loggers(FedCallback):
                 if not is_full(error):
                     raise
 
-    def _log(self, metrics: Mapping[str, float], step: int) -> None:
+    def _log(self, metrics: Mapping[str, float], step: int, more: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Passes metrics to the loggers. Those of TensorBoard get a part of them, and ``more``."""
         figures = {key: value for key, value in metrics.items() if key != "round"}
         self._logged = set(metrics)
-        for logger in self.loggers if figures else ():
+        for logger in self.loggers:
+            shown = {**tensorboard.scalars(figures), **more} if _is_tensorboard(logger) else figures
+            if not shown:
+                continue
             try:
-                logger.log_metrics(figures, step=step)
+                logger.log_metrics(shown, step=step)
             except ValueError as error:  # Lightning takes any error of TensorBoard for one of the number
                 if isinstance(error.__cause__, OSError):
                     raise error.__cause__ from None
                 raise
 
+    def _describe(self, federator: Federator, metrics: Iterable[str]) -> None:
+        """Writes the layout and the columns of TensorBoard, once in a process, when the names of metrics are known."""
+        if self._end is not None:
+            return
+        tags = list(tensorboard.scalars(dict.fromkeys(metrics, 0.0)))
+        columns = [*tags, *tensorboard.tags_of_test(metrics, federator.callbacks)]
+        compared = [tag for start in tensorboard.COMPARED for tag in dict.fromkeys(columns) if tag.startswith(start)]
+        *start, self._end = tensorboard.hyperparameters(self.hyperparameters, compared)
+        for writer in self._writers():
+            writer.add_custom_scalars(tensorboard.layout(tags))
+            tensorboard.write_summaries(writer, start, federator.round)
+
     def _writers(self) -> Iterator[SummaryWriter]:
         for logger in self.loggers:
-            if isinstance(experiment := getattr(logger, "experiment", None), SummaryWriter):
-                yield experiment
+            if _is_tensorboard(logger):
+                yield getattr(logger, "experiment")  # noqa: B009  # mypy doesn't know that this logger has one
 
     def _is_pictured(self, federator: Federator) -> bool:
         every = math.ceil(federator.rounds / self.most)
         return federator.round % every == 0 or federator.round == federator.rounds
 
 
-def worst_ten(federator: Federator) -> str:
-    """Returns a Markdown table of the ten jobs whose received models are worst; empty if no model was evaluated."""
-    names, updates = gather(federator, "distributed"), federator.updates
-    by = formatting.score(names) or formatting.loss(names)
-    if by is None:
-        return ""
-    worst = sorted((u for u in updates if f"distributed/{by}" in u.metrics), key=lambda u: (_rank(u, by), u.job))[:10]
-    figures = [by, *(name for name in names if name != by)][:3]
-    columns = ["client", "job", "examples", *figures, f"{by} after local training"]
-    keys = [*(f"distributed/{name}" for name in figures), f"fitted/{by}"]
-    rows = [[*map(str, (*u.job, u.examples)), *(_cell(u.metrics.get(key)) for key in keys)] for u in worst]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (columns, ["---:"] * len(columns), *rows))
-
-
-def _rank(update: Update, by: str) -> float:
-    """Returns the sort key of a job. A worse received model has a smaller key, and NaN counts as worst."""
-    value = update.metrics[f"distributed/{by}"]
-    return -math.inf if math.isnan(value) else -value if formatting.lower_is_better(by) else value
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _write_clients(writer: SummaryWriter, federator: Federator) -> None:
-    for stage, prefix in STAGES:
-        for name, values in gather(federator, stage).items():
-            finite = np.array([value for value in values if math.isfinite(value)])
-            if finite.size:
-                # TensorBoard shows one kind of data per tag, and the tag without the suffix belongs to the mean.
-                writer.add_histogram(f"{prefix}{name}_histogram", finite, federator.round)
-    if table := worst_ten(federator):
-        writer.add_text("clients/worst_ten", table, federator.round)
-
-
-def _write_state(writer: SummaryWriter, federator: Federator, tasks: Mapping[JobId, str]) -> None:
-    layout, state = federator.server.layout, federator.state
-    if layout.layers:
-        _write_picture(writer, "pairs", pictures.rank_map(layout, state, federator.updates), federator.round)
-    if len(state.groups) > 1:
-        _write_picture(writer, "groups", pictures.assignment(state, tasks), federator.round)
-    for callback in federator.callbacks:
-        if isinstance(callback, Clusters) and callback.found is not None:
-            _write_clusters(writer, federator, callback.found, tasks)
-
-
-def _write_clusters(
-    writer: SummaryWriter, federator: Federator, clustered: Clustered, tasks: Mapping[JobId, str]
-) -> None:
-    rounds, (gids, values) = federator.round, cosines(federator)
-    _write_picture(writer, "task_map", cluster_pictures.task_map(clustered, tasks, rounds), rounds)
-    if len(gids) > 1:
-        _write_picture(writer, "group_cosines", cluster_pictures.cosine_matrix(gids, values, rounds), rounds)
-    if (figure := cluster_pictures.curves(federator.history)) is not None:
-        _write_picture(writer, "clusters", figure, rounds)
-
-
-def _write_picture(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
-    # add_image is used because add_figure would need pyplot.
-    writer.add_image(f"pictures/{tag}", pixels(figure), step, dataformats="HWC")
-
-
 def _takes_metrics(logger: Logger) -> bool:
     return "metrics" in inspect.signature(logger.log_hyperparams).parameters
+
+
+def _is_tensorboard(logger: Logger) -> bool:
+    return isinstance(getattr(logger, "experiment", None), SummaryWriter)

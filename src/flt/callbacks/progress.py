@@ -1,4 +1,4 @@
-"""Shows the progress of a federation, with one printed line per round and, on a terminal, a live display."""
+"""Shows the progress of a federation: lines for rounds and, on a terminal or in a notebook, a live display."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from flt.callbacks.notebook import NotebookLive, is_notebook
 from flt.core import formatting
 from flt.protocol.messages import JobId, Payload, Update
 from flt.server.callback import FedCallback
@@ -20,6 +21,8 @@ from flt.server.federator import Federator
 _GAP, _SECONDS = "  ", "time/round_seconds"
 SILENCE = 10.0
 """Time in seconds. Without a live display, a line is printed during a round if none was printed for this long."""
+LINES = 100
+"""Largest number of lines for the rounds of a long run, without a live display."""
 
 
 class Progress(FedCallback):
@@ -27,8 +30,9 @@ class Progress(FedCallback):
 
     On a terminal, the display consists of two bars and the newest metrics. The first bar counts the rounds and shows
     the remaining time. The second bar counts the clients of the round and shows which client is being trained. Above
-    the bars, one line for each finished round stays on the screen. If the output isn't a terminal, there are no bars,
-    only printed lines.
+    the bars, one line for each finished round stays on the screen. A notebook shows the same in one output area, with
+    the newest rounds only. If the output is neither, there are no bars, only printed lines: at most LINES for the
+    rounds of a long run, and a line wherever none was printed for SILENCE seconds.
 
     Args:
         title: Name of the run, for the first line.
@@ -38,14 +42,17 @@ class Progress(FedCallback):
     def __init__(self, title: str = "federation", console: Console | None = None) -> None:
         self.title, self.console = title, console or Console()
         self._display: _Display | None = None
+        self._notebook: NotebookLive | None = None
         self._last_line_at = 0.0
         self._ended = 0
 
     def on_fit_start(self, federator: Federator) -> None:
         """Prints the first line and starts the display."""
+        if is_notebook(self.console):
+            self._notebook = NotebookLive(self.console.width)
         self._print(first_line(self.title, federator))
-        if self.console.is_terminal and not self.console.is_dumb_terminal:
-            self._display = _Display(self.console, federator)
+        if self._notebook or (self.console.is_terminal and not self.console.is_dumb_terminal):
+            self._display = _Display(self.console, federator, self._notebook)
 
     def on_round_start(self, federator: Federator) -> None:
         """Sets the bar of the clients back to 0."""
@@ -79,7 +86,11 @@ class Progress(FedCallback):
         """Prints the line of the round, after all callbacks have logged their metrics."""
         if self._display:
             self._display.end_round(metrics)
-        self._print(round_line(federator, metrics))
+        every = math.ceil(federator.rounds / LINES)
+        if self._display or federator.round % every == 0 or federator.round in (1, federator.rounds):
+            self._print(round_line(federator, metrics))
+        else:
+            self._say_at_times(round_line(federator, metrics))
 
     def on_fit_end(self, federator: Federator) -> None:
         """Stops the display."""
@@ -96,19 +107,22 @@ class Progress(FedCallback):
 
     def _print(self, line: str) -> None:
         self._last_line_at = time.perf_counter()
+        if self._notebook:
+            self._notebook.add(line)
+            return
         # Without Text, rich would interpret markup in the line and colour it. soft_wrap avoids line breaks.
         self.console.print(Text(line), soft_wrap=True)
 
     def _stop(self) -> None:
         if self._display:
             self._display.live.stop()
-            self._display = None
+            self._display = self._notebook = None
 
 
 class _Display:
     """Two bars and a line of metrics, which rich redraws in the background."""
 
-    def __init__(self, console: Console, federator: Federator) -> None:
+    def __init__(self, console: Console, federator: Federator, notebook: NotebookLive | None = None) -> None:
         self.begun = time.perf_counter()
         self.first = federator.state.rounds
         self.loss: dict[str, float] = {}
@@ -118,7 +132,9 @@ class _Display:
         self.bars = Bars(TextColumn("{task.description}"), *columns, console=console)
         self.rounds = self.bars.add_task("rounds", total=federator.rounds, completed=self.first, note="")
         self.jobs = self.bars.add_task("clients", total=None, note="")
-        self.live = Live(self._drawn(), console=console, refresh_per_second=4, transient=True)
+        terminal = Live(console=console, refresh_per_second=4, transient=True)
+        self.live: Live | NotebookLive = terminal if notebook is None else notebook
+        self.live.update(self._drawn())
         self.live.start()
 
     def begin_round(self, federator: Federator) -> None:
@@ -129,6 +145,7 @@ class _Display:
     def begin_job(self, payload: Payload) -> None:
         """Shows the number of the client that is being trained."""
         self.bars.update(self.jobs, note=f"training client {payload.job[0]}")
+        self.live.update(self._drawn())
 
     def end_job(self, federator: Federator, update: Update) -> None:
         """Moves both bars. If this process trains n jobs of a round, each job moves the bar of rounds by 1/n round."""
@@ -143,6 +160,7 @@ class _Display:
     def evaluate(self, done: int, batches: int) -> None:
         """Shows how many batches are done while a global or received model is evaluated."""
         self.bars.update(self.jobs, note=f"evaluation, batch {done} of {batches}")
+        self.live.update(self._drawn())
 
     def end_round(self, metrics: Mapping[str, float]) -> None:
         """Shows the metrics of the round."""

@@ -47,6 +47,7 @@ the tables and figures are written to <root>/compare/sweep_N.
   flt sweep algo=hafl,fedit seed=0,1      four runs
   flt sweep 'seed=range(0,5)'             five runs
   flt sweep 'ranks=[2,4],[8]'             two runs: a list is one value
+  flt sweep seed=0,1 'logger=[csv,wandb]' two runs, each with two loggers
 
 Below are all keys with their defaults."""
 

@@ -152,12 +152,15 @@ def _map_choice(override: str) -> list[str]:
     """Replaces ``model=<folder or hub id>`` and ``data=<file, folder or hub id>`` by a choice and its path.
 
     Two overrides are needed because Hydra accepts only names of choices for ``model`` and ``data``. An older name of a
-    choice is replaced by its present name. All other overrides are returned unchanged.
+    choice is replaced by its present name. ``logger=csv,wandb`` becomes a list. All other overrides are returned
+    unchanged.
     """
     key, equals, value = override.partition("=")
     value = value.strip("'\"")
     if (key, value) in RENAMED:
         return [f"{key}={RENAMED[key, value]}"]
+    if key == "logger" and value and value[0] not in "[{":
+        return [f"logger=[{'' if value == 'null' else value}]"]
     if not equals or key not in ("data", "model") or value in choices(key):
         return [override]
     quoted = "'" + value.replace("'", "\\'") + "'"

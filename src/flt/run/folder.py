@@ -26,13 +26,17 @@ from flt.export.folder import remove_unfinished
 from flt.export.metadata import classes_text
 from flt.export.places import CLASSES, EXPORTS
 from flt.run.compose import to_yaml
+from flt.run.remote_loggers import IDS
 from flt.run.schema import TrainConfig
 from flt.run.stored import LOCK, versions
 
-PLACES = ("config.yaml", CLASSES, "checkpoints", "checkpoints/clients", "fits", "hparams.yaml", *EXPORTS)
+PLACES = (
+    "config.yaml", CLASSES, "checkpoints", "checkpoints/clients", "fits", "hparams.yaml", "csv", "wandb", "mlruns", IDS,
+    *EXPORTS,
+)  # fmt: skip
 """Names in a run's folder to which flt and its loggers write. No link is allowed in their place."""
-WRITTEN = re.compile(rf"config\.yaml|{re.escape(CLASSES)}")
-"""Pattern of the names of the files that :func:`record` and :func:`record_classes` write."""
+WRITTEN = re.compile(rf"config\.yaml|{re.escape(CLASSES)}|{re.escape(IDS)}")
+"""Pattern of the names of the files that :func:`record`, :func:`record_classes` and the loggers write atomically."""
 WRITABLE = "a folder that can be written"
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from flt.callbacks.active_components import RankBudget
 from flt.callbacks.bit_widths import BitWidths
@@ -31,6 +31,7 @@ from flt.models.module import ClientModule
 from flt.run.compose import flat
 from flt.run.federation import Federation
 from flt.run.folder import record, record_classes
+from flt.run.loggers import build_loggers
 from flt.run.resume import fixed_settings
 from flt.run.schema import TrainConfig
 from flt.run.stored import OWN
@@ -53,7 +54,7 @@ class Observers:
         folder: Folder of the run.
         processes: Processes of the run.
         own: The user's federation callbacks.
-        loggers: The user's loggers. Empty: a TensorBoardLogger is used.
+        loggers: The user's loggers. Empty: those of the key ``logger`` are used.
         show: Whether to show the progress.
     """
 
@@ -106,18 +107,8 @@ class Observers:
         return [SharedLogger(logger, steps, forwards=bool(self.loggers)) for logger in loggers]
 
     def _loggers(self, federator: Federator) -> Loggers:
-        """Returns the callback for the user's loggers. If there are none, a TensorBoardLogger is used.
-
-        The TensorBoardLogger hides the rounds that a killed run logged after its last checkpoint.
-        """
-        chosen = list(self.loggers)
-        if not chosen:
-            parent, done = self.folder.parent, federator.state.rounds
-            chosen = [
-                TensorBoardLogger(
-                    parent.parent, parent.name, self.folder.name, default_hp_metric=False, purge_step=done + 1
-                )
-            ]
+        """Returns the callback for the user's loggers. If there are none, those of the key ``logger`` are used."""
+        chosen = self.loggers or build_loggers(self.cfg.logger, self.folder, federator.history)
         return Loggers(chosen, flat(self.cfg), self.federation.tasks())
 
     def _progress(self) -> list[FedCallback]:

@@ -17,12 +17,13 @@ from flt.core.plain_yaml import escaped
 from flt.core.typed import typed
 from flt.run.compose import RENAMED, compose_config, flat, load_config
 from flt.run.conf_groups import choices, config_folder
+from flt.run.loggers import check_installed
 from flt.run.schema import TrainConfig
 from flt.run.stored import BEFORE, read_settings, versions
 
 LATER = (
     "rounds", "threads", "devices", "min_updates", "max_retries", "client_timeout", "checkpoint.keep", "cache.max_gb",
-    "cache.keep", "export.base", "stop.accuracy", "stop.patience", "engine.jobs",
+    "cache.keep", "export.base", "stop.accuracy", "stop.patience", "engine.jobs", "logger",
 )  # fmt: skip
 MAY_DIFFER = ("resume", "root", "algo", *LATER)
 """Keys whose values on the command line of a resume may differ from those in the saved configuration.
@@ -57,10 +58,12 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
     values from the command line, if they are given there.
 
     Raises:
-        InputError: A key or value is wrong, or a value differs from the one in the run to resume.
+        InputError: A key or value is wrong, a value differs from the one in the run to resume, or the package of a
+            logger is missing.
     """
     cfg = load_config(overrides)
     if cfg.resume is None:
+        check_installed(cfg.logger)
         return cfg
     folder = _find(cfg)
     if folder is None:
@@ -83,7 +86,9 @@ def configure(overrides: Sequence[str]) -> TrainConfig:
     for key in given & set(LATER):
         OmegaConf.update(saved, key, OmegaConf.select(wanted, key))
     saved.root, saved.resume = escaped(cfg.root), escaped(str(folder))
-    return typed(TrainConfig, saved, "")
+    resumed: TrainConfig = typed(TrainConfig, saved, "")
+    check_installed(resumed.logger)
+    return resumed
 
 
 def _lacking(saved: DictConfig, wanted: DictConfig) -> list[str]:

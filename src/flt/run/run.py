@@ -42,38 +42,19 @@ from flt.run import build, summary
 from flt.run.assembly import Setup, assemble
 from flt.run.card_facts import base_card, facts_of
 from flt.run.federation import Federation
+from flt.run.finished import FinishedRun
 from flt.run.first_state import server_of
 from flt.run.folder import folder_of, lock, record, tidy
 from flt.run.observers import Observers
 from flt.run.prefix_cache import prefixed
 from flt.run.schema import TrainConfig
+from flt.run.stored import OWN
 from flt.run.threads import choose_threads, restored_threads
 from flt.server.callback import FedCallback
 from flt.server.failure_policy import RoundFailedError
 from flt.server.federator import Federator
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """Result of a federation, which is the same in all processes of the run.
-
-    Attributes:
-        module: The user's module with the trained weights, on its original device. If there are several models, it
-            contains the model of the first group and the first head. If clients trained private tensors, it contains
-            the model of the first client.
-        metrics: Metrics of the last round, and of the evaluation on the test examples.
-        path: Folder of the run.
-        history: Metrics of every round.
-        exported: Folder of the exported adapter or of the exported merged model.
-    """
-
-    module: pl.LightningModule
-    metrics: dict[str, float]
-    path: Path
-    history: list[dict[str, float]]
-    exported: Path
 
 
 @dataclasses.dataclass
@@ -85,7 +66,7 @@ class Run:
         federation: Module, clients and data.
         lightning: The user's Lightning callbacks.
         own: The user's federation callbacks.
-        loggers: The user's loggers. Empty: a TensorBoardLogger is used.
+        loggers: The user's loggers. Empty: those of the key ``logger`` are used.
         show: Whether to show the progress, and a table of results at the end.
         processes: Processes of the run. Set once the processes have started.
     """
@@ -99,7 +80,7 @@ class Run:
     processes: ProcessGroup = dataclasses.field(default_factory=ProcessGroup, init=False)
     _lock: FileLock | None = dataclasses.field(default=None, init=False)  # of the run's folder, in the first process
 
-    def __call__(self) -> Result:
+    def __call__(self) -> FinishedRun:
         """Runs the remaining rounds, exports the models, and prints a summary.
 
         Raises:
@@ -112,7 +93,7 @@ class Run:
         finally:
             cache.release(self.cfg.cache.keep)
 
-    def _work(self, processes: ProcessGroup) -> Result:
+    def _work(self, processes: ProcessGroup) -> FinishedRun:
         """Executes the run in this process, and reports an error to the other processes."""
         try:
             with restored_threads():
@@ -127,7 +108,7 @@ class Run:
                 unlock(self._lock)
             cache.release(self.cfg.cache.keep)  # here, too, because this may be a process that the launcher has started
 
-    def _run(self, processes: ProcessGroup) -> Result:
+    def _run(self, processes: ProcessGroup) -> FinishedRun:
         began = time.perf_counter()
         self.processes, self.show = processes, self.show and processes.is_first
         self._set_threads()
@@ -161,7 +142,8 @@ class Run:
             self._summarise(federator, time.perf_counter() - began)
         if not cfg.model.get("quantise"):  # quantised weights can't be moved to another device
             module.to(original_device)
-        return Result(module, history[-1], self.folder, history, path)
+        own = cfg.data["name"] == OWN
+        return FinishedRun(module, self.folder, history, path, cfg.algo, own, self.federation.collate)
 
     def _export(self, federator: Federator, exported: Path | None) -> Path:
         """Puts the first model into the module. The first process writes all models, unless they have been written."""
@@ -270,7 +252,8 @@ class Run:
         counts = [len(client.data) for client in self.federation.clients]
         jobs = len(federator.updates) or sum(counts)  # updates is empty if the run had already finished
         worst = summary.worst_of(jobs, several=max(counts) > 1)
-        summary.render(federator.history, self.folder, elapsed, logdir=self.cfg.root, worst=worst)
+        logdir = self.cfg.root if self.loggers or "tensorboard" in self.cfg.logger else None
+        summary.render(federator.history, self.folder, elapsed, logdir=logdir, worst=worst)
 
 
 def earlier_export(federator: Federator, base: str) -> Path | None:

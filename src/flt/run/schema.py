@@ -16,6 +16,7 @@ from flt.core.errors import InputError
 from flt.data.config import PartitionConfig
 from flt.export.write import ExportConfig
 from flt.run.conf_groups import choices
+from flt.run.loggers import check_names
 from flt.server.client_sampling import CohortConfig
 
 JOBS = ("per_client", "per_task")
@@ -57,6 +58,7 @@ class TrainConfig:
     min_updates: int | None
     max_retries: int
     client_timeout: float | None
+    logger: list[str]
     partition: PartitionConfig
     cohort: CohortConfig
     local: LocalConfig
@@ -109,5 +111,6 @@ class TrainConfig:
         for group in ("adapter", "engine"):
             if getattr(self, group).get("name") not in choices(group):
                 raise InputError.of(f"{group}.name", getattr(self, group).get("name"), choices(group))
+        check_names(self.logger)
         if self.name in ("", "..") or Path(self.name).name != self.name:
             raise InputError.of("name", self.name, "a folder's name")

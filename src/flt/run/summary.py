@@ -25,7 +25,7 @@ def render(
     path: Path,
     elapsed: float,
     console: Console | None = None,
-    logdir: str = "lightning_logs",
+    logdir: str | None = "lightning_logs",
     worst: str = "worst 10 % of clients",
 ) -> None:
     """Prints the table of metrics and costs, and the folders of the run.
@@ -35,15 +35,15 @@ def render(
         path: Folder of the run.
         elapsed: Seconds that this process took. Shown only if the history contains no times.
         console: Console to print to. None: standard output.
-        logdir: Folder in the TensorBoard command that is printed.
+        logdir: Folder in the TensorBoard command that is printed. None: no such command is printed.
         worst: Label of the worst 10 % of the models in the table, see :func:`worst_of`.
     """
     console = console or Console()
     console.print(table(history, path, elapsed, worst))
     entries = places(path, logdir)
     width = max(map(len, entries))
-    for name, value in entries.items():
-        console.print(Text(f" {name:<{width}}   {value}"), soft_wrap=True)  # a path stays on one line, for copying
+    lines = "\n".join(f" {name:<{width}}   {value}" for name, value in entries.items())
+    console.print(Text(lines), soft_wrap=True)  # a path stays on one line, for copying
 
 
 def table(history: History, path: Path, elapsed: float, worst: str) -> Table:
@@ -55,22 +55,34 @@ def table(history: History, path: Path, elapsed: float, worst: str) -> Table:
         elapsed: Seconds that this process took. Shown only if the history contains no times.
         worst: Label of the worst 10 % of the models in the table.
     """
-    rows = list(models(history[-1], worst))
-    columns = [_header(next(filter(None, (pick(figures) for _, figures in rows)), name)) for pick, name in _PICKS]
+    header, *rows = cells(history, elapsed, worst)
+    measured = len(list(models(history[-1], worst)))
     caption = None
     if formatting.received_metrics(history[-1]):
         caption = "Models of clients are evaluated on the examples that each client holds out."
     title = f"results of {path.parent.name}/{path.name}"
     shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", caption=caption, caption_justify="left")
-    shown.add_column("model")
-    for column in columns:
-        shown.add_column(column, justify="right")
-    for name, figures in rows:
-        shown.add_row(name, *(_figure(figures, pick(figures)) for pick, _ in _PICKS))
-    shown.add_section()
-    for name, total, each in costs(history, elapsed):
-        shown.add_row(name, total, each)
+    for number, column in enumerate(header):
+        shown.add_column(column, justify="right" if number else "left")
+    for number, row in enumerate(rows, start=1):
+        shown.add_row(*row, end_section=number == measured)
     return shown
+
+
+def cells(history: History, elapsed: float = 0.0, worst: str = "worst 10 % of clients") -> list[tuple[str, str, str]]:
+    """Returns the rows of the table as texts: the header, a row for each model, and a row for each cost.
+
+    Args:
+        history: Metrics of all rounds.
+        elapsed: As in :func:`table`.
+        worst: As in :func:`table`.
+    """
+    rows = list(models(history[-1], worst))
+    accuracy, loss = (
+        _header(next(filter(None, (pick(figures) for _, figures in rows)), name)) for pick, name in _PICKS
+    )
+    measured = [(name, *(_figure(figures, pick(figures)) for pick, _ in _PICKS)) for name, figures in rows]
+    return [("model", accuracy, loss), *measured, *costs(history, elapsed)]  # type: ignore[list-item]  # of three texts
 
 
 def worst_of(jobs: int, several: bool) -> str:
@@ -120,10 +132,11 @@ def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:
     yield "time", formatting.duration(seconds), f"{formatting.duration(seconds / rounds)} per round"
 
 
-def places(path: Path, logdir: str) -> dict[str, str]:
+def places(path: Path, logdir: str | None) -> dict[str, str]:
     """Returns label -> text. The texts are the run's folders, and the command that shows the curves of all runs."""
     folders = {name: str(path / name) for name in FOLDERS if (path / name).is_dir()}
-    return {"run folder": str(path), **folders, "show curves": f"tensorboard --logdir {logdir}"}
+    shown = {} if logdir is None else {"show curves": f"tensorboard --logdir {logdir}"}
+    return {"run folder": str(path), **folders, **shown}
 
 
 _PICKS = ((formatting.score, "accuracy"), (formatting.loss, "loss"))

@@ -39,14 +39,14 @@ def task_map(clustered: Clustered, tasks: Mapping[JobId, str], rounds: int) -> F
     colours = dict(zip(names, categories(len(names), then=_GREY), strict=False))
     markers = {gid: MARKERS[number % len(MARKERS)] for number, gid in enumerate(gids)}
     figure = new_figure(
-        7.2, max(4.6, 1.6 + 0.22 * (len(names) + len(gids))), f"Updates of round {rounds}, by task and group"
+        6.0, max(4.2, 1.6 + 0.25 * (len(names) + len(gids))), f"Updates of round {rounds}, by task and group"
     )
     axes = figure.subplots()
     for (x, y), job, gid in zip(points, clustered.jobs, clustered.groups, strict=True):
         axes.scatter(x, y, s=46, color=colours[tasks[job]], marker=markers[gid], edgecolors="white", linewidths=0.6,
                      alpha=0.9)  # fmt: skip
     for axis, number in ((axes.xaxis, 0), (axes.yaxis, 1)):
-        axis.set_label_text(f"principal component {number + 1}  ({shares[number]:.0%} of the variance)", fontsize=9)
+        axis.set_label_text(f"principal component {number + 1}  ({shares[number]:.0%} of the variance)", fontsize=10)
     axes.margins(0.08)
     _plain(axes)
     task_of = [tasks[job] for job in clustered.jobs]
@@ -68,14 +68,14 @@ def cosine_matrix(gids: Sequence[int], values: np.ndarray, rounds: int) -> Figur
         rounds: Number of finished rounds, for the title.
     """
     side = min(8.0, max(2.4, 0.46 * len(gids)))
-    figure = new_figure(side + 1.8, side + 1.3, f"Cosine similarity of the groups' changes in {rounds} rounds")
+    figure = new_figure(side + 1.8, side + 1.3, f"Cosines of the groups' changes in {rounds} rounds")
     axes = figure.subplots()
     others = np.where(np.eye(len(gids)) > 0, np.nan, values)  # ones on the diagonal would dominate the colours
     most = max(0.1, float(np.nanmax(np.abs(others))))
     image = grid(axes, others, "RdBu_r", Normalize(-most, most))
     name_rows(axes, [str(gid) for gid in gids], "group")
-    axes.set_xticks(range(len(gids)), [str(gid) for gid in gids], fontsize=8 if len(gids) <= 24 else 6)
-    axes.set_xlabel("group", fontsize=9)
+    axes.set_xticks(range(len(gids)), [str(gid) for gid in gids], fontsize=9 if len(gids) <= 24 else 7)
+    axes.set_xlabel("group", fontsize=10)
     if len(gids) <= 16:
         annotate(axes, others, _cosine, lambda value: "white" if abs(value) > 0.6 * most else "black")
     colour_bar(axes, image)
@@ -83,7 +83,7 @@ def cosine_matrix(gids: Sequence[int], values: np.ndarray, rounds: int) -> Figur
 
 
 def curves(history: Sequence[Mapping[str, float]]) -> Figure | None:
-    """Draws up to two plots over the rounds.
+    """Draws up to two plots over the rounds, one below the other.
 
     One plot shows the clusters' agreement with the true tasks, and the other the distances within and between clusters.
 
@@ -96,8 +96,8 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure | None:
     panels = [keys for keys in (ACCURACIES, DISTANCES) if any(key in metrics for metrics in history for key in keys)]
     if not panels:
         return None
-    figure = new_figure(4.4 * len(panels), 3.4, "Clusters by round")
-    for axes, keys in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    figure = new_figure(5.0, 0.4 + 2.8 * len(panels), "Clusters by round")
+    for axes, keys in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         for key, label in keys.items():
             points = [(metrics["round"], metrics[key]) for metrics in history if key in metrics]
             if points:
@@ -105,14 +105,14 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure | None:
                           linewidth=1.6, label=label)  # fmt: skip
         if keys is ACCURACIES:
             axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.04)
-            axes.set_title("agreement with the true tasks", fontsize=9)
+            axes.set_title("agreement with the true tasks", fontsize=10)
         else:
             axes.set_ylim(bottom=0, top=1.08 * axes.get_ylim()[1])
-            axes.set_title("mean distance between two updates", fontsize=9)
-        axes.set_xlabel("round", fontsize=9)
+            axes.set_title("mean distance between two updates", fontsize=10)
+        axes.set_xlabel("round", fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         axes.grid(axis="y", color="#e6e6e6")
-        axes.legend(fontsize=8, frameon=False, loc="best")
+        axes.legend(fontsize=9, frameon=False, loc="best")
         _plain(axes)
     return figure
 
@@ -145,6 +145,6 @@ def _dot(marker: str, colour: object, label: str) -> Line2D:
 
 
 def _plain(axes: Axes) -> None:
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)

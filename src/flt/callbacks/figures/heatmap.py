@@ -19,6 +19,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 DPI = 120
+NARROW = 24
+"""Largest number of rows for which panels are drawn one below the other. TensorBoard's cards are 350 pixels wide, so
+that the text in a picture that is wider than five inches is hard to read there."""
 ROOMY = 40
 """Largest number of rows or columns for which thin lines are drawn between the cells."""
 NAMED = 30
@@ -32,20 +35,20 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     """Returns an empty figure of the given width and height in inches."""
     layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=12)
     return figure
 
 
 def row_height(rows: int) -> float:
     """Returns the height of one row in inches. The height is smaller if there are many rows."""
-    return 0.24 if rows <= 24 else 0.16
+    return 0.27 if rows <= 24 else 0.18
 
 
 def name_rows(axes: Axes, names: Sequence[str], what: str) -> None:
     """Labels the rows, with the first row at the top. Removes the tick marks in all panels that share the rows."""
-    axes.set_yticks(range(len(names)), names, fontsize=8 if len(names) <= 24 else 7)
+    axes.set_yticks(range(len(names)), names, fontsize=9 if len(names) <= 24 else 8)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_ylabel(what, fontsize=9)
+    axes.set_ylabel(what, fontsize=10)
     for other in (axes, *axes.get_shared_y_axes().get_siblings(axes)):
         other.tick_params(axis="y", which="both", length=0)
 
@@ -56,13 +59,13 @@ def name_columns(axes: Axes, names: Sequence[str]) -> None:
         return
     each = -(-len(names) // NAMED)
     shown = [readable(name) for name in names[::each]]
-    axes.set_xticks(range(0, len(names), each), shown, fontsize=8, rotation=90 if room_below(names) else 0)
+    axes.set_xticks(range(0, len(names), each), shown, fontsize=9, rotation=90 if room_below(names) else 0)
 
 
 def room_below(names: Sequence[str]) -> float:
     """Returns the additional height in inches that upright names of columns need. Names of two characters lie flat."""
     longest = max((len(readable(name)) for name in names), default=0)
-    return 0.075 * longest if longest > 2 else 0.0
+    return 0.085 * longest if longest > 2 else 0.0
 
 
 def readable(name: str) -> str:
@@ -81,7 +84,7 @@ def grid(axes: Axes, values: np.ndarray, colours: str | Colormap, scale: Normali
     """Draws a heat map, with thin lines between the cells if there is room for them."""
     image = axes.imshow(values, cmap=colours, norm=scale, aspect="auto", interpolation="nearest")
     axes.spines[:].set_visible(False)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=9)
     for axis, cells in ((axes.yaxis, values.shape[0]), (axes.xaxis, values.shape[1])):
         if cells <= ROOMY:
             axis.set_ticks(np.arange(cells + 1) - 0.5, minor=True)
@@ -94,7 +97,7 @@ def annotate(axes: Axes, values: np.ndarray, text: Callable[[float], str], colou
     """Writes the values into the cells."""
     for (y, x), value in np.ndenumerate(values):
         if np.isfinite(value):
-            axes.text(x, y, text(value), ha="center", va="center", fontsize=6.5, color=colour(value))
+            axes.text(x, y, text(value), ha="center", va="center", fontsize=8, color=colour(value))
 
 
 def cover(axes: Axes, cells: np.ndarray) -> None:
@@ -112,15 +115,15 @@ def colour_bar(axes: Axes, image: AxesImage) -> Axes:
     assert figure is not None
     width = 0.12 / (axes.get_position().width * figure.get_figwidth())
     bar = figure.colorbar(image, cax=axes.inset_axes((1 + width, 0, width, 1)))
-    bar.ax.tick_params(which="both", labelsize=7, length=2)
+    bar.ax.tick_params(which="both", labelsize=8, length=2)
     bar.outline.set_visible(False)
     return bar.ax
 
 
 def legend(figure: Figure, handles: Sequence[Artist], where: Any, title: str = "") -> None:
     """Draws a legend beside the panels. ``where`` is passed to matplotlib as ``loc``."""
-    shown = figure.legend(handles=list(handles), loc=where, fontsize=8, frameon=False, title=title)
-    shown.get_title().set_fontsize(8)
+    shown = figure.legend(handles=list(handles), loc=where, fontsize=9, frameon=False, title=title)
+    shown.get_title().set_fontsize(9)
 
 
 def pixels(figure: Figure) -> np.ndarray:

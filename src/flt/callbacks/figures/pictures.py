@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from flt.callbacks.figures.heatmap import (
     COVERED,
+    NARROW,
     annotate,
     categories,
     colour_bar,
@@ -55,12 +56,12 @@ def partition(clients: Mapping[int, ClientSpec]) -> Figure:
     names = [f"{c.id}  {data.task}" if several else str(c.id) for c in shown for data in c.data]
     counts, classes = _counts(jobs)
     labels = counts.shape[1]
-    wide, total = min(8.0, max(2.0, 0.42 * labels)), sum(d.examples for c in clients.values() for d in c.data)
+    wide, total = min(8.0, max(1.8, 0.31 * labels)), sum(d.examples for c in clients.values() for d in c.data)
     title = f"{total:,} training examples, {len(clients)} clients"
     title += f", the first {len(shown)} shown" if len(shown) < len(clients) else ""
-    figure = new_figure(3.2 + wide, 1.4 + room_below(classes) + row_height(len(jobs)) * len(jobs), title)
+    figure = new_figure(2.3 + wide, 1.4 + room_below(classes) + row_height(len(jobs)) * len(jobs), title)
     if labels:
-        first, last = figure.subplots(1, 2, sharey=True, width_ratios=[wide, 1.3])
+        first, last = figure.subplots(1, 2, sharey=True, width_ratios=[wide, 1.0])
         _label_counts(first, counts)
         name_columns(first, classes)
     else:
@@ -84,21 +85,33 @@ def rank_map(layout: Layout, state: ServerState, updates: Sequence[Update]) -> F
     scores = {gid: values for gid in state.clusters if np.nanmax(values := _scores(layout, state, gid)) > 0}
     scores = dict(list(scores.items())[:PANELS])
     layers, rank = len(layout.layers), max(layer.rank for layer in layout.layers.values())
-    width = 1.8 + (min(6.0, max(2.2, 0.2 * rank)) + 0.8) * (1 + len(scores))
-    figure = new_figure(width, 1.7 + row_height(layers) * layers, f"Rank-1 components after round {state.rounds}")
+    below, beside = (1 + len(scores), 1) if layers <= NARROW else (1, 1 + len(scores))
+    width = 1.8 + (min(6.0, max(2.2, 0.2 * rank)) + 0.8) * beside
+    height = 0.7 + (1.0 + row_height(layers) * layers) * below
+    figure = new_figure(width, height, f"Rank-1 components after round {state.rounds}")
     pruned = _pruned(layout, state)
-    panels = figure.subplots(1, 1 + len(scores), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(below, beside, sharey=True, squeeze=False).flat
     _trained(panels[0], _clients_per_component(layout, updates))
     for axes, (gid, values) in zip(panels[1:], scores.items(), strict=True):
         _importance(axes, values, "importance" if len(scores) == 1 else f"importance in group {gid}")
     for axes in panels:
         cover(axes, pruned)
-        axes.set_xlabel("component", fontsize=9)
+        axes.set_xlabel("component", fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-    name_rows(panels[0], short_names(list(layout.layers)), "layer")
+    for axes in panels[:below]:
+        name_rows(axes, short_names(list(layout.layers)), "layer")
     if pruned.any():
         legend(figure, [Patch(label="pruned", **COVERED)], "outside lower right")
     return figure
+
+
+def components_differ(layout: Layout, state: ServerState, updates: Sequence[Update]) -> bool:
+    """Returns whether :func:`rank_map` shows anything: a component that is pruned, more important, or not trained."""
+    if not layout.layers:
+        return False
+    partly = any(components != state.active[layer] for u in updates for layer, components in u.kept.items())
+    measured = any(bool((scores > 0).any()) for gid in state.clusters for scores in state.groups[gid].scores.values())
+    return partly or measured or bool(_pruned(layout, state).any())
 
 
 def assignment(state: ServerState, tasks: Mapping[JobId, str]) -> Figure:
@@ -114,7 +127,7 @@ def assignment(state: ServerState, tasks: Mapping[JobId, str]) -> Figure:
     rows = [[state.group_of(job) for job in sorted(tasks) if tasks[job] == name][:COLUMNS] for name in names]
     codes = padded([[gids.index(gid) if gid in gids else len(gids) for gid in row] for row in rows])
     columns = codes.shape[1]
-    size = (2.9 + min(8.0, max(2.0, 0.3 * columns)), max(1.7 + 0.34 * len(names), 1.2 + 0.2 * len(gids)))
+    size = (2.5 + min(8.0, max(2.0, 0.24 * columns)), max(1.7 + 0.34 * len(names), 1.2 + 0.24 * len(gids)))
     figure = new_figure(*size, f"Groups of jobs after round {state.rounds}")
     axes = figure.subplots()
     colours = ListedColormap(categories(len(gids), then=EMPTY))
@@ -123,7 +136,7 @@ def assignment(state: ServerState, tasks: Mapping[JobId, str]) -> Figure:
         annotate(axes, codes, lambda code: str(gids[int(code)]) if code < len(gids) else "", lambda code: "white")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
     only = f" (the first {COLUMNS})" if columns == COLUMNS else ""
-    axes.set_xlabel(f"jobs, ordered by client{only}", fontsize=9)
+    axes.set_xlabel(f"jobs, ordered by client{only}", fontsize=10)
     name_rows(axes, [name or "all" for name in names], "task")
     legend(figure, _group_patches(state, tasks, gids, colours), "outside right upper", "group  (jobs)")
     return figure
@@ -200,7 +213,7 @@ def _label_counts(axes: Axes, counts: np.ndarray) -> None:
     most = np.nanmax(counts)
     image = grid(axes, counts, colours, Normalize(0, most))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True))
-    axes.set_xlabel("label", fontsize=9)
+    axes.set_xlabel("label", fontsize=10)
     if counts.shape[1] <= ANNOTATED:
         annotate(axes, counts, lambda count: f"{count:.0f}", lambda count: "white" if count > 0.45 * most else "black")
     else:
@@ -208,10 +221,10 @@ def _label_counts(axes: Axes, counts: np.ndarray) -> None:
 
 
 def _sizes(axes: Axes, sizes: Sequence[int]) -> None:
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=9)
     axes.barh(range(len(sizes)), sizes, height=0.75, color="#5b7fa6")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
-    axes.set_xlabel("examples", fontsize=9)
+    axes.set_xlabel("examples", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -219,7 +232,7 @@ def _trained(axes: Axes, counts: np.ndarray) -> None:
     most = max(1, int(np.nanmax(counts)))
     colours = matplotlib.colormaps["viridis"].resampled(most + 1) if most < 12 else "viridis"
     image = grid(axes, counts, colours, Normalize(-0.5, most + 0.5))
-    axes.set_title("clients per component", fontsize=9)
+    axes.set_title("clients per component", fontsize=10)
     colour_bar(axes, image).yaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
 
 
@@ -233,7 +246,7 @@ def _importance(axes: Axes, scores: np.ndarray, title: str) -> None:
     least = max(np.min(scores[scores > 0]), most * 1e-4)
     scale = LogNorm(min(least, most / 2), most)
     image = grid(axes, np.where(scores > 0, scores, np.nan), "magma", scale)
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=10)
     colour_bar(axes, image)
 
 

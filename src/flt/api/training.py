@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
+from flt.api.result import Result
 from flt.core import cache
 from flt.core.errors import InputError
 from flt.data.arguments import check_text, described
@@ -22,12 +23,12 @@ from flt.run.arguments import check_fit
 from flt.run.federation import Federation
 from flt.run.planning.outcome import RunPlan
 from flt.run.resume import configure
-from flt.run.run import Result, Run
+from flt.run.run import Run
 from flt.run.schema import TrainConfig
 from flt.run.stored import OWN
 from flt.server.callback import FedCallback
 
-__all__ = ["Result", "RunPlan", "fit", "partition", "plan", "train"]
+__all__ = ["RunPlan", "fit", "partition", "plan", "train"]
 
 
 def fit(
@@ -80,14 +81,15 @@ def fit(
         collate_fn: Function that builds a batch from a list of examples. None: torch's default.
         callbacks: Lightning callbacks and federation callbacks. Each local fit gets its own copies of the Lightning
             callbacks. Lightning's progress bars are left out of the fits.
-        logger: Lightning logger, or several. None: a TensorBoardLogger.
+        logger: Lightning logger, or several. None: those of the configuration's key ``logger``, by default a
+            TensorBoardLogger.
         progress: Whether to show the progress, and a table of results at the end.
         source: Name or path from which ``from_pretrained`` loads the base. The source is written into the metadata
             of the exported adapter. Empty if unknown.
         overrides: Further settings of the configuration, such as ``local.steps=5`` or ``resume=last``.
 
     Returns:
-        The trained module, the metrics, and the folders of the run.
+        The trained module, the metrics, and the folders of the run. The result predicts, evaluates and reports.
 
     Raises:
         InputError: An argument is wrong, or a fit changes what the recipe doesn't train. The message is one line.
@@ -106,7 +108,7 @@ def fit(
     lightning = [callback for callback in callbacks if isinstance(callback, pl.Callback)]
     own = [callback for callback in callbacks if isinstance(callback, FedCallback)]
     loggers = [logger] if isinstance(logger, Logger) else list(logger or ())
-    return Run(cfg, federated, lightning, own, loggers, progress)()
+    return Result.of(Run(cfg, federated, lightning, own, loggers, progress)())
 
 
 def train(cfg: TrainConfig) -> Result:
@@ -119,7 +121,7 @@ def train(cfg: TrainConfig) -> Result:
         why = "the run to go on with trains a module and data that only the caller of flt.fit has"
         raise InputError.of("resume", cfg.resume, 'flt.fit(..., overrides=["resume=last"])', why)
     try:
-        return Run(cfg, _named(cfg))()
+        return Result.of(Run(cfg, _named(cfg))())
     finally:
         cache.release(cfg.cache.keep)
 
