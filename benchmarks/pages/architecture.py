@@ -22,8 +22,8 @@ SOURCE, PICTURE = ROOT / "src" / "flt", ROOT / "docs" / "architecture.svg"
 BANDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("foundation", "#e8eef7", ("core", "protocol", "data", "models")),
     ("the method", "#e6f3ec", ("server", "algorithm", "client")),
-    ("around\nthe rounds", "#fbf1df", ("engines", "callbacks", "export")),
-    ("the run", "#f4e9f3", ("run", "api", "cli")),
+    ("around\nthe rounds", "#fbf1df", ("engines", "callbacks", "export", "run")),
+    ("what\npeople use", "#f4e9f3", ("inference", "reports", "api", "cli")),
 )
 """Title, colour and packages from left to right of each band, from the lowest band up."""
 EDGES = ("#5b7fb5", "#4d9a72", "#cf9a3c", "#a86ba3")

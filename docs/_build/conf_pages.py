@@ -15,7 +15,6 @@ PAPERS = ("hafl", "sa_fedlora", "fl_tac", "c2a")
 """Recipes that have a page of their own."""
 KEYS = "reference/keys.md"
 ARXIV = re.compile(r"arXiv ((\d{4}\.\d{5})(v\d)?)")
-OF_KEY = re.compile(r"#.*")
 
 
 def place(group: str) -> str:
@@ -73,7 +72,8 @@ def anchor(name: str) -> str:
 def plain(text: str) -> str:
     """Returns a comment of conf/ as Markdown: nothing in it is markup, and numbers of arXiv are links."""
     escaped = "".join(f"&#{ord(c)};" if c in "\\`*_{}[]<>|$#&~" else c for c in text)
-    return ARXIV.sub(r"arXiv [\1](https://arxiv.org/abs/\1)", escaped)
+    coded = re.sub("&#96;(.+?)&#96;", r"<code>\1</code>", escaped)
+    return ARXIV.sub(r"arXiv [\1](https://arxiv.org/abs/\1)", coded)
 
 
 def _meaning(key: str, value: str, meanings: dict[str, Key], folder: str) -> str:

@@ -6,6 +6,7 @@ open a generated page with the text of the file, so that no link needs a network
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import includes
@@ -16,6 +17,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
+ROLE = re.compile(r":(?:class|func|meth|mod):(<code>)")
+"""Mark of Sphinx before a name in a docstring, which Markdown would show."""
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -38,3 +41,8 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fills in what a page includes, and leads its links out of docs/ to pages of the site."""
     return sources.with_pages(includes.filled(markdown, page.file.src_uri, ROOT), page.file.src_uri)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Removes what the docstrings hold for other programs than mkdocs."""
+    return ROLE.sub(r"\1", html)

@@ -21,7 +21,10 @@ from flt.run.conf_groups import choices, groups
 from flt.server.callback import FedCallback
 
 pytest.importorskip("mkdocs", reason="needs the extra docs")
-LOADED = re.compile(r"<(?:script|link|img|iframe|source|object|embed)\b[^>]*?\b(?:src|href|data)=\"?(https?:)?//[^\s\">]+", re.I)
+LOADED = re.compile(
+    r"<(?:script|link|img|iframe|source|object|embed)\b[^>]*?\b(?:src|href|data)=\"?(https?:)?//[^\s>]+"
+)
+OF_STYLE = re.compile(r"url\(['\"]?(?:https?:)?//[^)]*|@import[^;]*//")
 TARGET = re.compile(r"\b(?:href|src)=\"([^\"]+)\"")
 NAME = re.compile(r"\bid=\"?([^\"\s>]+)")
 LINK = re.compile(r"\]\(([^()\s]+)\)")
@@ -50,7 +53,7 @@ def text_of(page: Path) -> str:
 def test_no_page_loads_anything_from_a_network(site: Path) -> None:
     loaded = {page.name: found.group() for page in site.rglob("*.html") if (found := LOADED.search(page.read_text()))}
     assert not loaded
-    styles = {file.name: re.findall(r"url\(['\"]?(?:https?:)?//[^)]*|@import[^;]*//", file.read_text()) for file in site.rglob("*.css")}
+    styles = {file.name: OF_STYLE.findall(file.read_text()) for file in site.rglob("*.css")}
     assert styles
     assert not any(styles.values()), styles
 
@@ -121,7 +124,8 @@ def test_the_reference_has_every_public_name_and_hides_the_source(site: Path) ->
 def test_a_paper_has_formulas_each_line_of_its_yaml_and_its_results(site: Path, paper: str) -> None:
     page = (site / "papers" / f"{paper}.html").read_text()
     assert page.count("<math") >= 5
-    assert "$" not in re.sub(r"<pre.*?</pre>", "", page[page.index("<article") : page.index("</article")], flags=re.DOTALL)
+    article = page[page.index("<article") : page.index("</article")]
+    assert "$" not in re.sub(r"<pre.*?</pre>", "", article, flags=re.DOTALL)
     file = ROOT / "conf" / "algo" / f"{paper}.yaml"
     for key, value in conf_comments.settings(file):
         assert f"{key}: {value}" in text_of(site / "papers" / f"{paper}.html")
@@ -153,10 +157,10 @@ def test_every_picture_has_a_text_instead() -> None:
 
 
 WORDS = {
-    "client", "job", "task", "round", "cohort", "component", "head", "backbone", "base", "adapter", "payload", "update", "slot",
-    "budget", "group", "home group", "received", "held", "kept", "active", "score", "recipe", "engine", "export", "card",
-    "run folder", "split", "partition", "held-out examples", "callback", "local fit", "newcomer", "cell",
-    "round/*", "clients/*", "comm/*", "ranks/*", "cluster/*", "distributed/*",
+    "client", "job", "task", "round", "cohort", "component", "head", "backbone", "base", "adapter", "payload", "update",
+    "slot", "budget", "group", "home group", "received", "held", "kept", "active", "score", "recipe", "engine",
+    "export", "card", "run folder", "split", "partition", "held-out examples", "callback", "local fit",
+    "newcomer", "cell", "round/*", "clients/*", "comm/*", "ranks/*", "cluster/*", "distributed/*",
 }  # fmt: skip
 """What a reader meets in flt's output, configuration and code."""
 

@@ -57,6 +57,12 @@ def commands(page: Path) -> list[list[str]]:
     return [words for block in blocks(page) for words in block.commands]
 
 
+def files(page: Path) -> dict[str, str]:
+    """File -> what the page puts into it: blocks whose first line is a comment with the file's path."""
+    named = (re.match(r"# ([\w/]+[\w/.]*\.\w+)(?:, [^\n]*)?\n", block.text) for block in blocks(page))
+    return {found[1]: found.string[found.end() :] for found in named if found}
+
+
 def run_page(page: Path, tiny: Mapping[str, object], models: Mapping[str, str]) -> dict[str, object]:
     """Runs the blocks of a page in their order, and returns the names that its Python code has set.
 
