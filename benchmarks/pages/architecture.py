@@ -22,11 +22,13 @@ SOURCE, PICTURE = ROOT / "src" / "flt", ROOT / "docs" / "architecture.svg"
 BANDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("foundation", "#e8eef7", ("core", "protocol", "data", "models")),
     ("the method", "#e6f3ec", ("server", "algorithm", "client")),
-    ("around\nthe rounds", "#fbf1df", ("engines", "callbacks", "export", "run")),
-    ("what\npeople use", "#f4e9f3", ("inference", "reports", "api", "cli")),
+    ("around\nthe rounds", "#fbf1df", ("engines", "callbacks", "export")),
+    ("the run", "#f4e9f3", ("run",)),
+    ("in Python", "#e4f2f4", ("inference", "reports", "api")),
+    ("in the shell", "#eceff1", ("cli",)),
 )
 """Title, colour and packages from left to right of each band, from the lowest band up."""
-EDGES = ("#5b7fb5", "#4d9a72", "#cf9a3c", "#a86ba3")
+EDGES = ("#5b7fb5", "#4d9a72", "#cf9a3c", "#a86ba3", "#3f8f9b", "#6b7a85")
 """Colour of the boxes' edges in each band."""
 INK, PALE, UPWARDS = "#22303f", "#66727f", "#c0392b"
 WIDTH, BAND, BOX, GAP = 10.98, 1.74, (2.12, 1.22), 0.28
@@ -150,7 +152,7 @@ def _places(found: Mapping[str, Package]) -> dict[str, tuple[float, float]]:
     others = tuple(sorted(set(found) - set(ordered())))
     places = {}
     for number, row in enumerate([*(row for _, _, row in BANDS), others]):
-        shift = (BOX[0] + GAP) * (len(row) == 3)  # makes the arrows between these bands straight
+        shift = (BOX[0] + GAP) * {1: 2, 3: 1}.get(len(row), 0)  # makes the arrows between these bands straight
         for column, name in enumerate(row):
             places[name] = (MARGIN + TITLES + shift + column * (BOX[0] + GAP), MARGIN + number * BAND + 0.15)
     return {name: places[name] for name in found}
