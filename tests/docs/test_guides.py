@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import in_empty_folder
 from pages import DOCS, blocks, commands, run_page
 from tiny import save_bert, save_decoder, save_instructions
 
@@ -28,7 +29,8 @@ def predictions_have_the_names_of_the_classes(folder: Path, names: dict[str, obj
     with (folder / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 20
-    assert {value for row in rows for value in row.values()} & CLASSES
+    assert {row["prediction"] for row in rows} <= CLASSES
+    assert all(0.25 <= float(row["probability"]) <= 1 for row in rows)
     assert json.loads((folder / "tickets_model" / "config.json").read_text())["id2label"].keys() == {"0", "1", "2", "3"}
 
 
@@ -83,9 +85,12 @@ def test_a_guide_runs_from_its_first_block_to_its_last(
     missing = {words[1] for words in commands(page)} - set(COMMANDS)
     if missing:
         pytest.skip(f"needs the commands {', '.join(sorted(missing))}")
-    monkeypatch.chdir(tmp_path)
+    if page.stem == "several_devices":  # its processes don't know of what is left out in this one
+        monkeypatch.chdir(tmp_path)
+    else:
+        in_empty_folder(tmp_path, monkeypatch)
     save_bert(tmp_path / "encoder")
-    save_decoder(tmp_path / "decoder")
+    save_decoder(tmp_path / "decoder", "llama")
     (tmp_path / "data").mkdir()
     save_instructions(tmp_path / "data" / "dolly15k.parquet", rows=160, categories=DOLLY)
     monkeypatch.setenv("FLT_DATA", str(tmp_path / "data"))
