@@ -82,12 +82,12 @@ def test_the_reference_has_every_key_with_its_default_and_meaning(site: Path) ->
     for section in conf_comments.sections().values():
         for key in section:
             assert key.name in keys
-            assert key.meaning in keys
+            assert key.meaning.replace("`", "") in keys
     for group in groups():
         page = text_of(site / "reference" / "parts" / f"{group}.html")
         for key in conf_comments.group_keys(group):
             assert key.name in page
-            assert key.meaning in page
+            assert key.meaning.replace("`", "") in page
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_the_reference_has_every_choice_with_its_summary(site: Path) -> None:
         page = text_of(site / "reference" / "parts" / f"{group}.html")
         for choice in choices(group):
             assert f"{group}={choice}" in page
-            assert conf_comments.summary(group, choice) in page
+            assert conf_comments.summary(group, choice).replace("`", "") in page
 
 
 @pytest.mark.slow
