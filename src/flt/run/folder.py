@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from flt.callbacks.record_format import RECORD
 from flt.core.errors import InputError
 from flt.core.files import (
     PRIVATE_FILE,
@@ -27,14 +28,14 @@ from flt.export.metadata import classes_text
 from flt.export.places import CLASSES, EXPORTS
 from flt.run.compose import to_yaml
 from flt.run.schema import TrainConfig
-from flt.run.stored import versions
+from flt.run.stored import REPORT, versions
 
 LOCK = ".lock"
 """Name of the file in a run's folder whose lock is held by the process that trains the run."""
-PLACES = ("config.yaml", CLASSES, "checkpoints", "checkpoints/clients", "fits", "hparams.yaml", *EXPORTS)
+PLACES = ("config.yaml", CLASSES, RECORD, REPORT, "checkpoints", "checkpoints/clients", "fits", "hparams.yaml", *EXPORTS)
 """Names in a run's folder to which flt and its loggers write. No link is allowed in their place."""
-WRITTEN = re.compile(rf"config\.yaml|{re.escape(CLASSES)}")
-"""Pattern of the names of the files that :func:`record` and :func:`record_classes` write."""
+WRITTEN = re.compile("|".join(map(re.escape, ("config.yaml", CLASSES, RECORD, REPORT))))
+"""Pattern of the names of the files that a run writes as a whole, apart from those of its loggers and metrics."""
 WRITABLE = "a folder that can be written"
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from flt.core.files import expand_user, system_message
 from flt.core.typed import first_line
 from flt.export.places import CLASSES, EXPORTS, exported_models, levels
 
-CONFIG, METRICS = "config.yaml", "metrics.csv"
+CONFIG, METRICS, REPORT = "config.yaml", "metrics.csv", "report.html"
 LARGEST = 2**28
 """Largest size of a run's files of metrics and names, in bytes."""
 _RUN = "a run's folder, its adapter/ or model/, or last"
