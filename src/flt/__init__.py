@@ -10,13 +10,14 @@ from flt.core.openmp import limit_busy_waiting
 from flt.core.torch_log import hide_cpp_warnings
 
 __version__ = "0.1.0"
-__all__ = ["ClientSpec", "InputError", "JobData", "Result", "fit", "load", "partition"]
+__all__ = ["ClientSpec", "InputError", "JobData", "Result", "fit", "load", "partition", "report"]
 
 if TYPE_CHECKING:
     from flt.api import Result, fit, partition
     from flt.core.errors import InputError
     from flt.data.clients import ClientSpec, JobData
     from flt.export.load import load
+    from flt.reports.page import report
 
 limit_busy_waiting()
 hide_cpp_warnings()
@@ -28,5 +29,5 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'flt' has no attribute {name!r}")
     clients = dict.fromkeys(("ClientSpec", "JobData"), "flt.data.clients")
-    homes = {"InputError": "flt.core.errors", "load": "flt.export.load", **clients}
+    homes = {"InputError": "flt.core.errors", "load": "flt.export.load", "report": "flt.reports.page", **clients}
     return getattr(import_without_gc(homes.get(name, "flt.api")), name)

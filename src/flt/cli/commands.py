@@ -35,6 +35,9 @@ COMMANDS = {
     "train": Command("[train] [key=value ...]", "one run; flt key=value means train too", announced=True),
     "sweep": Command("sweep key=a,b [key=value ...]", "a run for every combination of values", announced=True),
     "cache": Command("cache [clear [kind]]", "what is kept on disk, and removing it", announced=True, words=("clear",)),
+    "report": Command(
+        "report RUN... [out=report.html]", "one HTML page that shows or compares runs", keys=("out",), takes_runs=True
+    ),
     "completion": Command("completion bash|zsh|fish", "a script that completes words", words=("bash", "zsh", "fish")),
     "help": Command("help [command]", ""),
     "version": Command("version", "the version of flt"),
