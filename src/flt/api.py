@@ -16,6 +16,7 @@ from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
 from flt.data.examples import Examples
 from flt.data.partition_dataset import partition
+from flt.reports.live import live_reports
 from flt.run.arguments import check_fit
 from flt.run.federation import OWN, Federation
 from flt.run.resume import configure
@@ -102,7 +103,7 @@ def fit(
     lightning = [callback for callback in callbacks if isinstance(callback, pl.Callback)]
     own = [callback for callback in callbacks if isinstance(callback, FedCallback)]
     loggers = [logger] if isinstance(logger, Logger) else list(logger or ())
-    return Run(cfg, federated, lightning, own, loggers, progress)()
+    return _run(Run(cfg, federated, lightning, own, loggers, progress))
 
 
 def train(cfg: TrainConfig) -> Result:
@@ -119,9 +120,23 @@ def train(cfg: TrainConfig) -> Result:
     try:
         workload = federation(cfg)
         workload.validation = workload.validation or _held_out(workload.clients)
-        return Run(cfg, workload)()
+        return _run(Run(cfg, workload))
     finally:
         cache.release(cfg.cache.keep)
+
+
+def _run(run: Run) -> Result:
+    """Executes a run. With ``report=true``, the first process also writes the report of the run."""
+    reports = live_reports(run.cfg)
+    try:
+        result = dataclasses.replace(run, own=[*run.own, *reports])()
+    except BaseException:
+        for report in reports:
+            report.stop()
+        raise
+    for report in reports:
+        report.finish(result.path)
+    return result
 
 
 def _configured(algo: str, overrides: Sequence[str], **given: Any) -> TrainConfig:

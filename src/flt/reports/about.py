@@ -30,12 +30,17 @@ def settings(run: StoredRun) -> Table:
 
 
 def differences(runs: Sequence[StoredRun], names: Sequence[str]) -> list[Table]:
-    """Returns the table of the settings in which the runs differ. Keys that only say where a run is are left out."""
+    """Returns the tables of the settings in which the runs differ, first those that name the problem and the parts.
+
+    Keys that only say where a run is are left out.
+    """
     found = [flat(run) for run in runs]
     keys = sorted({key for settings in found for key in settings if key not in PLACES}, key=lambda k: (_order(k), k))
     rows = [[key, *(text(s[key]) if key in s else "–" for s in found)] for key in keys]
     differing = [row for row in rows if len(set(row[1:])) > 1]
-    return [Table("Settings that differ", ["key", *names], differing, left=len(names) + 1)] if differing else []
+    main = [row for row in differing if row[0] in FIRST or "." not in row[0] or row[0].endswith(".name")]
+    parts = {"Settings that differ": main, "Settings of parts that differ": [row for row in differing if row not in main]}
+    return [Table(title, ["key", *names], found, left=len(names) + 1) for title, found in parts.items() if found]
 
 
 def loading(run: StoredRun) -> list[Code]:
@@ -78,12 +83,12 @@ def made(recorded: Recorded) -> Table | None:
 
 
 def titles(runs: Sequence[StoredRun]) -> list[str]:
-    """Returns a short name for each run: its folder's name, with the seed if that tells runs apart."""
+    """Returns a short name for each run: its recipe, with the seed if seeds differ; its folder where that is the same."""
     seeds = {run.setting("seed") for run in runs}
     names = [str(run.setting("algo", run.label)) for run in runs]
     if len(seeds) > 1:
         names = [f"{name}, seed {run.setting('seed')}" for name, run in zip(names, runs, strict=True)]
-    return names if len(set(names)) == len(names) else [run.label for run in runs]
+    return [run.label if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)]
 
 
 def subtitle(run: StoredRun) -> str:

@@ -151,6 +151,7 @@ def heatmap(
     columns: Sequence[str],
     names: tuple[str, str, str],
     note: str = "",
+    xaxis: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Chart:
     """Returns a heat map, of which at most ROWS rows are shown.
@@ -163,6 +164,7 @@ def heatmap(
         columns: Names of the columns.
         names: What rows, columns and values are, such as ``("client", "class", "examples")``.
         note: Sentence below the title.
+        xaxis: Changes of the horizontal axis.
         changes: Changes of the trace of Plotly.
     """
     kept = thin(range(len(rows)), ROWS)
@@ -185,9 +187,10 @@ def heatmap(
         trace["texttemplate"] = "%{z}"
     axis = {"automargin": True, "ticks": "", "showgrid": False, "zeroline": False}
     layout = {
-        "xaxis": {**axis, **ticks(columns, 24), "title": {"text": column}},
-        "yaxis": {**axis, **ticks(named, 36), "autorange": "reversed", "title": {"text": row}},
+        "xaxis": {**axis, **ticks(columns, 24), "range": [-0.5, len(columns) - 0.5], "title": {"text": column}},
+        "yaxis": {**axis, **ticks(named, 36), "range": [len(named) - 0.5, -0.5], "title": {"text": row}},
     }
+    layout["xaxis"].update(xaxis or {})
     most = f"values from {number(min(cells))} to {number(max(cells))}" if cells else "no values"
     label = f"{title}: heat map of {value}, {len(rows)} rows ({row}) and {len(columns)} columns ({column}), {most}."
     cut = f" {len(kept)} of {len(rows)} rows are shown, evenly spaced." if len(kept) < len(rows) else ""
@@ -233,6 +236,17 @@ def number(value: float | None) -> str:
     return f"{value:.3g}" if abs(value) < 0.001 else f"{value:,.4f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
+def score(value: float | None) -> str:
+    """Formats a metric such as an accuracy, always with its decimals.
+
+    Example:
+        >>> score(1.0), score(0.85562), score(None)
+        ('1.0000', '0.8556', '–')
+    """
+    known = value is not None and math.isfinite(value) and 0.001 <= abs(value) < 100
+    return f"{value:.4f}" if known or value == 0 else number(value)
+
+
 def plain(text: str, most: int = 28) -> str:
     """Returns a text that Plotly shows as it is: Plotly reads HTML tags in texts, and line breaks.
 
@@ -249,7 +263,7 @@ def _course(values: Sequence[float]) -> str:
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return "no values"
-    return f"from {number(known[0])} to {number(known[-1])}" if len(known) > 1 else number(known[0])
+    return f"from {score(known[0])} to {score(known[-1])}" if len(known) > 1 else score(known[0])
 
 
 def _table_of(caption: str, x: str, series: Sequence[Series]) -> Table:
@@ -257,9 +271,9 @@ def _table_of(caption: str, x: str, series: Sequence[Series]) -> Table:
     if len({tuple(s.x) for s in series}) == 1 or x == "round":
         xs = sorted({x for s in series for x in s.x})
         found = [dict(zip(s.x, s.y, strict=True)) for s in series]
-        rows = [[number(x), *(number(values.get(x)) for values in found)] for x in xs]
+        rows = [[number(x), *(score(values.get(x)) for values in found)] for x in xs]
         return Table(caption, [x, *(s.name for s in series)], [rows[i] for i in thin(range(len(rows)), TABLE)])
-    rows = [[s.name, number(a), number(b)] for s in series for a, b in zip(s.x, s.y, strict=True)]
+    rows = [[s.name, number(a), score(b)] for s in series for a, b in zip(s.x, s.y, strict=True)]
     return Table(caption, ["run", x, "value"], [rows[i] for i in thin(range(len(rows)), TABLE)])
 
 

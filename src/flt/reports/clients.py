@@ -8,7 +8,7 @@ from typing import Any
 
 from flt.callbacks.record_format import QUANTILES
 from flt.core import formatting
-from flt.reports.charts import POINTS, TABLE, Chart, Table, finite, heatmap, number, plain, thin
+from flt.reports.charts import POINTS, TABLE, Chart, Table, finite, heatmap, number, plain, score, thin
 from flt.reports.read import Recorded
 
 WORST = 10
@@ -33,11 +33,11 @@ def spread(recorded: Recorded) -> list[Chart]:
     })  # fmt: skip
     layout = {"xaxis": {"title": {"text": "round"}, "tickformat": ",d"}, "yaxis": {"title": {"text": word}}}
     columns = ["round", "smallest", "10 %", "25 %", "median", "75 %", "90 %", "largest"]
-    rows = [[number(r), *(number(v[i]) for i in (0, 2, 3, 4, 5, 6, 8))] for r, v in zip(rounds, values, strict=True)]
+    rows = [[number(r), *(score(v[i]) for i in (0, 2, 3, 4, 5, 6, 8))] for r, v in zip(rounds, values, strict=True)]
     title, final = f"{word.capitalize()} of the received models, over clients", values[-1]
     label = (
-        f"{title}. In round {rounds[-1]} the median is {number(final[4])}, half of the clients lie between "
-        f"{number(final[3])} and {number(final[5])}, and all between {number(final[0])} and {number(final[8])}."
+        f"{title}. In round {rounds[-1]} the median is {score(final[4])}, half of the clients lie between "
+        f"{score(final[3])} and {score(final[5])}, and all between {score(final[0])} and {score(final[8])}."
     )
     note = "Each client evaluates the model that it receives on the examples that it holds out."
     table = Table(title, columns, [rows[i] for i in thin(range(len(rows)), TABLE)])
@@ -60,14 +60,15 @@ def worst(recorded: Recorded) -> list[Table]:
         named = [(recorded.jobs[place], value, int(place)) for value, place in pairs[:WORST]]
     fitted = _fitted(recorded, line, key)
     columns = ["client", "examples", f"{_word(key)} as received", *(["after local training"] if fitted else [])]
-    if any(rank is not None for rank in recorded.head["ranks"]):
+    if len(set(recorded.head["ranks"])) > 1:
         columns.insert(2, "rank")
     rows = []
     for name, value, place in named:
         about = [recorded.head[part][place] if place is not None else None for part in ("examples", "ranks")]
-        cells = [name, number(about[0]), *([number(about[1])] if "rank" in columns else []), number(value)]
-        rows.append([*cells, *([number(fitted.get(place))] if fitted else [])])
-    return [Table(f"The worst of {recorded.head['of']} clients' models in round {line['round']}", columns, rows)]
+        cells = [name, number(about[0]), *([number(about[1])] if "rank" in columns else []), score(value)]
+        rows.append([*cells, *([score(fitted.get(place) if place is not None else None)] if fitted else [])])
+    title = f"The {len(rows)} worst of {number(recorded.head['of'])} {unit(recorded)}s in round {line['round']}"
+    return [Table(title, [unit(recorded), *columns[1:]], rows)]
 
 
 def partition(recorded: Recorded) -> list[Chart]:
@@ -79,25 +80,30 @@ def partition(recorded: Recorded) -> list[Chart]:
     rows = [
         f"{name}  {head['tasks'][task]}" if several else name for name, task in zip(names, head["task"], strict=True)
     ]
-    unit = "client" if all(index == 0 for _, index in head["jobs"]) else "job"
+    each = unit(recorded)
     total = f"{number(sum(head['examples']))} training examples of {head['clients']} clients."
     if len(names) < head["of"]:
-        total = f"{number(len(names))} of {number(head['of'])} {unit}s are recorded, evenly spaced."
+        total = f"{number(len(names))} of {number(head['of'])} {each}s are recorded, evenly spaced."
     if head["classes"] and any(head["counts"]):
-        title = "Examples of each class and client"
-        about = (unit, "class", "examples")
+        title = f"Examples of each class and {each}"
+        about = (each, "class", "examples")
         counts = [[None if count is None else int(count) for count in row] for row in head["counts"]]
         return [heatmap("chart-partition", title, counts, rows, [str(n) for n in head["classes"]], about, total)]
-    return [_sizes(rows, [int(count) for count in head["examples"]], unit, total)]
+    return [_sizes(rows, [int(count) for count in head["examples"]], each, total)]
 
 
-def _sizes(rows: Sequence[str], sizes: Sequence[int], unit: str, note: str) -> Chart:
-    title, kept = f"Examples of each {unit}", thin(range(len(rows)), 200)
+def unit(recorded: Recorded) -> str:
+    """Returns what a row stands for: a client, or a job if any client has several."""
+    return "client" if all(index == 0 for _, index in recorded.head["jobs"]) else "job"
+
+
+def _sizes(rows: Sequence[str], sizes: Sequence[int], each: str, note: str) -> Chart:
+    title, kept = f"Examples of each {each}", thin(range(len(rows)), 200)
     trace = {"type": "bar", "x": kept, "y": [sizes[i] for i in kept], "text": [plain(rows[i]) for i in kept],
              "textposition": "none", "marker": {"color": "@0"}, "hovertemplate": "%{text}: %{y}<extra></extra>"}  # fmt: skip
-    layout = {"xaxis": {"title": {"text": unit}}, "yaxis": {"title": {"text": "examples"}}}
+    layout = {"xaxis": {"title": {"text": each}}, "yaxis": {"title": {"text": "examples"}}}
     label = f"{title}: {len(sizes)} bars from {number(min(sizes))} to {number(max(sizes))} examples."
-    table = Table(title, [unit, "examples"], [[rows[i], number(sizes[i])] for i in kept])
+    table = Table(title, [each, "examples"], [[rows[i], number(sizes[i])] for i in kept])
     return Chart("chart-partition", title, label, [trace], layout, table, note, 280, wide=True)
 
 

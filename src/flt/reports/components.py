@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from flt.reports.charts import POINTS, Chart, Series, heatmap, lines, thin
+from flt.reports.charts import POINTS, Chart, Series, heatmap, lines, plain, thin
 from flt.reports.curves import points
 from flt.reports.read import Recorded
 
@@ -79,7 +79,8 @@ def by_client(recorded: Recorded) -> list[Chart]:
     note += f" {len(rows)} of {of} are recorded." if len(rows) < of else ""
     names = ("client", "component" if size else "layer", "share of fits")
     title = f"{'Components' if size else 'Layers'} by client"
-    return [heatmap("chart-by-client", title, values, [jobs[place] for place in rows], columns, names, note,
+    axis = _layer_ticks(layers) if size else {}
+    return [heatmap("chart-by-client", title, values, [jobs[place] for place in rows], columns, names, note, axis,
                     texttemplate="", zmin=0, zmax=1)]  # fmt: skip
 
 
@@ -122,6 +123,17 @@ def _map(
     widest = max(layers.values())
     padded = [[*row, *[None] * (widest - len(row))] for row in values]
     return heatmap(id, title, padded, list(layers), [str(i) for i in range(widest)], names, note, **changes)
+
+
+def _layer_ticks(layers: dict[str, int]) -> dict[str, Any]:
+    """Returns the settings of an axis of components with the name of each layer below the middle of its components."""
+    middles, start = [], 0
+    for rank in layers.values():
+        middles.append(start + (rank - 1) / 2)
+        start += rank
+    kept = thin(range(len(layers)), 8)
+    names = list(layers)
+    return {"tickvals": [middles[i] for i in kept], "ticktext": [plain(names[i], 20) for i in kept]}
 
 
 def _by_layer(row: Sequence[float], ranks: Sequence[int]) -> list[float]:

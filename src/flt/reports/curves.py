@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from flt.core import formatting
-from flt.reports.charts import COLOURS, DASHES, Chart, Series, Table, lines, number
+from flt.reports.charts import COLOURS, DASHES, Chart, Series, Table, lines, score
 from flt.run.stored import StoredRun
 
 Pick = Callable[[Sequence[str]], str | None]
@@ -75,16 +75,16 @@ def key_figures(run: StoredRun) -> list[tuple[str, str, str]]:
         return []
     final, found = run.history[-1], list[tuple[str, str, str]]()
     for prefix, name, remark in (
-        ("test/", "test", "global model, after the last round"),
+        ("test/", "test", "global model, at the end"),
         (GLOBAL, "validation", "global model"),
         (RECEIVED, "received", "mean over clients, own examples"),
     ):
         if key := _key(run, prefix, formatting.score):
             loss = _key(run, prefix, formatting.loss)
-            tail = f", loss {number(final[loss])}" if loss and loss in final else ""
+            tail = f", loss {score(final[loss])}" if loss and loss in final else ""
             found.append((f"{name} {_word(key)}", last(run, key), f"{remark}{tail}"))
     if (key := _keys(run, formatting.score).get("received, worst 10 %")) and key in final:
-        found.append((f"worst 10 % {_word(key)}", last(run, key), "received by the worst clients"))
+        found.append(("worst 10 %", last(run, key), f"{_word(key)} of the worst clients"))
     totals = [final.get(f"comm/total_{way}") for way in ("up", "down")]
     if all(total is not None for total in totals):
         up, down = (float(total or 0) for total in totals)
@@ -104,7 +104,7 @@ def points(run: StoredRun, x: str, y: str) -> tuple[list[float], list[float]]:
 
 def last(run: StoredRun, key: str | None) -> str:
     """Returns the newest value of a metric as a text."""
-    return next((number(metrics[key]) for metrics in reversed(run.history) if key in metrics), "–") if key else "–"
+    return next((score(metrics[key]) for metrics in reversed(run.history) if key in metrics), "–") if key else "–"
 
 
 def dash_of(place: int) -> str:
@@ -172,7 +172,7 @@ def _word(key: str) -> str:
 
 
 def _round_axis() -> dict[str, dict[str, object]]:
-    return {"xaxis": {"tickformat": ",d", "rangemode": "tozero"}}
+    return {"xaxis": {"tickformat": ",d"}}
 
 
 _PLACE = {"global model": 0, "received, mean": 2, "received, worst 10 %": 1, "fitted, mean": 3}

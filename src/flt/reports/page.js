@@ -16,8 +16,7 @@
   }
 
   function faded(colour, opacity) {
-    const parts = colour.match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16));
-    return `rgba(${parts.join(",")},${opacity})`;
+    return `rgba(${channels(colour).join(",")},${opacity})`;
   }
 
   function steps(colours, count) { // a scale in which each group has one flat colour
@@ -42,7 +41,7 @@
 
   // Only these keys of a trace hold colours: texts that people have written are never read as colours.
   function themed(trace, now) {
-    const copy = { ...trace };
+    const { texttemplate, ...copy } = trace; // the texts are a trace of their own
     for (const key of ["colorscale", "fillcolor"]) if (key in copy) copy[key] = coloured(copy[key], now, trace);
     for (const key of ["line", "marker"]) if (copy[key]?.color) copy[key] = { ...copy[key], color: coloured(copy[key].color, now, trace) };
     if (copy.type === "scatter" && copy.marker && copy.mode === "markers") copy.marker.line = { width: 1, color: now.value("--surface") };
@@ -70,6 +69,35 @@
     };
   }
 
+  // Plotly's own texts in cells are grey or white, and hard to read on middle tones.
+  function texts(trace, now) {
+    if (trace.type !== "heatmap" || !trace.texttemplate) return [];
+    const cells = trace.z.flatMap((row, y) => row.map((value, x) => ({ value, x, y }))).filter((cell) => cell.value !== null);
+    const values = cells.map((cell) => cell.value);
+    const low = trace.zmin ?? Math.min(...values), high = trace.zmax ?? Math.max(...values);
+    const scale = coloured(trace.colorscale, now, trace);
+    return [{
+      type: "scatter", mode: "text", hoverinfo: "skip", showlegend: false,
+      x: cells.map((cell) => cell.x), y: cells.map((cell) => cell.y),
+      text: cells.map((cell) => trace.text ? trace.text[cell.y][cell.x] : String(cell.value)),
+      textfont: { size: 11, color: cells.map((cell) => readable(mixed(scale, (cell.value - low) / (high - low || 1)))) },
+    }];
+  }
+
+  const channels = (colour) => colour.match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16));
+
+  function mixed(scale, share) {
+    const at = scale.findIndex(([stop]) => stop >= share);
+    const [[low, from], [high, to]] = [scale[Math.max(0, at - 1)], scale[at < 0 ? scale.length - 1 : at]];
+    const part = high > low ? (share - low) / (high - low) : 0, first = channels(from), second = channels(to);
+    return first.map((value, i) => value + part * (second[i] - value));
+  }
+
+  function readable(rgb) {
+    const linear = rgb.map((value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179 ? "#000000" : "#ffffff";
+  }
+
   // ---- drawing --------------------------------------------------------------------------------------------------
   function draw(id) {
     const place = document.getElementById(id);
@@ -80,7 +108,7 @@
     const full = layoutOf(layout, now, width);
     if (printing) full.width = width;
     if (frames.length) Object.assign(full, ranges(frames, layout, full));
-    Plotly.react(place, shown.map((trace) => themed(trace, now)), full, { displayModeBar: false, responsive: !printing });
+    Plotly.react(place, [...shown.map((trace) => themed(trace, now)), ...shown.flatMap((trace) => texts(trace, now))], full, { displayModeBar: false, responsive: !printing });
   }
 
   function ranges(frames, layout, full) { // the same axes in all rounds, so that what moves is the points

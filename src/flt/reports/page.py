@@ -119,12 +119,12 @@ def _of_one(recorded: Recorded) -> list[Section]:
 
 
 def _of_several(stored: Sequence[Any], names: Sequence[str]) -> list[Section]:
+    different = about.differences(stored, names)
     return [
         Section("results", "Results", tables=[curves.results(stored, names)]),
         Section("rounds", "Rounds", charts=curves.of_several(stored, names)),
-        Section("settings", "Settings", "Settings that only say where a run is are left out.",
-                tables=about.differences(stored, names)),
-    ]  # fmt: skip
+        Section("settings", "Settings that differ", tables=different[:1], folded=different[1:]),
+    ]
 
 
 def _render(sections: Sequence[Section], **parts: Any) -> str:

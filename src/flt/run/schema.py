@@ -53,6 +53,7 @@ class TrainConfig:
     length_window: int
     threads: int | None
     devices: int
+    report: bool
     resume: str | None
     min_updates: int | None
     max_retries: int
