@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def groups(recorded: Recorded) -> list[Chart]:
     cells = [[rows[i], *texts[i]] for i in kept]
     label = f"{title}: {len(rows)} jobs of {len(tasks)} tasks in groups {', '.join(map(str, ids))}; {_last(recorded)}"
     table = Table(title, ["job", *columns], cells)
-    return [_with(chart, table=table, label=label)]
+    return [dataclasses.replace(chart, table=table, label=label)]
 
 
 def task_map(recorded: Recorded) -> list[Chart]:
@@ -122,7 +123,3 @@ def _last(recorded: Recorded) -> str:
     sizes = {gid: line["groups"].count(gid) for gid in sorted(set(line["groups"]))}
     parts = [f"{size} in group {gid}" if gid >= 0 else f"{size} in none yet" for gid, size in sizes.items()]
     return f"in round {line['round']} there are {', '.join(parts)}."
-
-
-def _with(chart: Chart, **changes: Any) -> Chart:
-    return Chart(**{**chart.__dict__, **changes})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -99,13 +100,15 @@ def budget(recorded: Recorded) -> list[Chart]:
     ]
     if series:
         axis = {"yaxis": {"rangemode": "tozero"}, "xaxis": {"tickformat": ",d"}}
-        charts.append(lines("chart-ranks", "Rank budget over rounds", "round", "active components", series, **axis))
+        curves_of = lines("chart-ranks", "Rank budget over rounds", "round", "active components", series, **axis)
+        charts.append(dataclasses.replace(curves_of, wide=True))
     if found := recorded.having("active"):
         shown = [found[i] for i in thin(range(len(found)), min(POINTS, 120))]
         values = [[int(line["active"][row]) for line in shown] for row in range(len(recorded.layers))]
         title, columns = "Active components of each layer", [str(line["round"]) for line in shown]
         names = ("layer", "round", "components")
-        charts.append(heatmap("chart-active", title, values, list(recorded.layers), columns, names, zmin=0))
+        charts.append(heatmap("chart-active", title, values, list(recorded.layers), columns, names, zmin=0,
+                              zmax=max(map(max, values))))  # fmt: skip
     return charts
 
 

@@ -53,7 +53,7 @@ def results(runs: Sequence[StoredRun], names: Sequence[str]) -> Table:
     """Returns the table of the last round of each run."""
     columns: dict[str, list[str]] = {"run": list(names), "rounds": [f"{len(run.history)}" for run in runs]}
     for prefix, title in (("test/", "test"), (GLOBAL, "validation"), (RECEIVED, "received")):
-        for pick in (formatting.score, formatting.loss):
+        for pick in (formatting.score, *([formatting.loss] if prefix != RECEIVED else [])):
             keys = [_key(run, prefix, pick) for run in runs]
             if any(keys):
                 word = _word(next(filter(None, keys)))
