@@ -39,7 +39,10 @@ def differences(runs: Sequence[StoredRun], names: Sequence[str]) -> list[Table]:
     rows = [[key, *(text(s[key]) if key in s else "–" for s in found)] for key in keys]
     differing = [row for row in rows if len(set(row[1:])) > 1]
     main = [row for row in differing if row[0] in FIRST or "." not in row[0] or row[0].endswith(".name")]
-    parts = {"Settings that differ": main, "Settings of parts that differ": [row for row in differing if row not in main]}
+    parts = {
+        "Settings that differ": main,
+        "Settings of parts that differ": [row for row in differing if row not in main],
+    }
     return [Table(title, ["key", *names], found, left=len(names) + 1) for title, found in parts.items() if found]
 
 
@@ -53,7 +56,8 @@ def loading(run: StoredRun) -> list[Code]:
     also = f" The run has {len(models)} models: {', '.join(models)}." if len(models) > 1 else ""
     codes = [Code(f"Load the model with flt.{also}", f"import flt\n\nmodel = flt.load({path})")]
     if (folder / PEFT_CARD).is_file():
-        lines = f"import peft\n\n# base: the transformers model that was adapted\nmodel = peft.PeftModel.from_pretrained(base, {path})"
+        load = f"model = peft.PeftModel.from_pretrained(base, {path})"
+        lines = f"import peft\n\n# base: the transformers model that was adapted\n{load}"
         codes.append(Code("Load the adapter with peft. flt isn't needed.", lines))
     elif (folder / MERGED_CARD).is_file() and run.classes:
         lines = f'import transformers\n\npredict = transformers.pipeline("{_task(folder)}", model={path})'
@@ -83,7 +87,7 @@ def made(recorded: Recorded) -> Table | None:
 
 
 def titles(runs: Sequence[StoredRun]) -> list[str]:
-    """Returns a short name for each run: its recipe, with the seed if seeds differ; its folder where that is the same."""
+    """Returns a short name for each run: its recipe, and the seed if seeds differ; its folder if names repeat."""
     seeds = {run.setting("seed") for run in runs}
     names = [str(run.setting("algo", run.label)) for run in runs]
     if len(seeds) > 1:

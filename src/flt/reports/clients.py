@@ -100,7 +100,8 @@ def unit(recorded: Recorded) -> str:
 def _sizes(rows: Sequence[str], sizes: Sequence[int], each: str, note: str) -> Chart:
     title, kept = f"Examples of each {each}", thin(range(len(rows)), 200)
     trace = {"type": "bar", "x": kept, "y": [sizes[i] for i in kept], "text": [plain(rows[i]) for i in kept],
-             "textposition": "none", "marker": {"color": "@0"}, "hovertemplate": "%{text}: %{y}<extra></extra>"}  # fmt: skip
+             "textposition": "none", "marker": {"color": "@0"},
+             "hovertemplate": "%{text}: %{y}<extra></extra>"}  # fmt: skip
     layout = {"xaxis": {"title": {"text": each}}, "yaxis": {"title": {"text": "examples"}}}
     label = f"{title}: {len(sizes)} bars from {number(min(sizes))} to {number(max(sizes))} examples."
     table = Table(title, [each, "examples"], [[rows[i], number(sizes[i])] for i in kept])
@@ -139,7 +140,13 @@ def _band(
     """Returns two traces, of which the second fills the space below it down to the first."""
     common = {"type": "scatter", "x": rounds, "mode": "lines", "line": {"width": 0, "color": "@0"}, "hoverinfo": "skip"}
     lower = {**common, "y": [row[low] for row in values], "showlegend": False}
-    upper = {**common, "y": [row[high] for row in values], "name": name, "fill": "tonexty", "fillcolor": f"@0/{opacity}"}
+    upper = {
+        **common,
+        "y": [row[high] for row in values],
+        "name": name,
+        "fill": "tonexty",
+        "fillcolor": f"@0/{opacity}",
+    }
     return [lower, upper]
 
 

@@ -1,4 +1,4 @@
-"""The groups of a run: which job is in which group in each round, the map of tasks, and the agreement with the tasks."""
+"""The groups of a run: the group of each job in each round, the map of tasks, and the agreement with the tasks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def groups(recorded: Recorded) -> list[Chart]:
     rows = [f"{tasks[head['task'][i]]}  {recorded.jobs[i]}" if several else recorded.jobs[i] for i in order]
     texts = [["" if value is None else str(ids[value]) for value in row] for row in values]
     few = len(order) * len(shown) <= 400
-    changes = {
+    changes: dict[str, Any] = {
         "colorscale": "@groups", "zmin": -0.5, "zmax": max(COLOURS, len(ids)) - 0.5, "showscale": False, "text": texts,
         "texttemplate": "%{text}" if few else "", "hovertemplate": "%{customdata[0]}<br>round %{customdata[1]}<br>"
         "group %{text}<extra></extra>",
@@ -59,7 +59,9 @@ def task_map(recorded: Recorded) -> list[Chart]:
     shares = last["points"]["shares"]
     axes = [f"principal component {i + 1} ({float(share):.0%} of the variance)" for i, share in enumerate(shares)]
     title = "Task map: updates of each round"
-    note = "A point is the update of a job, along the first two principal components of the features that are clustered."
+    note = (
+        "A point is the update of a job, along the first two principal components of the features that are clustered."
+    )
     note += " Colours are true tasks, which the server doesn't see; shapes are groups."
     members = {gid: last["points"]["groups"].count(gid) for gid in sorted(set(last["points"]["groups"]))}
     sizes = ", ".join(f"{number(size)} in group {gid}" for gid, size in members.items())
@@ -71,9 +73,7 @@ def task_map(recorded: Recorded) -> list[Chart]:
     table = Table(f"{title}, round {last['round']}", ["job", "task", "group", "x", "y"],
                   [rows[i] for i in thin(range(len(rows)), TABLE)], left=3)  # fmt: skip
     layout = {"xaxis": {"title": {"text": axes[0]}}, "yaxis": {"title": {"text": axes[1]}}, "hovermode": "closest"}
-    return [
-        Chart("chart-task-map", title, label, frames[-1][1], layout, table, note, 440, wide=True, frames=frames)
-    ]
+    return [Chart("chart-task-map", title, label, frames[-1][1], layout, table, note, 440, wide=True, frames=frames)]
 
 
 def agreement(recorded: Recorded) -> list[Chart]:
@@ -89,7 +89,7 @@ def agreement(recorded: Recorded) -> list[Chart]:
             if (found := points(recorded.run, "round", key))[0]
         ]
         if series:
-            axes = {"xaxis": {"tickformat": ",d"}, "yaxis": {"rangemode": "tozero"}}
+            axes: dict[str, Any] = {"xaxis": {"tickformat": ",d"}, "yaxis": {"rangemode": "tozero"}}
             charts.append(lines(f"chart-{id}", title, "round", word, series, **axes))
     return charts
 

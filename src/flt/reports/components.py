@@ -94,12 +94,12 @@ def budget(recorded: Recorded) -> list[Chart]:
         "ranks/clients": "mean rank of clients",
     }
     series = [
-        Series(name, *found, place, "dot" if place else "solid")
+        Series(name, *curve, place, "dot" if place else "solid")
         for place, (key, name) in enumerate(curves.items())
-        if (found := points(run, "round", key))[0]
+        if (curve := points(run, "round", key))[0]
     ]
     if series:
-        axis = {"yaxis": {"rangemode": "tozero"}, "xaxis": {"tickformat": ",d"}}
+        axis: dict[str, Any] = {"yaxis": {"rangemode": "tozero"}, "xaxis": {"tickformat": ",d"}}
         curves_of = lines("chart-ranks", "Rank budget over rounds", "round", "active components", series, **axis)
         charts.append(dataclasses.replace(curves_of, wide=True))
     if found := recorded.having("active"):

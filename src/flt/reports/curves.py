@@ -23,7 +23,9 @@ def of_one(run: StoredRun) -> list[Chart]:
         ]
         if series:
             word = _word(next(iter(found.values()))[0]) if id == "score" else others
-            charts.append(lines(f"chart-{id}", f"{word.capitalize()} over rounds", "round", word, series, **_round_axis()))
+            charts.append(
+                lines(f"chart-{id}", f"{word.capitalize()} over rounds", "round", word, series, **_round_axis())
+            )
     return charts + _costs([run])
 
 
@@ -91,7 +93,9 @@ def key_figures(run: StoredRun) -> list[tuple[str, str, str]]:
         remark = f"{formatting.size(up)} up, {formatting.size(down)} down"
         found.append(("bytes sent", formatting.size(up + down), remark))
     if (seconds := final.get("time/total_seconds")) is not None:
-        found.append(("time", formatting.duration(seconds), f"{formatting.duration(seconds / len(run.history))} a round"))
+        found.append(
+            ("time", formatting.duration(seconds), f"{formatting.duration(seconds / len(run.history))} a round")
+        )
     found.append(("rounds", f"{len(run.history)}", f"of {run.setting('rounds', len(run.history))} planned"))
     return found
 

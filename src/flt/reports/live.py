@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class LiveReport(FedCallback):
-    """Writes the report of a run that is being trained, at most every EVERY seconds; a short run has none until its end.
+    """Writes the report of a run that is being trained, at most every EVERY seconds.
 
     The page is written at the start of a round, when the files of the rounds before are complete. If a page can't be
     written, a warning says so, no further one is tried, and the run goes on.

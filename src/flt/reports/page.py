@@ -131,11 +131,11 @@ def _render(sections: Sequence[Section], **parts: Any) -> str:
     """Fills the template. Only the hashes of flt's own scripts are allowed to run in the page."""
     shown = [section for section in sections if not section.is_empty]
     charts = [chart for section in shown for chart in section.charts]
-    data = {
+    data: dict[str, Any] = {
         "charts": {
             chart.id: {
                 "data": chart.traces,
-                "layout": {**chart.layout, "height": chart.height},
+                "layout": chart.layout | {"height": chart.height},
                 "frames": [{"name": name, "data": traces} for name, traces in chart.frames],
             }
             for chart in charts
@@ -145,8 +145,8 @@ def _render(sections: Sequence[Section], **parts: Any) -> str:
     script, first = _file("page.js"), _file("theme.js")
     hashes = [_hash(text) for text in (script, first)] + ([plotly_hash] if charts else [])
     return _template().render(
-        **parts, sections=shown, data=Markup(_embedded(data)), plotly=plotly, script=Markup(script), first=Markup(first),
-        style=Markup(_file("page.css")), hashes=hashes, version=flt.__version__, reload=RELOAD,
+        **parts, sections=shown, data=Markup(_embedded(data)), plotly=plotly, script=Markup(script),
+        first=Markup(first), style=Markup(_file("page.css")), hashes=hashes, version=flt.__version__, reload=RELOAD,
         written=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), written_ms=int(time.time() * 1000),
     )  # fmt: skip
 

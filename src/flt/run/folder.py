@@ -32,10 +32,20 @@ from flt.run.stored import REPORT, versions
 
 LOCK = ".lock"
 """Name of the file in a run's folder whose lock is held by the process that trains the run."""
-PLACES = ("config.yaml", CLASSES, RECORD, REPORT, "checkpoints", "checkpoints/clients", "fits", "hparams.yaml", *EXPORTS)
+PLACES = (
+    "config.yaml",
+    CLASSES,
+    RECORD,
+    REPORT,
+    "checkpoints",
+    "checkpoints/clients",
+    "fits",
+    "hparams.yaml",
+    *EXPORTS,
+)
 """Names in a run's folder to which flt and its loggers write. No link is allowed in their place."""
-WRITTEN = re.compile("|".join(map(re.escape, ("config.yaml", CLASSES, RECORD, REPORT))))
-"""Pattern of the names of the files that a run writes as a whole, apart from those of its loggers and metrics."""
+WRITTEN = re.compile("|".join(map(re.escape, WHOLE)))
+"""Pattern of these names."""
 WRITABLE = "a folder that can be written"
 _log = logging.getLogger(__name__)
 
