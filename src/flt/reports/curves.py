@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from flt.core import formatting
 from flt.reports.charts import COLOURS, DASHES, Chart, Series, Table, lines, score
@@ -175,7 +176,7 @@ def _word(key: str) -> str:
     return {"acc": "accuracy"}.get(name, name.replace("_", " "))
 
 
-def _round_axis() -> dict[str, dict[str, object]]:
+def _round_axis() -> dict[str, Any]:
     return {"xaxis": {"tickformat": ",d"}}
 
 

@@ -32,20 +32,12 @@ from flt.run.stored import REPORT, versions
 
 LOCK = ".lock"
 """Name of the file in a run's folder whose lock is held by the process that trains the run."""
-PLACES = (
-    "config.yaml",
-    CLASSES,
-    RECORD,
-    REPORT,
-    "checkpoints",
-    "checkpoints/clients",
-    "fits",
-    "hparams.yaml",
-    *EXPORTS,
-)
+WHOLE = ("config.yaml", CLASSES, RECORD, REPORT)
+"""Names of files that are written as a whole, apart from those of the loggers and the metrics."""
+PLACES = (*WHOLE, "checkpoints", "checkpoints/clients", "fits", "hparams.yaml", *EXPORTS)
 """Names in a run's folder to which flt and its loggers write. No link is allowed in their place."""
 WRITTEN = re.compile("|".join(map(re.escape, WHOLE)))
-"""Pattern of these names."""
+"""Pattern of the names in WHOLE."""
 WRITABLE = "a folder that can be written"
 _log = logging.getLogger(__name__)
 
