@@ -126,7 +126,7 @@ def test_the_help_of_the_cache_has_its_kinds(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ("help nothing", "help=nothing: allowed is train, sweep, cache, completion"),
+        ("help nothing", "help=nothing: allowed is train, sweep, cache, report, completion"),
         ("train algo=hafll --help", "algo=hafll: allowed is c2a, central"),
     ],
 )
