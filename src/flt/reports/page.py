@@ -123,7 +123,7 @@ def _of_several(stored: Sequence[Any], names: Sequence[str]) -> list[Section]:
     return [
         Section("results", "Results", tables=[curves.results(stored, names)]),
         Section("rounds", "Rounds", charts=curves.of_several(stored, names)),
-        Section("settings", "Settings that differ", tables=different[:1], folded=different[1:]),
+        Section("settings", "Settings", tables=different[:1], folded=different[1:]),
     ]
 
 
