@@ -110,6 +110,16 @@ def flt_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield Path(os.environ["FLT_CACHE"])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_reports() -> Iterator[None]:
+    """Runs of tests write no report, of 2 MB each, unless a test wants one (tests/support/reports.py)."""
+    from flt import api
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "live_reports", lambda cfg: [])
+        yield
+
+
 @pytest.fixture(autouse=True)
 def short_pretraining(
     request: pytest.FixtureRequest, work_in_an_empty_folder: None, monkeypatch: pytest.MonkeyPatch

@@ -27,6 +27,7 @@ __all__ = [
     "partition",
     "plan",
     "predict",
+    "report",
     "show",
 ]
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from flt.inference.generate import generate
     from flt.inference.predict import predict
     from flt.reports.compare import compare
+    from flt.reports.page import report
     from flt.run.configuration import config
     from flt.run.doctor import doctor
     from flt.run.listing import listing as list
@@ -58,6 +60,7 @@ _HOMES = {
     "load": "flt.export.load",
     "merge": "flt.run.merge",
     "predict": "flt.inference.predict",
+    "report": "flt.reports.page",
     "show": "flt.run.show",
 }
 """Public name -> module that defines it, for the names that aren't in :mod:`flt.api`."""

@@ -16,6 +16,8 @@ import pytest
 REPO = Path(__file__).parents[2]
 SHIPPED = ("src", "conf", "setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 
+PAGE = (".html", ".css", ".js")
+
 pytestmark = pytest.mark.slow
 
 
@@ -58,8 +60,10 @@ def bin_dir(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_holds_every_module_and_config(wheel: Path) -> None:
     modules = {path.relative_to(REPO / "src").as_posix() for path in (REPO / "src/flt").rglob("*.py")}
     configs = {f"flt/{path.relative_to(REPO).as_posix()}" for path in (REPO / "conf").rglob("*.yaml")}
+    pages = {p.relative_to(REPO / "src").as_posix() for p in (REPO / "src/flt/reports").iterdir() if p.suffix in PAGE}
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert inside >= modules | configs
+    assert len(pages) == 4
+    assert inside >= modules | configs | pages
     assert {name for name in inside if name.endswith((".py", ".yaml"))} == modules | configs
 
 
@@ -72,4 +76,5 @@ def test_code_and_configs_come_from_the_wheel(bin_dir: Path, tmp_path: Path) -> 
 def test_trains_in_an_empty_folder(bin_dir: Path, tmp_path: Path) -> None:
     run(bin_dir / "flt", "train", "algo=hafl", "rounds=1", "clients=3", cwd=tmp_path)
     assert (tmp_path / "lightning_logs/hafl/version_0/adapter/adapter_model.safetensors").is_file()
+    assert b"hafl/version_0" in (tmp_path / "lightning_logs/hafl/version_0/report.html").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["lightning_logs"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import WIDTHS, browser, overflowing, page_of, undrawn, violations
@@ -47,7 +48,7 @@ def pages(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 @pytest.fixture(scope="module")
-def opened() -> Iterator[object]:
+def opened() -> Iterator[Any]:
     with browser() as chromium:
         yield chromium
 
@@ -55,7 +56,7 @@ def opened() -> Iterator[object]:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", [*RECIPES, "comparison"])
 def test_a_report_is_drawn_whole_and_can_be_read_by_everybody(
-    name: str, width: int, opened: object, pages: dict[str, Path]
+    name: str, width: int, opened: Any, pages: dict[str, Path]
 ) -> None:
     for scheme in ("light", "dark"):
         with page_of(opened, pages[name], width, scheme) as (page, errors):
@@ -71,7 +72,7 @@ def test_a_report_is_drawn_whole_and_can_be_read_by_everybody(
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_tables_have_the_figures_of_metrics_csv(
-    recipe: str, opened: object, pages: dict[str, Path], runs: dict[str, Path]
+    recipe: str, opened: Any, pages: dict[str, Path], runs: dict[str, Path]
 ) -> None:
     with (runs[recipe] / "metrics.csv").open() as file:
         wanted = [float(row["round/val_acc"]) for row in csv.DictReader(file)]
@@ -82,7 +83,7 @@ def test_the_tables_have_the_figures_of_metrics_csv(
 
 
 def test_the_comparison_has_the_last_figures_of_each_run(
-    opened: object, pages: dict[str, Path], runs: dict[str, Path]
+    opened: Any, pages: dict[str, Path], runs: dict[str, Path]
 ) -> None:
     with page_of(opened, pages["comparison"], 1440) as (page, _):
         text = page.locator("main").inner_text()
@@ -92,7 +93,7 @@ def test_the_comparison_has_the_last_figures_of_each_run(
         assert f"{float(last['test/acc'] if 'test/acc' in last else last['test/val_acc']):.4f}" in text
 
 
-def test_the_theme_can_be_switched_by_keyboard_and_is_remembered(opened: object, pages: dict[str, Path]) -> None:
+def test_the_theme_can_be_switched_by_keyboard_and_is_remembered(opened: Any, pages: dict[str, Path]) -> None:
     with page_of(opened, pages["hafl"], 1440) as (page, errors):
         before = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
         page.locator("#theme").focus()

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,10 @@ WIDTHS = (390, 1440)
 OVERFLOWING = """() => {
   const wide = document.documentElement.clientWidth;
   const scrolls = (element) => {
-    for (let at = element.parentElement; at && at !== document.body; at = at.parentElement)
-      if (/auto|scroll|hidden|clip/.test(getComputedStyle(at).overflowX) && at.getBoundingClientRect().right <= wide + 1)
-        return true;
+    for (let at = element.parentElement; at && at !== document.body; at = at.parentElement) {
+      const clips = /auto|scroll|hidden|clip/.test(getComputedStyle(at).overflowX);
+      if (clips && at.getBoundingClientRect().right <= wide + 1) return true;
+    }
     return false;
   };
   const names = [...document.querySelectorAll("body *")]
@@ -44,7 +46,7 @@ def chromium() -> str:
 
 
 @contextlib.contextmanager
-def browser() -> Iterator[object]:
+def browser() -> Iterator[Any]:
     """A headless Chromium."""
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as driver:
@@ -56,7 +58,9 @@ def browser() -> Iterator[object]:
 
 
 @contextlib.contextmanager
-def page_of(opened, path: Path, width: int, scheme: str = "light") -> Iterator[tuple[object, list[str]]]:  # noqa: ANN001  # playwright is optional
+def page_of(
+    opened, path: Path, width: int, scheme: str = "light"
+) -> Iterator[tuple[object, list[str]]]:  # playwright is optional
     """Opens a file of this machine. Yields the page, and a list to which its errors are added."""
     context = opened.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, reduced_motion="reduce"
@@ -73,7 +77,7 @@ def page_of(opened, path: Path, width: int, scheme: str = "light") -> Iterator[t
         context.close()
 
 
-def violations(page) -> list[str]:  # noqa: ANN001  # playwright is optional
+def violations(page) -> list[str]:  # playwright is optional
     """What axe-core finds on a page that is serious, one line each."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     found = axe.run(page).response["violations"]
@@ -85,7 +89,7 @@ def violations(page) -> list[str]:  # noqa: ANN001  # playwright is optional
     ]
 
 
-def undrawn(page) -> list[str]:  # noqa: ANN001  # playwright is optional
+def undrawn(page) -> list[str]:  # playwright is optional
     """Ids of the charts in which Plotly has drawn nothing."""
     return page.evaluate(
         """() => [...document.querySelectorAll(".chart")]
@@ -94,7 +98,7 @@ def undrawn(page) -> list[str]:  # noqa: ANN001  # playwright is optional
     )
 
 
-def overflowing(page) -> list[str]:  # noqa: ANN001  # playwright is optional
+def overflowing(page) -> list[str]:  # playwright is optional
     """What makes a page wider than its window."""
     return page.evaluate(OVERFLOWING)
 

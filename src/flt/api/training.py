@@ -19,6 +19,7 @@ from flt.data.arguments import check_text, described
 from flt.data.clients import ClientSpec
 from flt.data.examples import Examples
 from flt.data.partition_dataset import partition
+from flt.reports.live import live_reports
 from flt.run.arguments import check_fit
 from flt.run.federation import Federation
 from flt.run.planning.outcome import RunPlan
@@ -108,7 +109,7 @@ def fit(
     lightning = [callback for callback in callbacks if isinstance(callback, pl.Callback)]
     own = [callback for callback in callbacks if isinstance(callback, FedCallback)]
     loggers = [logger] if isinstance(logger, Logger) else list(logger or ())
-    return Result.of(Run(cfg, federated, lightning, own, loggers, progress)())
+    return _run(Run(cfg, federated, lightning, own, loggers, progress))
 
 
 def train(cfg: TrainConfig) -> Result:
@@ -121,7 +122,7 @@ def train(cfg: TrainConfig) -> Result:
         why = "the run to go on with trains a module and data that only the caller of flt.fit has"
         raise InputError.of("resume", cfg.resume, 'flt.fit(..., overrides=["resume=last"])', why)
     try:
-        return Result.of(Run(cfg, _named(cfg))())
+        return _run(Run(cfg, _named(cfg)))
     finally:
         cache.release(cfg.cache.keep)
 
@@ -194,6 +195,20 @@ def _named(cfg: TrainConfig) -> Federation:
     workload = federation(cfg)
     workload.validation = workload.validation or _held_out(workload.clients)
     return workload
+
+
+def _run(run: Run) -> Result:
+    """Executes a run. With ``report=true``, the first process also writes the report of the run."""
+    reports = live_reports(run.cfg)
+    try:
+        result = dataclasses.replace(run, own=[*run.own, *reports])()
+    except BaseException:
+        for report in reports:
+            report.stop()
+        raise
+    for report in reports:
+        report.finish(result.path)
+    return Result.of(result)
 
 
 def _configured(algo: str, overrides: Sequence[str], **given: Any) -> TrainConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -30,6 +31,11 @@ class Clustered:
     jobs: tuple[JobId, ...]
     groups: tuple[int, ...]
     features: np.ndarray
+
+    @functools.cached_property
+    def principal(self) -> tuple[np.ndarray, np.ndarray]:
+        """What :func:`principal` returns for the features. Computed once, because several callbacks show it."""
+        return principal(self.features)
 
 
 class Clusters(FedCallback):
@@ -109,6 +115,25 @@ def separation(points: np.ndarray, groups: Sequence[int]) -> dict[str, float]:
     if len(figures) == 2 and figures["within"] > 0:
         figures["ratio"] = figures["between"] / figures["within"]
     return figures
+
+
+def principal(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Projects features of shape (n, d) on their first two principal components.
+
+    The sign of each component is chosen so that the coordinate with the largest magnitude is positive. The same
+    features therefore always give the same picture.
+
+    Returns:
+        The coordinates, shape (n, 2), and each component's share of the variance, shape (2,).
+    """
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    points = np.zeros((len(features), 2))
+    main = (left * values)[:, :2]
+    points[:, : main.shape[1]] = main * np.sign(main[np.abs(main).argmax(axis=0), range(main.shape[1])])
+    shares = np.zeros(2)
+    shares[: main.shape[1]] = values[:2] ** 2 / max((values**2).sum(), np.finfo(float).tiny)
+    return points, shares
 
 
 def rand(state: ServerState, tasks: Mapping[JobId, str]) -> float:

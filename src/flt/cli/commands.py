@@ -63,6 +63,9 @@ COMMANDS = {
         keys=("metric", "target", "baseline", "out", "width", "root"),
         takes_runs=True,
     ),
+    "report": Command(
+        "report RUN ... [out=report.html]", "one HTML page that shows or compares runs", keys=("out",), takes_runs=True
+    ),
     "merge": Command(
         "merge RUN out=folder [key=value]",
         "a run's adapters merged into whole models",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from flt.callbacks.record_format import RECORD
 from flt.core.errors import InputError
 from flt.core.files import (
     PRIVATE_FILE,
@@ -28,15 +29,14 @@ from flt.export.places import CLASSES, EXPORTS
 from flt.run.compose import to_yaml
 from flt.run.remote_loggers import IDS
 from flt.run.schema import TrainConfig
-from flt.run.stored import LOCK, versions
+from flt.run.stored import LOCK, REPORT, versions
 
-PLACES = (
-    "config.yaml", CLASSES, "checkpoints", "checkpoints/clients", "fits", "hparams.yaml", "csv", "wandb", "mlruns", IDS,
-    *EXPORTS,
-)  # fmt: skip
+WHOLE = ("config.yaml", CLASSES, RECORD, REPORT, IDS)
+"""Names of files that are written as a whole, apart from the metrics and the files of the loggers."""
+PLACES = (*WHOLE, "checkpoints", "checkpoints/clients", "fits", "hparams.yaml", "csv", "wandb", "mlruns", *EXPORTS)
 """Names in a run's folder to which flt and its loggers write. No link is allowed in their place."""
-WRITTEN = re.compile(rf"config\.yaml|{re.escape(CLASSES)}|{re.escape(IDS)}")
-"""Pattern of the names of the files that :func:`record`, :func:`record_classes` and the loggers write atomically."""
+WRITTEN = re.compile("|".join(map(re.escape, WHOLE)))
+"""Pattern of the names in WHOLE."""
 WRITABLE = "a folder that can be written"
 _log = logging.getLogger(__name__)
 

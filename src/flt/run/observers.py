@@ -21,6 +21,8 @@ from flt.callbacks.loggers import Loggers
 from flt.callbacks.metrics_csv import MetricsCsv
 from flt.callbacks.progress import Progress
 from flt.callbacks.received_models import ReceivedModels
+from flt.callbacks.record import Record
+from flt.callbacks.record_header import command_line
 from flt.callbacks.selection_overlap import SelectionOverlap
 from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
@@ -96,7 +98,9 @@ class Observers:
         record_classes(self.folder, federation.class_names())
         loggers = self._loggers(federator)
         federator.engine.local_trainer.loggers = self._trainer_loggers(federator, loggers.loggers)
-        sinks = [MetricsCsv(self.folder / "metrics.csv"), loggers]
+        own = cfg.data["name"] == OWN
+        recorded = Record(self.folder, tasks, command_line(own), str(self.processes.device))
+        sinks = [MetricsCsv(self.folder / "metrics.csv"), recorded, loggers]
         federator.callbacks = [*federator.callbacks[:-2], *sinks, *self._progress(), checkpoint, *last]
 
     def _trainer_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:

@@ -54,6 +54,7 @@ class TrainConfig:
     length_window: int
     threads: int | None
     devices: int
+    report: bool
     resume: str | None
     min_updates: int | None
     max_retries: int

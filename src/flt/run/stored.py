@@ -21,7 +21,7 @@ from flt.core.files import expand_user, system_message
 from flt.core.typed import first_line
 from flt.export.places import CLASSES, EXPORTS, exported_models, levels
 
-CONFIG, METRICS = "config.yaml", "metrics.csv"
+CONFIG, METRICS, REPORT = "config.yaml", "metrics.csv", "report.html"
 LOCK = ".lock"
 """Name of the file in a run's folder whose lock is held by the process that trains the run."""
 OWN = "own"

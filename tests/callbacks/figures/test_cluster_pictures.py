@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
+from flt.callbacks import clusters
 from flt.callbacks.clusters import Clustered
 from flt.callbacks.figures import cluster_pictures
 from flt.callbacks.figures.heatmap import DPI, pixels
@@ -21,18 +22,18 @@ class TestPrincipal:
     @pytest.mark.parametrize("shape", [(20, 5), (5, 40)])
     def test_components_are_those_of_scikit_learn_up_to_their_signs(self, shape):
         features = np.random.default_rng(1).normal(size=shape)
-        at, shares = cluster_pictures.principal(features)
+        at, shares = clusters.principal(features)
         expected = PCA(2).fit(features)
         np.testing.assert_allclose(np.abs(at), np.abs(expected.transform(features)), atol=1e-9)
         np.testing.assert_allclose(shares, expected.explained_variance_ratio_)
 
     def test_signs_do_not_depend_on_the_solver(self):
-        at, _ = cluster_pictures.principal(np.random.default_rng(1).normal(size=(9, 4)))
+        at, _ = clusters.principal(np.random.default_rng(1).normal(size=(9, 4)))
         assert (at[np.abs(at).argmax(axis=0), [0, 1]] > 0).all()
 
     @pytest.mark.parametrize("shape", [(1, 3), (2, 3), (3, 1)])
     def test_too_few_for_two_components_leave_the_others_zero(self, shape):
-        at, shares = cluster_pictures.principal(np.ones(shape))
+        at, shares = clusters.principal(np.ones(shape))
         assert not at.any()
         assert not shares.any()
 
@@ -57,7 +58,7 @@ class TestTaskMap:
         found = found_of(JOBS, [1] * 40)
         axes = cluster_pictures.task_map(found, TASKS, 3).axes[0]
         at = [point.get_offsets()[0] for point in axes.collections]
-        np.testing.assert_allclose(at, cluster_pictures.principal(found.features)[0])
+        np.testing.assert_allclose(at, clusters.principal(found.features)[0])
 
     @pytest.mark.parametrize(("tasks", "groups"), [(1, 1), (5, 5), (20, 30)])
     def test_every_size_can_be_drawn_and_no_legend_is_cut(self, tasks, groups):

@@ -34,7 +34,7 @@ def task_map(clustered: Clustered, tasks: Mapping[JobId, str], rounds: int) -> F
         tasks: Job -> its task.
         rounds: Number of finished rounds, for the title.
     """
-    points, shares = principal(clustered.features)
+    points, shares = clustered.principal
     names, gids = sorted({tasks[job] for job in clustered.jobs}), sorted(set(clustered.groups))
     colours = dict(zip(names, categories(len(names), then=_GREY), strict=False))
     markers = {gid: MARKERS[number % len(MARKERS)] for number, gid in enumerate(gids)}
@@ -115,25 +115,6 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure | None:
         axes.legend(fontsize=9, frameon=False, loc="best")
         _plain(axes)
     return figure
-
-
-def principal(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Projects features of shape (n, d) on their first two principal components.
-
-    The sign of each component is chosen so that the coordinate with the largest magnitude is positive. The same
-    features therefore always give the same picture.
-
-    Returns:
-        The coordinates, shape (n, 2), and each component's share of the variance, shape (2,).
-    """
-    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    left, values, _ = np.linalg.svd(centred, full_matrices=False)
-    points = np.zeros((len(features), 2))
-    main = (left * values)[:, :2]
-    points[:, : main.shape[1]] = main * np.sign(main[np.abs(main).argmax(axis=0), range(main.shape[1])])
-    shares = np.zeros(2)
-    shares[: main.shape[1]] = values[:2] ** 2 / max((values**2).sum(), np.finfo(float).tiny)
-    return points, shares
 
 
 def _cosine(value: float) -> str:

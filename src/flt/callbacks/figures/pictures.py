@@ -54,7 +54,7 @@ def partition(clients: Mapping[int, ClientSpec]) -> Figure:
     jobs = [data for client in shown for data in client.data]
     several = len({data.task for data in jobs}) > 1
     names = [f"{c.id}  {data.task}" if several else str(c.id) for c in shown for data in c.data]
-    counts, classes = _counts(jobs)
+    counts, classes = class_counts(jobs)
     labels = counts.shape[1]
     wide, total = min(8.0, max(1.8, 0.31 * labels)), sum(d.examples for c in clients.values() for d in c.data)
     title = f"{total:,} training examples, {len(clients)} clients"
@@ -193,7 +193,7 @@ def _pruned(layout: Layout, state: ServerState) -> np.ndarray:
     return padded(active) == 0
 
 
-def _counts(jobs: Sequence[JobData]) -> tuple[np.ndarray, list[str]]:
+def class_counts(jobs: Sequence[JobData]) -> tuple[np.ndarray, list[str]]:
     """Returns the number of training examples of each job and class, and the names of the classes.
 
     Jobs whose classes have other names than those of other jobs get columns of their own. The array has the shape

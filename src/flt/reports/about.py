@@ -1,0 +1,144 @@
+"""What a report says about a run beside its charts: settings and their differences, how to load it, how it was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from flt.core.files import last_name
+from flt.export.places import MERGED_CARD, PEFT_CARD, exported_models
+from flt.reports.charts import Code, Table
+from flt.reports.read import Recorded
+from flt.run.stored import StoredRun
+
+FIRST = ("algo", "seed", "rounds", "clients", "data.name", "data.path", "model.name", "model.path", "adapter.name")
+"""Keys that are shown first."""
+PLACES = ("name", "root", "resume")
+"""Keys that say only where a run is."""
+LONGEST = 200
+"""Largest number of characters of a setting's value that is shown."""
+
+
+def settings(run: StoredRun) -> Table:
+    """Returns the table of all settings, of whose paths only the last names are shown."""
+    rows = sorted(flat(run).items(), key=lambda row: (_order(row[0]), row[0]))
+    return Table("All settings of the run", ["key", "value"], [[key, text(value)] for key, value in rows], left=2)
+
+
+def differences(runs: Sequence[StoredRun], names: Sequence[str]) -> list[Table]:
+    """Returns the tables of the settings in which the runs differ, first those that name the problem and the parts.
+
+    Keys that only say where a run is are left out.
+    """
+    found = [flat(run) for run in runs]
+    keys = sorted({key for settings in found for key in settings if key not in PLACES}, key=lambda k: (_order(k), k))
+    rows = [[key, *(text(s[key]) if key in s else "–" for s in found)] for key in keys]
+    differing = [row for row in rows if len(set(row[1:])) > 1]
+    main = [row for row in differing if row[0] in FIRST or "." not in row[0] or row[0].endswith(".name")]
+    parts = {
+        "Settings that differ": main,
+        "Settings of parts that differ": [row for row in differing if row not in main],
+    }
+    return [Table(title, ["key", *names], found, left=len(names) + 1) for title, found in parts.items() if found]
+
+
+def loading(run: StoredRun) -> list[Code]:
+    """Returns the lines that load the exported model, if the run has finished."""
+    if run.exported is None:
+        return []
+    models = exported_models(run.exported)
+    folder = next(iter(models.values()))
+    path = json.dumps(shown_path(folder), ensure_ascii=False)
+    also = f" The run has {len(models)} models: {', '.join(models)}." if len(models) > 1 else ""
+    codes = [Code(f"Load the model with flt.{also}", f"import flt\n\nmodel = flt.load({path})")]
+    if (folder / PEFT_CARD).is_file():
+        load = f"model = peft.PeftModel.from_pretrained(base, {path})"
+        lines = f"import peft\n\n# base: the transformers model that was adapted\n{load}"
+        codes.append(Code("Load the adapter with peft. flt isn't needed.", lines))
+    elif (folder / MERGED_CARD).is_file() and run.classes:
+        lines = f'import transformers\n\npredict = transformers.pipeline("{_task(folder)}", model={path})'
+        codes.append(Code("Predict with transformers. flt isn't needed.", lines))
+    if run.classes and run.setting("data.name") != "own":
+        line = f"flt predict {shlex.quote(shown_path(run.folder))} data=new.csv out=predictions.csv"
+        codes.append(Code("Predict on the command line.", line))
+    return codes
+
+
+def made(recorded: Recorded) -> Table | None:
+    """Returns the table of command, time, hardware and versions. None if the run has no record."""
+    head = recorded.head
+    if not head:
+        return None
+    versions = ", ".join(f"{name} {version}" for name, version in dict(head["versions"]).items())
+    rows = [
+        ["command", str(head["command"])],
+        ["started", str(head["started"]).replace("T", " ").replace("Z", " UTC")],
+        ["hardware", str(head["hardware"])],
+        ["versions", versions],
+        ["run", recorded.run.label],
+    ]
+    if head["since"] > 1:
+        rows.append(["recorded", f"from round {int(head['since'])} on, as an earlier version of flt began the run"])
+    return Table("How the run was made", ["", ""], rows, left=2)
+
+
+def titles(runs: Sequence[StoredRun]) -> list[str]:
+    """Returns a short name for each run: its recipe, and the seed if seeds differ; its folder if names repeat."""
+    seeds = {run.setting("seed") for run in runs}
+    names = [str(run.setting("algo", run.label)) for run in runs]
+    if len(seeds) > 1:
+        names = [f"{name}, seed {run.setting('seed')}" for name, run in zip(names, runs, strict=True)]
+    return [run.label if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)]
+
+
+def subtitle(run: StoredRun) -> str:
+    """Returns what the run trained, on what, in a line."""
+    data = run.setting("data.path") or run.setting("data.name", "")
+    model = run.setting("model.path") or run.setting("model.name", "")
+    parts = [
+        f"{text(model)} on {text(data)}" if model and data else "",
+        f"{run.setting('clients')} clients" if run.setting("data.name") != "own" else "",
+        f"seed {run.setting('seed')}",
+    ]
+    return " · ".join(filter(None, parts))
+
+
+def flat(run: StoredRun) -> dict[str, Any]:
+    """Returns dotted key -> value, without the folders of this machine."""
+    return dict(_walk(run.settings, ""))
+
+
+def text(value: Any) -> str:
+    """Returns a setting as a text, on one line."""
+    value = last_name(value)
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    line = " ".join(shown.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+
+
+def shown_path(path: Path) -> str:
+    """Returns a path from the working folder, or its last parts if it isn't inside."""
+    inner = os.path.relpath(path)
+    return Path(inner).as_posix() if not inner.startswith("..") else "/".join(path.absolute().parts[-3:])
+
+
+def _walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from _walk(item, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, last_name(value)
+
+
+def _order(key: str) -> int:
+    return FIRST.index(key) if key in FIRST else len(FIRST) + ("." in key)
+
+
+def _task(folder: Path) -> str:
+    """Returns the name of transformers' pipeline for an exported classifier."""
+    texts = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    return "text-classification" if texts else "image-classification"
