@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from flt.cli import conf_comments
 from flt.cli.conf_comments import Key
-from flt.run.conf_groups import choices, config_folder
+from flt.run.conf_groups import COMMAND, choices, config_folder
 
 PAPERS = ("hafl", "sa_fedlora", "fl_tac", "c2a")
 """Recipes that have a page of their own."""
@@ -93,7 +93,7 @@ def _choice(group: str, choice: str) -> Iterator[str]:
     prose, code = _prose_and_code(conf_comments.head(path))
     yield from (f"{plain(paragraph)}\n" for paragraph in prose)
     for block in code:
-        language = "bash" if conf_comments.COMMAND.match(block[0]) else "text"
+        language = "bash" if COMMAND.match(block[0]) else "text"
         yield from (f"```{language}", *block, "```", "")
     if group in conf_comments.RECIPES:
         if choice in PAPERS:
@@ -123,7 +123,7 @@ def _prose_and_code(head: Sequence[str]) -> tuple[list[str], list[list[str]]]:
 def _kind(line: str, last: str) -> str:
     if not line.strip():
         return ""
-    if conf_comments.COMMAND.match(line):
+    if COMMAND.match(line):
         return "commands"
     is_code = line.startswith("    ") or line.startswith("for each") or (last == "pseudo-code" and not line[0].isupper())
     return "pseudo-code" if is_code or _begins_pseudo_code(line) else "prose"
