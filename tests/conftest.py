@@ -113,10 +113,10 @@ def flt_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session", autouse=True)
 def no_reports() -> Iterator[None]:
     """Runs of tests write no report, of 2 MB each, unless a test wants one (tests/support/reports.py)."""
-    from flt import api
+    from flt.api import training
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "live_reports", lambda cfg: [])
+        patch.setattr(training, "live_reports", lambda cfg: [])
         yield
 
 

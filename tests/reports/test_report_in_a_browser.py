@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from browser import WIDTHS, browser, overflowing, page_of, undrawn, violations
 from commands import QUICK
+from reports import written
 
 from flt.cli.main import main
 
@@ -32,9 +33,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run of four rounds for each recipe."""
     root = tmp_path_factory.mktemp("runs")
     settings = {**QUICK, "rounds": 4, "clients": 4, "root": root}
-    for recipe, more in RECIPES.items():
-        arguments = [f"algo={recipe}", *(f"{key}={value}" for key, value in settings.items()), *more]
-        assert main(["train", *arguments, "report=true"]) == 0
+    with written():
+        for recipe, more in RECIPES.items():
+            arguments = [f"algo={recipe}", *(f"{key}={value}" for key, value in settings.items()), *more]
+            assert main(["train", *arguments]) == 0
     return {recipe: root / recipe / "version_0" for recipe in RECIPES}
 
 

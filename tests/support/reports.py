@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from commands import train
 
-from flt import api
+from flt.api import training
 from flt.reports import live
 
 TINY = ("rounds=3", "clients=4", "threads=1")
@@ -23,7 +23,7 @@ TINY = ("rounds=3", "clients=4", "threads=1")
 def written() -> Iterator[None]:
     """Runs in the with block write their reports, as outside the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "live_reports", live.live_reports)
+        patch.setattr(training, "live_reports", live.live_reports)
         yield
 
 

@@ -25,7 +25,7 @@ from flt.protocol.messages import JobId
 if TYPE_CHECKING:
     from flt.server.federator import Federator
 
-LISTED, COUNTS, SHOWN = 2000, 200_000, 60
+LISTED, COUNTS, SHOWN = 200, 200_000, 60
 """Largest number of jobs that are listed, of their class counts, and of jobs whose components are recorded."""
 PART = 500_000
 """Approximate size in bytes of each part of the record, over all rounds."""

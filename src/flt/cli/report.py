@@ -10,7 +10,7 @@ HELP = """\
 usage: flt report RUN... [out=FILE]
 
 Writes one HTML file that shows runs in a browser, without a network. RUN is a
-run's folder, an export in it, last, or a folder of runs, such as lightning_logs.
+run's folder, an export in it, last, or a folder of runs (lightning_logs).
 
 One run    accuracy and loss over rounds and against bytes and time; clients,
            partition, components, groups and the task map; settings, how to load

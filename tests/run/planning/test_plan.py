@@ -171,7 +171,7 @@ def test_a_module_of_one_s_own_is_planned_as_it_is_fitted() -> None:
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     sent = Sent()
     result = flt.fit(module, clients, "hafl", 2, callbacks=[sent], progress=False, overrides=["local.steps=2"])
-    assert [one.down.bytes for one in planned.rounds] == [row["comm/bytes_down"] for row in result.history]
+    assert [one.down.bytes for one in planned.rounds] == [row["comm/bytes_down"] for row in result.round_metrics]
     assert any("isn't counted" in note for note in planned.notes)
 
 
