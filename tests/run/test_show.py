@@ -14,6 +14,7 @@ from commands import finished_run, in_empty_folder, metrics
 from filelock import FileLock
 
 import flt
+from flt.cli.main import main
 from flt.core.errors import InputError
 from flt.core.locks import is_locked
 
@@ -129,6 +130,15 @@ def test_a_run_of_another_version_has_a_page_too(edit: Callable[[Path], None], t
     page = flt.show(run)
     assert page.rounds_done == 1
     assert page.paper == ""
+
+
+def test_figures_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    run = copied("one", tmp_path)
+    (run / "metrics.csv").write_text("round,comm/total_up,comm/total_down,clients/val_acc_worst10\n1,nan,1e400,0.5\n")
+    change(run, partition={"kind": ["iid"]})
+    page = flt.show(run)
+    assert (page.bytes_up, page.bytes_down, page.clients) == (None, None, "3, ['iid']")
+    assert main(["show", str(run)]) == 0
 
 
 @pytest.mark.parametrize(

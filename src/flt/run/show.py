@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -114,8 +115,8 @@ def page_of(stored: StoredRun) -> RunPage:
     last = stored.history[-1] if stored.history else {}
     recipe, state = str(stored.setting("algo", stored.setting("name", "?"))), _state(stored)
     record, rounds = _record(stored.folder), stored.setting("rounds")
-    costs = {key: last.get(key) for key in ("comm/total_up", "comm/total_down")}
-    up, down = (None if cost is None else int(cost) for cost in costs.values())
+    costs = (last.get(f"comm/total_{way}", math.nan) for way in ("up", "down"))
+    up, down = (int(cost) if math.isfinite(cost) else None for cost in costs)
     return RunPage(
         folder=stored.folder,
         recipe=recipe,
@@ -184,7 +185,7 @@ def _model(stored: StoredRun) -> str:
 
 
 def _clients(stored: StoredRun) -> str:
-    kind = stored.setting("partition.kind", "?")
+    kind = str(stored.setting("partition.kind", "?"))
     about = {"dirichlet": "alpha", "quantity": "alpha", "shards": "shards_per_client"}.get(kind)
     how = f"{kind} ({about} {stored.setting(f'partition.{about}')})" if about else str(kind)
     if kind == "by_column":

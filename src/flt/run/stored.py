@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +168,12 @@ def _history(folder: Path) -> list[dict[str, float]]:
     text = _read(folder / METRICS)
     try:
         rows = list(csv.DictReader(text.splitlines()))
-        return [{key: float(value) for key, value in row.items() if value} for row in rows]
+        history = [{key: float(value) for key, value in row.items() if value} for row in rows]
+        if not all(row.get("round", 1.0).is_integer() for row in history):
+            raise ValueError("a number of a round isn't whole")
     except (ValueError, TypeError, csv.Error) as error:
         raise InputError.of("run", folder, "a run with the metrics.csv that flt wrote", first_line(error)) from error
+    return history
 
 
 def _classes(folder: Path) -> dict[str, list[str]]:
@@ -186,7 +188,7 @@ def _classes(folder: Path) -> dict[str, list[str]]:
 
 
 def _is_names(value: Any) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(name, str) for name in value)
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _read(path: Path) -> str:
