@@ -117,8 +117,8 @@ class RemoteLogger(Logger, abc.ABC):
 class WandbRun(RemoteLogger):
     """Run of W&B, with its files in ``wandb/`` of the run's folder.
 
-    Nothing is uploaded unless the user sets ``WANDB_MODE=online``: the settings of a run contain paths, and W&B adds the
-    name of the machine and of the program.
+    Nothing is uploaded unless the user sets ``WANDB_MODE=online``: the settings of a run contain paths, and W&B adds
+    the name of the machine.
     """
 
     key = "wandb"
@@ -129,7 +129,8 @@ class WandbRun(RemoteLogger):
         from lightning.pytorch.loggers import WandbLogger
 
         # console="off", because the progress is redrawn on the terminal four times a second
-        settings = wandb.Settings(console="off", quiet=True, mode=os.environ.get("WANDB_MODE", "offline"))
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
+        settings = wandb.Settings(console="off", quiet=True, mode=mode)
         return WandbLogger(self.label, self.folder, id=run_id, group=self.folder.absolute().parent.name,
                            settings=settings)  # fmt: skip
 
@@ -138,8 +139,7 @@ class WandbRun(RemoteLogger):
         run = logger.experiment
         run.finish(exit_code=0 if status == "success" else 1)
         if run.settings.mode == "offline":
-            folder = self.folder / "wandb"
-            _log.info("logger=wandb has uploaded nothing: wandb sync %s/offline-run-* does, or WANDB_MODE=online", folder)
+            _log.info("nothing was uploaded to W&B; wandb sync %s does that", self.folder / "wandb" / "offline-run-*")
 
 
 class MlflowRun(RemoteLogger):
