@@ -54,6 +54,7 @@ def test_a_run_its_export_and_a_model_in_it_name_the_run(inside: str, tmp_path: 
     [
         (lambda run: (run / "config.yaml").unlink(), "flt has written neither a run nor a model there"),
         (lambda run: (run / "config.yaml").write_text("- a list"), "a run with the config.yaml that flt wrote"),
+        (lambda run: (run / "config.yaml").write_text("3"), "a run with the config.yaml that flt wrote"),
         (lambda run: (run / "config.yaml").write_text("a: ${b}"), "interpolations"),
         (lambda run: (run / "metrics.csv").write_text("round\nmany\n"), "a run with the metrics.csv that flt wrote"),
         (lambda run: (run / "metrics.csv").write_text("round\n1,2\n"), "a run with the metrics.csv that flt wrote"),

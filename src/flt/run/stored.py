@@ -150,6 +150,8 @@ def read_settings(folder: Path, key: str) -> DictConfig:
     """
     try:
         saved = OmegaConf.create(plain_yaml.read(folder / CONFIG))
+    except AssertionError:  # of OmegaConf, for a document that is a number
+        saved = None
     except (OSError, YAMLError, ValueError, RecursionError, OmegaConfBaseException) as error:
         why = system_message(error) if isinstance(error, OSError) else first_line(error)
         raise InputError.of(key, folder, "a run with the config.yaml that flt wrote", why) from error
