@@ -57,19 +57,25 @@ class Header:
         """Reads the content of a first line.
 
         Raises:
-            ValueError, TypeError, KeyError: The line isn't one that :func:`begin` has made.
+            ValueError, TypeError, KeyError, AttributeError: The line isn't one that :func:`begin` has made.
         """
         if line["format"] != FORMAT:
             raise ValueError(f"format {line['format']}")
         jobs = [(int(client), int(index)) for client, index in line["jobs"]]
         layers = {str(name): int(rank) for name, rank in line["layers"]}
-        dict(line["every"])
+        if not all(type(every) is int and every > 0 for every in line["every"].values()):
+            raise ValueError("a part that is due every 0 rounds")
         return cls(line, jobs, layers, [int(place) for place in line["shown"]], bool(line["each_job"]))
 
     @functools.cached_property
     def place(self) -> dict[JobId, int]:
         """Job -> its place in the list of jobs."""
         return {job: place for place, job in enumerate(self.jobs)}
+
+    def is_of(self, other: Header) -> bool:
+        """Returns whether the lines after another header may follow this one: they name the same jobs and layers."""
+        parts = self.line["every"].keys() == other.line["every"].keys()
+        return parts and (self.jobs, self.layers) == (other.jobs, other.layers)
 
     def is_due(self, part: str, round: int) -> bool:
         """Returns whether a part of a round's line is written in this round."""
