@@ -38,6 +38,9 @@ def test_a_page_has_the_figures_of_the_run_s_files(tmp_path: Path, monkeypatch: 
     assert page.settings == {
         "rounds": 1, "clients": 3, "local.steps": 1, "eval.examples": 20, "eval.client_examples": 4,
     }  # fmt: skip
+    assert sorted(page.command.split()) == sorted(
+        ["flt", "train", "algo=fedit", *(f"{key}={value}" for key, value in page.settings.items())]
+    )
     assert page.files["metrics.csv"] == (run / "metrics.csv").stat().st_size
     assert page.files["adapter/"] == sum(path.stat().st_size for path in (run / "adapter").rglob("*"))
     assert page.models == {"": run.relative_to(tmp_path) / "adapter"} or page.models == {"": run / "adapter"}
@@ -120,7 +123,7 @@ def older(run: Path) -> None:
 
 
 def nearly_empty(run: Path) -> None:
-    (run / "config.yaml").write_text("data: 3\nstop: 4\nrule: [1]\nranks: x\n")
+    (run / "config.yaml").write_text("data: 3\nstop: 4\nrule: [1]\nranks: x\nrounds: {}\n")
 
 
 @pytest.mark.parametrize("edit", [newer, older, nearly_empty])

@@ -52,7 +52,7 @@ class Record(FedCallback):
     Args:
         folder: Folder of the run.
         tasks: Job -> its task.
-        command: Command that started the run, or ``flt.fit``.
+        command: Command or line of Python that makes such a run. Empty if it isn't known.
         device: Device on which the run trains.
     """
 
