@@ -12,7 +12,8 @@ from causal_runs import causal_run
 import flt
 from flt.core.errors import InputError
 from flt.data.instructions import prompt_tokens, tokenize
-from flt.inference.text_generator import Answer, Sampling, TextGenerator, checked_device
+from flt.inference.models import device_of
+from flt.inference.text_generator import Answer, Sampling, TextGenerator
 
 PROMPTS = ["### Task:\ngood book\n\n### Answer:\n", "very bad film not a book", "film"]
 
@@ -112,11 +113,11 @@ def test_a_setting_out_of_range_is_one_line(settings: dict[str, Any], line: str)
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "meta0"])
 def test_a_device_that_is_not_there_is_one_line(name: str) -> None:
-    with pytest.raises(InputError, match=f"^device={name}: .*allowed is cpu"):
-        checked_device(name)
+    with pytest.raises(InputError, match=f"^device={name}: .*allowed is auto, cpu"):
+        device_of(name)
 
 
 def test_the_chosen_device_holds_the_model(generator: TextGenerator) -> None:
-    assert checked_device("cpu") == torch.device("cpu")
-    assert checked_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert device_of("cpu") == torch.device("cpu")
+    assert device_of("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert {parameter.device for parameter in generator.model.parameters()} == {generator.device}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from flt.cli.words import read_words
 from flt.core.errors import InputError
-from flt.core.formatting import printable_lines
+from flt.core.formatting import printable
 
 HELP = """\
 usage: flt config [key=value ...]      the configuration of flt train key=value
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
         settings = config([word for word in arguments if not word.startswith("--")])
     if "--command" in arguments:
         line = shlex.join(["flt", "train", *overrides_of(settings)])
-        if line != printable_lines(line):  # such as the settings of a stranger's run, which could change the terminal
+        if line != printable(line, "\n\t"):  # such as the settings of a stranger's run, which could change the terminal
             raise InputError.of("config", "--command", "settings without control characters")
         print(line)
     else:

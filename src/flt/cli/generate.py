@@ -13,7 +13,7 @@ from flt.cli.commands import COMMANDS
 from flt.cli.words import Words, read_words
 from flt.core.errors import InputError
 from flt.core.files import expand_user, reported, write_atomically
-from flt.core.formatting import printable_lines
+from flt.core.formatting import printable
 from flt.core.imports import import_without_gc
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ responses in training. On a terminal, the answer appears while it is written.
                     room for
   seed=0            the same seed gives the same answers
   batch_size=1      prompts that are answered at once
-  device=           cpu, cuda or cuda:1; the GPU if there is one, else the CPU
+  device=           auto (a GPU if there is one), cpu, cuda or cuda:1
   root=             folder of all runs, in which last is looked for
 
 With --interactive, each line is a prompt, from a terminal or from a pipe, and
@@ -74,7 +74,7 @@ class Settings:
     set: str | None = None
     group: str | None = None
     batch_size: int = 1
-    device: str | None = None
+    device: str = "auto"
     root: str = "lightning_logs"
 
 
@@ -162,8 +162,12 @@ def say(generator: TextGenerator, prompt: str, sampling: Sampling) -> None:
     if not sys.stdout.isatty():
         print(generator.answer([prompt], sampling)[0].text, flush=True)
         return
+
+    def show(text: str) -> None:
+        print(printable(text, "\n\t"), end="", flush=True)
+
     try:
-        (answer,) = generator.answer([prompt], sampling, lambda text: print(printable_lines(text), end="", flush=True))
+        (answer,) = generator.answer([prompt], sampling, show)
     finally:
         print(flush=True)
     if answer.finish_reason == "length":

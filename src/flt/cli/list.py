@@ -120,9 +120,10 @@ def _runs(rows: Sequence[RunRow], width: int) -> Table:
 
 def _cells(row: RunRow) -> list[str]:
     from flt.run.show import FINISHED
+    from flt.run.stored import label_of
 
     done = f"{row.rounds_done}/{row.rounds}{'' if row.state == FINISHED else f' {row.state}'}"
     figure = "-" if row.value is None else f"{row.metric} {row.value:.3f}{' ' if row.on_test else '*'}"
     when = datetime.fromtimestamp(row.written).strftime("%y-%m-%d %H:%M")
     about = [row.recipe, row.data, done] if row.recipe else ["damaged", "", "-"]
-    return [printable(text) for text in ("/".join(row.folder.absolute().parts[-2:]), *about, figure, when)]
+    return [printable(text) for text in (label_of(row.folder), *about, figure, when)]

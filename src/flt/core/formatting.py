@@ -84,14 +84,18 @@ def accuracy(names: Iterable[str]) -> str | None:
     return next((name for name in names if "acc" in name and name != "clustering_acc"), None)
 
 
-def printable(text: str) -> str:
+def printable(text: str, kept: str = "") -> str:
     r"""Returns a text in which control characters, which could change a terminal, are escaped.
+
+    Args:
+        text: The text.
+        kept: Characters that stay, such as line breaks.
 
     Example:
         >>> printable("a\x1b[2J")
         'a\\x1b[2J'
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
 
 
 def lower_is_better(name: str) -> bool:
@@ -107,13 +111,3 @@ def lower_is_better(name: str) -> bool:
 def loss(names: Iterable[str]) -> str | None:
     """Returns the first name of a loss metric, or None if there is none."""
     return next((name for name in names if "loss" in name), None)
-
-
-def printable_lines(text: str) -> str:
-    r"""Returns a text that can't change the terminal: control characters but line breaks and tabs are escaped.
-
-    Example:
-        >>> print(printable_lines("red \x1b[31m"))
-        red \x1b[31m
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

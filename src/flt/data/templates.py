@@ -62,7 +62,12 @@ class Template:
         return [name for _, name in self.pieces if name is not None]
 
     def __str__(self) -> str:
-        """Returns the template as :meth:`parse` reads it."""
+        """Returns the template as :meth:`parse` reads it.
+
+        Example:
+            >>> str(Template.parse("{{a}} {text}:", ["text"]))
+            '{{a}} {text}:'
+        """
         literals = [literal.replace("{", "{{").replace("}", "}}") for literal, _ in self.pieces]
         columns = ["" if name is None else f"{{{name}}}" for _, name in self.pieces]
         return "".join(literal + column for literal, column in zip(literals, columns, strict=True))

@@ -15,7 +15,6 @@ from flt.export.cards import NAME, OBJECT, Rule, check, dict_of, integer, list_o
 
 if TYPE_CHECKING:
     from flt.data.tasks import DataSet
-    from flt.data.templates import Template
     from flt.export.final_models import Model
 
 INPUTS = "flt_inputs.json"
@@ -101,20 +100,8 @@ def task_inputs(data_set: DataSet) -> TaskInputs:
 
     raw, data = data_set.raw, data_set.data
     label = "" if raw.label == ONE_CLASS else raw.label
-    prompts = tuple(template_text(template) for template in raw.templates)
+    prompts = tuple(map(str, raw.templates))
     return TaskInputs(raw.kind, raw.inputs, label, data.label_name, raw.response, prompts, data.merge)
-
-
-def template_text(template: Template) -> str:
-    """Returns a template as it is written in ``data.prompts``.
-
-    Example:
-        >>> from flt.data.templates import Template
-        >>> template_text(Template.parse("{{a}} {text}:", ["text"]))
-        '{{a}} {text}:'
-    """
-    pieces = ((literal.replace("{", "{{").replace("}", "}}"), name) for literal, name in template.pieces)
-    return "".join(literal + (f"{{{name}}}" if name is not None else "") for literal, name in pieces)
 
 
 def inputs_text(inputs: ModelInputs) -> str:

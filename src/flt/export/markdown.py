@@ -6,6 +6,8 @@ import html
 import re
 from collections.abc import Sequence
 
+from flt.core.formatting import printable
+
 _RISKY = re.compile(r"[\\`*\[\]~|$#]|://|(?<=w)\.|(?<!\w)_|_(?!\w)|^[-+.!]|^\d+(?=[.)](?:\s|$))")
 """Pattern of what could begin or end emphasis, code, a link, a formula, a list or a heading."""
 
@@ -21,7 +23,7 @@ def escaped(text: str, code: bool = False) -> str:
         >>> print(escaped("a *bold* <b> | `x`"))
         a \*bold\* &lt;b&gt; \| \`x\`
     """
-    plain = " ".join(printable(text).split())
+    plain = " ".join(printable(text, "\n").split())
     if code:
         return plain.replace("`", "'").replace("|", "\\|")
     return _RISKY.sub(_mark, html.escape(plain, quote=False))
@@ -34,16 +36,11 @@ def _mark(found: re.Match[str]) -> str:
     return f"<!-- -->{text}" if text.isdigit() else f"\\{text}"
 
 
-def printable(text: str) -> str:
-    """Returns a text whose control characters and invisible characters are written as escapes. Line ends stay."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
 def fenced(text: str, language: str) -> str:
     """Returns a block of code. Its fence is longer than any row of backticks in the text."""
     longest = max((len(ticks) for ticks in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{printable(text)}\n{fence}"
+    return "\n".join([f"{fence}{language}", printable(text, "\n"), fence])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

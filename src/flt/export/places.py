@@ -45,7 +45,7 @@ def exported_models(folder: Path) -> dict[str, Path]:
     if _is_model(folder):
         return {"": folder}
     inner = (path.relative_to(folder).as_posix() for depth in ("*", "*/*") for path in folder.glob(depth))
-    named = sorted((name for name in inner if SUBFOLDER.fullmatch(name)), key=_natural)
+    named = sorted((name for name in inner if SUBFOLDER.fullmatch(name)), key=natural)
     return {name: folder / name for name in named if _is_model(folder / name)}
 
 
@@ -53,5 +53,6 @@ def _is_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (CARD, PEFT_CARD, MERGED_CARD))
 
 
-def _natural(text: str) -> list[str | int]:
+def natural(text: str) -> list[str | int]:
+    """Returns a sort key with which version_10 comes after version_9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]

@@ -62,16 +62,7 @@ class TaskEvaluation:
         scores = self.scores
         found: dict[str, Any] = {"model": self.model or None, "examples": scores.examples, "metrics": self.metrics}
         if scores.classes and self.model:
-            found["classes"] = [
-                {
-                    "class": one.name,
-                    "precision": one.precision,
-                    "recall": one.recall,
-                    "f1": one.f1,
-                    "support": one.support,
-                }
-                for one in scores.classes
-            ]
+            found["classes"] = [one.as_dict() for one in scores.classes]
             found["confusion_matrix"] = [list(row) for row in scores.confusion]
         if not self.model:
             found["worst_10_percent"] = {

@@ -30,7 +30,7 @@ class _Settings(TypedDict, total=False):
     max_new_tokens: int | None
     seed: int
     raw: bool
-    device: str | None
+    device: str
     batch_size: int
     set: str | None
     root: str | Path
@@ -57,7 +57,7 @@ def generate(
     max_new_tokens: int | None = None,
     seed: int = 0,
     raw: bool = False,
-    device: str | None = None,
+    device: str = "auto",
     batch_size: int = 1,
     set: str | None = None,
     root: str | Path = "lightning_logs",
@@ -79,7 +79,7 @@ def generate(
         max_new_tokens: Largest number of tokens of an answer. None: 256, or fewer if the model has no room for more.
         seed: Seed with which tokens are drawn.
         raw: Whether the text itself is the prompt, without the run's template.
-        device: Device such as ``cpu`` or ``cuda:1``. None: the GPU if there is one, else the CPU.
+        device: ``auto``, ``cpu``, or ``cuda``, also with a number.
         batch_size: Number of prompts that are answered at once. With more than one, a prompt's answer can depend on the
             others: by rounding, and if tokens are drawn.
         set: Data set whose prompt template is used, if the run trained on several.

@@ -31,7 +31,7 @@ from flt.inference.models import Exported
 from flt.models.backbones import Backbone
 from flt.run.compose import compose_config
 from flt.run.schema import TrainConfig
-from flt.run.stored import read_settings
+from flt.run.stored import OWN, read_settings
 from flt.run.workload import encode_split
 
 MOST_SHOWN = 50
@@ -79,7 +79,7 @@ def own_data(run: Any, models: Sequence[Exported], split: str) -> list[Labelled]
         InputError: The run has no data that flt can load, or no such split.
     """
     cfg = own_settings(run)
-    if cfg.data["name"] == "own":
+    if cfg.data["name"] == OWN:
         raise InputError.of("data", None, "data=...", "the run's data are known only to the caller of flt.fit")
     size = {"test": cfg.eval.test_examples, "validation": cfg.eval.examples}.get(split)
     sample = None if size is None else (size, cfg.seed)

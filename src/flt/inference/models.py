@@ -174,9 +174,10 @@ def device_of(name: str) -> torch.device:
     Raises:
         InputError: There is no such device.
     """
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    allowed = "auto, cpu, or cuda where torch finds a GPU"
+        return torch.device("cuda" if gpus else "cpu")
+    allowed = ["auto", "cpu", *(["cuda", *gpus] if gpus else [])]
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -18,12 +18,12 @@ from flt.core.quiet import quiet_transformers
 from flt.core.typed import first_line
 from flt.data.instructions import prompt_tokens
 from flt.export.load import load
+from flt.inference.models import TOKENIZERS, device_of
 from flt.models.model_files import check_ids
 from flt.models.preprocessing import load_tokenizer
 
 LONGEST = 256
 """Largest number of tokens of an answer, unless the settings say another."""
-TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 _CAUSAL = "a run of a causal model, such as one of data=dolly"
 Stream = Callable[[str], None]
 """Function that gets an answer piece by piece, while the model writes it."""
@@ -83,14 +83,14 @@ class TextGenerator:
 
     Args:
         folder: Folder of an exported model.
-        device: Device such as ``cpu`` or ``cuda:1``. None: the GPU if there is one, else the CPU.
+        device: ``auto``, ``cpu``, or ``cuda``, also with a number.
 
     Raises:
         InputError: The folder isn't an export of a causal model or lacks its tokenizer, or there is no such device.
     """
 
-    def __init__(self, folder: Path, device: str | None = None) -> None:
-        self.device = checked_device(device)
+    def __init__(self, folder: Path, device: str = "auto") -> None:
+        self.device = device_of(device)
         self.tokenizer = _tokenizer(folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # transformers warns of names that peft still calls
@@ -158,27 +158,8 @@ class _Streamer(TextStreamer):
             self.stream(text)
 
 
-def checked_device(name: str | None) -> torch.device:
-    """Returns a device on which a tensor could be made.
-
-    Args:
-        name: Name of the device. None: the GPU if there is one, else the CPU.
-
-    Raises:
-        InputError: torch knows no such device, or the machine has none.
-    """
-    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    if name is None:
-        return torch.device("cuda" if gpus else "cpu")
-    try:
-        return torch.zeros(1, device=name).device
-    except Exception as error:  # torch raises RuntimeError, AssertionError and others, and for cpu:7 nothing
-        allowed = ["cpu", *(["cuda", *gpus] if gpus else [])]
-        raise InputError.of("device", name, allowed, "" if gpus else "torch finds no GPU") from error
-
-
 def _tokenizer(folder: Path) -> Any:
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not any((folder / name).is_file() for name in TOKENIZERS):
         why = "an older version exported it without its tokenizer; resume=<the run's folder> exports it again"
         raise InputError.of("run", folder, f"{_CAUSAL}, with its tokenizer", why)
     try:

@@ -13,7 +13,7 @@ from flt.core.files import last_name
 from flt.export.places import MERGED_CARD, PEFT_CARD, exported_models
 from flt.reports.charts import Code, Table
 from flt.reports.read import Recorded
-from flt.run.stored import StoredRun
+from flt.run.stored import OWN, StoredRun
 
 FIRST = ("algo", "seed", "rounds", "clients", "data.name", "data.path", "model.name", "model.path", "adapter.name")
 """Keys that are shown first."""
@@ -62,7 +62,7 @@ def loading(run: StoredRun) -> list[Code]:
     elif (folder / MERGED_CARD).is_file() and run.classes:
         lines = f'import transformers\n\npredict = transformers.pipeline("{_task(folder)}", model={path})'
         codes.append(Code("Predict with transformers. flt isn't needed.", lines))
-    if run.classes and run.setting("data.name") != "own":
+    if run.classes and run.setting("data.name") != OWN:
         line = f"flt predict {shlex.quote(shown_path(run.folder))} data=new.csv out=predictions.csv"
         codes.append(Code("Predict on the command line.", line))
     return codes
@@ -101,7 +101,7 @@ def subtitle(run: StoredRun) -> str:
     model = run.setting("model.path") or run.setting("model.name", "")
     parts = [
         f"{text(model)} on {text(data)}" if model and data else "",
-        f"{run.setting('clients')} clients" if run.setting("data.name") != "own" else "",
+        f"{run.setting('clients')} clients" if run.setting("data.name") != OWN else "",
         f"seed {run.setting('seed')}",
     ]
     return " · ".join(filter(None, parts))

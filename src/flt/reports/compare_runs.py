@@ -15,10 +15,8 @@ from flt.core.errors import InputError
 from flt.core.files import expand_user
 from flt.reports import compare_settings as keys
 from flt.reports.compare_settings import Settings
-from flt.run.stored import METRICS, StoredRun, find_run, read_run, runs_below
+from flt.run.stored import METRICS, OWN, StoredRun, find_run, label_of, read_run, runs_below
 
-OWN = "own"
-"""Value of ``data.name`` of runs that ``flt.fit`` has trained on a user's own data, which their settings don't name."""
 LISTED = 6
 """Largest number of runs that a note lists."""
 
@@ -113,7 +111,7 @@ def read_runs(runs: Iterable[str | Path], root: str | Path = "lightning_logs") -
             try:
                 found.setdefault(path.resolve(), read_run(path))
             except InputError as error:
-                notes.append(f"left out, as it can't be read: {keys.plain('/'.join(path.parts[-2:]))} ({error})")
+                notes.append(f"left out, as it can't be read: {keys.plain(label_of(path))} ({error})")
     return list(found.values()), notes
 
 

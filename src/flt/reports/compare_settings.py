@@ -19,6 +19,7 @@ from typing import Any
 
 from flt.core.errors import InputError
 from flt.core.files import last_name
+from flt.core.formatting import printable
 from flt.run.stored import BEFORE, StoredRun
 
 PROBLEM = {
@@ -182,7 +183,7 @@ def shown(value: Any) -> str:
 
 def plain(text: str) -> str:
     """Returns a text from a file on one line of at most LONGEST characters, with control characters escaped."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    line = printable(text)
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 from flt.core.files import write_atomically
 from flt.core.typed import first_line
+from flt.run.stored import label_of
 
 IDS = "loggers.json"
 """Name of the file in a run's folder with the id of the run on each server."""
@@ -39,7 +40,7 @@ class RemoteLogger(Logger, abc.ABC):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
-        self.label = "/".join(folder.absolute().parts[-2:])
+        self.label = label_of(folder)
         """Name of the run on the server, such as ``hafl/version_3``."""
         self._logger: Any = None
         self._failed = False

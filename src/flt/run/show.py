@@ -18,7 +18,7 @@ from flt.export.places import exported_models
 from flt.run.conf_groups import choices, summary
 from flt.run.conf_heads import paper
 from flt.run.overrides import difference
-from flt.run.stored import LOCK, OWN, StoredRun, read_run
+from flt.run.stored import LOCK, OWN, StoredRun, label_of, read_run
 
 LONGEST_LINE = 1 << 22
 FINISHED, RUNNING, STOPPED = "finished", "running", "stopped"
@@ -81,7 +81,7 @@ class RunPage:
     @property
     def label(self) -> str:
         """Short name of the run, such as ``hafl/version_3``."""
-        return "/".join(self.folder.absolute().parts[-2:])
+        return label_of(self.folder)
 
     @property
     def score(self) -> tuple[str, float] | None:

@@ -18,7 +18,7 @@ from flt.core import plain_yaml
 from flt.core.errors import InputError
 from flt.core.files import expand_user, system_message
 from flt.core.typed import first_line
-from flt.export.places import CLASSES, EXPORTS, exported_models, levels
+from flt.export.places import CLASSES, EXPORTS, exported_models, levels, natural
 
 CONFIG, METRICS, REPORT = "config.yaml", "metrics.csv", "report.html"
 LOCK = ".lock"
@@ -52,8 +52,8 @@ class StoredRun:
 
     @property
     def label(self) -> str:
-        """Short name of the run: the last two parts of its folder's path, such as ``hafl/version_3``."""
-        return "/".join(self.folder.absolute().parts[-2:])
+        """Short name of the run, see :func:`label_of`."""
+        return label_of(self.folder)
 
     def setting(self, key: str, default: Any = None) -> Any:
         """Returns the value of a dotted key, or the default if the run's configuration lacks the key."""
@@ -63,6 +63,11 @@ class StoredRun:
                 return default
             found = found[part]
         return found
+
+
+def label_of(folder: Path) -> str:
+    """Returns the short name of a run: the last two parts of its folder's path, such as ``hafl/version_3``."""
+    return "/".join(folder.absolute().parts[-2:])
 
 
 def find_run(run: str | Path, root: str | Path = "lightning_logs") -> Path:
@@ -94,7 +99,7 @@ def runs_below(folder: str | Path) -> list[Path]:
     """Returns the folders of all runs in a folder, sorted by path and number: the folder itself, or those inside."""
     top = expand_user(folder)
     found = [path.parent for depth in ("", "*/", "*/*/") for path in top.glob(f"{depth}{CONFIG}")]
-    return sorted({path for path in found if is_run(path)}, key=lambda path: _natural(str(path)))
+    return sorted({path for path in found if is_run(path)}, key=lambda path: natural(str(path)))
 
 
 def is_run(folder: Path) -> bool:
@@ -210,9 +215,4 @@ def _read(path: Path) -> str:
 
 def _last_written(folder: Path) -> tuple[float, list[str | int]]:
     files = (folder / METRICS, folder / CONFIG)
-    return max(path.stat().st_mtime for path in files if path.is_file()), _natural(str(folder))
-
-
-def _natural(text: str) -> list[str | int]:
-    """Returns a sort key with which version_10 comes after version_9."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
+    return max(path.stat().st_mtime for path in files if path.is_file()), natural(str(folder))
