@@ -21,8 +21,8 @@ from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.callbacks.clusters import Clusters
 from flt.callbacks.record import Record
-from flt.callbacks.record_format import QUANTILES
-from flt.callbacks.record_header import _limits, evenly
+from flt.callbacks.record_format import QUANTILES, evenly
+from flt.callbacks.record_header import _limits
 from flt.server.callback import FedCallback
 
 

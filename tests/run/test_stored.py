@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flt.core.errors import InputError
-from flt.run.stored import export_of, find_run, read_run, runs_below
+from flt.run.stored import export_of, find_run, read_run, run_around, runs_below
 
 
 def written(folder: Path, version: str, metrics: str = "round,round/val_acc\n1,0.5\n2,0.75\n") -> Path:
@@ -46,7 +47,14 @@ def test_last_is_the_run_that_was_written_to_last(tmp_path: Path) -> None:
 def test_a_run_its_export_and_a_model_in_it_name_the_run(inside: str, tmp_path: Path) -> None:
     run = written(tmp_path, "version_0")
     assert read_run(run / inside).folder == run
+    assert run_around(run / inside) == run
     assert export_of(run / inside) == (run / "adapter" / "group_1" if "group" in inside else run / "adapter")
+
+
+def test_an_export_that_was_copied_into_another_run_isn_t_of_that_run(tmp_path: Path) -> None:
+    run = written(tmp_path, "version_0")
+    shutil.copytree(run / "adapter", run / "sent")
+    assert run_around(run / "sent") is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
 RECORD, FORMAT = "record.jsonl", 1
 """Name of the file in a run's folder, and number of its format."""
 LARGEST = 2**26
@@ -10,3 +14,14 @@ BY_JOB = "by_job"
 """Key of the components that each job trained."""
 QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 """Quantiles over the jobs that are recorded where there are too many jobs for a value of each."""
+
+
+def evenly(items: Sequence[_Item], most: int) -> list[_Item]:
+    """Returns at most so many items, evenly spaced, with the first and the last of them.
+
+    Example:
+        >>> evenly(range(10), 4)
+        [0, 3, 6, 9]
+    """
+    count = len(items)
+    return list(items) if count <= most else [items[round(i * (count - 1) / (most - 1))] for i in range(most)]

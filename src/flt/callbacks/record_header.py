@@ -17,7 +17,7 @@ import torch
 
 import flt
 from flt.callbacks.figures.pictures import class_counts
-from flt.callbacks.record_format import BY_JOB, FORMAT
+from flt.callbacks.record_format import BY_JOB, FORMAT, evenly
 from flt.protocol.messages import JobId
 
 if TYPE_CHECKING:
@@ -136,18 +136,6 @@ def _limits(rounds: int, jobs: int, listed: int, ranks: Sequence[int]) -> dict[s
     every["points"] = max(every["points"], math.ceil(rounds / MAPS))
     every[BY_JOB] = math.ceil(every[BY_JOB] / every["trained"]) * every["trained"]
     return {"each_job": each_job, "shown": shown, "every": every}
-
-
-def evenly(items: Sequence[Any], most: int) -> list[Any]:
-    """Returns at most so many items, evenly spaced, with the first and the last of them.
-
-    Example:
-        >>> evenly(range(10), 4)
-        [0, 3, 6, 9]
-    """
-    if len(items) <= most:
-        return list(items)
-    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
 
 
 def hardware(device: str) -> str:

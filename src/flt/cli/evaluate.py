@@ -130,11 +130,9 @@ def _pictures(found: Evaluation, run: str, options: Options) -> list[Path]:
     """Writes the confusion matrix of each task to out=, or to the run's folder. An export may be in no such folder."""
     from flt.core.files import reported
     from flt.inference.evaluate import write_pictures
-    from flt.run.stored import CONFIG, find_run
+    from flt.run.stored import find_run, run_around
 
-    place = find_run(run, options.root)
-    around = (place, *(place.absolute().parents[:3]))
-    inside = next((folder for folder in around if (folder / CONFIG).is_file()), None)
+    inside = run_around(find_run(run, options.root))
     folder = Path(os.path.expanduser(options.out)) if options.out is not None else inside
     if folder is None:
         return []

@@ -23,7 +23,7 @@ from flt.inference.labelled import Labelled, other_data, own_data, own_settings
 from flt.inference.metrics import MeasuredModule, Scores, checked
 from flt.inference.models import Exported, Loaded, choose, device_of, find_models, load_model
 from flt.inference.own_module import evaluate_module
-from flt.run.stored import CONFIG, export_of, find_run
+from flt.run.stored import find_run, run_around
 
 SCHEMA = 1
 """Version of the dictionary that :meth:`Evaluation.as_dict` returns. It is increased when a key changes its meaning."""
@@ -181,7 +181,7 @@ def evaluate(
     every = find_models(run, root)
     models = choose(every, None if group is None else str(group))
     folder = find_run(run, root)
-    inside = next((place for place in (folder, *export_of(run, root).absolute().parents) if _is_run(place)), None)
+    inside = run_around(folder)
     if data is None:
         if inside is None:
             raise InputError.of("data", None, "data=...", "the export isn't inside its run, whose data it could take")
@@ -198,10 +198,6 @@ def evaluate(
     kind = sets[0].data_set.raw.kind
     shown = split or ("test" if sets[0].split != "train" else "")
     return Evaluation(folder.absolute().name, name, shown, kind, tasks)
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / CONFIG).is_file()
 
 
 def _evaluated(

@@ -9,10 +9,10 @@ from typing import Any, TypedDict, Unpack, overload
 from omegaconf import OmegaConf
 
 from flt.core.errors import InputError
-from flt.export.places import EXPORTS, exported_models, levels
+from flt.export.places import exported_models
 from flt.inference.prompts import AS_IT_IS, PROMPT, PromptFormat, prompts_of_chat, prompts_of_data
 from flt.inference.text_generator import Answer, Sampling, TextGenerator
-from flt.run.stored import CONFIG, export_of, find_run, read_settings
+from flt.run.stored import export_of, find_run, read_settings, run_around
 
 ALL = "all"
 """Value of ``group`` that stands for all exported models."""
@@ -178,10 +178,7 @@ def settings_of(run: str | Path, root: str | Path) -> dict[str, Any] | None:
     Raises:
         InputError: There is no such run, or its configuration is damaged.
     """
-    folder = find_run(run, root)
-    top = levels(folder)[-1]
-    places = [folder, *([top.parent] if top.name in EXPORTS else [])]
-    place = next((place for place in places if (place / CONFIG).is_file()), None)
+    place = run_around(find_run(run, root))
     if place is None:
         return None
     settings: Any = OmegaConf.to_container(read_settings(place, "run"), resolve=True)

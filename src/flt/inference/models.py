@@ -18,7 +18,7 @@ from flt.export.cards import CLASS_NAMES, read_json
 from flt.export.inputs import INPUTS, ModelInputs, TaskInputs, read_inputs
 from flt.export.load import load
 from flt.export.metadata import BASE
-from flt.export.places import CLASSES, MERGED_CARD, exported_models, levels
+from flt.export.places import CLASSES, MERGED_CARD, exported_models
 from flt.models.backbones import Backbone
 from flt.models.causal import CausalModule
 from flt.models.class_names import output_names
@@ -26,7 +26,7 @@ from flt.models.image_preparation import image_preparation
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.module import ClientModule, Optimizer
 from flt.models.preprocessing import load_tokenizer
-from flt.run.stored import CONFIG, export_of, read_settings
+from flt.run.stored import export_of, read_settings, run_around
 
 TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
 IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -218,8 +218,8 @@ def _from_settings(folder: Path, classes: dict[str, list[str]]) -> ModelInputs:
     Raises:
         InputError: The export isn't inside its run.
     """
-    run = levels(folder)[-1].parent
-    if not (run / CONFIG).is_file():
+    run = run_around(folder)
+    if run is None:
         allowed = "an export of this version of flt, or one inside of its run's folder"
         raise InputError.of("run", folder, allowed, f"{INPUTS} is missing, which says what the model reads")
     settings = read_settings(run, "run")

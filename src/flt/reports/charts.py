@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from flt.callbacks.record_format import evenly
+
 COLOURS, DASHES = 8, ("solid", "dash", "dot", "dashdot")
 POINTS, ROWS, TABLE = 500, 120, 250
 """Largest number of points of a curve, of rows of a heat map, and of rows of a table. Others are left out evenly."""
@@ -107,7 +109,7 @@ class Series:
     @property
     def trace(self) -> dict[str, Any]:
         """Trace of Plotly."""
-        kept = thin(range(len(self.x)), POINTS)
+        kept = evenly(range(len(self.x)), POINTS)
         return {
             "type": "scatter",
             "name": self.name,
@@ -167,7 +169,7 @@ def heatmap(
         xaxis: Changes of the horizontal axis.
         changes: Changes of the trace of Plotly.
     """
-    kept = thin(range(len(rows)), ROWS)
+    kept = evenly(range(len(rows)), ROWS)
     shown, named = [values[i] for i in kept], [rows[i] for i in kept]
     cells = [value for row in shown for value in row if value is not None]
     row, column, value = names
@@ -195,26 +197,15 @@ def heatmap(
     label = f"{title}: heat map of {value}, {len(rows)} rows ({row}) and {len(columns)} columns ({column}), {most}."
     cut = f" {len(kept)} of {len(rows)} rows are shown, evenly spaced." if len(kept) < len(rows) else ""
     body = [[name, *("" if v is None else number(v) for v in r)] for name, r in zip(named, shown, strict=True)]
-    table = Table(title, [row, *columns], [body[i] for i in thin(range(len(body)), _rows_for(len(columns)))])
+    table = Table(title, [row, *columns], [body[i] for i in evenly(range(len(body)), _rows_for(len(columns)))])
     height = 130 + max(110, min(760, (24 if len(kept) <= 24 else 14 if len(kept) <= 60 else 7) * len(kept)))
     return Chart(id, title, label, [trace], layout, table, f"{note}{cut}".strip(), height, wide=True)
 
 
 def ticks(names: Sequence[str], most: int) -> dict[str, Any]:
     """Returns the settings of an axis whose positions are named. Of many names, evenly spaced ones are written."""
-    kept = thin(range(len(names)), most)
+    kept = evenly(range(len(names)), most)
     return {"tickmode": "array", "tickvals": kept, "ticktext": [plain(names[i]) for i in kept]}
-
-
-def thin(items: Sequence[int], most: int) -> list[int]:
-    """Returns at most so many items, evenly spaced, with the first and the last of them.
-
-    Example:
-        >>> thin(range(10), 4)
-        [0, 3, 6, 9]
-    """
-    count = len(items)
-    return list(items) if count <= most else [items[round(i * (count - 1) / (most - 1))] for i in range(most)]
 
 
 def finite(value: float | None) -> float | None:
@@ -272,9 +263,9 @@ def _table_of(caption: str, x: str, series: Sequence[Series]) -> Table:
         xs = sorted({x for s in series for x in s.x})
         found = [dict(zip(s.x, s.y, strict=True)) for s in series]
         rows = [[number(x), *(score(values.get(x)) for values in found)] for x in xs]
-        return Table(caption, [x, *(s.name for s in series)], [rows[i] for i in thin(range(len(rows)), TABLE)])
+        return Table(caption, [x, *(s.name for s in series)], [rows[i] for i in evenly(range(len(rows)), TABLE)])
     rows = [[s.name, number(a), score(b)] for s in series for a, b in zip(s.x, s.y, strict=True)]
-    return Table(caption, ["run", x, "value"], [rows[i] for i in thin(range(len(rows)), TABLE)])
+    return Table(caption, ["run", x, "value"], [rows[i] for i in evenly(range(len(rows)), TABLE)])
 
 
 def _rows_for(columns: int) -> int:

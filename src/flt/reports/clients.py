@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from flt.callbacks.record_format import QUANTILES
+from flt.callbacks.record_format import QUANTILES, evenly
 from flt.core import formatting
-from flt.reports.charts import POINTS, TABLE, Chart, Table, finite, heatmap, number, plain, score, thin
+from flt.reports.charts import POINTS, TABLE, Chart, Table, finite, heatmap, number, plain, score
+from flt.reports.curves import word_of
 from flt.reports.read import Recorded
 
 WORST = 10
@@ -21,10 +22,10 @@ def spread(recorded: Recorded) -> list[Chart]:
     found = [(line["round"], line["clients"][key]) for line, key in _scored(recorded)]
     if not found:
         return []
-    kept = thin(range(len(found)), POINTS)
+    kept = evenly(range(len(found)), POINTS)
     rounds = [found[i][0] for i in kept]
     values = [_quantiles(found[i][1]) for i in kept]
-    word = _word(_scored(recorded)[-1][1])
+    word = word_of(_scored(recorded)[-1][1])
     traces = [trace for band in BANDS for trace in _band(rounds, values, *band)]
     traces.append({
         "type": "scatter", "name": "median", "x": rounds, "y": [row[4] for row in values],
@@ -40,7 +41,7 @@ def spread(recorded: Recorded) -> list[Chart]:
         f"{score(final[3])} and {score(final[5])}, and all between {score(final[0])} and {score(final[8])}."
     )
     note = "Each client evaluates the model that it receives on the examples that it holds out."
-    table = Table(title, columns, [rows[i] for i in thin(range(len(rows)), TABLE)])
+    table = Table(title, columns, [rows[i] for i in evenly(range(len(rows)), TABLE)])
     return [Chart("chart-clients", title, label, traces, layout, table, note, 360, wide=True)]
 
 
@@ -59,7 +60,7 @@ def worst(recorded: Recorded) -> list[Table]:
         pairs = sorted(zip(part["values"], jobs, strict=True), key=lambda pair: (_badness(pair[0], lower), pair[1]))
         named = [(recorded.jobs[place], value, int(place)) for value, place in pairs[:WORST]]
     fitted = _fitted(recorded, line, key)
-    columns = ["client", "examples", f"{_word(key)} as received", *(["after local training"] if fitted else [])]
+    columns = ["client", "examples", f"{word_of(key)} as received", *(["after local training"] if fitted else [])]
     if len(set(recorded.head["ranks"])) > 1:
         columns.insert(2, "rank")
     rows = []
@@ -98,7 +99,7 @@ def unit(recorded: Recorded) -> str:
 
 
 def _sizes(rows: Sequence[str], sizes: Sequence[int], each: str, note: str) -> Chart:
-    title, kept = f"Examples of each {each}", thin(range(len(rows)), 200)
+    title, kept = f"Examples of each {each}", evenly(range(len(rows)), 200)
     trace = {"type": "bar", "x": kept, "y": [sizes[i] for i in kept], "text": [plain(rows[i]) for i in kept],
              "textposition": "none", "marker": {"color": "@0"},
              "hovertemplate": "%{text}: %{y}<extra></extra>"}  # fmt: skip
@@ -163,8 +164,3 @@ def _badness(value: float | None, lower: bool) -> float:
 
 def _job_name(job: Sequence[int]) -> str:
     return f"{int(job[0])}.{int(job[1])}" if job[1] else f"{int(job[0])}"
-
-
-def _word(key: str) -> str:
-    name = key.partition("/")[2].removeprefix("val_")
-    return {"acc": "accuracy"}.get(name, name.replace("_", " "))

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from flt.reports.charts import COLOURS, TABLE, Chart, Series, Table, heatmap, lines, number, plain, thin
+from flt.callbacks.record_format import evenly
+from flt.reports.charts import COLOURS, TABLE, Chart, Series, Table, heatmap, lines, number, plain
 from flt.reports.curves import points
 from flt.reports.read import Recorded
 
@@ -22,7 +23,7 @@ def groups(recorded: Recorded) -> list[Chart]:
     found = recorded.having("groups")
     if not found:
         return []
-    shown = [found[i] for i in thin(range(len(found)), COLUMNS)]
+    shown = [found[i] for i in evenly(range(len(found)), COLUMNS)]
     head, tasks = recorded.head, recorded.head["tasks"]
     order = sorted(range(len(head["jobs"])), key=lambda place: (head["task"][place], place))
     ids = sorted({int(gid) for line in shown for gid in line["groups"]} - {-1})
@@ -41,7 +42,7 @@ def groups(recorded: Recorded) -> list[Chart]:
     columns = [str(line["round"]) for line in shown]
     title, names = "Groups of jobs over rounds", ("job", "round", "group")
     chart = heatmap("chart-groups", title, values, rows, columns, names, note, **changes)
-    kept = thin(range(len(rows)), 100)
+    kept = evenly(range(len(rows)), 100)
     cells = [[rows[i], *texts[i]] for i in kept]
     label = f"{title}: {len(rows)} jobs of {len(tasks)} tasks in groups {', '.join(map(str, ids))}; {_last(recorded)}"
     table = Table(title, ["job", *columns], cells)
@@ -53,7 +54,7 @@ def task_map(recorded: Recorded) -> list[Chart]:
     found = recorded.having("points")
     if not found:
         return []
-    shown = [found[i] for i in thin(range(len(found)), FRAMES)]
+    shown = [found[i] for i in evenly(range(len(found)), FRAMES)]
     frames = [(f"round {line['round']}", _points(recorded, line["points"])) for line in shown]
     last, tasks = shown[-1], recorded.head["tasks"]
     shares = last["points"]["shares"]
@@ -71,7 +72,7 @@ def task_map(recorded: Recorded) -> list[Chart]:
         for job, gid, x, y in zip(*(last["points"][key] for key in ("jobs", "groups", "x", "y")), strict=True)
     ]
     table = Table(f"{title}, round {last['round']}", ["job", "task", "group", "x", "y"],
-                  [rows[i] for i in thin(range(len(rows)), TABLE)], left=3)  # fmt: skip
+                  [rows[i] for i in evenly(range(len(rows)), TABLE)], left=3)  # fmt: skip
     layout = {"xaxis": {"title": {"text": axes[0]}}, "yaxis": {"title": {"text": axes[1]}}, "hovermode": "closest"}
     return [Chart("chart-task-map", title, label, frames[-1][1], layout, table, note, 440, wide=True, frames=frames)]
 

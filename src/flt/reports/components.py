@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from flt.reports.charts import POINTS, Chart, Series, heatmap, lines, plain, thin
+from flt.callbacks.record_format import evenly
+from flt.reports.charts import POINTS, Chart, Series, heatmap, lines, plain
 from flt.reports.curves import points
 from flt.reports.read import Recorded
 
@@ -103,7 +104,7 @@ def budget(recorded: Recorded) -> list[Chart]:
         curves_of = lines("chart-ranks", "Rank budget over rounds", "round", "active components", series, **axis)
         charts.append(dataclasses.replace(curves_of, wide=True))
     if found := recorded.having("active"):
-        shown = [found[i] for i in thin(range(len(found)), min(POINTS, 120))]
+        shown = [found[i] for i in evenly(range(len(found)), min(POINTS, 120))]
         values = [[int(line["active"][row]) for line in shown] for row in range(len(recorded.layers))]
         title, columns = "Active components of each layer", [str(line["round"]) for line in shown]
         names = ("layer", "round", "components")
@@ -134,7 +135,7 @@ def _layer_ticks(layers: dict[str, int]) -> dict[str, Any]:
     for rank in layers.values():
         middles.append(start + (rank - 1) / 2)
         start += rank
-    kept = thin(range(len(layers)), 8)
+    kept = evenly(range(len(layers)), 8)
     names = list(layers)
     return {"tickvals": [middles[i] for i in kept], "ticktext": [plain(names[i], 20) for i in kept]}
 

@@ -23,7 +23,7 @@ def of_one(run: StoredRun) -> list[Chart]:
             Series(name, *points(run, "round", key), _PLACE[name], _DASH[name]) for name, (key, _) in found.items()
         ]
         if series:
-            word = _word(next(iter(found.values()))[0]) if id == "score" else others
+            word = word_of(next(iter(found.values()))[0]) if id == "score" else others
             charts.append(
                 lines(f"chart-{id}", f"{word.capitalize()} over rounds", "round", word, series, **_round_axis())
             )
@@ -41,7 +41,7 @@ def of_several(runs: Sequence[StoredRun], names: Sequence[str]) -> list[Chart]:
     ):
         keys = [_keys(run, pick).get(name) for run in runs]
         if any(keys):
-            word = _word(next(filter(None, keys)))
+            word = word_of(next(filter(None, keys)))
             series = [
                 Series(label, *points(run, "round", key), i, dash_of(i))
                 for i, (run, label, key) in enumerate(zip(runs, names, keys, strict=True))
@@ -59,7 +59,7 @@ def results(runs: Sequence[StoredRun], names: Sequence[str]) -> Table:
         for pick in (formatting.score, *([formatting.loss] if prefix != RECEIVED else [])):
             keys = [_key(run, prefix, pick) for run in runs]
             if any(keys):
-                word = _word(next(filter(None, keys)))
+                word = word_of(next(filter(None, keys)))
                 columns[f"{title} {word}"] = [last(run, key) for run, key in zip(runs, keys, strict=True)]
     worst = [_keys(run, formatting.score).get("received, worst 10 %") for run in runs]
     if any(worst):
@@ -85,9 +85,9 @@ def key_figures(run: StoredRun) -> list[tuple[str, str, str]]:
         if key := _key(run, prefix, formatting.score):
             loss = _key(run, prefix, formatting.loss)
             tail = f", loss {score(final[loss])}" if loss and loss in final else ""
-            found.append((f"{name} {_word(key)}", last(run, key), f"{remark}{tail}"))
+            found.append((f"{name} {word_of(key)}", last(run, key), f"{remark}{tail}"))
     if (key := _keys(run, formatting.score).get("received, worst 10 %")) and key in final:
-        found.append(("worst 10 %", last(run, key), f"{_word(key)} of the worst clients"))
+        found.append(("worst 10 %", last(run, key), f"{word_of(key)} of the worst clients"))
     totals = [final.get(f"comm/total_{way}") for way in ("up", "down")]
     if all(total is not None for total in totals):
         up, down = (float(total or 0) for total in totals)
@@ -130,7 +130,7 @@ def _costs(runs: Sequence[StoredRun], names: Sequence[str] = ("",)) -> list[Char
             of = next((label for label in ("global model", "received, mean") if label in found), None)
             if of is not None:
                 xs, ys = _against(run, id, found[of])
-                words.append(_word(found[of]))
+                words.append(word_of(found[of]))
                 series += [Series(name or of, xs, ys, i, dash_of(i))] if xs else []
         if series:
             word = words[0]
@@ -170,7 +170,7 @@ def _key(run: StoredRun, prefix: str, pick: Pick) -> str | None:
     return f"{prefix}{name}" if name else None
 
 
-def _word(key: str) -> str:
+def word_of(key: str) -> str:
     """Returns the word for a metric, such as accuracy for ``round/val_acc``."""
     name = key.rpartition("/")[2].removeprefix("fitted_").removesuffix(formatting.WORST).removeprefix("val_")
     return {"acc": "accuracy"}.get(name, name.replace("_", " "))

@@ -128,6 +128,17 @@ def read_run(run: str | Path, root: str | Path = "lightning_logs") -> StoredRun:
     )
 
 
+def run_around(folder: Path) -> Path | None:
+    """Returns the folder of the run that a run's or an export's folder belongs to. None: the export lies elsewhere.
+
+    Args:
+        folder: As :func:`find_run` or :func:`export_of` returns it.
+    """
+    top = levels(folder)[-1]
+    places = [folder, *([top.parent] if top.name in EXPORTS else [])]
+    return next((place for place in places if os.path.isfile(place / CONFIG)), None)
+
+
 def export_of(run: str | Path, root: str | Path = "lightning_logs") -> Path:
     """Returns the folder of a finished run's export, or the export that the argument itself names.
 
