@@ -1,7 +1,7 @@
 """Hooks of mkdocs: makes the pages that come from the code, and leads links out of docs/ to pages with the source.
 
-Markdown in docs/ is read on GitHub as well. There, links such as ``../src/flt/api.py`` open the file. On the site they
-open a generated page with the text of the file, so that no link needs a network or a checkout.
+Markdown in docs/ is read on GitHub as well. There, links such as ``../src/flt/api/training.py`` open the file. On the
+site they open a generated page with the text of the file, so that no link needs a network or a checkout.
 """
 
 from __future__ import annotations

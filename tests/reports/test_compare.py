@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -86,6 +87,32 @@ def test_the_target_is_reached_in_the_first_round_at_or_above_it(root: Path) -> 
     assert row["rounds to target"] == pytest.approx(np.mean([3, 2, 2]))
     assert row["bytes to target"] == pytest.approx(3000 * np.mean([3, 2, 2]))
     assert row["seconds to target"] == pytest.approx(0.5 * np.mean([3, 2, 2]))
+
+
+def test_a_target_is_reached_by_the_figure_itself_and_a_loss_from_above(tmp_path: Path) -> None:
+    made_run(tmp_path, "algo=fedit", rows=rounds(0.25, 0.5, 0.75))
+    found = flt.compare(tmp_path, target=0.5)
+    assert found.table.loc[(1, "fedit"), "rounds to target"] == 2
+    losses = flt.compare(tmp_path, metric="round/val_loss", target=0.25)
+    assert losses.table.loc[(1, "fedit"), "rounds to target"] == 3
+    assert "until round/val_loss is at most 0.25" in shown(losses)
+
+
+def test_the_best_round_of_a_perplexity_is_the_lowest(tmp_path: Path) -> None:
+    figures = [
+        {"round": n, "round/val_perplexity": p, "round/val_loss": n / 10} for n, p in enumerate((9.0, 2.0, 5.0), 1)
+    ]
+    made_run(tmp_path, "algo=fedit", rows=figures)
+    row = flt.compare(tmp_path, metric="best").table.loc[(1, "fedit")]
+    assert (row["round/val_perplexity mean"], row["round/val_loss mean"]) == (2.0, 0.2)
+
+
+def test_a_name_is_no_formula_for_a_spreadsheet(tmp_path: Path) -> None:
+    made_run(tmp_path, "algo=fedit", algo="=1+1", rows=[{"round": 1, "round/val_acc": -0.5, "@sum": 1.0}])
+    found = flt.compare(tmp_path, metric="@sum")
+    (row,) = csv.DictReader(found.to_csv().splitlines())
+    assert (row["method"], row["'@sum mean"]) == ("'=1+1", "1.0")
+    assert found.table.index[0] == (1, "=1+1")
 
 
 def test_a_target_that_some_seeds_miss_has_no_mean_on_the_terminal(root: Path) -> None:

@@ -187,10 +187,11 @@ def test_wandb_uploads_nothing_unless_it_is_asked_to(
 def test_ids_that_no_server_makes_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(MlflowRun, "build", lambda self, run_id: asked.append(run_id))
-    for text in ('{"mlflow": "../../x"}', '{"mlflow": 3}', "[1]", "{", '{"mlflow": "0a5c"}'):
+    long = json.dumps({"x": "a" * 2**17, "mlflow": "0a5c"})
+    for text in (long, '{"mlflow": "../../x"}', '{"mlflow": 3}', "[1]", "{", '{"mlflow": "0a5c"}'):
         (tmp_path / IDS).write_text(text)
         MlflowRun(tmp_path).log_metrics({"x": 1.0})
-    assert asked == [None, None, None, None, "0a5c"]
+    assert asked == [None, None, None, None, None, "0a5c"]
 
 
 class TestTheKey:

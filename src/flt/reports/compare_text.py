@@ -135,12 +135,17 @@ def escape(text: str) -> str:
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns records as csv. A missing value is an empty cell."""
+    """Returns records as csv. A missing value is an empty cell, and no text is a formula for a spreadsheet."""
     names = list(dict.fromkeys(key for row in rows for key in row))
     lines = io.StringIO()
-    writer = csv.DictWriter(lines, names, lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(lines, lineterminator="\n")
     writer.writerows(
-        {key: "" if value is None or value != value else value for key, value in row.items()} for row in rows
+        [[_csv_cell(name) for name in names], *([_csv_cell(row.get(name)) for name in names] for row in rows)]
     )
     return lines.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    if value is None or value != value:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value

@@ -19,6 +19,8 @@ from flt.run.stored import label_of
 
 IDS = "loggers.json"
 """Name of the file in a run's folder with the id of the run on each server."""
+LARGEST = 2**16
+"""Largest size of this file that is read, in bytes."""
 _ID = re.compile(r"[\w-]{1,128}", re.ASCII)
 _log = logging.getLogger(__name__)
 
@@ -103,7 +105,8 @@ class RemoteLogger(Logger, abc.ABC):
     def _ids(self) -> dict[str, str]:
         """Returns logger -> id of the run on its server. What no server could have made is left out."""
         try:
-            ids = json.loads((self.folder / IDS).read_text())
+            with (self.folder / IDS).open("rb") as file:
+                ids = json.loads(file.read(LARGEST))
         except (OSError, ValueError, RecursionError):
             return {}
         known = ids.items() if isinstance(ids, dict) else ()
