@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,19 +90,36 @@ def test_the_target_is_reached_in_the_first_round_at_or_above_it(root: Path) -> 
     assert row["seconds to target"] == pytest.approx(0.5 * np.mean([3, 2, 2]))
 
 
+def test_seeds_that_the_baseline_lacks_are_no_pairs(tmp_path: Path) -> None:
+    made_run(tmp_path, "algo=fedit", "seed=1", rows=rounds(0.5, test=0.5))
+    for seed in range(3):
+        made_run(tmp_path, "algo=hafl", f"seed={seed}", rows=rounds(0.5, test=0.6 + seed / 10))
+    row = flt.compare([tmp_path / "fedit", tmp_path / "hafl"]).table.loc[(1, "hafl")]
+    assert (row["pairs"], row["test/acc difference"]) == (1, pytest.approx(0.2))
+
+
+def test_means_that_look_the_same_are_equally_good(tmp_path: Path) -> None:
+    for algo, figures in {"fedit": (0.7, 0.9), "hafl": (0.79996, 0.79999), "fedavg": (0.5, 0.5)}.items():
+        for seed, figure in enumerate(figures):
+            made_run(tmp_path, f"algo={algo}", f"seed={seed}", rows=rounds(0.5, test=figure))
+    console = Console(width=80, force_terminal=True, color_system="standard", highlight=False)
+    with console.capture() as said:
+        flt.compare(tmp_path).print(console)
+    assert re.findall(r"\x1b\[1m(0\.8\S+ ± \S+)\x1b", said.get()) == ["0.800 ± 0.141", "0.800 ± 0.000"]
+
+
 def test_a_target_is_reached_by_the_figure_itself_and_a_loss_from_above(tmp_path: Path) -> None:
     made_run(tmp_path, "algo=fedit", rows=rounds(0.25, 0.5, 0.75))
     found = flt.compare(tmp_path, target=0.5)
     assert found.table.loc[(1, "fedit"), "rounds to target"] == 2
     losses = flt.compare(tmp_path, metric="round/val_loss", target=0.25)
     assert losses.table.loc[(1, "fedit"), "rounds to target"] == 3
-    assert "until round/val_loss is at most 0.25" in shown(losses)
+    assert "until validation loss is at most 0.25" in shown(losses)
 
 
 def test_the_best_round_of_a_perplexity_is_the_lowest(tmp_path: Path) -> None:
-    figures = [
-        {"round": n, "round/val_perplexity": p, "round/val_loss": n / 10} for n, p in enumerate((9.0, 2.0, 5.0), 1)
-    ]
+    measured = enumerate((9.0, 2.0, 5.0), start=1)
+    figures = [{"round": n, "round/val_perplexity": p, "round/val_loss": n / 10} for n, p in measured]
     made_run(tmp_path, "algo=fedit", rows=figures)
     row = flt.compare(tmp_path, metric="best").table.loc[(1, "fedit")]
     assert (row["round/val_perplexity mean"], row["round/val_loss mean"]) == (2.0, 0.2)

@@ -139,9 +139,8 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(key for row in rows for key in row))
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerows(
-        [[_csv_cell(name) for name in names], *([_csv_cell(row.get(name)) for name in names] for row in rows)]
-    )
+    writer.writerow(map(_csv_cell, names))
+    writer.writerows([_csv_cell(row.get(name)) for name in names] for row in rows)
     return lines.getvalue()
 
 
