@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 from commands import in_empty_folder
-from pages import DOCS, blocks, commands, run_page
+from pages import DOCS, blocks, run_page
 from tiny import save_bert, save_decoder, save_instructions
-
-from flt.cli.commands import COMMANDS
 
 GUIDES = sorted((DOCS / "guides").glob("*.md"))
 TINY = {"local.steps": 1, "batch_size": 4, "eval.examples": 20, "eval.client_examples": 4, "clients": 4}
@@ -82,9 +80,6 @@ def test_each_guide_is_checked() -> None:
 def test_a_guide_runs_from_its_first_block_to_its_last(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = {words[1] for words in commands(page)} - set(COMMANDS)
-    if missing:
-        pytest.skip(f"needs the commands {', '.join(sorted(missing))}")
     if page.stem == "several_devices":  # its processes don't know of what is left out in this one
         monkeypatch.chdir(tmp_path)
     else:
