@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,18 @@ def test_the_most_certain_of_several_models_predicts_and_a_line_says_so(
     assert found.equals(flt.predict(run, TEXTS, group=chosen))
     assert f"{chosen} predicts: it is the most certain on the first 6 rows" in caplog.text
     assert f"{figures[chosen]:.3f}" in caplog.text
+
+
+def test_of_equally_certain_models_the_first_predicts_and_only_the_first_rows_decide(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = shutil.copytree(trained("personal"), tmp_path / "version_0")
+    for name in ("adapter_model.safetensors", "flt_base.json"):
+        shutil.copy(run / "adapter" / "client_0" / name, run / "adapter" / "client_1" / name)
+    monkeypatch.setattr("flt.inference.predict.SAMPLE", 2)
+    with caplog.at_level(logging.INFO, "flt"):
+        flt.predict(run, TEXTS)
+    assert "client_0 predicts: it is the most certain on the first 2 rows" in caplog.text
 
 
 def test_a_group_may_be_given_by_its_number_and_a_task_by_its_name(trained: Trained) -> None:
