@@ -61,16 +61,12 @@ def browser() -> Iterator[Any]:
 def page_of(
     opened, path: Path, width: int, scheme: str = "light"
 ) -> Iterator[tuple[object, list[str]]]:  # playwright is optional
-    """Opens a file of this machine. Yields the page, and a list to which its errors are added.
-
-    A page's own security policy would forbid axe-core, which is put into the page.
-    """
+    """Opens a file of this machine. Yields the page, and a list to which its errors are added."""
     context = opened.new_context(
         viewport={"width": width, "height": 900},
         color_scheme=scheme,
         offline=True,
         reduced_motion="reduce",
-        bypass_csp=True,
     )
     page, errors = context.new_page(), []
     page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
