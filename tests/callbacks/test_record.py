@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.callbacks.clusters import Clusters
-from flt.callbacks.record import Record
+from flt.callbacks.record import Record, _trained
 from flt.callbacks.record_format import QUANTILES, evenly
-from flt.callbacks.record_header import _limits
+from flt.callbacks.record_header import LISTED, Header, _limits, begin
 from flt.server.callback import FedCallback
 
 
@@ -179,8 +180,23 @@ def test_the_limits_keep_the_record_to_a_few_megabytes(rounds: int, jobs: int, r
         "points": 25 * jobs,
     }
     assert sizes.keys() == every.keys()
+    assert every["by_job"] % every["trained"] == 0, "a round's line has both, or the first alone"
+    assert rounds // every["points"] <= 20
     assert sum(sizes[part] * (rounds // every[part]) for part in sizes) < 5_000_000
     assert rounds > 10 or set(every.values()) == {1}
+
+
+def test_the_components_of_each_job_are_bits_over_all_layers() -> None:
+    updates: Any = [
+        SimpleNamespace(job=(0, 0), kept={"first": (0, 2), "second": (1,)}),
+        SimpleNamespace(job=(1, 0), kept={"first": (2,)}),
+    ]
+    every = {"trained": 1, "by_job": 1}
+    header = Header({"every": every}, [(0, 0), (1, 0)], {"first": 3, "second": 2}, [0, 1], True)
+    federator: Any = SimpleNamespace(updates=updates, round=1)
+    assert _trained(federator, header) == {"trained": [[1, 0, 2], [0, 1]], "by_job": {"0": "15", "1": "4"}}
+    updates[:] = [SimpleNamespace(job=(0, 0), kept={"first": (0, 1, 2), "second": (0, 1)})]
+    assert _trained(federator, header) == {}
 
 
 def test_jobs_are_left_out_evenly() -> None:
@@ -189,10 +205,6 @@ def test_jobs_are_left_out_evenly() -> None:
 
 
 def test_two_hundred_jobs_are_listed_at_most() -> None:
-    from types import SimpleNamespace
-
-    from flt.callbacks.record_header import LISTED, begin
-
     clients = clients_of(2500)
     server = SimpleNamespace(layout=layout_of([4]))
     federator: Any = SimpleNamespace(clients=clients, server=server, rounds=3, state=SimpleNamespace(rounds=0))

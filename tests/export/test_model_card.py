@@ -23,6 +23,7 @@ from PIL import Image
 from slowly import mostly_slowly, slowly
 
 from flt.api import train as train_cfg
+from flt.export.card_seal import is_own_card, sealed
 from flt.export.model_card import ModelFacts, RunFacts, card, facts_in, overview
 from flt.export.places import exported_models
 from flt.run.compose import load_config
@@ -196,6 +197,14 @@ def test_a_changed_card_stays_and_flt_s_own_is_replaced(
     assert train("algo=fedit", "rounds=3", "resume=last") == 0
     assert (exported / "README.md").read_text().endswith("My own words.\n")
     assert "adapter/README.md is yours and stays" in caplog.text
+
+
+def test_a_card_whose_text_was_changed_in_the_middle_is_not_flt_s_own(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_bytes(sealed("# Title\n\nsome words"))
+    assert is_own_card(path)
+    path.write_bytes(path.read_bytes().replace(b"some", b"own"))
+    assert not is_own_card(path)
 
 
 FACTS = RunFacts(

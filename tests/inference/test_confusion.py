@@ -23,6 +23,9 @@ def test_a_small_matrix_has_its_numbers_and_names_in_it(tmp_path: Path) -> None:
     axes = figure.axes[0]
     assert sorted(text.get_text() for text in axes.texts) == ["7", "9", "9", "9"]
     assert [label.get_text() for label in axes.get_yticklabels()] == [r"class \$0", r"class \$1", r"class \$2"]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true class", "predicted class")
+    shares = np.asarray(axes.images[0].get_array())
+    assert shares.tolist() == [[9 / 16, 7 / 16, 0], [0, 1, 0], [0, 0, 1]]
     path = write_picture(figure, tmp_path, "re/views", "test", "")
     assert path.name == "confusion_re_views_test.png"
     with PIL.Image.open(path) as image:

@@ -166,7 +166,6 @@ def _merge(folder: Path, target: Path, base: str | None, dtype: str | None) -> s
         if not all(value.isfinite().all() for value in model.state_dict().values() if value.is_floating_point()):
             others = [name for name in DTYPES if name != dtype]
             raise InputError.of("dtype", dtype or "null", others, "a weight is too large for it")
-        model.config.name_or_path = ""  # may be a path of this machine
         target.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(str(target))
     for path in folder.iterdir():

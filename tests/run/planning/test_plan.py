@@ -63,6 +63,14 @@ def test_the_bytes_of_a_plan_are_those_of_the_run(algo: str) -> None:
     assert_equal_to_the_run(f"algo={algo}")
 
 
+def test_the_steps_of_a_plan_are_those_of_the_run() -> None:
+    cfg = settings(
+        "algo=fedit", "rounds=1", "local.epochs=2", "local.steps=null", "local.accumulate=3", "batch_size=16"
+    )
+    _, (logged,) = run_of(cfg)
+    assert sum(client.steps for client in flt.plan(cfg, progress=False).clients) == logged["clients/steps"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", choices("algo"))
 def test_the_bytes_of_every_recipe_s_plan_are_those_of_its_run(algo: str) -> None:
