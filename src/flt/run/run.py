@@ -253,7 +253,8 @@ class Run:
         jobs = len(federator.updates) or sum(counts)  # updates is empty if the run had already finished
         worst = summary.worst_of(jobs, several=max(counts) > 1)
         logdir = self.cfg.root if self.loggers or "tensorboard" in self.cfg.logger else None
-        summary.render(federator.history, self.folder, elapsed, logdir=logdir, worst=worst)
+        further = summary.next_steps(self.folder, self.federation.kind, self.cfg.report)
+        summary.render(federator.history, self.folder, elapsed, logdir=logdir, worst=worst, further=further)
 
 
 def earlier_export(federator: Federator, base: str) -> Path | None:
