@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from pages import DOCS, PROCESSES, ROOT, Block, blocks, run
+from pages import DOCS, PROCESSES, ROOT, Block, blocks, pattern, run
 from tiny import save_bert, save_decoder
 
 PAGE = DOCS / "troubleshooting.md"
@@ -70,8 +70,7 @@ def test_a_command_prints_the_line_below_it(block: Block, folder: Path, monkeypa
     code, printed = run([*words, *tiny])
     assert code == 2
     for line in block.printed:
-        pattern = ".*".join(re.escape(part.strip()) for part in line.split("..."))
-        assert re.search(f"^{pattern}", printed, re.MULTILINE), printed
+        assert re.search(f"^{pattern(line)}", printed, re.MULTILINE), printed
 
 
 @pytest.mark.parametrize("line", QUOTED)
