@@ -144,6 +144,8 @@ WORDS = {
     "slot", "budget", "group", "home group", "received", "held", "kept", "active", "score", "recipe", "engine",
     "export", "card", "run folder", "split", "partition", "held-out examples", "callback", "local fit",
     "newcomer", "cell", "round/*", "clients/*", "comm/*", "ranks/*", "cluster/*", "distributed/*",
+    "record", "report", "model card", "merged model", "class name", "prompt template", "last", "problem", "method",
+    "macro f1", "nll", "confusion matrix", "paired difference", "dry run", "trial",
 }  # fmt: skip
 """What a reader meets in flt's output, configuration and code."""
 

@@ -25,7 +25,7 @@ COMMANDS = [
     for block in PRINTED
     for words in block.commands
 ]
-PARTS = re.compile(r"\.\.\.|^run=|[;:] allowed is |^[\w.]+=[\w.]+: ")
+PARTS = re.compile(r"\.\.\.|^run=|[;:] allowed is |^[\w.]+=[\w.]+: (?:allowed is )?")
 """What the parts of a line are divided by: a line is put together from a key, a value, a reason and what is allowed."""
 
 
