@@ -15,7 +15,10 @@ from flt.run.overrides import difference, hydra_value
 from flt.run.schema import TrainConfig
 from flt.run.stored import OWN
 
-LEFT_OUT = ("name", "root", "resume", "threads", "engine.jobs", "checkpoint.keep", "cache.max_gb", "cache.keep")
+LEFT_OUT = (
+    "name", "root", "resume", "threads", "engine.jobs", "checkpoint.keep", "cache.max_gb", "cache.keep", "logger",
+    "report",
+)  # fmt: skip
 """Keys that say where and how a run is computed, and change nothing that it computes apart from rounding."""
 ARGUMENTS = ("rounds", "seed", "batch_size")
 """Keys that are arguments of ``flt.fit``."""
