@@ -46,7 +46,7 @@ def confusion_figure(scores: Scores, title: str) -> Figure:
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    figure.suptitle(title, fontsize=10)
+    axes.set_title(short(title, 80), fontsize=10)
     for row, column in np.argwhere(matrix > 0) if len(matrix) <= WRITTEN else ():
         colour = "white" if shares[row, column] > 0.55 else "black"
         axes.text(column, row, f"{matrix[row, column]}", ha="center", va="center", color=colour, fontsize=8)
@@ -68,13 +68,14 @@ def _worst(matrix: NDArray, names: list[str], title: str) -> Figure:
     axes.set_yticks(range(len(pairs)), [f"{names[true]} as {names[other]}" for true, other in pairs], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("examples")
-    figure.suptitle(f"{title}: the {len(pairs)} most frequent confusions of {len(matrix)} classes", fontsize=10)
+    what = f"the {len(pairs)} most frequent confusions of {len(matrix)} classes"
+    figure.suptitle(f"{short(title, 60)}: {what}", fontsize=10)
     return figure
 
 
-def short(name: str) -> str:
-    """Returns the name of a class for a picture: short, printable, and without matplotlib's mathematics."""
-    shown = name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
+def short(name: str, longest: int = LONGEST) -> str:
+    """Returns a name for a picture: of at most ``longest`` characters, printable, without matplotlib's mathematics."""
+    shown = name if len(name) <= longest else f"{name[: longest - 3]}..."
     return "".join(c if c.isprintable() else "?" for c in shown).replace("$", r"\$")
 
 
@@ -91,6 +92,6 @@ def write_picture(figure: Figure, folder: Path, *names: str) -> Path:
     parts = [re.sub(r"[^\w.-]+", "_", name).strip("._")[:60] for name in names]
     path = folder / ("_".join(["confusion", *filter(None, parts)]) + ".png")
     data = BytesIO()
-    figure.savefig(data, format="png")
+    figure.savefig(data, format="png", bbox_inches="tight")
     write_atomically(path, data.getvalue())
     return path
