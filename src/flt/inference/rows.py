@@ -69,6 +69,8 @@ def open_rows(data: Any, known: TaskInputs, overrides: Sequence[str] = (), split
     """
     if not isinstance(data, str | Path):
         return _in_memory(data, known)
+    if not str(data):
+        raise InputError.of("data", "''", "a file, a folder, a hub id or a name, such as data=new.csv")
     cfg = compose_config([f"data={data}", *overrides])
     path = cfg.data.get("path")
     place = expand_user(str(path))
@@ -80,7 +82,11 @@ def open_rows(data: Any, known: TaskInputs, overrides: Sequence[str] = (), split
     settings = data_settings(cfg.data, overrides, known)
     if is_file:
         return _of_file(place, settings, known, split)
-    if is_image_folder(place) and known.kind == "image":
+    if is_image_folder(place):
+        if known.kind != "image":
+            raise InputError.of(
+                "data", data, "a file or folder of texts", "the folder has images; the model reads texts"
+            )
         return _of_images(place)
     files, _ = data_files(place)
     if not files:
