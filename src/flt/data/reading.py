@@ -164,7 +164,7 @@ def _read_file(path: Path, how: ReadSettings) -> Splits:
         if suffix not in TEXTS:
             raise InputError.of("data.path", path, allowed, _said(error)) from error
         # "from None", because a log of the original error would show rows of the file
-        raise InputError.of("data.path", path, allowed, _without_rows(error)) from None
+        raise InputError.of("data.path", path, allowed, without_rows(error)) from None
 
 
 def _load(path: str, subset: str | None) -> Mapping[str, datasets.Dataset]:
@@ -209,7 +209,7 @@ def _single(only: str, filled: Mapping[str, datasets.Dataset], found: Mapping[st
     return found["test"] or next(iter(filled))
 
 
-def _without_rows(error: Exception) -> str:
+def without_rows(error: Exception) -> str:
     """Returns the kind of a reader's error and the row number, but no text that the error quotes from the file."""
     said = str(error).strip()
     kind, place = KIND.match(said), PLACE.search(said)

@@ -23,6 +23,7 @@ from flt.data.folders import data_files
 from flt.data.image_folders import image_files, is_image_folder
 from flt.data.images import undecoded
 from flt.data.read_settings import ReadSettings
+from flt.data.reading import without_rows
 from flt.data.suffixes import SUFFIXES, TEXTS, suffix_of
 from flt.data.used_columns import check_names
 from flt.export.inputs import TaskInputs
@@ -119,6 +120,8 @@ def _of_file(path: Path, settings: DataConfig, known: TaskInputs, split: str | N
     suffix = suffix_of(path.name)
     if not path.is_file():
         raise InputError.of("data", path, "an existing file")
+    if not path.stat().st_size:
+        raise InputError.of("data", path, "a file with the names of columns", "it is empty")
 
     def choose(names: Sequence[str]) -> list[str]:
         check_names(settings, names)
@@ -210,5 +213,6 @@ def _named(path: Path) -> Iterator[None]:
     except (InputError, GeneratorExit):
         raise
     except Exception as error:  # each reader raises errors of its own
-        why = type(error).__name__ if suffix_of(path.name) in TEXTS else f"{type(error).__name__}: {first_line(error)}"
+        is_text = suffix_of(path.name) in TEXTS
+        why = without_rows(error) if is_text else f"{type(error).__name__}: {first_line(error)}"
         raise InputError.of("data", path, f"a readable {suffix_of(path.name)} file", why) from None
