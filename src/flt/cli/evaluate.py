@@ -73,7 +73,9 @@ model is null, and worst_10_percent has the means over the worst clients."""
 
 KEYS = ("data", "data.", "split", "group", "task", "clients", "out", "batch_size", "device", "root")
 MOST_ROWS = 30
-"""Largest number of classes or models in a table."""
+"""Largest number of classes, models or clients in a table."""
+WORST = 10
+"""Number of clients that are shown if there are more than that."""
 
 
 @dataclasses.dataclass
@@ -216,9 +218,12 @@ def _clients(task: TaskEvaluation) -> Any:
         ("mean of the worst 10 %", None, worst(own)),
     ]
     rows = _rows(task.clients)
-    if len(rows) > MOST_ROWS - len(head):
-        rows.sort(key=lambda row: row[2]["accuracy"])
-    return _figures("held-out examples of the clients", "client", [*head, *rows], "clients; the worst are shown, and")
+    few = len(rows) <= MOST_ROWS - len(head)
+    rows = rows if few else sorted(rows, key=lambda row: row[2]["accuracy"])[:WORST]
+    table = _figures("held-out examples of the clients", "client", [*head, *rows], "")
+    if not few:
+        table.caption = f"the {WORST} clients with the lowest accuracy; --json has all of them"
+    return table
 
 
 Row = tuple[str, int | None, dict[str, float]]
