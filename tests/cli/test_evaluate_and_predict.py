@@ -148,6 +148,8 @@ BAD: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "no group": (nothing, f"{LAST} data=reviews.csv group=7", "group=7: no exported model is called so"),
     "no task": (nothing, f"{LAST} data=reviews.csv task=x", "task=x: "),
     "no device": (nothing, f"{LAST} data=reviews.csv device=tpu9", "device=tpu9: "),
+    "a test file": (nothing, f"{LAST} data=reviews.csv data.test_path=reviews.csv", "data.test_path=reviews.csv: "),
+    "a share of rows": (nothing, f"{LAST} data=reviews.csv data.test=0.5", "data.test=0.5: the rows of the file"),
     "no data": (nothing, f"{LAST} data=", "data"),
     "a folder of images": (images, f"{LAST} data=pictures", "data"),
     "a split of a file": (nothing, f"{LAST} data=reviews.csv split=dev", "split=dev: "),
@@ -190,6 +192,12 @@ def test_predictions_are_written_only_to_a_file_of_their_own(
     assert main(["predict", "last", "data=reviews.csv", word]) == 2
     assert f"error: {OUT[word]}" in capsys.readouterr().err
     assert Path("reviews.csv").read_bytes() == before
+
+
+def test_rows_are_not_chosen_by_their_values_for_a_prediction(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("data.where={label_name:[bad film]}", "data.train_examples=3"):
+        assert main(["predict", "last", "data=reviews.csv", word]) == 2
+        assert "the rows of the file or folder are read whole; allowed is nothing here" in capsys.readouterr().err
 
 
 def test_no_rows_give_a_file_with_names_alone_and_no_evaluation(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,6 +167,19 @@ def test_tasks_that_share_a_models_outputs_are_told_apart_by_the_user(trained: T
     assert set(flt.predict(run, "digits", task="parity")["prediction"]) <= {"odd", "even"}
 
 
+def test_one_of_several_data_sets_is_predicted_if_the_user_says_which(trained: Trained) -> None:
+    run = trained("shared")
+    with pytest.raises(InputError, match=r"data.use=None: digits_two consists of several data sets; allowed is one of"):
+        flt.predict(run, "digits_two", task="parity")
+    found = flt.predict(run, "digits_two", task="parity", overrides=["data.use=[parity]"])
+    assert len(found) == evaluated_examples(run, "parity")
+
+
+def evaluated_examples(run: Path, task: str) -> int:
+    found: Any = flt.evaluate(run)
+    return int(found.as_dict()["tasks"][task]["examples"])
+
+
 @pytest.mark.slow
 def test_images_of_a_folder_are_named_and_those_of_a_table_numbered(trained: Trained, tmp_path: Path) -> None:
     run = trained("photos")

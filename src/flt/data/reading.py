@@ -104,7 +104,8 @@ def read_test(cfg: DataConfig, columns: Sequence[str], source: str) -> datasets.
         source: Name of the data of train, for messages.
 
     Raises:
-        InputError: The file or folder can't be read, is empty, lacks a column, or has several splits but no test split.
+        InputError: The file or folder can't be read, is empty, lacks a column, has several splits but no test split, or
+            has the examples of train.
     """
     path = expand_user(str(cfg.test_path))
     if not cfg.test_path or not os.path.exists(path):
@@ -129,6 +130,10 @@ def read_test(cfg: DataConfig, columns: Sequence[str], source: str) -> datasets.
     if name is None and len(filled) != 1:
         why = f"its splits are {', '.join(filled)}" if filled else "it is empty"
         raise InputError.of("data.test_path", cfg.test_path, "data with a test split, or with one split", why)
+    train = expand_user(cfg.path or "")
+    if name is None and os.path.exists(train) and os.path.samefile(path, train):
+        why = "the model would be tested on the examples of its training"
+        raise InputError.of("data.test_path", cfg.test_path, f"other data than data={cfg.path}", why)
     found = filled[name or next(iter(filled))]
     check(found.column_names)
     return found

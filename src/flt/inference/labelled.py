@@ -33,6 +33,8 @@ from flt.run.schema import TrainConfig
 from flt.run.workload import encode_split
 
 _log = logging.getLogger(__name__)
+SPLITS = ("validation", "test", "test_split", "test_path", "tasks", "sets", "use")
+"""Settings that divide data, which a file or folder that is read whole can't have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +141,11 @@ def data_settings(section: Any, overrides: Sequence[str], known: TaskInputs) -> 
         section: Section ``data`` of a configuration.
         overrides: The user's settings.
         known: Columns of the training data.
+
+    Raises:
+        InputError: A setting divides the data, which are read whole.
     """
+    check_unused(overrides, SPLITS)
     written: Any = OmegaConf.to_container(section)
     settings = {**written, "validation": 0.0, "test": 0.0, "test_split": "test", "tasks": {}}
     given = {text.partition("=")[0].removeprefix("data.") for text in overrides}
@@ -152,6 +158,18 @@ def data_settings(section: Any, overrides: Sequence[str], known: TaskInputs) -> 
             settings[key] = list(value) if isinstance(value, tuple) else value
     built: DataConfig = typed(DataConfig, OmegaConf.create(settings), "data")
     return built
+
+
+def check_unused(overrides: Sequence[str], keys: Sequence[str]) -> None:
+    """Checks that the user has given none of the settings of data that would change nothing.
+
+    Raises:
+        InputError: One of them is given.
+    """
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key.removeprefix("data.").partition(".")[0] in keys:
+            raise InputError.of(key, value, "nothing here", "the rows of the file or folder are read whole")
 
 
 def _columns(tasks: Mapping[str, TaskInputs], task: str | None) -> TaskInputs:

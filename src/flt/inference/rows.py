@@ -13,6 +13,7 @@ import datasets
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
+from omegaconf import OmegaConf
 
 from flt.core.errors import InputError
 from flt.core.files import expand_user
@@ -25,14 +26,17 @@ from flt.data.images import undecoded
 from flt.data.read_settings import ReadSettings
 from flt.data.reading import without_rows
 from flt.data.suffixes import SUFFIXES, TEXTS, suffix_of
+from flt.data.tasks import OUTSIDE
 from flt.data.used_columns import check_names
 from flt.export.inputs import TaskInputs
-from flt.inference.labelled import data_settings
+from flt.inference.labelled import check_unused, data_settings
 from flt.inference.row_files import OPENERS, tables_of
 from flt.run.compose import compose_config
 
 FILE_NAME = "file_name"
 """Column of the names of images in a folder."""
+ROWS = ("where", "classes", "merge", "train_examples")
+"""Settings that choose rows by their values. A prediction has all rows of a file or folder."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ def open_rows(data: Any, known: TaskInputs, overrides: Sequence[str] = (), split
         return _of_split(cfg.data, known, split or "test")
     if split is not None and suffix_of(str(path)) != ".npz":
         raise InputError.of("split", split, "nothing: a file or folder is predicted whole")
+    check_unused(overrides, ROWS)
     settings = data_settings(cfg.data, overrides, known)
     if is_file:
         return _of_file(place, settings, known, split)
@@ -170,7 +175,13 @@ def _of_split(section: Any, known: TaskInputs, split: str) -> Rows:
     """Reads a split of a hub data set or of one with a name, whose labels become names of classes."""
     settings: DataConfig = typed(DataConfig, section, "data")
     if settings.sets:
-        raise InputError.of("data", settings.name, "one data set", "it consists of several")
+        used = settings.use or list(settings.sets)
+        if len(used) != 1 or used[0] not in settings.sets:
+            why = f"{settings.name} consists of several data sets"
+            raise InputError.of("data.use", settings.use, f"one of {', '.join(settings.sets)}", why)
+        written: Any = OmegaConf.to_container(section)
+        common = {key: value for key, value in written.items() if key not in OUTSIDE}
+        settings = typed(DataConfig, OmegaConf.create({**common, **settings.sets[used[0]]}), "data")
     raw = dataset_sources.load(settings)
     if split not in raw.splits:
         raise InputError.of("split", split, list(raw.splits), "there is no such split")
