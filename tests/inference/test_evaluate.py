@@ -236,6 +236,15 @@ def test_the_json_has_the_keys_that_are_documented(trained: Trained) -> None:
     assert sum(map(sum, task["confusion_matrix"])) == 120
 
 
+def test_in_python_an_evaluation_is_shown_in_one_line_and_a_batch_has_an_example(trained: Trained) -> None:
+    found = evaluated(trained("text"), "reviews.csv")
+    assert repr(found).startswith(
+        f"Evaluation('text/version_0', 'reviews.csv', accuracy={found.metrics['accuracy']:.4g}, "
+    )
+    with pytest.raises(InputError, match="batch_size=0: allowed is an integer >= 1"):
+        flt.evaluate(trained("text"), "reviews.csv", batch_size=0)
+
+
 def test_an_export_alone_reads_new_data_and_a_run_of_an_earlier_version_does_too(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,12 +71,15 @@ def evaluate(
     Raises:
         InputError: The run or the data can't be used, or labels are unknown to the model.
     """
+    if batch_size is not None and batch_size < 1:
+        raise InputError.of("batch_size", batch_size, "an integer >= 1")
     if module is not None:
         return evaluate_module(module, run, data, group, batch_size or 64, device, root, collate_fn)
     if data is not None and not isinstance(data, str | Path):
         raise InputError.of(
             "data", type(data).__name__, "a file, a folder, a hub id or a name; a data set needs module="
         )
+    place = device_of(device)
     every, folder = find_models(run, root), find_run(run, root)
     models = choose(every, None if group is None else str(group))
     inside = next((place for place in (folder, *export_of(run, root).absolute().parents) if _is_run(place)), None)
@@ -84,7 +87,7 @@ def evaluate(
     size = batch_size or (own_settings(inside).eval.batch_size if inside is not None else 64)
     measurement = Measurement([one for one in sets if task in (None, one.task)], held_out, every, size, watch)
     for model in models:
-        measurement.measure(model, device_of(device))
+        measurement.measure(model, place)
     tasks = measurement.results(models)
     if not tasks:
         raise InputError.of("task", task, sorted({one.task for one in sets}), "no chosen model knows it")

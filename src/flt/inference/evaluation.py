@@ -96,6 +96,11 @@ class Evaluation:
     kind: str
     tasks: tuple[TaskEvaluation, ...]
 
+    def __repr__(self) -> str:
+        """Returns one line, such as ``Evaluation('hafl/version_3', 'test.csv', accuracy=0.95, macro_f1=0.94)``."""
+        where = [repr(text) for text in (self.run, self.data, self.split) if text]
+        return f"Evaluation({', '.join([*where, *(f'{key}={value:.4g}' for key, value in self.metrics.items())])})"
+
     @property
     def metrics(self) -> dict[str, float]:
         """Means of the tasks' metrics, in which every task has the same weight, as in ``test/acc`` of a run."""
