@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flt.run.command_line import LEFT_OUT, command_of, overrides_of, spelt
+from flt.run.command_line import LEFT_OUT, command_of
 from flt.run.compose import flat, load_config
 from flt.run.conf_groups import choices
+from flt.run.overrides import hydra_value
 from flt.run.schema import TrainConfig
 
 
@@ -70,7 +71,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 @settings(max_examples=20)
 @given(st.lists(TEXTS, max_size=3), st.one_of(st.none(), TEXTS))
 def test_any_text_is_read_as_it_was_written(prompts: list[str], column: str | None) -> None:
-    words = [f"data.prompts={spelt(prompts)}", f"data.column={spelt(column)}"]
+    words = [f"data.prompts={hydra_value(prompts)}", f"data.column={hydra_value(column)}"]
     cfg = load_config(["algo=fedit", *words])
     assert (cfg.data["prompts"], cfg.data["column"]) == (prompts, column)
-    assert kept(load_config(overrides_of(cfg))) == kept(cfg)
+    assert kept(load_config(shlex.split(command_of(cfg))[2:])) == kept(cfg)

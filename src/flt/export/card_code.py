@@ -31,6 +31,8 @@ CALLS = {
     "causal": 'print(model([{"role": "user", "content": "Name three colours."}], max_new_tokens=50))',
 }
 """Kind of the inputs -> line that uses a pipeline."""
+WITHOUT_CHAT = 'print(model("a prompt, see below", max_new_tokens=50))'
+"""Line that uses a causal model without a chat template."""
 PIXELS = [
     "size = model.config.image_size",
     "images = torch.rand(1, model.config.num_channels, size, size)  # one image, with numbers in [0, 1]",
@@ -55,7 +57,7 @@ def loading_lines(run: RunFacts, model: ModelFacts) -> str:
         return f'import flt\n\nmodel = flt.load(".", model={shell})  # your module, as it was before the training'
     literals, load = _load(run, model)
     use = _use(run, model)
-    if model.form == "merged" and use[-1] == CALLS[run.kind]:
+    if model.form == "merged" and use[-1] in (CALLS[run.kind], WITHOUT_CHAT):
         load, use = [], [f'model = transformers.pipeline("{PIPELINES[run.kind]}", model=folder)', use[-1]]
     code = "\n".join([*load, *use, *(line for line in literals if "json.load(" in line)])
     imports = [f"import {name}" for name in ("flt", "json", "peft", "torch", "transformers") if f"{name}." in code]
@@ -103,7 +105,7 @@ def _use(run: RunFacts, model: ModelFacts) -> list[str]:
         name = "image_processor"
         line = "image_processor = transformers.AutoImageProcessor.from_pretrained(folder)"
     pipe = f'model = transformers.pipeline("{PIPELINES[run.kind]}", model=model, {name}={name})'
-    return [line, pipe, CALLS[run.kind]]
+    return [line, pipe, WITHOUT_CHAT if run.kind == "causal" and not model.chats else CALLS[run.kind]]
 
 
 def _literal(name: str, value: dict[int, str] | Sequence[str]) -> str:

@@ -14,8 +14,10 @@ from flt.core.plain_yaml import escaped
 from flt.run.compose import MAPPINGS, compose_config
 from flt.run.conf_groups import choices, groups
 
-_PLAIN = re.compile(r"[A-Za-z_./-][\w./*-]*")
+_PLAIN = re.compile(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./@%+*-]*")
 """Texts that Hydra reads without quotes, as no number."""
+_MARKS = re.compile(r"[\\()\[\]{}:=,]")
+"""Pattern of what a key of a mapping can hold only after a backslash. Hydra reads no quotes there."""
 _WORDS = ("true", "false", "null", "nan", "inf", "-inf")
 _MISSING = object()
 
@@ -83,7 +85,7 @@ def hydra_value(value: Any) -> str:
         ("[1,'a b']", 'null', '{sci:[sci.*]}')
     """
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{hydra_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{_mapping_key(key)}:{hydra_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(hydra_value, value)) + "]"
     if not isinstance(value, str):
@@ -93,6 +95,10 @@ def hydra_value(value: Any) -> str:
     # A backslash before a quote, or at the end, would escape the quote.
     quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(escaped(value)))
     return f"'{quoted}'"
+
+
+def _mapping_key(key: Any) -> str:
+    return _MARKS.sub(lambda found: f"\\{found[0]}", str(key))
 
 
 def _choices(settings: Mapping[str, Any]) -> list[str]:
