@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import WIDTHS, browser, overflowing, page_of, undrawn, violations
+from browser import WIDTHS, browser, overflowing, page_of, repeated, undrawn, violations
 from reports import ALGOS
 
 import flt
@@ -51,6 +51,7 @@ def test_a_report_is_drawn_whole_and_can_be_read_by_everybody(
         assert page.evaluate("() => document.documentElement.dataset.theme") == SCHEMES[width]
         assert page.locator(".chart").count() >= 4
         assert undrawn(page) == []
+        assert repeated(page) == []
         assert overflowing(page) == []
         assert violations(page) == []
         assert errors == []

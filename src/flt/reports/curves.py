@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from flt.core import formatting
 from flt.reports.charts import COLOURS, DASHES, Chart, Series, Table, lines, score
@@ -24,9 +23,7 @@ def of_one(run: StoredRun) -> list[Chart]:
         ]
         if series:
             word = _word(next(iter(found.values()))[0]) if id == "score" else others
-            charts.append(
-                lines(f"chart-{id}", f"{word.capitalize()} over rounds", "round", word, series, **_round_axis())
-            )
+            charts.append(lines(f"chart-{id}", f"{word.capitalize()} over rounds", "round", word, series))
     return charts + _costs([run])
 
 
@@ -48,7 +45,7 @@ def of_several(runs: Sequence[StoredRun], names: Sequence[str]) -> list[Chart]:
                 if key
             ]
             title = f"{word.capitalize()} of the {name}" if id in ("score", "loss") else f"{word.capitalize()}, {name}"
-            charts.append(lines(f"chart-{id}", title, "round", word, series, **_round_axis()))
+            charts.append(lines(f"chart-{id}", title, "round", word, series))
     return charts + _costs(runs, names)
 
 
@@ -174,10 +171,6 @@ def _word(key: str) -> str:
     """Returns the word for a metric, such as accuracy for ``round/val_acc``."""
     name = key.rpartition("/")[2].removeprefix("fitted_").removesuffix(formatting.WORST).removeprefix("val_")
     return {"acc": "accuracy"}.get(name, name.replace("_", " "))
-
-
-def _round_axis() -> dict[str, Any]:
-    return {"xaxis": {"tickformat": ",d"}}
 
 
 _PLACE = {"global model": 0, "received, mean": 2, "received, worst 10 %": 1, "fitted, mean": 3}
