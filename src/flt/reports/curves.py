@@ -28,8 +28,8 @@ def of_one(run: StoredRun) -> list[Chart]:
 
 
 def of_several(runs: Sequence[StoredRun], names: Sequence[str]) -> list[Chart]:
-    """Returns the charts that compare runs. Each run has the same colour in all charts."""
-    charts = []
+    """Returns the charts that compare runs. Each run has the same colour and dash in all charts."""
+    charts, drawn = [], looks(runs)
     for id, pick, name in (
         ("score", formatting.score, "global model"),
         ("received", formatting.score, "received, mean"),
@@ -40,8 +40,8 @@ def of_several(runs: Sequence[StoredRun], names: Sequence[str]) -> list[Chart]:
         if any(keys):
             word = _word(next(filter(None, keys)))
             series = [
-                Series(label, *points(run, "round", key), i, dash_of(i))
-                for i, (run, label, key) in enumerate(zip(runs, names, keys, strict=True))
+                Series(label, *points(run, "round", key), *look)
+                for run, label, key, look in zip(runs, names, keys, drawn, strict=True)
                 if key
             ]
             title = f"{word.capitalize()} of the {name}" if id in ("score", "loss") else f"{word.capitalize()}, {name}"
@@ -109,9 +109,17 @@ def last(run: StoredRun, key: str | None) -> str:
     return next((score(metrics[key]) for metrics in reversed(run.history) if key in metrics), "–") if key else "–"
 
 
-def dash_of(place: int) -> str:
-    """Returns the dash of a curve; the colours repeat, and the dashes change with each repetition."""
-    return DASHES[place // COLOURS % len(DASHES)]
+def looks(runs: Sequence[StoredRun]) -> list[tuple[int, str]]:
+    """Returns the number of the colour, and the dash, of each run.
+
+    The runs of a recipe have one colour and differ in their dash. With more recipes than colours, or more runs of a
+    recipe than dashes, each run has the next colour, and the dash changes when the colours repeat.
+    """
+    recipes = [str(run.setting("algo", run.label)) for run in runs]
+    known = list(dict.fromkeys(recipes))
+    if len(known) > COLOURS or max(map(recipes.count, known), default=0) > len(DASHES):
+        return [(i, DASHES[i // COLOURS % len(DASHES)]) for i in range(len(runs))]
+    return [(known.index(name), DASHES[recipes[:i].count(name)]) for i, name in enumerate(recipes)]
 
 
 def _costs(runs: Sequence[StoredRun], names: Sequence[str] = ("",)) -> list[Chart]:
@@ -122,13 +130,13 @@ def _costs(runs: Sequence[StoredRun], names: Sequence[str] = ("",)) -> list[Char
         ("time", "seconds of training", {"ticksuffix": " s"}),
     ):
         series, words = [], []
-        for i, (run, name) in enumerate(zip(runs, names, strict=True)):
+        for run, name, look in zip(runs, names, looks(runs), strict=True):
             found = _keys(run, formatting.score)
             of = next((label for label in ("global model", "received, mean") if label in found), None)
             if of is not None:
                 xs, ys = _against(run, id, found[of])
                 words.append(_word(found[of]))
-                series += [Series(name or of, xs, ys, i, dash_of(i))] if xs else []
+                series += [Series(name or of, xs, ys, *look)] if xs else []
         if series:
             word = words[0]
             heading = f"{word.capitalize()} against {'bytes' if id == 'bytes' else 'time'}"
