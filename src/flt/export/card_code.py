@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -43,6 +45,8 @@ MOST_NAMES = 100
 """Largest number of classes whose names are in the lines. More are read from the file with the names."""
 WIDEST = 100
 """Number of characters of the names of the classes from which on each has a line of its own."""
+_HERE = re.compile(r'^(?P<before>folder = |model = flt\.load\()"\."(  # this folder.*)?', re.MULTILINE)
+"""Pattern of the card's own folder in the lines."""
 
 
 def loading_lines(run: RunFacts, model: ModelFacts) -> str:
@@ -62,6 +66,20 @@ def loading_lines(run: RunFacts, model: ModelFacts) -> str:
     code = "\n".join([*load, *use, *(line for line in literals if "json.load(" in line)])
     imports = [f"import {name}" for name in ("flt", "json", "peft", "torch", "transformers") if f"{name}." in code]
     return "\n".join([*imports, "", *literals, *load, *use])
+
+
+def lines_in(card: str, folder: str) -> str | None:
+    """Returns the lines of Python in a model card, with the path of the model's folder. None if the card has none.
+
+    Args:
+        card: Text of the card.
+        folder: Path of the folder.
+    """
+    block = re.search(r"^(`{3,})python\n(.*?)\n\1$", card, re.DOTALL | re.MULTILINE)
+    if block is None:
+        return None
+    path = json.dumps(folder, ensure_ascii=False)
+    return _HERE.sub(lambda found: f"{found['before']}{path}", block[2], count=1)
 
 
 def loads_plainly(run: RunFacts, model: ModelFacts) -> bool:
