@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import html
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
@@ -20,7 +17,6 @@ from flt.core import errors
 from flt.run.conf_groups import choices, groups
 from flt.server.callback import FedCallback
 
-pytest.importorskip("mkdocs", reason="needs the extra docs")
 LOADED = re.compile(
     r"<(?:script|link|img|iframe|source|object|embed)\b[^>]*?\b(?:src|href|data)=\"?(https?:)?//[^\s>]+"
 )
@@ -29,19 +25,6 @@ TARGET = re.compile(r"\b(?:href|src)=\"([^\"]+)\"")
 NAME = re.compile(r"\bid=\"?([^\"\s>]+)")
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site. mkdocs fails on a link, an anchor or a page that leads nowhere."""
-    folder = tmp_path_factory.mktemp("site")
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "true", "PYTHONPATH": str(ROOT / "src")}
-    environment |= {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}  # no network
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout + done.stderr == ""
-    return folder
 
 
 def text_of(page: Path) -> str:
@@ -161,6 +144,8 @@ WORDS = {
     "slot", "budget", "group", "home group", "received", "held", "kept", "active", "score", "recipe", "engine",
     "export", "card", "run folder", "split", "partition", "held-out examples", "callback", "local fit",
     "newcomer", "cell", "round/*", "clients/*", "comm/*", "ranks/*", "cluster/*", "distributed/*",
+    "record", "report", "model card", "merged model", "class name", "prompt template", "last", "problem", "method",
+    "macro f1", "nll", "confusion matrix", "paired difference", "dry run", "trial",
 }  # fmt: skip
 """What a reader meets in flt's output, configuration and code."""
 
