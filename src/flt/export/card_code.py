@@ -41,6 +41,8 @@ PIXELS = [
     "print(model.config.id2label[int(model(pixel_values=images).logits.argmax())])",
 ]
 """Lines that use a model of images without an image processor."""
+COPY = "  # a copy of the base"
+"""Comment behind the folder of a base that isn't on the hub."""
 MOST_NAMES = 100
 """Largest number of classes whose names are in the lines. More are read from the file with the names."""
 WIDEST = 100
@@ -57,7 +59,7 @@ def loading_lines(run: RunFacts, model: ModelFacts) -> str:
         model: What the card says about the model.
     """
     if not run.kind:
-        shell = f"{run.module or 'YourModule'}()"
+        shell = f"{run.module if run.module.isidentifier() else 'YourModule'}()"
         return f'import flt\n\nmodel = flt.load(".", model={shell})  # your module, as it was before the training'
     literals, load = _load(run, model)
     use = _use(run, model)
@@ -101,7 +103,7 @@ def _load(run: RunFacts, model: ModelFacts) -> tuple[list[str], list[str]]:
         return ['folder = "."  # this folder', *names], [f"model = flt.load(folder){merged}"]
     if model.form == "merged":
         return [here], [f"model = {auto}(folder)"]
-    base = f'base = "./{run.base}"  # a copy of the base' if run.base_is_folder else f"base = {run.base!r}"
+    base = f"base = {f'./{run.base}'!r}{COPY}" if run.base_is_folder else f"base = {run.base!r}"
     named = [_literal("id2label", dict(enumerate(model.names)))] if model.names else []
     if len(model.names) > MOST_NAMES:
         named = ['id2label = dict(enumerate(max(json.load(open(f"{folder}/classes.json")).values(), key=len)))']
