@@ -259,6 +259,28 @@ def test_a_card_that_flt_did_not_write_says_nothing(front: str, tmp_path: Path) 
     assert facts_in(tmp_path) == RunFacts()
 
 
+@pytest.mark.parametrize("base", ['my "bert"', "it's", "a\\nb", '"); print("no'])
+def test_a_folder_of_any_name_is_a_text_in_the_code(base: str) -> None:
+    facts = dataclasses.replace(FACTS, base=base, base_is_folder=True, prompts=[])
+    line = next(line for line in code_of(card(facts, ModelFacts("lora")).decode()).splitlines() if "a copy" in line)
+    found: dict[str, Any] = {}
+    exec(line, found)
+    assert found["base"] == f"./{base}"
+
+
+def test_what_a_stranger_calls_a_module_or_a_kind_is_no_code(tmp_path: Path) -> None:
+    facts = dataclasses.replace(FACTS, kind="", module="print('no') or Toy")
+    assert "print" not in code_of(card(facts, ModelFacts("lora")).decode())
+    (tmp_path / "README.md").write_text("---\nflt: {algo: hafl, kind: banana}\n---\n")
+    assert facts_in(tmp_path) == RunFacts()
+
+
+def test_a_metric_that_a_module_groups_by_a_slash_is_no_result_of_the_hub() -> None:
+    facts = dataclasses.replace(FACTS, metrics={"test/mine/acc": 0.25, "test/acc": 0.5})
+    results = ModelCard(card(facts, ModelFacts("lora", "", ["a", "b"], True)).decode()).data.eval_results
+    assert [(result.metric_type, result.metric_value) for result in results or []] == [("accuracy", 0.5)]
+
+
 def test_a_card_names_its_base_and_data_on_the_hub() -> None:
     facts = dataclasses.replace(FACTS, dataset="org/data")
     about = ModelCard(card(facts, ModelFacts("lora", "", ["a", "b"], True)).decode()).data

@@ -106,6 +106,16 @@ def undrawn(page) -> list[str]:  # playwright is optional
     )
 
 
+def repeated(page) -> list[str]:  # playwright is optional
+    """Ids of the charts with two equal labels along an axis, such as rounded ones."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll(".chart")].filter((chart) => [".xtick", ".ytick"].some((kind) => {
+           const labels = [...chart.querySelectorAll(`${kind} text`)].map((label) => label.textContent);
+           return new Set(labels).size < labels.length;
+         })).map((chart) => chart.id)"""
+    )
+
+
 def overflowing(page) -> list[str]:  # playwright is optional
     """What makes a page wider than its window."""
     return page.evaluate(OVERFLOWING)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -39,10 +41,14 @@ PIXELS = [
     "print(model.config.id2label[int(model(pixel_values=images).logits.argmax())])",
 ]
 """Lines that use a model of images without an image processor."""
+COPY = "  # a copy of the base"
+"""Comment behind the folder of a base that isn't on the hub."""
 MOST_NAMES = 100
 """Largest number of classes whose names are in the lines. More are read from the file with the names."""
 WIDEST = 100
 """Number of characters of the names of the classes from which on each has a line of its own."""
+_HERE = re.compile(r'^(?P<before>folder = |model = flt\.load\()"\."(  # this folder.*)?', re.MULTILINE)
+"""Pattern of the card's own folder in the lines."""
 
 
 def loading_lines(run: RunFacts, model: ModelFacts) -> str:
@@ -53,7 +59,7 @@ def loading_lines(run: RunFacts, model: ModelFacts) -> str:
         model: What the card says about the model.
     """
     if not run.kind:
-        shell = f"{run.module or 'YourModule'}()"
+        shell = f"{run.module if run.module.isidentifier() else 'YourModule'}()"
         return f'import flt\n\nmodel = flt.load(".", model={shell})  # your module, as it was before the training'
     literals, load = _load(run, model)
     use = _use(run, model)
@@ -62,6 +68,20 @@ def loading_lines(run: RunFacts, model: ModelFacts) -> str:
     code = "\n".join([*load, *use, *(line for line in literals if "json.load(" in line)])
     imports = [f"import {name}" for name in ("flt", "json", "peft", "torch", "transformers") if f"{name}." in code]
     return "\n".join([*imports, "", *literals, *load, *use])
+
+
+def lines_in(card: str, folder: str) -> str | None:
+    """Returns the lines of Python in a model card, with the path of the model's folder. None if the card has none.
+
+    Args:
+        card: Text of the card.
+        folder: Path of the folder.
+    """
+    block = re.search(r"^(`{3,})python\n(.*?)\n\1$", card, re.DOTALL | re.MULTILINE)
+    if block is None:
+        return None
+    path = json.dumps(folder, ensure_ascii=False)
+    return _HERE.sub(lambda found: f"{found['before']}{path}", block[2], count=1)
 
 
 def loads_plainly(run: RunFacts, model: ModelFacts) -> bool:
@@ -83,7 +103,7 @@ def _load(run: RunFacts, model: ModelFacts) -> tuple[list[str], list[str]]:
         return ['folder = "."  # this folder', *names], [f"model = flt.load(folder){merged}"]
     if model.form == "merged":
         return [here], [f"model = {auto}(folder)"]
-    base = f'base = "./{run.base}"  # a copy of the base' if run.base_is_folder else f"base = {run.base!r}"
+    base = f"base = {f'./{run.base}'!r}{COPY}" if run.base_is_folder else f"base = {run.base!r}"
     named = [_literal("id2label", dict(enumerate(model.names)))] if model.names else []
     if len(model.names) > MOST_NAMES:
         named = ['id2label = dict(enumerate(max(json.load(open(f"{folder}/classes.json")).values(), key=len)))']

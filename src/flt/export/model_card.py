@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from flt.core import formatting, plain_yaml
 from flt.core.errors import InputError
 from flt.core.typed import typed
-from flt.export.card_code import PIPELINES, Form, loading_lines, loads_plainly
+from flt.export.card_code import COPY, PIPELINES, Form, loading_lines, loads_plainly
 from flt.export.card_prompts import prompt_section
 from flt.export.card_seal import CARD_FILE, LARGEST, sealed
 from flt.export.markdown import escaped, fenced, table
@@ -30,7 +30,7 @@ PREPROCESSORS = ("tokenizer_config.json", "preprocessor_config.json")
 """Files of which one lies beside a model that has a tokenizer or an image processor."""
 CHAT_TEMPLATE = "chat_template.jinja"
 METRICS = {"acc": "accuracy", "loss": "loss", "perplexity": "perplexity"}
-"""Last part of a metric's key -> its name on the hub."""
+"""Metric of the global model -> its name on the hub."""
 SHOWN = ("test/", "round/", "task/", "clients/val_")
 """Beginnings of the keys of the metrics that a card shows."""
 MOST_CLASSES = 100
@@ -171,7 +171,7 @@ def facts_in(folder: Path) -> RunFacts:
         facts: RunFacts = typed(RunFacts, known, CARD_FILE)
     except InputError:
         return RunFacts()
-    return facts
+    return facts if facts.kind in ("", *PIPELINES) else RunFacts()
 
 
 def _written(metadata: ModelCardData, body: Sequence[str]) -> bytes:
@@ -204,7 +204,7 @@ def _eval_results(run: RunFacts) -> Iterator[EvalResult]:
     if not metrics:
         split, metrics = "validation", formatting.between(run.metrics, "round/val_")
     for key, value in metrics.items():
-        if key.rpartition("/")[2] in METRICS:
+        if key in METRICS:
             yield EvalResult(
                 task_type=PIPELINES.get(run.kind, "other"),
                 dataset_type=run.dataset or run.data or "own",
@@ -236,7 +236,7 @@ def _introduction(run: RunFacts, model: ModelFacts) -> str:
 def _before_code(run: RunFacts, code: str) -> list[str]:
     """Returns what a reader must know to run the code."""
     lines = []
-    if run.base_is_folder and f"./{run.base}" in code:
+    if run.base_is_folder and COPY in code:
         lines.append(f"The base is a copy of the folder {escaped(run.base)}, which isn't part of this export.")
     if run.module and f"{run.module}()" in code:
         lines.append(f"{escaped(run.module)} is the module that was trained; its code isn't part of this export.")
