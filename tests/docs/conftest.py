@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from pages import ROOT
+from pages import ROOT, build_site
 
 
 @pytest.fixture(scope="session")
@@ -20,15 +18,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "site"  # the workers share it
     with FileLock(f"{folder}.lock"):
         if not folder.with_suffix(".built").exists():
-            _build(folder)
+            code, printed = build_site(ROOT, folder)
+            assert code == 0, printed
+            assert printed == ""
             folder.with_suffix(".built").touch()
     return folder
-
-
-def _build(folder: Path) -> None:
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "true", "PYTHONPATH": str(ROOT / "src")}
-    environment |= {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}  # no network
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout + done.stderr == ""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
-from pages import DOCS, ROOT
+from pages import DOCS, ROOT, build_site
 
 import flt
 from flt.cli import conf_comments
@@ -30,6 +31,18 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 def text_of(page: Path) -> str:
     """The text of a page, without its tags."""
     return html.unescape(re.sub(r"<[^>]+>", "", page.read_text()))
+
+
+def test_a_link_to_nowhere_ends_the_build(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("[a page](nowhere.md) and [a place](#nowhere)")
+    names = {"site_name": "flt", "plugins": [], "hooks": [str(ROOT / "docs" / "_build" / "strict.py")]}
+    checked = {"validation": {"not_found": "warn", "anchors": "warn"}}
+    (tmp_path / "mkdocs.yml").write_text(json.dumps(names | checked))
+    code, printed = build_site(tmp_path, tmp_path / "site")
+    assert code != 0
+    assert "'nowhere.md'" in printed
+    assert "'#nowhere'" in printed
 
 
 @pytest.mark.slow
@@ -100,6 +113,8 @@ def test_the_reference_has_every_public_name_and_hides_the_source(site: Path) ->
     extended = (site / "reference" / "extend.html").read_text()
     assert f'id="{FedCallback.__module__}.FedCallback.on_round_end"' in extended
     assert "Source code in" not in page + extended
+    assert html.escape(">>> ") in page
+    assert "<blockquote" not in page + extended  # as which Markdown reads the >>> of an example
 
 
 @pytest.mark.slow
