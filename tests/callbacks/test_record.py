@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from flt.algorithm.rule.mean import Mean
 from flt.callbacks.clusters import Clusters
 from flt.callbacks.record import Record
 from flt.callbacks.record_format import QUANTILES
-from flt.callbacks.record_header import _limits, command_line, evenly
+from flt.callbacks.record_header import _limits, evenly
 from flt.server.callback import FedCallback
 
 
@@ -110,6 +110,38 @@ def test_a_resumed_run_of_an_earlier_version_is_recorded_from_then_on(tmp_path: 
     assert [line["round"] for line in rounds] == [4]
 
 
+def other_layers(head: dict[str, Any]) -> None:
+    head["layers"][0][1] += 1
+
+
+DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "never due": lambda head: head["every"].update(clients=0),
+    "due at no number": lambda head: head.update(every=3),
+    "a part is missing": lambda head: head["every"].pop("groups"),
+    "other jobs": lambda head: head["jobs"].reverse(),
+    "other layers": other_layers,
+    "another format": lambda head: head.update(format=99),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_resume_begins_a_new_record_if_the_old_one_is_not_of_the_run(damage: str, tmp_path: Path) -> None:
+    head, *rounds = recorded(tmp_path)
+    tasks = {(client, index): f"task{index}" for client in range(4) for index in range(2)}
+    federator = toy_federator(Recipe(Mean("uniform")), toy_clients(4, jobs=2))
+    federator.fit()
+    record = Record(tmp_path, tasks, "flt train", "cpu")
+    record.on_fit_start(federator)
+    assert lines_of(record.path) == [head, *rounds[: federator.state.rounds]]
+    DAMAGE[damage](head)
+    record.path.write_text("\n".join(map(json.dumps, [head, *rounds])))
+    record.on_fit_start(federator)
+    record.on_log(federator, {})
+    new, line = lines_of(record.path)
+    assert (new["since"], line["round"]) == (federator.state.rounds + 1, federator.round)
+    assert new["jobs"] == [list(job) for job in sorted(tasks)]
+
+
 def test_a_full_disk_ends_the_record_and_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -156,17 +188,7 @@ def test_jobs_are_left_out_evenly() -> None:
     assert evenly([3, 1], 5) == [3, 1]
 
 
-def test_the_command_has_the_last_names_of_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["/home/ada/.venv/bin/flt", "train", "algo=hafl", "data=/home/ada/tickets.csv"])
-    assert command_line(own=False) == "flt train algo=hafl data=tickets.csv"
-    assert command_line(own=True) == "flt.fit"
-    monkeypatch.setattr("sys.argv", ["/x/flt/__main__.py", "sweep", "seed=1,2"])
-    assert command_line(own=False) == "flt sweep seed=1,2"
-    monkeypatch.setattr("sys.argv", ["notebook.py"])
-    assert re.fullmatch(r"flt\.api\.train", command_line(own=False))
-
-
-def test_two_thousand_jobs_are_listed_at_most() -> None:
+def test_two_hundred_jobs_are_listed_at_most() -> None:
     from types import SimpleNamespace
 
     from flt.callbacks.record_header import LISTED, begin

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from causal_runs import causal_run
+from causal_runs import causal_run, copied
 
 import flt
 from flt.cli.main import main
@@ -42,6 +42,17 @@ def test_the_command_of_a_run_makes_the_same_configuration(name: str, capsys: py
 def test_the_command_of_keys_names_those_that_matter(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--command", "algo=hafl", "rounds=10", "data.text='a b'", "rule=mean", "seed=3"]
     assert shlex.split(printed(capsys, *given)) == ["flt", "train", "algo=hafl", "seed=3", "data.text='a b'"]
+
+
+def test_a_command_that_could_change_the_terminal_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied("one", tmp_path)
+    found = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump({**found, "name": "a\x1b[31m"}))
+    assert "\x1b" not in printed(capsys, str(run))
+    assert main(["config", str(run), "--command"]) == 2
+    assert capsys.readouterr().err == "error: config=--command: allowed is settings without control characters\n"
 
 
 @pytest.mark.parametrize(

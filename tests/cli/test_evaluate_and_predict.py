@@ -102,6 +102,11 @@ def no_json(run: Path) -> None:
     (run / "adapter" / "classes.json").write_text("{")
 
 
+def too_many_names(run: Path) -> None:
+    (run / "adapter" / "classes.json").write_text('{"all": ["a", "b", "c", "d", "e"]}')
+    Path("letters.csv").write_text("text,label\ngood,a\nbad,e\n")
+
+
 def unfinished(run: Path) -> None:
     shutil.rmtree(run / "adapter")
 
@@ -136,6 +141,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "an older version": (no_inputs, "sent data=reviews.csv", "run=sent: flt_inputs.json is missing"),
     "broken weights": (cut_weights, f"{LAST} data=reviews.csv", "folder="),
     "broken names": (no_json, f"{LAST} data=reviews.csv", "run="),
+    "too many names": (too_many_names, f"{LAST} data=letters.csv", "classes.json=5 names: allowed is names of at most"),
     "no such file": (nothing, f"{LAST} data=none.csv", "data"),
     "no such data": (nothing, f"{LAST} data=nothing", "data=nothing: allowed is"),
     "no column": (file("a,label\nx,good film\n"), f"{LAST} data=a.csv", "data.text=text: no such column; allowed is a"),

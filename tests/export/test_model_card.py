@@ -252,7 +252,8 @@ def test_many_classes_are_read_from_their_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "front",
     ["", "no card", "---\nflt: 3\n---\n", "---\nflt: {rounds: many}\n---\n", "---\n- a\n---\n", "---\n{\n---\n",
-     "---\nflt: &a [*a]\n---\n", "---\nflt: {strange: 1}\n---\n"],
+     "---\nflt: &a [*a]\n---\n", "---\nflt: {metrics: {test/acc: [1]}}\n---\n", "---\nflt: {metrics: {1: 2}}\n---\n",
+     "---\nflt: {metrics: {test/acc: .nan}}\n---\n", "---\nflt: {strange: 1}\n---\n"],
 )  # fmt: skip
 def test_a_card_that_flt_did_not_write_says_nothing(front: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(front)

@@ -156,15 +156,16 @@ def test_other_partitions_are_other_problems_with_a_table_each(root: Path) -> No
 
 @pytest.mark.parametrize(
     "override",
-    ["partition.alpha=0.1", "partition.held_out=0.1", "clients=5", "data=cifar10", "local.steps=3", "batch_size=8",
-     "heads=shared", "cohort.size=2", "eval.examples=9", "faults.drop=0.1", "stop.accuracy=0.5", "rounds=3"],
+    ["partition.alpha=0.1", "partition.held_out=0.1", "clients=5", "data=cifar10", "model=minilm", "local.steps=3",
+     "batch_size=8", "heads=shared", "cohort.size=2", "eval.examples=9", "faults.drop=0.1", "stop.accuracy=0.5",
+     "rounds=3"],
 )  # fmt: skip
 def test_what_defines_the_problem_splits_the_table(tmp_path: Path, override: str) -> None:
     made_run(tmp_path, "algo=fedit")
     made_run(tmp_path, "algo=hafl", override, rows=rounds(0.5, 0.6, 0.7, test=0.7) if override == "rounds=3" else None)
     found = flt.compare(tmp_path)
     assert len(found.problems) == 2
-    assert f"  {override.partition('=')[0].replace('data', 'data')} " in shown(found)
+    assert f"  {override.partition('=')[0]} " in shown(found)
 
 
 @pytest.mark.parametrize(

@@ -96,11 +96,15 @@ def test_an_interrupted_run_has_a_page_that_no_longer_says_that_it_runs(
     assert "Not finished" in Page(text).texts
 
 
+@pytest.mark.parametrize(
+    ("error", "why"), [(OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+                       (ZeroDivisionError("a fault of flt's\nsecond line"), "a fault of flt's")]
+)  # fmt: skip
 def test_a_report_that_can_not_be_written_is_a_warning_and_the_run_ends_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: Exception, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(path: Path, data: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(live, "EVERY", 0.0)
     monkeypatch.setattr(live, "write_atomically", full)
@@ -108,7 +112,7 @@ def test_a_report_that_can_not_be_written_is_a_warning_and_the_run_ends_well(
         run = tiny_run(tmp_path, "fedit")
     assert (run / "adapter").is_dir()
     (line,) = [entry.getMessage() for entry in caplog.records if "report" in entry.getMessage()]
-    assert line.startswith("report.html couldn't be written (No space left on device); flt report ")
+    assert line.startswith(f"report.html couldn't be written ({why}); flt report ")
 
 
 def test_the_report_changes_no_bit_of_a_run(tmp_path: Path) -> None:

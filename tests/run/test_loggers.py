@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("loggers")
     with pytest.MonkeyPatch.context() as patch:
         in_empty_folder(folder, patch)
-        patch.setenv("WANDB_MODE", "offline")
+        patch.delenv("WANDB_MODE", raising=False)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         assert train(*ARGUMENTS) == 0
         assert main(["train", "algo=fedit", "rounds=3", "resume=last"]) == 0
@@ -188,6 +188,22 @@ def test_a_server_of_wandb_that_does_not_answer_is_waited_for_twenty_seconds_unl
     with patch.dict(os.environ, {} if given is None else {"WANDB_INIT_TIMEOUT": given}):
         WandbRun(tmp_path).log_metrics({"round/val_acc": 0.5}, step=1)
     assert found == [seconds]
+
+
+@pytest.mark.parametrize(("given", "mode"), [(None, "offline"), ("offline", "offline"), ("online", "online")])
+def test_wandb_uploads_nothing_unless_it_is_asked_to(
+    given: str | None, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    started = []
+    monkeypatch.setattr(wandb, "init", lambda **settings: started.append(settings) or 1 / 0)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if given is not None:
+        monkeypatch.setenv("WANDB_MODE", given)
+    WandbRun(tmp_path).log_metrics({"round/val_acc": 0.5}, step=1)
+    (settings,) = started
+    assert (settings["settings"].mode, settings.get("mode")) == (mode, None)
 
 
 def test_ids_that_no_server_makes_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from commands import finished_run, in_empty_folder, metrics
 from filelock import FileLock
 
 import flt
+from flt.cli.main import main
 from flt.core.errors import InputError
 from flt.core.locks import is_locked
 
@@ -37,6 +38,9 @@ def test_a_page_has_the_figures_of_the_run_s_files(tmp_path: Path, monkeypatch: 
     assert page.settings == {
         "rounds": 1, "clients": 3, "local.steps": 1, "eval.examples": 20, "eval.client_examples": 4,
     }  # fmt: skip
+    assert sorted(page.command.split()) == sorted(
+        ["flt", "train", "algo=fedit", *(f"{key}={value}" for key, value in page.settings.items())]
+    )
     assert page.files["metrics.csv"] == (run / "metrics.csv").stat().st_size
     assert page.files["adapter/"] == sum(path.stat().st_size for path in (run / "adapter").rglob("*"))
     assert page.models == {"": run.relative_to(tmp_path) / "adapter"} or page.models == {"": run / "adapter"}
@@ -119,7 +123,7 @@ def older(run: Path) -> None:
 
 
 def nearly_empty(run: Path) -> None:
-    (run / "config.yaml").write_text("data: 3\nstop: 4\nrule: [1]\nranks: x\n")
+    (run / "config.yaml").write_text("data: 3\nstop: 4\nrule: [1]\nranks: x\nrounds: {}\n")
 
 
 @pytest.mark.parametrize("edit", [newer, older, nearly_empty])
@@ -129,6 +133,15 @@ def test_a_run_of_another_version_has_a_page_too(edit: Callable[[Path], None], t
     page = flt.show(run)
     assert page.rounds_done == 1
     assert page.paper == ""
+
+
+def test_figures_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    run = copied("one", tmp_path)
+    (run / "metrics.csv").write_text("round,comm/total_up,comm/total_down,clients/val_acc_worst10\n1,nan,1e400,0.5\n")
+    change(run, partition={"kind": ["iid"]})
+    page = flt.show(run)
+    assert (page.bytes_up, page.bytes_down, page.clients) == (None, None, "3, ['iid']")
+    assert main(["show", str(run)]) == 0
 
 
 @pytest.mark.parametrize(

@@ -54,11 +54,15 @@ def test_a_run_its_export_and_a_model_in_it_name_the_run(inside: str, tmp_path: 
     [
         (lambda run: (run / "config.yaml").unlink(), "flt has written neither a run nor a model there"),
         (lambda run: (run / "config.yaml").write_text("- a list"), "a run with the config.yaml that flt wrote"),
+        (lambda run: (run / "config.yaml").write_text("3"), "a run with the config.yaml that flt wrote"),
         (lambda run: (run / "config.yaml").write_text("a: ${b}"), "interpolations"),
         (lambda run: (run / "metrics.csv").write_text("round\nmany\n"), "a run with the metrics.csv that flt wrote"),
         (lambda run: (run / "metrics.csv").write_text("round\n1,2\n"), "a run with the metrics.csv that flt wrote"),
+        (lambda run: (run / "metrics.csv").write_text("round,a\nnan,2\n"), "a number of a round isn't whole"),
+        (lambda run: (run / "metrics.csv").write_text("round,a\n1,2\n1e400,2\n"), "a number of a round isn't whole"),
         (lambda run: (run / "metrics.csv").write_bytes(b"\xff"), "a run with a metrics.csv that can be read"),
         (lambda run: (run / "classes.json").write_text("{"), "a run with the classes.json that flt wrote"),
+        (lambda run: (run / "classes.json").write_text('{"all": "ab"}'), "a run with the classes.json that flt wrote"),
         (lambda run: (run / "classes.json").write_text('{"all": [1]}'), "a run with the classes.json that flt wrote"),
     ],
 )

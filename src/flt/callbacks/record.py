@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from flt.callbacks.clusters import Clusters
-from flt.callbacks.record_format import BY_JOB, QUANTILES, RECORD
+from flt.callbacks.record_format import BY_JOB, LARGEST, QUANTILES, RECORD
 from flt.callbacks.record_header import Header, begin
 from flt.core import formatting
 from flt.core.errors import InputError
@@ -52,7 +52,7 @@ class Record(FedCallback):
     Args:
         folder: Folder of the run.
         tasks: Job -> its task.
-        command: Command that started the run, or ``flt.fit``.
+        command: Command or line of Python that makes such a run. Empty if it isn't known.
         device: Device on which the run trains.
     """
 
@@ -64,8 +64,8 @@ class Record(FedCallback):
     def on_fit_start(self, federator: Federator) -> None:
         """Writes the first line. After a resume, keeps it and the lines of the rounds that are done."""
         done = federator.state.rounds
-        header, lines = _kept(self.path, done) if done else (None, [])
-        self.header = header or begin(federator, self.tasks, self.command, self.device)
+        new = begin(federator, self.tasks, self.command, self.device)
+        self.header, lines = _kept(self.path, done, new) if done else (new, [])
         with self._tolerated():
             text = "\n".join([_json(self.header.line), *lines])
             write_atomically(self.path, f"{text}\n".encode())
@@ -190,13 +190,20 @@ def _points(federator: Federator, header: Header) -> dict[str, Any]:
     }
 
 
-def _kept(path: Path, done: int) -> tuple[Header | None, list[str]]:
-    """Returns the first line of an earlier record, and its lines up to a round. Damaged lines are left out."""
+def _kept(path: Path, done: int, new: Header) -> tuple[Header, list[str]]:
+    """Returns the first line of an earlier record, and its lines up to a round. Damaged lines are left out.
+
+    If the earlier record is damaged or of other jobs, as in a folder that somebody has changed, the new header is
+    returned, without lines.
+    """
     try:
-        first, *rest = path.read_bytes().decode(errors="replace").splitlines()
+        with path.open("rb") as file:
+            first, *rest = file.read(LARGEST).decode(errors="replace").splitlines()
         header = Header.of(json.loads(first))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return None, []
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return new, []
+    if not header.is_of(new):
+        return new, []
     lines = []
     for text in rest:
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):

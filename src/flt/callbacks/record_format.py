@@ -4,6 +4,8 @@ from __future__ import annotations
 
 RECORD, FORMAT = "record.jsonl", 1
 """Name of the file in a run's folder, and number of its format."""
+LARGEST = 2**26
+"""Largest size of a record that is read, in bytes."""
 BY_JOB = "by_job"
 """Key of the components that each job trained."""
 QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)

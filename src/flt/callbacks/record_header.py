@@ -7,7 +7,6 @@ import functools
 import math
 import os
 import platform
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +18,6 @@ import torch
 import flt
 from flt.callbacks.figures.pictures import class_counts
 from flt.callbacks.record_format import BY_JOB, FORMAT
-from flt.core.files import last_name
 from flt.protocol.messages import JobId
 
 if TYPE_CHECKING:
@@ -57,19 +55,25 @@ class Header:
         """Reads the content of a first line.
 
         Raises:
-            ValueError, TypeError, KeyError: The line isn't one that :func:`begin` has made.
+            ValueError, TypeError, KeyError, AttributeError: The line isn't one that :func:`begin` has made.
         """
         if line["format"] != FORMAT:
             raise ValueError(f"format {line['format']}")
         jobs = [(int(client), int(index)) for client, index in line["jobs"]]
         layers = {str(name): int(rank) for name, rank in line["layers"]}
-        dict(line["every"])
+        if not all(type(every) is int and every > 0 for every in line["every"].values()):
+            raise ValueError("a part that is due every 0 rounds")
         return cls(line, jobs, layers, [int(place) for place in line["shown"]], bool(line["each_job"]))
 
     @functools.cached_property
     def place(self) -> dict[JobId, int]:
         """Job -> its place in the list of jobs."""
         return {job: place for place, job in enumerate(self.jobs)}
+
+    def is_of(self, other: Header) -> bool:
+        """Returns whether the lines after another header may follow this one: they name the same jobs and layers."""
+        parts = self.line["every"].keys() == other.line["every"].keys()
+        return parts and (self.jobs, self.layers) == (other.jobs, other.layers)
 
     def is_due(self, part: str, round: int) -> bool:
         """Returns whether a part of a round's line is written in this round."""
@@ -82,7 +86,7 @@ def begin(federator: Federator, tasks: Mapping[JobId, str], command: str, device
     Args:
         federator: Federator with clients, layers and rounds.
         tasks: Job -> its task.
-        command: Command that started the run.
+        command: Command or line of Python that makes such a run.
         device: Device on which the run trains.
     """
     every_job = sorted(tasks)
@@ -144,23 +148,6 @@ def evenly(items: Sequence[Any], most: int) -> list[Any]:
     if len(items) <= most:
         return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
-
-
-def command_line(own: bool) -> str:
-    """Returns the command that started this process, with the last names of its paths; ``flt.fit`` in a program.
-
-    Args:
-        own: Whether the data are the user's own, which only a program can have.
-    """
-    program = os.path.abspath(sys.argv[0]).split(os.sep)[-2:] if sys.argv else []
-    if own or not program or (program[-1] != "flt" and program != ["flt", "__main__.py"]):
-        return "flt.fit" if own else "flt.api.train"
-    return " ".join(["flt", *map(_short, sys.argv[1:])])
-
-
-def _short(word: str) -> str:
-    key, equals, value = word.partition("=")
-    return f"{key}={last_name(value)}" if equals else str(last_name(word))
 
 
 def hardware(device: str) -> str:

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sequence
 
 from flt.cli.words import read_words
+from flt.core.errors import InputError
+from flt.core.formatting import printable_lines
 
 HELP = """\
 usage: flt config [key=value ...]      the configuration of flt train key=value
@@ -40,7 +42,10 @@ def run(arguments: Sequence[str]) -> int:
         read_words("config", [word for word in arguments if word.startswith("--")], (), ["command"], (0, 0))
         settings = config([word for word in arguments if not word.startswith("--")])
     if "--command" in arguments:
-        print(shlex.join(["flt", "train", *overrides_of(settings)]))
+        line = shlex.join(["flt", "train", *overrides_of(settings)])
+        if line != printable_lines(line):  # such as the settings of a stranger's run, which could change the terminal
+            raise InputError.of("config", "--command", "settings without control characters")
+        print(line)
     else:
         print(as_yaml(settings), end="")
     return 0

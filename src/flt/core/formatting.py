@@ -59,7 +59,8 @@ def received_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
         >>> received_metrics({"clients/steps": 9, "clients/val_acc": 0.5, "clients/val_acc_worst10": 0.1})
         {'val_acc': 0.5}
     """
-    return {name: metrics[f"clients/{name}"] for name in between(metrics, "clients/", WORST)}
+    measured = between(metrics, "clients/", WORST)
+    return {name: metrics[key] for name in measured if (key := f"clients/{name}") in metrics}
 
 
 def score(names: Iterable[str]) -> str | None:

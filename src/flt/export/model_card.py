@@ -171,7 +171,8 @@ def facts_in(folder: Path) -> RunFacts:
         facts: RunFacts = typed(RunFacts, known, CARD_FILE)
     except InputError:
         return RunFacts()
-    return facts if facts.kind in ("", *PIPELINES) else RunFacts()
+    numbers = all(isinstance(value, float) and math.isfinite(value) for value in facts.metrics.values())
+    return facts if numbers and facts.kind in ("", *PIPELINES) else RunFacts()
 
 
 def _written(metadata: ModelCardData, body: Sequence[str]) -> bytes:

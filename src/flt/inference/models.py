@@ -161,6 +161,9 @@ def load_model(exported: Exported, device: str | torch.device = "cpu") -> Loaded
     mean, std = (prepare.mean, prepare.std) if prepare is not None else (None, None)
     pad = 0 if tokenizer is None else tokenizer.pad_token_id
     outputs = len(model.names) if isinstance(model, LabelNameClassifier) else _outputs(model, config, kind)
+    if kind != "causal" and (named := max(map(len, exported.classes.values()), default=0)) > outputs:
+        allowed = f"names of at most {outputs} classes, as many as the model has outputs"
+        raise InputError.of(CLASSES, f"{named} names", allowed)
     model.to(place).eval()
     return Loaded(exported, Backbone(model, tokenizer, base, size, channels, pad, mean, std, prepare), outputs)
 

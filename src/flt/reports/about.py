@@ -78,7 +78,7 @@ def made(recorded: Recorded) -> Table | None:
         return None
     versions = ", ".join(f"{name} {version}" for name, version in dict(head["versions"]).items())
     rows = [
-        ["command", str(head["command"])],
+        *([["command", str(head["command"])]] if head["command"] else []),
         ["started", str(head["started"]).replace("T", " ").replace("Z", " UTC")],
         ["hardware", str(head["hardware"])],
         ["versions", versions],

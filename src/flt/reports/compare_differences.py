@@ -51,9 +51,9 @@ def problems_grid(views: Sequence[View]) -> Grid | None:
     title = "warning: these runs solve different problems, so each problem has its own table"
     said = [*map(_said_by_recipe, dict.fromkeys(method.recipe for view in views for method in view.methods))]
     caption = " ".join([*filter(None, said), "To compare methods, give all runs the same values of these settings."])
-    rows = _by_value(differ, settings, names)
+    rows, reasons = _by_value(differ, settings, names), map(keys.reason, differ)
     for row in rows:
-        row.append(Cell(keys.reason(row[0].text) if row[0].text else ""))
+        row.append(Cell(next(reasons) if row[0].text else ""))  # the first row of a key has its name
     return Grid(title, ["setting", "value", "problem", "what it fixes"], rows, caption, names=4)
 
 

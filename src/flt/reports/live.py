@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from flt.callbacks.checkpoint import Checkpoint
-from flt.core.errors import InputError
 from flt.core.files import system_message, write_atomically
+from flt.core.typed import first_line
 from flt.run.schema import TrainConfig
 from flt.run.stored import CONFIG, REPORT
 from flt.server.callback import FedCallback
@@ -73,9 +73,9 @@ class LiveReport(FedCallback):
 
             write_atomically(self.folder / REPORT, one(self.folder, running).encode())
             self._written, self._shown = time.monotonic(), running
-        except (OSError, InputError, ImportError) as error:
+        except Exception as error:  # whatever a page fails at, no run is lost for it
             self.failed = True
-            why = system_message(error) if isinstance(error, OSError) else error
+            why = system_message(error) if isinstance(error, OSError) else first_line(error)
             _log.warning("%s couldn't be written (%s); flt report %s writes it", REPORT, why, self.folder.name)
 
 

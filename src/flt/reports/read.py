@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flt.callbacks.record_format import FORMAT, RECORD
+from flt.callbacks.record_format import FORMAT, LARGEST, RECORD
 from flt.core.errors import InputError
 from flt.core.files import system_message
 from flt.core.typed import first_line
 from flt.run.stored import StoredRun, read_run, runs_below
 
-LARGEST = 2**26
-"""Largest size of a record, in bytes."""
 MOST = 60
 """Largest number of runs in one report."""
 _ALLOWED = f"a run with the {RECORD} that flt wrote"

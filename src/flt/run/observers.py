@@ -22,7 +22,6 @@ from flt.callbacks.metrics_csv import MetricsCsv
 from flt.callbacks.progress import Progress
 from flt.callbacks.received_models import ReceivedModels
 from flt.callbacks.record import Record
-from flt.callbacks.record_header import command_line
 from flt.callbacks.selection_overlap import SelectionOverlap
 from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
@@ -30,6 +29,7 @@ from flt.callbacks.untrained_layers import UntrainedLayers
 from flt.client.shared_logger import SharedLogger, SilentLogger
 from flt.engines.process_group import ProcessGroup
 from flt.models.module import ClientModule
+from flt.run.command_line import command_of
 from flt.run.compose import flat
 from flt.run.federation import Federation
 from flt.run.folder import record, record_classes
@@ -98,8 +98,7 @@ class Observers:
         record_classes(self.folder, federation.class_names())
         loggers = self._loggers(federator)
         federator.engine.local_trainer.loggers = self._trainer_loggers(federator, loggers.loggers)
-        own = cfg.data["name"] == OWN
-        recorded = Record(self.folder, tasks, command_line(own), str(self.processes.device))
+        recorded = Record(self.folder, tasks, command_of(cfg), str(self.processes.device))
         sinks = [MetricsCsv(self.folder / "metrics.csv"), recorded, loggers]
         federator.callbacks = [*federator.callbacks[:-2], *sinks, *self._progress(), checkpoint, *last]
 

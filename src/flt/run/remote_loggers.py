@@ -115,7 +115,11 @@ class RemoteLogger(Logger, abc.ABC):
 
 
 class WandbRun(RemoteLogger):
-    """Run of W&B. Its files are in ``wandb/`` of the run's folder, also offline (``WANDB_MODE=offline``)."""
+    """Run of W&B, with its files in ``wandb/`` of the run's folder.
+
+    Nothing is uploaded unless the user sets ``WANDB_MODE=online``: the settings of a run contain paths, and W&B adds
+    the name of the machine.
+    """
 
     key = "wandb"
 
@@ -126,13 +130,17 @@ class WandbRun(RemoteLogger):
         from lightning.pytorch.loggers import WandbLogger
 
         # console="off", because the progress is redrawn on the terminal four times a second
-        settings = wandb.Settings(console="off", quiet=True)
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
+        settings = wandb.Settings(console="off", quiet=True, mode=mode)
         return WandbLogger(self.label, self.folder, id=run_id, group=self.folder.absolute().parent.name,
                            settings=settings)  # fmt: skip
 
     def end(self, logger: Any, status: str) -> None:
         """Ends the run. Otherwise the next run of a sweep would be logged to the same run of W&B."""
-        logger.experiment.finish(exit_code=0 if status == "success" else 1)
+        run = logger.experiment
+        run.finish(exit_code=0 if status == "success" else 1)
+        if run.settings.mode == "offline":
+            _log.info("nothing was uploaded to W&B; wandb sync %s does that", self.folder / "wandb" / "offline-run-*")
 
 
 class MlflowRun(RemoteLogger):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flt.callbacks.record_format import RECORD
 from flt.core import formatting
 from flt.core.files import is_regular
 from flt.core.locks import is_locked
@@ -18,8 +20,6 @@ from flt.run.conf_heads import paper
 from flt.run.overrides import difference
 from flt.run.stored import LOCK, OWN, StoredRun, read_run
 
-RECORD = "record.jsonl"
-"""Name of a run's record, whose first line names the versions and the command that started the run."""
 LONGEST_LINE = 1 << 22
 FINISHED, RUNNING, STOPPED = "finished", "running", "stopped"
 CHOSEN = ("name", "root", "threads")
@@ -52,7 +52,7 @@ class RunPage:
         files: Name in the run's folder -> size in bytes. The name of a folder ends with a slash.
         models: Name of an exported model -> its folder. The name is empty if there is only one.
         versions: Package -> version with which the run was started. Empty if they aren't recorded.
-        command: Command that started the run. Empty if it isn't recorded.
+        command: Command or line of Python that makes such a run. Empty if it isn't recorded.
     """
 
     folder: Path
@@ -114,8 +114,8 @@ def page_of(stored: StoredRun) -> RunPage:
     last = stored.history[-1] if stored.history else {}
     recipe, state = str(stored.setting("algo", stored.setting("name", "?"))), _state(stored)
     record, rounds = _record(stored.folder), stored.setting("rounds")
-    costs = {key: last.get(key) for key in ("comm/total_up", "comm/total_down")}
-    up, down = (None if cost is None else int(cost) for cost in costs.values())
+    costs = (last.get(f"comm/total_{way}", math.nan) for way in ("up", "down"))
+    up, down = (int(cost) if math.isfinite(cost) else None for cost in costs)
     return RunPage(
         folder=stored.folder,
         recipe=recipe,
@@ -146,9 +146,9 @@ def _state(stored: StoredRun) -> str:
     """Returns whether a run is being trained, has finished or has stopped before its end."""
     if is_locked(stored.folder / LOCK):
         return RUNNING
-    done, stops = _rounds_done(stored), stored.setting("stop", {})
+    rounds, stops = stored.setting("rounds"), stored.setting("stop", {})
     may_end_early = isinstance(stops, Mapping) and any(value is not None for value in stops.values())
-    complete = may_end_early or done >= (stored.setting("rounds") or 0)
+    complete = may_end_early or not isinstance(rounds, int) or _rounds_done(stored) >= rounds
     return FINISHED if stored.exported and complete else STOPPED
 
 
@@ -184,7 +184,7 @@ def _model(stored: StoredRun) -> str:
 
 
 def _clients(stored: StoredRun) -> str:
-    kind = stored.setting("partition.kind", "?")
+    kind = str(stored.setting("partition.kind", "?"))
     about = {"dirichlet": "alpha", "quantity": "alpha", "shards": "shards_per_client"}.get(kind)
     how = f"{kind} ({about} {stored.setting(f'partition.{about}')})" if about else str(kind)
     if kind == "by_column":

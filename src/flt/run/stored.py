@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +150,8 @@ def read_settings(folder: Path, key: str) -> DictConfig:
     """
     try:
         saved = OmegaConf.create(plain_yaml.read(folder / CONFIG))
+    except AssertionError:  # of OmegaConf, for a document that is a number
+        saved = None
     except (OSError, YAMLError, ValueError, RecursionError, OmegaConfBaseException) as error:
         why = system_message(error) if isinstance(error, OSError) else first_line(error)
         raise InputError.of(key, folder, "a run with the config.yaml that flt wrote", why) from error
@@ -169,9 +170,12 @@ def _history(folder: Path) -> list[dict[str, float]]:
     text = _read(folder / METRICS)
     try:
         rows = list(csv.DictReader(text.splitlines()))
-        return [{key: float(value) for key, value in row.items() if value} for row in rows]
+        history = [{key: float(value) for key, value in row.items() if value} for row in rows]
+        if not all(row.get("round", 1.0).is_integer() for row in history):
+            raise ValueError("a number of a round isn't whole")
     except (ValueError, TypeError, csv.Error) as error:
         raise InputError.of("run", folder, "a run with the metrics.csv that flt wrote", first_line(error)) from error
+    return history
 
 
 def _classes(folder: Path) -> dict[str, list[str]]:
@@ -186,7 +190,7 @@ def _classes(folder: Path) -> dict[str, list[str]]:
 
 
 def _is_names(value: Any) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(name, str) for name in value)
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _read(path: Path) -> str:
