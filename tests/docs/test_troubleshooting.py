@@ -80,6 +80,7 @@ def test_a_command_prints_the_line_below_it(block: Block, folder: Path, monkeypa
     tiny = [*TINY, "root=stopped"] if given & set(TRAINS) else []
     code, printed = run([*words, *tiny])
     assert code == 2
+    assert not (folder / "lightning_logs/flora").exists()  # a run that is refused leaves no folder
     for line in block.printed:
         assert re.search(f"^{pattern(line)}", printed, re.MULTILINE), printed
 
