@@ -70,9 +70,14 @@ def pages() -> dict[str, str]:
 def api() -> str:
     """Returns the page of flt's public names."""
     names = [name for name in flt.__all__ if not name.startswith("_")]
-    links = [f"- [`flt.{name}`][flt.{name}]" for name in names]
+    rows = [f"| [`{name}`][flt.{name}] | {_first_line(getattr(flt, name))} |" for name in names]
     blocks = [f"::: flt.{name}\n" for name in names]
-    return "\n".join(["# Python", "", "`import flt` has these names:", "", *links, "", *blocks])
+    lines = ["# Python", "", "`import flt` has these names:", "", "| name | what it is or does |", "|---|---|", *rows, ""]
+    return "\n".join([*lines, *blocks])
+
+
+def _first_line(documented: object) -> str:
+    return conf_pages.plain((documented.__doc__ or "").partition("\n")[0].replace("``", "`"))
 
 
 def extend() -> str:

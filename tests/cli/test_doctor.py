@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from flt.cli import doctor
 from flt.cli.main import main
-from flt.run.doctor import MISSING, NOTE, OK, Check
+from flt.run import doctor
+from flt.run.check import MISSING, NOTE, OK, Check
 
 GOOD = [Check("flt", "flt", OK, "1.0"), Check("device", "GPU", NOTE, "none; runs use the CPU")]
 BAD = Check("package", "a-package-with-a-name", MISSING, "not installed", "pip install 'a-package-with-a-name>=1' " * 3)
@@ -41,6 +42,18 @@ def test_what_is_missing_is_said_with_what_to_do(
     assert lines[3].split()[:4] == ["not", "installed;", "pip", "install"]
     assert all(len(line) <= 80 for line in lines)
     assert lines[-1] == "flt can't run here: see the lines that begin with missing"
+
+
+def test_a_package_that_the_checks_need_is_said_to_be_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "flt.run.doctor")
+    monkeypatch.delattr("flt.run.doctor")
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    assert main(["doctor"]) == 1
+    first, *more = capsys.readouterr().out.splitlines()
+    assert first.startswith("missing import             ModuleNotFoundError: import of packaging.requirements")
+    assert more[-1] == "flt can't run here: see the lines that begin with missing"
 
 
 def test_json_has_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from trained import Trained
 
 from flt.cli.main import main
+from flt.inference import confusion
 
 
 @pytest.fixture
@@ -55,10 +58,25 @@ def test_the_tables_have_the_models_and_the_classes(run: Path, capsys: pytest.Ca
     Path("pictures").mkdir()
     assert main(["evaluate", str(run), "out=pictures"]) == 0
     printed = capsys.readouterr()
-    for word in ("reviews.csv, test", "macro f1", "good film", "precision"):
+    for word in ("reviews.csv, test", "macro f1", "good film", "precision", "mean of 2 clients", "client_1"):
         assert word in printed.out
     assert all(len(line) <= 80 for line in printed.out.splitlines())
     assert "confusion matrix: pictures/confusion_reviews_test.png" in printed.err
+
+
+def test_figures_are_shown_even_if_no_picture_can_be_written(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(confusion, "write_atomically", refuse)
+    assert main(["evaluate", str(run), "data=reviews.csv"]) == 0
+    printed = capsys.readouterr()
+    assert "good film" in printed.out
+    assert "isn't written to the run's folder: Permission denied; out= names another folder" in printed.err
+    assert main(["evaluate", str(run), "data=reviews.csv", "out=."]) == 2
+    assert "error: out=.: Permission denied" in capsys.readouterr().err
 
 
 def no_run(run: Path) -> None:
@@ -104,6 +122,12 @@ def arrays(run: Path) -> None:
     np.savez("a.npz", x_test=np.zeros((2, 4, 4), np.uint8))
 
 
+def images(run: Path) -> None:
+    for name in ("a/1.png", "b/2.png"):
+        Path("pictures", name).parent.mkdir(parents=True)
+        Image.new("L", (8, 8)).save(Path("pictures", name))
+
+
 def nothing(run: Path) -> None:
     """Everything is in order."""
 
@@ -130,6 +154,10 @@ BAD: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "no group": (nothing, f"{LAST} data=reviews.csv group=7", "group=7: no exported model is called so"),
     "no task": (nothing, f"{LAST} data=reviews.csv task=x", "task=x: "),
     "no device": (nothing, f"{LAST} data=reviews.csv device=tpu9", "device=tpu9: "),
+    "a test file": (nothing, f"{LAST} data=reviews.csv data.test_path=reviews.csv", "data.test_path=reviews.csv: "),
+    "a share of rows": (nothing, f"{LAST} data=reviews.csv data.test=0.5", "data.test=0.5: the rows of the file"),
+    "no data": (nothing, f"{LAST} data=", "data"),
+    "a folder of images": (images, f"{LAST} data=pictures", "data"),
     "a split of a file": (nothing, f"{LAST} data=reviews.csv split=dev", "split=dev: "),
 }
 
@@ -170,6 +198,12 @@ def test_predictions_are_written_only_to_a_file_of_their_own(
     assert main(["predict", "last", "data=reviews.csv", word]) == 2
     assert f"error: {OUT[word]}" in capsys.readouterr().err
     assert Path("reviews.csv").read_bytes() == before
+
+
+def test_rows_are_not_chosen_by_their_values_for_a_prediction(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("data.where={label_name:[bad film]}", "data.train_examples=3"):
+        assert main(["predict", "last", "data=reviews.csv", word]) == 2
+        assert "the rows of the file or folder are read whole; allowed is nothing here" in capsys.readouterr().err
 
 
 def test_no_rows_give_a_file_with_names_alone_and_no_evaluation(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

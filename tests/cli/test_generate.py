@@ -209,7 +209,7 @@ def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends(tmp_path: Path) -
         (["RUN", "prompt="], "prompt=: allowed is a text for instruction or context or prompt"),
         (["RUN", "field.colour=red"], "colour=red: the run's prompts have no such text; allowed is instruction"),
         (["RUN", "prompt=a", "device=cuda:7"], "device=cuda:7: "),
-        (["RUN", "prompt=a", "group=5"], "group=5: there is no such model in this run; allowed is all"),
+        (["RUN", "prompt=a", "group=5"], "group=5: there is no such model in this run; allowed is no group"),
         (["RUN", "prompt=a", "out=a.jsonl"], "out=a.jsonl: allowed is a file of answers to prompts=<file>"),
         (["RUN", "prompts=none.txt"], "prompts=none.txt: there is no such file"),
         (["RUN", "prompts=p.txt", "out=a.txt"], "out=a.txt: allowed is a path that ends in .jsonl"),

@@ -12,7 +12,7 @@ import transformers
 from jinja2 import TemplateError
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from flt.data.chat_template import main_column, message_key, with_chat_template
+from flt.data.chat_template import main_column, message_key, message_keys, with_chat_template
 from flt.data.config import DataConfig
 from flt.data.dataset_sources import RawData
 from flt.data.instructions import encode_instructions
@@ -90,6 +90,7 @@ def test_the_content_of_a_message_is_the_column_of_the_text() -> None:
     assert main_column(parsed, "a") == "a"
     assert main_column(parsed, "role") == "b", "a message without the other columns has none"
     assert [message_key(name, "b") for name in ("a", "b", "role")] == ["a", "content", "column_role"]
+    assert list(message_keys(parsed, None).items()) == [("b", "content"), ("a", "a"), ("role", "column_role")]
 
 
 def test_a_message_of_another_role_is_refused() -> None:

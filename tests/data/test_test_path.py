@@ -129,6 +129,14 @@ def test_only_a_file_or_folder_that_is_there_is_a_test_file(path: str, train: st
         load(DataConfig(name="file", path=train, test_path=path))
 
 
+def test_the_examples_of_train_are_no_test_split_but_a_test_split_beside_them_is(train: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="tested on the examples of its training; allowed is other data"):
+        load(DataConfig(name="file", path=train, test_path="./train.csv"))
+    rows = [(*row, "train") for row in TRAIN] + [(*row, "test") for row in TEST]
+    both = save(tmp_path / "both.csv", rows, "text,label,split")
+    assert texts(load(DataConfig(name="file", path=both, test_path=both)), "test") == [text for text, _ in TEST]
+
+
 def test_hidden_labels_are_no_test_split(tmp_path: Path) -> None:
     one = save(tmp_path / "a.csv", [(f"t{i}", i % 2) for i in range(9)])
     two = save(tmp_path / "b.csv", [("t", -1), ("u", -1)])

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import html
-import os
+import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
-from pages import DOCS, ROOT
+from pages import DOCS, ROOT, build_site
 
 import flt
 from flt.cli import conf_comments
@@ -20,7 +18,6 @@ from flt.core import errors
 from flt.run.conf_groups import choices, groups
 from flt.server.callback import FedCallback
 
-pytest.importorskip("mkdocs", reason="needs the extra docs")
 LOADED = re.compile(
     r"<(?:script|link|img|iframe|source|object|embed)\b[^>]*?\b(?:src|href|data)=\"?(https?:)?//[^\s>]+"
 )
@@ -31,22 +28,21 @@ LINK = re.compile(r"\]\(([^()\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site. mkdocs fails on a link, an anchor or a page that leads nowhere."""
-    folder = tmp_path_factory.mktemp("site")
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "true", "PYTHONPATH": str(ROOT / "src")}
-    environment |= {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}  # no network
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout + done.stderr == ""
-    return folder
-
-
 def text_of(page: Path) -> str:
     """The text of a page, without its tags."""
     return html.unescape(re.sub(r"<[^>]+>", "", page.read_text()))
+
+
+def test_a_link_to_nowhere_ends_the_build(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("[a page](nowhere.md) and [a place](#nowhere)")
+    names = {"site_name": "flt", "plugins": [], "hooks": [str(ROOT / "docs" / "_build" / "strict.py")]}
+    checked = {"validation": {"not_found": "warn", "anchors": "warn"}}
+    (tmp_path / "mkdocs.yml").write_text(json.dumps(names | checked))
+    code, printed = build_site(tmp_path, tmp_path / "site")
+    assert code != 0
+    assert "'nowhere.md'" in printed
+    assert "'#nowhere'" in printed
 
 
 @pytest.mark.slow
@@ -117,6 +113,8 @@ def test_the_reference_has_every_public_name_and_hides_the_source(site: Path) ->
     extended = (site / "reference" / "extend.html").read_text()
     assert f'id="{FedCallback.__module__}.FedCallback.on_round_end"' in extended
     assert "Source code in" not in page + extended
+    assert html.escape(">>> ") in page
+    assert "<blockquote" not in page + extended  # as which Markdown reads the >>> of an example
 
 
 @pytest.mark.slow
@@ -161,6 +159,8 @@ WORDS = {
     "slot", "budget", "group", "home group", "received", "held", "kept", "active", "score", "recipe", "engine",
     "export", "card", "run folder", "split", "partition", "held-out examples", "callback", "local fit",
     "newcomer", "cell", "round/*", "clients/*", "comm/*", "ranks/*", "cluster/*", "distributed/*",
+    "record", "report", "model card", "merged model", "class name", "prompt template", "last", "problem", "method",
+    "macro f1", "nll", "confusion matrix", "paired difference", "dry run", "trial",
 }  # fmt: skip
 """What a reader meets in flt's output, configuration and code."""
 

@@ -154,7 +154,8 @@ def test_every_head_has_a_folder_where_jobs_have_different_ones(adapter: str) ->
 @pytest.mark.slow
 def test_the_card_has_the_settings_and_no_place_of_this_machine(folder: Path) -> None:
     result = run("algo=c2a", "adapter.rank=4")
-    files = {"classes.json", "flt_base.json", "flt_adapter.json", "flt_adapter.safetensors"}
+    files = {"README.md", "classes.json", "flt_base.json", "flt_inputs.json"}
+    files |= {"flt_adapter.json", "flt_adapter.safetensors"}
     assert {path.name for path in result.exported.iterdir()} == files
     card, about = (json.loads((result.exported / f"flt_{name}.json").read_text()) for name in ("adapter", "base"))
     assert (card["adapter"]["name"], card["adapter"]["rank"]) == ("c2a", 4)

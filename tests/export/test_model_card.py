@@ -236,6 +236,17 @@ def test_no_name_becomes_markdown_html_or_code(form: Any, prompts: bool, tmp_pat
     compile(code_of(text), "card", "exec")
 
 
+def test_a_card_says_which_column_is_the_content_of_a_message() -> None:
+    keys = {"instruction": "content", "context": "context", "role": "column_role"}
+    facts = dataclasses.replace(FACTS, kind="causal", prompts=["{instruction}"], message_keys=keys)
+    text = card(facts, ModelFacts("merged", "", (), True, chats=True)).decode()
+    assert "In a message of the user, instruction is the `content`, context is its `context`, role is" in text
+    assert '"role": "user"' in code_of(text)
+    alone = card(dataclasses.replace(facts, message_keys={}), ModelFacts("merged", "", (), True)).decode()
+    assert "No chat template writes them." in alone
+    assert '"role": "user"' not in code_of(alone)
+
+
 def test_many_classes_are_read_from_their_file(tmp_path: Path) -> None:
     names = [f"class {i}" for i in range(300)]
     text = card(dataclasses.replace(FACTS, prompts=[]), ModelFacts("lora", "", names, True)).decode()

@@ -80,7 +80,8 @@ def test_the_card_names_the_base_and_nothing_of_this_machine(tmp_path: Path, mon
     result = run(tmp_path, monkeypatch, "algo=fedit")
     card = json.loads((result.exported / "adapter_config.json").read_text())
     assert card["base_model_name_or_path"] == "embedded"
-    files = {"adapter_config.json", "adapter_model.safetensors", "classes.json", "flt_base.json"}
+    files = {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    files |= {"classes.json", "flt_base.json", "flt_inputs.json"}
     assert {path.name for path in result.exported.iterdir()} == files
     for place in (Path.home(), tmp_path, Path(__file__).parents[2], embedded.embedded().parent):
         assert str(place) not in json.dumps([card, json.loads((result.exported / "flt_base.json").read_text())])
@@ -92,7 +93,11 @@ def test_clients_that_keep_tensors_of_their_own_have_a_folder_each(
     algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = run(tmp_path, monkeypatch, *f"algo={algo}".split(), "clients=3", "local.lr=0.02")
-    assert sorted(path.name for path in result.exported.iterdir()) == ["client_0", "client_1", "client_2"]
+    assert sorted(path.name for path in result.exported.iterdir() if path.is_dir()) == [
+        "client_0",
+        "client_1",
+        "client_2",
+    ]
     found = [logits(loaded(backbone(5), result.exported / f"client_{number}")) for number in range(3)]
     torch.testing.assert_close(found[0], logits(result.module.model), rtol=0, atol=1e-6)
     assert not torch.allclose(found[0], found[1], atol=1e-3)
@@ -105,7 +110,8 @@ def test_several_groups_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.M
     assert found is not None
     server = found[0].server
     groups = sorted(set(server.groups) - {server.home})
-    assert [path.name for path in sorted(result.exported.iterdir())] == [f"group_{gid}" for gid in groups]
+    found = [path.name for path in sorted(result.exported.iterdir()) if path.is_dir()]
+    assert found == [f"group_{gid}" for gid in groups]
     seen = []
     for gid in groups:
         result.module.load_state_dict(server.groups[gid].weights, strict=False)
@@ -119,7 +125,7 @@ def test_several_groups_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.M
 def test_each_head_has_a_folder_of_its_own(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = ["data=digits_two", "jobs=per_task", "partition.kind=iid"]
     result = run(tmp_path, monkeypatch, f"algo={algo}", *tasks)
-    assert sorted(path.name for path in result.exported.iterdir()) == ["head_2", "head_5"]
+    assert sorted(path.name for path in result.exported.iterdir() if path.is_dir()) == ["head_2", "head_5"]
     found = newest(result.path / "checkpoints")
     assert found is not None
     weights = found[0].server.groups[0].weights
@@ -146,7 +152,7 @@ def test_a_cluster_leaves_the_heads_of_its_own_jobs(tmp_path: Path, monkeypatch:
     tasks = federation(load_config([f"clients={QUICK['clients']}", "algo=fl_tac", "data=digits_two"]))
     heads = {(client.id, i): data.head for client in tasks.clients for i, data in enumerate(client.data)}
     expected = {f"group_{gid}/head_{heads[job]}" for job, gid in found[0].server.assignment.items()}
-    assert {str(path.relative_to(result.exported)) for path in result.exported.glob("*/*")} == expected
+    assert {str(path.relative_to(result.exported)) for path in result.exported.glob("*/*") if path.is_dir()} == expected
 
 
 @pytest.mark.parametrize(

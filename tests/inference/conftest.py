@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from trained import Trained
+from trained import Trained, write_data
 
 
 @pytest.fixture
 def trained(trained_runs: Trained, monkeypatch: pytest.MonkeyPatch) -> Trained:
     """The shared runs. The working folder is theirs, and no test may change them."""
+    write_data(trained_runs.place)
     monkeypatch.chdir(trained_runs.place)
     return trained_runs

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pytest
 
-from flt.inference.confusion import confusion_figure, short, write_picture
+from flt.inference.confusion import confusion_figure, labels, short, write_picture
 from flt.inference.metrics import ClassScore, Scores
 
 
@@ -41,3 +42,14 @@ def test_of_many_classes_the_most_frequent_confusions_are_shown() -> None:
 def test_long_names_are_cut_and_control_characters_are_replaced() -> None:
     assert short("x" * 40) == "x" * 21 + "..."
     assert short("a\x1b[2J") == "a?[2J"
+
+
+def test_names_that_a_reader_could_not_tell_apart_are_numbered(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    assert labels(["a", "ä"]) == ["a", "ä"]
+    assert labels(["x" * 40, "x" * 41]) == [f"{number}: {'x' * 21}..." for number in (1, 2)]
+    assert labels(["中文", "a"]) == ["1: 中文", "2: a"]
+    one = ClassScore("中文", 1.0, 1.0, 1.0, 1)
+    write_picture(confusion_figure(Scores({}, 1, [one], [[1]]), "中"), tmp_path, "x")
+    assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)]

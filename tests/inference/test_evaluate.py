@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,12 @@ from trained import Trained
 
 import flt
 from flt.core.errors import InputError
-from flt.inference.evaluate import Evaluation
-from flt.inference.labelled import _by_task
+from flt.inference.class_matching import by_task
+from flt.inference.evaluation import Evaluation
+from flt.inference.models import find_models
+from flt.inference.own_data import own_settings
 from flt.run.stored import read_run
+from flt.run.workload import federation
 
 CLASSES = ["good film", "bad film", "good book", "bad book"]
 slow = pytest.mark.slow
@@ -102,7 +106,7 @@ def test_numbers_are_positions_of_classes_with_names_and_a_line_says_so(
 
 def test_classes_that_training_merged_are_merged_again() -> None:
     merges = {"all": {"animal": ["cat", "d*"], "thing": ["car"]}}
-    ((task, rows, labels),) = _by_task(
+    ((task, rows, labels),) = by_task(
         ["car", "cat", "dog", "thing"], np.array([0, 1, 2, 3]), {"all": ["animal", "thing"]}, merges
     )
     assert (task, rows.tolist(), labels.tolist()) == ("all", [0, 1, 2, 3], [1, 0, 0, 1])
@@ -110,7 +114,7 @@ def test_classes_that_training_merged_are_merged_again() -> None:
 
 def test_examples_go_to_the_task_that_knows_their_class() -> None:
     classes = {"low": ["5", "6"], "high": ["7", "8"]}
-    found = _by_task(["8", "5", "7"], np.array([0, 1, 1, 2]), classes, {"low": {}, "high": {}})
+    found = by_task(["8", "5", "7"], np.array([0, 1, 1, 2]), classes, {"low": {}, "high": {}})
     assert [(task, rows.tolist(), labels.tolist()) for task, rows, labels in found] == [
         ("low", [1, 2], [0, 0]), ("high", [0, 3], [1, 0]),
     ]  # fmt: skip
@@ -118,7 +122,7 @@ def test_examples_go_to_the_task_that_knows_their_class() -> None:
 
 def test_tasks_with_the_same_classes_must_be_told_apart_by_the_user() -> None:
     with pytest.raises(InputError, match=r"task=None: the classes of the data fit several tasks; allowed is a, b"):
-        _by_task(["no", "yes"], np.array([0, 1]), {"a": ["no", "yes"], "b": ["yes", "no"]}, {"a": {}, "b": {}})
+        by_task(["no", "yes"], np.array([0, 1]), {"a": ["no", "yes"], "b": ["yes", "no"]}, {"a": {}, "b": {}})
 
 
 def test_each_task_has_the_model_with_which_the_run_evaluates_it(trained: Trained) -> None:
@@ -146,14 +150,99 @@ def test_without_a_global_model_the_figures_are_means_over_the_clients(trained: 
     assert "confusion_matrix" not in written
 
 
+def test_a_clients_own_model_has_the_runs_own_figures_on_the_examples_that_the_client_holds_out(
+    trained: Trained,
+) -> None:
+    run = trained("alone")  # nothing is averaged: the final models are those that the clients have just trained
+    (task,) = evaluated(run).tasks
+    own = own_figures(run, "clients/fitted_")
+    figures = task.as_dict()["held_out"]
+    assert figures["mean"]["accuracy"] == pytest.approx(own["val_acc"], abs=1e-7)
+    assert figures["mean"]["nll"] == pytest.approx(own["val_loss"], abs=1e-6)
+    each = [scores.metrics["accuracy"] for scores in task.clients.values()]
+    assert figures["standard_deviation"]["accuracy"] == pytest.approx(float(np.std(each)))
+    assert figures["worst_10_percent"]["accuracy"] == min(each)
+    assert list(figures["clients"]) == ["client_0", "client_1"]
+
+
+def test_a_client_of_a_group_is_evaluated_with_the_groups_model_on_what_the_run_lets_it_hold_out(
+    trained: Trained,
+) -> None:
+    run = trained("tasks")
+    cfg = own_settings(run)
+    jobs = {(one.id, index): job for one in federation(cfg).clients for index, job in enumerate(one.data)}
+    tasks = {task.task: task for task in evaluated(run).tasks}
+    seen = 0
+    for model in find_models(run):
+        module: Any = flt.load(model.folder).eval()
+        for client, index in model.inputs.jobs:
+            rows = list(jobs[client, index].validation_set(cfg.eval.client_examples))
+            if rows:
+                with torch.no_grad():
+                    logits = module(torch.stack([row["pixel_values"] for row in rows])).logits
+                wanted = torch.nn.functional.cross_entropy(logits, torch.stack([row["labels"] for row in rows]))
+                scores = tasks[jobs[client, index].task].clients[f"client_{client}"]
+                assert scores.metrics["nll"] == pytest.approx(float(wanted), abs=1e-5)
+                seen += 1
+    assert seen == sum(len(task.clients) for task in tasks.values())
+
+
+def test_the_clients_are_evaluated_where_that_is_asked_for_or_usual(trained: Trained) -> None:
+    run = trained("text")
+    assert not evaluated(run, clients=False).tasks[0].clients
+    assert not evaluated(run, split="validation").tasks[0].clients
+    assert evaluated(run, split="validation", clients=True).tasks[0].clients.keys() == {"client_0", "client_1"}
+    with pytest.raises(InputError, match="clients=True: only the run's own data belong to its clients"):
+        flt.evaluate(run, "reviews.csv", clients=True)
+    with pytest.raises(InputError, match=r"data.label=x: .*; allowed is nothing without data="):
+        flt.evaluate(run, overrides=["data.label=x"])
+
+
+def test_the_values_of_a_column_have_the_runs_own_figures_and_their_mean_is_the_tasks(trained: Trained) -> None:
+    run = trained("values")
+    found = evaluated(run)
+    assert found.metrics["accuracy"] == pytest.approx(own_figures(run)["acc"], abs=1e-7)
+    assert found.metrics["nll"] == pytest.approx(own_figures(run)["loss"], abs=1e-6)
+    of_values = evaluated(run, split="validation").tasks[0].values
+    last = read_run(run).history[-1]
+    assert {value: scores.metrics["nll"] for value, scores in of_values.items()} == pytest.approx(
+        {value: last[f"task/{value}/val_loss"] for value in CLASSES}, abs=1e-6
+    )
+    other = evaluated(run, "reviews.csv", overrides=["data.column=label_name"]).as_dict()["tasks"]["all"]
+    assert {value: one["examples"] for value, one in other["values"].items()} == dict.fromkeys(sorted(CLASSES), 30)
+
+
+def test_data_of_further_tasks_are_left_out_and_a_line_says_so(
+    trained: Trained, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = trained("tasks")
+    whole = {task.task: task for task in evaluated(run, "digits").tasks}
+    (low,) = evaluated(run, "digits", task="low").tasks
+    assert low.metrics == whole["low"].metrics
+    export = run / "adapter" / whole["high"].model
+    caplog.clear()
+    (high,) = evaluated(export).tasks
+    assert high.metrics == whole["high"].metrics
+    assert "left out are examples of tasks that the models don't know: low" in caplog.text
+
+
 def test_the_json_has_the_keys_that_are_documented(trained: Trained) -> None:
     found = json.loads(json.dumps(evaluated(trained("text"), "reviews.csv").as_dict(), allow_nan=False))
     assert list(found) == ["schema", "run", "data", "split", "kind", "metrics", "tasks"]
     task = found["tasks"]["all"]
     assert list(task) == ["model", "examples", "metrics", "classes", "confusion_matrix", "models"]
     assert list(task["classes"][0]) == ["class", "precision", "recall", "f1", "support"]
-    assert (found["schema"], found["split"], task["examples"]) == (1, None, 120)
+    assert (found["schema"], found["run"], found["split"], task["examples"]) == (1, "text/version_0", None, 120)
     assert sum(map(sum, task["confusion_matrix"])) == 120
+
+
+def test_in_python_an_evaluation_is_shown_in_one_line_and_a_batch_has_an_example(trained: Trained) -> None:
+    found = evaluated(trained("text"), "reviews.csv")
+    assert repr(found).startswith(
+        f"Evaluation('text/version_0', 'reviews.csv', accuracy={found.metrics['accuracy']:.4g}, "
+    )
+    with pytest.raises(InputError, match="batch_size=0: allowed is an integer >= 1"):
+        flt.evaluate(trained("text"), "reviews.csv", batch_size=0)
 
 
 def test_an_export_alone_reads_new_data_and_a_run_of_an_earlier_version_does_too(

@@ -154,7 +154,7 @@ def test_a_classifier_writes_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ({"group": "3"}, "group=3: there is no such model in this run; allowed is all"),
+        ({"group": "3"}, "group=3: there is no such model in this run; allowed is no group, as the run has"),
         ({"device": "cuda:9"}, "device=cuda:9: "),
         ({"batch_size": 0}, "batch_size=0: allowed is an integer >= 1"),
         ({"temperature": -1.0}, "temperature=-1.0: allowed is a number >= 0"),

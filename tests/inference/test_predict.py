@@ -91,6 +91,29 @@ def test_all_sources_and_formats_give_the_same_predictions(trained: Trained, tmp
     assert [row["prediction"] for row in lines] == wanted
 
 
+def test_json_lines_may_have_values_of_several_types_and_keys_that_come_later(
+    trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"text": text, "v": [1, "x", None, 2.5, [3], True][i]} for i, text in enumerate(TEXTS)]
+    rows[3]["later"] = 1
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = flt.predict(trained("text"), tmp_path / "a.jsonl")
+    assert found["v"].fillna("nothing").tolist() == ["1", "x", "nothing", "2.5", "[3]", "true"]
+    assert found["prediction"].tolist() == flt.predict(trained("text"), TEXTS)["prediction"].tolist()
+    assert "keys that the first row lacks are left out: later" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("id,text\n1,good\n2\n", r"Row #3: Expected 2 columns, got 1"), ("", "it is empty")],
+)
+def test_a_damaged_file_is_refused_with_its_row(trained: Trained, tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InputError, match=why):
+        flt.predict(trained("text"), tmp_path / "a.csv", tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_the_files_of_a_folder_are_predicted_one_after_another(trained: Trained, tmp_path: Path) -> None:
     for name, part in (("a.csv", TEXTS[:3]), ("b.csv", TEXTS[3:])):
         pd.DataFrame({"text": part}).to_csv(tmp_path / name, index=False)
@@ -155,6 +178,19 @@ def test_tasks_that_share_a_models_outputs_are_told_apart_by_the_user(trained: T
     with pytest.raises(InputError, match="task=None: they share the outputs of model; allowed is digit, parity"):
         flt.predict(run, "digits")
     assert set(flt.predict(run, "digits", task="parity")["prediction"]) <= {"odd", "even"}
+
+
+def test_one_of_several_data_sets_is_predicted_if_the_user_says_which(trained: Trained) -> None:
+    run = trained("shared")
+    with pytest.raises(InputError, match=r"data.use=None: digits_two consists of several data sets; allowed is one of"):
+        flt.predict(run, "digits_two", task="parity")
+    found = flt.predict(run, "digits_two", task="parity", overrides=["data.use=[parity]"])
+    assert len(found) == evaluated_examples(run, "parity")
+
+
+def evaluated_examples(run: Path, task: str) -> int:
+    found: Any = flt.evaluate(run)
+    return int(found.as_dict()["tasks"][task]["examples"])
 
 
 @pytest.mark.slow

@@ -52,6 +52,7 @@ def measured() -> dict[str, dict[int, Any]]:
     data, found = toy_data(60), Measured()
     validation = TensorDataset(*(column[:20] for column in data.tensors))
     overrides = ["local.steps=1", "local.optimizer=sgd", "eval.client_examples=0", "eval.every=50", "threads=1"]
+    overrides.append("report=false")  # a page of megabytes is made now and then, whose memory hides what grows
     flt.fit(
         Toy("sgd"), flt.partition(data, by=None, clients=2), "scaffold", ROUNDS + 1, validation=validation,
         callbacks=[found], progress=False, overrides=overrides,

@@ -162,7 +162,7 @@ def test_figures_of_several_problems_are_numbered(tmp_path: Path, monkeypatch: p
     found = flt.compare(tmp_path / "logs")
     names = {path.name for path in found.save(tmp_path / "out")}
     assert {"compare_1.svg", "compare_2.svg", "table.csv"} <= names
-    assert found.to_latex().count(r"\begin{table}") == 2
+    assert found.to_latex().count(r"\begin{table*}") == 2
     with pytest.raises(InputError, match="^problem=3: allowed is an integer from 1 to 2"):
         found.figure(problem=3)
     with pytest.raises(InputError, match="^kind=pie: allowed is all, rounds, bytes, final"):
@@ -181,7 +181,7 @@ def test_the_latex_table_is_balanced_and_says_what_it_shows(tmp_path: Path) -> N
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
     assert not set("%#&~^") & set(bare.replace(" & ", ""))
-    assert re.findall(r"\\(?:begin|end)\{(\w+)\}", text) == ["table", "tabular", "tabular", "table"]
+    assert re.findall(r"\\(?:begin|end)\{([\w*]+)\}", text) == ["table*", "tabular", "tabular", "table*"]
     for said in ("2 seeds each", r"$\pm$ standard deviation", r"95\,\% intervals", r"\toprule", r"\bottomrule"):
         assert said in text
     assert len(re.findall("[lr]", re.search(r"@\{\}([lr]+)@", text)[1])) == rows[0].count("&") + 1  # type: ignore[index]  # found above
@@ -192,3 +192,12 @@ def test_the_latex_table_compiles(found: Comparison, tmp_path: Path) -> None:
     document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{found.to_latex()}\end{{document}}"
     (tmp_path / "a.tex").write_text(document)
     subprocess.run(["pdflatex", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_the_curves_have_at_least_four_ticks_in_the_figure_of_all_panels(tmp_path: Path) -> None:
+    made_run(tmp_path, "algo=fedit", rows=rounds(0.45, 0.72, 0.95, test=0.9))
+    figure = flt.compare(tmp_path).figure()
+    save(figure, "png")
+    for axes in panels(figure)[:2]:
+        low, high = axes.get_ylim()
+        assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 4

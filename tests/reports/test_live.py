@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from commands import train
@@ -72,8 +74,9 @@ def test_the_page_isn_t_written_more_often_than_every_twenty_seconds(
     assert times == [False]
 
 
+@pytest.mark.parametrize("engine", [[], ["engine=distributed", "engine.strategy=ddp_fork", "devices=2"]])
 def test_an_interrupted_run_has_a_page_that_no_longer_says_that_it_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "EVERY", 0.0)
     report = live.LiveReport()
@@ -86,8 +89,8 @@ def test_an_interrupted_run_has_a_page_that_no_longer_says_that_it_runs(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(report, "on_round_start", interrupted)
-    with written():
-        assert train("algo=fedit", "rounds=5", "clients=3", f"root={tmp_path}") == 130
+    with written(), patch.dict(os.environ):  # a launcher leaves variables there
+        assert train("algo=fedit", "rounds=5", "clients=3", f"root={tmp_path}", *engine) == 130
     text = (tmp_path / "fedit" / "version_0" / "report.html").read_text()
     assert 'data-reload="' not in text
     assert "Not finished" in Page(text).texts

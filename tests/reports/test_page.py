@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from reports import Page, data_of, tiny_run
+from reports import ALGOS, Page, data_of
 
 import flt
 from flt.cli.main import main
@@ -20,16 +20,8 @@ from flt.reports.page import one
 
 pytestmark = pytest.mark.slow  # whole runs
 
-ALGOS = ("hafl", "fl_tac", "sa_fedlora", "c2a")
 ALWAYS = {"chart-score", "chart-loss", "chart-bytes", "chart-time", "chart-clients", "chart-partition"}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run of each recipe."""
-    folder = tmp_path_factory.mktemp("runs")
-    return {algo: tiny_run(folder, algo) for algo in ALGOS}
 
 
 @pytest.fixture

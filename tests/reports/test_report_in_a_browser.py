@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import WIDTHS, browser, overflowing, page_of, undrawn, violations
-from commands import QUICK
-from reports import written
+from browser import WIDTHS, browser, overflowing, page_of, repeated, undrawn, violations
+from reports import ALGOS
 
-from flt.cli.main import main
+import flt
+from flt.reports.page import RELOAD, one
 
-RECIPES = {
-    "hafl": ["ranks=[2,4,8]"],
-    "fl_tac": ["grouping.k=2"],
-    "sa_fedlora": [],
-    "c2a": [],
-}
-"""Recipe -> further settings of its run."""
+SCHEMES = {390: "light", 1440: "dark"}
+"""Width -> theme. A theme has the same colours at all widths, and a width the same layout in all themes."""
+COMPARED = ("hafl", "sa_fedlora", "c2a")
 CELLS = """(id) => [...document.getElementById(id).closest("figure").querySelectorAll("details tr")]
            .map((row) => [...row.children].map((cell) => cell.textContent))"""
 """Cells of the table below a chart."""
@@ -29,24 +26,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run of four rounds for each recipe."""
-    root = tmp_path_factory.mktemp("runs")
-    settings = {**QUICK, "rounds": 4, "clients": 4, "root": root}
-    with written():
-        for recipe, more in RECIPES.items():
-            arguments = [f"algo={recipe}", *(f"{key}={value}" for key, value in settings.items()), *more]
-            assert main(["train", *arguments]) == 0
-    return {recipe: root / recipe / "version_0" for recipe in RECIPES}
-
-
-@pytest.fixture(scope="module")
 def pages(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The report of each run, and one that compares three of them."""
-    compared = tmp_path_factory.mktemp("compared") / "report.html"
-    folders = [str(runs[recipe]) for recipe in ("hafl", "sa_fedlora", "c2a")]
-    assert main(["report", *folders, f"out={compared}"]) == 0
-    return {**{recipe: run / "report.html" for recipe, run in runs.items()}, "comparison": compared}
+    folder = tmp_path_factory.mktemp("pages")
+    compared = flt.report([runs[algo] for algo in COMPARED], folder / "comparison.html")
+    return {**{algo: flt.report(runs[algo], folder / f"{algo}.html") for algo in ALGOS}, "comparison": compared}
 
 
 @pytest.fixture(scope="module")
@@ -55,23 +39,25 @@ def opened() -> Iterator[Any]:
         yield chromium
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(WIDTHS[0], "dark"), (WIDTHS[1], "light")])
-@pytest.mark.parametrize("name", [*RECIPES, "comparison"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", [*ALGOS, "comparison"])
 def test_a_report_is_drawn_whole_and_can_be_read_by_everybody(
-    name: str, width: int, scheme: str, opened: Any, pages: dict[str, Path]
+    name: str, width: int, opened: Any, pages: dict[str, Path]
 ) -> None:
-    with page_of(opened, pages[name], width, scheme) as (page, errors):
+    with page_of(opened, pages[name], width, SCHEMES[width]) as (page, errors):
         page.wait_for_function(
             "() => [...document.querySelectorAll('.chart')].every(chart => chart.querySelector('.main-svg'))"
         )
+        assert page.evaluate("() => document.documentElement.dataset.theme") == SCHEMES[width]
         assert page.locator(".chart").count() >= 4
         assert undrawn(page) == []
+        assert repeated(page) == []
         assert overflowing(page) == []
         assert violations(page) == []
         assert errors == []
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ALGOS)
 def test_the_tables_have_the_figures_of_metrics_csv(
     recipe: str, opened: Any, pages: dict[str, Path], runs: dict[str, Path]
 ) -> None:
@@ -88,7 +74,7 @@ def test_the_comparison_has_the_last_figures_of_each_run(
 ) -> None:
     with page_of(opened, pages["comparison"], 1440) as (page, _):
         text = page.locator("main").inner_text()
-    for recipe in ("hafl", "sa_fedlora", "c2a"):
+    for recipe in COMPARED:
         with (runs[recipe] / "metrics.csv").open() as file:
             last = list(csv.DictReader(file))[-1]
         assert f"{float(last['test/acc'] if 'test/acc' in last else last['test/val_acc']):.4f}" in text
@@ -102,4 +88,39 @@ def test_the_theme_can_be_switched_by_keyboard_and_is_remembered(opened: Any, pa
         after = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
         page.reload()
         assert page.evaluate("() => getComputedStyle(document.body).backgroundColor") == after != before
+        assert errors == []
+
+
+def test_the_page_of_a_running_run_reloads_itself_until_the_run_has_ended(
+    opened: Any, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(runs["fl_tac"], tmp_path / "fl_tac" / "version_0"))
+    header, *rounds = (run / "metrics.csv").read_text().splitlines()
+    path = tmp_path / "report.html"
+
+    def write(done: int, running: bool = True) -> None:
+        (run / "metrics.csv").write_text("\n".join([header, *rounds[:done]]) + "\n")
+        path.write_text(one(run, running))
+
+    write(1)
+    with page_of(opened, path, 1440) as (page, errors):
+        page.context.clock.install()
+        page.reload()
+        status = page.locator(".status strong").locator("..")
+        assert "Running, round 1 of 3." in status.inner_text()
+        write(2)
+        with page.expect_navigation():
+            page.clock.fast_forward(1000 * RELOAD)
+        assert "Running, round 2 of 3." in status.inner_text()
+        page.locator("#pause").check()
+        write(3)
+        page.clock.fast_forward(1000 * 60 * 6)
+        assert "Running, round 2 of 3. No news for 6 minutes: the run may have ended." in status.inner_text()
+        write(3, running=False)
+        page.locator("#pause").uncheck()
+        with page.expect_navigation():
+            page.clock.fast_forward(1000 * RELOAD)
+        assert page.locator(".status").count() == 0
+        assert page.locator(".figures").inner_text().count("of 3 planned") == 1
+        page.clock.fast_forward(1000 * 60)
         assert errors == []

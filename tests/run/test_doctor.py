@@ -14,7 +14,7 @@ import torch
 
 import flt
 from flt.run import doctor as module
-from flt.run.doctor import MISSING, NOTE, OK, Check
+from flt.run.check import MISSING, NOTE, OK, Check
 
 REQUIRES = [
     "torch<2.14,>=2.13", "rich>=99", "nowhere-to-be-found>=1", "windows-only; sys_platform == 'win32'",

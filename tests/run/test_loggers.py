@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from commands import in_empty_folder, metrics, train
@@ -166,6 +168,26 @@ def test_wandb_without_a_login_is_one_warning(
     assert (logger.experiment, logger.version) == (None, None)
     assert caplog.text.count("No API key configured") == 1
     assert not (tmp_path / IDS).exists()
+
+
+@pytest.mark.parametrize(("given", "seconds"), [(None, 20), ("300", 300)])
+def test_a_server_of_wandb_that_does_not_answer_is_waited_for_twenty_seconds_unless_the_user_says_otherwise(
+    given: str | None, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    found = []
+
+    def init(**_: Any) -> None:
+        settings = wandb.Settings()
+        settings.update_from_env_vars(os.environ)
+        found.append(settings.init_timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(wandb, "init", init)
+    with patch.dict(os.environ, {} if given is None else {"WANDB_INIT_TIMEOUT": given}):
+        WandbRun(tmp_path).log_metrics({"round/val_acc": 0.5}, step=1)
+    assert found == [seconds]
 
 
 @pytest.mark.parametrize(("given", "mode"), [(None, "offline"), ("offline", "offline"), ("online", "online")])

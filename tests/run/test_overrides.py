@@ -51,10 +51,16 @@ def test_every_key_fed_back_makes_the_configuration_again() -> None:
 
 @pytest.mark.parametrize(
     "text", ["a'b", "a\\", "a\\'b", "\\\\'", "x y", "${a}", "\\${a}", "5", "1e3", "on", "a=b", "a,b", "", " x", "[x]",
-             "{x}", "nan", "NULL", "a: b", "#a", "é", "a\tb", '"q"', "'"],
+             "{x}", "nan", "NULL", "a: b", "#a", "é", "a\tb", '"q"', "'", "-5", ".5", "-", ".", "../a", "./a@b+c%d"],
 )  # fmt: skip
 def test_a_text_comes_back_as_it_was(text: str) -> None:
     assert composed(f"data.text={hydra_value(text)}")["data"]["text"] == text
+
+
+@pytest.mark.parametrize("name", ["a b", "a,b", "a:b", "(x)", "[x]", "{x}", "a=b", "a\\b", "5 stars"])
+def test_the_name_of_a_class_comes_back_as_it_was(name: str) -> None:
+    made = composed(f"data.merge={hydra_value({name: ['x', name]})}")
+    assert made["data"]["merge"] == {name: ["x", name]}
 
 
 def test_what_differs_from_a_recipe_is_named_by_key_or_group() -> None:

@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -130,6 +131,23 @@ def test_folders_that_exist_and_the_command_for_the_curves_follow(tmp_path):
     assert cells["checkpoints"] == [str(tmp_path / "checkpoints")]
     assert cells["show curves"] == ["tensorboard --logdir runs"]
     assert "model" not in [line.split()[0] for line in printed(LAST, tmp_path).splitlines()[-4:] if line]
+
+
+@pytest.mark.parametrize(
+    ("kind", "report", "steps"),
+    [
+        (
+            "text",
+            True,
+            {"report": "a run/report.html", "predict": "flt predict 'a run' data=new.csv out=predictions.csv"},
+        ),
+        ("image", False, {"predict": "flt predict 'a run' data=images/ out=predictions.csv"}),
+        ("causal", False, {"ask it": "flt generate 'a run' prompt=\"...\""}),
+        ("", True, {"report": "a run/report.html"}),
+    ],
+)
+def test_a_finished_run_says_what_can_be_done_with_it(kind, report, steps):
+    assert summary.next_steps(Path("a run"), kind, report) == steps
 
 
 def test_no_line_of_the_table_is_wider_than_the_pipe_and_no_path_is_broken(tmp_path):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from commands import in_empty_folder
 
 from flt.data.clients import JobData
+from flt.data.templates import Template
 from flt.run.compose import load_config
 from flt.run.federation import Federation
-from flt.run.workload import federation
+from flt.run.workload import _preprocessor, federation
 
 pytestmark = pytest.mark.slow  # whole runs and fits
 
@@ -86,3 +90,12 @@ def test_a_share_of_each_client_is_held_out(share: float) -> None:
         total = len(job.train) + len(job.held_out)
         assert abs(len(job.held_out) - share * total) <= 1
         assert sum(job.label_counts) == len(job.train)
+
+
+def test_data_sets_with_different_prompts_have_no_chat_template() -> None:
+    tokenizer = tiny.word_tokenizer(eos_token="[SEP]", chat_template="{{ 'film' }}")
+    backbone: Any = SimpleNamespace(tokenizer=tokenizer, preprocessor=tokenizer)
+    one, other = ((Template.parse(text, ["a"]),) for text in ("{a} good", "bad {a}"))
+    assert _preprocessor(backbone, {one: None, other: None}).chat_template is None
+    assert "good" in _preprocessor(backbone, {one: None}).chat_template
+    assert _preprocessor(backbone, {}).chat_template == "{{ 'film' }}"

@@ -83,7 +83,8 @@ def page_of(
 def violations(page) -> list[str]:  # playwright is optional
     """What axe-core finds on a page that is serious, one line each."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    found = axe.run(page).response["violations"]
+    # its preloading would request the page's styles, which browsers refuse for files
+    found = axe.run(page, options={"resultTypes": ["violations"], "preload": False}).response["violations"]
     return [
         f"{each['id']}: {node['html'][:150]} {node.get('failureSummary', '')[:300]}"
         for each in found
@@ -98,6 +99,16 @@ def undrawn(page) -> list[str]:  # playwright is optional
         """() => [...document.querySelectorAll(".chart")]
            .filter((chart) => !chart.querySelector(".main-svg .plot, .main-svg .imagelayer"))
            .map((chart) => chart.id)"""
+    )
+
+
+def repeated(page) -> list[str]:  # playwright is optional
+    """Ids of the charts with two equal labels along an axis, such as rounded ones."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll(".chart")].filter((chart) => [".xtick", ".ytick"].some((kind) => {
+           const labels = [...chart.querySelectorAll(`${kind} text`)].map((label) => label.textContent);
+           return new Set(labels).size < labels.length;
+         })).map((chart) => chart.id)"""
     )
 
 

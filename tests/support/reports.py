@@ -16,6 +16,8 @@ from commands import train
 from flt.api import training
 from flt.reports import live
 
+ALGOS = ("hafl", "fl_tac", "sa_fedlora", "c2a")
+"""Recipes whose runs have different charts."""
 TINY = ("rounds=3", "clients=4", "threads=1")
 
 

@@ -20,6 +20,8 @@ RUNS = {
     "merged": ["algo=fedavg", *TEXTS],
     "c2a": ["algo=c2a", *TEXTS],
     "names": ["algo=fedit", *TEXTS, "model.head=label_names"],
+    "alone": ["algo=local", *TEXTS],
+    "values": ["algo=fedit", *TEXTS, "data.test=0.3", "data.column=label_name", "eval.by_column=true"],
     "personal": ["algo=fedsa_lora", *TEXTS],
     "tasks": ["algo=fl_tac", "clients=3", "rounds=2", "local.steps=4"],
     "shared": ["algo=fedit", "data=digits_two", "heads=shared", "jobs=per_task", *SHORT[:3]],
@@ -40,7 +42,7 @@ class Trained:
         if name not in self.done:
             with pytest.MonkeyPatch.context() as patch:
                 in_empty_folder(self.place, patch)
-                _write_data(self.place)
+                write_data(self.place)
                 assert train(*RUNS[name], f"name={name}") == 0
             self.done.add(name)
         return self.place / "lightning_logs" / name / "version_0"
@@ -58,7 +60,8 @@ class Trained:
         return Path(shutil.copytree(run, to / "lightning_logs" / name / "version_0"))
 
 
-def _write_data(place: Path) -> None:
+def write_data(place: Path) -> None:
+    """Writes the data and the models of all runs, unless this has been done."""
     if (place / "bert").exists():
         return
     tiny.save_bert(place / "bert")

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from flt.core.errors import InputError
 from flt.core.formatting import printable
 
 if TYPE_CHECKING:
-    from flt.inference.evaluate import Evaluation, TaskEvaluation
+    from flt.inference.evaluation import Evaluation, TaskEvaluation
+    from flt.inference.metrics import Scores
 
 HELP = """\
 usage: flt evaluate RUN [data=test.csv] [key=value ...] [--json]
@@ -41,6 +42,9 @@ run needs data=.
                 of a file
   group=        one of several exported models: 1, group_1, client_3, ...
   task=         the task that the data belong to, if classes don't tell it
+  clients=      true: also each client's own held-out examples, with the model
+                that the client uses; without it: only if the run's own test
+                split is evaluated
   out=          folder of the pictures; without it: the run's folder
   batch_size=   examples per batch; without it: that of the run
   device=       auto (a GPU if there is one), cpu or cuda
@@ -49,7 +53,12 @@ run needs data=.
 
 A task's figures are those of the model with which the run evaluates the task.
 All other models that know the task are shown beside it. If each client has a
-model of its own, the figures are means over the clients. Labels are matched
+model of its own, the figures are means over the clients. If the run evaluates
+the values of data.column separately (eval.by_column), or with data.column=,
+each value has a row, and the figures are means over the values. Clients have
+the mean, the standard deviation, and the mean over the worst 10 %; their
+examples are those on which the run evaluates the models that they receive, at
+most eval.client_examples of each. Labels are matched
 with the model's classes by name, whatever their order. Labels that are numbers
 are the positions of the classes if no class is called like a number; a line
 says so. Macro F1 is the mean over classes with examples or predictions.
@@ -57,12 +66,16 @@ says so. Macro F1 is the mean over classes with examples or predictions.
 JSON: schema (1), run, data, split, kind, metrics (means over the tasks), and
 tasks: {name: {model, examples, metrics, classes: [{class, precision, recall,
 f1, support}], confusion_matrix: [[...]] (rows are true classes), models: {name:
-{examples, metrics}}}}. Without a global model, model is null, and
-worst_10_percent has the means over the worst clients."""
+{examples, metrics}}, values: {value: {examples, metrics}}, held_out: {mean,
+standard_deviation, worst_10_percent, clients: {name: {examples, metrics}}}}}.
+values and held_out are left out where there are none. Without a global model,
+model is null, and worst_10_percent has the means over the worst clients."""
 
-KEYS = ("data", "data.", "split", "group", "task", "out", "batch_size", "device", "root")
+KEYS = ("data", "data.", "split", "group", "task", "clients", "out", "batch_size", "device", "root")
 MOST_ROWS = 30
-"""Largest number of classes or models in a table."""
+"""Largest number of classes, models or clients in a table."""
+WORST = 10
+"""Number of clients that are shown if there are more than that."""
 
 
 @dataclasses.dataclass
@@ -73,6 +86,7 @@ class Options:
     split: str | None = None
     group: str | None = None
     task: str | None = None
+    clients: bool | None = None
     out: str | None = None
     batch_size: int | None = None
     device: str = "auto"
@@ -98,12 +112,11 @@ def run(arguments: Sequence[str]) -> int:
     export_of(words.runs[0], options.root)  # refused before torch is imported
     print(f"flt evaluate: {words.runs[0]}", file=sys.stderr, flush=True)
     found = _evaluated(words, options)
-    pictures = _pictures(found, words.runs[0], options)
     if "json" in words.flags:
         print(json.dumps(found.as_dict(), indent=1, ensure_ascii=True))
     else:
         _show(found)
-    for path in pictures:
+    for path in _pictures(found, words.runs[0], options):
         print(f"confusion matrix: {path}", file=sys.stderr)
     return 0
 
@@ -113,13 +126,15 @@ def _evaluated(words: Words, options: Options) -> Evaluation:
     from flt.core.imports import import_without_gc
 
     import_without_gc("flt.inference.evaluate", freeze=True)
-    from flt.inference.evaluate import Evaluation, evaluate
+    from flt.inference.evaluate import evaluate
+    from flt.inference.evaluation import Evaluation
 
     overrides = [text for text in words.overrides("data") if not text.startswith("data=")]
     with bar("batches") as move:
         found = evaluate(
-            words.runs[0], options.data, options.split, group=options.group, task=options.task, overrides=overrides,
-            batch_size=options.batch_size, device=options.device, root=options.root,
+            words.runs[0], options.data, options.split, group=options.group, task=options.task,
+            clients=options.clients, overrides=overrides, batch_size=options.batch_size, device=options.device,
+            root=options.root,
             watch=lambda name, done, all: move(done, all, name),
         )  # fmt: skip
     assert isinstance(found, Evaluation), "no module is given"
@@ -127,17 +142,24 @@ def _evaluated(words: Words, options: Options) -> Evaluation:
 
 
 def _pictures(found: Evaluation, run: str, options: Options) -> list[Path]:
-    """Writes the confusion matrix of each task to out=, or to the run's folder. An export may be in no such folder."""
-    from flt.core.files import reported
-    from flt.inference.evaluate import write_pictures
+    """Writes the confusion matrix of each task to out=, or to the run's folder. An export may be in no such folder.
+
+    If the run's folder can't be written, a line says so: the figures are what was asked for.
+    """
+    from flt.core.files import reported, system_message
+    from flt.inference.evaluation import write_pictures
     from flt.run.stored import find_run, run_around
 
     inside = run_around(find_run(run, options.root))
-    folder = Path(os.path.expanduser(options.out)) if options.out is not None else inside
-    if folder is None:
+    if options.out is not None:
+        with reported("out", options.out, "a folder that can be written"):
+            return write_pictures(found, Path(os.path.expanduser(options.out)))
+    try:
+        return [] if inside is None else write_pictures(found, inside)
+    except OSError as error:
+        why = f"{system_message(error)}; out= names another folder"
+        print(f"the confusion matrix isn't written to the run's folder: {why}", file=sys.stderr)
         return []
-    with reported("out", folder, "a folder that can be written"):
-        return write_pictures(found, folder)
 
 
 def _show(found: Evaluation) -> None:
@@ -148,6 +170,8 @@ def _show(found: Evaluation) -> None:
         console.print(_overview(found, task))
         if task.scores.classes and task.model:
             console.print(_classes(task))
+        if task.clients:
+            console.print(_clients(task))
     if len(found.tasks) > 1:
         figures = ", ".join(
             f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.metrics.items() if name != "entropy"
@@ -168,19 +192,62 @@ def _table(title: str, *columns: str) -> Any:
 
 
 def _overview(found: Evaluation, task: TaskEvaluation) -> Any:
-    """Returns the table with a row for each model. The first row is the task's model, or the mean over the clients."""
+    """Returns the table with a row for each model and value. The first row has the task's figures."""
+    where = ", ".join(filter(None, [found.data, found.split, task.task if len(found.tasks) > 1 else ""]))
+    rows = _rows(task.models)
+    first = [row for row in rows if row[0] == task.model]
+    if not task.model:
+        first = [(f"mean of {len(task.models)} clients", task.scores.examples, _means(task.models))]
+    if task.values:
+        examples = sum(scores.examples for scores in task.values.values())
+        first = [(f"mean of {len(task.values)} values", examples, task.metrics), *_rows(task.values), *first]
+    return _figures(where, "model", [*first, *(row for row in rows if row[0] != task.model)], "models;")
+
+
+def _clients(task: TaskEvaluation) -> Any:
+    """Returns the table of the clients' held-out examples: all clients, or the worst ones if there are many."""
+    from flt.inference.evaluation import deviations, worst
+
+    own = list(task.clients.values())
+    total = sum(scores.examples for scores in own)
+    head: list[Row] = [
+        (f"mean of {len(own)} clients", total, _means(task.clients)),
+        ("standard deviation", None, deviations(own)),
+        ("mean of the worst 10 %", None, worst(own)),
+    ]
+    rows = _rows(task.clients)
+    few = len(rows) <= MOST_ROWS - len(head)
+    rows = rows if few else sorted(rows, key=lambda row: row[2]["accuracy"])[:WORST]
+    table = _figures("held-out examples of the clients", "client", [*head, *rows], "")
+    if not few:
+        table.caption = f"the {WORST} clients with the lowest accuracy; --json has all of them"
+    return table
+
+
+Row = tuple[str, int | None, dict[str, float]]
+"""Name, number of examples, and metrics."""
+
+
+def _rows(scores: Mapping[str, Scores]) -> list[Row]:
+    return [(name, one.examples, dict(one.metrics)) for name, one in scores.items()]
+
+
+def _means(scores: Mapping[str, Scores]) -> dict[str, float]:
+    from flt.inference.evaluation import means
+
+    return means([one.metrics for one in scores.values()])
+
+
+def _figures(title: str, what: str, rows: Sequence[Row], more: str) -> Any:
     from rich.text import Text
 
-    where = ", ".join(filter(None, [found.data, found.split, task.task if len(found.tasks) > 1 else ""]))
-    names = [name for name in task.metrics if name != "entropy"]
-    table = _table(where, "model", "examples", *(name.replace("_", " ") for name in names))
-    others = {name: scores for name, scores in task.models.items() if name != task.model}
-    rows = [(task.model or f"mean of {len(others)} clients", task.scores.examples, task.metrics)]
-    rows += [(name, scores.examples, dict(scores.metrics)) for name, scores in others.items()]
+    names = [name for name in rows[0][2] if name != "entropy"]
+    table = _table(title, what, "examples", *(name.replace("_", " ") for name in names))
     for name, examples, metrics in rows[:MOST_ROWS]:
-        table.add_row(Text(printable(name)), f"{examples:,}", *(f"{metrics[key]:.4f}" for key in names))
+        count = "" if examples is None else f"{examples:,}"
+        table.add_row(Text(printable(name)), count, *(f"{metrics[key]:.4f}" for key in names))
     if len(rows) > MOST_ROWS:
-        table.caption = f"and {len(rows) - MOST_ROWS} more models; --json has all of them"
+        table.caption = f"and {len(rows) - MOST_ROWS} more {more} --json has all of them"
     return table
 
 

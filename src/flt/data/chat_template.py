@@ -59,6 +59,18 @@ def message_key(column: str, main: str) -> str:
     return "content" if column == main else f"column_{column}" if column in ("role", "content") else column
 
 
+def message_keys(templates: Sequence[Template], text: str | None) -> dict[str, str]:
+    """Returns the columns of the prompts -> their keys in a user's message. The main column, the content, is first.
+
+    Args:
+        templates: Templates of the prompts.
+        text: Value of ``data.text``, see :func:`main_column`.
+    """
+    main = main_column(templates, text)
+    columns = dict.fromkeys([main, *(name for template in templates for name in template.columns)])
+    return {name: message_key(name, main) for name in columns}
+
+
 def jinja(templates: Sequence[Template], main: str, front: str, end: str) -> str:
     """Returns the templates as one chat template in Jinja.
 

@@ -104,7 +104,8 @@ def read_test(cfg: DataConfig, columns: Sequence[str], source: str) -> datasets.
         source: Name of the data of train, for messages.
 
     Raises:
-        InputError: The file or folder can't be read, is empty, lacks a column, or has several splits but no test split.
+        InputError: The file or folder can't be read, is empty, lacks a column, has several splits but no test split, or
+            has the examples of train.
     """
     path = expand_user(str(cfg.test_path))
     if not cfg.test_path or not os.path.exists(path):
@@ -129,6 +130,10 @@ def read_test(cfg: DataConfig, columns: Sequence[str], source: str) -> datasets.
     if name is None and len(filled) != 1:
         why = f"its splits are {', '.join(filled)}" if filled else "it is empty"
         raise InputError.of("data.test_path", cfg.test_path, "data with a test split, or with one split", why)
+    train = expand_user(cfg.path or "")
+    if name is None and os.path.exists(train) and os.path.samefile(path, train):
+        why = "the model would be tested on the examples of its training"
+        raise InputError.of("data.test_path", cfg.test_path, f"other data than data={cfg.path}", why)
     found = filled[name or next(iter(filled))]
     check(found.column_names)
     return found
@@ -164,7 +169,7 @@ def _read_file(path: Path, how: ReadSettings) -> Splits:
         if suffix not in TEXTS:
             raise InputError.of("data.path", path, allowed, _said(error)) from error
         # "from None", because a log of the original error would show rows of the file
-        raise InputError.of("data.path", path, allowed, _without_rows(error)) from None
+        raise InputError.of("data.path", path, allowed, without_rows(error)) from None
 
 
 def _load(path: str, subset: str | None) -> Mapping[str, datasets.Dataset]:
@@ -209,7 +214,7 @@ def _single(only: str, filled: Mapping[str, datasets.Dataset], found: Mapping[st
     return found["test"] or next(iter(filled))
 
 
-def _without_rows(error: Exception) -> str:
+def without_rows(error: Exception) -> str:
     """Returns the kind of a reader's error and the row number, but no text that the error quotes from the file."""
     said = str(error).strip()
     kind, place = KIND.match(said), PLACE.search(said)

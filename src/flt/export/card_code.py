@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -31,6 +33,8 @@ CALLS = {
     "causal": 'print(model([{"role": "user", "content": "Name three colours."}], max_new_tokens=50))',
 }
 """Kind of the inputs -> line that uses a pipeline."""
+WITHOUT_CHAT = 'print(model("a prompt, see below", max_new_tokens=50))'
+"""Line that uses a causal model without a chat template."""
 PIXELS = [
     "size = model.config.image_size",
     "images = torch.rand(1, model.config.num_channels, size, size)  # one image, with numbers in [0, 1]",
@@ -43,6 +47,8 @@ MOST_NAMES = 100
 """Largest number of classes whose names are in the lines. More are read from the file with the names."""
 WIDEST = 100
 """Number of characters of the names of the classes from which on each has a line of its own."""
+_HERE = re.compile(r'^(?P<before>folder = |model = flt\.load\()"\."(  # this folder.*)?', re.MULTILINE)
+"""Pattern of the card's own folder in the lines."""
 
 
 def loading_lines(run: RunFacts, model: ModelFacts) -> str:
@@ -57,11 +63,25 @@ def loading_lines(run: RunFacts, model: ModelFacts) -> str:
         return f'import flt\n\nmodel = flt.load(".", model={shell})  # your module, as it was before the training'
     literals, load = _load(run, model)
     use = _use(run, model)
-    if model.form == "merged" and use[-1] == CALLS[run.kind]:
+    if model.form == "merged" and use[-1] in (CALLS[run.kind], WITHOUT_CHAT):
         load, use = [], [f'model = transformers.pipeline("{PIPELINES[run.kind]}", model=folder)', use[-1]]
     code = "\n".join([*load, *use, *(line for line in literals if "json.load(" in line)])
     imports = [f"import {name}" for name in ("flt", "json", "peft", "torch", "transformers") if f"{name}." in code]
     return "\n".join([*imports, "", *literals, *load, *use])
+
+
+def lines_in(card: str, folder: str) -> str | None:
+    """Returns the lines of Python in a model card, with the path of the model's folder. None if the card has none.
+
+    Args:
+        card: Text of the card.
+        folder: Path of the folder.
+    """
+    block = re.search(r"^(`{3,})python\n(.*?)\n\1$", card, re.DOTALL | re.MULTILINE)
+    if block is None:
+        return None
+    path = json.dumps(folder, ensure_ascii=False)
+    return _HERE.sub(lambda found: f"{found['before']}{path}", block[2], count=1)
 
 
 def loads_plainly(run: RunFacts, model: ModelFacts) -> bool:
@@ -105,7 +125,7 @@ def _use(run: RunFacts, model: ModelFacts) -> list[str]:
         name = "image_processor"
         line = "image_processor = transformers.AutoImageProcessor.from_pretrained(folder)"
     pipe = f'model = transformers.pipeline("{PIPELINES[run.kind]}", model=model, {name}={name})'
-    return [line, pipe, CALLS[run.kind]]
+    return [line, pipe, WITHOUT_CHAT if run.kind == "causal" and not model.chats else CALLS[run.kind]]
 
 
 def _literal(name: str, value: dict[int, str] | Sequence[str]) -> str:

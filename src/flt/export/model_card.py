@@ -19,6 +19,7 @@ from flt.core import formatting, plain_yaml
 from flt.core.errors import InputError
 from flt.core.typed import typed
 from flt.export.card_code import COPY, PIPELINES, Form, loading_lines, loads_plainly
+from flt.export.card_prompts import prompt_section
 from flt.export.card_seal import CARD_FILE, LARGEST, sealed
 from flt.export.markdown import escaped, fenced, table
 from flt.export.places import CLASSES, label_names_folder
@@ -27,6 +28,7 @@ from flt.models.class_names import output_names
 
 PREPROCESSORS = ("tokenizer_config.json", "preprocessor_config.json")
 """Files of which one lies beside a model that has a tokenizer or an image processor."""
+CHAT_TEMPLATE = "chat_template.jinja"
 METRICS = {"acc": "accuracy", "loss": "loss", "perplexity": "perplexity"}
 """Metric of the global model -> its name on the hub."""
 SHOWN = ("test/", "round/", "task/", "clients/val_")
@@ -58,6 +60,7 @@ class RunFacts:
         rounds: Number of rounds that were trained.
         seed: Seed of the run.
         prompts: Templates of the prompts, if the model is causal.
+        message_keys: Column of the prompts -> its key in a message of the chat template. Empty if there is no template.
         metrics: Last value of each metric of the run that isn't infinite or NaN.
     """
 
@@ -79,6 +82,7 @@ class RunFacts:
     rounds: int = 0
     seed: int = 0
     prompts: list[str] = dataclasses.field(default_factory=list)
+    message_keys: dict[str, str] = dataclasses.field(default_factory=dict)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
@@ -102,6 +106,7 @@ class ModelFacts:
         names: Names of the classes. Empty if they have no names, or the model is causal.
         preprocessor: Whether a tokenizer or image processor lies beside the model.
         label_names: Whether the run used the label-name head.
+        chats: Whether a chat template lies beside the model.
     """
 
     form: Form
@@ -109,6 +114,7 @@ class ModelFacts:
     names: Sequence[str] = ()
     preprocessor: bool = False
     label_names: bool = False
+    chats: bool = False
 
 
 def write_cards(folder: Path, run: RunFacts, form: Form, models: Mapping[str, str]) -> None:
@@ -124,7 +130,8 @@ def write_cards(folder: Path, run: RunFacts, form: Form, models: Mapping[str, st
         place = folder / name
         names = output_names(json.loads((place / CLASSES).read_bytes()).values()) if (place / CLASSES).exists() else []
         has = any((place / file).is_file() for file in PREPROCESSORS)
-        facts = ModelFacts(form, which, names, has, label_names_folder(place) is not None)
+        chats = (place / CHAT_TEMPLATE).is_file()
+        facts = ModelFacts(form, which, names, has, label_names_folder(place) is not None, chats)
         (place / CARD_FILE).write_bytes(card(run, facts))
     if set(models) != {""}:
         (folder / CARD_FILE).write_bytes(overview(run, models))
@@ -240,11 +247,7 @@ def _before_code(run: RunFacts, code: str) -> list[str]:
 def _outputs(run: RunFacts, model: ModelFacts) -> list[str]:
     """Returns the section about the classes, or about the prompts of a causal model."""
     if run.prompts:
-        about = (
-            "The chat template beside the tokenizer writes the prompts of the training, which had this form. Names in "
-            "braces are the columns of the data; a row uses the first form whose columns all contain text."
-        )
-        return ["## Prompts", about, *(fenced(prompt, "text") for prompt in run.prompts)]
+        return prompt_section(run, model.chats)
     if not model.names:
         return []
     shown = [f"{number}. {escaped(name)}" for number, name in enumerate(model.names[:MOST_CLASSES])]

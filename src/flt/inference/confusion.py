@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from numpy.typing import NDArray
 
 from flt.core.files import write_atomically
@@ -32,7 +36,7 @@ def confusion_figure(scores: Scores, title: str) -> Figure:
         title: Title of the picture.
     """
     matrix = np.array(scores.confusion)
-    names = [short(one.name) for one in scores.classes]
+    names = labels([one.name for one in scores.classes])
     if len(matrix) > MOST_CLASSES:
         return _worst(matrix, names, title)
     side = max(3.6, min(16.0, 1.6 + 0.42 * len(matrix)))
@@ -46,7 +50,7 @@ def confusion_figure(scores: Scores, title: str) -> Figure:
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    figure.suptitle(title, fontsize=10)
+    axes.set_title(short(title, 80), fontsize=10)
     for row, column in np.argwhere(matrix > 0) if len(matrix) <= WRITTEN else ():
         colour = "white" if shares[row, column] > 0.55 else "black"
         axes.text(column, row, f"{matrix[row, column]}", ha="center", va="center", color=colour, fontsize=8)
@@ -68,13 +72,27 @@ def _worst(matrix: NDArray, names: list[str], title: str) -> Figure:
     axes.set_yticks(range(len(pairs)), [f"{names[true]} as {names[other]}" for true, other in pairs], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("examples")
-    figure.suptitle(f"{title}: the {len(pairs)} most frequent confusions of {len(matrix)} classes", fontsize=10)
+    what = f"the {len(pairs)} most frequent confusions of {len(matrix)} classes"
+    figure.suptitle(f"{short(title, 60)}: {what}", fontsize=10)
     return figure
 
 
-def short(name: str) -> str:
-    """Returns the name of a class for a picture: short, printable, and without matplotlib's mathematics."""
-    shown = name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
+def labels(names: Sequence[str]) -> list[str]:
+    """Returns the names of classes for a picture.
+
+    They have their numbers before them if two of them look alike after they were cut, or if the font lacks a character,
+    such as a Chinese one, which becomes a box.
+    """
+    font = get_font(findfont(FontProperties()))
+    found = [short(name) for name in names]
+    if len(set(found)) == len(found) and all(font.get_char_index(ord(c)) for name in found for c in name):
+        return found
+    return [f"{number}: {name}" for number, name in enumerate(found, start=1)]
+
+
+def short(name: str, longest: int = LONGEST) -> str:
+    """Returns a name for a picture: of at most ``longest`` characters, printable, without matplotlib's mathematics."""
+    shown = name if len(name) <= longest else f"{name[: longest - 3]}..."
     return "".join(c if c.isprintable() else "?" for c in shown).replace("$", r"\$")
 
 
@@ -86,11 +104,11 @@ def write_picture(figure: Figure, folder: Path, *names: str) -> Path:
         folder: Folder, which must exist.
         names: Parts of the file's name, such as the name of the data and of the task.
     """
-    from io import BytesIO
-
     parts = [re.sub(r"[^\w.-]+", "_", name).strip("._")[:60] for name in names]
     path = folder / ("_".join(["confusion", *filter(None, parts)]) + ".png")
     data = BytesIO()
-    figure.savefig(data, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # such as those of a Chinese name
+        figure.savefig(data, format="png", bbox_inches="tight")
     write_atomically(path, data.getvalue())
     return path

@@ -135,7 +135,7 @@ def chosen_models(run: str | Path, group: str | int | None, root: str | Path) ->
     models = exported_models(export_of(run, root))
     if group == ALL or (group is None and len(models) == 1):
         return models
-    allowed = [*(name or ALL for name in models), *([ALL] if len(models) > 1 else [])]
+    allowed = [*models, ALL] if len(models) > 1 else "no group, as the run has only one model"
     if group is None:
         raise InputError.of("group", "", allowed, "the run has a model for each of them")
     names = (str(group), *(f"{kind}_{group}" for kind in KINDS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import TextIOWrapper
@@ -15,12 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from flt.core.errors import InputError
+from flt.core.formatting import printable
 from flt.data.csv_files import stream_csv
 from flt.data.file_formats import ARROW_FILE
 from flt.data.read_settings import ReadSettings
 from flt.data.reading import read_file
 from flt.data.text_files import read_text
 
+_log = logging.getLogger(__name__)
 Opened = tuple[Sequence[str], int | None, Iterator[pa.Table]]
 """Names of the columns, number of rows if it is known, and the rows."""
 
@@ -106,8 +109,22 @@ def _is_list(value: Any) -> bool:
 
 
 def _tables(rows: Iterator[dict[str, Any]], names: Sequence[str], size: int) -> Iterator[pa.Table]:
+    """Yields the rows in tables. Keys that the first line lacks are left out, and a line names them."""
+    further = dict[str, None]()
     while chunk := list(itertools.islice(rows, size)):
-        yield pa.table({name: pa.array([row.get(name) for row in chunk]) for name in names})
+        further |= dict.fromkeys(name for row in chunk for name in row if name not in names)
+        yield pa.table({name: _column([row.get(name) for row in chunk]) for name in names})
+    if further:
+        _log.warning("keys that the first row lacks are left out: %s", printable(", ".join(further)))
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """Returns the values as a column; values of several types as texts, as they stand in the file."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        texts = (value if value is None or isinstance(value, str) else json.dumps(value) for value in values)
+        return pa.array(list(texts), pa.string())
 
 
 def _npz(path: Path, how: ReadSettings, size: int) -> Opened:

@@ -13,6 +13,7 @@ import datasets
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
+from omegaconf import OmegaConf
 
 from flt.core.errors import InputError
 from flt.core.files import expand_user
@@ -23,15 +24,19 @@ from flt.data.folders import data_files
 from flt.data.image_folders import image_files, is_image_folder
 from flt.data.images import undecoded
 from flt.data.read_settings import ReadSettings
+from flt.data.reading import without_rows
 from flt.data.suffixes import SUFFIXES, TEXTS, suffix_of
+from flt.data.tasks import OUTSIDE
 from flt.data.used_columns import check_names
 from flt.export.inputs import TaskInputs
-from flt.inference.labelled import data_settings
+from flt.inference.labelled import check_unused, data_settings
 from flt.inference.row_files import OPENERS, tables_of
 from flt.run.compose import compose_config
 
 FILE_NAME = "file_name"
 """Column of the names of images in a folder."""
+ROWS = ("where", "classes", "merge", "train_examples")
+"""Settings that choose rows by their values. A prediction has all rows of a file or folder."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ def open_rows(data: Any, known: TaskInputs, overrides: Sequence[str] = (), split
     """
     if not isinstance(data, str | Path):
         return _in_memory(data, known)
+    if not str(data):
+        raise InputError.of("data", "''", "a file, a folder, a hub id or a name, such as data=new.csv")
     cfg = compose_config([f"data={data}", *overrides])
     path = cfg.data.get("path")
     place = expand_user(str(path))
@@ -77,10 +84,15 @@ def open_rows(data: Any, known: TaskInputs, overrides: Sequence[str] = (), split
         return _of_split(cfg.data, known, split or "test")
     if split is not None and suffix_of(str(path)) != ".npz":
         raise InputError.of("split", split, "nothing: a file or folder is predicted whole")
+    check_unused(overrides, ROWS)
     settings = data_settings(cfg.data, overrides, known)
     if is_file:
         return _of_file(place, settings, known, split)
-    if is_image_folder(place) and known.kind == "image":
+    if is_image_folder(place):
+        if known.kind != "image":
+            raise InputError.of(
+                "data", data, "a file or folder of texts", "the folder has images; the model reads texts"
+            )
         return _of_images(place)
     files, _ = data_files(place)
     if not files:
@@ -113,6 +125,8 @@ def _of_file(path: Path, settings: DataConfig, known: TaskInputs, split: str | N
     suffix = suffix_of(path.name)
     if not path.is_file():
         raise InputError.of("data", path, "an existing file")
+    if not path.stat().st_size:
+        raise InputError.of("data", path, "a file with the names of columns", "it is empty")
 
     def choose(names: Sequence[str]) -> list[str]:
         check_names(settings, names)
@@ -161,7 +175,13 @@ def _of_split(section: Any, known: TaskInputs, split: str) -> Rows:
     """Reads a split of a hub data set or of one with a name, whose labels become names of classes."""
     settings: DataConfig = typed(DataConfig, section, "data")
     if settings.sets:
-        raise InputError.of("data", settings.name, "one data set", "it consists of several")
+        used = settings.use or list(settings.sets)
+        if len(used) != 1 or used[0] not in settings.sets:
+            why = f"{settings.name} consists of several data sets"
+            raise InputError.of("data.use", settings.use, f"one of {', '.join(settings.sets)}", why)
+        written: Any = OmegaConf.to_container(section)
+        common = {key: value for key, value in written.items() if key not in OUTSIDE}
+        settings = typed(DataConfig, OmegaConf.create({**common, **settings.sets[used[0]]}), "data")
     raw = dataset_sources.load(settings)
     if split not in raw.splits:
         raise InputError.of("split", split, list(raw.splits), "there is no such split")
@@ -204,5 +224,6 @@ def _named(path: Path) -> Iterator[None]:
     except (InputError, GeneratorExit):
         raise
     except Exception as error:  # each reader raises errors of its own
-        why = type(error).__name__ if suffix_of(path.name) in TEXTS else f"{type(error).__name__}: {first_line(error)}"
+        is_text = suffix_of(path.name) in TEXTS
+        why = without_rows(error) if is_text else f"{type(error).__name__}: {first_line(error)}"
         raise InputError.of("data", path, f"a readable {suffix_of(path.name)} file", why) from None

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from flt.core.files import last_name
-from flt.export.places import MERGED_CARD, PEFT_CARD, exported_models
+from flt.export.card_code import lines_in
+from flt.export.card_seal import CARD_FILE, is_own_card
+from flt.export.places import exported_models
 from flt.reports.charts import Code, Table
 from flt.reports.read import Recorded
 from flt.run.stored import OWN, StoredRun
@@ -52,16 +54,17 @@ def loading(run: StoredRun) -> list[Code]:
         return []
     models = exported_models(run.exported)
     folder = next(iter(models.values()))
-    path = json.dumps(shown_path(folder), ensure_ascii=False)
+    path = f"{shown_path(run.folder)}/{folder.relative_to(run.folder).as_posix()}"
     also = f" The run has {len(models)} models: {', '.join(models)}." if len(models) > 1 else ""
-    codes = [Code(f"Load the model with flt.{also}", f"import flt\n\nmodel = flt.load({path})")]
-    if (folder / PEFT_CARD).is_file():
-        load = f"model = peft.PeftModel.from_pretrained(base, {path})"
-        lines = f"import peft\n\n# base: the transformers model that was adapted\n{load}"
-        codes.append(Code("Load the adapter with peft. flt isn't needed.", lines))
-    elif (folder / MERGED_CARD).is_file() and run.classes:
-        lines = f'import transformers\n\npredict = transformers.pipeline("{_task(folder)}", model={path})'
-        codes.append(Code("Predict with transformers. flt isn't needed.", lines))
+    lines = _lines_of_card(folder, path)
+    codes = []
+    if lines is not None and "import flt" in lines.splitlines():
+        codes.append(Code(f"Load the model with flt, and use it.{also}", lines))
+    else:
+        load = f"import flt\n\nmodel = flt.load({json.dumps(path, ensure_ascii=False)})"
+        codes.append(Code(f"Load the model with flt.{also}", load))
+        library = "peft" if lines is not None and "import peft" in lines else "transformers"
+        codes += [Code(f"Load the model with {library}, and use it. flt isn't needed.", lines)] if lines else []
     if run.classes and run.setting("data.name") != OWN:
         line = f"flt predict {shlex.quote(shown_path(run.folder))} data=new.csv out=predictions.csv"
         codes.append(Code("Predict on the command line.", line))
@@ -138,7 +141,7 @@ def _order(key: str) -> int:
     return FIRST.index(key) if key in FIRST else len(FIRST) + ("." in key)
 
 
-def _task(folder: Path) -> str:
-    """Returns the name of transformers' pipeline for an exported classifier."""
-    texts = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
-    return "text-classification" if texts else "image-classification"
+def _lines_of_card(folder: Path, path: str) -> str | None:
+    """Returns the lines of Python in the card of a model. None if flt wrote no card, or somebody has changed it."""
+    card = folder / CARD_FILE
+    return lines_in(card.read_text(encoding="utf-8"), path) if is_own_card(card) else None

@@ -20,6 +20,9 @@ POINTS, ROWS, TABLE = 500, 120, 250
 ANNOTATED = 360
 """Largest number of cells of a heat map in which the values are written."""
 
+FEW = 10
+"""Largest number of rounds that have a tick each."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -129,20 +132,28 @@ def lines(
     Args:
         id: Id of the chart.
         title: Title.
-        x: Title of the horizontal axis.
+        x: Title of the horizontal axis. If it is ``round``, the axis has no ticks between two rounds.
         y: Title of the vertical axis.
         series: Curves. Points that aren't finite are gaps.
         note: Sentence below the title.
         axes: Further settings of ``xaxis`` and ``yaxis``.
     """
-    layout = {
-        "xaxis": {"title": {"text": x}, **axes.get("xaxis", {})},
-        "yaxis": {"title": {"text": y}, **axes.get("yaxis", {})},
+    layout: dict[str, Any] = {
+        "xaxis": round_axis([at for s in series for at in s.x]) if x == "round" else {"title": {"text": x}},
+        "yaxis": {"title": {"text": y}},
         "hovermode": "x unified" if len(series) <= COLOURS else "closest",
         "showlegend": len(series) > 1,
     }
+    for axis, more in axes.items():
+        layout[axis] |= more
     label = f"{title}. " + "; ".join(f"{s.name}: {_course(s.y)}" for s in series[:COLOURS]) + "."
     return Chart(id, title, label, [s.trace for s in series], layout, _table_of(title, x, series), note)
+
+
+def round_axis(rounds: Sequence[float]) -> dict[str, Any]:
+    """Returns the horizontal axis of a chart over these rounds. Few rounds have a tick each, and no tick in between."""
+    each = {"dtick": 1} if max(rounds, default=0) - min(rounds, default=0) <= FEW else {}
+    return {"title": {"text": "round"}, "tickformat": ",", **each}
 
 
 def heatmap(

@@ -8,7 +8,7 @@ from typing import Any
 
 from flt.callbacks.record_format import QUANTILES, evenly
 from flt.core import formatting
-from flt.reports.charts import POINTS, TABLE, Chart, Table, finite, heatmap, number, plain, score
+from flt.reports.charts import POINTS, TABLE, Chart, Table, finite, heatmap, number, plain, round_axis, score
 from flt.reports.curves import word_of
 from flt.reports.read import Recorded
 
@@ -32,7 +32,7 @@ def spread(recorded: Recorded) -> list[Chart]:
         "mode": "lines+markers" if len(rounds) <= 30 else "lines", "line": {"color": "@0", "width": 2.5},
         "marker": {"size": 5},
     })  # fmt: skip
-    layout = {"xaxis": {"title": {"text": "round"}, "tickformat": ",d"}, "yaxis": {"title": {"text": word}}}
+    layout = {"xaxis": round_axis(rounds), "yaxis": {"title": {"text": word}}}
     columns = ["round", "smallest", "10 %", "25 %", "median", "75 %", "90 %", "largest"]
     rows = [[number(r), *(score(v[i]) for i in (0, 2, 3, 4, 5, 6, 8))] for r, v in zip(rounds, values, strict=True)]
     title, final = f"{word.capitalize()} of the received models, over clients", values[-1]

@@ -90,8 +90,7 @@ def agreement(recorded: Recorded) -> list[Chart]:
             if (found := points(recorded.run, "round", key))[0]
         ]
         if series:
-            axes: dict[str, Any] = {"xaxis": {"tickformat": ",d"}, "yaxis": {"rangemode": "tozero"}}
-            charts.append(lines(f"chart-{id}", title, "round", word, series, **axes))
+            charts.append(lines(f"chart-{id}", title, "round", word, series, yaxis={"rangemode": "tozero"}))
     return charts
 
 

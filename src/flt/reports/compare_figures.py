@@ -109,6 +109,8 @@ def _curves(axes: Axes, view: View, curves: Sequence[Curve]) -> None:
     if view.target is not None:
         axes.axhline(view.target, color="#666666", linewidth=0.7, linestyle=(0, (1, 2)))
     axes.set_ylabel(curve_title(view.at.curve or ""))
+    # By default, matplotlib draws only two ticks in a panel that is this low.
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
 
 
 def _final(axes: Axes, view: View) -> None:

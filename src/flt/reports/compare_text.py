@@ -69,7 +69,10 @@ def _html_cell(cell: Cell) -> str:
 
 
 def to_latex(views: Sequence[View]) -> str:
-    """Returns a table environment for each problem. The preamble needs the package booktabs."""
+    """Returns a table environment for each problem. The preamble needs the package booktabs.
+
+    The table is about 370 points wide. In a paper with two columns, it spans both of them.
+    """
     return "\n".join(_latex_table(view) for view in views)
 
 
@@ -87,8 +90,10 @@ def _latex_table(view: View) -> str:
             row.append(_latex_cell(reached[2]))
     lines = [" & ".join(cells) + r" \\" for cells in rows]
     return "\n".join([
-        r"\begin{table}",
+        r"\begin{table*}",
         r"\centering",
+        r"\footnotesize",
+        r"\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{_caption(view)}}}",
         rf"\begin{{tabular}}{{@{{}}l{'r' * (len(header) - 1)}@{{}}}}",
         r"\toprule",
@@ -97,7 +102,7 @@ def _latex_table(view: View) -> str:
         *lines,
         r"\bottomrule",
         r"\end{tabular}",
-        r"\end{table}",
+        r"\end{table*}",
         "",
     ])  # fmt: skip
 

@@ -100,8 +100,8 @@ def budget(recorded: Recorded) -> list[Chart]:
         if (curve := points(run, "round", key))[0]
     ]
     if series:
-        axis: dict[str, Any] = {"yaxis": {"rangemode": "tozero"}, "xaxis": {"tickformat": ",d"}}
-        curves_of = lines("chart-ranks", "Rank budget over rounds", "round", "active components", series, **axis)
+        axis = {"rangemode": "tozero"}
+        curves_of = lines("chart-ranks", "Rank budget over rounds", "round", "active components", series, yaxis=axis)
         charts.append(dataclasses.replace(curves_of, wide=True))
     if found := recorded.having("active"):
         shown = [found[i] for i in evenly(range(len(found)), min(POINTS, 120))]

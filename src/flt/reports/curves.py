@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from flt.core import formatting
 from flt.reports.charts import COLOURS, DASHES, Chart, Series, Table, lines, score
@@ -24,15 +23,13 @@ def of_one(run: StoredRun) -> list[Chart]:
         ]
         if series:
             word = word_of(next(iter(found.values()))[0]) if id == "score" else others
-            charts.append(
-                lines(f"chart-{id}", f"{word.capitalize()} over rounds", "round", word, series, **_round_axis())
-            )
+            charts.append(lines(f"chart-{id}", f"{word.capitalize()} over rounds", "round", word, series))
     return charts + _costs([run])
 
 
 def of_several(runs: Sequence[StoredRun], names: Sequence[str]) -> list[Chart]:
-    """Returns the charts that compare runs. Each run has the same colour in all charts."""
-    charts = []
+    """Returns the charts that compare runs. Each run has the same colour and dash in all charts."""
+    charts, drawn = [], looks(runs)
     for id, pick, name in (
         ("score", formatting.score, "global model"),
         ("received", formatting.score, "received, mean"),
@@ -43,12 +40,12 @@ def of_several(runs: Sequence[StoredRun], names: Sequence[str]) -> list[Chart]:
         if any(keys):
             word = word_of(next(filter(None, keys)))
             series = [
-                Series(label, *points(run, "round", key), i, dash_of(i))
-                for i, (run, label, key) in enumerate(zip(runs, names, keys, strict=True))
+                Series(label, *points(run, "round", key), *look)
+                for run, label, key, look in zip(runs, names, keys, drawn, strict=True)
                 if key
             ]
             title = f"{word.capitalize()} of the {name}" if id in ("score", "loss") else f"{word.capitalize()}, {name}"
-            charts.append(lines(f"chart-{id}", title, "round", word, series, **_round_axis()))
+            charts.append(lines(f"chart-{id}", title, "round", word, series))
     return charts + _costs(runs, names)
 
 
@@ -112,9 +109,17 @@ def last(run: StoredRun, key: str | None) -> str:
     return next((score(metrics[key]) for metrics in reversed(run.history) if key in metrics), "–") if key else "–"
 
 
-def dash_of(place: int) -> str:
-    """Returns the dash of a curve; the colours repeat, and the dashes change with each repetition."""
-    return DASHES[place // COLOURS % len(DASHES)]
+def looks(runs: Sequence[StoredRun]) -> list[tuple[int, str]]:
+    """Returns the number of the colour, and the dash, of each run.
+
+    The runs of a recipe have one colour and differ in their dash. With more recipes than colours, or more runs of a
+    recipe than dashes, each run has the next colour, and the dash changes when the colours repeat.
+    """
+    recipes = [str(run.setting("algo", run.label)) for run in runs]
+    known = list(dict.fromkeys(recipes))
+    if len(known) > COLOURS or max(map(recipes.count, known), default=0) > len(DASHES):
+        return [(i, DASHES[i // COLOURS % len(DASHES)]) for i in range(len(runs))]
+    return [(known.index(name), DASHES[recipes[:i].count(name)]) for i, name in enumerate(recipes)]
 
 
 def _costs(runs: Sequence[StoredRun], names: Sequence[str] = ("",)) -> list[Chart]:
@@ -125,13 +130,13 @@ def _costs(runs: Sequence[StoredRun], names: Sequence[str] = ("",)) -> list[Char
         ("time", "seconds of training", {"ticksuffix": " s"}),
     ):
         series, words = [], []
-        for i, (run, name) in enumerate(zip(runs, names, strict=True)):
+        for run, name, look in zip(runs, names, looks(runs), strict=True):
             found = _keys(run, formatting.score)
             of = next((label for label in ("global model", "received, mean") if label in found), None)
             if of is not None:
                 xs, ys = _against(run, id, found[of])
                 words.append(word_of(found[of]))
-                series += [Series(name or of, xs, ys, i, dash_of(i))] if xs else []
+                series += [Series(name or of, xs, ys, *look)] if xs else []
         if series:
             word = words[0]
             heading = f"{word.capitalize()} against {'bytes' if id == 'bytes' else 'time'}"
@@ -174,10 +179,6 @@ def word_of(key: str) -> str:
     """Returns the word for a metric, such as accuracy for ``round/val_acc``."""
     name = key.rpartition("/")[2].removeprefix("fitted_").removesuffix(formatting.WORST).removeprefix("val_")
     return {"acc": "accuracy"}.get(name, name.replace("_", " "))
-
-
-def _round_axis() -> dict[str, Any]:
-    return {"xaxis": {"tickformat": ",d"}}
 
 
 _PLACE = {"global model": 0, "received, mean": 2, "received, worst 10 %": 1, "fitted, mean": 3}

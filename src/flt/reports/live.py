@@ -45,6 +45,11 @@ class LiveReport(FedCallback):
         if self.folder is not None and time.monotonic() - self._written >= EVERY:
             self._write(running=True)
 
+    def on_exception(self, federator: Federator, exception: BaseException) -> None:
+        """Writes the page once more if it says that the run goes on, because the run has failed or was interrupted."""
+        if self._shown:
+            self._write(running=False)
+
     def finish(self, folder: Path) -> None:
         """Writes the page of a run that has ended and exported its models.
 
@@ -56,7 +61,7 @@ class LiveReport(FedCallback):
         self._write(running=False)
 
     def stop(self) -> None:
-        """Writes the page once more if it says that the run goes on, because the run has failed or was interrupted."""
+        """Does the same as :meth:`on_exception` after an error outside the rounds, such as one of the export."""
         if self._shown:
             self._write(running=False)
 

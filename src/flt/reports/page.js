@@ -104,7 +104,7 @@
     const { data, layout, frames } = charts[id];
     const now = theme();
     const shown = frames.length ? frames[drawn.get(id) ?? frames.length - 1].data : data;
-    const width = printing ? 660 : place.clientWidth;
+    const width = printing ? 640 : place.clientWidth;
     const full = layoutOf(layout, now, width);
     if (printing) full.width = width;
     if (frames.length) Object.assign(full, ranges(frames, layout, full));
@@ -192,14 +192,17 @@
   }
 
   // ---- paper ----------------------------------------------------------------------------------------------------
-  let before = "light";
+  let before = "light", opened = [];
   addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details.card:not([open])")]; // nobody can open them on paper
+    opened.forEach((details) => { details.open = true; });
     before = root.dataset.theme;
     root.dataset.theme = "light";
     printing = true;
     if (window.Plotly) drawAll();
   });
   addEventListener("afterprint", () => {
+    opened.forEach((details) => { details.open = false; });
     root.dataset.theme = before;
     printing = false;
     if (window.Plotly) drawAll();

@@ -67,6 +67,7 @@ def facts_of(cfg: TrainConfig, federation: Federation, metrics: Mapping[str, flo
         rounds=int(metrics["round"]),
         seed=cfg.seed,
         prompts=list(federation.prompts),
+        message_keys=dict(federation.message_keys),
         metrics=finite(shown),
     )
 

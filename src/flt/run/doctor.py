@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.metadata
 import os
@@ -22,10 +21,9 @@ from flt.core.cache_folders import folder as cache_folder
 from flt.core.errors import InputError
 from flt.core.files import expand_user, system_message
 from flt.core.typed import first_line
+from flt.run.check import MISSING, NOTE, OK, Check
 from flt.run.conf_groups import choices, config_folder
 
-OK, NOTE, MISSING = "ok", "note", "missing"
-"""States of a check: it is as it should be; flt can run, but the line is worth reading; flt can't run like this."""
 PACKAGES = (
     "torch", "lightning", "transformers", "peft", "datasets", "torchmetrics", "hydra-core", "omegaconf", "numpy",
     "safetensors", "tensorboard", "rich",
@@ -42,25 +40,6 @@ OPENMP = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 """Environment variables whose values are shown. No other variable's is."""
 LITTLE = 2e9
 """Bytes of free disk space below which a line says so."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """Result of a check.
-
-    Attributes:
-        part: What was checked: ``flt``, ``package``, ``device``, ``folder``, ``data``, ``hub`` or ``extra``.
-        name: Name of the thing, such as ``torch``.
-        state: ``ok``, ``note`` (flt can run) or ``missing`` (flt can't run).
-        found: What there is, such as a version.
-        advice: What to do. Empty if there is nothing to do.
-    """
-
-    part: str
-    name: str
-    state: str
-    found: str
-    advice: str = ""
 
 
 def doctor(*, root: str | Path = "lightning_logs") -> list[Check]:

@@ -31,12 +31,13 @@ class Federation:
             Empty: each task is evaluated as a whole.
         heads: Name of a head -> name of a tensor -> its initial value. Empty: all jobs have the same head.
         preprocessor: Tokenizer or image processor that prepares the model's inputs, and is exported with the model.
-            None: the model has none, or is a user's own.
             None: the model has none, or is a user's own. The tokenizer of a causal model has a chat template that
-            writes the prompts of the run.
+            writes the prompts of the run, and none if the run's data sets have different prompts.
         inputs: What the exported models know of their inputs. None: the module is a user's own.
         kind: Kind of the inputs: text, pair, image or causal. Empty for a user's own data.
         prompts: Templates of the prompts, as in ``data.prompts``; empty except for a causal model.
+        message_keys: Column of the prompts -> its key in a message of the chat template, such as ``content``. Empty if
+            there is no chat template.
         license: Licence of the base, as its files name it. Empty if they don't.
     """
 
@@ -52,6 +53,7 @@ class Federation:
     inputs: ModelInputs | None = None
     kind: str = ""
     prompts: Sequence[str] = ()
+    message_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     license: str = ""
 
     def tasks(self) -> dict[tuple[int, int], str]:

@@ -14,8 +14,10 @@ from flt.core.plain_yaml import escaped
 from flt.run.compose import MAPPINGS, compose_config
 from flt.run.conf_groups import choices, groups
 
-_PLAIN = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./*@%+-]*")
+_PLAIN = re.compile(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./@%+*-]*")
 """Texts that Hydra reads without quotes, as no number."""
+_MARKS = re.compile(r"[\\()\[\]{}:=,]")
+"""Pattern of what a key of a mapping can hold only after a backslash. Hydra reads no quotes there."""
 _WORDS = ("true", "false", "null", "nan", "inf", "-inf")
 _MISSING = object()
 
@@ -35,7 +37,7 @@ def overrides_of(settings: Mapping[str, Any]) -> list[str]:
         ['algo=hafl', 'data=dolly', 'rounds=3']
     """
     differing = {key: value for key, value in difference(settings).items() if key not in groups()}
-    found = [*chosen_parts(settings), *(f"{key}={hydra_value(value)}" for key, value in differing.items())]
+    found = [*_choices(settings), *(f"{key}={hydra_value(value)}" for key, value in differing.items())]
     given, made = dict(_flat(settings)), dict(_flat(_composed(found)))
     names = {key: None for key in made if key.startswith(tuple(f"{mapping}." for mapping in MAPPINGS))}
     for key, value in {**names, **given}.items():
@@ -54,8 +56,8 @@ def difference(settings: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         settings: Configuration of a run, as nested dictionaries.
     """
-    recipe = dict(_flat(_composed([text for text in chosen_parts(settings) if text.startswith("algo=")])))
-    usual, found = _composed(chosen_parts(settings)), {}
+    recipe = dict(_flat(_composed([text for text in _choices(settings) if text.startswith("algo=")])))
+    usual, found = _composed(_choices(settings)), {}
     for key, value in _changed(settings, usual, ""):
         group, _, name = key.rpartition(".")
         if not (name == "name" and group in groups()) and key not in ("algo", "resume"):
@@ -83,7 +85,7 @@ def hydra_value(value: Any) -> str:
         ("[1,'a b']", 'null', '{sci:[sci.*]}')
     """
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{hydra_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{_mapping_key(key)}:{hydra_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(hydra_value, value)) + "]"
     if not isinstance(value, str):
@@ -95,7 +97,11 @@ def hydra_value(value: Any) -> str:
     return f"'{quoted}'"
 
 
-def chosen_parts(settings: Mapping[str, Any]) -> list[str]:
+def _mapping_key(key: Any) -> str:
+    return _MARKS.sub(lambda found: f"\\{found[0]}", str(key))
+
+
+def _choices(settings: Mapping[str, Any]) -> list[str]:
     """Returns the overrides that choose the recipe, and the parts, data, model and so on that it doesn't choose."""
     algo = settings.get("algo")
     found = [f"algo={algo}"] if algo in choices("algo") else []

@@ -129,6 +129,7 @@ class WandbRun(RemoteLogger):
 
     def build(self, run_id: str | None) -> Logger:
         """Builds Lightning's WandbLogger."""
+        os.environ.setdefault("WANDB_INIT_TIMEOUT", "20")  # seconds; W&B's own default waits 90 for a dead server
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 

@@ -208,25 +208,33 @@ class Run:
             federator.fit()
         except InputError as error:
             resumable = isinstance(error, RoundFailedError)  # another attempt may succeed
-            if self.cfg.resume is None and not federator.state.rounds and self.processes.is_first and not resumable:
-                shutil.rmtree(self.folder, ignore_errors=True)
-                with contextlib.suppress(OSError):  # fails if the folders hold other runs
-                    self.folder.parent.rmdir()
-                    self.folder.parent.parent.rmdir()
+            if not federator.state.rounds and not resumable:
+                self._remove_new_folder()
             raise
 
+    def _remove_new_folder(self) -> None:
+        """Removes the folder of a new run that is refused. The folder of a resumed run stays."""
+        if self.cfg.resume is None and self.processes.is_first:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # fails if the folders hold other runs
+                self.folder.parent.rmdir()
+                self.folder.parent.parent.rmdir()
+
     def _federator(self, setup: Setup) -> Federator:
-        """Builds the federator of the run."""
+        """Claims the run's folder and builds the federator. If the engine refuses a new run, removes its folder."""
         cfg, federation, clients = self.cfg, self.federation, {c.id: c for c in self.federation.clients}
         server, state = server_of(cfg, federation, setup)
         # The run's folder is created only here, after all checks above have passed.
         self.folder = Path(self.processes.broadcast_from_first(self._claim))
-        fits = self.folder / "fits"
         local_trainer = LocalTrainer(
             federation.module, setup.layout, setup.recipe, setup.settings, server.base, federation.collate,
-            self.lightning, (), fits, federation.heads,
+            self.lightning, (), self.folder / "fits", federation.heads,
         )  # fmt: skip
-        engine = build.engine(cfg, local_trainer, clients, self.processes, self._record_engine)
+        try:
+            engine = build.engine(cfg, local_trainer, clients, self.processes, self._record_engine)
+        except InputError:
+            self._remove_new_folder()
+            raise
         faults = Faults(cfg.faults, cfg.seed, list(clients))
         federator = Federator(
             server, clients, engine, setup.sampler, (), cfg.rounds, cfg.seed, state, (faults,), setup.failure_policy
@@ -253,7 +261,8 @@ class Run:
         jobs = len(federator.updates) or sum(counts)  # updates is empty if the run had already finished
         worst = summary.worst_of(jobs, several=max(counts) > 1)
         logdir = self.cfg.root if self.loggers or "tensorboard" in self.cfg.logger else None
-        summary.render(federator.history, self.folder, elapsed, logdir=logdir, worst=worst)
+        further = summary.next_steps(self.folder, self.federation.kind, self.cfg.report)
+        summary.render(federator.history, self.folder, elapsed, logdir=logdir, worst=worst, further=further)
 
 
 def earlier_export(federator: Federator, base: str) -> Path | None:

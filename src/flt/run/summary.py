@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from rich import box
 from rich.console import Console
@@ -11,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flt.core import formatting
+from flt.run.stored import REPORT
 
 History = Sequence[Mapping[str, float]]
 FOLDERS = ("adapter", "model", "checkpoints")
@@ -27,6 +30,7 @@ def render(
     console: Console | None = None,
     logdir: str | None = "lightning_logs",
     worst: str = "worst 10 % of clients",
+    further: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Prints the table of metrics and costs, and the folders of the run.
 
@@ -37,10 +41,11 @@ def render(
         console: Console to print to. None: standard output.
         logdir: Folder in the TensorBoard command that is printed. None: no such command is printed.
         worst: Label of the worst 10 % of the models in the table, see :func:`worst_of`.
+        further: Further lines below the table, see :func:`next_steps`.
     """
     console = console or Console()
     console.print(table(history, path, elapsed, worst))
-    entries = places(path, logdir)
+    entries = places(path, logdir, further)
     width = max(map(len, entries))
     lines = "\n".join(f" {name:<{width}}   {value}" for name, value in entries.items())
     console.print(Text(lines), soft_wrap=True)  # a path stays on one line, for copying
@@ -132,11 +137,34 @@ def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:
     yield "time", formatting.duration(seconds), f"{formatting.duration(seconds / rounds)} per round"
 
 
-def places(path: Path, logdir: str | None) -> dict[str, str]:
-    """Returns label -> text. The texts are the run's folders, and the command that shows the curves of all runs."""
+def places(path: Path, logdir: str | None, further: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """Returns label -> text. The texts are the run's folders, and the command that shows the curves of all runs.
+
+    Args:
+        path: Folder of the run.
+        logdir: Folder in the TensorBoard command. None: no such command is shown.
+        further: Further lines, see :func:`next_steps`.
+    """
     folders = {name: str(path / name) for name in FOLDERS if (path / name).is_dir()}
     shown = {} if logdir is None else {"show curves": f"tensorboard --logdir {logdir}"}
-    return {"run folder": str(path), **folders, **shown}
+    return {"run folder": str(path), **folders, **shown, **further}
+
+
+def next_steps(path: Path, kind: str, report: bool) -> dict[str, str]:
+    """Returns label -> text of what can be done with a finished run: its report, and the command that uses its models.
+
+    Args:
+        path: Folder of the run.
+        kind: Kind of the inputs of flt's own module: text, pair, image or causal. Empty for a user's own module.
+        report: Whether the run writes a report.
+    """
+    steps = {"report": str(path / REPORT)} if report else {}
+    if kind == "causal":
+        steps["ask it"] = f'flt generate {shlex.quote(str(path))} prompt="..."'
+    elif kind:
+        data = "images/" if kind == "image" else "new.csv"
+        steps["predict"] = f"flt predict {shlex.quote(str(path))} data={data} out=predictions.csv"
+    return steps
 
 
 _PICKS = ((formatting.score, "accuracy"), (formatting.loss, "loss"))

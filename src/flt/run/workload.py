@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 from flt.core.errors import InputError
 from flt.core.typed import typed
 from flt.data import encode
-from flt.data.chat_template import with_chat_template
+from flt.data.chat_template import message_keys, with_chat_template
 from flt.data.deal import TaskData, deal
 from flt.data.examples import Collate, Examples, stratified_sample
 from flt.data.instructions import encode_instructions
 from flt.data.stores import TextStore
 from flt.data.tasks import DataSet, kind_of, load_all
+from flt.data.templates import Template
 from flt.export.inputs import ModelInputs, task_inputs
 from flt.models import backbones, heads
 from flt.models.causal import CausalModule
@@ -46,6 +48,7 @@ def federation(cfg: TrainConfig) -> Federation:
     if kind != "causal":
         name_outputs(backbone.model.config, output_names(names.values()))
     head_of = heads.head_names(cfg.heads, classes)
+    formats = {data_set.raw.templates: data_set.data.text for data_set in sets if data_set.raw.templates}
     tasks = [task for data_set in sets for task in _encoded(cfg, data_set, backbone, model.max_length, head_of)]
     evaluated = _by_column(cfg, tasks) if cfg.eval.by_column else tasks
     return Federation(
@@ -56,7 +59,7 @@ def federation(cfg: TrainConfig) -> Federation:
         collate=Collate(backbone.pad_token_id, backbone.mean, backbone.std),
         source=backbone.source,
         subsets={subset.name: tasks[0].name for subset in evaluated} if cfg.eval.by_column else {},
-        preprocessor=_preprocessor(backbone, sets),
+        preprocessor=_preprocessor(backbone, formats),
         inputs=ModelInputs(
             {task: task_inputs(data_set) for data_set in sets for task in data_set.tasks},
             model.max_length,
@@ -64,6 +67,7 @@ def federation(cfg: TrainConfig) -> Federation:
         ),
         kind=kind,
         prompts=list(dict.fromkeys(str(template) for data_set in sets for template in data_set.raw.templates)),
+        message_keys=message_keys(*next(iter(formats.items()))) if len(formats) == 1 else {},
         license=backbone.license,
         heads=_initial(backbone.model, {head_of[task]: width for task, width in classes.items()}, cfg.seed),
     )
@@ -87,11 +91,20 @@ def _by_column(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[TaskData]:
     return list(task.by_column())
 
 
-def _preprocessor(backbone: backbones.Backbone, sets: Sequence[DataSet]) -> Any:
-    """Returns what is exported beside the model. Data sets with different prompts can't share a chat template."""
-    formats = {data_set.raw.templates: data_set.data.text for data_set in sets}
-    if backbone.tokenizer is None or not all(formats) or len(formats) > 1:
+def _preprocessor(backbone: backbones.Backbone, formats: Mapping[tuple[Template, ...], str | None]) -> Any:
+    """Returns what is exported beside the model.
+
+    Args:
+        backbone: The backbone with its tokenizer or image processor.
+        formats: Templates of prompts -> value of ``data.text``. Data sets with different prompts can't share a chat
+            template, and the tokenizer's own doesn't write the prompts of any of them.
+    """
+    if backbone.tokenizer is None or not formats:
         return backbone.preprocessor
+    if len(formats) > 1:
+        found = copy.copy(backbone.tokenizer)
+        found.chat_template = None
+        return found
     ((templates, text),) = formats.items()
     return with_chat_template(backbone.tokenizer, templates, text)
 

@@ -91,6 +91,7 @@ def test_the_bytes_of_a_mix_s_plan_are_those_of_its_run(overrides: str) -> None:
         "algo=hetlora rounds=8",
         "algo=haflq compression=channel compression.tau=0.06",
         "algo=hafl selection.scope=global adapter.rank=12 rounds=4",
+        "algo=hafl selection.scope=global ranks=[1,3] clients=5 cohort.size=3 rounds=6 faults.drop=0.3 min_updates=1",
         "algo=sa_fedlora rounds=8 cohort.size=2",
         "algo=sa_fedlora rounds=8 schedule.allocation=global",
     ],

@@ -18,6 +18,9 @@ SHORTEST, LONGEST = 0.0, -1.2345678901234567e-100
 SLACK = 64
 """Largest number of bytes by which names, ids and padding of a quantised message vary, besides its components."""
 
+PER_LAYER = 16
+"""Largest number of bytes by which a layer's ids, shapes and offsets vary where layers share components out."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Size:
@@ -50,7 +53,8 @@ class Sizes:
     The values in tensors never change a size. The range has three causes. The texts of metrics have 3 to 24 characters
     (:data:`SHORTEST`, :data:`LONGEST`). Where scores select components, their ids have one digit or more. And a
     quantised message is filled up to its budget, except for less than the price of one further step of precision.
-    Where scores share components out over layers of different widths, the range is that of the widths.
+    Where scores share components out over the layers, shapes and offsets have other digits, and layers of different
+    widths also have other tensors.
 
     Args:
         layout: Names and roles of the server's tensors.
@@ -62,7 +66,8 @@ class Sizes:
         factors = [name for layer in layout.layers.values() for name in (layer.a, layer.b)]
         lengths = [[length for _, length in vectors(layout, factors, layer)] for layer in layout.layers]
         widths = [4 * sum(each) for each in lengths] or [0]
-        self._swap = max(widths) - min(widths) if "global" in _scopes(recipe) else 0
+        self._shared_out = "global" in _scopes(recipe)
+        self._swap = max(widths) - min(widths) if self._shared_out else 0
         self._step = max((cost(each, BITS[-1]) - cost(each, BITS[-2]) for each in lengths), default=0) + SLACK
 
     def of_payload(self, payload: Payload) -> Size:
@@ -74,7 +79,7 @@ class Sizes:
                 for end in (False, True)
             )
             least, most = encoded_size(first), encoded_size(last)
-        room = self._room(payload.held, isinstance(payload, PackedPayload))
+        room = self._room(payload.held, isinstance(payload, PackedPayload)) + self._uneven(payload.kept)
         return Size(size, least - room, most + room)
 
     def of_update(self, update: Update) -> Size:
@@ -93,8 +98,14 @@ class Sizes:
 
     def _room(self, components: Mapping[str, Ids], packed: bool) -> int:
         """Returns the bytes by which what scores decide can change the size of a message with these components."""
-        swapped = self._swap * sum(map(len, components.values()))
-        return (self._step if packed else 0) + (swapped + SLACK if swapped else 0)
+        uneven = self._uneven(components)
+        swapped = self._swap * sum(map(len, components.values())) if uneven else 0
+        return (self._step if packed else 0) + swapped + uneven
+
+    def _uneven(self, components: Mapping[str, Ids]) -> int:
+        """Returns the bytes by which ids, shapes and offsets vary if scores share components out over the layers."""
+        left_out = any(len(ids) < self.layout.layers[name].rank for name, ids in components.items())
+        return PER_LAYER * len(components) + SLACK if self._shared_out and left_out else 0
 
     def _is_long(self, components: Mapping[str, Ids]) -> bool:
         """Returns whether ids of two digits are possible, and some components are left out."""

@@ -1,0 +1,24 @@
+"""Curves of several runs: which of them look alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flt.reports.curves import looks
+from flt.run.stored import StoredRun
+
+
+def runs_of(*recipes: str) -> list[StoredRun]:
+    return [StoredRun(Path(str(i)), {"algo": name}, [], {}, None) for i, name in enumerate(recipes)]
+
+
+def test_runs_of_a_recipe_have_one_colour_and_different_dashes() -> None:
+    assert looks(runs_of("fedit", "hafl", "fedit", "hafl")) == [(0, "solid"), (1, "solid"), (0, "dash"), (1, "dash")]
+
+
+@pytest.mark.parametrize("recipes", [["fedit"] * 5 + ["hafl"], [str(i) for i in range(9)], ["fedit"] * 30])
+def test_no_two_runs_look_alike(recipes: list[str]) -> None:
+    found = [(colour % 8, dash) for colour, dash in looks(runs_of(*recipes))]
+    assert len(set(found)) == len(recipes)
