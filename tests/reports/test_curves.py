@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from compared_runs import made_run
+from reports import data_of
 
 from flt.reports.curves import looks
+from flt.reports.page import several
 from flt.run.stored import StoredRun
 
 
@@ -22,3 +25,10 @@ def test_runs_of_a_recipe_have_one_colour_and_different_dashes() -> None:
 def test_no_two_runs_look_alike(recipes: list[str]) -> None:
     found = [(colour % 8, dash) for colour, dash in looks(runs_of(*recipes))]
     assert len(set(found)) == len(recipes)
+
+
+def test_a_run_s_name_ends_no_script(tmp_path: Path) -> None:
+    hostile = "</script><script>alert(1)</script>"
+    text = several([made_run(tmp_path, "algo=fedit", algo=hostile), made_run(tmp_path, "algo=hafl")])
+    assert text.count("</script>") == text.count("<script")
+    assert hostile in [trace["name"] for trace in data_of(text)["chart-score"]["data"]]
