@@ -367,7 +367,7 @@ def interrupt(*_: object) -> None:
     ("owner", "hook"),
     [
         (ClientModule, "on_train_batch_end"),
-        *slowly((ClientModule, "on_validation_start"), (flt.server.federator.Federator, "_draw")),
+        *slowly((ClientModule, "on_validation_start"), (flt.server.federator.Federator, "draw_cohort")),
     ],
     ids=["in a fit", "in an evaluation", "between fits"],
 )

@@ -71,7 +71,9 @@ def page_of(
     page, errors = context.new_page(), []
     page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("requestfailed", lambda request: errors.append(f"failed: {request.url[:200]}"))
+    page.on(
+        "requestfailed", lambda request: errors.append(f"failed: {request.url[:200]}") if _is_lost(request) else None
+    )
     page.on("request", lambda request: None if _is_local(request.url) else errors.append(f"network: {request.url}"))
     try:
         page.goto(path.as_uri())
@@ -115,6 +117,11 @@ def repeated(page) -> list[str]:  # playwright is optional
 def overflowing(page) -> list[str]:  # playwright is optional
     """What makes a page wider than its window."""
     return page.evaluate(OVERFLOWING)
+
+
+def _is_lost(request: Any) -> bool:
+    """Whether a request has failed for another reason than that the reader has gone to the next page."""
+    return request.failure != "net::ERR_ABORTED"
 
 
 def _is_local(url: str) -> bool:

@@ -10,14 +10,18 @@ import io
 import json
 import os
 import sys
+import traceback
 
 
 def printed(code: str, folder: str) -> str:
-    """What a card's code prints in a folder."""
+    """What a card's code prints in a folder, or the error in which it ends."""
     os.chdir(folder)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        exec(code, {})
+        try:
+            exec(code, {})
+        except Exception:
+            return traceback.format_exc()
     return out.getvalue()
 
 
