@@ -59,6 +59,11 @@ def blocks(page: Path) -> list[Block]:
     return [Block(*found) for found in BLOCK.findall(page.read_text())]
 
 
+def commands(page: Path) -> list[list[str]]:
+    """The words of each command on a page."""
+    return [words for block in blocks(page) for words in block.commands]
+
+
 def files(page: Path) -> dict[str, str]:
     """File -> what the page puts into it: blocks whose first line is a comment with the file's path."""
     named = (re.match(r"# ([\w/]+[\w/.]*\.\w+)(?:, [^\n]*)?\n", block.text) for block in blocks(page))

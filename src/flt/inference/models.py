@@ -181,8 +181,9 @@ def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except Exception as error:  # torch raises errors of many kinds for a device that isn't there
-        raise InputError.of("device", name, allowed, first_line(error)) from None
+    except Exception:  # torch raises errors of many kinds for a device that isn't there
+        why = "torch finds no GPU" if name.startswith("cuda") and not gpus else ""
+        raise InputError.of("device", name, allowed, why) from None
     if device.type not in ("cpu", "cuda", "mps"):
         raise InputError.of("device", name, allowed)
     return device
