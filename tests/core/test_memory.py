@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,3 +100,11 @@ def test_where_the_system_tells_nothing_there_is_no_bound(
     (system / "meminfo").unlink()
     monkeypatch.setattr(os, "sysconf", sysconf)
     assert memory.available_memory(CPU) == sys.maxsize
+
+
+@pytest.mark.skipif(not memory.STATUS.exists(), reason="the system doesn't tell it")
+def test_the_peak_is_that_of_the_process_and_not_of_the_one_that_started_it() -> None:
+    held = np.ones(2**26)  # 512 MiB, which the child would inherit
+    code = "import torch; from flt.core.memory import peak_memory; print(peak_memory(torch.device('cpu')))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(found) < held.nbytes < memory.peak_memory(CPU)

@@ -47,7 +47,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def export(run: Path, names: tuple[str, ...] = ("config.json", "group_1/adapter_config.json")) -> None:
+def export(run: Path, names: tuple[str, ...] = ("model.safetensors", "group_1/adapter_config.json")) -> None:
     with unfinished(run) as built:
         lay(built, names, "new")
         finish(built, run / "adapter")
@@ -87,9 +87,29 @@ def test_files_of_others_are_no_export(run: Path) -> None:
     assert not is_export(run / "adapter")
 
 
+@pytest.mark.parametrize(
+    ("names", "complete"),
+    [
+        (("adapter_model.safetensors", "README.md"), True),
+        (("group_1/head_2/flt_adapter.safetensors",), True),
+        (("client_3/model-1-of-2.safetensors",), True),
+        (("README.md", "classes.json", "flt_inputs.json", "flt_base.json"), False),
+        (("preprocessor_config.json", "tokenizer.json", "vocab.txt"), False),
+        (("label_names.json", "label_names.safetensors"), False),
+        (("adapter_config.json", "config.json"), False),
+        (("my/model.safetensors",), False),
+    ],
+)
+def test_an_export_is_a_folder_with_the_weights_of_a_model(
+    names: tuple[str, ...], complete: bool, tmp_path: Path
+) -> None:
+    lay(tmp_path / "adapter", names, "old")
+    assert is_export(tmp_path / "adapter") == complete
+
+
 def test_a_new_export_takes_the_place_of_the_old_one_beside_the_files_of_others(run: Path) -> None:
     export(run)
-    new = {"config.json": "new", "group_1/adapter_config.json": "new"}
+    new = {"model.safetensors": "new", "group_1/adapter_config.json": "new"}
     assert files(run / "adapter") == dict.fromkeys(MINE, "mine") | new | {"flt_adapter.safetensors": "mine"}
     assert (run / "adapter" / "empty").is_dir()
     assert [path.name for path in run.iterdir()] == ["adapter"]

@@ -16,8 +16,8 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Can
 """Texts in the errors that torch and the operating system raise if an allocation fails."""
 MEMINFO, OWN_CGROUPS, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 """Files in which Linux reports the memory of the machine, the cgroups of the process, and the limits of cgroups."""
-STATM = Path("/proc/self/statm")
-"""File in which Linux reports the memory of this process, in pages."""
+STATM, STATUS = Path("/proc/self/statm"), Path("/proc/self/status")
+"""Files in which Linux reports the memory of this process: in pages, and with its peak."""
 CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
 """Files of a cgroup that contain its limit and use, and the line of memory.stat about files that are kept in memory."""
@@ -44,6 +44,9 @@ def peak_memory(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # not from getrusage, which counts in the memory of the process that has started this one
+        return int(STATUS.read_text().partition("VmHWM:")[2].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

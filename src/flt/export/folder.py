@@ -13,7 +13,7 @@ from pathlib import Path
 from flt.core.errors import InputError
 from flt.core.files import check_no_link, is_regular, remove_file
 from flt.export.card_seal import CARD_FILE, is_own_card
-from flt.export.places import CLASSES, EXPORTS, SUBFOLDER
+from flt.export.places import EXPORTS, SUBFOLDER
 
 _UNFINISHED = re.compile(rf"\.export(-(?P<target>{'|'.join(EXPORTS)}))?(-[0-9a-f]{{16}})?")
 _PREPROCESSOR = (
@@ -21,9 +21,11 @@ _PREPROCESSOR = (
     r"|(vocab|merges)\.txt|(tokenizer|spiece|spm|sentencepiece(\.bpe)?)\.model|chat_template\.jinja"
 )
 """Pattern of the names of the files of tokenizers and image processors."""
+_WEIGHTS = re.compile(r"(adapter_model|flt_adapter|model(-\d+-of-\d+)?)\.safetensors")
+"""Pattern of the names of the files that contain an exported model's weights."""
 _OWN = re.compile(
     r"(adapter_config|classes|config|generation_config|flt_(adapter|base|inputs)|label_names|model\.safetensors\.index)\.json"
-    rf"|(adapter_model|flt_adapter|label_names|model(-\d+-of-\d+)?)\.safetensors|{_PREPROCESSOR}"
+    rf"|label_names\.safetensors|{_WEIGHTS.pattern}|{_PREPROCESSOR}"
 )
 """Pattern of the names of the files that flt, peft and transformers write to an export, apart from the model card."""
 _log = logging.getLogger(__name__)
@@ -113,9 +115,12 @@ def remove_unfinished(run: Path) -> None:
 
 
 def is_export(folder: Path) -> bool:
-    """Returns whether a folder holds an export, and not only a card, names of classes or files of others."""
+    """Returns whether a folder holds the weights of a model that flt has exported.
+
+    A folder that has only what lies beside the weights, such as a tokenizer or the names of classes, is no export.
+    """
     files = (path for place in _folders(folder) for path in place.iterdir())
-    return any(_is_own(path) and path.name not in (CLASSES, CARD_FILE) for path in files)
+    return any(is_regular(path) and _WEIGHTS.fullmatch(path.name) for path in files)
 
 
 def is_preprocessor(name: str) -> bool:
