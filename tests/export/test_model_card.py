@@ -97,7 +97,7 @@ def last_metrics(exported: Path) -> dict[str, float]:
 
 LIBRARIES = {"adapter_config.json": "peft", "config.json": "transformers", "flt_adapter.json": "flt"}
 CASES = [f"{data} algo={algo}" for algo in choices("algo") for data in ("texts", "images")]
-CASES += ["decoder algo=fedit", "decoder algo=flora", "texts algo=fedit model.head=label_names"]
+CASES += ["decoder algo=fedit", "decoder algo=flora", "decoder algo=fedavg", "texts algo=fedit model.head=label_names"]
 CASES += ["texts algo=fedit model.random=true", "texts algo=fedit adapter=houlsby", "texts algo=fl_tac heads=task"]
 
 
