@@ -17,6 +17,7 @@ from toys import Toy, toy_data
 
 import flt
 from flt.api import Result
+from flt.core.errors import InputError
 
 ROUNDS = [
     {"round": 1, "round/val_acc": 0.25, "round/val_loss": 2.0, "comm/total_up": 1000, "comm/total_down": 2000},
@@ -182,6 +183,15 @@ def test_predictions_after_fit_are_those_of_the_trained_module(fitted: Result) -
     after = fitted.module.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.slow
+def test_without_a_predict_step_a_batch_that_forward_does_not_take_is_one_line(fitted: Result) -> None:
+    with pytest.raises(
+        InputError, match=r"^module=Toy: it has no predict_step, so forward got the whole batch: "
+    ) as said:
+        fitted.predict(toy_data(9))  # batches of inputs and labels
+    assert str(said.value).endswith("; allowed is a module whose predict_step takes a batch of the data set")
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ def text_of(page: Path) -> str:
 
 
 def test_a_link_to_nowhere_ends_the_build(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "index.md").write_text("[a page](nowhere.md) and [a place](#nowhere)")
     names = {"site_name": "flt", "plugins": [], "hooks": [str(ROOT / "docs" / "_build" / "strict.py")]}

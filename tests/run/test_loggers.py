@@ -23,6 +23,7 @@ from flt.run.remote_loggers import IDS, MlflowRun, WandbRun
 
 RUN = Path("lightning_logs/fedit/version_0")
 ARGUMENTS = ("algo=fedit", "logger=csv,wandb,mlflow", "rounds=2")
+with_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs the extra wandb")
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,7 @@ def test_a_server_that_fails_is_one_warning_and_the_run_goes_on(
     assert len(metrics(RUN)) == 3
 
 
+@with_wandb
 def test_wandb_without_a_login_is_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -174,8 +176,7 @@ def test_wandb_without_a_login_is_one_warning(
 def test_a_server_of_wandb_that_does_not_answer_is_waited_for_twenty_seconds_unless_the_user_says_otherwise(
     given: str | None, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import wandb
-
+    wandb = pytest.importorskip("wandb", reason="needs the extra wandb")
     found = []
 
     def init(**_: Any) -> None:
@@ -194,8 +195,7 @@ def test_a_server_of_wandb_that_does_not_answer_is_waited_for_twenty_seconds_unl
 def test_wandb_uploads_nothing_unless_it_is_asked_to(
     given: str | None, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import wandb
-
+    wandb = pytest.importorskip("wandb", reason="needs the extra wandb")
     started = []
     monkeypatch.setattr(wandb, "init", lambda **settings: started.append(settings) or 1 / 0)
     monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -246,6 +246,7 @@ class TestTheKey:
             load_config([f"logger={given}"])
         assert str(error.value) == line
 
+    @with_wandb
     def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

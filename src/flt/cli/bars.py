@@ -22,6 +22,7 @@ def bar(unit: str) -> Iterator[Move]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     console = Console(stderr=True)
     shown = console.is_terminal and not console.is_dumb_terminal
+    console.quiet = not shown  # rich 14 ends a disabled bar with an empty line
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown) as progress:
         only = progress.add_task("", total=None)
 

@@ -209,6 +209,7 @@ def _answers(work: Work, generator: TextGenerator, prompts: list[str]) -> Iterat
     parts = batches(generator, prompts, work.sampling, work.settings.batch_size)
     answers = (answer for part in parts for answer in part)
     hidden = work.settings.out is None or not console.is_terminal  # without out=, the answers show how far it is
+    console.quiet = hidden  # rich 14 ends a disabled bar with an empty line
     yield from track(answers, "answering", len(prompts), console=console, transient=True, disable=hidden)
 
 

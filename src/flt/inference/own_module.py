@@ -14,8 +14,10 @@ from torch.utils.data import Dataset
 
 from flt.client.evaluator import Evaluator
 from flt.client.settings import LocalSettings
+from flt.client.users_code import overrides
 from flt.core.errors import InputError
 from flt.core.quiet import keyboard_interrupts_pass, quiet, without_fast_path
+from flt.core.typed import first_line
 from flt.export.load import load
 from flt.export.places import exported_models
 from flt.inference.models import device_of
@@ -49,14 +51,22 @@ def predict_module(
         module returns for each batch.
 
     Raises:
-        InputError: The export doesn't fit the module, or an argument is wrong.
+        InputError: The export doesn't fit the module, an argument is wrong, or the module has no ``predict_step`` and
+            its ``forward`` doesn't take a batch.
     """
     evaluator = _evaluator(module, run, dataset, group, batch_size, device, root, collate_fn)
     with quiet(), keyboard_interrupts_pass(), without_fast_path(), isolate_rng():
         trainer = evaluator.trainer([], [])
         # in the order of the data set; for an evaluation, texts would be sorted by length
         loader = torch.utils.data.DataLoader(dataset, batch_size, collate_fn=collate_fn)
-        found: Any = trainer.predict(evaluator.module, loader)
+        try:
+            found: Any = trainer.predict(evaluator.module, loader)
+        except Exception as error:  # whatever forward does with a whole batch decides which one
+            if overrides(evaluator.module, "predict_step"):
+                raise
+            name, why = type(evaluator.module).__name__, "it has no predict_step, so forward got the whole batch"
+            allowed = "a module whose predict_step takes a batch of the data set"
+            raise InputError.of("module", name, allowed, f"{why}: {first_line(error)}") from error
     return torch.cat(found) if found and all(isinstance(one, Tensor) and one.dim() for one in found) else found
 
 

@@ -242,4 +242,4 @@ def _from(least: Size, size: Size) -> Size:
 
 def _progress(show: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not show, transient=True)
+    return Progress(*columns, console=Console(stderr=True, quiet=not show), disable=not show, transient=True)
