@@ -42,6 +42,16 @@ def test_the_page_says_what_there_is_to_say(capsys: pytest.CaptureFixture[str]) 
     assert "resume=" not in text
 
 
+def test_an_export_outside_of_a_run_has_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(causal_run("one") / "adapter", "sent")
+    assert main(["show", "sent"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: run=sent: it is an export outside of any run; allowed is a run's")
+
+
 def test_a_page_has_80_columns_but_for_lines_to_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = copied("clients", tmp_path)
     (run / f"{'long' * 30}.txt").touch()

@@ -67,7 +67,7 @@ def test_where_the_bases_folder_lies_the_runs_configuration_knows_and_no_card(ov
     expected = logits(result.module.model, words())
     torch.testing.assert_close(logits(flt.load(result.exported), words()), expected, rtol=0, atol=1e-5)
     alone = shutil.move(result.exported, folder / "alone")
-    with pytest.raises(InputError, match="model=None: its base was the folder bert; allowed is the module"):
+    with pytest.raises(InputError, match="base=None: its base was the folder bert, .*; allowed is base=<path"):
         flt.load(alone)
 
 
