@@ -244,7 +244,10 @@ def change(name: str = "flt_adapter", **given: Any) -> Callable[[Path], None]:
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty": (lambda export: shutil.rmtree(export), "nothing that flt exports is in it"),
     "no tensors": (lambda export: (export / "flt_adapter.safetensors").unlink(), "No such file"),
-    "a pickle": (lambda export: torch.save({}, export / "flt_adapter.safetensors"), "SafetensorError"),
+    "a pickle": (
+        lambda export: torch.save({}, export / "flt_adapter.safetensors"),
+        "flt_adapter.safetensors is cut off",
+    ),
     "no JSON": (lambda export: (export / "flt_adapter.json").write_text("{"), "JSONDecodeError"),
     "another card": (lambda export: (export / "flt_adapter.json").write_text("[]"), "flt_adapter.json=list"),
     "a tensor too few": (drop_a_tensor, "is missing"),

@@ -100,7 +100,7 @@ def _state(page: RunPage) -> str:
         return f"finished: {rounds}, ended early by stop.*" if early else f"finished: {rounds}"
     if page.rounds_done and page.problem:
         return f"has {rounds} done, but {page.problem}"
-    return f"can't be read: {page.problem}" if page.problem else f"has stopped: {rounds} done"
+    return f"is incomplete: {page.problem}" if page.problem else f"has stopped: {rounds} done"
 
 
 def _about(page: RunPage) -> Iterator[tuple[str, str]]:
@@ -118,8 +118,6 @@ def _about(page: RunPage) -> Iterator[tuple[str, str]]:
         yield "time", f"{formatting.duration(page.seconds)}, {each} per round"
     if page.versions:
         yield "versions", ", ".join(f"{name} {version}" for name, version in page.versions.items())
-    if page.command:
-        yield "command", page.command
 
 
 def _metrics(page: RunPage) -> Table:
@@ -167,7 +165,11 @@ def _files(page: RunPage) -> Iterator[tuple[str, str]]:
 
 
 def _lines(page: RunPage) -> Iterator[str]:
-    """Yields the lines of Python that load the exported models."""
+    """Yields the command of the run and the lines of Python that load its models, each in one line, for copying."""
+    if page.command:
+        yield ""
+        yield "to train such a run"
+        yield f"  {page.command}"
     if page.models:
         yield ""
         yield "to load in Python"

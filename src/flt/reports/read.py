@@ -129,10 +129,11 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             if number and number == len(texts) - 1:
                 break
-            why = f"line {number + 1} of {RECORD} isn't complete JSON"
+            why = "no complete JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else str(error)
+            why = f"line {number + 1} of {RECORD}: {why}"
             raise InputError.of("run", folder, _ALLOWED, why) from error
         if not isinstance(line, dict):
-            raise InputError.of("run", folder, _ALLOWED, f"line {number + 1} of {RECORD} is no object")
+            raise InputError.of("run", folder, _ALLOWED, f"line {number + 1} of {RECORD}: no object")
         found.append(line)
     return found
 

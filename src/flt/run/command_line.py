@@ -7,14 +7,16 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flt.core.files import expand_user, is_path, last_name
 from flt.data.suffixes import suffix_of
 from flt.run.conf_groups import choices
 from flt.run.overrides import difference, hydra_value
-from flt.run.schema import TrainConfig
 from flt.run.stored import OWN, StoredRun
+
+if TYPE_CHECKING:
+    from flt.run.schema import TrainConfig  # imports torch
 
 LEFT_OUT = (
     "name", "root", "resume", "threads", "engine.jobs", "checkpoint.keep", "cache.max_gb", "cache.keep", "logger",
@@ -69,27 +71,27 @@ def local_command(command: str, stored: StoredRun) -> str:
 def _local(word: str, stored: StoredRun) -> str:
     """Returns an override with the path of the run's configuration, if it names the last part of one."""
     key, _, said = word.partition("=")
-    given = next((value for name in (f"{key}.path", key) if isinstance(value := stored.setting(name), str)), None)
-    start = _working_folder(stored)
-    if given is None or start is None or not said:
+    name = f"{key}.path" if key in ("data", "model") else key
+    given = stored.setting(name)
+    if not isinstance(given, str) or not (name.endswith("path") or is_path(given)):
         return word
-    place = Path(os.path.normpath(start / expand_user(given)))
-    if not (os.path.exists(place) or is_path(given)) or place.name != Path(last_name(said)).name:
+    place = Path(os.path.normpath(_working_folder(stored) / expand_user(given)))
+    if said not in (hydra_value(place.name), hydra_value(f"./{place.name}")):
         return word
     if not os.path.exists(place):
-        return f"{key}={hydra_value(given)}"
+        return f"{key}={hydra_value(given)}" if is_path(given) else word
     here = Path.cwd()
     shown = str(place.relative_to(here)) if place.is_relative_to(here) else str(place)
     return f"{key}={hydra_value(f'./{shown}' if place.is_dir() and not os.path.isabs(shown) else shown)}"
 
 
-def _working_folder(stored: StoredRun) -> Path | None:
-    """Returns the folder in which a run was started. None: the run has been moved out of its root."""
+def _working_folder(stored: StoredRun) -> Path:
+    """Returns the folder in which a run was started; the current one if nothing says it, as after a move of the run."""
     folder, root = stored.folder.absolute(), Path(str(stored.setting("root", "")))
     inner = (root / str(stored.setting("name", "")) / folder.name).parts
-    if root.is_absolute():
+    if root.is_absolute() or folder.parts[-len(inner) :] != inner:
         return Path.cwd()
-    return Path(*folder.parts[: -len(inner)]) if folder.parts[-len(inner) :] == inner else None
+    return Path(*folder.parts[: -len(inner)])
 
 
 def _line_of_python(cfg: TrainConfig, differing: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ class RunPage:
         files: Name in the run's folder -> size in bytes. The name of a folder ends with a slash.
         models: Name of an exported model -> its folder. The name is empty if there is only one.
         versions: Package -> version with which the run was started. Empty if they aren't recorded.
-        command: Command or line of Python that makes such a run, with paths on this machine. Empty if it isn't recorded.
+        command: Command or line of Python that makes such a run, with paths of this machine. Empty if none is recorded.
     """
 
     folder: Path

@@ -58,8 +58,9 @@ class StoredRun:
 
     @property
     def lacks_rounds(self) -> bool:
-        """Whether there is a metrics.csv without a round. flt writes it first when a round has finished."""
-        return not self.history and os.path.isfile(self.folder / METRICS)
+        """Whether metrics.csv is empty, or has no round although the run has exported its models."""
+        path = self.folder / METRICS
+        return not self.history and path.is_file() and (self.exported is not None or not path.stat().st_size)
 
     def setting(self, key: str, default: Any = None) -> Any:
         """Returns the value of a dotted key, or the default if the run's configuration lacks the key."""
