@@ -74,7 +74,7 @@ def test_where_the_bases_folder_lies_the_runs_configuration_knows_and_no_card(ov
 @pytest.mark.parametrize("foreign", ["bert", "- model", "model: bert", "model: !made {path: bert}", "model: [", "\0"])
 def test_another_programs_configuration_around_an_export_is_none(foreign: str, folder: Path) -> None:
     (folder / "config.yaml").write_text(foreign)
-    assert base.place_of(folder / "adapter", "bert") is None
+    assert base.place_of(folder / "sent", "bert") is None
 
 
 def test_where_a_base_lies_only_the_configuration_of_its_own_run_says(folder: Path) -> None:

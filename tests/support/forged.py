@@ -253,7 +253,7 @@ FORGED: dict[str, tuple[str, Forge, str]] = {
         if (export, case) != ("delta", "missing")  # the base's own weight takes its place
     },
     **{
-        f"{export}: {case}": (export, written(TENSORS[export], data), "SafetensorError")
+        f"{export}: {case}": (export, written(TENSORS[export], data), "is cut off or damaged")
         for export in ("lora", "c2a", "merged")
         for case, data in (("a huge header", HUGE), ("a vast tensor", VAST), ("overlapping tensors", OVERLAP))
     },

@@ -23,7 +23,7 @@ from flt.core.typed import first_line
 from flt.export.cards import BASE_CARD, CONFIG, RANDOM, check, read, read_json
 from flt.export.metadata import BASE
 from flt.export.model_config import architecture, check_size, config_of, generation_config_of, most_labels
-from flt.export.places import label_names_folder, levels
+from flt.export.places import EXPORTS, label_names_folder, levels
 from flt.export.weights import Header, check_numbers
 from flt.models.backbones import EMBEDDED
 from flt.models.location import LOADABLE, OFFLINE, locate, one_line_errors
@@ -85,12 +85,13 @@ def place_of(folder: Path, name: str) -> str | None:
     Raises:
         InputError: The configuration can't be read.
     """
-    path = levels(folder)[-1].parent / "config.yaml"
+    top = levels(folder)[-1]
+    path = top.parent / "config.yaml"
     try:
         cfg = yaml.safe_load(plain_yaml.read(path))
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        if isinstance(error, FileNotFoundError) or top.name not in EXPORTS:  # no run, or a file of another program
+            return None
         why = system_message(error) if isinstance(error, OSError) else first_line(error)
         run = path.parent if folder.is_absolute() else os.path.relpath(path.parent)
         raise InputError.of("run", run, "a run with the config.yaml that flt wrote", why) from error
