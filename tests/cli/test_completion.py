@@ -80,6 +80,7 @@ def completed(line: str, script: str | None = None) -> list[str]:
                 "batch_size=",
                 "device=",
                 "root=",
+                "base=",
                 "last",
             ],
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import shutil
@@ -14,7 +15,9 @@ import torch
 from PIL import Image
 from trained import Trained
 
+import flt
 from flt.cli.main import main
+from flt.core.errors import InputError
 from flt.inference import confusion
 
 
@@ -98,6 +101,24 @@ def cut_weights(run: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def moved(run: Path) -> None:
+    shutil.copytree(run / "adapter", "sent")
+
+
+def merged(run: Path) -> None:
+    assert main(["merge", str(run), "out=merged"]) == 0
+
+
+def cut_merged(run: Path) -> None:
+    merged(run)
+    path = Path("merged/model.safetensors")
+    path.write_bytes(path.read_bytes()[:10_000])
+
+
+def bad_settings(run: Path) -> None:
+    (run / "config.yaml").write_text("{{{: bad")
+
+
 def no_json(run: Path) -> None:
     (run / "adapter" / "classes.json").write_text("{")
 
@@ -139,13 +160,32 @@ BAD: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "unfinished": (unfinished, f"{LAST} data=reviews.csv", f"run={LAST}: it has no adapter/ or model/"),
     "a newer version": (another_version, f"{LAST} data=reviews.csv", "flt_inputs.json: version=99: allowed is 1"),
     "an older version": (no_inputs, "sent data=reviews.csv", "run=sent: flt_inputs.json is missing"),
-    "broken weights": (cut_weights, f"{LAST} data=reviews.csv", "folder="),
+    "broken weights": (
+        cut_weights,
+        f"{LAST} data=reviews.csv",
+        f"folder={LAST}/adapter: adapter_model.safetensors is cut off or damaged; allowed is",
+    ),
+    "broken merged weights": (
+        cut_merged,
+        "merged data=reviews.csv",
+        "folder=merged: model.safetensors is cut off or damaged; allowed is",
+    ),
+    "a base of a merged model": (merged, "merged data=reviews.csv base=./bert", "base=./bert: merged holds the whole"),
+    "broken settings": (bad_settings, f"{LAST} data=reviews.csv", f"run={LAST}: "),
+    "an export alone": (
+        moved,
+        "sent data=reviews.csv",
+        "base=None: its base was the folder bert, and the export doesn't say where that lies; allowed is base=<path",
+    ),
+    "no such base": (moved, "sent data=reviews.csv base=./none", "base=./none: no such folder, and no hub id"),
     "broken names": (no_json, f"{LAST} data=reviews.csv", "run="),
     "too many names": (too_many_names, f"{LAST} data=letters.csv", "classes.json=5 names: allowed is names of at most"),
     "no such file": (nothing, f"{LAST} data=none.csv", "data"),
     "no such data": (nothing, f"{LAST} data=nothing", "data=nothing: allowed is"),
     "no column": (file("a,label\nx,good film\n"), f"{LAST} data=a.csv", "data.text=text: no such column; allowed is a"),
     "wrong column": (nothing, f"{LAST} data=reviews.csv data.text=txt", "data.text=txt: no such column; allowed is"),
+    "an empty file": (file(""), f"{LAST} data=a.csv", "data.path=a.csv: it is empty; allowed is a data set with"),
+    "a binary file": (file(bytes([0, 1, 255, 254, 147])), f"{LAST} data=a.csv", "data.encoding=None: a.csv isn't UTF"),
     "no text": (file(b"text,label\n\xff\xfe\x81,good film\n"), f"{LAST} data=a.csv", "data.encoding=None"),
     "images": (arrays, f"{LAST} data=a.npz", "data.text=text: no such column"),
     "an unknown key": (nothing, f"{LAST} data=reviews.csv batch=3", "COMMAND=batch=3: allowed is data="),
@@ -170,6 +210,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     prepare, words, start = BAD[what]
     prepare(run)
     before = sorted(Path().rglob("*"))
+    capsys.readouterr()
     assert main([command, *words.split()]) == 2
     printed = capsys.readouterr()
     lines = [line for line in printed.err.splitlines() if line.startswith("error: ")]
@@ -206,13 +247,53 @@ def test_rows_are_not_chosen_by_their_values_for_a_prediction(run: Path, capsys:
         assert "the rows of the file or folder are read whole; allowed is nothing here" in capsys.readouterr().err
 
 
-def test_no_rows_give_a_file_with_names_alone_and_no_evaluation(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("a.csv").write_text("text,label\n")
-    assert main(["evaluate", "last", "data=a.csv"]) == 2
-    assert "error: data.path=a.csv: it is empty" in capsys.readouterr().err
-    Path("a.csv").write_text("id,text\n")
-    assert main(["predict", "last", "data=a.csv", "out=out.csv"]) == 0
-    assert Path("out.csv").read_text() == "id,text,prediction,probability\n"
+@pytest.mark.parametrize("words", ["train", "evaluate last", "predict last out=out.csv"])
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("a.csv", b"text,label\n", "data.path=a.csv: it is empty; allowed is a data set with examples"),
+        ("a.csv", b"", "data.path=a.csv: it is empty; allowed is a data set with examples"),
+        ("a.jsonl", b"", "data.path=a.jsonl: it is empty; allowed is a data set with examples"),
+        ("a.csv", bytes([0, 1, 255, 254, 147]), "data.encoding=None: a.csv isn't UTF-8; allowed is"),
+        ("a.parquet", b"PAR1", "data.path=a.parquet: ArrowInvalid: "),
+        ("none.csv", b"", "data.path=none.csv: allowed is an existing file"),
+    ],
+)
+def test_training_evaluation_and_prediction_refuse_a_file_in_the_same_words(
+    words: str, name: str, content: bytes, line: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name != "none.csv":
+        Path(name).write_bytes(content)
+    assert main([*words.split(), f"data={name}"]) == 2
+    assert f"error: {line}" in capsys.readouterr().err
+    assert not Path("out.csv").exists()
+
+
+def test_an_export_away_from_its_run_is_used_with_its_base(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run / "adapter", "sent")
+    for command in ("predict", "evaluate"):
+        found = []
+        for words in ([str(run)], ["sent", "base=./bert"]):
+            assert main([command, *words, "data=reviews.csv"]) == 0
+            found.append(capsys.readouterr().out)
+        assert found[0] == found[1]
+    with pytest.raises(InputError, match="^base=./bert: the module holds its own base; allowed is nothing with module"):
+        flt.predict("sent", "reviews.csv", module=object(), base="./bert")
+
+
+def test_a_merged_folder_is_used_like_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "adapter" / "flt_inputs.json").unlink()  # as in a run of an earlier version
+    assert main(["merge", str(run), "out=merged"]) == 0
+    capsys.readouterr()
+    found = []
+    for name in (str(run), "merged"):
+        assert main(["predict", name, "data=reviews.csv"]) == 0
+        found.append(list(csv.DictReader(capsys.readouterr().out.splitlines())))
+        assert main(["evaluate", name, "data=reviews.csv", "--json"]) == 0
+        found[-1].append(json.loads(capsys.readouterr().out)["metrics"])
+    (*rows, figures), (*merged_rows, merged_figures) = found
+    assert [row["prediction"] for row in rows] == [row["prediction"] for row in merged_rows]
+    assert figures == pytest.approx(merged_figures, abs=1e-5)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -42,21 +43,52 @@ def test_the_page_says_what_there_is_to_say(capsys: pytest.CaptureFixture[str]) 
     assert "resume=" not in text
 
 
+def test_an_export_outside_of_a_run_has_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(causal_run("one") / "adapter", "sent")
+    assert main(["show", "sent"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: run=sent: it is an export outside of any run; allowed is a run's")
+
+
 def test_a_page_has_80_columns_but_for_lines_to_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = copied("clients", tmp_path)
     (run / f"{'long' * 30}.txt").touch()
     settings = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump({**settings, "data": {**settings["data"], "text": "word " * 40}}))
     text = shown(run, capsys)
-    assert all(len(line) <= 80 for line in text.splitlines() if "flt.load(" not in line)
+    assert all(len(line) <= 80 for line in text.splitlines() if "flt.load(" not in line and "  flt train " not in line)
+
+
+def test_the_command_is_one_line_with_a_path_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = causal_run("one")
+    (line,) = [line.strip() for line in shown(run, capsys).splitlines() if line.startswith("  flt train ")]
+    words = dict(word.split("=", 1) for word in shlex.split(line)[2:])
+    assert (words["model"], words["data"]) == (str(run.parents[2] / "gpt2"), str(run.parents[2] / "rows.parquet"))
+    monkeypatch.chdir(run.parents[2])
+    assert " model=./gpt2 " in shown(run, capsys)
+    assert " data=rows.parquet " in shown(run, capsys)
+    assert str(run.parents[2]) not in (run / "adapter" / "README.md").read_text()
 
 
 def test_a_run_that_has_stopped_says_so_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = copied("one", tmp_path)
     shutil.rmtree(run / "adapter")
     lines = shown(run, capsys).splitlines()
-    assert lines[0] == "run/version_0 has stopped: 1 of 1 rounds done"
+    assert lines[0] == "run/version_0 has 1 of 1 rounds done, but adapter/ or model/ is missing"
+    assert lines[1] == f"to write it again: flt train resume={run}"
+    (run / "metrics.csv").unlink()
+    lines = shown(run, capsys).splitlines()
+    assert lines[0] == "run/version_0 has stopped: 0 of 1 rounds done"
     assert lines[1] == f"to go on: flt train resume={run}"
+    (run / "metrics.csv").write_text("")
+    lines = shown(run, capsys).splitlines()
+    assert lines[0] == "run/version_0 is incomplete: metrics.csv has no rounds (it is empty or damaged)"
+    assert lines[1] == f"to write it again: flt train resume={run}"
 
 
 def test_what_a_file_says_can_not_change_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ def test_a_given_model_is_the_base_and_learns_which_tensors_were_drawn(tmp_path:
     ("card", "why"),
     [
         ({}, "model=None: the folder doesn't say what its base is"),
-        ({"folder": "bert"}, "model=None: its base was the folder bert"),
+        ({"folder": "bert"}, "base=None: its base was the folder bert"),
         ({"trust_remote_code": True}, "flt_base.json=trust_remote_code"),
         ({"config": {"auto_map": {}}}, "flt_base.json: config=auto_map"),
         ({"random": {"seed": -1, "classes": None, "source": ""}}, "random: seed=-1"),
@@ -62,9 +62,7 @@ def test_a_user_gives_the_base_of_a_folder_without_a_card(tmp_path: Path) -> Non
     [
         ("model: {path: /data/bert}", "/data/bert"),
         ("model: {path: /data/other}", None),
-        ("a: &a 1\nmodel: {path: /data/bert, x: *a}", None),
-        ("model: !!python/name:os.system {path: /data/bert}", None),
-        ("model: {path: /data/bert}" + " " * 2**22, None),
+        ("- /data/bert", None),
     ],
 )
 def test_only_a_plain_configuration_of_the_run_says_where_a_base_lies(
@@ -73,6 +71,22 @@ def test_only_a_plain_configuration_of_the_run_says_where_a_base_lies(
     (tmp_path / "adapter").mkdir()
     (tmp_path / "config.yaml").write_text(config)
     assert place_of(tmp_path / "adapter", "bert") == found
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "a: &a 1\nmodel: {path: /data/bert, x: *a}",
+        "model: !!python/name:os.system {path: /data/bert}",
+        "model: {path: /data/bert}" + " " * 2**22,
+        "{{{: bad",
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_named(config: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "config.yaml").write_text(config)
+    with pytest.raises(InputError, match=r"^run=.*: .*; allowed is a run with the config.yaml that flt wrote$"):
+        place_of(tmp_path / "adapter", "bert")
 
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "a/b.safetensors", "model.bin", "/etc/x.safetensors"])

@@ -67,8 +67,8 @@ def another_rank(export: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
-    "truncated": (truncate, "SafetensorError"),
-    "a pickle": (pickled, "SafetensorError"),
+    "truncated": (truncate, "adapter_model.safetensors is cut off or damaged"),
+    "a pickle": (pickled, "safetensors is cut off or damaged"),
     "a pickle beside": (beside, "the tensors are missing"),
     "another shape of the base": (
         tensors(lambda held: held.update({a_name(held, "base_layer"): torch.ones(3, 3)})),

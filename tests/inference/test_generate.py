@@ -124,7 +124,7 @@ BROKEN: dict[Callable[[Path], None], str] = {
     other_tokenizer: "and the model's embedding has 12 rows",
     no_weights: "the tensors are missing",
     cut_weights: "allowed is",
-    no_export: "as it hasn't finished; resume=<its folder> goes on with it",
+    no_export: "resume=<its folder> goes on with it",
     damaged_settings: "a run with the config.yaml that flt wrote",
     no_data: "it has no section data",
 }
@@ -165,3 +165,14 @@ def test_a_wrong_argument_is_one_line(arguments: dict, line: str) -> None:
     with pytest.raises(InputError) as caught:
         flt.generate(causal_run("one"), "good", **arguments)
     assert str(caught.value).startswith(line)
+
+
+def test_an_export_away_from_its_run_answers_with_its_base_and_so_does_a_merged_model(tmp_path: Path) -> None:
+    run = causal_run("one")
+    shutil.copytree(run / "adapter", tmp_path / "sent")
+    with pytest.raises(InputError, match="^base=None: its base was the folder gpt2, and the export doesn't say where"):
+        flt.generate(tmp_path / "sent", "good")
+    base = run.parents[2] / "gpt2"
+    assert flt.generate(tmp_path / "sent", "good", base=base, **WARM) == flt.generate(run, "good", **WARM) != ""
+    flt.merge(run, tmp_path / "merged", progress=False)
+    assert flt.generate(tmp_path / "merged", "good", max_new_tokens=4) == flt.generate(run, "good", max_new_tokens=4)

@@ -382,6 +382,12 @@ def test_what_can_not_be_compared_is_one_line(
     assert sorted(root.rglob("*")) == before
 
 
+def test_a_run_whose_metrics_are_empty_is_left_out_and_named(root: Path) -> None:
+    made_run(root, "algo=fedit", "name=good")
+    (made_run(root, "algo=hafl", "name=empty") / "metrics.csv").write_text("")
+    assert "left out, as they haven't finished: empty/version_0 (metrics.csv is empty)" in flt.compare(root).notes
+
+
 def test_a_damaged_run_in_a_folder_of_runs_is_left_out_and_named(root: Path) -> None:
     (root / "hafl" / "version_1" / "config.yaml").write_text("a: [")
     found = flt.compare(root)

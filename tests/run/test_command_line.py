@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flt.run.command_line import LEFT_OUT, command_of
+from flt.run.command_line import LEFT_OUT, command_of, local_command
 from flt.run.compose import flat, load_config
 from flt.run.conf_groups import choices
 from flt.run.overrides import hydra_value
 from flt.run.schema import TrainConfig
+from flt.run.stored import StoredRun
 
 
 def kept(cfg: TrainConfig) -> dict[str, Any]:
@@ -59,6 +60,41 @@ def test_a_run_of_fit_is_a_line_of_python() -> None:
     cfg = load_config(["algo=fedit", "rounds=3", "local.steps=2"])
     cfg = dataclasses.replace(cfg, data={"name": "own"}, model={"name": "Mine", "adapt_layers": "all"})
     assert command_of(cfg) == 'flt.fit(Mine(), clients, algo="fedit", rounds=3, overrides=["local.steps=2"])'
+
+
+def spaced(path: str) -> str:
+    return shlex.quote(f"data={hydra_value(path)}")
+
+
+def test_a_local_command_has_the_paths_that_work_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "work" / "logs" / "x" / "version_0"
+    (tmp_path / "work" / "bert").mkdir(parents=True)
+    (tmp_path / "work" / "a b.csv").touch()
+    settings = {
+        "root": "logs", "name": "x", "data": {"name": "file", "path": "a b.csv", "test_path": "/gone/t.csv"},
+        "model": {"name": "hub", "path": str(tmp_path / "work" / "bert")},
+    }  # fmt: skip
+    stored = StoredRun(run, settings, [], {}, None)
+    command = f"flt train algo=fedit {spaced('a b.csv')} data.test_path=t.csv model=./bert adapter=none rounds=2"
+    head, tail = "flt train algo=fedit", "adapter=none rounds=2"
+    monkeypatch.chdir(tmp_path / "work")
+    assert (
+        local_command(command, stored) == f"{head} {spaced('a b.csv')} data.test_path=/gone/t.csv model=./bert {tail}"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert local_command(command, stored) == (
+        f"{head} {spaced('work/a b.csv')} data.test_path=/gone/t.csv model=./work/bert {tail}"
+    )
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    place = tmp_path / "work"
+    assert local_command(command, stored) == (
+        f"{head} {spaced(f'{place}/a b.csv')} data.test_path=/gone/t.csv model={place}/bert {tail}"
+    )
+    for other in ("flt.fit(Mine(), clients)", "flt train 'data=", ""):
+        assert local_command(other, stored) == other
+    hub = StoredRun(run, {**settings, "model": {"name": "hub", "path": "org/bert"}}, [], {}, None)
+    assert local_command("flt train algo=fedit model=org/bert", hub) == "flt train algo=fedit model=org/bert"
 
 
 def test_a_recipe_that_is_not_in_conf_has_no_command() -> None:

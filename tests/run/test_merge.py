@@ -89,6 +89,8 @@ def test_a_type_of_numbers_is_written_and_kept(run: Callable[..., Path], tmp_pat
     shutil.copytree(exported, tmp_path / "alone")
     with pytest.raises(InputError, match="its base was the folder bert"):
         flt.merge("alone", "out", progress=False)
+    with pytest.raises(InputError, match="^base=./nowhere: no such folder"):
+        flt.merge("alone", "out", base="./nowhere", progress=False)
     flt.merge("alone", "out", base="./bert", progress=False)
     assert (tmp_path / "out" / "model.safetensors").exists()
     pipe = transformers.pipeline("text-classification", model=str(tmp_path / "out"))
@@ -154,8 +156,8 @@ def unfinished(folder: Path) -> Path:
 BAD: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "no run": (lambda folder: folder / "none", [], "there is no such folder"),
     "not a run": (lambda folder: folder.parent.parent.parent.parent, [], "run="),
-    "unfinished": (unfinished, [], "it hasn't finished"),
-    "broken weights": (broken, [], "allowed is an export of flt"),
+    "unfinished": (unfinished, [], "resume=<its folder> goes on with it"),
+    "broken weights": (broken, [], "adapter_model.safetensors is cut off or damaged"),
     "too large": (too_large, ["dtype=float16"], "dtype=float16: a weight is too large for it"),
     "no base": (of_a_stranger, [], "your own module"),
     "no out": (Path, ["out="], "out="),

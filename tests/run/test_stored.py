@@ -97,7 +97,7 @@ def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
 def test_a_run_without_an_export_has_not_finished(tmp_path: Path) -> None:
     run = written(tmp_path, "version_0")
     (run / "adapter" / "group_1" / "adapter_config.json").unlink()
-    with pytest.raises(InputError, match="it hasn't finished"):
+    with pytest.raises(InputError, match="it has no adapter/ or model/; flt train resume="):
         export_of(run)
 
 

@@ -197,8 +197,12 @@ FORGED: dict[str, tuple[str, Forge, str]] = {
         of_base(weights("model.safetensors", lambda t: t * torch.nan, "attention.self.query.weight")),
         "query.weight has numbers",
     ),
-    "base's weights are cut": ("names", of_base(written("model.safetensors", b"\0" * 7)), "model.path="),
-    "base's configuration is a bomb": ("names", bomb, "model=None"),
+    "base's weights are cut": (
+        "names",
+        of_base(written("model.safetensors", b"\0" * 7)),
+        "allowed is a folder with complete safetensors files",
+    ),
+    "base's configuration is a bomb": ("names", bomb, "a run with the config.yaml that flt wrote"),
     "own: another adapter": ("c2a", inner(OWN, "adapter", name="lora"), "adapter=lora"),
     "own: a setting to resolve": ("c2a", inner(OWN, "adapter", head="${oc.env:HOME}"), "adapter="),
     "own: a strange setting": ("c2a", inner(OWN, "adapter", _target_="os.system"), "_target_"),
@@ -249,7 +253,7 @@ FORGED: dict[str, tuple[str, Forge, str]] = {
         if (export, case) != ("delta", "missing")  # the base's own weight takes its place
     },
     **{
-        f"{export}: {case}": (export, written(TENSORS[export], data), "SafetensorError")
+        f"{export}: {case}": (export, written(TENSORS[export], data), "is cut off or damaged")
         for export in ("lora", "c2a", "merged")
         for case, data in (("a huge header", HUGE), ("a vast tensor", VAST), ("overlapping tensors", OVERLAP))
     },

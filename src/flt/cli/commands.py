@@ -47,13 +47,13 @@ COMMANDS = {
         "evaluate RUN [data=...] [--json]",
         "accuracy, F1 and confusions on labelled data",
         words=("--json",),
-        keys=("data", "split", "group", "task", "out", "batch_size", "device", "root"),
+        keys=("data", "split", "group", "task", "out", "batch_size", "device", "root", "base"),
         takes_runs=True,
     ),
     "predict": Command(
         "predict RUN data=... [out=...]",
         "the classes of new texts or images",
-        keys=("data", "out", "probabilities", "group", "task", "split", "batch_size", "device", "root"),
+        keys=("data", "out", "probabilities", "group", "task", "split", "batch_size", "device", "root", "base"),
         takes_runs=True,
     ),
     "compare": Command(
@@ -94,6 +94,7 @@ COMMANDS = {
             "batch_size",
             "device",
             "root",
+            "base",
         ),
         takes_runs=True,
     ),

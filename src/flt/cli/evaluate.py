@@ -49,6 +49,8 @@ run needs data=.
   batch_size=   examples per batch; without it: that of the run
   device=       auto (a GPU if there is one), cpu or cuda
   root=         folder in which last is looked for (lightning_logs)
+  base=         folder or hub id of the base, for an adapter away from its run
+                that was trained on a folder
   --json        prints one JSON object instead of tables, and nothing else
 
 A task's figures are those of the model with which the run evaluates the task.
@@ -71,7 +73,7 @@ standard_deviation, worst_10_percent, clients: {name: {examples, metrics}}}}}.
 values and held_out are left out where there are none. Without a global model,
 model is null, and worst_10_percent has the means over the worst clients."""
 
-KEYS = ("data", "data.", "split", "group", "task", "clients", "out", "batch_size", "device", "root")
+KEYS = ("data", "data.", "split", "group", "task", "clients", "out", "batch_size", "device", "root", "base")
 MOST_ROWS = 30
 """Largest number of classes, models or clients in a table."""
 WORST = 10
@@ -91,6 +93,7 @@ class Options:
     batch_size: int | None = None
     device: str = "auto"
     root: str = "lightning_logs"
+    base: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -134,7 +137,7 @@ def _evaluated(words: Words, options: Options) -> Evaluation:
         found = evaluate(
             words.runs[0], options.data, options.split, group=options.group, task=options.task,
             clients=options.clients, overrides=overrides, batch_size=options.batch_size, device=options.device,
-            root=options.root,
+            root=options.root, base=options.base,
             watch=lambda name, done, all: move(done, all, name),
         )  # fmt: skip
     assert isinstance(found, Evaluation), "no module is given"

@@ -53,6 +53,8 @@ responses in training. On a terminal, the answer appears while it is written.
   batch_size=1      prompts that are answered at once
   device=           auto (a GPU if there is one), cpu, cuda or cuda:1
   root=             folder of all runs, in which last is looked for
+  base=             folder or hub id of the base, for an adapter away from its
+                    run that was trained on a folder
 
 With --interactive, each line is a prompt, from a terminal or from a pipe, and
 each answer has the next seed. Ctrl-C stops an answer, Ctrl-D or /exit ends.
@@ -76,6 +78,7 @@ class Settings:
     batch_size: int = 1
     device: str = "auto"
     root: str = "lightning_logs"
+    base: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Work:
 
         settings = self.settings
         for name, folder in generate.chosen_models(self.run, settings.group, settings.root).items():
-            generator = TextGenerator(folder, settings.device)
+            generator = TextGenerator(folder, settings.device, settings.base)
             form = generate.prompt_format(self.run, generator.tokenizer, settings.raw, settings.set, settings.root)
             yield name, generator, form
             del generator  # before the next model is loaded

@@ -13,8 +13,8 @@ usage: flt merge RUN out=folder [group=N] [dtype=float32|bfloat16|float16]
 
 Merges the adapters of a run into their base, and writes whole models that
 transformers loads without flt, with the names of the classes, the tokenizer or
-image processor, and a model card. RUN is a run's folder, its adapter/ or
-model/, or last.
+image processor, and a model card. flt predict, evaluate and generate take such
+a folder as RUN. Here, RUN is a run's folder, its adapter/ or model/, or last.
 
   flt merge last out=merged
   flt merge last out=half dtype=bfloat16         numbers of half the size

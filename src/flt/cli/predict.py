@@ -38,6 +38,8 @@ named in the column file_name. Rows without such columns are numbered from 1.
   batch_size=      examples per batch (64)
   device=          auto (a GPU if there is one), cpu or cuda
   root=            folder in which last is looked for (lightning_logs)
+  base=            folder or hub id of the base, for an adapter away from its
+                   run that was trained on a folder
 
 If a run has several models and neither group= nor task= says which, the one
 that is the most certain predicts: the one with the smallest mean entropy of
@@ -51,7 +53,7 @@ one list, and npz files are read whole. A C2A model computes with the mean
 activations of a batch, as in its paper: its predictions depend a little on
 batch_size. The responses of a causal model are written by flt generate."""
 
-KEYS = ("data", "data.", "out", "probabilities", "group", "task", "split", "batch_size", "device", "root")
+KEYS = ("data", "data.", "out", "probabilities", "group", "task", "split", "batch_size", "device", "root", "base")
 
 
 @dataclasses.dataclass
@@ -67,6 +69,7 @@ class Options:
     batch_size: int = 64
     device: str = "auto"
     root: str = "lightning_logs"
+    base: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -98,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
         rows = predict(
             words.runs[0], options.data, options.out, group=options.group, task=options.task, split=options.split,
             probabilities=options.probabilities, overrides=overrides, batch_size=options.batch_size,
-            device=options.device, root=options.root, watch=lambda done, all: move(done, all, ""),
+            device=options.device, root=options.root, base=options.base, watch=lambda done, all: move(done, all, ""),
         )  # fmt: skip
     if options.out != "-":
         print(f"{rows:,} rows: {options.out}", file=sys.stderr)

@@ -61,7 +61,8 @@ def _print(page: RunPage) -> None:
     console = Console(highlight=False)
     console.print(Text.assemble((printable(page.label), "bold"), f" {_state(page)}"))
     if page.go_on:
-        console.print(Text(printable(f"to go on: {page.go_on}")), soft_wrap=True)  # one line, for copying
+        what = "to write it again" if page.problem else "to go on"
+        console.print(Text(printable(f"{what}: {page.go_on}")), soft_wrap=True)  # one line, for copying
     console.print(_table(dict(_about(page))))
     if page.metrics:
         console.print(_metrics(page))
@@ -97,7 +98,9 @@ def _state(page: RunPage) -> str:
     if page.state == FINISHED:
         early = page.rounds is not None and page.rounds_done < page.rounds
         return f"finished: {rounds}, ended early by stop.*" if early else f"finished: {rounds}"
-    return f"has stopped: {rounds} done"
+    if page.rounds_done and page.problem:
+        return f"has {rounds} done, but {page.problem}"
+    return f"is incomplete: {page.problem}" if page.problem else f"has stopped: {rounds} done"
 
 
 def _about(page: RunPage) -> Iterator[tuple[str, str]]:
@@ -115,8 +118,6 @@ def _about(page: RunPage) -> Iterator[tuple[str, str]]:
         yield "time", f"{formatting.duration(page.seconds)}, {each} per round"
     if page.versions:
         yield "versions", ", ".join(f"{name} {version}" for name, version in page.versions.items())
-    if page.command:
-        yield "command", page.command
 
 
 def _metrics(page: RunPage) -> Table:
@@ -164,7 +165,11 @@ def _files(page: RunPage) -> Iterator[tuple[str, str]]:
 
 
 def _lines(page: RunPage) -> Iterator[str]:
-    """Yields the lines of Python that load the exported models."""
+    """Yields the command of the run and the lines of Python that load its models, each in one line, for copying."""
+    if page.command:
+        yield ""
+        yield "to train such a run"
+        yield f"  {page.command}"
     if page.models:
         yield ""
         yield "to load in Python"

@@ -45,6 +45,8 @@ def read_csv(path: Path, how: ReadSettings, usual: str = ",") -> pa.Table:
     check_size(path, text.data.size)
     delimiter, names, lacking = _delimiter(text, how, usual, quote)
     columns = names[:1] if lacking else how.chosen(names) if names else []
+    if text.encoding is None and any("\udc80" <= char <= "\udcff" for name in columns for char in name):
+        raise text.doubt()
     rows = check_quotes(text, delimiter, quote, how.quote is not None)
     table = _parsed(text, delimiter, quote, columns)
     if lacking is not None:  # raised only now that the whole file is known to be well-formed

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,14 +158,37 @@ def read_file(path: Path, how: ReadSettings | None = None) -> Splits:
 
 
 def _read_file(path: Path, how: ReadSettings) -> Splits:
+    check_file(path)
+    with readable(path):
+        return {name: undecoded(split, path) for name, split in READERS[suffix_of(path.name)](path, how).items()}
+
+
+def check_file(path: Path) -> None:
+    """Checks that there is a file, and that it has a first byte.
+
+    Raises:
+        InputError: There is no such file, or it is empty.
+    """
     if not os.path.isfile(path):  # Path.is_file raises for an invalid name
         raise InputError.of("data.path", path, "an existing file")
-    suffix = suffix_of(path.name)
+    if not path.stat().st_size:
+        raise nothing_in(path)
+
+
+def nothing_in(path: str | Path) -> InputError:
+    """Returns the error for a file or data set without examples."""
+    return InputError.of("data.path", path, "a data set with examples", "it is empty")
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns every error of a reader into one line that names the file. It quotes none of a text file's rows."""
     try:
-        return {name: undecoded(split, path) for name, split in READERS[suffix](path, how).items()}
-    except InputError:
+        yield
+    except (InputError, GeneratorExit):
         raise
     except Exception as error:  # each reader raises different exceptions for a damaged file
+        suffix = suffix_of(path.name)
         allowed = f"a readable {suffix} file"
         if suffix not in TEXTS:
             raise InputError.of("data.path", path, allowed, _said(error)) from error
@@ -193,7 +217,7 @@ def _standard(
     only = how.only if how is not None else only
     filled = {name: split for name, split in splits.items() if len(split)}
     if not filled:
-        raise InputError.of("data.path", path, "a data set with examples", "it is empty")
+        raise nothing_in(path)
     found = {name: next((n for n in usual if n in filled), None) for name, usual in SPLIT_NAMES.items()}
     if only is not None:
         return {"train": filled[_single(only, filled, found)]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,12 +17,13 @@ from transformers.utils import cached_file
 
 from flt.core import plain_yaml
 from flt.core.errors import InputError
-from flt.core.files import last_name
+from flt.core.files import last_name, system_message
 from flt.core.quiet import quiet_transformers
+from flt.core.typed import first_line
 from flt.export.cards import BASE_CARD, CONFIG, RANDOM, check, read, read_json
 from flt.export.metadata import BASE
 from flt.export.model_config import architecture, check_size, config_of, generation_config_of, most_labels
-from flt.export.places import label_names_folder, levels
+from flt.export.places import EXPORTS, label_names_folder, levels
 from flt.export.weights import Header, check_numbers
 from flt.models.backbones import EMBEDDED
 from flt.models.location import LOADABLE, OFFLINE, locate, one_line_errors
@@ -56,9 +58,15 @@ def base_of(
         name = about.get("folder")
         source = model or about.get("random", {}).get("source") or source or (place_of(folder, name) if name else None)
         if not source or not about:
-            why = f"its base was the folder {name}" if name else "the folder doesn't say what its base is"
+            if name:
+                why = f"its base was the folder {name}, and the export doesn't say where that lies"
+                raise InputError.of("base", None, "base=<path of that folder, or a hub id> (model= of flt.load)", why)
+            why = "the folder doesn't say what its base is"
             raise InputError.of("model", None, "the module, without adapters", why)
-        model = _loaded(folder, source, about, held, header)
+        try:
+            model = _loaded(folder, source, about, held, header)
+        except InputError as error:  # base= is what a command is given
+            raise InputError(str(error).replace("model.path=", "base=", 1)) from error
     base = model.model if isinstance(model, ClientModule) else model
     if "drawn" in about:  # these names identify the layers that were trained with the head
         set_origin(base, dataclasses.replace(origin_of(base), drawn=tuple(about["drawn"])))
@@ -73,12 +81,20 @@ def place_of(folder: Path, name: str) -> str | None:
     Args:
         folder: Folder of the export.
         name: Name of the base's folder.
+
+    Raises:
+        InputError: The configuration can't be read.
     """
-    path = levels(folder)[-1].parent / "config.yaml"
+    top = levels(folder)[-1]
+    path = top.parent / "config.yaml"
     try:
         cfg = yaml.safe_load(plain_yaml.read(path))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # no file, or a file of another program
-        return None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        if isinstance(error, FileNotFoundError) or top.name not in EXPORTS:  # no run, or a file of another program
+            return None
+        why = system_message(error) if isinstance(error, OSError) else first_line(error)
+        run = path.parent if folder.is_absolute() else os.path.relpath(path.parent)
+        raise InputError.of("run", run, "a run with the config.yaml that flt wrote", why) from error
     model = cfg.get("model") if isinstance(cfg, dict) else None
     found = model.get("path") if isinstance(model, dict) else None
     place = plain_yaml.unescaped(found) if isinstance(found, str) else None

@@ -137,7 +137,8 @@ def _merged(folder: Path, model: nn.Module | str | None) -> nn.Module:
     card = read_json(folder / MERGED_CARD)
     if "module" not in card:
         if model is not None:
-            raise InputError.of("model", type(model).__name__, "None", f"{folder} holds the whole model")
+            key, value = ("base", model) if isinstance(model, str) else ("model", type(model).__name__)
+            raise InputError.of(key, value, "nothing for this export", f"{folder} holds the whole model")
         return _with_head(merged_model(folder), folder)
     check(MERGED_CARD, card, {"module": NAME})
     if not isinstance(model, nn.Module):

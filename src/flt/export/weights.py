@@ -37,13 +37,21 @@ class Header:
 
     @classmethod
     def of(cls, *files: Path) -> Header:
-        """Reads the headers. safetensors refuses a header whose tensors aren't exactly the rest of the file."""
+        """Reads the headers. safetensors refuses a header whose tensors aren't exactly the rest of the file.
+
+        Raises:
+            InputError: A file is incomplete, or is no safetensors file.
+        """
         shapes, kinds = {}, {}
         for path in files:
-            with safetensors.safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118  # the file is no mapping
-                    part = file.get_slice(name)
-                    shapes[name], kinds[name] = tuple(part.get_shape()), part.get_dtype()
+            try:
+                with safetensors.safe_open(path, "pt") as file:
+                    for name in file.keys():  # noqa: SIM118  # the file is no mapping
+                        part = file.get_slice(name)
+                        shapes[name], kinds[name] = tuple(part.get_shape()), part.get_dtype()
+            except safetensors.SafetensorError as error:
+                why = f"{path.name} is cut off or damaged"
+                raise InputError.of("folder", path.parent, "a folder with complete safetensors files", why) from error
         return cls(files, shapes, kinds)
 
     @property

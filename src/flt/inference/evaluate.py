@@ -15,7 +15,7 @@ from flt.inference.labelled import Labelled, other_data
 from flt.inference.measure import Measurement, Watch
 from flt.inference.models import Exported, choose, device_of, find_models
 from flt.inference.own_data import own_data, own_settings
-from flt.inference.own_module import evaluate_module
+from flt.inference.own_module import check_no_base, evaluate_module
 from flt.protocol.messages import JobId
 from flt.run.stored import find_run, label_of, run_around
 
@@ -32,6 +32,7 @@ def evaluate(
     batch_size: int | None = None,
     device: str = "auto",
     root: str | Path = "lightning_logs",
+    base: str | Path | None = None,
     module: Any = None,
     collate_fn: Callable[[list[Any]], Any] | None = None,
     watch: Watch | None = None,
@@ -60,6 +61,8 @@ def evaluate(
         batch_size: Examples per batch. None: as in the run.
         device: ``auto``, ``cpu`` or ``cuda``.
         root: Folder of all runs, in which ``last`` is looked for.
+        base: Folder or hub id of the base, for an export away from its run whose base was a folder. None: the one that
+            the export names.
         module: For a run of :func:`flt.fit`: the module, into which the export is loaded. What its
             ``validation_step`` logs is returned, as a dictionary.
         collate_fn: With ``module``, function that builds a batch from a list of examples. None: torch's default.
@@ -74,13 +77,14 @@ def evaluate(
     if batch_size is not None and batch_size < 1:
         raise InputError.of("batch_size", batch_size, "an integer >= 1")
     if module is not None:
+        check_no_base(base)
         return evaluate_module(module, run, data, group, batch_size or 64, device, root, collate_fn)
     if data is not None and not isinstance(data, str | Path):
         raise InputError.of(
             "data", type(data).__name__, "a file, a folder, a hub id or a name; a data set needs module="
         )
     place = device_of(device)
-    every, folder = find_models(run, root), find_run(run, root)
+    every, folder = find_models(run, root, base), find_run(run, root)
     models = choose(every, None if group is None else str(group))
     inside = run_around(folder)
     sets, held_out = _data(inside, every, data, split, task, clients, overrides)

@@ -34,6 +34,7 @@ class _Settings(TypedDict, total=False):
     batch_size: int
     set: str | None
     root: str | Path
+    base: str | Path | None
 
 
 @overload
@@ -61,6 +62,7 @@ def generate(
     batch_size: int = 1,
     set: str | None = None,
     root: str | Path = "lightning_logs",
+    base: str | Path | None = None,
 ) -> str | list[str] | dict[str, str] | dict[str, list[str]]:
     """Lets the causal model of a finished run answer prompts.
 
@@ -84,6 +86,8 @@ def generate(
             others: by rounding, and if tokens are drawn.
         set: Data set whose prompt template is used, if the run trained on several.
         root: Folder of all runs, in which ``last`` is looked for.
+        base: Folder or hub id of the base, for an export away from its run whose base was a folder. None: the one that
+            the export names.
 
     Returns:
         The answer, or a list of answers to a list of prompts. With ``group="all"``, model -> its answer or answers.
@@ -101,7 +105,7 @@ def generate(
     rows = [{PROMPT: one} if isinstance(one, str) else dict(one) for one in given]
     found = {}
     for name, folder in chosen_models(run, group, root).items():
-        generator = TextGenerator(folder, device)
+        generator = TextGenerator(folder, device, base)
         form = prompt_format(run, generator.tokenizer, raw, set, root)
         texts = [form.fill(row) for row in rows]
         answers = [one.text for part in batches(generator, texts, sampling, batch_size) for one in part]

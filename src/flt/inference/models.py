@@ -15,7 +15,7 @@ from flt.core.errors import InputError
 from flt.core.typed import first_line
 from flt.data.examples import Collate
 from flt.export.cards import CLASS_NAMES, read_json
-from flt.export.inputs import INPUTS, ModelInputs, TaskInputs, read_inputs
+from flt.export.inputs import INPUTS, ModelInputs
 from flt.export.load import load
 from flt.export.metadata import BASE
 from flt.export.places import CLASSES, MERGED_CARD, exported_models
@@ -26,7 +26,8 @@ from flt.models.image_preparation import image_preparation
 from flt.models.label_name_head import LabelNameClassifier
 from flt.models.module import ClientModule, Optimizer
 from flt.models.preprocessing import load_tokenizer
-from flt.run.stored import export_of, read_settings, run_around
+from flt.run.model_inputs import inputs_of
+from flt.run.stored import export_of
 
 TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
 IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -43,12 +44,14 @@ class Exported:
         folder: Its folder.
         inputs: What it knows of its inputs.
         classes: Task -> names of its classes. Empty for a causal model, and if the classes have no names.
+        base: Folder or hub id of its base. None: the one that the export names.
     """
 
     name: str
     folder: Path
     inputs: ModelInputs
     classes: dict[str, list[str]]
+    base: str | None = None
 
     @property
     def called(self) -> str:
@@ -103,18 +106,19 @@ class Loaded:
         return next(self.backbone.model.parameters()).device
 
 
-def find_models(run: str | Path, root: str | Path = "lightning_logs") -> list[Exported]:
+def find_models(run: str | Path, root: str | Path = "lightning_logs", base: str | Path | None = None) -> list[Exported]:
     """Returns the exported models of a run or an export, in the order of their names.
 
     Args:
         run: A run's folder, an export's folder, or ``last``.
         root: Folder of all runs, in which ``last`` is looked for.
+        base: Folder or hub id of the base. None: the one that the export names.
 
     Raises:
         InputError: There is no such run or export, a file of it is damaged, or the models are of a user's own module.
     """
-    folder = export_of(run, root)
-    return [_exported(name, place) for name, place in exported_models(folder).items()]
+    models = exported_models(export_of(run, root))
+    return [_exported(name, place, None if base is None else str(base)) for name, place in models.items()]
 
 
 def choose(models: Sequence[Exported], group: str | None) -> list[Exported]:
@@ -146,7 +150,7 @@ def load_model(exported: Exported, device: str | torch.device = "cpu") -> Loaded
         InputError: The export is damaged, its base isn't found, or there is no such device.
     """
     place = device_of(device) if isinstance(device, str) else device
-    model: Any = load(exported.folder)
+    model: Any = load(exported.folder, exported.base)
     inner: Any = model.encoder if isinstance(model, LabelNameClassifier) else model
     config, kind = inner.config, exported.kind
     vision = getattr(config, "vision_config", config)
@@ -189,7 +193,7 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def _exported(name: str, folder: Path) -> Exported:
+def _exported(name: str, folder: Path, base: str | None) -> Exported:
     try:
         classes = read_json(folder / CLASSES) if (folder / CLASSES).is_file() else {}
         (allows, allowed) = CLASS_NAMES
@@ -198,12 +202,12 @@ def _exported(name: str, folder: Path) -> Exported:
         if _is_users_own(folder):
             why = "the run trained a module of your own, which only Python has"
             raise InputError.of("run", folder, "a run of flt train; flt.evaluate and flt.predict take module=", why)
-        inputs = read_inputs(folder) or _from_settings(folder, classes)
+        inputs = inputs_of(folder, classes)
     except (ValueError, RecursionError, OSError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError.of("run", folder, "an export of flt", first_line(error)) from error
-    return Exported(name, folder, inputs, classes)
+    return Exported(name, folder, inputs, classes, base)
 
 
 def _is_users_own(folder: Path) -> bool:
@@ -211,34 +215,6 @@ def _is_users_own(folder: Path) -> bool:
     if (folder / MERGED_CARD).is_file():
         return "module" in read_json(folder / MERGED_CARD)
     return not (folder / BASE).is_file() and not (folder / INPUTS).is_file()
-
-
-def _from_settings(folder: Path, classes: dict[str, list[str]]) -> ModelInputs:
-    """Returns what the configuration of a run of an earlier version says of the inputs of its models.
-
-    Raises:
-        InputError: The export isn't inside its run.
-    """
-    run = run_around(folder)
-    if run is None:
-        allowed = "an export of this version of flt, or one inside of its run's folder"
-        raise InputError.of("run", folder, allowed, f"{INPUTS} is missing, which says what the model reads")
-    settings = read_settings(run, "run")
-    data, model = settings.get("data") or {}, settings.get("model") or {}
-    texts = tuple(str(data[key]) for key in ("text", "text_pair") if data.get(key))
-    about = read_json(folder / (MERGED_CARD if (folder / MERGED_CARD).is_file() else BASE))
-    architecture = str(about.get("architecture") or about.get("architectures"))
-    kind, columns = "pair" if len(texts) > 1 else "text", texts
-    if "ForImageClassification" in architecture:
-        kind, columns = "image", (str(data["image"]),) * bool(data.get("image"))
-    elif data.get("response"):
-        kind = "causal"
-    found = TaskInputs(
-        kind, columns, str(data.get("label") or ""), data.get("label_name"), str(data.get("response") or ""),
-        tuple(data.get("prompts") or ()), dict(data.get("merge") or {}),
-    )  # fmt: skip
-    tasks = dict.fromkeys(classes or ["all"], found)
-    return ModelInputs(tasks, int(model.get("max_length", 128)), str(settings.get("precision", "32-true")))
 
 
 def _with_files(folder: Path, names: Sequence[str], base: str) -> str:

@@ -26,6 +26,16 @@ from flt.run.stored import export_of
 Collate = Callable[[list[Any]], Any] | None
 
 
+def check_no_base(base: object) -> None:
+    """Checks that no base is named beside a user's module, which holds its own.
+
+    Raises:
+        InputError: A base is named.
+    """
+    if base is not None:
+        raise InputError.of("base", base, "nothing with module=", "the module holds its own base")
+
+
 def evaluate_module(
     module: Any, run: str | Path, dataset: Any, group: str | int | None, batch_size: int, device: str,
     root: str | Path, collate_fn: Collate,

@@ -19,7 +19,7 @@ from flt.inference.labelled import known_tasks
 from flt.inference.metrics import entropy
 from flt.inference.models import Exported, Loaded, choose, device_of, find_models, load_model
 from flt.inference.outputs import Columns, check_out, writer
-from flt.inference.own_module import predict_module
+from flt.inference.own_module import check_no_base, predict_module
 from flt.inference.predictor import Predictor
 from flt.inference.rows import Rows, open_rows
 
@@ -89,6 +89,7 @@ def predict(
     batch_size: int = 64,
     device: str = "auto",
     root: str | Path = "lightning_logs",
+    base: str | Path | None = None,
     module: Any = None,
     collate_fn: Callable[[list[Any]], Any] | None = None,
     watch: Watch | None = None,
@@ -113,6 +114,8 @@ def predict(
         batch_size: Examples per batch.
         device: ``auto``, ``cpu`` or ``cuda``.
         root: Folder of all runs, in which ``last`` is looked for.
+        base: Folder or hub id of the base, for an export away from its run whose base was a folder. None: the one that
+            the export names.
         module: For a run of :func:`flt.fit`: the module, into which the export is loaded.
         collate_fn: With ``module``, function that builds a batch from a list of examples. None: torch's default.
         watch: Called after each window of rows.
@@ -125,6 +128,7 @@ def predict(
         InputError: The run or the data can't be used, or the file can't be written.
     """
     if module is not None:
+        check_no_base(base)
         return predict_module(module, run, data, group, batch_size, device, root, collate_fn)
     if batch_size < 1:
         raise InputError.of("batch_size", batch_size, "an integer >= 1")
@@ -132,7 +136,7 @@ def predict(
         raise InputError.of("data", None, "a file, a folder, a hub id or a name, such as data=new.csv")
     if out is not None and str(out) != "-":
         _check_not_data(check_out(out), data)
-    place, models = device_of(device), _of_task(choose(find_models(run, root), _text(group)), task)
+    place, models = device_of(device), _of_task(choose(find_models(run, root, base), _text(group)), task)
     if models[0].kind == "causal":
         raise InputError.of("run", run, "a classifier; flt generate writes the responses of a causal model")
     rows = open_rows(data, _columns(models, task), overrides, split)

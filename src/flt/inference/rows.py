@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,15 @@ from omegaconf import OmegaConf
 
 from flt.core.errors import InputError
 from flt.core.files import expand_user
-from flt.core.typed import first_line, typed
+from flt.core.typed import typed
 from flt.data import columns, dataset_sources
 from flt.data.config import DataConfig
 from flt.data.folders import data_files
 from flt.data.image_folders import image_files, is_image_folder
 from flt.data.images import undecoded
 from flt.data.read_settings import ReadSettings
-from flt.data.reading import without_rows
-from flt.data.suffixes import SUFFIXES, TEXTS, suffix_of
+from flt.data.reading import check_file, nothing_in, readable
+from flt.data.suffixes import SUFFIXES, suffix_of
 from flt.data.tasks import OUTSIDE
 from flt.data.used_columns import check_names
 from flt.export.inputs import TaskInputs
@@ -39,7 +38,7 @@ ROWS = ("where", "classes", "merge", "train_examples")
 """Settings that choose rows by their values. A prediction has all rows of a file or folder."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Rows:
     """Rows to predict.
 
@@ -87,7 +86,7 @@ def open_rows(data: Any, known: TaskInputs, overrides: Sequence[str] = (), split
     check_unused(overrides, ROWS)
     settings = data_settings(cfg.data, overrides, known)
     if is_file:
-        return _of_file(place, settings, known, split)
+        return _with_rows(place, _of_file(place, settings, known, split))
     if is_image_folder(place):
         if known.kind != "image":
             raise InputError.of(
@@ -100,10 +99,30 @@ def open_rows(data: Any, known: TaskInputs, overrides: Sequence[str] = (), split
     parts = [_of_file(file, settings, known) for file in files]
     counts = [part.count for part in parts]
     whole = sum(count for count in counts if count is not None) if None not in counts else None
-    return Rows(
+    every = Rows(
         place.name, parts[0].columns, parts[0].inputs, whole,
         lambda size: itertools.chain.from_iterable(part.batches(size) for part in parts),
     )  # fmt: skip
+    return _with_rows(place, every)
+
+
+def _with_rows(path: Path, rows: Rows) -> Rows:
+    """Returns the rows of a file or folder, which are refused if there are none, as for a training.
+
+    Raises:
+        InputError: There are none. It may be raised only when they are read.
+    """
+    if rows.count == 0:
+        raise nothing_in(path)
+
+    def batches(size: int) -> Iterator[pa.Table]:
+        read = rows.batches(size)
+        first = next(read, None)
+        if first is None:
+            raise nothing_in(path)
+        yield from itertools.chain([first], read)
+
+    return dataclasses.replace(rows, batches=batches)
 
 
 def chosen_columns(names: Sequence[str], known: TaskInputs, settings: DataConfig | None = None) -> tuple[str, ...]:
@@ -123,10 +142,7 @@ def chosen_columns(names: Sequence[str], known: TaskInputs, settings: DataConfig
 
 def _of_file(path: Path, settings: DataConfig, known: TaskInputs, split: str | None = None) -> Rows:
     suffix = suffix_of(path.name)
-    if not path.is_file():
-        raise InputError.of("data", path, "an existing file")
-    if not path.stat().st_size:
-        raise InputError.of("data", path, "a file with the names of columns", "it is empty")
+    check_file(path)
 
     def choose(names: Sequence[str]) -> list[str]:
         check_names(settings, names)
@@ -135,12 +151,12 @@ def _of_file(path: Path, settings: DataConfig, known: TaskInputs, split: str | N
 
     how = ReadSettings(choose, None, settings.encoding, settings.delimiter, settings.quote, only=split or "")
     opener = OPENERS[suffix]
-    with _named(path):
+    with readable(path):
         names, count, _ = opener(path, how, 1)
     inputs = chosen_columns(names, known, settings)
 
     def batches(size: int) -> Iterator[pa.Table]:
-        with _named(path):
+        with readable(path):
             _, rows, found = opener(path, how, size)
             done = 0
             for table in found:
@@ -214,16 +230,3 @@ def _in_memory(data: Any, known: TaskInputs) -> Rows:
         data = datasets.Dataset.from_dict(dict(zip(keys, map(list, zip(*rows, strict=True)), strict=True)))
     inputs = chosen_columns(data.column_names, known)
     return Rows("the data", data.column_names, inputs, len(data), lambda size: tables_of(data, size)[2])
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Turns every error of a reader into one line that names the file, but quotes none of its rows."""
-    try:
-        yield
-    except (InputError, GeneratorExit):
-        raise
-    except Exception as error:  # each reader raises errors of its own
-        is_text = suffix_of(path.name) in TEXTS
-        why = without_rows(error) if is_text else f"{type(error).__name__}: {first_line(error)}"
-        raise InputError.of("data", path, f"a readable {suffix_of(path.name)} file", why) from None

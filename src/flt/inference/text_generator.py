@@ -84,17 +84,18 @@ class TextGenerator:
     Args:
         folder: Folder of an exported model.
         device: ``auto``, ``cpu``, or ``cuda``, also with a number.
+        base: Folder or hub id of the base. None: the one that the export names.
 
     Raises:
         InputError: The folder isn't an export of a causal model or lacks its tokenizer, or there is no such device.
     """
 
-    def __init__(self, folder: Path, device: str = "auto") -> None:
+    def __init__(self, folder: Path, device: str = "auto", base: str | Path | None = None) -> None:
         self.device = device_of(device)
         self.tokenizer = _tokenizer(folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # transformers warns of names that peft still calls
-            model: Any = load(folder)
+            model: Any = load(folder, None if base is None else str(base))
         if not getattr(model, "can_generate", lambda: False)():
             raise InputError.of("run", folder, _CAUSAL, "its model writes no text")
         check_ids(model, folder.name, {"input_ids": torch.tensor([len(self.tokenizer) - 1])})

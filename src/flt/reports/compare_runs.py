@@ -137,7 +137,9 @@ def _finished(runs: Sequence[StoredRun]) -> tuple[list[StoredRun], list[str]]:
     finished, left = [], []
     for run in runs:
         rounds = run.setting("rounds", 0)
-        if run.exported is None and (not run.history or (isinstance(rounds, int) and len(run.history) < rounds)):
+        if run.lacks_rounds:
+            left.append(f"{keys.plain(run.label)} ({METRICS} is empty)")
+        elif run.exported is None and (not run.history or (isinstance(rounds, int) and len(run.history) < rounds)):
             left.append(f"{keys.plain(run.label)} ({len(run.history)} of {keys.shown(rounds)} rounds)")
         elif not run.history:
             left.append(f"{keys.plain(run.label)} (no metrics.csv)")

@@ -13,7 +13,7 @@ from flt.callbacks.record_format import FORMAT, LARGEST, RECORD
 from flt.core.errors import InputError
 from flt.core.files import system_message
 from flt.core.typed import first_line
-from flt.run.stored import StoredRun, read_run, runs_below
+from flt.run.stored import METRICS, NO_ROUNDS, StoredRun, read_run, runs_below
 
 MOST = 60
 """Largest number of runs in one report."""
@@ -83,6 +83,8 @@ def read(run: str | Path) -> Recorded:
         InputError: There is no such run, or one of its files is damaged.
     """
     stored = read_run(run)
+    if stored.lacks_rounds:
+        raise InputError.of("run", stored.folder, f"a run with the {METRICS} that flt wrote", NO_ROUNDS)
     lines = _lines(stored.folder)
     if not lines:
         return Recorded(stored, {}, [])
@@ -127,9 +129,11 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             if number and number == len(texts) - 1:
                 break
-            raise InputError.of("run", folder, _ALLOWED, first_line(error)) from error
+            why = "no complete JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else str(error)
+            why = f"line {number + 1} of {RECORD}: {why}"
+            raise InputError.of("run", folder, _ALLOWED, why) from error
         if not isinstance(line, dict):
-            raise InputError.of("run", folder, _ALLOWED, f"line {number + 1} is no object")
+            raise InputError.of("run", folder, _ALLOWED, f"line {number + 1} of {RECORD}: no object")
         found.append(line)
     return found
 

@@ -22,6 +22,7 @@ from flt.core.quiet import quiet_transformers
 from flt.export.base import weight_files
 from flt.export.cards import NAME, OWN, check, read, read_json
 from flt.export.folder import is_preprocessor
+from flt.export.inputs import INPUTS, inputs_text
 from flt.export.load import load
 from flt.export.metadata import BASE
 from flt.export.model_card import facts_in, write_cards
@@ -36,7 +37,8 @@ from flt.export.places import (
     levels,
 )  # fmt: skip
 from flt.export.weights import Header
-from flt.run.stored import export_of
+from flt.run.model_inputs import inputs_of
+from flt.run.stored import export_of, run_around
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -64,8 +66,9 @@ def merge(
 ) -> dict[str, Path]:
     """Merges the adapters of a run into their base, and writes whole models that transformers loads without flt.
 
-    Each model gets the names of the classes, the tokenizer or image processor, and a model card. If the run has
-    already written whole models, they are copied, and only their type of numbers changes.
+    Each model gets the names of the classes, the tokenizer or image processor, and a model card. :func:`flt.predict`,
+    :func:`flt.evaluate` and :func:`flt.generate` take such a folder like a run. If the run has already written whole
+    models, they are copied, and only their type of numbers changes.
 
     Args:
         run: Folder of a run or of an export, or ``last`` for the run that was written to last.
@@ -171,6 +174,9 @@ def _merge(folder: Path, target: Path, base: str | None, dtype: str | None) -> s
     for path in folder.iterdir():
         if is_regular(path) and (path.name == CLASSES or is_preprocessor(path.name)):
             shutil.copyfile(path, target / path.name)
+    if (folder / INPUTS).is_file() or run_around(folder) is not None:  # else nothing says what the model reads
+        classes = read_json(folder / CLASSES) if (folder / CLASSES).is_file() else {}
+        (target / INPUTS).write_text(inputs_text(inputs_of(folder, classes)))
     return next((kind for end, kind in KINDS.items() if type(model).__name__.endswith(end)), "")
 
 

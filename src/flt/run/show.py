@@ -15,10 +15,11 @@ from flt.core import formatting
 from flt.core.files import is_regular
 from flt.core.locks import is_locked
 from flt.export.places import exported_models
+from flt.run.command_line import local_command
 from flt.run.conf_groups import choices, summary
 from flt.run.conf_heads import paper
 from flt.run.overrides import difference
-from flt.run.stored import LOCK, OWN, StoredRun, label_of, read_run
+from flt.run.stored import LOCK, NO_ROUNDS, OWN, StoredRun, label_of, read_run
 
 LONGEST_LINE = 1 << 22
 FINISHED, RUNNING, STOPPED = "finished", "running", "stopped"
@@ -42,7 +43,8 @@ class RunPage:
         rounds_done: Number of finished rounds.
         rounds: Number of rounds of the whole run.
         state: ``finished``, ``running`` (a process holds the lock of the run) or ``stopped``.
-        go_on: How a run that has stopped is continued. Empty otherwise.
+        problem: What is wrong with the files of a run that has stopped, such as a missing export. Empty otherwise.
+        go_on: How a run that has stopped is continued, or its files are written again. Empty otherwise.
         metrics: Metrics of the last finished round, except those of the test.
         test: Metrics on the test examples. Empty if there are none.
         bytes_up: Bytes that all clients have sent. None if no round has finished.
@@ -52,7 +54,7 @@ class RunPage:
         files: Name in the run's folder -> size in bytes. The name of a folder ends with a slash.
         models: Name of an exported model -> its folder. The name is empty if there is only one.
         versions: Package -> version with which the run was started. Empty if they aren't recorded.
-        command: Command or line of Python that makes such a run. Empty if it isn't recorded.
+        command: Command or line of Python that makes such a run, with paths of this machine. Empty if none is recorded.
     """
 
     folder: Path
@@ -66,6 +68,7 @@ class RunPage:
     rounds_done: int
     rounds: int | None
     state: str
+    problem: str
     go_on: str
     metrics: dict[str, float]
     test: dict[str, float]
@@ -128,6 +131,7 @@ def page_of(stored: StoredRun) -> RunPage:
         rounds_done=_rounds_done(stored),
         rounds=rounds if isinstance(rounds, int) else None,
         state=state,
+        problem=_problem(stored) if state == STOPPED else "",
         go_on=_go_on(stored) if state == STOPPED else "",
         metrics={key: value for key, value in last.items() if not key.startswith("test/") and key != "round"},
         test=formatting.between(last, "test/"),
@@ -138,7 +142,7 @@ def page_of(stored: StoredRun) -> RunPage:
         files=_files(stored.folder),
         models=exported_models(stored.exported) if stored.exported else {},
         versions={str(name): str(text) for name, text in record.get("versions", {}).items()},
-        command=str(record.get("command", "")),
+        command=local_command(str(record.get("command", "")), stored),
     )
 
 
@@ -150,6 +154,15 @@ def _state(stored: StoredRun) -> str:
     may_end_early = isinstance(stops, Mapping) and any(value is not None for value in stops.values())
     complete = may_end_early or not isinstance(rounds, int) or _rounds_done(stored) >= rounds
     return FINISHED if stored.exported and complete else STOPPED
+
+
+def _problem(stored: StoredRun) -> str:
+    """Returns what is wrong with the files of a run that looks as if it had stopped before its end."""
+    rounds = stored.setting("rounds")
+    if stored.lacks_rounds:
+        return NO_ROUNDS
+    is_done = isinstance(rounds, int) and _rounds_done(stored) >= rounds
+    return "adapter/ or model/ is missing" if is_done and stored.exported is None else ""
 
 
 def _rounds_done(stored: StoredRun) -> int:

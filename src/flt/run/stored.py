@@ -25,6 +25,7 @@ LOCK = ".lock"
 """Name of the file in a run's folder whose lock is held by the process that trains the run."""
 OWN = "own"
 """Name of the data in the configuration of a run that ``flt.fit`` started."""
+NO_ROUNDS = f"{METRICS} has no rounds (it is empty or damaged)"
 LARGEST = 2**28
 """Largest size of a run's files of metrics and names, in bytes."""
 BEFORE = {"buffers": {"name": "keep"}}
@@ -54,6 +55,12 @@ class StoredRun:
     def label(self) -> str:
         """Short name of the run, see :func:`label_of`."""
         return label_of(self.folder)
+
+    @property
+    def lacks_rounds(self) -> bool:
+        """Whether metrics.csv is empty, or has no round although the run has exported its models."""
+        path = self.folder / METRICS
+        return not self.history and path.is_file() and (self.exported is not None or not path.stat().st_size)
 
     def setting(self, key: str, default: Any = None) -> Any:
         """Returns the value of a dotted key, or the default if the run's configuration lacks the key."""
@@ -120,6 +127,8 @@ def read_run(run: str | Path, root: str | Path = "lightning_logs") -> StoredRun:
     folder = find_run(run, root)
     if not os.path.isfile(folder / CONFIG):
         folder = levels(folder)[-1].parent
+        if not os.path.isfile(folder / CONFIG):
+            raise InputError.of("run", run, "a run's folder, or an export in one", "it is an export outside of any run")
     settings = OmegaConf.to_container(read_settings(folder, "run"), resolve=True)  # texts as they were given
     assert isinstance(settings, dict)
     exported = next((folder / name for name in EXPORTS if exported_models(folder / name)), None)
@@ -149,7 +158,7 @@ def export_of(run: str | Path, root: str | Path = "lightning_logs") -> Path:
     places = [folder, *(folder / name for name in EXPORTS)]
     found = next((place for place in places if exported_models(place)), None)
     if found is None:
-        why = "it has no adapter/ or model/, as it hasn't finished; resume=<its folder> goes on with it"
+        why = "it has no adapter/ or model/; flt train resume=<its folder> goes on with it, or writes them again"
         raise InputError.of("run", run, _RUN, why)
     return found
 
