@@ -101,7 +101,7 @@ def test_show_list_config_and_overrides_import_no_torch(tmp_path: Path) -> None:
         (["."], "run=.: flt has written neither a run nor a model there; allowed is"),
         (["last"], "run=last: there is no run in lightning_logs yet; allowed is"),
         (["last", "root=other"], "run=last: there is no run in other yet; allowed is"),
-        (["last", "roots=other"], "show=roots=other: allowed is root="),
+        (["last", "roots=other"], "show=roots=other: the nearest is root; allowed is root="),
         (["last", "--yaml"], "show=--yaml: allowed is --json"),
     ],
 )
