@@ -48,7 +48,9 @@ def test_a_page_has_80_columns_but_for_lines_to_copy(tmp_path: Path, capsys: pyt
     settings = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump({**settings, "data": {**settings["data"], "text": "word " * 40}}))
     text = shown(run, capsys)
-    assert all(len(line) <= 80 for line in text.splitlines() if "flt.load(" not in line)
+    name = f"{'long' * 30}.txt"
+    assert f"  {name}  0 B" in text.splitlines()
+    assert all(len(line) <= 80 for line in text.splitlines() if "flt.load(" not in line and name not in line)
 
 
 def test_a_run_that_has_stopped_says_so_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

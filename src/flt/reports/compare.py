@@ -50,7 +50,8 @@ def compare(
         ``to_latex``, ``figure`` and ``save`` write it.
 
     Raises:
-        InputError: A run can't be read, none has finished or has measured a model, or the metric, the target or the baseline doesn't exist.
+        InputError: A run can't be read, none has finished or has measured a model, or the metric, the target or
+            the baseline doesn't exist.
     """
     if target is not None and (isinstance(target, bool) or not math.isfinite(target)):
         raise InputError.of("target", target, "a finite number")
