@@ -196,7 +196,6 @@ def test_other_partitions_are_other_problems_with_a_table_each(root: Path) -> No
     assert said.index("warning") < said.index("problem 2:") < said.index("settings in which the problems differ")
     for key in ("jobs", "partition.kind", "partition.min_share"):
         assert f"  {key} " in said
-    assert "  {digit:{name…{odd:[5,7,9]… " in said
     assert "fl_tac sets jobs=per_task partition.kind=quantity partition.min_share=0.01." in " ".join(said.split())
     assert list(found.table.loc[2].index) == ["fl_tac"]
 
