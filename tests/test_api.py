@@ -30,7 +30,7 @@ from flt.api import Result
 from flt.api import train as train_cfg
 from flt.cli.main import main
 from flt.core.errors import InputError
-from flt.data.clients import ClientSpec
+from flt.data.clients import ClientSpec, JobData
 from flt.engines.process_group import ProcessGroup
 from flt.run.compose import compose_config, load_config
 from flt.server.callback import FedCallback
@@ -121,6 +121,18 @@ def test_ten_lines_yield_a_module_metrics_and_an_adapter(folder: Path) -> None:
     assert [metrics["round"] for metrics in result.round_metrics] == [1, 2]
     assert result.path == Path("lightning_logs/hafl/version_0")
     assert [path.name for path in folder.iterdir()] == ["lightning_logs"]
+
+
+def test_the_module_lists_its_public_names_and_nothing_else() -> None:
+    assert dir(flt) == sorted(flt.__all__)
+    assert {"fit", "predict"} <= set(dir(flt))
+    assert all(callable(getattr(flt, name)) for name in dir(flt))
+
+
+def test_clients_are_shown_in_a_line_and_without_positions() -> None:
+    data = JobData([0] * 9000, np.arange(5000), np.arange(5000, 5100), task="sst2")
+    assert repr(ClientSpec(3, (data,))) == "ClientSpec(id=3, data=(JobData('sst2', 5000 examples),), rank=None)"
+    assert repr(data.but(task="")) == "JobData(5000 examples)"
 
 
 @pytest.mark.parametrize("algo", ["hafl", *slowly("fedit", "scaffold")])

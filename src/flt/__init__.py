@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from flt.core.imports import import_without_gc
@@ -68,6 +69,11 @@ _HOMES = {
 limit_busy_waiting()
 hide_cpp_warnings()
 WATCH.start()  # here, because the imports that follow take seconds
+
+
+def __dir__() -> Iterable[str]:
+    """Returns the public names, which tab completion then offers before they are imported."""
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

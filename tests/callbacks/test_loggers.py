@@ -146,6 +146,25 @@ class TestTensorBoard:
         tags = written.Tags()["scalars"]
         assert sorted(tag for pattern in patterns for tag in tags if re.match(pattern, tag)) == sorted(tags)
 
+    def test_metrics_that_begin_later_have_a_chart_too(self, tmp_path):
+        class Later(FedCallback):
+            def on_log(self, federator, metrics):
+                metrics |= {"ranks/changed": 0.5} if federator.round > 1 else {}
+
+            def on_fit_end(self, federator):
+                federator.history[-1] |= {"test/acc": 0.5}
+
+        federator_of([Later(), callback(tensorboard(tmp_path))]).fit()
+        content = events(tmp_path).Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0]
+        charts = {
+            category.title: [chart.title for chart in category.chart]
+            for category in Layout.FromString(content).category
+        }
+        assert charts["Components"] == ["changed"]
+        assert charts["Test"] == ["acc"]
+        assert list(charts)[:2] == ["Global model", "Test"]
+        assert "Worst 10 % of clients" in charts
+
     def test_hyperparameters_are_in_a_file_from_the_start(self, tmp_path):
         federator_of([callback(tensorboard(tmp_path))]).call("on_fit_start")
         text = (tmp_path / "hafl" / "version_0" / "hparams.yaml").read_text()

@@ -59,7 +59,7 @@ def test_a_command_that_could_change_the_terminal_is_refused(
     ("words", "line"),
     [
         (["rounds=many"], "rounds=many: "),
-        (["rouns=3"], "rouns=3: there is no such key; allowed is name, root"),
+        (["rouns=3"], "rouns=3: there is no such key; the nearest is rounds; allowed is name, root"),
         (["algo=nothing"], "algo=nothing: allowed is c2a, central"),
         (["algo=hafl", "rule.trim=1"], "rule.trim=1: there is no such key; allowed is a key of rule"),
         (["adapter.rank=0"], "adapter.rank=0: "),

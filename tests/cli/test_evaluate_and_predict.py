@@ -61,7 +61,16 @@ def test_the_tables_have_the_models_and_the_classes(run: Path, capsys: pytest.Ca
     Path("pictures").mkdir()
     assert main(["evaluate", str(run), "out=pictures"]) == 0
     printed = capsys.readouterr()
-    for word in ("reviews.csv, test", "macro f1", "good film", "precision", "mean of 2 clients", "client_1"):
+    for word in (
+        "reviews.csv, test",
+        "macro f1",
+        "good film",
+        "precision",
+        "mean of 2 clients",
+        " in all ",
+        "worst client",
+        "client_1",
+    ):
         assert word in printed.out
     assert all(len(line) <= 80 for line in printed.out.splitlines())
     assert "confusion matrix: pictures/confusion_reviews_test.png" in printed.err
@@ -188,7 +197,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a binary file": (file(bytes([0, 1, 255, 254, 147])), f"{LAST} data=a.csv", "data.encoding=None: a.csv isn't UTF"),
     "no text": (file(b"text,label\n\xff\xfe\x81,good film\n"), f"{LAST} data=a.csv", "data.encoding=None"),
     "images": (arrays, f"{LAST} data=a.npz", "data.text=text: no such column"),
-    "an unknown key": (nothing, f"{LAST} data=reviews.csv batch=3", "COMMAND=batch=3: allowed is data="),
+    "an unknown key": (nothing, f"{LAST} data=reviews.csv batch=3", "COMMAND=batch=3: the nearest is batch_size; "),
     "an unknown setting": (nothing, f"{LAST} data=reviews.csv data.txt=x", "data.txt=x: there is no such key"),
     "no batch": (nothing, f"{LAST} data=reviews.csv batch_size=0", "batch_size=0: allowed is an integer >= 1"),
     "no group": (nothing, f"{LAST} data=reviews.csv group=7", "group=7: no exported model is called so"),

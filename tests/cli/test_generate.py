@@ -201,7 +201,7 @@ def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends(tmp_path: Path) -
         (["RUN", "prompt=a", "--interactive"], "generate="),
         (["RUN", "prompt=a", "prompts=b.txt"], "generate="),
         (["nowhere", "prompt=a"], "run=nowhere: there is no such folder; allowed is a run's folder"),
-        (["RUN", "prompt=a", "temprature=1"], "generate=temprature=1: allowed is prompt="),
+        (["RUN", "prompt=a", "temprature=1"], "generate=temprature=1: the nearest is temperature; allowed is prompt="),
         (["RUN", "prompt=a", "temperature=warm"], "temperature=warm: "),
         (["RUN", "prompt=a", "top_k=1.5"], "top_k=1.5: "),
         (["RUN", "prompt=a", "max_new_tokens=100"], "max_new_tokens=100: the model has 16 positions"),

@@ -59,7 +59,10 @@ def test_a_page_has_80_columns_but_for_lines_to_copy(tmp_path: Path, capsys: pyt
     settings = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump({**settings, "data": {**settings["data"], "text": "word " * 40}}))
     text = shown(run, capsys)
-    assert all(len(line) <= 80 for line in text.splitlines() if "flt.load(" not in line and "  flt train " not in line)
+    name = f"{'long' * 30}.txt"
+    assert f"  {name}  0 B" in text.splitlines()
+    long = ("flt.load(", "  flt train ", name)
+    assert all(len(line) <= 80 for line in text.splitlines() if not any(part in line for part in long))
 
 
 def test_the_command_is_one_line_with_a_path_that_works(
@@ -133,7 +136,7 @@ def test_show_list_config_and_overrides_import_no_torch(tmp_path: Path) -> None:
         (["."], "run=.: flt has written neither a run nor a model there; allowed is"),
         (["last"], "run=last: there is no run in lightning_logs yet; allowed is"),
         (["last", "root=other"], "run=last: there is no run in other yet; allowed is"),
-        (["last", "roots=other"], "show=roots=other: allowed is root="),
+        (["last", "roots=other"], "show=roots=other: the nearest is root; allowed is root="),
         (["last", "--yaml"], "show=--yaml: allowed is --json"),
     ],
 )

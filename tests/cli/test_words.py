@@ -32,9 +32,9 @@ def test_options_get_their_types() -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["last", "ouut=x"], "predict=ouut=x: allowed is out=, batch_size="),
+        (["last", "ouut=x"], "predict=ouut=x: the nearest is out; allowed is out=, batch_size="),
         (["last", "out=x", "out=y"], "predict=out=y: allowed is out only once"),
-        (["last", "--jsn"], "predict=--jsn: allowed is --json"),
+        (["last", "--jsn"], "predict=--jsn: the nearest is --json; allowed is --json"),
         ([], "predict=: no run is named; allowed is 1 of: a run's folder, or last"),
         (["a", "b"], "predict=a b: allowed is 1 of: a run's folder, or last"),
     ],
@@ -47,5 +47,5 @@ def test_a_wrong_word_is_one_line(arguments: list[str], line: str) -> None:
 
 def test_a_value_of_the_wrong_type_is_one_line() -> None:
     words = read_words("predict", ["last", "batch_size=many"], ["batch_size"])
-    with pytest.raises(InputError, match="batch_size=many: .*allowed is a value of type int"):
+    with pytest.raises(InputError, match="batch_size=many: .*allowed is an integer"):
         words.options(Options)

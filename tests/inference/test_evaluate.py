@@ -17,9 +17,11 @@ from toys import Toy, toy_data
 from trained import Trained
 
 import flt
+from flt.cli.evaluate import _head
 from flt.core.errors import InputError
 from flt.inference.class_matching import by_task
-from flt.inference.evaluation import Evaluation
+from flt.inference.evaluation import Evaluation, TaskEvaluation
+from flt.inference.metrics import ClassScore, Scores
 from flt.inference.models import find_models
 from flt.inference.own_data import own_settings
 from flt.run.stored import read_run
@@ -290,3 +292,24 @@ class Rows(Toy):
 
     def predict_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
         return self(batch[0])
+
+
+def test_a_notebook_shows_the_figures_in_tables_in_which_names_are_escaped() -> None:
+    classes = tuple(ClassScore(name, 0.5, 0.25, 0.125, 4) for name in ("<b>", "b"))
+    scores = Scores({"accuracy": 0.75, "entropy": 1.0}, 8, classes, ((1, 3), (2, 2)))
+    found = Evaluation(
+        "hafl/version_0", "<i>.csv", "test", "text", (TaskEvaluation("all", "model", {"model": scores}),)
+    )
+    page = found._repr_html_()
+    for cell in ("0.7500", "8", "0.1250", "&lt;b&gt;", "all"):
+        assert f"<td>{cell}</td>" in page
+    assert "<caption>hafl/version_0 &lt;i&gt;.csv test</caption>" in page
+    assert "<b>" not in page
+    assert "entropy" not in page
+
+
+def test_a_head_is_said_with_its_classes() -> None:
+    scores = Scores({"accuracy": 0.75}, 8, tuple(ClassScore(str(n), 0, 0, 0, 4) for n in range(5, 17)), ())
+    task = TaskEvaluation("all", "group_2/head_12", {"group_2/head_12": scores})
+    assert _head(task) == "head_12 is the head for the classes 5, 6, 7, 8, 9, 10, 11, 12, 13, 14 and 2 more"
+    assert _head(TaskEvaluation("all", "group_2", {"group_2": scores})) == ""

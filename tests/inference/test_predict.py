@@ -182,7 +182,10 @@ def test_tasks_that_share_a_models_outputs_are_told_apart_by_the_user(trained: T
 
 def test_one_of_several_data_sets_is_predicted_if_the_user_says_which(trained: Trained) -> None:
     run = trained("shared")
-    with pytest.raises(InputError, match=r"data.use=None: digits_two consists of several data sets; allowed is one of"):
+    with pytest.raises(
+        InputError,
+        match=r"^data=digits_two: it consists of several data sets, .*; allowed is data.use=\[digit\] or data",
+    ):
         flt.predict(run, "digits_two", task="parity")
     found = flt.predict(run, "digits_two", task="parity", overrides=["data.use=[parity]"])
     assert len(found) == evaluated_examples(run, "parity")

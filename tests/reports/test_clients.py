@@ -19,6 +19,7 @@ VALUES = [0.5, 0.25, None, 1.0, 0.75]
 
 def recorded(metric: str) -> Recorded:
     head: dict[str, Any] = {"jobs": [[client, 0] for client in range(5)], "of": 5, "examples": [10, 20, 30, 40, 50]}
+    head |= {"tasks": [""], "task": [0] * 5}
     rounds = [{"round": n, "clients": {f"received/{metric}": {"values": VALUES}}} for n in (1, 2)]
     return Recorded(StoredRun(Path("hafl/version_0"), {}, [], {}, None), {**head, "ranks": [8] * 5}, rounds)
 
@@ -40,3 +41,13 @@ def test_the_worst_clients_come_first_whichever_way_the_metric_goes(metric: str,
     (table,) = worst(recorded(metric))
     assert [row[0] for row in table.rows] == order
     assert table.rows[0] == ["2", "30", "–"]
+
+
+@pytest.mark.parametrize("ranks", [[8] * 5, [2, 4, 8, 2, 4]])
+def test_the_worst_jobs_of_several_tasks_have_the_name_of_their_task(ranks: list[int]) -> None:
+    found = recorded("val_acc")
+    found.head.update(tasks=["sst2", "qqp"], task=[0, 1, 1, 0, 0], ranks=ranks)
+    (table,) = worst(found)
+    assert table.columns[:3] == ["client", "task", "examples"]
+    assert [row[1] for row in table.rows] == ["qqp", "qqp", "sst2", "sst2", "sst2"]
+    assert len({len(row) for row in (table.columns, *table.rows)}) == 1

@@ -193,6 +193,7 @@ def test_other_partitions_are_other_problems_with_a_table_each(root: Path) -> No
     ]
     said = shown(found)
     assert "warning: these runs solve different problems" in said
+    assert said.index("warning") < said.index("problem 2:") < said.index("settings in which the problems differ")
     for key in ("jobs", "partition.kind", "partition.min_share"):
         assert f"  {key} " in said
     assert "fl_tac sets jobs=per_task partition.kind=quantity partition.min_share=0.01." in " ".join(said.split())
@@ -262,6 +263,25 @@ def test_runs_without_the_metric_are_named_and_have_no_figure(root: Path) -> Non
     assert "runs without test/acc: local (1 of 1)" in found.notes
     assert math.isnan(found.table.loc[(1, "local"), "test/acc mean"])
     assert flt.compare(root, metric="clients").table.loc[(1, "local"), "clients/val_acc mean"] == pytest.approx(0.6)
+
+
+def test_a_problem_without_the_metric_is_left_out_and_its_runs_are_named(root: Path) -> None:
+    made_run(root, "algo=fedit", "name=silent", rows=[{"round": 1, "comm/total_up": 5.0}])
+    found = flt.compare(root, target=0.8)
+    assert found.table["test/acc mean"].tolist() == pytest.approx([np.mean(FEDIT), np.mean(HAFL)])
+    assert "left out, as they have no metrics of a model: silent/version_0" in found.notes
+    assert len(flt.compare(root, metric="comm/total_up").problems) == 2
+
+
+def test_a_target_needs_a_curve_in_one_of_the_problems_only(root: Path) -> None:
+    made_run(root, "algo=fedit", "name=tested", rows=[{"round": 1, "test/acc": 0.5}])
+    said = shown(flt.compare(root, target=0.8))
+    assert said.count("until validation accuracy is at least 0.8") == 1
+
+
+def test_a_run_without_a_seed_in_a_folder_of_runs_is_left_out_and_named(root: Path) -> None:
+    made_run(root, "algo=fedit", "name=seedless", seed=None)
+    assert flt.compare(root).notes[0].startswith("left out, as it can't be read: seedless/version_0 (seed=None")
 
 
 def test_a_run_of_an_older_version_has_the_defaults_of_what_it_lacks(root: Path) -> None:
@@ -355,8 +375,11 @@ BAD = {
     "": "compare=: no run is named",
     "running": "compare=running/version_0 (0 of 2 rounds): allowed is runs of which at least one has finished",
     "damaged/version_0": "run=damaged/version_0: could not convert string to float",
+    "damaged": "run=damaged/version_0: could not convert string to float",
     "seedless": "seed=None: so says the config.yaml of seedless/version_0; allowed is an integer",
-    "plain": "metric=null: no run has metrics",
+    "plain": "metric=null: no metrics of a model in plain/version_0",
+    "plain plain2": "metric=null: no metrics of a model in plain/version_0, plain2/version_0; allowed is comm/total_up",
+    "logs plain metric=test/f1": "metric=test/f1: no run on digits, 10 clients, dirichlet, 3 rounds; digits, ",
 }
 
 
@@ -375,6 +398,7 @@ def test_what_can_not_be_compared_is_one_line(
     (made_run(root, "algo=fedit", "name=damaged") / "metrics.csv").write_text("round,a\n1,x\n")
     made_run(root, "algo=fedit", "name=seedless", seed=None)
     made_run(root, "algo=fedit", "name=plain", rows=[{"round": 1}])
+    made_run(root, "algo=fedit", "name=plain2", "seed=1", rows=[{"round": 1, "comm/total_up": 1.0}])
     before = sorted(root.rglob("*"))
     assert main(["compare", *line.split()]) == 2
     (said,) = capsys.readouterr().err.splitlines()

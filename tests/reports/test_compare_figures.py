@@ -194,6 +194,45 @@ def test_the_latex_table_compiles(found: Comparison, tmp_path: Path) -> None:
     subprocess.run(["pdflatex", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True, capture_output=True)
 
 
+@pytest.mark.parametrize("accuracies", [(0.9, 1.0, 1.0), (1.0, 1.0, 1.0), (0.0, 0.5, 1.0), (0.987, 0.99, 1.0)])
+def test_no_tick_and_hardly_any_axis_lies_beyond_an_accuracy_of_1(
+    tmp_path: Path, accuracies: tuple[float, ...]
+) -> None:
+    for seed in (0, 1):
+        worse = [accuracy - 0.08 * seed * (accuracy > 0.5) for accuracy in accuracies]
+        made_run(tmp_path, "algo=fedit", f"seed={seed}", rows=rounds(*worse, test=worse[-1]))
+    figure = flt.compare(tmp_path).figure()
+    figure.draw_without_rendering()
+    curves, over_bytes, final = panels(figure)
+    for low, high, ticks in (
+        (*curves.get_ylim(), curves.get_yticks()),
+        (*over_bytes.get_ylim(), over_bytes.get_yticks()),
+        (*final.get_xlim(), final.get_xticks()),
+    ):
+        assert -0.03 < low < 1
+        assert 1 < high < 1.03
+        assert 1.0 in [pytest.approx(tick) for tick in ticks]
+        assert all(tick < 1.0001 for tick in ticks if tick <= high)
+
+
+def test_losses_and_other_figures_may_lie_beyond_1(tmp_path: Path) -> None:
+    made_run(tmp_path, "algo=fedit", rows=[{"round": n, "round/val_loss": 1.0 + n} for n in (1, 2)])
+    figure = flt.compare(tmp_path).figure("rounds")
+    assert panels(figure)[0].get_ylim()[1] > 3
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 7, 50, 333])
+def test_ticks_of_rounds_are_round_integers(tmp_path: Path, last: int) -> None:
+    rows = [{"round": n, "round/val_acc": 0.5} for n in range(1, last + 1)]
+    made_run(tmp_path, "algo=fedit", rows=rows)
+    axes = panels(flt.compare(tmp_path).figure("rounds"))[0]
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert ticks
+    assert all(tick == int(tick) for tick in ticks)
+    assert {str(int(b - a)).rstrip("0") for a, b in zip(ticks, ticks[1:], strict=False)} <= {"1", "2", "5"}
+
+
 def test_the_curves_have_at_least_four_ticks_in_the_figure_of_all_panels(tmp_path: Path) -> None:
     made_run(tmp_path, "algo=fedit", rows=rounds(0.45, 0.72, 0.95, test=0.9))
     figure = flt.compare(tmp_path).figure()

@@ -64,6 +64,8 @@ def test_curves_have_the_figures_of_metrics_csv(algo: str, runs: dict[str, Path]
         "received, worst 10 %": "clients/val_acc_worst10",
         "fitted, mean": "clients/fitted_val_acc",
     }.items():
+        unit = "jobs" if algo == "fl_tac" else "clients"
+        name = name.replace("worst 10 %", f"worst 10 % of {unit}")
         assert curves[name] == [float(row[key]) for row in rows]
     (trace,) = charts["chart-bytes"]["data"]
     assert trace["x"] == [float(row["comm/total_up"]) + float(row["comm/total_down"]) for row in rows]

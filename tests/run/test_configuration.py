@@ -39,7 +39,7 @@ def test_the_yaml_keeps_every_text() -> None:
     ("given", "line"),
     [
         (["rounds=x"], "rounds=x: "),
-        (["rouns=3"], "rouns=3: there is no such key; allowed is"),
+        (["rouns=3"], "rouns=3: there is no such key; the nearest is rounds; allowed is"),
         (["algo=nothing"], "algo=nothing: allowed is c2a"),
         (["rule=trimmed_mean", "rule.trim=3"], r"rule.trim=3.0: allowed is a number in \[0, 0.5\)"),
         (["model.max_length=many"], "model.max_length=many: "),

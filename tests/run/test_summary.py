@@ -1,4 +1,5 @@
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,13 @@ def test_parameters_are_a_share_of_the_whole_model(tmp_path):
 def test_the_worst_are_named_as_the_single_one_that_they_may_be(tmp_path, jobs, several, name):
     cells = cells_of(printed(LAST, tmp_path, worst=summary.worst_of(jobs, several)))
     assert cells[f"models as received, {name}"] == ["0.5000", "1.5000"]
+
+
+@pytest.mark.parametrize(("run", "label"), [("norep", "runs/norep"), ("/norep", "norep"), ("a/b/c", "b/c")])
+def test_the_heading_names_the_run_by_its_last_two_folders(tmp_path, monkeypatch, run, label):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path / "runs")
+    assert f"results of {label}\n" in re.sub(" +\n", "\n", printed(LAST, Path(run)))
 
 
 def test_a_note_says_on_which_examples_clients_are_evaluated(tmp_path):

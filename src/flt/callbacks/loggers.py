@@ -91,6 +91,7 @@ class Loggers(FedCallback):
     ) -> None:
         self.loggers, self.hyperparameters, self.tasks, self.most = loggers, dict(hyperparameters), tasks, most
         self._logged: set[str] = set()
+        self._laid_out: dict[str, None] = {}  # TensorBoard's tags that the layout has
         self._end: Summary | None = None  # what tells TensorBoard that the run has succeeded
 
     @quiet_writers()
@@ -160,15 +161,18 @@ class Loggers(FedCallback):
                 raise
 
     def _describe(self, federator: Federator, metrics: Iterable[str]) -> None:
-        """Writes the layout and the columns of TensorBoard, once in a process, when the names of metrics are known."""
+        """Writes TensorBoard's layout when there are new names of metrics, and its columns once in a process."""
+        tags = tensorboard.scalars(dict.fromkeys(metrics, 0.0))
+        if not set(tags) <= set(self._laid_out):  # some metrics begin in the second round, or after the last one
+            self._laid_out |= dict.fromkeys(tags)
+            for writer in self._writers():
+                writer.add_custom_scalars(tensorboard.layout(self._laid_out))  # TensorBoard shows the newest layout
         if self._end is not None:
             return
-        tags = list(tensorboard.scalars(dict.fromkeys(metrics, 0.0)))
         columns = [*tags, *tensorboard.tags_of_test(metrics, federator.callbacks)]
         compared = [tag for start in tensorboard.COMPARED for tag in dict.fromkeys(columns) if tag.startswith(start)]
         *start, self._end = tensorboard.hyperparameters(self.hyperparameters, compared)
         for writer in self._writers():
-            writer.add_custom_scalars(tensorboard.layout(tags))
             tensorboard.write_summaries(writer, start, federator.round)
 
     def _writers(self) -> Iterator[SummaryWriter]:

@@ -40,6 +40,7 @@ STAGES = (("distributed", ""), ("fitted", "fitted_"), ("fit", "fit_"))
 """Pairs of a time of measurement, which :func:`gather` explains, and the prefix of the metric's name."""
 CHARTS = (
     ("Global model", "round/", 1),
+    ("Test", "test/", 1),
     ("Tasks", "task/", 2),
     ("Worst 10 % of clients", f"{AFTER}clients/", 1),
     ("Bytes", f"{AFTER}comm/", 1),

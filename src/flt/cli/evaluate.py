@@ -77,7 +77,7 @@ KEYS = ("data", "data.", "split", "group", "task", "clients", "out", "batch_size
 MOST_ROWS = 30
 """Largest number of classes, models or clients in a table."""
 WORST = 10
-"""Number of clients that are shown if there are more than that."""
+"""Number of clients or classes that are shown if there are more than that."""
 
 
 @dataclasses.dataclass
@@ -204,19 +204,32 @@ def _overview(found: Evaluation, task: TaskEvaluation) -> Any:
     if task.values:
         examples = sum(scores.examples for scores in task.values.values())
         first = [(f"mean of {len(task.values)} values", examples, task.metrics), *_rows(task.values), *first]
-    return _figures(where, "model", [*first, *(row for row in rows if row[0] != task.model)], "models;")
+    table = _figures(where, "model", [*first, *(row for row in rows if row[0] != task.model)], "models;")
+    table.caption = "; ".join(filter(None, [_head(task), table.caption])) or None
+    return table
+
+
+def _head(task: TaskEvaluation) -> str:
+    """Returns the classes of the head of the task's model, whose name may be only their number. Empty: no such head."""
+    head = task.model.rpartition("/")[2]
+    names = [printable(one.name) for one in task.scores.classes]
+    if not head.startswith("head_") or not names:
+        return ""
+    more = f" and {len(names) - WORST} more" if len(names) > WORST else ""
+    return f"{head} is the head for the classes {', '.join(names[:WORST])}{more}"
 
 
 def _clients(task: TaskEvaluation) -> Any:
     """Returns the table of the clients' held-out examples: all clients, or the worst ones if there are many."""
     from flt.inference.evaluation import deviations, worst
+    from flt.run.summary import worst_of
 
     own = list(task.clients.values())
     total = sum(scores.examples for scores in own)
     head: list[Row] = [
-        (f"mean of {len(own)} clients", total, _means(task.clients)),
+        (f"mean of {len(own)} clients", f"{total:,} in all", _means(task.clients)),
         ("standard deviation", None, deviations(own)),
-        ("mean of the worst 10 %", None, worst(own)),
+        (worst_of(len(own), several=False), None, worst(own)),
     ]
     rows = _rows(task.clients)
     few = len(rows) <= MOST_ROWS - len(head)
@@ -227,8 +240,8 @@ def _clients(task: TaskEvaluation) -> Any:
     return table
 
 
-Row = tuple[str, int | None, dict[str, float]]
-"""Name, number of examples, and metrics."""
+Row = tuple[str, int | str | None, dict[str, float]]
+"""Name, number of examples or words for it, and metrics."""
 
 
 def _rows(scores: Mapping[str, Scores]) -> list[Row]:
@@ -247,7 +260,7 @@ def _figures(title: str, what: str, rows: Sequence[Row], more: str) -> Any:
     names = [name for name in rows[0][2] if name != "entropy"]
     table = _table(title, what, "examples", *(name.replace("_", " ") for name in names))
     for name, examples, metrics in rows[:MOST_ROWS]:
-        count = "" if examples is None else f"{examples:,}"
+        count = f"{examples:,}" if isinstance(examples, int) else examples or ""
         table.add_row(Text(printable(name)), count, *(f"{metrics[key]:.4f}" for key in names))
     if len(rows) > MOST_ROWS:
         table.caption = f"and {len(rows) - MOST_ROWS} more {more} --json has all of them"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import flt
 from flt.cli import restart_after_crash
 from flt.cli.commands import COMMANDS, module
-from flt.core.errors import InputError, PeerDiedError
+from flt.core.errors import InputError, PeerDiedError, no_such
 from flt.core.files import is_full, no_room
 from flt.core.launcher_watch import WATCH
 from flt.core.signals import number_of, raised_as_exceptions
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with raised_as_exceptions():
         try:
             _quiet_libraries()
+            _check_command(words, command)
             if COMMANDS[command].announced:
                 _announce(words)
             code: int = module(command).run(rest)
@@ -73,6 +74,17 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
     if words[0] in COMMANDS:
         return words[0], words[1:]
     return "train", words
+
+
+def _check_command(words: Sequence[str], command: str) -> None:
+    """Checks that a command line without a command's name begins with a key.
+
+    Raises:
+        InputError: The first word is neither a command nor ``key=value``.
+    """
+    if command == "train" and words[0] != "train" and "=" not in words[0]:
+        why = no_such("command", words[0], [name for name, known in COMMANDS.items() if known.summary])
+        raise InputError.of("command", words[0], "a command that flt help lists, or key=value", why)
 
 
 def _announce(words: Sequence[str]) -> None:

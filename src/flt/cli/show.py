@@ -15,6 +15,7 @@ from flt.core import formatting
 from flt.core.formatting import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from flt.run.show import RunPage
@@ -63,15 +64,32 @@ def _print(page: RunPage) -> None:
     if page.go_on:
         what = "to write it again" if page.problem else "to go on"
         console.print(Text(printable(f"{what}: {page.go_on}")), soft_wrap=True)  # one line, for copying
-    console.print(_table(dict(_about(page))))
+    _print_table(console, dict(_about(page)))
     if page.metrics:
         console.print(_metrics(page))
     for title, rows in (("settings that differ from the recipe's", _settings(page)), ("files", _files(page))):
         if found := dict(rows):
             console.print(Text(f"\n{title}", "bold"))
-            console.print(_table(found, 2))
+            _print_table(console, found, 2)
     for line in _lines(page):
         console.print(Text(printable(line)), soft_wrap=True)
+
+
+def _print_table(console: Console, rows: Mapping[str, str], indent: int = 0) -> None:
+    """Prints rows as a table. A name that is wider than its column, such as that of a file, has a line of its own."""
+    from rich.text import Text
+
+    fitting: dict[str, str] = {}
+    for name, value in rows.items():
+        if len(printable(name)) + indent <= LEFT:
+            fitting[name] = value
+            continue
+        if fitting:
+            console.print(_table(fitting, indent))
+        fitting = {}
+        console.print(Text(printable(f"{' ' * indent}{name}  {value}")), soft_wrap=True)
+    if fitting:
+        console.print(_table(fitting, indent))
 
 
 def _table(rows: Mapping[str, str], indent: int = 0) -> Table:
@@ -129,7 +147,9 @@ def _metrics(page: RunPage) -> Table:
     from flt.run.summary import models
 
     last = page.metrics | {f"test/{name}": value for name, value in page.test.items()}
-    rows = {label: {_plain(key): v for key, v in row.items()} for label, row in models(last, "worst 10 %") if row}
+    rows = {
+        label: {_plain(key): v for key, v in row.items()} for label, row in models(last, "worst 10 % of clients") if row
+    }
     found = dict.fromkeys(name for row in rows.values() for name in row if name != "clustering_acc")
     first = [name for pick in (formatting.score, formatting.loss) if (name := pick(found))]
     names = list(dict.fromkeys([*first, *found]))[:MOST_METRICS]

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from flt.core.errors import InputError
+from flt.core.errors import InputError, nearest
 
 Options = TypeVar("Options")
 
@@ -72,12 +72,13 @@ def read_words(
         if word.startswith("--"):
             if word.removeprefix("--") not in flags:
                 allowed = [f"--{flag}" for flag in flags] or "no flags"
-                raise InputError.of(command, word, allowed)
+                raise InputError.of(command, word, allowed, nearest(word, allowed) if flags else "")
             given.add(word.removeprefix("--"))
         elif "=" in word and "/" not in word.partition("=")[0]:
             key, _, value = word.partition("=")
             if not any(key == allowed or (allowed.endswith(".") and key.startswith(allowed)) for allowed in keys):
-                raise InputError.of(command, word, [f"{key}..." if key[-1] == "." else f"{key}=" for key in keys])
+                names = [f"{key}..." if key[-1] == "." else f"{key}=" for key in keys]
+                raise InputError.of(command, word, names, nearest(key, keys))
             if key in settings:
                 raise InputError.of(command, word, f"{key} only once")
             settings[key] = value

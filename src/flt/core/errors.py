@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 LONGEST = 2000
@@ -31,6 +32,22 @@ class InputError(ValueError):
         choices = allowed if isinstance(allowed, str) else ", ".join(map(str, allowed))
         reason = f"{_short(why)}; " if why else ""
         return cls(" ".join(f"{_short(key)}={_short(str(value))}: {reason}allowed is {_short(choices)}".split()))
+
+
+def no_such(what: str, name: str, names: Iterable[str]) -> str:
+    """Returns the reason for refusing an unknown name, with the known name that is the most like it, if one is.
+
+    Example:
+        >>> no_such("key", "device", ["rounds", "devices"])
+        'there is no such key; the nearest is devices'
+    """
+    return "; ".join(filter(None, [f"there is no such {what}", nearest(name, names)]))
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Returns words with the known name that is the most like an unknown one. Empty if none is like it."""
+    found = difflib.get_close_matches(name, list(names), 1)
+    return f"the nearest is {found[0]}" if found else ""
 
 
 def _short(text: str) -> str:

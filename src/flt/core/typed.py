@@ -16,6 +16,10 @@ from flt.core.plain_yaml import escaped
 LARGEST = 1e30
 """Largest fraction in a setting. The weights are float32, and larger numbers times a factor don't fit into these."""
 
+PLAIN: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false"}
+"""Type of a setting -> the values that it has, in words."""
+PLAIN |= {kind | None: f"{words}, or null" for kind, words in PLAIN.items()}
+
 
 def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
     """Builds an instance of a dataclass from settings, and checks the names and types of the settings.
@@ -41,7 +45,9 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
         names = [f.name for f in dataclasses.fields(kind) if f.init]
         unknown = "not in" in str(error)
         value = OmegaConf.select(OmegaConf.create(settings), full_key, default="?", throw_on_resolution_failure=False)
-        raise InputError.of(key, value, names if unknown else _expected(kind, full_key), first_line(error)) from None
+        expected = _expected(kind, full_key)
+        plain = expected in PLAIN.values() and ("could not be converted" in str(error) or "not a valid" in str(error))
+        raise InputError.of(key, value, names if unknown else expected, "" if plain else first_line(error)) from None
 
 
 def _check_numbers(value: Any, key: str) -> None:
@@ -71,10 +77,12 @@ def _schema(kind: Any) -> Any:
 
 
 def _expected(kind: type[Any], key: str) -> str:
-    """Describes the type of a field, such as ``a value of type list[int] | None``."""
+    """Describes the type of a field, such as ``an integer`` or ``a value of type list[int] | None``."""
     found: Any = kind
     for part in key.partition("[")[0].split("."):
         found = get_type_hints(found).get(part, Any) if dataclasses.is_dataclass(found) else found
+    if found in PLAIN:
+        return PLAIN[found]
     return f"a value of type {found.__name__ if isinstance(found, type) and not get_args(found) else found}"
 
 

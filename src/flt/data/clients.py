@@ -17,7 +17,7 @@ MOST_SHOWN = 8
 """Largest number of classes that an error names."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class JobData:
     """Data of one job: a data set and the positions of the job's examples in it.
 
@@ -58,6 +58,10 @@ class JobData:
         job = copy.copy(self)
         job.__dict__.update(changes)  # setattr would fail, because the dataclass is frozen
         return job
+
+    def __repr__(self) -> str:
+        """Returns the task and the number of training examples, such as ``JobData('sst2', 40 examples)``."""
+        return f"JobData({f'{self.task!r}, ' * bool(self.task)}{self.examples} examples)"
 
     @property
     def examples(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,18 @@ class Evaluation:
         where = [repr(text) for text in (self.run, self.data, self.split) if text]
         return f"Evaluation({', '.join([*where, *(f'{key}={value:.4g}' for key, value in self.metrics.items())])})"
 
+    def _repr_html_(self) -> str:
+        """Returns tables for a notebook: the metrics of each task, and the figures of its classes."""
+        where = " ".join(text for text in (self.run, self.data, self.split) if text)
+        names = [name for name in self.metrics if name != "entropy"]
+        rows = [[t.task, t.model, t.scores.examples, *(t.metrics[name] for name in names)] for t in self.tasks]
+        tables = [_html(where, ["task", "model", "examples", *names], rows)]
+        for task in self.tasks:
+            if task.scores.classes and task.model:
+                classes = [[one.name, one.precision, one.recall, one.f1, one.support] for one in task.scores.classes]
+                tables.append(_html(task.task, ["class", "precision", "recall", "F1", "examples"], classes))
+        return f"<div>{''.join(tables)}</div>"
+
     @property
     def metrics(self) -> dict[str, float]:
         """Means of the tasks' metrics, in which every task has the same weight, as in ``test/acc`` of a run."""
@@ -119,6 +132,13 @@ class Evaluation:
         """
         about = {"schema": SCHEMA, "run": self.run, "data": self.data, "split": self.split or None, "kind": self.kind}
         return {**about, "metrics": self.metrics, "tasks": {task.task: task.as_dict() for task in self.tasks}}
+
+
+def _html(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    head = "".join(f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in columns)
+    texts = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in texts)
+    return f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def write_pictures(found: Evaluation, folder: Path) -> list[Path]:

@@ -193,8 +193,9 @@ def _of_split(section: Any, known: TaskInputs, split: str) -> Rows:
     if settings.sets:
         used = settings.use or list(settings.sets)
         if len(used) != 1 or used[0] not in settings.sets:
-            why = f"{settings.name} consists of several data sets"
-            raise InputError.of("data.use", settings.use, f"one of {', '.join(settings.sets)}", why)
+            allowed = " or ".join(f"data.use=[{name}]" for name in settings.sets)
+            why = "it consists of several data sets, of which one has to be named"
+            raise InputError.of("data", settings.name, allowed, why)
         written: Any = OmegaConf.to_container(section)
         common = {key: value for key, value in written.items() if key not in OUTSIDE}
         settings = typed(DataConfig, OmegaConf.create({**common, **settings.sets[used[0]]}), "data")

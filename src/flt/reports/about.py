@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 from flt.core.files import last_name
 from flt.export.card_code import lines_in
 from flt.export.card_seal import CARD_FILE, is_own_card
+from flt.export.inputs import read_inputs
 from flt.export.places import exported_models
 from flt.reports.charts import Code, Table
 from flt.reports.read import Recorded
+from flt.run import summary
 from flt.run.stored import OWN, StoredRun
 
 FIRST = ("algo", "seed", "rounds", "clients", "data.name", "data.path", "model.name", "model.path", "adapter.name")
@@ -65,10 +67,20 @@ def loading(run: StoredRun) -> list[Code]:
         codes.append(Code(f"Load the model with flt.{also}", load))
         library = "peft" if lines is not None and "import peft" in lines else "transformers"
         codes += [Code(f"Load the model with {library}, and use it. flt isn't needed.", lines)] if lines else []
-    if run.classes and run.setting("data.name") != OWN:
-        line = f"flt predict {shlex.quote(shown_path(run.folder))} data=new.csv out=predictions.csv"
-        codes.append(Code("Predict on the command line.", line))
+    if kind := _kind(run, folder):
+        use = "Generate" if kind == "causal" else "Predict"
+        codes.append(Code(f"{use} on the command line.", summary.use(shown_path(run.folder), kind)))
     return codes
+
+
+def _kind(run: StoredRun, folder: Path) -> str:
+    """Returns the kind of a model's inputs: text, pair, image or causal. Empty for a user's own module."""
+    if run.setting("data.name") == OWN:
+        return ""
+    with contextlib.suppress(ValueError, OSError):  # a damaged file: the rest of the report can be read
+        if (inputs := read_inputs(folder)) is not None and inputs.tasks:
+            return next(iter(inputs.tasks.values())).kind
+    return "text" if run.classes else ""  # an earlier version has written no such file
 
 
 def made(recorded: Recorded) -> Table | None:

@@ -61,15 +61,28 @@ def worst(recorded: Recorded) -> list[Table]:
         named = [(recorded.jobs[place], value, int(place)) for value, place in pairs[:WORST]]
     fitted = _fitted(recorded, line, key)
     columns = ["client", "examples", f"{word_of(key)} as received", *(["after local training"] if fitted else [])]
+    several = len(recorded.head["tasks"]) > 1
+    if several:
+        columns.insert(1, "task")
     if len(set(recorded.head["ranks"])) > 1:
-        columns.insert(2, "rank")
+        columns.insert(2 + several, "rank")
     rows = []
     for name, value, place in named:
         about = [recorded.head[part][place] if place is not None else None for part in ("examples", "ranks")]
-        cells = [name, number(about[0]), *([number(about[1])] if "rank" in columns else []), score(value)]
+        cells = [
+            name,
+            *([_task(recorded, place)] if several else []),
+            number(about[0]),
+            *([number(about[1])] if "rank" in columns else []),
+            score(value),
+        ]
         rows.append([*cells, *([score(fitted.get(place) if place is not None else None)] if fitted else [])])
     title = f"The {len(rows)} worst of {number(recorded.head['of'])} {unit(recorded)}s in round {line['round']}"
-    return [Table(title, [unit(recorded), *columns[1:]], rows)]
+    return [Table(title, [unit(recorded), *columns[1:]], rows, left=1 + several)]
+
+
+def _task(recorded: Recorded, place: int | None) -> str:
+    return "–" if place is None else str(recorded.head["tasks"][recorded.head["task"][place]])
 
 
 def partition(recorded: Recorded) -> list[Chart]:

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from flt.core.errors import InputError
 from flt.reports.compare_result import Comparison
-from flt.reports.compare_runs import Method, Problem, read_runs, sort_runs
-from flt.reports.compare_statistics import measure, problems_with
+from flt.reports.compare_runs import Method, Problem, names_of_runs, read_runs, sort_runs
+from flt.reports.compare_statistics import measure, problems_with, unmeasured
 from flt.reports.compare_tables import View
 
 
@@ -32,8 +32,8 @@ def compare(
 
     The runs of a method differ only in their seed. A method is a recipe with its settings. Methods are compared if
     their runs solve the same problem: the same data, partition, model, clients, rounds and so on. Otherwise, each
-    problem has a table of its own. Of several runs with the same settings and seed, the newest counts, and runs that
-    haven't finished are left out; the notes say so.
+    problem has a table of its own. Of several runs with the same settings and seed, the newest counts. Runs that
+    haven't finished are left out, and so are problems in which no run has the metric; the notes say so.
 
     Args:
         runs: Folders of runs, folders that contain runs, ``last``, results of ``flt.fit``, or several of these.
@@ -50,19 +50,24 @@ def compare(
         ``to_latex``, ``figure`` and ``save`` write it.
 
     Raises:
-        InputError: A run can't be read, none has finished, or the metric, the target or the baseline doesn't exist.
+        InputError: A run can't be read, none has finished or has measured a model, or the metric, the target or
+            the baseline doesn't exist.
     """
     if target is not None and (isinstance(target, bool) or not math.isfinite(target)):
         raise InputError.of("target", target, "a finite number")
     found, unread = read_runs(_paths(runs), root)
     problems, notes = sort_runs(found)
-    views = []
-    for problem, base in zip(problems, _baselines(problems, baseline), strict=True):
-        at = measure(problem, metric)
-        if target is not None and at.curve is None:
-            raise InputError.of("target", target, "null", "no run has a metric of the validation in its rounds")
-        views.append(View(problem, at, base, target))
-        notes += problems_with(problem.methods, at)
+    measures = [measure(problem, metric) for problem in problems]
+    measured = [(problem, at) for problem, at in zip(problems, measures, strict=True) if at is not None]
+    if not measured:
+        raise unmeasured(problems, metric)
+    bases = _baselines([problem for problem, _ in measured], baseline)
+    views = [View(problem, at, base, target) for (problem, at), base in zip(measured, bases, strict=True)]
+    if target is not None and all(view.at.curve is None for view in views):
+        raise InputError.of("target", target, "null", "no run has a metric of the validation in its rounds")
+    if without := [problem for problem, at in zip(problems, measures, strict=True) if at is None]:
+        notes.append(f"left out, as they have no {metric or 'metrics of a model'}: {names_of_runs(without)}")
+    notes += [note for view in views for note in problems_with(view.methods, view.at)]
     return Comparison(tuple(views), (*unread, *dict.fromkeys(notes)))
 
 

@@ -9,6 +9,9 @@ from flt.reports.compare_runs import Method
 from flt.reports.compare_settings import Settings
 from flt.reports.compare_tables import Cell, Grid, View
 
+LONGEST = 26
+"""Largest number of characters of a value in a table, of which the terminal has 80."""
+
 
 def settings_grid(view: View) -> Grid | None:
     """Returns the settings in which the methods differ beside the recipe, with their values. None if there are none."""
@@ -47,19 +50,14 @@ def problems_grid(views: Sequence[View]) -> Grid | None:
     differ = keys.differing(settings, "problem")
     if not differ:
         return None
-    names = [f"{number} ({_methods_in(view)})" for number, view in enumerate(views, 1)]
-    title = "warning: these runs solve different problems, so each problem has its own table"
+    names = [str(number) for number in range(1, len(views) + 1)]
+    title = "settings in which the problems differ"
     said = [*map(_said_by_recipe, dict.fromkeys(method.recipe for view in views for method in view.methods))]
     caption = " ".join([*filter(None, said), "To compare methods, give all runs the same values of these settings."])
     rows, reasons = _by_value(differ, settings, names), map(keys.reason, differ)
     for row in rows:
         row.append(Cell(next(reasons) if row[0].text else ""))  # the first row of a key has its name
-    return Grid(title, ["setting", "value", "problem", "what it fixes"], rows, caption, names=4)
-
-
-def _methods_in(view: View) -> str:
-    recipes = list(dict.fromkeys(method.recipe for method in view.methods))
-    return keys.plain(", ".join(recipes)) if len(recipes) < 4 else f"{len(recipes)} recipes"
+    return Grid(title, ["setting", "value", "problems", "what it fixes"], rows, caption, names=4)
 
 
 def _said_by_recipe(name: str) -> str:
@@ -77,6 +75,18 @@ def _by_value(differ: Sequence[str], settings: Sequence[Settings], names: Sequen
         groups: dict[str, list[str]] = {}
         for text, name in zip(keys.values_of(key, settings), names, strict=True):
             groups.setdefault(text, []).append(name)
-        for number, (text, some) in enumerate(groups.items()):
+        for number, (text, some) in enumerate(zip(_shortened(list(groups)), groups.values(), strict=True)):
             rows.append([Cell("" if number else keys.named(key)), Cell(text), Cell(", ".join(some))])
     return rows
+
+
+def _shortened(texts: Sequence[str]) -> list[str]:
+    """Returns texts with an ellipsis in the middle of long ones, unless they would look the same then.
+
+    Example:
+        >>> _shortened(["{digit:{name:digits},parity:{name:digits}}", "null"])
+        ['{digit:{name…name:digits}}', 'null']
+    """
+    half = LONGEST // 2 - 1
+    short = [text if len(text) <= LONGEST else f"{text[:half]}…{text[-half - 1 :]}" for text in texts]
+    return short if len(set(short)) == len(set(texts)) else list(texts)

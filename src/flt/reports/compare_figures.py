@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from flt.core import formatting
 from flt.reports.compare_statistics import Curve, curve, summary
 from flt.reports.compare_tables import DOUBLE, SINGLE, View, curve_title, title_of
 
@@ -35,6 +36,8 @@ WIDE = 20
 """Ratio of the largest to the smallest number of bytes above which their axis is logarithmic."""
 MARKED = 12
 """Curves of at most this number of points have markers."""
+ROUND = (1, 2, 5, 10)
+"""Distances of ticks, times a power of ten. All that are below 1 lead to a tick at 1."""
 LONGEST = 34
 """Largest number of characters of a method's name in a figure."""
 
@@ -82,7 +85,7 @@ def _height(view: View, kind: str, width: float) -> float:
 def _rounds(axes: Axes, view: View) -> None:
     _curves(axes, view, [curve(method, view.at.curve or "") for method in view.methods])
     axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=ROUND, min_n_ticks=1))
 
 
 def _bytes(axes: Axes, view: View) -> None:
@@ -110,7 +113,9 @@ def _curves(axes: Axes, view: View, curves: Sequence[Curve]) -> None:
         axes.axhline(view.target, color="#666666", linewidth=0.7, linestyle=(0, (1, 2)))
     axes.set_ylabel(curve_title(view.at.curve or ""))
     # By default, matplotlib draws only two ticks in a panel that is this low.
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=ROUND))
+    lines = [number for drawn in curves for number in drawn.mean]
+    axes.set_ylim(_limits(view.at.curve or "", [*lines, *filter(None, [view.target])], axes.get_ylim()))
 
 
 def _final(axes: Axes, view: View) -> None:
@@ -132,8 +137,19 @@ def _final(axes: Axes, view: View) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel(title_of(column, view.at))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=ROUND))
+    points = [number for method in view.methods for number in summary(method, column, view.at).values.values()]
+    axes.set_xlim(_limits(column, points, axes.get_xlim()))
     axes.tick_params(axis="y", length=0)
+
+
+def _limits(column: str, values: Sequence[float], limits: tuple[float, float]) -> tuple[float, float]:
+    """Returns the limits of an axis. That of an accuracy ends close to 0 and 1, and has no tick beyond them."""
+    low, high = limits
+    if not formatting.accuracy([column]) or not values or not 0 <= min(values) <= max(values) <= 1:
+        return limits
+    margin = 0.02 * (min(high, 1) - max(low, 0))  # so that a point at the end isn't cut
+    return max(low, -margin), min(high, 1 + margin)
 
 
 def _style(axes: Axes) -> None:

@@ -186,8 +186,9 @@ class Comparison:
         runs = sum(len(method.runs) for view in self.views for method in view.methods)
         count = f"{runs} run{'s' * (runs > 1)}"
         yield count if len(self.views) > 1 else f"{count}: {self.views[0].problem.name}"
-        if (differ := problems_grid(self.views)) is not None:
-            yield differ
+        differ = problems_grid(self.views)
+        if differ is not None:
+            yield "warning: these runs solve different problems, so each problem has its own table"
         for number, view in enumerate(self.views, 1):
             if len(self.views) > 1:
                 yield f"problem {number}: {view.problem.name}"
@@ -196,6 +197,8 @@ class Comparison:
                     yield grid
             if own := own_differences(view):
                 yield own
+        if differ is not None:
+            yield differ
         yield from (f"note: {note}" for note in self.notes)
 
     def __repr__(self) -> str:

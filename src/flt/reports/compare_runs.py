@@ -79,10 +79,7 @@ class _Read:
 
     @property
     def seed(self) -> int:
-        seed = self.settings.get(keys.REPETITION)
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise InputError.of("seed", seed, "an integer", f"so says the config.yaml of {self.run.label}")
-        return seed
+        return int(self.settings[keys.REPETITION])
 
     def identity(self, role: str) -> str:
         """Returns a text that is the same for all runs with the same settings of a role."""
@@ -98,21 +95,32 @@ def read_runs(runs: Iterable[str | Path], root: str | Path = "lightning_logs") -
         The runs, each once, and notes about runs in such folders that can't be read.
 
     Raises:
-        InputError: A run that is named itself can't be read, or there is no run in a folder.
+        InputError: A run that is named itself can't be read, no run can, or there is no run in a folder.
     """
     found: dict[Path, StoredRun] = {}
-    notes = []
+    notes, refused = list[str](), None
     for run in runs:
         inside = [] if str(run) == "last" else [path for path in runs_below(run) if path != expand_user(run)]
         if not inside:
-            read = read_run(find_run(run, root))
+            read = _with_seed(find_run(run, root))
             found[read.folder.resolve()] = read
         for path in inside:
             try:
-                found.setdefault(path.resolve(), read_run(path))
+                found.setdefault(path.resolve(), _with_seed(path))
             except InputError as error:
                 notes.append(f"left out, as it can't be read: {keys.plain(label_of(path))} ({error})")
+                refused = error
+    if refused is not None and not found:
+        raise refused
     return list(found.values()), notes
+
+
+def _with_seed(folder: Path) -> StoredRun:
+    run = read_run(folder)
+    seed = run.setting(keys.REPETITION)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError.of("seed", seed, "an integer", f"so says the config.yaml of {run.label}")
+    return run
 
 
 def sort_runs(runs: Sequence[StoredRun]) -> tuple[list[Problem], list[str]]:
@@ -216,6 +224,11 @@ def _grouped(read: Sequence[_Read], role: str) -> list[list[_Read]]:
 
 def _seed(found: _Read) -> int:
     return found.seed
+
+
+def names_of_runs(problems: Iterable[Problem]) -> str:
+    """Returns the short names of the runs of some problems."""
+    return _listed(keys.plain(run.label) for p in problems for method in p.methods for run in method.runs.values())
 
 
 def _listed(names: Iterable[str]) -> str:

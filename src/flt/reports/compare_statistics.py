@@ -10,7 +10,7 @@ import numpy as np
 
 from flt.core import formatting
 from flt.core.errors import InputError
-from flt.reports.compare_runs import Method, Problem
+from flt.reports.compare_runs import Method, Problem, names_of_runs
 from flt.run.stored import StoredRun
 
 LEVEL = 0.95
@@ -68,7 +68,7 @@ class Measure:
     curve: str | None
 
 
-def measure(problem: Problem, metric: str | None = None) -> Measure:
+def measure(problem: Problem, metric: str | None = None) -> Measure | None:
     """Chooses the columns to compare: those of the test examples, else of the validation, else of the clients' models.
 
     Args:
@@ -76,23 +76,36 @@ def measure(problem: Problem, metric: str | None = None) -> Measure:
         metric: ``test``, ``validation`` (the last round), ``best`` (the round with the best validation score),
             ``clients`` (models as received by the clients), or a column of metrics.csv (its last value).
 
-    Raises:
-        InputError: No run has such metrics.
+    Returns:
+        The columns, or None if no run has such metrics.
     """
-    known = dict.fromkeys(key for method in problem.methods for run in method.runs.values() for key in _columns(run))
-    by_prefix = {source: _two(known, prefix) for source, prefix in PREFIXES.items()}
+    known, by_prefix = _known([problem])
     curves = {column: None for found in (by_prefix["validation"], by_prefix["clients"]) for column in found[:1]}
     if metric in known:
         per_round = any(_is_curve(run, metric) for method in problem.methods for run in method.runs.values())
         return Measure(metric, (metric,), metric if per_round else next(iter(curves), None))
     source = metric or next((name for name in ("test", "validation", "clients") if by_prefix[name]), "test")
     if not by_prefix.get(source):
-        words = [word for word, columns in by_prefix.items() if columns]
-        why = f"no run on {problem.name} has it" if metric else "no run has metrics"
-        others = [column for column in known if not column.startswith("time/")]
-        raise InputError.of("metric", metric or "null", [*words, *others], why)
+        return None
     columns = by_prefix[source]
     return Measure(source, columns, columns[0] if source != "test" else next(iter(curves), None))
+
+
+def unmeasured(problems: Sequence[Problem], metric: str | None) -> InputError:
+    """Builds the error for runs of which none has the metric."""
+    known, by_prefix = _known(problems)
+    words = [word for word, columns in by_prefix.items() if columns]
+    others = [column for column in known if not column.startswith("time/")]
+    what = "no run on " + "; ".join(problem.name for problem in problems) + " has it"
+    why = what if metric else f"no metrics of a model in {names_of_runs(problems)}"
+    return InputError.of("metric", metric or "null", [*words, *others], why)
+
+
+def _known(problems: Iterable[Problem]) -> tuple[dict[str, None], dict[str, tuple[str, ...]]]:
+    """Returns the columns of the problems' runs, and the columns for each value of ``metric=`` in PREFIXES."""
+    runs = [run for problem in problems for method in problem.methods for run in method.runs.values()]
+    known = dict.fromkeys(key for run in runs for key in _columns(run))
+    return known, {source: _two(known, prefix) for source, prefix in PREFIXES.items()}
 
 
 def _columns(run: StoredRun) -> list[str]:

@@ -41,7 +41,8 @@ def to_rich(grid: Grid) -> Group:
     for number, name in enumerate(grid.header):
         figures = number >= grid.names
         name = _in_two_lines(name) if figures else name
-        table.add_column(Text(name), justify="right" if figures else "left", no_wrap=figures, overflow="fold")
+        whole = figures or (grid.names > 1 and number < 2)  # a setting and its value aren't broken
+        table.add_column(Text(name), justify="right" if figures else "left", no_wrap=whole, overflow="fold")
     for row in grid.rows:
         table.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
     above = [Text(grid.title)] if grid.title else []

@@ -19,7 +19,8 @@ def of_one(run: StoredRun) -> list[Chart]:
     for id, pick, others in (("score", formatting.score, "accuracy"), ("loss", formatting.loss, "loss")):
         found = {name: (key, name) for name, key in _keys(run, pick).items()}
         series = [
-            Series(name, *points(run, "round", key), _PLACE[name], _DASH[name]) for name, (key, _) in found.items()
+            Series(named(name, [run]), *points(run, "round", key), _PLACE[name], _DASH[name])
+            for name, (key, _) in found.items()
         ]
         if series:
             word = word_of(next(iter(found.values()))[0]) if id == "score" else others
@@ -44,7 +45,8 @@ def of_several(runs: Sequence[StoredRun], names: Sequence[str]) -> list[Chart]:
                 for run, label, key, look in zip(runs, names, keys, drawn, strict=True)
                 if key
             ]
-            title = f"{word.capitalize()} of the {name}" if id in ("score", "loss") else f"{word.capitalize()}, {name}"
+            alone = id in ("score", "loss")
+            title = f"{word.capitalize()} of the {name}" if alone else f"{word.capitalize()}, {named(name, runs)}"
             charts.append(lines(f"chart-{id}", title, "round", word, series))
     return charts + _costs(runs, names)
 
@@ -60,7 +62,7 @@ def results(runs: Sequence[StoredRun], names: Sequence[str]) -> Table:
                 columns[f"{title} {word}"] = [last(run, key) for run, key in zip(runs, keys, strict=True)]
     worst = [_keys(run, formatting.score).get("received, worst 10 %") for run in runs]
     if any(worst):
-        columns["worst 10 %"] = [last(run, key) for run, key in zip(runs, worst, strict=True)]
+        columns[named("worst 10 %", runs)] = [last(run, key) for run, key in zip(runs, worst, strict=True)]
     for way in ("up", "down"):
         totals = [run.history[-1].get(f"comm/total_{way}") if run.history else None for run in runs]
         columns[f"bytes {way}"] = ["–" if total is None else formatting.size(total) for total in totals]
@@ -84,7 +86,7 @@ def key_figures(run: StoredRun) -> list[tuple[str, str, str]]:
             tail = f", loss {score(final[loss])}" if loss and loss in final else ""
             found.append((f"{name} {word_of(key)}", last(run, key), f"{remark}{tail}"))
     if (key := _keys(run, formatting.score).get("received, worst 10 %")) and key in final:
-        found.append(("worst 10 %", last(run, key), f"{word_of(key)} of the worst clients"))
+        found.append((named("worst 10 %", [run]), last(run, key), f"{word_of(key)} of the received models"))
     totals = [final.get(f"comm/total_{way}") for way in ("up", "down")]
     if all(total is not None for total in totals):
         up, down = (float(total or 0) for total in totals)
@@ -173,6 +175,17 @@ def _key(run: StoredRun, prefix: str, pick: Pick) -> str | None:
     names = formatting.received_metrics(known) if prefix == RECEIVED else formatting.between(known, prefix)
     name = pick(list(names))
     return f"{prefix}{name}" if name else None
+
+
+def named(name: str, runs: Sequence[StoredRun]) -> str:
+    """Returns the name of a figure in the words of the run's summary: the worst 10 % are those of clients or of jobs.
+
+    Example:
+        >>> named("received, worst 10 %", [])
+        'received, worst 10 % of clients'
+    """
+    jobs = bool(runs) and all(run.setting("jobs") == "per_task" for run in runs)
+    return name.replace("worst 10 %", f"worst 10 % of {'jobs' if jobs else 'clients'}")
 
 
 def word_of(key: str) -> str:

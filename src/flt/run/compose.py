@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from flt.core.errors import InputError
+from flt.core.errors import InputError, no_such
 from flt.core.files import expand_user, last_name
 from flt.core.plain_yaml import escaped, unescaped
 from flt.core.typed import first_line, typed
@@ -240,7 +240,8 @@ def _check_key(base: DictConfig, override: Override, text: str) -> None:
         return
     known = list(node) if isinstance(node, DictConfig) else [*base, *(g for g in groups() if g not in base)]
     where = f"a key of {parent}: " if isinstance(node, DictConfig) and parent else ""
-    raise InputError.of(key, text.partition("=")[2], f"{where}{', '.join(map(str, known))}", "there is no such key")
+    why = no_such("key", name if where else key, map(str, known))
+    raise InputError.of(key, text.partition("=")[2], f"{where}{', '.join(map(str, known))}", why)
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:

@@ -102,8 +102,9 @@ def merge(
         for name, folder in models.items()
     }
     with _written(target) as temporary:
-        listed = models.items() if not progress else track(models.items(), "merging", console=Console(stderr=True))
-        for name, folder in listed:
+        console = Console(stderr=True)
+        console.quiet = not progress or not console.is_terminal
+        for name, folder in track(models.items(), "merging", console=console, transient=True):
             kind = _merge(folder, temporary / name, base, dtype)
         facts = facts_in(next(iter(models.values())))
         write_cards(temporary, dataclasses.replace(facts, kind=facts.kind or kind), "merged", titles)

@@ -48,7 +48,7 @@ from flt.run.folder import folder_of, lock, record, tidy
 from flt.run.observers import Observers
 from flt.run.prefix_cache import prefixed
 from flt.run.schema import TrainConfig
-from flt.run.stored import OWN
+from flt.run.stored import OWN, label_of
 from flt.run.threads import choose_threads, restored_threads
 from flt.server.callback import FedCallback
 from flt.server.failure_policy import RoundFailedError
@@ -133,8 +133,9 @@ class Run:
             self._fit(federator)
         else:
             done = federator.state.rounds
-            name = f"{self.folder.parent.name}/{self.folder.name}"
-            _log.warning("%s has finished after %d of %d rounds; nothing is left to do", name, done, cfg.rounds)
+            _log.warning(
+                "%s has finished after %d of %d rounds; nothing is left to do", label_of(self.folder), done, cfg.rounds
+            )
         path = self._export(federator, exported)
         # Only the first process evaluates the global model, but a program that runs in all of them reads the metrics.
         history = json.loads(processes.broadcast_from_first(lambda: json.dumps(federator.history)))

@@ -74,7 +74,7 @@ class StoredRun:
 
 def label_of(folder: Path) -> str:
     """Returns the short name of a run: the last two parts of its folder's path, such as ``hafl/version_3``."""
-    return "/".join(folder.absolute().parts[-2:])
+    return "/".join(folder.absolute().parts[1:][-2:])  # without the root of the disk, which is a slash itself
 
 
 def find_run(run: str | Path, root: str | Path = "lightning_logs") -> Path:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flt.core import formatting
-from flt.run.stored import REPORT
+from flt.run.stored import REPORT, label_of
 
 History = Sequence[Mapping[str, float]]
 FOLDERS = ("adapter", "model", "checkpoints")
@@ -65,7 +65,7 @@ def table(history: History, path: Path, elapsed: float, worst: str) -> Table:
     caption = None
     if formatting.received_metrics(history[-1]):
         caption = "Models of clients are evaluated on the examples that each client holds out."
-    title = f"results of {path.parent.name}/{path.name}"
+    title = f"results of {label_of(path)}"
     shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", caption=caption, caption_justify="left")
     for number, column in enumerate(header):
         shown.add_column(column, justify="right" if number else "left")
@@ -159,12 +159,25 @@ def next_steps(path: Path, kind: str, report: bool) -> dict[str, str]:
         report: Whether the run writes a report.
     """
     steps = {"report": str(path / REPORT)} if report else {}
-    if kind == "causal":
-        steps["ask it"] = f'flt generate {shlex.quote(str(path))} prompt="..."'
-    elif kind:
-        data = "images/" if kind == "image" else "new.csv"
-        steps["predict"] = f"flt predict {shlex.quote(str(path))} data={data} out=predictions.csv"
+    if kind:
+        steps["ask it" if kind == "causal" else "predict"] = use(str(path), kind)
     return steps
+
+
+def use(run: str, kind: str) -> str:
+    """Returns the command that uses a run's models.
+
+    Args:
+        run: Folder of the run.
+        kind: Kind of the inputs: text, pair, image or causal.
+
+    Example:
+        >>> use("runs/my run", "image")
+        "flt predict 'runs/my run' data=images/ out=predictions.csv"
+    """
+    if kind == "causal":
+        return f'flt generate {shlex.quote(run)} prompt="..."'
+    return f"flt predict {shlex.quote(run)} data={'images/' if kind == 'image' else 'new.csv'} out=predictions.csv"
 
 
 _PICKS = ((formatting.score, "accuracy"), (formatting.loss, "loss"))

@@ -81,6 +81,12 @@ class TestCosineMatrix:
         assert [text.get_text() for text in axes.texts] == ["0.00", "0.00"]
         assert [label.get_text() for label in axes.get_yticklabels()] == ["2", "7"]
 
+    @pytest.mark.parametrize("cosine", [0.0, 0.14, -1.0])
+    def test_a_colour_means_the_same_cosine_in_every_picture(self, cosine):
+        axes = cluster_pictures.cosine_matrix([1, 2], np.full((2, 2), cosine), 3).axes[0]
+        assert axes.images[0].get_clim() == (-1, 1)
+        assert {text.get_color() for text in axes.texts} == {"white" if abs(cosine) == 1 else "black"}
+
     @pytest.mark.parametrize("groups", [2, 16, 60])
     def test_every_size_can_be_drawn(self, groups):
         figure = cluster_pictures.cosine_matrix(list(range(groups)), np.eye(groups), 1)

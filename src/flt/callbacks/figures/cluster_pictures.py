@@ -70,14 +70,13 @@ def cosine_matrix(gids: Sequence[int], values: np.ndarray, rounds: int) -> Figur
     side = min(8.0, max(2.4, 0.46 * len(gids)))
     figure = new_figure(side + 1.8, side + 1.3, f"Cosines of the groups' changes in {rounds} rounds")
     axes = figure.subplots()
-    others = np.where(np.eye(len(gids)) > 0, np.nan, values)  # ones on the diagonal would dominate the colours
-    most = max(0.1, float(np.nanmax(np.abs(others))))
-    image = grid(axes, others, "RdBu_r", Normalize(-most, most))
+    others = np.where(np.eye(len(gids)) > 0, np.nan, values)  # a group's cosine with itself says nothing
+    image = grid(axes, others, "RdBu_r", Normalize(-1, 1))  # fixed, so that a colour means the same in all rounds
     name_rows(axes, [str(gid) for gid in gids], "group")
     axes.set_xticks(range(len(gids)), [str(gid) for gid in gids], fontsize=9 if len(gids) <= 24 else 7)
     axes.set_xlabel("group", fontsize=10)
     if len(gids) <= 16:
-        annotate(axes, others, _cosine, lambda value: "white" if abs(value) > 0.6 * most else "black")
+        annotate(axes, others, _cosine, lambda value: "white" if abs(value) > 0.6 else "black")
     colour_bar(axes, image)
     return figure
 
