@@ -127,7 +127,7 @@ BROUGHT = {
     "a short row": wrong(texts("a"), r"Row #2: Expected 2 columns, got 1"),
     "a delimiter too many": wrong(texts("a,0,"), r"Row #2: Expected 2 columns, got 3"),
     "zero bytes in a text": right(texts("a\0b,0"), SEVEN, first="a\0b"),
-    "no bytes": wrong("", r"Empty CSV file; allowed is a readable \.csv file$"),
+    "no bytes": wrong("", "it is empty; allowed is a data set with examples$"),
     "only a header": wrong(HEADER, r"it is empty; allowed is a data set with examples$"),
     "two rows": wrong(
         HEADER + "a,0\nb,1\n", r"^data\.test=0\.1: 2 examples are too few for train and the", validation=0.1, test=0.1
