@@ -149,7 +149,8 @@ def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends(tmp_path: Path) -
     run = copied("one", tmp_path)
     leader, follower = pty.openpty()
     code = (  # an answer that never ends, until a signal comes
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background command ignores it
         "from flt.inference import text_generator as t\n"
         "own = t.TextGenerator.answer\n"
         "def answer(self, prompts, sampling, stream=None):\n"

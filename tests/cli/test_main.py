@@ -142,7 +142,7 @@ WRONG = {
     "rounds 0": ("rounds=0", "rounds=0", ">= 1"),
     "more clients than examples": ("clients=5000", "clients=5000", "at most 627"),
     "missing file": ("data={tmp}/none.csv", "data.path={tmp}/none.csv", "an existing file"),
-    "empty file": ("data={tmp}/empty.csv", "data.path={tmp}/empty.csv", "a readable .csv file"),
+    "empty file": ("data={tmp}/empty.csv", "data.path={tmp}/empty.csv", "a data set with examples"),
     "column of text": ("data={tmp}/small.csv data.text=body", "data.text=body", "text, label, author"),
     "column of labels": ("data={tmp}/small.csv data.label=stars", "data.label=stars", "text, label, author"),
     "column of clients": ("data={tmp}/small.csv data.column=who", "data.column=who", "text, label, author"),
