@@ -61,7 +61,9 @@ def examples(kind: str) -> list[dict[str, Any]]:
 
 
 def toy(kind: str, jobs: str) -> Federation:
-    """Returns a federation with two clients for a type of task. The clients hold no examples out, and all are validation examples.
+    """Returns a federation with two clients for a type of task. No examples are held out.
+
+    All examples are validation examples, too.
 
     Args:
         kind: ``image``, ``text`` or ``causal``.

@@ -87,7 +87,7 @@ def test_the_curve_is_the_one_written_above() -> None:
         ([None, 0.9, None, 0.9, None, 0.9, None, 0.9], {"patience": 1}, [8, 8, 6, 5, 3, 3, 3, 3]),
         ([math.nan] * 8, {}, [8, 8, 6, 5, 5, 5, 5, 5]),  # s = 3: nan is never better
     ],
-    ids=["falling", "hold", "cool", "up and down", "patience 1", "min_delta", "heating", "every 2", "every 2, 1", "nan"],
+    ids=["falling", "hold", "cool", "up and down", "patience 1", "min_delta", "heating", "every 2", "both", "nan"],
 )  # fmt: skip
 def test_the_budget_falls_until_the_validation_loss_stalls(
     losses: list[float | None], given: dict[str, Any], expected: list[int]
