@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data import ConcatDataset, Dataset, Subset
@@ -33,5 +34,5 @@ def _sample(jobs: Sequence[JobData], size: int, seed: int) -> Dataset:
     if isinstance(dataset, Examples) and all(job.dataset is dataset for job in jobs):
         pool = dataset.view(np.concatenate([job.train for job in jobs]))
         return pool.view(stratified_sample(pool, size, seed))
-    joined = ConcatDataset([job.training_set for job in jobs])
+    joined: ConcatDataset[Any] = ConcatDataset([job.training_set for job in jobs])
     return Subset(joined, sorted(np.random.default_rng(seed).permutation(len(joined))[:size].tolist()))
