@@ -61,7 +61,9 @@ def examples(kind: str) -> list[dict[str, Any]]:
 
 
 def toy(kind: str, jobs: str) -> Federation:
-    """Returns a federation with two clients for a type of task. The clients hold no examples out.
+    """Returns a federation with two clients for a type of task. No examples are held out.
+
+    All examples are validation examples, too.
 
     Args:
         kind: ``image``, ``text`` or ``causal``.
@@ -74,4 +76,6 @@ def toy(kind: str, jobs: str) -> Federation:
     share, nothing = np.arange(EXAMPLES), np.arange(0)
     data = [tuple(JobData(rows, share[client::CLIENTS], nothing, task) for task in TASKS[jobs])
             for client in range(CLIENTS)]  # fmt: skip
-    return Federation(module, [ClientSpec(number, own) for number, own in enumerate(data)], {}, {})
+    return Federation(
+        module, [ClientSpec(number, own) for number, own in enumerate(data)], dict.fromkeys(TASKS[jobs], rows), {}
+    )

@@ -44,10 +44,12 @@ def full_fit(start: dict[str, torch.Tensor], client: int, number: int, mu: float
 
 
 @pytest.mark.parametrize("mu", [0.0, 2.0])
-def test_fedavg_of_the_whole_model_is_numpys_mean_of_hand_written_fits(
-    monkeypatch: pytest.MonkeyPatch, mu: float
+@pytest.mark.parametrize("plan", [FullPlan(lr_factor=1.0), Stages(2, lr_factor=1.0, rounds=3)], ids=["fedavg", "stages"])
+def test_rounds_of_the_whole_model_are_numpys_mean_of_hand_written_fits_with_the_proximal_term(
+    monkeypatch: pytest.MonkeyPatch, plan: FullPlan | Stages, mu: float
 ) -> None:
-    federator = federated(Recipe(Mean(), plan=FullPlan(mu=mu, lr_factor=1.0)), **SGD)
+    """FedAvg, FedProx, and SA-FedLoRA's first stage at its default scope."""
+    federator = federated(Recipe(Mean(), plan=dataclasses.replace(plan, mu=mu)), **SGD)
     federator.fit()
     monkeypatch.setattr(Toy, "log", lambda *_: None)
     now = {name: p.detach() for name, p in toy_module(**SGD)[0].named_parameters()}

@@ -150,3 +150,8 @@ def test_a_fit_lasts_for_steps_or_epochs(overrides: list[str], length: dict[str,
     cfg = load_config(overrides)
     settings = build.local_settings(cfg)
     assert settings.length(recipe(cfg, 1).plan(0)) == length
+
+
+def test_sa_fedlora_has_its_proximal_term_in_the_rounds_of_its_first_stage_alone() -> None:
+    plan = recipe(load_config(["algo=sa_fedlora", "plan.until=2"]), tasks=1).plan
+    assert [(plan(done).stage, plan(done).mu) for done in range(3)] == [("full", 0.01)] * 2 + [("adapter", 0.0)]

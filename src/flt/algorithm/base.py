@@ -132,6 +132,18 @@ class SchedulePart(Part):
         return None
 
     @property
+    def reads_validation(self) -> bool:
+        """True if the budget depends on the validation metrics of the earlier rounds."""
+        return False
+
+    def validated(self, metrics: Mapping[str, float]) -> float | None:
+        """Returns the number that the budget reads from the metrics of a round, lower meaning better.
+
+        None if the global model wasn't evaluated in the round, or if the budget reads no metrics.
+        """
+        return None
+
+    @property
     def by(self) -> str:
         """Criterion for removing components: ``score`` or ``svd``. ``svd`` also changes the remaining components."""
         return "score"

@@ -20,7 +20,7 @@ from flt.algorithm.rule.robust import Krum, Median, MultiKrum, NormBound, Trimme
 from flt.algorithm.rule.scaffold import Scaffold
 from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.rule.svd import Svd
-from flt.algorithm.schedule import Annealed, Constant
+from flt.algorithm.schedule import Annealed, Constant, Stalling
 from flt.algorithm.selection.all import All
 from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.selection.self_pruning import SelfPruning
@@ -32,7 +32,7 @@ from flt.core.typed import typed
 
 PARTS: dict[str, dict[str, type]] = {
     "plan": {"adapter": AdapterPlan, "alternating": Alternating, "full": FullPlan, "stages": Stages},
-    "schedule": {"constant": Constant, "annealed": Annealed},
+    "schedule": {"constant": Constant, "annealed": Annealed, "stalling": Stalling},
     "selection": {"all": All, "freeze": Freeze, "truncate": Truncate, "self_pruning": SelfPruning},
     "importance": {
         "none": NoImportance,

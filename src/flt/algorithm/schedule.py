@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from flt.algorithm import pruning
 from flt.algorithm.base import SchedulePart
 from flt.algorithm.plan import to_rounds
+from flt.core import formatting
 from flt.core.errors import InputError
 from flt.protocol.layout import LORA_FACTORS, Layout
 from flt.protocol.state import ServerState
@@ -25,6 +26,7 @@ SHAPES: dict[str, Callable[[float, float, float], float]] = {
 }
 """For each shape, a function (start, end, x) -> budget. x in [0, 1] is the share of the annealing that is finished."""
 CRITERIA = ("score", "svd")
+ENDS = ("hold", "cool")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +185,7 @@ class Annealed(SchedulePart):
 
     def __call__(self, state: ServerState, layout: Layout) -> ServerState:
         """Returns the server's state with the active components of the next round."""
-        assert self.rounds is not None, "build fills in the run's"
-        round = min(state.rounds + 1, self.rounds)
+        round = self.position(state)
         budgets = {name: self.budget(round, layer.rank) for name, layer in layout.layers.items()}
         if self.reversed:
             return pruning.grow(state, budgets)
@@ -192,6 +193,11 @@ class Annealed(SchedulePart):
             return state
         cut = pruning.svd if self.by == "svd" else pruning.by_score
         return cut(state, layout, budgets, self.allocation)
+
+    def position(self, state: ServerState) -> int:
+        """Returns the round of the budget's curve whose budget applies to the next round."""
+        assert self.rounds is not None, "build fills in the run's"
+        return min(state.rounds + 1, self.rounds)
 
     def _phases(self) -> tuple[int, int]:
         """Returns the last round of the heating and the number of cooling rounds.
@@ -209,3 +215,83 @@ class Annealed(SchedulePart):
             why = f"{first} initiating, {heat} heating, {cool} cooling"
             raise InputError.of("schedule.heat", self.heat, allowed, why)
         return first + heat, cool
+
+
+@dataclasses.dataclass(frozen=True)
+class Stalling(Annealed):
+    """Annealed rank budget whose annealing ends when the validation loss stalls. This is ours, not SA-FedLoRA's.
+
+        s = first round that ends `patience` evaluations in a row without a loss below the best one minus min_delta
+        b(t) = Annealed's b(t)                                   t <= s + 1
+        b(t) = b(s + 1) with then=hold, or b_T with then=cool    t > s + 1
+
+    The evaluation after the last round of heating is the first one that counts. The server cuts before the global model
+    of a round is evaluated, so that b(t + 1) depends on the evaluations up to round t - 1. If the module logs no loss,
+    its score is watched.
+
+    Attributes:
+        patience: Number of evaluations in a row without a better loss after which the annealing ends.
+        min_delta: A loss counts as better only if it is below the best one by more than this number.
+        then: ``hold``: the budget stays as it is. ``cool``: the budget falls to b_T at once.
+    """
+
+    patience: int = 2
+    min_delta: float = 0.0
+    then: str = "hold"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.patience < 1:
+            raise InputError.of("schedule.patience", self.patience, "an integer >= 1")
+        if not 0 <= self.min_delta < math.inf:
+            raise InputError.of("schedule.min_delta", self.min_delta, "a number >= 0")
+        if self.then not in ENDS:
+            raise InputError.of("schedule.then", self.then, ENDS)
+
+    @property
+    def reads_validation(self) -> bool:
+        """Always True."""
+        return True
+
+    def validated(self, metrics: Mapping[str, float]) -> float | None:
+        """Returns the loss of the global model, or its score with the sign with which lower is better."""
+        figures = formatting.between(metrics, "round/")
+        name = formatting.loss(figures) or formatting.score(figures)
+        if name is None:
+            return None
+        value = figures[name] if formatting.lower_is_better(name) else -figures[name]
+        return math.inf if math.isnan(value) else value
+
+    def check_layout(self, recipe: Recipe, layout: Layout) -> None:
+        """Refuses a recipe without a global model, which has no validation loss.
+
+        Raises:
+            InputError: Clients train private tensors or keep private buffers, or see :meth:`Part.check_layout`.
+        """
+        super().check_layout(recipe, layout)
+        plan = recipe.plan(recipe.plan.initiating)
+        if set(plan.train) & set(plan.private) or not recipe.buffers.has_global(recipe, layout):
+            raise self.clash(recipe.plan, "clients keep what they train, and no global model is evaluated", "annealed")
+
+    def position(self, state: ServerState) -> int:
+        """Returns the round of the budget's curve whose budget applies to the next round."""
+        round, stalled = super().position(state), self.stalled(state.validation)
+        if stalled is None or round <= stalled + 1:
+            return round
+        return stalled + 1 if self.then == "hold" else self.rounds or round
+
+    def stalled(self, validation: Mapping[int, float]) -> int | None:
+        """Returns the round s whose evaluation ends the annealing, or None if there is none so far.
+
+        Args:
+            validation: Number of a round -> its validation loss.
+        """
+        best, since = math.inf, 0
+        for round, loss in sorted(validation.items()):
+            if round < (self.heating_end or 0):
+                continue
+            better = loss < best - self.min_delta
+            best, since = (loss, 0) if better else (best, since + 1)
+            if since >= self.patience:
+                return round
+        return None

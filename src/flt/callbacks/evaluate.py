@@ -24,6 +24,7 @@ class EvalConfig:
     """Settings of the evaluation. The section ``eval`` of conf/train.yaml explains each of them."""
 
     examples: int | None
+    train_examples: int
     test_examples: int | None
     client_examples: int
     distributed: bool
@@ -47,6 +48,9 @@ class Evaluate(FedCallback):
     - ``clients/fit_X``: mean of X over the cohort's jobs, where X is a metric that the module logs during the local
       fit.
     - ``clients/steps``: number of optimiser steps of all jobs together.
+    - ``train/acc``, ``train/loss`` and so on: the metrics of the global model on ``training``, as means over the tasks.
+    - ``gap/acc``, ``gap/loss`` and so on: by how much the global model is better on ``training`` than on ``datasets``:
+      the validation loss minus the training loss, or the training accuracy minus the validation accuracy.
 
     If the global model of a task hasn't changed since the last evaluation, the metrics are reused. If clients train
     private tensors, there is no global model, and only ``clients/*`` is logged.
@@ -64,6 +68,8 @@ class Evaluate(FedCallback):
         subsets: Name of a subset -> its task, if the examples of a task are divided into subsets that are evaluated
             separately (``eval.by_column``). In that case, the keys of ``datasets`` and ``test`` are the names of these
             subsets. If None or empty, the keys are tasks.
+        training: Task -> training examples on which the global model is evaluated, too. If None or empty, ``train/*``
+            and ``gap/*`` aren't logged.
     """
 
     def __init__(
@@ -74,9 +80,10 @@ class Evaluate(FedCallback):
         test: Mapping[str, Dataset] | None = None,
         heads: Mapping[str, str] | None = None,
         subsets: Mapping[str, str] | None = None,
+        training: Mapping[str, Dataset] | None = None,
     ) -> None:
         self.datasets, self.tasks, self.every, self.test = datasets, tasks, every, test or {}
-        self.heads, self.subsets = heads or {}, subsets or {}
+        self.heads, self.subsets, self.training = heads or {}, subsets or {}, training or {}
         self.memo = Memo()
 
     def on_round_start(self, federator: Federator) -> None:
@@ -88,6 +95,7 @@ class Evaluate(FedCallback):
         self._log_clients(federator)
         if _has_global(federator) and (federator.round % self.every == 0 or federator.round == federator.rounds):
             federator.log(self.global_metrics(federator))
+            federator.log(self._training_metrics(federator) if self.training else {})
 
     def on_fit_end(self, federator: Federator) -> None:
         """Evaluates the global model on the test examples."""
@@ -103,6 +111,17 @@ class Evaluate(FedCallback):
         if len(results) > 1:
             metrics |= {f"task/{task}/{key}": value for task, r in results.items() for key, value in r.items()}
         return metrics
+
+    def _training_metrics(self, federator: Federator) -> dict[str, float]:
+        """Evaluates the global models on ``training``. The results on ``datasets`` are already known."""
+        trained = self._evaluate(federator, self.training)
+        both = {task: self.datasets[task] for task in self.training if task in self.datasets}
+        gaps = {
+            task: {key: _gain(key, trained[task][key], value) for key, value in found.items() if key in trained[task]}
+            for task, found in self._evaluate(federator, both).items()
+        }
+        means = (("train", _means(trained)), ("gap", _means(gaps)))
+        return {f"{at}/{key.removeprefix('val_')}": value for at, of in means for key, value in of.items()}
 
     def of_group(self, federator: Federator, gid: int, dataset: Dataset, head: str = "") -> dict[str, float]:
         """Returns the metrics of one group's global model on a data set.
@@ -144,6 +163,11 @@ def _has_global(federator: Federator) -> bool:
     """Returns whether there is a global model. There is one if the clients trained no private tensors in this round."""
     plan = federator.server.recipe.plan(federator.round - 1)
     return federator.server.has_global(plan)
+
+
+def _gain(key: str, value: float, other: float) -> float:
+    """Returns by how much a value of a metric is better than another value."""
+    return other - value if formatting.lower_is_better(key) else value - other
 
 
 def _means(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -30,7 +30,7 @@ from flt.server.federator import Federator
 
 GLOBAL = ("round", "task", "test")
 """Groups of metrics of the global model. Their tags are their keys."""
-OTHERS = ("distributed", "comm", "ranks", "cluster", "time")
+OTHERS = ("train", "gap", "distributed", "comm", "ranks", "cluster", "time")
 """Groups of flt's other metrics that TensorBoard gets. Their tags begin with AFTER."""
 OMITTED = ("clients", "bits")
 """Groups of metrics that TensorBoard doesn't get. ``metrics.csv`` has all of them. Of the clients' metrics, TensorBoard
@@ -43,6 +43,8 @@ CHARTS = (
     ("Test", "test/", 1),
     ("Tasks", "task/", 2),
     ("Worst 10 % of clients", f"{AFTER}clients/", 1),
+    ("Training examples", f"{AFTER}train/", 1),
+    ("Gap between training and validation", f"{AFTER}gap/", 1),
     ("Bytes", f"{AFTER}comm/", 1),
     ("Models as received", f"{AFTER}distributed/", 1),
     ("Components", f"{AFTER}ranks/", 1),

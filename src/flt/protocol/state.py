@@ -171,6 +171,8 @@ class ServerState:
 
     None if nothing was pruned in that round. Also None if A or B is private: the server can't compute the error then.
     """
+    validation: dict[Whole, float] = dataclasses.field(default_factory=dict, metadata=OMITTED_IF_EMPTY)
+    """Number of a round -> validation loss of its global model. Filled only if the schedule reads it."""
 
     @property
     def active(self) -> dict[str, Ids]:

@@ -10,7 +10,7 @@ from flt.reports.charts import COLOURS, DASHES, Chart, Series, Table, lines, sco
 from flt.run.stored import StoredRun
 
 Pick = Callable[[Sequence[str]], str | None]
-GLOBAL, RECEIVED, FITTED = "round/", "clients/", "clients/fitted_"
+GLOBAL, TRAINING, RECEIVED, FITTED = "round/", "train/", "clients/", "clients/fitted_"
 
 
 def of_one(run: StoredRun) -> list[Chart]:
@@ -161,6 +161,7 @@ def _keys(run: StoredRun, pick: Pick) -> dict[str, str]:
     received = _key(run, RECEIVED, pick)
     keys = {
         "global model": _key(run, GLOBAL, pick),
+        "global model, training examples": _key(run, TRAINING, pick),
         "received, mean": received,
         "received, worst 10 %": f"{received}{formatting.WORST}" if received else None,
         "fitted, mean": f"{FITTED}{received.removeprefix(RECEIVED)}" if received else None,
@@ -194,5 +195,17 @@ def word_of(key: str) -> str:
     return {"acc": "accuracy"}.get(name, name.replace("_", " "))
 
 
-_PLACE = {"global model": 0, "received, mean": 2, "received, worst 10 %": 1, "fitted, mean": 3}
-_DASH = {"global model": "solid", "received, mean": "solid", "received, worst 10 %": "dot", "fitted, mean": "dash"}
+_PLACE = {
+    "global model": 0,
+    "global model, training examples": 4,
+    "received, mean": 2,
+    "received, worst 10 %": 1,
+    "fitted, mean": 3,
+}
+_DASH = {
+    "global model": "solid",
+    "global model, training examples": "dot",
+    "received, mean": "solid",
+    "received, worst 10 %": "dot",
+    "fitted, mean": "dash",
+}

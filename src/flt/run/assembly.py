@@ -71,6 +71,9 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
         raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
     if recipe.changes_base:
         check_mergeable(federation.module, layout)
+    if recipe.schedule.reads_validation and not federation.validation:
+        why = "there are no validation examples (see data.validation)"
+        raise InputError.of("schedule", cfg.schedule["name"], "annealed", why)
     if cfg.prefix_cache:
         check_prefix(federation, recipe, cfg)
     sampler = build.sampler(cfg, len(ranked))

@@ -27,6 +27,7 @@ from flt.callbacks.stop import Stop
 from flt.callbacks.timer import Timer
 from flt.callbacks.untrained_layers import UntrainedLayers
 from flt.client.shared_logger import SharedLogger, SilentLogger
+from flt.data.training_sample import training_samples
 from flt.engines.process_group import ProcessGroup
 from flt.models.module import ClientModule
 from flt.run.command_line import command_of
@@ -72,7 +73,10 @@ class Observers:
         """Sets the callbacks of a federator, and restores its last checkpoint if there is one."""
         cfg, federation = self.cfg, self.federation
         tasks, heads = federation.tasks(), federation.task_heads()
-        evaluate = Evaluate(federation.validation, tasks, cfg.eval.every, federation.test, heads, federation.subsets)
+        sample = cfg.eval.train_examples
+        training = training_samples(federation.clients, sample, cfg.seed) if sample else {}
+        sets = (federation.validation, tasks, cfg.eval.every, federation.test, heads, federation.subsets, training)
+        evaluate = Evaluate(*sets)
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep, fixed_settings(cfg))
         # At the start of a round, Timer starts its clock and ReceivedModels evaluates. Timer comes first, so that the
         # measured time includes this evaluation.

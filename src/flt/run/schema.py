@@ -102,11 +102,20 @@ class TrainConfig:
             raise InputError.of("heads", self.heads, HEADS)
         if not 0 <= self.partition.held_out < 1:
             raise InputError.of("partition.held_out", self.partition.held_out, "a number in [0, 1)")
-        minima = {"examples": 1, "test_examples": 1, "client_examples": 0, "batch_size": 1, "every": 1}
+        minima = {
+            "examples": 1,
+            "train_examples": 0,
+            "test_examples": 1,
+            "client_examples": 0,
+            "batch_size": 1,
+            "every": 1,
+        }
         for key, least in minima.items():
             value = getattr(self.eval, key)
             if value is not None and value < least:
                 raise InputError.of(f"eval.{key}", value, f"an integer >= {least}")
+        if self.eval.train_examples and self.eval.by_column:
+            raise InputError.of("eval.train_examples", self.eval.train_examples, "0 with eval.by_column=true")
         if self.checkpoint.keep < 1:
             raise InputError.of("checkpoint.keep", self.checkpoint.keep, "an integer >= 1")
         for group in ("adapter", "engine"):

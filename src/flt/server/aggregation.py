@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -20,6 +22,9 @@ from flt.protocol.state import GroupState, ServerState, zero_scores
 from flt.server.accumulator import Sums, UpdateAccumulator
 from flt.server.callback import FedCallback
 from flt.server.validation import validate
+
+if TYPE_CHECKING:
+    from flt.server.federator import Federator
 
 
 class ServerAggregation(FedCallback):
@@ -187,6 +192,18 @@ class ServerAggregation(FedCallback):
             return view.state.scores
         measured = {update.job: self.recipe.importance.own_scores(view, update) for update in updates}
         return dict(sorted({**view.state.scores, **measured}.items()))
+
+    def on_log(self, federator: Federator, metrics: dict[str, float]) -> None:
+        """Called when the metrics of a round are complete; keeps the validation loss for a schedule that reads it.
+
+        Only the first process evaluates the global model, and every process computes the next state.
+        """
+        schedule, state = self.recipe.schedule, federator.state
+        if not schedule.reads_validation:
+            return
+        told = federator.engine.processes.broadcast_from_first(lambda: json.dumps(schedule.validated(metrics)))
+        if (value := json.loads(told)) is not None:
+            federator.state = dataclasses.replace(state, validation={**state.validation, state.rounds: value})
 
     def has_global(self, plan: Plan) -> bool:
         """Returns whether a round with this plan has a global model: no client trains tensors that it doesn't send."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flt.client.trainer import LocalTrainer
+from flt.data.training_sample import training_samples
 from flt.engines.distributed import DistributedSettings
 from flt.protocol.messages import Plan
 from flt.run.federation import Federation
@@ -56,6 +57,8 @@ def seconds(
     heads = federation.task_heads()
     evaluated = {name: heads[federation.subsets.get(name, name)] for name in federation.validation}
     evaluation = trial.evaluation(federation.validation, evaluated)
+    if cfg.eval.train_examples:
+        evaluation += trial.evaluation(training_samples(clients, cfg.eval.train_examples, cfg.seed), heads)
     processes = cfg.devices * settings.nodes if isinstance(settings, DistributedSettings) else 1
     server = traffic.seconds / max(traffic.simulated, 1)
     fits = 0.0
