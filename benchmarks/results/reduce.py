@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from benchmarks.results.cell import Record
+from benchmarks.results.statistics import interval
 from benchmarks.results.table import Column
 
 CROSSED = "comm/total_up + comm/total_down"
@@ -127,13 +128,7 @@ class Paired:
 
     def interval(self, level: float = 0.95) -> tuple[float, float] | None:
         """Student's t interval of the mean, not corrected for several comparisons; None for one seed."""
-        from scipy.stats import t
-
-        if self.deviation is None:
-            return None
-        n = len(self.differences)
-        half = float(t.ppf((1 + level) / 2, n - 1)) * self.deviation / math.sqrt(n)
-        return self.mean - half, self.mean + half
+        return interval(self.differences, level)
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired | None:
