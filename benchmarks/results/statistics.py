@@ -49,7 +49,7 @@ def equivalence(differences: Sequence[float], margin: float) -> float | None:
 
     Example:
         >>> round(equivalence([0.001, -0.002, 0.0], margin=0.01), 4)
-        0.0042
+        0.0041
     """
     if not margin > 0:
         raise ValueError(f"margin={margin}, allowed: a number above zero")
