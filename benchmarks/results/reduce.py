@@ -51,7 +51,7 @@ def figure(record: Record, column: Column, target: float | None, target_key: str
 
 
 def reduced(column: Column, values: Sequence[float | None]) -> float | None:
-    """The last, best, mean or summed value of the column's rounds; None where there is no value."""
+    """The last, best, mean or summed value of the column's rounds, or the last less the first; None without a value."""
     if column.reduce == "last":
         return values[-1] if values else None
     known = [value for value in values[column.first - 1 : column.last] if value is not None]
@@ -59,6 +59,8 @@ def reduced(column: Column, values: Sequence[float | None]) -> float | None:
         return None
     if column.reduce == "best":
         return min(known) if column.better == "lower" else max(known)
+    if column.reduce == "rise":
+        return known[-1] - known[0]
     return math.fsum(known) if column.reduce == "total" else math.fsum(known) / len(known)
 
 

@@ -56,6 +56,7 @@ def test_pairs_have_difference_interval_and_signs(toy: Table, tmp_path: Path) ->
     assert line(text(toy, tmp_path), "Fancy; Plain")[1:] == [
         "**+0.125** ± 0.000 [+0.125, +0.125], 3/3",
         "**-1.0** ± 0.0 [-1.0, -1.0], 3/3",
+        "rounds, bytes up, bytes down",
     ]
 
 
