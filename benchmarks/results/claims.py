@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class Claim:
 
     Attributes:
         id: What the advice calls it.
-        name: Heading.
+        name: Heading, of letters, digits, spaces and hyphens.
         claim: The sentence, in our words.
         experiment: What was run, and why it decides.
         cases: The situations.
@@ -93,6 +94,12 @@ class Claim:
     claim: str
     experiment: str
     cases: list[Case]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-zA-Z0-9 -]+", self.name):
+            raise InputError.of(
+                "claims.name", self.name, "letters, digits, spaces and hyphens: it is the anchor of a link"
+            )
 
 
 @dataclasses.dataclass
@@ -119,8 +126,8 @@ class Advice:
     Attributes:
         situation: The reader's.
         claim: Id of the claim whose outcome chooses the sentence.
-        say: Outcome, or ``else``, -> the sentence; ``{name}`` in it is a figure.
-        figures: Name -> comparison whose difference or value is shown.
+        say: Outcome, or ``else``, -> the sentence.
+        figures: What is compared, in words -> the comparison whose difference or value stands beside the sentence.
     """
 
     situation: str

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.results import claims
 from benchmarks.results.cell import Store, write
-from benchmarks.results.claims import Advice, Book, Case, Claim, Paper, Comparison
+from benchmarks.results.claims import Advice, Book, Case, Claim, Comparison, Paper
 from benchmarks.results.page import NONE, finished, grid
 from benchmarks.results.statistics import LEVEL
 from benchmarks.results.table import Table
@@ -62,8 +62,13 @@ def text(book: Book, tables: Tables) -> str:
 
 
 def _overview(book: Book, tables: Tables) -> str:
-    lines = [(paper.name, claim.claim, _outcome(claim, book, tables)) for paper, claim in _all(book)]
+    lines = [(paper.name, _link(claim), _outcome(claim, book, tables)) for paper, claim in _all(book)]
     return grid(["", "claim", "outcome"], lines, left=3)
+
+
+def _link(claim: Claim) -> str:
+    """The claim's heading, whose words are the anchor too."""
+    return f"[{claim.name}](#{claim.name.lower().replace(' ', '-')})"
 
 
 def _all(book: Book) -> Iterator[tuple[Paper, Claim]]:
@@ -98,7 +103,7 @@ def _case(case: Case, book: Book, tables: Tables) -> Iterator[list[str]]:
         known = " ‡" if test.table in book.seen else ""
         column = book.metrics[test.metric]
         yield [
-            name, _rows(test, tables), column.label, _rule(test, book) + known, figure(test, found, book),
+            name, _rows(test, tables), column.label, _rule(test, book) + known, figure(test, found, book) + _seeds(found),
             ", ".join(found.equal) or ("none" if test.second and found.values else NONE), _result(test, found),
         ]  # fmt: skip
 
@@ -120,15 +125,18 @@ def _rule(test: Comparison, book: Book) -> str:
     return f"{words[test.expect]} {test.bound if test.absolute else margin:{column.format}}"
 
 
-def figure(test: Comparison, found: Found, book: Book) -> str:
-    """Mean, interval of a difference or range of a figure, and number of seeds; a dash without cells."""
+def figure(comparison: Comparison, found: Found, book: Book) -> str:
+    """Mean, and interval of a difference or range of a figure; a dash without cells."""
     if len(found.values) < 2:
         return NONE
-    form = ("" if test.absolute else "+z") + book.metrics[test.metric].format
-    low, high = (min(found.values), max(found.values)) if test.absolute else found.interval
-    cut = "" if not found.cut else " †"
-    spread = f"({low:{form}} to {high:{form}})" if test.absolute else f"[{low:{form}}, {high:{form}}]"
-    return f"{found.mean:{form}} {spread}, {len(found.values)} seeds{cut}"
+    form = ("" if comparison.absolute else "+z") + book.metrics[comparison.metric].format
+    low, high = (min(found.values), max(found.values)) if comparison.absolute else found.interval
+    spread = f"({low:{form}} to {high:{form}})" if comparison.absolute else f"[{low:{form}}, {high:{form}}]"
+    return f"{found.mean:{form}} {spread}"
+
+
+def _seeds(found: Found) -> str:
+    return (f", {len(found.values)} seeds" if len(found.values) > 1 else "") + (" †" if found.cut else "")
 
 
 def _result(test: Comparison, found: Found) -> str:
@@ -154,19 +162,26 @@ def _caution(book: Book, tables: Tables) -> str:
     decided = [test for test in asked if compare(test, book, tables).outcome != "missing"]
     said = (
         f"The intervals are not corrected for the number of comparisons. {len(decided)} comparisons with cells ask for "
-        f"a lead. Without any true difference, about {len(decided) * LEVEL / 2:.1f} of them would have an interval above "
-        "zero."
+        f"a lead. Without any true difference, about {len(decided) * LEVEL / 2:.1f} of them would have an interval "
+        "above zero."
     )
     return said + (" ‡: the rule was written when cells of this table were known." if book.seen else "")
 
 
 def _guide(book: Book, tables: Tables) -> str:
-    return grid(["you have", "use"], [(advice.situation, _said(advice, book, tables)) for advice in book.guide], left=2)
+    lines = [(advice.situation, _said(advice, book, tables), _figures(advice, book, tables)) for advice in book.guide]
+    return grid(["you have", "use", "figures"], lines, left=3)
 
 
 def _said(advice: Advice, book: Book, tables: Tables) -> str:
-    """The sentence of the claim's outcome, with its figures."""
+    """The sentence of the claim's outcome."""
     claim = next(claim for claim in book.claims if claim.id == advice.claim)
-    sentence = advice.say.get(of_claim(claim, book, tables), advice.say["else"])
-    figures = {name: figure(test, compare(test, book, tables), book) for name, test in advice.figures.items()}
-    return sentence.format(**figures)
+    return advice.say.get(of_claim(claim, book, tables), advice.say["else"])
+
+
+def _figures(advice: Advice, book: Book, tables: Tables) -> str:
+    found = {name: (one, compare(one, book, tables)) for name, one in advice.figures.items()}
+    return "<br>".join(
+        f"{name.strip()}, {book.metrics[one.metric].label}: {figure(one, what, book)}"
+        for name, (one, what) in found.items()
+    )

@@ -141,7 +141,7 @@ def test_a_missed_target_counts_as_one_round_more_than_the_run_has(tmp_path: Pat
 def test_the_page_has_figures_rules_outcomes_and_missing_cells(tmp_path: Path) -> None:
     found = read(tmp_path, book([BETTER], [{**BETTER, "table": "later"}], seen=["toy"]))
     shown = claims_page.text(found, tables(tmp_path, (0.125, 0.13, math.nan)))
-    assert "| Fancy | Fancy is better. | **shows** (1 of 2 cases without cells) |" in shown
+    assert "| Fancy | [Fancy wins](#fancy-wins) | **shows** (1 of 2 cases without cells) |" in shown
     compared = "| case 1 | [toy](toy.md): `fancy` − `plain` | test accuracy | better by 0.050 ‡ | "
     assert compared + "+0.128 [+0.096, +0.159], 2 seeds | rounds, bytes up, bytes down | **holds** so far, 1 " in shown
     assert "cells are missing: there is no table `later` yet" in shown
@@ -149,12 +149,13 @@ def test_the_page_has_figures_rules_outcomes_and_missing_cells(tmp_path: Path) -
 
 
 def test_advice_follows_the_outcome_and_has_the_figures_of_the_cells(tmp_path: Path) -> None:
-    say = {"shows": "Take fancy: {gain}.", "else": "Take plain: {gain}."}
-    guide = [{"situation": "one", "claim": "one", "say": say, "figures": {"gain": BETTER}}]
+    say = {"shows": "Take fancy.", "else": "Take plain."}
+    guide = [{"situation": "one", "claim": "one", "say": say, "figures": {"fancy − plain": BETTER}}]
     found = read(tmp_path, book([BETTER], guide=guide))
-    assert "| one | Take fancy: +0.125 [+0.125, +0.125], 3 seeds. |" in claims_page.text(found, tables(tmp_path))
-    behind = claims_page.text(found, tables(tmp_path, (-0.125, -0.125, -0.125)))
-    assert "| one | Take plain: -0.125 [-0.125, -0.125], 3 seeds. |" in behind
+    ahead = "| one | Take fancy. | fancy − plain, test accuracy: +0.125 [+0.125, +0.125] |"
+    assert ahead in claims_page.text(found, tables(tmp_path))
+    behind = "| one | Take plain. | fancy − plain, test accuracy: -0.125 [-0.125, -0.125] |"
+    assert behind in claims_page.text(found, tables(tmp_path, (-0.125, -0.125, -0.125)))
 
 
 def test_the_command_writes_the_page_again_only_if_cells_changed(
