@@ -92,7 +92,7 @@ def _claim(claim: Claim, book: Book, tables: Tables) -> Iterator[str]:
     yield f"**The claim:** {claim.claim}"
     yield f"**The experiment:** {claim.experiment.strip()}"
     lines = [line for case in claim.cases for line in _case(case, book, tables)]
-    yield grid(["when", "compared", "metric", "counts if", "figure", "equal price", "result"], lines, left=7)
+    yield grid(["when", "compared", "holds if", "figure", "equal price", "result"], lines, left=6)
     yield f"**The outcome:** {_outcome(claim, book, tables)}."
 
 
@@ -100,12 +100,10 @@ def _case(case: Case, book: Book, tables: Tables) -> Iterator[list[str]]:
     """A line for each comparison; the case stands at the first of them."""
     for test, name in zip(case.tests, itertools.chain([case.when], itertools.repeat("")), strict=False):
         found = compare(test, book, tables)
-        known = " ‡" if test.table in book.seen else ""
-        column = book.metrics[test.metric]
-        yield [
-            name, _rows(test, tables), column.label, _rule(test, book) + known, figure(test, found, book) + _seeds(found),
-            ", ".join(found.equal) or ("none" if test.second and found.values else NONE), _result(test, found),
-        ]  # fmt: skip
+        rule = _rule(test, book) + (" ‡" if test.table in book.seen else "")
+        price = ", ".join(found.equal) or ("none" if test.second and found.values else NONE)
+        shown = figure(test, found, book) + _seeds(found)
+        yield [name, _rows(test, tables), rule, shown, price, _result(test, found)]
 
 
 def _rows(test: Comparison, tables: Tables) -> str:
@@ -122,7 +120,7 @@ def _rule(test: Comparison, book: Book) -> str:
     column, margin = book.metrics[test.metric], book.margin(test)
     words = {"better": "better by", "level": "level within", "not_worse": "not worse by"}
     words |= {"at_least": "at least", "at_most": "at most"}
-    return f"{words[test.expect]} {test.bound if test.absolute else margin:{column.format}}"
+    return f"{column.label} {words[test.expect]} {test.bound if test.absolute else margin:{column.format}}"
 
 
 def figure(comparison: Comparison, found: Found, book: Book) -> str:
@@ -181,7 +179,5 @@ def _said(advice: Advice, book: Book, tables: Tables) -> str:
 
 def _figures(advice: Advice, book: Book, tables: Tables) -> str:
     found = {name: (one, compare(one, book, tables)) for name, one in advice.figures.items()}
-    return "<br>".join(
-        f"{name.strip()}, {book.metrics[one.metric].label}: {figure(one, what, book)}"
-        for name, (one, what) in found.items()
-    )
+    label = {name: book.metrics[one.metric].label for name, (one, _) in found.items()}
+    return "<br>".join(f"{name}, {label[name]}: {figure(one, what, book)}" for name, (one, what) in found.items())

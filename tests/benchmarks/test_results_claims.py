@@ -142,7 +142,7 @@ def test_the_page_has_figures_rules_outcomes_and_missing_cells(tmp_path: Path) -
     found = read(tmp_path, book([BETTER], [{**BETTER, "table": "later"}], seen=["toy"]))
     shown = claims_page.text(found, tables(tmp_path, (0.125, 0.13, math.nan)))
     assert "| Fancy | [Fancy wins](#fancy-wins) | **shows** (1 of 2 cases without cells) |" in shown
-    compared = "| case 1 | [toy](toy.md): `fancy` − `plain` | test accuracy | better by 0.050 ‡ | "
+    compared = "| case 1 | [toy](toy.md): `fancy` − `plain` | test accuracy better by 0.050 ‡ | "
     assert compared + "+0.128 [+0.096, +0.159], 2 seeds | rounds, bytes up, bytes down | **holds** so far, 1 " in shown
     assert "cells are missing: there is no table `later` yet" in shown
     assert "Margins, unless a line has another: 0.050 in test accuracy." in shown
