@@ -27,6 +27,7 @@ class Comparison:
         metric: One of the metrics of the file.
         first: Id of the row that the claim is about.
         second: Id of the row that it is compared with; empty for ``at_least`` and ``at_most``.
+        second_metric: Of the second row, where it isn't that of the first; the two rows may then be the same.
         than: Two more rows: the difference is compared with theirs.
         expect: One of :data:`EXPECTED`.
         margin: Smallest lead that matters, or largest difference that counts as none; None: the metric's.
@@ -37,6 +38,7 @@ class Comparison:
     metric: str
     first: str
     second: str = ""
+    second_metric: str = ""
     than: list[str] = dataclasses.field(default_factory=list)
     expect: str = "better"
     margin: float | None = None
@@ -52,6 +54,8 @@ class Comparison:
             raise InputError.of("tests.second, bound", (self.second, self.bound), allowed)
         if len(self.than) not in (0, 2) or (self.than and self.absolute):
             raise InputError.of("tests.than", self.than, "two rows, beside a first and a second one")
+        if self.second_metric and (self.than or self.absolute):
+            raise InputError.of("tests.second_metric", self.second_metric, "nothing beside than, at_least and at_most")
 
     @property
     def absolute(self) -> bool:
@@ -174,8 +178,9 @@ class Book:
             if advice.claim not in ids:
                 raise InputError.of("guide.claim", advice.claim, ids, "there is no such claim")
         for test in self.tests:
-            if test.metric not in self.metrics:
-                raise InputError.of("tests.metric", test.metric, list(self.metrics), "there is no such metric")
+            for metric in (test.metric, test.second_metric or test.metric):
+                if metric not in self.metrics:
+                    raise InputError.of("tests.metric", metric, list(self.metrics), "there is no such metric")
             if not test.absolute and (self.margin(test) is None or self.metrics[test.metric].better is None):
                 raise InputError.of("tests.metric", test.metric, "a metric with better and margin")
 

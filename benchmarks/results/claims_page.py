@@ -103,14 +103,16 @@ def _case(case: Case, book: Book, tables: Tables) -> Iterator[list[str]]:
         rule = _rule(test, book) + (" ‡" if test.table in book.seen else "")
         price = ", ".join(found.equal) or ("none" if test.second and found.values else NONE)
         shown = figure(test, found, book) + _seeds(found)
-        yield [name, _rows(test, tables), rule, shown, price, _result(test, found)]
+        yield [name, _rows(test, book, tables), rule, shown, price, _result(test, found)]
 
 
-def _rows(test: Comparison, tables: Tables) -> str:
+def _rows(test: Comparison, book: Book, tables: Tables) -> str:
     """The rows, and a link to their table where it has a page."""
     there = test.table in tables and any(tables[test.table][1].values())
     where = f"[{test.table}]({test.table}.md)" if there else test.table
     pair = f"`{test.first}`" + (f" − `{test.second}`" if test.second else "")
+    if test.second_metric:
+        pair += f" ({book.metrics[test.second_metric].label})"
     if test.than:
         pair = f"({pair}) − (`{test.than[0]}` − `{test.than[1]}`)"
     return f"{where}: {pair}"

@@ -145,7 +145,7 @@ def _seeds_there(table: Table, row: Row, records: Sequence[Record]) -> str:
     count = len(table.seeds_of(row))
     if len(records) < count:
         return f" ({len(records)} of {count} seeds)"
-    return "" if table.seeds_of(row) == table.seeds else f" ({count} seeds)"
+    return "" if table.seeds_of(row) == table.seeds else f" ({count} seed{'s' * (count > 1)})"
 
 
 def legend(table: Table, banded: bool) -> str:

@@ -58,7 +58,8 @@ def compare(test: Comparison, book: Book, tables: Tables) -> Found:
     column = book.metrics[test.metric]
     asked = sum(len(table.seeds_of(table.row(id))) for id in test.rows)
     lacking = asked - sum(len(records[id]) for id in test.rows)
-    of_rows = [_figures(table, id, column, records[id]) for id in test.rows]
+    columns = [column, book.metrics[test.second_metric or test.metric], column, column]
+    of_rows = [_figures(table, id, own, records[id]) for id, own in zip(test.rows, columns, strict=False)]
     values, cut = _combined([figures for figures, _ in of_rows]), sum(count for _, count in of_rows)
     common = prices.equal(records[test.first], records[test.second]) if test.second else []
     found = Found("missing", values, lacking or ("no figure" if len(values) < 2 else 0), tuple(common), cut)

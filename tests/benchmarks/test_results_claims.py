@@ -127,6 +127,14 @@ def test_a_difference_may_be_compared_with_another_one(tmp_path: Path) -> None:
     assert compare(test, found, tables(tmp_path, (0.125, 0.25, 0.5))).values == (0.0, 0.0, 0.0)
 
 
+def test_a_row_may_be_compared_with_another_figure_of_its_own(tmp_path: Path) -> None:
+    own = {**BETTER, "second": "fancy", "second_metric": "rounds"}
+    found = read(tmp_path, book([own]))
+    result = compare(found.claims[0].cases[0].tests[0], found, tables(tmp_path, (0.125, 0.25, 0.5)))
+    assert result.values == (0.625 - 3, 0.765625 - 3, 1.03125 - 3)
+    assert "`fancy` − `fancy` (rounds)" in claims_page.text(found, tables(tmp_path))
+
+
 def test_a_missed_target_counts_as_one_round_more_than_the_run_has(tmp_path: Path) -> None:
     found = read(tmp_path, book([{**BETTER, "metric": "rounds"}]))
     known = tables(tmp_path)
@@ -183,6 +191,7 @@ def test_the_command_writes_the_page_again_only_if_cells_changed(
         ({"second": ""}, "else a second row and no bound"),
         ({"margin": 0}, "tests.margin=0.0"),
         ({"than": ["plain"]}, "two rows, beside a first and a second one"),
+        ({"second_metric": "speed"}, "tests.metric=speed"),
         ({"rows": ["plain"]}, "Key 'rows' not in 'Comparison'"),
     ],
 )
