@@ -159,6 +159,7 @@ class Book:
         guide: When to use which.
         guide_text: Above the guide.
         seen: Tables whose cells were known when the rules were written.
+        unseen: Their rows, as ``table/row``, that had no cells then.
     """
 
     title: str
@@ -168,6 +169,7 @@ class Book:
     guide: list[Advice] = dataclasses.field(default_factory=list)
     guide_text: str = ""
     seen: list[str] = dataclasses.field(default_factory=list)
+    unseen: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         ids = [claim.id for claim in self.claims]
@@ -194,6 +196,10 @@ class Book:
         """All comparisons, those of the advice too."""
         of_claims = [test for claim in self.claims for case in claim.cases for test in case.tests]
         return of_claims + [test for advice in self.guide for test in advice.figures.values()]
+
+    def known(self, test: Comparison) -> bool:
+        """Whether the cells of all rows of a comparison were known when its rule was written."""
+        return test.table in self.seen and not any(f"{test.table}/{id}" in self.unseen for id in test.rows)
 
     def margin(self, test: Comparison) -> float | None:
         """The margin of a comparison."""

@@ -100,7 +100,7 @@ def _case(case: Case, book: Book, tables: Tables) -> Iterator[list[str]]:
     """A line for each comparison; the case stands at the first of them."""
     for test, name in zip(case.tests, itertools.chain([case.when], itertools.repeat("")), strict=False):
         found = compare(test, book, tables)
-        rule = _rule(test, book) + (" ‡" if test.table in book.seen else "")
+        rule = _rule(test, book) + (" ‡" if book.known(test) else "")
         price = ", ".join(found.equal) or ("none" if test.second and found.values else NONE)
         shown = figure(test, found, book) + _seeds(found)
         yield [name, _rows(test, book, tables), rule, shown, price, _result(test, found)]
@@ -165,7 +165,7 @@ def _caution(book: Book, tables: Tables) -> str:
         f"a lead. Without any true difference, about {len(decided) * LEVEL / 2:.1f} of them would have an interval "
         "above zero."
     )
-    return said + (" ‡: the rule was written when cells of this table were known." if book.seen else "")
+    return said + (" ‡: the rule was written when cells of these rows were known." if book.seen else "")
 
 
 def _guide(book: Book, tables: Tables) -> str:
