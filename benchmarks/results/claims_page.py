@@ -82,9 +82,9 @@ def _outcome(claim: Claim, book: Book, tables: Tables) -> str:
     held = [case.when for case in claim.cases if of_case(case, book, tables) == "yes"]
     said = f"**{SHORT[found]}**" + (f" {'; '.join(held)}" if found == "only" else "")
     counts = Counter(of_case(case, book, tables) for case in claim.cases)
-    others = {"open": "undecided", "missing": "without cells"}
-    more = [f"{counts[key]} of {counts.total()} cases {word}" for key, word in others.items() if counts[key]]
-    return said + (f" ({', '.join(more)})" if more and found not in ("open", "missing") else "")
+    others = {"missing": "without cells"} if found == "open" else {"open": "undecided", "missing": "without cells"}
+    more = [f"{counts[key]} {word}" for key, word in others.items() if counts[key] and found != "missing"]
+    return said + (f" (of {counts.total()} cases, {', '.join(more)})" if more else "")
 
 
 def _claim(claim: Claim, book: Book, tables: Tables) -> Iterator[str]:

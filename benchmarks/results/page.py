@@ -152,6 +152,8 @@ def legend(table: Table, banded: bool) -> str:
     """What the figures are, and what the bands of the pictures, where they have any."""
     seeds = ", ".join(map(str, table.seeds))
     said = f"Mean ± sample standard deviation over the seeds {seeds}; bold: the best mean under its heading."
+    if any(table.seeds_of(row) != table.seeds for row in table.rows):
+        said += " Rows with other seeds say how many they have; a paired difference has the seeds of both rows."
     if banded:
         said += " A band in a picture reaches from the least to the greatest of the seeds."
     if any(column.reduce.endswith("_to_target") for column in table.columns):
@@ -174,7 +176,7 @@ def differences(table: Table, records: Records) -> list[str]:
         "the difference has the sign of the mean. *Equal price* is what both rows spend alike."
     )
     if margins := [f"{column.margin:{column.format}} in {column.label}" for column in columns if column.margin]:
-        about += f" ≈: equivalent by two one-sided tests at {LEVEL:.0%}, within {', '.join(margins)}."
+        about += f" ≈: equivalent by two one-sided tests at {LEVEL * 100:.0f} %, within {', '.join(margins)}."
     return [
         "## Paired differences on the same seeds",
         about,

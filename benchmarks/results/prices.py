@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.results.cell import Record
 from benchmarks.results.reduce import MB, curve
 from benchmarks.results.table import PRICES, Table
 
-WITHIN = 0.02
-"""Prices that differ by no more than this share of the larger one count as equal."""
+WITHIN = 0.05
+"""Mean prices that differ by no more than this share of the larger one count as equal."""
 
 
 def _last(key: str) -> Callable[[Record], float | None]:
@@ -33,15 +34,20 @@ SHOWN = {"bytes up": (MB, " MB"), "bytes down": (MB, " MB")}
 
 
 def equal(first: Sequence[Record], second: Sequence[Record]) -> list[str]:
-    """The prices that two rows have in common on every seed that both have.
+    """The prices that two rows have in common, on average over the seeds that both have.
 
     Example:
         >>> equal([], [])
         []
     """
-    others = {record.seed: record for record in second}
-    both = [(record, others[record.seed]) for record in first if record.seed in others]
-    return [name for name, price in OF.items() if both and all(_same(price(a), price(b)) for a, b in both)]
+    seeds = {record.seed for record in first} & {record.seed for record in second}
+    rows = [[record for record in row if record.seed in seeds] for row in (first, second)]
+    return [name for name in PRICES if seeds and _same(*(_mean(name, row) for row in rows))]
+
+
+def _mean(name: str, records: Sequence[Record]) -> float | None:
+    known = [price for record in records if (price := OF[name](record)) is not None]
+    return statistics.fmean(known) if len(known) == len(records) else None
 
 
 def _same(first: float | None, second: float | None) -> bool:
@@ -60,7 +66,7 @@ def sentence(table: Table, records: Mapping[str, Sequence[Record]]) -> str:
         if rows := _exceptions(name, table, records):
             others.setdefault(", ".join(f"`{id}`" for id in rows), []).append(name)
     headed = " under each heading" if len({row.group for row in table.rows}) > 1 else ""
-    parts = [f"**Equal price{headed}:** {_listed(table.equal)}, within {WITHIN * 100:.0f} % on each seed."]
+    parts = [f"**Equal price{headed}:** {_listed(table.equal)}, within {WITHIN * 100:.0f} % on average over the seeds."]
     parts += [f"Not equal in {_listed(names)}: {rows}." for rows, names in others.items()]
     paid = [record for id, found in records.items() if id != table.control for record in found]
     if ranges := [said for name in PRICES if name not in table.equal and (said := _range(name, paid))]:
