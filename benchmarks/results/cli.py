@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from benchmarks.results import embedded, page, pool
+from benchmarks.results import claims_page, embedded, page, pool
 from benchmarks.results.cell import Cell, Record, Store, differences
 from benchmarks.results.made import index
 from benchmarks.results.progress import Progress
@@ -24,12 +24,14 @@ from flt.core.errors import InputError
 from flt.run.conf_groups import config_folder
 
 TABLES = Path(__file__).parent / "tables"
+CLAIMS = "claims.yaml"
+"""Beside the folder of the tables."""
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None, tables: Path = TABLES, results: Path = RESULTS) -> int:
-    """Runs what is missing of the tables and writes their pages.
+    """Runs what is missing of the tables and writes their pages, and that of the claims.
 
     Args:
         arguments: Of the command line; None: the process's.
@@ -144,7 +146,9 @@ class Job:
     def _write(self, tables: list[Table], ran: bool) -> None:
         written = [path for table in tables for path in page.publish(table, self.store, self.results)]
         written += embedded.publish(tables, self.store, self.results.parent)
-        written += index(self._load(names(self.tables)), self.store, self.results)
+        every = self._load(names(self.tables))
+        written += claims_page.publish(self.tables.parent / CLAIMS, every, self.store, self.results)
+        written += index(every, self.store, self.results)
         for path in written:
             self._say(f"wrote {os.path.relpath(path)}")
         if not written and not ran:

@@ -10,7 +10,9 @@ from pathlib import Path
 from benchmarks.results import plot
 from benchmarks.results.cell import Record, Store, write
 from benchmarks.results.made import made
+from benchmarks.results.prices import equal, sentence
 from benchmarks.results.reduce import CROSSED, Paired, Spread, curve, figure, paired
+from benchmarks.results.statistics import LEVEL, equivalence
 from benchmarks.results.table import Column, Row, Table
 
 NONE = "–"
@@ -48,6 +50,7 @@ def text(table: Table, records: Records) -> str:
         table.text.strip(),
         *missing(table, records),
         "## Results",
+        *([sentence(table, records)] if table.equal else []),
         *main_tables(table, records),
     ]
     drawn = [(shown, lines) for shown in table.plots if (lines := plot.lines(table, shown, records))]
@@ -140,13 +143,17 @@ def _shown(found: Spread | None, column: Column, beyond: float) -> str:
 
 def _seeds_there(table: Table, row: Row, records: Sequence[Record]) -> str:
     count = len(table.seeds_of(row))
-    return "" if len(records) == count else f" ({len(records)} of {count} seeds)"
+    if len(records) < count:
+        return f" ({len(records)} of {count} seeds)"
+    return "" if table.seeds_of(row) == table.seeds else f" ({count} seed{'s' * (count > 1)})"
 
 
 def legend(table: Table, banded: bool) -> str:
     """What the figures are, and what the bands of the pictures, where they have any."""
     seeds = ", ".join(map(str, table.seeds))
     said = f"Mean ± sample standard deviation over the seeds {seeds}; bold: the best mean under its heading."
+    if any(table.seeds_of(row) != table.seeds for row in table.rows):
+        said += " Rows with other seeds say how many they have; a paired difference has the seeds of both rows."
     if banded:
         said += " A band in a picture reaches from the least to the greatest of the seeds."
     if any(column.reduce.endswith("_to_target") for column in table.columns):
@@ -160,13 +167,25 @@ def differences(table: Table, records: Records) -> list[str]:
     """The paired differences, with their heading."""
     columns = [column for column in table.columns if column.paired]
     there = [pair for pair in table.pairs if all(records[id] for id in pair[:2])]
-    lines = [[_pair_label(table, pair), *_pair(table, pair, columns, records)] for pair in there]
+    lines = [
+        [_pair_label(table, pair), *_pair(table, pair, columns, records), _prices(pair, records)] for pair in there
+    ]
     about = (
         "First minus second: mean ± sample standard deviation of the differences, their 95 % interval by Student's t "
         "(not corrected for the number of comparisons; bold where it leaves out zero), and on how many of the seeds "
-        "the difference has the sign of the mean."
+        "the difference has the sign of the mean. *Equal price* is what both rows spend alike."
     )
-    return ["## Paired differences on the same seeds", about, grid(["", *(column.label for column in columns)], lines)]
+    if margins := [f"{column.margin:{column.format}} in {column.label}" for column in columns if column.margin]:
+        about += f" ≈: equivalent by two one-sided tests at {LEVEL * 100:.0f} %, within {', '.join(margins)}."
+    return [
+        "## Paired differences on the same seeds",
+        about,
+        grid(["", *(column.label for column in columns), "equal price"], lines),
+    ]
+
+
+def _prices(pair: Sequence[str], records: Records) -> str:
+    return ", ".join(equal(records[pair[0]], records[pair[1]])) or "none"
 
 
 def _pair_label(table: Table, pair: Sequence[str]) -> str:
@@ -190,12 +209,14 @@ def _paired_shown(found: Paired, column: Column) -> str:
         return f"{said}, {count}"
     low, high = interval
     said = f"**{said}**" if low > 0 or high < 0 else said
-    return f"{said} ± {found.deviation:{column.format}} [{low:{signed}}, {high:{signed}}], {count}"
+    p = equivalence(found.differences, column.margin) if column.margin else None
+    level = " ≈" if p is not None and p < LEVEL else ""
+    return f"{said} ± {found.deviation:{column.format}} [{low:{signed}}, {high:{signed}}], {count}{level}"
 
 
-def grid(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, whose first column stands left and the others right."""
-    rule = ["---", *["---:"] * (len(heads) - 1)]
+def grid(heads: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table, whose first columns stand left and the others right."""
+    rule = [*["---"] * left, *["---:"] * (len(heads) - left)]
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (heads, rule, *lines)
     )

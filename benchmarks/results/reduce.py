@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from benchmarks.results.cell import Record
+from benchmarks.results.statistics import interval
 from benchmarks.results.table import Column
 
 CROSSED = "comm/total_up + comm/total_down"
@@ -50,7 +51,7 @@ def figure(record: Record, column: Column, target: float | None, target_key: str
 
 
 def reduced(column: Column, values: Sequence[float | None]) -> float | None:
-    """The last, best, mean or summed value of the column's rounds; None where there is no value."""
+    """The last, best, mean or summed value of the column's rounds, or the last less the first; None without a value."""
     if column.reduce == "last":
         return values[-1] if values else None
     known = [value for value in values[column.first - 1 : column.last] if value is not None]
@@ -58,6 +59,8 @@ def reduced(column: Column, values: Sequence[float | None]) -> float | None:
         return None
     if column.reduce == "best":
         return min(known) if column.better == "lower" else max(known)
+    if column.reduce == "rise":
+        return known[-1] - known[0]
     return math.fsum(known) if column.reduce == "total" else math.fsum(known) / len(known)
 
 
@@ -127,13 +130,7 @@ class Paired:
 
     def interval(self, level: float = 0.95) -> tuple[float, float] | None:
         """Student's t interval of the mean, not corrected for several comparisons; None for one seed."""
-        from scipy.stats import t
-
-        if self.deviation is None:
-            return None
-        n = len(self.differences)
-        half = float(t.ppf((1 + level) / 2, n - 1)) * self.deviation / math.sqrt(n)
-        return self.mean - half, self.mean + half
+        return interval(self.differences, level)
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired | None:

@@ -13,7 +13,8 @@ from benchmarks.results.cell import Cell
 from flt.core.errors import InputError
 from flt.core.typed import typed
 
-REDUCERS = ("test", "last", "best", "mean", "total", "rounds_to_target", "bytes_to_target")
+PRICES = ("rounds", "steps", "bytes up", "bytes down", "simulated hours")
+REDUCERS = ("test", "last", "best", "mean", "total", "rise", "rounds_to_target", "bytes_to_target")
 NOTES = "notes.md"
 
 
@@ -52,6 +53,7 @@ class Column:
         format: Python's format of the mean and the deviation.
         better: higher or lower, of which the best mean is printed bold; None: neither is.
         paired: Whether the paired differences have it.
+        margin: Largest difference that counts as none: the paired differences say which rows are equivalent within it.
     """
 
     label: str
@@ -63,12 +65,15 @@ class Column:
     format: str = ".3f"
     better: str | None = None
     paired: bool = False
+    margin: float | None = None
 
     def __post_init__(self) -> None:
         if self.reduce not in REDUCERS:
             raise InputError.of("columns.reduce", self.reduce, REDUCERS)
         if self.better not in (None, "higher", "lower"):
             raise InputError.of("columns.better", self.better, "higher, lower or null")
+        if self.margin is not None and not self.margin > 0:
+            raise InputError.of("columns.margin", self.margin, "a number above zero, or null")
 
 
 @dataclasses.dataclass
@@ -119,6 +124,8 @@ class Table:
         target_key: Metric that is to reach the target.
         pairs: ``[row, row, label]``: the first minus the second, on the same seeds; the label may be left out.
         plots: The pictures.
+        equal: The prices that the rows are meant to have in common, such as rounds, steps, bytes up; the page names the
+            rows that don't, and how far the other prices reach.
         notes: What was found; ``tables/<name>.notes.md``, where there is one, comes after it.
     """
 
@@ -134,6 +141,7 @@ class Table:
     target_key: str = "round/val_acc"
     pairs: list[list[str]] = dataclasses.field(default_factory=list)
     plots: list[Plot] = dataclasses.field(default_factory=list)
+    equal: list[str] = dataclasses.field(default_factory=list)
     notes: str = ""
 
     def __post_init__(self) -> None:
@@ -143,6 +151,9 @@ class Table:
                 raise InputError.of(f"{self.name}.rows", id, "an id of its own for each row")
         for override in [*self.common, *(override for row in self.rows for override in row.overrides)]:
             _check_override(override)
+        for price in self.equal:
+            if price not in PRICES:
+                raise InputError.of(f"{self.name}.equal", price, PRICES)
         for pair in self.pairs:
             if len(pair) not in (2, 3):
                 raise InputError.of(f"{self.name}.pairs", pair, "[row, row, label]")

@@ -56,7 +56,24 @@ def test_pairs_have_difference_interval_and_signs(toy: Table, tmp_path: Path) ->
     assert line(text(toy, tmp_path), "Fancy; Plain")[1:] == [
         "**+0.125** ± 0.000 [+0.125, +0.125], 3/3",
         "**-1.0** ± 0.0 [-1.0, -1.0], 3/3",
+        "rounds, bytes up, bytes down",
     ]
+
+
+def test_a_column_with_a_margin_says_which_pairs_are_equivalent(tmp_path: Path) -> None:
+    lines = toy_results.YAML.replace("paired: true}", "paired: true, margin: 0.2}", 1)
+    wide = text(toy_results.table(tmp_path, lines), tmp_path)
+    assert line(wide, "Fancy; Plain")[1] == "**+0.125** ± 0.000 [+0.125, +0.125], 3/3 ≈"
+    assert "≈: equivalent by two one-sided tests at 5 %, within 0.200 in test accuracy." in wide
+    narrow = text(toy_results.table(tmp_path, lines.replace("0.2}", "0.1}")), tmp_path)
+    assert line(narrow, "Fancy; Plain")[1] == "**+0.125** ± 0.000 [+0.125, +0.125], 3/3"
+
+
+def test_a_row_with_seeds_of_its_own_says_how_many(toy: Table, tmp_path: Path) -> None:
+    toy = dataclasses.replace(toy, rows=[toy.rows[0], dataclasses.replace(toy.rows[1], seeds=[0])])
+    shown = text(toy, tmp_path)
+    assert line(shown, "Fancy")[0] == "Fancy (1 seed)"
+    assert "Rows with other seeds say how many they have" in shown
 
 
 def test_a_target_that_some_seeds_do_not_reach_says_how_many_do(toy: Table, tmp_path: Path) -> None:
