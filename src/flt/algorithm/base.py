@@ -203,6 +203,11 @@ class ImportancePart(Part):
     that the aggregation made to a group's weights. ``weights``: the server computes them from the group's weights after
     the aggregation. ``nothing``: there is no source, and all components keep the same score."""
 
+    @property
+    def carries(self) -> bool:
+        """True if clients keep something of single components from one fit to the next, to measure with it."""
+        return False
+
     @abc.abstractmethod
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:
         """Returns the state of the group after the aggregation, with new scores.
