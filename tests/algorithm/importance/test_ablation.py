@@ -185,6 +185,19 @@ def test_a_job_without_held_out_examples_is_measured_on_its_training_examples() 
     assert bool(scores[0].any())
 
 
+def test_clients_measure_in_every_third_round_and_scores_stay_in_between() -> None:
+    recipe = Recipe(Mean(), selection=Freeze(), importance=Ablation(every=3))
+    federator = toy_federator(recipe, toy_clients(2, ranks=[2, 3]), rounds=5, lr=0.1)
+    sent, scores = [], []
+    for _ in range(5):
+        federator._round()
+        sent.append(bool(updates_of(federator)[0].scores))
+        scores.append(federator.state.groups[0].scores["fc1"].clone())
+    assert sent == [True, False, False, True, False]
+    assert torch.equal(scores[0], scores[2])
+    assert not torch.equal(scores[2], scores[3])
+
+
 def test_scores_below_zero_pass_the_servers_checks_and_are_averaged_by_examples() -> None:
     clients = toy_clients(2, ranks=[2, 3])
     federator = toy_federator(Recipe(Mean(), selection=Freeze(), importance=Ablation()), clients, steps=4, lr=0.1)
@@ -197,7 +210,7 @@ def test_scores_below_zero_pass_the_servers_checks_and_are_averaged_by_examples(
         np.testing.assert_allclose(found.numpy(), share @ measured, rtol=1e-12)
 
 
-@pytest.mark.parametrize(("key", "value"), [("data", "test"), ("examples", 0), ("beta1", 1.0)])
+@pytest.mark.parametrize(("key", "value"), [("data", "test"), ("examples", 0), ("every", 0), ("beta1", 1.0)])
 def test_settings_out_of_range_are_refused_by_name(key: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"importance.{key}={value}"):
         Ablation(**{key: value})

@@ -34,25 +34,29 @@ class Ablation(Measured):
         data: ``held_out``: L is the loss on held-out examples of the client. A client without held-out examples uses
             its training examples. ``train``: L is the loss on training examples.
         examples: Largest number of examples on which a client measures. They are the same in each round.
+        every: Number of rounds from one measurement to the next, beginning with the first round. In the other rounds, the
+            scores stay as they are.
         beta1: Share of the old score that is kept in each round. With 0, the last measurement alone counts.
     """
 
     data: str = "held_out"
     examples: int = 32
+    every: int = 1
     beta1: float = 0.0
 
     def __post_init__(self) -> None:
         if self.data not in SOURCES:
             raise InputError.of("importance.data", self.data, SOURCES)
-        if self.examples < 1:
-            raise InputError.of("importance.examples", self.examples, "an integer >= 1")
+        for key in ("examples", "every"):
+            if getattr(self, key) < 1:
+                raise InputError.of(f"importance.{key}", getattr(self, key), "an integer >= 1")
         if not 0 <= self.beta1 < 1:
             raise InputError.of("importance.beta1", self.beta1, "a number in [0, 1)")
 
     def callbacks(self, fit: LocalFit) -> list[Callback]:
-        """Returns the callback that measures at the end of the fit, if the fit trains components."""
-        trains = set(LORA_FACTORS) & set(fit.payload.plan.train)
-        return [LeftOut(fit, self.data, self.examples)] if trains else []
+        """Returns the callback that measures at the end of the fit, if the fit trains components and it is time."""
+        due = fit.payload.round % self.every == 0 and set(LORA_FACTORS) & set(fit.payload.plan.train)
+        return [LeftOut(fit, self.data, self.examples)] if due else []
 
 
 class LeftOut(LocalCallback):
