@@ -185,7 +185,7 @@ class SelectionPart(Part):
         rule, plan, importance = recipe.rule, recipe.plan, recipe.importance
         if self.uses_own_scores and importance.source != "clients":
             why = f"clients measure nothing for {importance.name}"
-            raise InputError.of("selection.scores", "client", "server, or importance=gradient", why)
+            raise InputError.of("selection.scores", "client", "server, or importance=gradient or ablation", why)
         roles = set(self.together)
         if not any(roles <= set(plan(done).train) for done in range(plan.initiating + 1)):
             raise self.clash(plan, f"no round trains {' and '.join(sorted(roles))} together", "one that does")

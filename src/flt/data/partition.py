@@ -230,7 +230,9 @@ def partition(
         raise InputError.of(f"partition.{missing[0]}", None, "a number", f"{kind} needs it")
     if kind == "by_column" and column is None:
         raise InputError.of("data.column", None, "the column that tells the clients apart", "by_column needs it")
-    examples = {"by_column": column, "by_task": column, "iid": np.size(labels), "quantity": np.size(labels)}.get(kind, labels)
+    examples = {"by_column": column, "by_task": column, "iid": np.size(labels), "quantity": np.size(labels)}.get(
+        kind, labels
+    )
     if kind == "by_task" and column is None:
         raise InputError.of("data.tasks", "{}", "task: [classes], or several data.sets", "by_task needs them")
     return PARTITIONERS[kind](examples, clients=clients, seed=seed, **given)
