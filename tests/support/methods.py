@@ -15,7 +15,7 @@ from flt.algorithm.grouping.base import Clustering
 from flt.algorithm.grouping.density import DbscanGrouping, HdbscanGrouping
 from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.grouping.oracle import OracleGrouping
-from flt.algorithm.importance import DeltaSensitivity, GradientSensitivity, Magnitude
+from flt.algorithm.importance import Ablation, DeltaSensitivity, GradientSensitivity, Magnitude
 from flt.algorithm.plan import AdapterPlan, Alternating, FullPlan, Stages
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
@@ -75,6 +75,8 @@ METHODS: dict[str, tuple[Recipe, dict[str, Any]]] = {
     "local": (Recipe(Mean(), plan=AdapterPlan(private=["A", "B", "adapter", "head"])), {}),
     "hafl freeze": (Recipe(Mean(), selection=Freeze(), importance=MEASURED), {}),
     "hafl truncate": (Recipe(Mean(), selection=Truncate(), importance=MEASURED), {}),
+    "hafl carry": (Recipe(Mean(), selection=Truncate(), importance=GradientSensitivity(carry=True)), {}),
+    "hafl ablation": (Recipe(Mean(), selection=Freeze(), importance=Ablation(examples=4)), {}),
     "hafl delta": (Recipe(Mean(), selection=Freeze(), importance=DeltaSensitivity()), {}),
     "hafl explore": (Recipe(Mean(), selection=Truncate(explore=0.5), importance=MEASURED), {}),
     "hafl global": (Recipe(Mean(), selection=Truncate(explore=0.2, scope="global"), importance=MEASURED), {}),

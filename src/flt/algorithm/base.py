@@ -197,7 +197,7 @@ class SelectionPart(Part):
         rule, plan, importance = recipe.rule, recipe.plan, recipe.importance
         if self.uses_own_scores and importance.source != "clients":
             why = f"clients measure nothing for {importance.name}"
-            raise InputError.of("selection.scores", "client", "server, or importance=gradient", why)
+            raise InputError.of("selection.scores", "client", "server, or importance=gradient or ablation", why)
         roles = set(self.together)
         if not any(roles <= set(plan(done).train) for done in range(plan.initiating + 1)):
             raise self.clash(plan, f"no round trains {' and '.join(sorted(roles))} together", "one that does")
@@ -214,6 +214,11 @@ class ImportancePart(Part):
     """Source of the scores. ``clients``: clients measure them. ``change``: the server computes them from the change
     that the aggregation made to a group's weights. ``weights``: the server computes them from the group's weights after
     the aggregation. ``nothing``: there is no source, and all components keep the same score."""
+
+    @property
+    def carries(self) -> bool:
+        """True if clients keep something of single components from one fit to the next, to measure with it."""
+        return False
 
     @abc.abstractmethod
     def __call__(self, view: View, before: GroupState, after: GroupState, updates: Sequence[Update]) -> GroupState:

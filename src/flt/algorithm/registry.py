@@ -12,7 +12,7 @@ from flt.algorithm.grouping.base import Everyone
 from flt.algorithm.grouping.density import DbscanGrouping, HdbscanGrouping
 from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.grouping.oracle import OracleGrouping
-from flt.algorithm.importance import DeltaSensitivity, GradientSensitivity, Magnitude, NoImportance
+from flt.algorithm.importance import Ablation, DeltaSensitivity, GradientSensitivity, Magnitude, NoImportance
 from flt.algorithm.plan import AdapterPlan, Alternating, FullPlan, Stages
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.residual import Residual
@@ -37,6 +37,7 @@ PARTS: dict[str, dict[str, type]] = {
     "importance": {
         "none": NoImportance,
         "gradient": GradientSensitivity,
+        "ablation": Ablation,
         "delta": DeltaSensitivity,
         "magnitude": Magnitude,
     },

@@ -138,10 +138,11 @@ class Annealed(SchedulePart):
             recipe.grouping.several
             or recipe.rule.sent_slots
             or recipe.selection.uses_own_scores
+            or recipe.importance.carries
             or recipe.server_optimizer.steps
         ):
             why = "the groups' factors, or what is kept of them, would no longer belong together"
-            allowed = "score with several groups, slots, clients' own scores or a server optimiser"
+            allowed = "score with several groups, slots, clients' own scores, carried averages or a server optimiser"
             raise InputError.of("schedule.by", "svd", allowed, why)
         self._check_plan(recipe)
 

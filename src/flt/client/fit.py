@@ -20,6 +20,7 @@ from flt.protocol.state import ClientState
 
 if TYPE_CHECKING:
     from flt.algorithm.buffers import BuffersPart
+    from flt.client.leave_one_out import LossesWithout
 
 
 @dataclasses.dataclass
@@ -48,6 +49,11 @@ class LocalFit:
     """Name of a buffer that the fit has changed -> its new value. Sent to the server."""
     own_buffers: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     """Name of a buffer that the fit has changed -> its new value. Stays on the client."""
+    losses_without: LossesWithout | None = None
+    """Function that measures losses of the trained model without single components, when the fit has ended.
+
+    It loads the model into the resident module, and leaves it there.
+    """
     steps: int = 0
     """Number of optimiser steps. Set when the fit has ended."""
     kept: dict[str, Ids] = dataclasses.field(init=False)

@@ -9,6 +9,7 @@ neither copied nor moved.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from flt.client.evaluator import Evaluator, Watch
 from flt.client.fit import LocalFit
 from flt.client.frozen_weights import FrozenWeights
 from flt.client.isolation import isolated, seed_everything
+from flt.client.leave_one_out import examples_of, losses_without
 from flt.client.loader import loader
 from flt.client.settings import LocalSettings
 from flt.client.shared_logger import SharedLogger
@@ -34,7 +36,7 @@ from flt.models.adapters.client_context import BatchNotifier, at_client, client_
 from flt.models.causal import CausalModule
 from flt.models.module import ClientModule
 from flt.protocol.layout import TRAVELLING, Layout
-from flt.protocol.messages import BaseDelta, Payload, Update
+from flt.protocol.messages import BaseDelta, Ids, Payload, Update
 from flt.protocol.quantised_components import unpack_payload
 from flt.protocol.state import ClientState, ServerState, apply_change
 
@@ -118,6 +120,7 @@ class LocalTrainer(Evaluator):
         held_out = data.validation_set(self.settings.eval_examples)
         metrics = {f"distributed/{key}": value for key, value in self.evaluate(held_out).items()}
         fit = self._prepare(payload, private, data.head)
+        fit.losses_without = functools.partial(self.losses_without, data, payload.held)
         seed_everything(seed, self.module.device)  # again, so that the evaluation above doesn't affect the fit
         try:
             with time_limit(self.timeout):
@@ -216,6 +219,19 @@ class LocalTrainer(Evaluator):
         self.install(payload, private, head)
         with isolate_rng():
             return self.evaluate(dataset, watch)
+
+    def losses_without(
+        self, data: JobData, held: Mapping[str, Ids], source: str, examples: int
+    ) -> tuple[float, dict[str, Tensor]]:
+        """Returns the loss of the resident module on a job's examples, and the losses without each held component.
+
+        Args:
+            data: The job's data.
+            held: Layer -> ids of the components that the module has.
+            source: ``held_out`` or ``train``.
+            examples: Largest number of examples.
+        """
+        return losses_without(self, self.layout, held, examples_of(data, source, examples))
 
     def _catch_up(self, state: ServerState) -> None:
         self.apply_base(state.base.since(self.base_version, self.base), state.base.version)

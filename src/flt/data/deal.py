@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flt.core.errors import InputError
+from flt.data.classes import matching
 from flt.data.clients import ClientSpec, JobData
 from flt.data.examples import Examples
 from flt.data.partition import partition, settings
@@ -56,9 +57,9 @@ class TaskData:
 def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
     """Divides the examples of all tasks among the clients.
 
-    The examples of each task are divided independently of other tasks. There is one exception: with
+    The examples of each task are divided independently of other tasks. There are two exceptions: with
     ``partition.kind=by_column``, the examples of all tasks are divided together if all tasks have the column
-    ``data.column``. The division is drawn again until every client has at least one example.
+    ``data.column``, and with ``partition.kind=by_task``, they always are. The division is drawn again until every client has at least one example.
 
     Args:
         cfg: Configuration with the number of clients, the partition and the seed.
@@ -86,9 +87,11 @@ def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
 
 def _parts(cfg: TrainConfig, tasks: Sequence[TaskData], attempt: int) -> list[list[np.ndarray]]:
     """Returns, for each task, the positions of each client's examples."""
-    columns = [task.column for task in tasks if task.column is not None]
+    kind = cfg.partition.kind
+    found = task_names(cfg, tasks) if kind == "by_task" else [task.column for task in tasks]
+    columns = [column for column in found if column is not None]
     labels = [task.splits["train"].labels for task in tasks]
-    if cfg.partition.kind != "by_column" or len(columns) < len(tasks):
+    if kind not in ("by_column", "by_task") or len(columns) < len(tasks):
         return [
             _partition(cfg, own, task.column, (cfg.seed, number, attempt))
             for number, (task, own) in enumerate(zip(tasks, labels, strict=True))
@@ -99,6 +102,30 @@ def _parts(cfg: TrainConfig, tasks: Sequence[TaskData], attempt: int) -> list[li
         [share[(share >= end - len(column)) & (share < end)] - (end - len(column)) for share in shares]
         for column, end in zip(columns, ends, strict=True)
     ]
+
+
+def task_names(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[np.ndarray | None]:
+    """Returns, for each task, the name of the task of each training example, shape (n,).
+
+    Without ``jobs=per_task``, a single task has all examples. Their tasks are then those of ``data.tasks``, and classes
+    of no task form one more, whose name is empty. None stands for data without tasks.
+
+    Raises:
+        InputError: A class belongs to two tasks.
+    """
+    sizes = [len(task.splits["train"].labels) for task in tasks]
+    if cfg.jobs == "per_task" or len(tasks) > 1:
+        return [np.full(size, task.name) for task, size in zip(tasks, sizes, strict=True)]
+    patterns, (whole,) = cfg.data.get("tasks") or {}, tasks
+    if not patterns:
+        return [None]
+    of_class = dict.fromkeys(range(int(whole.splits["train"].labels.max()) + 1), "")
+    for name, classes in patterns.items():
+        for k in matching(f"data.tasks.{name}", classes, whole.names):
+            if of_class[k]:
+                raise InputError.of(f"data.tasks.{name}", whole.names[k], f"classes that aren't in {of_class[k]}")
+            of_class[k] = name
+    return [np.array([of_class[k] for k in whole.splits["train"].labels.tolist()])]
 
 
 def _partition(

@@ -158,8 +158,24 @@ def by_column(values: ArrayLike, clients: int | None, seed: Seed) -> list[Positi
     return _sorted(part for of_one in parts for part in of_one)
 
 
+def by_task(values: ArrayLike, clients: int | None, seed: Seed) -> list[Positions]:
+    """Divides the examples by their tasks, so that the clients' data differ in kind. It is `by_column` with the tasks.
+
+    With at least as many clients as tasks, each client has the examples of one task.
+
+    Args:
+        values: Name of the task of each example, shape (n,).
+        clients: Number of clients. If None, there is one client per task.
+        seed: Seed of the draws.
+
+    Raises:
+        InputError: A task would have more clients than examples.
+    """
+    return by_column(values, clients, seed)
+
+
 PARTITIONERS: dict[str, Callable[..., list[Positions]]] = {
-    function.__name__: function for function in (iid, dirichlet, quantity, shards, by_column)
+    function.__name__: function for function in (iid, dirichlet, quantity, shards, by_column, by_task)
 }
 
 
@@ -194,7 +210,7 @@ def partition(
     Args:
         kind: Name of the partitioner, a key of `PARTITIONERS`.
         labels: Class of each example, shape (n,). The partitioners iid and quantity use only n.
-        column: Value of a column for each example, shape (n,). Only by_column uses these values.
+        column: Value of a column for each example, shape (n,), or with by_task the example's task. Only these two use it.
         clients: Number of clients. None is allowed only for by_column.
         seed: Seed of the draws.
         **given: Settings of the partitioner, see `settings`. A setting that is None counts as not given.
@@ -214,7 +230,11 @@ def partition(
         raise InputError.of(f"partition.{missing[0]}", None, "a number", f"{kind} needs it")
     if kind == "by_column" and column is None:
         raise InputError.of("data.column", None, "the column that tells the clients apart", "by_column needs it")
-    examples = {"by_column": column, "iid": np.size(labels), "quantity": np.size(labels)}.get(kind, labels)
+    examples = {"by_column": column, "by_task": column, "iid": np.size(labels), "quantity": np.size(labels)}.get(
+        kind, labels
+    )
+    if kind == "by_task" and column is None:
+        raise InputError.of("data.tasks", "{}", "task: [classes], or several data.sets", "by_task needs them")
     return PARTITIONERS[kind](examples, clients=clients, seed=seed, **given)
 
 

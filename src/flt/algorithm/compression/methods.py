@@ -102,7 +102,7 @@ class _Quantisation(CompressionPart):
         besides = size_besides(layout, [payload], [places], pack_payload)
         limit = self.limit(payload.job[0], [payload] * jobs, besides * jobs)
         known = {
-            (layer, at): score
+            (layer, at): max(score, 0.0)
             for layer, ids in payload.held.items()
             for at, score in enumerate(scores[layer][list(ids)].tolist())
         }

@@ -112,7 +112,7 @@ def places_of(
 def measured_scores(layout: Layout, update: Update) -> dict[Place, float]:
     """Returns the score of each component of an update. Without measured scores, the score is |b_i| |a_i|.
 
-    A score that isn't finite counts as 0 here. The server later refuses an update with such a score.
+    A score below 0 counts as 0, and so does one that isn't finite. The server later refuses an update with the latter.
     """
     scores: dict[Place, float] = {}
     for layer, ids in update.kept.items():
@@ -121,7 +121,7 @@ def measured_scores(layout: Layout, update: Update) -> dict[Place, float]:
             values = [known.get(component, 0.0) for component in ids]
         else:
             values = _magnitudes(layout, update, layer)
-        scores |= {(layer, at): score if math.isfinite(score) else 0.0 for at, score in enumerate(values)}
+        scores |= {(layer, at): max(score, 0.0) if math.isfinite(score) else 0.0 for at, score in enumerate(values)}
     return scores
 
 

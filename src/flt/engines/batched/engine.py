@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -217,6 +218,7 @@ class BatchedEngine(SerialEngine):
             start = {name: tensors[name] for name in local_trainer.layout.names(payload.plan.train)}
             fit = LocalFit(local_trainer.server_layout.for_head(data.head), payload, assignment.private, {}, start)
             jobs.append(StackedJob(fit, data, assignment.seed, tensors, metrics))
+            fit.losses_without = functools.partial(jobs[-1].losses_without, local_trainer)
         stack = Stack(
             local_trainer.module, local_trainer.layout, [job.tensors for job in jobs], assignments[0].payload.plan.train
         )
@@ -258,7 +260,7 @@ class BatchedEngine(SerialEngine):
     def _result(self, job: StackedJob) -> Result:
         local_trainer = self.local_trainer
         held_out = job.data.validation_set(local_trainer.settings.eval_examples)
-        local_trainer.put({**job.tensors, **{name: parameter.detach() for name, parameter in job.fit.trained.items()}})
+        job.load(local_trainer)
         job.metrics |= {f"fitted/{key}": value for key, value in local_trainer.evaluate(held_out).items()}
         return job.fit.update(len(job.data.train), job.metrics), job.fit.private_state(local_trainer.initial)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flt.client.fit import LocalFit
+from flt.client.trainer import LocalTrainer
 from flt.data.clients import JobData
 from flt.data.stores import IGNORED
 from flt.engines.batched.adapters import Stack
@@ -59,6 +60,21 @@ class StackedJob:
             for hook in (name for name in dir(Callback) if name.startswith(("on_", "setup", "teardown"))):
                 if hook not in JOB_HOOKS and getattr(type(callback), hook) is not getattr(Callback, hook):
                     raise Unstackable(f"{type(callback).__name__} has {hook}, which is called for one job at a time")
+
+    def load(self, local_trainer: LocalTrainer) -> None:
+        """Loads the job's model, as trained so far, into the resident module."""
+        trained = {name: parameter.detach() for name, parameter in self.fit.trained.items()}
+        local_trainer.put({**self.tensors, **trained})
+
+    def losses_without(
+        self, local_trainer: LocalTrainer, source: str, examples: int
+    ) -> tuple[float, dict[str, Tensor]]:
+        """Returns the loss of the job's model and the losses without each held component.
+
+        See :meth:`LocalTrainer.losses_without`.
+        """
+        self.load(local_trainer)
+        return local_trainer.losses_without(self.data, self.fit.payload.held, source, examples)
 
     def finish(self, steps: int) -> None:
         """Copies the job's parameters out of the stack, because the training of other jobs continues there.

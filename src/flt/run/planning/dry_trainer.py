@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from flt.client.trainer import OWN_MODULES, LocalTrainer
 from flt.data.clients import JobData
 from flt.models.causal import CausalModule
 from flt.protocol.layout import buffers
-from flt.protocol.messages import Payload, Plan, Update
+from flt.protocol.messages import Ids, Payload, Plan, Update
 from flt.protocol.state import ClientState
 
 TYPICAL = 0.9166666865348816
@@ -67,6 +68,13 @@ class DryTrainer(LocalTrainer):
     def evaluate(self, dataset: Dataset, watch: Watch | None = None) -> dict[str, float]:
         """Returns a typical number for each metric, or {} if there is no example."""
         return dict.fromkeys(self.evaluated, TYPICAL) if len(dataset) else {}  # type: ignore[arg-type]  # has a length
+
+    def losses_without(
+        self, data: JobData, held: Mapping[str, Ids], source: str, examples: int
+    ) -> tuple[float, dict[str, Tensor]]:
+        """Returns a random loss for each held component: nothing is evaluated."""
+        generator = torch.Generator().manual_seed(len(data.train))
+        return 0.0, {name: torch.rand(len(ids), generator=generator).double() for name, ids in held.items()}
 
     def steps(self, plan: Plan, data: JobData) -> int:
         """Returns the number of optimiser steps of a fit with this plan on these data."""
