@@ -50,7 +50,7 @@ def completed(line: str, script: str | None = None) -> list[str]:
         ("flt com", ["completion", "compile=", "compression=", "compression.down="]),
         ("flt train alg", ["algo="]),
         ("flt train algo=ha", ["hafl", "haflq"]),
-        ("flt algo=fl_", ["fl_tac", "fl_tac_unlocked"]),
+        ("flt algo=fl_", ["fl_tac", "fl_tac_memory", "fl_tac_unlocked"]),
         ("flt train seed=1 rule=k", ["krum"]),
         ("flt train rule.tr", ["rule.trim="]),
         ("flt train local.w", ["local.weight_decay="]),

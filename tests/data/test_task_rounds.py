@@ -76,7 +76,10 @@ def test_a_round_without_any_job_changes_no_weight(name: str) -> None:
         assert_same(weights_of(federator, gid), weights)
 
 
-@pytest.mark.parametrize("name", ["fl_tac", "fl_tac, unlocked", "fl_tac, hdbscan"])
+MEMORIES = ["fl_tac, unlocked", "fl_tac, agglomerative", "fl_tac, dbscan"]  # sum, projection, the last rounds
+
+
+@pytest.mark.parametrize("name", ["fl_tac", *MEMORIES, "fl_tac, hdbscan"])
 def test_going_on_from_a_state_with_jobs_that_come_and_go_changes_no_bit(name: str) -> None:
     given = {"clients": dynamic({"task0": [1, 3], "task1": [2, None]}), "cohort": 2, "steps": 2}
     whole, half, rest = (toy_federator(METHODS[name][0], **given, rounds=rounds) for rounds in (4, 2, 4))  # type: ignore[arg-type]

@@ -239,7 +239,7 @@ def test_a_norm_in_a_head_that_trains_is_averaged_with_adapters_and_exported() -
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", sorted(set(choices("algo")) - {"c2a"}))  # C2A needs a transformer
 def test_every_recipe_trains_a_head_with_a_norm(algo: str) -> None:
-    policy = "local" if algo in ("scaffold", "flora", "fl_tac_unlocked") else "average"
+    policy = "local" if algo in ("scaffold", "flora", "fl_tac_memory", "fl_tac_unlocked") else "average"
     seen = Seen()
     torch.manual_seed(0)
     module = Headed()

@@ -63,6 +63,9 @@ TRIVIAL: dict[str, tuple[Recipe, Recipe, dict[str, Any]]] = {
     "FL-TAC unlocked, one task": (
         Recipe(Mean("uniform"), grouping=KMeansGrouping(1, cannot_link=True, **CHANGES)), UNIFORM, {},
     ),
+    "FL-TAC with a memory, one task": (
+        Recipe(Mean("uniform"), grouping=KMeansGrouping(1, memory="side_by_side", **CHANGES)), UNIFORM, {},
+    ),
     "FL-TAC agglomerative, one task": (Recipe(Mean("uniform"), grouping=AgglomerativeGrouping(1)), UNIFORM, {}),
     "FL-TAC by oracle, one task": (
         Recipe(Mean("uniform"), grouping=OracleGrouping().with_tasks({(0, 0): "only"})), UNIFORM, {},

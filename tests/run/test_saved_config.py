@@ -157,3 +157,16 @@ def test_a_run_of_a_version_with_fewer_settings_of_data_goes_on(tmp_path: Path) 
     assert configure(given).data["encoding"] is None
     with pytest.raises(InputError, match="the run to go on with was started otherwise"):
         configure([*given, "data.encoding=cp1252"])
+
+
+def test_a_run_of_a_version_with_fewer_settings_of_a_part_goes_on_with_the_part_named_again(tmp_path: Path) -> None:
+    named = ["algo=fl_tac", "grouping=dbscan", "grouping.memory=true"]
+    saved = to_yaml(load_config(named))
+    older = [line for line in saved.split("\n") if line.strip() not in ("memory_rounds: null", "memory_width: 4096")]
+    assert len(older) == saved.count("\n") - 1
+    (tmp_path / "config.yaml").write_text("\n".join(older))
+    given = [*named, f"resume={tmp_path}"]
+    assert "memory_width" not in configure(given).grouping
+    for changed in ("grouping.memory_width=8", "grouping.eps=1", "grouping=hdbscan"):
+        with pytest.raises(InputError, match="the run to go on with was started otherwise"):
+            configure([*given, changed])

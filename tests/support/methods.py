@@ -51,8 +51,8 @@ GROUPINGS: dict[str, Clustering] = {
     "": KMeansGrouping(2),
     ", unlocked": KMeansGrouping(2, cannot_link=True, memory=True, **CHANGES),
     ", silhouette": KMeansGrouping("silhouette", newcomers="nearest"),
-    ", agglomerative": AgglomerativeGrouping(2, cannot_link=True, **CHANGES),
-    ", dbscan": DbscanGrouping(1.4, **CHANGES),
+    ", agglomerative": AgglomerativeGrouping(2, cannot_link=True, memory="side_by_side", **CHANGES),
+    ", dbscan": DbscanGrouping(1.4, memory="side_by_side", memory_rounds=2, memory_width=None, **CHANGES),
     ", hdbscan": HdbscanGrouping(2, **CHANGES, newcomers="nearest"),
     ", oracle": OracleGrouping().with_tasks(TASKS),
 }

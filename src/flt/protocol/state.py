@@ -160,9 +160,10 @@ class ServerState:
     The importance is nan for a component that the job has never measured. Filled only with ``selection.scores=client``.
     """
     directions: dict[JobId, Tensor] = dataclasses.field(default_factory=dict)
-    """Job -> weighted sum of the changes that the job's training has made in all rounds, shape (features,).
+    """Job -> what the grouping remembers of the changes that the job's training has made, shape (features,).
 
-    Filled only with ``grouping.memory=true``.
+    All vectors have the same length. Filled only with ``grouping.memory``: a sum over the rounds, or the rounds side by
+    side.
     """
     ranks: dict[JobId, Whole] = dataclasses.field(default_factory=dict)
     """Job -> rank to which the job has reduced itself by self-pruning. Other jobs have no entry."""

@@ -162,6 +162,8 @@ def _compare(saved: DictConfig, wanted: DictConfig, keys: set[str]) -> None:
         old, new = (_plain(OmegaConf.select(cfg, key)) for cfg in (saved, wanted))
         if key == "engine":  # the run may have chosen engine.jobs itself, and a resume may change this key
             old, new = ({name: value for name, value in each.items() if name != "jobs"} for each in (old, new))
+        if isinstance(old, dict) and isinstance(new, dict) and "name" in old:  # a part
+            new = {name: value for name, value in new.items() if name in old}  # an older version lacks keys of today
         if old != new:
             differing[key] = (old, new)
     if differing:

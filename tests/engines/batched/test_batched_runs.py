@@ -48,3 +48,18 @@ def test_a_run_is_the_serial_one_up_to_rounding(
     assert {"round/val_acc", "round/val_loss"} <= same
     for key in same:
         assert other.metrics[key] == pytest.approx(one.metrics[key], abs=1e-4), key
+
+
+@pytest.mark.slow
+def test_the_clusters_of_a_memory_are_those_of_the_serial_run(tmp_path: Path) -> None:
+    def run(engine: str) -> list[dict[str, float]]:
+        given = [
+            "algo=fl_tac_memory", "data=digits_two", "model=embedded", f"root={tmp_path}/{engine}", "clients=4",
+            "rounds=2", "local.steps=4", "eval.test_examples=10", f"engine={engine}",
+        ]  # fmt: skip
+        return train(load_config(given)).round_metrics
+
+    for one, other in zip(run("serial"), run("batched"), strict=True):
+        found = {key: value for key, value in one.items() if key.startswith(("cluster/", "round/clustering"))}
+        assert {"cluster/within", "cluster/between", "cluster/rand", "round/clustering_acc"} <= set(found)
+        assert {key: other[key] for key in found} == pytest.approx(found, abs=1e-4)

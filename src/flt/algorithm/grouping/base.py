@@ -18,6 +18,7 @@ from torch import Tensor
 
 from flt.algorithm.base import GroupingPart
 from flt.algorithm.grouping import features
+from flt.algorithm.grouping.memory import Memory, memory_of, vectors
 from flt.algorithm.view import View
 from flt.core.errors import InputError
 from flt.protocol.layout import Layout
@@ -39,8 +40,8 @@ class Groups:
         members: Updates that are averaged in each group, by group id.
         joining: For each job whose update isn't averaged in this round, the group that the job joins from the next
             round on.
-        directions: For each job, the sum of its weighted changes, shape (features,). Later rounds add to this sum.
-            Empty without ``memory``.
+        directions: For each job that the memory has, its vector after the round, shape (features,). Empty without
+            ``memory``.
     """
 
     members: dict[int, list[Update]]
@@ -78,25 +79,29 @@ class Clustering(GroupingPart):
             clusters exist, a newcomer's update isn't averaged, and the newcomer starts from the nearest cluster in its
             next round (our reconstruction). The distance is explained in
             :func:`~flt.algorithm.grouping.features.distances_to_groups`.
-        memory: If True, jobs are clustered by the changes of all rounds so far (our reconstruction). The features of a
-            job are then the sum of its centred changes, scaled to unit length. In this sum, each change is multiplied
-            by the squared silhouette of its round. A round's silhouette is computed by clustering only the changes of
-            that round, and is at least ``LEAST_CLARITY``. Rounds with clearly separated tasks thus outweigh rounds
-            whose changes are noise or specific to clients. The server stores one vector of the adapter's size for each
-            job that took part.
+        memory: If not False, jobs are clustered by the changes of several rounds (our reconstruction). True: by the sum
+            of the changes of all rounds so far. ``side_by_side``: by the changes of the rounds side by side. In both,
+            clear rounds have larger weights; see :mod:`flt.algorithm.grouping.memory`. A round's silhouette is at least
+            ``LEAST_CLARITY``. The server stores one vector for each job that took part.
+        memory_rounds: For ``side_by_side``: number of the most recent rounds that are remembered; None: all rounds.
+        memory_width: For ``side_by_side``: number of numbers to which the changes are projected at random, in total if
+            ``memory_rounds`` is None, and for each round otherwise. None: no projection, which needs ``memory_rounds``.
     """
 
     features: str = "weights"
     tensors: str = "all"
     newcomers: str = "home"
-    memory: bool = False
+    memory: bool | int | str = False
+    memory_rounds: int | None = None
+    memory_width: int | None = 4096
 
     def __post_init__(self) -> None:
         for key, allowed in (("features", features.KINDS), ("tensors", features.TENSORS), ("newcomers", NEWCOMERS)):
             if getattr(self, key) not in allowed:
                 raise InputError.of(f"grouping.{key}", getattr(self, key), allowed)
-        if self.memory and self.features != "changes":
-            raise InputError.of("grouping.memory", "true", "false with grouping.features=weights, which are a memory")
+        if self._memory is not None and self.features != "changes":
+            only = "false with grouping.features=weights, which are a memory"
+            raise InputError.of("grouping.memory", str(self.memory).lower(), only)
 
     clusters: ClassVar[bool] = True
     by_features: ClassVar[bool] = True
@@ -161,12 +166,10 @@ class Clustering(GroupingPart):
             return Everyone()(view, updates)
         clustered = self.clustered(view, updates)
         newcomers = [update for update in updates if update not in clustered]
-        directions = self._directions(view, clustered) if clustered else np.empty((0, 0))
-        members = self._members(view, clustered, self._normalised(directions)) if clustered else {}
+        described, remembered = self._described(view, clustered) if clustered else (np.empty((0, 0)), {})
+        members = self._members(view, clustered, described) if clustered else {}
         joining = self._joining(view, members, newcomers) if newcomers else {}
-        jobs = [update.job for update in clustered]
-        kept = zip(jobs, torch.from_numpy(directions), strict=True) if self.memory else ()
-        return Groups(members, joining, {job: direction.clone() for job, direction in kept})
+        return Groups(members, joining, {job: torch.from_numpy(kept).clone() for job, kept in remembered.items()})
 
     def clustered(self, view: View, updates: Sequence[Update]) -> list[Update]:
         """Returns the updates that are clustered: all except those of newcomers that only join a group."""
@@ -175,19 +178,24 @@ class Clustering(GroupingPart):
 
     def describe(self, view: View, updates: Sequence[Update]) -> np.ndarray:
         """Returns the features of the updates (n, d), float32."""
-        return self._normalised(self._directions(view, updates))
+        return self._described(view, updates)[0]
 
-    def _directions(self, view: View, updates: Sequence[Update]) -> np.ndarray:
+    @property
+    def _memory(self) -> Memory | None:
+        return memory_of(self.memory, self.memory_rounds, self.memory_width)
+
+    def _described(self, view: View, updates: Sequence[Update]) -> tuple[np.ndarray, dict[JobId, np.ndarray]]:
+        """Returns the features of the updates, and the memory after the round."""
         names = features.names(view.layout, self.tensors)
         if self.features == "weights":
-            return features.weights(view, updates, names)
+            return features.weights(view, updates, names), {}
         changes = features.changes(view, updates, names)
-        if not self.memory:
-            return changes
-        changes *= self._clarity(view, updates, features.unit(changes)) ** 2
-        before = view.state.directions
-        return np.stack([row + before[u.job].numpy() if u.job in before else row
-                         for row, u in zip(changes, updates, strict=True)])  # fmt: skip
+        if self._memory is None:
+            return features.unit(changes), {}
+        clarity = self._clarity(view, updates, features.unit(changes))
+        changed = {update.job: change for update, change in zip(updates, changes, strict=True)}
+        kept = self._memory.after(view, vectors(view.state.directions), changed, clarity)
+        return features.unit(np.stack([kept[job] for job in changed])), kept
 
     def _clarity(self, view: View, updates: Sequence[Update], described: np.ndarray) -> np.float32:
         """Clusters the round's features alone. Returns the clusters' silhouette, but at least ``LEAST_CLARITY``."""
@@ -199,9 +207,6 @@ class Clustering(GroupingPart):
 
     def _labels(self, view: View, updates: Sequence[Update], described: np.ndarray) -> np.ndarray:
         return self.labels(described, [update.job for update in updates], int(view.generator().integers(2**31)))
-
-    def _normalised(self, directions: np.ndarray) -> np.ndarray:
-        return directions if self.features == "weights" else features.unit(directions)
 
     def _members(self, view: View, updates: Sequence[Update], described: np.ndarray) -> dict[int, list[Update]]:
         labels = self._labels(view, updates, described)
