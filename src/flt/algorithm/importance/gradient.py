@@ -90,7 +90,7 @@ class SensitivityMeter(LocalCallback):
                 self.deviation[name].lerp_((sensitivity - mean).abs(), 1 - self.beta2)
 
     def report(self) -> None:
-        """Called when the fit has ended: adds a score per component and layer to the update, and carries averages."""
+        """Called when the fit has ended: adds one score per component and layer, and carries averages."""
         if self.carry:
             self._keep(SENSITIVITY, self.mean)
             self._keep(UNCERTAINTY, self.deviation)
