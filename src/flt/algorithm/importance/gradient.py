@@ -66,8 +66,8 @@ class SensitivityMeter(LocalCallback):
         I = |w * dL/dw|;  Ibar <- beta1 Ibar + (1 - beta1) I;  Ubar <- beta2 Ubar + (1 - beta2) |I - Ibar|
         score_i = mean_j s(A[i, j]) + mean_j s(B[j, i]),  s = Ibar, or Ibar * Ubar with uncertainty
 
-    Both averages start at zero in each fit (our reconstruction), or with ``carry`` at the values that the job's last fit
-    has left. Components that the job didn't hold in its last fit have the values of the fit before, and so on.
+    Both averages start at zero in each fit (our reconstruction), or with ``carry`` where the job's last fit left them.
+    Components that the job didn't hold in its last fit have the values of the fit before, and so on.
     """
 
     def __init__(self, fit: LocalFit, beta1: float, beta2: float, uncertainty: bool, carry: bool = False) -> None:
