@@ -119,7 +119,7 @@ def test_a_job_in_a_cluster_begins_with_the_scores_of_its_cluster() -> None:
 )
 def test_own_scores_that_no_client_measures_are_refused(importance: Magnitude) -> None:
     with pytest.raises(
-        InputError, match="^selection.scores=client: clients measure nothing for .*importance=gradient$"
+        InputError, match="^selection.scores=client: clients measure nothing for .*importance=gradient or ablation$"
     ):
         Recipe(Mean(), selection=Freeze(scores="client"), importance=importance)
     with pytest.raises(InputError, match="^selection.scores=client: allowed is server with selection.by=random$"):

@@ -59,7 +59,8 @@ def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
 
     The examples of each task are divided independently of other tasks. There are two exceptions: with
     ``partition.kind=by_column``, the examples of all tasks are divided together if all tasks have the column
-    ``data.column``, and with ``partition.kind=by_task``, they always are. The division is drawn again until every client has at least one example.
+    ``data.column``, and with ``partition.kind=by_task``, they always are. The division is drawn
+    again until every client has at least one example.
 
     Args:
         cfg: Configuration with the number of clients, the partition and the seed.

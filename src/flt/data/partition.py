@@ -210,7 +210,7 @@ def partition(
     Args:
         kind: Name of the partitioner, a key of `PARTITIONERS`.
         labels: Class of each example, shape (n,). The partitioners iid and quantity use only n.
-        column: Value of a column for each example, shape (n,), or with by_task the example's task. Only these two use it.
+        column: Value of a column for each example, shape (n,), or its task with by_task. Only these two use it.
         clients: Number of clients. None is allowed only for by_column.
         seed: Seed of the draws.
         **given: Settings of the partitioner, see `settings`. A setting that is None counts as not given.

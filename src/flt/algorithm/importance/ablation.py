@@ -34,8 +34,8 @@ class Ablation(Measured):
         data: ``held_out``: L is the loss on held-out examples of the client. A client without held-out examples uses
             its training examples. ``train``: L is the loss on training examples.
         examples: Largest number of examples on which a client measures. They are the same in each round.
-        every: Number of rounds from one measurement to the next, beginning with the first round. In the other rounds, the
-            scores stay as they are.
+        every: Number of rounds from one measurement to the next, beginning with the first. In the other
+            rounds, the scores stay as they are.
         beta1: Share of the old score that is kept in each round. With 0, the last measurement alone counts.
     """
 

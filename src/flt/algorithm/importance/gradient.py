@@ -66,8 +66,8 @@ class SensitivityMeter(LocalCallback):
         I = |w * dL/dw|;  Ibar <- beta1 Ibar + (1 - beta1) I;  Ubar <- beta2 Ubar + (1 - beta2) |I - Ibar|
         score_i = mean_j s(A[i, j]) + mean_j s(B[j, i]),  s = Ibar, or Ibar * Ubar with uncertainty
 
-    Both averages start at zero in each fit (our reconstruction), or with ``carry`` at the values that the job's last fit
-    has left. Components that the job didn't hold in its last fit have the values of the fit before, and so on.
+    Both averages start at zero in each fit (our reconstruction), or with ``carry`` where the job's last fit left them.
+    Components that the job didn't hold in its last fit have the values of the fit before, and so on.
     """
 
     def __init__(self, fit: LocalFit, beta1: float, beta2: float, uncertainty: bool, carry: bool = False) -> None:
@@ -90,7 +90,7 @@ class SensitivityMeter(LocalCallback):
                 self.deviation[name].lerp_((sensitivity - mean).abs(), 1 - self.beta2)
 
     def report(self) -> None:
-        """Called when the fit has ended: adds a score per component and layer to the update, and carries averages."""
+        """Called when the fit has ended: adds one score per component and layer, and carries averages."""
         if self.carry:
             self._keep(SENSITIVITY, self.mean)
             self._keep(UNCERTAINTY, self.deviation)
