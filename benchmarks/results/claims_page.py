@@ -84,7 +84,10 @@ def _outcome(claim: Claim, book: Book, tables: Tables) -> str:
     counts = Counter(of_case(case, book, tables) for case in claim.cases)
     others = {"missing": "without cells"} if found == "open" else {"open": "undecided", "missing": "without cells"}
     more = [f"{counts[key]} {word}" for key, word in others.items() if counts[key] and found != "missing"]
-    return said + (f" (of {counts.total()} cases, {', '.join(more)})" if more else "")
+    more = [f"of {counts.total()} cases, {', '.join(more)}"] if more else []
+    lacking = [compare(test, book, tables).lacking for case in claim.cases for test in case.tests]
+    more += ["cells are missing"] if any(isinstance(count, int) and count for count in lacking) else []
+    return said + (f" ({'; '.join(more)})" if more else "")
 
 
 def _claim(claim: Claim, book: Book, tables: Tables) -> Iterator[str]:

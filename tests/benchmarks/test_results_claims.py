@@ -149,7 +149,7 @@ def test_a_missed_target_counts_as_one_round_more_than_the_run_has(tmp_path: Pat
 def test_the_page_has_figures_rules_outcomes_and_missing_cells(tmp_path: Path) -> None:
     found = read(tmp_path, book([BETTER], [{**BETTER, "table": "later"}], seen=["toy"]))
     shown = claims_page.text(found, tables(tmp_path, (0.125, 0.13, math.nan)))
-    assert "| Fancy | [Fancy wins](#fancy-wins) | **shows** (of 2 cases, 1 without cells) |" in shown
+    assert "| Fancy | [Fancy wins](#fancy-wins) | **shows** (of 2 cases, 1 without cells; cells are missing) |" in shown
     compared = "| case 1 | [toy](toy.md): `fancy` − `plain` | test accuracy better by 0.050 ‡ | "
     assert compared + "+0.128 [+0.096, +0.159], 2 seeds | rounds, bytes up, bytes down | **holds** so far, 1 " in shown
     assert "cells are missing: there is no table `later` yet" in shown
