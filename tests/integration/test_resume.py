@@ -23,7 +23,17 @@ from flt.cli.main import main
 pytestmark = pytest.mark.slow  # whole runs and fits
 
 
-OTHERS = ("fedit", "scaffold", "flora", "c2a", "fl_tac", "fl_tac_unlocked", "fl_tac_memory", "haflq", "fl_tac data=digits_two")
+OTHERS = (
+    "fedit",
+    "scaffold",
+    "flora",
+    "c2a",
+    "fl_tac",
+    "fl_tac_unlocked",
+    "fl_tac_memory",
+    "haflq",
+    "fl_tac data=digits_two",
+)
 ROUNDS, CLIENTS = 4, 3
 
 
