@@ -71,6 +71,8 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
         raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
     if recipe.changes_base:
         check_mergeable(federation.module, layout)
+    if cfg.eval.divergence and not layout.sent(recipe.plan(0)):
+        raise InputError.of("eval.divergence", "true", "false", "the clients send no trained numbers")
     if cfg.prefix_cache:
         check_prefix(federation, recipe, cfg)
     sampler = build.sampler(cfg, len(ranked))
