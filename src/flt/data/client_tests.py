@@ -35,7 +35,8 @@ def client_tests(cfg: TrainConfig, tasks: Sequence[TaskData], clients: Sequence[
         clients: Clients with their training examples.
 
     Raises:
-        InputError: A task has no test split, a test split has no ``data.column``, or a client gets no example.
+        InputError: A setting is out of range, a task has no test split, a test split has no ``data.column``, or a
+            client has no label counts or gets no example.
     """
     size, by_name = cfg.eval.client_test_examples, {task.name: task for task in tasks}
     if size < 0:
@@ -51,6 +52,8 @@ def client_tests(cfg: TrainConfig, tasks: Sequence[TaskData], clients: Sequence[
     for client in clients:
         for index, job in enumerate(client.data):
             task, seed = by_name[job.task], (cfg.seed, client.id, index)
+            if not sum(job.label_counts):
+                raise InputError.of(KEY, size, "0, or data with labels", f"client {client.id} has no label counts")
             rows = _drawn(task, job, size, by_column, seed)
             if not len(rows):
                 why = f"client {client.id} has classes of which the test split has no example"
