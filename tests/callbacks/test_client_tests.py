@@ -56,10 +56,10 @@ def test_the_final_model_is_tested_on_each_clients_own_examples() -> None:
     federator = finished()
     expected = [accuracy(federator.state.groups[0].weights, dataset) for dataset in own_tests(federator).values()]
     last = federator.history[-1]
-    assert last["test/client_acc"] == pytest.approx(np.mean(expected), abs=1e-6)
-    assert last["test/client_acc_worst10"] == pytest.approx(min(expected), abs=1e-6)
-    assert "test/client_acc" not in federator.history[0]
-    assert last["test/client_loss_worst10"] >= last["test/client_loss"]
+    assert last["client_test/acc"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert last["client_test/acc_worst10"] == pytest.approx(min(expected), abs=1e-6)
+    assert "client_test/acc" not in federator.history[0]
+    assert last["client_test/loss_worst10"] >= last["client_test/loss"]
 
 
 def test_private_tensors_belong_to_the_tested_model() -> None:
@@ -67,7 +67,7 @@ def test_private_tensors_belong_to_the_tested_model() -> None:
     federator = finished(Recipe(Mean(), plan=Planned(make=lambda round: private)))
     states = [federator.client_states[job].tensors for job in sorted(own_tests(federator))]
     expected = [accuracy(own, data) for own, data in zip(states, own_tests(federator).values(), strict=True)]
-    assert federator.history[-1]["test/client_acc"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert federator.history[-1]["client_test/acc"] == pytest.approx(np.mean(expected), abs=1e-6)
 
 
 class Aware:
@@ -86,8 +86,8 @@ class Aware:
 
 def test_only_an_adapter_that_computes_with_label_counts_is_tested_with_other_counts() -> None:
     labels = ("own", "uniform", "wrong")
-    names = {key for key in finished(labels=labels).history[-1] if "client_acc" in key}
-    assert names == {"test/client_acc", "test/client_acc_worst10"}
+    names = {key for key in finished(labels=labels).history[-1] if key.startswith("client_test/acc")}
+    assert names == {"client_test/acc", "client_test/acc_worst10"}
     aware = Aware()
     federator = toy_federator(rounds=1, clients={k: _counted(c) for k, c in toy_clients(2).items()})
     federator.callbacks.append(ClientTests(own_tests(federator), labels))
@@ -95,7 +95,9 @@ def test_only_an_adapter_that_computes_with_label_counts_is_tested_with_other_co
     federator.fit()
     assert aware.counts[-6:] == [(3, 0, 1)] * 2 + [(1, 1, 1)] * 2 + [(0, 1, 3)] * 2
     suffixes = {"", "_worst10", "_uniform", "_wrong"}
-    assert {key for key in federator.history[-1] if "client_acc" in key} == {f"test/client_acc{s}" for s in suffixes}
+    assert {key for key in federator.history[-1] if key.startswith("client_test/acc")} == {
+        f"client_test/acc{s}" for s in suffixes
+    }
 
 
 def _counted(client: ClientSpec) -> ClientSpec:

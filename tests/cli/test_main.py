@@ -216,7 +216,7 @@ MORE = {
     "two keys with fewer clients than values": (
         "partition.kind=by_column_dirichlet data.column=label clients=3",
         "clients=3",
-        "at least 10",
+        "at least 5",
     ),
     "divergence of clients that send nothing": ("algo=local eval.divergence=true", "eval.divergence=true", "false"),
     "unknown histogram": ("algo=c2a adapter.histogram=mine", "adapter.histogram=mine", "wrong"),

@@ -20,14 +20,14 @@ from flt.server.federator import Federator
 
 
 class ClientTests(FedCallback):
-    """Adds ``test/client_X`` to the metrics of the last round. X stands for ``acc``, ``loss`` and so on.
+    """Adds ``client_test/X`` to the metrics of the last round. X stands for ``acc``, ``loss`` and so on.
 
     After the last round, each client's model is evaluated on test examples of the client's own classes. The client's
     model is the one that it would receive in a next round, with its private tensors.
 
-    - ``test/client_X``: mean of X over the jobs of all clients.
-    - ``test/client_X_worst10``: mean of X over the worst 10 % of the jobs.
-    - ``test/client_X_uniform``, ``test/client_X_wrong``: the same mean with other label counts than the client's own
+    - ``client_test/X``: mean of X over the jobs of all clients.
+    - ``client_test/X_worst10``: mean of X over the worst 10 % of the jobs.
+    - ``client_test/X_uniform``, ``client_test/X_wrong``: the same mean with other label counts than the client's own
       (``eval.client_labels``). Only an adapter that computes with the counts of its client has these metrics: C2A with
       ``adapter.histogram=own`` or ``adapter.label_source=client``.
 
@@ -47,7 +47,7 @@ class ClientTests(FedCallback):
             suffix = "" if labels == "own" or not aware else f"_{labels}"
             for key in sorted({key for metrics in measured for key in metrics}):
                 values = [metrics[key] for metrics in measured if key in metrics]
-                name = f"test/client_{key.removeprefix('val_')}"
+                name = f"client_test/{key.removeprefix('val_')}"
                 federator.history[-1][f"{name}{suffix}"] = float(np.mean(values))
                 if not suffix:
                     federator.history[-1][f"{name}{formatting.WORST}"] = mean_of_worst(values, key)
