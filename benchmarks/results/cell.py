@@ -19,7 +19,7 @@ from typing import Any
 FORMAT = 1
 """Changes when what a cell holds comes to mean something else: all cells run anew."""
 KEPT = (
-    "round/", "train/", "gap/", "distributed/", "clients/", "task/", "ranks/", "cluster/",
+    "round/", "train/", "gap/", "distributed/", "clients/", "client_test/", "task/", "ranks/", "cluster/",
     "comm/params_up", "comm/reduction", "comm/total_", "faults/", "time/total_seconds",
 )  # fmt: skip
 """How the keys begin that are kept of each round."""

@@ -11,15 +11,32 @@ from hypothesis import strategies as st
 
 from flt.core.errors import InputError
 from flt.data import random_splits as draws
-from flt.data.partition import PARTITIONERS, by_column, dirichlet, iid, partition, quantity, shards, split
+from flt.data.partition import (
+    BY_COLUMN,
+    PARTITIONERS,
+    by_column,
+    by_column_dirichlet,
+    dirichlet,
+    iid,
+    partition,
+    quantity,
+    shards,
+    split,
+)
 from flt.data.partition import settings as settings_of
 
 LABELS = np.random.default_rng(0).integers(0, 5, 200)
-SETTINGS = {"dirichlet": {"alpha": 0.5}, "quantity": {"alpha": 0.5}, "shards": {"shards_per_client": 2}}
+SETTINGS = {
+    "dirichlet": {"alpha": 0.5},
+    "quantity": {"alpha": 0.5},
+    "shards": {"shards_per_client": 2},
+    "by_column_dirichlet": {"alpha": 0.5},
+}
 
 
 def make(kind: str, labels: np.ndarray, clients: int | None, seed: int = 0) -> list[np.ndarray]:
-    return partition(kind, labels=labels, column=labels, clients=clients, seed=seed, **SETTINGS.get(kind, {}))
+    column = labels // 3 if kind == "by_column_dirichlet" else labels  # two values, in which the labels still differ
+    return partition(kind, labels=labels, column=column, clients=clients, seed=seed, **SETTINGS.get(kind, {}))
 
 
 def assert_one_line_naming(error: pytest.ExceptionInfo[InputError], *words: str) -> None:
@@ -42,8 +59,10 @@ def test_parts_are_disjoint_complete_sorted_int64(kind: str, labels: list[int], 
     try:
         parts = make(kind, np.array(labels), clients, seed)
     except InputError:  # a column's value with fewer examples than clients
-        assert kind in ("by_column", "by_task")
-        assert min(np.bincount(labels)[np.unique(labels)]) < clients
+        assert kind in (*BY_COLUMN, "by_task")
+        column = np.array(labels) // 3 if kind == "by_column_dirichlet" else labels
+        values, sizes = np.unique(column, return_counts=True)
+        assert clients < max(len(values) * (kind == "by_column_dirichlet"), 1) or min(sizes) < clients
         return
     assert len(parts) == clients
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
@@ -67,7 +86,7 @@ def test_global_generator_is_neither_read_nor_moved(kind: str) -> None:
     assert [part.tolist() for part in first] == [part.tolist() for part in make(kind, LABELS, 4)]
 
 
-@pytest.mark.parametrize("kind", PARTITIONERS)
+@pytest.mark.parametrize("kind", [kind for kind in PARTITIONERS if kind != "by_column_dirichlet"])
 def test_one_client_holds_everything(kind: str) -> None:
     assert make(kind, LABELS, 1)[0].tolist() == list(range(200))
 
@@ -152,6 +171,24 @@ def test_column_with_fewer_clients_than_values_deals_whole_values() -> None:
     assert sum(map(len, held)) == 7
 
 
+def test_two_keys_give_each_client_one_value_and_dirichlet_shares_of_the_labels_within_it() -> None:
+    values, labels = np.tile(["ru", "de", "fr"], 200), np.random.default_rng(1).integers(0, 4, 600)
+    parts = by_column_dirichlet(labels, values, clients=12, alpha=0.1, seed=(3, 0), min_examples=2)
+    assert [set(values[part].tolist()) for part in parts] == [{"de"}] * 4 + [{"fr"}] * 4 + [{"ru"}] * 4
+    for number, value in enumerate(["de", "fr", "ru"]):  # the same as the data of this value divided by themselves
+        own = np.flatnonzero(values == value)
+        alone = dirichlet(labels[own], 4, 0.1, (3, 0, number), 2)
+        assert [part.tolist() for part in parts[4 * number : 4 * number + 4]] == [own[part].tolist() for part in alone]
+    shares = [np.bincount(labels[part], minlength=4) / len(part) for part in parts]
+    assert np.mean([share.max() for share in shares]) > 0.6  # iid shares would be near 0.25
+
+
+def test_two_keys_with_a_large_alpha_give_each_client_the_shares_of_its_value() -> None:
+    values, labels = np.repeat(["a", "b"], 400), np.repeat([0, 1, 0, 1], [300, 100, 100, 300])
+    for client, part in enumerate(by_column_dirichlet(labels, values, clients=4, alpha=1e6, seed=0)):
+        assert np.bincount(labels[part]).tolist() == ([150, 50] if client < 2 else [50, 150])
+
+
 # ---------------------------------------------------------------------------------------------- hold-out
 
 
@@ -208,6 +245,11 @@ def test_split_of_nothing_is_nothing() -> None:
         (lambda: shards(LABELS, 4, 0, 0), ["partition.shards_per_client=0"]),
         (lambda: by_column(["a", "a", "b"], 4, 0), ["clients=4", "at most 3"]),
         (lambda: by_column(["a", "b", "b", "b"], 4, 0), ["clients=4", "fewer"]),
+        (lambda: by_column_dirichlet([0] * 4, ["a", "b", "c", "c"], 2, 0.5, 0), ["clients=2", "at least 3"]),
+        (lambda: by_column_dirichlet([0] * 4, ["a", "b", "b", "b"], 4, 0.5, 0), ["clients=4", "fewer"]),
+        (lambda: by_column_dirichlet([0] * 4, ["a", "a", "b", "b"], 2, 0, 0), ["partition.alpha=0"]),
+        (lambda: by_column_dirichlet([0] * 4, ["a", "a", "b", "b"], 2, 1.0, 0, 3), ["partition.min_examples=3"]),
+        (lambda: by_column_dirichlet([0] * 2, np.array(["a", None], dtype=object), 1, 1.0, 0), ["data.column=None"]),
         (lambda: by_column(np.array(["a", None], dtype=object), None, 0), ["data.column=None", "example 1"]),
         (lambda: by_column([0.5, float("nan")], None, 0), ["data.column=nan"]),
         (lambda: split([0, 1], [0, 0], 1.0, 0), ["partition.held_out=1.0"]),
@@ -215,6 +257,7 @@ def test_split_of_nothing_is_nothing() -> None:
         (lambda: partition("iid", labels=LABELS, clients=2, seed=0, alpha=1.0), ["partition.alpha=1.0", "iid"]),
         (lambda: partition("dirichlet", labels=LABELS, clients=2, seed=0), ["partition.alpha=None", "dirichlet"]),
         (lambda: partition("iid", labels=LABELS, clients=None, seed=0), ["clients=None"]),
+        (lambda: partition("by_column_dirichlet", labels=LABELS, clients=2, seed=0, alpha=1.0), ["data.column=None"]),
         (lambda: partition("by_column", labels=LABELS, clients=2, seed=0), ["data.column=None", "by_column"]),
     ],
 )

@@ -57,3 +57,23 @@ def test_a_column_of_lists_is_no_column_to_deal_by() -> None:
     table = TABLE.add_column("tags", [[0] * n for n in range(10)])
     with pytest.raises(InputError, match=r"^by=tags: .*; allowed is a column of single values$"):
         flt.partition(table, by="tags", clients=2)
+
+
+def test_two_keys_give_each_client_one_author_and_dirichlet_shares_of_the_labels() -> None:
+    rows = {"text": ["t"] * 200, "author": ["x", "y"] * 100, "label": [0, 0, 1, 1] * 50}
+    clients = flt.partition(datasets.Dataset.from_dict(rows), by="label", alpha=0.1, clients=4, within="author", seed=1)
+    authors, labels = np.array(rows["author"]), np.array(rows["label"])
+    shares = [np.concatenate([c.data[0].train, c.data[0].held_out]) for c in clients]
+    assert [set(authors[share].tolist()) for share in shares] == [{"x"}, {"x"}, {"y"}, {"y"}]
+    assert sorted(np.concatenate(shares).tolist()) == list(range(200))
+    assert max(labels[share].mean() for share in shares) - min(labels[share].mean() for share in shares) > 0.3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"by": "label", "shards": 1}, {"by": "author"}, {"by": None, "alpha": 0.5}, {"by": "author", "clients": None}],
+    ids=str,
+)
+def test_a_second_key_without_dirichlet_shares_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"^within=author: allowed is None, or a column beside by= and alpha="):
+        flt.partition(TABLE, within="author", **{"clients": 2, **given})

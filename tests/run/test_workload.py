@@ -30,9 +30,10 @@ def built(*overrides: str) -> Federation:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["iid", "dirichlet", "quantity", "shards", "by_column"])
+@pytest.mark.parametrize("kind", ["iid", "dirichlet", "quantity", "shards", "by_column", "by_column_dirichlet"])
 def test_clients_share_the_training_split_without_overlap(kind: str) -> None:
-    made = built(f"partition.kind={kind}", "data.column=label")
+    few = ["data.classes=[0,1,2]"] if kind == "by_column_dirichlet" else []  # each class has a client
+    made = built(f"partition.kind={kind}", "data.column=label", *few)
     shares = [np.concatenate([job.train, job.held_out]) for client in made.clients for job in client.data]
     together = np.concatenate(shares)
     assert len(made.clients) == 4

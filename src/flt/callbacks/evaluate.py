@@ -31,6 +31,9 @@ class EvalConfig:
     batch_size: int
     every: int
     by_column: bool
+    divergence: bool
+    client_test_examples: int
+    client_labels: list[str]
 
 
 class Evaluate(FedCallback):

@@ -20,7 +20,7 @@ from flt.protocol.messages import JobId
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
-FINAL = ("round/", "test/", "clients/", "comm/total_", "time/total_")
+FINAL = ("round/", "test/", "client_test/", "clients/", "comm/total_", "time/total_")
 """Key prefixes of the metrics that are logged together with the hyperparameters at the end of the run."""
 
 

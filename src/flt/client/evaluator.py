@@ -18,6 +18,7 @@ from flt.client.settings import LocalSettings
 from flt.client.shared_logger import SharedLogger
 from flt.client.users_code import overrides, silence_bars, users_code
 from flt.core.quiet import keyboard_interrupts_pass, quiet, single_process, without_fast_path
+from flt.models.adapters.client_context import BatchNotifier, client_aware_modules
 from flt.models.module import ClientModule
 
 Watch = Callable[[int, int], None]
@@ -46,6 +47,7 @@ class Evaluator:
         self.module, self.settings, self.collate, self.loggers, self.root = module, settings, collate, loggers, root
         self.own_module = isinstance(module, ClientModule)  # flt's own
         self.placement = OneDevice()
+        self.client_aware = client_aware_modules(module)
 
     def evaluate(self, dataset: Dataset, watch: Watch | None = None) -> dict[str, float]:
         """Returns the metrics that ``validation_step`` logs, or {} if there is no such method or no example.
@@ -68,7 +70,9 @@ class Evaluator:
             buffers_kept(self.module),
         ):  # fmt: skip
             loggers = [logger.for_evaluation() for logger in self.loggers]  # a module's validation_step may draw
-            trainer = self.trainer([LambdaCallback(setup=silence_bars, on_validation_batch_end=report)], loggers)
+            notifier = [BatchNotifier(self.client_aware)] if self.client_aware else []
+            watching = LambdaCallback(setup=silence_bars, on_validation_batch_end=report)
+            trainer = self.trainer([watching, *notifier], loggers)
             results = trainer.validate(self.module, self.loader(dataset, None), verbose=False)
         return {key: float(value) for key, value in results[0].items()}
 

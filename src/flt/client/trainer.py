@@ -32,7 +32,7 @@ from flt.client.users_code import UsersFit, attributes_kept, copies, users_code
 from flt.core.quiet import keyboard_interrupts_pass, quiet
 from flt.core.timeout import time_limit
 from flt.data.clients import JobData
-from flt.models.adapters.client_context import BatchNotifier, at_client, client_aware_modules
+from flt.models.adapters.client_context import BatchNotifier, at_client
 from flt.models.causal import CausalModule
 from flt.models.module import ClientModule
 from flt.protocol.layout import TRAVELLING, Layout
@@ -83,7 +83,6 @@ class LocalTrainer(Evaluator):
         self.callbacks = callbacks
         self.frozen_weights = FrozenWeights(module, foreign=bool(callbacks) or type(module) not in OWN_MODULES)
         self.timeout: float | None = None  # largest duration of a fit in seconds; no limit if None
-        self.client_aware = client_aware_modules(module)
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         held = [*layout.names(TRAVELLING), *sorted(layout.local)]
         self.initial = {name: self.parameters[name].detach().cpu().clone() for name in held}

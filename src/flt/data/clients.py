@@ -29,7 +29,8 @@ class JobData:
         held_out: Positions of the held-out examples, on which the job's model is evaluated. Shape (m,).
         task: Name of the job's task, which is used only for evaluation and is never sent to the server.
         label_counts: Number of training examples of each class. Empty if the classes aren't known. The figure of the
-            partition shows these numbers. The adapter C2A uses them on the client if ``adapter.label_source=client``.
+            partition shows these numbers. The adapter C2A uses them on the client, see ``adapter.label_source`` and
+            ``adapter.histogram``.
         head: Name of the job's head if jobs have different heads, else empty.
         rounds: First and last round in which the job takes part, counted from 1. If the last round is None, the job
             takes part until the end.

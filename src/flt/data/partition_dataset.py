@@ -31,6 +31,7 @@ def partition(
     min_examples: int = 2,
     seed: int = 0,
     label: str | None = "label",
+    within: str | None = None,
 ) -> list[ClientSpec]:
     """Divides a data set among clients.
 
@@ -38,6 +39,7 @@ def partition(
 
     - ``by="label", alpha=0.5``: the examples of each label are divided by Dirichlet shares
     - ``by="label", shards=2``: sorted by label and cut into shards, two shards per client
+    - ``by="label", alpha=0.5, within="language"``: each client has one language, and Dirichlet shares of its labels
     - ``by=None, alpha=0.5``: random examples; the sizes are Dirichlet shares
     - ``by=None``: random examples, equal sizes (iid)
     - ``by="author"``: by the column's values; with ``clients=None``, one client per value
@@ -61,6 +63,8 @@ def partition(
             Labels are used to count each client's examples of each class. Nothing is counted if (a) the column doesn't
             exist, (b) its values aren't class numbers from 0 on, or (c) the data set has no columns and ``by`` differs
             from ``label``. In case (c), all examples would have to be read for the count.
+        within: Column by whose values the clients are divided first. The division by ``by`` and ``alpha`` then takes
+            place within each value. If None, there is only one division.
 
     Raises:
         InputError: There are too few examples for the clients, the column doesn't exist or holds something other than
@@ -72,7 +76,7 @@ def partition(
         20
     """
     given = {"by": by, "alpha": alpha, "clients": clients, "shards": shards, "held_out": held_out, "label": label}
-    _check_arguments(dataset, **given, min_examples=min_examples, seed=seed)
+    _check_arguments(dataset, **given, within=within, min_examples=min_examples, seed=seed)
     size = len(dataset)
     values = np.zeros(size, dtype=np.int64) if by is None else column_values(dataset, by)
     codes = np.unique(values, return_inverse=True)[1]
@@ -82,6 +86,9 @@ def partition(
         parts = partitioners.shards(codes, clients, shards, seed)
     elif alpha is not None and by is None:
         parts = partitioners.quantity(size, clients, alpha, seed)
+    elif alpha is not None and within is not None:
+        column = column_values(dataset, within)
+        parts = partitioners.by_column_dirichlet(codes, column, clients, alpha, seed, min_examples)
     elif alpha is not None:
         parts = partitioners.dirichlet(codes, clients, alpha, seed, min_examples)
     else:
@@ -211,12 +218,14 @@ def _check_arguments(dataset: Any, **given: Any) -> None:
     for key, least in (("clients", 1), ("shards", 1), ("min_examples", 0), ("seed", 0)):
         if given[key] is not None or key in ("min_examples", "seed"):
             check_integer(key, given[key], least)
-    for key in ("by", "label"):
+    for key in ("by", "label", "within"):
         if given[key] is not None:
             check_text(key, given[key], "the name of a column, or None")
     for key in ("alpha", "held_out"):
         if given[key] is not None or key == "held_out":
             check_number(key, given[key])
+    if given["within"] is not None and (given["shards"] is not None or None in (given["by"], given["alpha"])):
+        raise InputError.of("within", given["within"], "None, or a column beside by= and alpha=, without shards=")
     if given["clients"] is None and (given["by"] is None or given["alpha"] is not None or given["shards"] is not None):
         why = "only a column, without alpha and shards, says how many clients there are"
         raise InputError.of("clients", None, "an integer >= 1", why)

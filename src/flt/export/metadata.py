@@ -15,6 +15,7 @@ from torch import Tensor
 from flt.data.clients import JobData
 from flt.export.inputs import INPUTS, ModelInputs, inputs_text
 from flt.export.places import CARD, CLASSES, LABEL_NAMES
+from flt.models.adapters.c2a_settings import uses_client_counts
 from flt.models.causal import CausalModule
 from flt.models.class_names import LONGEST
 from flt.models.label_name_head import LabelNameClassifier
@@ -58,7 +59,7 @@ class Card:
         Args:
             data: Data of the job that trained the model. None for a group's model, whose card stays the same.
         """
-        if data is None or self.adapter.get("label_source") != "client" or not self.adapter.get("use_label", True):
+        if data is None or not uses_client_counts(self.adapter):
             return self
         return dataclasses.replace(self, label_counts=data.label_counts)
 

@@ -74,6 +74,8 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     if recipe.schedule.reads_validation and not federation.validation:
         why = "there are no validation examples (see data.validation)"
         raise InputError.of("schedule", cfg.schedule["name"], "annealed", why)
+    if cfg.eval.divergence and not layout.sent(recipe.plan(0)):
+        raise InputError.of("eval.divergence", "true", "false", "the clients send no trained numbers")
     if cfg.prefix_cache:
         check_prefix(federation, recipe, cfg)
     sampler = build.sampler(cfg, len(ranked))

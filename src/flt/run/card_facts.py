@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 
 import flt
 from flt.core.files import expand_user, is_path
-from flt.data.partition import settings
+from flt.data.partition import BY_COLUMN, settings
 from flt.data.suffixes import suffix_of
 from flt.export.metadata import Card
 from flt.export.model_card import SHOWN, RunFacts, finite
@@ -96,8 +96,8 @@ def _hub_id(data: Mapping[str, Any]) -> str:
 
 def _partition(cfg: TrainConfig) -> str:
     known = {name: getattr(cfg.partition, name) for name in settings(cfg.partition.kind)}
-    if cfg.partition.kind == "by_column":
-        known = {"column": cfg.data.get("column")}
+    if cfg.partition.kind in BY_COLUMN:
+        known = {"column": cfg.data.get("column"), **known}
     return _with_values({"name": cfg.partition.kind, **known}, list(known))
 
 

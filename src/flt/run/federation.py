@@ -24,6 +24,8 @@ class Federation:
         clients: Clients with their data.
         validation: Task -> examples for the evaluations during the run.
         test: Task -> examples for the single evaluation at the end.
+        client_tests: Job -> test examples of its own classes, for the single evaluation at the end. Empty: there is no
+            such evaluation.
         collate: Function that builds a batch from a list of examples. None: torch's default.
         source: Name or path from which ``from_pretrained`` loads the base. Empty: no such name is known.
         subsets: Subset -> its task, if the examples of a task are divided into subsets that are evaluated separately
@@ -55,6 +57,7 @@ class Federation:
     prompts: Sequence[str] = ()
     message_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     license: str = ""
+    client_tests: Mapping[tuple[int, int], Dataset] = dataclasses.field(default_factory=dict)
 
     def tasks(self) -> dict[tuple[int, int], str]:
         """Returns job -> its task, for evaluation."""

@@ -11,8 +11,10 @@ from lightning.pytorch.loggers import Logger
 from flt.callbacks.active_components import RankBudget
 from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.checkpoint import Checkpoint
+from flt.callbacks.client_tests import ClientTests
 from flt.callbacks.clusters import Clusters
 from flt.callbacks.communication import Communication
+from flt.callbacks.divergence import Divergence
 from flt.callbacks.evaluate import Evaluate
 from flt.callbacks.failures import Failures
 from flt.callbacks.fault_injection import Faults
@@ -81,8 +83,9 @@ class Observers:
         # At the start of a round, Timer starts its clock and ReceivedModels evaluates. Timer comes first, so that the
         # measured time includes this evaluation.
         received = [ReceivedModels(evaluate)] if cfg.eval.distributed else []
-        counting = [Communication(), BitWidths()]
-        monitors = [evaluate, Clusters(tasks), SelectionOverlap(), RankBudget(), *counting, Timer(), *received]
+        tests = [ClientTests(federation.client_tests, cfg.eval.client_labels)] if federation.client_tests else []
+        counting = [Communication(), BitWidths(), *([Divergence()] if cfg.eval.divergence else [])]
+        monitors = [evaluate, *tests, Clusters(tasks), SelectionOverlap(), RankBudget(), *counting, Timer(), *received]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
         last = [Interrupts(self.processes.is_first)]  # handles signals until the last checkpoint has been written
         federator.callbacks = [faults, *monitors, Failures(), UntrainedLayers(), stop, *self.own, checkpoint, *last]
@@ -93,7 +96,9 @@ class Observers:
         self.processes.assert_same_round(federator.state.rounds)
         if not self.processes.is_first:
             # a model that is split over all processes can only be evaluated by all of them together
-            evaluating = [evaluate, *received] if federator.engine.local_trainer.placement.needs_all_processes else []
+            evaluating = (
+                [evaluate, *tests, *received] if federator.engine.local_trainer.placement.needs_all_processes else []
+            )
             federator.callbacks = [faults, *evaluating, *counting, *last]
             federator.engine.local_trainer.loggers = self._trainer_loggers(federator, [SilentLogger(self.folder)])
             return

@@ -202,6 +202,9 @@ def _clients(stored: StoredRun) -> str:
     how = f"{kind} ({about} {stored.setting(f'partition.{about}')})" if about else str(kind)
     if kind == "by_column":
         how = f"by the column {stored.setting('data.column')}"
+    if kind == "by_column_dirichlet":
+        column, alpha = stored.setting("data.column"), stored.setting("partition.alpha")
+        how = f"by the column {column}, and dirichlet (alpha {alpha}) in each value"
     drawn = stored.setting("cohort.size")
     cohort = f", {drawn} in each round" if drawn and stored.setting("cohort.sampling") == "fixed" else ""
     own = stored.setting("data.name") == OWN

@@ -113,6 +113,8 @@ def models(last: Mapping[str, float], worst: str) -> Iterator[tuple[str, dict[st
     yield "global model, validation", formatting.between(last, "round/")
     if test := formatting.between(last, "test/"):
         yield "global model, test", test
+    if own := formatting.between(last, "client_test/"):
+        yield "final models, each client's own test", own
     yield "models as received by clients, mean", formatting.received_metrics(last)
     # "by clients" is left out of this label, so that the table fits into 80 columns.
     yield f"models as received, {worst}", formatting.between(last, "clients/", formatting.WORST)

@@ -14,6 +14,7 @@ from flt.core.errors import InputError
 from flt.core.typed import typed
 from flt.data import encode
 from flt.data.chat_template import message_keys, with_chat_template
+from flt.data.client_tests import client_tests
 from flt.data.deal import TaskData, deal
 from flt.data.examples import Collate, Examples, stratified_sample
 from flt.data.instructions import encode_instructions
@@ -51,11 +52,13 @@ def federation(cfg: TrainConfig) -> Federation:
     formats = {data_set.raw.templates: data_set.data.text for data_set in sets if data_set.raw.templates}
     tasks = [task for data_set in sets for task in _encoded(cfg, data_set, backbone, model.max_length, head_of)]
     evaluated = _by_column(cfg, tasks) if cfg.eval.by_column else tasks
+    clients = deal(cfg, tasks)
     return Federation(
         module=_module(backbone, kind, widest, optimizer),
-        clients=deal(cfg, tasks),
+        clients=clients,
         validation=_sampled(evaluated, "validation", cfg.eval.examples, cfg.seed),
         test=_sampled(evaluated, "test", cfg.eval.test_examples, cfg.seed),
+        client_tests=client_tests(cfg, tasks, clients),
         collate=Collate(backbone.pad_token_id, backbone.mean, backbone.std),
         source=backbone.source,
         subsets={subset.name: tasks[0].name for subset in evaluated} if cfg.eval.by_column else {},

@@ -59,6 +59,8 @@ class UpdateAccumulator:
             :meth:`Layout.server_name`). It raises InputError if the update is invalid.
         streams: True if the aggregation needs only sums over the updates. If False, the updates are kept.
         steps: True if a server optimiser also needs the sums over updates without training, ``Sums.start``.
+        further_sums: Functions that add terms of an update to the sums, beside those of the rule (see
+            :attr:`ServerAggregation.further_sums`). They aren't called without ``streams``.
         check_range: True if a single update may be refused without ending the round. Then ``add`` refuses an update
             with numbers so large that a sum could overflow at the end of the round. No part of a refused update is
             added.
@@ -74,7 +76,9 @@ class UpdateAccumulator:
         streams: bool = False,
         steps: bool = False,
         check_range: bool = False,
+        further_sums: Sequence[Callable[[View, Update, Totals], None]] = (),
     ) -> None:
+        self.further_sums = further_sums
         self.rule, self.buffers, self.validate = rule, buffers, validate
         self.steps, self.check_range = steps, check_range
         self.jobs = {job.id: job for job in cohort}
@@ -144,6 +148,8 @@ class UpdateAccumulator:
         try:
             self.rule.include(self._view, update, sums.totals)
             self.buffers.include(self._view, update, self.rule.weight(update), sums.totals)
+            for include in self.further_sums:
+                include(self._view, update, sums.totals)
             if self.steps:
                 self.rule.include(self._view, self._view.untrained_update(update), sums.start)
         finally:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from flt.algorithm.buffers import check_buffers
 from flt.algorithm.recipe import Recipe
-from flt.algorithm.rule.base import Combined, Summable
+from flt.algorithm.rule.base import Combined, Summable, Totals
 from flt.algorithm.view import View
 from flt.protocol.job import Job
 from flt.protocol.layout import LORA_FACTORS, TRAVELLING, Layout
@@ -49,6 +49,8 @@ class ServerAggregation(FedCallback):
     ) -> None:  # fmt: skip
         self.recipe, self.layout, self.jobs, self.seed, self.base = recipe, layout, jobs, seed, base
         self.heads, self.buffers = heads or {}, buffers or {}
+        self.further_sums: list[Callable[[View, Update, Totals], None]] = []
+        """Functions with which callbacks add terms of each valid update to the sums of a round that streams."""
 
     def initial(self, weights: Mapping[str, Tensor]) -> ServerState:
         """Returns the state before round 1. It has one group, with the module's initial weights.
@@ -106,8 +108,9 @@ class ServerAggregation(FedCallback):
         recipe, validate_update = self.recipe, functools.partial(self.validated, state)
         steps = recipe.server_optimizer.steps
         return UpdateAccumulator(
-            recipe.rule, recipe.buffers, self.view(state), cohort, validate_update, recipe.streams, steps, check_range
-        )
+            recipe.rule, recipe.buffers, self.view(state), cohort, validate_update, recipe.streams, steps, check_range,
+            self.further_sums,
+        )  # fmt: skip
 
     def validated(self, state: ServerState, job: Job, update: Update) -> Update:
         """Unpacks and checks the update of a job, and returns it with the server's tensor names.

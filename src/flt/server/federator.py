@@ -16,7 +16,7 @@ from flt.protocol.failure import Failure
 from flt.protocol.job import Job
 from flt.protocol.messages import Update
 from flt.protocol.state import ClientState, ServerState
-from flt.server.accumulator import UpdateAccumulator
+from flt.server.accumulator import Sums, UpdateAccumulator
 from flt.server.aggregation import ServerAggregation
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStateStore
@@ -85,6 +85,8 @@ class Federator:
         self.cohort: list[Job] = []
         self.updates: list[Update] = []
         """Accepted updates of the current round, sorted by job. Their tensors have no values if the recipe streams."""
+        self.sums: Sums | None = None
+        """Sums over the updates of the current round. None if the recipe doesn't stream."""
         self.counts: Counter[str] = Counter()
         """Numbers that callbacks count in the current attempt at a round, such as bytes.
 
@@ -138,8 +140,8 @@ class Federator:
             self.failure_policy.check_retry(self.attempt, self.round, len(accumulator.updates), len(self.cohort))
             self.attempt += 1
             accumulator = self._attempt()
-        self.updates, sums = accumulator.compute()
-        self.state = self.server.aggregate(self.state, self.updates, sums)
+        self.updates, self.sums = accumulator.compute()
+        self.state = self.server.aggregate(self.state, self.updates, self.sums)
         self.client_states.accept(accumulator.updates)
         self.call("on_round_end")
         self.history.append(self.metrics)

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from flt.core.errors import InputError
 from flt.data.clients import JobData
 from flt.models.adapters.c2a import C2ASettings, HyperNetwork
-from flt.models.adapters.client_context import at_client, client_aware_modules
+from flt.models.adapters.client_context import BatchNotifier, at_client, client_aware_modules
 
 # ---------------------------------------------------------------------------------------------- labels
 
@@ -112,6 +112,57 @@ def test_labels_that_are_no_classes_of_the_model_are_refused() -> None:
         pass
 
 
+@pytest.mark.parametrize("source", ["batch", "client"])
+@pytest.mark.parametrize(
+    ("histogram", "expected"),
+    [("own", [0.25, 0, 0.75]), ("uniform", UNIFORM), ("wrong", [0, 0.75, 0.25]), ("batch", [0.25, 0.5, 0.25])],
+)
+def test_an_evaluation_uses_the_chosen_histogram_and_training_the_one_of_the_source(
+    source: str, histogram: str, expected: list[float]
+) -> None:
+    model, batch = adapted(label_source=source, histogram=histogram), batch_of("bert")
+    with at_client(client_aware_modules(model), job(1, 0, 3)):
+        logits(model.train(), batch)
+        assert distribution_of(model) == ([0.25, 0.5, 0.25] if source == "batch" else [0.25, 0, 0.75])
+        at_test = logits(model.eval(), batch)
+        assert distribution_of(model) == expected
+    own = adapted(label_source=source, histogram="own").eval()
+    with at_client(client_aware_modules(own), job(1, 0, 3)):
+        assert torch.equal(logits(own, batch), at_test) == (histogram == "own")
+    if histogram != "batch":  # a global model has no client
+        assert distribution_of(model) == UNIFORM
+
+
+def test_the_wrong_histogram_stays_inside_the_classes_of_the_jobs_head() -> None:
+    model = adapted(histogram="wrong").eval()
+    network = next(sub for sub in model.modules() if isinstance(sub, HyperNetwork))
+    (output,) = network.output
+    assert output is not None
+    output.weight.data = output.weight.data[:2]  # a job with two of the three classes
+    with at_client(client_aware_modules(model), job(1, 3)):
+        assert distribution_of(model) == [0.75, 0.25, 0]
+
+
+def test_the_labels_of_an_evaluated_batch_are_forgotten_after_the_evaluation() -> None:
+    model, batch = adapted(histogram="batch").eval(), batch_of("bert")
+    labels = batch.pop("labels")
+    notifier = BatchNotifier(client_aware_modules(model))
+    notifier.on_validation_batch_start(None, None, {**batch, "labels": labels}, 0)  # type: ignore[arg-type]  # not used
+    logits(model, batch)
+    assert distribution_of(model) == [0.25, 0.5, 0.25]
+    notifier.on_validation_end(None, None)  # type: ignore[arg-type]  # not used
+    logits(model, batch)
+    assert distribution_of(model) == UNIFORM
+
+
+@pytest.mark.parametrize("histogram", ["own", "wrong"])
+def test_a_client_without_counts_is_refused_where_an_evaluation_needs_them(histogram: str) -> None:
+    message = rf"^adapter.histogram={histogram}: a client's data has no label_counts; allowed is uniform"
+    client_aware = client_aware_modules(adapted(histogram=histogram))
+    with pytest.raises(InputError, match=message), at_client(client_aware, job()):
+        pass
+
+
 @pytest.mark.parametrize("batch", [[], object(), None], ids=["an empty list", "an object", "nothing"])
 def test_a_batch_of_another_kind_has_no_labels(batch: Any) -> None:
     network = next(sub for sub in adapted().modules() if isinstance(sub, HyperNetwork))
@@ -162,6 +213,7 @@ def test_the_uppermost_blocks_alone_have_embeddings_where_asked_for() -> None:
         ({"rank": 0}, "adapter.rank=0: allowed is an integer >= 1"),
         ({"embedding": 0}, "adapter.embedding=0: allowed is an integer >= 1"),
         ({"factor": 0}, "adapter.factor=0: allowed is an integer >= 1"),
+        ({"histogram": "mine"}, "adapter.histogram=mine: allowed is own, uniform, wrong, batch, null"),
         ({"label_source": "server"}, "adapter.label_source=server: allowed is batch, client"),
         ({"use_label": False, "use_context": False, "use_layer": False}, "adapter.use_layer=False: nothing is left"),
     ],

@@ -17,66 +17,25 @@ from torch.nn import functional as F
 
 from flt.core.errors import InputError
 from flt.data.clients import JobData
+from flt.models.adapters.c2a_settings import C2ASettings, uses_client_counts
 from flt.models.adapters.sublayers import bottleneck, prepare
 from flt.protocol.layout import Layout
 
 STD = 0.01
 """Standard deviation of the initial values of F and S (see C2ASettings), or of the single matrix that replaces both."""
 EPSILON = 1e-12
-SOURCES = ("batch", "client")
 
 
-@dataclasses.dataclass
-class C2ASettings:
-    """Settings of C2A. One hypernetwork serves all blocks and both adapter positions in each block.
+def misplaced(shares: Tensor) -> Tensor:
+    """Returns the shares (K,) moved by half of the classes: class k gets the share of class k + K // 2, modulo K.
 
-    Our reconstruction of C2A follows the authors' code. For activations of size H, L adapted blocks and K classes, the
-    hypernetwork has t r c + c H + L t + (K + 1) t + (H + 1) t + r H + r + H parameters. The attributes below explain
-    r, t and c. For (H, L, r, t, c, K) = (768, 6, 16, 8, 32, 10), the number is 48,032.
+    The result is as unequal as the shares. It differs from them unless they repeat after K // 2 classes.
 
-    Attributes:
-        name: Always ``c2a``.
-        rank: r, the width of the generated bottlenecks.
-        embedding: t, the size of the embedding from which the adapters are generated.
-        factor: c, the inner size of the product F S. The shape of F is (t r, c), and the shape of S is (c, H).
-        label_source: Source of the label distribution. With ``batch``, training uses the labels of the mini-batch, as
-            in the authors' code, and evaluation uses the uniform distribution. With ``client``, training and evaluation
-            use the labels of the client's training examples (our reading of the diagram in the paper). A global model
-            has no client, so its evaluation uses the uniform distribution.
-        mask_padding: If true, padding is left out of the mean of the activations. The authors' code includes padding.
-        use_label: If true, the embedding includes a term for the labels. False is an ablation.
-        use_context: If true, the embedding includes a term for the activations. False is an ablation.
-        use_layer: If true, the embedding includes a term for the block. False is an ablation.
-        factorise: If true, the adapters are generated from the product F S. If false, a single matrix replaces F S.
-            False is an ablation.
-        normalise: If true, each row of the generating matrix (t, r H) is divided by its norm. False is an ablation.
-        head: Name of the module whose weights are all trained. The string ``"none"`` means no module. If None, the
-            classifier and all layers before it that have no pre-trained weights are trained. Such a layer may be a
-            pooler or DistilBERT's ``pre_classifier``.
+    Example:
+        >>> misplaced(torch.tensor([0.75, 0.25, 0.0, 0.0]))
+        tensor([0.0000, 0.0000, 0.7500, 0.2500])
     """
-
-    name: str = "c2a"
-    rank: int = 16
-    embedding: int = 8
-    factor: int = 32
-    label_source: str = "batch"
-    mask_padding: bool = True
-    use_label: bool = True
-    use_context: bool = True
-    use_layer: bool = True
-    factorise: bool = True
-    normalise: bool = True
-    head: str | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("rank", "embedding", "factor"):
-            if getattr(self, key) < 1:
-                raise InputError.of(f"adapter.{key}", getattr(self, key), "an integer >= 1")
-        if self.label_source not in SOURCES:
-            raise InputError.of("adapter.label_source", self.label_source, SOURCES)
-        if not (self.use_label or self.use_context or self.use_layer):
-            why = "nothing is left to generate an adapter from"
-            raise InputError.of("adapter.use_layer", False, "true for one of use_label, use_context, use_layer", why)
+    return shares.roll(-(len(shares) // 2))
 
 
 def histogram(labels: Tensor, classes: int) -> Tensor:
@@ -168,17 +127,20 @@ class HyperNetwork(nn.Module):
         Raises:
             InputError: The label counts are needed, but the data has no counts, or more classes than the model.
         """
-        if self.settings.use_label and self.settings.label_source == "client":
+        if uses_client_counts(dataclasses.asdict(self.settings)):
+            from_labels = self.settings.label_source == "client"
+            key, value = ("label_source", "client") if from_labels else ("histogram", self.settings.histogram)
+            others = "batch" if from_labels else "uniform"
             if not sum(data.label_counts):
                 why = "a client's data has no label_counts"
-                raise InputError.of("adapter.label_source", "client", "batch, or data of flt.partition(label=)", why)
+                raise InputError.of(f"adapter.{key}", value, f"{others}, or data of flt.partition(label=)", why)
             if len(data.label_counts) > self.classes:
                 why = f"the model has {self.classes} classes, and a client's data {len(data.label_counts)}"
-                raise InputError.of("adapter.label_source", "client", "batch, or labels that are its classes", why)
+                raise InputError.of(f"adapter.{key}", value, f"{others}, or labels that are its classes", why)
         self.counts = data.label_counts
 
     def enter_batch(self, batch: Any) -> None:
-        """Stores a batch's labels (batch,) before a training step.
+        """Stores a batch's labels (batch,) before a training step or an evaluation step.
 
         The labels are the entry ``labels`` of a mapping, or the last element of a sequence. If this entry isn't a
         vector of integers, no labels are stored.
@@ -234,16 +196,20 @@ class HyperNetwork(nn.Module):
         Raises:
             InputError: The distribution has to be computed from a training batch that has no labels.
         """
-        uniform = self._uniform()
-        if self.settings.label_source == "client":
-            counts = uniform.new_tensor([*self.counts, *[0] * (self.classes - len(self.counts))])
-            return counts / counts.sum() if self.counts else uniform
+        uniform, source = self._uniform(), self.settings.label_source
         if not self.training:
-            return uniform
-        if self.labels is None:
+            source = self.settings.histogram or ("client" if source == "client" else "uniform")
+        if source in ("client", "own", "wrong") and self.counts:
+            counts = uniform.new_tensor([*self.counts, *[0] * (self.classes - len(self.counts))])
+            mine = int((uniform > 0).sum())  # the classes of the job's head
+            counts = torch.cat([misplaced(counts[:mine]), counts[mine:]]) if source == "wrong" else counts
+            return counts / counts.sum()
+        if source == "batch" and self.labels is not None:
+            return histogram(self.labels, self.classes).to(uniform.dtype)
+        if source == "batch" and self.training:
             allowed = "client, or batches with labels; or adapter.use_label=false"
             raise InputError.of("adapter.label_source", "batch", allowed, "there are no labels")
-        return histogram(self.labels, self.classes).to(uniform.dtype)
+        return uniform
 
     def _uniform(self) -> Tensor:
         """Returns p (K,), uniform over the classes of the current head. Classes that this head lacks get 0."""

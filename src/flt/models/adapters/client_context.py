@@ -23,7 +23,7 @@ class ClientAware(Protocol):
         """Receives a job's data. Called once per job, before the job's model is evaluated and trained."""
 
     def enter_batch(self, batch: Any) -> None:
-        """Receives the batch before each training step. The batch may contain more than the model's inputs."""
+        """Receives the batch before each step of a fit or evaluation. It may contain more than the model's inputs."""
 
     def leave_client(self) -> None:
         """Clears the job's data. Called after each job, because the global model is evaluated without client data."""
@@ -53,7 +53,7 @@ def set_client(client_aware: Sequence[ClientAware], data: JobData) -> None:
 
 
 class BatchNotifier(pl.Callback):
-    """Lightning callback that passes each training batch to the ClientAware modules."""
+    """Lightning callback that passes each batch of a fit or an evaluation to the ClientAware modules."""
 
     def __init__(self, client_aware: Sequence[ClientAware]) -> None:
         self.client_aware = client_aware
@@ -62,3 +62,15 @@ class BatchNotifier(pl.Callback):
         """Passes the batch to the modules before a training step."""
         for sub in self.client_aware:
             sub.enter_batch(batch)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any
+    ) -> None:
+        """Passes the batch to the modules before an evaluation step."""
+        for sub in self.client_aware:
+            sub.enter_batch(batch)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Clears the batch, so that a later prediction doesn't use the labels of this evaluation."""
+        for sub in self.client_aware:
+            sub.enter_batch(None)
