@@ -11,6 +11,7 @@ from flt.algorithm.grouping.agglomerative import AgglomerativeGrouping
 from flt.algorithm.grouping.base import Everyone
 from flt.algorithm.grouping.density import DbscanGrouping, HdbscanGrouping
 from flt.algorithm.grouping.kmeans import KMeansGrouping
+from flt.algorithm.grouping.online import OnlineGrouping
 from flt.algorithm.grouping.oracle import OracleGrouping
 from flt.algorithm.importance import DeltaSensitivity, GradientSensitivity, Magnitude, NoImportance
 from flt.algorithm.plan import AdapterPlan, Alternating, FullPlan, Stages
@@ -46,6 +47,7 @@ PARTS: dict[str, dict[str, type]] = {
         "agglomerative": AgglomerativeGrouping,
         "dbscan": DbscanGrouping,
         "hdbscan": HdbscanGrouping,
+        "online": OnlineGrouping,
         "oracle": OracleGrouping,
     },
     "transfer": {"none": NoTransfer, "cosine": CosineTransfer},

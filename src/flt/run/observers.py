@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
 
+from flt.algorithm.grouping.online import OnlineGrouping
 from flt.callbacks.active_components import RankBudget
 from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ from flt.callbacks.received_models import ReceivedModels
 from flt.callbacks.record import Record
 from flt.callbacks.selection_overlap import SelectionOverlap
 from flt.callbacks.stop import Stop
+from flt.callbacks.task_changes import TaskChanges, TaskDetection
 from flt.callbacks.timer import Timer
 from flt.callbacks.untrained_layers import UntrainedLayers
 from flt.client.shared_logger import SharedLogger, SilentLogger
@@ -81,7 +83,20 @@ class Observers:
         monitors = [evaluate, Clusters(tasks), SelectionOverlap(), RankBudget(), *counting, Timer(), *received]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
         last = [Interrupts(self.processes.is_first)]  # handles signals until the last checkpoint has been written
-        federator.callbacks = [faults, *monitors, Failures(), UntrainedLayers(), stop, *self.own, checkpoint, *last]
+        if self._is_dynamic(federator):
+            monitors.append(TaskDetection(tasks))
+        changes = TaskChanges(federator.clients, tasks)
+        federator.callbacks = [
+            changes,
+            faults,
+            *monitors,
+            Failures(),
+            UntrainedLayers(),
+            stop,
+            *self.own,
+            checkpoint,
+            *last,
+        ]
         # if all processes train every client together, only the first process writes the client states
         writes = self.processes.is_first or not federator.engine.replicated
         federator.client_states = ClientStateStore(checkpoint.folder, writes, checkpoint.run)
@@ -90,7 +105,7 @@ class Observers:
         if not self.processes.is_first:
             # a model that is split over all processes can only be evaluated by all of them together
             evaluating = [evaluate, *received] if federator.engine.local_trainer.placement.needs_all_processes else []
-            federator.callbacks = [faults, *evaluating, *counting, *last]
+            federator.callbacks = [changes, faults, *evaluating, *counting, *last]
             federator.engine.local_trainer.loggers = self._trainer_loggers(federator, [SilentLogger(self.folder)])
             return
         # A resume may change settings such as rounds. They are saved only now that restore() has checked them.
@@ -101,6 +116,12 @@ class Observers:
         recorded = Record(self.folder, tasks, command_of(cfg), str(self.processes.device))
         sinks = [MetricsCsv(self.folder / "metrics.csv"), recorded, loggers]
         federator.callbacks = [*federator.callbacks[:-2], *sinks, *self._progress(), checkpoint, *last]
+
+    def _is_dynamic(self, federator: Federator) -> bool:
+        """Returns whether tasks come, go or change, or the grouping looks for new tasks."""
+        online = isinstance(federator.server.recipe.grouping, OnlineGrouping)
+        jobs = (job for client in federator.clients.values() for job in client.data)
+        return online or any(job.is_temporary or job.change for job in jobs)
 
     def _trainer_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:
         """Returns the loggers for the Trainers of a user's module. flt's own module logs nothing and needs none."""
