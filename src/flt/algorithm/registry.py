@@ -27,7 +27,7 @@ from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.selection.self_pruning import SelfPruning
 from flt.algorithm.selection.truncate import Truncate
 from flt.algorithm.server_optimizer import Adagrad, Adam, Momentum, NoServerOptimizer, Yogi
-from flt.algorithm.transfer import CosineTransfer, NoTransfer
+from flt.algorithm.transfer import CosineTransfer, LearnedTransfer, NoTransfer
 from flt.core.errors import InputError
 from flt.core.typed import typed
 
@@ -50,7 +50,7 @@ PARTS: dict[str, dict[str, type]] = {
         "online": OnlineGrouping,
         "oracle": OracleGrouping,
     },
-    "transfer": {"none": NoTransfer, "cosine": CosineTransfer},
+    "transfer": {"none": NoTransfer, "cosine": CosineTransfer, "learned": LearnedTransfer},
     "server_optimizer": {
         "none": NoServerOptimizer,
         "momentum": Momentum,

@@ -27,6 +27,7 @@ from flt.callbacks.selection_overlap import SelectionOverlap
 from flt.callbacks.stop import Stop
 from flt.callbacks.task_changes import TaskChanges, TaskDetection
 from flt.callbacks.timer import Timer
+from flt.callbacks.transfer_shares import TransferShares
 from flt.callbacks.untrained_layers import UntrainedLayers
 from flt.client.shared_logger import SharedLogger, SilentLogger
 from flt.engines.process_group import ProcessGroup
@@ -42,6 +43,7 @@ from flt.run.stored import OWN
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStateStore
 from flt.server.federator import Federator
+from flt.server.held_out_loss import HeldOutLoss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,9 @@ class Observers:
         last = [Interrupts(self.processes.is_first)]  # handles signals until the last checkpoint has been written
         if self._is_dynamic(federator):
             monitors.append(TaskDetection(tasks))
+        if federator.server.recipe.transfer.uses_held_out:
+            federator.server.held_out = HeldOutLoss(federator.engine, federator.clients)
+            monitors.append(TransferShares())
         changes = TaskChanges(federator.clients, tasks)
         federator.callbacks = [
             changes,

@@ -19,6 +19,7 @@ from flt.protocol.quantised_components import unpack_update
 from flt.protocol.state import GroupState, ServerState, zero_scores
 from flt.server.accumulator import Sums, UpdateAccumulator
 from flt.server.callback import FedCallback
+from flt.server.held_out_loss import HeldOutLoss
 from flt.server.validation import validate
 
 
@@ -44,6 +45,8 @@ class ServerAggregation(FedCallback):
     ) -> None:  # fmt: skip
         self.recipe, self.layout, self.jobs, self.seed, self.base = recipe, layout, jobs, seed, base
         self.heads, self.buffers = heads or {}, buffers or {}
+        self.held_out: HeldOutLoss | None = None
+        """Measures losses on held-out examples of clients. Set only if the transfer chooses by them."""
 
     def initial(self, weights: Mapping[str, Tensor]) -> ServerState:
         """Returns the state before round 1. It has one group, with the module's initial weights.
@@ -135,6 +138,9 @@ class ServerAggregation(FedCallback):
         view = view.with_group_starts(grouped.members, self.recipe.rule.weight)
         groups, change = dict(state.groups), {}
         combined = {gid: self._combined(view, gid, members, sums) for gid, members in sorted(grouped.members.items())}
+        if self.held_out is not None:
+            self.held_out.begin(state, grouped.members)
+            view = dataclasses.replace(view, held_out=self.held_out)
         new = self.recipe.transfer(view, {gid: out.new for gid, out in combined.items()})
         for gid, out in combined.items():
             before, members = view.group(gid), grouped.members[gid]

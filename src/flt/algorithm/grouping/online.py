@@ -24,7 +24,7 @@ class OnlineGrouping(Clustering):
 
         c_in  = cosine of job i's features and the sum of the features of the other jobs that were in cluster n
         a job stays in its cluster n as long as c_in >= new_cluster
-        another job, such as a newcomer, joins the nearest cluster, the one with the largest c_in, if this is >= new_cluster
+        another job, such as a newcomer, joins the nearest cluster, which has the largest c_in, if c_in >= new_cluster
         the other jobs are far from all clusters. They are clustered from scratch, and each of these clusters that has
         at least min_jobs jobs is opened. A far job that is nearer to an old cluster than to them joins the old one
 
