@@ -14,6 +14,7 @@ from flt.algorithm.grouping.agglomerative import AgglomerativeGrouping
 from flt.algorithm.grouping.base import Clustering
 from flt.algorithm.grouping.density import DbscanGrouping, HdbscanGrouping
 from flt.algorithm.grouping.kmeans import KMeansGrouping
+from flt.algorithm.grouping.online import OnlineGrouping
 from flt.algorithm.grouping.oracle import OracleGrouping
 from flt.algorithm.importance import DeltaSensitivity, GradientSensitivity, Magnitude
 from flt.algorithm.plan import AdapterPlan, Alternating, FullPlan, Stages
@@ -54,6 +55,7 @@ GROUPINGS: dict[str, Clustering] = {
     ", agglomerative": AgglomerativeGrouping(2, cannot_link=True, **CHANGES),
     ", dbscan": DbscanGrouping(1.4, **CHANGES),
     ", hdbscan": HdbscanGrouping(2, **CHANGES, newcomers="nearest"),
+    ", online": OnlineGrouping(memory=True),
     ", oracle": OracleGrouping().with_tasks(TASKS),
 }
 """Name after ``fl_tac`` -> a clustering of toys with two tasks."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import pdist
 
 from flt.algorithm.grouping.agglomerative import merged
 from flt.algorithm.grouping.base import Clustering
@@ -23,10 +26,13 @@ class OnlineGrouping(Clustering):
     The number of clusters is never given. In each round::
 
         c_in  = cosine of job i's features and the sum of the features of the other jobs that were in cluster n
-        a job stays in its cluster n as long as c_in >= new_cluster
-        another job, such as a newcomer, joins the nearest cluster, which has the largest c_in, if c_in >= new_cluster
-        the other jobs are far from all clusters. They are clustered from scratch, and each of these clusters that has
-        at least min_jobs jobs is opened. A far job that is nearer to an old cluster than to them joins the old one
+        a job stays in its cluster n as long as c_in >= -new_cluster
+        another job, such as a newcomer, joins the nearest cluster (largest c_in), if c_in >= -new_cluster
+        the other jobs are far from all clusters
+            they are clustered among themselves: two clusters are merged while their mean cosine is >= -new_cluster
+            each of these clusters that has at least min_jobs jobs is opened
+            a far job joins the nearest cluster after all if no cluster is opened for it, or if its cosine with the
+            other jobs of the new cluster doesn't exceed the largest c_in by more than new_cluster
 
     A job whose data change to a known task therefore moves to the cluster of this task. A cluster whose jobs no longer
     take part keeps its weights and its id. The features are centred over the round. If there is only one task, all jobs
@@ -35,7 +41,10 @@ class OnlineGrouping(Clustering):
     highest, see :func:`~flt.algorithm.grouping.cluster_count.most_separate`. This is also done in the first round.
 
     Attributes:
-        new_cluster: Cosine below which a job is far from a cluster.
+        new_cluster: How far below 0 the cosines of a job and all clusters are if the job is far from them. 0 opens
+            clusters most readily. Jobs of one task have cosines around 0 or above if their changes are noisy, and jobs
+            of different tasks negative ones, because the features are centred: about -1 / (tasks - 1). The
+            default therefore suits up to five tasks, and more tasks need a smaller number.
         min_jobs: Smallest number of far jobs that open a cluster together.
         max_k: Largest number of clusters if jobs are clustered from scratch.
         min_silhouette: Lower limit for the silhouette if jobs are clustered from scratch. Without a number of clusters
@@ -44,7 +53,7 @@ class OnlineGrouping(Clustering):
 
     features: str = "changes"
     tensors: str = "lora"
-    new_cluster: float = dataclasses.field(default=-0.1, kw_only=True)
+    new_cluster: float = dataclasses.field(default=0.2, kw_only=True)
     min_jobs: int = dataclasses.field(default=2, kw_only=True)
     max_k: int = dataclasses.field(default=10, kw_only=True)
     min_silhouette: float = dataclasses.field(default=0.1, kw_only=True)
@@ -55,8 +64,8 @@ class OnlineGrouping(Clustering):
             raise InputError.of(
                 "grouping.features", self.features, "changes", "online clustering needs centred features"
             )
-        if not -1 <= self.new_cluster < 1:
-            raise InputError.of("grouping.new_cluster", self.new_cluster, "a cosine in [-1, 1)")
+        if not 0 <= self.new_cluster < 1:
+            raise InputError.of("grouping.new_cluster", self.new_cluster, "a number in [0, 1)")
         if self.min_jobs < 1:
             raise InputError.of("grouping.min_jobs", self.min_jobs, "an integer >= 1")
         if self.max_k < 2:
@@ -80,23 +89,37 @@ class OnlineGrouping(Clustering):
         before = np.array([view.state.assignment.get(job, -1) for job in jobs])
         gids = sorted(set(before.tolist()) - {-1})
         near = cosines_to(points, [before == gid for gid in gids])
-        if not gids or near.max() < self.new_cluster:
+        if not gids or near.max() < -self.new_cluster:
             return self.labels(points, jobs, 0)
-        labels, far = near.argmax(axis=1), np.flatnonzero(near.max(axis=1) < self.new_cluster)
+        labels, far = near.argmax(axis=1), np.flatnonzero(near.max(axis=1) < -self.new_cluster)
         for cluster, gid in enumerate(gids):
-            labels[(before == gid) & (near[:, cluster] >= self.new_cluster)] = cluster
+            labels[(before == gid) & (near[:, cluster] >= -self.new_cluster)] = cluster
         if len(far) >= self.min_jobs:
-            parts = self.labels(points[far], [jobs[row] for row in far], 0)
+            parts = self._parts(points[far])
             for part in range(int(parts.max()) + 1):
                 self._open(points, far[parts == part], near, labels)
         return renumbered(labels)
+
+    def _parts(self, points: np.ndarray) -> np.ndarray:
+        """Returns the cluster of each far job (n,). Two clusters are merged while their mean cosine is large enough."""
+        tree = linkage(pdist(points, "cosine"), "average") if len(points) > 1 else np.empty((0, 4))
+        return renumbered(fcluster(tree, 1 + self.new_cluster, "distance") if len(tree) else np.zeros(1, int))
+
+    def _group_ids(self, view: View, updates: Sequence[Update], labels: np.ndarray) -> dict[int, int]:
+        """Returns the group id of each cluster. A cluster without any job of an older one gets a new id."""
+        found = super()._group_ids(view, updates, labels)
+        before = [view.state.assignment.get(update.job) for update in updates]
+        stays = {label for label, at in zip(labels.tolist(), before, strict=True) if found[label] == at}
+        kept = {found[label] for label in stays}
+        free = (gid for gid in itertools.count(1) if gid not in kept and gid not in view.state.groups)
+        return {label: found[label] if label in stays else next(free) for label in sorted(found)}
 
     def _open(self, points: np.ndarray, rows: np.ndarray, near: np.ndarray, labels: np.ndarray) -> None:
         """Gives far jobs a new label, except for those that are nearer to an old cluster than to each other."""
         while len(rows) >= self.min_jobs:
             together = np.isin(np.arange(len(points)), rows)
-            stays = cosines_to(points, [together])[rows, 0] > near[rows].max(axis=1)
-            if len(rows) == 1 or stays.all():
+            stays = cosines_to(points, [together])[rows, 0] > near[rows].max(axis=1) + self.new_cluster
+            if stays.all() or len(rows) == 1:
                 labels[rows] = labels.max() + 1
                 return
             rows = rows[stays]
