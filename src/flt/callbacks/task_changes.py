@@ -120,7 +120,7 @@ class TaskDetection(FedCallback):
         opened = opened_clusters(self._before, after)
         self.false_alarms += len(opened - fresh)
         came = {task: first for task, first in self.first.items() if first > 1}
-        metrics = {
+        metrics: dict[str, float] = {
             "opened": len(opened),
             "false_alarms": self.false_alarms,
             "missed": len(set(present.values()) - set(own)),
