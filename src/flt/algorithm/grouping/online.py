@@ -29,7 +29,7 @@ class OnlineGrouping(Clustering):
         a job stays in its cluster n as long as c_in >= -new_cluster
         another job, such as a newcomer, joins the nearest cluster (largest c_in), if c_in >= -new_cluster
         the other jobs are far from all clusters
-            they are clustered among themselves: two clusters are merged while their mean cosine is >= -new_cluster
+            they are clustered among themselves: two clusters are merged while their mean cosine is >= -new_cluster / 2
             each of these clusters that has at least min_jobs jobs is opened
             a far job joins the nearest cluster after all if no cluster is opened for it, or if its cosine with the
             other jobs of the new cluster doesn't exceed the largest c_in by more than new_cluster
@@ -103,7 +103,7 @@ class OnlineGrouping(Clustering):
     def _parts(self, points: np.ndarray) -> np.ndarray:
         """Returns the cluster of each far job (n,). Two clusters are merged while their mean cosine is large enough."""
         tree = linkage(pdist(points, "cosine"), "average") if len(points) > 1 else np.empty((0, 4))
-        return renumbered(fcluster(tree, 1 + self.new_cluster, "distance") if len(tree) else np.zeros(1, int))
+        return renumbered(fcluster(tree, 1 + self.new_cluster / 2, "distance") if len(tree) else np.zeros(1, int))
 
     def _group_ids(self, view: View, updates: Sequence[Update], labels: np.ndarray) -> dict[int, int]:
         """Returns the group id of each cluster. A cluster without any job of an older one gets a new id."""
