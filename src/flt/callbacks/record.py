@@ -15,6 +15,7 @@ import numpy as np
 from flt.callbacks.clusters import Clusters
 from flt.callbacks.record_format import BY_JOB, LARGEST, QUANTILES, RECORD
 from flt.callbacks.record_header import Header, begin
+from flt.callbacks.task_map import task_map
 from flt.core import formatting
 from flt.core.errors import InputError
 from flt.core.files import system_message, write_atomically
@@ -187,7 +188,18 @@ def _points(federator: Federator, header: Header) -> dict[str, Any]:
         "x": [_rounded(points[i, 0]) for i in listed],
         "y": [_rounded(points[i, 1]) for i in listed],
         "shares": [_rounded(share) for share in shares],
+        "clusters": _clusters(federator),
     }
+
+
+def _clusters(federator: Federator) -> list[dict[str, Any]]:
+    """Returns the map of the clusters, with short numbers."""
+    tasks = next(callback.tasks for callback in federator.callbacks if isinstance(callback, Clusters))
+    return [
+        {key: [_rounded(v) for v in value] if key == "cosines" else _rounded(value) if isinstance(value, float) else value
+         for key, value in row.items()}
+        for row in task_map(federator, tasks)
+    ]  # fmt: skip
 
 
 def _kept(path: Path, done: int, new: Header) -> tuple[Header, list[str]]:

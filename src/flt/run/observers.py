@@ -26,6 +26,7 @@ from flt.callbacks.record import Record
 from flt.callbacks.selection_overlap import SelectionOverlap
 from flt.callbacks.stop import Stop
 from flt.callbacks.task_changes import TaskChanges, TaskDetection
+from flt.callbacks.task_map import TaskMap
 from flt.callbacks.timer import Timer
 from flt.callbacks.transfer_shares import TransferShares
 from flt.callbacks.untrained_layers import UntrainedLayers
@@ -119,7 +120,7 @@ class Observers:
         loggers = self._loggers(federator)
         federator.engine.local_trainer.loggers = self._trainer_loggers(federator, loggers.loggers)
         recorded = Record(self.folder, tasks, command_of(cfg), str(self.processes.device))
-        sinks = [MetricsCsv(self.folder / "metrics.csv"), recorded, loggers]
+        sinks = [MetricsCsv(self.folder / "metrics.csv"), recorded, TaskMap(self.folder, tasks), loggers]
         federator.callbacks = [*federator.callbacks[:-2], *sinks, *self._progress(), checkpoint, *last]
 
     def _is_dynamic(self, federator: Federator) -> bool:
