@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import task_map_plot
 from benchmarks.results.cell import Record, rounded, write
 from benchmarks.results.reduce import CROSSED, MB, curve
 from benchmarks.results.table import Plot, Row, Table
@@ -65,14 +66,30 @@ def publish(table: Table, plot: Plot, records: Mapping[str, Sequence[Record]], f
         What was written.
     """
     path = folder / file_of(table, plot)
+    if plot.kind == "task_map":
+        return _publish_map(table, plot, records, path)
     shown = lines(table, plot, records)
     target = table.target if plot.y == table.target_key else None
-    settings = {key: value for key, value in dataclasses.asdict(plot).items() if key != "ends" or value}
+    settings = {
+        key: value
+        for key, value in dataclasses.asdict(plot).items()
+        if key not in ("ends", "kind") or (value and value != "curves")
+    }
     said = json.dumps([FORMAT, settings, target, [dataclasses.asdict(line) for line in shown]])
     digest = hashlib.sha256(said.encode()).hexdigest()[:16]
     if not shown or _inputs(path) == digest:
         return []
     write(path, png(plot, shown, target, digest))
+    return [path]
+
+
+def _publish_map(table: Table, plot: Plot, records: Mapping[str, Sequence[Record]], path: Path) -> list[Path]:
+    found = (record.task_map for row in plot.rows for record in records.get(row, ()) if record.task_map)
+    clusters = next(found, [])
+    digest = hashlib.sha256(json.dumps([FORMAT, dataclasses.asdict(plot), clusters]).encode()).hexdigest()[:16]
+    if not clusters or _inputs(path) == digest:
+        return []
+    write(path, task_map_plot.png(plot.title, clusters, {"Software": None, INPUTS: digest}))
     return [path]
 
 

@@ -196,8 +196,8 @@ def _clusters(federator: Federator) -> list[dict[str, Any]]:
     """Returns the map of the clusters, with short numbers."""
     tasks = next(callback.tasks for callback in federator.callbacks if isinstance(callback, Clusters))
     return [
-        {key: [_rounded(v) for v in value] if key == "cosines" else _rounded(value) if isinstance(value, float) else value
-         for key, value in row.items()}
+        {**row, "cosines": [_rounded(value) for value in row["cosines"]],
+         **{key: _rounded(row[key]) for key in ("task_share", "length", "x", "y")}}
         for row in task_map(federator, tasks)
     ]  # fmt: skip
 

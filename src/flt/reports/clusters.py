@@ -84,8 +84,8 @@ def cluster_map(recorded: Recorded) -> list[Chart]:
         return []
     rows, round = found[-1]["points"]["clusters"], found[-1]["round"]
     names = [f"{row['group']}  {plain(str(row['task'] or 'all'))}" for row in rows]
-    note = "The change of a cluster is its adapter minus the adapter with which the run began. Names are of the task of most"
-    note += " of its jobs, which the server doesn't see."
+    note = "The change of a cluster is its adapter minus the adapter with which the run began."
+    note += " A cluster is named after the task of most of its jobs, which the server doesn't see."
     cosines = [[None if i == j else value for j, value in enumerate(row["cosines"])] for i, row in enumerate(rows)]
     similar = heatmap("chart-cosines", f"Cosines of the clusters' changes after round {round}", cosines, names, names,
                       ("cluster", "cluster", "cosine"), note, zmin=-1, zmax=1)  # fmt: skip
