@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from made import random_weights, update_of, view_of
 from methods import clients_of
 from torch import Tensor
-from toys import assert_same, toy_federator, weights_of
+from toys import assert_same, toy_clients, toy_federator, weights_of
 
 from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.recipe import Recipe
@@ -199,7 +199,7 @@ def test_learned_settings_without_meaning_are_refused(given: dict, named: str) -
 def test_the_loss_is_the_mean_over_the_held_out_examples_of_the_groups_jobs() -> None:
     """And in a federation no cluster's loss on them rises by the transfer."""
     recipe = Recipe(Mean("uniform"), grouping=KMeansGrouping(2), transfer=LearnedTransfer(examples=8))
-    federator = toy_federator(recipe, clients_of(3, jobs=2), rounds=1)
+    federator = toy_federator(recipe, toy_clients(3, jobs=2), rounds=1)
     federator.server.held_out = held_out = HeldOutLoss(federator.engine, federator.clients)
     federator.fit()
     assert set(held_out.shares) == set(held_out.gains) == {1, 2}
@@ -216,12 +216,8 @@ def test_the_loss_is_the_mean_over_the_held_out_examples_of_the_groups_jobs() ->
 
 
 def test_clients_that_hold_out_nothing_are_refused() -> None:
-    clients = {
-        number: dataclasses.replace(client, data=tuple(job.but(held_out=np.arange(0)) for job in client.data))
-        for number, client in clients_of(3, jobs=2).items()
-    }
     recipe = Recipe(Mean("uniform"), grouping=KMeansGrouping(2), transfer=LearnedTransfer())
-    federator = toy_federator(recipe, clients, rounds=1)
+    federator = toy_federator(recipe, clients_of(3, jobs=2), rounds=1)
     federator.server.held_out = HeldOutLoss(federator.engine, federator.clients)
     with pytest.raises(InputError, match="larger partition.held_out"):
         federator.fit()

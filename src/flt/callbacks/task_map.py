@@ -107,4 +107,4 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
 
 
 def _short(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
+    return f"{round(value, 9) + 0.0:.6g}" if isinstance(value, float) else value
