@@ -27,7 +27,8 @@ def png(title: str, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, st
     for number, (row, name) in enumerate(zip(rows, names, strict=True)):
         left.scatter(row["x"], row["y"], s=20 + 12 * row["jobs"], color=f"C{number % 10}", edgecolors="white")
         left.annotate(name, (row["x"], row["y"]), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=8)
-    left.margins(0.2)
+    far = 1.3 * max(max(abs(row["x"]), abs(row["y"])) for row in rows) or 1.0
+    left.set(xlim=(-far, far), ylim=(-far, far))  # one scale, so that distances can be compared
     left.set_xlabel("principal component 1", fontsize=9)
     left.set_ylabel("principal component 2", fontsize=9)
     left.tick_params(labelsize=8)
