@@ -11,6 +11,7 @@ from toys import Toy, toy_batches, toy_clients, toy_federator
 
 from flt.algorithm.compression.methods import Channel, Quantised
 from flt.algorithm.grouping.agglomerative import AgglomerativeGrouping
+from flt.algorithm.grouping.bandit import BanditGrouping
 from flt.algorithm.grouping.base import Clustering
 from flt.algorithm.grouping.density import DbscanGrouping, HdbscanGrouping
 from flt.algorithm.grouping.kmeans import KMeansGrouping
@@ -55,6 +56,7 @@ GROUPINGS: dict[str, Clustering] = {
     ", agglomerative": AgglomerativeGrouping(2, cannot_link=True, **CHANGES),
     ", dbscan": DbscanGrouping(1.4, **CHANGES),
     ", hdbscan": HdbscanGrouping(2, **CHANGES, newcomers="nearest"),
+    ", bandit": BanditGrouping(),
     ", online": OnlineGrouping(memory=True),
     ", oracle": OracleGrouping().with_tasks(TASKS),
 }

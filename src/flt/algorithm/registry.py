@@ -8,6 +8,7 @@ from typing import Any
 from flt.algorithm.buffers import Average, Keep, Local
 from flt.algorithm.compression.methods import Channel, NoCompression, Quantised
 from flt.algorithm.grouping.agglomerative import AgglomerativeGrouping
+from flt.algorithm.grouping.bandit import BanditGrouping
 from flt.algorithm.grouping.base import Everyone
 from flt.algorithm.grouping.density import DbscanGrouping, HdbscanGrouping
 from flt.algorithm.grouping.kmeans import KMeansGrouping
@@ -47,6 +48,7 @@ PARTS: dict[str, dict[str, type]] = {
         "agglomerative": AgglomerativeGrouping,
         "dbscan": DbscanGrouping,
         "hdbscan": HdbscanGrouping,
+        "bandit": BanditGrouping,
         "online": OnlineGrouping,
         "oracle": OracleGrouping,
     },

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flt.protocol.codec import OMITTED_IF_EMPTY
-from flt.protocol.field_types import Whole
+from flt.protocol.field_types import Finite, Whole
 from flt.protocol.messages import BaseDelta, Ids, JobId, message
 
 
@@ -170,6 +170,12 @@ class ServerState:
     """Relative error, in Frobenius norm, that pruning has caused in the products B A in the most recent round.
 
     None if nothing was pruned in that round. Also None if A or B is private: the server can't compute the error then.
+    """
+
+    bandit: dict[str, tuple[Finite, ...]] = dataclasses.field(default_factory=dict, metadata=OMITTED_IF_EMPTY)
+    """State of ``grouping=bandit``, see :class:`flt.algorithm.grouping.bandit.BanditGrouping`.
+
+    ``choices`` and ``rewards`` have a number for each arm; ``latest`` has the place of the latest arm and its loss.
     """
 
     @property

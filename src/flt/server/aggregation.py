@@ -11,6 +11,7 @@ from torch import Tensor
 from flt.algorithm.buffers import check_buffers
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.base import Combined, Summable
+from flt.algorithm.transfer import CosineTransfer
 from flt.algorithm.view import View
 from flt.protocol.job import Job
 from flt.protocol.layout import LORA_FACTORS, TRAVELLING, Layout
@@ -141,7 +142,9 @@ class ServerAggregation(FedCallback):
         if self.held_out is not None:
             self.held_out.begin(state, grouped.members)
             view = dataclasses.replace(view, held_out=self.held_out)
-        new = self.recipe.transfer(view, {gid: out.new for gid, out in combined.items()})
+        weight = grouped.transfer_weight
+        transfer = self.recipe.transfer if weight is None else CosineTransfer(weight)
+        new = transfer(view, {gid: out.new for gid, out in combined.items()})
         for gid, out in combined.items():
             before, members = view.group(gid), grouped.members[gid]
             weights = {name: value for name, value in new[gid].items() if name not in self.base}
@@ -164,6 +167,7 @@ class ServerAggregation(FedCallback):
             directions=dict(sorted({**state.directions, **grouped.directions}.items())),
             ranks=dict(sorted({**state.ranks, **self.recipe.selection.ranks(updates)}.items())),
             pruned=None,
+            bandit=grouped.bandit or state.bandit,
         )
         cut = self.recipe.schedule(done, self.layout)
         # If A or B is private, the server lacks the product B A, so it can't compute the error that pruning causes.

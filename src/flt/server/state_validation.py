@@ -78,6 +78,8 @@ def _check_server_state(state: ServerState, start: ServerState, layout: Layout, 
     for job, rank in state.ranks.items():
         if not 1 <= rank <= max((layer.rank for layer in layout.layers.values()), default=0):
             raise _unfit(f"rank {rank} of job {job}", "ranks of the adapter")
+    if not set(state.bandit) <= {"choices", "rewards", "latest"}:
+        raise _unfit(f"bandit {sorted(state.bandit)}", "choices, rewards and latest")
     _check_base(state.base, base)
     sizes = {tuple(direction.shape) for direction in state.directions.values()}
     if len(sizes) > 1 or any(len(size) != 1 for size in sizes):
