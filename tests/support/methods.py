@@ -56,7 +56,7 @@ GROUPINGS: dict[str, Clustering] = {
     ", agglomerative": AgglomerativeGrouping(2, cannot_link=True, **CHANGES),
     ", dbscan": DbscanGrouping(1.4, **CHANGES),
     ", hdbscan": HdbscanGrouping(2, **CHANGES, newcomers="nearest"),
-    ", bandit": BanditGrouping(),
+    ", bandit": BanditGrouping(ks=(2,), weights=(0.0,)),
     ", online": OnlineGrouping(memory=True),
     ", oracle": OracleGrouping().with_tasks(TASKS),
 }
