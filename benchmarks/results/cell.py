@@ -75,6 +75,7 @@ class Record:
         hardware: Class of the hardware.
         threads: Of torch.
         seconds: Wall time of the run.
+        task_map: The clusters at the end of the run, as ``flt.callbacks.task_map`` has them; left out where empty.
     """
 
     table: str
@@ -88,6 +89,7 @@ class Record:
     hardware: str
     threads: int
     seconds: float
+    task_map: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 class Store:
@@ -164,7 +166,7 @@ def _figures(record: Record) -> dict[str, float]:
 
 def to_json(record: Record) -> str:
     """One line for each metric, so that a change can be read."""
-    fields = dataclasses.asdict(record)
+    fields = {key: value for key, value in dataclasses.asdict(record).items() if key != "task_map" or value}
     return "{\n" + ",\n".join(f" {json.dumps(key)}: {_value(value)}" for key, value in fields.items()) + "\n}\n"
 
 

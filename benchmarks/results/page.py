@@ -53,10 +53,13 @@ def text(table: Table, records: Records) -> str:
         *([sentence(table, records)] if table.equal else []),
         *main_tables(table, records),
     ]
-    drawn = [(shown, lines) for shown in table.plots if (lines := plot.lines(table, shown, records))]
+    curves = [shown for shown in table.plots if shown.kind == "curves"]
+    drawn = [(shown, lines) for shown in curves if (lines := plot.lines(table, shown, records))]
     parts += [legend(table, any(plot.banded(lines) for shown, lines in drawn if not shown.ends))]
     parts += differences(table, records) if table.pairs else []
     parts += [f"![{shown.title or shown.y}]({plot.file_of(table, shown)})" for shown, _ in drawn]
+    maps = [shown for shown in table.plots if plot.task_map(shown, records)]
+    parts += [f"![{shown.title or 'task map'}]({plot.file_of(table, shown)})" for shown in maps]
     parts += [table.notes.strip()] if table.notes.strip() else []
     return "\n\n".join([*parts, *made(table, records)]) + "\n"
 

@@ -13,10 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import task_map_plot
 from benchmarks.results.cell import Record, rounded, write
 from benchmarks.results.reduce import CROSSED, MB, curve
 from benchmarks.results.table import Plot, Row, Table
 
+DEFAULTS = {"ends": False, "kind": "curves"}
+"""Settings that are newer than pictures which show the same without them."""
 FORMAT = 4
 """Changes when the same curves come to look otherwise."""
 INPUTS = "Inputs"
@@ -65,14 +68,34 @@ def publish(table: Table, plot: Plot, records: Mapping[str, Sequence[Record]], f
         What was written.
     """
     path = folder / file_of(table, plot)
+    if plot.kind == "task_map":
+        return _publish_map(table, plot, records, path)
     shown = lines(table, plot, records)
     target = table.target if plot.y == table.target_key else None
-    settings = {key: value for key, value in dataclasses.asdict(plot).items() if key != "ends" or value}
+    settings = {
+        key: value for key, value in dataclasses.asdict(plot).items() if key not in DEFAULTS or value != DEFAULTS[key]
+    }
     said = json.dumps([FORMAT, settings, target, [dataclasses.asdict(line) for line in shown]])
     digest = hashlib.sha256(said.encode()).hexdigest()[:16]
     if not shown or _inputs(path) == digest:
         return []
     write(path, png(plot, shown, target, digest))
+    return [path]
+
+
+def task_map(plot: Plot, records: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
+    """The clusters of the first run that has any; empty without one, and for plots of curves."""
+    if plot.kind != "task_map":
+        return []
+    return next((record.task_map for row in plot.rows for record in records.get(row, ()) if record.task_map), [])
+
+
+def _publish_map(table: Table, plot: Plot, records: Mapping[str, Sequence[Record]], path: Path) -> list[Path]:
+    clusters = task_map(plot, records)
+    digest = hashlib.sha256(json.dumps([FORMAT, dataclasses.asdict(plot), clusters]).encode()).hexdigest()[:16]
+    if not clusters or _inputs(path) == digest:
+        return []
+    write(path, task_map_plot.png(plot.title, clusters, {"Software": None, INPUTS: digest}))
     return [path]
 
 

@@ -15,6 +15,7 @@ from flt.core.typed import typed
 
 PRICES = ("rounds", "steps", "bytes up", "bytes down", "simulated hours")
 REDUCERS = ("test", "last", "best", "mean", "total", "rise", "rounds_to_target", "bytes_to_target")
+KINDS = ("curves", "task_map")
 NOTES = "notes.md"
 
 
@@ -89,6 +90,8 @@ class Plot:
         x: round, or bytes: all that has crossed, up and down, in MB.
         styles: Of the rows' lines, as matplotlib abbreviates them, such as ``C0--``; empty: a colour for each.
         ends: Only where runs end: a point at the mean over the seeds, and the deviation as a bar.
+        kind: ``curves``, or ``task_map``: the clusters at the end of one run, the first of the first row that has any,
+            along two principal components, and the cosines of their changes. ``y`` isn't read.
     """
 
     file: str
@@ -99,8 +102,11 @@ class Plot:
     x: str = "round"
     styles: list[str] = dataclasses.field(default_factory=list)
     ends: bool = False
+    kind: str = "curves"
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError.of("plots.kind", self.kind, KINDS)
         if self.x not in ("round", "bytes"):
             raise InputError.of("plots.x", self.x, "round, bytes")
         if self.styles and len(self.styles) != len(self.rows):

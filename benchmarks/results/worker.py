@@ -73,6 +73,7 @@ def run(cell: Cell, root: str) -> Record:
     import torch
 
     from flt.api import train
+    from flt.callbacks.task_map import FILE, read_csv
     from flt.core import cache
     from flt.run.resume import configure
 
@@ -95,6 +96,7 @@ def run(cell: Cell, root: str) -> Record:
         hardware=hardware(),
         threads=torch.get_num_threads(),
         seconds=seconds,
+        task_map=read_csv(result.path / FILE),
     )
 
 

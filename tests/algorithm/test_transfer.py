@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,15 +13,16 @@ from hypothesis import strategies as st
 from made import random_weights, update_of, view_of
 from methods import clients_of
 from torch import Tensor
-from toys import assert_same, toy_federator, weights_of
+from toys import assert_same, toy_clients, toy_federator, weights_of
 
 from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
-from flt.algorithm.transfer import CosineTransfer, NoTransfer, mix
+from flt.algorithm.transfer import CosineTransfer, LearnedTransfer, NoTransfer, mix
 from flt.algorithm.view import View
 from flt.core.errors import InputError
 from flt.protocol.messages import Update
+from flt.server.held_out_loss import HeldOutLoss
 
 LORA = ["x.A", "x.B", "y.A", "y.B"]
 
@@ -135,3 +137,87 @@ def test_in_a_federation_weight_zero_is_fl_tac_to_the_bit_and_another_is_not() -
         assert_same(ours, theirs)
     assert not torch.equal(found[0.5][1]["fc1.lora_B.default.weight"], found[None][1]["fc1.lora_B.default.weight"])
     assert_same(found[0.5][0], found[None][0])  # home's v0
+
+
+class Distance:
+    """A loss that is the distance of a group's LoRA weights from a target of its own."""
+
+    def __init__(self, targets: Mapping[int, np.ndarray]) -> None:
+        self.targets, self.calls = targets, 0
+        self.recorded: dict[int, tuple[dict[int, float], float]] = {}
+
+    def loss(self, gid: int, weights: Mapping[str, Tensor], examples: int) -> float:
+        self.calls += 1
+        return float(np.linalg.norm(flat(weights) - self.targets[gid]))
+
+    def record(self, gid: int, shares: Mapping[int, float], gain: float) -> None:
+        self.recorded[gid] = (dict(shares), gain)
+
+
+def test_the_learned_shares_are_those_of_a_search_by_hand() -> None:
+    view = view_of(groups=(0, 1, 2, 3))
+    new = updated(view, [1, 2, 3], related=1.0)
+    start = {gid: flat(view.group(gid).weights) for gid in new}
+    d = {gid: flat(new[gid]) - start[gid] for gid in new}
+    targets = {1: start[1] + 0.5 * d[1] + 0.5 * d[2], 2: start[2] + d[2], 3: start[3] + d[1]}
+    loss, transfer = Distance(targets), LearnedTransfer((0.25, 0.5), most=2)
+    found = transfer(dataclasses.replace(view, held_out=loss), new)
+    for gid in new:
+
+        def cosine(other: int, own: np.ndarray = d[gid]) -> float:
+            return float(own @ d[other] / np.linalg.norm(own) / np.linalg.norm(d[other]))
+
+        change = d[gid]
+        for other in sorted(set(new) - {gid}, key=cosine, reverse=True):
+            tried = [(1 - share) * change + share * d[other] for share in (0, 0.25, 0.5)]
+            change = min(tried, key=lambda each, gid=gid: float(np.linalg.norm(start[gid] + each - targets[gid])))  # type: ignore[misc]  # a lambda with a default
+        np.testing.assert_allclose(flat(found[gid]), start[gid] + change, atol=1e-5)
+        assert torch.equal(found[gid]["head"], new[gid]["head"])
+    assert loss.calls == 3 * (1 + 2 * 2)
+    assert loss.recorded[1][0][2] == 0.5
+    assert loss.recorded[2] == ({}, 0.0)  # its own change is best: every bit stays
+    assert_same(found[2], new[2])
+    assert all(gain >= 0 for _, gain in loss.recorded.values())
+
+
+def test_learned_shares_need_something_to_choose_by() -> None:
+    view = view_of(groups=(0, 1, 2))
+    new = updated(view, [1, 2], related=2.0)
+    for gid, weights in LearnedTransfer()(view, new).items():
+        assert_same(weights, new[gid])
+
+
+@pytest.mark.parametrize(
+    ("given", "named"), [({"shares": ()}, "shares"), ({"shares": (0.0,)}, "shares"), ({"shares": (1.1,)}, "shares"),
+                         ({"most": 0}, "most"), ({"examples": 0}, "examples")],
+)  # fmt: skip
+def test_learned_settings_without_meaning_are_refused(given: dict, named: str) -> None:
+    with pytest.raises(InputError, match=f"^transfer.{named}="):
+        LearnedTransfer(**given)
+
+
+def test_the_loss_is_the_mean_over_the_held_out_examples_of_the_groups_jobs() -> None:
+    """And in a federation no cluster's loss on them rises by the transfer."""
+    recipe = Recipe(Mean("uniform"), grouping=KMeansGrouping(2), transfer=LearnedTransfer(examples=8))
+    federator = toy_federator(recipe, toy_clients(3, jobs=2), rounds=1)
+    federator.server.held_out = held_out = HeldOutLoss(federator.engine, federator.clients)
+    federator.fit()
+    assert set(held_out.shares) == set(held_out.gains) == {1, 2}
+    assert min(held_out.gains.values()) >= 0
+    state = federator.state
+    for gid in (1, 2):
+        jobs = [job for job, at in state.assignment.items() if at == gid]
+        losses = []
+        for client, index in jobs:
+            sample = federator.clients[client].data[index].validation_set(-(-8 // len(jobs)))
+            metrics = federator.engine.local_trainer.evaluate_group(state, gid, sample)
+            losses += [metrics["val_loss"]] * len(sample)
+        assert held_out.loss(gid, state.groups[gid].weights, 8) == pytest.approx(np.mean(losses), abs=1e-6)
+
+
+def test_clients_that_hold_out_nothing_are_refused() -> None:
+    recipe = Recipe(Mean("uniform"), grouping=KMeansGrouping(2), transfer=LearnedTransfer())
+    federator = toy_federator(recipe, clients_of(3, jobs=2), rounds=1)
+    federator.server.held_out = HeldOutLoss(federator.engine, federator.clients)
+    with pytest.raises(InputError, match="larger partition.held_out"):
+        federator.fit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -10,6 +11,8 @@ import pytest
 
 import flt
 from flt.core.errors import InputError
+from flt.data.deal import kept_shares
+from flt.data.partition_dataset import job_data
 
 ROWS = {"text": list("abcdefghij"), "author": list("xxyyzzxyzx"), "label": [0, 2, 2, 0, 2, 0, 0, 2, 2, 0]}
 TABLE = datasets.Dataset.from_dict(ROWS)
@@ -77,3 +80,32 @@ def test_two_keys_give_each_client_one_author_and_dirichlet_shares_of_the_labels
 def test_a_second_key_without_dirichlet_shares_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"^within=author: allowed is None, or a column beside by= and alpha="):
         flt.partition(TABLE, within="author", **{"clients": 2, **given})
+
+
+def test_a_job_keeps_a_share_of_its_training_examples_and_all_that_it_holds_out() -> None:
+    labels = np.arange(200) % 3
+    whole, much, little = (
+        job_data([], labels, labels, np.arange(20, 180), 0.2, 7, kept=kept)
+        for kept in (1.0, 0.5, 0.05)  # type: ignore[arg-type]  # never read
+    )
+    assert [job.examples for job in (whole, much, little)] == [128, 64, 6]
+    assert [len(job.train) for job in (whole, much, little)] == [128, 64, 6]
+    assert set(little.train) < set(much.train) < set(whole.train)
+    assert sum(little.label_counts) == 6
+    for job in (much, little):
+        np.testing.assert_array_equal(job.held_out, whole.held_out)
+
+
+def test_a_job_keeps_at_least_one_example() -> None:
+    labels = np.zeros(5, dtype=np.int64)
+    assert job_data([], labels, labels, np.arange(5), 0.2, 0, kept=0.01).examples == 1  # type: ignore[arg-type]  # never read
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [({"c": 0.5}, "^data.share=c: there is no such task"), ({"a": 0}, r"^data.share.a=0: allowed is a number in \(0"),
+     ({"a": 1.5}, r"^data.share.a=1.5")],
+)  # fmt: skip
+def test_shares_without_meaning_are_refused(share: dict[str, float], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        kept_shares(SimpleNamespace(data={"share": share}), ["a", "b"])  # type: ignore[arg-type]  # reads nothing else

@@ -11,9 +11,11 @@ from toys import Toy, toy_batches, toy_clients, toy_federator
 
 from flt.algorithm.compression.methods import Channel, Quantised
 from flt.algorithm.grouping.agglomerative import AgglomerativeGrouping
+from flt.algorithm.grouping.bandit import BanditGrouping
 from flt.algorithm.grouping.base import Clustering
 from flt.algorithm.grouping.density import DbscanGrouping, HdbscanGrouping
 from flt.algorithm.grouping.kmeans import KMeansGrouping
+from flt.algorithm.grouping.online import OnlineGrouping
 from flt.algorithm.grouping.oracle import OracleGrouping
 from flt.algorithm.importance import Ablation, DeltaSensitivity, GradientSensitivity, Magnitude
 from flt.algorithm.plan import AdapterPlan, Alternating, FullPlan, Stages
@@ -54,6 +56,8 @@ GROUPINGS: dict[str, Clustering] = {
     ", agglomerative": AgglomerativeGrouping(2, cannot_link=True, memory="side_by_side", **CHANGES),
     ", dbscan": DbscanGrouping(1.4, memory="side_by_side", memory_rounds=2, memory_width=None, **CHANGES),
     ", hdbscan": HdbscanGrouping(2, **CHANGES, newcomers="nearest"),
+    ", bandit": BanditGrouping(ks=(2,), weights=(0.0,)),
+    ", online": OnlineGrouping(memory=True),
     ", oracle": OracleGrouping().with_tasks(TASKS),
 }
 """Name after ``fl_tac`` -> a clustering of toys with two tasks."""

@@ -8,9 +8,11 @@ from typing import Any
 from flt.algorithm.buffers import Average, Keep, Local
 from flt.algorithm.compression.methods import Channel, NoCompression, Quantised
 from flt.algorithm.grouping.agglomerative import AgglomerativeGrouping
+from flt.algorithm.grouping.bandit import BanditGrouping
 from flt.algorithm.grouping.base import Everyone
 from flt.algorithm.grouping.density import DbscanGrouping, HdbscanGrouping
 from flt.algorithm.grouping.kmeans import KMeansGrouping
+from flt.algorithm.grouping.online import OnlineGrouping
 from flt.algorithm.grouping.oracle import OracleGrouping
 from flt.algorithm.importance import Ablation, DeltaSensitivity, GradientSensitivity, Magnitude, NoImportance
 from flt.algorithm.plan import AdapterPlan, Alternating, FullPlan, Stages
@@ -26,7 +28,7 @@ from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.selection.self_pruning import SelfPruning
 from flt.algorithm.selection.truncate import Truncate
 from flt.algorithm.server_optimizer import Adagrad, Adam, Momentum, NoServerOptimizer, Yogi
-from flt.algorithm.transfer import CosineTransfer, NoTransfer
+from flt.algorithm.transfer import CosineTransfer, LearnedTransfer, NoTransfer
 from flt.core.errors import InputError
 from flt.core.typed import typed
 
@@ -47,9 +49,11 @@ PARTS: dict[str, dict[str, type]] = {
         "agglomerative": AgglomerativeGrouping,
         "dbscan": DbscanGrouping,
         "hdbscan": HdbscanGrouping,
+        "bandit": BanditGrouping,
+        "online": OnlineGrouping,
         "oracle": OracleGrouping,
     },
-    "transfer": {"none": NoTransfer, "cosine": CosineTransfer},
+    "transfer": {"none": NoTransfer, "cosine": CosineTransfer, "learned": LearnedTransfer},
     "server_optimizer": {
         "none": NoServerOptimizer,
         "momentum": Momentum,

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +15,17 @@ from torch import Tensor
 from flt.protocol.layout import Layout
 from flt.protocol.messages import JobId, Plan, Update
 from flt.protocol.state import GroupState, ServerState
+
+
+class HeldOut(Protocol):
+    """Measures the loss of weights on the examples that the clients of a cluster hold out."""
+
+    def loss(self, gid: int, weights: Mapping[str, Tensor], examples: int) -> float:
+        """Returns the mean loss over at most ``examples`` held-out examples of the jobs in a group of this round."""
+
+    def record(self, gid: int, shares: Mapping[int, float], gain: float) -> None:
+        """Notes what was chosen for a group: other group -> its share, and by how much the loss falls."""
+
 
 _SERVER = 2  # part of the random seeds below, so that they differ from the seeds of the cohorts
 
@@ -42,6 +54,8 @@ class View:
     """
     buffers: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     """Initial values of the module's buffers, by name."""
+    held_out: HeldOut | None = None
+    """Held-out examples of the round's groups. None if the recipe doesn't use them, or if nothing can be evaluated."""
     starts: Mapping[int, GroupState] = dataclasses.field(default_factory=dict)
     """State with which each group begins the aggregation, by group id; set by :meth:`with_group_starts`."""
 

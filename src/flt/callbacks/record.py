@@ -15,6 +15,7 @@ import numpy as np
 from flt.callbacks.clusters import Clusters
 from flt.callbacks.record_format import BY_JOB, LARGEST, QUANTILES, RECORD
 from flt.callbacks.record_header import Header, begin
+from flt.callbacks.task_map import task_map
 from flt.core import formatting
 from flt.core.errors import InputError
 from flt.core.files import system_message, write_atomically
@@ -187,7 +188,18 @@ def _points(federator: Federator, header: Header) -> dict[str, Any]:
         "x": [_rounded(points[i, 0]) for i in listed],
         "y": [_rounded(points[i, 1]) for i in listed],
         "shares": [_rounded(share) for share in shares],
+        "clusters": _clusters(federator),
     }
+
+
+def _clusters(federator: Federator) -> list[dict[str, Any]]:
+    """Returns the map of the clusters, with short numbers."""
+    tasks = next(callback.tasks for callback in federator.callbacks if isinstance(callback, Clusters))
+    return [
+        {**row, "cosines": [_rounded(value) for value in row["cosines"]],
+         **{key: _rounded(row[key]) for key in ("task_share", "length", "x", "y")}}
+        for row in task_map(federator, tasks)
+    ]  # fmt: skip
 
 
 def _kept(path: Path, done: int, new: Header) -> tuple[Header, list[str]]:

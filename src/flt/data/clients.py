@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class JobData:
         rounds: First and last round in which the job takes part, counted from 1. If the last round is None, the job
             takes part until the end.
         label_names: Name of each class, in the order of ``label_counts``. Empty if the classes have no names.
+        change: First round in which the job has other data, and these data. None if the data never change.
     """
 
     dataset: Dataset
@@ -45,6 +46,18 @@ class JobData:
     head: str = ""
     rounds: tuple[int, int | None] = (1, None)
     label_names: tuple[str, ...] = ()
+    change: tuple[int, JobData] | None = None
+
+    def at(self, round: int) -> JobData:
+        """Returns the data that the job has in a round, counted from 1."""
+        if self.change is None or round < self.change[0]:
+            return self
+        return self.change[1].but(rounds=self.rounds)
+
+    def with_dataset(self, replaced: Callable[[Dataset], Dataset]) -> JobData:
+        """Returns a copy in which ``replaced`` has been applied to the data set, also to that of a later round."""
+        change = self.change and (self.change[0], self.change[1].with_dataset(replaced))
+        return self.but(dataset=replaced(self.dataset), change=change)
 
     def but(self, **changes: Any) -> JobData:
         """Returns a copy with new values of the given fields.

@@ -62,6 +62,9 @@ class DataConfig:
             a data set is taken from this configuration. With ``jobs=per_task``, each data set is a task. If empty,
             there is only one data set.
         use: Names of the data sets in ``sets`` that are used. If None, all are used.
+        share: Task -> share, in (0, 1], of its training examples that its jobs keep. Each job keeps this share of its
+            own training examples, at least one, and all of its held-out examples. The examples of a smaller share are
+            among those of a larger one. A task that isn't listed keeps all.
     """
 
     name: str = "digits"
@@ -91,6 +94,7 @@ class DataConfig:
     train_examples: int | None = None
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)
     use: list[str] | None = None
+    share: dict[str, float] = field(default_factory=dict)
 
 
 @dataclasses.dataclass

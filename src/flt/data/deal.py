@@ -76,14 +76,30 @@ def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
     else:
         allowed = "fewer, a larger partition.alpha, or a smaller partition.min_share"
         raise InputError.of("clients", cfg.clients, allowed, f"no draw out of {ATTEMPTS} gave each of them an example")
+    kept = kept_shares(cfg, [task.name for task in tasks])
     clients: list[list[JobData]] = [[] for _ in parts[0]]
     for task, shares in zip(tasks, parts, strict=True):
         train = task.splits["train"]
         for jobs, share in zip(clients, shares, strict=True):
             if len(share):
                 how = (cfg.partition.held_out, cfg.seed, task.name, task.head, task.names)
-                jobs.append(job_data(train, train.labels, train.labels, share, *how))
+                jobs.append(job_data(train, train.labels, train.labels, share, *how, kept.get(task.name, 1.0)))
     return [ClientSpec(client, tuple(jobs)) for client, jobs in enumerate(clients)]
+
+
+def kept_shares(cfg: TrainConfig, tasks: Sequence[str]) -> dict[str, float]:
+    """Returns task -> share of its training examples that its jobs keep, as ``data.share`` says.
+
+    Raises:
+        InputError: There is no such task, or a share isn't in (0, 1].
+    """
+    shares: dict[str, float] = dict(cfg.data.get("share") or {})
+    for task, share in shares.items():
+        if task not in tasks:
+            raise InputError.of("data.share", task, tasks, "there is no such task")
+        if not 0 < share <= 1:
+            raise InputError.of(f"data.share.{task}", share, "a number in (0, 1]")
+    return shares
 
 
 def _parts(cfg: TrainConfig, tasks: Sequence[TaskData], attempt: int) -> list[list[np.ndarray]]:

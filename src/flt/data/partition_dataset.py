@@ -16,6 +16,7 @@ from flt.data.arguments import check_dataset, check_integer, check_number, check
 from flt.data.clients import ClientSpec, JobData
 from flt.data.label_values import class_names, column_values
 
+_KEPT = 1  # part of a random seed, so that it differs from other seeds
 MOST_CLASSES = 10_000
 """Limit of class numbers. A column that contains an integer >= this limit is treated as ids, not as classes."""
 
@@ -112,6 +113,7 @@ def job_data(
     task: str = "",
     head: str = "",
     names: tuple[str, ...] = (),
+    kept: float = 1.0,
 ) -> JobData:
     """Returns the data of one job, given the job's share of a data set. A stratified part of the share is held out.
 
@@ -129,9 +131,10 @@ def job_data(
         task: Name of the job's task; empty if the job has no task.
         head: Name of the job's head if jobs have different heads, else empty.
         names: Name of each class. Empty if the classes have no names.
+        kept: Fraction of the training examples that the job keeps.
     """
     partitioners.check_fraction(held_out)
-    return UnsplitJobData.of(dataset, Share(share, strata, labels, held_out, seed), task, head, names)
+    return UnsplitJobData.of(dataset, Share(share, strata, labels, held_out, seed, kept), task, head, names)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -144,6 +147,8 @@ class Share:
         labels: Class of every example of the data set, shape (n,), for ``label_counts``. None if classes aren't known.
         held_out: Fraction of the positions that is held out.
         seed: Seed of the draw.
+        kept: Fraction of the training examples that is kept, at least one. The examples of a smaller fraction are among
+            those of a larger one.
     """
 
     positions: NDArray[np.int64]
@@ -151,15 +156,23 @@ class Share:
     labels: NDArray[np.int64] | None
     held_out: float
     seed: int
+    kept: float = 1.0
 
     @property
     def train_size(self) -> int:
         """Number of training examples after the split."""
-        return len(self.positions) - partitioners.held_out_size(len(self.positions), self.held_out)
+        return self._kept(len(self.positions) - partitioners.held_out_size(len(self.positions), self.held_out))
 
     def split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Draws the held-out examples. Returns the positions of the training examples and of the held-out examples."""
-        return partitioners.split(self.positions, self.strata, self.held_out, self.seed)
+        train, held_out = partitioners.split(self.positions, self.strata, self.held_out, self.seed)
+        if self.kept < 1:
+            order = np.random.default_rng([self.seed, len(train), _KEPT]).permutation(len(train))
+            train = np.sort(train[order[: self._kept(len(train))]])
+        return train, held_out
+
+    def _kept(self, examples: int) -> int:
+        return examples if self.kept == 1 else min(examples, max(1, round(self.kept * examples)))
 
     def label_counts(self, train: NDArray[np.int64]) -> tuple[int, ...]:
         """Counts the training examples of each class. Returns an empty tuple if the classes aren't known."""

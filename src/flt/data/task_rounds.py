@@ -1,9 +1,10 @@
-"""Restriction of a task's jobs to some rounds. This setting is our reconstruction."""
+"""Tasks that come, go and change during a run. These settings are ours."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
@@ -34,6 +35,54 @@ def with_task_rounds(
         dataclasses.replace(client, data=tuple(job.but(rounds=ranges.get(job.task, job.rounds)) for job in client.data))
         for client in clients
     ]
+
+
+def with_task_changes(clients: Sequence[ClientSpec], task_changes: Mapping[str, Sequence[Any]]) -> list[ClientSpec]:
+    """Returns copies of the clients in which jobs change their task during the run. The server isn't told.
+
+    A client that has jobs of both tasks keeps the job of the first task. From the given round on, this job has the data
+    of the second task. Until then these data aren't used. Other clients aren't changed.
+
+    Args:
+        clients: Clients of the federation.
+        task_changes: Task -> [the task that follows it, the first round of the following task, counted from 1].
+
+    Raises:
+        InputError: A task doesn't exist, the round is invalid, no client has both tasks, or the tasks have different
+            heads. The server sees the shapes of heads, so that a change of heads would not be hidden.
+    """
+    known = sorted({job.task for client in clients for job in client.data})
+    for task, change in task_changes.items():
+        _check_change(task, change, known)
+        clients = [_changed(client, task, *change) for client in clients]
+        if not any(job.change and job.task == task for client in clients for job in client.data):
+            raise InputError.of("task_changes", f"{task}: {list(change)}", "two tasks that a client has together")
+    return list(clients)
+
+
+def _changed(client: ClientSpec, task: str, following: str, round: int) -> ClientSpec:
+    jobs = {job.task: job for job in client.data if job.change is None}
+    if task not in jobs or following not in jobs:
+        return client
+    old, new = jobs[task], jobs[following]
+    if old.head != new.head:
+        why = "the tasks have different heads, which the server can see"
+        raise InputError.of(
+            "task_changes", f"{task}: [{following}, {round}]", "tasks with one head (heads=shared)", why
+        )
+    kept = (old.but(change=(round, new)) if job is old else job for job in client.data if job is not new)
+    return dataclasses.replace(client, data=tuple(kept))
+
+
+def _check_change(task: str, change: Sequence[Any], known: Sequence[str]) -> None:
+    following, round = change if len(change) == 2 else (None, None)
+    for name in (task, following):
+        if name not in known:
+            raise InputError.of(
+                f"task_changes.{task}", list(change), f"[task, round] with a task of {', '.join(known)}"
+            )
+    if following == task or not isinstance(round, int) or isinstance(round, bool) or round < 2:
+        raise InputError.of(f"task_changes.{task}", list(change), "[another task, round] with an integer round >= 2")
 
 
 def _check(key: str, rounds: Sequence[int | None]) -> None:

@@ -20,7 +20,7 @@ from flt.data.random_splits import Positions
 if TYPE_CHECKING:
     from flt.run.schema import TrainConfig
 
-OUTSIDE = ("sets", "use", "tasks")
+OUTSIDE = ("sets", "use", "tasks", "share")
 """Settings that a data set in ``data.sets`` can't have."""
 ALL = "all"
 """Name of the task that contains all examples, if a data set isn't divided into tasks."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flt.protocol.codec import OMITTED_IF_EMPTY
-from flt.protocol.field_types import Whole
+from flt.protocol.field_types import Finite, Whole
 from flt.protocol.messages import BaseDelta, Ids, JobId, message
 
 
@@ -174,6 +174,12 @@ class ServerState:
     """
     validation: dict[Whole, float] = dataclasses.field(default_factory=dict, metadata=OMITTED_IF_EMPTY)
     """Number of a round -> validation loss of its global model. Filled only if the schedule reads it."""
+
+    bandit: dict[str, tuple[Finite, ...]] = dataclasses.field(default_factory=dict, metadata=OMITTED_IF_EMPTY)
+    """State of ``grouping=bandit``, see :class:`flt.algorithm.grouping.bandit.BanditGrouping`.
+
+    ``choices`` and ``rewards`` have a number for each arm; ``latest`` has the place of the latest arm and its loss.
+    """
 
     @property
     def active(self) -> dict[str, Ids]:

@@ -77,6 +77,34 @@ def task_map(recorded: Recorded) -> list[Chart]:
     return [Chart("chart-task-map", title, label, frames[-1][1], layout, table, note, 440, wide=True, frames=frames)]
 
 
+def cluster_map(recorded: Recorded) -> list[Chart]:
+    """Returns the clusters' adapters along two principal components, and the cosines of their changes, with numbers."""
+    found = [line for line in recorded.having("points") if line["points"].get("clusters")]
+    if not found:
+        return []
+    rows, round = found[-1]["points"]["clusters"], found[-1]["round"]
+    names = [f"{row['group']}  {plain(str(row['task'] or 'all'))}" for row in rows]
+    note = "The change of a cluster is its adapter minus the adapter with which the run began."
+    note += " A cluster is named after the task of most of its jobs, which the server doesn't see."
+    cosines = [[None if i == j else value for j, value in enumerate(row["cosines"])] for i, row in enumerate(rows)]
+    similar = heatmap("chart-cosines", f"Cosines of the clusters' changes after round {round}", cosines, names, names,
+                      ("cluster", "cluster", "cosine"), note, zmin=-1, zmax=1)  # fmt: skip
+    trace = {
+        "type": "scatter", "mode": "markers+text", "x": [row["x"] for row in rows], "y": [row["y"] for row in rows],
+        "text": names, "textposition": "top center", "hovertemplate": "%{text}<extra></extra>", "showlegend": False,
+        "marker": {"color": "@0", "size": 10},
+    }  # fmt: skip
+    title = f"Task map: adapters of the clusters after round {round}"
+    columns = ["group", "task of most jobs", "jobs", "share of this task", "length of the change", "x", "y"]
+    cells = [[str(row["group"]), str(row["task"] or "all"), str(row["jobs"]),
+              *(number(row[key]) for key in ("task_share", "length", "x", "y"))] for row in rows]  # fmt: skip
+    axis = {"title": {"text": "principal component 1"}}
+    layout = {"xaxis": axis, "yaxis": {"title": {"text": "principal component 2"}}, "hovermode": "closest"}
+    label = f"{title}: {len(rows)} clusters, each a point."
+    table = Table(title, columns, cells[:TABLE], left=2)
+    return [Chart("chart-cluster-map", title, label, [trace], layout, table, note, 440, wide=True), similar]
+
+
 def agreement(recorded: Recorded) -> list[Chart]:
     """Returns the curves of the agreement of groups and tasks, and of the distances of updates."""
     charts = []

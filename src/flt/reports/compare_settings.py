@@ -35,6 +35,7 @@ PROBLEM = {
     "jobs": "whether a model learns one task or all tasks of a client",
     "heads": "which tasks share their classes",
     "task_rounds": "in which rounds a task is there",
+    "task_changes": "which jobs change their task, and when",
     "cohort": "who takes part in a round",
     "rounds": "how long is trained",
     "stop": "how long is trained",

@@ -103,7 +103,8 @@ def several(runs: Sequence[str | Path]) -> str:
 
 def _of_one(recorded: Recorded) -> list[Section]:
     stored, made = recorded.run, about.made(recorded)
-    groups = [*clusters.groups(recorded), *clusters.task_map(recorded), *clusters.agreement(recorded)]
+    groups = [*clusters.groups(recorded), *clusters.task_map(recorded), *clusters.cluster_map(recorded)]
+    groups += clusters.agreement(recorded)
     trained = [*components.trained(recorded), *components.importance(recorded), *components.by_client(recorded)]
     return [
         Section("rounds", "Rounds", charts=curves.of_one(stored)),

@@ -10,7 +10,7 @@ from flt.algorithm.recipe import Recipe
 from flt.client.settings import LocalSettings
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
-from flt.data.task_rounds import with_task_rounds
+from flt.data.task_rounds import with_task_changes, with_task_rounds
 from flt.models.module import ClientModule
 from flt.models.peft_modules import check_mergeable
 from flt.protocol.layout import Layout
@@ -59,11 +59,12 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     module = federation.module
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
     layout = build.attach(cfg, module)
-    tasks = federation.tasks()
-    recipe = build.recipe(cfg, len(set(tasks.values())), tasks)
+    changed = with_task_changes(federation.clients, cfg.task_changes or {})
+    federation = dataclasses.replace(federation, clients=changed)
+    recipe = build.recipe(cfg, len({job.task for job in federation.job_data}), federation.tasks())
     if frozen and "base" in recipe.plan.roles and not isinstance(module, ClientModule):
         _log.warning("%s: %s", type(module).__name__, THAWED % frozen[0])
-    clients = with_task_rounds(federation.clients, cfg.task_rounds or {})
+    clients = with_task_rounds(changed, cfg.task_rounds or {})
     layout = recipe.buffers.adapted(layout)
     ranked = served(recipe, layout.with_heads(federation.heads), clients, cfg.ranks)
     if cfg.model.get("quantise") and recipe.changes_base:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from flt.data.clients import ClientSpec, class_names_of
+from flt.data.clients import ClientSpec, JobData, class_names_of
 from flt.export.inputs import ModelInputs
 from flt.models.causal import CausalModule
 
@@ -59,9 +59,20 @@ class Federation:
     license: str = ""
     client_tests: Mapping[tuple[int, int], Dataset] = dataclasses.field(default_factory=dict)
 
-    def tasks(self) -> dict[tuple[int, int], str]:
-        """Returns job -> its task, for evaluation."""
-        return {(client.id, index): job.task for client in self.clients for index, job in enumerate(client.data)}
+    def tasks(self, round: int = 1) -> dict[tuple[int, int], str]:
+        """Returns job -> its task in a round, for evaluation."""
+        return {
+            (client.id, index): job.at(round).task for client in self.clients for index, job in enumerate(client.data)
+        }
+
+    @property
+    def job_data(self) -> Iterator[JobData]:
+        """The data of all jobs, including those that a job has only from a later round on."""
+        for client in self.clients:
+            for job in client.data:
+                yield job
+                if job.change is not None:
+                    yield job.change[1]
 
     def class_names(self) -> dict[str, tuple[str, ...]]:
         """Returns task -> names of its classes. Tasks whose classes have no names are left out.
@@ -70,8 +81,8 @@ class Federation:
         """
         if isinstance(self.module, CausalModule):
             return {}
-        return class_names_of(job for client in self.clients for job in client.data)
+        return class_names_of(self.job_data)
 
     def task_heads(self) -> dict[str, str]:
         """Returns task -> the name of its jobs' head. The names are empty if all jobs have the same head."""
-        return {job.task: job.head for client in self.clients for job in client.data}
+        return {job.task: job.head for job in self.job_data}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
 
+from flt.algorithm.grouping.online import OnlineGrouping
 from flt.callbacks.active_components import RankBudget
 from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.checkpoint import Checkpoint
@@ -26,7 +27,10 @@ from flt.callbacks.received_models import ReceivedModels
 from flt.callbacks.record import Record
 from flt.callbacks.selection_overlap import SelectionOverlap
 from flt.callbacks.stop import Stop
+from flt.callbacks.task_changes import TaskChanges, TaskDetection
+from flt.callbacks.task_map import TaskMap
 from flt.callbacks.timer import Timer
+from flt.callbacks.transfer_shares import TransferShares
 from flt.callbacks.untrained_layers import UntrainedLayers
 from flt.client.shared_logger import SharedLogger, SilentLogger
 from flt.data.training_sample import training_samples
@@ -43,6 +47,7 @@ from flt.run.stored import OWN
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStateStore
 from flt.server.federator import Federator
+from flt.server.held_out_loss import HeldOutLoss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +93,23 @@ class Observers:
         monitors = [evaluate, *tests, Clusters(tasks), SelectionOverlap(), RankBudget(), *counting, Timer(), *received]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
         last = [Interrupts(self.processes.is_first)]  # handles signals until the last checkpoint has been written
-        federator.callbacks = [faults, *monitors, Failures(), UntrainedLayers(), stop, *self.own, checkpoint, *last]
+        if self._is_dynamic(federator):
+            monitors.append(TaskDetection(tasks))
+        if federator.server.recipe.transfer.uses_held_out:
+            federator.server.held_out = HeldOutLoss(federator.engine, federator.clients)
+            monitors.append(TransferShares())
+        changes = TaskChanges(federator.clients, tasks)
+        federator.callbacks = [
+            changes,
+            faults,
+            *monitors,
+            Failures(),
+            UntrainedLayers(),
+            stop,
+            *self.own,
+            checkpoint,
+            *last,
+        ]
         # if all processes train every client together, only the first process writes the client states
         writes = self.processes.is_first or not federator.engine.replicated
         federator.client_states = ClientStateStore(checkpoint.folder, writes, checkpoint.run)
@@ -99,7 +120,7 @@ class Observers:
             evaluating = (
                 [evaluate, *tests, *received] if federator.engine.local_trainer.placement.needs_all_processes else []
             )
-            federator.callbacks = [faults, *evaluating, *counting, *last]
+            federator.callbacks = [changes, faults, *evaluating, *counting, *last]
             federator.engine.local_trainer.loggers = self._trainer_loggers(federator, [SilentLogger(self.folder)])
             return
         # A resume may change settings such as rounds. They are saved only now that restore() has checked them.
@@ -108,8 +129,14 @@ class Observers:
         loggers = self._loggers(federator)
         federator.engine.local_trainer.loggers = self._trainer_loggers(federator, loggers.loggers)
         recorded = Record(self.folder, tasks, command_of(cfg), str(self.processes.device))
-        sinks = [MetricsCsv(self.folder / "metrics.csv"), recorded, loggers]
+        sinks = [MetricsCsv(self.folder / "metrics.csv"), recorded, TaskMap(self.folder, tasks), loggers]
         federator.callbacks = [*federator.callbacks[:-2], *sinks, *self._progress(), checkpoint, *last]
+
+    def _is_dynamic(self, federator: Federator) -> bool:
+        """Returns whether tasks come, go or change, or the grouping looks for new tasks."""
+        online = isinstance(federator.server.recipe.grouping, OnlineGrouping)
+        jobs = (job for client in federator.clients.values() for job in client.data)
+        return online or any(job.is_temporary or job.change for job in jobs)
 
     def _trainer_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:
         """Returns the loggers for the Trainers of a user's module. flt's own module logs nothing and needs none."""

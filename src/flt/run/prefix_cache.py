@@ -52,7 +52,7 @@ def prefixed(federation: Federation, layout: Layout, cfg: TrainConfig, device: t
         sets = list(dict.fromkeys(_sets(federation)))
         cached = dict(zip(sets, activations.beside(sets), strict=True))
     clients = [
-        dataclasses.replace(client, data=tuple(job.but(dataset=cached[job.dataset]) for job in client.data))
+        dataclasses.replace(client, data=tuple(job.with_dataset(cached.__getitem__) for job in client.data))
         for client in federation.clients
     ]
     evaluated = (federation.validation, federation.test)
@@ -80,7 +80,11 @@ def check_prefix(federation: Federation, recipe: Recipe, cfg: TrainConfig) -> No
 
 
 def _sets(federation: Federation) -> Iterator[Any]:
-    yield from (job.dataset for client in federation.clients for job in client.data)
+    for client in federation.clients:
+        for job in client.data:
+            yield job.dataset
+            if job.change is not None:
+                yield job.change[1].dataset
     yield from (examples for sets in (federation.validation, federation.test) for examples in sets.values())
 
 

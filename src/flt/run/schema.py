@@ -47,6 +47,7 @@ class TrainConfig:
     jobs: str
     heads: str
     task_rounds: dict[str, list[int | None]] | None
+    task_changes: dict[str, list[Any]] | None
     batch_size: int
     precision: str
     prefix_cache: bool

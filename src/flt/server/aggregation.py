@@ -13,6 +13,7 @@ from torch import Tensor
 from flt.algorithm.buffers import check_buffers
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.base import Combined, Summable, Totals
+from flt.algorithm.transfer import CosineTransfer
 from flt.algorithm.view import View
 from flt.protocol.job import Job
 from flt.protocol.layout import LORA_FACTORS, TRAVELLING, Layout
@@ -21,6 +22,7 @@ from flt.protocol.quantised_components import unpack_update
 from flt.protocol.state import GroupState, ServerState, zero_scores
 from flt.server.accumulator import Sums, UpdateAccumulator
 from flt.server.callback import FedCallback
+from flt.server.held_out_loss import HeldOutLoss
 from flt.server.validation import validate
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class ServerAggregation(FedCallback):
         self.heads, self.buffers = heads or {}, buffers or {}
         self.further_sums: list[Callable[[View, Update, Totals], None]] = []
         """Functions with which callbacks add terms of each valid update to the sums of a round that streams."""
+        self.held_out: HeldOutLoss | None = None
+        """Measures losses on held-out examples of clients. Set only if the transfer chooses by them."""
 
     def initial(self, weights: Mapping[str, Tensor]) -> ServerState:
         """Returns the state before round 1. It has one group, with the module's initial weights.
@@ -143,7 +147,12 @@ class ServerAggregation(FedCallback):
         view = view.with_group_starts(grouped.members, self.recipe.rule.weight)
         groups, change = dict(state.groups), {}
         combined = {gid: self._combined(view, gid, members, sums) for gid, members in sorted(grouped.members.items())}
-        new = self.recipe.transfer(view, {gid: out.new for gid, out in combined.items()})
+        if self.held_out is not None:
+            self.held_out.begin(state, grouped.members)
+            view = dataclasses.replace(view, held_out=self.held_out)
+        weight = grouped.transfer_weight
+        transfer = self.recipe.transfer if weight is None else CosineTransfer(weight)
+        new = transfer(view, {gid: out.new for gid, out in combined.items()})
         for gid, out in combined.items():
             before, members = view.group(gid), grouped.members[gid]
             weights = {name: value for name, value in new[gid].items() if name not in self.base}
@@ -166,6 +175,7 @@ class ServerAggregation(FedCallback):
             directions=dict(sorted({**state.directions, **grouped.directions}.items())),
             ranks=dict(sorted({**state.ranks, **self.recipe.selection.ranks(updates)}.items())),
             pruned=None,
+            bandit=grouped.bandit or state.bandit,
         )
         cut = self.recipe.schedule(done, self.layout)
         # If A or B is private, the server lacks the product B A, so it can't compute the error that pruning causes.

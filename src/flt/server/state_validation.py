@@ -80,6 +80,8 @@ def _check_server_state(state: ServerState, start: ServerState, layout: Layout, 
             raise _unfit(f"rank {rank} of job {job}", "ranks of the adapter")
     if rounds := sorted(set(state.validation) - set(range(1, state.rounds + 1))):
         raise _unfit(f"validation loss of round {rounds[0]}", f"rounds 1 to {state.rounds}")
+    if not set(state.bandit) <= {"choices", "rewards", "latest"}:
+        raise _unfit(f"bandit {sorted(state.bandit)}", "choices, rewards and latest")
     _check_base(state.base, base)
     sizes = {tuple(direction.shape) for direction in state.directions.values()}
     if len(sizes) > 1 or any(len(size) != 1 for size in sizes):

@@ -42,11 +42,15 @@ class Groups:
             round on.
         directions: For each job that the memory has, its vector after the round, shape (features,). Empty without
             ``memory``.
+        bandit: New state of the bandit; empty without ``grouping=bandit``.
+        transfer_weight: Weight of the cosine transfer in this round; None if the part ``transfer`` decides.
     """
 
     members: dict[int, list[Update]]
     joining: dict[JobId, int] = dataclasses.field(default_factory=dict)
     directions: dict[JobId, Tensor] = dataclasses.field(default_factory=dict)
+    bandit: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    transfer_weight: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,9 @@ class OracleGrouping(Clustering):
     def with_tasks(self, tasks: Mapping[JobId, str]) -> OracleWithTasks:
         """Returns the oracle for a federation whose jobs have these true tasks."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return OracleWithTasks(**settings, tasks=dict(tasks))
+        known = settings.get("names", ())
+        names = (*known, *sorted(set(tasks.values()) - set(known)))  # a task keeps its place when others come
+        return OracleWithTasks(**{**settings, "tasks": dict(tasks), "names": names})
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
         """Never called: only the result of :meth:`with_tasks` can group jobs."""
@@ -44,15 +46,18 @@ class OracleWithTasks(OracleGrouping):
     """Oracle for one federation, with the true tasks of its jobs.
 
     Attributes:
-        tasks: True task of each job. Group n belongs to the n-th task in alphabetical order (n = 1, 2, ...).
+        tasks: True task of each job.
+        names: All tasks so far. Group n belongs to the n-th of them (n = 1, 2, ...). They are in alphabetical order,
+            and tasks that jobs change to later are behind the others.
     """
 
     tasks: dict[JobId, str] = dataclasses.field(default_factory=dict, kw_only=True)
+    names: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
     @property
     def several(self) -> bool:
         """True if there is more than one task."""
-        return len(set(self.tasks.values())) > 1
+        return len(self.names) > 1
 
     def labels(self, features: np.ndarray, jobs: Sequence[JobId], seed: int) -> np.ndarray:
         """Returns the cluster of each update (n,): the position of its task among the round's tasks, sorted by name."""
@@ -70,4 +75,4 @@ class OracleWithTasks(OracleGrouping):
         return {update.job: self._group(update) for update in newcomers}
 
     def _group(self, update: Update) -> int:
-        return 1 + sorted(set(self.tasks.values())).index(self.tasks[update.job])
+        return 1 + self.names.index(self.tasks[update.job])

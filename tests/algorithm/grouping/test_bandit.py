@@ -1,0 +1,65 @@
+"""The bandit over clusterings: its choices by hand, its rewards, and a resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+from made import update_of, view_of
+from methods import METHODS, clients_of
+from toys import toy_clients, toy_federator
+
+from flt.algorithm.grouping.bandit import LOSS, BanditGrouping, rewarded
+from flt.core.errors import InputError
+from flt.protocol.messages import encode
+
+
+def test_every_arm_is_chosen_once_and_then_the_largest_bound() -> None:
+    bandit = BanditGrouping(ks=(2, 3), kinds=("changes",), weights=(0.0,), explore=0.5)
+    assert bandit.arms == [(2, "changes", 0.0), (3, "changes", 0.0)]
+    assert bandit.chosen({"choices": (1.0, 0.0), "rewards": (0.9, 0.0)}) == 1
+    for choices, rewards in (((3.0, 1.0), (0.9, 0.1)), ((3.0, 9.0), (0.9, 2.6)), ((1.0, 9.0), (0.2, 3.6))):
+        bounds = [
+            r / n + 0.5 * math.sqrt(2 * math.log(sum(choices)) / n) for n, r in zip(choices, rewards, strict=True)
+        ]
+        assert bandit.chosen({"choices": choices, "rewards": rewards}) == bounds.index(max(bounds))
+
+
+def test_the_latest_arm_is_rewarded_by_the_relative_fall_of_the_loss() -> None:
+    view = view_of()
+    updates = [dataclasses.replace(update_of(view, (c, 0)), metrics={LOSS: loss}) for c, loss in enumerate((0.2, 0.4))]
+    before = {"choices": (2.0, 1.0), "rewards": (0.5, 0.1), "latest": (1.0, 0.4)}
+    assert rewarded(before, updates, 2)["rewards"] == pytest.approx((0.5, 0.1 + (0.4 - 0.3) / 0.4))
+    silent = [dataclasses.replace(update, metrics={}) for update in updates]
+    assert rewarded(before, silent, 2) == {"choices": (2.0, 1.0), "rewards": (0.5, 0.1)}
+
+
+def test_a_run_tries_all_arms_and_a_resume_goes_on_with_the_same_bits() -> None:
+    recipe = dataclasses.replace(METHODS["fl_tac"][0], grouping=BanditGrouping(ks=(2,), weights=(0.0, 0.2)))
+    whole, half, rest = (toy_federator(recipe, toy_clients(3, jobs=2), rounds=n) for n in (6, 3, 6))
+    whole.fit()
+    half.fit()
+    assert sum(whole.state.bandit["choices"]) == 6
+    assert min(whole.state.bandit["choices"]) >= 1
+    assert any(whole.state.bandit["rewards"])
+    rest.state, rest.client_states = half.state, half.client_states
+    rest.fit()
+    assert encode(rest.state) == encode(whole.state)
+
+
+def test_other_groupings_have_no_bandit_in_their_state() -> None:
+    federator = toy_federator(METHODS["fl_tac"][0], clients_of(3, jobs=2))
+    federator.fit()
+    assert federator.state.bandit == {}
+    assert b"bandit" not in encode(federator.state)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("ks", ()), ("ks", (1,)), ("kinds", ("x",)), ("weights", (1.5,)), ("explore", -1.0), ("memory", True)],
+)
+def test_settings_without_meaning_are_refused(key: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"^grouping.{key}="):
+        BanditGrouping(**{"features": "changes", key: value})
