@@ -16,6 +16,7 @@ from flt.callbacks.communication import Communication
 from flt.callbacks.evaluate import Evaluate
 from flt.callbacks.failures import Failures
 from flt.callbacks.fault_injection import Faults
+from flt.callbacks.fleet import Fleet
 from flt.callbacks.interrupts import Interrupts
 from flt.callbacks.loggers import Loggers
 from flt.callbacks.metrics_csv import MetricsCsv
@@ -68,7 +69,7 @@ class Observers:
     loggers: Sequence[Logger]
     show: bool
 
-    def attach(self, federator: Federator, faults: Faults) -> None:
+    def attach(self, federator: Federator, faults: Faults, fleet: Fleet | None = None) -> None:
         """Sets the callbacks of a federator, and restores its last checkpoint if there is one."""
         cfg, federation = self.cfg, self.federation
         tasks, heads = federation.tasks(), federation.task_heads()
@@ -77,9 +78,9 @@ class Observers:
         # At the start of a round, Timer starts its clock and ReceivedModels evaluates. Timer comes first, so that the
         # measured time includes this evaluation.
         received = [ReceivedModels(evaluate)] if cfg.eval.distributed else []
-        counting = [Communication(), BitWidths()]
+        counting = [Communication(), BitWidths(), *([fleet] if fleet else [])]
         monitors = [evaluate, Clusters(tasks), SelectionOverlap(), RankBudget(), *counting, Timer(), *received]
-        stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
+        stop = Stop(cfg.stop.accuracy, cfg.stop.patience, cfg.stop.simulated_hours)
         last = [Interrupts(self.processes.is_first)]  # handles signals until the last checkpoint has been written
         federator.callbacks = [faults, *monitors, Failures(), UntrainedLayers(), stop, *self.own, checkpoint, *last]
         # if all processes train every client together, only the first process writes the client states
