@@ -81,7 +81,7 @@ class Plot:
         rows: Ids.
         title: Above it.
         label: Of the y axis; empty: the metric.
-        x: round, or bytes: all that has crossed, up and down, in MB.
+        x: round; bytes: all that has crossed, up and down, in MB; or hours: those of a fleet's simulated clock.
         styles: Of the rows' lines, as matplotlib abbreviates them, such as ``C0--``; empty: a colour for each.
         ends: Only where runs end: a point at the mean over the seeds, and the deviation as a bar.
     """
@@ -96,8 +96,8 @@ class Plot:
     ends: bool = False
 
     def __post_init__(self) -> None:
-        if self.x not in ("round", "bytes"):
-            raise InputError.of("plots.x", self.x, "round, bytes")
+        if self.x not in ("round", "bytes", "hours"):
+            raise InputError.of("plots.x", self.x, "round, bytes, hours")
         if self.styles and len(self.styles) != len(self.rows):
             raise InputError.of("plots.styles", self.styles, f"{len(self.rows)} styles, one for each row")
 

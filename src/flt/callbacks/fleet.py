@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from flt.client.fit_cost import FitCost
@@ -82,7 +82,7 @@ class Fleet(FedCallback):
     def on_round_start(self, federator: Federator) -> None:
         """Called for each attempt at a round; keeps the time of the attempt before, if that failed."""
         if federator.attempt:
-            self._failed.append(self._spent(self._attempt, self._cohort, federator.state.rounds))
+            self._failed.append(self.spent(self._attempt, self._cohort, federator.state.rounds))
         else:
             self._failed = []
         self._attempt, self._cohort = federator.counts, sorted({job.client for job in federator.cohort})
@@ -91,8 +91,8 @@ class Fleet(FedCallback):
         """Counts the bytes that a client receives, and the operations of the fit that follows."""
         client, index = payload.job
         flops = self.cost.flops(payload.plan, self.clients[client].data[index], payload.held, payload.kept)
-        federator.counts[_key("down", client)] += encoded_size(payload)
-        federator.counts[_key("flops", client)] += flops
+        federator.counts[count_key("down", client)] += encoded_size(payload)
+        federator.counts[count_key("flops", client)] += flops
 
     def __call__(self, sent: Iterator[Sent]) -> Iterator[Sent]:
         """Yields what arrives in time, and a :class:`Late` for each update that doesn't.
@@ -114,7 +114,7 @@ class Fleet(FedCallback):
 
     def on_round_end(self, federator: Federator) -> None:
         """Logs what the round took by the simulated clock."""
-        last = self._spent(federator.counts, self._cohort, federator.state.rounds - 1)
+        last = self.spent(federator.counts, self._cohort, federator.state.rounds - 1)
         seconds = sum(part.seconds for part in (*self._failed, last))
         self.hours += seconds / HOUR
         self.energy += sum(part.energy for part in (*self._failed, last))
@@ -138,7 +138,7 @@ class Fleet(FedCallback):
         """Counts the bytes that a client sends. An update that arrives too late has been sent as well."""
         for update in messages:
             if isinstance(update, Update):
-                self._attached.counts[_key("up", update.job[0])] += encoded_size(update)
+                self._attached.counts[count_key("up", update.job[0])] += encoded_size(update)
 
     def _passed(self, messages: Sent, in_time: bool) -> Sent:
         why = "its update came after the end of the round by the simulated clock"
@@ -155,14 +155,22 @@ class Fleet(FedCallback):
         found = processes.all_gather_checked(encode(StatusMessage(json.dumps(mine))))
         return {int(client): time for part in found for client, time in json.loads(part.text).items()}
 
-    def _times(self, counts: Counter[str], clients: list[int]) -> dict[int, float]:
+    def _times(self, counts: Mapping[str, int], clients: Sequence[int]) -> dict[int, float]:
         return {
-            client: self.devices[client].seconds(*(counts[_key(kind, client)] for kind in _KINDS)) for client in clients
+            client: self.devices[client].seconds(*(counts.get(count_key(kind, client), 0) for kind in _KINDS))
+            for client in clients
         }
 
-    def _spent(self, counts: Counter[str], cohort: list[int], round: int) -> Spent:
+    def spent(self, counts: Mapping[str, int], cohort: Sequence[int], round: int) -> Spent:
+        """Returns what an attempt at a round takes by the simulated clock.
+
+        Args:
+            counts: :func:`count_key` of each client -> bytes or floating-point operations. Those that are missing are 0.
+            cohort: Clients of the round, ascending.
+            round: Number of rounds finished before this one.
+        """
         times = self._times(counts, cohort)
-        sent = {client: time for client, time in times.items() if counts[_key("up", client)]}
+        sent = {client: time for client, time in times.items() if counts.get(count_key("up", client))}
         taken = self.clock.in_time(sent, round)
         seconds = self.clock.length(times, {client: times[client] for client in taken})
         energy = sum(self.devices[client].power * min(time, seconds) for client, time in times.items())
@@ -174,5 +182,6 @@ def _client(messages: Sent) -> int | None:
     return next((m.job[0] for m in messages if isinstance(m, Update)), None)
 
 
-def _key(kind: str, client: int) -> str:
+def count_key(kind: str, client: int) -> str:
+    """Returns the name of a count: ``down`` and ``up`` are bytes of a client, and ``flops`` its operations."""
     return f"fleet/{kind}/{client}"

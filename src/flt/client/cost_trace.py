@@ -15,7 +15,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,6 +43,8 @@ class Traced:
 
 def trace(module: pl.LightningModule, layout: Layout, train: Sequence[str], batch: Any) -> Traced:
     """Runs one training step without an optimiser, and counts. The module is afterwards what it was before.
+
+    A module with dropout draws from the global random generators.
 
     Args:
         module: Module with its adapter attached.
@@ -83,7 +84,7 @@ def _unchanged(module: pl.LightningModule, layout: Layout, train: Sequence[str])
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(layout.entries[name].role in train)
             parameter.grad = None
-        with isolate_rng(), attributes_kept(module):
+        with attributes_kept(module):
             yield
     finally:
         for parameter, trains, gradient in before:

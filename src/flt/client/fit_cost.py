@@ -18,6 +18,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
@@ -183,7 +184,8 @@ class FitCost:
 
     def _count(self, train: tuple[str, ...], collate: Callable[[list[Any]], Any] | None, data: JobData) -> _Counted:
         try:
-            points, traced = zip(*self._steps(train, collate, data), strict=True)
+            with isolate_rng():  # a loader draws a seed
+                points, traced = zip(*self._steps(train, collate, data), strict=True)
         except InputError:
             raise
         except Exception as error:  # whatever a user's training step raises

@@ -104,11 +104,19 @@ def _costs(plan: RunPlan) -> Table:
     for name, amount in plan.disk.items():
         if amount:
             table.add_row(f"disk: {name}", size(amount))
+    if simulated := [one.simulated_seconds for one in plan.rounds if one.simulated_seconds is not None]:
+        table.add_section()
+        table.add_row("simulated time of a round, mean", _time(statistics.fmean(simulated)))
+        table.add_row("simulated time of the run", _time(sum(simulated)))
     if plan.seconds:
         table.add_section()
         for name, time in plan.seconds.items():
-            table.add_row(f"time of {SECONDS[name]}", f"{1000 * time:.1f} ms" if time < 1 else duration(time))
+            table.add_row(f"time of {SECONDS[name]}", _time(time))
     return table
+
+
+def _time(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms" if seconds < 1 else duration(seconds)
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
