@@ -20,7 +20,8 @@ FORMAT = 1
 """Changes when what a cell holds comes to mean something else: all cells run anew."""
 KEPT = (
     "round/", "distributed/", "clients/", "task/", "ranks/", "cluster/",
-    "comm/params_up", "comm/reduction", "comm/total_", "faults/", "fleet/", "time/total_seconds", "time/simulated_hours",
+    "comm/params_up", "comm/reduction", "comm/total_", "faults/", "fleet/",
+    "time/total_seconds", "time/simulated_hours",
 )  # fmt: skip
 """How the keys begin that are kept of each round."""
 DIGITS = 6

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from stacks import federator_of, texts
-from toys import CLASSES, FEATURES, toy_clients, toy_federator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from toys import CLASSES, FEATURES, toy_clients, toy_federator
 
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean

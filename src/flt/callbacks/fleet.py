@@ -156,16 +156,16 @@ class Fleet(FedCallback):
         return {int(client): time for part in found for client, time in json.loads(part.text).items()}
 
     def _times(self, counts: Mapping[str, int], clients: Sequence[int]) -> dict[int, float]:
-        return {
-            client: self.devices[client].seconds(*(counts.get(count_key(kind, client), 0) for kind in _KINDS))
-            for client in clients
-        }
+        def of(client: int) -> float:
+            return self.devices[client].seconds(*(counts.get(count_key(kind, client), 0) for kind in _KINDS))
+
+        return {client: of(client) for client in clients}
 
     def spent(self, counts: Mapping[str, int], cohort: Sequence[int], round: int) -> Spent:
         """Returns what an attempt at a round takes by the simulated clock.
 
         Args:
-            counts: :func:`count_key` of each client -> bytes or floating-point operations. Those that are missing are 0.
+            counts: :func:`count_key` of each client -> bytes or operations. Those that are missing are 0.
             cohort: Clients of the round, ascending.
             round: Number of rounds finished before this one.
         """

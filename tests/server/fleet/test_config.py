@@ -11,10 +11,10 @@ import pytest
 from flt.core.errors import InputError
 from flt.run.compose import load_choice
 from flt.run.conf_groups import choices
+from flt.server.client_sampling import FixedSize
 from flt.server.fleet.config import FLEETS, NONE, fleet_settings
 from flt.server.fleet.device import Device
 from flt.server.fleet.sampler import AvailableClients
-from flt.server.client_sampling import FixedSize
 
 CSV = """client,compute,down,up,memory,power,availability,rounds
 0,1e9,1e6,2e6,4e9,3,0.5,110
