@@ -13,7 +13,7 @@ from benchmarks.results.cell import Cell
 from flt.core.errors import InputError
 from flt.core.typed import typed
 
-REDUCERS = ("test", "last", "best", "mean", "total", "rounds_to_target", "bytes_to_target")
+REDUCERS = ("test", "last", "best", "mean", "total", "count", "rounds_to_target", "bytes_to_target")
 NOTES = "notes.md"
 
 
