@@ -97,8 +97,8 @@ def key_figures(run: StoredRun) -> list[tuple[str, str, str]]:
             ("time", formatting.duration(seconds), f"{formatting.duration(seconds / len(run.history))} a round")
         )
     if (hours := final.get("time/simulated_hours")) is not None:
-        remark = f"{formatting.duration(3600 * hours / len(run.history))} a round, {final['fleet/energy']:.4g} J"
-        found.append(("simulated time", formatting.duration(3600 * hours), remark))
+        remark = f"{formatting.short_duration(3600 * hours / len(run.history))} a round, {final['fleet/energy']:.4g} J"
+        found.append(("simulated time", formatting.short_duration(3600 * hours), remark))
     found.append(("rounds", f"{len(run.history)}", f"of {run.setting('rounds', len(run.history))} planned"))
     return found
 

@@ -137,7 +137,8 @@ def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:
     yield "time", formatting.duration(seconds), f"{formatting.duration(seconds / rounds)} per round"
     if (hours := last.get("time/simulated_hours")) is not None:
         simulated = 3600 * hours
-        yield "simulated time", formatting.duration(simulated), f"{formatting.duration(simulated / rounds)} per round"
+        each = formatting.short_duration(simulated / rounds)
+        yield "simulated time", formatting.short_duration(simulated), f"{each} per round"
         yield "simulated energy", f"{last['fleet/energy']:.4g} J", f"{last['fleet/energy'] / rounds:.4g} J per round"
 
 
