@@ -20,12 +20,13 @@ FORMAT = 1
 """Changes when what a cell holds comes to mean something else: all cells run anew."""
 KEPT = (
     "round/", "train/", "gap/", "distributed/", "clients/", "client_test/", "task/", "ranks/", "cluster/",
-    "comm/params_up", "comm/reduction", "comm/total_", "faults/", "time/total_seconds",
+    "comm/params_up", "comm/reduction", "comm/total_", "faults/", "fleet/",
+    "time/total_seconds", "time/simulated_hours",
 )  # fmt: skip
 """How the keys begin that are kept of each round."""
 DIGITS = 6
 """Significant digits that are kept."""
-UNSTEADY = ("time/",)
+UNSTEADY = ("time/total_seconds",)
 """How the keys begin that differ from one run to the next."""
 
 Series = dict[str, list[float | None]]

@@ -34,6 +34,12 @@ MARKED = 8
 """Curves of so many points, or fewer, have them marked: what lies between them wasn't measured."""
 
 
+ACROSS = {"bytes": (CROSSED, MB), "hours": ("time/simulated_hours", 1.0)}
+"""What a horizontal axis may show besides rounds -> metric, and what it is multiplied by."""
+AXES = {"round": "round", "bytes": "MB up and down, all clients", "hours": "simulated hours"}
+"""What a horizontal axis shows -> its label."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Line:
     """One row's curve; the lists have one entry for each round that has a value.
@@ -119,12 +125,13 @@ def lines(table: Table, plot: Plot, records: Mapping[str, Sequence[Record]]) -> 
 
 def _line(row: Row, style: str, plot: Plot, records: Sequence[Record]) -> Line:
     curves = [found for record in records if (found := curve(record, plot.y))]
-    across = _across([curve(record, CROSSED) for record in records]) if plot.x == "bytes" else {}
+    key, unit = ACROSS.get(plot.x, ("", 1.0))
+    across = _across([curve(record, key) for record in records]) if key else {}
     values = _across(curves)
     return Line(
         row.label,
         style,
-        [_short(statistics.fmean(across[n]) * MB) if across else float(n) for n in values],
+        [_short(statistics.fmean(across[n]) * unit) if across else float(n) for n in values],
         *([_short(summary(found)) for found in values.values()] for summary in (statistics.fmean, min, max)),
     )
 
@@ -135,8 +142,9 @@ def _end(row: Row, style: str, plot: Plot, records: Sequence[Record]) -> Line:
     values = [record.test[key] for record in records if key in record.test]
     if not values:
         return Line(row.label, style, [], [], [], [])
-    crossed = [curve(record, CROSSED)[-1] or 0.0 for record in records]
-    x = statistics.fmean(crossed) * MB if plot.x == "bytes" else float(len(curve(records[0], CROSSED)))
+    key, unit = ACROSS.get(plot.x, ("", 1.0))
+    spent = [curve(record, key)[-1] or 0.0 for record in records] if key else []
+    x = statistics.fmean(spent) * unit if spent else float(len(curve(records[0], CROSSED)))
     mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
     return Line(row.label, style, [_short(x)], *([_short(y)] for y in (mean, mean - spread, mean + spread)))
 
@@ -193,7 +201,7 @@ def png(plot: Plot, shown: Sequence[Line], target: float | None, digest: str) ->
             _draw_line(axes, line, shown)
     if target is not None and math.isfinite(target):
         axes.axhline(target, color="grey", linewidth=0.8, linestyle=(0, (1, 3)))
-    axes.set_xlabel("MB up and down, all clients" if plot.x == "bytes" else "round", fontsize=9)
+    axes.set_xlabel(AXES[plot.x], fontsize=9)
     axes.set_ylabel(plot.label or plot.y, fontsize=9)
     axes.tick_params(labelsize=8)
     if logarithmic(plot, shown):

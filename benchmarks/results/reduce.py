@@ -51,7 +51,12 @@ def figure(record: Record, column: Column, target: float | None, target_key: str
 
 
 def reduced(column: Column, values: Sequence[float | None]) -> float | None:
-    """The last, best, mean or summed value of the column's rounds, or the last less the first; None without a value."""
+    """The last, best, mean or summed value of the column's rounds, their number, or the last less the first.
+
+    None without a value.
+    """
+    if column.reduce == "count":
+        return float(len(values)) if values else None
     if column.reduce == "last":
         return values[-1] if values else None
     known = [value for value in values[column.first - 1 : column.last] if value is not None]

@@ -14,7 +14,7 @@ from flt.core.errors import InputError
 from flt.core.typed import typed
 
 PRICES = ("rounds", "steps", "bytes up", "bytes down", "simulated hours")
-REDUCERS = ("test", "last", "best", "mean", "total", "rise", "rounds_to_target", "bytes_to_target")
+REDUCERS = ("test", "last", "best", "mean", "total", "rise", "count", "rounds_to_target", "bytes_to_target")
 KINDS = ("curves", "task_map")
 NOTES = "notes.md"
 
@@ -87,7 +87,7 @@ class Plot:
         rows: Ids.
         title: Above it.
         label: Of the y axis; empty: the metric.
-        x: round, or bytes: all that has crossed, up and down, in MB.
+        x: round; bytes: all that has crossed, up and down, in MB; or hours: those of a fleet's simulated clock.
         styles: Of the rows' lines, as matplotlib abbreviates them, such as ``C0--``; empty: a colour for each.
         ends: Only where runs end: a point at the mean over the seeds, and the deviation as a bar.
         kind: ``curves``, or ``task_map``: the clusters at the end of one run, the first of the first row that has any,
@@ -107,8 +107,8 @@ class Plot:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError.of("plots.kind", self.kind, KINDS)
-        if self.x not in ("round", "bytes"):
-            raise InputError.of("plots.x", self.x, "round, bytes")
+        if self.x not in ("round", "bytes", "hours"):
+            raise InputError.of("plots.x", self.x, "round, bytes, hours")
         if self.styles and len(self.styles) != len(self.rows):
             raise InputError.of("plots.styles", self.styles, f"{len(self.rows)} styles, one for each row")
 

@@ -170,6 +170,19 @@ def test_curves_are_means_with_the_range_of_the_seeds(toy: Table, tmp_path: Path
     assert (line.x, line.mean, line.low, line.high) == ([3.0, 9.0], [0.2, 0.4], [0.1, 0.2], [0.25, 0.5])
 
 
+def test_curves_can_run_over_the_hours_of_the_simulated_clock(toy: Table, tmp_path: Path) -> None:
+    hours = [0.5, 1.0, 2.5]
+    records = {
+        row: [dataclasses.replace(one, history={**one.history, "time/simulated_hours": hours}) for one in found]
+        for row, found in page.finished(toy, toy_results.finish(toy, tmp_path)).items()
+    }
+    over = dataclasses.replace(toy.plots[0], x="hours")
+    line = plot.lines(toy, over, records)[0]
+    assert line.x == hours
+    assert line.mean == plot.lines(toy, toy.plots[0], records)[0].mean
+    assert plot.png(over, [line], None, "digest").startswith(b"\x89PNG")
+
+
 def test_ends_are_one_point_for_each_row_at_the_mean_with_the_deviation(
     toy: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

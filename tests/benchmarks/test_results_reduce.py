@@ -32,6 +32,8 @@ KEY = "round/val_acc"
         (Column("", "total", KEY), 1.5),
         (Column("", "rise", KEY), 0.25),
         (Column("", "rise", KEY, first=3), -0.25),
+        (Column("", "count", KEY), 4.0),
+        (Column("", "count", "round/val_f1"), None),
         (Column("", "last", "comm/total_up + comm/total_down", scale=1e-6), 12.0),
         (Column("", "last", "round/val_f1"), None),
         (Column("", "rounds_to_target"), 3.0),

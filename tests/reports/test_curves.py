@@ -8,7 +8,7 @@ import pytest
 from compared_runs import made_run
 from reports import data_of
 
-from flt.reports.curves import looks
+from flt.reports.curves import key_figures, looks, of_one
 from flt.reports.page import several
 from flt.run.stored import StoredRun
 
@@ -32,3 +32,23 @@ def test_a_run_s_name_ends_no_script(tmp_path: Path) -> None:
     text = several([made_run(tmp_path, "algo=fedit", algo=hostile), made_run(tmp_path, "algo=hafl")])
     assert text.count("</script>") == text.count("<script")
     assert hostile in [trace["name"] for trace in data_of(text)["chart-score"]["data"]]
+
+
+def test_a_run_with_a_fleet_shows_its_accuracy_over_simulated_hours() -> None:
+    rows = [
+        {"round": n, "round/val_acc": 0.2 * n, "time/simulated_hours": 0.5 * n, "fleet/energy": 30.0 * n}
+        for n in (1, 2)
+    ]
+    (chart,) = [
+        chart
+        for chart in of_one(StoredRun(Path("run"), {"algo": "fedit"}, rows, {}, None))
+        if chart.id == "chart-simulated"
+    ]
+    assert chart.title == "Accuracy against simulated hours"
+    assert (chart.traces[0]["x"], chart.traces[0]["y"]) == ([0.5, 1.0], [0.2, 0.4])
+    plain = [{key: value for key, value in row.items() if "simulated" not in key} for row in rows]
+    without = StoredRun(Path("run"), {"algo": "fedit"}, plain, {}, None)
+    assert "chart-simulated" not in [chart.id for chart in of_one(without)]
+    figures = key_figures(StoredRun(Path("run"), {"algo": "fedit"}, rows, {}, None))
+    assert ("simulated time", "1 h 00 min", "30 min 00 s a round, 60 J") in figures
+    assert "simulated time" not in [name for name, *_ in key_figures(without)]

@@ -59,7 +59,7 @@ def test_every_part_has_a_file_and_every_file_a_part(group: str, table: dict[str
 
 
 def test_groups_are_the_folders_of_conf() -> None:
-    assert {*PARTS, "algo", "data", "model", "adapter", "engine", "experiment"} == set(groups())
+    assert {*PARTS, "algo", "data", "model", "adapter", "engine", "experiment", "fleet"} == set(groups())
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ STAND_INS = {
     "path/to/vit": "vit",
     "distilbert/distilbert-base-uncased": "bert",
     "path/to/reviews.csv": "reviews.csv",
+    "path/to/devices.csv": "devices.csv",
 }
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film"]
 
@@ -84,6 +85,8 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_decoder(folder / "gpt2")
     save_instructions(folder / "dolly15k.parquet", categories=tuple(OmegaConf.load(CONF / "data" / "dolly.yaml").tasks))
     table.remove_columns("label_name").to_csv(folder / "reviews.csv")
+    devices = [f"{client},1e9,1e6,1e6" for client in range(10)]
+    (folder / "devices.csv").write_text("\n".join(["client,compute,down,up", *devices]))
     return folder
 
 

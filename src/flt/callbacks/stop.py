@@ -22,12 +22,15 @@ class StopConfig:
 
     accuracy: float | None
     patience: int | None
+    simulated_hours: float | None = None
 
     def __post_init__(self) -> None:
         if self.accuracy is not None and not 0 < self.accuracy <= 1:
             raise InputError.of("stop.accuracy", self.accuracy, "a number in (0, 1], or null")
         if self.patience is not None and self.patience < 1:
             raise InputError.of("stop.patience", self.patience, "an integer >= 1, or null")
+        if self.simulated_hours is not None and not 0 < self.simulated_hours < math.inf:
+            raise InputError.of("stop.simulated_hours", self.simulated_hours, "a number > 0, or null")
 
 
 class Stop(FedCallback):
@@ -35,17 +38,21 @@ class Stop(FedCallback):
 
     The decision depends only on the metrics of the rounds. A resumed run therefore stops after the same round as an
     uninterrupted run. A stopped run counts as finished. In the list of callbacks, this one must come after
-    ``Evaluate``.
+    ``Evaluate`` and ``Fleet``.
 
     Args:
         accuracy: The run ends after the round whose ``round/val_acc`` reaches this value. If None, this rule is off.
         patience: The run ends after this many evaluations in a row without a new best accuracy. If the module logs no
             accuracy, the loss is compared instead. If None, this rule is off.
+        simulated_hours: The run ends after the round in which ``time/simulated_hours`` reaches this value. If None,
+            this rule is off.
     """
 
-    def __init__(self, accuracy: float | None = None, patience: int | None = None) -> None:
-        StopConfig(accuracy, patience)  # checks the values
-        self.accuracy, self.patience = accuracy, patience
+    def __init__(
+        self, accuracy: float | None = None, patience: int | None = None, simulated_hours: float | None = None
+    ) -> None:
+        StopConfig(accuracy, patience, simulated_hours)  # checks the values
+        self.accuracy, self.patience, self.simulated_hours = accuracy, patience, simulated_hours
 
     def on_fit_start(self, federator: Federator) -> None:
         """Stops a resumed run at once if one of the rules already applies to the finished rounds."""
@@ -65,7 +72,13 @@ class Stop(FedCallback):
 
     def reason(self, history: History) -> str | None:
         """Returns the reason to end the run after these rounds, or None if the run continues."""
-        return self._reached(history) or self._stalled(history)
+        return self._reached(history) or self._stalled(history) or self._spent(history)
+
+    def _spent(self, history: History) -> str | None:
+        hours = history[-1].get("time/simulated_hours", 0.0) if history else 0.0
+        if self.simulated_hours is None or hours < self.simulated_hours:
+            return None
+        return f"{hours:.4g} simulated hours reach stop.simulated_hours={self.simulated_hours}"
 
     def _reached(self, history: History) -> str | None:
         evaluated = _evaluated(history)

@@ -39,6 +39,16 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def short_duration(seconds: float) -> str:
+    """Formats a duration that may be a small part of a second.
+
+    Example:
+        >>> short_duration(0.0435), short_duration(185)
+        ('43.5 ms', '3 min 05 s')
+    """
+    return f"{1000 * seconds:.1f} ms" if seconds < 1 else duration(seconds)
+
+
 def between(metrics: Mapping[str, float], prefix: str, suffix: str = "") -> dict[str, float]:
     """Selects the metrics whose keys have the given prefix and suffix. Removes prefix and suffix from the keys.
 

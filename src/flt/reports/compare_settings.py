@@ -48,6 +48,7 @@ PROBLEM = {
     "min_updates": "which failures a round survives",
     "max_retries": "which failures a round survives",
     "client_timeout": "which failures a round survives",
+    "fleet": "which devices the clients have",
 }
 """Key, or section -> what it fixes of the problem."""
 PLACE = {

@@ -96,6 +96,9 @@ def key_figures(run: StoredRun) -> list[tuple[str, str, str]]:
         found.append(
             ("time", formatting.duration(seconds), f"{formatting.duration(seconds / len(run.history))} a round")
         )
+    if (hours := final.get("time/simulated_hours")) is not None:
+        remark = f"{formatting.short_duration(3600 * hours / len(run.history))} a round, {final['fleet/energy']:.4g} J"
+        found.append(("simulated time", formatting.short_duration(3600 * hours), remark))
     found.append(("rounds", f"{len(run.history)}", f"of {run.setting('rounds', len(run.history))} planned"))
     return found
 
@@ -130,6 +133,7 @@ def _costs(runs: Sequence[StoredRun], names: Sequence[str] = ("",)) -> list[Char
     for id, title, axis in (
         ("bytes", "bytes sent, up and down", {"tickformat": "~s", "ticksuffix": "B"}),
         ("time", "seconds of training", {"ticksuffix": " s"}),
+        ("simulated", "simulated hours", {}),
     ):
         series, words = [], []
         for run, name, look in zip(runs, names, looks(runs), strict=True):
@@ -141,15 +145,15 @@ def _costs(runs: Sequence[StoredRun], names: Sequence[str] = ("",)) -> list[Char
                 series += [Series(name or of, xs, ys, *look)] if xs else []
         if series:
             word = words[0]
-            heading = f"{word.capitalize()} against {'bytes' if id == 'bytes' else 'time'}"
+            heading = f"{word.capitalize()} against {_COSTS[id]}"
             charts.append(lines(f"chart-{id}", heading, title, word, series, xaxis={**axis, "rangemode": "tozero"}))
     return charts
 
 
 def _against(run: StoredRun, cost: str, key: str) -> tuple[list[float], list[float]]:
     def spent(metrics: Mapping[str, float]) -> float:
-        if cost == "time":
-            return metrics.get("time/total_seconds", math.nan)
+        if cost in _TIMES:
+            return metrics.get(_TIMES[cost], math.nan)
         return metrics.get("comm/total_up", math.nan) + metrics.get("comm/total_down", math.nan)
 
     found = [(spent(metrics), metrics[key]) for metrics in run.history if key in metrics]
@@ -195,6 +199,8 @@ def word_of(key: str) -> str:
     return {"acc": "accuracy"}.get(name, name.replace("_", " "))
 
 
+_COSTS = {"bytes": "bytes", "time": "time", "simulated": "simulated hours"}
+_TIMES = {"time": "time/total_seconds", "simulated": "time/simulated_hours"}
 _PLACE = {
     "global model": 0,
     "global model, training examples": 4,

@@ -16,10 +16,12 @@ from flt.models.peft_modules import check_mergeable
 from flt.protocol.layout import Layout
 from flt.run import build
 from flt.run.federation import Federation
+from flt.run.fleet import Devices, devices_of, with_fleet_ranks
 from flt.run.prefix_cache import check_prefix
-from flt.run.schema import TrainConfig
-from flt.server.client_sampling import FixedSize, Poisson
+from flt.run.schema import FLEET_RANKS, TrainConfig
+from flt.server.client_sampling import FixedSize
 from flt.server.failure_policy import FailurePolicy
+from flt.server.federator import Sampler
 
 THAWED = "the recipe trains the whole model, also %s, which the module has frozen (see plan.train)"
 _log = logging.getLogger(__name__)
@@ -36,14 +38,16 @@ class Setup:
         sampler: Sampler of the cohorts.
         settings: Settings of the local fits.
         failure_policy: Conditions under which a round succeeds although jobs failed.
+        fleet: Devices of the clients. None: no devices are simulated.
     """
 
     layout: Layout
     recipe: Recipe
     clients: dict[int, ClientSpec]
-    sampler: FixedSize | Poisson
+    sampler: Sampler
     settings: LocalSettings
     failure_policy: FailurePolicy
+    fleet: Devices | None = None
 
 
 def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
@@ -56,6 +60,8 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     Raises:
         InputError: A setting is wrong, or settings can't be combined.
     """
+    if cfg.ranks == FLEET_RANKS:
+        cfg, federation = with_fleet_ranks(cfg, federation)
     module = federation.module
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
     layout = build.attach(cfg, module)
@@ -84,12 +90,16 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     jobs = sorted((len(client.data) for client in ranked.values()), reverse=True)
     most = sum(jobs[:cohort_size])
     failure_policy = build.failure_policy(cfg, most)
-    all_stay = not any(job.is_temporary for client in ranked.values() for job in client.data)
+    fleet = devices_of(cfg, list(ranked), sampler)
+    all_stay = not (fleet and fleet.loses_clients) and not any(
+        job.is_temporary for client in ranked.values() for job in client.data
+    )
     fewest = sum(jobs[-cohort_size:]) if all_stay and isinstance(sampler, FixedSize) else 0
     fewest = failure_policy.min_updates or fewest
     for updates in range(max(fewest, 1), most + 1):  # a rule is never called with 0 updates
         recipe.rule.check(updates)
-    return Setup(layout, recipe, ranked, sampler, build.local_settings(cfg), failure_policy)
+    draw = fleet.sampler if fleet else sampler
+    return Setup(layout, recipe, ranked, draw, build.local_settings(cfg), failure_policy, fleet)
 
 
 def served(

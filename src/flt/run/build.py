@@ -30,6 +30,7 @@ from flt.run.schema import TrainConfig
 from flt.server.client_sampling import FixedSize, Poisson
 from flt.server.engine import Engine
 from flt.server.failure_policy import STRICT, FailurePolicy
+from flt.server.fleet.config import fleet_settings
 
 WIDEST = 1 << 16
 """Largest integer in an adapter's settings, which are its widths. A wider adapter would have more parameters than the
@@ -207,5 +208,6 @@ def check_parts(cfg: TrainConfig) -> None:
     typed(ADAPTERS[cfg.adapter["name"]][0], cfg.adapter, "adapter")
     recipe(cfg, max(1, len(cfg.data.get("tasks") or {})))
     engine_settings(cfg)
+    fleet_settings(cfg.fleet)
     sampler(cfg, cfg.clients)
     local_settings(cfg)

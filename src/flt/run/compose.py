@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 RENAMED = {("engine", "strategy"): "distributed"}
 """(Group, older name of a choice) -> present name. Older names still work on command lines and in saved runs."""
-MAPPINGS = ("data.where", "data.merge", "data.tasks", "data.label_texts", "data.share")
+MAPPINGS = ("data.where", "data.merge", "data.tasks", "data.label_texts", "data.share", "fleet.tiers")
 """Keys whose values are mappings with names of the user's, such as ``data.where={lang: [en]}``."""
 MOST_RUNS = 10_000
 """Largest number of runs of a sweep."""

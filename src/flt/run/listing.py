@@ -22,6 +22,7 @@ MEANINGS = {
     "data": "data sets, and files, folders and hub ids of your own",
     "engine": "how jobs are trained: one by one, at once, on several devices",
     "experiment": "settings of the data's division that go with any recipe",
+    "fleet": "simulated devices of the clients: speed, memory, availability",
     "grouping": "how jobs are divided into groups that share a model",
     "importance": "how the importance of a rank-1 component is measured",
     "model": "backbones, and folders and hub ids of your own",

@@ -19,6 +19,7 @@ from flt.callbacks.divergence import Divergence
 from flt.callbacks.evaluate import Evaluate
 from flt.callbacks.failures import Failures
 from flt.callbacks.fault_injection import Faults
+from flt.callbacks.fleet import Fleet
 from flt.callbacks.interrupts import Interrupts
 from flt.callbacks.loggers import Loggers
 from flt.callbacks.metrics_csv import MetricsCsv
@@ -76,7 +77,7 @@ class Observers:
     loggers: Sequence[Logger]
     show: bool
 
-    def attach(self, federator: Federator, faults: Faults) -> None:
+    def attach(self, federator: Federator, faults: Faults, fleet: Fleet | None = None) -> None:
         """Sets the callbacks of a federator, and restores its last checkpoint if there is one."""
         cfg, federation = self.cfg, self.federation
         tasks, heads = federation.tasks(), federation.task_heads()
@@ -89,9 +90,10 @@ class Observers:
         # measured time includes this evaluation.
         received = [ReceivedModels(evaluate)] if cfg.eval.distributed else []
         tests = [ClientTests(federation.client_tests, cfg.eval.client_labels)] if federation.client_tests else []
-        counting = [Communication(), BitWidths(), *([Divergence()] if cfg.eval.divergence else [])]
+        counting = [Communication(), BitWidths(), *([fleet] if fleet else [])]
+        counting += [Divergence()] if cfg.eval.divergence else []
         monitors = [evaluate, *tests, Clusters(tasks), SelectionOverlap(), RankBudget(), *counting, Timer(), *received]
-        stop = Stop(cfg.stop.accuracy, cfg.stop.patience)
+        stop = Stop(cfg.stop.accuracy, cfg.stop.patience, cfg.stop.simulated_hours)
         last = [Interrupts(self.processes.is_first)]  # handles signals until the last checkpoint has been written
         if self._is_dynamic(federator):
             monitors.append(TaskDetection(tasks))

@@ -23,7 +23,7 @@ from flt.run.stored import BEFORE, read_settings, versions
 
 LATER = (
     "rounds", "threads", "devices", "min_updates", "max_retries", "client_timeout", "checkpoint.keep", "cache.max_gb",
-    "cache.keep", "export.base", "stop.accuracy", "stop.patience", "engine.jobs", "logger",
+    "cache.keep", "export.base", "stop.accuracy", "stop.patience", "stop.simulated_hours", "engine.jobs", "logger",
     "report",
 )  # fmt: skip
 MAY_DIFFER = ("resume", "root", "algo", *LATER)

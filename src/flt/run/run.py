@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import Logger
 
 from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.fault_injection import LABEL_FLIP, Faults, hostile, with_flipped_labels
+from flt.callbacks.fleet import Fleet
 from flt.callbacks.stop import Stop
 from flt.client.trainer import LocalTrainer
 from flt.client.users_code import check_users_code
@@ -44,6 +45,7 @@ from flt.run.card_facts import base_card, facts_of
 from flt.run.federation import Federation
 from flt.run.finished import FinishedRun
 from flt.run.first_state import server_of
+from flt.run.fleet import fleet_of
 from flt.run.folder import folder_of, lock, record, tidy
 from flt.run.observers import Observers
 from flt.run.prefix_cache import prefixed
@@ -122,12 +124,13 @@ class Run:
         federation.module.to(device)
         if cfg.prefix_cache:
             federation = self.federation = self._prefixed(setup, device)
+        fleet = fleet_of(cfg, federation, setup)  # before the module is compiled or split over processes
         module = federation.module
         if not isinstance(module, ClientModule):  # flt's own module has got the names when it was built
             name_models_inside(module, output_names(federation.class_names().values()))
         if cfg.compile:
             compile_model(module.model if isinstance(module, ClientModule) else module)
-        federator = self._federator(setup)
+        federator = self._federator(setup, fleet)
         exported = self._earlier_export(federator)
         if exported is None:
             self._fit(federator)
@@ -221,7 +224,7 @@ class Run:
                 self.folder.parent.rmdir()
                 self.folder.parent.parent.rmdir()
 
-    def _federator(self, setup: Setup) -> Federator:
+    def _federator(self, setup: Setup, fleet: Fleet | None = None) -> Federator:
         """Claims the run's folder and builds the federator. If the engine refuses a new run, removes its folder."""
         cfg, federation, clients = self.cfg, self.federation, {c.id: c for c in self.federation.clients}
         server, state = server_of(cfg, federation, setup)
@@ -238,10 +241,11 @@ class Run:
             raise
         faults = Faults(cfg.faults, cfg.seed, list(clients))
         federator = Federator(
-            server, clients, engine, setup.sampler, (), cfg.rounds, cfg.seed, state, (faults,), setup.failure_policy
-        )
+            server, clients, engine, setup.sampler, (), cfg.rounds, cfg.seed, state, (faults,), setup.failure_policy,
+            fleet,
+        )  # fmt: skip
         observers = Observers(cfg, federation, self.folder, self.processes, self.own, self.loggers, self.show)
-        observers.attach(federator, faults)
+        observers.attach(federator, faults, fleet)
         return federator
 
     def _claim(self) -> str:

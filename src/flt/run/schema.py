@@ -18,8 +18,11 @@ from flt.export.write import ExportConfig
 from flt.run.conf_groups import choices
 from flt.run.loggers import check_names
 from flt.server.client_sampling import CohortConfig
+from flt.server.fleet.config import NONE
 
 JOBS = ("per_client", "per_task")
+FLEET_RANKS = "fleet"
+"""Value of ``ranks`` for which each client's rank is the largest one that its memory allows."""
 MOST_WORKERS = 1024
 """Largest number of threads, and of processes on a machine. torch crashes with a million threads."""
 HEADS = ("shape", "task", "shared")
@@ -43,7 +46,7 @@ class TrainConfig:
     seed: int
     rounds: int
     clients: int
-    ranks: list[int] | None
+    ranks: Any
     jobs: str
     heads: str
     task_rounds: dict[str, list[int | None]] | None
@@ -84,6 +87,7 @@ class TrainConfig:
     transfer: dict[str, Any]
     server_optimizer: dict[str, Any]
     buffers: dict[str, Any]
+    fleet: dict[str, Any]
 
     def __post_init__(self) -> None:
         for key in ("rounds", "clients", "batch_size", "length_window", "devices"):
@@ -95,8 +99,7 @@ class TrainConfig:
             raise InputError.of("threads", self.threads, f"an integer from 1 to {MOST_WORKERS}, or null")
         if self.devices > MOST_WORKERS:
             raise InputError.of("devices", self.devices, f"an integer from 1 to {MOST_WORKERS}")
-        if self.ranks is not None and (not self.ranks or min(self.ranks) < 1):
-            raise InputError.of("ranks", self.ranks, "a list of integers >= 1, or null")
+        self._check_fleet()
         if self.jobs not in JOBS:
             raise InputError.of("jobs", self.jobs, JOBS)
         if self.heads not in HEADS:
@@ -125,3 +128,17 @@ class TrainConfig:
         check_names(self.logger)
         if self.name in ("", "..") or Path(self.name).name != self.name:
             raise InputError.of("name", self.name, "a folder's name")
+
+    def _check_fleet(self) -> None:
+        """Checks the ranks, and that what needs simulated devices has some."""
+        ranks, devices = self.ranks, self.fleet.get("name") != NONE
+        whole = isinstance(ranks, list) and all(isinstance(rank, int) and rank is not True for rank in ranks)
+        if ranks not in (None, FLEET_RANKS) and not (whole and ranks and min(ranks) >= 1):
+            raise InputError.of("ranks", ranks, f"a list of integers >= 1, {FLEET_RANKS}, or null")
+        if self.fleet.get("name") not in choices("fleet"):
+            raise InputError.of("fleet", self.fleet.get("name"), choices("fleet"))
+        if ranks == FLEET_RANKS and not devices:
+            raise InputError.of("ranks", ranks, "a list or null with fleet=none", "there are no devices")
+        if self.stop.simulated_hours is not None and not devices:
+            allowed = "null with fleet=none"
+            raise InputError.of("stop.simulated_hours", self.stop.simulated_hours, allowed, "no clock is simulated")

@@ -137,6 +137,11 @@ def costs(history: History, elapsed: float) -> Iterator[tuple[str, str, str]]:
         yield "share of whole model sent to the server", _percent(share), f"last round: {_percent(last_share)}"
     seconds = last.get("time/total_seconds", elapsed)  # includes the rounds before a resume
     yield "time", formatting.duration(seconds), f"{formatting.duration(seconds / rounds)} per round"
+    if (hours := last.get("time/simulated_hours")) is not None:
+        simulated = 3600 * hours
+        each = formatting.short_duration(simulated / rounds)
+        yield "simulated time", formatting.short_duration(simulated), f"{each} per round"
+        yield "simulated energy", f"{last['fleet/energy']:.4g} J", f"{last['fleet/energy'] / rounds:.4g} J per round"
 
 
 def places(path: Path, logdir: str | None, further: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,10 +23,14 @@ from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStateStore
 from flt.server.engine import Assignment, Engine, Outcome
 from flt.server.failure_policy import STRICT, FailurePolicy
+from flt.server.fleet.clock import Late
 from flt.server.validation import check_client_state
 
 Sampler = Callable[[Sequence[int], int, int], list[int]]
 Transform = Callable[[list[Update]], list[Update]]
+Sent = list[Update | Failure]
+"""What a client sends in a round: the updates of its jobs, or a failure in the place of an update."""
+Arrivals = Callable[[Iterator[Sent]], Iterator[Sent]]
 
 
 class Federator:
@@ -39,6 +44,7 @@ class Federator:
                 payload = server.broadcast(state, job, cohort)
                 update, private = local_fit(job, payload, private, seed)
                 updates = compress(transforms(the client's updates))
+                updates = arrivals(updates)                           without those that come too late
                 accumulator.add(updates)                              validates updates, then sums or keeps them
             engine.exchange(accumulator)                              merges the results of all processes
             repeat with another cohort if too few updates arrived     the failure policy decides
@@ -57,6 +63,8 @@ class Federator:
         transforms: Functions that take and return all updates of one client. They are applied in this order, before
             the updates are compressed.
         failure_policy: Conditions under which a round succeeds although jobs failed.
+        arrivals: Function that takes what the clients send, client by client, and yields what arrives in time. In the
+            place of an update that doesn't, it yields a :class:`Late`. If None, everything arrives in time.
     """
 
     def __init__(
@@ -71,10 +79,12 @@ class Federator:
         state: ServerState,
         transforms: Sequence[Transform] = (),
         failure_policy: FailurePolicy = STRICT,
+        arrivals: Arrivals | None = None,
     ) -> None:
         self.server, self.clients, self.engine, self.sampler = server, clients, engine, sampler
         self.callbacks, self.rounds, self.seed, self.state = callbacks, rounds, seed, state
         self.transforms, self.failure_policy = transforms, failure_policy
+        self.arrivals: Arrivals = arrivals or iter
         engine.set_failure_policy(failure_policy)
         self.attempt = 0
         """Number of earlier attempts at the current round."""
@@ -134,7 +144,7 @@ class Federator:
     def _round(self) -> None:
         self.attempt, self.counts_of_failed_attempts = 0, Counter()
         accumulator = self._attempt()
-        while not self.failure_policy.is_met(len(accumulator.updates), len(self.cohort)):
+        while not self.failure_policy.is_met(len(accumulator.updates), len(self.cohort) - _late(accumulator)):
             self.client_states.accept(())
             self.counts_of_failed_attempts.update(self.counts)
             self.failure_policy.check_retry(self.attempt, self.round, len(accumulator.updates), len(self.cohort))
@@ -154,7 +164,7 @@ class Federator:
         self.cohort, self.counts = self.draw_cohort(), Counter()
         self.call("on_round_start")
         accumulator = self.server.accumulator(self.state, self.cohort, check_range=not self.failure_policy.strict)
-        for sent in self._sent():
+        for sent in itertools.chain.from_iterable(self.arrivals(self._sent())):
             if isinstance(sent, Failure):
                 accumulator.add_failure(sent)
                 continue
@@ -163,8 +173,9 @@ class Federator:
             if refused is not None:
                 accumulator.add_failure(refused)
         self.engine.exchange(accumulator, self.counts, self.client_states)
-        if accumulator.failures:
-            self.call("on_failures", [accumulator.failures[job] for job in sorted(accumulator.failures)])
+        failures = [accumulator.failures[job] for job in sorted(accumulator.failures)]
+        if failed := [failure for failure in failures if not isinstance(failure, Late)]:
+            self.call("on_failures", failed)
         return accumulator
 
     def draw_cohort(self) -> list[Job]:
@@ -191,7 +202,7 @@ class Federator:
         """Returns the seed of a fit, which depends neither on the order of clients nor on the size of the cohort."""
         return int(np.random.SeedSequence([self.seed, self.state.rounds, *job.id]).generate_state(1)[0])
 
-    def _sent(self) -> Iterator[Update | Failure]:
+    def _sent(self) -> Iterator[Sent]:
         """Trains this process's jobs, and yields the failures and each client's updates.
 
         The updates of a client are yielded together, once all jobs of the client have ended.
@@ -200,7 +211,7 @@ class Federator:
         for outcome in map(self._checked, self.engine.run(self._assignments())):
             if isinstance(outcome, Failure):
                 client = outcome.job[0]
-                yield outcome
+                yield [outcome]
             else:
                 update, client_state = outcome
                 client = update.job[0]
@@ -209,7 +220,7 @@ class Federator:
                 fitted[client].append(update)
             remaining[client] -= 1
             if not remaining[client]:
-                yield from self._transformed(fitted.pop(client, []))
+                yield self._transformed(fitted.pop(client, []))
 
     def _checked(self, outcome: Outcome) -> Outcome:
         """Returns the outcome of a job, or a failure if the new client state has a number that isn't finite."""
@@ -219,7 +230,7 @@ class Federator:
         refused = self.failure_policy.guard(update.job, lambda: check_client_state(update.job, client_state))
         return refused or outcome
 
-    def _transformed(self, updates: list[Update]) -> list[Update | Failure]:
+    def _transformed(self, updates: list[Update]) -> Sent:
         """Transforms and compresses a client's updates. Returns a failure for each update that isn't sent."""
         if not updates:
             return []
@@ -237,3 +248,8 @@ class Federator:
                 name = getattr(transform, "__name__", type(transform).__name__)
                 raise InputError.of(f"result of transform {name}", type(updates).__name__, "a list of updates")
         return updates
+
+
+def _late(accumulator: UpdateAccumulator) -> int:
+    """Returns the number of jobs whose updates came too late."""
+    return sum(isinstance(failure, Late) for failure in accumulator.failures.values())

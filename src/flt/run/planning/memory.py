@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import Subset
 
+from flt.client.fit_cost import FLOAT, moments
 from flt.client.users_code import attributes_kept
 from flt.core.memory import release_memory
 from flt.data.clients import JobData
@@ -24,16 +25,12 @@ from flt.protocol.messages import Plan, encoded_size
 from flt.run.planning.dry_trainer import DryTrainer
 from flt.server.federator import Federator
 
-FLOAT = 4
-"""Bytes of a float32 number. Weights, gradients and moments have this type in every precision."""
 LOGGERS = 50_000_000
 """Bytes that TensorBoard, the pictures and the checkpoints take in a run, as measured. A dry run has none of them."""
 METRICS = 1400
 """Bytes that the metrics of one round take in a checkpoint, as measured."""
 SUM = 32
 """Bytes of one entry of a running sum: two integers of 64 bits, and as much for the term that is added to it."""
-MOMENTS = {"SGD": 0, "Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adagrad": 1, "RMSprop": 1}
-"""Class of an optimiser -> number of tensors that it keeps for each weight. Others are taken to keep 2."""
 JOBS = 10
 """Assumed number of jobs that engine=batched trains at once, if the configuration leaves the number open."""
 
@@ -64,7 +61,7 @@ def memory(federator: Federator, trainer: DryTrainer, plans: Iterable[Plan], job
     trained, sent = _numbers(layout, layout.names(largest.train)), _numbers(layout, layout.sent(largest))
     copies = _numbers(layout, [*layout.names(TRAVELLING), *recipe.frozen(layout), *recipe.frozen(layout)])
     kept = SUM * sent if recipe.streams else 3 * FLOAT * sent * max(len(federator.cohort), 1)
-    fit = FLOAT * (trained * (2 + _moments(trainer) + (recipe.importance.source == "clients")) + sent)
+    fit = FLOAT * (trained * (2 + moments(trainer.module) + (recipe.importance.source == "clients")) + sent)
     found = {
         "built": built + LOGGERS,
         "server": 2 * encoded_size(federator.state) + FLOAT * copies + kept,
@@ -135,16 +132,6 @@ def disk(federator: Federator, exported: Mapping[str, int], keep: int) -> dict[s
 
 def _largest(federator: Federator) -> JobData:
     return max((job for client in federator.clients.values() for job in client.data), key=lambda job: job.examples)
-
-
-def _moments(trainer: DryTrainer) -> int:
-    try:
-        found: Any = trainer.module.configure_optimizers()
-    except Exception:  # a user's module may need a Trainer here
-        return 2
-    kind = type(found) if isinstance(found, torch.optim.Optimizer) else None
-    momentum = kind is torch.optim.SGD and bool(found.defaults["momentum"])
-    return MOMENTS.get(kind.__name__ if kind else "", 2) + momentum
 
 
 def _numbers(layout: Layout, names: Iterable[str]) -> int:

@@ -31,6 +31,7 @@ from flt.run import build
 from flt.run.assembly import Setup, assemble
 from flt.run.federation import Federation
 from flt.run.first_state import server_of
+from flt.run.fleet import fleet_of
 from flt.run.planning.advice import notes, warnings_of
 from flt.run.planning.dry_trainer import DryTrainer
 from flt.run.planning.memory import FLOAT, disk, jobs_at_once, memory
@@ -157,6 +158,7 @@ class _Planned:
     def _traffic(self, shrinks: bool = False) -> Traffic:
         """Returns the simulation of a dry run."""
         cfg, federation, setup = self.cfg, self.federation, self.setup
+        fleet = fleet_of(cfg, federation, setup)
         server, state = server_of(cfg, federation, setup)
         trainer = DryTrainer(
             federation.module, setup.layout, setup.recipe, setup.settings, server.base, federation.collate,
@@ -168,7 +170,7 @@ class _Planned:
             server, setup.clients, engine, setup.sampler, [faults], cfg.rounds, cfg.seed, state, (faults,),
             setup.failure_policy,
         )  # fmt: skip
-        return Traffic(federator, trainer)
+        return Traffic(federator, trainer, fleet=fleet)
 
     def _with_pruning(self, rounds: Sequence[RoundTraffic]) -> list[RoundTraffic]:
         """Returns the rounds with the least bytes that they have if each client prunes itself in each of its fits."""

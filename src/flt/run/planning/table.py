@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from flt.core.formatting import duration, size
+from flt.core.formatting import short_duration, size
 from flt.protocol.layout import TRAVELLING
 from flt.run.planning.outcome import RunPlan
 from flt.run.planning.traffic import RoundTraffic
@@ -104,10 +104,14 @@ def _costs(plan: RunPlan) -> Table:
     for name, amount in plan.disk.items():
         if amount:
             table.add_row(f"disk: {name}", size(amount))
+    if simulated := [one.simulated_seconds for one in plan.rounds if one.simulated_seconds is not None]:
+        table.add_section()
+        table.add_row("simulated time of a round, mean", short_duration(statistics.fmean(simulated)))
+        table.add_row("simulated time of the run", short_duration(sum(simulated)))
     if plan.seconds:
         table.add_section()
         for name, time in plan.seconds.items():
-            table.add_row(f"time of {SECONDS[name]}", f"{1000 * time:.1f} ms" if time < 1 else duration(time))
+            table.add_row(f"time of {SECONDS[name]}", short_duration(time))
     return table
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flt.algorithm.selection.self_pruning import SelfPruning
 from flt.callbacks.fault_injection import Faults
+from flt.callbacks.fleet import Fleet, count_key
 from flt.protocol.job import Job
 from flt.protocol.messages import Payload, Plan, Update
 from flt.protocol.state import ServerState
@@ -35,6 +36,7 @@ class RoundTraffic:
         down: Bytes from the server to the clients.
         up: Bytes from the clients to the server.
         params_up: Numbers that a client sends, as a mean over the clients.
+        simulated_seconds: Length of the round by the simulated clock of a fleet. None without a fleet.
     """
 
     round: int
@@ -45,6 +47,7 @@ class RoundTraffic:
     down: Size
     up: Size
     params_up: float
+    simulated_seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +72,15 @@ class Traffic(FedCallback):
         federator: Federator of the dry run, without callbacks.
         trainer: Local trainer of the dry run.
         watch: Called after each round with the number of simulated rounds.
+        fleet: Simulates the devices of the clients. None: there are none.
     """
 
-    def __init__(self, federator: Federator, trainer: DryTrainer, watch: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, federator: Federator, trainer: DryTrainer, watch: Callable[[int], None] | None = None,
+        fleet: Fleet | None = None,
+    ) -> None:  # fmt: skip
         self.federator, self.trainer, self.watch = federator, trainer, watch or (lambda rounds: None)
-        self.recipe, self.last = federator.server.recipe, federator.rounds
+        self.recipe, self.last, self.fleet = federator.server.recipe, federator.rounds, fleet
         self.sizes = Sizes(federator.server.layout, self.recipe)
         self.down: Counter[int] = Counter()
         """Client -> bytes that it has received."""
@@ -92,6 +99,7 @@ class Traffic(FedCallback):
         self._payloads: dict[tuple[int, int], Payload] = {}
         self._updates: dict[tuple[int, int], Update] = {}
         self._received = self._sent = NOTHING
+        self._work: Counter[str] = Counter()  # of the present round, as a fleet counts it
         self._shape: Any = None
         federator.callbacks = [*federator.callbacks, self]
 
@@ -100,6 +108,7 @@ class Traffic(FedCallback):
         while self.federator.state.rounds < self.last:
             cohort = self.federator.draw_cohort()
             self._received = self._sent = NOTHING
+            self._work = Counter()
             repeated = all(self._class(job) in self._templates for job in cohort) and self._may_repeat(cohort)
             yield self._repeated(cohort) if repeated else self._simulated()
             self._forget()
@@ -112,6 +121,7 @@ class Traffic(FedCallback):
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
         """Called when the server sends a payload; counts its bytes."""
         self._add(payload.job[0], received=self.sizes.of_payload(payload))
+        self._add_fit(payload)
         self._payloads[payload.job] = payload
 
     def on_update(self, federator: Federator, update: Update) -> None:
@@ -156,6 +166,7 @@ class Traffic(FedCallback):
         """
         state, data = self.federator.state, self.federator.clients[job.client].data[job.index]
         template, version = self._templates[self._class(job)], state.base.version
+        self._add_fit(dataclasses.replace(template.payload, job=job.id, plan=plan))
         base, steps = state.base.since(seen, self.federator.server.base), self.trainer.steps(plan, data)
         texts = (job.client, state.rounds, version, data.examples, steps, plan.lr_factor)
         key = (self._class(job), *(len(str(number)) for number in texts))
@@ -213,6 +224,16 @@ class Traffic(FedCallback):
         self.down[client] += received.bytes
         self.up[client] += sent.bytes
         self.fits[client] += sent != NOTHING
+        self._work[count_key("down", client)] += received.bytes
+        self._work[count_key("up", client)] += sent.bytes
+
+    def _add_fit(self, payload: Payload) -> None:
+        """Counts the operations of a fit, for the simulated clock."""
+        if self.fleet is not None:
+            client, index = payload.job
+            data = self.federator.clients[client].data[index]
+            flops = self.fleet.cost.flops(payload.plan, data, payload.held, payload.kept)
+            self._work[count_key("flops", client)] += flops
 
     def _traffic(self, state: ServerState, numbers: dict[tuple[int, int], int]) -> RoundTraffic:
         clients, active = {client for client, _ in numbers}, state.active.values()
@@ -220,6 +241,7 @@ class Traffic(FedCallback):
             state.rounds + 1, self.recipe.plan(state.rounds), len(numbers), len(clients),
             sum(map(len, active)) / len(active) if active else 0.0, self._received, self._sent,
             sum(numbers.values()) / len(clients) if clients else 0.0,
+            self.fleet.spent(self._work, sorted(clients), state.rounds).seconds if self.fleet else None,
         )  # fmt: skip
 
 
