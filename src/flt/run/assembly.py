@@ -60,7 +60,7 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
     layout = build.attach(cfg, module)
     tasks = federation.tasks()
-    recipe = build.recipe(cfg, len(set(tasks.values())), tasks)
+    recipe = build.recipe(cfg, len(federation.task_heads()), tasks)
     if frozen and "base" in recipe.plan.roles and not isinstance(module, ClientModule):
         _log.warning("%s: %s", type(module).__name__, THAWED % frozen[0])
     clients = with_task_rounds(federation.clients, cfg.task_rounds or {})

@@ -71,8 +71,11 @@ class Observers:
     def attach(self, federator: Federator, faults: Faults) -> None:
         """Sets the callbacks of a federator, and restores its last checkpoint if there is one."""
         cfg, federation = self.cfg, self.federation
-        tasks, heads = federation.tasks(), federation.task_heads()
-        evaluate = Evaluate(federation.validation, tasks, cfg.eval.every, federation.test, heads, federation.subsets)
+        tasks = federation.tasks()
+        evaluate = Evaluate(
+            federation.validation, federation.tasks_of_jobs(), cfg.eval.every, federation.test, federation.task_heads(),
+            federation.subsets, federation.joint_validation(),
+        )  # fmt: skip
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep, fixed_settings(cfg))
         # At the start of a round, Timer starts its clock and ReceivedModels evaluates. Timer comes first, so that the
         # measured time includes this evaluation.
