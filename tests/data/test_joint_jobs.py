@@ -155,8 +155,8 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_what_several_tasks_in_a_job_cannot_have_is_refused_in_a_line(name: str) -> None:
     overrides, said = BAD[name]
+    cfg = load_config(["algo=fedit", *SHARES, *overrides])
     with pytest.raises(InputError, match=said) as refused:
-        cfg = load_config(["algo=fedit", *SHARES, *overrides])
         assemble(cfg, federation(cfg))
     assert "\n" not in str(refused.value)
 

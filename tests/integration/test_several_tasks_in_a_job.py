@@ -53,7 +53,7 @@ def run(*overrides: str) -> tuple[Watch, list[dict[str, float]], Path]:
     cfg = load_config([*SHORT, *overrides])
     watch = Watch()
     done = Run(cfg, federation(cfg), own=[watch], show=False)()
-    return watch, done.history, Path(done.folder)
+    return watch, done.history, Path(done.path)
 
 
 def weights_of(watch: Watch) -> dict[str, torch.Tensor]:
@@ -130,7 +130,7 @@ def test_two_processes_have_the_bits_of_one() -> None:
     for devices in (1, 2):
         cfg = load_config([*SHORT, "algo=fedit", "heads=task", *LACKING, f"devices={devices}", "engine=serial"])
         done = Run(cfg, federation(cfg), show=False)()
-        exports.append([path.read_bytes() for path in sorted(Path(done.folder).rglob("adapter_model.safetensors"))])
+        exports.append([path.read_bytes() for path in sorted(Path(done.path).rglob("adapter_model.safetensors"))])
     assert len(exports[0]) == 2
     assert exports[0] == exports[1]
 
