@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import launched
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from flt.server.callback import FedCallback
 from flt.server.federator import Federator
 
 pytestmark = pytest.mark.slow  # whole runs
+WEIGHTS = "adapter_model.safetensors"
 SHORT = ["data=digits_two", "clients=4", "rounds=2", "local.steps=3", "batch_size=8", "threads=1", "logger=[]"]
 LACKING = ["partition.kind=quantity", "partition.min_share=0.05", "partition.alpha=0.3"]
 """Some clients lack a task."""
@@ -125,13 +127,14 @@ def test_the_batched_engine_has_the_results_of_the_serial_one() -> None:
     assert first[-1]["round/val_loss"] == pytest.approx(second[-1]["round/val_loss"], abs=1e-4)
 
 
-def test_two_processes_have_the_bits_of_one() -> None:
+def test_two_processes_have_the_bits_of_one(folder: Path) -> None:
     exports = []
-    for engine in (["engine=serial"], ["engine=distributed", "devices=2"]):
-        cfg = load_config([*SHORT, "algo=fedit", "heads=task", *LACKING, *engine])
-        done = Run(cfg, federation(cfg), show=False)()
-        exports.append([path.read_bytes() for path in sorted(Path(done.path).rglob("adapter_model.safetensors"))])
-    assert len(exports[0]) == 2
+    for name, engine in (("one", ["engine=serial"]), ("two", ["engine=distributed", "devices=2"])):
+        process = launched.flt(folder, *SHORT, "algo=fedit", "heads=task", *LACKING, *engine, f"name={name}")
+        said, _ = process.communicate(timeout=launched.LIMIT)
+        assert process.returncode == 0, said
+        adapter = folder / "lightning_logs" / name / "version_0" / "adapter"
+        exports.append([(adapter / f"head_{task}" / WEIGHTS).read_bytes() for task in ("digit", "parity")])
     assert exports[0] == exports[1]
 
 
