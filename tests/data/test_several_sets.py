@@ -125,11 +125,6 @@ def test_what_a_set_does_not_say_it_takes_from_the_whole(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "data", "words"),
     [
-        (
-            ["algo=fedit"],
-            {},
-            r"^jobs=per_client: the labels of digit, parity have nothing in common.*data.use=\[digit\]",
-        ),
         (["algo=fl_tac", "data.use=[digit,nope]"], {}, r"^data.use=\['digit', 'nope'\].*digit, parity"),
         (["algo=fl_tac", "data.use=[]"], {}, r"^data.use=\[\]"),
         (["algo=fl_tac", "data.use=[digit,digit]"], {}, "^data.use=.*different"),

@@ -160,12 +160,21 @@ def clustering_accuracy(state: ServerState, tasks: Mapping[JobId, str]) -> float
     return float(counts[rows, columns].sum() / max(1, counts.sum()))
 
 
-def contingency(state: ServerState, tasks: Mapping[JobId, str]) -> tuple[np.ndarray, list[str], list[int]]:
-    """Returns the number of jobs of each task (row) in each group (column), the sorted tasks, and the sorted groups."""
-    names, gids = sorted(set(tasks.values())), sorted(set(state.assignment.values()))
+def contingency(
+    state: ServerState, tasks: Mapping[JobId, str | tuple[str, ...]]
+) -> tuple[np.ndarray, list[str], list[int]]:
+    """Returns the number of jobs of each task (row) in each group (column), the sorted tasks, and the sorted groups.
+
+    Args:
+        state: State of the server.
+        tasks: Job -> its task, or all its tasks.
+    """
+    own = {job: (named,) if isinstance(named, str) else named for job, named in tasks.items()}
+    names, gids = sorted({name for named in own.values() for name in named}), sorted(set(state.assignment.values()))
     counts = np.zeros((len(names), len(gids)), dtype=int)
     for job, gid in state.assignment.items():
-        counts[names.index(tasks[job]), gids.index(gid)] += 1
+        for name in own[job]:
+            counts[names.index(name), gids.index(gid)] += 1
     return counts, names, gids
 
 

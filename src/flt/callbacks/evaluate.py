@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -60,7 +61,8 @@ class Evaluate(FedCallback):
 
     Args:
         datasets: Task -> examples on which the global model is evaluated. Most federations have one task.
-        tasks: Job -> its task. This callback uses the tasks only to choose a model for each data set.
+        tasks: Job -> its task, or its tasks if it has several. This callback uses the tasks only to choose a model for
+            each data set.
         every: The global model is evaluated in every round whose number is a multiple of this integer, and in the last
             round.
         test: Task -> test examples. After the last round, the global model is evaluated once on the test examples, and
@@ -73,18 +75,22 @@ class Evaluate(FedCallback):
             subsets. If None or empty, the keys are tasks.
         training: Task -> training examples on which the global model is evaluated, too. If None or empty, ``train/*``
             and ``gap/*`` aren't logged.
+        joint: Job with several tasks -> the examples of all its tasks, on which the model that the job receives is
+            evaluated (``eval.distributed``). If None or empty, each job has one task.
     """
 
     def __init__(
         self,
         datasets: Mapping[str, Dataset],
-        tasks: Mapping[JobId, str],
+        tasks: Mapping[JobId, str | tuple[str, ...]],
         every: int = 1,
         test: Mapping[str, Dataset] | None = None,
         heads: Mapping[str, str] | None = None,
         subsets: Mapping[str, str] | None = None,
         training: Mapping[str, Dataset] | None = None,
+        joint: Mapping[JobId, Dataset] | None = None,
     ) -> None:
+        self.joint = joint or {}
         self.datasets, self.tasks, self.every, self.test = datasets, tasks, every, test or {}
         self.heads, self.subsets, self.training = heads or {}, subsets or {}, training or {}
         self.memo = Memo()
@@ -125,6 +131,14 @@ class Evaluate(FedCallback):
         }
         means = (("train", _means(trained)), ("gap", _means(gaps)))
         return {f"{at}/{key.removeprefix('val_')}": value for at, of in means for key, value in of.items()}
+
+    def examples_for(self, job: JobId) -> Dataset | None:
+        """Returns the examples on which the model that a job receives is evaluated. None: its tasks have none."""
+        if job in self.joint:
+            return self.joint[job]
+        own = self.tasks[job]
+        tasks = (own,) if isinstance(own, str) else own
+        return self.datasets.get(tasks[0]) if len(tasks) == 1 else None
 
     def of_group(self, federator: Federator, gid: int, dataset: Dataset, head: str = "") -> dict[str, float]:
         """Returns the metrics of one group's global model on a data set.
@@ -213,7 +227,7 @@ def mean_of_worst(values: list[float], key: str) -> float:
     return float(np.mean(ordered[: max(1, len(ordered) // 10)]))
 
 
-def task_groups(state: ServerState, tasks: Mapping[JobId, str]) -> dict[str, int]:
+def task_groups(state: ServerState, tasks: Mapping[JobId, str | tuple[str, ...]]) -> dict[str, int]:
     """Returns task -> id of the group whose model is evaluated on the task.
 
     The group that contains more of the task's jobs than any other group is chosen. If several groups tie, the best
@@ -225,7 +239,8 @@ def task_groups(state: ServerState, tasks: Mapping[JobId, str]) -> dict[str, int
     evaluated with the home group's model. A task whose jobs no longer take part keeps its group.
     """
     if len(state.groups) == 1:
-        return dict.fromkeys(tasks.values(), state.home)
+        every = ((named,) if isinstance(named, str) else named for named in tasks.values())
+        return dict.fromkeys(itertools.chain.from_iterable(every), state.home)
     counts, names, gids = contingency(state, tasks)
     matched = dict(zip(*linear_sum_assignment(-counts), strict=True))
     group_of = {}

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec, JobData
 from flt.data.examples import Examples
+from flt.data.joint import JointExamples
 from flt.protocol.messages import JobId, Update
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
@@ -109,11 +110,9 @@ def _starts(federator: Federator, update: Update) -> dict[str, Tensor]:
     view = federator.server.view(federator.state)
     head = next(job.head for job in federator.cohort if job.id == update.job)
     layout = federator.server.layout
-    server_names = {name: layout.server_name(name, head) for name in update.tensors}
-    return {
-        name: layout.take(server_name, view.sent(update.job, server_name), update.kept)
-        for name, server_name in server_names.items()
-    }
+    places = [at for name in update.tensors for at in layout.server_names(name, head)]
+    own = layout.joined({at: view.sent(update.job, at) for at in places}, head)
+    return {name: layout.for_head(head).take(name, own[name], update.kept) for name in update.tensors}
 
 
 def with_flipped_labels(clients: Sequence[ClientSpec], chosen: frozenset[int]) -> list[ClientSpec]:
@@ -136,7 +135,7 @@ def with_flipped_labels(clients: Sequence[ClientSpec], chosen: frozenset[int]) -
             raise InputError.of("faults.attack", LABEL_FLIP, "sign_flip, scale", "the classes of the data aren't known")
         key = id(data), classes
         doubled[key] = doubled.get(key) or _doubled(job.dataset, classes)
-        return job.but(dataset=doubled[key], train=job.train + len(data), label_counts=job.label_counts[::-1])
+        return job.but(dataset=doubled[key], train=job.train + len(data), label_counts=_flipped_counts(job))
 
     return [
         dataclasses.replace(client, data=tuple(map(flipped, client.data))) if client.id in chosen else client
@@ -144,11 +143,22 @@ def with_flipped_labels(clients: Sequence[ClientSpec], chosen: frozenset[int]) -
     ]
 
 
+def _flipped_counts(job: JobData) -> tuple[int, ...]:
+    """Returns the label counts of a job with wrong labels. A label stays among the classes of its task."""
+    counts = list(job.label_counts)
+    for own in {task.classes for task in job.parts} or {range(len(counts))}:
+        counts[own.start : own.stop] = counts[own.start : own.stop][::-1]
+    return tuple(counts)
+
+
 def _doubled(dataset: Dataset, classes: int) -> Dataset:
     """Returns the examples followed by the same examples with wrong labels.
 
     Training uses the second half, and evaluation uses the first half.
     """
+    if isinstance(dataset, JointExamples):
+        wrong = [part.view(np.arange(len(part)), part.labels.max() - part.labels) for part in dataset.parts]
+        return JointExamples([*dataset.parts, *wrong], dataset.tasks * 2, dataset.outputs * 2)
     if isinstance(dataset, Examples):
         labels = np.concatenate([dataset.labels, classes - 1 - dataset.labels])
         return dataset.view(np.tile(np.arange(len(dataset)), 2), labels)

@@ -52,7 +52,7 @@ class ReceivedModels(FedCallback):
         """Evaluates the received models and logs their metrics, if an evaluation is due in this round."""
         if (federator.round - 1) % self.evaluate.every:
             return
-        jobs = [job for job in federator.cohort if self.evaluate.tasks[job.id] in self.evaluate.datasets]
+        jobs = [job for job in federator.cohort if self.evaluate.examples_for(job.id) is not None]
         measured = {job.id: self._measure(federator, job) for job in jobs}
         several = len({client.rank for client in federator.clients.values()}) > 1
         for key in sorted({key for figures in measured.values() for key in figures}):
@@ -65,7 +65,8 @@ class ReceivedModels(FedCallback):
                 federator.log({f"distributed/{key}_rank{rank}": float(np.mean(of_rank))} if of_rank else {})
 
     def _measure(self, federator: Federator, job: Job) -> dict[str, float]:
-        state, dataset = federator.state, self.evaluate.datasets[self.evaluate.tasks[job.id]]
+        state, dataset = federator.state, self.evaluate.examples_for(job.id)
+        assert dataset is not None  # the jobs without examples have been left out
         server = federator.server
         sent = server.broadcast(state, job, federator.cohort)  # only measured, not sent; its bytes aren't counted
         payload = unpack_payload(sent, server.layout)

@@ -80,6 +80,9 @@ class LocalTrainer(Evaluator):
         super().__init__(module, settings, collate, loggers, root)
         self.layout, self.recipe, self.base, self.heads = layout, recipe, base, heads or {}
         self.server_layout = layout.with_heads(self.heads)
+        self.initial_heads = {
+            at: value for name, own in self.heads.items() for at, value in self.server_layout.split(own, name).items()
+        }
         self.callbacks = callbacks
         self.frozen_weights = FrozenWeights(module, foreign=bool(callbacks) or type(module) not in OWN_MODULES)
         self.timeout: float | None = None  # largest duration of a fit in seconds; no limit if None
@@ -139,7 +142,7 @@ class LocalTrainer(Evaluator):
         """
         payload = unpack_payload(payload, self.layout)
         self.apply_base(payload.base, payload.base_version)
-        initial = {**self.initial, **self.heads.get(head, {})}
+        initial = {**self.initial, **self.server_layout.joined(self.initial_heads, head)}
         own = {name: private.tensors.get(name, initial[name]) for name in self.layout.private(payload.plan)}
         self.put(
             {**payload.tensors, **{name: self.layout.take(name, full, payload.held) for name, full in own.items()}}

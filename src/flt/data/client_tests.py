@@ -47,6 +47,8 @@ def client_tests(cfg: TrainConfig, tasks: Sequence[TaskData], clients: Sequence[
     if not size:
         return {}
     by_column = cfg.partition.kind in BY_COLUMN
+    if any(job.parts for client in clients for job in client.data):
+        raise InputError.of(KEY, size, "0, or jobs=per_task", "jobs have several tasks")
     _check(tasks, size, by_column)
     found = {}
     for client in clients:

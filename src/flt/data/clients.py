@@ -17,6 +17,23 @@ MOST_SHOWN = 8
 """Largest number of classes that an error names."""
 
 
+@dataclasses.dataclass(frozen=True)
+class JobTask:
+    """A task of a job.
+
+    Attributes:
+        task: Name of the task, which is used only for evaluation and is never sent to the server.
+        head: Name of the task's head if tasks have different heads, else empty.
+        names: Name of each class. Empty if the classes have no names.
+        classes: Numbers of the classes in ``label_counts``. Tasks with the same head have the same numbers.
+    """
+
+    task: str
+    head: str = ""
+    names: tuple[str, ...] = ()
+    classes: range = range(0)
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class JobData:
     """Data of one job: a data set and the positions of the job's examples in it.
@@ -27,15 +44,18 @@ class JobData:
         dataset: Map-style data set that contains the examples of all clients.
         train: Positions of the job's training examples in the data set, shape (n,).
         held_out: Positions of the held-out examples, on which the job's model is evaluated. Shape (m,).
-        task: Name of the job's task, which is used only for evaluation and is never sent to the server.
+        task: Name of the job's task, which is used only for evaluation and is never sent to the server. If the job has
+            several tasks, their names with ``+`` between them.
         label_counts: Number of training examples of each class. Empty if the classes aren't known. The figure of the
             partition shows these numbers. The adapter C2A uses them on the client, see ``adapter.label_source`` and
             ``adapter.histogram``.
-        head: Name of the job's head if jobs have different heads, else empty.
+        head: Name of the job's head if jobs have different heads, else empty. The head of a job with several tasks may
+            be a joint head, see :mod:`flt.protocol.layout`.
         rounds: First and last round in which the job takes part, counted from 1. If the last round is None, the job
             takes part until the end.
         label_names: Name of each class, in the order of ``label_counts``. Empty if the classes have no names.
         change: First round in which the job has other data, and these data. None if the data never change.
+        parts: The job's tasks, if the jobs of the federation have several tasks. Empty: each job has one task.
     """
 
     dataset: Dataset
@@ -47,6 +67,7 @@ class JobData:
     rounds: tuple[int, int | None] = (1, None)
     label_names: tuple[str, ...] = ()
     change: tuple[int, JobData] | None = None
+    parts: tuple[JobTask, ...] = ()
 
     def at(self, round: int) -> JobData:
         """Returns the data that the job has in a round, counted from 1."""
@@ -81,6 +102,16 @@ class JobData:
     def examples(self) -> int:
         """Number of training examples of the job."""
         return len(self.train)
+
+    @property
+    def each_task(self) -> tuple[JobTask, ...]:
+        """The job's tasks. Most jobs have one."""
+        return self.parts or (JobTask(self.task, self.head, self.label_names),)
+
+    @property
+    def class_numbers(self) -> tuple[int, ...]:
+        """For each output of a job with several tasks: number of its class in ``label_counts``. Else empty."""
+        return tuple(number for own in dict.fromkeys(part.classes for part in self.parts) for number in own)
 
     @property
     def is_temporary(self) -> bool:
@@ -138,12 +169,11 @@ def class_names_of(jobs: Iterable[JobData]) -> dict[str, tuple[str, ...]]:
     """
     found: dict[str, tuple[str, ...]] = {}
     different = set()
-    for job in jobs:
-        if job.label_names:
-            names = found.setdefault(job.task, job.label_names)
-            if names is not job.label_names and names != job.label_names:  # nearly always the same tuple
-                check_order("clients", names, job.label_names)
-                different.add(job.task)
+    for own in (task for job in jobs for task in job.each_task if task.names):
+        names = found.setdefault(own.task, own.names)
+        if names is not own.names and names != own.names:  # nearly always the same tuple
+            check_order("clients", names, own.names)
+            different.add(own.task)
     return {task: names for task, names in found.items() if task not in different}
 
 

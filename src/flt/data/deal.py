@@ -1,9 +1,11 @@
-"""Division of each task's examples among the clients. A client gets one job for each task that gives it examples."""
+"""Division of each task's examples among the clients.
+
+A client gets one job for each task that gives it examples or, with ``jobs=per_client``, one job with all its tasks.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from flt.core.errors import InputError
 from flt.data.classes import matching
 from flt.data.clients import ClientSpec, JobData
-from flt.data.examples import Examples
+from flt.data.joint_jobs import JointJobs, TaskData, is_joint
 from flt.data.partition import partition, settings
 from flt.data.partition_dataset import job_data
 
@@ -20,38 +22,6 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 100
 """Largest number of draws of the partition. If each draw leaves a client without examples, an error is raised."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskData:
-    """Examples and head of one task.
-
-    Attributes:
-        name: Name of the task, used for evaluation.
-        splits: Name of a split -> the task's examples in the split. The splits validation and test may be missing. The
-            labels of a task start at 0.
-        columns: Split -> value of ``data.column`` for each example, shape (n,). Splits without this column are missing.
-        head: Name of the head for the task's jobs. Empty if all jobs have the same head.
-        names: Name of each class. Empty if the classes have no names.
-    """
-
-    name: str
-    splits: Mapping[str, Examples]
-    columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    head: str = ""
-    names: tuple[str, ...] = ()
-
-    @property
-    def column(self) -> np.ndarray | None:
-        """Values of ``data.column`` for the training examples, shape (n,). None if there is no such column."""
-        return self.columns.get("train")
-
-    def by_column(self) -> Iterator[TaskData]:
-        """Yields the examples of each value of ``data.column``, as a task whose name is the value."""
-        found = {split: values.astype(str) for split, values in self.columns.items()}
-        for value in sorted({str(value) for values in found.values() for value in values}):
-            at = {split: np.flatnonzero(values == value) for split, values in found.items()}
-            yield TaskData(value, {split: self.splits[split].view(rows) for split, rows in at.items() if len(rows)})
 
 
 def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
@@ -77,6 +47,11 @@ def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
         allowed = "fewer, a larger partition.alpha, or a smaller partition.min_share"
         raise InputError.of("clients", cfg.clients, allowed, f"no draw out of {ATTEMPTS} gave each of them an example")
     kept = kept_shares(cfg, [task.name for task in tasks])
+    if is_joint(cfg, tasks):
+        if kept:
+            raise InputError.of("data.share", kept, "{}, or jobs=per_task", "each client has one job for all its tasks")
+        joint = JointJobs(tasks, cfg.partition.held_out, cfg.seed)
+        return [ClientSpec(client, (joint.job(shares),)) for client, shares in enumerate(zip(*parts, strict=True))]
     clients: list[list[JobData]] = [[] for _ in parts[0]]
     for task, shares in zip(tasks, parts, strict=True):
         train = task.splits["train"]

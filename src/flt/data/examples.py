@@ -18,6 +18,12 @@ from flt.data.stores import Store
 
 PADDED = {"attention_mask": 0, "token_type_ids": 0, "prefix": 0, "labels": stores.IGNORED}
 """Name of a tensor that has one value per token -> value with which the tensor is padded."""
+OUTPUTS = "outputs"
+"""Name of the tensor of a batch (batch, 2) that says which outputs belong to the task of each example.
+
+The numbers are the first of these outputs, and the one after the last. Batches of jobs with several tasks have this
+tensor, see :mod:`flt.data.joint`.
+"""
 
 
 class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from flt.core.errors import InputError
 from flt.data import partition as partitioners
 from flt.data.arguments import check_dataset, check_integer, check_number, check_text
-from flt.data.clients import ClientSpec, JobData
+from flt.data.clients import ClientSpec, JobData, JobTask
 from flt.data.label_values import class_names, column_values
 
 _KEPT = 1  # part of a random seed, so that it differs from other seeds
@@ -181,6 +181,49 @@ class Share:
         return tuple(np.bincount(self.labels[train], minlength=int(self.labels.max()) + 1).tolist())
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class JointShare:
+    """Shares of several data sets, one data set after another, before they are split.
+
+    Each share is split by itself. A job with several tasks therefore trains on the examples on which a job for each of
+    its tasks would train.
+
+    Attributes:
+        shares: A client's share of each data set.
+        starts: For each data set, the position of its first example in the joint data set.
+        firsts: For each data set, the number of its class 0 in ``label_counts``.
+        classes: Number of classes in ``label_counts``.
+    """
+
+    shares: tuple[Share, ...]
+    starts: tuple[int, ...]
+    firsts: tuple[int, ...]
+    classes: int
+
+    @property
+    def train_size(self) -> int:
+        """Number of training examples after the split."""
+        return sum(share.train_size for share in self.shares)
+
+    def split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Draws the held-out examples. Returns the positions of the training examples and of the held-out examples."""
+        parts = [share.split() for share in self.shares]
+        train, held_out = (
+            np.concatenate([part[which] + start for part, start in zip(parts, self.starts, strict=True)])
+            for which in (0, 1)
+        )
+        return train, held_out
+
+    def label_counts(self, train: NDArray[np.int64]) -> tuple[int, ...]:
+        """Counts the training examples of each class."""
+        counts = np.zeros(self.classes, dtype=np.int64)
+        for share, start, first in zip(self.shares, self.starts, self.firsts, strict=True):
+            own = train[(train >= start) & (train < start + len(share.strata))] - start
+            found = np.bincount(share.strata[own])
+            counts[first : first + len(found)] += found
+        return tuple(counts.tolist())
+
+
 class UnsplitJobData(JobData):
     """Data of a job whose held-out examples are drawn only when positions or label counts are first read.
 
@@ -188,16 +231,18 @@ class UnsplitJobData(JobData):
     when the field is first read, unless ``but`` or ``dataclasses.replace`` has set the value.
     """
 
-    share: Share
+    share: Share | JointShare
     """The job's examples before the split."""
 
     @classmethod
     def of(
-        cls, dataset: Dataset, share: Share, task: str = "", head: str = "", names: tuple[str, ...] = ()
-    ) -> UnsplitJobData:
+        cls, dataset: Dataset, share: Share | JointShare, task: str = "", head: str = "", names: tuple[str, ...] = (),
+        parts: tuple[JobTask, ...] = (),
+    ) -> UnsplitJobData:  # fmt: skip
         """Creates an instance without a call of ``__init__``, which would need the positions."""
         job = cls.__new__(cls)
-        job.__dict__.update(dataset=dataset, share=share, task=task, head=head, rounds=(1, None), label_names=names)
+        about = {"task": task, "head": head, "rounds": (1, None), "label_names": names, "parts": parts}
+        job.__dict__.update(dataset=dataset, share=share, **about)
         return job
 
     @functools.cached_property

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler, Subset
 
 from flt.data.examples import Examples
+from flt.data.joint import JointExamples
 
 
 class Shuffled(Sampler[int]):
@@ -98,4 +99,6 @@ def lengths_of(dataset: Dataset) -> NDArray[np.int64] | None:
     if isinstance(dataset, Subset):
         inner = lengths_of(dataset.dataset)
         return None if inner is None else inner[np.asarray(dataset.indices)]
+    if isinstance(dataset, JointExamples):
+        return dataset.lengths
     return dataset.lengths if isinstance(dataset, Examples) else None  # a user's class may use ``lengths`` differently

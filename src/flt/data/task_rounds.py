@@ -25,6 +25,9 @@ def with_task_rounds(
     """
     if not task_rounds:
         return list(clients)
+    if any(job.parts for client in clients for job in client.data):
+        why = "a job with several tasks takes part with all of them"
+        raise InputError.of("task_rounds", dict(task_rounds), "null, or jobs=per_task", why)
     known = sorted({job.task for client in clients for job in client.data})
     for task, rounds in task_rounds.items():
         if task not in known:

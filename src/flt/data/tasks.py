@@ -77,7 +77,8 @@ def load_all(cfg: TrainConfig) -> list[DataSet]:
     if cfg.jobs == "per_task" and not data.tasks:
         raise InputError.of("data.tasks", "{}", "task: [classes], as jobs=per_task needs them")
     known = {"file": Path(str(data.path)).name, "hub": str(data.path)}
-    return [_load(data, data.tasks if cfg.jobs == "per_task" else {}, known.get(data.name, data.name), cfg.seed)]
+    divided = cfg.jobs == "per_task" or cfg.heads != "shape"  # else a client has one job with all classes
+    return [_load(data, data.tasks if divided else {}, known.get(data.name, data.name), cfg.seed)]
 
 
 def _several(cfg: TrainConfig, data: dataset_sources.DataConfig) -> list[DataSet]:
@@ -86,22 +87,20 @@ def _several(cfg: TrainConfig, data: dataset_sources.DataConfig) -> list[DataSet
         raise InputError.of("data.use", used, data.sets, "different sets of data.sets")
     if data.tasks:
         raise InputError.of("data.tasks", list(data.tasks), "{}", "each of data.sets is a task")
-    if cfg.jobs == "per_client" and len(used) > 1:
-        allowed = f"per_task, or one of them, such as data.use=[{used[0]}]"
-        raise InputError.of("jobs", cfg.jobs, allowed, f"the labels of {', '.join(used)} have nothing in common")
     if data.test_path is not None and len(used) > 1:
         why = "the sets have different classes; in a file of conf/data, each of data.sets may have its own test_path"
         raise InputError.of("data.test_path", data.test_path, "null, or data.use=[one set]", why)
     common = {key: value for key, value in cfg.data.items() if key not in OUTSIDE}
-    found = [_named(cfg, name, {**common, **data.sets[name]}) for name in used]
+    are_tasks = cfg.jobs == "per_task" or len(used) > 1
+    found = [_named(cfg, name, {**common, **data.sets[name]}, name if are_tasks else ALL) for name in used]
     kinds = {one.name: one.raw.kind for one in found}
     if len({"text" if kind == "pair" else kind for kind in kinds.values()}) > 1:
         raise InputError.of("data.use", used, "sets of one kind; text and pairs go together", f"they are {kinds}")
     return found
 
 
-def _named(cfg: TrainConfig, name: str, settings: dict[str, Any]) -> DataSet:
-    """Loads one data set of ``data.sets``. With ``jobs=per_task``, the data set is a task of the same name."""
+def _named(cfg: TrainConfig, name: str, settings: dict[str, Any], task: str) -> DataSet:
+    """Loads one data set of ``data.sets``, whose examples are those of a task."""
     if wrong := [key for key in OUTSIDE if key in settings]:
         raise InputError.of(
             f"data.sets.{name}.{wrong[0]}", settings[wrong[0]], "nothing: a set has no sets, and is a task"
@@ -111,7 +110,6 @@ def _named(cfg: TrainConfig, name: str, settings: dict[str, Any]) -> DataSet:
         loaded = _load(data, {}, f"{cfg.data['name']} {name}", cfg.seed)
     except InputError as error:
         raise InputError(f"data.sets.{name}: {error}") from error
-    task = name if cfg.jobs == "per_task" else ALL
     return replace(loaded, tasks={task: loaded.tasks[ALL]}, names={task: loaded.names[ALL]})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
+from flt.core.errors import InputError
 from flt.data.clients import ClientSpec, JobData
 from flt.data.examples import Examples, stratified_sample
 
@@ -22,9 +23,14 @@ def training_samples(clients: Iterable[ClientSpec], size: int, seed: int) -> dic
         clients: The clients.
         size: Largest number of examples of a task, at least 1.
         seed: Seed of the sample.
+
+    Raises:
+        InputError: A job has several tasks.
     """
     jobs: dict[str, list[JobData]] = {}
     for job in (job for client in clients for job in client.data):
+        if job.parts:
+            raise InputError.of("eval.train_examples", size, "0, or jobs=per_task", "jobs have several tasks")
         jobs.setdefault(job.task, []).append(job)
     return {task: _sample(own, size, seed) for task, own in jobs.items()}
 

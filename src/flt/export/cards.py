@@ -149,8 +149,9 @@ OWN: dict[str, Rule] = {
     "classes": optional(integer(1)),
     "label_counts": list_of(integer(0, 2**53)),
     "folder": either(one_of(""), FOLDER),
+    "several_tasks": one_of(True),
 }
-"""Keys of flt_adapter.json."""
+"""Keys of flt_adapter.json. The last is left out unless jobs had several tasks."""
 
 BASE_CARD: dict[str, Rule] = {
     "architecture": NAME,

@@ -65,8 +65,8 @@ class Model:
 def final_models(federator: Federator) -> list[Model]:
     """Returns the final models of a federation.
 
-    If jobs trained private tensors, there is one model for each of these jobs, ordered by client. Otherwise there is
-    one model for each group and head, ordered by group and head.
+    If jobs trained private tensors, there is one model for each of these jobs and its heads, ordered by client.
+    Otherwise there is one model for each group and head, ordered by group and head.
     """
     state, layout = federator.state, federator.server.layout
     plan = federator.server.recipe.plan(max(0, state.rounds - 1))
@@ -74,31 +74,40 @@ def final_models(federator: Federator) -> list[Model]:
     private = {job: kept for job, kept in sorted(federator.client_states.items()) if kept.tensors or kept.buffers}
     if private and not federator.server.has_global(plan):
         models = of_clients(layout, state, private, head_of, _held(federator))
-        jobs = [federator.clients[client].data[index] for client, index in private]
-        return [
-            dataclasses.replace(model, data=data, names=class_names_of([data]), tasks=(data.task,), jobs=(job,))
-            for model, data, job in zip(models, jobs, private, strict=True)
-        ]
-    every = sorted(set(head_of.values()))
+        return [_with_data(federator, model) for model in models]
+    heads_of = {job: layout.heads_of(head) or ("",) for job, head in head_of.items()}
+    every = sorted({head for own in heads_of.values() for head in own})
     heads = {  # a group without jobs gets one model for every head
-        gid: sorted({head for job, head in head_of.items() if state.group_of(job) == gid}) or every
+        gid: sorted({head for job, own in heads_of.items() if state.group_of(job) == gid for head in own}) or every
         for gid in state.groups
     }
     models = of_groups(layout, state, heads)
     return [dataclasses.replace(model, **_users(federator, model)) for model in models]
 
 
+def _with_data(federator: Federator, model: Model) -> Model:
+    """Returns a client's own model with what its job tells. With a joint head, it has a part of the tasks."""
+    ((client, index),) = model.jobs
+    data = federator.clients[client].data[index]
+    tasks = [own.task for own in data.each_task if own.head == model.head]
+    names = {task: names for task, names in class_names_of([data]).items() if task in tasks}
+    return dataclasses.replace(model, data=data, names=names, tasks=tuple(tasks))
+
+
 def _users(federator: Federator, model: Model) -> dict[str, Any]:
     """Returns the fields of a group's model that say which jobs use it. A group without jobs has the tasks of all."""
     state, clients = federator.state, federator.clients
-    data = {(c.id, i): own for c in clients.values() for i, own in enumerate(c.data) if own.head == model.head}
-    jobs = tuple(job for job in data if state.group_of(job) == model.gid)
-    users = [data[job] for job in jobs] or list(data.values())
-    tasks = tuple(dict.fromkeys(own.task for own in users))
-    best = task_groups(state, {(c.id, i): own.task for c in clients.values() for i, own in enumerate(c.data)})
-    of_head = dict.fromkeys(own.task for own in data.values())
-    evaluated = tuple(task for task in of_head if best.get(task, state.home) == model.gid)
-    return {"names": class_names_of(users), "tasks": tasks, "jobs": jobs, "evaluated": evaluated}
+    every = {(c.id, i): own for c in clients.values() for i, own in enumerate(c.data)}
+    of_head = {job: [own.task for own in data.each_task if own.head == model.head] for job, data in every.items()}
+    of_head = {job: tasks for job, tasks in of_head.items() if tasks}
+    jobs = tuple(job for job in of_head if state.group_of(job) == model.gid)
+    tasks = tuple(dict.fromkeys(task for job in jobs or of_head for task in of_head[job]))
+    names = class_names_of(every[job] for job in jobs or of_head)
+    best = task_groups(state, {job: tuple(own.task for own in data.each_task) for job, data in every.items()})
+    known = dict.fromkeys(task for tasks in of_head.values() for task in tasks)
+    evaluated = tuple(task for task in known if best.get(task, state.home) == model.gid)
+    named = {task: names[task] for task in names if task in tasks}
+    return {"names": named, "tasks": tasks, "jobs": jobs, "evaluated": evaluated}
 
 
 def _held(federator: Federator) -> dict[JobId, dict[str, Ids]]:
@@ -138,6 +147,8 @@ def of_clients(
 ) -> list[Model]:
     """Returns one model for each job that trained private tensors. All other tensors are those of the job's group.
 
+    A job with a joint head has one model for each head that it consists of.
+
     Args:
         layout: Layout of the server.
         state: Last state of the server.
@@ -148,12 +159,15 @@ def of_clients(
     jobs = {client: sum(other == client for other, _ in head_of) for client, _ in head_of}
     models = []
     for (client, index), kept in private.items():
-        gid, head = state.group_of((client, index)), head_of[client, index]
-        own = layout.for_head(head)
-        components = held[client, index]
-        tensors = layout.model(state.groups[gid].weights, components, head)
-        tensors |= {name: own.take(name, full, components) for name, full in kept.tensors.items()}
+        gid, components = state.group_of((client, index)), held[client, index]
         folder = f"client_{client}" + (f"/job_{index}" if jobs[client] > 1 else "")
         buffers = {**state.groups[gid].buffers, **kept.buffers}
-        models.append(Model(folder, gid, head, tensors, buffers))
+        heads = layout.heads_of(head_of[client, index])
+        private_tensors = layout.split(kept.tensors, head_of[client, index])
+        for head in heads or ("",):
+            own, place = layout.for_head(head), f"{folder}/head_{head}" if len(heads) > 1 else folder
+            tensors = layout.model(state.groups[gid].weights, components, head)
+            mine = layout.joined(private_tensors, head).items()
+            tensors |= {name: own.take(name, full, components) for name, full in mine}
+            models.append(Model(place, gid, head, tensors, buffers, jobs=((client, index),)))
     return models

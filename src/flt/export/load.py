@@ -75,14 +75,18 @@ def load(folder: str | Path, model: nn.Module | str | None = None) -> nn.Module:
 
 def _own(folder: Path, model: nn.Module | str | None) -> nn.Module:
     """Loads an adapter that peft doesn't support (C2A, bottleneck adapters) with flt's own code."""
-    card = read(folder / CARD, OWN, *OWN)
+    card = read(folder / CARD, OWN, *(key for key in OWN if key != "several_tasks"))
     header = Header.of(folder / WEIGHTS)
     held = {name.removeprefix("encoder.") if label_names_folder(folder) else name for name in header.shapes}
     name = card["adapter"].get("name")
     if name not in OWN_ADAPTERS:
         raise InputError.of(f"{CARD}: adapter", name, OWN_ADAPTERS)
     base = _with_head(base_of(folder, card["source"], model, held, header), folder)
-    shell = base if card["classes"] is None else ClientModule(base, card["classes"], Optimizer())
+    shell = (
+        base
+        if card["classes"] is None
+        else ClientModule(base, card["classes"], Optimizer(), bool(card.get("several_tasks")))
+    )
     settings, attach = ADAPTERS[name]
     with torch.device("meta"):  # no memory until the sizes have been compared
         layout = attach(shell, typed(settings, card["adapter"], "adapter"), 0, card["adapt_layers"])

@@ -44,6 +44,7 @@ class Card:
         label_counts: In the card of a client's own model, the number of the client's training examples of each class.
             Empty if the adapter doesn't use these numbers.
         folder: Name of the base's folder, if the base isn't on the hub. The folder's full path isn't exported.
+        several_tasks: Whether jobs had several tasks with different heads, see :class:`ClientModule`.
     """
 
     source: str = ""
@@ -52,6 +53,7 @@ class Card:
     classes: int | None = None
     label_counts: tuple[int, ...] = ()
     folder: str = ""
+    several_tasks: bool = False
 
     def of_client(self, data: JobData | None) -> Card:
         """Returns the card for a client's own model. It has the client's label counts if the adapter uses them.
@@ -109,7 +111,10 @@ def write_own(tensors: Mapping[str, Tensor], shell: str, target: Path, card: Car
     """
     named = {name.removeprefix(shell): value.contiguous() for name, value in tensors.items()}
     safetensors.torch.save_file(named, target / WEIGHTS)
-    (target / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=1))
+    about = dataclasses.asdict(card)
+    if not card.several_tasks:  # as in the cards of earlier versions
+        del about["several_tasks"]
+    (target / CARD).write_text(json.dumps(about, indent=1))
 
 
 def write_beside(

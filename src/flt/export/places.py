@@ -15,7 +15,7 @@ CARD, PEFT_CARD, MERGED_CARD = "flt_adapter.json", "adapter_config.json", "confi
 """Names of files. Each exported model has one of them: an adapter of flt, one of peft, or a whole model."""
 PLACES = ("group", "head", "client", "job")
 """Beginnings of the names of subfolders in an export, such as ``group`` in ``group_1``."""
-SUBFOLDER = re.compile(r"group_\d+(/head_[^/]+)?|head_[^/]+|client_\d+(/job_\d+)?")
+SUBFOLDER = re.compile(r"group_\d+(/head_[^/]+)?|head_[^/]+|client_\d+(/job_\d+|/head_[^/]+)?")
 """Pattern of the paths of subfolders in an export, see :mod:`flt.export.final_models`."""
 
 

@@ -103,7 +103,7 @@ def evaluate(
 def _data(
     inside: Path | None, every: Sequence[Exported], data: str | Path | None, split: str | None, task: str | None,
     clients: bool | None, overrides: Sequence[str],
-) -> tuple[list[Labelled], dict[JobId, Labelled]]:  # fmt: skip
+) -> tuple[list[Labelled], dict[JobId, list[Labelled]]]:  # fmt: skip
     """Returns the examples of the tasks, and the held-out examples of the jobs if they are to be evaluated."""
     if data is not None:
         if clients:

@@ -29,7 +29,8 @@ class Measurement:
 
     Args:
         sets: Examples of the tasks.
-        held_out: Job -> the held-out examples of its client. Empty: the clients aren't measured.
+        held_out: Job -> the held-out examples of its client, for each of the job's tasks. Empty: the clients aren't
+            measured.
         every: All models of the export. They tell which model a job uses.
         batch_size: Examples per batch.
         watch: Called after each batch.
@@ -38,7 +39,7 @@ class Measurement:
     def __init__(
         self,
         sets: Sequence[Labelled],
-        held_out: Mapping[JobId, Labelled],
+        held_out: Mapping[JobId, Sequence[Labelled]],
         every: Sequence[Exported],
         batch_size: int,
         watch: Watch | None = None,
@@ -49,7 +50,7 @@ class Measurement:
         self.values: dict[str, dict[str, dict[str, Scores]]] = defaultdict(lambda: defaultdict(dict))
         self.clients: dict[str, dict[str, Scores]] = defaultdict(dict)
         self.jobs: dict[str, list[tuple[JobId, Labelled]]] = defaultdict(list)
-        for job, own in held_out.items():
+        for job, own in ((job, own) for job, of_job in held_out.items() for own in of_job):
             if (model := model_of(job, own.task, every)) is not None:
                 self.jobs[model.called].append((job, own))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,10 @@ from omegaconf import OmegaConf
 
 from flt.core.errors import InputError
 from flt.core.typed import typed
-from flt.data.deal import TaskData, deal
+from flt.data.deal import deal
 from flt.data.examples import Examples
+from flt.data.joint import JointExamples
+from flt.data.joint_jobs import TaskData, is_joint
 from flt.data.tasks import DataSet, load_all
 from flt.inference.labelled import Labelled, known_parts, matched
 from flt.inference.models import Exported
@@ -33,7 +35,7 @@ def own_settings(run: Any) -> TrainConfig:
 
 def own_data(
     cfg: TrainConfig, models: Sequence[Exported], split: str, clients: bool
-) -> tuple[list[Labelled], dict[JobId, Labelled]]:
+) -> tuple[list[Labelled], dict[JobId, list[Labelled]]]:
     """Loads the examples on which the run itself evaluated its models.
 
     Args:
@@ -58,7 +60,9 @@ def own_data(
     return found, held_out(cfg, sets, matched(known, models, "train")) if clients else {}
 
 
-def held_out(cfg: TrainConfig, sets: Sequence[DataSet], train: Sequence[Labelled]) -> dict[tuple[int, int], Labelled]:
+def held_out(
+    cfg: TrainConfig, sets: Sequence[DataSet], train: Sequence[Labelled]
+) -> dict[tuple[int, int], list[Labelled]]:
     """Divides the training examples among the clients as the run did, and returns what each job holds out.
 
     They are the examples on which the run evaluates the model that a job receives: at most ``eval.client_examples``, or
@@ -70,7 +74,7 @@ def held_out(cfg: TrainConfig, sets: Sequence[DataSet], train: Sequence[Labelled
         train: Training examples of the tasks that are evaluated.
 
     Returns:
-        Client and index of a job -> its held-out examples. Jobs that hold nothing out are left out.
+        Client and index of a job -> its held-out examples of each task. Jobs that hold nothing out are left out.
     """
     tasks = []
     for data_set in sets:
@@ -82,7 +86,22 @@ def held_out(cfg: TrainConfig, sets: Sequence[DataSet], train: Sequence[Labelled
             examples = Examples(None, labels)  # type: ignore[arg-type]  # no input is read
             tasks.append(TaskData(task, {"train": examples}, {} if values is None else {"train": values[positions]}))
     own = {one.task: one for one in train}
+    if is_joint(cfg, tasks):
+        return _of_joint_jobs(cfg, tasks, own)
     jobs = {(client.id, index): job for client in deal(cfg, tasks) for index, job in enumerate(client.data)}
     most = cfg.eval.client_examples or None
     rows = {job: np.asarray(data.validation_set(most).indices) for job, data in jobs.items()}
-    return {job: own[jobs[job].task].at(at) for job, at in rows.items() if len(at) and jobs[job].task in own}
+    return {job: [own[jobs[job].task].at(at)] for job, at in rows.items() if len(at) and jobs[job].task in own}
+
+
+def _of_joint_jobs(
+    cfg: TrainConfig, tasks: Sequence[TaskData], own: Mapping[str, Labelled]
+) -> dict[tuple[int, int], list[Labelled]]:
+    """Returns client and index of a job with several tasks -> its held-out examples of each task."""
+    found = {}
+    for client in deal(cfg, tasks):
+        (job,) = client.data
+        assert isinstance(job.dataset, JointExamples)
+        rows = job.dataset.by_task(job.validation_set(cfg.eval.client_examples or None).indices)
+        found[client.id, 0] = [own[task].at(at) for task, at in rows.items() if task in own]
+    return found

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
+from flt.data.output_names import LONGEST as LONGEST
+from flt.data.output_names import output_names as output_names
+
 SINGLE_LABEL = "single_label_classification"
 """What transformers calls the problem of a classifier whose classes exclude each other (``problem_type``)."""
-LONGEST = 1000
-"""Largest number of characters of the name of an output. A longer name is cut."""
-
-
-def output_names(tasks: Iterable[Sequence[str]]) -> list[str]:
-    """Returns a name for each output of a head that one or several tasks use.
-
-    Args:
-        tasks: Names of the classes of each task.
-
-    Example:
-        >>> output_names([["ham", "spam"], ["bad", "good", "great"]])
-        ['ham / bad', 'spam / good', 'great']
-    """
-    own = list(dict.fromkeys(map(tuple, tasks)))
-    width = max(map(len, own), default=0)
-    found = [dict.fromkeys(names[i] for names in own if i < len(names)) for i in range(width)]
-    return [" / ".join(names)[:LONGEST] for names in found]
 
 
 def name_outputs(config: Any, names: Sequence[str]) -> None:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from flt.core.errors import InputError
 from flt.models.layer_names import head_name, inside, output_layer
+from flt.protocol.layout import JOIN
 
 
-def head_names(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
+def head_names(kind: str, classes: Mapping[str, int], joint: bool = False) -> dict[str, str]:
     """Returns the name of each task's head. All names are empty if all tasks have the same head.
 
     Args:
@@ -20,6 +21,7 @@ def head_names(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
             head, and the server can see which jobs have the same task. With ``shared``, all tasks share one head. The
             task with the most classes determines its number of outputs.
         classes: Task -> its number of classes.
+        joint: Whether a job may have several tasks.
 
     Returns:
         Task -> the name of its head.
@@ -36,6 +38,8 @@ def head_names(kind: str, classes: Mapping[str, int]) -> dict[str, str]:
     for task in classes if kind == "task" else ():
         if not task or set(task) & set("/\\#"):
             raise InputError.of("heads", kind, "names of tasks that are names of folders", f"a task is called {task}")
+        if joint and JOIN in task:
+            raise InputError.of("heads", kind, f"names of tasks without {JOIN}", f"a task is called {task}")
     heads = {task: {"shape": str(width), "task": task, "shared": ""}[kind] for task, width in classes.items()}
     return heads if len(set(heads.values())) > 1 else dict.fromkeys(classes, "")
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from flt.core.errors import InputError
+from flt.data.examples import OUTPUTS
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 MODEL_PREFIX = "model."
@@ -58,18 +59,27 @@ class ClientModule(pl.LightningModule):
         model: The model. It takes a batch's inputs by name and returns an object with ``logits`` (batch, classes).
         classes: Number of classes. If jobs have different heads, the largest number.
         optimizer: Settings of the optimiser.
+        several_tasks: Whether jobs have several tasks with different heads. ``classes`` then counts the classes of
+            all tasks, and a task's classes have the same numbers in all jobs.
     """
 
-    def __init__(self, model: nn.Module, classes: int, optimizer: Optimizer) -> None:
+    def __init__(self, model: nn.Module, classes: int, optimizer: Optimizer, several_tasks: bool = False) -> None:
         super().__init__()
+        self.several_tasks = several_tasks
         self.model = model
         self.optimizer = optimizer
         self.accuracy = MulticlassAccuracy(classes, average="micro")
         self._losses: list[tuple[Tensor, int]] = []
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Returns the logits (batch, classes)."""
-        return self.model(**inputs).logits
+        """Returns the logits (batch, classes).
+
+        If a batch says which outputs belong to the task of each example, all other logits of the example are minus
+        infinity. So the loss and the accuracy compare only the classes of the task.
+        """
+        own = inputs.pop(OUTPUTS, None)
+        logits = self.model(**inputs).logits
+        return logits if own is None else _only(logits, own)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Returns the loss of a batch, a scalar."""
@@ -114,6 +124,12 @@ class ClientModule(pl.LightningModule):
         """
         logits = self(**{name: values for name, values in batch.items() if name != "labels"})
         return F.cross_entropy(logits, batch["labels"]), logits
+
+
+def _only(logits: Tensor, own: Tensor) -> Tensor:
+    """Returns logits (batch, classes) that are minus infinity outside of each example's range, own (batch, 2)."""
+    numbers = torch.arange(logits.shape[-1], device=logits.device)
+    return logits.masked_fill((numbers < own[:, :1]) | (numbers >= own[:, 1:]), -torch.inf)
 
 
 def backbone_of(module: nn.Module) -> tuple[nn.Module, str]:

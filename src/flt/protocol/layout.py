@@ -5,6 +5,10 @@ Code that selects tensors by this table works for every adapter.
 Jobs can have different heads, for example for different numbers of classes. The server then holds the tensors of every
 head. The server's name of such a tensor ends in the name of the head, called the variant: ``head.weight#5`` is the
 tensor ``head.weight`` of the head named ``5``.
+
+A job with several tasks has a joint head, whose name is the names of its tasks' heads with ``+`` between them. Its rows
+are those of these heads, one head below the other. The server never holds a joint head: it puts one together for a
+payload, and takes the one of an update apart.
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ MEAN, VARIANCE = "running_mean", "running_var"
 """Names of a layer's running statistics: torch's norms have them, and so do most norms of others."""
 MARK = "#"
 """Separator in server names between the name of a tensor and the name of its head, as in ``head.weight#5``."""
+JOIN = "+"
+"""Separator in the name of a joint head between the names of the heads that it consists of, as in ``mrpc+sst2``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,14 +153,58 @@ class Layout:
         """
         if not any(entry.variant for entry in self.entries.values()):
             return self
-        own = {name: entry for name, entry in self.entries.items() if entry.variant in ("", head)}
-        plain = {_plain(name, e): dataclasses.replace(e, variant="") for name, e in own.items()}
-        return dataclasses.replace(self, entries=plain)
+        heads, found = self.heads_of(head), dict[str, Entry]()
+        for name, entry in self.entries.items():
+            if not entry.variant:
+                found[name] = entry
+            elif entry.variant in heads:
+                plain = _plain(name, entry)
+                rows = entry.shape[0] + (found[plain].shape[0] if plain in found else 0)
+                found[plain] = dataclasses.replace(entry, variant="", shape=(rows, *entry.shape[1:]))
+        return dataclasses.replace(self, entries=found)
 
-    def server_name(self, name: str, head: str) -> str:
-        """Returns the server's name for the tensor that is called ``name`` in a module with this head."""
-        varied = f"{name}{MARK}{head}"
-        return varied if varied in self.entries else name
+    def heads_of(self, head: str) -> tuple[str, ...]:
+        """Returns the names of the heads that a job's head consists of, in the order of their rows.
+
+        There are several for a joint head, and none if the name is empty, because all jobs have the same head.
+        """
+        if not head or any(entry.variant == head for entry in self.entries.values()):
+            return (head,) if head else ()
+        return tuple(head.split(JOIN))
+
+    def server_names(self, name: str, head: str) -> list[str]:
+        """Returns the server's names for the tensor that is called ``name`` in a module with this head.
+
+        There are several only for the output layer of a joint head: one for each head that it consists of.
+        """
+        varied = [f"{name}{MARK}{own}" for own in self.heads_of(head)]
+        return varied if varied and varied[0] in self.entries else [name]
+
+    def joined(self, tensors: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
+        """Returns the server's tensors under their names in a module with this head, without those of other heads.
+
+        The rows of a joint head are put together. Rows of a head that is missing in ``tensors`` are zeros, as in a slot
+        of a head that no job has trained yet.
+        """
+        heads, found = self.heads_of(head), dict[str, Tensor]()
+        for name, tensor in tensors.items():
+            entry = self.entries.get(name)
+            if entry is None or not entry.variant:
+                found[name] = tensor
+            elif entry.variant in heads and (plain := _plain(name, entry)) not in found:
+                places = self.server_names(plain, head)
+                parts = [tensors[at] if at in tensors else tensor.new_zeros(self.entries[at].shape) for at in places]
+                found[plain] = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return found
+
+    def split(self, tensors: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
+        """Returns the tensors of a module with this head under the server's names. Takes a joint head apart."""
+        found = dict[str, Tensor]()
+        for name, tensor in tensors.items():
+            places = self.server_names(name, head)
+            parts = tensor.split([self.entries[at].shape[0] for at in places]) if len(places) > 1 else [tensor]
+            found |= {at: part.clone() if len(places) > 1 else part for at, part in zip(places, parts, strict=True)}
+        return found
 
     def model(self, weights: Mapping[str, Tensor], components: Mapping[str, Ids], head: str = "") -> dict[str, Tensor]:
         """Returns a group's tensors for a module with this head.
@@ -168,9 +218,8 @@ class Layout:
             The tensors under the module's names, without the tensors of other heads.
         """
         return {
-            _plain(name, self.entries[name]): self.take(name, full, components)
-            for name, full in weights.items()
-            if self.entries[name].variant in ("", head)
+            name: self.take(name, full, components) if name in self.entries else full.clone()  # heads have no rank axis
+            for name, full in self.joined(weights, head).items()
         }
 
     def names(self, roles: Iterable[str]) -> list[str]:

@@ -67,7 +67,7 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     layout = build.attach(cfg, module)
     changed = with_task_changes(federation.clients, cfg.task_changes or {})
     federation = dataclasses.replace(federation, clients=changed)
-    recipe = build.recipe(cfg, len({job.task for job in federation.job_data}), federation.tasks())
+    recipe = build.recipe(cfg, len(federation.task_heads()), federation.tasks())
     if frozen and "base" in recipe.plan.roles and not isinstance(module, ClientModule):
         _log.warning("%s: %s", type(module).__name__, THAWED % frozen[0])
     clients = with_task_rounds(changed, cfg.task_rounds or {})

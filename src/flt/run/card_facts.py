@@ -35,7 +35,8 @@ def base_card(cfg: TrainConfig, federation: Federation) -> Card:
     classes = module.accuracy.num_classes if isinstance(module, ClientModule) else None
     source = federation.source
     folder = expand_user(source).absolute().name if _is_folder(source) else ""
-    return Card("" if folder else source, cfg.adapter, layers, classes, folder=folder)
+    joint = isinstance(module, ClientModule) and module.several_tasks
+    return Card("" if folder else source, cfg.adapter, layers, classes, folder=folder, several_tasks=joint)
 
 
 def facts_of(cfg: TrainConfig, federation: Federation, metrics: Mapping[str, float]) -> RunFacts:

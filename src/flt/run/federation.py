@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from flt.data.clients import ClientSpec, JobData, class_names_of
+from flt.data.joint import JointExamples
 from flt.export.inputs import ModelInputs
 from flt.models.causal import CausalModule
 
@@ -74,6 +75,23 @@ class Federation:
                 if job.change is not None:
                     yield job.change[1]
 
+    def tasks_of_jobs(self) -> dict[tuple[int, int], tuple[str, ...]]:
+        """Returns job -> its tasks, for evaluation. Most jobs have one task."""
+        jobs = (((client.id, index), job) for client in self.clients for index, job in enumerate(client.data))
+        return {job: tuple(task.task for task in data.each_task) for job, data in jobs}
+
+    def joint_validation(self) -> dict[tuple[int, int], Dataset]:
+        """Returns job -> the validation examples of all its tasks, for the jobs with several tasks."""
+        found: dict[JointExamples, Dataset] = {}  # one data set for all jobs with the same tasks
+        jobs = {}
+        for client in self.clients:
+            for index, job in enumerate(client.data):
+                data: Any = job.dataset
+                if job.parts and set(data.tasks) <= set(self.validation):
+                    sets: Any = [self.validation[task] for task in data.tasks]
+                    jobs[client.id, index] = found.setdefault(data, data.with_parts(sets))
+        return jobs
+
     def class_names(self) -> dict[str, tuple[str, ...]]:
         """Returns task -> names of its classes. Tasks whose classes have no names are left out.
 
@@ -84,5 +102,5 @@ class Federation:
         return class_names_of(self.job_data)
 
     def task_heads(self) -> dict[str, str]:
-        """Returns task -> the name of its jobs' head. The names are empty if all jobs have the same head."""
-        return {job.task: job.head for job in self.job_data}
+        """Returns task -> the name of its head. The names are empty if all jobs have the same head."""
+        return {task.task: task.head for job in self.job_data for task in job.each_task}

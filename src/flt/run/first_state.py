@@ -23,8 +23,12 @@ def server_of(cfg: TrainConfig, federation: Federation, setup: Setup) -> tuple[S
     layout, recipe, module, heads = setup.layout, setup.recipe, federation.module, federation.heads
     weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
     base = {name: weights[name].cpu().clone() for name in recipe.frozen(layout)}
-    served, jobs_of = layout.with_heads(heads), Counter(job.head for c in federation.clients for job in c.data)
-    weights |= {served.server_name(name, head): value for head, own in heads.items() for name, value in own.items()}
+    served = layout.with_heads(heads)
+    jobs_of = Counter(
+        head for c in federation.clients for job in c.data for head in served.heads_of(job.head) or [job.head]
+    )
+    for head, own in heads.items():
+        weights |= served.split(own, head)
     initial = {name: buffer.detach().cpu().clone() for name, buffer in buffers(module).items()}
     server = ServerAggregation(recipe, served, len(federation.tasks()), cfg.seed, base, jobs_of, initial)
     return server, server.initial(weights)

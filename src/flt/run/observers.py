@@ -80,11 +80,8 @@ class Observers:
     def attach(self, federator: Federator, faults: Faults, fleet: Fleet | None = None) -> None:
         """Sets the callbacks of a federator, and restores its last checkpoint if there is one."""
         cfg, federation = self.cfg, self.federation
-        tasks, heads = federation.tasks(), federation.task_heads()
-        sample = cfg.eval.train_examples
-        training = training_samples(federation.clients, sample, cfg.seed) if sample else {}
-        sets = (federation.validation, tasks, cfg.eval.every, federation.test, heads, federation.subsets, training)
-        evaluate = Evaluate(*sets)
+        tasks = federation.tasks()
+        evaluate = self._evaluate(tasks)
         checkpoint = Checkpoint(self.folder / "checkpoints", cfg.checkpoint.keep, fixed_settings(cfg))
         # At the start of a round, Timer starts its clock and ReceivedModels evaluates. Timer comes first, so that the
         # measured time includes this evaluation.
@@ -95,23 +92,9 @@ class Observers:
         monitors = [evaluate, *tests, Clusters(tasks), SelectionOverlap(), RankBudget(), *counting, Timer(), *received]
         stop = Stop(cfg.stop.accuracy, cfg.stop.patience, cfg.stop.simulated_hours)
         last = [Interrupts(self.processes.is_first)]  # handles signals until the last checkpoint has been written
-        if self._is_dynamic(federator):
-            monitors.append(TaskDetection(tasks))
-        if federator.server.recipe.transfer.uses_held_out:
-            federator.server.held_out = HeldOutLoss(federator.engine, federator.clients)
-            monitors.append(TransferShares())
-        changes = TaskChanges(federator.clients, tasks)
-        federator.callbacks = [
-            changes,
-            faults,
-            *monitors,
-            Failures(),
-            UntrainedLayers(),
-            stop,
-            *self.own,
-            checkpoint,
-            *last,
-        ]
+        monitors += self._task_monitors(federator, tasks)
+        first = [TaskChanges(federator.clients, tasks), faults]
+        federator.callbacks = [*first, *monitors, Failures(), UntrainedLayers(), stop, *self.own, checkpoint, *last]
         # if all processes train every client together, only the first process writes the client states
         writes = self.processes.is_first or not federator.engine.replicated
         federator.client_states = ClientStateStore(checkpoint.folder, writes, checkpoint.run)
@@ -119,10 +102,9 @@ class Observers:
         self.processes.assert_same_round(federator.state.rounds)
         if not self.processes.is_first:
             # a model that is split over all processes can only be evaluated by all of them together
-            evaluating = (
-                [evaluate, *tests, *received] if federator.engine.local_trainer.placement.needs_all_processes else []
-            )
-            federator.callbacks = [changes, faults, *evaluating, *counting, *last]
+            together = federator.engine.local_trainer.placement.needs_all_processes
+            evaluating = [evaluate, *tests, *received] if together else []
+            federator.callbacks = [*first, *evaluating, *counting, *last]
             federator.engine.local_trainer.loggers = self._trainer_loggers(federator, [SilentLogger(self.folder)])
             return
         # A resume may change settings such as rounds. They are saved only now that restore() has checked them.
@@ -133,6 +115,33 @@ class Observers:
         recorded = Record(self.folder, tasks, command_of(cfg), str(self.processes.device))
         sinks = [MetricsCsv(self.folder / "metrics.csv"), recorded, TaskMap(self.folder, tasks), loggers]
         federator.callbacks = [*federator.callbacks[:-2], *sinks, *self._progress(), checkpoint, *last]
+
+    def _evaluate(self, tasks: dict[tuple[int, int], str]) -> Evaluate:
+        """Returns the callback that evaluates the global models.
+
+        Args:
+            tasks: Job -> its task. The mapping changes during the run if jobs change their task.
+        """
+        federation, sample = self.federation, self.cfg.eval.train_examples
+        joint = any(job.parts for job in federation.job_data)
+        return Evaluate(
+            federation.validation,
+            federation.tasks_of_jobs() if joint else tasks,
+            self.cfg.eval.every,
+            federation.test,
+            federation.task_heads(),
+            federation.subsets,
+            training_samples(federation.clients, sample, self.cfg.seed) if sample else {},
+            federation.joint_validation(),
+        )
+
+    def _task_monitors(self, federator: Federator, tasks: dict[tuple[int, int], str]) -> list[FedCallback]:
+        """Returns the callbacks that watch tasks which come, go or change, and what related clusters take over."""
+        found: list[FedCallback] = [TaskDetection(tasks)] if self._is_dynamic(federator) else []
+        if federator.server.recipe.transfer.uses_held_out:
+            federator.server.held_out = HeldOutLoss(federator.engine, federator.clients)
+            found.append(TransferShares())
+        return found
 
     def _is_dynamic(self, federator: Federator) -> bool:
         """Returns whether tasks come, go or change, or the grouping looks for new tasks."""

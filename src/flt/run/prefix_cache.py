@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flt.algorithm.recipe import Recipe
 from flt.core.errors import InputError
 from flt.data.examples import Collate, Examples
+from flt.data.joint import JointExamples
 from flt.models.activations import Activations
 from flt.models.frozen_prefix import Prefix, lower_blocks
 from flt.models.module import MODEL_PREFIX, ClientModule
@@ -50,7 +51,9 @@ def prefixed(federation: Federation, layout: Layout, cfg: TrainConfig, device: t
             watch=lambda done, total: progress.update(task, completed=done, total=total, visible=True),
         )
         sets = list(dict.fromkeys(_sets(federation)))
-        cached = dict(zip(sets, activations.beside(sets), strict=True))
+        cached: dict[Any, Any] = dict(zip(sets, activations.beside(sets), strict=True))
+    joint = {_joint(job.dataset) for client in federation.clients for job in client.data if job.parts}
+    cached |= {data: data.with_parts([cached[part] for part in data.parts]) for data in joint}
     clients = [
         dataclasses.replace(client, data=tuple(job.with_dataset(cached.__getitem__) for job in client.data))
         for client in federation.clients
@@ -80,12 +83,15 @@ def check_prefix(federation: Federation, recipe: Recipe, cfg: TrainConfig) -> No
 
 
 def _sets(federation: Federation) -> Iterator[Any]:
-    for client in federation.clients:
-        for job in client.data:
-            yield job.dataset
-            if job.change is not None:
-                yield job.change[1].dataset
+    for job in federation.job_data:
+        yield from _joint(job.dataset).parts if job.parts else [job.dataset]
     yield from (examples for sets in (federation.validation, federation.test) for examples in sets.values())
+
+
+def _joint(dataset: Any) -> JointExamples:
+    """Returns the data set of a job with several tasks."""
+    assert isinstance(dataset, JointExamples)
+    return dataset
 
 
 def _progress(show: bool) -> Progress:

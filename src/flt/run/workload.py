@@ -15,9 +15,10 @@ from flt.core.typed import typed
 from flt.data import encode
 from flt.data.chat_template import message_keys, with_chat_template
 from flt.data.client_tests import client_tests
-from flt.data.deal import TaskData, deal
+from flt.data.deal import deal
 from flt.data.examples import Collate, Examples, stratified_sample
 from flt.data.instructions import encode_instructions
+from flt.data.joint_jobs import TaskData, is_joint
 from flt.data.stores import TextStore
 from flt.data.tasks import DataSet, kind_of, load_all
 from flt.data.templates import Template
@@ -27,6 +28,7 @@ from flt.models.causal import CausalModule
 from flt.models.class_names import name_outputs, output_names
 from flt.models.config import ModelConfig
 from flt.models.label_name_head import LabelNameClassifier, label_texts
+from flt.models.layer_names import output_layer
 from flt.models.model_files import check_ids
 from flt.models.module import MODEL_PREFIX, ClientModule, Optimizer
 from flt.run.federation import Federation
@@ -43,18 +45,21 @@ def federation(cfg: TrainConfig) -> Federation:
     if cfg.heads == "task" and kind == "causal":
         raise InputError.of("heads", cfg.heads, "shape, shared", "a causal model has no head of its own for a task")
     texts = _label_texts(cfg, model, sets)
-    widest = max([*classes.values(), len(texts)])  # texts also exist for classes without training examples
+    head_of = heads.head_names(cfg.heads, classes, is_joint(cfg, classes))
+    widths = {head_of[task]: width for task, width in classes.items() if head_of[task]}
+    joint = is_joint(cfg, classes) and bool(widths)
+    # Texts also exist for classes without training examples. A joint head has the outputs of all heads.
+    widest = sum(widths.values()) if joint else max([*classes.values(), len(texts)])
     backbone = backbones.load(model, kind, widest, cfg.seed, texts)
     names = {task: own for data_set in sets for task, own in data_set.names.items()}
     if kind != "causal":
         name_outputs(backbone.model.config, output_names(names.values()))
-    head_of = heads.head_names(cfg.heads, classes)
     formats = {data_set.raw.templates: data_set.data.text for data_set in sets if data_set.raw.templates}
     tasks = [task for data_set in sets for task in _encoded(cfg, data_set, backbone, model.max_length, head_of)]
     evaluated = _by_column(cfg, tasks) if cfg.eval.by_column else tasks
     clients = deal(cfg, tasks)
     return Federation(
-        module=_module(backbone, kind, widest, optimizer),
+        module=_module(backbone, kind, widest, optimizer, joint),
         clients=clients,
         validation=_sampled(evaluated, "validation", cfg.eval.examples, cfg.seed),
         test=_sampled(evaluated, "test", cfg.eval.test_examples, cfg.seed),
@@ -72,7 +77,7 @@ def federation(cfg: TrainConfig) -> Federation:
         prompts=list(dict.fromkeys(str(template) for data_set in sets for template in data_set.raw.templates)),
         message_keys=message_keys(*next(iter(formats.items()))) if len(formats) == 1 else {},
         license=backbone.license,
-        heads=_initial(backbone.model, {head_of[task]: width for task, width in classes.items()}, cfg.seed),
+        heads=_initial(backbone.model, widths, cfg.seed, joint),
     )
 
 
@@ -112,10 +117,12 @@ def _preprocessor(backbone: backbones.Backbone, formats: Mapping[tuple[Template,
     return with_chat_template(backbone.tokenizer, templates, text)
 
 
-def _module(backbone: backbones.Backbone, kind: str, classes: int, optimizer: Optimizer) -> ClientModule:
+def _module(
+    backbone: backbones.Backbone, kind: str, classes: int, optimizer: Optimizer, several_tasks: bool
+) -> ClientModule:
     if kind == "causal":
         return CausalModule(backbone.model, optimizer)
-    return ClientModule(backbone.model, classes, optimizer)
+    return ClientModule(backbone.model, classes, optimizer, several_tasks)
 
 
 def _model(cfg: TrainConfig) -> ModelConfig:
@@ -129,6 +136,8 @@ def _label_texts(cfg: TrainConfig, model: ModelConfig, sets: Sequence[DataSet]) 
         return []
     if cfg.jobs == "per_task":
         raise InputError.of("model.head", model.head, "linear with jobs=per_task", "tasks have classes of their own")
+    if sum(len(data_set.tasks) for data_set in sets) > 1:
+        raise InputError.of("model.head", model.head, "linear with several tasks", "tasks have classes of their own")
     (data_set,) = sets
     names, data = data_set.raw.label_names, data_set.data
     # If data.classes selects some classes, data.label_texts may also contain texts of the other classes.
@@ -152,6 +161,7 @@ def _encoded(
             {split: of_split[parts[split][0]] for split, of_split in values.items()},
             head_of[task],
             data_set.names[task],
+            0 if raw.kind == "causal" else data_set.classes[task],
         )
         for task, parts in data_set.tasks.items()
     ]
@@ -185,12 +195,19 @@ def encode_split(
     return examples
 
 
-def _initial(model: nn.Module, widths: Mapping[str, int], seed: int) -> dict[str, dict[str, Tensor]]:
-    """Returns head -> name of a tensor in the module -> initial value; empty if all jobs have the same head."""
+def _initial(model: nn.Module, widths: Mapping[str, int], seed: int, joint: bool) -> dict[str, dict[str, Tensor]]:
+    """Returns head -> name of a tensor in the module -> initial value; empty if all jobs have the same head.
+
+    If jobs have several tasks, the heads differ only in their output layer. Layers of the head before it are shared.
+    """
+    differs = f"{output_layer(model)}." if joint else ""
     return {
-        head: {f"{MODEL_PREFIX}{name}": value for name, value in heads.draw_head(model, seed, width).items()}
+        head: {
+            f"{MODEL_PREFIX}{name}": value
+            for name, value in heads.draw_head(model, seed, width).items()
+            if name.startswith(differs)
+        }
         for head, width in widths.items()
-        if head
     }
 
 

@@ -56,7 +56,7 @@ class UpdateAccumulator:
         view: View of the state from which the round's payloads were built.
         cohort: Jobs of the round.
         validate: Function that checks the update of a job, and returns it with the server's tensor names (see
-            :meth:`Layout.server_name`). It raises InputError if the update is invalid.
+            :meth:`Layout.split`). It raises InputError if the update is invalid.
         streams: True if the aggregation needs only sums over the updates. If False, the updates are kept.
         steps: True if a server optimiser also needs the sums over updates without training, ``Sums.start``.
         further_sums: Functions that add terms of an update to the sums, beside those of the rule (see
@@ -136,11 +136,8 @@ class UpdateAccumulator:
         """Adds tensors with names and shapes, but without values, to an update that was sent without tensors."""
         head, plan = self.jobs[update.job].head, self._view.plan
         layout = self._view.layout.for_head(head)
-        shapes = {
-            self._view.layout.server_name(name, head): torch.empty(layout.shape(name, update.kept), device="meta")
-            for name in layout.sent(plan)
-        }
-        return dataclasses.replace(update, tensors=shapes)
+        shapes = {name: torch.empty(layout.shape(name, update.kept), device="meta") for name in layout.sent(plan)}
+        return dataclasses.replace(update, tensors=self._view.layout.split(shapes, head))
 
     def _include(self, update: Update, sums: Sums) -> None:
         assert isinstance(self.rule, Summable), "recipes with other rules don't stream"

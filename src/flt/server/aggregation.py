@@ -83,8 +83,8 @@ class ServerAggregation(FedCallback):
                   if name not in layout.local]  # fmt: skip
 
         def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            at = {name: self.layout.server_name(name, job.head) for name in public}
-            return {name: layout.take(name, tensors[at[name]], held) for name in public if at[name] in tensors}
+            own = self.layout.joined(tensors, job.head)
+            return {name: layout.take(name, own[name], held) for name in public if name in own}
 
         slots = {slot: gather(group.slots[slot]) for slot in self.recipe.rule.sent_slots if slot in group.slots}
         first = min(other.index for other in cohort if other.client == job.client)
@@ -119,7 +119,7 @@ class ServerAggregation(FedCallback):
     def validated(self, state: ServerState, job: Job, update: Update) -> Update:
         """Unpacks and checks the update of a job, and returns it with the server's tensor names.
 
-        These names contain the name of the head if jobs have different heads, see :meth:`Layout.server_name`.
+        These names contain the name of the head if jobs have different heads, see :meth:`Layout.split`.
 
         Raises:
             InputError: The update doesn't match its job's payload, its tensors have wrong shapes, or a number in it
@@ -130,8 +130,7 @@ class ServerAggregation(FedCallback):
         validate(opened, layout, state.active, plan, state.rounds)
         who = f"update of client {update.job[0]}, job {update.job[1]}"
         check_buffers(who, opened, self.recipe.buffers, layout, plan)
-        tensors = {self.layout.server_name(name, job.head): tensor for name, tensor in opened.tensors.items()}
-        return dataclasses.replace(opened, tensors=tensors)
+        return dataclasses.replace(opened, tensors=self.layout.split(opened.tensors, job.head))
 
     def aggregate(self, state: ServerState, updates: Sequence[Update], sums: Sums | None = None) -> ServerState:
         """Returns the state after a round.

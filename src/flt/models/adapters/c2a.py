@@ -120,6 +120,7 @@ class HyperNetwork(nn.Module):
         self.labels: Tensor | None = None
         self.mask: Tensor | None = None
         self.counts: tuple[int, ...] = ()
+        self.numbers: tuple[int, ...] = ()
 
     def enter_client(self, data: JobData) -> None:
         """Stores the label counts of a job, before the job's model is evaluated and trained.
@@ -137,7 +138,7 @@ class HyperNetwork(nn.Module):
             if len(data.label_counts) > self.classes:
                 why = f"the model has {self.classes} classes, and a client's data {len(data.label_counts)}"
                 raise InputError.of(f"adapter.{key}", value, f"{others}, or labels that are its classes", why)
-        self.counts = data.label_counts
+        self.counts, self.numbers = data.label_counts, data.class_numbers
 
     def enter_batch(self, batch: Any) -> None:
         """Stores a batch's labels (batch,) before a training step or an evaluation step.
@@ -150,10 +151,12 @@ class HyperNetwork(nn.Module):
         self.batch = (
             labels if isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point() else None
         )
+        if self.batch is not None and self.numbers:  # outputs of a joint head -> numbers of the classes of all tasks
+            self.batch = self.batch.new_tensor(self.numbers)[self.batch]
 
     def leave_client(self) -> None:
         """Clears the label counts and the labels after a job."""
-        self.counts, self.batch = (), None
+        self.counts, self.numbers, self.batch = (), (), None
 
     def before_forward(
         self, names: Sequence[str], root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -243,7 +246,9 @@ def attach(module: nn.Module, settings: C2ASettings, seed: int, layers: str = "a
     host = prepare(module, settings.name, settings.head, layers)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = HyperNetwork(settings, host.width, len(host.blocks), host.classes, host.output)
+        # With several tasks in a job, all jobs number the classes of all tasks alike, whatever rows their heads have.
+        output = None if getattr(module, "several_tasks", False) else host.output
+        network = HyperNetwork(settings, host.width, len(host.blocks), host.classes, output)
     host.blocks[0].add_module("c2a", network)
     names = tuple(inspect.signature(host.root.forward).parameters)
     host.root.register_forward_pre_hook(functools.partial(network.before_forward, names), with_kwargs=True)
