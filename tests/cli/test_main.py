@@ -128,7 +128,6 @@ WRONG = {
     "unknown engine": ("engine=warp", "engine=warp", "serial"),
     "unknown selection": ("selection=best", "selection=best", "freeze"),
     "unknown rule": ("rule=mode", "rule=mode", "stacking"),
-    "several data sets, one label space": ("data=digits_two", "jobs=per_client", "data.use=[digit]"),
     "a set that isn't there": ("algo=fl_tac data=digits_two data.use=[digit,odd]", "data.use=", "digit, parity"),
     "unknown heads": ("heads=many", "heads=many", "shape, task, shared"),
     "heads that don't travel": ("algo=fl_tac data=digits_two adapter.head=none", "adapter.head=none", "heads=shared"),

@@ -146,7 +146,7 @@ def larger(processes: ProcessGroup) -> str:
     sent = federator._sent()
     one = next(sent)
     processes.all_gather(b"each has claimed one")  # else the faster one might have both
-    for update in (one, *sent):
+    for update in (update for updates in (one, *sent) for update in updates):
         tensors = {name: torch.full_like(tensor, 2.0**37) for name, tensor in update.tensors.items()}
         accumulator.add(dataclasses.replace(update, tensors=tensors))
     try:

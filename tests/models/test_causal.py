@@ -231,7 +231,7 @@ def test_a_recipe_that_changes_the_base_leaves_a_model_with_the_logits_of_the_tr
     [
         (["model.head=label_names"], ["model.head=label_names", "linear", "causal"]),
         (["data.response=text"], ["data.response=text", "instruction"]),
-        (["heads=task"], ["heads=task", "shape, shared", "no head"]),
+        (["heads=task", "data.tasks={}"], ["heads=task", "shape, shared", "no head"]),
         (["model.adapt_layers=top9"], ["model.adapt_layers=top9", "top3"]),
         (["jobs=per_task"], ["data.tasks.verse=poetry", "closed_qa, open_qa"]),
     ],

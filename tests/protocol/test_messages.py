@@ -21,7 +21,7 @@ from flt.core.errors import InputError
 from flt.engines.distributed import Share
 from flt.engines.process_group import StatusMessage
 from flt.protocol import codec
-from flt.protocol.failure import Failure
+from flt.protocol.failure import Failure, Late
 from flt.protocol.messages import (
     BaseDelta,
     Packed,
@@ -113,6 +113,7 @@ EXAMPLES = [
         (Failure((4, 0), "why"),),
     ),  # fmt: skip
     Failure((3, 1), "RuntimeError in step.py, line 3"),
+    Late((3, 1), "late"),
     StoredClientState("0123abcd", (3, 1), ClientState({"B": ROWS})),
     Snapshot(SERVER, (SCALARS, {}), {"Communication": {"up": 1, "deep": {(1, (2, "x")): (None, True, 1, 1.0)}}}),
 ]
@@ -148,6 +149,7 @@ def test_the_closed_list_is_these_classes_and_each_has_an_example_here() -> None
         "Word",  # StatusMessage, under the name that it had first
         "Share",
         "Failure",
+        "Late",
     }
     assert set(codec._MESSAGES) == named == {codec._name(type(value)) for value in EXAMPLES}
 

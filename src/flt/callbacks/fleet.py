@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 from flt.client.fit_cost import FitCost
 from flt.data.clients import ClientSpec
 from flt.engines.process_group import StatusMessage
+from flt.protocol.failure import Late
 from flt.protocol.field_types import Finite
 from flt.protocol.messages import Payload, Update, encode, encoded_size
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator, Sent
-from flt.server.fleet.clock import Clock, Late
+from flt.server.fleet.clock import Clock
 from flt.server.fleet.device import Device
 
 HOUR = 3600.0

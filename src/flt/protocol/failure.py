@@ -35,3 +35,9 @@ class Failure:
 
     def __str__(self) -> str:
         return f"client {self.job[0]}, job {self.job[1]}: {self.why}"
+
+
+@message
+@dataclasses.dataclass(frozen=True)
+class Late(Failure):
+    """Record of a job whose update came after the server had gone on. It is expected, and no failure of the job."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
-from flt.protocol.failure import Failure
+from flt.protocol.failure import Failure, Late
 from flt.protocol.job import Job
 from flt.protocol.messages import Update
 from flt.protocol.state import ClientState, ServerState
@@ -23,7 +23,6 @@ from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStateStore
 from flt.server.engine import Assignment, Engine, Outcome
 from flt.server.failure_policy import STRICT, FailurePolicy
-from flt.server.fleet.clock import Late
 from flt.server.validation import check_client_state
 
 Sampler = Callable[[Sequence[int], int, int], list[int]]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from flt.core.errors import InputError
+from flt.protocol.failure import Late
 from flt.protocol.messages import decode, encode
 from flt.server.client_sampling import FixedSize, Poisson
-from flt.server.fleet.clock import Clock, Late
+from flt.server.fleet.clock import Clock
 from flt.server.fleet.sampler import over_selected
 
 TIMES = {0: 5.0, 1: 2.0, 2: 9.0, 3: 4.0}

@@ -7,16 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flt.protocol.failure import Failure
-from flt.protocol.messages import message
-
 _TIES = 13  # makes these random numbers differ from all others that are drawn with the same seed
-
-
-@message
-@dataclasses.dataclass(frozen=True)
-class Late(Failure):
-    """Record of a job whose update came after the server had gone on. It is expected, and no failure of the job."""
 
 
 @dataclasses.dataclass(frozen=True)
