@@ -231,7 +231,7 @@ def test_a_recipe_that_changes_the_base_leaves_a_model_with_the_logits_of_the_tr
     [
         (["model.head=label_names"], ["model.head=label_names", "linear", "causal"]),
         (["data.response=text"], ["data.response=text", "instruction"]),
-        (["heads=task", "data.tasks={}"], ["heads=task", "shape, shared", "no head"]),
+        (["heads=task"], ["heads=task", "shape, shared", "no head"]),
         (["model.adapt_layers=top9"], ["model.adapt_layers=top9", "top3"]),
         (["jobs=per_task"], ["data.tasks.verse=poetry", "closed_qa, open_qa"]),
     ],
@@ -239,8 +239,9 @@ def test_a_recipe_that_changes_the_base_leaves_a_model_with_the_logits_of_the_tr
 def test_what_a_causal_run_cannot_have_is_one_line(
     overrides: list[str], words: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tasks = {"verse": ["poetry"]} if overrides == ["jobs=per_task"] else {"long": ["summarization"]}
     with pytest.raises(InputError) as error:
-        run(folder, tmp_path, monkeypatch, "algo=fedit", *overrides, verse=["poetry"])
+        run(folder, tmp_path, monkeypatch, "algo=fedit", *overrides, **tasks)
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words), str(error.value)
     assert not (tmp_path / "lightning_logs").exists()
