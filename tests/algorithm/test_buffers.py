@@ -19,7 +19,8 @@ from flt.algorithm.rule.mean import Mean
 from flt.algorithm.rule.robust import Krum, Median, NormBound
 from flt.algorithm.view import View
 from flt.core.errors import InputError
-from flt.protocol.layout import Entry, Layout
+from flt.protocol.entries import Entry
+from flt.protocol.layout import Layout
 from flt.protocol.messages import Plan, Update
 from flt.protocol.state import GroupState, ServerState
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from flt.core.errors import InputError
 from flt.data import random_splits as draws
+from flt.data.held_out import split
 from flt.data.partition import (
     BY_COLUMN,
     PARTITIONERS,
@@ -21,7 +22,6 @@ from flt.data.partition import (
     partition,
     quantity,
     shards,
-    split,
 )
 from flt.data.partition import settings as settings_of
 

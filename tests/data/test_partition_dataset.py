@@ -12,7 +12,7 @@ import pytest
 import flt
 from flt.core.errors import InputError
 from flt.data.deal import kept_shares
-from flt.data.partition_dataset import job_data
+from flt.data.job_data import job_data
 
 ROWS = {"text": list("abcdefghij"), "author": list("xxyyzzxyzx"), "label": [0, 2, 2, 0, 2, 0, 0, 2, 2, 0]}
 TABLE = datasets.Dataset.from_dict(ROWS)

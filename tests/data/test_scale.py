@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 from toys import Toy, toy_data
 
 import flt
+from flt.data import held_out
 from flt.data import partition as partitioners
 from flt.data.task_rounds import with_task_rounds
 from flt.server.callback import FedCallback
@@ -23,13 +24,13 @@ MANY = 2_000
 @pytest.fixture
 def splits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The shares that were split, by their first position."""
-    split, seen = partitioners.split, list[int]()
+    split, seen = held_out.split, list[int]()
 
     def watched(positions: Any, *args: Any) -> Any:
         seen.append(int(positions[0]))
         return split(positions, *args)
 
-    monkeypatch.setattr(partitioners, "split", watched)
+    monkeypatch.setattr(held_out, "split", watched)
     return seen
 
 
@@ -70,11 +71,11 @@ def test_positions_and_counts_are_those_of_splitting_at_once() -> None:
     data = toy_data(60)
     labels = data.tensors[1].numpy()
     for share, client in zip(partitioners.iid(60, 4, 0), flt.partition(data, by=None, clients=4), strict=True):
-        train, held_out = partitioners.split(share, np.zeros(60, dtype=int), 0.2, 0)
+        train, held = held_out.split(share, np.zeros(60, dtype=int), 0.2, 0)
         job = client.data[0]
         assert job.examples == len(train)
         assert job.train.tolist() == train.tolist()
-        assert job.held_out.tolist() == held_out.tolist()
+        assert job.held_out.tolist() == held.tolist()
         assert job.train is job.train  # computed once
     job = flt.partition(data, alpha=1.0, clients=3)[1].data[0]
     assert job.label_counts == tuple(np.bincount(labels[job.train], minlength=3).tolist())

@@ -19,7 +19,8 @@ from flt.export.base_delta import with_change
 from flt.export.final_models import final_models
 from flt.export.metadata import Card
 from flt.export.write import export
-from flt.protocol.layout import Entry, Layer, Layout
+from flt.protocol.entries import Entry, Layer
+from flt.protocol.layout import Layout
 from flt.protocol.state import BaseState
 from flt.server.federator import Federator
 

@@ -16,7 +16,7 @@ from toys import Toy, assert_same, toy_data, toy_federator, updates_of, weights_
 
 import flt
 from flt.data.clients import ClientSpec, JobData
-from flt.protocol.layout import Layer
+from flt.protocol.entries import Layer
 from flt.protocol.messages import JobId, Payload
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator

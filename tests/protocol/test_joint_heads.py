@@ -7,7 +7,8 @@ import torch
 from several_heads import toy_heads
 from toys import Toy
 
-from flt.protocol.layout import Entry, Layout
+from flt.protocol.entries import Entry
+from flt.protocol.layout import Layout
 
 WIDTHS = {"a": 2, "b": 3, "c": 4}
 HEADS = toy_heads(WIDTHS)

@@ -26,7 +26,8 @@ from flt.algorithm.schedule import Constant
 from flt.algorithm.selection.freeze import Freeze, FrozenComponents
 from flt.algorithm.selection.truncate import Truncate
 from flt.core.errors import InputError
-from flt.protocol.layout import Entry, Layout
+from flt.protocol.entries import Entry
+from flt.protocol.layout import Layout
 from flt.protocol.messages import Plan, Update, encode
 from flt.protocol.state import ClientState, ServerState
 from flt.server.aggregation import ServerAggregation

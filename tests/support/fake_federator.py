@@ -12,7 +12,8 @@ import torch
 
 from flt.data.clients import ClientSpec, JobData
 from flt.engines.process_group import ProcessGroup
-from flt.protocol.layout import Layer, Layout
+from flt.protocol.entries import Layer
+from flt.protocol.layout import Layout
 from flt.protocol.messages import JobId, Payload, Plan, Update
 from flt.protocol.state import GroupState, ServerState
 from flt.server.callback import FedCallback

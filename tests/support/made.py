@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from flt.algorithm.view import View
+from flt.protocol.entries import Entry, Layer
 from flt.protocol.job import Job
-from flt.protocol.layout import Entry, Layer, Layout
+from flt.protocol.layout import Layout
 from flt.protocol.messages import Ids, JobId, Update
 from flt.protocol.state import GroupState, ServerState
 

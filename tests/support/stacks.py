@@ -23,7 +23,7 @@ from flt.engines.serial import SerialEngine
 from flt.models.backbones import _set_dropout
 from flt.models.causal import CausalModule
 from flt.models.module import ClientModule, Optimizer
-from flt.protocol.layout import buffers
+from flt.protocol.entries import buffers
 from flt.protocol.messages import Update
 from flt.protocol.state import ClientState
 from flt.run import build

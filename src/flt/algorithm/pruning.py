@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from flt.algorithm.low_rank import factors, squared_product_norm
-from flt.protocol.layout import Layer, Layout
+from flt.protocol.entries import Layer
+from flt.protocol.layout import Layout
 from flt.protocol.messages import Ids
 from flt.protocol.state import ServerState
 

@@ -27,7 +27,8 @@ from flt.algorithm.server_optimizer import NoServerOptimizer, ServerOptimizerPar
 from flt.algorithm.transfer import NoTransfer, TransferPart
 from flt.client.fit import LocalFit
 from flt.core.errors import InputError
-from flt.protocol.layout import BUFFER, FIXED, Layout
+from flt.protocol.entries import FIXED
+from flt.protocol.layout import BUFFER, Layout
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from flt.client.isolation import write
-from flt.protocol.layout import BUFFER, Layout, buffers
+from flt.protocol.entries import buffers
+from flt.protocol.layout import BUFFER, Layout
 
 _log = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ class JobTask:
 class JobData:
     """Data of one job: a data set and the positions of the job's examples in it.
 
-    The subclass :class:`flt.data.partition_dataset.UnsplitJobData` computes the positions when they are first read.
+    The subclass :class:`flt.data.job_data.UnsplitJobData` computes the positions when they are first read.
 
     Attributes:
         dataset: Map-style data set that contains the examples of all clients.

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 from flt.core.errors import InputError
 from flt.core.typed import first_line
-from flt.data import columns, partition, reading, templates
+from flt.data import columns, held_out, reading, templates
 from flt.data.classes import Splits, merge, relabel
 from flt.data.columns import Kind
 from flt.data.config import DataConfig
@@ -290,7 +290,7 @@ def _hold_out(splits: Splits, label: str, cfg: DataConfig, seed: int) -> Splits:
     held: dict[str, datasets.Dataset] = {}
     for stream, (name, share) in enumerate((("validation", cfg.validation), ("test", cfg.test))):
         if share and name not in splits:
-            rest, cut = partition.split(rest, labels, share * size / len(rest), seed=(seed, stream))
+            rest, cut = held_out.split(rest, labels, share * size / len(rest), seed=(seed, stream))
             if not len(cut):
                 why = f"{size} examples are too few for train and the other splits"
                 raise InputError.of(f"data.{name}", share, "0, or more examples", why)

@@ -13,9 +13,9 @@ import numpy as np
 from flt.core.errors import InputError
 from flt.data.classes import matching
 from flt.data.clients import ClientSpec, JobData
+from flt.data.job_data import job_data
 from flt.data.joint_jobs import JointJobs, TaskData, is_joint
 from flt.data.partition import partition, settings
-from flt.data.partition_dataset import job_data
 
 if TYPE_CHECKING:
     from flt.run.schema import TrainConfig

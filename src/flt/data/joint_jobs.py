@@ -10,10 +10,10 @@ import numpy as np
 
 from flt.data.clients import JobData, JobTask
 from flt.data.examples import Examples
+from flt.data.held_out import check_fraction
+from flt.data.job_data import JointShare, Share, UnsplitJobData
 from flt.data.joint import JointExamples
 from flt.data.output_names import output_names
-from flt.data.partition import check_fraction
-from flt.data.partition_dataset import JointShare, Share, UnsplitJobData
 from flt.protocol.layout import JOIN
 
 if TYPE_CHECKING:

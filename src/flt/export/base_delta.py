@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from flt.protocol.layout import Layer, Layout
+from flt.protocol.entries import Layer
+from flt.protocol.layout import Layout
 from flt.protocol.state import BaseState
 
 Factors = tuple[Tensor, Tensor]

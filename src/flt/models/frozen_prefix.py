@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from flt.core.errors import InputError
 from flt.models.blocks import blocks
-from flt.protocol.layout import BUFFER, FIXED, Layout
+from flt.protocol.entries import FIXED
+from flt.protocol.layout import BUFFER, Layout
 
 log = logging.getLogger(__name__)
 

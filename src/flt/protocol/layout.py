@@ -17,13 +17,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from flt.core.errors import InputError
-from flt.protocol.codec import DTYPES
-from flt.protocol.entries import Entry as Entry
-from flt.protocol.entries import Layer as Layer
+from flt.protocol.entries import Entry, Layer, buffers, is_lora, lies_in, lora_layer, role_of
 from flt.protocol.messages import Ids, Plan
 
 LORA_FACTORS = ("A", "B")
@@ -35,8 +32,6 @@ All other tensors are base weights. The server sends only the changes of base we
 """
 BUFFER = "buffer"
 """Role of the buffers in a module's state dict, such as the running statistics of a batch norm."""
-FIXED = "fixed"
-"""Role of parameters that no plan can train, because they are integers or flags."""
 MEAN, VARIANCE = "running_mean", "running_var"
 """Names of a layer's running statistics: torch's norms have them, and so do most norms of others."""
 MARK = "#"
@@ -66,13 +61,13 @@ class Layout:
             module: Module with its adapters attached.
             head: Names of the submodules that form the head, which is trained in full.
         """
-        layers = {name: _layer(name, sub) for name, sub in module.named_modules() if _is_lora(sub)}
+        layers = {name: lora_layer(name, sub) for name, sub in module.named_modules() if is_lora(sub)}
         components = {layer.a: ("A", name, 0) for name, layer in layers.items()}
         components |= {layer.b: ("B", name, 1) for name, layer in layers.items()}
         head = tuple(head)
         entries = {name: Entry(BUFFER, tuple(b.shape), dtype=b.dtype) for name, b in buffers(module).items()}
         for name, parameter in module.named_parameters():
-            role, layer, axis = components.get(name, (_role(name, parameter, head), "", None))
+            role, layer, axis = components.get(name, (role_of(name, parameter, head), "", None))
             entries[name] = Entry(role, tuple(parameter.shape), layer, axis)
         statistics = tuple(name for name, sub in module.named_modules() if sub._buffers.get(MEAN) is not None)
         return Layout(entries, layers, head, statistics)
@@ -189,7 +184,7 @@ class Layout:
 
     def in_head(self, name: str) -> bool:
         """Returns whether a tensor or module lies in the head."""
-        return _lies_in(name, self.head)
+        return lies_in(name, self.head)
 
     def all_components(self) -> dict[str, Ids]:
         """Returns the ids of all components of each layer."""
@@ -249,50 +244,9 @@ class Layout:
         return axis
 
 
-def buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Returns the buffers of a module's state dict by name, without those of types that a message can't contain."""
-    found = {}
-    for prefix, sub in module.named_modules():
-        for name, buffer in sub._buffers.items():
-            if buffer is not None and name not in sub._non_persistent_buffers_set and buffer.dtype in DTYPES:
-                found[f"{prefix}.{name}" if prefix else name] = buffer
-    return found
-
-
 def _plain(name: str, entry: Entry) -> str:
     return name.removesuffix(f"{MARK}{entry.variant}") if entry.variant else name
 
 
 def _index(ids: Ids, like: Tensor) -> Tensor:
     return torch.tensor(ids, dtype=torch.long, device=like.device)
-
-
-def _is_lora(module: nn.Module) -> bool:
-    return isinstance(module, LoraLayer) and any(name in module.lora_A for name in module.active_adapters)
-
-
-def _layer(name: str, module: nn.Module) -> Layer:
-    assert isinstance(module, LoraLayer)
-    adapter = next(adapter for adapter in module.active_adapters if adapter in module.lora_A)
-    return Layer(
-        rank=module.r[adapter],
-        scale=float(module.scaling[adapter]),
-        base=f"{name}.base_layer.weight",
-        a=f"{name}.lora_A.{adapter}.weight",
-        b=f"{name}.lora_B.{adapter}.weight",
-        transposed=bool(getattr(module, "fan_in_fan_out", False)),
-        matrices=module.lora_A[adapter].get_parameter("weight").dim() == 2,
-    )
-
-
-def _lies_in(name: str, modules: tuple[str, ...]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
-
-
-def _role(name: str, parameter: nn.Parameter, head: tuple[str, ...]) -> str:
-    # Quantised weights are of subclasses.
-    if type(parameter) is nn.Parameter and not (parameter.is_floating_point() or parameter.is_complex()):
-        return FIXED
-    if _lies_in(name, head):
-        return "head"
-    return "adapter" if parameter.requires_grad else "base"

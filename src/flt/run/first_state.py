@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from flt.protocol.layout import buffers
+from flt.protocol.entries import buffers
 from flt.protocol.state import ServerState
 from flt.run.assembly import Setup
 from flt.run.federation import Federation

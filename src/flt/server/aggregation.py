@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from flt.algorithm.buffers import check_buffers
+from flt.algorithm.grouping.base import Groups
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.base import Combined, Summable, Totals
 from flt.algorithm.transfer import CosineTransfer
@@ -146,12 +147,7 @@ class ServerAggregation(FedCallback):
         view = view.with_group_starts(grouped.members, self.recipe.rule.weight)
         groups, change = dict(state.groups), {}
         combined = {gid: self._combined(view, gid, members, sums) for gid, members in sorted(grouped.members.items())}
-        if self.held_out is not None:
-            self.held_out.begin(state, grouped.members)
-            view = dataclasses.replace(view, held_out=self.held_out)
-        weight = grouped.transfer_weight
-        transfer = self.recipe.transfer if weight is None else CosineTransfer(weight)
-        new = transfer(view, {gid: out.new for gid, out in combined.items()})
+        new = self._transferred(view, grouped, combined)
         for gid, out in combined.items():
             before, members = view.group(gid), grouped.members[gid]
             weights = {name: value for name, value in new[gid].items() if name not in self.base}
@@ -179,6 +175,17 @@ class ServerAggregation(FedCallback):
         cut = self.recipe.schedule(done, self.layout)
         # If A or B is private, the server lacks the product B A, so it can't compute the error that pruning causes.
         return dataclasses.replace(cut, pruned=None) if set(LORA_FACTORS) & set(view.plan.private) else cut
+
+    def _transferred(
+        self, view: View, grouped: Groups, combined: Mapping[int, Combined]
+    ) -> dict[int, dict[str, Tensor]]:
+        """Returns group id -> weights after the transfer. A grouping may choose the transfer's weight itself."""
+        if self.held_out is not None:
+            self.held_out.begin(view.state, grouped.members)
+            view = dataclasses.replace(view, held_out=self.held_out)
+        weight = grouped.transfer_weight
+        transfer = self.recipe.transfer if weight is None else CosineTransfer(weight)
+        return transfer(view, {gid: out.new for gid, out in combined.items()})
 
     def _combined(self, view: View, gid: int, members: Sequence[Update], sums: Sums | None) -> Combined:
         rule, optimizer = self.recipe.rule, self.recipe.server_optimizer

@@ -15,7 +15,8 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from flt.algorithm.grouping import features
 from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.view import View
-from flt.protocol.layout import Entry, Layout
+from flt.protocol.entries import Entry
+from flt.protocol.layout import Layout
 from flt.protocol.messages import Ids, Update
 from flt.protocol.state import GroupState, ServerState
 

@@ -19,7 +19,8 @@ from flt.algorithm.grouping.kmeans import KMeansGrouping
 from flt.algorithm.grouping.memory import projected
 from flt.algorithm.view import View
 from flt.core.errors import InputError
-from flt.protocol.layout import Entry, Layout
+from flt.protocol.entries import Entry
+from flt.protocol.layout import Layout
 from flt.protocol.messages import Update
 from flt.protocol.state import GroupState, ServerState
 

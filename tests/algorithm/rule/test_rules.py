@@ -24,7 +24,7 @@ from flt.algorithm.rule.stacking import Stacking
 from flt.algorithm.selection.truncate import Truncate
 from flt.algorithm.view import View
 from flt.core.errors import InputError
-from flt.protocol.layout import Entry
+from flt.protocol.entries import Entry
 from flt.protocol.messages import Update, encode
 from flt.protocol.state import apply_change
 

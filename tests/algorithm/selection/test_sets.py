@@ -23,8 +23,8 @@ from flt.algorithm.view import View
 from flt.core.errors import InputError
 from flt.export.metadata import Card
 from flt.export.write import export
+from flt.protocol.entries import Layer
 from flt.protocol.job import Job
-from flt.protocol.layout import Layer
 from flt.protocol.state import ClientState
 
 Kept = dict[str, tuple[int, ...]]

@@ -12,7 +12,7 @@ from torch import Tensor
 from flt.algorithm.rule.base import Combined, Rule
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.view import View
-from flt.protocol.layout import Layer
+from flt.protocol.entries import Layer
 from flt.protocol.messages import Update
 
 

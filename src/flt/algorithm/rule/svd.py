@@ -13,7 +13,7 @@ from flt.algorithm.low_rank import factors
 from flt.algorithm.rule.base import Combined, Rule
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.view import View
-from flt.protocol.layout import Layer
+from flt.protocol.entries import Layer
 from flt.protocol.messages import Update
 
 

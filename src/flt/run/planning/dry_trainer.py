@@ -17,7 +17,7 @@ from flt.client.fit import LocalFit
 from flt.client.trainer import OWN_MODULES, LocalTrainer
 from flt.data.clients import JobData
 from flt.models.causal import CausalModule
-from flt.protocol.layout import buffers
+from flt.protocol.entries import buffers
 from flt.protocol.messages import Ids, Payload, Plan, Update
 from flt.protocol.state import ClientState
 
