@@ -56,7 +56,7 @@ def texts(folder: Path) -> tuple[Path, list[str]]:
 
 
 def decoder(folder: Path) -> tuple[Path, list[str]]:
-    model = tiny.save_decoder(folder / "gpt2")
+    model = tiny.save_decoder(folder / "gpt2", n_positions=256)  # room for answers that never end
     tiny.save_instructions(folder / "rows.parquet", rows=60)
     return model, ["data=dolly", "data.local=rows.parquet", f"model={model}", "model.max_length=16", "batch_size=4"]
 

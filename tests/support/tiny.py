@@ -24,8 +24,8 @@ def config(kind: str, **settings: Any) -> transformers.PreTrainedConfig:
     if kind == "distilbert":
         return transformers.DistilBertConfig(dim=16, n_layers=LAYERS, n_heads=2, hidden_dim=16, **words, **settings)
     if kind == "gpt2":
-        sizes = {"n_positions": 16, "n_embd": 16, "n_layer": LAYERS, "n_head": 2}
-        return transformers.GPT2Config(**sizes, **words, pad_token_id=0, **settings)
+        sizes = {"n_positions": 16, "n_embd": 16, "n_layer": LAYERS, "n_head": 2} | settings
+        return transformers.GPT2Config(**sizes, **words, pad_token_id=0)
     if kind == "modernbert":
         ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
         return transformers.ModernBertConfig(**wide, **words, **ids, **settings)
@@ -78,11 +78,11 @@ def word_tokenizer(**special: str) -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", **special)
 
 
-def save_decoder(folder: Path, kind: str = "gpt2", seed: int = 0) -> Path:
+def save_decoder(folder: Path, kind: str = "gpt2", seed: int = 0, **settings: Any) -> Path:
     """A folder with a tiny causal language model, whose tokenizer ends texts with [SEP] and has nothing to pad with."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = config(kind, initializer_range=0.5, bos_token_id=3, eos_token_id=3)
+        made = config(kind, initializer_range=0.5, bos_token_id=3, eos_token_id=3, **settings)
         transformers.AutoModelForCausalLM.from_config(made).save_pretrained(folder)
     word_tokenizer(eos_token="[SEP]").save_pretrained(folder)
     return folder
