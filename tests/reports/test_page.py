@@ -44,7 +44,17 @@ def change_head(run: Path, **changes: object) -> None:
     ("algo", "more"),
     [
         ("hafl", {"chart-trained", "chart-importance", "chart-by-client"}),
-        ("fl_tac", {"chart-groups", "chart-task-map", "chart-agreement", "chart-distances"}),
+        (
+            "fl_tac",
+            {
+                "chart-groups",
+                "chart-task-map",
+                "chart-agreement",
+                "chart-distances",
+                "chart-cluster-map",
+                "chart-cosines",
+            },
+        ),
         ("sa_fedlora", {"chart-trained", "chart-importance", "chart-by-client", "chart-ranks", "chart-active"}),
         ("c2a", set()),
     ],

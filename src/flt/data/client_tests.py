@@ -10,8 +10,8 @@ import numpy as np
 from flt.core.errors import InputError
 from flt.data import random_splits as draws
 from flt.data.clients import ClientSpec, JobData
-from flt.data.deal import TaskData
 from flt.data.examples import Examples
+from flt.data.joint_jobs import TaskData
 from flt.data.partition import BY_COLUMN
 from flt.protocol.messages import JobId
 

@@ -151,7 +151,9 @@ OWN: dict[str, Rule] = {
     "folder": either(one_of(""), FOLDER),
     "several_tasks": one_of(True),
 }
-"""Keys of flt_adapter.json. The last is left out unless jobs had several tasks."""
+"""Keys of flt_adapter.json."""
+OWN_NEEDED = tuple(key for key in OWN if key != "several_tasks")
+"""Keys that each flt_adapter.json has. The other one is left out unless jobs had several tasks."""
 
 BASE_CARD: dict[str, Rule] = {
     "architecture": NAME,

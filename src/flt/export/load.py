@@ -20,7 +20,7 @@ from flt.core.quiet import quiet_transformers
 from flt.core.typed import first_line, typed
 from flt.data.clients import JobData
 from flt.export.base import base_of, merged_model
-from flt.export.cards import CLASS_NAMES, LABELS, LORA, NAME, OWN, check, read, read_json
+from flt.export.cards import CLASS_NAMES, LABELS, LORA, NAME, OWN, OWN_NEEDED, check, read, read_json
 from flt.export.lora_card import PREFIX, checked_config
 from flt.export.metadata import BASE, WEIGHTS
 from flt.export.places import CARD, CLASSES, MERGED_CARD, PEFT_CARD, PLACES, label_names_folder
@@ -75,7 +75,7 @@ def load(folder: str | Path, model: nn.Module | str | None = None) -> nn.Module:
 
 def _own(folder: Path, model: nn.Module | str | None) -> nn.Module:
     """Loads an adapter that peft doesn't support (C2A, bottleneck adapters) with flt's own code."""
-    card = read(folder / CARD, OWN, *(key for key in OWN if key != "several_tasks"))
+    card = read(folder / CARD, OWN, *OWN_NEEDED)
     header = Header.of(folder / WEIGHTS)
     held = {name.removeprefix("encoder.") if label_names_folder(folder) else name for name in header.shapes}
     name = card["adapter"].get("name")

@@ -20,7 +20,7 @@ from flt.core.errors import InputError
 from flt.core.files import expand_user, is_regular, last_name, reported
 from flt.core.quiet import quiet_transformers
 from flt.export.base import weight_files
-from flt.export.cards import NAME, OWN, check, read, read_json
+from flt.export.cards import NAME, OWN, OWN_NEEDED, check, read, read_json
 from flt.export.folder import is_preprocessor
 from flt.export.inputs import INPUTS, inputs_text
 from flt.export.load import load
@@ -142,7 +142,7 @@ def _check_mergeable(folder: Path) -> None:
     """
     why, instead = "", BY_FLT
     if (folder / CARD).is_file():
-        name = read(folder / CARD, OWN, *OWN)["adapter"].get("name")
+        name = read(folder / CARD, OWN, *OWN_NEEDED)["adapter"].get("name")
         if name != "none":
             why = f"adapters of the kind {name} are layers of their own, and aren't a part of any weight"
     elif not (folder / PEFT_CARD).is_file() and "module" in (card := read_json(folder / MERGED_CARD)):
