@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 SINGLE_LABEL = "single_label_classification"
-"""What transformers calls the problem of a classifier whose classes exclude each other (``problem_type``)."""
+"""Value of ``problem_type`` in transformers for a classifier whose classes exclude each other."""
 LONGEST = 1000
 """Largest number of characters of the name of an output. A longer name is cut."""
 
