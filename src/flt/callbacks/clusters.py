@@ -34,7 +34,7 @@ class Clustered:
 
     @functools.cached_property
     def principal(self) -> tuple[np.ndarray, np.ndarray]:
-        """What :func:`principal` returns for the features. Computed once, because several callbacks show it."""
+        """Result of :func:`principal` for the features. Computed once, because several callbacks show it."""
         return principal(self.features)
 
 

@@ -1,4 +1,4 @@
-"""What a run writes to TensorBoard: which metrics under which tags, the layout, the hyperparameters, and the pictures.
+"""Output of a run to TensorBoard: the tags of the metrics, the layout, the hyperparameters and the pictures.
 
 TensorBoard sorts its cards by the part of the tag before the first slash, and the columns of its HPARAMS tab by name,
 with those first that are marked as differing. The metrics of the global model keep their keys, such as

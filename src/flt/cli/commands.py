@@ -9,7 +9,7 @@ from types import ModuleType
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What the overview, the completion and the entry point know of a command.
+    """Description of a command for the overview, the completion and the entry point.
 
     A command's module has a function ``run``, which gets the words after the command's name and returns the exit code.
     The module also has a text ``HELP``, unless :mod:`flt.cli.help` makes the text from conf/.

@@ -83,7 +83,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What is to be answered, and how.
+    """Prompts to answer, and settings of the answers.
 
     Attributes:
         run: Name of the run.

@@ -124,7 +124,7 @@ def column_names(text: Text) -> tuple[dict[bytes, str], int]:
         raise InputError.of("data.path", text.path, "an object for each row", "it begins with null")
     _parsed(text.data, pa.schema([]))  # what follows relies on well-formed JSON
     names, count = dict[bytes, str](), 0
-    for _, keys, _, count in _members(text):  # noqa: B007
+    for _, keys, _, count in _members(text):  # noqa: B007  # the last count is returned
         for raw in keys.unique().to_pylist():
             names.setdefault(raw, json.loads(f'"{raw.decode(errors="replace")}"', strict=False))
         if len(names) > MOST_COLUMNS:

@@ -50,7 +50,7 @@ class Model:
 
     @property
     def title(self) -> str:
-        """What the model card calls this model among those of the run. Empty if there is only one.
+        """Name of this model on the model cards, among those of the run. Empty if there is only one.
 
         Example:
             >>> Model("group_1/head_2", 1, "2", {}, jobs=((0, 0), (3, 0))).title

@@ -46,7 +46,7 @@ class TaskInputs:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInputs:
-    """What an exported model knows of its inputs.
+    """Description of an exported model's inputs.
 
     Attributes:
         tasks: Task -> columns of its data, for the tasks of the jobs that use the model.

@@ -39,7 +39,7 @@ MOST_CLASSES = 100
 
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
-    """What a model card says about the run. Paths are left out, and so are examples of the data.
+    """Facts about the run for a model card. Paths are left out, and so are examples of the data.
 
     Attributes:
         versions: Name of a package -> its version.
@@ -87,7 +87,7 @@ class RunFacts:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the base is a model that flt pre-trains itself."""
+        """True if the base is a model that flt pre-trains itself."""
         return self.base in EMBEDDED and not self.base_is_folder
 
     @property
@@ -98,7 +98,7 @@ class RunFacts:
 
 @dataclasses.dataclass(frozen=True)
 class ModelFacts:
-    """What a card says about one of the models that a run has exported.
+    """Facts for the card of one of the models that a run has exported.
 
     Attributes:
         form: Format of the files.

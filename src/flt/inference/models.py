@@ -60,7 +60,7 @@ class Exported:
 
     @property
     def is_clients_own(self) -> bool:
-        """Whether it is the model of one client, and not of a group."""
+        """True for the model of one client, false for that of a group."""
         return self.name.startswith("client")
 
     @property

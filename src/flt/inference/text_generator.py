@@ -67,7 +67,7 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a model has written.
+    """Text that a model has written.
 
     Attributes:
         text: The answer, without special tokens.

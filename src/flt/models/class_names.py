@@ -11,7 +11,7 @@ from flt.data.output_names import LONGEST as LONGEST
 from flt.data.output_names import output_names as output_names
 
 SINGLE_LABEL = "single_label_classification"
-"""What transformers calls the problem of a classifier whose classes exclude each other (``problem_type``)."""
+"""Value of ``problem_type`` in transformers for a classifier whose classes exclude each other."""
 
 
 def name_outputs(config: Any, names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a report says about a run beside its charts: settings and their differences, how to load it, how it was made."""
+"""Parts of a report beside its charts: settings and their differences, how to load the run, and how it was made."""
 
 from __future__ import annotations
 

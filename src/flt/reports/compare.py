@@ -15,7 +15,7 @@ from flt.reports.compare_tables import View
 
 
 class HasPath(Protocol):
-    """What knows its run's folder, such as the result of ``flt.fit``."""
+    """Object with the folder of its run, such as the result of ``flt.fit``."""
 
     path: Path
 

@@ -1,4 +1,4 @@
-"""Which settings define the problem that runs solve, which the method that solves it, and which neither.
+"""Roles of the settings: they define the problem that runs solve, the method that solves it, or neither.
 
 This table is the one place that decides whether two runs can be compared. Each setting is in one of three roles:
 

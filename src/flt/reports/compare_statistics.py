@@ -55,7 +55,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """What is compared.
+    """Metrics that are compared.
 
     Attributes:
         source: ``test``, ``validation``, ``best``, ``clients``, or a column of metrics.csv.
@@ -168,7 +168,7 @@ def difference(found: Summary, baseline: Summary) -> Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Reached:
-    """What the runs of a method needed to reach the target, as far as they reached it.
+    """Costs of a method's runs up to the target, for the runs that reached it.
 
     Attributes:
         runs: Number of runs.

@@ -1,4 +1,4 @@
-"""What the files of an export say about the run: the metadata to load it again, and the facts of the model cards."""
+"""Facts about the run for the files of an export: the metadata to load it again, and the facts of the model cards."""
 
 from __future__ import annotations
 

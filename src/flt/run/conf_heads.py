@@ -1,4 +1,4 @@
-"""What the files of recipes in conf/ say: the paper, and the keys that a recipe sets. Nothing here imports torch."""
+"""Contents of the recipes' files in conf/: the paper, and the keys that a recipe sets. Nothing here imports torch."""
 
 from __future__ import annotations
 

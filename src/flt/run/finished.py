@@ -1,4 +1,4 @@
-"""What a run leaves in memory, apart from its files."""
+"""Result of a run in memory, apart from its files."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ KINDS = {
 }
 """End of the name of a model's class -> kind of its inputs, for exports without a card."""
 BY_FLT = "flt.load loads it, and flt predict uses it"
-"""What to do with a model that can't be merged."""
+"""Advice for a model that can't be merged."""
 
 
 def merge(

@@ -1,4 +1,4 @@
-"""What an exported model of any version knows of its inputs."""
+"""Descriptions of the inputs of exported models of any version."""
 
 from __future__ import annotations
 

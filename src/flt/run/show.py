@@ -29,7 +29,7 @@ CHOSEN = ("name", "root", "threads")
 
 @dataclasses.dataclass(frozen=True)
 class RunPage:
-    """What the files of a run say.
+    """Contents of a run's files, as one page.
 
     Attributes:
         folder: Folder of the run.

@@ -35,7 +35,7 @@ _RUN = "a run's folder, its adapter/ or model/, or last"
 
 @dataclasses.dataclass(frozen=True)
 class StoredRun:
-    """What the files of a run say.
+    """Contents of a run's files.
 
     Attributes:
         folder: Folder of the run.
@@ -58,7 +58,7 @@ class StoredRun:
 
     @property
     def lacks_rounds(self) -> bool:
-        """Whether metrics.csv is empty, or has no round although the run has exported its models."""
+        """True if metrics.csv is empty, or has no round although the run has exported its models."""
         path = self.folder / METRICS
         return not self.history and path.is_file() and (self.exported is not None or not path.stat().st_size)
 

@@ -1,4 +1,4 @@
-"""What a run would cost: its messages, memory, disk and time. Nothing is trained, except in a short trial on request.
+"""Costs of a run before it starts: messages, memory, disk, time. Nothing is trained but in a short trial on request.
 
 Read plan.py first, then traffic.py.
 """

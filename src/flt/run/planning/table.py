@@ -25,7 +25,7 @@ MEMORY = {
     "activations": "activations of a batch",
     "peak": "peak of the process, estimated",
 }
-"""What takes memory -> how it is called in the table."""
+"""Part of the memory -> its name in the table."""
 SECONDS = {
     "step": "an optimiser step",
     "fit": "a fit, besides its steps",
