@@ -10,7 +10,8 @@ from pathlib import Path
 from benchmarks.results import claims
 from benchmarks.results.cell import Store, write
 from benchmarks.results.claims import Advice, Book, Case, Claim, Comparison, Paper
-from benchmarks.results.page import NONE, finished, grid
+from benchmarks.results.markdown import grid
+from benchmarks.results.page import NONE, finished
 from benchmarks.results.statistics import LEVEL
 from benchmarks.results.table import Table
 from benchmarks.results.verdict import Found, Tables, compare, of_case, of_claim, within

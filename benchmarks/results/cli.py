@@ -118,12 +118,14 @@ class Job:
         return [load(self.tables / f"{name}.yaml") for name in chosen]
 
     def _missing(self, table: Table) -> list[Cell]:
-        cells = table.cells(self.options.cells, self.options.seeds)
-        return [cell for cell in cells if self.store.read(cell) is None]
+        """What is to run, the learning rates' trials first; they aren't run for seeds that were asked for by number."""
+        trials = [] if self.options.seeds else list(table.trials(self.options.cells).values())
+        cells = {cell.name: cell for cell in [*trials, *table.cells(self.options.cells, self.options.seeds)]}
+        return [cell for cell in cells.values() if self.store.read(cell) is None]
 
     def _strangers(self, table: Table) -> None:
         """Files of rows that have left the table are named, and removed when asked for."""
-        for path in self.store.strangers(table.name, table.cells()):
+        for path in self.store.strangers(table.name, [*table.cells(), *table.trials().values()]):
             self._say(f"{path.stem} is no cell of {table.name}: {'removed' if self.options.prune else 'ignored'}")
             if self.options.prune:
                 path.unlink()

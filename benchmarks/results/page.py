@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.results import plot
+from benchmarks.results import plot, rates
 from benchmarks.results.cell import Record, Store, write
 from benchmarks.results.made import made
+from benchmarks.results.markdown import grid
 from benchmarks.results.prices import equal, sentence
 from benchmarks.results.reduce import CROSSED, Paired, Spread, curve, figure, paired
 from benchmarks.results.statistics import LEVEL, equivalence
@@ -26,12 +27,12 @@ def publish(table: Table, store: Store, folder: Path) -> list[Path]:
     Returns:
         What was written; nothing where the files say the same already.
     """
-    records = finished(table, store)
+    records, tried = finished(table, store), rates.finished(table, store)
     if not any(records.values()):
         return []
     pictures = [path for shown in table.plots for path in plot.publish(table, shown, records, folder)]
     path = folder / f"{table.name}.md"
-    return ([path] if write(path, text(table, records).encode()) else []) + pictures
+    return ([path] if write(path, text(table, records, tried).encode()) else []) + pictures
 
 
 def finished(table: Table, store: Store) -> dict[str, list[Record]]:
@@ -43,7 +44,7 @@ def finished(table: Table, store: Store) -> dict[str, list[Record]]:
     return found
 
 
-def text(table: Table, records: Records) -> str:
+def text(table: Table, records: Records, tried: rates.Tried | None = None) -> str:
     """The whole page as Markdown."""
     parts = [
         f"# {table.title}",
@@ -61,6 +62,7 @@ def text(table: Table, records: Records) -> str:
     maps = [shown for shown in table.plots if plot.task_map(shown, records)]
     parts += [f"![{shown.title or 'task map'}]({plot.file_of(table, shown)})" for shown in maps]
     parts += [table.notes.strip()] if table.notes.strip() else []
+    parts += rates.section(table, tried or {})
     return "\n\n".join([*parts, *made(table, records)]) + "\n"
 
 
@@ -215,11 +217,3 @@ def _paired_shown(found: Paired, column: Column) -> str:
     p = equivalence(found.differences, column.margin) if column.margin else None
     level = " ≈" if p is not None and p < LEVEL else ""
     return f"{said} ± {found.deviation:{column.format}} [{low:{signed}}, {high:{signed}}], {count}{level}"
-
-
-def grid(heads: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table, whose first columns stand left and the others right."""
-    rule = [*["---"] * left, *["---:"] * (len(heads) - left)]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (heads, rule, *lines)
-    )

@@ -17,6 +17,8 @@ PRICES = ("rounds", "steps", "bytes up", "bytes down", "simulated hours")
 REDUCERS = ("test", "last", "best", "mean", "total", "rise", "count", "rounds_to_target", "bytes_to_target")
 KINDS = ("curves", "task_map")
 NOTES = "notes.md"
+RATE = "local.lr"
+"""The setting that :class:`Rates` varies."""
 
 
 @dataclasses.dataclass
@@ -78,6 +80,24 @@ class Column:
 
 
 @dataclasses.dataclass
+class Rates:
+    """Learning rates that are tried before the cells run: ``local.lr`` of some rows, on one grid, with the first seed.
+
+    Attributes:
+        grid: The rates.
+        rows: Ids.
+    """
+
+    grid: list[float]
+    rows: list[str]
+
+    def __post_init__(self) -> None:
+        for rate in self.grid:
+            if not rate > 0:
+                raise InputError.of("rates.grid", rate, "rates above zero")
+
+
+@dataclasses.dataclass
 class Plot:
     """One picture: a line per row, the mean over the seeds; with few rows their range behind it. Or a point per row.
 
@@ -130,6 +150,7 @@ class Table:
         target_key: Metric that is to reach the target.
         pairs: ``[row, row, label]``: the first minus the second, on the same seeds; the label may be left out.
         plots: The pictures.
+        rates: The learning rates that were tried on the validation sample; None: the text says which.
         equal: The prices that the rows are meant to have in common, such as rounds, steps, bytes up; the page names the
             rows that don't, and how far the other prices reach.
         notes: What was found; ``tables/<name>.notes.md``, where there is one, comes after it.
@@ -148,6 +169,7 @@ class Table:
     pairs: list[list[str]] = dataclasses.field(default_factory=list)
     plots: list[Plot] = dataclasses.field(default_factory=list)
     equal: list[str] = dataclasses.field(default_factory=list)
+    rates: Rates | None = None
     notes: str = ""
 
     def __post_init__(self) -> None:
@@ -164,7 +186,7 @@ class Table:
             if len(pair) not in (2, 3):
                 raise InputError.of(f"{self.name}.pairs", pair, "[row, row, label]")
         named = [*(id for pair in self.pairs for id in pair[:2]), *(id for plot in self.plots for id in plot.rows)]
-        self.picked([*named, self.control])
+        self.picked([*named, self.control, *(self.rates.rows if self.rates else [])])
 
     def picked(self, ids: list[str]) -> list[Row]:
         """The rows of these ids, in the table's order.
@@ -195,6 +217,29 @@ class Table:
             for row in chosen
             if seed in self.seeds_of(row) and (seeds is None or seed in seeds)
         ]
+
+    def trials(self, rows: list[str] | None = None) -> dict[tuple[str, float], Cell]:
+        """Id of a row and a learning rate -> the cell that tries it; for a row's own rate this is the cell of the row.
+
+        Raises:
+            InputError: There is no such row.
+        """
+        if self.rates is None:
+            return {}
+        chosen = [row for row in self.picked(self.rates.rows) if rows is None or row in self.picked(rows)]
+        return {(row.id, rate): self._trial(row, rate) for row in chosen for rate in self.rates.grid}
+
+    def _trial(self, row: Row, rate: float) -> Cell:
+        overrides, seed = self.overrides(row), self.seeds_of(row)[0]
+        if self.rate_of(row) == rate:
+            return Cell(self.name, row.id, seed, overrides)
+        tried = [override for override in overrides if not override.startswith(f"{RATE}=")]
+        return Cell(self.name, f"{row.id}@{rate:g}", seed, [*tried, f"{RATE}={rate:g}"])
+
+    def rate_of(self, row: Row) -> float | None:
+        """The learning rate that a row's overrides name; None where they don't."""
+        named = [override.partition("=")[2] for override in self.overrides(row) if override.startswith(f"{RATE}=")]
+        return float(named[-1]) if named else None
 
     def seeds_of(self, row: Row) -> list[int]:
         """The seeds that a row is run with."""

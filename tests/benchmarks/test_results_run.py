@@ -113,6 +113,18 @@ def test_only_the_chosen_cells_run(toy: Table, tmp_path: Path, monkeypatch: pyte
     assert started == ["toy/fancy-0", "toy/fancy-2"]
 
 
+def test_learning_rates_are_tried_before_the_cells_and_not_for_seeds_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(pool, "run")
+    rates = "control: plain\nrates: {grid: [0.1], rows: [fancy]}"
+    toy_results.table(tmp_path, toy_results.YAML.replace("control: plain", rates))
+    assert call(tmp_path, "--list", "--cells", "fancy") == 0
+    assert capsys.readouterr().out.split() == ["toy/fancy@0.1-0", "toy/fancy-0", "toy/fancy-1", "toy/fancy-2"]
+    assert call(tmp_path, "--list", "--cells", "fancy", "--seeds", "1") == 0
+    assert capsys.readouterr().out.split() == ["toy/fancy-1"]
+
+
 def test_list_and_write_run_nothing(
     toy: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

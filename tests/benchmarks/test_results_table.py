@@ -42,6 +42,12 @@ WRONG = {
     "row twice": ("id: fancy", "id: plain", "plain"),
     "pair without a row": ("[fancy, plain]", "[fancy, gone]", "gone"),
     "plot without a row": ("rows: [plain, fancy]", "rows: [gone]", "gone"),
+    "trials of a row that isn't there": (
+        "control: plain",
+        "control: plain\nrates: {grid: [0.1], rows: [gone]}",
+        "gone",
+    ),
+    "a learning rate of zero": ("control: plain", "control: plain\nrates: {grid: [0], rows: [plain]}", "rates.grid"),
     "seed in an override": ("algo=fedit", "seed=3", "seed=3"),
     "absolute path": ("algo=fedit", "model=/models/mine", "/models/mine"),
     "text for a list": ("seeds: [0, 1, 2]", "seeds: many", "seeds"),
@@ -68,3 +74,22 @@ def test_every_table_has_rows_that_flt_accepts(name: str) -> None:
     table = load(TABLES / f"{name}.yaml")
     for row in table.rows:
         load_config(table.overrides(row))
+
+
+RATES = "control: plain\nrates: {grid: [0.1, 0.2], rows: [plain]}"
+
+
+def test_a_trial_changes_the_learning_rate_alone_and_has_the_first_seed(tmp_path: Path) -> None:
+    toy = toy_results.table(tmp_path, toy_results.YAML.replace("control: plain", RATES))
+    trials = toy.trials()
+    assert [cell.name for cell in trials.values()] == ["toy/plain@0.1-0", "toy/plain@0.2-0"]
+    assert trials["plain", 0.2].overrides == [*toy.overrides(toy.row("plain")), "local.lr=0.2"]
+    assert toy.trials(["fancy"]) == {}
+
+
+def test_the_trial_of_the_rate_in_use_is_the_cell_of_the_row(tmp_path: Path) -> None:
+    text = toy_results.YAML.replace("control: plain", RATES).replace("[algo=fedit]", "[algo=fedit, local.lr=2e-1]")
+    toy = toy_results.table(tmp_path, text)
+    assert toy.trials()["plain", 0.2] in toy.cells()
+    assert toy.trials()["plain", 0.1].overrides.count("local.lr=0.1") == 1
+    assert not [o for o in toy.trials()["plain", 0.1].overrides if o == "local.lr=2e-1"]

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import toy_results
+from benchmarks.results import page, rates
+from benchmarks.results.cell import Store
+from benchmarks.results.table import Table
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Table:
+    rates_of = "control: plain\nrates: {grid: [0.1, 0.2, 0.4], rows: [plain, fancy]}"
+    text = toy_results.YAML.replace("control: plain", rates_of).replace("[algo=fedit]", "[algo=fedit, local.lr=0.2]")
+    return toy_results.table(tmp_path, text)
+
+
+def finish(toy: Table, store: Store, losses: dict[tuple[str, float], float | None]) -> None:
+    for key, value in losses.items():
+        cell = toy.trials()[key]
+        record = toy_results.record(cell)
+        record.history["round/val_loss"] = [2.0, value]
+        store.write(cell, record)
+
+
+def test_the_page_shows_the_losses_of_all_trials_and_the_least_is_bold(toy: Table, tmp_path: Path) -> None:
+    store = Store(tmp_path / "cells")
+    finish(toy, store, {("plain", 0.1): 1.5, ("plain", 0.2): 1.25, ("plain", 0.4): None, ("fancy", 0.1): 0.5})
+    shown = page.text(toy, page.finished(toy, store), rates.finished(toy, store))
+    assert "| Plain | 1.5000 | **1.2500** | – | 0.2 |" in shown
+    assert "| Fancy | **0.5000** | – | – | the recipe's |" in shown
+
+
+def test_a_page_without_trials_has_no_section_of_them(toy: Table, tmp_path: Path) -> None:
+    store = Store(tmp_path / "cells")
+    assert "## Learning rates" not in page.text(toy, page.finished(toy, store), rates.finished(toy, store))
+
+
+def test_a_trial_belongs_to_its_table(toy: Table, tmp_path: Path) -> None:
+    store = Store(tmp_path / "cells")
+    finish(toy, store, {("plain", 0.1): 1.5})
+    assert [path.name for path in store.strangers("toy", toy.cells())] == ["plain@0.1-0.json"]
+    assert store.strangers("toy", [*toy.cells(), *toy.trials().values()]) == []
