@@ -84,9 +84,8 @@ def fleet_of(cfg: TrainConfig, federation: Federation, setup: Setup) -> Fleet | 
     """
     if setup.fleet is None:
         return None
-    clients = {client.id: client for client in federation.clients}
     cost = _cost(cfg, federation.module, setup.layout, setup.recipe, federation)
-    return Fleet(setup.fleet.of, clients, cost, setup.fleet.clock)
+    return Fleet(setup.fleet.of, cost, setup.fleet.clock)
 
 
 def with_fleet_ranks(cfg: TrainConfig, federation: Federation) -> tuple[TrainConfig, Federation]:
