@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from flt.algorithm.recipe import Recipe
 from flt.client.settings import LocalSettings
@@ -38,6 +39,8 @@ class Setup:
         sampler: Sampler of the cohorts.
         settings: Settings of the local fits.
         failure_policy: Conditions under which a round succeeds although jobs failed.
+        adapter: Settings of the adapter that the module has. With ``ranks=fleet``, its rank can be below the configured
+            one.
         fleet: Devices of the clients. None: no devices are simulated.
     """
 
@@ -47,6 +50,7 @@ class Setup:
     sampler: Sampler
     settings: LocalSettings
     failure_policy: FailurePolicy
+    adapter: dict[str, Any]
     fleet: Devices | None = None
 
 
@@ -99,7 +103,7 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     for updates in range(max(fewest, 1), most + 1):  # a rule is never called with 0 updates
         recipe.rule.check(updates)
     draw = fleet.sampler if fleet else sampler
-    return Setup(layout, recipe, ranked, draw, build.local_settings(cfg), failure_policy, fleet)
+    return Setup(layout, recipe, ranked, draw, build.local_settings(cfg), failure_policy, cfg.adapter, fleet)
 
 
 def served(
