@@ -85,6 +85,7 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     if recipe.schedule.reads_validation and not federation.validation:
         why = "there are no validation examples (see data.validation)"
         raise InputError.of("schedule", cfg.schedule["name"], "annealed", why)
+    _check_held_out(cfg, recipe, clients)
     if cfg.eval.divergence and not layout.sent(recipe.plan(0)):
         raise InputError.of("eval.divergence", "true", "false", "the clients send no trained numbers")
     if cfg.prefix_cache:
@@ -104,6 +105,22 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
         recipe.rule.check(updates)
     draw = fleet.sampler if fleet else sampler
     return Setup(layout, recipe, ranked, draw, build.local_settings(cfg), failure_policy, cfg.adapter, fleet)
+
+
+def _check_held_out(cfg: TrainConfig, recipe: Recipe, clients: Sequence[ClientSpec]) -> None:
+    """Refuses a part that needs losses on held-out examples of clients if there are none.
+
+    Raises:
+        InputError: No client holds out an example, or the jobs report no losses although the grouping reads them.
+    """
+    for part in recipe.parts:
+        name = getattr(cfg, part.kind)["name"]
+        if part.reads_held_out and not any(len(job.held_out) for client in clients for job in client.data):
+            why = "no client holds out examples (see partition.held_out)"
+            raise InputError.of(part.kind, name, f"another {part.kind}", why)
+    if recipe.grouping.reads_held_out and not cfg.eval.client_examples:
+        name = cfg.grouping["name"]
+        raise InputError.of("eval.client_examples", 0, f"an integer >= 1 with grouping={name}", "it reads the losses")
 
 
 def served(

@@ -48,7 +48,6 @@ from flt.run.stored import OWN
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStateStore
 from flt.server.federator import Federator
-from flt.server.held_out_loss import HeldOutLoss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +137,7 @@ class Observers:
     def _task_monitors(self, federator: Federator, tasks: dict[tuple[int, int], str]) -> list[FedCallback]:
         """Returns the callbacks that watch tasks which come, go or change, and what related clusters take over."""
         found: list[FedCallback] = [TaskDetection(tasks)] if self._is_dynamic(federator) else []
-        if federator.server.recipe.transfer.uses_held_out:
-            federator.server.held_out = HeldOutLoss(federator.engine, federator.clients)
+        if federator.server.recipe.transfer.reads_held_out:
             found.append(TransferShares())
         return found
 
