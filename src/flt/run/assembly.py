@@ -82,10 +82,7 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
         raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
     if recipe.changes_base:
         check_mergeable(federation.module, layout)
-    if recipe.schedule.reads_validation and not federation.validation:
-        why = "there are no validation examples (see data.validation)"
-        raise InputError.of("schedule", cfg.schedule["name"], "annealed", why)
-    _check_held_out(cfg, recipe, clients)
+    _check_examples(cfg, recipe, federation, clients)
     if cfg.eval.divergence and not layout.sent(recipe.plan(0)):
         raise InputError.of("eval.divergence", "true", "false", "the clients send no trained numbers")
     if cfg.prefix_cache:
@@ -107,12 +104,15 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     return Setup(layout, recipe, ranked, draw, build.local_settings(cfg), failure_policy, cfg.adapter, fleet)
 
 
-def _check_held_out(cfg: TrainConfig, recipe: Recipe, clients: Sequence[ClientSpec]) -> None:
-    """Refuses a part that needs losses on held-out examples of clients if there are none.
+def _check_examples(cfg: TrainConfig, recipe: Recipe, federation: Federation, clients: Sequence[ClientSpec]) -> None:
+    """Refuses a part that reads losses on validation examples, or on held-out examples of clients, if there are none.
 
     Raises:
-        InputError: No client holds out an example, or the jobs report no losses although the grouping reads them.
+        InputError: There are no such examples, or the jobs report no losses although the grouping reads them.
     """
+    if recipe.schedule.reads_validation and not federation.validation:
+        why = "there are no validation examples (see data.validation)"
+        raise InputError.of("schedule", cfg.schedule["name"], "annealed", why)
     for part in recipe.parts:
         name = getattr(cfg, part.kind)["name"]
         if part.reads_held_out and not any(len(job.held_out) for client in clients for job in client.data):
