@@ -67,7 +67,7 @@ class StackedJob:
         local_trainer.put({**self.tensors, **trained})
 
     def measured_by(self, local_trainer: LocalTrainer) -> StackedJob:
-        """Lets a trainer measure losses of the job's model, see :meth:`LocalTrainer.losses_without`. Returns the job."""
+        """Lets a trainer measure :meth:`LocalTrainer.losses_without` of the job. Returns the job."""
 
         def losses_without(source: str, examples: int) -> tuple[float, dict[str, Tensor]]:
             self.load(local_trainer)
