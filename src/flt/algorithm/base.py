@@ -253,6 +253,8 @@ class GroupingPart(Part):
     kind: ClassVar[str] = "grouping"
     clusters: ClassVar[bool] = False
     """True if the groups are clusters of jobs; False if all jobs are in one group."""
+    detects_tasks: ClassVar[bool] = False
+    """True if clusters stay from round to round, and new ones are opened for new tasks without being told."""
 
     @property
     def several(self) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
 
-from flt.algorithm.grouping.online import OnlineGrouping
 from flt.callbacks.active_components import RankBudget
 from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.checkpoint import Checkpoint
@@ -143,9 +142,8 @@ class Observers:
 
     def _is_dynamic(self, federator: Federator) -> bool:
         """Returns whether tasks come, go or change, or the grouping looks for new tasks."""
-        online = isinstance(federator.server.recipe.grouping, OnlineGrouping)
         jobs = (job for client in federator.clients.values() for job in client.data)
-        return online or any(job.is_temporary or job.change for job in jobs)
+        return federator.server.recipe.grouping.detects_tasks or any(job.is_temporary or job.change for job in jobs)
 
     def _trainer_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:
         """Returns the loggers for the Trainers of a user's module. flt's own module logs nothing and needs none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -50,6 +51,8 @@ class OnlineGrouping(Clustering):
         min_silhouette: Lower limit for the silhouette if jobs are clustered from scratch. Without a number of clusters
             above this limit, these jobs form one cluster.
     """
+
+    detects_tasks: ClassVar[bool] = True
 
     features: str = "changes"
     tensors: str = "lora"
