@@ -28,7 +28,7 @@ _KINDS = ("down", "flops", "up")
 
 @dataclasses.dataclass(frozen=True)
 class Spent:
-    """What a round takes by the simulated clock.
+    """Time and energy of a round by the simulated clock.
 
     Attributes:
         seconds: Length of the round.
