@@ -26,7 +26,7 @@ from flt.protocol.layout import Layout
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """What one training step took.
+    """Counts of one training step.
 
     Attributes:
         flops: Floating-point operations, forward and backward.

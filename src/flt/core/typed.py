@@ -42,7 +42,7 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
     except (OmegaConfBaseException, OverflowError) as error:  # OverflowError: an integer too large for a float
         full_key = getattr(error, "full_key", None) or ""
         key = ".".join(part for part in (prefix, full_key or str(getattr(error, "key", ""))) if part)
-        names = [f.name for f in dataclasses.fields(kind) if f.init]
+        names = _names_at(kind, full_key.split(".")[:-1])
         unknown = "not in" in str(error)
         value = OmegaConf.select(OmegaConf.create(settings), full_key, default="?", throw_on_resolution_failure=False)
         expected = _expected(kind, full_key)
@@ -74,6 +74,15 @@ def _check_numbers(value: Any, key: str) -> None:
 def _schema(kind: Any) -> Any:
     """Returns the fields, types and defaults of a dataclass. The result is cached, since reading takes milliseconds."""
     return OmegaConf.structured(kind)
+
+
+def _names_at(kind: Any, path: list[str]) -> list[str]:
+    """Returns the names of the settings of a dataclass, or of the one that is found inside it."""
+    found: Any = kind
+    for part in path:
+        hints = get_type_hints(found) if dataclasses.is_dataclass(found) else {}
+        found = hints[part] if part in hints else (get_args(found) or (kind,))[-1]
+    return [f.name for f in dataclasses.fields(found if dataclasses.is_dataclass(found) else kind) if f.init]
 
 
 def _expected(kind: type[Any], key: str) -> str:

@@ -113,12 +113,7 @@ def load(cfg: DataConfig, seed: int = 0, only: str | None = None) -> RawData:
         splits["test"] = _own_test(cfg, splits["train"], (*inputs, *([cfg.response] if prompts else [])), label)
     if kind == "image":
         splits = {name: with_places(split, inputs[0], name) for name, split in splits.items()}
-    for key, column in (("column", cfg.column), ("label_name", cfg.label_name)):
-        if column is not None:
-            columns.choose_column(key, column, (), names)
-    for key, column in (("label", label), ("column", cfg.column), *((f"where.{name}", name) for name in cfg.where)):
-        for split in splits.values() if column in names else ():
-            columns.check_property(key, split.data.column(column))
+    _check_columns(cfg, splits, label, names)
     least, whole = 1 if prompts or only is not None else 2, splits
     splits, label_names = relabel(_rows(splits, cfg.where), label, cfg.label_name, cfg.classes, least)
     if cfg.test_path is not None:
@@ -165,6 +160,26 @@ def digits(classes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int6
     labels = lookup[source.target]
     images = (source.images / 16).astype(np.float32)[:, None]  # (1797, 1, 8, 8); the source's grey levels are 0..16
     return images[labels >= 0], labels[labels >= 0]
+
+
+def _check_columns(cfg: DataConfig, splits: Splits, label: str, names: Sequence[str]) -> None:
+    """Checks that the columns that the settings name are there, and that their values can divide the examples.
+
+    Args:
+        cfg: Settings of the data set.
+        splits: Splits of the data set.
+        label: Name of the label column.
+        names: Names of all columns.
+
+    Raises:
+        InputError: A column is missing, or has values of another type.
+    """
+    for key, column in (("column", cfg.column), ("label_name", cfg.label_name)):
+        if column is not None:
+            columns.choose_column(key, column, (), names)
+    for key, column in (("label", label), ("column", cfg.column), *((f"where.{name}", name) for name in cfg.where)):
+        for split in splits.values() if column in names else ():
+            columns.check_property(key, split.data.column(column))
 
 
 @functools.cache

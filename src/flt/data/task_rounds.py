@@ -25,9 +25,7 @@ def with_task_rounds(
     """
     if not task_rounds:
         return list(clients)
-    if any(job.parts for client in clients for job in client.data):
-        why = "a job with several tasks takes part with all of them"
-        raise InputError.of("task_rounds", dict(task_rounds), "null, or jobs=per_task", why)
+    _check_jobs("task_rounds", dict(task_rounds), clients)
     known = sorted({job.task for client in clients for job in client.data})
     for task, rounds in task_rounds.items():
         if task not in known:
@@ -54,6 +52,8 @@ def with_task_changes(clients: Sequence[ClientSpec], task_changes: Mapping[str, 
         InputError: A task doesn't exist, the round is invalid, no client has both tasks, or the tasks have different
             heads. The server sees the shapes of heads, so that a change of heads would not be hidden.
     """
+    if task_changes:
+        _check_jobs("task_changes", dict(task_changes), clients)
     known = sorted({job.task for client in clients for job in client.data})
     for task, change in task_changes.items():
         _check_change(task, change, known)
@@ -61,6 +61,13 @@ def with_task_changes(clients: Sequence[ClientSpec], task_changes: Mapping[str, 
         if not any(job.change and job.task == task for client in clients for job in client.data):
             raise InputError.of("task_changes", f"{task}: {list(change)}", "two tasks that a client has together")
     return list(clients)
+
+
+def _check_jobs(key: str, value: Mapping[str, Any], clients: Sequence[ClientSpec]) -> None:
+    if any(job.parts for client in clients for job in client.data):
+        raise InputError.of(
+            key, value, "null, or jobs=per_task", "a job with several tasks takes part with all of them"
+        )
 
 
 def _changed(client: ClientSpec, task: str, following: str, round: int) -> ClientSpec:

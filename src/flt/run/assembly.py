@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from flt.algorithm.recipe import Recipe
 from flt.client.settings import LocalSettings
@@ -38,6 +39,8 @@ class Setup:
         sampler: Sampler of the cohorts.
         settings: Settings of the local fits.
         failure_policy: Conditions under which a round succeeds although jobs failed.
+        adapter: Settings of the adapter that the module has. With ``ranks=fleet``, its rank can be below the configured
+            one.
         fleet: Devices of the clients. None: no devices are simulated.
     """
 
@@ -47,6 +50,7 @@ class Setup:
     sampler: Sampler
     settings: LocalSettings
     failure_policy: FailurePolicy
+    adapter: dict[str, Any]
     fleet: Devices | None = None
 
 
@@ -78,9 +82,7 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
         raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
     if recipe.changes_base:
         check_mergeable(federation.module, layout)
-    if recipe.schedule.reads_validation and not federation.validation:
-        why = "there are no validation examples (see data.validation)"
-        raise InputError.of("schedule", cfg.schedule["name"], "annealed", why)
+    _check_examples(cfg, recipe, federation, clients)
     if cfg.eval.divergence and not layout.sent(recipe.plan(0)):
         raise InputError.of("eval.divergence", "true", "false", "the clients send no trained numbers")
     if cfg.prefix_cache:
@@ -99,7 +101,26 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     for updates in range(max(fewest, 1), most + 1):  # a rule is never called with 0 updates
         recipe.rule.check(updates)
     draw = fleet.sampler if fleet else sampler
-    return Setup(layout, recipe, ranked, draw, build.local_settings(cfg), failure_policy, fleet)
+    return Setup(layout, recipe, ranked, draw, build.local_settings(cfg), failure_policy, cfg.adapter, fleet)
+
+
+def _check_examples(cfg: TrainConfig, recipe: Recipe, federation: Federation, clients: Sequence[ClientSpec]) -> None:
+    """Refuses a part that reads losses on validation examples, or on held-out examples of clients, if there are none.
+
+    Raises:
+        InputError: There are no such examples, or the jobs report no losses although the grouping reads them.
+    """
+    if recipe.schedule.reads_validation and not federation.validation:
+        why = "there are no validation examples (see data.validation)"
+        raise InputError.of("schedule", cfg.schedule["name"], "annealed", why)
+    for part in recipe.parts:
+        name = getattr(cfg, part.kind)["name"]
+        if part.reads_held_out and not any(len(job.held_out) for client in clients for job in client.data):
+            why = "no client holds out examples (see partition.held_out)"
+            raise InputError.of(part.kind, name, f"another {part.kind}", why)
+    if recipe.grouping.reads_held_out and not cfg.eval.client_examples:
+        name = cfg.grouping["name"]
+        raise InputError.of("eval.client_examples", 0, f"an integer >= 1 with grouping={name}", "it reads the losses")
 
 
 def served(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
 
-from flt.algorithm.grouping.online import OnlineGrouping
 from flt.callbacks.active_components import RankBudget
 from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.checkpoint import Checkpoint
@@ -48,7 +47,6 @@ from flt.run.stored import OWN
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStateStore
 from flt.server.federator import Federator
-from flt.server.held_out_loss import HeldOutLoss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,16 +136,14 @@ class Observers:
     def _task_monitors(self, federator: Federator, tasks: dict[tuple[int, int], str]) -> list[FedCallback]:
         """Returns the callbacks that watch tasks which come, go or change, and what related clusters take over."""
         found: list[FedCallback] = [TaskDetection(tasks)] if self._is_dynamic(federator) else []
-        if federator.server.recipe.transfer.uses_held_out:
-            federator.server.held_out = HeldOutLoss(federator.engine, federator.clients)
+        if federator.server.recipe.transfer.reads_held_out:
             found.append(TransferShares())
         return found
 
     def _is_dynamic(self, federator: Federator) -> bool:
         """Returns whether tasks come, go or change, or the grouping looks for new tasks."""
-        online = isinstance(federator.server.recipe.grouping, OnlineGrouping)
         jobs = (job for client in federator.clients.values() for job in client.data)
-        return online or any(job.is_temporary or job.change for job in jobs)
+        return federator.server.recipe.grouping.detects_tasks or any(job.is_temporary or job.change for job in jobs)
 
     def _trainer_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:
         """Returns the loggers for the Trainers of a user's module. flt's own module logs nothing and needs none."""

@@ -85,6 +85,10 @@ BAD_SETTINGS = {
     "a deadline at the start": ({"name": "uniform", "deadline": 0.0}, "fleet.deadline=0.0"),
     "fewer clients than wanted": ({"name": "uniform", "over_selection": -0.5}, "fleet.over_selection=-0.5"),
     "no tiers": ({"name": "tiers", "tiers": {}}, "fleet.tiers"),
+    "a key that a tier lacks": (
+        {"name": "tiers", "tiers": {"a": {"shar": 1}}},
+        "allowed is compute, down, up, memory, power, availability, share",
+    ),
     "tiers of nobody": ({"name": "tiers", "tiers": {"a": {"share": 0.0}}}, "fleet.tiers"),
     "a share below zero": ({"name": "tiers", "tiers": {"a": {"share": -1.0}}}, "fleet.tiers.a.share=-1.0"),
     "a tier without speed": ({"name": "tiers", "tiers": {"a": {"compute": 0.0}}}, "fleet.tiers.a.compute=0.0"),

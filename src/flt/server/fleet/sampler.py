@@ -57,4 +57,5 @@ def over_selected(sampler: FixedSize | Poisson, share: float, clients: int) -> F
     if not isinstance(sampler, FixedSize) or sampler.size is None:
         why = "without a number of clients that are wanted, all are drawn"
         raise InputError.of("fleet.over_selection", share, "0, or a number with cohort.size", why)
-    return FixedSize(min(sampler.size + math.ceil(share * sampler.size), clients))
+    further = math.ceil(share * sampler.size - 1e-9)  # rounding gives 55.00000000000001 for 0.55 of 100
+    return FixedSize(min(sampler.size + further, clients))
