@@ -42,13 +42,9 @@ def _line(table: Table, id: str, tried: Tried) -> list[str]:
     row = table.row(id)
     losses = [loss(tried[id, rate]) if (id, rate) in tried else None for rate in table.rates.grid]
     least = min((value for value in losses if value is not None), default=None)
-    shown = ["–" if value is None else f"{value:.4f}" for value in losses]
-    bold = [
-        f"**{text}**" if value is not None and value == least else text
-        for text, value in zip(shown, losses, strict=True)
-    ]
     used = table.rate_of(row)
-    return [row.label, *bold, "the recipe's" if used is None else f"{used:g}"]
+    shown = [_shown(value, least=value == least) for value in losses]
+    return [row.label, *shown, "the recipe's" if used is None else f"{used:g}"]
 
 
 def _shown(value: float | None, least: bool) -> str:
