@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -46,7 +46,8 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
         unknown = "not in" in str(error)
         value = OmegaConf.select(OmegaConf.create(settings), full_key, default="?", throw_on_resolution_failure=False)
         expected = _expected(kind, full_key)
-        plain = expected in PLAIN.values() and ("could not be converted" in str(error) or "not a valid" in str(error))
+        of_type = ("could not be converted", "not a valid", "Invalid type assigned")
+        plain = expected in (*PLAIN.values(), _mapping(_type(kind, full_key))) and any(w in str(error) for w in of_type)
         raise InputError.of(key, value, names if unknown else expected, "" if plain else first_line(error)) from None
 
 
@@ -76,14 +77,29 @@ def _schema(kind: Any) -> Any:
     return OmegaConf.structured(kind)
 
 
-def _expected(kind: type[Any], key: str) -> str:
-    """Describes the type of a field, such as ``an integer`` or ``a value of type list[int] | None``."""
+def _type(kind: type[Any], key: str) -> Any:
+    """Returns the type of a field, such as ``int``, given its key, such as ``tiers.phone.compute``."""
     found: Any = kind
     for part in key.partition("[")[0].split("."):
-        found = get_type_hints(found).get(part, Any) if dataclasses.is_dataclass(found) else found
+        if get_origin(found) is dict:
+            found = get_args(found)[1]
+        else:
+            found = get_type_hints(found).get(part, Any) if dataclasses.is_dataclass(found) else found
+    return found
+
+
+def _mapping(kind: Any) -> str:
+    """Describes the settings of a dataclass; empty for another type."""
+    return f"the keys {', '.join(f.name for f in dataclasses.fields(kind))}" if dataclasses.is_dataclass(kind) else ""
+
+
+def _expected(kind: type[Any], key: str) -> str:
+    """Describes the type of a field, such as ``an integer`` or ``a value of type list[int] | None``."""
+    found = _type(kind, key)
     if found in PLAIN:
         return PLAIN[found]
-    return f"a value of type {found.__name__ if isinstance(found, type) and not get_args(found) else found}"
+    of_type = f"a value of type {found.__name__ if isinstance(found, type) and not get_args(found) else found}"
+    return _mapping(found) or of_type
 
 
 def first_line(error: BaseException) -> str:

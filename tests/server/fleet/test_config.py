@@ -90,6 +90,14 @@ BAD_SETTINGS = {
     "a share below zero": ({"name": "tiers", "tiers": {"a": {"share": -1.0}}}, "fleet.tiers.a.share=-1.0"),
     "a tier without speed": ({"name": "tiers", "tiers": {"a": {"compute": 0.0}}}, "fleet.tiers.a.compute=0.0"),
     "a tier with another key": ({"name": "tiers", "tiers": {"a": {"speed": 1.0}}}, "speed"),
+    "no settings of a class": (
+        {"name": "tiers", "tiers": {"a": 3}},
+        "fleet.tiers.a=3: allowed is the keys compute, down",
+    ),
+    "text in a class": (
+        {"name": "tiers", "tiers": {"a": {"compute": "fast"}}},
+        "fleet.tiers.a.compute=fast: allowed is a number",
+    ),
     "text for a number": ({"name": "uniform", "compute": "fast"}, "fleet.compute=fast"),
 }
 
