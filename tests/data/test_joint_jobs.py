@@ -147,6 +147,7 @@ def test_divided_classes_stay_together_unless_heads_are_chosen() -> None:
 
 BAD = {
     "rounds of a task": (["task_rounds={digit: [1, 2]}"], "task_rounds=.*several tasks.*jobs=per_task"),
+    "a task that changes": (["task_changes={digit: [parity, 2]}"], "task_changes=.*one job for all.*jobs=per_task"),
     "names as a head": (["model.head=label_names"], "model.head=label_names"),
     "a head that stays frozen": (["heads=task", "adapter.head=none"], "adapter.head=none"),
 }
