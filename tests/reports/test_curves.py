@@ -8,7 +8,7 @@ import pytest
 from compared_runs import made_run
 from reports import data_of
 
-from flt.reports.curves import key_figures, looks, of_one
+from flt.reports.curves import key_figures, looks, of_one, results
 from flt.reports.page import several
 from flt.run.stored import StoredRun
 
@@ -53,6 +53,9 @@ def test_a_run_with_a_fleet_shows_its_accuracy_over_simulated_hours() -> None:
     figures = key_figures(StoredRun(Path("run"), {"algo": "fedit"}, rows, {}, None))
     assert ("simulated time", "1 h 00 min", "30 min 00 s a round, 60 J") in figures
     assert "simulated time" not in [name for name, *_ in key_figures(without)]
+    both = results([StoredRun(Path("run"), {"algo": "fedit"}, rows, {}, None), without], ["one", "two"])
+    assert [line[list(both.columns).index("simulated time")] for line in both.rows] == ["1 h 00 min", "–"]
+    assert "simulated time" not in results([without], ["two"]).columns
 
 
 @pytest.mark.parametrize(

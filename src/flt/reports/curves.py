@@ -68,6 +68,9 @@ def results(runs: Sequence[StoredRun], names: Sequence[str]) -> Table:
         columns[f"bytes {way}"] = ["–" if total is None else formatting.size(total) for total in totals]
     seconds = [run.history[-1].get("time/total_seconds") if run.history else None for run in runs]
     columns["time"] = ["–" if s is None else formatting.duration(s) for s in seconds]
+    hours = [run.history[-1].get(_TIMES["simulated"]) if run.history else None for run in runs]
+    if any(h is not None for h in hours):
+        columns["simulated time"] = ["–" if h is None else formatting.short_duration(3600 * h) for h in hours]
     return Table("Results after the last round of each run", list(columns), list(zip(*columns.values(), strict=True)))
 
 
