@@ -85,6 +85,11 @@ def test_label_counts_are_own_uniform_or_those_of_other_classes() -> None:
     [
         ({"client_test_examples": -1}, "eval.client_test_examples=-1: allowed is an integer >= 0"),
         ({"client_labels": ["mine"]}, "eval.client_labels=mine: allowed is own, uniform, wrong"),
+        ({"client_labels": []}, r"eval.client_labels=\[\]: allowed is at least one of own, uniform, wrong"),
+        (
+            {"client_labels": ["wrong"], "client_test_examples": 0},
+            r"eval.client_labels=\['wrong'\]: no client is tested",
+        ),
         ({"splits": ("train",)}, "eval.client_test_examples=20: the data have no test split"),
         ({"kind": "by_column"}, "eval.client_test_examples=20: the test split has no data.column"),
         ({"counts": (0, 0, 0, 5)}, "eval.client_test_examples=20: client 0 has classes of which the test split has no"),

@@ -39,12 +39,17 @@ def client_tests(cfg: TrainConfig, tasks: Sequence[TaskData], clients: Sequence[
             client has no label counts or gets no example.
     """
     size, by_name = cfg.eval.client_test_examples, {task.name: task for task in tasks}
+    wanted = list(cfg.eval.client_labels)
     if size < 0:
         raise InputError.of(KEY, size, "an integer >= 0")
-    for labels in cfg.eval.client_labels:
+    for labels in wanted:
         if labels not in LABELS:
             raise InputError.of("eval.client_labels", labels, LABELS)
+    if not wanted:
+        raise InputError.of("eval.client_labels", wanted, f"at least one of {', '.join(LABELS)}")
     if not size:
+        if wanted != ["own"]:
+            raise InputError.of("eval.client_labels", wanted, f"[own] with {KEY}=0", "no client is tested")
         return {}
     by_column = cfg.partition.kind in BY_COLUMN
     if any(job.parts for client in clients for job in client.data):

@@ -49,12 +49,16 @@ def with_task_changes(clients: Sequence[ClientSpec], task_changes: Mapping[str, 
         task_changes: Task -> [the task that follows it, the first round of the following task, counted from 1].
 
     Raises:
-        InputError: A task doesn't exist, the round is invalid, no client has both tasks, or the tasks have different
-            heads. The server sees the shapes of heads, so that a change of heads would not be hidden.
+        InputError: A job has several tasks, a task doesn't exist, the round is invalid, no client has both tasks, or
+            the tasks have different heads. The server sees the shapes of heads, so that a change of heads would not be
+            hidden.
     """
     if task_changes:
         _check_jobs("task_changes", dict(task_changes), clients)
     known = sorted({job.task for client in clients for job in client.data})
+    if task_changes and any(job.parts for client in clients for job in client.data):
+        why = "each client has one job for all its tasks"
+        raise InputError.of("task_changes", dict(task_changes), "null, or jobs=per_task", why)
     for task, change in task_changes.items():
         _check_change(task, change, known)
         clients = [_changed(client, task, *change) for client in clients]

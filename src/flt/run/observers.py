@@ -8,7 +8,9 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
 
+from flt.algorithm.grouping.bandit import BanditGrouping
 from flt.callbacks.active_components import RankBudget
+from flt.callbacks.bandit_choices import BanditChoices
 from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.client_tests import ClientTests
@@ -134,8 +136,10 @@ class Observers:
         )
 
     def _task_monitors(self, federator: Federator, tasks: dict[tuple[int, int], str]) -> list[FedCallback]:
-        """Returns the callbacks that watch tasks which come, go or change, and what related clusters take over."""
+        """Returns the callbacks that watch tasks which come, go or change, and what a bandit or a transfer chooses."""
         found: list[FedCallback] = [TaskDetection(tasks)] if self._is_dynamic(federator) else []
+        if isinstance(federator.server.recipe.grouping, BanditGrouping):
+            found.append(BanditChoices())
         if federator.server.recipe.transfer.reads_held_out:
             found.append(TransferShares())
         return found

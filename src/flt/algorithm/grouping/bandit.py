@@ -55,6 +55,9 @@ class BanditGrouping(Clustering):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for key in ("ks", "kinds", "weights"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise InputError.of(f"grouping.{key}", list(getattr(self, key)), "each value once")
         if not self.ks or any(k < 2 for k in self.ks):
             raise InputError.of("grouping.ks", list(self.ks), "integers >= 2")
         if not self.kinds or not set(self.kinds) <= set(KINDS):
