@@ -59,7 +59,7 @@ class Fleet(FedCallback):
 
     Args:
         devices: Client -> its device.
-        clients: Client -> its data.
+        clients: Client -> its data in all rounds.
         cost: Cost of a fit.
         clock: Decides whose updates a round takes.
     """
@@ -91,7 +91,8 @@ class Fleet(FedCallback):
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
         """Counts the bytes that a client receives, and the operations of the fit that follows."""
         client, index = payload.job
-        flops = self.cost.flops(payload.plan, self.clients[client].data[index], payload.held, payload.kept)
+        data = self.clients[client].data[index].at(payload.round + 1)
+        flops = self.cost.flops(payload.plan, data, payload.held, payload.kept)
         federator.counts[count_key("down", client)] += encoded_size(payload)
         federator.counts[count_key("flops", client)] += flops
 

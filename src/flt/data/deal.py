@@ -28,9 +28,9 @@ def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
     """Divides the examples of all tasks among the clients.
 
     The examples of each task are divided independently of other tasks, with these exceptions: with
-    ``partition.kind=by_column`` and ``by_column_dirichlet``, the examples of all tasks are divided together if all tasks
-    have the column ``data.column``, so that a client's jobs have the same value. With ``partition.kind=by_task``, they
-    always are. The division is drawn again until every client has at least one example.
+    ``partition.kind=by_column`` and ``by_column_dirichlet``, the examples of all tasks are divided together if all
+    tasks have the column ``data.column``, so that a client's jobs have the same value. With ``partition.kind=by_task``,
+    they always are. The division is drawn again until every client has at least one example.
 
     Args:
         cfg: Configuration with the number of clients, the partition and the seed.

@@ -23,16 +23,21 @@ def training_samples(clients: Iterable[ClientSpec], size: int, seed: int) -> dic
         clients: The clients.
         size: Largest number of examples of a task, at least 1.
         seed: Seed of the sample.
+    """
+    jobs: dict[str, list[JobData]] = {}
+    for job in (job for client in clients for job in client.data):
+        jobs.setdefault(job.task, []).append(job)
+    return {task: _sample(own, size, seed) for task, own in jobs.items()}
+
+
+def check_training_samples(clients: Iterable[ClientSpec], size: int) -> None:
+    """Checks that :func:`training_samples` can draw the samples, if any are wanted.
 
     Raises:
         InputError: A job has several tasks.
     """
-    jobs: dict[str, list[JobData]] = {}
-    for job in (job for client in clients for job in client.data):
-        if job.parts:
-            raise InputError.of("eval.train_examples", size, "0, or jobs=per_task", "jobs have several tasks")
-        jobs.setdefault(job.task, []).append(job)
-    return {task: _sample(own, size, seed) for task, own in jobs.items()}
+    if size and any(job.parts for client in clients for job in client.data):
+        raise InputError.of("eval.train_examples", size, "0, or jobs=per_task", "jobs have several tasks")
 
 
 def _sample(jobs: Sequence[JobData], size: int, seed: int) -> Dataset:

@@ -11,6 +11,7 @@ from flt.client.settings import LocalSettings
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec
 from flt.data.task_rounds import with_task_changes, with_task_rounds
+from flt.data.training_sample import check_training_samples
 from flt.models.module import ClientModule
 from flt.models.peft_modules import check_mergeable
 from flt.protocol.layout import Layout
@@ -81,6 +82,7 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     if recipe.schedule.reads_validation and not federation.validation:
         why = "there are no validation examples (see data.validation)"
         raise InputError.of("schedule", cfg.schedule["name"], "annealed", why)
+    check_training_samples(federation.clients, cfg.eval.train_examples)
     if cfg.eval.divergence and not layout.sent(recipe.plan(0)):
         raise InputError.of("eval.divergence", "true", "false", "the clients send no trained numbers")
     if cfg.prefix_cache:

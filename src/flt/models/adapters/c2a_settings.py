@@ -82,5 +82,19 @@ def uses_client_counts(settings: Mapping[str, Any]) -> bool:
         >>> uses_client_counts({"label_source": "batch"}), uses_client_counts({"histogram": "own"})
         (False, True)
     """
-    at_test = settings.get("histogram") in ("own", "wrong")
-    return bool(settings.get("use_label", True)) and (settings.get("label_source") == "client" or at_test)
+    trained = bool(settings.get("use_label", True)) and settings.get("label_source") == "client"
+    return trained or evaluates_with_counts(settings)
+
+
+def evaluates_with_counts(settings: Mapping[str, Any]) -> bool:
+    """Returns whether evaluations of a model with these settings of its adapter use the label counts of a client.
+
+    Example:
+        >>> evaluates_with_counts({"label_source": "client"})
+        True
+        >>> evaluates_with_counts({"label_source": "client", "histogram": "uniform"})
+        False
+    """
+    histogram = settings.get("histogram")
+    counted = histogram in ("own", "wrong") or (histogram is None and settings.get("label_source") == "client")
+    return bool(settings.get("use_label", True)) and counted
