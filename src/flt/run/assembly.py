@@ -79,12 +79,7 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
         raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
     if recipe.changes_base:
         check_mergeable(federation.module, layout)
-    if recipe.schedule.reads_validation and not federation.validation:
-        why = "there are no validation examples (see data.validation)"
-        raise InputError.of("schedule", cfg.schedule["name"], "annealed", why)
-    check_training_samples(federation.clients, cfg.eval.train_examples)
-    if cfg.eval.divergence and not layout.sent(recipe.plan(0)):
-        raise InputError.of("eval.divergence", "true", "false", "the clients send no trained numbers")
+    _check_evaluations(cfg, federation, layout, recipe)
     if cfg.prefix_cache:
         check_prefix(federation, recipe, cfg)
     sampler = build.sampler(cfg, len(ranked))
@@ -102,6 +97,16 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
         recipe.rule.check(updates)
     draw = fleet.sampler if fleet else sampler
     return Setup(layout, recipe, ranked, draw, build.local_settings(cfg), failure_policy, fleet)
+
+
+def _check_evaluations(cfg: TrainConfig, federation: Federation, layout: Layout, recipe: Recipe) -> None:
+    """Checks that the run has what its evaluations and its schedule measure."""
+    if recipe.schedule.reads_validation and not federation.validation:
+        why = "there are no validation examples (see data.validation)"
+        raise InputError.of("schedule", cfg.schedule["name"], "annealed", why)
+    check_training_samples(federation.clients, cfg.eval.train_examples)
+    if cfg.eval.divergence and not layout.sent(recipe.plan(0)):
+        raise InputError.of("eval.divergence", "true", "false", "the clients send no trained numbers")
 
 
 def served(
