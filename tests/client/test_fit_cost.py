@@ -195,6 +195,22 @@ def test_counting_changes_neither_the_module_nor_the_random_numbers() -> None:
     assert torch.equal(random, torch.random.get_rng_state())
 
 
+def test_counting_leaves_nothing_in_the_lists_of_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    federator = toy_federator()
+    module: Any = federator.engine.local_trainer.module
+    module.outputs, step = [], module.training_step
+
+    def remembers(batch: Any, batch_idx: int) -> Any:
+        module.outputs.append(step(batch, batch_idx))
+        return module.outputs[-1]
+
+    monkeypatch.setattr(module, "training_step", remembers)
+    kept = module.outputs
+    cost_of(federator, federator.clients[0].data[0])
+    assert module.outputs is kept
+    assert kept == []
+
+
 def test_a_step_that_cannot_be_run_alone_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     federator = toy_federator()
 
