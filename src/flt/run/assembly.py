@@ -20,6 +20,7 @@ from flt.run.federation import Federation
 from flt.run.fleet import Devices, devices_of, with_fleet_ranks
 from flt.run.prefix_cache import check_prefix
 from flt.run.schema import FLEET_RANKS, TrainConfig
+from flt.run.stored import OWN
 from flt.server.client_sampling import FixedSize
 from flt.server.failure_policy import FailurePolicy
 from flt.server.federator import Sampler
@@ -104,6 +105,8 @@ def _check_evaluations(cfg: TrainConfig, federation: Federation, layout: Layout,
     if recipe.schedule.reads_validation and not federation.validation:
         why = "there are no validation examples (see data.validation)"
         raise InputError.of("schedule", cfg.schedule["name"], "annealed", why)
+    if cfg.data["name"] == OWN and (size := cfg.eval.client_test_examples):
+        raise InputError.of("eval.client_test_examples", size, "0", "data of one's own have no test split to draw from")
     check_training_samples(federation.clients, cfg.eval.train_examples)
     if cfg.eval.divergence and not layout.sent(recipe.plan(0)):
         raise InputError.of("eval.divergence", "true", "false", "the clients send no trained numbers")
