@@ -20,6 +20,7 @@ from flt.run.federation import Federation
 from flt.run.fleet import Devices, devices_of, with_fleet_ranks
 from flt.run.prefix_cache import check_prefix
 from flt.run.schema import FLEET_RANKS, TrainConfig
+from flt.run.stored import OWN
 from flt.server.client_sampling import FixedSize
 from flt.server.failure_policy import FailurePolicy
 from flt.server.federator import Sampler
@@ -82,9 +83,7 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
         raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
     if recipe.changes_base:
         check_mergeable(federation.module, layout)
-    _check_examples(cfg, recipe, federation, clients)
-    if cfg.eval.divergence and not layout.sent(recipe.plan(0)):
-        raise InputError.of("eval.divergence", "true", "false", "the clients send no trained numbers")
+    _check_evaluations(cfg, federation, layout, recipe)
     if cfg.prefix_cache:
         check_prefix(federation, recipe, cfg)
     sampler = build.sampler(cfg, len(ranked))
@@ -104,23 +103,28 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     return Setup(layout, recipe, ranked, draw, build.local_settings(cfg), failure_policy, cfg.adapter, fleet)
 
 
-def _check_examples(cfg: TrainConfig, recipe: Recipe, federation: Federation, clients: Sequence[ClientSpec]) -> None:
-    """Refuses a part that reads losses on validation examples, or on held-out examples of clients, if there are none.
+def _check_evaluations(cfg: TrainConfig, federation: Federation, layout: Layout, recipe: Recipe) -> None:
+    """Checks that the run has what its evaluations and the parts of its recipe measure.
 
     Raises:
-        InputError: There are no such examples, or the jobs report no losses although the grouping reads them.
+        InputError: There are no such examples, the jobs report no losses although the grouping reads them, or clients
+            send no trained numbers whose divergence could be measured.
     """
     if recipe.schedule.reads_validation and not federation.validation:
         why = "there are no validation examples (see data.validation)"
         raise InputError.of("schedule", cfg.schedule["name"], "annealed", why)
     for part in recipe.parts:
         name = getattr(cfg, part.kind)["name"]
-        if part.reads_held_out and not any(len(job.held_out) for client in clients for job in client.data):
+        if part.reads_held_out and not any(len(job.held_out) for job in federation.job_data):
             why = "no client holds out examples (see partition.held_out)"
             raise InputError.of(part.kind, name, f"another {part.kind}", why)
     if recipe.grouping.reads_held_out and not cfg.eval.client_examples:
         name = cfg.grouping["name"]
         raise InputError.of("eval.client_examples", 0, f"an integer >= 1 with grouping={name}", "it reads the losses")
+    if cfg.data["name"] == OWN and (size := cfg.eval.client_test_examples):
+        raise InputError.of("eval.client_test_examples", size, "0", "data of one's own have no test split to draw from")
+    if cfg.eval.divergence and not layout.sent(recipe.plan(0)):
+        raise InputError.of("eval.divergence", "true", "false", "the clients send no trained numbers")
 
 
 def served(

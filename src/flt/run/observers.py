@@ -37,6 +37,7 @@ from flt.callbacks.untrained_layers import UntrainedLayers
 from flt.client.shared_logger import SharedLogger, SilentLogger
 from flt.data.training_sample import training_samples
 from flt.engines.process_group import ProcessGroup
+from flt.models.adapters.c2a_settings import is_tested_with_counts
 from flt.models.module import ClientModule
 from flt.run.command_line import command_of
 from flt.run.compose import flat
@@ -86,7 +87,8 @@ class Observers:
         # At the start of a round, Timer starts its clock and ReceivedModels evaluates. Timer comes first, so that the
         # measured time includes this evaluation.
         received = [ReceivedModels(evaluate)] if cfg.eval.distributed else []
-        tests = [ClientTests(federation.client_tests, cfg.eval.client_labels)] if federation.client_tests else []
+        counts = cfg.eval.client_labels if is_tested_with_counts(cfg.adapter) else ["own"]
+        tests = [ClientTests(federation.client_tests, counts)] if federation.client_tests else []
         counting = [Communication(), BitWidths(), *([fleet] if fleet else [])]
         counting += [Divergence()] if cfg.eval.divergence else []
         monitors = [evaluate, *tests, Clusters(tasks), SelectionOverlap(), RankBudget(), *counting, Timer(), *received]

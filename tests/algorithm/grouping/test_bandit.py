@@ -11,7 +11,7 @@ from made import update_of, view_of
 from methods import METHODS, clients_of
 from toys import toy_clients, toy_federator
 
-from flt.algorithm.grouping.bandit import LOSS, BanditGrouping, rewarded
+from flt.algorithm.grouping.bandit import BanditGrouping, rewarded
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.transfer import CosineTransfer
@@ -19,6 +19,7 @@ from flt.callbacks.bandit_choices import BanditChoices
 from flt.core.errors import InputError
 from flt.protocol.messages import encode
 
+LOSS = "distributed/val_loss"
 
 
 def test_every_arm_is_chosen_once_and_then_the_largest_bound() -> None:
