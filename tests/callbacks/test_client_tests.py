@@ -106,8 +106,6 @@ def test_the_models_are_tested_with_each_of_the_label_counts() -> None:
     ("overrides", "suffixes"),
     [
         (["algo=fedit"], ["", "_worst10"]),
-        (["algo=c2a"], ["", "_worst10"]),  # evaluated with the uniform distribution
-        (["algo=c2a", "adapter.label_source=client", "adapter.histogram=uniform"], ["", "_worst10"]),
         (["algo=c2a", "adapter.label_source=client"], ["", "_worst10", "_wrong"]),
         (["algo=c2a", "adapter.histogram=own"], ["", "_worst10", "_wrong"]),
     ],

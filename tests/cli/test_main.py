@@ -192,7 +192,7 @@ MORE = {
     "fraction for an integer": ("seed=1.5", "seed=1.5", "an integer"),
     "bool for an integer": ("seed=true", "seed=True", "an integer"),
     "null for an integer": ("rounds=null", "rounds=None", "int"),
-    "number for a mapping": ("data.tasks=3", "data.tasks=3", "Dict"),
+    "number for a mapping": ("data.tasks=3", "data.tasks=3", "a list of texts"),
     "null for a section": ("local=null", "local=None", "Optional"),
     "mapping with an unknown key": ("local={lr:0.1,foo:2}", "local={lr:0.1,foo:2}", "'foo' is not"),
     "alpha nan": ("adapter.alpha=nan", "adapter.alpha=nan", "> 0"),

@@ -161,7 +161,7 @@ BAD = {
     "a tier without a share": ("fleet=tiers fleet.tiers.phone.share=-1", "fleet.tiers.phone.share=-1.0"),
     "a trace without a file": ("fleet=trace", "fleet.path=None"),
     "a trace that is not there": ("fleet=trace fleet.path=gone.csv", "fleet.path=gone.csv"),
-    "a trace with too few clients": ("fleet=trace fleet.path=short.csv", "a row for client 1"),
+    "a trace with too few clients": ("fleet=trace fleet.path=short.csv", "no row for client 1"),
     "over-selection of all": ("fleet=uniform fleet.over_selection=0.3", "cohort.size"),
     "ranks of no fleet": ("ranks=fleet", "ranks=fleet"),
     "ranks in words": ("ranks=many", "ranks=many"),
