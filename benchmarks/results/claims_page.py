@@ -18,16 +18,27 @@ from benchmarks.results.verdict import Found, Tables, compare, of_case, of_claim
 
 FILE = "claims.md"
 RULES = """\
-- *Better by m*: the 95 % interval of the paired difference (Student's t) leaves out zero, and the mean is at least the
-  margin m. It doesn't hold if the interval excludes a lead of m.
-- *Level within m*: two one-sided t tests at 5 % place the difference between -m and m. *Not worse by m*: one such test
-  places it above -m. They don't hold if the interval leaves out zero and the mean is m or more on the wrong side.
-- *At least*, *at most*: the figure itself is on the right side of the number on every seed. It doesn't hold if it is so
-  on no seed.
-- Everything between is **undecided**: the seeds are too few, or they disagree. A run that never reaches its target
-  counts as one round more than it has, so its distance is understated (†).
-- A claim **shows** if it holds in all cases, and **only when** the named cases are given if it holds in some. If it
-  holds in none, it **does not show**, or is **undecided** if all cases are. Cases without cells don't count."""
+The *figure* of two rows is the first minus the second, the mean over the seeds that both have, with its 95 % interval
+in brackets. Where less is better, such as a loss or bytes, a lead is negative, and the rule says *lower*. The figure of
+one row is the mean, with the least and the greatest of the seeds in brackets. *Equal price* is what both rows spend
+alike.
+
+- *At least m higher (lower)*, which is the better side: the 95 % interval of the paired difference (Student's t) leaves
+  out zero, and the mean is m or more on that side. It doesn't hold if the interval excludes a lead of m.
+- *At most m lower (higher)*, which is the worse side: one one-sided t test at 5 % says that the first row is not worse
+  by m. *Level within m*: two such tests place the difference between -m and m. They don't hold if the interval leaves
+  out zero and the mean is m or more on the wrong side.
+- *At least*, *at most* a number: the figure itself is on the right side of it on every seed. It doesn't hold if it is
+  so on no seed.
+- Everything between is **undecided**: the seeds are too few, or they disagree, or a run has no figure because it
+  diverged.
+- A claim **shows** if it holds in all cases, and **only when** the named cases are given if it holds in some. A case
+  with several lines holds if all of them do. A claim that holds in no case **does not show**, or is **undecided** if
+  all its cases are. Cases without cells don't count, and *so far* says that cells are missing."""
+TARGET = (
+    "†: a run never reached its target. It counts as one round more than it has, or as all of its bytes. Where more "
+    "could turn the outcome round, the comparison is undecided."
+)
 WORDS = {"yes": "holds", "no": "does not hold", "open": "undecided", "missing": "cells are missing"}
 SHORT = {"shows": "shows", "only": "only when", "not": "does not show", "open": "undecided", "missing": "missing cells"}
 
@@ -81,14 +92,13 @@ def _outcome(claim: Claim, book: Book, tables: Tables) -> str:
     """The outcome in a few words, with the cases in which it holds, and the number of those that are open."""
     found = of_claim(claim, book, tables)
     held = [case.when for case in claim.cases if of_case(case, book, tables) == "yes"]
-    said = f"**{SHORT[found]}**" + (f" {'; '.join(held)}" if found == "only" else "")
+    lacking = any(compare(test, book, tables).lacking for case in claim.cases for test in case.tests)
+    said = "so far " * (lacking and found != "missing") + f"**{SHORT[found]}**"
+    said += f" {'; '.join(held)}" if found == "only" else ""
     counts = Counter(of_case(case, book, tables) for case in claim.cases)
     others = {"missing": "without cells"} if found == "open" else {"open": "undecided", "missing": "without cells"}
     more = [f"{counts[key]} {word}" for key, word in others.items() if counts[key] and found != "missing"]
-    more = [f"of {counts.total()} cases, {', '.join(more)}"] if more else []
-    lacking = [compare(test, book, tables).lacking for case in claim.cases for test in case.tests]
-    more += ["cells are missing"] if any(isinstance(count, int) and count for count in lacking) else []
-    return said + (f" ({'; '.join(more)})" if more else "")
+    return said + (f" (of {counts.total()} cases, {', '.join(more)})" if more else "")
 
 
 def _claim(claim: Claim, book: Book, tables: Tables) -> Iterator[str]:
@@ -124,9 +134,15 @@ def _rows(test: Comparison, book: Book, tables: Tables) -> str:
 
 def _rule(test: Comparison, book: Book) -> str:
     column, margin = book.metrics[test.metric], book.margin(test)
-    words = {"better": "better by", "level": "level within", "not_worse": "not worse by"}
-    words |= {"at_least": "at least", "at_most": "at most"}
-    return f"{column.label} {words[test.expect]} {test.bound if test.absolute else margin:{column.format}}"
+    worse, better = ("higher", "lower") if column.better == "lower" else ("lower", "higher")
+    number = f"{test.bound if test.absolute else margin:{column.format}}"
+    words = {"better": f"at least {number} {better}", "level": f"level within {number}"}
+    words |= {
+        "not_worse": f"at most {number} {worse}",
+        "at_least": f"at least {number}",
+        "at_most": f"at most {number}",
+    }
+    return f"{column.label} {words[test.expect]}"
 
 
 def figure(comparison: Comparison, found: Found, book: Book) -> str:
@@ -140,7 +156,7 @@ def figure(comparison: Comparison, found: Found, book: Book) -> str:
 
 
 def _seeds(found: Found) -> str:
-    return (f", {len(found.values)} seeds" if len(found.values) > 1 else "") + (" †" if found.cut else "")
+    return (f", {len(found.values)} seeds" if len(found.values) > 1 else "") + (" †" if any(found.cut) else "")
 
 
 def _result(test: Comparison, found: Found) -> str:
@@ -149,6 +165,8 @@ def _result(test: Comparison, found: Found) -> str:
         said = f"on {within(test, found.values)} of {len(found.values)} seeds"
     if isinstance(found.lacking, str):
         return f"{said}: {found.lacking}"
+    if found.without:
+        said += f", {found.without} run{'s' * (found.without > 1)} without a figure"
     return said + (
         f" so far, {found.lacking} cells are missing" if found.lacking and found.outcome != "missing" else ""
     )
@@ -169,7 +187,9 @@ def _caution(book: Book, tables: Tables) -> str:
         f"a lead. Without any true difference, about {len(decided) * LEVEL / 2:.1f} of them would have an interval "
         "above zero."
     )
-    return said + (" ‡: the rule was written when cells of these rows were known." if book.seen else "")
+    said += " ‡: the rule was written when cells of these rows were known." if book.seen else ""
+    with_target = any(book.metrics[test.metric].reduce.endswith("_to_target") for test in book.tests)
+    return said + (f" {TARGET}" if with_target else "")
 
 
 def _guide(book: Book, tables: Tables) -> str:

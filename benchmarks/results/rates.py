@@ -33,22 +33,35 @@ def section(table: Table, tried: Tried) -> list[str]:
         "The loss on the validation sample after the last round, with the first seed alone; bold: the least of a row. "
         "A row runs with the rate under *in use* for all of its seeds. The figures of the test split play no part."
     )
+    if behind := [id for id in table.rates.rows if _is_behind(table, id, tried)]:
+        said += f" Rows with a rate in use that is not their best: {', '.join(f'`{id}`' for id in behind)}."
     heads = ["", *(f"{rate:g}" for rate in table.rates.grid), "in use"]
     return ["## Learning rates", said, grid(heads, [_line(table, id, tried) for id in table.rates.rows])]
 
 
 def _line(table: Table, id: str, tried: Tried) -> list[str]:
     assert table.rates is not None
-    row = table.row(id)
-    losses = [loss(tried[id, rate]) if (id, rate) in tried else None for rate in table.rates.grid]
+    row, losses = table.row(id), _losses(table, id, tried)
     least = min((value for value in losses if value is not None), default=None)
-    shown = ["–" if value is None else f"{value:.4f}" for value in losses]
-    bold = [
-        f"**{text}**" if value is not None and value == least else text
-        for text, value in zip(shown, losses, strict=True)
-    ]
     used = table.rate_of(row)
-    return [row.label, *bold, "the recipe's" if used is None else f"{used:g}"]
+    shown = [_shown(value, least=value == least) for value in losses]
+    return [row.label, *shown, "the recipe's" if used is None else f"{used:g}"]
+
+
+def _losses(table: Table, id: str, tried: Tried) -> list[float | None]:
+    """The loss of a row at each rate of the grid; None for a rate without a trial or without a loss."""
+    assert table.rates is not None
+    return [loss(tried[id, rate]) if (id, rate) in tried else None for rate in table.rates.grid]
+
+
+def _is_behind(table: Table, id: str, tried: Tried) -> bool:
+    """Whether another rate than the row's own has a lower loss, where the row's own has been tried."""
+    used = table.rate_of(table.row(id))
+    losses = [value for value in _losses(table, id, tried) if value is not None]
+    if used is None or (id, used) not in tried or not losses:
+        return False
+    own = loss(tried[id, used])
+    return own is None or own > min(losses)
 
 
 def _shown(value: float | None, least: bool) -> str:

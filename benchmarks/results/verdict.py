@@ -26,14 +26,16 @@ class Found:
         values: By seed: the differences, or the figures where there is a bound.
         lacking: Cells that aren't there, of those that the table asks for; or why there are none.
         equal: Prices that the two rows have in common.
-        cut: Seeds of a row that didn't reach its target, which are counted as one round more than they have.
+        cut: For each row, seeds that didn't reach its target, which are counted as one round more than they have.
+        without: Finished runs without the figure, such as the loss of a run that diverged.
     """
 
     outcome: str
     values: tuple[float, ...] = ()
     lacking: int | str = 0
     equal: tuple[str, ...] = ()
-    cut: int = 0
+    cut: tuple[int, ...] = ()
+    without: int = 0
 
     @property
     def mean(self) -> float:
@@ -60,12 +62,28 @@ def compare(test: Comparison, book: Book, tables: Tables) -> Found:
     lacking = asked - sum(len(records[id]) for id in test.rows)
     columns = [column, book.metrics[test.second_metric or test.metric], column, column]
     of_rows = [_figures(table, id, own, records[id]) for id, own in zip(test.rows, columns, strict=False)]
-    values, cut = _combined([figures for figures, _ in of_rows]), sum(count for _, count in of_rows)
+    values, cut = _combined([figures for figures, _ in of_rows]), tuple(count for _, count in of_rows)
+    without = sum(len(records[id]) - len(figures) for id, (figures, _) in zip(test.rows, of_rows, strict=False))
     common = prices.equal(records[test.first], records[test.second]) if test.second else []
-    found = Found("missing", values, lacking or ("no figure" if len(values) < 2 else 0), tuple(common), cut)
+    found = Found("missing", values, lacking or ("no figure" if len(values) < 2 else 0), tuple(common), cut, without)
     if len(values) < 2:
         return found
-    return dataclasses.replace(found, outcome=decide(test, column, book.margin(test), values))
+    outcome = "open" if without else censored(decide(test, column, book.margin(test), values), test, column, cut)
+    return dataclasses.replace(found, outcome=outcome)
+
+
+def censored(outcome: str, test: Comparison, column: Column, cut: Sequence[int]) -> str:
+    """The outcome; open where runs that would have gone on to a higher figure could turn it round.
+
+    The true figure of such a run is above the one that is counted. That lowers the lead of the first row of a pair if
+    less is better, and raises that of the second.
+    """
+    raised, lowered = (any(cut[place] for place in places if place < len(cut)) for places in ((0, 3), (1, 2)))
+    if test.expect == "level":
+        return "open" if raised or lowered else outcome
+    if test.expect == "at_most" or (not test.absolute and column.better == "lower"):
+        raised, lowered = lowered, raised
+    return "open" if (outcome == "yes" and lowered) or (outcome == "no" and raised) else outcome
 
 
 def _figures(table: Table, id: str, column: Column, records: Sequence[Record]) -> tuple[dict[int, float], int]:

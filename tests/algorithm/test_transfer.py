@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import planned
 import pytest
 import torch
+from forked import forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import random_weights, update_of, view_of
@@ -21,8 +26,12 @@ from flt.algorithm.rule.mean import Mean
 from flt.algorithm.transfer import CosineTransfer, LearnedTransfer, NoTransfer, mix
 from flt.algorithm.view import View
 from flt.core.errors import InputError
-from flt.protocol.messages import Update
-from flt.server.held_out_loss import HeldOutLoss
+from flt.engines.distributed import DistributedEngine
+from flt.engines.process_group import ProcessGroup
+from flt.protocol.messages import Update, encode
+from flt.run import workload
+from flt.run.assembly import assemble
+from flt.server.client_state_store import ClientStateStore
 
 LORA = ["x.A", "x.B", "y.A", "y.B"]
 
@@ -200,8 +209,9 @@ def test_the_loss_is_the_mean_over_the_held_out_examples_of_the_groups_jobs() ->
     """And in a federation no cluster's loss on them rises by the transfer."""
     recipe = Recipe(Mean("uniform"), grouping=KMeansGrouping(2), transfer=LearnedTransfer(examples=8))
     federator = toy_federator(recipe, toy_clients(3, jobs=2), rounds=1)
-    federator.server.held_out = held_out = HeldOutLoss(federator.engine, federator.clients)
     federator.fit()
+    held_out = federator.server.held_out
+    assert held_out is not None
     assert set(held_out.shares) == set(held_out.gains) == {1, 2}
     assert min(held_out.gains.values()) >= 0
     state = federator.state
@@ -215,9 +225,43 @@ def test_the_loss_is_the_mean_over_the_held_out_examples_of_the_groups_jobs() ->
         assert held_out.loss(gid, state.groups[gid].weights, 8) == pytest.approx(np.mean(losses), abs=1e-6)
 
 
-def test_clients_that_hold_out_nothing_are_refused() -> None:
-    recipe = Recipe(Mean("uniform"), grouping=KMeansGrouping(2), transfer=LearnedTransfer())
-    federator = toy_federator(recipe, clients_of(3, jobs=2), rounds=1)
-    federator.server.held_out = HeldOutLoss(federator.engine, federator.clients)
-    with pytest.raises(InputError, match="larger partition.held_out"):
+def learned(processes: ProcessGroup, folder: Path) -> tuple[bytes, list[dict[int, Any]]]:
+    recipe = Recipe(Mean("uniform"), grouping=KMeansGrouping(3), transfer=LearnedTransfer((0.25, 0.5), examples=8))
+    federator = toy_federator(recipe, toy_clients(4, jobs=2), rounds=2, lr=0.05)
+    if processes.size > 1:
+        folder.mkdir(exist_ok=True)
+        federator.client_states = ClientStateStore(folder)
+        federator.engine = DistributedEngine(federator.engine, processes)
+    federator.fit()
+    assert federator.server.held_out is not None
+    return encode(federator.state), [dict(federator.server.held_out.shares), federator.server.held_out.gains]
+
+
+def test_two_processes_choose_what_one_chooses(tmp_path: Path) -> None:
+    expected = learned(ProcessGroup(), tmp_path)
+    assert any(expected[1][0].values())
+    assert forked(functools.partial(learned, folder=tmp_path / "2"), 2, tmp_path) == [expected] * 2
+
+
+def test_clusters_that_hold_out_nothing_keep_their_changes() -> None:
+    found = []
+    for transfer in (NoTransfer(), LearnedTransfer()):
+        recipe = Recipe(Mean("uniform"), grouping=KMeansGrouping(2), transfer=transfer)
+        federator = toy_federator(recipe, clients_of(3, jobs=2), rounds=1)
         federator.fit()
+        found.append(encode(federator.state))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["transfer=learned", "partition.held_out=0"], "transfer=learned: no client holds out examples"),
+        (["grouping=bandit", "partition.held_out=0"], "grouping=bandit: no client holds out examples"),
+        (["grouping=bandit", "eval.client_examples=0"], "eval.client_examples=0: .*grouping=bandit"),
+    ],
+)
+def test_what_chooses_by_held_out_examples_is_refused_at_the_start_without_any(words: list[str], line: str) -> None:
+    cfg = planned.settings("algo=fl_tac", "data=digits_two", "rounds=1", *words)
+    with pytest.raises(InputError, match=f"^{line}"):
+        assemble(cfg, workload.federation(cfg))

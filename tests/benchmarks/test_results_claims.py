@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from benchmarks.results.cell import Store
 from benchmarks.results.claims import Comparison
 from benchmarks.results.page import finished
 from benchmarks.results.table import Column, load, names
-from benchmarks.results.verdict import Tables, compare, decide, of_claim
+from benchmarks.results.verdict import Tables, censored, compare, decide, of_claim
 
 from flt.core.errors import InputError
 
@@ -143,14 +144,53 @@ def test_a_missed_target_counts_as_one_round_more_than_the_run_has(tmp_path: Pat
     for cell in toy.cells(["plain"]):
         store.write(cell, toy_results.record(cell, (0.1, 0.2, 0.3)))
     result = compare(found.claims[0].cases[0].tests[0], found, {"toy": (toy, finished(toy, store))})
-    assert (result.values, result.cut, result.outcome) == ((-1.0, -1.0, -1.0), 3, "yes")
+    assert (result.values, result.cut, result.outcome) == ((-1.0, -1.0, -1.0), (0, 3), "yes")
+
+
+@pytest.mark.parametrize(
+    ("expect", "missed", "expected"),
+    [
+        ("better", "first", "open"),
+        ("better", "second", "yes"),
+        ("not_worse", "first", "open"),
+        ("not_worse", "second", "yes"),
+        ("level", "first", "open"),
+    ],
+)
+def test_a_missed_target_never_decides_in_favour_of_the_row_that_missed_it(
+    expect: str, missed: str, expected: str
+) -> None:
+    column = Column("rounds", "rounds_to_target", better="lower", margin=1.0)
+    test = Comparison("toy", "rounds", "fancy", "plain", expect=expect)
+    cut = (3, 0) if missed == "first" else (0, 3)
+    assert censored(decide(test, column, 1.0, (-2.0, -2.1, -1.9)), test, column, cut) == expected
+
+
+@pytest.mark.parametrize(
+    ("expect", "value", "expected"),
+    [("at_most", 4.0, "open"), ("at_most", 9.0, "no"), ("at_least", 4.0, "open"), ("at_least", 9.0, "yes")],
+)
+def test_a_bound_is_not_kept_by_a_missed_target(expect: str, value: float, expected: str) -> None:
+    column = Column("rounds", "rounds_to_target", better="lower")
+    test = Comparison("toy", "rounds", "fancy", expect=expect, bound=5.0)
+    assert censored(decide(test, column, None, (value, value)), test, column, (2,)) == expected
+
+
+def test_a_run_that_diverged_is_not_left_out_silently(tmp_path: Path) -> None:
+    found, known = read(tmp_path, book([BETTER])), tables(tmp_path, (0.125, 0.13, 0.12))
+    toy, records = known["toy"]
+    diverged = dataclasses.replace(records["fancy"][2], test={})
+    known = {"toy": (toy, {**records, "fancy": [*records["fancy"][:2], diverged]})}
+    result = compare(found.claims[0].cases[0].tests[0], found, known)
+    assert (len(result.values), result.without, result.outcome) == (2, 1, "open")
+    assert "| undecided, 1 run without a figure |" in claims_page.text(found, known)
 
 
 def test_the_page_has_figures_rules_outcomes_and_missing_cells(tmp_path: Path) -> None:
     found = read(tmp_path, book([BETTER], [{**BETTER, "table": "later"}], seen=["toy"]))
     shown = claims_page.text(found, tables(tmp_path, (0.125, 0.13, math.nan)))
-    assert "| Fancy | [Fancy wins](#fancy-wins) | **shows** (of 2 cases, 1 without cells; cells are missing) |" in shown
-    compared = "| case 1 | [toy](toy.md): `fancy` − `plain` | test accuracy better by 0.050 ‡ | "
+    assert "| Fancy | [Fancy wins](#fancy-wins) | so far **shows** (of 2 cases, 1 without cells) |" in shown
+    compared = "| case 1 | [toy](toy.md): `fancy` − `plain` | test accuracy at least 0.050 higher ‡ | "
     assert compared + "+0.128 [+0.096, +0.159], 2 seeds | rounds, bytes up, bytes down | **holds** so far, 1 " in shown
     assert "cells are missing: there is no table `later` yet" in shown
     assert "Margins, unless a line has another: 0.050 in test accuracy." in shown
@@ -220,9 +260,9 @@ def test_a_file_of_other_content_is_refused_in_a_line(tmp_path: Path, content: s
 
 def test_a_rule_is_marked_if_the_cells_of_all_its_rows_were_known(tmp_path: Path) -> None:
     known = read(tmp_path, book([BETTER], seen=["toy"]))
-    assert "better by 0.050 ‡" in claims_page.text(known, tables(tmp_path))
+    assert "at least 0.050 higher ‡" in claims_page.text(known, tables(tmp_path))
     new = read(tmp_path, book([BETTER], seen=["toy"], unseen=["toy/fancy"]))
-    assert "better by 0.050 |" in claims_page.text(new, tables(tmp_path))
+    assert "at least 0.050 higher |" in claims_page.text(new, tables(tmp_path))
 
 
 def test_every_row_that_a_claim_names_is_in_its_table_or_is_said_to_be_new() -> None:

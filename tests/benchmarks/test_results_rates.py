@@ -32,6 +32,14 @@ def test_the_page_shows_the_losses_of_all_trials_and_the_least_is_bold(toy: Tabl
     assert "| Fancy | **0.5000** | – | – | the recipe's |" in shown
 
 
+@pytest.mark.parametrize("best", [True, False])
+def test_the_page_names_rows_that_do_not_run_with_their_best_rate(toy: Table, tmp_path: Path, best: bool) -> None:
+    store = Store(tmp_path / "cells")
+    finish(toy, store, {("plain", 0.1): 1.5 if best else 1.0, ("plain", 0.2): 1.25, ("fancy", 0.1): 0.5})
+    shown = page.text(toy, page.finished(toy, store), rates.finished(toy, store))
+    assert ("Rows with a rate in use that is not their best: `plain`." in shown) is not best
+
+
 def test_a_page_without_trials_has_no_section_of_them(toy: Table, tmp_path: Path) -> None:
     store = Store(tmp_path / "cells")
     assert "## Learning rates" not in page.text(toy, page.finished(toy, store), rates.finished(toy, store))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from toys import Planned, Toy, toy_clients, toy_data, toy_federator
 
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
+from flt.api import train
 from flt.callbacks.client_tests import ClientTests
 from flt.data.clients import ClientSpec, JobData
 from flt.protocol.messages import JobId, Plan
+from flt.run.compose import load_config
 from flt.server.federator import Federator
 
 
@@ -84,10 +87,8 @@ class Aware:
     def leave_client(self) -> None: ...
 
 
-def test_only_an_adapter_that_computes_with_label_counts_is_tested_with_other_counts() -> None:
+def test_the_models_are_tested_with_each_of_the_label_counts() -> None:
     labels = ("own", "uniform", "wrong")
-    names = {key for key in finished(labels=labels).history[-1] if key.startswith("client_test/acc")}
-    assert names == {"client_test/acc", "client_test/acc_worst10"}
     aware = Aware()
     federator = toy_federator(rounds=1, clients={k: _counted(c) for k, c in toy_clients(2).items()})
     federator.callbacks.append(ClientTests(own_tests(federator), labels))
@@ -98,6 +99,27 @@ def test_only_an_adapter_that_computes_with_label_counts_is_tested_with_other_co
     assert {key for key in federator.history[-1] if key.startswith("client_test/acc")} == {
         f"client_test/acc{s}" for s in suffixes
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "suffixes"),
+    [
+        (["algo=fedit"], ["", "_worst10"]),
+        (["algo=c2a"], ["", "_worst10"]),  # evaluated with the uniform distribution
+        (["algo=c2a", "adapter.label_source=client", "adapter.histogram=uniform"], ["", "_worst10"]),
+        (["algo=c2a", "adapter.label_source=client"], ["", "_worst10", "_wrong"]),
+        (["algo=c2a", "adapter.histogram=own"], ["", "_worst10", "_wrong"]),
+    ],
+    ids=str,
+)
+def test_only_an_adapter_that_is_evaluated_with_label_counts_is_tested_with_other_counts(
+    overrides: list[str], suffixes: list[str], tmp_path: Path
+) -> None:
+    small = ["data=digits", "clients=2", "rounds=1", "local.steps=1", "eval.client_test_examples=5", "logger=[]"]
+    cfg = load_config([*small, "eval.client_labels=[own,wrong]", f"root={tmp_path}", *overrides])
+    found = {key for key in train(cfg).metrics if key.startswith("client_test/acc")}
+    assert found == {f"client_test/acc{suffix}" for suffix in suffixes}
 
 
 def _counted(client: ClientSpec) -> ClientSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,11 @@ from flt.algorithm.rule.stacking import Stacking
 from flt.callbacks.communication import Communication
 from flt.callbacks.failures import Failures
 from flt.callbacks.fleet import Fleet
+from flt.callbacks.task_changes import TaskChanges
+from flt.callbacks.untrained_layers import UntrainedLayers
 from flt.client.fit_cost import FitCost
+from flt.core import formatting
+from flt.data.clients import ClientSpec
 from flt.engines.distributed import DistributedEngine
 from flt.engines.process_group import ProcessGroup
 from flt.protocol.messages import Payload, Update, encoded_size
@@ -45,7 +50,7 @@ def with_fleet(federator: Federator, devices: Mapping[int, Device] | None = None
     data = max((job for client in clients.values() for job in client.data), key=lambda job: job.examples)
     cost = FitCost(local.module, local.layout, local.settings, local.collate, data, sorted(trains))
     chosen = dict(devices or dict.fromkeys(clients, EQUAL))
-    fleet = Fleet(chosen, clients, cost, Clock(federator.seed, **clock))
+    fleet = Fleet(chosen, cost, Clock(federator.seed, **clock))
     federator.callbacks = [*federator.callbacks[:-1], Communication(), fleet, Failures(), *federator.callbacks[-1:]]
     federator.arrivals = fleet
     return fleet
@@ -147,8 +152,8 @@ def test_an_update_that_is_late_is_not_received() -> None:
     )
 
 
-def test_a_round_in_which_all_are_late_changes_nothing_but_the_clock() -> None:
-    federator = toy_federator(rounds=2)
+def test_a_round_in_which_all_are_late_changes_nothing_but_the_clock(caplog: pytest.LogCaptureFixture) -> None:
+    federator = toy_federator(rounds=2, callbacks=[UntrainedLayers()])
     before = weights_of(federator)
     with_fleet(federator, deadline=0.001)
     federator.fit()
@@ -156,6 +161,10 @@ def test_a_round_in_which_all_are_late_changes_nothing_but_the_clock() -> None:
     assert federator.state.rounds == 2
     assert [row["fleet/late"] for row in federator.history] == [3, 3]
     assert federator.history[-1]["time/simulated_hours"] == pytest.approx(2 * 0.001 / 3600)
+    first = formatting.short_duration(min(_times(federator).values()))
+    expected = [f"round {n} has no update: all came after fleet.deadline=0.001 seconds, the first one after {first}"
+                for n in (1, 2)]  # fmt: skip
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == expected
 
 
 def test_min_updates_counts_only_those_that_arrive() -> None:
@@ -186,6 +195,20 @@ def test_the_first_that_arrive_are_taken_and_the_others_stop() -> None:
     row = wanted.history[-1]
     assert row["fleet/round_seconds"] == max(times[0], times[1]) < row["fleet/slowest"] == times[2]
     assert row["fleet/late"] == 1
+
+
+def test_a_job_that_changes_its_task_takes_the_time_of_the_new_data() -> None:
+    (job,), (longer,) = (toy_clients(n)[n - 1].data for n in (1, 3))  # 12 and 20 training examples
+    clients = {0: ClientSpec(0, (job.but(change=(2, longer)),))}
+    federator = toy_federator(clients=clients, rounds=2)
+    settings = federator.engine.local_trainer.settings
+    federator.engine.local_trainer.settings = dataclasses.replace(settings, steps=None, epochs=1)
+    fleet = with_fleet(federator)
+    federator.callbacks = [TaskChanges(clients, {(0, 0): "a"}), *federator.callbacks]
+    federator.fit()
+    every, plan = federator.server.layout.all_components(), federator.server.recipe.plan(0)
+    assert federator.counts["fleet/flops/0"] == fleet.cost.flops(plan, longer, every, every)
+    assert federator.counts["fleet/flops/0"] > fleet.cost.flops(plan, job, every, every)
 
 
 def run(processes: ProcessGroup, folder: Path, clock: dict[str, Any]) -> tuple[list[bytes], list[dict[str, float]]]:

@@ -13,6 +13,7 @@ from toys import toy_federator
 from flt.algorithm.grouping.oracle import OracleGrouping
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
+from flt.callbacks.fleet import Fleet
 from flt.callbacks.task_changes import TaskChanges, TaskDetection, opened_clusters, own_clusters
 from flt.core.errors import InputError
 from flt.data.clients import ClientSpec, JobData
@@ -21,10 +22,28 @@ from flt.protocol.messages import JobId, encode
 from flt.protocol.state import GroupState, ServerState
 from flt.server.callback import FedCallback
 from flt.server.federator import Federator
+from flt.server.fleet.clock import Clock
+from flt.server.fleet.device import Device
 
 
 def changing(clients: int = 3, round: int = 3) -> dict[int, ClientSpec]:
     return {c.id: c for c in with_task_changes(list(clients_of(clients, jobs=2).values()), {"task0": ["task1", round]})}
+
+
+def test_the_data_of_a_later_round_are_the_same_object_in_each_round() -> None:
+    job = changing(1)[0].data[0]
+    assert job.at(2) is job
+    assert job.at(3) is job.at(4)
+
+
+def test_a_fleet_counts_the_operations_of_the_data_of_the_round() -> None:
+    clients, seen = changing(1), []
+    federator, _ = watched(dict(clients), rounds=4)
+    cost: Any = SimpleNamespace(flops=lambda plan, data, held, kept: seen.append(data.task) or 1)
+    device = Device(1e6, 8e4, 4e4)
+    federator.callbacks.append(Fleet({0: device}, cost, Clock(0)))
+    federator.fit()
+    assert seen == ["task0", "task0", "task1", "task1"]
 
 
 def watched(clients: dict[int, ClientSpec], recipe: Recipe | None = None, **given: Any) -> tuple[Federator, dict]:

@@ -219,6 +219,11 @@ MORE = {
     ),
     "divergence of clients that send nothing": ("algo=local eval.divergence=true", "eval.divergence=true", "false"),
     "unknown histogram": ("algo=c2a adapter.histogram=mine", "adapter.histogram=mine", "wrong"),
+    "labels of clients that C2A does not read": (
+        "algo=c2a eval.client_labels=[own,wrong] eval.client_test_examples=5",
+        "eval.client_labels=[own,wrong]",
+        "adapter.histogram=own",
+    ),
     "unknown labels of clients": ("eval.client_labels=[mine]", "eval.client_labels=mine", "uniform"),
     "fewer than no tests of clients": ("eval.client_test_examples=-1", "eval.client_test_examples=-1", ">= 0"),
     "alpha of the partition nan": ("partition.alpha=nan", "partition.alpha=nan", "(0, 1e6]"),

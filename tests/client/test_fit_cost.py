@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,14 +13,16 @@ import torch
 from stacks import federator_of, texts
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from toys import CLASSES, FEATURES, toy_clients, toy_federator
+from toys import CLASSES, FEATURES, Toy, toy_clients, toy_federator
 
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.mean import Mean
 from flt.algorithm.selection.freeze import Freeze
 from flt.algorithm.selection.truncate import Truncate
 from flt.client.cost_trace import trace
-from flt.client.fit_cost import FitCost, lora_flops
+from flt.client.fit_cost import FitCost, lora_flops, moments
+from flt.client.loader import loader
+from flt.client.settings import LocalSettings
 from flt.core.errors import InputError
 from flt.data.clients import JobData
 from flt.protocol.messages import Plan
@@ -76,8 +79,14 @@ def test_a_fit_costs_as_much_as_the_examples_that_it_sees(settings: dict[str, An
     all_of_them = federator.server.layout.all_components()
     cost = cost_of(federator, data, **settings)
     assert cost.flops(Plan(), data, all_of_them, all_of_them) == by_hand(examples, R, R)
-    (steps,) = {cost.flops(Plan(steps=7), data, all_of_them, all_of_them)}
-    assert steps == by_hand(cost._length(Plan(steps=7), 16)[1], R, R)
+    seven = cost.flops(Plan(steps=7), data, all_of_them, all_of_them)
+    assert seven == by_hand(seen_in(7 * cost.settings.accumulate, data, cost.settings), R, R)
+
+
+def seen_in(batches: int, data: JobData, settings: LocalSettings) -> int:
+    """Examples in the first batches of the loader of a fit, which begins anew after each epoch."""
+    batch_sizes = [len(x) for x, _ in loader(data.training_set, settings, None, seed=0)]
+    return sum(itertools.islice(itertools.cycle(batch_sizes), batches))
 
 
 def test_a_factor_that_does_not_train_has_no_gradient_and_sends_none_on() -> None:
@@ -186,6 +195,22 @@ def test_counting_changes_neither_the_module_nor_the_random_numbers() -> None:
     assert torch.equal(random, torch.random.get_rng_state())
 
 
+def test_counting_leaves_nothing_in_the_lists_of_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    federator = toy_federator()
+    module: Any = federator.engine.local_trainer.module
+    module.outputs, step = [], module.training_step
+
+    def remembers(batch: Any, batch_idx: int) -> Any:
+        module.outputs.append(step(batch, batch_idx))
+        return module.outputs[-1]
+
+    monkeypatch.setattr(module, "training_step", remembers)
+    kept = module.outputs
+    cost_of(federator, federator.clients[0].data[0])
+    assert module.outputs is kept
+    assert kept == []
+
+
 def test_a_step_that_cannot_be_run_alone_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     federator = toy_federator()
 
@@ -195,6 +220,34 @@ def test_a_step_that_cannot_be_run_alone_is_refused_in_one_line(monkeypatch: pyt
     monkeypatch.setattr(federator.engine.local_trainer.module, "training_step", needs_a_trainer)
     with pytest.raises(InputError, match="a step of Toy on a few examples fails: RuntimeError"):
         cost_of(federator, federator.clients[0].data[0])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "expected"),
+    [
+        (torch.optim.SGD, {}, 0),
+        (torch.optim.SGD, {"momentum": 0.9}, 1),
+        (torch.optim.Adagrad, {}, 1),
+        (torch.optim.RMSprop, {"momentum": 0.9}, 2),
+        (torch.optim.AdamW, {}, 2),
+        (torch.optim.AdamW, {"amsgrad": True}, 3),
+    ],
+)
+@pytest.mark.parametrize("form", ["alone", "list", "dict", "two lists"])
+def test_the_optimiser_keeps_as_many_tensors_for_each_weight_as_after_a_step(
+    optimizer: Any, settings: dict[str, Any], expected: int, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = Toy()
+    made = optimizer(module.parameters(), lr=0.1, **settings)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(made)
+    forms = {"alone": made, "list": [made], "dict": {"optimizer": made, "lr_scheduler": scheduler},
+             "two lists": ([made], [scheduler])}  # fmt: skip
+    monkeypatch.setattr(module, "configure_optimizers", lambda: forms[form])
+    weight = next(module.parameters())
+    weight.grad = torch.ones_like(weight)
+    made.step()
+    kept = [value for value in made.state.get(weight, {}).values() if torch.is_tensor(value) and value.dim()]
+    assert moments(module) == len(kept) == expected
 
 
 def test_memory_is_weights_gradients_moments_and_what_autograd_keeps() -> None:

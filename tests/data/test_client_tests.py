@@ -34,7 +34,10 @@ def client(number: int, train: list[int], counts: tuple[int, ...], of: TaskData)
 
 def drawn(of: TaskData, clients: list[ClientSpec], kind: str = "dirichlet", **given: Any) -> dict[Any, Examples]:
     settings = {"client_test_examples": 20, "client_labels": ["own"], **given}
-    cfg: Any = SimpleNamespace(seed=3, eval=SimpleNamespace(**settings), partition=SimpleNamespace(kind=kind))
+    changes = settings.pop("task_changes", None)
+    cfg: Any = SimpleNamespace(
+        seed=3, eval=SimpleNamespace(**settings), partition=SimpleNamespace(kind=kind), task_changes=changes
+    )
     return client_tests(cfg, [of], clients)
 
 
@@ -85,6 +88,12 @@ def test_label_counts_are_own_uniform_or_those_of_other_classes() -> None:
     [
         ({"client_test_examples": -1}, "eval.client_test_examples=-1: allowed is an integer >= 0"),
         ({"client_labels": ["mine"]}, "eval.client_labels=mine: allowed is own, uniform, wrong"),
+        ({"client_labels": []}, r"eval.client_labels=\[\]: allowed is a list of own, uniform, wrong, at least one"),
+        (
+            {"client_labels": ["wrong"], "client_test_examples": 0},
+            r"eval.client_labels=\['wrong'\]: no client is tested",
+        ),
+        ({"task_changes": {"t": ["u", 2]}}, "eval.client_test_examples=20: the classes of a job change during the run"),
         ({"splits": ("train",)}, "eval.client_test_examples=20: the data have no test split"),
         ({"kind": "by_column"}, "eval.client_test_examples=20: the test split has no data.column"),
         ({"counts": (0, 0, 0, 5)}, "eval.client_test_examples=20: client 0 has classes of which the test split has no"),

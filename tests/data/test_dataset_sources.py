@@ -11,11 +11,11 @@ import numpy as np
 import pandas
 import pytest
 from omegaconf import OmegaConf
-from sklearn.datasets import load_digits
 
 from flt.core.errors import InputError
 from flt.data.config import DataConfig
-from flt.data.dataset_sources import RawData, digits, load
+from flt.data.dataset_sources import RawData, load
+from flt.data.digits import digits
 from flt.run.compose import load_choice
 from flt.run.conf_groups import choices
 
@@ -65,16 +65,6 @@ def test_yaml_has_exactly_the_fields_of_the_config(name: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- digits
-
-
-def test_digits_equal_scikit_learn_with_labels_in_the_order_given() -> None:
-    source = load_digits()
-    images, labels = digits([7, 3])
-    kept = np.isin(source.target, [7, 3])
-    np.testing.assert_array_equal(images[:, 0], (source.images[kept] / 16).astype(np.float32))
-    np.testing.assert_array_equal(labels, np.where(source.target[kept] == 7, 0, 1))
-    assert images.dtype == np.float32
-    assert images.shape[1:] == (1, 8, 8)
 
 
 def test_digits_yaml_loads_five_to_nine_as_zero_to_four() -> None:
@@ -336,12 +326,6 @@ def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x_train=np.array([{"run": "code"}], dtype=object), y_train=np.zeros(1))
     with pytest.raises(InputError, match="data.path="):
         load(file_config(tmp_path / "a.npz"))
-
-
-@pytest.mark.parametrize("classes", [[], [1, 1], [3, 10], [-1]])
-def test_digits_refuse_what_is_no_digit(classes: list[int]) -> None:
-    with pytest.raises(InputError, match=r"data\.classes="):
-        digits(classes)
 
 
 def test_config_without_a_path_says_what_a_path_may_be() -> None:

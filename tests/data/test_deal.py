@@ -17,10 +17,12 @@ NAMES = ("comp.a", "comp.b", "rec.a", "misc")
 TASKS = {"comp": ["comp.*"], "rec": ["rec.*"]}
 
 
-def dealt(named: dict[str, list[str]], *overrides: str, tasks: int = 1, clients: int = 6) -> list[ClientSpec]:
+def dealt(
+    named: dict[str, list[str]], *overrides: str, tasks: int = 1, clients: int = 6, names: tuple[str, ...] = NAMES
+) -> list[ClientSpec]:
     cfg = load_config(["partition.kind=by_task", f"clients={clients}", *overrides])
     cfg.data["tasks"] = named
-    return deal(cfg, [TaskData(f"task{i}", {"train": texts(80, classes=4)}, names=NAMES) for i in range(tasks)])
+    return deal(cfg, [TaskData(f"task{i}", {"train": texts(80, classes=4)}, names=names) for i in range(tasks)])
 
 
 def classes_of(client: ClientSpec) -> set[int]:
@@ -60,3 +62,23 @@ def test_tasks_that_divide_nothing_are_refused_in_a_line(named: dict[str, list[s
         dealt(named)
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_class_without_training_examples_belongs_to_its_task() -> None:
+    clients = dealt({"comp": ["comp.*"], "rest": ["rec.*", "misc", "never"]}, names=(*NAMES, "never"))
+    assert set().union(*map(classes_of, clients)) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("kind", ["by_column", "by_column_dirichlet"])
+def test_all_jobs_of_a_client_have_the_same_values_of_the_column(kind: str) -> None:
+    """German is the most frequent language of the first task, and French that of the second."""
+    cfg = load_config([f"partition.kind={kind}", "partition.alpha=100", "clients=3", "jobs=per_task"])
+    columns = [np.array(["de"] * 60 + ["fr"] * 20), np.array(["de"] * 10 + ["fr"] * 70)]
+    tasks = [
+        TaskData(name, {"train": texts(80, classes=4)}, {"train": column})
+        for name, column in zip("ab", columns, strict=True)
+    ]
+    for client in deal(cfg, tasks):
+        rows = {job.task: np.concatenate([job.train, job.held_out]) for job in client.data}
+        assert rows.keys() == {"a", "b"}
+        assert len({str(value) for task, own in rows.items() for value in columns["ab".index(task)][own]}) == 1

@@ -146,7 +146,14 @@ def test_divided_classes_stay_together_unless_heads_are_chosen() -> None:
 
 
 BAD = {
+    "tasks that change": (
+        ["heads=shared", "task_changes={digit: [parity, 2]}"],
+        "task_changes=.*several.*jobs=per_task",
+    ),
+    "tests of clients": (["eval.client_test_examples=20"], "eval.client_test_examples=20: jobs have several tasks"),
+    "labels of a batch": (["algo=c2a", "heads=task", "adapter.histogram=batch"], "adapter.histogram=batch: .*several"),
     "rounds of a task": (["task_rounds={digit: [1, 2]}"], "task_rounds=.*several tasks.*jobs=per_task"),
+    "a change of a task": (["task_changes={digit: [parity, 2]}"], "task_changes=.*several tasks.*jobs=per_task"),
     "names as a head": (["model.head=label_names"], "model.head=label_names"),
     "a head that stays frozen": (["heads=task", "adapter.head=none"], "adapter.head=none"),
 }
@@ -155,7 +162,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_what_several_tasks_in_a_job_cannot_have_is_refused_in_a_line(name: str) -> None:
     overrides, said = BAD[name]
-    cfg = load_config(["algo=fedit", *SHARES, *overrides])
+    cfg = load_config([*([] if "algo=c2a" in overrides else ["algo=fedit"]), *SHARES, *overrides])
     with pytest.raises(InputError, match=said) as refused:
         assemble(cfg, federation(cfg))
     assert "\n" not in str(refused.value)

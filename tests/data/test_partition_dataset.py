@@ -82,6 +82,11 @@ def test_a_second_key_without_dirichlet_shares_is_refused(given: dict[str, Any])
         flt.partition(TABLE, within="author", **{"clients": 2, **given})
 
 
+def test_a_column_within_which_clients_are_divided_is_named_if_it_is_missing() -> None:
+    with pytest.raises(InputError, match=r"^within=nobody: there is no such column; allowed is "):
+        flt.partition(TABLE, by="label", alpha=1.0, clients=2, within="nobody")
+
+
 def test_a_job_keeps_a_share_of_its_training_examples_and_all_that_it_holds_out() -> None:
     labels = np.arange(200) % 3
     whole, much, little = (

@@ -8,6 +8,7 @@ from toys import toy_clients
 
 from flt.data.clients import ClientSpec, JobData
 from flt.data.examples import Examples
+from flt.data.joint_jobs import JointJobs, TaskData
 from flt.data.stores import ImageStore
 from flt.data.training_sample import training_samples
 
@@ -59,3 +60,22 @@ def test_data_of_ones_own_have_a_random_sample_for_each_task() -> None:
         chosen = [tuple(sample[i][0].tolist()) for i in range(10)]
         assert len(sample) == len(set(chosen)) == 10  # type: ignore[arg-type]  # has a length
         assert set(chosen) <= trained
+
+
+def test_jobs_with_several_tasks_have_a_sample_of_each_task_as_jobs_of_one_task_have_it() -> None:
+    store = ImageStore(torch.arange(120.0).view(-1, 1, 1, 1), None, None)
+    tasks = [
+        TaskData(name, {"train": Examples(store, labels)}, head=name, width=2)
+        for name, labels in (("first", LABELS % 2), ("second", LABELS // 2))
+    ]
+    shares = [np.arange(60), np.arange(60, 120)]
+    joint, alone = JointJobs(tasks, 0.25, seed=3), [JointJobs([task], 0.25, seed=3) for task in tasks]
+    both = training_samples([ClientSpec(n, (joint.job([s, s]),)) for n, s in enumerate(shares)], 20, seed=0)
+    assert sorted(both) == ["first", "second"]
+    for task, jobs in zip(tasks, alone, strict=True):
+        own = training_samples([ClientSpec(n, (jobs.job([s]),)) for n, s in enumerate(shares)], 20, seed=0)
+        one, other = both[task.name], own[task.name]
+        assert isinstance(one, Examples)
+        assert isinstance(other, Examples)
+        assert one.rows.tolist() == other.rows.tolist()
+        assert one.labels.tolist() == task.splits["train"].labels[one.rows].tolist()

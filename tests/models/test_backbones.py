@@ -345,7 +345,7 @@ def share_right(backbone: Backbone, lora: bool, steps: int = 100) -> float:
     """Validation accuracy on the digits 5-9 after centralised steps of 16 images."""
     from peft import LoraConfig, get_peft_model
 
-    from flt.data.dataset_sources import digits
+    from flt.data.digits import digits
 
     images, labels = map(torch.as_tensor, digits([5, 6, 7, 8, 9]))
     generator = torch.Generator().manual_seed(0)

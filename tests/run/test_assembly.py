@@ -11,6 +11,7 @@ from benchmarks.pages.toy_federation import toy
 
 from flt.run.assembly import assemble, refusal
 from flt.run.federation import Federation
+from flt.run.stored import OWN
 from flt.server.client_sampling import CohortConfig
 
 
@@ -62,6 +63,15 @@ def test_a_module_without_anything_to_train_is_refused_with_what_would_help() ->
 )
 def test_what_does_not_fit_the_clients_is_refused(change: dict[str, Any], line: str) -> None:
     assert refusal(dataclasses.replace(configured("hafl", "lora"), **change), unread()) == line
+
+
+def test_tests_of_each_client_need_data_that_flt_loads() -> None:
+    cfg = configured("hafl", "lora")
+    cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, client_test_examples=5))
+    assert refusal(cfg, unread()) is None
+    assert refusal(dataclasses.replace(cfg, data={"name": OWN}), unread()) == (
+        "eval.client_test_examples=5: data of one's own have no test split to draw from; allowed is 0"
+    )
 
 
 def test_a_cache_below_the_adapters_is_refused_where_the_base_changes() -> None:

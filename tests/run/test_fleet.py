@@ -12,6 +12,7 @@ from commands import in_empty_folder, train
 from omegaconf import OmegaConf
 from planned import run_of, settings
 
+import flt
 from flt.cli.main import main
 from flt.run import workload
 from flt.run.assembly import Setup, assemble
@@ -91,6 +92,16 @@ def test_where_all_train_all_components_the_adapter_has_the_least_rank_and_its_s
     assert sorted(found) == sorted(expected)
     assert all(bool((value == expected[name]).all()) for name, value in found.items())
     assert all(value.requires_grad == expected[name].requires_grad for name, value in found.items())
+
+
+def test_the_export_names_the_rank_that_all_have_room_for(bytes_of_ranks: list[int]) -> None:
+    sizes = tiers(bytes_of_ranks, 2, 4, 6)
+    assert train("algo=fedit", *MEMORY, *sizes, "name=least", "logger=[]", "report=false") == 0
+    run = Path("lightning_logs/least/version_0")
+    card = (run / "adapter" / "README.md").read_text()
+    assert "lora (rank 2, alpha 4.0)" in card
+    assert "adapter.rank=6" in card  # the command is the user's
+    assert flt.show(run).model == "embedded, lora of rank up to 6, by the devices' memory"
 
 
 def test_a_client_without_room_for_rank_1_is_named(bytes_of_ranks: list[int], capsys: pytest.CaptureFixture) -> None:

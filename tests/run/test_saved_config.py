@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import bombs
 import pytest
@@ -20,6 +21,7 @@ from flt.run import compose, resume
 from flt.run.compose import load_config, to_yaml
 from flt.run.folder import folder_of
 from flt.run.resume import configure
+from flt.run.schema import TrainConfig
 
 SAVED: dict[str, tuple[Callable[[str], str], str]] = {
     "aliases": (lambda text: f"{bombs.ALIASES}{text}", "it contains aliases, or more than 30 levels"),
@@ -170,3 +172,25 @@ def test_a_run_of_a_version_with_fewer_settings_of_a_part_goes_on_with_the_part_
     for changed in ("grouping.memory_width=8", "grouping.eps=1", "grouping=hdbscan"):
         with pytest.raises(InputError, match="the run to go on with was started otherwise"):
             configure([*given, changed])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"task_changes": {"parity": "digit"}},
+            "task_changes.parity=digit: allowed is {name: a list of values}, or null",
+        ),
+        (
+            {"task_rounds": {"parity": 3}},
+            "task_rounds.parity=3: allowed is {name: a list of integers or null}, or null",
+        ),
+        ({"logger": 3}, "logger=3: allowed is a list of texts"),
+        ({"fleet": 4}, "fleet=4: allowed is a mapping, such as {name: value}"),
+        ({"seed": "one"}, "seed=one: allowed is an integer"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_plain_words(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        typed(TrainConfig, settings, "")
+    assert str(refused.value) == said

@@ -24,6 +24,7 @@ RUNS = {
     "values": ["algo=fedit", *TEXTS, "data.test=0.3", "data.column=label_name", "eval.by_column=true"],
     "personal": ["algo=fedsa_lora", *TEXTS],
     "tasks": ["algo=fl_tac", "clients=3", "rounds=2", "local.steps=4"],
+    "changing": ["algo=fl_tac", "data=digits_two", "heads=shared", "task_changes={digit: [parity, 2]}", *SHORT[:3]],
     "shared": ["algo=fedit", "data=digits_two", "heads=shared", "jobs=per_task", *SHORT[:3]],
     "photos": ["algo=fedit", "data=./photos", "model=./vit", "data.test=0.2", *SHORT[:3]],
     "causal": ["algo=fedit", "data=inst.parquet", "model=./gpt", "data.response=response", "data.test=0.2", *SHORT],

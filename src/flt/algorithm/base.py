@@ -44,6 +44,11 @@ class Part(abc.ABC):
         """True if the part forms products B A, or takes A and B for matrices. By default it doesn't."""
         return False
 
+    @property
+    def reads_held_out(self) -> bool:
+        """True if the server needs losses on examples that clients hold out. By default it needs none."""
+        return False
+
     def check_recipe(self, recipe: Recipe) -> None:  # noqa: B027  # not abstract: most parts fit all others
         """Refuses a recipe with which this part can't work. By default, the part works with every recipe.
 
@@ -248,6 +253,8 @@ class GroupingPart(Part):
     kind: ClassVar[str] = "grouping"
     clusters: ClassVar[bool] = False
     """True if the groups are clusters of jobs; False if all jobs are in one group."""
+    detects_tasks: ClassVar[bool] = False
+    """True if clusters stay from round to round, and new ones are opened for new tasks without being told."""
 
     @property
     def several(self) -> bool:

@@ -70,6 +70,11 @@ class Recipe:
         """True if the recipe changes base weights in at least one round. Most recipes never change them."""
         return self.rule.changes_base or "base" in self.plan.roles
 
+    @property
+    def reads_held_out(self) -> bool:
+        """True if a part needs losses on examples that clients hold out."""
+        return any(part.reads_held_out for part in self.parts)
+
     def frozen(self, layout: Layout) -> list[str]:
         """Returns the names of the base weights that the recipe may change. The list can be empty."""
         adapted = [layer.base for layer in layout.layers.values()] if self.rule.changes_base else []

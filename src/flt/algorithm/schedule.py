@@ -133,7 +133,9 @@ class Annealed(SchedulePart):
         if not self.falls:
             return
         if self.by == "score" and recipe.importance.source == "nothing":
-            raise InputError.of("importance", "none", "gradient, delta or magnitude", f"{self.name} cuts by it")
+            raise InputError.of(
+                "importance", "none", "gradient, ablation, delta or magnitude", f"{self.name} cuts by it"
+            )
         if self.by == "svd" and (
             recipe.grouping.several
             or recipe.rule.sent_slots

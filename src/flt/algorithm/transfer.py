@@ -28,8 +28,6 @@ class TransferPart(Part):
     kind: ClassVar[str] = "transfer"
     mixes: ClassVar[bool] = False
     """True if a cluster's change is mixed with the changes of other clusters."""
-    uses_held_out: ClassVar[bool] = False
-    """True if held-out examples of clients decide how much is mixed."""
 
     @abc.abstractmethod
     def __call__(self, view: View, new: Mapping[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
@@ -112,7 +110,8 @@ class LearnedTransfer(TransferPart):
     d_n is the change of cluster n in this round, over all tensors of the adapter. Heads aren't mixed. The loss is the
     mean over held-out examples of the jobs in cluster n. No task label is used. A share other than 0 needs a loss that
     is strictly lower. The loss of the chosen mixture is therefore never above that of the cluster's own change. The
-    evaluations cost each cluster 1 + most * len(shares) passes over the examples in each round.
+    evaluations cost each cluster 1 + most * len(shares) passes over the examples in each round. A cluster whose jobs
+    hold out no examples keeps its own change.
 
     The held-out examples of clients are also those of the metrics ``clients/*``, which are therefore a little too good.
     Validation and test examples aren't read.
@@ -124,7 +123,6 @@ class LearnedTransfer(TransferPart):
     """
 
     mixes: ClassVar[bool] = True
-    uses_held_out: ClassVar[bool] = True
 
     shares: tuple[float, ...] = (0.1, 0.25, 0.5)
     most: int = 3
@@ -136,6 +134,11 @@ class LearnedTransfer(TransferPart):
         for key in ("most", "examples"):
             if getattr(self, key) < 1:
                 raise InputError.of(f"transfer.{key}", getattr(self, key), "an integer >= 1")
+
+    @property
+    def reads_held_out(self) -> bool:
+        """Always True, since the shares are chosen by losses on held-out examples."""
+        return True
 
     def __call__(self, view: View, new: Mapping[int, Weights]) -> dict[int, Weights]:
         """Returns the weights after the transfer, by group id, for the groups that had updates in this round."""
@@ -153,14 +156,17 @@ class LearnedTransfer(TransferPart):
         directions = {other: unit(change[None])[0] for other, change in changes.items()}
         others = sorted(set(changes) - {gid}, key=lambda other: (-float(directions[gid] @ directions[other]), other))
         change, best, shares = changes[gid], new, {}
-        start = lowest = held_out.loss(gid, new, self.examples)
+        start = held_out.loss(gid, new, self.examples)
+        if start is None:
+            return new
+        lowest = start
         for other in others[: self.most]:
             own = change
             for share in sorted(self.shares):
                 mixed = (1 - share) * own + share * changes[other]
                 tried = {**new, **_moved(before, names, mixed)}
                 loss = held_out.loss(gid, tried, self.examples)
-                if loss < lowest:
+                if loss is not None and loss < lowest:
                     change, best, lowest, shares[other] = mixed, tried, loss, share
         held_out.record(gid, shares, start - lowest)
         return best

@@ -20,8 +20,11 @@ from flt.protocol.state import GroupState, ServerState
 class HeldOut(Protocol):
     """Measures the loss of weights on the examples that the clients of a cluster hold out."""
 
-    def loss(self, gid: int, weights: Mapping[str, Tensor], examples: int) -> float:
-        """Returns the mean loss over at most ``examples`` held-out examples of the jobs in a group of this round."""
+    def loss(self, gid: int, weights: Mapping[str, Tensor], examples: int) -> float | None:
+        """Returns the mean loss over at most ``examples`` held-out examples of the jobs in a group of this round.
+
+        None if these jobs hold out no examples.
+        """
 
     def record(self, gid: int, shares: Mapping[int, float], gain: float) -> None:
         """Notes what was chosen for a group: other group -> its share, and by how much the loss falls."""

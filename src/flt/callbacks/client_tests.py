@@ -28,12 +28,12 @@ class ClientTests(FedCallback):
     - ``client_test/X``: mean of X over the jobs of all clients.
     - ``client_test/X_worst10``: mean of X over the worst 10 % of the jobs.
     - ``client_test/X_uniform``, ``client_test/X_wrong``: the same mean with other label counts than the client's own
-      (``eval.client_labels``). Only an adapter that computes with the counts of its client has these metrics: C2A with
-      ``adapter.histogram=own`` or ``adapter.label_source=client``.
+      (``eval.client_labels``).
 
     Args:
         datasets: Job -> its test examples.
-        labels: Label counts with which the clients' models are evaluated: own, uniform, wrong.
+        labels: Label counts with which the clients' models are evaluated: own, uniform, wrong. Other counts than the
+            own make a difference only if the adapter computes with the counts of its client.
     """
 
     def __init__(self, datasets: Mapping[JobId, Dataset], labels: Sequence[str] = ("own",)) -> None:
@@ -41,10 +41,9 @@ class ClientTests(FedCallback):
 
     def on_fit_end(self, federator: Federator) -> None:
         """Evaluates the clients' models."""
-        aware = bool(federator.engine.local_trainer.client_aware)
-        for labels in self.labels if aware else self.labels[:1]:
+        for labels in self.labels:
             measured = [self._measure(federator, job, labels) for job in sorted(self.datasets)]
-            suffix = "" if labels == "own" or not aware else f"_{labels}"
+            suffix = "" if labels == "own" else f"_{labels}"
             for key in sorted({key for metrics in measured for key in metrics}):
                 values = [metrics[key] for metrics in measured if key in metrics]
                 name = f"client_test/{key.removeprefix('val_')}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from flt.client.fit_cost import FitCost
-from flt.data.clients import ClientSpec
+from flt.core import formatting
 from flt.engines.process_group import StatusMessage
 from flt.protocol.failure import Late
 from flt.protocol.field_types import Finite
@@ -19,6 +20,7 @@ from flt.server.federator import Federator, Sent
 from flt.server.fleet.clock import Clock
 from flt.server.fleet.device import Device
 
+_log = logging.getLogger(__name__)
 HOUR = 3600.0
 """Seconds of an hour."""
 _KINDS = ("down", "flops", "up")
@@ -26,17 +28,19 @@ _KINDS = ("down", "flops", "up")
 
 @dataclasses.dataclass(frozen=True)
 class Spent:
-    """What a round takes by the simulated clock.
+    """Time and energy of a round by the simulated clock.
 
     Attributes:
         seconds: Length of the round.
         slowest: Seconds that the slowest client of the cohort needs. A deadline may end the round before.
+        quickest: Seconds after which the first update arrives. 0: there is none.
         late: Number of clients whose updates came after the end of the round.
         energy: Energy of all clients until the end of the round, in joules.
     """
 
     seconds: float
     slowest: float
+    quickest: float
     late: int
     energy: float
 
@@ -59,17 +63,14 @@ class Fleet(FedCallback):
 
     Args:
         devices: Client -> its device.
-        clients: Client -> its data.
         cost: Cost of a fit.
         clock: Decides whose updates a round takes.
     """
 
     state_types: ClassVar = {"hours": Finite, "energy": Finite}
 
-    def __init__(
-        self, devices: Mapping[int, Device], clients: Mapping[int, ClientSpec], cost: FitCost, clock: Clock
-    ) -> None:
-        self.devices, self.clients, self.cost, self.clock = devices, clients, cost, clock
+    def __init__(self, devices: Mapping[int, Device], cost: FitCost, clock: Clock) -> None:
+        self.devices, self.cost, self.clock = devices, cost, clock
         self.hours = self.energy = 0.0
         self._federator: Federator | None = None
         self._attempt: Counter[str] = Counter()
@@ -91,7 +92,8 @@ class Fleet(FedCallback):
     def on_job_start(self, federator: Federator, payload: Payload) -> None:
         """Counts the bytes that a client receives, and the operations of the fit that follows."""
         client, index = payload.job
-        flops = self.cost.flops(payload.plan, self.clients[client].data[index], payload.held, payload.kept)
+        data = federator.clients[client].data[index]  # those of the round, which task_changes may have changed
+        flops = self.cost.flops(payload.plan, data, payload.held, payload.kept)
         federator.counts[count_key("down", client)] += encoded_size(payload)
         federator.counts[count_key("flops", client)] += flops
 
@@ -119,6 +121,10 @@ class Fleet(FedCallback):
         seconds = sum(part.seconds for part in (*self._failed, last))
         self.hours += seconds / HOUR
         self.energy += sum(part.energy for part in (*self._failed, last))
+        if last.late and not federator.updates and federator.engine.processes.is_first:
+            quickest = formatting.short_duration(last.quickest)
+            _log.warning("round %d has no update: all came after fleet.deadline=%s seconds, the first one after %s",
+                         federator.round, self.clock.deadline, quickest)  # fmt: skip
         federator.log({"time/simulated_hours": self.hours, "fleet/round_seconds": seconds})
         federator.log({"fleet/slowest": last.slowest, "fleet/late": last.late, "fleet/energy": self.energy})
 
@@ -175,7 +181,8 @@ class Fleet(FedCallback):
         taken = self.clock.in_time(sent, round)
         seconds = self.clock.length(times, {client: times[client] for client in taken})
         energy = sum(self.devices[client].power * min(time, seconds) for client, time in times.items())
-        return Spent(seconds, max(times.values(), default=0.0), len(sent) - len(taken), energy)
+        slowest, quickest = max(times.values(), default=0.0), min(sent.values(), default=0.0)
+        return Spent(seconds, slowest, quickest, len(sent) - len(taken), energy)
 
 
 def _client(messages: Sent) -> int | None:

@@ -30,11 +30,13 @@ from flt.server.federator import Federator
 
 GLOBAL = ("round", "task", "test")
 """Groups of metrics of the global model. Their tags are their keys."""
-OTHERS = ("train", "gap", "distributed", "comm", "ranks", "cluster", "time")
+OTHERS = ("client_test", "train", "gap", "distributed", "comm", "ranks", "cluster", "transfer", "fleet", "time")
 """Groups of flt's other metrics that TensorBoard gets. Their tags begin with AFTER."""
 OMITTED = ("clients", "bits")
 """Groups of metrics that TensorBoard doesn't get. ``metrics.csv`` has all of them. Of the clients' metrics, TensorBoard
 gets a histogram and the mean over the worst 10 % instead. ``bits`` would be a card for each layer."""
+BETWEEN_CLIENTS = ("clients/divergence", "clients/drift")
+"""Beginnings of those metrics of the group ``clients`` that TensorBoard gets, because no single client has them."""
 AFTER = "round."
 STAGES = (("distributed", ""), ("fitted", "fitted_"), ("fit", "fit_"))
 """Pairs of a time of measurement, which :func:`gather` explains, and the prefix of the metric's name."""
@@ -42,20 +44,23 @@ CHARTS = (
     ("Global model", "round/", 1),
     ("Test", "test/", 1),
     ("Tasks", "task/", 2),
-    ("Worst 10 % of clients", f"{AFTER}clients/", 1),
+    ("Each client's own test", f"{AFTER}client_test/", 1),
+    ("Clients", f"{AFTER}clients/", 1),
     ("Training examples", f"{AFTER}train/", 1),
     ("Gap between training and validation", f"{AFTER}gap/", 1),
     ("Bytes", f"{AFTER}comm/", 1),
     ("Models as received", f"{AFTER}distributed/", 1),
     ("Components", f"{AFTER}ranks/", 1),
     ("Clusters", f"{AFTER}cluster/", 1),
+    ("Transfer between clusters", f"{AFTER}transfer/", 1),
+    ("Simulated devices", f"{AFTER}fleet/", 1),
     ("Time", f"{AFTER}time/", 1),
 )
 """Sections of the tab CUSTOM SCALARS: title, beginning of the tags, and how many names precede that of the metric. Tags
 that differ only in the names in between, such as those of several tasks, are lines of one chart."""
 FIRST = ("algo", "seed")
 """Hyperparameters whose columns come first."""
-COMPARED = ("round/", "test/", f"{AFTER}clients/", f"{AFTER}comm/total_", f"{AFTER}time/total_")
+COMPARED = ("round/", "test/", f"{AFTER}client_test/", f"{AFTER}clients/", f"{AFTER}comm/total_", f"{AFTER}time/total_")
 """Beginnings of the tags whose last values are columns of the HPARAMS tab."""
 
 
@@ -69,9 +74,9 @@ def scalars(metrics: Mapping[str, float]) -> dict[str, float]:
         {'round/val_acc': 0.5, 'round.comm/bytes_up': 9, 'own/x': 2}
     """
     groups = {key: key.partition("/")[0] for key in metrics if key != "round"}
-    return {
-        AFTER + key if group in OTHERS else key: metrics[key] for key, group in groups.items() if group not in OMITTED
-    }
+    after = {key for key, group in groups.items() if group in OTHERS or key.startswith(BETWEEN_CLIENTS)}
+    sent = [key for key, group in groups.items() if key in after or group not in OMITTED]
+    return {AFTER + key if key in after else key: metrics[key] for key in sent}
 
 
 def of_clients(federator: Federator) -> Iterator[tuple[str, list[float]]]:

@@ -35,7 +35,7 @@ class UntrainedLayers(FedCallback):
         """Compares the weights with those before the first round."""
         start, plan = self._start, federator.server.recipe.plan(0)
         roles = set(plan.train) - set(plan.private)
-        if start is None or not {"A", "B"} & roles:
+        if start is None or not federator.updates or not {"A", "B"} & roles:
             return
         groups = [group.weights for group in federator.state.groups.values()]
         same = [

@@ -8,8 +8,10 @@ nothing that moves or scales single numbers, such as norms, activations and the 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +28,7 @@ from flt.protocol.layout import Layout
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """What one training step took.
+    """Counts of one training step.
 
     Attributes:
         flops: Floating-point operations, forward and backward.
@@ -85,6 +87,7 @@ def _unchanged(module: pl.LightningModule, layout: Layout, train: Sequence[str])
             parameter.requires_grad_(layout.entries[name].role in train)
             parameter.grad = None
         with attributes_kept(module):
+            vars(module).update(_copied_containers(module))  # a step may put its outputs into them
             yield
     finally:
         for parameter, trains, gradient in before:
@@ -93,6 +96,13 @@ def _unchanged(module: pl.LightningModule, layout: Layout, train: Sequence[str])
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+
+
+def _copied_containers(module: pl.LightningModule) -> dict[str, Any]:
+    """Returns copies of the lists, dicts and so on that are attributes of a user's module."""
+    theirs = vars(pl.LightningModule()).keys()
+    own = {name: value for name, value in vars(module).items() if name not in theirs}
+    return {name: copy.copy(value) for name, value in own.items() if isinstance(value, list | dict | set | deque)}
 
 
 @contextlib.contextmanager

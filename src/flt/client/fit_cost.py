@@ -253,9 +253,14 @@ def moments(module: pl.LightningModule) -> int:
         found: Any = module.configure_optimizers()
     except Exception:  # a user's module may need a Trainer here
         return 2
-    kind = type(found) if isinstance(found, torch.optim.Optimizer) else None
-    momentum = kind is torch.optim.SGD and bool(found.defaults["momentum"])
-    return MOMENTS.get(kind.__name__ if kind else "", 2) + momentum
+    while (
+        isinstance(found, Mapping | Sequence) and found
+    ):  # an optimiser with its scheduler, in one of Lightning's forms
+        found = found.get("optimizer") if isinstance(found, Mapping) else found[0]
+    if not isinstance(found, torch.optim.Optimizer):
+        return 2
+    further = sum(bool(found.defaults.get(key)) for key in ("momentum", "amsgrad"))
+    return MOMENTS.get(type(found).__name__, 2) + further
 
 
 def _powers(lengths: Any, degrees: int) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -42,11 +42,13 @@ def typed(kind: type[Any], settings: Any, prefix: str) -> Any:
     except (OmegaConfBaseException, OverflowError) as error:  # OverflowError: an integer too large for a float
         full_key = getattr(error, "full_key", None) or ""
         key = ".".join(part for part in (prefix, full_key or str(getattr(error, "key", ""))) if part)
-        names = [f.name for f in dataclasses.fields(kind) if f.init]
+        names = _names_at(kind, full_key.split(".")[:-1])
         unknown = "not in" in str(error)
         value = OmegaConf.select(OmegaConf.create(settings), full_key, default="?", throw_on_resolution_failure=False)
         expected = _expected(kind, full_key)
-        plain = expected in PLAIN.values() and ("could not be converted" in str(error) or "not a valid" in str(error))
+        of_type = ("could not be converted", "not a valid", "Invalid type assigned", "Invalid value assigned",
+                   "Cannot assign", "is incompatible with type hint")  # fmt: skip
+        plain = not expected.startswith("a value of type") and any(words in str(error) for words in of_type)
         raise InputError.of(key, value, names if unknown else expected, "" if plain else first_line(error)) from None
 
 
@@ -76,14 +78,52 @@ def _schema(kind: Any) -> Any:
     return OmegaConf.structured(kind)
 
 
-def _expected(kind: type[Any], key: str) -> str:
-    """Describes the type of a field, such as ``an integer`` or ``a value of type list[int] | None``."""
+def _names_at(kind: Any, path: list[str]) -> list[str]:
+    """Returns the names of the settings of a dataclass, or of the one that is found inside it."""
+    found: Any = kind
+    for part in path:
+        hints = get_type_hints(found) if dataclasses.is_dataclass(found) else {}
+        found = hints[part] if part in hints else (get_args(found) or (kind,))[-1]
+    return [f.name for f in dataclasses.fields(found if dataclasses.is_dataclass(found) else kind) if f.init]
+
+
+def _type(kind: type[Any], key: str) -> Any:
+    """Returns the type of a field, such as ``int``, given its key, such as ``tiers.phone.compute``."""
     found: Any = kind
     for part in key.partition("[")[0].split("."):
-        found = get_type_hints(found).get(part, Any) if dataclasses.is_dataclass(found) else found
-    if found in PLAIN:
-        return PLAIN[found]
-    return f"a value of type {found.__name__ if isinstance(found, type) and not get_args(found) else found}"
+        if get_origin(found) is dict:
+            found = get_args(found)[1]
+        else:
+            found = get_type_hints(found).get(part, Any) if dataclasses.is_dataclass(found) else found
+    return found
+
+
+def _mapping(kind: Any) -> str:
+    """Describes the settings of a dataclass; empty for another type."""
+    return f"the keys {', '.join(f.name for f in dataclasses.fields(kind))}" if dataclasses.is_dataclass(kind) else ""
+
+
+def _expected(kind: type[Any], key: str) -> str:
+    """Describes the type of a field, such as ``an integer`` or ``a list of integers, or null``."""
+    return _words(_type(kind, key))
+
+
+def _words(kind: Any) -> str:
+    """Describes a type in plain words."""
+    arguments = [argument for argument in get_args(kind) if argument not in (type(None), Any, Ellipsis)]
+    if kind in PLAIN:
+        return PLAIN[kind]
+    if type(None) in get_args(kind):
+        return f"{' or '.join(map(_words, arguments))}, or null"
+    if get_origin(kind) is dict:
+        return "a mapping, such as {name: value}" if len(arguments) < 2 else f"{{name: {_words(arguments[1])}}}"
+    if get_origin(kind) in (list, tuple):
+        (item,) = arguments[:1] or (None,)
+        inner: Any = next((one for one in get_args(item) if one is not type(None)), item)
+        several = {int: "integers", float: "numbers", str: "texts"}.get(inner, "values")
+        return f"a list of {several}" + (" or null" if type(None) in get_args(item) else "")
+    named = kind.__name__ if isinstance(kind, type) and not get_args(kind) else kind
+    return _mapping(kind) or f"a value of type {named}"
 
 
 def first_line(error: BaseException) -> str:

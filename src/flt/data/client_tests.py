@@ -35,15 +35,11 @@ def client_tests(cfg: TrainConfig, tasks: Sequence[TaskData], clients: Sequence[
         clients: Clients with their training examples.
 
     Raises:
-        InputError: A setting is out of range, a task has no test split, a test split has no ``data.column``, or a
-            client has no label counts or gets no example.
+        InputError: A setting is out of range, jobs have several tasks or change theirs, a task has no test split, a
+            test split has no ``data.column``, or a client has no label counts or gets no example.
     """
     size, by_name = cfg.eval.client_test_examples, {task.name: task for task in tasks}
-    if size < 0:
-        raise InputError.of(KEY, size, "an integer >= 0")
-    for labels in cfg.eval.client_labels:
-        if labels not in LABELS:
-            raise InputError.of("eval.client_labels", labels, LABELS)
+    _check_settings(cfg)
     if not size:
         return {}
     by_column = cfg.partition.kind in BY_COLUMN
@@ -77,6 +73,20 @@ def with_labels(job: JobData, labels: str) -> JobData:
     return job.but(
         label_counts={"uniform": (1,) * len(counts), "wrong": counts[half:] + counts[:half]}.get(labels, counts)
     )
+
+
+def _check_settings(cfg: TrainConfig) -> None:
+    size, chosen = cfg.eval.client_test_examples, cfg.eval.client_labels
+    if size < 0:
+        raise InputError.of(KEY, size, "an integer >= 0")
+    if wrong := [labels for labels in chosen if labels not in LABELS]:
+        raise InputError.of("eval.client_labels", wrong[0], LABELS)
+    if not chosen:
+        raise InputError.of("eval.client_labels", "[]", f"a list of {', '.join(LABELS)}, at least one of them")
+    if not size and list(chosen) != ["own"]:
+        raise InputError.of("eval.client_labels", list(chosen), f"[own] with {KEY}=0", "no client is tested")
+    if size and cfg.task_changes:
+        raise InputError.of(KEY, size, "0, or task_changes=null", "the classes of a job change during the run")
 
 
 def _check(tasks: Sequence[TaskData], size: int, by_column: bool) -> None:

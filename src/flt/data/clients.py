@@ -73,7 +73,8 @@ class JobData:
         """Returns the data that the job has in a round, counted from 1."""
         if self.change is None or round < self.change[0]:
             return self
-        return self.change[1].but(rounds=self.rounds)
+        later = self.change[1]
+        return later if later.rounds == self.rounds else later.but(rounds=self.rounds)
 
     def with_dataset(self, replaced: Callable[[Dataset], Dataset]) -> JobData:
         """Returns a copy in which ``replaced`` has been applied to the data set, also to that of a later round."""

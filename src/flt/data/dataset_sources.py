@@ -5,7 +5,6 @@ The source is a file, the Hugging Face hub, or the handwritten digits in scikit-
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ import datasets
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 from flt.core.errors import InputError
 from flt.core.typed import first_line
@@ -23,6 +21,7 @@ from flt.data.classes import Splits, merge, relabel
 from flt.data.columns import Kind
 from flt.data.config import DataConfig
 from flt.data.contents import contents, named
+from flt.data.digits import digits_splits
 from flt.data.images import with_places
 from flt.data.random_splits import stratified_order
 from flt.data.read_settings import ReadSettings
@@ -97,7 +96,7 @@ def load(cfg: DataConfig, seed: int = 0, only: str | None = None) -> RawData:
     """
     _check_numbers(cfg)
     own = cfg.name == "digits" and cfg.path is None
-    splits, name, how = (_digits_splits(), "", ReadSettings()) if own else reading.read(cfg, only)
+    splits, name, how = (digits_splits(), "", ReadSettings()) if own else reading.read(cfg, only)
     features = splits["train"].features
     names, prompts = list(features), templates.choose(cfg, features) if cfg.response is not None else ()
     if prompts:
@@ -113,12 +112,7 @@ def load(cfg: DataConfig, seed: int = 0, only: str | None = None) -> RawData:
         splits["test"] = _own_test(cfg, splits["train"], (*inputs, *([cfg.response] if prompts else [])), label)
     if kind == "image":
         splits = {name: with_places(split, inputs[0], name) for name, split in splits.items()}
-    for key, column in (("column", cfg.column), ("label_name", cfg.label_name)):
-        if column is not None:
-            columns.choose_column(key, column, (), names)
-    for key, column in (("label", label), ("column", cfg.column), *((f"where.{name}", name) for name in cfg.where)):
-        for split in splits.values() if column in names else ():
-            columns.check_property(key, split.data.column(column))
+    _check_columns(cfg, splits, label, names)
     least, whole = 1 if prompts or only is not None else 2, splits
     splits, label_names = relabel(_rows(splits, cfg.where), label, cfg.label_name, cfg.classes, least)
     if cfg.test_path is not None:
@@ -140,40 +134,24 @@ def load(cfg: DataConfig, seed: int = 0, only: str | None = None) -> RawData:
     return RawData(splits, kind, inputs, label, label_names, cfg.response or "", prompts)
 
 
-def digits(classes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Loads the images of some classes from the handwritten digits in scikit-learn, without a download.
+def _check_columns(cfg: DataConfig, splits: Splits, label: str, names: Sequence[str]) -> None:
+    """Checks that the columns that the settings name are there, and that their values can divide the examples.
 
     Args:
-        classes: Digits to keep. They get the labels 0, 1, ... in this order.
-
-    Returns:
-        Images (n, 1, 8, 8) in [0, 1] and labels (n,), in the order of the source.
+        cfg: Settings of the data set.
+        splits: Splits of the data set.
+        label: Name of the label column.
+        names: Names of all columns.
 
     Raises:
-        InputError: No class is given, a class is given twice, or a class isn't a digit.
-
-    Example:
-        >>> images, labels = digits([7, 3])
-        >>> images.shape, labels[:4].tolist()
-        ((362, 1, 8, 8), [1, 0, 1, 0])
+        InputError: A column is missing, or has values of another type.
     """
-    if not classes or len(set(classes)) < len(classes) or not set(classes) <= set(range(10)):
-        raise InputError.of("data.classes", list(classes), "different digits from 0 to 9")
-    source = load_digits()
-    lookup = np.full(10, -1)
-    lookup[list(classes)] = np.arange(len(classes))
-    labels = lookup[source.target]
-    images = (source.images / 16).astype(np.float32)[:, None]  # (1797, 1, 8, 8); the source's grey levels are 0..16
-    return images[labels >= 0], labels[labels >= 0]
-
-
-@functools.cache
-def _digits_splits() -> dict[str, datasets.Dataset]:
-    images, labels = digits(range(10))
-    features = datasets.Features(
-        image=datasets.Array2D((8, 8), "float32"), label=datasets.ClassLabel(names=list(map(str, range(10))))
-    )
-    return {"train": datasets.Dataset.from_dict({"image": images[:, 0], "label": labels}, features=features)}
+    for key, column in (("column", cfg.column), ("label_name", cfg.label_name)):
+        if column is not None:
+            columns.choose_column(key, column, (), names)
+    for key, column in (("label", label), ("column", cfg.column), *((f"where.{name}", name) for name in cfg.where)):
+        for split in splits.values() if column in names else ():
+            columns.check_property(key, split.data.column(column))
 
 
 def _with_class(cfg: DataConfig, splits: Splits, taken: set[str | None]) -> tuple[Splits, str]:

@@ -15,7 +15,7 @@ from flt.data.classes import matching
 from flt.data.clients import ClientSpec, JobData
 from flt.data.job_data import job_data
 from flt.data.joint_jobs import JointJobs, TaskData, is_joint
-from flt.data.partition import partition, settings
+from flt.data.partition import BY_COLUMN, partition, settings
 
 if TYPE_CHECKING:
     from flt.run.schema import TrainConfig
@@ -27,10 +27,10 @@ ATTEMPTS = 100
 def deal(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[ClientSpec]:
     """Divides the examples of all tasks among the clients.
 
-    The examples of each task are divided independently of other tasks. There are two exceptions: with
-    ``partition.kind=by_column``, the examples of all tasks are divided together if all tasks have the column
-    ``data.column``, and with ``partition.kind=by_task``, they always are. The division is drawn
-    again until every client has at least one example.
+    The examples of each task are divided independently of other tasks, with these exceptions: with
+    ``partition.kind=by_column`` and ``by_column_dirichlet``, the examples of all tasks are divided together if all
+    tasks have the column ``data.column``, so that a client's jobs have the same value. With ``partition.kind=by_task``,
+    they always are. The division is drawn again until every client has at least one example.
 
     Args:
         cfg: Configuration with the number of clients, the partition and the seed.
@@ -83,12 +83,14 @@ def _parts(cfg: TrainConfig, tasks: Sequence[TaskData], attempt: int) -> list[li
     found = task_names(cfg, tasks) if kind == "by_task" else [task.column for task in tasks]
     columns = [column for column in found if column is not None]
     labels = [task.splits["train"].labels for task in tasks]
-    if kind not in ("by_column", "by_task") or len(columns) < len(tasks):
+    if kind not in (*BY_COLUMN, "by_task") or len(columns) < len(tasks):
         return [
             _partition(cfg, own, task.column, (cfg.seed, number, attempt))
             for number, (task, own) in enumerate(zip(tasks, labels, strict=True))
         ]
-    shares = _partition(cfg, np.concatenate(labels), np.concatenate(columns), (cfg.seed, 0, attempt))
+    firsts = np.cumsum([0, *(1 + own.max() for own in labels[:-1])])  # tasks have classes of their own
+    classes = np.concatenate([own + first for own, first in zip(labels, firsts, strict=True)])
+    shares = _partition(cfg, classes, np.concatenate(columns), (cfg.seed, 0, attempt))
     ends = np.cumsum([len(column) for column in columns])
     return [
         [share[(share >= end - len(column)) & (share < end)] - (end - len(column)) for share in shares]
@@ -111,13 +113,14 @@ def task_names(cfg: TrainConfig, tasks: Sequence[TaskData]) -> list[np.ndarray |
     patterns, (whole,) = cfg.data.get("tasks") or {}, tasks
     if not patterns:
         return [None]
-    of_class = dict.fromkeys(range(int(whole.splits["train"].labels.max()) + 1), "")
+    labels = whole.splits["train"].labels
+    of_class = dict.fromkeys(range(max(len(whole.names), int(labels.max()) + 1)), "")
     for name, classes in patterns.items():
         for k in matching(f"data.tasks.{name}", classes, whole.names):
             if of_class[k]:
                 raise InputError.of(f"data.tasks.{name}", whole.names[k], f"classes that aren't in {of_class[k]}")
             of_class[k] = name
-    return [np.array([of_class[k] for k in whole.splits["train"].labels.tolist()])]
+    return [np.array([of_class[k] for k in labels.tolist()])]
 
 
 def _partition(

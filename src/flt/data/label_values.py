@@ -20,7 +20,7 @@ CONTAINERS = (Tensor, np.ndarray, Mapping, Set, list, tuple)
 """Types of values that consist of several. A tensor or array with one number has become this number before."""
 
 
-def column_values(dataset: Any, by: str) -> NDArray:
+def column_values(dataset: Any, by: str, key: str = "by") -> NDArray:
     """Returns one value of each example, shape (n,).
 
     A column of a ``datasets.Dataset`` is read as it is stored. A format or transform of the data set, which may leave
@@ -29,6 +29,7 @@ def column_values(dataset: Any, by: str) -> NDArray:
     Args:
         dataset: Map-style data set.
         by: Name of the column. If items are (input, label), ``"label"`` stands for their second element.
+        key: Name of the argument that names the column, for errors.
 
     Raises:
         InputError: There is no such column, values are missing, an example has several values, or the values are of
@@ -38,7 +39,7 @@ def column_values(dataset: Any, by: str) -> NDArray:
         >>> column_values([("a", 1), ("b", 0)], "label")
         array([1, 0])
     """
-    return _array(by, [_plain(value) for value in _values(dataset, by)])
+    return _array(by, [_plain(value) for value in _values(dataset, by, key)], key)
 
 
 def class_names(dataset: Any, label: str | None) -> tuple[str, ...]:
@@ -79,14 +80,14 @@ def _is_table(dataset: Any) -> bool:
     return hasattr(dataset, "column_names") and hasattr(dataset, "with_format")
 
 
-def _values(dataset: Any, by: str) -> list[Any]:
+def _values(dataset: Any, by: str, key: str) -> list[Any]:
     if isinstance(dataset, ConcatDataset):
-        return [value for part in dataset.datasets for value in _values(part, by)]
+        return [value for part in dataset.datasets for value in _values(part, by, key)]
     table = _table(dataset)
     if table is None:
-        return [_value(dataset[i], by) for i in range(len(dataset))]
+        return [_value(dataset[i], by, key) for i in range(len(dataset))]
     if by not in table.column_names:
-        raise InputError.of("by", by, table.column_names, "there is no such column")
+        raise InputError.of(key, by, table.column_names, "there is no such column")
     return table.with_format("arrow", columns=[by])[:][by].to_pylist()
 
 
@@ -98,26 +99,26 @@ def _table(dataset: Any) -> Any:
     return dataset if _is_table(dataset) else None
 
 
-def _value(item: Any, by: str) -> Any:
+def _value(item: Any, by: str, key: str) -> Any:
     """Returns the value of one example: a dict, named tuple or instance of a dataclass, or (input, label)."""
     fields = getattr(item, "_fields", ())
     if dataclasses.is_dataclass(item):
         fields = tuple(field.name for field in dataclasses.fields(item))
     if isinstance(item, Mapping):
         if by not in item:
-            raise InputError.of("by", by, sorted(map(str, item)), "there is no such key")
+            raise InputError.of(key, by, sorted(map(str, item)), "there is no such key")
         return item[by]
     if by in fields:
         return getattr(item, by)
     if fields and (by != "label" or not isinstance(item, tuple)):
-        raise InputError.of("by", by, fields, "there is no such field")
+        raise InputError.of(key, by, fields, "there is no such field")
     if by != "label":
-        raise InputError.of("by", by, "label, for a data set of (input, label)")
-    allowed = "a data set of (input, label) or of dicts; or by=None, which needs no labels"
+        raise InputError.of(key, by, "label, for a data set of (input, label)")
+    allowed = f"a data set of (input, label) or of dicts; or {key}=None, which needs no labels"
     if not isinstance(item, tuple | list) or len(item) < 2:  # the second character of a text is no label
-        raise InputError.of("by", by, allowed, f"an example is of type {type(item).__name__}")
+        raise InputError.of(key, by, allowed, f"an example is of type {type(item).__name__}")
     if len(item) > 2 and not _is_number(item[1]):
-        raise InputError.of("by", by, allowed, f"an example has {len(item)} parts")
+        raise InputError.of(key, by, allowed, f"an example has {len(item)} parts")
     return item[1]
 
 
@@ -134,7 +135,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _array(by: str, values: Sequence[Any]) -> NDArray:
+def _array(by: str, values: Sequence[Any], key: str) -> NDArray:
     """Returns single values as an array. They must be of one type, because NumPy would merge values such as 1 and "1".
 
     Raises:
@@ -143,18 +144,18 @@ def _array(by: str, values: Sequence[Any]) -> NDArray:
     several = next((value for value in values if isinstance(value, CONTAINERS)), None)
     if several is not None:
         shape = f" of shape {tuple(several.shape)}" if isinstance(several, Tensor | np.ndarray) else ""
-        why = f"an example has a {type(several).__name__}{shape}, and by=None needs no single values"
-        raise InputError.of("by", by, SINGLE, why)
+        why = f"an example has a {type(several).__name__}{shape}, and {key}=None needs no single values"
+        raise InputError.of(key, by, SINGLE, why)
     if missing := sum(value is None or (isinstance(value, float) and math.isnan(value)) for value in values):
-        raise InputError.of("by", by, "a value for every example", f"{missing} values are missing")
+        raise InputError.of(key, by, "a value for every example", f"{missing} values are missing")
     kinds = sorted({_kind(value) for value in values})
     if len(kinds) > 1:
-        raise InputError.of("by", by, "values of one type", f"there are {' and '.join(kinds)}")
+        raise InputError.of(key, by, "values of one type", f"there are {' and '.join(kinds)}")
     found = np.asarray(values)
     try:
         np.unique(found[:0] if found.dtype.kind in "biufUSMm" else found)  # objects may have no order
     except TypeError:
-        raise InputError.of("by", by, SINGLE, f"values of type {kinds[0]} have no order") from None
+        raise InputError.of(key, by, SINGLE, f"values of type {kinds[0]} have no order") from None
     return found
 
 

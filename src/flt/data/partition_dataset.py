@@ -85,7 +85,7 @@ def partition(
     elif alpha is not None and by is None:
         parts = partitioners.quantity(size, clients, alpha, seed)
     elif alpha is not None and within is not None:
-        column = column_values(dataset, within)
+        column = column_values(dataset, within, "within")
         parts = partitioners.by_column_dirichlet(codes, column, clients, alpha, seed, min_examples)
     elif alpha is not None:
         parts = partitioners.dirichlet(codes, clients, alpha, seed, min_examples)

@@ -21,14 +21,11 @@ def with_task_rounds(
             part until the end. Jobs of tasks that aren't listed keep their rounds.
 
     Raises:
-        InputError: A task doesn't exist, or its rounds are invalid.
+        InputError: A task doesn't exist, its rounds are invalid, or jobs have several tasks.
     """
     if not task_rounds:
         return list(clients)
-    if any(job.parts for client in clients for job in client.data):
-        why = "a job with several tasks takes part with all of them"
-        raise InputError.of("task_rounds", dict(task_rounds), "null, or jobs=per_task", why)
-    known = sorted({job.task for client in clients for job in client.data})
+    known = _known("task_rounds", task_rounds, clients)
     for task, rounds in task_rounds.items():
         if task not in known:
             raise InputError.of("task_rounds", task, known, "there is no such task")
@@ -51,16 +48,27 @@ def with_task_changes(clients: Sequence[ClientSpec], task_changes: Mapping[str, 
         task_changes: Task -> [the task that follows it, the first round of the following task, counted from 1].
 
     Raises:
-        InputError: A task doesn't exist, the round is invalid, no client has both tasks, or the tasks have different
-            heads. The server sees the shapes of heads, so that a change of heads would not be hidden.
+        InputError: A task doesn't exist, the round is invalid, jobs have several tasks, no client has both tasks, or
+            the tasks have different heads. The server sees the shapes of heads, so that a change of heads would not be
+            hidden.
     """
-    known = sorted({job.task for client in clients for job in client.data})
+    if not task_changes:
+        return list(clients)
+    known = _known("task_changes", task_changes, clients)
     for task, change in task_changes.items():
         _check_change(task, change, known)
         clients = [_changed(client, task, *change) for client in clients]
         if not any(job.change and job.task == task for client in clients for job in client.data):
             raise InputError.of("task_changes", f"{task}: {list(change)}", "two tasks that a client has together")
     return list(clients)
+
+
+def _known(key: str, given: Mapping[str, Any], clients: Sequence[ClientSpec]) -> list[str]:
+    """Returns the tasks of the clients. Each job must have one, so that it can come, go or change with it."""
+    if any(job.parts for client in clients for job in client.data):
+        why = "a job with several tasks takes part with all of them"
+        raise InputError.of(key, dict(given), "null, or jobs=per_task", why)
+    return sorted({job.task for client in clients for job in client.data})
 
 
 def _changed(client: ClientSpec, task: str, following: str, round: int) -> ClientSpec:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from flt.core.errors import InputError
 from flt.data.clients import ClientSpec, JobData
 from flt.data.examples import Examples, stratified_sample
+from flt.data.joint import JointExamples
 
 
 def training_samples(clients: Iterable[ClientSpec], size: int, seed: int) -> dict[str, Dataset]:
@@ -23,22 +24,27 @@ def training_samples(clients: Iterable[ClientSpec], size: int, seed: int) -> dic
         clients: The clients.
         size: Largest number of examples of a task, at least 1.
         seed: Seed of the sample.
-
-    Raises:
-        InputError: A job has several tasks.
     """
-    jobs: dict[str, list[JobData]] = {}
+    shares: dict[str, list[tuple[Any, NDArray[np.int64]]]] = {}
     for job in (job for client in clients for job in client.data):
-        if job.parts:
-            raise InputError.of("eval.train_examples", size, "0, or jobs=per_task", "jobs have several tasks")
-        jobs.setdefault(job.task, []).append(job)
-    return {task: _sample(own, size, seed) for task, own in jobs.items()}
+        for task, dataset, positions in _by_task(job):
+            shares.setdefault(task, []).append((dataset, positions))
+    return {task: _sample(own, size, seed) for task, own in shares.items()}
 
 
-def _sample(jobs: Sequence[JobData], size: int, seed: int) -> Dataset:
-    dataset = jobs[0].dataset
-    if isinstance(dataset, Examples) and all(job.dataset is dataset for job in jobs):
-        pool = dataset.view(np.concatenate([job.train for job in jobs]))
+def _by_task(job: JobData) -> Iterator[tuple[str, Any, NDArray[np.int64]]]:
+    """Yields each task of a job, the data set of the task, and the positions of the training examples in it."""
+    if not isinstance(job.dataset, JointExamples):
+        yield job.task, job.dataset, job.train
+        return
+    parts = dict(zip(job.dataset.tasks, job.dataset.parts, strict=True))
+    yield from ((task, parts[task], np.asarray(own)) for task, own in job.dataset.by_task(job.train).items())
+
+
+def _sample(shares: Sequence[tuple[Any, NDArray[np.int64]]], size: int, seed: int) -> Dataset:
+    dataset = shares[0][0]
+    if isinstance(dataset, Examples) and all(other is dataset for other, _ in shares):
+        pool = dataset.view(np.concatenate([positions for _, positions in shares]))
         return pool.view(stratified_sample(pool, size, seed))
-    joined: ConcatDataset[Any] = ConcatDataset([job.training_set for job in jobs])
+    joined: ConcatDataset[Any] = ConcatDataset([Subset(other, positions.tolist()) for other, positions in shares])
     return Subset(joined, sorted(np.random.default_rng(seed).permutation(len(joined))[:size].tolist()))

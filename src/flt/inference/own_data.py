@@ -14,6 +14,7 @@ from flt.data.deal import deal
 from flt.data.examples import Examples
 from flt.data.joint import JointExamples
 from flt.data.joint_jobs import TaskData, is_joint
+from flt.data.task_rounds import with_task_changes
 from flt.data.tasks import DataSet, load_all
 from flt.inference.labelled import Labelled, known_parts, matched
 from flt.inference.models import Exported
@@ -66,7 +67,7 @@ def held_out(
     """Divides the training examples among the clients as the run did, and returns what each job holds out.
 
     They are the examples on which the run evaluates the model that a job receives: at most ``eval.client_examples``, or
-    all if this is 0.
+    all if this is 0. A job that changes its task has the data of the last round.
 
     Args:
         cfg: Configuration of the run.
@@ -88,7 +89,8 @@ def held_out(
     own = {one.task: one for one in train}
     if is_joint(cfg, tasks):
         return _of_joint_jobs(cfg, tasks, own)
-    jobs = {(client.id, index): job for client in deal(cfg, tasks) for index, job in enumerate(client.data)}
+    clients = with_task_changes(deal(cfg, tasks), cfg.task_changes or {})
+    jobs = {(client.id, index): job.at(cfg.rounds) for client in clients for index, job in enumerate(client.data)}
     most = cfg.eval.client_examples or None
     rows = {job: np.asarray(data.validation_set(most).indices) for job, data in jobs.items()}
     return {job: [own[jobs[job].task].at(at)] for job, at in rows.items() if len(at) and jobs[job].task in own}

@@ -123,7 +123,7 @@ def _write(folder: Path, pretrain: Callable[[], transformers.PreTrainedModel]) -
 
 
 def _pretrain() -> transformers.PreTrainedModel:
-    from flt.data.dataset_sources import digits
+    from flt.data.digits import digits
 
     images, labels = map(torch.as_tensor, digits(PRETRAINING.classes))
     return pretrain_vit(PRETRAINING, ARCHITECTURE, images, labels)

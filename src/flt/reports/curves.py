@@ -68,6 +68,9 @@ def results(runs: Sequence[StoredRun], names: Sequence[str]) -> Table:
         columns[f"bytes {way}"] = ["–" if total is None else formatting.size(total) for total in totals]
     seconds = [run.history[-1].get("time/total_seconds") if run.history else None for run in runs]
     columns["time"] = ["–" if s is None else formatting.duration(s) for s in seconds]
+    hours = [run.history[-1].get(_TIMES["simulated"]) if run.history else None for run in runs]
+    if any(h is not None for h in hours):
+        columns["simulated time"] = ["–" if h is None else formatting.short_duration(3600 * h) for h in hours]
     return Table("Results after the last round of each run", list(columns), list(zip(*columns.values(), strict=True)))
 
 
@@ -133,14 +136,15 @@ def _costs(runs: Sequence[StoredRun], names: Sequence[str] = ("",)) -> list[Char
     for id, title, axis in (
         ("bytes", "bytes sent, up and down", {"tickformat": "~s", "ticksuffix": "B"}),
         ("time", "seconds of training", {"ticksuffix": " s"}),
-        ("simulated", "simulated hours", {}),
+        ("simulated", f"simulated {_unit_of(runs)}", {}),
     ):
         series, words = [], []
         for run, name, look in zip(runs, names, looks(runs), strict=True):
             found = _keys(run, formatting.score)
             of = next((label for label in ("global model", "received, mean") if label in found), None)
             if of is not None:
-                xs, ys = _against(run, id, found[of])
+                scale = _UNITS[_unit_of(runs)] if id == "simulated" else 1.0
+                xs, ys = _against(run, id, found[of], scale)
                 words.append(word_of(found[of]))
                 series += [Series(name or of, xs, ys, *look)] if xs else []
         if series:
@@ -150,10 +154,16 @@ def _costs(runs: Sequence[StoredRun], names: Sequence[str] = ("",)) -> list[Char
     return charts
 
 
-def _against(run: StoredRun, cost: str, key: str) -> tuple[list[float], list[float]]:
+def _unit_of(runs: Sequence[StoredRun]) -> str:
+    """Returns the unit of simulated time in which the longest of the runs takes at least one: hours, or a smaller."""
+    longest = max((metrics.get(_TIMES["simulated"], 0.0) for run in runs for metrics in run.history), default=0.0)
+    return next((unit for unit, per_hour in _UNITS.items() if longest * per_hour >= 1), "seconds")
+
+
+def _against(run: StoredRun, cost: str, key: str, scale: float) -> tuple[list[float], list[float]]:
     def spent(metrics: Mapping[str, float]) -> float:
         if cost in _TIMES:
-            return metrics.get(_TIMES[cost], math.nan)
+            return metrics.get(_TIMES[cost], math.nan) * scale
         return metrics.get("comm/total_up", math.nan) + metrics.get("comm/total_down", math.nan)
 
     found = [(spent(metrics), metrics[key]) for metrics in run.history if key in metrics]
@@ -199,8 +209,9 @@ def word_of(key: str) -> str:
     return {"acc": "accuracy"}.get(name, name.replace("_", " "))
 
 
-_COSTS = {"bytes": "bytes", "time": "time", "simulated": "simulated hours"}
+_COSTS = {"bytes": "bytes", "time": "time", "simulated": "simulated time"}
 _TIMES = {"time": "time/total_seconds", "simulated": "time/simulated_hours"}
+_UNITS = {"hours": 1.0, "minutes": 60.0, "seconds": 3600.0}
 _PLACE = {
     "global model": 0,
     "global model, training examples": 4,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from flt.algorithm.recipe import Recipe
 from flt.client.settings import LocalSettings
@@ -19,6 +20,7 @@ from flt.run.federation import Federation
 from flt.run.fleet import Devices, devices_of, with_fleet_ranks
 from flt.run.prefix_cache import check_prefix
 from flt.run.schema import FLEET_RANKS, TrainConfig
+from flt.run.stored import OWN
 from flt.server.client_sampling import FixedSize
 from flt.server.failure_policy import FailurePolicy
 from flt.server.federator import Sampler
@@ -38,6 +40,8 @@ class Setup:
         sampler: Sampler of the cohorts.
         settings: Settings of the local fits.
         failure_policy: Conditions under which a round succeeds although jobs failed.
+        adapter: Settings of the adapter that the module has. With ``ranks=fleet``, its rank can be below the configured
+            one.
         fleet: Devices of the clients. None: no devices are simulated.
     """
 
@@ -47,6 +51,7 @@ class Setup:
     sampler: Sampler
     settings: LocalSettings
     failure_policy: FailurePolicy
+    adapter: dict[str, Any]
     fleet: Devices | None = None
 
 
@@ -78,11 +83,7 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
         raise InputError.of("model.quantise", cfg.model["quantise"], "null", why)
     if recipe.changes_base:
         check_mergeable(federation.module, layout)
-    if recipe.schedule.reads_validation and not federation.validation:
-        why = "there are no validation examples (see data.validation)"
-        raise InputError.of("schedule", cfg.schedule["name"], "annealed", why)
-    if cfg.eval.divergence and not layout.sent(recipe.plan(0)):
-        raise InputError.of("eval.divergence", "true", "false", "the clients send no trained numbers")
+    _check_evaluations(cfg, federation, layout, recipe)
     if cfg.prefix_cache:
         check_prefix(federation, recipe, cfg)
     sampler = build.sampler(cfg, len(ranked))
@@ -99,7 +100,31 @@ def assemble(cfg: TrainConfig, federation: Federation) -> Setup:
     for updates in range(max(fewest, 1), most + 1):  # a rule is never called with 0 updates
         recipe.rule.check(updates)
     draw = fleet.sampler if fleet else sampler
-    return Setup(layout, recipe, ranked, draw, build.local_settings(cfg), failure_policy, fleet)
+    return Setup(layout, recipe, ranked, draw, build.local_settings(cfg), failure_policy, cfg.adapter, fleet)
+
+
+def _check_evaluations(cfg: TrainConfig, federation: Federation, layout: Layout, recipe: Recipe) -> None:
+    """Checks that the run has what its evaluations and the parts of its recipe measure.
+
+    Raises:
+        InputError: There are no such examples, the jobs report no losses although the grouping reads them, or clients
+            send no trained numbers whose divergence could be measured.
+    """
+    if recipe.schedule.reads_validation and not federation.validation:
+        why = "there are no validation examples (see data.validation)"
+        raise InputError.of("schedule", cfg.schedule["name"], "annealed", why)
+    for part in recipe.parts:
+        name = getattr(cfg, part.kind)["name"]
+        if part.reads_held_out and not any(len(job.held_out) for job in federation.job_data):
+            why = "no client holds out examples (see partition.held_out)"
+            raise InputError.of(part.kind, name, f"another {part.kind}", why)
+    if recipe.grouping.reads_held_out and not cfg.eval.client_examples:
+        name = cfg.grouping["name"]
+        raise InputError.of("eval.client_examples", 0, f"an integer >= 1 with grouping={name}", "it reads the losses")
+    if cfg.data["name"] == OWN and (size := cfg.eval.client_test_examples):
+        raise InputError.of("eval.client_test_examples", size, "0", "data of one's own have no test split to draw from")
+    if cfg.eval.divergence and not layout.sent(recipe.plan(0)):
+        raise InputError.of("eval.divergence", "true", "false", "the clients send no trained numbers")
 
 
 def served(

@@ -29,22 +29,31 @@ ADAPTER = ("rank", "alpha", "target_modules")
 """Settings of an adapter that a card names."""
 
 
-def base_card(cfg: TrainConfig, federation: Federation) -> Card:
-    """Returns the metadata from which the exported model can be rebuilt."""
+def base_card(cfg: TrainConfig, federation: Federation, adapter: dict[str, Any]) -> Card:
+    """Returns the metadata from which the exported model can be rebuilt.
+
+    Args:
+        cfg: Configuration of the run.
+        federation: Module, clients and data.
+        adapter: Settings of the adapter that the module has, see :attr:`flt.run.assembly.Setup.adapter`.
+    """
     module, layers = federation.module, cfg.model.get("adapt_layers", "all")
     classes = module.accuracy.num_classes if isinstance(module, ClientModule) else None
     source = federation.source
     folder = expand_user(source).absolute().name if _is_folder(source) else ""
     joint = isinstance(module, ClientModule) and module.several_tasks
-    return Card("" if folder else source, cfg.adapter, layers, classes, folder=folder, several_tasks=joint)
+    return Card("" if folder else source, adapter, layers, classes, folder=folder, several_tasks=joint)
 
 
-def facts_of(cfg: TrainConfig, federation: Federation, metrics: Mapping[str, float]) -> RunFacts:
+def facts_of(
+    cfg: TrainConfig, federation: Federation, adapter: Mapping[str, Any], metrics: Mapping[str, float]
+) -> RunFacts:
     """Returns what the model cards say about a run.
 
     Args:
         cfg: Configuration of the run.
         federation: Module, clients and data.
+        adapter: Settings of the adapter that the module has.
         metrics: Metrics of the last round, and of the evaluation on the test examples.
     """
     own, source = cfg.data.get("name") == OWN, federation.source
@@ -62,7 +71,7 @@ def facts_of(cfg: TrainConfig, federation: Federation, metrics: Mapping[str, flo
         license=federation.license,
         data="" if own else _data_name(cfg.data),
         dataset="" if own else _hub_id(cfg.data),
-        adapter=_with_values(cfg.adapter, [key for key in ADAPTER if cfg.adapter.get(key)]),
+        adapter=_with_values(adapter, [key for key in ADAPTER if adapter.get(key)]),
         clients=len(federation.clients),
         partition="" if own else _partition(cfg),
         rounds=int(metrics["round"]),

@@ -84,9 +84,8 @@ def fleet_of(cfg: TrainConfig, federation: Federation, setup: Setup) -> Fleet | 
     """
     if setup.fleet is None:
         return None
-    clients = {client.id: client for client in federation.clients}
     cost = _cost(cfg, federation.module, setup.layout, setup.recipe, federation)
-    return Fleet(setup.fleet.of, clients, cost, setup.fleet.clock)
+    return Fleet(setup.fleet.of, cost, setup.fleet.clock)
 
 
 def with_fleet_ranks(cfg: TrainConfig, federation: Federation) -> tuple[TrainConfig, Federation]:
@@ -111,8 +110,7 @@ def with_fleet_ranks(cfg: TrainConfig, federation: Federation) -> tuple[TrainCon
         parameter.requires_grad_(train)
     if not layout.layers:
         raise InputError.of("ranks", "fleet", "null", "the adapter has no components to go without")
-    tasks = federation.tasks()
-    recipe = build.recipe(cfg, len(set(tasks.values())), tasks)
+    recipe = build.recipe(cfg, len(federation.task_heads()), federation.tasks())
     cost = _cost(cfg, trial, layout, recipe, federation)
     devices = settings.devices([client.id for client in federation.clients], cfg.seed)
     ranks = {c.id: _largest(cost, c, devices[c.id], recipe, layout, _trains(cfg, recipe)) for c in federation.clients}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
 
-from flt.algorithm.grouping.online import OnlineGrouping
+from flt.algorithm.grouping.bandit import BanditGrouping
 from flt.callbacks.active_components import RankBudget
+from flt.callbacks.bandit_choices import BanditChoices
 from flt.callbacks.bit_widths import BitWidths
 from flt.callbacks.checkpoint import Checkpoint
 from flt.callbacks.client_tests import ClientTests
@@ -36,6 +37,7 @@ from flt.callbacks.untrained_layers import UntrainedLayers
 from flt.client.shared_logger import SharedLogger, SilentLogger
 from flt.data.training_sample import training_samples
 from flt.engines.process_group import ProcessGroup
+from flt.models.adapters.c2a_settings import is_tested_with_counts
 from flt.models.module import ClientModule
 from flt.run.command_line import command_of
 from flt.run.compose import flat
@@ -48,7 +50,6 @@ from flt.run.stored import OWN
 from flt.server.callback import FedCallback
 from flt.server.client_state_store import ClientStateStore
 from flt.server.federator import Federator
-from flt.server.held_out_loss import HeldOutLoss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,8 @@ class Observers:
         # At the start of a round, Timer starts its clock and ReceivedModels evaluates. Timer comes first, so that the
         # measured time includes this evaluation.
         received = [ReceivedModels(evaluate)] if cfg.eval.distributed else []
-        tests = [ClientTests(federation.client_tests, cfg.eval.client_labels)] if federation.client_tests else []
+        counts = cfg.eval.client_labels if is_tested_with_counts(cfg.adapter) else ["own"]
+        tests = [ClientTests(federation.client_tests, counts)] if federation.client_tests else []
         counting = [Communication(), BitWidths(), *([fleet] if fleet else [])]
         counting += [Divergence()] if cfg.eval.divergence else []
         monitors = [evaluate, *tests, Clusters(tasks), SelectionOverlap(), RankBudget(), *counting, Timer(), *received]
@@ -136,18 +138,18 @@ class Observers:
         )
 
     def _task_monitors(self, federator: Federator, tasks: dict[tuple[int, int], str]) -> list[FedCallback]:
-        """Returns the callbacks that watch tasks which come, go or change, and what related clusters take over."""
+        """Returns the callbacks that watch tasks which come, go or change, and what a bandit or a transfer chooses."""
         found: list[FedCallback] = [TaskDetection(tasks)] if self._is_dynamic(federator) else []
-        if federator.server.recipe.transfer.uses_held_out:
-            federator.server.held_out = HeldOutLoss(federator.engine, federator.clients)
+        if isinstance(federator.server.recipe.grouping, BanditGrouping):
+            found.append(BanditChoices())
+        if federator.server.recipe.transfer.reads_held_out:
             found.append(TransferShares())
         return found
 
     def _is_dynamic(self, federator: Federator) -> bool:
         """Returns whether tasks come, go or change, or the grouping looks for new tasks."""
-        online = isinstance(federator.server.recipe.grouping, OnlineGrouping)
         jobs = (job for client in federator.clients.values() for job in client.data)
-        return online or any(job.is_temporary or job.change for job in jobs)
+        return federator.server.recipe.grouping.detects_tasks or any(job.is_temporary or job.change for job in jobs)
 
     def _trainer_loggers(self, federator: Federator, loggers: Sequence[Logger]) -> list[SharedLogger]:
         """Returns the loggers for the Trainers of a user's module. flt's own module logs nothing and needs none."""

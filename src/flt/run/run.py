@@ -139,7 +139,7 @@ class Run:
             _log.warning(
                 "%s has finished after %d of %d rounds; nothing is left to do", label_of(self.folder), done, cfg.rounds
             )
-        path = self._export(federator, exported)
+        path = self._export(federator, exported, setup.adapter)
         # Only the first process evaluates the global model, but a program that runs in all of them reads the metrics.
         history = json.loads(processes.broadcast_from_first(lambda: json.dumps(federator.history)))
         if self.show:
@@ -149,7 +149,7 @@ class Run:
         own = cfg.data["name"] == OWN
         return FinishedRun(module, self.folder, history, path, cfg.algo, own, self.federation.collate)
 
-    def _export(self, federator: Federator, exported: Path | None) -> Path:
+    def _export(self, federator: Federator, exported: Path | None, adapter: dict[str, Any]) -> Path:
         """Puts the first model into the module. The first process writes all models, unless they have been written."""
         federation, models = self.federation, final_models(federator)
         module = federation.module
@@ -159,11 +159,12 @@ class Run:
         if models[0].data is not None:
             set_client(federator.engine.local_trainer.client_aware, models[0].data)
         module.eval()
-        about = (federator.server.layout, federator.state, self.folder, base_card(self.cfg, federation), models)
+        card = base_card(self.cfg, federation, adapter)
+        about = (federator.server.layout, federator.state, self.folder, card, models)
 
         def written() -> str:
-            beside = (federation.preprocessor, federation.inputs, facts_of(self.cfg, federation, federator.history[-1]))
-            return str(export(module, *about, self.cfg.export.base, *beside))
+            facts = facts_of(self.cfg, federation, adapter, federator.history[-1])
+            return str(export(module, *about, self.cfg.export.base, federation.preprocessor, federation.inputs, facts))
 
         with reported("export", self.folder.name, "a folder that stays and can be written"):
             return Path(self.processes.broadcast_from_first(lambda: str(exported or written())))

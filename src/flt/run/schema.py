@@ -15,6 +15,7 @@ from flt.core.cache import CacheConfig
 from flt.core.errors import InputError
 from flt.data.config import PartitionConfig
 from flt.export.write import ExportConfig
+from flt.models.adapters.c2a_settings import is_tested_with_counts
 from flt.run.conf_groups import choices
 from flt.run.loggers import check_names
 from flt.server.client_sampling import CohortConfig
@@ -100,6 +101,7 @@ class TrainConfig:
         if self.devices > MOST_WORKERS:
             raise InputError.of("devices", self.devices, f"an integer from 1 to {MOST_WORKERS}")
         self._check_fleet()
+        self._check_client_labels()
         if self.jobs not in JOBS:
             raise InputError.of("jobs", self.jobs, JOBS)
         if self.heads not in HEADS:
@@ -128,6 +130,14 @@ class TrainConfig:
         check_names(self.logger)
         if self.name in ("", "..") or Path(self.name).name != self.name:
             raise InputError.of("name", self.name, "a folder's name")
+
+    def _check_client_labels(self) -> None:
+        """Refuses tests with other label counts if C2A would not read them, so that all tests would be the same."""
+        wanted = list(self.eval.client_labels)
+        if wanted != ["own"] and self.adapter.get("name") == "c2a" and not is_tested_with_counts(self.adapter):
+            allowed = "[own], or adapter.histogram=own with adapter.use_label=true"
+            why = "the adapter is not evaluated with its client's label counts"
+            raise InputError.of("eval.client_labels", f"[{','.join(wanted)}]", allowed, why)
 
     def _check_fleet(self) -> None:
         """Checks the ranks, and that what needs simulated devices has some."""

@@ -191,6 +191,8 @@ def _data(stored: StoredRun) -> str:
 def _model(stored: StoredRun) -> str:
     adapter = str(stored.setting("adapter.name", "?"))
     ranks = stored.setting("ranks") or stored.setting("adapter.rank")
+    if ranks == "fleet":
+        ranks = f"up to {stored.setting('adapter.rank')}, by the devices' memory"
     sized = f"{adapter} of rank {ranks}" if ranks and adapter == "lora" else adapter
     named = stored.setting("model.path") or stored.setting("model.name", "?")
     return str(named) if adapter == "none" else f"{named}, {sized}"

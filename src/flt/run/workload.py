@@ -37,8 +37,6 @@ from flt.run.schema import TrainConfig
 
 def federation(cfg: TrainConfig) -> Federation:
     """Loads the data and the backbone that a configuration names, and divides the data among the clients."""
-    local = cfg.local
-    optimizer = Optimizer(local.optimizer, local.lr, local.weight_decay, local.momentum)
     sets, model = load_all(cfg), _model(cfg)
     classes = {task: width for data_set in sets for task, width in data_set.classes.items()}
     kind = kind_of(sets)
@@ -59,7 +57,7 @@ def federation(cfg: TrainConfig) -> Federation:
     evaluated = _by_column(cfg, tasks) if cfg.eval.by_column else tasks
     clients = deal(cfg, tasks)
     return Federation(
-        module=_module(backbone, kind, widest, optimizer, joint),
+        module=_module(cfg, backbone, kind, widest, joint),
         clients=clients,
         validation=_sampled(evaluated, "validation", cfg.eval.examples, cfg.seed),
         test=_sampled(evaluated, "test", cfg.eval.test_examples, cfg.seed),
@@ -118,8 +116,10 @@ def _preprocessor(backbone: backbones.Backbone, formats: Mapping[tuple[Template,
 
 
 def _module(
-    backbone: backbones.Backbone, kind: str, classes: int, optimizer: Optimizer, several_tasks: bool
+    cfg: TrainConfig, backbone: backbones.Backbone, kind: str, classes: int, several_tasks: bool
 ) -> ClientModule:
+    local = cfg.local
+    optimizer = Optimizer(local.optimizer, local.lr, local.weight_decay, local.momentum)
     if kind == "causal":
         return CausalModule(backbone.model, optimizer)
     return ClientModule(backbone.model, classes, optimizer, several_tasks)

@@ -14,7 +14,6 @@ from flt.algorithm.buffers import check_buffers
 from flt.algorithm.grouping.base import Groups
 from flt.algorithm.recipe import Recipe
 from flt.algorithm.rule.base import Combined, Summable, Totals
-from flt.algorithm.transfer import CosineTransfer
 from flt.algorithm.view import View
 from flt.protocol.job import Job
 from flt.protocol.layout import LORA_FACTORS, TRAVELLING, Layout
@@ -55,7 +54,12 @@ class ServerAggregation(FedCallback):
         self.further_sums: list[Callable[[View, Update, Totals], None]] = []
         """Functions with which callbacks add terms of each valid update to the sums of a round that streams."""
         self.held_out: HeldOutLoss | None = None
-        """Measures losses on held-out examples of clients. Set only if the transfer chooses by them."""
+        """Measures losses on held-out examples of clients. Set when a federation begins whose recipe reads them."""
+
+    def on_fit_start(self, federator: Federator) -> None:
+        """Called when the federation begins or resumes; takes its engine and clients, if the recipe needs losses."""
+        if self.recipe.reads_held_out:
+            self.held_out = HeldOutLoss(federator.engine, federator.clients)
 
     def initial(self, weights: Mapping[str, Tensor]) -> ServerState:
         """Returns the state before round 1. It has one group, with the module's initial weights.
@@ -179,12 +183,11 @@ class ServerAggregation(FedCallback):
     def _transferred(
         self, view: View, grouped: Groups, combined: Mapping[int, Combined]
     ) -> dict[int, dict[str, Tensor]]:
-        """Returns group id -> weights after the transfer. A grouping may choose the transfer's weight itself."""
+        """Returns group id -> weights after the transfer, which is the recipe's unless the grouping chooses one."""
         if self.held_out is not None:
             self.held_out.begin(view.state, grouped.members)
             view = dataclasses.replace(view, held_out=self.held_out)
-        weight = grouped.transfer_weight
-        transfer = self.recipe.transfer if weight is None else CosineTransfer(weight)
+        transfer = grouped.transfer or self.recipe.transfer
         return transfer(view, {gid: out.new for gid, out in combined.items()})
 
     def _combined(self, view: View, gid: int, members: Sequence[Update], sums: Sums | None) -> Combined:

@@ -28,7 +28,7 @@ from flt.server.validation import check_client_state
 Sampler = Callable[[Sequence[int], int, int], list[int]]
 Transform = Callable[[list[Update]], list[Update]]
 Sent = list[Update | Failure]
-"""What a client sends in a round: the updates of its jobs, or a failure in the place of an update."""
+"""Messages of a client in a round: the updates of its jobs, or a failure in the place of an update."""
 Arrivals = Callable[[Iterator[Sent]], Iterator[Sent]]
 
 

@@ -49,25 +49,25 @@ class HeldOutLoss:
         """
         self._state, self._members, self.shares, self.gains = state, members, {}, {}
 
-    def loss(self, gid: int, weights: Mapping[str, Tensor], examples: int) -> float:
+    def loss(self, gid: int, weights: Mapping[str, Tensor], examples: int) -> float | None:
         """Returns the mean loss over at most ``examples`` held-out examples of the group's jobs.
 
-        Each job of the group adds equally many examples, or all that it has.
+        Each job of the group adds equally many examples, or all that it has. None if the jobs hold out no examples.
 
         Raises:
-            InputError: The group's jobs hold out no examples, or the module logs no loss.
+            InputError: The module logs no loss.
         """
         if self.engine.local_trainer.placement.needs_all_processes:
             return self._loss(gid, weights, examples)
-        return float(json.loads(self.engine.processes.broadcast_from_first(
-            lambda: json.dumps(self._loss(gid, weights, examples))
-        )))  # fmt: skip
+        text = self.engine.processes.broadcast_from_first(lambda: json.dumps(self._loss(gid, weights, examples)))
+        loss: float | None = json.loads(text)
+        return loss
 
     def record(self, gid: int, shares: Mapping[int, float], gain: float) -> None:
         """Notes what was chosen for a group."""
         self.shares[gid], self.gains[gid] = shares, gain
 
-    def _loss(self, gid: int, weights: Mapping[str, Tensor], examples: int) -> float:
+    def _loss(self, gid: int, weights: Mapping[str, Tensor], examples: int) -> float | None:
         state, total, seen = self._state, 0.0, 0
         assert state is not None, "begin is called first"
         jobs = [update.job for update in self._members[gid]]
@@ -81,11 +81,8 @@ class HeldOutLoss:
             metrics = self.engine.local_trainer.evaluate_group(tried, gid, sample, head=data.head)
             name = formatting.loss(metrics)
             if name is None:
-                raise InputError.of(
-                    "transfer", "learned", "none or cosine", "the module logs no loss in validation_step"
-                )
+                why = "the recipe compares losses"
+                allowed = "a metric with loss in its name"
+                raise InputError.of("validation_step", sorted(metrics) or "no metric", allowed, why)
             total, seen = total + len(sample) * metrics[name], seen + len(sample)
-        if not seen:
-            why = f"the {len(jobs)} jobs of a cluster hold out no examples"
-            raise InputError.of("transfer", "learned", "none or cosine, or a larger partition.held_out", why)
-        return total / seen
+        return total / seen if seen else None

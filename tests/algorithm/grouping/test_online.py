@@ -96,6 +96,14 @@ def test_a_cluster_without_jobs_in_the_round_keeps_its_id() -> None:
     assert found == {2: set(jobs(range(4), 1)), 3: set(jobs(range(3), 2))}
 
 
+@pytest.mark.parametrize("present", [{(0, 1): 1}, {(0, 1): 1, (0, 2): 2}], ids=["one", "two"])
+def test_a_job_that_is_alone_of_its_cluster_in_a_round_stays(present: dict[JobId, int]) -> None:
+    assignment = {**KNOWN, **{(client, 2): 3 for client in range(4)}}
+    found = grouped({**jobs(range(4), 0), **present}, assignment)
+    assert found == {1: set(jobs(range(4), 0)), **{1 + task: {job} for job, task in present.items()}}
+    assert grouped({(0, 0): 0, **present}, assignment) == {1 + job[1]: {job} for job in [(0, 0), *present]}
+
+
 def test_cosines_leave_a_job_out_of_its_own_cluster() -> None:
     points = directions(OLD)
     members = [np.array([job[1] == task for job in OLD]) for task in (0, 1)]

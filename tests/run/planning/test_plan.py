@@ -184,6 +184,16 @@ def test_a_module_of_one_s_own_is_planned_as_it_is_fitted() -> None:
     assert any("isn't counted" in note for note in planned.notes)
 
 
+def test_a_transfer_by_losses_is_planned_for_a_module_whose_metrics_are_not_known() -> None:
+    chosen = ["algo=fedit", "grouping=kmeans", "grouping.k=2", "rounds=2", "local.steps=1"]
+    clients = flt.partition(toy_data(60), alpha=5.0, clients=3)
+    learned, plain = (
+        flt.plan([*chosen, f"transfer={name}"], module=Toy(), clients=clients, progress=False)
+        for name in ("learned", "none")
+    )
+    assert [one.down.bytes for one in learned.rounds] == [one.down.bytes for one in plain.rounds]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

@@ -59,7 +59,9 @@ def test_over_selection_draws_further_clients_rounded_up_and_no_more_than_there_
     assert over_selected(FixedSize(10), 0.0, 100) == FixedSize(10)
     assert over_selected(FixedSize(10), 0.01, 100) == FixedSize(11)
     assert over_selected(FixedSize(10), 0.3, 100) == FixedSize(13)
+    assert over_selected(FixedSize(10), 1.1, 100) == FixedSize(21)  # 1.1 x 10 is a little above 11 in floating point
     assert over_selected(FixedSize(10), 5.0, 12) == FixedSize(12)
+    assert over_selected(FixedSize(100), 0.55, 1000) == FixedSize(155)  # 0.55 * 100 is 55.00000000000001
     for sampler in (FixedSize(None), Poisson(0.5)):
         with pytest.raises(InputError, match=r"fleet\.over_selection=0\.3"):
             over_selected(sampler, 0.3, 100)

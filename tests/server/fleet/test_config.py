@@ -83,12 +83,25 @@ BAD_SETTINGS = {
     "never there": ({"name": "uniform", "availability": 0.0}, "fleet.availability=0.0"),
     "there too often": ({"name": "uniform", "availability": 1.5}, "fleet.availability=1.5"),
     "a deadline at the start": ({"name": "uniform", "deadline": 0.0}, "fleet.deadline=0.0"),
+    "over-selection without end": ({"name": "uniform", "over_selection": float("inf")}, "allowed is a finite number"),
     "fewer clients than wanted": ({"name": "uniform", "over_selection": -0.5}, "fleet.over_selection=-0.5"),
     "no tiers": ({"name": "tiers", "tiers": {}}, "fleet.tiers"),
+    "a key that a tier lacks": (
+        {"name": "tiers", "tiers": {"a": {"shar": 1}}},
+        "allowed is compute, down, up, memory, power, availability, share",
+    ),
     "tiers of nobody": ({"name": "tiers", "tiers": {"a": {"share": 0.0}}}, "fleet.tiers"),
     "a share below zero": ({"name": "tiers", "tiers": {"a": {"share": -1.0}}}, "fleet.tiers.a.share=-1.0"),
     "a tier without speed": ({"name": "tiers", "tiers": {"a": {"compute": 0.0}}}, "fleet.tiers.a.compute=0.0"),
     "a tier with another key": ({"name": "tiers", "tiers": {"a": {"speed": 1.0}}}, "speed"),
+    "no settings of a class": (
+        {"name": "tiers", "tiers": {"a": 3}},
+        "fleet.tiers.a=3: allowed is the keys compute, down",
+    ),
+    "text in a class": (
+        {"name": "tiers", "tiers": {"a": {"compute": "fast"}}},
+        "fleet.tiers.a.compute=fast: allowed is a number",
+    ),
     "text for a number": ({"name": "uniform", "compute": "fast"}, "fleet.compute=fast"),
 }
 
@@ -102,13 +115,13 @@ def test_wrong_settings_are_refused_in_one_line(given: dict[str, Any], expected:
 
 
 BAD_FILES = {
-    "empty": ("", "a column client"),
+    "empty": ("", "it is empty; allowed is a csv with a column client"),
     "no column for the speed": ("client,down,up\n0,1,1\n", "a column compute"),
     "another column": ("client,compute,down,up,colour\n0,1,1,1,red\n", "not colour"),
     "a column twice": ("client,compute,down,up,up\n0,1,1,1,1\n", "not up"),
     "a client twice": ("client,compute,down,up\n0,1,1,1\n0,1,1,1\n", "row 2.client=0"),
     "a client that is no number": ("client,compute,down,up\nann,1,1,1\n", "row 1.client=ann"),
-    "a client missing": ("client,compute,down,up\n1,1,1,1\n", "a row for client 0"),
+    "a client missing": ("client,compute,down,up\n1,1,1,1\n", "no row for client 0"),
     "a speed that is no number": ("client,compute,down,up\n0,fast,1,1\n", "row 1.compute=fast"),
     "an infinite speed": ("client,compute,down,up\n0,inf,1,1\n", "row 1.compute=inf"),
     "a rate of zero": ("client,compute,down,up\n0,1,0,1\n", "row 1.down=0.0"),

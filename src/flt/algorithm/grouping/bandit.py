@@ -6,18 +6,24 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flt.algorithm.grouping.base import Clustering, Groups
 from flt.algorithm.grouping.features import KINDS
 from flt.algorithm.grouping.kmeans import KMeansGrouping
+from flt.algorithm.transfer import CosineTransfer
 from flt.algorithm.view import View
+from flt.core import formatting
 from flt.core.errors import InputError
 from flt.protocol.messages import JobId, Update
 
-LOSS = "distributed/val_loss"
-"""Metric of an update: loss of the model that the job received, on its own held-out examples."""
+if TYPE_CHECKING:
+    from flt.algorithm.recipe import Recipe
+
+RECEIVED = "distributed/"
+"""Prefix of an update's metrics of the model that the job received, on the job's own held-out examples."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +44,7 @@ class BanditGrouping(Clustering):
     Attributes:
         ks: Numbers of clusters.
         kinds: Features: ``weights`` or ``changes``, as in ``grouping.features``.
-        weights: Weights of ``transfer=cosine``; 0 is no transfer. They replace the part ``transfer``.
+        weights: Weights of ``transfer=cosine``; 0 is no transfer. The recipe's own part ``transfer`` must be ``none``.
         explore: Factor of the term that favours arms with few choices.
     """
 
@@ -49,6 +55,9 @@ class BanditGrouping(Clustering):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for key in ("ks", "kinds", "weights"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise InputError.of(f"grouping.{key}", list(getattr(self, key)), "each value once")
         if not self.ks or any(k < 2 for k in self.ks):
             raise InputError.of("grouping.ks", list(self.ks), "integers >= 2")
         if not self.kinds or not set(self.kinds) <= set(KINDS):
@@ -59,6 +68,17 @@ class BanditGrouping(Clustering):
             raise InputError.of("grouping.explore", self.explore, "a number >= 0")
         if self.memory:
             raise InputError.of("grouping.memory", "true", "false with grouping=bandit, whose features change")
+
+    @property
+    def reads_held_out(self) -> bool:
+        """Always True, since the losses on held-out examples reward the arms."""
+        return True
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Refuses a transfer, since the bandit chooses one in each round."""
+        super().check_recipe(recipe)
+        if recipe.transfer.mixes:
+            raise self.clash(recipe.transfer, "the bandit chooses the transfer, from grouping.weights", "none")
 
     @property
     def arms(self) -> list[tuple[int, str, float]]:
@@ -83,7 +103,7 @@ class BanditGrouping(Clustering):
         found = self._clustering(arm)(view, updates)
         counts = [float(n + (place == arm)) for place, n in enumerate(history["choices"])]
         bandit = {**history, "choices": tuple(counts), "latest": (float(arm), *mean_loss(updates))}
-        return dataclasses.replace(found, bandit=bandit, transfer_weight=self.arms[arm][2])
+        return dataclasses.replace(found, bandit=bandit, transfer=CosineTransfer(self.arms[arm][2]))
 
     def describe(self, view: View, updates: Sequence[Update]) -> np.ndarray:
         """Returns the features of the updates (n, d) that the round's arm compares."""
@@ -122,6 +142,8 @@ def rewarded(
 
 
 def mean_loss(updates: Sequence[Update]) -> tuple[float, ...]:
-    """Returns the mean loss of the received models, or nothing if no job reports one."""
-    losses = [update.metrics[LOSS] for update in updates if LOSS in update.metrics]
-    return (float(np.mean(losses)),) if losses else ()
+    """Returns the mean loss of the received models, or nothing if no job reports one that is finite."""
+    received = [formatting.between(update.metrics, RECEIVED) for update in updates]
+    losses = [metrics[name] for metrics in received if (name := formatting.loss(metrics)) is not None]
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    return (float(np.mean(finite)),) if finite else ()

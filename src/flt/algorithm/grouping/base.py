@@ -26,6 +26,7 @@ from flt.protocol.messages import JobId, Update
 
 if TYPE_CHECKING:
     from flt.algorithm.recipe import Recipe
+    from flt.algorithm.transfer import TransferPart
 
 NEWCOMERS = ("home", "nearest")
 LEAST_CLARITY = 0.01
@@ -43,14 +44,14 @@ class Groups:
         directions: For each job that the memory has, its vector after the round, shape (features,). Empty without
             ``memory``.
         bandit: New state of the bandit; empty without ``grouping=bandit``.
-        transfer_weight: Weight of the cosine transfer in this round; None if the part ``transfer`` decides.
+        transfer: Transfer of this round, if the grouping chooses it. None: the recipe's.
     """
 
     members: dict[int, list[Update]]
     joining: dict[JobId, int] = dataclasses.field(default_factory=dict)
     directions: dict[JobId, Tensor] = dataclasses.field(default_factory=dict)
     bandit: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    transfer_weight: float | None = None
+    transfer: TransferPart | None = None
 
 
 @dataclasses.dataclass(frozen=True)

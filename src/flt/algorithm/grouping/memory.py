@@ -29,7 +29,7 @@ Vectors = Mapping[JobId, np.ndarray]
 
 
 class Memory(abc.ABC):
-    """What the server remembers of the changes of each job: one vector, float32, of the same length for all jobs."""
+    """Memory of the changes of each job on the server: one vector, float32, of the same length for all jobs."""
 
     @abc.abstractmethod
     def after(self, view: View, before: Vectors, changes: Vectors, clarity: np.float32) -> dict[JobId, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -26,7 +27,7 @@ class OnlineGrouping(Clustering):
     The number of clusters is never given. In each round::
 
         c_in  = cosine of job i's features and the sum of the features of the other jobs that were in cluster n
-        a job stays in its cluster n as long as c_in >= -new_cluster
+        a job stays in its cluster n as long as c_in >= -new_cluster, or if it is there alone in this round
         another job, such as a newcomer, joins the nearest cluster (largest c_in), if c_in >= -new_cluster
         the other jobs are far from all clusters
             they are clustered among themselves: two clusters are merged while their mean cosine is >= -new_cluster / 2
@@ -50,6 +51,8 @@ class OnlineGrouping(Clustering):
         min_silhouette: Lower limit for the silhouette if jobs are clustered from scratch. Without a number of clusters
             above this limit, these jobs form one cluster.
     """
+
+    detects_tasks: ClassVar[bool] = True
 
     features: str = "changes"
     tensors: str = "lora"
@@ -89,6 +92,9 @@ class OnlineGrouping(Clustering):
         before = np.array([view.state.assignment.get(job, -1) for job in jobs])
         gids = sorted(set(before.tolist()) - {-1})
         near = cosines_to(points, [before == gid for gid in gids])
+        for cluster, gid in enumerate(gids):
+            if (before == gid).sum() == 1:
+                near[before == gid, cluster] = 0.0  # there is no job to compare it with, so that it stays
         if not gids or near.max() < -self.new_cluster:
             return self.labels(points, jobs, 0)
         labels, far = near.argmax(axis=1), np.flatnonzero(near.max(axis=1) < -self.new_cluster)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -217,8 +216,7 @@ class BatchedEngine(SerialEngine):
             metrics = {f"distributed/{key}": value for key, value in evaluate(held_out).items()}
             start = {name: tensors[name] for name in local_trainer.layout.names(payload.plan.train)}
             fit = LocalFit(local_trainer.server_layout.for_head(data.head), payload, assignment.private, {}, start)
-            jobs.append(StackedJob(fit, data, assignment.seed, tensors, metrics))
-            fit.losses_without = functools.partial(jobs[-1].losses_without, local_trainer)
+            jobs.append(StackedJob(fit, data, assignment.seed, tensors, metrics).measured_by(local_trainer))
         stack = Stack(
             local_trainer.module, local_trainer.layout, [job.tensors for job in jobs], assignments[0].payload.plan.train
         )

@@ -66,15 +66,15 @@ class StackedJob:
         trained = {name: parameter.detach() for name, parameter in self.fit.trained.items()}
         local_trainer.put({**self.tensors, **trained})
 
-    def losses_without(
-        self, local_trainer: LocalTrainer, source: str, examples: int
-    ) -> tuple[float, dict[str, Tensor]]:
-        """Returns the loss of the job's model and the losses without each held component.
+    def measured_by(self, local_trainer: LocalTrainer) -> StackedJob:
+        """Lets a trainer measure :meth:`LocalTrainer.losses_without` of the job. Returns the job."""
 
-        See :meth:`LocalTrainer.losses_without`.
-        """
-        self.load(local_trainer)
-        return local_trainer.losses_without(self.data, self.fit.payload.held, source, examples)
+        def losses_without(source: str, examples: int) -> tuple[float, dict[str, Tensor]]:
+            self.load(local_trainer)
+            return local_trainer.losses_without(self.data, self.fit.payload.held, source, examples)
+
+        self.fit.losses_without = losses_without
+        return self
 
     def finish(self, steps: int) -> None:
         """Copies the job's parameters out of the stack, because the training of other jobs continues there.

@@ -241,8 +241,12 @@ def attach(module: nn.Module, settings: C2ASettings, seed: int, layers: str = "a
         layers: With ``all``, all blocks are adapted; with ``top<k>``, only the k uppermost blocks.
 
     Raises:
-        InputError: The model's type isn't supported, or the configured head or blocks don't exist.
+        InputError: The model's type isn't supported, the configured head or blocks don't exist, or the histogram of a
+            batch is wanted where jobs have several tasks.
     """
+    if settings.histogram == "batch" and getattr(module, "several_tasks", False):
+        why = "jobs have several tasks, and the labels of one task's test don't tell their classes among those of all"
+        raise InputError.of("adapter.histogram", "batch", "own, uniform, wrong, null; or jobs=per_task", why)
     host = prepare(module, settings.name, settings.head, layers)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -84,3 +84,16 @@ def uses_client_counts(settings: Mapping[str, Any]) -> bool:
     """
     at_test = settings.get("histogram") in ("own", "wrong")
     return bool(settings.get("use_label", True)) and (settings.get("label_source") == "client" or at_test)
+
+
+def is_tested_with_counts(settings: Mapping[str, Any]) -> bool:
+    """Returns whether a model with these settings of C2A is evaluated with the label counts of its client as they are.
+
+    Example:
+        >>> is_tested_with_counts({"label_source": "client"})
+        True
+        >>> is_tested_with_counts({"label_source": "client", "histogram": "uniform"})
+        False
+    """
+    at_test = settings.get("histogram") or {"client": "own"}.get(settings.get("label_source", ""))
+    return bool(settings.get("use_label", True)) and at_test == "own"

@@ -41,9 +41,9 @@ class FleetSettings(abc.ABC):
 
     def __post_init__(self) -> None:
         if self.deadline is not None and not 0 < self.deadline < math.inf:
-            raise InputError.of("fleet.deadline", self.deadline, "seconds > 0, or null")
+            raise InputError.of("fleet.deadline", self.deadline, "a finite number of seconds > 0, or null")
         if not 0 <= self.over_selection < math.inf:
-            raise InputError.of("fleet.over_selection", self.over_selection, "a number >= 0")
+            raise InputError.of("fleet.over_selection", self.over_selection, "a finite number >= 0")
 
     @abc.abstractmethod
     def devices(self, clients: Sequence[int], seed: int) -> dict[int, Device]:
@@ -117,7 +117,7 @@ class Tiers(FleetSettings):
         super().__post_init__()
         for name, tier in self.tiers.items():
             if not 0 <= tier.share < math.inf:
-                raise InputError.of(f"fleet.tiers.{name}.share", tier.share, "a number >= 0")
+                raise InputError.of(f"fleet.tiers.{name}.share", tier.share, "a finite number >= 0")
             check(tier.device(), f"fleet.tiers.{name}")
         if not sum(tier.share for tier in self.tiers.values()):
             raise InputError.of("fleet.tiers", list(self.tiers), "classes of which one has a share above 0")
@@ -147,7 +147,8 @@ class Trace(FleetSettings):
             raise InputError.of("fleet.path", self.path, "a csv file with a row for each client")
         found = read_trace(self.path)
         if missing := sorted(set(clients) - set(found)):
-            raise InputError.of("fleet.path", self.path, f"a row for client {missing[0]}", "the file has none")
+            why = f"it has no row for client {missing[0]}"
+            raise InputError.of("fleet.path", self.path, "a csv file with a row for each client", why)
         return {client: found[client] for client in sorted(clients)}
 
 

@@ -88,10 +88,10 @@ def check(device: Device, where: str) -> None:
     """
     for key in ("compute", "down", "up"):
         if not 0 < getattr(device, key) < math.inf:
-            raise InputError.of(f"{where}.{key}", getattr(device, key), "a number > 0")
+            raise InputError.of(f"{where}.{key}", getattr(device, key), "a finite number > 0")
     if device.memory is not None and not 0 < device.memory < math.inf:
-        raise InputError.of(f"{where}.memory", device.memory, "bytes > 0, or null")
+        raise InputError.of(f"{where}.memory", device.memory, "a finite number of bytes > 0, or null")
     if not 0 <= device.power < math.inf:
-        raise InputError.of(f"{where}.power", device.power, "watts >= 0")
+        raise InputError.of(f"{where}.power", device.power, "a finite number of watts >= 0")
     if not 0 < device.availability <= 1:
         raise InputError.of(f"{where}.availability", device.availability, "a number in (0, 1]")

@@ -10,6 +10,8 @@ from flt.core.errors import InputError
 from flt.server.client_sampling import FixedSize, Poisson
 from flt.server.fleet.device import Device
 
+_ROUNDING = 1e-9  # 1.1 x 10 is 11.000000000000002 in floating point, and means 11
+
 
 @dataclasses.dataclass(frozen=True)
 class AvailableClients:
@@ -55,6 +57,7 @@ def over_selected(sampler: FixedSize | Poisson, share: float, clients: int) -> F
     if not share:
         return sampler
     if not isinstance(sampler, FixedSize) or sampler.size is None:
-        why = "without a number of clients that are wanted, all are drawn"
+        why = "without cohort.size, there is no number of clients to wait for"
         raise InputError.of("fleet.over_selection", share, "0, or a number with cohort.size", why)
-    return FixedSize(min(sampler.size + math.ceil(share * sampler.size), clients))
+    further = math.ceil(share * sampler.size - _ROUNDING)
+    return FixedSize(min(sampler.size + further, clients))

@@ -44,7 +44,8 @@ def read_trace(path: str | Path) -> dict[int, Device]:
     header, *lines = [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)] or [[]]
     for column in NEEDED:
         if column not in header:
-            raise InputError.of("fleet.path", shown, f"a csv with a column {column}", f"it has {', '.join(header)}")
+            why = f"it has {', '.join(header)}" if header else "it is empty"
+            raise InputError.of("fleet.path", shown, f"a csv with a column {column}", why)
     for column in header:
         if column not in (*NEEDED, *FURTHER) or header.count(column) > 1:
             raise InputError.of("fleet.path", shown, f"the columns {', '.join((*NEEDED, *FURTHER))}", f"not {column}")
