@@ -26,8 +26,8 @@ def loss(record: Record) -> float | None:
 
 
 def section(table: Table, tried: Tried) -> list[str]:
-    """The heading, what the figures are, and a line for each row; empty where nothing was tried."""
-    if table.rates is None or not tried:
+    """The heading, what the figures are, and a line for each row; empty where a table has no rates to try."""
+    if table.rates is None:
         return []
     said = (
         "The loss on the validation sample after the last round, with the first seed alone; bold: the least of a row. "

@@ -40,9 +40,15 @@ def test_the_page_names_rows_that_do_not_run_with_their_best_rate(toy: Table, tm
     assert ("Rows with a rate in use that is not their best: `plain`." in shown) is not best
 
 
-def test_a_page_without_trials_has_no_section_of_them(toy: Table, tmp_path: Path) -> None:
+def test_a_rate_that_was_not_tried_yet_is_a_dash(toy: Table, tmp_path: Path) -> None:
     store = Store(tmp_path / "cells")
-    assert "## Learning rates" not in page.text(toy, page.finished(toy, store), rates.finished(toy, store))
+    shown = page.text(toy, page.finished(toy, store), rates.finished(toy, store))
+    assert "| Plain | – | – | – | 0.2 |" in shown
+
+
+def test_a_table_without_rates_has_no_section_of_them(tmp_path: Path) -> None:
+    plain, store = toy_results.table(tmp_path), Store(tmp_path / "cells")
+    assert "## Learning rates" not in page.text(plain, page.finished(plain, store), rates.finished(plain, store))
 
 
 def test_a_trial_belongs_to_its_table(toy: Table, tmp_path: Path) -> None:
