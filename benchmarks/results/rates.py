@@ -45,7 +45,7 @@ def _line(table: Table, id: str, tried: Tried) -> list[str]:
     least = min((value for value in losses if value is not None), default=None)
     used = table.rate_of(row)
     shown = [_shown(value, least=value == least) for value in losses]
-    return [row.label, *shown, "the recipe's" if used is None else f"{used:g}"]
+    return [f"{row.label} (`{id}`)", *shown, "the recipe's" if used is None else f"{used:g}"]
 
 
 def _losses(table: Table, id: str, tried: Tried) -> list[float | None]:

@@ -28,8 +28,8 @@ def test_the_page_shows_the_losses_of_all_trials_and_the_least_is_bold(toy: Tabl
     store = Store(tmp_path / "cells")
     finish(toy, store, {("plain", 0.1): 1.5, ("plain", 0.2): 1.25, ("plain", 0.4): None, ("fancy", 0.1): 0.5})
     shown = page.text(toy, page.finished(toy, store), rates.finished(toy, store))
-    assert "| Plain | 1.5000 | **1.2500** | – | 0.2 |" in shown
-    assert "| Fancy | **0.5000** | – | – | the recipe's |" in shown
+    assert "| Plain (`plain`) | 1.5000 | **1.2500** | – | 0.2 |" in shown
+    assert "| Fancy (`fancy`) | **0.5000** | – | – | the recipe's |" in shown
 
 
 @pytest.mark.parametrize("best", [True, False])
@@ -43,7 +43,7 @@ def test_the_page_names_rows_that_do_not_run_with_their_best_rate(toy: Table, tm
 def test_a_rate_that_was_not_tried_yet_is_a_dash(toy: Table, tmp_path: Path) -> None:
     store = Store(tmp_path / "cells")
     shown = page.text(toy, page.finished(toy, store), rates.finished(toy, store))
-    assert "| Plain | – | – | – | 0.2 |" in shown
+    assert "| Plain (`plain`) | – | – | – | 0.2 |" in shown
 
 
 def test_a_table_without_rates_has_no_section_of_them(tmp_path: Path) -> None:
